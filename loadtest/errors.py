@@ -1,0 +1,23 @@
+"""The user's mistakes: each is one clear sentence that says what to do, and exit code 2.
+
+LoadTestError
+├── ScenarioError     a scenario file or an option makes no sense
+├── TargetError       the server cannot be reached, refuses us, or is no model server
+└── RunFolderError    a folder holds a run already, or does not hold one
+"""
+
+
+class LoadTestError(Exception):
+    """Base of every error meant for the user; its text is one sentence, printed without a traceback."""
+
+
+class ScenarioError(LoadTestError):
+    """What was asked for makes no sense: an unknown key, an impossible level list, a missing prompt file."""
+
+
+class TargetError(LoadTestError):
+    """The server cannot be measured: unreachable, refusing, not a model server, or without the model asked for."""
+
+
+class RunFolderError(LoadTestError):
+    """A run folder is in the way (it holds a run already) or is not one."""

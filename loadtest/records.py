@@ -1,0 +1,262 @@
+"""The one thing that both halves share: a Record per request, and the folder that a run leaves on disk.
+
+Measuring writes, analysing reads, and nothing passes between them but these files:
+
+    run.json            what was run, against what, from where (RunFolder.write_run)
+    requests-*.jsonl    a header line, then one Record a line; one file per measuring process (RecordWriter)
+    samples-*.jsonl     what monitors and the driver itself saw over time (SampleWriter)
+"""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any, Self
+
+import orjson
+
+from loadtest.errors import RunFolderError
+
+SCHEMA = 1
+
+
+class Outcome(StrEnum):
+    """How a request ended; every request ends as exactly one of these."""
+
+    OK = "ok"
+    HTTP_ERROR = "http_error"  # a status other than 200
+    STREAM_ERROR = "stream_error"  # an error object inside a 200 stream, or bytes that do not decode
+    TRUNCATED = "truncated"  # the stream ended without done:true or finish_reason
+    CONNECT_ERROR = "connect_error"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"  # we stopped it
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The instant that a file's t_* fields count from: one moment on both clocks, in nanoseconds."""
+
+    monotonic_ns: int
+    wall_ns: int
+
+    @classmethod
+    def now(cls) -> Self:
+        """Read both clocks, keeping the tightest of several pairs so that their offset is good to about 1 µs."""
+        best: tuple[int, int, int] | None = None
+        for _ in range(9):
+            before = time.perf_counter_ns()
+            wall = time.time_ns()
+            after = time.perf_counter_ns()
+            if best is None or after - before < best[0]:
+                best = (after - before, (before + after) // 2, wall)
+        assert best is not None
+        return cls(monotonic_ns=best[1], wall_ns=best[2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One request, as instants and counts; every duration is derived from these by loadtest.metrics.
+
+    t_* are integer nanoseconds on the monotonic clock since the file's anchor; None where the request did not get
+    that far. Absent values are left out of the JSON line.
+    """
+
+    id: int  # ordinal in the plan
+    level: int  # index of the level (grid cell)
+    seed: int  # from which the prompt can be rebuilt
+    dialect: str
+    model: str
+    outcome: Outcome
+    t_sched: int  # when it should have been sent
+    t_end: int  # when it was over, however it ended
+    t_connect: int | None = None  # TCP (and TLS) ready, where a connection was opened for it
+    t_send: int | None = None  # the request's last byte handed to the kernel
+    t_headers: int | None = None
+    t_first_byte: int | None = None
+    t_first_token: int | None = None  # first event with any text, reasoning included
+    t_first_visible: int | None = None  # first event with answer text
+    chunks: list[int] = dataclasses.field(default_factory=list)  # µs from t_send, one per content event
+    reads: int = 0  # how many reads those content events came in
+    stamped: int = 0  # how many reads carried a kernel stamp
+    arrivals: int = 0  # reads in all: stamped == arrivals means that every stamp is the kernel's
+    lag_us: int = 0  # client lag, worst of its reads
+    lag_mean_us: int = 0
+    late: int = 0  # reads whose client lag was above the stream's own median token gap
+    first_coalesced: bool = False  # the first token shared its read with a later one
+    asked: int | None = None  # output length asked for, tokens
+    asked_input: int | None = None  # input length asked for, tokens
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    token_source: str | None = None  # "server", "tiktoken" or "chunks"
+    server: dict[str, Any] | None = None  # what the server said, under the server's own names
+    server_us: list[int] | None = None  # created_at of each content event, µs from the first one's
+    server_first: int | None = None  # the first one's wall time, ns
+    status: int | None = None
+    error: str | None = None
+    finish_reason: str | None = None
+    warmup: bool = False
+    new_conn: bool = False
+    bytes: int = 0
+    prompt: str | None = None  # only with --save-text
+    answer: str | None = None  # only with --save-text
+
+    def to_line(self) -> builtins.bytes:
+        """Return the record as one JSON line, absent values left out."""
+        return orjson.dumps({name: value for name in _FIELDS if (value := getattr(self, name)) is not None}) + b"\n"
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        """Build a Record from a parsed line; keys of a newer schema are ignored."""
+        known = {name: row[name] for name in _FIELDS if name in row}
+        known["outcome"] = Outcome(known["outcome"])
+        return cls(**known)
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Record))
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """First line of a requests file: who wrote it, and the anchor of its instants."""
+
+    schema: int
+    worker: str
+    host: str
+    driver: str  # "asyncio" or "locust"
+    monotonic_ns: int
+    wall_ns: int
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.monotonic_ns, self.wall_ns)
+
+
+class RecordWriter:
+    """Appends Records to one requests file: one line and one write a record, so that a crash costs at most a line."""
+
+    def __init__(self, path: Path, *, worker: str, driver: str, clock: Clock) -> None:
+        self.path = path
+        self.clock = clock
+        self._file: IO[bytes] = path.open("xb", buffering=0)
+        header = Header(SCHEMA, worker, platform.node(), driver, clock.monotonic_ns, clock.wall_ns)
+        self._file.write(orjson.dumps(dataclasses.asdict(header)) + b"\n")
+
+    def write(self, record: Record) -> None:
+        self._file.write(record.to_line())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class SampleWriter:
+    """Appends samples ({"t": ns since the anchor, ...}) to one samples file, as RecordWriter does records."""
+
+    def __init__(self, path: Path, *, source: str, clock: Clock) -> None:
+        self.clock = clock
+        self._file: IO[bytes] = path.open("xb", buffering=0)
+        self._file.write(
+            orjson.dumps(
+                {"schema": SCHEMA, "source": source, "monotonic_ns": clock.monotonic_ns, "wall_ns": clock.wall_ns}
+            )
+            + b"\n"
+        )
+
+    def write(self, sample: dict[str, Any]) -> None:
+        self._file.write(orjson.dumps(sample) + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class RunFolder:
+    """A run on disk. Made with `create` by whoever measures, opened with `open` by whoever reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def check_free(cls, path: Path) -> None:
+        """Raise RunFolderError when `path` already holds a run or is not a folder; create nothing."""
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path} is a file, not a folder; choose another --out.")
+        if path.is_dir() and ((path / "run.json").exists() or any(path.glob("requests-*.jsonl"))):
+            raise RunFolderError(f"{path} already holds a run; choose another --out or remove it.")
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """Make the folder (parents too); raise RunFolderError when it cannot be, or already holds a run."""
+        cls.check_free(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot make {path}: {error.strerror}; choose another --out.") from None
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a folder that holds a run; raise RunFolderError when it does not."""
+        if not (path / "run.json").is_file():
+            raise RunFolderError(f"{path} is not a run folder: it has no run.json.")
+        return cls(path)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def write_run(self, facts: dict[str, Any]) -> None:
+        """Write run.json whole or not at all; called at the start and again, with how it ended, at the end."""
+        body = orjson.dumps({"schema": SCHEMA, **facts}, option=orjson.OPT_INDENT_2)
+        partial = self.path / "run.json.partial"
+        partial.write_bytes(body + b"\n")
+        partial.replace(self.path / "run.json")
+
+    def read_run(self) -> dict[str, Any]:
+        """Return run.json; raise RunFolderError when it does not parse or is of a newer schema."""
+        try:
+            facts: dict[str, Any] = orjson.loads((self.path / "run.json").read_bytes())
+        except orjson.JSONDecodeError:
+            raise RunFolderError(f"{self.path / 'run.json'} does not parse as JSON.") from None
+        if facts.get("schema", 0) > SCHEMA:
+            raise RunFolderError(f"{self.path} was written by a newer loadtest (schema {facts['schema']}); update.")
+        return facts
+
+    def record_writer(self, clock: Clock, *, worker: str = "0", driver: str = "asyncio") -> RecordWriter:
+        return RecordWriter(self.path / f"requests-{worker}.jsonl", worker=worker, driver=driver, clock=clock)
+
+    def sample_writer(self, clock: Clock, *, source: str) -> SampleWriter:
+        return SampleWriter(self.path / f"samples-{source}.jsonl", source=source, clock=clock)
+
+    def requests(self) -> Iterator[tuple[Header, list[dict[str, Any]]]]:
+        """Yield every requests file as (header, parsed lines); a last line cut short is left out."""
+        for path in sorted(self.path.glob("requests-*.jsonl")):
+            rows = list(_lines(path))
+            if rows:
+                names = {field.name for field in dataclasses.fields(Header)}
+                yield Header(**{key: value for key, value in rows[0].items() if key in names}), rows[1:]
+
+    def records(self) -> Iterator[Record]:
+        """Yield every Record of every file, in the order written."""
+        for _, rows in self.requests():
+            yield from (Record.from_json(row) for row in rows)
+
+    def samples(self, source: str) -> list[dict[str, Any]]:
+        """Return the samples of one source (header first), empty where there are none."""
+        path = self.path / f"samples-{source}.jsonl"
+        return list(_lines(path)) if path.exists() else []
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return  # the writer was cut off in mid-line: that record never was
+            try:
+                yield orjson.loads(line)
+            except orjson.JSONDecodeError:
+                raise RunFolderError(f"{path} line {number} does not parse as JSON.") from None
