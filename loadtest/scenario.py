@@ -68,12 +68,15 @@ class Scenario:
     prompt: str | None = _key("Send this text instead of made-up tokens; {words} is filled in.", None)
     prompt_file: str | None = _key("Send the text of this file; {words} is filled in.", None)
     words: tuple[int, ...] = _key("Values of {words} in the prompt; a list makes a level each.", [])
-    requests: int | None = _key("Requests of a level in all; default: 8 × concurrency.", None)
+    requests: int | None = _key("Requests of a level in all; default: requests_per_stream × concurrency.", None)
+    requests_per_stream: int = _key("Requests of each stream, where neither requests nor duration is given.", 8)
     duration: float | None = _key("Run each level this long instead of a number of requests.", None, unit="s")
     warmup: int = _key("Warm-up requests a stream at the start of a level, kept but not counted.", 1)
     max_rate: float | None = _key("Never start more requests than this.", None, unit="requests/s")
     think_time: float = _key("Pause of a stream between its answer and its next request.", 0.0, unit="s")
-    seed: int = _key("Seed of every prompt; the same seed and grid send the same texts.", 0)
+    seed: int | None = _key(
+        "Seed of every prompt; default: drawn anew (and kept in run.json), for the same texts meet a warm prefix cache.", None
+    )
     warm_cache: bool = _key(
         "Leave the nonce out, so that the server's prefix cache may answer; labelled.", default=False
     )
@@ -155,7 +158,7 @@ class Scenario:
                 input_tokens=input_tokens,
                 output_tokens=output_tokens,
                 words=count,
-                requests=0 if self.duration is not None else self.requests or 8 * streams,
+                requests=0 if self.duration is not None else self.requests or self.requests_per_stream * streams,
             )
             for index, (count, input_tokens, output_tokens, streams) in enumerate(cells)
         ]
@@ -178,7 +181,7 @@ def _check(scenario: Scenario) -> None:
         raise ScenarioError("concurrency is empty: name at least one number of streams.")
     if not scenario.input_tokens and scenario.prompt is None and scenario.prompt_file is None:
         raise ScenarioError("input_tokens is empty: name a prompt length, or give a prompt.")
-    for key in ("requests", "duration", "max_rate", "num_ctx", "total_timeout"):
+    for key in ("requests", "requests_per_stream", "duration", "max_rate", "num_ctx", "total_timeout"):
         value = getattr(scenario, key)
         if value is not None and not value > 0:
             raise ScenarioError(f"{key} must be above 0, not {value}.")
@@ -208,8 +211,8 @@ def _check_choices(scenario: Scenario) -> None:
         raise ScenarioError("requests and duration exclude each other; give one.")
     if scenario.words and scenario.prompt is None and scenario.prompt_file is None:
         raise ScenarioError("words fills {words} in a prompt, and there is none; give prompt or prompt_file.")
-    if scenario.words and "{words}" not in (text := scenario.prompt_text() or ""):
-        raise ScenarioError(f"words is given, but the prompt has no {{words}} in it: {text[:60]!r}.")
+    if scenario.words and scenario.prompt is not None and "{words}" not in scenario.prompt:
+        raise ScenarioError(f"words is given, but the prompt has no {{words}} in it: {scenario.prompt[:60]!r}.")
     if not scenario.words and scenario.prompt is not None and "{words}" in scenario.prompt:
         raise ScenarioError("the prompt has {words} in it; say which with words, e.g. words = [25, 100].")
     if scenario.prompt is not None and not scenario.prompt.strip():

@@ -1,0 +1,79 @@
+"""Records and run folders: what is on disk is whole, and a reader survives what a crash leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loadtest.errors import RunFolderError
+from loadtest.records import Clock, Outcome, Record, RunFolder
+
+
+def a_record(number: int = 0) -> Record:
+    return Record(
+        id=number, level=1, seed=7, dialect="ollama-chat", model="m", outcome=Outcome.OK, t_sched=10, t_end=90, t_send=11,
+        chunks=[5, 9], server={"eval_count": 2},
+    )  # fmt: skip
+
+
+def test_a_record_survives_the_disk(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    writer = folder.record_writer(Clock.now())
+    records = [a_record(number) for number in range(3)]
+    for record in records:
+        writer.write(record)
+    writer.close()
+    assert list(folder.records()) == records
+
+
+def test_a_last_line_cut_short_is_left_out(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    writer = folder.record_writer(Clock.now())
+    writer.write(a_record(0))
+    writer.write(a_record(1))
+    writer.close()
+    whole = writer.path.read_bytes()
+    writer.path.write_bytes(whole[:-5])
+    assert [record.id for record in folder.records()] == [0]
+
+
+def test_absent_values_take_no_room() -> None:
+    assert b"null" not in a_record().to_line()
+
+
+def test_keys_of_a_newer_schema_are_ignored() -> None:
+    row = {
+        "id": 1,
+        "level": 0,
+        "seed": 0,
+        "dialect": "d",
+        "model": "m",
+        "outcome": "ok",
+        "t_sched": 0,
+        "t_end": 1,
+        "later": 3,
+    }
+    assert Record.from_json(row).outcome is Outcome.OK
+
+
+def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_run({"name": "first"})
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        RunFolder.create(tmp_path / "run")
+    assert folder.read_run()["name"] == "first"
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunFolderError, match="is a file"):
+        RunFolder.create(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        RunFolder.open(tmp_path)
+
+
+def test_a_newer_schema_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"schema": 99}')
+    with pytest.raises(RunFolderError, match="newer loadtest"):
+        RunFolder.open(tmp_path).read_run()

@@ -1,0 +1,102 @@
+"""The scenario: one schema for files and options, and a sentence for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest.errors import ScenarioError
+from loadtest.scenario import Scenario
+
+HERE = Path(__file__).parent
+
+
+def test_grid_is_every_combination_and_concurrency_changes_fastest() -> None:
+    scenario = Scenario(concurrency=(1, 4), input_tokens=(10, 20), output_tokens=(5,))
+    cells = [(level.input_tokens, level.concurrency, level.requests) for level in scenario.levels()]
+    assert cells == [(10, 1, 8), (10, 4, 32), (20, 1, 8), (20, 4, 32)]
+    assert [level.index for level in scenario.levels()] == [0, 1, 2, 3]
+
+
+def test_words_make_levels_of_a_literal_prompt() -> None:
+    scenario = Scenario(prompt="tell a story in {words} words:", words=(25, 50), concurrency=(2,))
+    assert [(level.words, level.input_tokens) for level in scenario.levels()] == [(25, None), (50, None)]
+
+
+def test_a_duration_has_no_number_of_requests() -> None:
+    assert [level.requests for level in Scenario(duration=3.0, concurrency=(1, 2)).levels()] == [0, 0]
+
+
+def test_dict_round_trip_is_the_same_scenario() -> None:
+    scenario = Scenario(concurrency=(1, 3), prompt="x", max_rate=2.5, save_text=True)
+    assert Scenario.from_dict(scenario.to_dict()) == scenario
+
+
+def test_options_win_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("concurrency = [1, 2]\nduration = 3\n")
+    scenario = Scenario.load(path, concurrency=(8,), model=None)
+    assert (scenario.name, scenario.concurrency, scenario.duration) == ("mine", (8,), 3.0)
+
+
+def test_a_prompt_file_is_found_beside_the_scenario(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("hello")
+    path = tmp_path / "s.toml"
+    path.write_text('prompt_file = "text.txt"\n')
+    assert Scenario.load(path).prompt_text() == "hello"
+
+
+@pytest.mark.parametrize("path", sorted((HERE.parent / "scenarios").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_scenario_loads(path: Path) -> None:
+    scenario = Scenario.load(path)
+    assert scenario.levels()
+    assert scenario.url is None  # with no URL it goes to OLLAMA_HOST or the local Ollama
+    scenario.prompt_text()
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"concurency": [1]}, ["concurency", "did you mean 'concurrency'"]),
+        ({"zzzz": 1}, ["zzzz", "known keys", "output_tokens"]),
+        ({"concurrency": []}, ["concurrency is empty"]),
+        ({"concurrency": [0]}, ["concurrency must be 1 or more, not 0"]),
+        ({"concurrency": [2, 2]}, ["names a value twice"]),
+        ({"concurrency": "many"}, ["concurrency must be a whole number, not 'many'"]),
+        ({"concurrency": [1.5]}, ["whole number"]),
+        ({"save_text": 1}, ["save_text must be true or false"]),
+        ({"requests": True}, ["requests must be a whole number"]),
+        ({"duration": -1}, ["duration must be above 0"]),
+        ({"output_tokens": [-5]}, ["output_tokens must be 1 or more"]),
+        ({"requests": 4, "duration": 3}, ["exclude each other"]),
+        ({"requests": 4, "concurrency": [8]}, ["cannot keep 8 streams busy"]),
+        ({"prompt": "a", "prompt_file": "b"}, ["exclude each other"]),
+        ({"words": [5]}, ["there is none"]),
+        ({"words": [5], "prompt": "no place"}, ["no {words} in it"]),
+        ({"prompt": "in {words} words"}, ["say which with words"]),
+        ({"prompt": "  "}, ["the prompt is empty"]),
+        ({"api": "grpc"}, ["auto, ollama, openai"]),
+        ({"api": "openai", "endpoint": "generate"}, ["no endpoint 'generate'"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_it(table: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ScenarioError) as error:
+        Scenario.from_dict(table)
+    text = str(error.value)
+    assert all(word in text for word in words), text
+    assert "\n" not in text
+    assert text.endswith((".", "?"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"concurrency = [", "not valid TOML"), (b"\xff\xfe", "not UTF-8"), (None, "cannot read")],
+)
+def test_a_broken_file_is_one_sentence(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "broken.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ScenarioError, match=words):
+        Scenario.load(path)
