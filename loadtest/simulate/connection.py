@@ -1,0 +1,215 @@
+"""HTTP/1.1 for the simulated server on bare non-blocking sockets: what is written is in the kernel when `write` returns.
+
+asyncio's and uvloop's transports may hold a write until the end of the loop's turn; then created_at and the truth log
+would be early by that much. A connection answers one request at a time and keeps pipelined ones waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+
+import httptools
+
+SO_TIMESTAMPNS = 35  # Linux; the kernel's arrival time of what a read returns, as ancillary data
+_STAMP = struct.Struct("qq")
+LAST_CHUNK = b"0\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request as read: the instants are those at which its last bytes arrived."""
+
+    method: str
+    path: str
+    body: bytes
+    close: bool  # the client wants the connection closed after the answer
+    arrived_ns: int  # monotonic
+    arrived_wall_ns: int
+    stamped: bool  # by the kernel; else the time of the read
+
+
+def head(status: int, content_type: str, *, banner: bytes, length: int | None = None, close: bool = False) -> bytes:
+    """Return status line and headers in Ollama's order; `length` None announces chunks. `banner` is one more line."""
+    body = b"Content-Length: %d\r\n" % length if length is not None else b""
+    return b"HTTP/1.1 %d %s\r\nContent-Type: %s\r\nDate: %s\r\n%s%s%s%s\r\n" % (
+        status,
+        HTTPStatus(status).phrase.encode(),
+        content_type.encode(),
+        _date(int(time.time())),
+        body,
+        b"Connection: close\r\n" if close else b"",
+        b"" if length is not None else b"Transfer-Encoding: chunked\r\n",
+        banner,
+    )
+
+
+def chunk(body: bytes) -> bytes:
+    """Return `body` as one HTTP chunk."""
+    return b"%x\r\n%s\r\n" % (len(body), body)
+
+
+_dates: dict[int, bytes] = {}
+
+
+def _date(second: int) -> bytes:
+    if second not in _dates:
+        _dates.clear()
+        _dates[second] = formatdate(second, usegmt=True).encode()
+    return _dates[second]
+
+
+class Connection:
+    """One client's socket: reads requests, hands each to `on_call` when the one before is answered."""
+
+    def __init__(
+        self, sock: socket.socket, on_call: Callable[[Connection, Call], None], on_gone: Callable[[Connection], None]
+    ) -> None:
+        self._sock = sock
+        self._on_call = on_call
+        self._on_gone = on_gone
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._calls: deque[Call] = deque()
+        self._busy = False
+        self._closing = False
+        self.closed = False
+        self._unsent = bytearray()
+        self._url, self._body, self._last = b"", bytearray(), False
+        self._arrived: tuple[int, int, bool] = (0, 0, False)
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # some sandboxes refuse; then the time of the read stands in
+                sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(65536, 128)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, ancillary = b"", []
+        now, wall = time.perf_counter_ns(), time.time_ns()
+        if not data:  # a client that only shuts its sending side counts as gone, too: so it does for Go's server
+            self.abort()
+            return
+        self._arrived = (now, wall, False)
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(payload) >= _STAMP.size:
+                seconds, nanoseconds = _STAMP.unpack_from(payload)
+                stamp = seconds * 1_000_000_000 + nanoseconds
+                self._arrived = (now - (wall - stamp), stamp, True)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.abort()
+        except httptools.HttpParserError:
+            self.write(
+                b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
+            )
+            self._closing = True
+            self._close_when_sent()
+
+    def on_message_begin(self) -> None:
+        self._url, self._body, self._last = b"", bytearray(), False
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        lower = name.lower()
+        if lower == b"connection" and b"close" in value.lower():
+            self._last = True
+        elif lower == b"expect" and value.lower() == b"100-continue":
+            self.write(CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        path = self._url.decode("latin-1").split("?", 1)[0]
+        method = self._parser.get_method().decode("latin-1")
+        close = self._last or not self._parser.should_keep_alive()
+        self._calls.append(Call(method, path, bytes(self._body), close, *self._arrived))
+        self._next()
+
+    def _next(self) -> None:
+        while self._calls and not self._busy and not self._closing and not self.closed:
+            self._busy = True
+            self._on_call(self, self._calls.popleft())
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Hand `data` to the kernel now; what it does not take goes as soon as it can."""
+        if self.closed:
+            return
+        if self._unsent:
+            self._unsent += data
+            return
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.abort()
+            return
+        if sent < len(data):
+            self._unsent += data[sent:]
+            self._loop.add_writer(self._sock.fileno(), self._writable)
+
+    def _writable(self) -> None:
+        try:
+            sent = self._sock.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.abort()
+            return
+        del self._unsent[:sent]
+        if not self._unsent:
+            self._loop.remove_writer(self._sock.fileno())
+            if self._closing:
+                self._shut()
+
+    def finish(self, *, close: bool) -> None:
+        """End the current answer; go on with the next request, or close once all is sent."""
+        self._busy = False
+        if close:
+            self._closing = True
+            self._close_when_sent()
+        elif self._calls:
+            self._loop.call_soon(self._next)  # not from within the server's loop over a batch
+
+    def _close_when_sent(self) -> None:
+        if not self._unsent and not self.closed:
+            self._shut()
+
+    def abort(self, *, reset: bool = False) -> None:
+        """Close at once; with `reset` the peer gets RST instead of the end of the stream."""
+        if self.closed:
+            return
+        if reset:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._shut()
+
+    def _shut(self) -> None:
+        self.closed = True
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        self._on_gone(self)

@@ -1,0 +1,383 @@
+"""A batching model server in virtual time: slots, FIFO, batches, prefix cache and model load, without a clock.
+
+The one model behind both the live simulated server and predictions. Instants are integer nanoseconds on whatever clock
+the caller keeps; `due` says when something happens next, `advance` makes it happen. The way of a request:
+
+    submit → (model load) → handling → slot queue → slot won → handover → next batch: prefill → tokens → done
+
+Everything random comes from `seed`, so equal calls give equal results.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import NamedTuple, Protocol
+
+from loadtest.simulate.timing import Timing, passes
+
+NS = 1_000_000_000
+BURST_NS = 10_000_000  # requests closer together than this are one burst (seen: arrivals 15 ms apart start in order)
+SIMILAR = 0.1  # share of a prompt that a slot must hold for the prompt to be sent there (llama.cpp's default)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the engine must know of a request: prompt tokens by identity, and when its answer ends.
+
+    `limit` is num_predict; `natural` the text tokens after which the model would end by itself (its end token is
+    counted as one more and carries no text), None for never.
+    """
+
+    id: int
+    prompt: Sequence[Hashable]
+    limit: int
+    natural: int | None = None
+    num_ctx: int = 4096
+    load_only: bool = False
+
+
+class Stage(Enum):
+    """Where a stream is on its way."""
+
+    PENDING = auto()  # at the scheduler: model loading, or to be loaded again
+    HANDLING = auto()
+    QUEUED = auto()  # all slots taken
+    HANDOVER = auto()  # has a slot, not yet known to the batch loop
+    READY = auto()  # waits for the batch in flight to end
+    PREFILL = auto()
+    DECODE = auto()
+    ENDED = auto()
+
+
+_HOLDS_SLOT = frozenset({Stage.HANDOVER, Stage.READY, Stage.PREFILL, Stage.DECODE})
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One request's life; instants in ns, None until reached."""
+
+    request: Request
+    arrived: int
+    stage: Stage = Stage.PENDING
+    scheduled: int | None = None  # handling over: load_duration ends
+    slot_won: int | None = None
+    prefill_start: int | None = None
+    first: int | None = None
+    last: int | None = None  # last token (the end token included)
+    ended: int | None = None
+    slot: int | None = None
+    prompt_tokens: int = 0  # after cutting to the context
+    cached: int = 0  # of these, found in the slot's cache
+    todo: int = 0  # prompt tokens not yet evaluated
+    tokens: int = 0  # made so far, the end token included
+    reason: str | None = None  # "stop", "length", "load"; "cancelled" when the client went away
+    burst: int = 0
+
+    @property
+    def load_ns(self) -> int:
+        return (self.scheduled or self.arrived) - self.arrived
+
+    @property
+    def prefill_ns(self) -> int:
+        """Prompt evaluation as Ollama reports it: first visited by the batch loop → first token."""
+        return self.first - self.prefill_start if self.first is not None and self.prefill_start is not None else 0
+
+    @property
+    def decode_ns(self) -> int:
+        """First token → last token: n − 1 intervals for n tokens."""
+        return self.last - self.first if self.last is not None and self.first is not None else 0
+
+
+class Emission(NamedTuple):
+    """One stream's share of one batch: a token with text, the end, or both."""
+
+    stream: Stream
+    at: int  # the instant it was due, ns
+    text: bool
+    done: bool
+
+
+class Server(Protocol):
+    """What the live server and the virtual runs drive: Engine, or Metronome."""
+
+    def submit(self, request: Request, now: int) -> Stream: ...
+
+    def cancel(self, stream: Stream, now: int) -> None: ...
+
+    def due(self) -> int | None: ...
+
+    def advance(self, now: int) -> list[Emission]: ...
+
+    def pending(self) -> int: ...
+
+    def loaded_ctx(self) -> int | None: ...
+
+    def unload(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Slot:
+    cache: Sequence[Hashable] = ()
+    used: int = -1  # when it was last released
+    stream: Stream | None = None
+
+
+@dataclass(slots=True)
+class _Batch:
+    end: int
+    decoding: list[Stream]
+    prompts: list[tuple[Stream, int]] = field(default_factory=list)  # with the tokens taken from each
+
+
+class Engine:
+    """The batching server. `slots` None: no limit (vLLM-like, and then no prefix cache)."""
+
+    def __init__(
+        self, timing: Timing, *, slots: int | None, seed: int = 0, lifo: bool = False, loaded: int | None = None
+    ) -> None:
+        self.timing = timing
+        self._limit = slots
+        self._lifo = lifo
+        self._random = random.Random(seed)
+        self._loaded = loaded  # context length of the loaded model; None: not loaded
+        self._load_end: int | None = None
+        self._load_ctx = 0
+        self._timed: list[tuple[int, int, Stream]] = []  # HANDLING and HANDOVER, by the instant they end
+        self._sequence = 0
+        self._pending: deque[Stream] = deque()
+        self._queue: deque[Stream] = deque()
+        self._ready: list[Stream] = []
+        self._slots = [_Slot() for _ in range(slots or 0)]
+        self._active: list[Stream] = []
+        self._batch: _Batch | None = None
+        self._tickets = 0  # slots taken, as the queue in front of the batch loop counts them
+        self._alive = 0  # streams past the scheduler and not ended
+        self._burst, self._last_arrival = 0, -BURST_NS
+        self._step_values: dict[int, tuple[float, ...]] = {}
+        self._out: list[Emission] = []
+
+    def submit(self, request: Request, now: int) -> Stream:
+        """Take a request in at `now`; the caller has advanced to `now` before."""
+        stream = Stream(request, now)
+        self._burst += now - self._last_arrival > BURST_NS
+        stream.burst, self._last_arrival = self._burst, now
+        stream.prompt_tokens = min(len(request.prompt), request.num_ctx)
+        self._pending.append(stream)
+        self._schedule(now)
+        return stream
+
+    def cancel(self, stream: Stream, now: int) -> None:
+        """Drop a stream whose client is gone: its place in the queue is free at once, its slot after the batch."""
+        if stream.stage is Stage.ENDED:
+            return
+        if stream.stage is Stage.PENDING:
+            self._pending.remove(stream)
+        elif stream.stage is Stage.QUEUED:
+            self._queue.remove(stream)
+        elif stream.stage is Stage.READY:
+            self._ready.remove(stream)
+        self._end(stream, now, "cancelled")
+
+    def due(self) -> int | None:
+        """Return the next instant at which something happens, ns; None when all is done."""
+        instants = [self._timed[0][0]] if self._timed else []
+        if self._batch is not None:
+            instants.append(self._batch.end)
+        if self._load_end is not None:
+            instants.append(self._load_end)
+        return min(instants) if instants else None
+
+    def advance(self, now: int) -> list[Emission]:
+        """Let everything happen that is due by `now`; return the tokens and ends in order."""
+        while (at := self.due()) is not None and at <= now:
+            self._turn(at)
+        out, self._out = self._out, []
+        return out
+
+    def pending(self) -> int:
+        """Return how many wait at the scheduler: past OLLAMA_MAX_QUEUE of these a server says 503."""
+        return len(self._pending)
+
+    def loaded_ctx(self) -> int | None:
+        """Return the context length of the loaded model, None while there is none."""
+        return self._loaded
+
+    def unload(self) -> None:
+        """Drop the model if nothing runs on it; the next request loads it again."""
+        if self._alive == 0 and self._load_end is None:
+            self._loaded = None
+
+    # -- one instant ------------------------------------------------------------------------------------------------
+
+    def _turn(self, at: int) -> None:
+        if self._load_end == at:
+            self._load_end, self._loaded = None, self._load_ctx
+            self._schedule(at)
+        while self._timed and self._timed[0][0] <= at:
+            stream = heapq.heappop(self._timed)[2]
+            if stream.stage is Stage.HANDLING:
+                self._enqueue(stream, at)
+            elif stream.stage is Stage.HANDOVER:
+                self._make_ready(stream)
+        if self._batch is not None and self._batch.end == at:
+            self._finish_batch(self._batch)
+        if self._batch is None:
+            self._start_batch(at)
+
+    def _schedule(self, now: int) -> None:
+        """Pass pending requests on while the loaded model fits them; start a load when it does not and all is idle."""
+        while self._pending and self._load_end is None:
+            stream = self._pending[0]
+            if stream.request.num_ctx != self._loaded:
+                if self._alive == 0:
+                    self._loaded, self._load_ctx = None, stream.request.num_ctx
+                    self._load_end = now + round(self.timing.load_s * NS)
+                    for slot in self._slots:
+                        slot.cache = ()
+                return
+            self._pending.popleft()
+            self._alive += 1
+            self._later(stream, Stage.HANDLING, now, self.timing.handling_s)
+
+    def _later(self, stream: Stream, stage: Stage, now: int, seconds: float) -> None:
+        stream.stage = stage
+        self._sequence += 1
+        heapq.heappush(self._timed, (now + round(seconds * NS), self._sequence, stream))
+
+    def _enqueue(self, stream: Stream, at: int) -> None:
+        stream.scheduled = at
+        if stream.request.load_only:
+            self._end(stream, at, "load")
+            self._out.append(Emission(stream, at, text=False, done=True))
+            return
+        stream.stage = Stage.QUEUED
+        place = len(self._queue)
+        while self._lifo and place and self._queue[place - 1].burst == stream.burst:
+            place -= 1
+        self._queue.insert(place, stream)
+        self._grant(at)
+
+    def _grant(self, at: int) -> None:
+        while self._queue and (self._limit is None or self._tickets < self._limit):
+            stream = self._queue.popleft()
+            self._tickets += 1
+            stream.slot_won = at
+            if self.timing.handover_s > 0:
+                self._later(stream, Stage.HANDOVER, at, self.timing.handover_s)
+            else:
+                self._make_ready(stream)
+
+    def _make_ready(self, stream: Stream) -> None:
+        stream.stage = Stage.READY
+        self._ready.append(stream)
+
+    def _end(self, stream: Stream, at: int, reason: str) -> None:
+        stage, stream.stage, stream.ended, stream.reason = stream.stage, Stage.ENDED, at, reason
+        self._alive -= stage is not Stage.PENDING
+        if stage in _HOLDS_SLOT:
+            self._tickets -= 1
+            self._grant(at)
+        self._schedule(at)
+
+    # -- batches ----------------------------------------------------------------------------------------------------
+
+    def _start_batch(self, at: int) -> None:
+        self._active = [stream for stream in self._active if stream.stage is not Stage.ENDED]
+        for slot in self._slots:
+            if slot.stream is not None and slot.stream.stage is Stage.ENDED:
+                slot.used, slot.stream = at, None
+        while self._ready and self._assign(self._ready[0], at):
+            self._active.append(self._ready.pop(0))
+        if not self._active:
+            return
+        decoding = [stream for stream in self._active if stream.stage is Stage.DECODE]
+        room = None if self.timing.n_batch is None else max(self.timing.n_batch - len(decoding), 1)
+        prompts = list(_fill(self._active, room))
+        seconds = self._seconds(decoding, prompts)
+        if self.timing.jitter:
+            seconds *= max(self._random.gauss(1.0, self.timing.jitter), 0.1)
+        self._batch = _Batch(at + max(round(seconds * NS), 1), decoding, prompts)
+
+    def _assign(self, stream: Stream, at: int) -> bool:
+        """Give a ready stream its slot and reuse what that slot's cache holds; False when none is idle."""
+        prompt = stream.request.prompt
+        if self._limit is not None:
+            shared = {n: _common(slot.cache, prompt) for n, slot in enumerate(self._slots) if slot.stream is None}
+            if not shared:
+                return False
+            number = max(shared, key=lambda n: shared[n])
+            if shared[number] <= SIMILAR * len(prompt):  # nothing alike: the longest idle, of equals the last
+                number = min(shared, key=lambda n: (self._slots[n].used, -n))
+            length, slot = shared[number], self._slots[number]
+            slot.stream, slot.cache, stream.slot = stream, prompt, number
+            stream.cached = max(min(length, stream.prompt_tokens - 1), 0)  # one token is always evaluated
+        stream.todo = stream.prompt_tokens - stream.cached
+        stream.stage, stream.prefill_start = Stage.PREFILL, at
+        return True
+
+    def _seconds(self, decoding: list[Stream], prompts: list[tuple[Stream, int]]) -> float:
+        alone = self._step([stream.slot for stream in decoding if stream.slot is not None], len(decoding))
+        if not prompts:
+            return alone
+        evaluated = sum(tokens for _, tokens in prompts) * self.timing.prefill_s
+        return max(alone + evaluated, self._draw(len(decoding) + len(prompts)))
+
+    def _step(self, slots: list[int], streams: int) -> float:
+        if not slots:
+            return self._draw(streams)
+        return sum(self._draw(count) for count in passes(slots, neighbours=self.timing.neighbours))
+
+    def _draw(self, streams: int) -> float:
+        values = self._step_values.get(streams)
+        if values is None:
+            values = self._step_values[streams] = self.timing.step.values(streams)
+        return values[0] if len(values) == 1 else self._random.choice(values)
+
+    def _finish_batch(self, batch: _Batch) -> None:
+        self._batch = None
+        for stream in batch.decoding:
+            self._token(stream, batch.end)
+        for stream, tokens in batch.prompts:
+            stream.todo -= tokens
+            if stream.todo == 0:
+                self._token(stream, batch.end)
+
+    def _token(self, stream: Stream, at: int) -> None:
+        if stream.stage is Stage.ENDED:  # cancelled while the batch ran
+            return
+        request = stream.request
+        stream.stage = Stage.DECODE
+        stream.tokens += 1
+        stream.last = at
+        if stream.first is None:
+            stream.first = at
+        end_token = request.natural is not None and stream.tokens > request.natural
+        done = end_token or stream.tokens >= request.limit
+        self._out.append(Emission(stream, at, text=not end_token, done=done))
+        if done:
+            self._end(stream, at, "stop" if end_token else "length")
+
+
+def _fill(active: Iterable[Stream], room: int | None) -> Iterable[tuple[Stream, int]]:
+    """Yield each prompt in prefill with the tokens of it that the batch takes, first come first, up to `room`."""
+    for stream in active:
+        if stream.stage is not Stage.PREFILL:
+            continue
+        if room is None:
+            yield stream, stream.todo
+        elif room > 0:
+            tokens = min(stream.todo, room)
+            room -= tokens
+            yield stream, tokens
+
+
+def _common(left: Sequence[Hashable], right: Sequence[Hashable]) -> int:
+    for index, (one, other) in enumerate(zip(left, right, strict=False)):
+        if one != other:
+            return index
+    return min(len(left), len(right))

@@ -1,0 +1,212 @@
+"""Which server is simulated: the model's facts for the control plane, and the timing of the machine it runs on.
+
+Built-in profiles stand on measurements; a profile may also be read from a JSON file of the same fields:
+
+    {"name": "my-box", "slots": 4, "num_ctx": 4096,
+     "timing": {"step": {"table": {"1": [0.020], "2": [0.0235, 0.040]}}, "prefill_s": 0.0028, "handover_s": 0.002},
+     "model": {"name": "mine:7b", "parameters": 7000000000}}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from loadtest.errors import ScenarioError
+from loadtest.simulate.timing import StepLaw, Timing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What /api/show, /api/tags and /api/ps say of the model."""
+
+    name: str
+    family: str = "llama"
+    parameters: int
+    quantization: str
+    file_type: int  # GGUF's number of the quantisation: 1 F16, 2 Q4_0
+    size: int  # bytes of the file
+    context_length: int
+    layers: int
+    width: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    on_gpu: bool = True
+
+    @property
+    def parameter_size(self) -> str:
+        billions = self.parameters / 1e9
+        return f"{billions:.1f}B" if billions >= 1 else f"{self.parameters / 1e6:.2f}M"
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """KV cache of one token: 2 · layers · kv_heads · head_dim · 2 bytes (f16)."""
+        return 2 * self.layers * self.kv_heads * (self.width // self.heads) * 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A machine with a model on it. `slots` None: no limit; `num_ctx`: the context where a request names none."""
+
+    name: str
+    model: ModelFacts
+    timing: Timing
+    slots: int | None = 4
+    num_ctx: int = 4096
+
+    def to_json(self) -> bytes:
+        """Return the profile as a file that `load_profile` reads back."""
+        fields = dataclasses.asdict(self)
+        table = self.timing.step.table
+        if table:
+            fields["timing"]["step"] = {"table": {str(streams): list(values) for streams, values in table}}
+        else:
+            del fields["timing"]["step"]["table"]
+        return orjson.dumps(fields, option=orjson.OPT_INDENT_2) + b"\n"
+
+
+LLAMA_70B = ModelFacts(
+    name="llama3.1:70b",
+    parameters=70_553_706_560,
+    quantization="Q4_0",
+    file_type=2,
+    size=39_960_000_000,
+    context_length=131_072,
+    layers=80,
+    width=8192,
+    feed_forward=28_672,
+    heads=64,
+    kv_heads=8,
+    vocabulary=128_256,
+)
+
+LLAMA_1B = ModelFacts(
+    name="llama3.2:1b",
+    parameters=1_235_814_432,
+    quantization="Q4_0",
+    file_type=2,
+    size=770_000_000,
+    context_length=131_072,
+    layers=16,
+    width=2048,
+    feed_forward=8192,
+    heads=32,
+    kv_heads=8,
+    vocabulary=128_256,
+)
+
+LLAMA_98M = ModelFacts(
+    name="mid:latest",
+    parameters=97_710_000,
+    quantization="F16",
+    file_type=1,
+    size=195_472_403,
+    context_length=32_768,
+    layers=12,
+    width=768,
+    feed_forward=2048,
+    heads=12,
+    kv_heads=4,
+    vocabulary=597,
+    on_gpu=False,
+)
+
+_BUILT_IN = (
+    # The published A100 tables (published.md): 25.3 / 21.5 / 15.5 tokens/s a stream at 1 / 2 / 4 streams fit
+    # 31.6 + 8.2·B ms; the 484-word text took about 1.7 s cold, un-interleaved as Ollama was in mid-2024; the file was
+    # read at about 1 GB/s; num_ctx 2048 · 4 slots makes the 42 GB of GPU memory seen.
+    Profile(
+        name="a100-80g-llama3.1-70b-q4",
+        model=LLAMA_70B,
+        timing=Timing(
+            step=StepLaw(base_s=0.0316, per_stream_s=0.0082),
+            prefill_s=0.00262,
+            n_batch=None,
+            load_s=LLAMA_70B.size / 1e9,
+            handling_s=0.018,
+            handover_s=0.002,
+        ),
+        num_ctx=2048,
+    ),
+    # Fitted to the recorded runs of Ollama 0.33 with a 98 M model on one core (tests/test_simulate_real_runs.py).
+    Profile(
+        name="cpu-98m",
+        model=LLAMA_98M,
+        timing=Timing(
+            step=StepLaw(table=((1, (0.0203,)), (2, (0.0232,)), (3, (0.0290,)), (4, (0.0275,)))),
+            prefill_s=0.00277,
+            load_s=0.5,
+            handling_s=0.0008,
+            handover_s=0.0023,
+            neighbours=True,
+        ),
+    ),
+    # Made up: a small model on a good GPU, quick enough for demos and tests.
+    Profile(
+        name="quick",
+        model=LLAMA_1B,
+        timing=Timing(step=StepLaw(base_s=0.008, per_stream_s=0.002), prefill_s=0.00025, load_s=0.3),
+    ),
+    # No engine: arrivals independent of each other, TTFT p50 200 ms and p99 239 ms, 50 tokens/s a stream.
+    Profile(
+        name="metronome",
+        model=LLAMA_1B,
+        timing=Timing(step=StepLaw(base_s=0.020), prefill_s=0.0, first_token_s=(0.200, 0.0168)),
+        slots=None,
+    ),
+)
+
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in _BUILT_IN}
+
+
+def load_profile(name: str) -> Profile:
+    """Return the built-in profile of that name, or the one in the JSON file of that path; ScenarioError otherwise."""
+    if name in PROFILES:
+        return PROFILES[name]
+    path = Path(name)
+    if not path.is_file():
+        raise ScenarioError(f"no profile and no file is called {name!r}; the profiles are {', '.join(PROFILES)}.")
+    try:
+        fields = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise ScenarioError(f"profile {name} does not parse as JSON: {error}.") from None
+    try:
+        return _profile(fields, path.stem)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ScenarioError(f"profile {name} makes no sense: {error}.") from None
+
+
+def _profile(fields: dict[str, Any], stem: str) -> Profile:
+    _check_keys(fields, Profile)
+    timing = dict(fields["timing"]) if "timing" in fields else {}
+    _check_keys(timing, Timing)
+    if "step" not in timing or "prefill_s" not in timing:
+        raise ValueError("timing needs step and prefill_s")
+    step = dict(timing["step"])
+    _check_keys(step, StepLaw)
+    table = tuple(
+        (int(streams), tuple(float(value) for value in (values if isinstance(values, list) else [values])))
+        for streams, values in sorted(dict(step.pop("table", {})).items(), key=lambda entry: int(entry[0]))
+    )
+    law = StepLaw(**{key: float(value) for key, value in step.items()}, table=table)
+    if min(law.values(1)) <= 0:
+        raise ValueError("a step must take longer than 0 s")
+    first = timing.get("first_token_s")
+    made = Timing(**{**timing, "step": law, "first_token_s": (float(first[0]), float(first[1])) if first else None})
+    model = dict(fields.get("model", {}))
+    _check_keys(model, ModelFacts)
+    rest = {key: fields[key] for key in ("slots", "num_ctx") if key in fields}
+    return Profile(name=str(fields.get("name", stem)), model=replace(LLAMA_1B, **model), timing=made, **rest)
+
+
+def _check_keys(fields: dict[str, Any], cls: type) -> None:
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in fields:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r}; {cls.__name__} has {', '.join(known)}")

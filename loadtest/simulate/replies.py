@@ -1,0 +1,206 @@
+"""One answer on its way to a client: each emission of the engine becomes bytes here, faults included."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from loadtest.simulate.answers import BUSY, DIED, Answer, refusal_body
+from loadtest.simulate.asks import Ask
+from loadtest.simulate.connection import LAST_CHUNK, Call, Connection, chunk, head
+from loadtest.simulate.engine import Emission, Stream
+from loadtest.simulate.faults import EQUAL_PIECES, Fault, FaultKind
+from loadtest.simulate.text import ANSWER
+
+_ENCODED = tuple(orjson.dumps(token) for token in ANSWER)
+
+
+@dataclass(slots=True)
+class Lateness:
+    """How far behind its own schedule the server wrote, ns."""
+
+    most: int = 0
+    total: int = 0
+    count: int = 0
+
+    def add(self, late: int) -> None:
+        self.most = max(self.most, late)
+        self.total += late
+        self.count += 1
+
+    def facts(self) -> dict[str, float]:
+        mean = self.total / self.count if self.count else 0.0
+        return {"late_max_us": round(self.most / 1e3, 1), "late_mean_us": round(mean / 1e3, 1)}
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Reply:
+    """Writes one stream's tokens to its connection and keeps the instants of the writes.
+
+    `over` is called once, when the answer has ended, however it did: before the connection goes on to its next request.
+    """
+
+    ordinal: int
+    ask: Ask
+    call: Call
+    answer: Answer
+    connection: Connection
+    banner: bytes
+    offset: int  # one of OPENINGS: where in ANSWER this answer starts
+    over: Callable[[Reply], None]
+    fault: Fault | None = None
+    fault_at: int = 0  # tokens before it strikes
+    stream: Stream | None = None
+    outcome: str = "ok"
+    first_ns: int | None = None
+    last_ns: int | None = None
+    end_ns: int | None = None
+    late: Lateness = field(default_factory=Lateness)
+    _sent: int = 0  # tokens with text
+    _headed: bool = False
+    _held: list[Emission] | None = None  # while stalled
+
+    def emit(self, emission: Emission) -> None:
+        """Write what the engine made."""
+        self.late.add(max(time.perf_counter_ns() - emission.at, 0))
+        if emission.stream.request.load_only:
+            self.whole(emission.stream)
+        elif self._held is not None:
+            self._held.append(emission)
+        elif self.fault is None or not self._strike(self.fault, emission):
+            self._write(emission)
+
+    def whole(self, stream: Stream) -> None:
+        """Answer with one object: a request that does not stream, or only loads the model."""
+        text = "".join(ANSWER[(self.offset + index) % len(ANSWER)] for index in range(self._sent))
+        total = time.perf_counter_ns() - self.call.arrived_ns
+        body = self.answer.whole(text, stream, time.time_ns(), total)
+        self._body(200, self.answer.content_type_whole, body)
+
+    def refuse(self, status: int, sentence: str, outcome: str) -> None:
+        """Answer with an error before anything was sent."""
+        self.outcome = outcome
+        content_type, body = refusal_body(self.call.path, status, sentence)
+        self._body(status, content_type, body)
+
+    def drop(self) -> None:
+        """The client is gone."""
+        self.outcome = "cancelled" if self.outcome == "ok" else self.outcome
+        self._ended()
+
+    def truth(self) -> tuple[dict[str, Any], dict[str, int | None]]:
+        """Return what the truth log says of this request: facts, and monotonic instants."""
+        facts: dict[str, Any] = {
+            "id": self.ordinal,
+            "endpoint": self.ask.endpoint,
+            "prompt": self.ask.opening,
+            "outcome": self.outcome,
+            "stamped": self.call.stamped,
+            **self.late.facts(),
+        }
+        instants = {
+            "arrived": self.call.arrived_ns,
+            "first_token": self.first_ns,
+            "last_token": self.last_ns,
+            "end": self.end_ns,
+        }
+        if (stream := self.stream) is not None:
+            facts |= {
+                "reason": stream.reason,
+                "slot": stream.slot,
+                "prompt_tokens": stream.prompt_tokens,
+                "cached_tokens": stream.cached,
+                "output_tokens": stream.tokens,
+            }
+            engine = {"slot_won": stream.slot_won, "prefill_start": stream.prefill_start, "slot_freed": stream.ended}
+            instants |= engine
+        return facts, instants
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def _write(self, emission: Emission) -> None:
+        if emission.text:
+            if self.ask.stream:
+                self._chunk(self.answer.token(self._text(), time.time_ns()))
+            self._sent += 1
+            self.last_ns = time.perf_counter_ns()
+            if self.first_ns is None:
+                self.first_ns = self.last_ns
+        if emission.done and self.ask.stream:
+            total = time.perf_counter_ns() - self.call.arrived_ns
+            self._chunk(self.answer.end(emission.stream, time.time_ns(), total))
+            self._terminate()
+        elif emission.done:
+            self.whole(emission.stream)
+
+    def _text(self) -> bytes:
+        repeating = self.fault is not None and self.fault.kind is FaultKind.REPEAT_GUARD
+        place = min(self._sent, self.fault_at) if repeating else self._sent
+        return _ENCODED[(self.offset + place) % len(ANSWER)]
+
+    def _chunk(self, body: bytes) -> None:
+        data = chunk(body)
+        if not self._headed:  # not a byte before the first token, and then both in one write
+            self._headed = True
+            data = head(200, self.answer.content_type, banner=self.banner, close=self.call.close) + data
+        self.connection.write(data)
+
+    def _terminate(self) -> None:
+        self.connection.write(LAST_CHUNK)
+        self._ended()
+        self.connection.finish(close=self.call.close)
+
+    def _body(self, status: int, content_type: str, body: bytes) -> None:
+        start = head(status, content_type, banner=self.banner, length=len(body), close=self.call.close)
+        self.connection.write(start + body)
+        self._ended()
+        self.connection.finish(close=self.call.close)
+
+    def _ended(self) -> None:
+        if self.end_ns is None:
+            self.end_ns = time.perf_counter_ns()
+            self.over(self)
+
+    # -- faults -----------------------------------------------------------------------------------------------------
+
+    def _strike(self, fault: Fault, emission: Emission) -> bool:
+        """Do the fault where its time has come; True when the emission is not to be written."""
+        if self._sent < self.fault_at + (EQUAL_PIECES if fault.kind is FaultKind.REPEAT_GUARD else 0):
+            return False
+        self.outcome = fault.kind.value
+        if fault.kind is FaultKind.STALL:
+            self._held = [emission]
+            asyncio.get_running_loop().call_later(fault.stall_s, self._release)
+        elif fault.kind is FaultKind.ERROR_LINE and not self.ask.stream:
+            self.refuse(500, DIED, fault.kind.value)
+        elif fault.kind in (FaultKind.RESET, FaultKind.TRUNCATE) or not self.ask.stream:
+            self._ended()
+            self.connection.abort(reset=fault.kind is FaultKind.RESET)
+        else:
+            if fault.kind is FaultKind.ERROR_LINE:
+                self._chunk(self.answer.broken())
+            self._terminate()
+        return True
+
+    def _release(self) -> None:
+        held, self._held, self.fault = self._held or [], None, None
+        for emission in held:
+            if self.end_ns is None:
+                self._write(emission)
+
+
+def fault_place(limit: int, natural: int | None, rng: random.Random) -> int:
+    """Draw after how many tokens a fault strikes: within the first half of the answer, at least one."""
+    length = min(limit, natural or limit, 200)
+    return rng.randint(1, max(length // 2, 1))
+
+
+def refusal_of(kind: FaultKind) -> tuple[int, str] | None:
+    """Return status and sentence of a fault that refuses at once, None for those that strike in mid-stream."""
+    return {FaultKind.HTTP_503: (503, BUSY), FaultKind.HTTP_500: (500, DIED)}.get(kind)

@@ -1,0 +1,98 @@
+"""How long the modelled engine takes: the step law, prefill speed and the fixed costs around them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class StepLaw:
+    """Seconds that one pass takes to give each of B streams its next token.
+
+    Either the line base_s + per_stream_s · B, or a table of (B, values) where values are observed step times of which
+    each step draws one (a single value: no spread). Real engines are often not a line, hence the table.
+    """
+
+    base_s: float = 0.0
+    per_stream_s: float = 0.0
+    table: tuple[tuple[int, tuple[float, ...]], ...] = ()
+
+    def values(self, streams: int) -> tuple[float, ...]:
+        """Return the step times to draw from with `streams` decoding; (0.0,) with none.
+
+        Between the table's entries their means are interpolated; past its end the last slope goes on, never downwards.
+        """
+        if streams == 0:
+            return (0.0,)
+        if not self.table:
+            return (self.base_s + self.per_stream_s * streams,)
+        for entry, values in self.table:
+            if entry == streams:
+                return values
+        means = sorted((entry, sum(values) / len(values)) for entry, values in self.table)
+        if len(means) == 1 or streams < means[0][0]:
+            return (means[0][1],)
+        right = next((index for index, (entry, _) in enumerate(means) if entry > streams), len(means) - 1)
+        (low, low_s), (high, high_s) = means[right - 1], means[right]
+        slope = (high_s - low_s) / (high - low)
+        if streams > high:
+            return (high_s + max(slope, 0.0) * (streams - high),)
+        return (low_s + slope * (streams - low),)
+
+    def scaled(self, factor: float) -> Self:
+        """Return the law with every time multiplied by `factor`."""
+        table = tuple((entry, tuple(value * factor for value in values)) for entry, values in self.table)
+        return replace(self, base_s=self.base_s * factor, per_stream_s=self.per_stream_s * factor, table=table)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Everything that decides when a token comes. Durations in seconds.
+
+    A batch of B decoding streams and n prompt tokens of P prompts takes max(T(B) + prefill_s · n, T(B + P)): below one
+    token's worth of arithmetic a prompt costs what a decoding stream does, for the weights are read all the same.
+    """
+
+    step: StepLaw
+    prefill_s: float  # per uncached prompt token
+    n_batch: int | None = 512  # prompt tokens a batch; None: all that wait (Ollama before 0.4 did not interleave)
+    load_s: float = 0.0  # reading the model
+    handling_s: float = 0.001  # request read → queued for a slot: load_duration of a warm model
+    handover_s: float = 0.002  # slot won → seen by the batch loop
+    jitter: float = 0.0  # standard deviation of a batch's time, as a share of it
+    neighbours: bool = False  # a pass per run of neighbouring slots, as llama.cpp splits its batches
+    first_token_s: tuple[float, float] | None = None  # metronome: mean and standard deviation of TTFT; no engine at all
+
+    def scaled(self, factor: float) -> Self:
+        """Return the same engine with every time multiplied by `factor` (1/speed)."""
+        first = self.first_token_s and (self.first_token_s[0] * factor, self.first_token_s[1] * factor)
+        return replace(
+            self,
+            step=self.step.scaled(factor),
+            prefill_s=self.prefill_s * factor,
+            load_s=self.load_s * factor,
+            handling_s=self.handling_s * factor,
+            handover_s=self.handover_s * factor,
+            first_token_s=first,
+        )
+
+
+def passes(slots: Sequence[int], *, neighbours: bool) -> list[int]:
+    """Return how many streams each pass over a batch takes, for decoding streams in `slots`.
+
+    llama.cpp puts only consecutive slots into one pass: slots 0 and 2 cost two passes of one, slots 0 and 1 one of two.
+    Seen on Ollama 0.33: two streams at 23.5 ms or at 40 ms a token, three at 25 or 45 ms.
+    """
+    if not neighbours or not slots:
+        return [len(slots)]
+    ordered = sorted(slots)
+    runs = [1]
+    for left, right in itertools.pairwise(ordered):
+        if right == left + 1:
+            runs[-1] += 1
+        else:
+            runs.append(1)
+    return runs

@@ -1,0 +1,45 @@
+"""What really happened to each request: the log that a client can be held against."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import orjson
+
+from loadtest.errors import ScenarioError
+
+
+class TruthLog:
+    """Appends one JSON line a request. Instants on both clocks: `monotonic_ns` (perf_counter) and `wall_ns`.
+
+    first_token and last_token are taken just after the write to the kernel returned, arrived is the kernel's stamp of
+    the request's last bytes (`stamped`), slot_won, prefill_start and slot_freed are the engine's own. late_*_us says how far behind
+    its schedule the server itself was with this request's tokens: where that is large, the server was the limit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file: IO[bytes] = path.open("wb", buffering=0)
+        except OSError as error:
+            raise ScenarioError(f"cannot write the truth log {path}: {error.strerror}.") from None
+
+    def write(self, facts: dict[str, Any], instants: dict[str, int | None]) -> None:
+        """Append one request: `facts` as they are, monotonic `instants` on both clocks."""
+        offset = time.time_ns() - time.perf_counter_ns()
+        known = {name: instant for name, instant in instants.items() if instant is not None}
+        wall = {name: instant + offset for name, instant in known.items()}
+        self._file.write(orjson.dumps({**facts, "monotonic_ns": known, "wall_ns": wall}) + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,46 @@
+"""Load against the engine in virtual time: what a closed or an open loop would see, without waiting for it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+from loadtest.simulate.engine import NS, Request, Server, Stream
+
+
+def cold_prompt(tokens: int, key: int) -> range:
+    """Return a prompt of `tokens` tokens that shares none with a prompt of another `key`."""
+    return range(key << 32, (key << 32) + tokens)
+
+
+def closed_loop(
+    engine: Server, plan: Sequence[Request], *, starts_s: Sequence[float], turnaround_s: float = 0.001
+) -> list[Stream]:
+    """Run `plan` with one user per entry of `starts_s`, each sending its next request when its last answer has ended.
+
+    `starts_s` are the instants of the users' first requests: those that start together are prefilled together, and a
+    closed loop keeps that pattern for long. `turnaround_s` passes between an answer's end and the user's next request.
+    Returns the streams in the order sent.
+    """
+    return _run(engine, [round(start * NS) for start in starts_s], list(reversed(plan)), round(turnaround_s * NS))
+
+
+def open_loop(engine: Server, plan: Sequence[Request], arrivals_s: Sequence[float]) -> list[Stream]:
+    """Run `plan`, each request at its own instant in `arrivals_s`, whatever the others do."""
+    return _run(engine, [round(instant * NS) for instant in arrivals_s], list(reversed(plan)), None)
+
+
+def _run(engine: Server, sends: list[int], queue: list[Request], again_ns: int | None) -> list[Stream]:
+    heapq.heapify(sends)
+    streams: list[Stream] = []
+    while True:
+        due = engine.due()
+        if sends and queue and (due is None or sends[0] <= due):
+            now = heapq.heappop(sends)
+            streams.append(engine.submit(queue.pop(), now))
+        elif due is None:
+            return streams
+        else:
+            for emission in engine.advance(due):
+                if emission.done and again_ns is not None:
+                    heapq.heappush(sends, emission.at + again_ns)

@@ -1,0 +1,491 @@
+"""The simulated server on the wire: byte shapes as recorded from a real Ollama, durations, truth, faults."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from loadtest.errors import ScenarioError
+from loadtest.simulate.asks import Refusal, ollama_ask
+from loadtest.simulate.faults import EQUAL_PIECES, Fault
+from loadtest.simulate.profiles import PROFILES, load_profile
+from loadtest.simulate.server import ServerOptions, SimulatedServer
+from loadtest.simulate.text import ANSWER, pieces
+
+T = TypeVar("T")
+STREAMS = Path(__file__).parent / "streams"
+STEP_MS = 2
+PROFILE = {
+    "name": "test",
+    "timing": {"step": {"base_s": STEP_MS / 1e3}, "prefill_s": 0.0001, "load_s": 0.05},
+    "model": {"name": "tiny:latest", "layers": 2},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer taken apart: status line, headers in order, chunks (one entry with a Content-Length)."""
+
+    status: str
+    headers: list[tuple[str, str]]
+    chunks: list[bytes]
+    whole: bool  # ended as HTTP says it should
+    rest: bytes = b""
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.chunks)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.body.splitlines()]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        events = [event.removeprefix(b"data: ") for event in self.body.split(b"\n\n") if event]
+        return [json.loads(event) for event in events if event != b"[DONE]"]
+
+
+def take_apart(data: bytes) -> Answer:
+    head, _, body = data.partition(b"\r\n\r\n")
+    status, *lines = head.decode("latin-1").split("\r\n")
+    headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+    length = dict(headers).get("Content-Length")
+    if length is not None:
+        return Answer(status, headers, [body[: int(length)]], len(body) >= int(length), body[int(length) :])
+    chunks: list[bytes] = []
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        count = int(size, 16)
+        if count == 0:
+            return Answer(status, headers, chunks, rest.startswith(b"\r\n"), rest[2:])
+        if len(rest) < count + 2:
+            break
+        chunks.append(rest[:count])
+        body = rest[count + 2 :]
+    return Answer(status, headers, chunks, whole=False)
+
+
+def request(method: str, path: str, body: str = "", *, close: bool = True) -> bytes:
+    connection = "Connection: close\r\n" if close else ""
+    sent = body.encode()
+    return f"{method} {path} HTTP/1.1\r\nHost: x\r\n{connection}Content-Length: {len(sent)}\r\n\r\n".encode() + sent
+
+
+async def raw(server: SimulatedServer, data: bytes) -> bytes:
+    """Send bytes, return all that comes until the server closes (or resets: then what came before)."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(data)
+    received = bytearray()
+    try:
+        while piece := await reader.read(65536):
+            received += piece
+    except ConnectionResetError:
+        received += b"!RESET"
+    writer.close()
+    return bytes(received)
+
+
+async def ask(server: SimulatedServer, path: str, **fields: Any) -> Answer:
+    return take_apart(await raw(server, request("POST", path, json.dumps({"model": "tiny", **fields}))))
+
+
+def chat(tokens: int | None = 5, content: str = "hello", **fields: Any) -> dict[str, Any]:
+    options = {} if tokens is None else {"num_predict": tokens}
+    return {"messages": [{"role": "user", "content": content}], "options": options, **fields}
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> str:
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(PROFILE))
+    return str(path)
+
+
+def run(profile: str, work: Callable[[SimulatedServer], Awaitable[T]], **options: Any) -> T:
+    async def main() -> T:
+        async with SimulatedServer(ServerOptions(**{"profile": profile, "warm": True, **options})) as server:
+            return await work(server)
+
+    return asyncio.run(asyncio.wait_for(main(), 20))
+
+
+# -- the wire ------------------------------------------------------------------------------------------------------------
+
+
+def recorded(name: str) -> tuple[dict[str, Any], Answer]:
+    stream = json.loads((STREAMS / f"{name}.json").read_text())
+    data = "".join(text for _, text in stream["reads"] if text != "!EOF")
+    return stream, take_apart(data.encode("latin-1"))
+
+
+def shape(value: Any) -> Any:
+    """Keys in order and types, lists by their first element."""
+    if isinstance(value, dict):
+        return [(key, shape(item)) for key, item in value.items()]
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    return type(value).__name__
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("chat", "chat-one-token", "chat-not-streamed", "generate", "generate-raw", "load-only"),
+        *("v1-chat", "v1-chat-no-usage", "v1-completions", "v1-models"),
+        *("version", "tags", "ps", "show"),
+        *("unknown-model", "v1-unknown-model", "bad-option", "bad-json", "no-such-path"),
+    ],
+)
+def test_answers_have_the_shape_of_a_real_ollamas(profile: str, name: str) -> None:
+    stream, real = recorded(name)
+    sent = request(stream["method"], stream["path"], stream["bodies"][0])
+    made = take_apart(run(profile, lambda server: raw(server, sent)))
+
+    assert made.status == real.status
+    assert made.headers[-1] == ("Loadtest-Simulated", "profile=test; speed=1")
+    assert [key for key, _ in made.headers[:-1]] == [key for key, _ in real.headers]
+    assert dict(made.headers)["Content-Type"] == dict(real.headers)["Content-Type"]
+    assert made.whole
+    assert not made.rest
+    if name in ("no-such-path", "unknown-model", "v1-unknown-model", "bad-option", "bad-json"):
+        assert made.body == real.body
+        return
+    sse = b"data: " in real.body
+    ours, theirs = (made.events, real.events) if sse else (made.lines, real.lines)
+    assert len(made.chunks) == len(real.chunks)
+    assert [shape(entry) for entry in ours] == [shape(entry) for entry in theirs]
+    for entry, twin in zip(made.chunks, real.chunks, strict=True):
+        assert entry.count(b"\n") == twin.count(b"\n")  # a line a chunk, or the last three events in one
+        assert entry.endswith(b"\n") == twin.endswith(b"\n")
+    assert made.body.endswith(b"data: [DONE]\n\n") == real.body.endswith(b"data: [DONE]\n\n")
+    for key in ("object", "system_fingerprint", "done", "done_reason", "eval_count"):
+        assert [entry.get(key) for entry in ours] == [entry.get(key) for entry in theirs]
+
+
+def test_a_connection_is_kept_and_pipelined_requests_are_answered_in_turn(profile: str) -> None:
+    _, real = recorded("chat-keepalive")
+    data = request("POST", "/api/chat", json.dumps({"model": "tiny", **chat(3)}), close=False)
+    both = run(profile, lambda server: raw(server, data + request("GET", "/api/version")))
+    first = take_apart(both)
+    assert [key for key, _ in first.headers][:-1] == [key for key, _ in real.headers]
+    assert first.lines[-1]["eval_count"] == 3
+    second = take_apart(first.rest)
+    assert second.lines == [{"version": "0.24.0"}]
+    assert ("Connection", "close") in second.headers
+
+
+def test_a_request_split_anywhere_and_expecting_100_continue_is_read(profile: str) -> None:
+    body = json.dumps({"model": "tiny", **chat(2)})
+    data = request("POST", "/api/chat", body).replace(b"Host: x\r\n", b"Host: x\r\nExpect: 100-continue\r\n")
+
+    async def work(server: SimulatedServer) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for at in range(0, len(data), 7):
+            writer.write(data[at : at + 7])
+            await writer.drain()
+        received = await reader.read()
+        writer.close()
+        return received
+
+    received = run(profile, work)
+    assert received.startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert len(take_apart(received.partition(b"\r\n\r\n")[2]).lines) == 3
+
+
+def test_bad_http_gets_400_and_a_known_path_with_another_method_405(profile: str) -> None:
+    assert run(profile, lambda server: raw(server, b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400 Bad Request")
+    assert take_apart(run(profile, lambda server: raw(server, request("DELETE", "/api/chat")))).status.endswith(
+        "405 Method Not Allowed"
+    )
+    ping = take_apart(run(profile, lambda server: raw(server, request("GET", "/"))))
+    assert ping.body == b"Ollama is running"
+
+
+# -- durations, lengths, the model ---------------------------------------------------------------------------------------
+
+
+def test_durations_and_stamps_are_what_a_real_ollama_would_report(profile: str) -> None:
+    answer = run(profile, lambda server: ask(server, "/api/chat", **chat(20)))
+    last = answer.lines[-1]
+    assert last["eval_count"] == 20
+    assert last["eval_duration"] == 19 * STEP_MS * 1_000_000  # n − 1 intervals
+    parts = last["load_duration"] + last["prompt_eval_duration"] + last["eval_duration"]
+    assert last["total_duration"] >= parts
+    stamps = [datetime.fromisoformat(line["created_at"]) for line in answer.lines]
+    assert stamps == sorted(stamps)
+    assert (stamps[-1] - stamps[0]).total_seconds() >= 18.5 * STEP_MS / 1e3
+
+
+def test_speed_divides_every_duration(profile: str) -> None:
+    slow = run(profile, lambda server: ask(server, "/api/chat", **chat(9)))
+    fast = run(profile, lambda server: ask(server, "/api/chat", **chat(9)), speed=4.0)
+    assert fast.lines[-1]["eval_duration"] * 4 == slow.lines[-1]["eval_duration"]
+    assert fast.lines[-1]["prompt_eval_duration"] * 4 == slow.lines[-1]["prompt_eval_duration"]
+    assert dict(fast.headers)["Loadtest-Simulated"] == "profile=test; speed=4"
+
+
+def test_an_answer_that_ends_by_itself_counts_the_end_token_but_does_not_send_it(profile: str) -> None:
+    answer = run(profile, lambda server: ask(server, "/api/chat", **chat(None, "tell a story in 20 words:")))
+    last = answer.lines[-1]
+    assert last["done_reason"] == "stop"
+    assert last["eval_count"] == len(answer.lines)  # chunks + the end token = lines, the final one included
+    assert 20 <= last["eval_count"] <= 27
+
+
+def test_openai_ignores_max_completion_tokens_and_heeds_max_tokens(profile: str) -> None:
+    messages = [{"role": "user", "content": "say something in 10 words"}]
+
+    def usage(**fields: Any) -> int:
+        answer = run(profile, lambda server: ask(server, "/v1/chat/completions", messages=messages, **fields))
+        tokens = answer.lines[-1]["usage"]["completion_tokens"]
+        assert isinstance(tokens, int)
+        return tokens
+
+    assert usage(max_tokens=3) == 3
+    assert usage(max_completion_tokens=3) > 8
+
+
+def test_a_repeated_prompt_is_served_from_the_cache_and_a_long_one_is_cut(profile: str) -> None:
+    async def work(server: SimulatedServer) -> list[dict[str, Any]]:
+        content = "the same prompt of some forty words " * 10
+        prompts = (content, content, "word " * 900)
+        return [(await ask(server, "/api/chat", **chat(1, prompt))).lines[-1] for prompt in prompts]
+
+    first, again, long = run(profile, work, num_ctx=512)
+    assert first["prompt_eval_count"] == again["prompt_eval_count"] > 70
+    assert again["prompt_eval_duration"] == STEP_MS * 1_000_000 < first["prompt_eval_duration"]
+    assert long["prompt_eval_count"] == 512
+
+
+def test_first_use_and_another_context_load_the_model_and_ps_tells(profile: str) -> None:
+    async def work(server: SimulatedServer) -> list[Any]:
+        async def ps() -> list[Any]:
+            answer = take_apart(await raw(server, request("GET", "/api/ps")))
+            return [(model["name"], model["context_length"]) for model in answer.lines[0]["models"]]
+
+        seen: list[Any] = [await ps()]
+        for num_ctx in (4096, 4096, 8192):
+            fields = chat(1)
+            fields["options"]["num_ctx"] = num_ctx
+            answer = await ask(server, "/api/chat", **fields)
+            seen.append(answer.lines[-1]["load_duration"] >= 50_000_000)
+            seen.append(await ps())
+        await ask(server, "/api/chat", messages=[], keep_alive=0)
+        return [*seen, await ps()]
+
+    loaded = [("tiny:latest", 4096)]
+    assert run(profile, work, warm=False) == [[], True, loaded, False, loaded, True, [("tiny:latest", 8192)], []]
+
+
+def test_more_than_max_queue_waiting_for_a_load_are_refused_with_503(profile: str) -> None:
+    async def work(server: SimulatedServer) -> list[Answer]:
+        return list(await asyncio.gather(*(ask(server, "/api/chat", **chat(1)) for _ in range(5))))
+
+    answers = run(profile, work, warm=False, max_queue=2)
+    assert (
+        sorted(answer.status for answer in answers)
+        == ["HTTP/1.1 200 OK"] * 2 + ["HTTP/1.1 503 Service Unavailable"] * 3
+    )
+    _, real = recorded("chat-busy-2")
+    assert next(answer.body for answer in answers if "503" in answer.status) == real.body
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "sentence"),
+    [
+        ({"model": ""}, 400, "model is required"),
+        ({"model": "tiny", "options": {"num_predict": "5"}}, 500, 'option "num_predict" must be of type integer'),
+        ({"model": "tiny", "options": {"temperature": True}}, 500, 'option "temperature" must be of type float32'),
+        ({"model": "tiny:7b"}, 404, "model 'tiny:7b' not found"),
+    ],
+)
+def test_refusals_are_in_ollamas_words(profile: str, fields: dict[str, Any], status: int, sentence: str) -> None:
+    with pytest.raises(Refusal) as refusal:
+        ollama_ask("chat", fields, load_profile(profile), random.Random(0))
+    assert (refusal.value.status, refusal.value.sentence) == (status, sentence)
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit"), [(-1, 40960), (0, 40960), (-2, 40960), (7, 7), (40960, 40960), (99999, 40960)]
+)
+def test_num_predict_without_a_limit_means_ten_contexts(profile: str, asked: int, limit: int) -> None:
+    fields = {"model": "tiny", **chat(asked)}
+    assert ollama_ask("chat", fields, load_profile(profile), random.Random(0)).limit == limit
+
+
+# -- slots, truth, faults ------------------------------------------------------------------------------------------------
+
+
+def test_the_truth_log_tells_each_request_and_slots_are_respected(profile: str, tmp_path: Path) -> None:
+    async def work(server: SimulatedServer) -> list[Answer]:
+        return list(await asyncio.gather(*(ask(server, "/api/chat", **chat(8, f"nonce {i} x")) for i in range(5))))
+
+    run(profile, work, slots=2, truth=tmp_path / "truth.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
+    assert {row["prompt"] for row in rows} == {f"nonce {i} x" for i in range(5)}
+    assert {row["output_tokens"] for row in rows} == {8}
+    spans = []
+    for row in rows:
+        instants = row["monotonic_ns"]
+        order = ["arrived", "slot_won", "prefill_start", "first_token", "last_token", "end"]
+        assert [name for name in sorted(instants, key=instants.__getitem__) if name in order] == order
+        offsets = [row["wall_ns"][name] - instants[name] for name in order]
+        assert max(offsets) == min(offsets)
+        assert row["late_max_us"] >= row["late_mean_us"] >= 0
+        assert row["stamped"] or sys.platform != "linux"
+        spans.append((instants["slot_won"], instants["slot_freed"]))
+    assert max(sum(start <= won < freed for start, freed in spans) for won, _ in spans) == 2
+
+
+def test_a_client_that_goes_away_frees_its_slot(profile: str, tmp_path: Path) -> None:
+    async def work(server: SimulatedServer) -> Answer:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request("POST", "/api/chat", json.dumps({"model": "tiny", **chat(40000)})))
+        await reader.readuntil(b'"done":false')
+        waiting = asyncio.create_task(ask(server, "/api/chat", **chat(2)))
+        writer.close()
+        return await waiting
+
+    answer = run(profile, work, slots=1, truth=tmp_path / "truth.jsonl")
+    assert answer.lines[-1]["eval_count"] == 2
+    outcomes = [json.loads(line)["outcome"] for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
+    assert outcomes == ["cancelled", "ok"]
+
+
+def faulty(profile: str, text: str, path: str = "/api/chat", tokens: int = 40, **fields: Any) -> tuple[bytes, Answer]:
+    fault = replace(Fault.parse(text), stall_s=0.05)
+    body = {"messages": [{"role": "user", "content": "x"}], "stream": True, **fields}
+    body |= {"options": {"num_predict": tokens}} if path.startswith("/api") else {"max_tokens": tokens}
+    data = request("POST", path, json.dumps({"model": "tiny", **body}))
+    received = run(profile, lambda server: raw(server, data), faults=(fault,))
+    return received, take_apart(received.removesuffix(b"!RESET"))
+
+
+def test_fault_truncate_ends_inside_the_body_and_reset_resets(profile: str) -> None:
+    _, cut = faulty(profile, "truncate=1")
+    assert not cut.whole
+    assert 0 < len(cut.lines) < 40
+    received, _ = faulty(profile, "reset=1")
+    assert received.endswith(b"!RESET")
+
+
+def test_fault_error_line_is_an_error_natively_and_is_lost_on_v1(profile: str) -> None:
+    _, native = faulty(profile, "error-line=1")
+    assert native.whole
+    assert native.lines[-1] == {"error": "an error was encountered while running the model: unexpected EOF"}
+    _, v1 = faulty(profile, "error-line=1", "/v1/chat/completions")
+    assert v1.whole
+    assert (v1.events[-1]["model"], v1.events[-1]["choices"][0]["finish_reason"]) == ("", None)
+    assert b"[DONE]" not in v1.body
+    _, real = recorded("v1-chat-runner-died-0")
+    assert shape(v1.events[-1]) == shape(real.events[-1])
+
+
+@pytest.mark.parametrize(("text", "status"), [("http-500", 500), ("http-503", 503)])
+def test_fault_http_refuses_at_once(profile: str, text: str, status: int) -> None:
+    _, answer = faulty(profile, text)
+    assert answer.status.startswith(f"HTTP/1.1 {status} ")
+    assert "error" in answer.lines[0]
+
+
+def test_fault_silent_end_is_clean_but_not_done(profile: str) -> None:
+    _, answer = faulty(profile, "silent-end=1")
+    assert answer.whole
+    assert not any(line["done"] for line in answer.lines)
+
+
+def test_fault_repeat_guard_sends_31_equal_pieces_and_no_end(profile: str) -> None:
+    _, answer = faulty(profile, "repeat-guard=1", tokens=400)
+    texts = [line["message"]["content"] for line in answer.lines]
+    assert answer.whole
+    assert len(set(texts[-EQUAL_PIECES:])) == 1
+    assert not any(line["done"] for line in answer.lines)
+
+
+def test_fault_stall_holds_and_then_goes_on(profile: str) -> None:
+    _, answer = faulty(profile, "stall=1", tokens=10)
+    stamps = [datetime.fromisoformat(line["created_at"]).timestamp() for line in answer.lines]
+    assert max(later - earlier for earlier, later in itertools.pairwise(stamps)) > 0.045
+    assert answer.lines[-1]["eval_count"] == 10
+
+
+def test_faults_hit_every_nth_request(profile: str) -> None:
+    async def work(server: SimulatedServer) -> list[str]:
+        return [(await ask(server, "/api/chat", **chat(1))).status[9:12] for _ in range(6)]
+
+    assert run(profile, work, faults=(Fault.parse("http-500=every:3"),)) == ["200", "200", "500"] * 2
+
+
+@pytest.mark.parametrize("text", ["", "nonsense=1", "truncate=2", "truncate=x", "stall=every:0", "reset=-0.1"])
+def test_a_fault_that_makes_no_sense_is_one_sentence(text: str) -> None:
+    with pytest.raises(ScenarioError, match="fault"):
+        Fault.parse(text)
+
+
+# -- profiles, text, the process -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_profiles_survive_the_way_through_a_file(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_bytes(PROFILES[name].to_json())
+    assert load_profile(str(path)) == PROFILES[name]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "does not parse"),
+        ("[]", "makes no sense"),
+        ("{}", "timing needs step and prefill_s"),
+        ('{"timing": {"step": {"base_s": 0}, "prefill_s": 0}}', "longer than 0 s"),
+        ('{"timing": {"step": {"table": {"1": "x"}}, "prefill_s": 0}}', "makes no sense"),
+        ('{"timings": {}}', "unknown key 'timings'"),
+    ],
+)
+def test_a_profile_that_makes_no_sense_is_one_sentence(tmp_path: Path, content: str, sentence: str) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(content)
+    with pytest.raises(ScenarioError, match=sentence):
+        load_profile(str(path))
+
+
+def test_an_unknown_profile_names_the_known_ones_and_a_taken_port_is_said(profile: str) -> None:
+    with pytest.raises(ScenarioError, match="quick"):
+        load_profile("nothing")
+
+    async def twice(server: SimulatedServer) -> None:
+        async with SimulatedServer(ServerOptions(profile=profile, port=server.port)):
+            pass
+
+    with pytest.raises(ScenarioError, match="cannot listen"):
+        run(profile, twice)
+
+
+def test_token_estimates_are_near_cl100k_and_answers_never_repeat_a_piece_31_times() -> None:
+    assert len(pieces("".join(ANSWER[:600]))) == pytest.approx(605, rel=0.05)  # cl100k_base says 605
+    assert len(pieces("a3f9c2e1 Tell me a story about the sea.")) == pytest.approx(16, abs=2)  # cl100k_base: 16
+    assert all(left != right for left, right in itertools.pairwise(ANSWER))
+
+
+def test_serve_prints_its_address_and_ends_cleanly_on_sigterm() -> None:
+    code = "from loadtest.simulate.server import *; serve(ServerOptions())"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert line.startswith("listening on http://127.0.0.1:")
