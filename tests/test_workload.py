@@ -1,0 +1,198 @@
+"""Jobs: the same every time, different from each other, and as long as asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks import copy_ranks
+
+from loadtest.errors import ScenarioError
+from loadtest.measure import workload
+from loadtest.measure.tokens import Calibration, Counter, load_counter
+from loadtest.measure.workload import Workload, made_up, nonce_of
+from loadtest.scenario import Scenario
+
+ESTIMATE = Counter("estimate")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("ranks")
+    if not copy_ranks(folder):
+        pytest.skip("tiktoken's ranks cannot be had: no package index, and none kept from before")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
+        yield folder
+
+
+def of(counter: Counter = ESTIMATE, **keys: Any) -> Workload:
+    return Workload(Scenario(**keys), counter)
+
+
+def prompts(made: Workload, count: int = 20, *, warmup: bool = False) -> list[str]:
+    return [made.job(level, i, warmup=warmup).prompt for level in made.scenario.levels() for i in range(count)]
+
+
+def test_a_job_is_a_pure_function_of_seed_level_and_ordinal() -> None:
+    forwards, backwards = of(seed=3), of(seed=3)
+    levels = forwards.scenario.levels()
+    made = [forwards.job(level, i) for level in levels for i in range(9)]
+    again = [backwards.job(level, i) for level in reversed(levels) for i in reversed(range(9))]
+    assert made == again[::-1]
+
+
+def test_another_process_makes_the_same_job() -> None:
+    code = (
+        "from loadtest.measure.workload import Workload; from loadtest.measure.tokens import Counter;"
+        "from loadtest.scenario import Scenario; s = Scenario(seed=3);"
+        "print(Workload(s, Counter('estimate')).job(s.levels()[1], 5).prompt)"
+    )
+    made = of(seed=3)
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert out.rstrip("\n") == made.job(made.scenario.levels()[1], 5).prompt
+
+
+def test_a_prompt_is_rebuilt_from_its_seed() -> None:
+    for made in (of(), of(prompt="Tell a story in {words} words.", words=(25, 100), seed=9)):
+        for level in made.scenario.levels():
+            job = made.job(level, 7)
+            assert made.prompt(level, job.seed) == job.prompt
+            assert 0 <= job.seed < 2**53
+
+
+def test_no_two_prompts_share_more_than_the_bracket() -> None:
+    made = of()
+    starts = [text[:13] for text in prompts(made, 200) + prompts(made, 50, warmup=True)]
+    assert len(set(starts)) == len(starts)
+    assert all(text.startswith("[") for text in starts)
+
+
+def test_the_seed_changes_every_text() -> None:
+    plain = set(prompts(of()))
+    assert plain.isdisjoint(prompts(of(seed=1)))
+    assert plain.isdisjoint(prompts(of(seed=2)))
+    assert plain.isdisjoint(prompts(of(), warmup=True))
+
+
+def test_what_was_asked_for_is_in_the_job() -> None:
+    made = of(input_tokens=(100,), output_tokens=(32,))
+    level = made.scenario.levels()[2]
+    job = made.job(level, 4, warmup=True)
+    assert (job.id, job.level, job.input_tokens, job.output_tokens, job.warmup) == (4, 2, 100, 32, True)
+    assert not made.job(level, 4).warmup
+    assert of(prompt="hi").job(of(prompt="hi").scenario.levels()[0], 0).input_tokens is None
+
+
+# ---------------------------------------------------------------- literal prompts
+
+
+def test_a_literal_prompt_has_its_words_filled_in_behind_the_nonce() -> None:
+    made = of(prompt='Give {words} words as {"json": true}.', words=(25, 100))
+    texts = {level.words: made.job(level, 0).prompt for level in made.scenario.levels()}
+    for words, text in texts.items():
+        nonce, _, rest = text.partition(" ")
+        assert rest == f'Give {words} words as {{"json": true}}.'
+        assert nonce[0] == "["
+        assert len(nonce) == 14
+
+
+def test_braces_without_words_stay(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("Explain {x} and {}.\n", encoding="utf-8")
+    made = of(prompt_file=str(tmp_path / "prompt.txt"))
+    assert made.job(made.scenario.levels()[0], 0).prompt.endswith("] Explain {x} and {}.\n")
+    (tmp_path / "prompt.txt").unlink()
+    assert made.job(made.scenario.levels()[0], 0).prompt.endswith("] Explain {x} and {}.\n")
+
+
+def test_a_prompt_file_that_is_not_there_is_said_before_anything_is_sent(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="cannot read the prompt file"):
+        of(prompt_file=str(tmp_path / "none.txt"))
+
+
+def test_a_warm_cache_gets_the_same_text_every_time_and_no_nonce() -> None:
+    assert set(prompts(of(prompt="hello", warm_cache=True))) == {"hello"}
+    made = of(warm_cache=True, input_tokens=(64, 128))
+    texts = prompts(made, 5)
+    assert len(set(texts)) == 2  # one a length, whatever the concurrency
+    assert not any("[" in text for text in texts)
+    assert set(texts) == set(prompts(made, 1, warmup=True))
+
+
+# ---------------------------------------------------------------- made-up prompts
+
+
+@pytest.mark.parametrize("model", ["llama3", "gpt-4o"])
+def test_made_up_prompts_have_exactly_the_tokens_asked_for(ranks: Path, model: str) -> None:
+    counter = load_counter(model, fetch=False)
+    for target in (7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 32, 33, 128, 1000):
+        for seed in range(12):
+            text = made_up(target, 64, seed, counter, nonce=f"{nonce_of(seed)} ")
+            assert counter.count(text) == target, text
+            bare = made_up(target, 64, seed, counter, nonce="")
+            assert counter.count(bare) == target, bare
+
+
+def test_every_word_is_one_token_and_every_nonce_six_in_both_vocabularies(ranks: Path) -> None:
+    for counter in (load_counter("llama3", fetch=False), load_counter("gpt-4o", fetch=False)):
+        assert {counter.count(nonce_of(seed)) for seed in range(300)} == {6}
+        for words in workload._COLUMNS:
+            assert len(set(words)) == len(words)
+            assert [word for word in words if counter.count(f" {word}") != 1 or counter.count(f"a {word}") != 2] == []
+
+
+def test_without_a_tokenizer_lengths_are_near(ranks: Path) -> None:
+    exact = load_counter(fetch=False)
+    for target in (32, 128, 1000):
+        text = made_up(target, 64, 5, ESTIMATE, nonce=f"{nonce_of(5)} ")
+        assert abs(exact.count(text) - target) <= max(2, target // 50)
+
+
+def test_a_made_up_prompt_reads_like_text_and_asks_for_a_long_answer() -> None:
+    made = of(input_tokens=(60,), output_tokens=(700,))
+    text = made.job(made.scenario.levels()[0], 0).prompt
+    assert text.endswith(" Write a story of at least 700 words.")
+    assert text.count(". The ") >= 3
+    assert made_up(12, 700, 1, ESTIMATE, nonce="[012345678901] ").endswith(" Tell a long story.")
+
+
+class FourCharacters:
+    """A vocabulary that knows nothing of words: where a token ends depends on all that came before."""
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        return list(range(-(-len(text) // 4)))
+
+
+def test_a_vocabulary_that_knows_no_words_is_met_nearly() -> None:
+    counter = Counter("four characters a token", FourCharacters())
+    for target in (40, 128, 1000):
+        text = made_up(target, 64, 5, counter, nonce=f"{nonce_of(5)} ")
+        assert abs(counter.count(text) - target) <= 2
+
+
+def test_a_length_that_cannot_be_met_is_the_shortest_text() -> None:
+    assert made_up(1, 64, 1, ESTIMATE, nonce=f"{nonce_of(1)} ") == nonce_of(1)
+    assert made_up(1, 64, 1, Counter("estimate"), nonce="") != ""
+
+
+def test_a_calibrated_workload_meets_the_servers_count(ranks: Path) -> None:
+    counter = load_counter(fetch=False)
+    made = of(counter, input_tokens=(128,))
+    # A server whose template adds 11 tokens, and whose vocabulary makes 5 % more of the same text:
+    pairs = [(ours, round(11 + 1.05 * ours)) for _, ours in made.calibration_jobs()]
+    calibrated = made.calibrated(Calibration.fit(pairs))
+    job = calibrated.job(made.scenario.levels()[0], 0)
+    assert abs(11 + 1.05 * counter.count(job.prompt) - 128) <= 1
+    assert job.input_tokens == 128
+
+
+def test_calibration_jobs_are_warm_ups_of_two_lengths_and_one_token() -> None:
+    made = of()
+    jobs = made.calibration_jobs()
+    assert [made.counter.count(job.prompt) for job, _ in jobs] == [ours for _, ours in jobs] == [32, 256]
+    assert all((job.warmup, job.output_tokens, job.level) == (True, 1, -1) for job, _ in jobs)
+    assert {job.prompt for job, _ in jobs}.isdisjoint(prompts(made))
