@@ -27,7 +27,8 @@ class Job:
     warmup: bool = False
 
 
-CALIBRATION_TOKENS = (32, 256)  # two lengths of ours: their server counts give template overhead and ratio
+CALIBRATION_SHORT = 32  # tokens of ours: with a longer text's, its server count gives template overhead and ratio
+CALIBRATION_LONGEST = 2048  # a longer one would cost the server more than it tells
 
 
 class Workload:
@@ -75,10 +76,12 @@ class Workload:
     def calibration_jobs(self) -> tuple[tuple[Job, int], ...]:
         """Return (job, our count of its prompt) pairs to send once before the clock, for Calibration.fit.
 
-        Each asks for one token of answer, and is marked as a warm-up.
+        The longer one is as long as the longest prompt asked for: there the counts must agree. Each asks for one token
+        of answer, and is marked as a warm-up.
         """
         jobs = []
-        for i, tokens in enumerate(CALIBRATION_TOKENS):
+        longest = min(max(self.scenario.input_tokens, default=256), CALIBRATION_LONGEST)
+        for i, tokens in enumerate((min(CALIBRATION_SHORT, max(longest // 2, 1)), longest)):
             seed = _digest(self.scenario.seed, "calibration", i)
             text = made_up(tokens, None, seed, self.counter, nonce=f"{nonce_of(seed)} ")
             jobs.append((Job(i, -1, seed, text, tokens, 1, warmup=True), self.counter.count(text)))

@@ -1,0 +1,69 @@
+"""How many streams decode and how many wait for their first token, over the whole run."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from loadtest.analyse.charts import style
+from loadtest.analyse.frames import FloatArray
+from loadtest.analyse.summary import Analysis
+
+
+def over_time(axes: Axes, analysis: Analysis) -> None:
+    """Draw decoding and waiting streams as a stack, from the records: exact to the event, unlike samples."""
+    run = analysis.run
+    send, first, last, end = (run.column(name) for name in ("send", "first_token", "last", "end"))
+    sent = np.isfinite(send)
+    if not sent.any():
+        style.empty(axes, "No request was sent.")
+        return
+    seen = np.isfinite(first) & np.isfinite(last)
+    instants = np.unique(np.concatenate((send[sent], first[seen], last[seen], end[sent])))
+    decoding = _open(first[seen], last[seen], instants)
+    waiting = _open(send[sent], np.where(seen, first, end)[sent], instants)
+    axes.stackplot(
+        instants,
+        decoding,
+        waiting,
+        step="post",
+        colors=(style.DECODING, style.ORANGE),
+        labels=("decoding", "waiting for the first token (queue, batch or prefill)"),
+        linewidth=0,
+    )
+    top = float((decoding + waiting).max())
+    for level in analysis.summary["levels"]:
+        mine = send[np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)]
+        mine = mine[np.isfinite(mine)]
+        if len(mine):
+            axes.axvline(float(mine.min()), color=style.GREY, linewidth=0.8, linestyle=":")
+            axes.annotate(
+                f"{level['concurrency']}",
+                (float(mine.min()), top * 1.03),
+                xytext=(3, 0),
+                textcoords="offset points",
+                fontsize=8.5,
+                color=style.GREY,
+            )
+    slots = analysis.slots
+    if slots.limit and slots.estimate is not None:
+        axes.axhline(slots.estimate, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)), label=f"{slots} slots")
+    axes.set_ylim(0, top * 1.12)
+    axes.set_xlim(float(instants[0]), float(instants[-1]))
+    axes.set_xlabel("time since the run began (s); dotted: a level begins, with its concurrency")
+    axes.set_ylabel("streams")
+
+
+def _open(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> FloatArray:
+    """Return how many intervals are open from each instant on."""
+    began = np.searchsorted(np.sort(starts), instants, side="right")
+    ended = np.searchsorted(np.sort(ends), instants, side="right")
+    return (began - ended).astype(np.float64)
+
+
+def title(analysis: Analysis) -> str:
+    """Say what the depth of the stack shows."""
+    slots = analysis.slots
+    if slots.limit:
+        return f"Decoding never rises above {slots} streams, however many wait"
+    return f"Up to {slots.estimate or 0} streams decode at once; the load never went past what the server takes"

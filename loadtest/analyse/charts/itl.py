@@ -1,0 +1,48 @@
+"""Gaps between consecutive tokens of a stream."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from loadtest.analyse.charts import style
+from loadtest.analyse.findings import Series, figure, seconds, streams
+from loadtest.analyse.summary import Analysis
+
+MOST_POINTS = 2000  # of a curve: more would only be drawn over each other
+SHORTEST_MS = 0.1  # gaps below (tokens that came in one read) are drawn here
+
+
+def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
+    """Draw the cumulative distribution of ITL, a line a level."""
+    drawn = False
+    colours = style.shades(analysis)
+    for level in series.levels:
+        gaps = np.sort(analysis.run.itl.of(analysis.run.good(level["index"])))
+        if not len(gaps):
+            continue
+        drawn = True
+        at = np.unique(np.linspace(0, len(gaps) - 1, min(MOST_POINTS, len(gaps))).astype(np.int64))
+        together = float((gaps == 0).mean())
+        label = streams(level["concurrency"] or 0) + (
+            f" ({together * 100:.1f} % in one read)" if together >= 0.001 else ""
+        )
+        x, y = np.maximum(gaps[at] * 1e3, SHORTEST_MS), (at + 1) / len(gaps)
+        axes.plot(x, y, color=colours[level["concurrency"]], linewidth=1.8, label=label)
+    if not drawn:
+        style.empty(axes, "No answer had two chunks, so there are no gaps to show.")
+        return
+    style.share_over_log(axes)
+    axes.set_xlabel("ITL (ms, logarithmic)")
+    axes.set_ylabel("share of gaps at or below")
+
+
+def title(analysis: Analysis) -> str:
+    """Say how much longer the longest gaps are than the usual ones."""
+    levels = [level for level in analysis.summary["levels"] if figure(level, "itl_s") is not None]
+    if not levels:
+        return "Gaps between tokens"
+    last = max(reversed(levels), key=lambda level: level["concurrency"] or 0)
+    usual, high = figure(last, "itl_s", "p50"), figure(last, "itl_s", "p99")
+    at = f"{last['label']}: the median gap between tokens is {seconds(usual)}"
+    return f"{at}, one in a hundred is above {seconds(high)}" if high is not None else at

@@ -1,0 +1,202 @@
+"""One look for every chart: colours, the frame with title and footer, and what to draw when there is nothing."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from loadtest.analyse import findings
+from loadtest.analyse.summary import Analysis
+
+# Okabe and Ito's palette, told apart by every common kind of colour vision.
+ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+BLUE, VERMILLION, PURPLE, INK = "#0072B2", "#D55E00", "#CC79A7", "#222222"
+GREY, PALE = "#6B6B6B", "#D9D9D9"
+LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
+MARKERS = "osD^vPX"
+
+# What a request is doing, in the order that it does it: (column or key, name, colour).
+STATES = (
+    ("slot_wait_s", "slot wait", ORANGE),
+    ("batch_wait_s", "batch wait", YELLOW),
+    ("load_s", "load", PURPLE),
+    ("prefill_s", "prefill", SKY),
+)
+WAITING = PALE  # TTFT that the server does not split
+DECODING = BLUE
+VERDICTS = {"valid": "#00775A", "suspect": "#9A6700", "void": "#B3400A"}
+
+WIDTH, DPI = 10.0, 150
+EDGE = 0.017  # margin left and right, of the width
+MOST_PANELS, COLUMNS = 6, 3
+RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.parse_math": False,  # model names may hold a $
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 6.0,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+def page(
+    panels: int, *, height: float = 5.6, columns: int = COLUMNS, share_y: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `panels` axes in rows of at most `columns`."""
+    across = min(panels, columns)
+    down = -(-panels // across)
+    figure = Figure(figsize=(WIDTH, height + (down - 1) * 2.9), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(down, across, squeeze=False, sharey=share_y)
+    axes = [panel for row in grid for panel in row]
+    for spare in axes[panels:]:
+        spare.remove()
+    return figure, axes[:panels]
+
+
+def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: str = "") -> Path:
+    """Put title, simulated mark, legend and footer around a figure and write it as PNG."""
+    height = figure.get_figheight()
+    simulated = findings.simulated(analysis.summary)
+    top = height - 0.16
+    for line in _wrap(title, 74 if simulated else 92):
+        figure.text(EDGE, top / height, line, fontsize=13, fontweight="bold", color=INK, va="top")
+        top -= 0.25
+    for line in _wrap(subtitle, 130):
+        figure.text(EDGE, (top - 0.03) / height, line, fontsize=9.5, color=GREY, va="top")
+        top -= 0.19
+    if simulated:
+        mark = {"boxstyle": "round,pad=0.35", "facecolor": VERMILLION, "edgecolor": "none"}
+        said: dict[str, Any] = {"fontsize": 9, "fontweight": "bold", "color": "white", "ha": "right", "va": "top"}
+        figure.text(1 - EDGE, (height - 0.2) / height, "SIMULATED SERVER", bbox=mark, **said)
+    top -= 0.08 + _legend(figure, (top - 0.08) / height)
+    bottom = 0.14 + _footer(figure, analysis, simulated)
+    room = (0.01, bottom / height, 0.98, (top - bottom) / height)
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=room, w_pad=0.08, h_pad=0.08))
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    return path
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Break into as few lines as fit, of about equal length, never between a number and its unit."""
+    joined = re.sub(r"(?<=\d) (?=\S)", "\u00a0", text)
+    fewest = len(textwrap.wrap(joined, width))
+    return next((lines for w in range(10, width + 1) if len(lines := textwrap.wrap(joined, w)) <= fewest), [])
+
+
+def _legend(figure: Figure, top: float) -> float:
+    """Put one legend for all panels below `top`, each name once, where it can cover nothing; return its height, inches."""
+    named: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    if not named:
+        return 0.0
+    widest = max(map(len, named)) * 0.075 + 0.65  # inches of an entry at 9 points, with its sign
+    columns = max(1, min(len(named), int((WIDTH - 0.3) / widest)))
+    figure.legend(
+        list(named.values()), list(named), loc="upper left", bbox_to_anchor=(EDGE / 2, top), ncols=columns
+    ).set_in_layout(False)
+    return 0.12 + 0.2 * -(-len(named) // columns)
+
+
+def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
+    """Say verdict, run, server and model at the bottom; return its height in inches."""
+    summary = analysis.summary
+    verdict, height = summary["verdict"], figure.get_figheight()
+    doubts = sum(level["verdict"] == verdict for level in summary["levels"])
+    said = verdict if verdict == "valid" else f"{verdict} ({doubts} of {len(summary['levels'])} levels)"
+    figure.text(EDGE, 0.14 / height, f"● {said}", fontsize=9, fontweight="bold", color=VERDICTS[verdict], va="bottom")
+    parts = (summary["name"], findings.measured_on(summary), summary["target"].get("url"))
+    lines = [textwrap.shorten(" · ".join(str(part) for part in parts if part), 115, placeholder=" …")]
+    lines = [simulated, *lines] if simulated else lines
+    for i, line in enumerate(lines):
+        at = (0.14 + 0.16 * i) / height
+        figure.text(1 - EDGE, at, line, fontsize=8.5, color=GREY, ha="right", va="bottom")
+    return 0.16 * len(lines) + 0.12
+
+
+def empty(axes: Axes, why: str) -> None:
+    """Say in the middle of a panel why there is nothing to see."""
+    axes.set_axis_off()
+    axes.text(
+        0.5, 0.5, textwrap.fill(why, 60), ha="center", va="center", color=GREY, fontsize=12, transform=axes.transAxes
+    )
+
+
+def shades(analysis: Analysis) -> dict[int | None, Any]:
+    """Return a colour for each concurrency of a run, light to dark: ordered, and told apart by every colour vision."""
+    users = sorted({level["concurrency"] for level in analysis.summary["levels"]}, key=lambda user: user or 0)
+    values = np.linspace(0.85, 0.05, len(users)) if len(users) > 1 else [0.35] * len(users)
+    return {user: mpl.colormaps["viridis"](value) for user, value in zip(users, values, strict=True)}
+
+
+def share_over_log(axes: Axes) -> None:
+    """Set up a cumulative distribution: shares in percent over a logarithmic axis labelled 1, 2, 5, 10 or 1, 3, 10."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(visible=True, axis="x")
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(lambda value, _: findings.percent(value))
+    low, high = axes.get_xlim()
+    if high < 4 * low:  # too narrow for those ticks: some round, some between
+        axes.set_xlim(low / 1.5, high * 1.5)
+    narrow = axes.figure is not None and len(axes.figure.axes) > 2 and high > 40 * low
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if narrow else (1.0, 2.0, 5.0)))
+
+
+def scale(longest: float) -> tuple[float, str]:
+    """Return (factor from seconds, unit) in which `longest` reads well."""
+    return (1e3, "ms") if longest < 1.5 else (1.0, "s")
+
+
+def concurrency_axis(axes: Axes, users: Sequence[int]) -> None:
+    """Make x logarithmic with a tick at each measured concurrency."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(users), [str(user) for user in users])
+    axes.minorticks_off()
+    axes.set_xlim(min(users) / 1.6, max(users) * 1.5)
+    axes.set_xlabel("concurrency (streams at once)")
+
+
+def slots_line(axes: Axes, x: float, slots: int) -> None:
+    """Draw where the server's slots are all taken."""
+    axes.axvline(x, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
+    axes.annotate(
+        f"{slots} slot{'s' if slots != 1 else ''}",
+        xy=(x, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, -2),
+        textcoords="offset points",
+        fontsize=9,
+        color=INK,
+        va="top",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85},
+        zorder=4,
+    )

@@ -1,0 +1,88 @@
+"""Tokens a second, of one stream and of all together, against concurrency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from loadtest.analyse.charts import style
+from loadtest.analyse.findings import Series, figure, knee, telling
+from loadtest.analyse.summary import Analysis
+
+Point = tuple[int, float, list[float] | None]
+
+
+def a_stream(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
+    """Draw the median decode speed that one user sees, with its 95 % interval."""
+    points = [
+        [
+            (level["concurrency"], value, level["stream_tokens_per_s"]["ci95_p50"])
+            for level in series.levels
+            if (value := figure(level, "stream_tokens_per_s", "p50")) is not None
+        ]
+        for series in all_series
+    ]
+    _lines(axes, analysis, all_series, points)
+    axes.set_title("a stream: what one user sees (median 1 / TPOT)")
+    axes.set_ylabel("tokens/s a stream")
+
+
+def in_all(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
+    """Draw the output of all streams together, with its 95 % interval."""
+    points = [
+        [
+            (level["concurrency"], level["output_tokens_per_s"], level["output_tokens_per_s_ci95"])
+            for level in series.levels
+            if level["output_tokens_per_s"] is not None
+        ]
+        for series in all_series
+    ]
+    _lines(axes, analysis, all_series, points)
+    windows = {
+        level["window"]["throughput_over"] for series in all_series for level in series.levels if level["window"]
+    }
+    axes.set_title(f"in all: output throughput ({' or '.join(sorted(windows)) or 'nothing'})")
+    axes.set_ylabel("output tokens/s, all streams")
+
+
+def _lines(axes: Axes, analysis: Analysis, all_series: Sequence[Series], points: list[list[Point]]) -> None:
+    users = sorted({at for line in points for at, _, _ in line})
+    if not users:
+        style.empty(axes, "No request ended well, so there is no speed to show.")
+        return
+    for i, (series, line) in enumerate(zip(all_series, points, strict=True)):
+        if not line:
+            continue
+        colour, marker = style.LINES[i % len(style.LINES)], style.MARKERS[i % len(style.MARKERS)]
+        axes.plot(
+            [at for at, _, _ in line],
+            [value for _, value, _ in line],
+            marker=marker,
+            color=colour,
+            label=(series.label or "no lengths set") if len(all_series) > 1 else None,
+        )
+        for at, _, interval in line:
+            if interval:
+                axes.vlines(at, interval[0], interval[1], color=colour, linewidth=1.4, alpha=0.6)
+        if len(all_series) == 1:
+            away = 1 if line[-1][1] < line[0][1] else -1  # a figure stands on the side that the line does not take
+            for at, value, _ in line:
+                axes.annotate(
+                    f"{value:.1f}",
+                    (at, value),
+                    xytext=(5 * away, 5),
+                    textcoords="offset points",
+                    ha="left" if away > 0 else "right",
+                    fontsize=8.5,
+                )
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
+    style.concurrency_axis(axes, users)
+    slots = analysis.slots
+    if slots.limit and slots.estimate is not None and min(users) <= slots.estimate < max(users):
+        style.slots_line(axes, slots.estimate, slots.estimate)
+
+
+def title(analysis: Analysis) -> str:
+    """Say from where on more streams bring nothing."""
+    return telling(analysis, knee) or "Tokens a second, of one stream and in all"

@@ -1,0 +1,104 @@
+"""One level, a row a request: waiting, prefill and decoding over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from loadtest.analyse.charts import style
+from loadtest.analyse.findings import streams
+from loadtest.analyse.frames import peak_at_once
+from loadtest.analyse.summary import Analysis
+from loadtest.records import Outcome
+
+MOST_ROWS = 48
+LEAST_PART = 0.001  # of the time shown: what is thinner has no visible colour, and no name in the legend
+
+
+def pick(analysis: Analysis) -> dict[str, Any] | None:
+    """Return the level that shows queueing best: the smallest past the slots, else the largest."""
+    levels: list[dict[str, Any]] = sorted(analysis.summary["levels"], key=lambda level: level["concurrency"] or 0)
+    if not levels:
+        return None
+    slots = analysis.slots
+    beyond = [level for level in levels if slots.limit and (level["concurrency"] or 0) > (slots.estimate or 0)]
+    return beyond[0] if beyond else levels[-1]
+
+
+def requests(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
+    """Draw the first requests of a level, a row each in the order sent; warm-up ones pale."""
+    frame = analysis.run.requests
+    rows = frame[(frame["level"] == level["index"]) & np.isfinite(frame["send"])].head(MOST_ROWS)
+    if not len(rows):
+        style.empty(axes, "No request of this level was sent.")
+        return
+    start = float(rows["send"].min())
+    y = np.arange(1, len(rows) + 1)
+    fade = np.where(rows["warmup"], 0.35, 1.0)
+    at = rows["send"].to_numpy(dtype=np.float64) - start
+    first = rows["first_token"].to_numpy(dtype=np.float64) - start
+    end = rows["end"].to_numpy(dtype=np.float64) - start
+    seen = np.isfinite(first)
+    used = []
+    for name, label, colour in style.STATES:
+        part = np.nan_to_num(rows[name].to_numpy(dtype=np.float64))
+        part = np.where(seen, np.minimum(part, np.maximum(first - at, 0.0)), 0.0)
+        if part.max() > 0:
+            _bars(axes, (y, at, part), colour, fade)
+        if part.max() > LEAST_PART * float(end.max()):
+            used.append((label, colour))
+        at = at + part
+    rest = np.maximum(np.where(seen, first, end) - at, 0.0)
+    if rest.max() > LEAST_PART * float(end.max()):
+        used.append(("no token yet", style.WAITING))
+        _bars(axes, (y, at, rest), style.WAITING, fade)
+    if seen.any():
+        used.append(("decoding", style.DECODING))
+        last = rows["last"].to_numpy(dtype=np.float64) - start
+        _bars(axes, (y, np.nan_to_num(first), np.where(seen, last - first, 0.0)), style.DECODING, fade)
+    bad = np.asarray((rows["outcome"] != Outcome.OK), dtype=np.bool_)
+    handles: list[Artist] = [Patch(color=colour, label=label) for label, colour in used]
+    if rows["warmup"].any():
+        handles.append(Patch(color=style.PALE, alpha=0.5, label="pale: warm-up"))
+    if bad.any():
+        cross: dict[str, Any] = {"marker": "x", "color": style.VERMILLION, "linestyle": "", "markeredgewidth": 2}
+        axes.plot(end[bad], y[bad], **cross)
+        handles.append(Line2D([], [], label="failed or stopped", **cross))
+    axes.legend(handles=handles, ncols=7, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(len(rows) + 0.6, 0.4)
+    axes.set_xlim(0, float(end.max()) * 1.01)
+    axes.grid(visible=True, axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("time since the level began (s)")
+    axes.set_ylabel("requests, in the order sent")
+
+
+def _bars(axes: Axes, place: tuple[Any, Any, Any], colour: str, fade: Any) -> None:
+    y, left, width = place
+    bars = axes.barh(y, width, left=left, height=0.78, color=colour, linewidth=0)
+    for bar, alpha in zip(bars, fade, strict=True):
+        bar.set_alpha(alpha)
+
+
+def title(analysis: Analysis, level: dict[str, Any]) -> str:
+    """Say how many were in flight, and how many of them decoded."""
+    frame = analysis.run.requests
+    rows = frame[(frame["level"] == level["index"]) & np.isfinite(frame["send"])]
+    if not len(rows):
+        return f"{level['label']}: nothing was sent"
+    asked = peak_at_once(rows["send"].to_numpy(dtype=np.float64), rows["end"].to_numpy(dtype=np.float64))
+    decoding = level["peak_decoding"]
+    if decoding == 0:
+        return f"{level['requests']} requests, and none of them saw a token"
+    if asked > decoding:
+        return f"{asked} requests in flight, never more than {decoding} decoding: the others wait for their first token"
+    if asked == 1:
+        return "A single stream: nobody to wait for"
+    return f"All {streams(asked)} in flight decode at once"

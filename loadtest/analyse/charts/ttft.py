@@ -1,0 +1,121 @@
+"""TTFT against concurrency, split into what the request waited for; and its whole distribution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from loadtest.analyse.charts import style
+from loadtest.analyse.findings import Series, figure, queueing, range_of_ttft, seconds, streams, telling
+from loadtest.analyse.summary import Analysis
+
+LEAST_PART = 0.01  # of TTFT: a thinner part would be a line without a visible colour
+
+
+def split(axes: Axes, analysis: Analysis, series: Series) -> None:
+    """Draw mean TTFT by concurrency as a stack of slot wait, batch wait, load and prefill, with p50 and p95 marks."""
+    levels = [level for level in series.levels if figure(level, "ttft_s") is not None]
+    if not levels:
+        style.empty(axes, "No request ended well, so there is no TTFT to show.")
+        return
+    # One unit for every panel of the page: they share their axis.
+    factor, unit = style.scale(max(_top(level) for level in analysis.summary["levels"]))
+    _stack(axes, levels, factor)
+    x = np.arange(len(levels))
+    for name, mark, size in (("p50", "_", 18), ("p95", "^", 6)):
+        known = [(i, value * factor) for i, level in enumerate(levels) if (value := figure(level, "ttft_s", name))]
+        if known:
+            axes.plot(
+                *zip(*known, strict=True),
+                mark,
+                color=style.INK,
+                markersize=size,
+                label=f"{name} (from 20 requests on)" if name == "p95" else name,
+            )
+    crowded = axes.figure is not None and len(axes.figure.axes) > 1
+    for i, level in enumerate(levels):
+        axes.annotate(
+            f"{'' if crowded else 'mean '}{seconds(figure(level, 'ttft_s'))}",
+            (i, _top(level) * factor),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7.5 if crowded else 8.5,
+            color=style.INK,
+        )
+    axes.set_xticks(x, [str(level["concurrency"]) for level in levels])
+    axes.set_xlim(-0.6, len(levels) - 0.4) if len(levels) > 1 else axes.set_xlim(-1.5, 1.5)
+    axes.set_ylim(0, max(max(_top(level) for level in levels) * factor * 1.14, axes.get_ylim()[1]))
+    axes.set_xlabel("concurrency (streams at once)")
+    axes.set_ylabel(f"mean TTFT and its parts ({unit})")
+    if analysis.slots.limit and analysis.slots.estimate is not None:
+        within = sum((level["concurrency"] or 0) <= analysis.slots.estimate for level in levels)
+        if within < len(levels):
+            style.slots_line(axes, within - 0.5, analysis.slots.estimate)
+
+
+def _top(level: dict[str, Any]) -> float:
+    return max(figure(level, "ttft_s", part) or 0.0 for part in ("mean", "p50", "p95"))
+
+
+def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
+    x, bottom = np.arange(len(levels)), np.zeros(len(levels))
+    whole = np.array([figure(level, "ttft_s") or 0.0 for level in levels]) * factor
+    for name, label, colour in style.STATES:
+        part = np.array([figure(level, name) or 0.0 for level in levels]) * factor
+        if (part > LEAST_PART * whole).any():
+            axes.bar(x, part, 0.62, bottom=bottom, color=colour, label=label)
+        bottom += part
+    rest = np.maximum(whole - bottom, 0.0)
+    if (rest > LEAST_PART * whole).any():
+        label = "rest" if bottom.any() else "TTFT (this server does not say what it is made of)"
+        axes.bar(x, rest, 0.62, bottom=bottom, color=style.WAITING, label=label)
+
+
+def split_title(analysis: Analysis) -> str:
+    """Say what the stack shows, from its own figures."""
+    said = telling(analysis, lambda series: queueing(analysis, series)) or telling(analysis, range_of_ttft)
+    return said or "Time to first token by concurrency"
+
+
+def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
+    """Draw the cumulative distribution of TTFT, a line a level, every request a point of it."""
+    colours = style.shades(analysis)
+    drawn = False
+    for level in series.levels:
+        values = np.sort(analysis.run.column("ttft_s")[analysis.run.good(level["index"])])
+        if not len(values):
+            continue
+        drawn = True
+        share = np.arange(1, len(values) + 1) / len(values)
+        few = len(values) <= 200
+        axes.plot(
+            values * 1e3,
+            share,
+            drawstyle="steps-post",
+            color=colours[level["concurrency"]],
+            marker="o" if few else "",
+            markersize=3.5,
+            linewidth=1.6,
+            label=f"{streams(level['concurrency'] or 0)} (n = {len(values)})",
+        )
+    if not drawn:
+        style.empty(axes, "No request ended well, so there is no TTFT to show.")
+        return
+    style.share_over_log(axes)
+    axes.set_xlabel("TTFT (ms, logarithmic)")
+    axes.set_ylabel("share of requests at or below")
+    for mark in (0.5, 0.95):
+        axes.axhline(mark, color=style.GREY, linewidth=0.8, linestyle=":")
+
+
+def distribution_title(analysis: Analysis) -> str:
+    """Say how far apart the best and the worst first tokens are."""
+    levels = [level for level in analysis.summary["levels"] if figure(level, "ttft_s") is not None]
+    if not levels:
+        return "Time to first token"
+    last = max(reversed(levels), key=lambda level: level["concurrency"] or 0)
+    low, high = figure(last, "ttft_s", "p50"), figure(last, "ttft_s", "max")
+    return f"{last['label']}: half of the first tokens come within {seconds(low)}, the last after {seconds(high)}"

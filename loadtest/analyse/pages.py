@@ -1,0 +1,318 @@
+"""report.md and report.html: findings on top, then charts, then every figure with its formula beside it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from loadtest.analyse import findings
+from loadtest.analyse.summary import Analysis, failed
+from loadtest.metrics import FORMULAS
+
+# Every figure of a level in the order of summary.json: (key, name, unit).
+FIGURES = (
+    ("ttft_s", "TTFT", "ms"),
+    ("ttft_sched_s", "TTFT from t_sched", "ms"),
+    ("slot_wait_s", "slot wait", "ms"),
+    ("batch_wait_s", "batch wait", "ms"),
+    ("queue_wait_s", "queue wait", "ms"),
+    ("load_s", "load", "ms"),
+    ("prefill_s", "prefill", "ms"),
+    ("itl_s", "ITL", "ms"),
+    ("tpot_s", "TPOT", "ms"),
+    ("e2e_s", "E2E", "ms"),
+    ("e2e_sched_s", "E2E from t_sched", "ms"),
+    ("stream_tokens_per_s", "stream tokens/s", "1/s"),
+    ("e2e_tokens_per_s", "e2e tokens/s", "1/s"),
+    ("server_itl_s", "server ITL", "ms"),
+    ("delivery_delay_s", "delivery delay", "ms"),
+)
+PARTS = ("mean", "p50", "p90", "p95", "p99", "max")
+NOTHING = "–"
+CAPTIONS = {
+    "ttft.png": "Mean TTFT by concurrency, split into what the request waited for",
+    "throughput.png": "Tokens a second of one stream and of all together",
+    "timeline.png": "One level, a row a request",
+    "ttft-distribution.png": "Distribution of TTFT",
+    "itl.png": "Distribution of the gaps between tokens",
+    "streams.png": "Streams decoding and waiting over the run",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of a report: heads, rows of text, and how many columns from the left are names."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    names: int = 1
+
+
+def headline(level: dict[str, Any]) -> list[str]:
+    """Return a level's TTFT p50, p95, p99, queue wait p50, tokens/s a stream, output tokens/s as text."""
+    ttft = [_duration(findings.figure(level, "ttft_s", part)) for part in ("p50", "p95", "p99")]
+    waited = _duration(findings.figure(level, "queue_wait_s", "p50"))
+    return [
+        *ttft,
+        waited,
+        _rate(findings.figure(level, "stream_tokens_per_s", "p50")),
+        _rate(level["output_tokens_per_s"]),
+    ]
+
+
+def overview(summary: dict[str, Any]) -> Grid:
+    """Return a row a level: what was asked, how it ended, headline figures, verdict."""
+    heads = (
+        "level",
+        "ok",
+        "failed",
+        "TTFT p50",
+        "p95",
+        "p99",
+        "queue wait p50",
+        "tokens/s a stream p50",
+        "output tokens/s",
+        "input tokens/s",
+        "requests/s",
+        "throughput over",
+        "peak decoding",
+        "verdict",
+    )
+    rows = []
+    for level in summary["levels"]:
+        window = level["window"]
+        rows.append(
+            (
+                level["label"],
+                str(level["outcomes"].get("ok", 0)),
+                str(failed(level)),
+                *headline(level),
+                _rate(level["input_tokens_per_s"]),
+                _rate(level["requests_per_s"]),
+                window["throughput_over"] if window else NOTHING,
+                str(level["peak_decoding"]),
+                level["verdict"],
+            )
+        )
+    return Grid(heads, tuple(rows))
+
+
+def figures(level: dict[str, Any]) -> Grid:
+    """Return every figure of a level with its interval and its formula, or why it is unknown."""
+    rows = []
+    for key, name, unit in FIGURES:
+        formula = FORMULAS.get(key, "")
+        described = level.get(key)
+        if not described:
+            reason = level.get(f"{key}_reason", "unknown")
+            rows.append((name, unit, "0", *[NOTHING] * (len(PARTS) + 1), f"{formula} (unknown: {reason})"))
+            continue
+        factor = 1e3 if unit == "ms" else 1.0
+        cells = [_number(described[part], factor) for part in PARTS]
+        interval = described["ci95_p50"]
+        between = f"{_number(interval[0], factor)} to {_number(interval[1], factor)}" if interval else NOTHING
+        rows.append((name, unit, str(described["n"]), *cells, between, formula))
+    return Grid(("figure", "unit", "n", *PARTS, "95 % interval of p50", "formula"), tuple(rows), names=2)
+
+
+def client(summary: dict[str, Any]) -> Grid:
+    """Return how well the client kept up, a row a level."""
+    rows = []
+    for level in summary["levels"]:
+        said, tokens = level["client"], level["tokens"]
+        achieved = tokens["achieved"]
+        rows.append(
+            (
+                level["label"],
+                said["stamps"],
+                _duration(_largest(said["lag_s"])),
+                _duration(_largest(said["schedule_lag_s"])),
+                findings.percent(said["cpu"]) if said["cpu"] is not None else NOTHING,
+                f"{tokens['output'] or 0} of {tokens['asked'] or 'any'}"
+                + (f" ({findings.percent(achieved)})" if achieved else ""),
+                str(tokens["prompt"] or NOTHING),
+                tokens["source"] or NOTHING,
+            )
+        )
+    heads = (
+        "level",
+        "stamps",
+        "client lag max",
+        "schedule lag max",
+        "CPU of a core",
+        "output tokens of asked",
+        "prompt tokens",
+        "counted by",
+    )
+    return Grid(heads, tuple(rows))
+
+
+def facts(analysis: Analysis) -> Grid:
+    """Return what was measured, from where and how."""
+    summary, run = analysis.summary, analysis.run.facts
+    machine, server = run.get("client") or {}, summary["server"]
+    versions = ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items())
+    pairs = (
+        (
+            "run",
+            f"{summary['name']} ({summary['state'] or 'state unknown'}, started {summary['started'] or 'at an unknown time'})",
+        ),
+        ("server", f"{findings.measured_on(summary)} at {summary['target'].get('url')}"),
+        ("simulated", findings.simulated(summary) or "no"),
+        ("wire", str(summary["target"].get("dialect") or NOTHING)),
+        ("context", f"{server.get('context') or 'unknown'} tokens"),
+        ("slots", f"{analysis.slots} ({analysis.slots.method})"),
+        ("driver", str(summary["driver"] or NOTHING)),
+        (
+            "client",
+            f"{machine.get('cpus', '?')} CPUs, kernel {machine.get('kernel', '?')}, Python {machine.get('python', '?')}",
+        ),
+        ("versions", versions or NOTHING),
+    )
+    return Grid(("", ""), pairs)
+
+
+def markdown(analysis: Analysis, pictures: list[Path]) -> str:
+    """Return report.md; it names the PNGs beside it."""
+    summary = analysis.summary
+    mark = findings.simulated(summary)
+    lines = [f"# {_md(summary['name'])}: {_md(findings.measured_on(summary))}", ""]
+    if mark:
+        lines += [
+            f"> **SIMULATED SERVER** ({_md(mark)}): these figures describe a model of a server, not a server.",
+            "",
+        ]
+    lines += [f"Verdict: **{summary['verdict']}**", ""]
+    lines += [f"- {_md(sentence)}" for sentence in findings.all_findings(analysis)]
+    lines += [f"- {_md(line)}" for line in findings.verdicts(summary["levels"])]
+    lines += ["", "## Levels", "", *_md_table(overview(summary)), ""]
+    for picture in pictures:
+        lines += [f"![{CAPTIONS.get(picture.name, picture.stem)}]({picture.name})", ""]
+    for level in summary["levels"]:
+        lines += [f"## {_md(level['label'])}", "", *_md_table(figures(level)), ""]
+    lines += ["## Client and tokens", "", *_md_table(client(summary)), ""]
+    lines += ["## The run", "", *_md_table(facts(analysis)), ""]
+    return "\n".join(lines)
+
+
+def _md_table(grid: Grid) -> Iterator[str]:
+    yield "| " + " | ".join(map(_md, grid.heads)) + " |"
+    yield "|" + "".join(
+        "---|" if i < grid.names or i == len(grid.heads) - 1 else "---:|" for i in range(len(grid.heads))
+    )
+    for row in grid.rows:
+        yield "| " + " | ".join(map(_md, row)) + " |"
+
+
+def _md(text: str) -> str:
+    """Escape what a server or a user may have put into a name; a line break would end a table's row."""
+    plain = " ".join(text.split())
+    for sign in "\\`*_[]<>|#":
+        plain = plain.replace(sign, f"&#{ord(sign)};" if sign in "<>" else f"\\{sign}")
+    return plain
+
+
+def html(analysis: Analysis, pictures: list[Path]) -> str:
+    """Return report.html: one file, pictures inside, nothing fetched."""
+    summary = analysis.summary
+    mark = findings.simulated(summary)
+    title = f"{summary['name']}: {findings.measured_on(summary)}"
+    parts = [f"<h1>{escape(title)}</h1>"]
+    if mark:
+        sentence = "these figures describe a model of a server, not a server."
+        parts.append(f'<p class="simulated"><strong>SIMULATED SERVER</strong> ({escape(mark)}): {sentence}</p>')
+    verdict = summary["verdict"]
+    parts.append(f'<p>Verdict: <span class="verdict {verdict}">{verdict}</span></p>')
+    parts.append(_html_list(findings.all_findings(analysis)))
+    if doubts := findings.verdicts(summary["levels"]):
+        parts.append(f"<h2>Reasons for doubt</h2>{_html_list(doubts)}")
+    parts.append(f"<h2>Levels</h2>{_html_table(overview(summary))}")
+    parts += [_html_picture(picture) for picture in pictures]
+    parts.append("<h2>Every figure</h2>")
+    for i, level in enumerate(summary["levels"]):
+        opened = " open" if i == len(summary["levels"]) - 1 else ""
+        label = f"{escape(level['label'])} <span class='verdict {level['verdict']}'>{level['verdict']}</span>"
+        parts.append(f"<details{opened}><summary>{label}</summary>{_html_table(figures(level))}</details>")
+    parts.append(f"<h2>Client and tokens</h2>{_html_table(client(summary))}")
+    parts.append(f"<h2>The run</h2>{_html_table(facts(analysis))}")
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}</style></head>\n<body>\n'
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _html_list(sentences: list[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+
+
+def _html_table(grid: Grid) -> str:
+    def row(cells: tuple[str, ...], tag: str) -> str:
+        kinds = ["name" if i < grid.names or i == len(cells) - 1 else "number" for i in range(len(cells))]
+        return (
+            "<tr>"
+            + "".join(f'<{tag} class="{kind}">{escape(cell)}</{tag}>' for cell, kind in zip(cells, kinds, strict=True))
+            + "</tr>"
+        )
+
+    head = f"<thead>{row(grid.heads, 'th')}</thead>" if any(grid.heads) else ""
+    body = "".join(row(cells, "td") for cells in grid.rows)
+    return f'<div class="wide"><table>{head}<tbody>{body}</tbody></table></div>'
+
+
+def _html_picture(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    caption = escape(CAPTIONS.get(path.name, path.stem))
+    return (
+        f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def _largest(described: dict[str, Any]) -> float | None:
+    value: float | None = described["max"]
+    return value
+
+
+def _duration(value: float | None) -> str:
+    return NOTHING if value is None else findings.seconds(value)
+
+
+def _rate(value: float | None) -> str:
+    return NOTHING if value is None else _number(value, 1.0)
+
+
+def _number(value: float | None, factor: float) -> str:
+    """Return about three significant digits without an exponent."""
+    if value is None:
+        return NOTHING
+    scaled = value * factor
+    size = abs(scaled)
+    return f"{scaled:.0f}" if size >= 99.95 else f"{scaled:.1f}" if size >= 10 else f"{scaled:.2f}"
+
+
+CSS = """
+:root { color-scheme: light dark; --ink: #222; --dim: #666; --line: #ddd; --paper: #fff; --band: #f6f6f6; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e8e8; --dim: #a0a0a0; --line: #444; --paper: #181818; --band: #222; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 72rem;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .5rem 0; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { color: var(--dim); font-weight: 600; white-space: normal; vertical-align: bottom; }
+.name { text-align: left; } td.name:last-child { color: var(--dim); white-space: normal; min-width: 12rem; }
+tbody tr:nth-child(even) { background: var(--band); }
+figure { margin: 1.5rem 0; } img { max-width: 100%; border-radius: 4px; background: #fff; }
+figcaption { color: var(--dim); font-size: .85rem; }
+.verdict { font-weight: 700; padding: .05rem .45rem; border-radius: 3px; color: #fff; background: #00775a; }
+.verdict.suspect { background: #9a6700; } .verdict.void { background: #b3400a; }
+.simulated { background: #b3400a; color: #fff; padding: .6rem .9rem; border-radius: 4px; }
+details { margin: .4rem 0; } summary { cursor: pointer; }
+"""

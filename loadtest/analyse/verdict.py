@@ -1,0 +1,297 @@
+"""Whether a level's figures can be believed: valid, suspect or void, with the reasons. The limits are in metrics.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from loadtest import metrics
+from loadtest.analyse.frames import BoolArray, FloatArray, Run
+from loadtest.records import Outcome
+
+VALID, SUSPECT, VOID = "valid", "suspect", "void"
+FEW_TOKENS = 16  # a prompt off by less than this is a chat template, not a wrong length
+CACHED_TOKENS = 32  # cached tokens up to here are the template before the nonce
+CACHED_SHARE = 0.25  # of a prompt, above which the cache answered it
+COLLAPSED_PREFILL = 0.1  # of the usual prefill time a token
+HIT_SHARE = 0.01  # requests that the cache may answer before the level is suspect
+RELOAD_FACTOR = 10  # times the level's median load …
+RELOAD_FLOOR_S = 0.2  # … and at least this much more: warm models say 1-25 ms, a tiny one reloads in 280 ms
+QUEUE_GROWTH = 1.5  # last third over first third of an open loop
+FEW_IN_FLIGHT = 2.0
+
+
+class Doubt(NamedTuple):
+    """One reason to doubt a level."""
+
+    severity: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the rules look at."""
+
+    run: Run
+    level: dict[str, Any]
+    rows: BoolArray  # measured requests of the level
+    good: BoolArray  # those that ended well
+    requests: pd.DataFrame  # the good ones
+    everyone: pd.DataFrame  # every request of the level, warm-up and failures included
+
+    @classmethod
+    def of(cls, run: Run, level: dict[str, Any]) -> Evidence:
+        index = level["index"]
+        rows, good = run.measured(index), run.good(index)
+        return cls(run, level, rows, good, run.requests[good], run.requests[run.requests["level"] == index])
+
+    def values(self, name: str) -> FloatArray:
+        """Return the known values of a column, of the good requests."""
+        values: FloatArray = self.requests[name].to_numpy(dtype=np.float64)
+        return values[np.isfinite(values)]
+
+    @property
+    def scenario(self) -> dict[str, Any]:
+        return self.run.facts.get("scenario") or {}
+
+    @property
+    def lag_limit(self) -> float:
+        ttft = self.values("ttft_s")
+        return metrics.schedule_lag_limit(float(np.median(ttft)) if len(ttft) else 0.0)
+
+
+def judge(run: Run, level: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return a level's verdict and the reasons for it, the gravest first."""
+    evidence = Evidence.of(run, level)
+    doubts = [doubt for rule in RULES for doubt in rule(evidence)]
+    doubts.sort(key=lambda doubt: doubt.severity != VOID)
+    verdict = doubts[0].severity if doubts else VALID
+    return verdict, [doubt.reason for doubt in doubts]
+
+
+def worst(verdicts: list[str]) -> str:
+    """Return the gravest of several verdicts; void where there is none at all."""
+    return max(verdicts, key=(VALID, SUSPECT, VOID).index, default=VOID)
+
+
+def stamps_of(requests: pd.DataFrame) -> str:
+    """Return who stamped the arrivals: "kernel", "user" (the time of the read), "mixed", or "none" without any."""
+    arrivals, stamped = int(requests["arrivals"].sum()), int(requests["stamped"].sum())
+    if arrivals == 0:
+        return "none"
+    # A new process misses the stamps of its first reads, and the end of a stream has none.
+    return "kernel" if stamped >= 0.99 * arrivals else "user" if stamped == 0 else "mixed"
+
+
+def _graded(value: float, limit: float, reason: Callable[[str], str]) -> Iterator[Doubt]:
+    """Yield void past the limit, suspect past half of it."""
+    if value > limit:
+        yield Doubt(VOID, reason("above the limit of"))
+    elif value > limit / 2:
+        yield Doubt(SUSPECT, reason("above half the limit of"))
+
+
+def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
+    if not len(e.requests):
+        ended = e.run.requests[e.rows]["outcome"].value_counts()
+        said = ", ".join(f"{count} {name}" for name, count in ended.items()) or "none was recorded"
+        yield Doubt(VOID, f"no request ended well ({said})")
+
+
+def _schedule_lag(e: Evidence) -> Iterator[Doubt]:
+    lags = e.values("schedule_lag_s")
+    if len(lags):
+        p99, limit = float(np.quantile(lags, 0.99)), e.lag_limit
+        yield from _graded(
+            p99,
+            limit,
+            lambda word: f"schedule lag p99 is {_ms(p99)}, {word} {_ms(limit)} (1 % of median TTFT or 5 ms)",
+        )
+
+
+def _client_lag(e: Evidence) -> Iterator[Doubt]:
+    arrivals, late = int(e.requests["arrivals"].sum()), int(e.requests["late"].sum())
+    if arrivals:
+        share = late / arrivals
+        yield from _graded(
+            share,
+            metrics.LATE_ARRIVALS_SHARE,
+            lambda word: (
+                f"the client was more than one token gap late for {late} of {arrivals} arrivals ({_percent(share)}), "
+                f"{word} {_percent(metrics.LATE_ARRIVALS_SHARE)}"
+            ),
+        )
+
+
+def _unstamped(e: Evidence) -> Iterator[Doubt]:
+    if stamps_of(e.requests) in ("user", "mixed"):
+        p99, limit = float(np.quantile(e.values("lag_s"), 0.99)), e.lag_limit
+        yield from _graded(
+            p99,
+            limit,
+            lambda word: f"arrivals carry no kernel stamps and client lag p99 is {_ms(p99)}, {word} {_ms(limit)}",
+        )
+
+
+def _clock_gap(e: Evidence) -> Iterator[Doubt]:
+    steps = (e.run.facts.get("client") or {}).get("clock_steps") or e.run.facts.get("clock_steps") or 0
+    count = steps if isinstance(steps, int) else len(steps)
+    if count:
+        yield Doubt(VOID, f"a clock of the client jumped {count} time{'s' if count != 1 else ''} during the run")
+
+
+def _reloaded(e: Evidence) -> Iterator[Doubt]:
+    loads = e.values("load_s")
+    if len(loads) < 2:
+        return
+    usual = float(np.median(loads))
+    speed = float((e.run.simulated or {}).get("speed") or 1.0)  # a simulated server at 20x reloads 20 times faster
+    limit = max(RELOAD_FACTOR * usual, usual + RELOAD_FLOOR_S / speed)
+    slow = e.requests[e.requests["load_s"] > limit]
+    if not len(slow):
+        return
+    seconds, count = float(slow["load_s"].max()), len(slow)
+    figures = f"{count} of {len(loads)} requests waited up to {seconds:.2f} s for a load, the others {_ms(usual)}"
+    first_answer = float(e.run.requests["first_token"].min())
+    if e.run.requests["warmup"].any() or (slow["send"] > first_answer).any():
+        yield Doubt(VOID, f"the model was reloaded in mid-run: {figures}")
+    else:
+        yield Doubt(SUSPECT, f"the model was loaded inside the measurement, which had no warm-up: {figures}")
+
+
+def _coalesced(e: Evidence) -> Iterator[Doubt]:
+    if not len(e.requests):
+        return
+    # Where the server's own stamps say that it made both tokens at once, nothing was merged on the way.
+    merged = int((e.requests["first_coalesced"] & ~e.requests["together"]).sum())
+    share = merged / len(e.requests)
+    if share > metrics.COALESCED_FIRST_TOKENS_SHARE:
+        yield Doubt(
+            SUSPECT,
+            f"the first token came in one read with a later one in {merged} of {len(e.requests)} requests ({_percent(share)}): "
+            "TTFT may be late",
+        )
+
+
+def _client_busy(e: Evidence) -> Iterator[Doubt]:
+    cpu = client_cpu(e.run, e.level["index"])
+    if cpu is not None and cpu > metrics.CLIENT_CPU_SHARE:
+        yield Doubt(SUSPECT, f"the client used {_percent(cpu)} of a core, above {_percent(metrics.CLIENT_CPU_SHARE)}")
+
+
+def client_cpu(run: Run, level: int) -> float | None:
+    """Return the driver's mean use of one core during a level, from its own samples; None where there are none."""
+    cpu = run.samples["cpu"][run.samples["level"] == level].dropna()
+    return float(cpu.mean()) if len(cpu) else None
+
+
+def _growing(e: Evidence) -> Iterator[Doubt]:
+    if not e.level.get("rate") or len(e.everyone) < 12:
+        return
+    send, end = np.sort(e.everyone["send"].dropna()), np.sort(e.everyone["end"])
+    in_flight = np.arange(1, len(send) + 1) - np.searchsorted(end, send, side="right")
+    third = len(send) // 3
+    before, after = float(in_flight[:third].mean()), float(in_flight[-third:].mean())
+    if after > QUEUE_GROWTH * before and after - before > FEW_IN_FLIGHT:
+        yield Doubt(
+            SUSPECT,
+            f"the queue was still growing: {before:.1f} requests in flight in the first third of the level, "
+            f"{after:.1f} in the last",
+        )
+
+
+def _lengths(e: Evidence) -> Iterator[Doubt]:
+    for said, asked_name, got_name in (("output", "asked", "output_tokens"), ("input", "asked_input", "prompt_tokens")):
+        both = e.requests[[asked_name, got_name]].dropna()
+        if not len(both):
+            continue
+        asked, got = float(both[asked_name].mean()), float(both[got_name].mean())
+        few = FEW_TOKENS if said == "input" else 0
+        if abs(got / asked - 1) > metrics.LENGTH_SHARE and abs(got - asked) > few:
+            yield Doubt(SUSPECT, f"{said} length is not as asked: {got:.1f} tokens a request instead of {asked:.1f}")
+
+
+def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
+    context = (e.run.facts.get("server") or {}).get("context")
+    if not context:
+        return
+    cut = int((e.requests["prompt_tokens"] >= context).sum())
+    if cut:
+        yield Doubt(
+            SUSPECT, f"the prompt was cut to the context of {context} tokens in {cut} of {len(e.requests)} requests"
+        )
+
+
+def _cached(e: Evidence) -> Iterator[Doubt]:
+    if e.scenario.get("warm_cache") or not len(e.requests):
+        return
+    prompt, cached = e.requests["prompt_tokens"], e.requests["cached_tokens"]
+    said = int(((cached > CACHED_TOKENS) & (cached > CACHED_SHARE * prompt)).sum())
+    if said > HIT_SHARE * len(e.requests):
+        yield Doubt(
+            SUSPECT,
+            f"the prefix cache answered unasked: in {said} of {len(e.requests)} requests the server took "
+            f"{float(cached.max()):.0f} prompt tokens or fewer from it",
+        )
+    collapsed, usual = _collapsed_prefill(e)
+    if collapsed > HIT_SHARE * len(e.requests):
+        yield Doubt(
+            SUSPECT,
+            f"prefill took less than a tenth of the usual {usual * 1e3:.2f} ms a token in {collapsed} of "
+            f"{len(e.requests)} requests: the prefix cache probably answered, unasked",
+        )
+
+
+def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
+    """Count requests whose prefill a token is far below the usual, which is the level's median or its first request's.
+
+    The first request of a level cannot have been served by what that level left in the cache.
+    """
+    known = e.everyone[(e.everyone["llamacpp"] == 0) & (e.everyone["prompt_tokens"] > CACHED_TOKENS)]
+    known = known[np.isfinite(known["prefill_s"]) & known["ok"]]
+    if not len(known):
+        return 0, 0.0
+    a_token = known["prefill_s"] / known["prompt_tokens"]
+    usual = max(float(a_token.median()), float(a_token.iloc[0]))
+    return int((a_token[~known["warmup"]] < COLLAPSED_PREFILL * usual).sum()), usual
+
+
+def _errors(e: Evidence) -> Iterator[Doubt]:
+    outcomes = e.run.requests[e.rows]["outcome"].value_counts()
+    ended = int(outcomes.sum()) - int(outcomes.get(Outcome.CANCELLED, 0))
+    failed = ended - int(outcomes.get(Outcome.OK, 0))
+    allowed = float(e.scenario.get("max_error_ratio") or 0.0)
+    if ended and failed / ended > allowed and len(e.requests):
+        kinds = ", ".join(
+            f"{count} {name}" for name, count in outcomes.items() if name not in (Outcome.OK, Outcome.CANCELLED)
+        )
+        yield Doubt(SUSPECT, f"{failed} of {ended} requests failed ({kinds}), above the allowed {_percent(allowed)}")
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g} %"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"
+
+
+RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
+    _nothing_succeeded,
+    _schedule_lag,
+    _client_lag,
+    _unstamped,
+    _clock_gap,
+    _reloaded,
+    _coalesced,
+    _client_busy,
+    _growing,
+    _lengths,
+    _cut_prompt,
+    _cached,
+    _errors,
+)

@@ -1,0 +1,191 @@
+"""Charts: drawn for every shape of run, with what they claim taken from the data, nothing covering anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import Made, closed_loop, grid, make, recorded, write
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from loadtest.analyse import charts
+from loadtest.analyse.charts import depth, itl, style, throughput, timeline, ttft
+from loadtest.analyse.findings import Series, series_of
+from loadtest.analyse.summary import Analysis, analyse
+from loadtest.records import Outcome, Record
+
+SIMULATED = {"kind": "ollama", "version": "0.33.0", "simulated": {"profile": "a100-80g-llama3.1-70b-q4", "speed": 20.0}}
+NAMES = ["ttft.png", "throughput.png", "timeline.png", "ttft-distribution.png", "itl.png", "streams.png"]
+
+
+@pytest.fixture
+def four_slots(tmp_path: Path) -> Analysis:
+    make(tmp_path / "run", Made(batch_ms=5), users=(1, 2, 4, 8))
+    return analyse(tmp_path / "run")
+
+
+@pytest.fixture
+def axes() -> Axes:
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    return figure.subplots()
+
+
+def lost(record: Record) -> Record:
+    return dataclasses.replace(
+        record,
+        outcome=Outcome.HTTP_ERROR,
+        t_first_token=None,
+        t_first_visible=None,
+        chunks=[],
+        server=None,
+        server_us=None,
+        server_first=None,
+        output_tokens=None,
+    )
+
+
+def one_request(path: Path) -> None:
+    levels, truth = grid(Made(), (1,), each=1)
+    write(path, truth.records[1:], levels)
+
+
+def no_success(path: Path) -> None:
+    levels, truth = grid(Made(), (4,))
+    write(path, [lost(record) for record in truth.records], levels)
+
+
+def many_lengths(path: Path) -> None:
+    levels: list[dict[str, Any]] = []
+    records: list[Record] = []
+    for tokens in (5, 10, 15, 20, 25, 30, 35, 40):
+        made = Made(tokens=tokens)
+        start = max((record.t_end for record in records), default=0) + 1_000_000
+        part = closed_loop(made, level=len(levels), users=8, requests=8, start_ns=start, first_id=len(records))
+        facts = {"input_tokens": 100, "output_tokens": tokens, "words": None, "rate": None}
+        levels.append({"index": len(levels), "concurrency": 8, **facts})
+        records += part.records
+    write(path, records, levels, server=SIMULATED)
+
+
+def a_hostile_name(path: Path) -> None:
+    make(path, users=(2,), name=r"$\frac{1}{0}$ _^{ " + "long " * 60, target={"url": "http://x", "model": "$m$ & <b>"})
+
+
+SHAPES: dict[str, Callable[[Path], object]] = {
+    "one request": one_request,
+    "no success": no_success,
+    "no request": lambda path: write(path, [], []),
+    "many lengths": many_lengths,
+    "a hostile name": a_hostile_name,
+    "real": lambda path: recorded(path, ["ollama-0.33-mid-slots4-c2", "ollama-0.33-mid-slots4-c8"]),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_chart_of_every_shape_of_run(tmp_path: Path, shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are written at full size, name the verdict and the simulated server, and nothing covers anything."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def spy(self: Figure, *args: Any, **kwargs: Any) -> None:
+        save(self, *args, **kwargs)
+        figures.append(self)
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    SHAPES[shape](tmp_path / "run")
+    drawn = charts.draw_all(analyse(tmp_path / "run"), tmp_path / "out")
+    assert [path.name for path in drawn] == NAMES
+    for path, figure in zip(drawn, figures, strict=True):
+        assert imread(path).shape[1] == 1500  # 10 inches at 150 dpi
+        texts = [text.get_text() for text in figure.texts]
+        assert any(text.startswith("● ") for text in texts)
+        simulated = shape == "many lengths"
+        assert ("SIMULATED SERVER" in texts) == simulated
+        assert ("simulated: profile a100-80g-llama3.1-70b-q4 at 20× speed" in texts) == simulated
+        nothing_overlaps(figure)
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def nothing_overlaps(figure: Figure) -> None:
+    boxes = [text.get_window_extent() for text in figure.texts]
+    boxes += [box for panel in figure.axes if panel.axison and (box := panel.get_tightbbox())]
+    boxes += [legend.get_window_extent() for legend in figure.legends]
+    for i, one in enumerate(boxes):
+        assert one.x0 >= -1
+        assert one.x1 <= figure.bbox.x1 + 1
+        for other in boxes[i + 1 :]:
+            wide = min(one.x1, other.x1) - max(one.x0, other.x0)
+            high = min(one.y1, other.y1) - max(one.y0, other.y0)
+            assert wide <= 2 or high <= 2, (figure.texts[0].get_text(), one, other)
+
+
+def test_the_stack_adds_up_to_mean_ttft(four_slots: Analysis, axes: Axes) -> None:
+    (series,) = series_of(four_slots.summary)
+    ttft.split(axes, four_slots, series)
+    tops: dict[float, float] = {}
+    for bar in axes.patches:
+        x, y, height = bar.get_x(), bar.get_y(), bar.get_height()  # type: ignore[attr-defined]
+        tops[x] = max(tops.get(x, 0), y + height)
+    means = [level["ttft_s"]["mean"] * 1e3 for level in series.levels]
+    assert sorted(tops.values()) == pytest.approx(sorted(means), rel=0.05)
+    labels = axes.get_legend_handles_labels()[1]
+    assert {"slot wait", "batch wait", "prefill"} <= set(labels)
+    assert "rest" not in labels
+    assert "4 slots" in [text.get_text() for text in axes.texts]
+
+
+def test_titles_are_computed_from_the_data(four_slots: Analysis) -> None:
+    assert ttft.split_title(four_slots).startswith("Past 4 streams requests queue: at 8 streams 81 % of the mean TTFT")
+    assert throughput.title(four_slots).startswith("Output stops growing at 4 streams")
+    level = timeline.pick(four_slots)
+    assert level is not None
+    assert level["concurrency"] == 8
+    assert timeline.title(four_slots, level).startswith("8 requests in flight, never more than 4 decoding")
+    assert depth.title(four_slots) == "Decoding never rises above 4 streams, however many wait"
+    assert itl.title(four_slots).startswith("8 streams · 100 in · 20 out: the median gap between tokens is 10 ms")
+
+
+def test_without_a_queue_no_title_speaks_of_one(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(slots=16), users=(1, 2, 4))
+    analysis = analyse(tmp_path / "run")
+    assert ttft.split_title(analysis).startswith("No queue at 4 streams")
+    assert depth.title(analysis).startswith("Up to 4 streams decode at once")
+    assert throughput.title(analysis).startswith("Output still grows")
+
+
+def test_the_timeline_never_shows_more_than_the_slots_decoding(four_slots: Analysis, axes: Axes) -> None:
+    level = four_slots.summary["levels"][3]
+    timeline.requests(axes, four_slots, level)
+    blue = to_rgb(style.DECODING)
+    bars = [bar for bar in axes.patches if bar.get_facecolor()[:3] == blue]
+    spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars]  # type: ignore[attr-defined]
+    assert len(spans) == timeline.MOST_ROWS
+    for start, _ in spans:
+        assert sum(a <= start < b - 1e-6 for a, b in spans) <= 4
+
+
+def test_no_success_says_why_the_chart_is_empty(tmp_path: Path, axes: Axes) -> None:
+    no_success(tmp_path / "run")
+    analysis = analyse(tmp_path / "run")
+    ttft.split(axes, analysis, series_of(analysis.summary)[0])
+    assert "No request ended well" in axes.texts[0].get_text()
+
+
+def test_levels_are_grouped_by_everything_but_concurrency() -> None:
+    def level(concurrency: int, out: int) -> dict[str, Any]:
+        return {"concurrency": concurrency, "input_tokens": 128, "output_tokens": out, "words": None, "rate": None}
+
+    found = series_of({"levels": [level(4, 64), level(1, 64), level(1, 256)]})
+    assert found == [
+        Series("128 in · 64 out", (level(1, 64), level(4, 64))),
+        Series("128 in · 256 out", (level(1, 256),)),
+    ]

@@ -1,0 +1,179 @@
+"""summary.json, report.md, report.html, PNGs and the console table."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import Made, make, write
+from rich.console import Console
+
+from loadtest.analyse import pages, report
+from loadtest.analyse.summary import analyse
+from loadtest.errors import RunFolderError
+
+REAL: dict[str, Any] = {"kind": "ollama", "version": "0.33.0", "simulated": None}
+SIMULATED: dict[str, Any] = {"kind": "ollama", "version": "0.33.0", "simulated": {"profile": "a100", "speed": 20.0}}
+
+
+class Page(HTMLParser):
+    """Collects what a page fetches and checks that its tags nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.fetched += [value or "" for name, value in attrs if name in {"src", "href", "srcset"}]
+        if tag not in {"meta", "img", "br", "link"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    make(tmp_path / "run", Made(batch_ms=5), users=(1, 8))
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, report.Report]:
+    """A run folder with its whole report in it, made once."""
+    path = tmp_path_factory.mktemp("reported") / "run"
+    make(path, Made(batch_ms=5), users=(1, 8))
+    return path, report.write_report([path])
+
+
+def test_a_report_writes_everything_into_the_run_folder(reported: tuple[Path, report.Report]) -> None:
+    run, written = reported
+    assert {path.name for path in written.files} >= {"summary.json", "report.md", "report.html", "ttft.png"}
+    assert all(path.parent == run and path.stat().st_size > 0 for path in written.files)
+    assert json.loads((run / "summary.json").read_bytes()) == written.summary
+    assert not list(run.glob("*.partial"))
+
+
+def test_a_report_can_be_made_again_and_says_the_same(run: Path) -> None:
+    report.write_report([run], charts=False)
+    first = (run / "summary.json").read_bytes()
+    report.write_report([run], charts=False)
+    assert (run / "summary.json").read_bytes() == first
+
+
+def test_without_charts_only_the_summary_is_written(run: Path) -> None:
+    written = report.write_report([run], charts=False)
+    assert [path.name for path in written.files] == ["summary.json"]
+
+
+def test_html_is_one_file_that_fetches_nothing(reported: tuple[Path, report.Report]) -> None:
+    page = Page()
+    page.feed((reported[0] / "report.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    assert len(page.fetched) == 6
+    assert all(source.startswith("data:image/png;base64,") for source in page.fetched)
+
+
+def test_html_and_markdown_escape_what_servers_and_users_name(tmp_path: Path) -> None:
+    evil = '<script>alert("x")</script>|`*'
+    make(tmp_path / "run", users=(2,), name=evil, target={"url": evil, "model": evil, "dialect": evil})
+    analysis = analyse(tmp_path / "run")
+    page = Page()
+    page.feed(pages.html(analysis, []))
+    assert "script" not in page.seen
+    text = pages.markdown(analysis, [])
+    assert "<script" not in text
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_findings_formulas_and_verdict_are_in_both(reported: tuple[Path, report.Report]) -> None:
+    run, _ = reported
+    for name in ("report.html", "report.md"):
+        text = (run / name).read_text(encoding="utf-8")
+        assert "The server works on 4 streams at once" in text
+        assert "Past 4 streams requests queue" in text
+        assert "valid" in text
+        assert re.search(r"t\\?_first\\?_token − t\\?_send", text)
+
+
+@pytest.mark.parametrize("server", [SIMULATED, REAL], ids=["simulated", "real"])
+def test_every_artefact_says_simulated_when_it_was(tmp_path: Path, server: dict[str, Any]) -> None:
+    simulated = server is SIMULATED
+    make(tmp_path / "run", users=(2,), server=server)
+    written = report.write_report([tmp_path / "run"], charts=False)
+    for text in (pages.html(written.analyses[0], []), pages.markdown(written.analyses[0], [])):
+        assert ("SIMULATED SERVER" in text) == simulated
+    assert (json.loads((tmp_path / "run/summary.json").read_bytes())["simulated"] is not None) == simulated
+    assert ("simulated: profile a100 at 20× speed" in printed(written)) == simulated
+
+
+def printed(written: report.Report) -> str:
+    out = io.StringIO()
+    report.console_report(written, Console(file=out, width=200))
+    return out.getvalue()
+
+
+def test_the_console_shows_levels_findings_and_doubts(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(batch_ms=5), users=(1, 8), clock_steps=1)
+    text = printed(report.write_report([tmp_path / "run"], charts=False))
+    assert "made · ollama 0.33.0 · made · 100 in · 20 out" in text
+    assert "TTFT p99" not in text  # no level has the 100 requests that it needs
+    assert "64 / 0" in text
+    assert "Past 4 streams requests queue" in text
+    assert "void: a clock of the client jumped 1 time during the run" in text
+
+
+def test_the_console_table_fits_80_columns(run: Path) -> None:
+    out = io.StringIO()
+    Console(file=out, width=80).print(report.console_table(report.write_report([run], charts=False).summary))
+    assert "8 streams" in out.getvalue()
+    assert "64 / 0" in out.getvalue()
+    assert "valid" in out.getvalue()
+    assert "…" not in out.getvalue()
+
+
+def test_console_markup_in_names_is_text(tmp_path: Path) -> None:
+    make(tmp_path / "run", users=(1,), name="[bold]x[/bold]")
+    assert "[bold]x[/bold]" in printed(report.write_report([tmp_path / "run"], charts=False))
+
+
+def test_several_runs_get_a_folder_each(tmp_path: Path) -> None:
+    for place in ("a/run", "b/run", "other"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        make(tmp_path / place, users=(1,))
+    folders = [tmp_path / "a/run", tmp_path / "b/run", tmp_path / "other"]
+    written = report.write_report(folders, tmp_path / "out", charts=False)
+    assert [str(path.relative_to(tmp_path / "out")) for path in written.files] == [
+        "0-run/summary.json",
+        "1-run/summary.json",
+        "other/summary.json",
+    ]
+    assert len(written.analyses) == 3
+
+
+def test_plot_writes_pictures_alone(run: Path, tmp_path: Path) -> None:
+    drawn = report.plot([run], tmp_path / "pictures")
+    assert sorted((tmp_path / "pictures").iterdir()) == sorted(drawn)
+    assert all(path.suffix == ".png" for path in drawn)
+
+
+def test_a_folder_that_is_no_run_is_one_sentence_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        report.write_report([run, tmp_path / "nothing"])
+    assert not (run / "summary.json").exists()
+
+
+def test_an_empty_run_is_reported_as_void(tmp_path: Path) -> None:
+    written = report.write_report([write(tmp_path / "run", [], [])], charts=False)
+    assert written.verdict == "void"
+    assert "No request was recorded" in pages.markdown(written.analyses[0], [])

@@ -1,0 +1,126 @@
+"""summary.json: its keys, its truths on made runs, and reasons beside what is unknown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import Made, grid, make, write
+
+from loadtest.analyse.summary import analyse, failed
+from loadtest.records import Outcome
+
+DESCRIBED = {"n", "mean", "p50", "p90", "p95", "p99", "max", "ci95_mean", "ci95_p50"}
+PER_LEVEL = (
+    "ttft_s",
+    "ttft_sched_s",
+    "itl_s",
+    "tpot_s",
+    "e2e_s",
+    "stream_tokens_per_s",
+    "e2e_tokens_per_s",
+    "queue_wait_s",
+    "slot_wait_s",
+    "batch_wait_s",
+    "prefill_s",
+    "delivery_delay_s",
+)
+
+
+@pytest.fixture
+def summary(tmp_path: Path) -> dict[str, Any]:
+    make(tmp_path / "run", Made(), users=(1, 2, 4, 8))
+    return analyse(tmp_path / "run").summary
+
+
+def test_every_key_is_there_and_all_of_it_is_json(summary: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert {"schema", "server", "slots", "step_law", "levels", "verdict", "simulated"} <= summary.keys()
+    assert summary["step_law"] is None
+    assert summary["step_law_reason"]
+    for level in summary["levels"]:
+        for name in PER_LEVEL:
+            assert set(level[name]) == DESCRIBED, name
+        assert level["stall_s"] is None
+        assert level["stall_s_reason"]
+        assert {"lag_s", "schedule_lag_s", "cpu", "stamps"} == level["client"].keys()
+
+
+def test_figures_of_a_made_server(summary: dict[str, Any]) -> None:
+    assert summary["slots"] == {"estimate": 4, "ci": [4, 4], "limit": True, "method": summary["slots"]["method"]}
+    assert [level["concurrency"] for level in summary["levels"]] == [1, 2, 4, 8]
+    assert [level["requests"] for level in summary["levels"]] == [8, 16, 32, 64]
+    assert [level["warmup_requests"] for level in summary["levels"]] == [1, 2, 4, 8]
+    assert [level["peak_decoding"] for level in summary["levels"]] == [1, 2, 4, 4]
+    assert summary["levels"][0]["label"] == "1 stream · 100 in · 20 out"
+    eight = summary["levels"][3]
+    # Of 8 users 4 wait for one answer (50 ms prefill + 190 ms), less the 2.1 ms between two of their requests.
+    assert eight["slot_wait_s"]["p50"] == pytest.approx(0.2379, abs=1e-6)
+    assert eight["ttft_s"]["p50"] == pytest.approx(0.2899, abs=1e-6)
+    assert eight["window"]["throughput_over"] == "steady window"
+    assert eight["output_tokens_per_s"] == pytest.approx(4 * 20 / 0.240, rel=0.001)
+    assert eight["input_tokens_per_s"] == pytest.approx(4 * 100 / 0.240, rel=0.001)
+    assert eight["requests_per_s"] == pytest.approx(4 / 0.240, rel=0.001)
+    assert eight["tokens"] == {
+        "prompt": 6400,
+        "output": 1280,
+        "asked": 1280,
+        "achieved": 1.0,
+        "partial": 0,
+        "source": "server",
+    }
+    assert eight["client"]["stamps"] == "kernel"
+
+
+def test_one_request_a_user_gives_throughput_over_the_whole_level(tmp_path: Path) -> None:
+    """As the published tables were measured."""
+    levels, truth = grid(Made(), (4,), each=1)
+    records = [dataclasses.replace(record, warmup=False) for record in truth.records[:4]]
+    level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
+    assert level["window"]["throughput_over"] == "whole level"
+    assert level["output_tokens_per_s"] == pytest.approx(80 / 0.2421)
+    assert level["output_tokens_per_s_ci95"] is None
+
+
+def test_chunks_are_not_tokens(tmp_path: Path) -> None:
+    """A server that sends two tokens a chunk is as fast as its tokens."""
+    levels, truth = grid(Made(), (8,))
+    records = [
+        dataclasses.replace(record, output_tokens=40, asked=40, token_source="server") for record in truth.records
+    ]
+    level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
+    assert level["output_tokens_per_s"] == pytest.approx(4 * 40 / 0.240, rel=0.001)
+    assert level["tpot_s"]["p50"] == pytest.approx(0.190 / 39, abs=1e-6)
+    assert level["itl_s"]["p50"] == pytest.approx(0.010, abs=1e-6)
+
+
+def test_what_a_server_does_not_say_is_null_with_a_reason(tmp_path: Path) -> None:
+    levels, truth = grid(Made(), (8,))
+    records = [dataclasses.replace(r, server=None, server_us=None, server_first=None) for r in truth.records]
+    level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
+    for name in ("queue_wait_s", "slot_wait_s", "batch_wait_s", "prefill_s", "delivery_delay_s"):
+        assert level[name] is None
+        assert "server does not" in level[f"{name}_reason"]
+    assert level["ttft_s"]["n"] == 64
+
+
+def test_partial_tokens_of_failed_requests_are_counted_apart(tmp_path: Path) -> None:
+    levels, truth = grid(Made(), (4,))
+    records = [
+        dataclasses.replace(r, outcome=Outcome.TRUNCATED, output_tokens=7) if r.id in {10, 11} else r
+        for r in truth.records
+    ]
+    level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
+    assert level["outcomes"] == {"ok": 30, "truncated": 2}
+    assert failed(level) == 2
+    assert level["tokens"]["partial"] == 14
+    assert level["tokens"]["output"] == 600
+    assert level["ttft_s"]["n"] == 30
+
+
+def test_a_run_without_a_request_is_void(tmp_path: Path) -> None:
+    summary = analyse(write(tmp_path / "run", [], [])).summary
+    assert (summary["verdict"], summary["levels"]) == ("void", [])
