@@ -1,0 +1,328 @@
+"""The asyncio shell: an httpx transport on own sockets, with kernel arrival stamps; runs on asyncio and uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from loadtest.measure.wire.arrivals import Arrivals
+from loadtest.measure.wire.call import Call, Order, Pool
+from loadtest.measure.wire.clock import Heartbeat, LagLog, WallClock, now
+from loadtest.measure.wire.connection import (
+    Address,
+    Addresses,
+    Connection,
+    Inbox,
+    Origin,
+    Timeouts,
+    connect_error,
+    open_socket,
+)
+from loadtest.measure.wire.tls import Verify, client_context
+
+SWEEP = 0.25  # seconds between two looks for overdue requests
+QUIET_NS = (50_000_000, 1_000_000_000)  # a stream silent for at least and at most this is read once more: see _sweep
+OPENING = 64  # connections that `prepare` opens at a time: a full accept queue costs a SYN retry of one second
+
+
+class AsyncWire(httpx.AsyncBaseTransport):
+    """An HTTP/1.1 transport without a limit on connections, for `httpx.AsyncClient(transport=wire)`.
+
+    A request with `extensions={"arrivals": Arrivals(...)}` sent with `stream=True` returns at the headers;
+    `await response.extensions["answer"].finish()` then waits for the whole answer. The wire's own `timeouts` hold for
+    it, and its body is neither decoded nor copied: see Arrivals. Without the extension it is an ordinary transport that
+    keeps to httpx's timeouts. `wall`, `lag` and `heartbeat` run from the first use to `aclose`.
+    """
+
+    def __init__(self, *, timeouts: Timeouts | None = None, verify: Verify = True) -> None:
+        self.timeouts = timeouts or Timeouts()
+        self.wall = WallClock()
+        self.lag = LagLog()
+        self.heartbeat = Heartbeat(self.lag, self.wall)
+        self._verify = verify
+        self._context: ssl.SSLContext | None = None
+        self._addresses = Addresses()
+        self._lookups: dict[Origin, asyncio.Task[list[Address]]] = {}
+        self._pool = Pool(self._close)
+        self._calls: set[Call] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        self._start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection; requests in flight fail."""
+        if self._loop is None:
+            return
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.heartbeat.stop()
+        for call in list(self._calls):
+            call.fail(httpx.ReadError("the client was closed"))
+        self._pool.close()
+        self._loop = None
+
+    async def prepare(self, url: str | httpx.URL, count: int) -> None:
+        """Have `count` idle connections to the origin of `url`, so that a burst opens none; raises as a request does."""
+        self._start()
+        origin = Origin.of(httpx.URL(url))
+        gate = asyncio.Semaphore(OPENING)
+
+        async def open_one() -> None:
+            async with gate:
+                self._pool.park(await self._connect(origin, self.timeouts.connect))
+
+        missing = count - self._pool.count(origin)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(missing):
+                    group.create_task(open_one())
+        except* httpx.TransportError as errors:
+            failure = errors.exceptions[0]
+        else:
+            return
+        raise failure
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send `request` and return its response at the headers; raises httpx's TransportErrors."""
+        self._start()
+        await request.aread()
+        order = Order(request, self.timeouts)
+        arrivals = order.arrivals
+        connection = self._pool.take(order.origin)
+        fresh = connection is None
+        while True:
+            if connection is None:
+                connection = await self._connect(order.origin, order.limits.connect)
+                arrivals.new_conn, arrivals.t_connect = True, now()
+            call = _AsyncCall(order, connection, release=self._release)
+            self._calls.add(call)
+            await call.send(order.payload, fresh=fresh)
+            if not connection.stale:
+                break
+            connection, fresh = None, True  # closed by the server before it saw this request: once more, on a new one
+            arrivals.t_send = None
+        return httpx.Response(
+            arrivals.status or 0,
+            headers=arrivals.headers,
+            stream=_Body(call),
+            extensions={"http_version": b"HTTP/1.1", "answer": Answer(call)},
+        )
+
+    def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+            self.heartbeat.start()
+            self._sweeper = loop.call_later(SWEEP, self._sweep)
+
+    def _sweep(self) -> None:
+        """Give up overdue requests: one timer a wire, so that a read costs none.
+
+        A stream that just fell silent is read once more. Where data and a reset wait together, libuv reports an error
+        and uvloop calls the reader a last time, for good: that read takes the data, and nobody tells of the reset.
+        """
+        assert self._loop is not None
+        t = now()
+        for call in list(self._calls):
+            last = call.arrivals.last_read
+            if last is not None and QUIET_NS[0] < t - last < QUIET_NS[1]:
+                call.connection.receive()
+            call.check(t)
+        self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+
+    def _release(self, call: Call) -> None:
+        self._calls.discard(call)
+        self._pool.release(call)
+
+    def _close(self, connection: Connection) -> None:
+        connection.broken = True
+        connection.wake = bool
+        if connection.fd >= 0 and self._loop is not None:
+            self._loop.remove_reader(connection.fd)  # before close: uvloop holds the descriptor otherwise
+            self._loop.remove_writer(connection.fd)
+        connection.fd = -1
+        connection.sock.close()
+
+    async def _connect(self, origin: Origin, limit: float | None) -> Connection:
+        """Return a new connection, TLS included, to the first address that takes it."""
+        loop = asyncio.get_running_loop()
+        errors: list[OSError] = []
+        deadline = None if limit is None else loop.time() + limit
+        try:
+            async with asyncio.timeout_at(deadline):
+                addresses = await self._resolve(origin)
+        except OSError as error:
+            raise connect_error(origin, [error], limit) from error
+        for i, address in enumerate(addresses):
+            # A silent address may not eat the time of those behind it.
+            share = None if deadline is None else loop.time() + (deadline - loop.time()) / (len(addresses) - i)
+            sock = open_socket(address[0])
+            try:
+                async with asyncio.timeout_at(share):
+                    await loop.sock_connect(sock, address[1])
+            except OSError as error:  # TimeoutError is one
+                sock.close()
+                errors.append(error)
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                self._addresses.worked(origin, address)
+                connection = Connection(sock, origin)
+                loop.add_reader(connection.fd, connection.receive)
+                if origin.scheme == "https":
+                    await self._handshake(connection, deadline, limit)
+                return connection
+        raise connect_error(origin, errors, limit)
+
+    async def _resolve(self, origin: Origin) -> list[Address]:
+        known = self._addresses.get(origin)
+        if known is not None:
+            return known
+        lookup = self._lookups.get(origin)
+        if lookup is None:  # one lookup for all who wait, and none of them cancels it for the others
+            lookup = self._lookups[origin] = asyncio.ensure_future(self._look_up(origin))
+            lookup.add_done_callback(partial(self._looked_up, origin))
+        return await asyncio.shield(lookup)
+
+    def _looked_up(self, origin: Origin, lookup: asyncio.Task[list[Address]]) -> None:
+        del self._lookups[origin]
+        if not lookup.cancelled():
+            lookup.exception()  # taken, should everybody who waited have been cancelled
+
+    async def _look_up(self, origin: Origin) -> list[Address]:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        return self._addresses.put(origin, [(family, address) for family, _, _, _, address in found])
+
+    async def _handshake(self, connection: Connection, deadline: float | None, limit: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def settle() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        if self._context is None:
+            self._context = client_context(self._verify)
+        connection.wake = settle
+        connection.start_tls(self._context)
+        connection.transmit()
+        try:
+            async with asyncio.timeout_at(deadline):
+                await done
+        except TimeoutError as error:
+            self._close(connection)
+            raise connect_error(connection.origin, [error], limit) from error
+        except BaseException:
+            self._close(connection)
+            raise
+        assert connection.tls is not None
+        if not connection.tls.ready:
+            self._close(connection)
+            why = connection.error or "the server closed the connection during the TLS handshake"
+            raise httpx.ConnectError(f"cannot connect to {connection.origin}: {why}")
+
+
+class _AsyncCall(Call):
+    """A Call with the one waiter for what becomes of it."""
+
+    def __init__(self, order: Order, connection: Connection, *, release: Callable[[Call], None]) -> None:
+        super().__init__(order, connection, release=release, wake=self._wake_up)
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def send(self, payload: bytes, *, fresh: bool) -> None:
+        """Send the request and wait for the headers; a stale connection shows in connection.stale."""
+        if not self.begin(payload, fresh=fresh):
+            asyncio.get_running_loop().add_writer(self.connection.fd, self._writable)
+        while not self.answered:
+            await self._wait()
+        if self.arrivals.t_headers is None and not self.connection.stale:
+            self.raise_error()
+
+    async def finish(self) -> None:
+        while not self.over:
+            await self._wait()
+        self.raise_error()
+
+    async def next_body(self, inbox: Inbox) -> bytes | None:
+        """Return the next body bytes of an ordinary answer, None at its end."""
+        while not inbox.chunks and not self.over:
+            await self._wait()
+        if inbox.chunks:
+            return inbox.chunks.popleft()
+        self.raise_error()
+        return None
+
+    def _writable(self) -> None:
+        if self.connection.transmit() and self.connection.fd >= 0:
+            asyncio.get_running_loop().remove_writer(self.connection.fd)
+
+    def _wake_up(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        except asyncio.CancelledError:
+            self.fail(httpx.ReadError("cancelled before the answer was over"))
+            raise
+
+
+class Answer:
+    """The answer to a request with arrivals, from its headers on: `response.extensions["answer"]`."""
+
+    def __init__(self, call: _AsyncCall) -> None:
+        self._call = call
+
+    @property
+    def arrivals(self) -> Arrivals:
+        return self._call.arrivals
+
+    async def finish(self) -> None:
+        """Wait until the answer is over, the stream's only wake-up.
+
+        An answer cut off inside its body is no error: see arrivals.complete and arrivals.failure. Raises
+        httpx.ReadTimeout (which limit, in words), httpx.ReadError or httpx.RemoteProtocolError. Cancelling it drops
+        the connection.
+        """
+        await self._call.finish()
+
+
+class _Body(httpx.AsyncByteStream):
+    """The body for httpx: as it comes for an ordinary request, in one piece after the end for one with arrivals."""
+
+    def __init__(self, call: _AsyncCall) -> None:
+        self._call = call
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        inbox = self._call.inbox
+        if inbox is None:
+            await self._call.finish()
+            yield self._call.arrivals.body()
+            return
+        while (data := await self._call.next_body(inbox)) is not None:
+            yield data
+
+    async def aclose(self) -> None:
+        self._call.fail(httpx.ReadError("closed before the answer was over"))

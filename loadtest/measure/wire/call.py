@@ -1,0 +1,144 @@
+"""One request's way over a connection, and the pool that connections come from: what the shells wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+
+from loadtest.measure.wire.arrivals import Arrivals
+from loadtest.measure.wire.clock import now
+from loadtest.measure.wire.connection import Connection, Inbox, Origin, Timeouts, encode_request
+
+
+class Order:
+    """A request made ready: where it goes, its bytes, the arrivals to fill and the limits that hold for it."""
+
+    __slots__ = ("arrivals", "inbox", "limits", "origin", "payload")
+
+    def __init__(self, request: httpx.Request, timeouts: Timeouts) -> None:
+        self.origin = Origin.of(request.url)
+        self.payload = encode_request(request)
+        self.inbox: Inbox | None = None  # an ordinary request's body, as it comes
+        given: Arrivals | None = request.extensions.get("arrivals")
+        if given is not None:
+            self.arrivals, self.limits = given, timeouts
+        else:
+            self.inbox = Inbox()
+            self.arrivals, self.limits = Arrivals(live=self.inbox.put), Timeouts.of(request)
+        if request.method == "HEAD":
+            self.arrivals.expect_no_body()
+
+
+class Pool:
+    """Idle connections by origin, as many as there are; the last one parked is taken first."""
+
+    def __init__(self, close: Callable[[Connection], None]) -> None:
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._close = close
+
+    def count(self, origin: Origin) -> int:
+        return len(self._idle.get(origin, ()))
+
+    def take(self, origin: Origin) -> Connection | None:
+        idle = self._idle.get(origin)
+        return idle.pop() if idle else None
+
+    def park(self, connection: Connection) -> None:
+        """Keep an idle connection; one that breaks while idle (the server closes it) is dropped when that is seen."""
+        if connection.broken:
+            self._close(connection)
+            return
+        idle = self._idle.setdefault(connection.origin, [])
+
+        def drop() -> None:
+            if connection.broken and connection in idle:
+                idle.remove(connection)
+                self._close(connection)
+
+        connection.arrivals = None
+        connection.wake = drop
+        idle.append(connection)
+
+    def release(self, call: Call) -> None:
+        """Take back the connection of a call that is over, for the next one if it can carry one."""
+        if call.arrivals.reusable and not call.connection.unsent:
+            self.park(call.connection)
+        else:
+            self._close(call.connection)
+
+    def close(self) -> None:
+        for idle in self._idle.values():
+            while idle:
+                self._close(idle.pop())
+
+
+class Call:
+    """One request on its connection. `over` once nothing more will come; then `error` says what spoilt it, if anything."""
+
+    def __init__(
+        self,
+        order: Order,
+        connection: Connection,
+        *,
+        release: Callable[[Call], None],
+        wake: Callable[[], object] = bool,
+    ) -> None:
+        self.arrivals = order.arrivals
+        self.connection = connection
+        self.inbox = order.inbox
+        self.over = False
+        self.error: httpx.TransportError | None = None
+        self._limits = order.limits
+        self._release = release
+        self._wake = wake
+        self._started = now()
+        if order.inbox is not None:
+            order.inbox.wake = wake
+
+    @property
+    def answered(self) -> bool:
+        """Whether the headers are there, or never will be."""
+        return self.over or self.arrivals.t_headers is not None
+
+    @property
+    def deadline(self) -> tuple[float, str]:
+        """When the call is overdue (monotonic ns, perhaps infinite), and by which limit."""
+        return self._limits.deadline(self.arrivals, self._started)
+
+    def begin(self, payload: bytes, *, fresh: bool) -> bool:
+        """Send what the kernel takes of the request; True when that was all."""
+        self.connection.begin(payload, self.arrivals, self._changed, fresh=fresh)
+        return self.connection.transmit()
+
+    def check(self, t: int) -> None:
+        """Fail the call if it is overdue at `t`."""
+        deadline, limit = self.deadline
+        if t < deadline or self.over:
+            return
+        if self.arrivals.parse():
+            self._changed()  # an end that the hint had missed: cannot be, but a stall would be fatal
+        else:
+            self.fail(self._limits.error(limit))
+
+    def fail(self, error: httpx.TransportError) -> None:
+        """End the call for `error` and drop its connection, so that the server stops working for it."""
+        if not self.over:
+            self.connection.fail(error)
+            self._changed()
+
+    def raise_error(self) -> None:
+        """Raise what spoilt the call; an answer cut off inside its body is an error of ordinary requests only."""
+        if self.error is not None:
+            raise self.error
+        if self.over and self.inbox is not None and not self.arrivals.complete:
+            raise httpx.RemoteProtocolError(self.arrivals.failure or "")
+
+    def _changed(self) -> None:
+        """Take the connection's word that something happened."""
+        connection = self.connection
+        if not self.over and (self.arrivals.ended or connection.stale):
+            self.over = True
+            self.error = None if connection.stale else connection.verdict()
+            self._release(self)
+        self._wake()

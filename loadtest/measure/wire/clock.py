@@ -1,0 +1,252 @@
+"""The clock of the wire: monotonic instants, kernel stamps brought onto it, and how late the loop was."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import sys
+import time
+from array import array
+from bisect import bisect_left, bisect_right
+from types import TracebackType
+from typing import Self
+
+from loadtest.records import Clock
+
+Ancillary = list[tuple[int, int, bytes]]  # as socket.recvmsg gives it
+
+SO_TIMESTAMPNS = 35  # Linux asm-generic; Python's socket module does not name it
+ANCILLARY_SIZE = socket.CMSG_SPACE(16)
+_TIMESPEC = struct.Struct("@qq")
+
+BEAT = 0.002  # seconds between two heartbeats
+GAP = 4_000_000  # ns; a shorter gap between beats cannot be told from the beat itself and uvloop's whole milliseconds
+SLEW = 500e-6  # the fastest that a disciplined wall clock drifts (NTP's limit)
+STEP = 1_000_000  # ns; an offset that moved further than SLEW explains, by more than this, is a step
+
+
+def now() -> int:
+    """Return this instant on the monotonic clock (CLOCK_MONOTONIC on Linux), ns."""
+    return time.perf_counter_ns()
+
+
+def raw_stamp(ancillary: Ancillary) -> bytes | None:
+    """Return the kernel's arrival stamp as it is, None where the read had none; the wire's sockets ask for no other."""
+    return ancillary[0][2] if ancillary else None
+
+
+def stamp_ns(raw: bytes) -> int:
+    """Return a raw stamp (SCM_TIMESTAMPNS: a struct timespec) as ns on the wall clock."""
+    seconds, nanoseconds = _TIMESPEC.unpack(raw)
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+
+def ask_for_stamps(sock: socket.socket) -> bool:
+    """Switch arrival stamps on for `sock`; False where the system has none (macOS, some sandboxes)."""
+    if sys.platform != "linux":
+        return False
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    except OSError:
+        return False
+    return True
+
+
+class WallClock:
+    """The wall clock's offset from the monotonic clock over time, so that a step of either spoils no stamp.
+
+    `steps` lists (monotonic ns, ns moved) of every jump that slewing does not explain.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, int]] = []
+        self._at = array("q")
+        self._offsets = array("q")
+        self._stepped: set[int] = set()  # samples before which the clock stepped
+        self.sample()
+
+    def sample(self) -> None:
+        """Take one more offset, the best of several pairs (about 3 µs of work)."""
+        pair = Clock.now()
+        self.add(pair.monotonic_ns, pair.wall_ns - pair.monotonic_ns)
+
+    def add(self, at: int, offset: int) -> None:
+        """Note that wall − monotonic was `offset` at the monotonic instant `at`, later than all before; both ns."""
+        if self._at:
+            span, moved = at - self._at[-1], offset - self._offsets[-1]
+            if abs(moved) > STEP + SLEW * span:
+                self._stepped.add(len(self._at))
+                self.steps.append((at, moved))
+        self._at.append(at)
+        self._offsets.append(offset)
+
+    def to_monotonic(self, wall_ns: int, at: int) -> int:
+        """Return a wall instant on the monotonic clock, by the offset valid at the monotonic instant `at` of the read.
+
+        Between two samples the offset is interpolated. Where the clock stepped between them either side's offset may
+        be the right one: a stamp cannot be later than its read, so the later of those that are not is taken. The
+        result never exceeds `at`.
+        """
+        after = bisect_right(self._at, at)
+        if after in (0, len(self._at)):
+            t = wall_ns - self._offsets[max(after - 1, 0)]
+            return min(at, t)
+        since, before = self._at[after - 1], self._offsets[after - 1]
+        moved = self._offsets[after] - before
+        if after in self._stepped:
+            candidates = (wall_ns - before, wall_ns - before - moved)
+            return max((t for t in candidates if t <= at), default=at)
+        t = wall_ns - before - moved * (at - since) // (self._at[after] - since)
+        return min(at, t)
+
+
+class LagLog:
+    """When the loop did not come round: gaps between heartbeats of 4 ms and more, in order of time; 16 bytes each."""
+
+    # Between two beats the loop polls at least once. Data handled at t lay unread at most since the poll before the one
+    # that found it, and that poll lies within the three gaps before t: older gaps delayed other reads, not this one.
+    _BACK = 3
+
+    def __init__(self) -> None:
+        self._starts = array("q")
+        self._ends = array("q")
+
+    def add(self, end: int, gap: int) -> None:
+        """Note that nothing was polled from `end − gap` to `end` (monotonic ns); ends must not go back."""
+        self._starts.append(end - gap)
+        self._ends.append(end)
+
+    def worst(self, t0: int, t1: int) -> int:
+        """Return the longest gap, ns, that can have delayed what was read at `t1`; `t0` is the stream's previous read.
+
+        Only the part of a gap between the two counts: a read is itself a poll of that stream. 0 where the loop came
+        round in time.
+        """
+        newest = bisect_left(self._starts, t1) - 1
+        reach = t1 - self._BACK * GAP
+        if newest < 0 or self._ends[newest] < reach:
+            return 0  # by far the most frequent case
+        longest = 0
+        for i in range(newest, max(newest - self._BACK, -1), -1):
+            if self._ends[i] < reach or self._ends[i] <= t0:
+                break
+            longest = max(longest, min(self._ends[i], t1) - max(self._starts[i], t0))
+            reach = self._starts[i] - self._BACK * GAP
+        return longest
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+
+class Heartbeat:
+    """A 2 ms beat on the running asyncio loop that fills a LagLog and samples the WallClock once a second."""
+
+    def __init__(self, log: LagLog, wall: WallClock | None = None) -> None:
+        self._log = log
+        self._wall = wall
+        self._worst = 0
+        self._last = 0
+        self._next_sample = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> Self:
+        """Begin to beat on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._last = now()
+        self._next_sample = self._last + 1_000_000_000
+        self._handle = self._loop.call_later(BEAT, self._beat)
+        return self
+
+    def stop(self) -> None:
+        """Stop beating; the log keeps what it has, a gap that is still open included."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+            self._note(now())
+
+    def take(self) -> int:
+        """Return the longest gap between beats since the last take, ns (2-3 ms on an idle loop: the beat itself)."""
+        worst, self._worst = self._worst, 0
+        return max(worst, now() - self._last) if self._handle is not None else worst
+
+    def _beat(self) -> None:
+        t = now()
+        self._note(t)
+        if self._wall is not None and t >= self._next_sample:
+            self._wall.sample()
+            self._next_sample = t + 1_000_000_000
+        assert self._loop is not None
+        self._handle = self._loop.call_later(BEAT, self._beat)
+
+    def _note(self, t: int) -> None:
+        gap = t - self._last
+        self._last = t
+        self._worst = max(self._worst, gap)
+        if gap >= GAP:
+            self._log.add(t, gap)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class Keeper:
+    """Holds a socket with stamps on, so that the kernel, which switches stamping on lazily, leaves it on.
+
+    `stamping` says whether stamps were seen to arrive on loopback.
+    """
+
+    def __init__(self, sockets: list[socket.socket], *, stamping: bool) -> None:
+        self.stamping = stamping
+        self._sockets = sockets
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+        self._sockets = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def keeper(patience: float = 0.25) -> Keeper:
+    """Switch the kernel's stamping on and wait, `patience` seconds at most, until reads on loopback carry stamps.
+
+    A new process misses stamps for its first milliseconds (measured: 2.9). Call it before the clock starts; it blocks.
+    """
+    listener = socket.socket()
+    sockets: list[socket.socket] = []
+    try:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        reader = socket.create_connection(listener.getsockname(), timeout=1)
+        sockets.append(reader)
+        asked = ask_for_stamps(reader)
+        writer, _ = listener.accept()
+        sockets.append(writer)
+        return Keeper(sockets, stamping=asked and _stamps_arrive(reader, writer, patience))
+    except OSError:
+        return Keeper(sockets, stamping=False)
+    finally:
+        listener.close()
+
+
+def _stamps_arrive(reader: socket.socket, writer: socket.socket, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        writer.send(b"?")
+        _, ancillary, _, _ = reader.recvmsg(1, ANCILLARY_SIZE)
+        if raw_stamp(ancillary) is not None:
+            return True
+    return False

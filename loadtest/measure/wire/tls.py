@@ -1,0 +1,68 @@
+"""TLS without I/O: ciphertext of one read in, plaintext out, so that stamps stay those of the reads."""
+
+from __future__ import annotations
+
+import ssl
+
+import httpx
+
+Verify = bool | str | ssl.SSLContext  # as httpx takes it; a str is the path of a CA file
+
+
+def client_context(verify: Verify) -> ssl.SSLContext:
+    """Return a context for HTTP/1.1; False trusts every certificate."""
+    if isinstance(verify, ssl.SSLContext):
+        return verify
+    context = ssl.create_default_context(cafile=verify) if isinstance(verify, str) else httpx.create_ssl_context(verify)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Tls:
+    """One client session on memory buffers; ssl.SSLError comes out of any method."""
+
+    __slots__ = ("_incoming", "_object", "_outgoing", "closed", "ready")
+
+    def __init__(self, context: ssl.SSLContext, host: str) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self.ready = False  # the handshake is over
+        self.closed = False  # the server said close_notify
+        self._shake()
+
+    def receive(self, data: bytes) -> bytes:
+        """Return the plaintext that `data` completes, perhaps none; see `outgoing` for what is to be sent in turn."""
+        self._incoming.write(data)
+        if not self.ready:
+            self._shake()
+            if not self.ready:
+                return b""
+        parts: list[bytes] = []
+        while not self.closed:
+            try:
+                part = self._object.read(1 << 16)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLZeroReturnError:
+                part = b""
+            self.closed = not part
+            parts.append(part)
+        return b"".join(parts)
+
+    def send(self, data: bytes) -> None:
+        """Encrypt `data`; `outgoing` has the ciphertext."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._object.write(rest) :]
+
+    def outgoing(self) -> bytes:
+        """Return and forget the bytes to be sent."""
+        return self._outgoing.read()
+
+    def _shake(self) -> None:
+        try:
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        self.ready = True

@@ -1,0 +1,243 @@
+"""Both shells against real sockets: the same servers, the same answers."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import httpx
+import pytest
+from wire_client import KINDS, ask, get, run
+from wire_server import CHUNKED, LAST, STREAM, Peer, answer, chunk, say, serving
+
+from loadtest.measure.wire import Arrivals, AsyncWire, SyncWire
+from loadtest.measure.wire.connection import Addresses, Origin
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reads_are_what_the_server_sent_apart_with_stamps_in_order(kind: str) -> None:
+    """The server sends its next part once the client's `live` has seen the last one, so reads are cut as it sends."""
+    seen = threading.Semaphore(0)
+
+    def live(_: bytes) -> bool:
+        seen.release()
+        return False
+
+    def handler(peer: Peer) -> None:
+        head, body = peer.request() or (b"", b"")
+        assert head.startswith(b"POST /api/chat?x=1 HTTP/1.1\r\n")
+        assert b"Host: 127.0.0.1" in head
+        assert head.count(b"Accept-Encoding") == 1
+        assert b"Accept-Encoding: identity" in head
+        assert body == b'{"a":1}'
+        peer.send(CHUNKED)
+        for text in (b"one\n", b"two\n", b"three\n"):
+            peer.send(chunk(text))
+            assert seen.acquire(timeout=5)
+        peer.send(LAST)
+        assert peer.request() is None
+
+    with serving(handler) as server:
+        arrivals = Arrivals(live)
+        request = httpx.Request(
+            "POST",
+            f"{server.url}/api/chat?x=1",
+            json={"a": 1},
+            headers={"Accept-Encoding": "gzip"},
+            extensions={"arrivals": arrivals},
+        )
+        (got,) = ask(kind, request)
+    assert got.error is None
+    assert got.at_headers == 200
+    assert arrivals.complete
+    assert arrivals.new_conn
+    reads = arrivals.reads()
+    assert [read.body for read in reads] == [b"one\n", b"two\n", b"three\n"]
+    instants = [
+        arrivals.t_connect,
+        arrivals.t_send,
+        arrivals.t_first_byte,
+        arrivals.t_headers,
+        *[read.t for read in reads],
+        arrivals.t_end,
+    ]
+    known = [instant for instant in instants if instant is not None]
+    assert len(known) == len(instants)
+    assert known == sorted(known)
+
+
+BODIES = {
+    "length": ([answer(b"hello")], b"hello", True, None),
+    "chunked": (STREAM, b"one\ntwo\nthree\n", True, None),
+    "split terminator": ([CHUNKED + chunk(b"a") + b"0\r", b"\n\r", b"\n"], b"a", True, None),
+    "trailers": ([CHUNKED + chunk(b"a") + b"0\r\nX: ", b"y\r\n\r", b"\n"], b"a", True, None),
+    "interim": ([b"HTTP/1.1 100 Continue\r\n\r\n", answer(b"hello")], b"hello", True, None),
+    "until close": ([b"HTTP/1.1 200 OK\r\n\r\nhel", b"lo"], b"hello", True, None),
+    "cut body": ([CHUNKED + chunk(b"a") + b"5\r\nab"], b"aab", False, None),
+    "cut length": ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"], b"ab", False, None),
+    "cut headers": ([b"HTTP/1.1 200 OK\r\nConte"], b"", False, httpx.RemoteProtocolError),
+    "nothing": ([], b"", False, httpx.RemoteProtocolError),
+    "garbage": ([b"SSH-2.0-OpenSSH\r\n"], b"", False, httpx.RemoteProtocolError),
+    "garbage inside": ([CHUNKED + chunk(b"a"), b"zz\r\n"], b"a", False, httpx.RemoteProtocolError),
+    "error status": ([answer(b'{"error":"x"}', status=b"404 Not Found")], b'{"error":"x"}', True, None),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_answer_and_of_breaking_off(kind: str, name: str) -> None:
+    parts, body, complete, error = BODIES[name]
+
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.send(*parts)
+
+    with serving(handler) as server:
+        (got,) = ask(kind, httpx.Request("GET", server.url))
+    assert got.arrivals.body() == body
+    assert got.arrivals.complete is complete
+    assert got.arrivals.ended
+    assert got.arrivals.t_end is not None
+    assert (got.arrivals.failure is None) is complete
+    assert type(got.error) is (error or type(None))
+    if got.error is not None:
+        assert str(got.error) == got.arrivals.failure
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_ordinary_request_cut_off_in_its_body_raises(kind: str) -> None:
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.send(CHUNKED, chunk(b"a"))
+
+    with serving(handler) as server, pytest.raises(httpx.RemoteProtocolError, match="inside the body"):
+        get(kind, httpx.Request("GET", server.url))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ordinary_requests_work_as_with_any_transport_and_share_a_connection(kind: str) -> None:
+    def handler(peer: Peer) -> None:
+        while (request := peer.request()) is not None:
+            head, body = request
+            if head.startswith(b"HEAD"):
+                peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n")
+            else:
+                peer.send(CHUNKED, chunk(head.split()[1] + body), LAST)
+
+    with serving(handler) as server:
+        requests = [
+            httpx.Request("GET", f"{server.url}/a%20b"),
+            httpx.Request("HEAD", f"{server.url}/h"),
+            httpx.Request("POST", f"{server.url}/p", content=b"x" * 3_000_000),
+            httpx.Request("POST", f"{server.url}/q", content=b"body"),
+        ]
+        got = get(kind, *requests)
+    assert [response.status_code for response in got] == [200] * 4
+    assert [response.content for response in got] == [b"/a%20b", b"", b"/p" + b"x" * 3_000_000, b"/qbody"]
+    assert got[0].headers["content-type"] == "text/event-stream"
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_ordinary_body_comes_as_it_is_sent(kind: str) -> None:
+    seen = threading.Semaphore(0)
+
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.send(CHUNKED)
+        for text in (b"one", b"two"):
+            peer.send(chunk(text))
+            assert seen.acquire(timeout=5)
+        peer.send(LAST)
+
+    with serving(handler) as server:
+        parts = []
+        if kind == "sync":
+            with httpx.Client(transport=SyncWire()) as client, client.stream("GET", server.url) as response:
+                for part in response.iter_raw():
+                    parts.append(part)
+                    seen.release()
+        else:
+
+            async def main() -> None:
+                async with (
+                    httpx.AsyncClient(transport=AsyncWire()) as client,
+                    client.stream("GET", server.url) as response,
+                ):
+                    async for part in response.aiter_raw():
+                        parts.append(part)
+                        seen.release()
+
+            run(kind, main())
+    assert parts == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_body_with_arrivals_can_be_read_whole_through_httpx(kind: str) -> None:
+    with serving(say(*STREAM)) as server:
+        (response,) = get(kind, httpx.Request("GET", server.url, extensions={"arrivals": Arrivals()}))
+    assert response.content == b"one\ntwo\nthree\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_connections_are_kept_alive_unless_the_answer_forbids_it(kind: str) -> None:
+    def handler(peer: Peer) -> None:
+        for parts in ([answer(b"a")], STREAM, [answer(b"b", b"Connection: close")]):
+            if peer.request() is None:
+                return
+            peer.send(*parts)
+        assert peer.closed_by_client()
+
+    with serving(handler) as server:
+        got = ask(kind, *[httpx.Request("GET", server.url) for _ in range(5)])
+    assert [one.arrivals.new_conn for one in got] == [True, False, False, True, False]
+    assert [one.arrivals.t_connect is None for one in got] == [False, True, True, False, True]
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_after_an_answer_cost_the_connection(kind: str) -> None:
+    with serving(say(answer(b"a") + answer(b"unasked"))) as server:
+        got = ask(kind, *[httpx.Request("GET", server.url) for _ in range(2)])
+    assert [one.arrivals.body() for one in got] == [b"a", b"a"]
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_addresses_of_a_name_are_tried_and_the_one_that_worked_first_from_then_on(kind: str) -> None:
+    with serving(say(answer(b"a", b"Connection: close"))) as server:
+        origin = Origin("http", "two-addresses", server.port)
+        addresses = Addresses()
+        refused, open_ = (socket.AF_INET, ("127.0.0.2", server.port)), (socket.AF_INET, ("127.0.0.1", server.port))
+        addresses.put(origin, [refused, open_, open_])
+        url = f"http://two-addresses:{server.port}"
+        got = ask(kind, httpx.Request("GET", url), httpx.Request("GET", url), addresses=addresses)
+    assert [one.error for one in got] == [None, None]
+    assert addresses.get(origin) == [open_, refused]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_on_one_family_only_is_found_by_its_name(kind: str) -> None:
+    """Localhost may be ::1 first, where nobody listens."""
+    with serving(say(answer(b"a"))) as server:
+        (got,) = ask(kind, httpx.Request("GET", f"http://localhost:{server.port}"))
+    assert got.error is None
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_before_the_request_was_taken_is_an_answer(kind: str, hangs_up: bool) -> None:
+    def handler(peer: Peer) -> None:
+        peer.sock.recv(10)
+        peer.send(answer(b"too large", status=b"413 Too Large"))
+        assert hangs_up or done.wait(5)
+
+    done = threading.Event()
+    with serving(handler) as server:
+        large = httpx.Request("POST", server.url, content=b"x" * 30_000_000)
+        got = ask(kind, large, httpx.Request("GET", server.url))
+        done.set()
+    for one in got:
+        assert one.error is None
+        assert (one.arrivals.status, one.arrivals.body()) == (413, b"too large")
+    assert server.connections == 2

@@ -1,0 +1,227 @@
+"""Arrivals: no end is ever missed, little is parsed before it, and stamps become instants."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import struct
+from itertools import combinations, pairwise
+
+import pytest
+
+from loadtest.measure.wire import Arrivals, LagLog, WallClock
+from loadtest.measure.wire.clock import SO_TIMESTAMPNS, Ancillary
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+S = 1_000_000_000
+MS = 1_000_000
+
+# every way for an answer to end by itself, with contents that look like an end
+ANSWERS = {
+    "length": (OK + b"Content-Length: 12\r\n\r\nhello\r\n0\r\n\r\n", b"hello\r\n0\r\n\r\n"),
+    "length, nothing like an end": (OK + b"Content-Length: 9\r\n\r\nhello you", b"hello you"),
+    "no body": (OK + b"Content-Length: 0\r\n\r\n", b""),
+    "chunked": (CHUNKED + b"6\r\nhello\n\r\n7\r\nworld!\n\r\n0\r\n\r\n", b"hello\nworld!\n"),
+    "one empty chunk": (CHUNKED + b"0\r\n\r\n", b""),
+    "zeros": (CHUNKED + b"0006\r\nhello\n\r\n00000\r\n\r\n", b"hello\n"),
+    "extensions": (CHUNKED + b"6;a=0\r\nhello\n\r\n0;b=0\r\n\r\n", b"hello\n"),
+    "trailers": (CHUNKED + b"6\r\nhello\n\r\n0\r\nA: b\r\nC: 0\r\n\r\n", b"hello\n"),
+    "0 in the text": (CHUNKED + b"8\r\n\n0\r\n\r\n\n0\r\n2\r\n0\r\r\n1\r\n\n\r\n0\r\n\r\n", b"\n0\r\n\r\n\n00\r\n"),
+    "SSE with CRLF": (CHUNKED + b"b\r\ndata: x\r\n\r\n\r\n0\r\n\r\n", b"data: x\r\n\r\n"),
+    "interim": (b"HTTP/1.1 100 Continue\r\n\r\n" + CHUNKED + b"2\r\nhi\r\n0\r\n\r\n", b"hi"),
+}
+
+
+def run(parts: list[bytes], *, live_until: int | None) -> Arrivals:
+    """Feed the parts; `live` asks for bytes until it has seen `live_until` of them (None: no live)."""
+    seen = 0
+
+    def live(body: bytes) -> bool:
+        nonlocal seen
+        seen += len(body)
+        return live_until is not None and seen >= live_until
+
+    arrivals = Arrivals(live if live_until is not None else None)
+    for i, part in enumerate(parts):
+        assert not arrivals.ended, "ended before its last byte"
+        woke = arrivals.add(part, [], i)
+        assert woke or not arrivals.ended
+    return arrivals
+
+
+@pytest.mark.parametrize("live_until", [None, 1, 1000])
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_end_is_seen_with_the_last_byte_wherever_the_reads_are_cut(name: str, live_until: int | None) -> None:
+    data, body = ANSWERS[name]
+    header = data.index(b"\r\n\r\n") + 4
+    single = [(cut,) for cut in range(1, len(data))]
+    double = list(combinations(range(header, len(data)), 2))
+    for cuts in [(), *single, *double]:
+        edges = [0, *cuts, len(data)]
+        parts = [data[a:b] for a, b in pairwise(edges) if a < b]
+        arrivals = run(parts, live_until=live_until)
+        assert arrivals.ended, cuts
+        assert arrivals.complete
+        assert arrivals.reusable
+        assert arrivals.body() == body
+        assert arrivals.t_end == len(parts) - 1
+
+
+@pytest.mark.parametrize("live_until", [None, 1, 1000])
+@pytest.mark.parametrize("name", ANSWERS)
+def test_byte_by_byte(name: str, live_until: int | None) -> None:
+    data, body = ANSWERS[name]
+    arrivals = run([data[i : i + 1] for i in range(len(data))], live_until=live_until)
+    assert arrivals.complete
+    assert b"".join(read.body for read in arrivals.reads()) == body
+
+
+def test_bytes_are_parsed_at_once_until_the_first_event_and_then_only_in_bounded_lots() -> None:
+    seen: list[bytes] = []
+
+    def live(body: bytes) -> bool:
+        seen.append(body)
+        return body == b"event"
+
+    arrivals = Arrivals(live)
+    assert arrivals.add(CHUNKED, [], 1)  # the headers
+    assert not arrivals.add(b"4\r\nping\r\n", [], 2)
+    assert not arrivals.add(b"5\r\nevent\r\n", [], 3)
+    for i in range(1000):
+        assert not arrivals.add(b"5\r\ntoken\r\n", [], 4 + i)
+        assert 0 <= len(arrivals._log) - arrivals._parsed <= 128
+    assert arrivals._parsed < len(arrivals._log)
+    assert seen == [b"ping", b"event"]
+    assert not arrivals.add(b"100000\r\n" + b"x" * 0x90000, [], 2000)
+    assert arrivals.add(b"x" * 0x70000 + b"\r\n0\r\n\r\n", [], 2001)
+    assert arrivals.complete
+    assert len(arrivals.body()) == 4 + 5 + 5000 + 0x100000
+
+
+def test_reads_that_wait_are_no_work_for_the_garbage_collector() -> None:
+    arrivals = Arrivals()
+    arrivals.add(CHUNKED, stamp(1), 1)
+    for i in range(100):
+        arrivals.add(b"5\r\ntoken\r\n", stamp(2 + i), 2 + i)
+    gc.collect()
+    assert not any(gc.is_tracked(row) for row in arrivals._log)
+
+
+def test_large_reads_do_not_wait_in_memory() -> None:
+    arrivals = Arrivals()
+    arrivals.add(OK + b"\r\n", [], 1)
+    for i in range(40):
+        arrivals.add(b"x" * 65536, [], i)
+        assert sum(len(data) for data, _, _ in arrivals._log[arrivals._parsed :]) <= 1 << 20
+
+
+def test_instants_and_counts_of_a_replayed_stream() -> None:
+    reads = [
+        (10, b"HTTP/1.1 200"),
+        (20, b" OK\r\nTransfer-Encoding: chunked\r\nX-Y: z\r\n\r\n2\r\nhi\r\n"),
+        (30, b"2\r\n"),
+        (40, b"ho\r\n0"),
+        (50, b"\r\n\r\n"),
+    ]
+    arrivals, rest = Arrivals.replay(reads, t_send=5)
+    assert rest == []
+    assert (arrivals.t_send, arrivals.t_first_byte, arrivals.t_headers, arrivals.t_end) == (5, 10, 20, 50)
+    assert (arrivals.status, arrivals.headers["x-y"], arrivals.new_conn) == (200, "z", False)
+    assert [(read.t, read.body, read.lag, read.stamped) for read in arrivals.reads()] == [
+        (20, b"hi", 0, False),
+        (40, b"ho", 0, False),
+    ]
+    assert (arrivals.read_count, arrivals.stamped_count, arrivals.last_read) == (5, 0, 50)
+
+
+@pytest.mark.parametrize("cut", [None, 0, 3])
+def test_replay_stops_at_the_answer_s_end_and_gives_the_rest_back(cut: int | None) -> None:
+    one, two = CHUNKED + b"3\r\none\r\n0\r\n\r\n", CHUNKED + b"3\r\ntwo\r\n0\r\n\r\n"
+    reads = [(1, one + two)] if cut is None else [(1, one + two[:cut]), (2, two[cut:])]
+    first, rest = Arrivals.replay(reads)
+    assert (first.body(), first.complete, first.reusable) == (b"one", True, True)
+    second, rest = Arrivals.replay(rest)
+    assert (second.body(), second.complete, rest) == (b"two", True, [])
+
+
+@pytest.mark.parametrize(
+    ("data", "complete", "failure"),
+    [
+        (OK + b"\r\nabc", True, None),
+        (OK + b"Content-Length: 5\r\n\r\nabc", False, "inside the body"),
+        (CHUNKED + b"3\r\nabc\r\n", False, "inside the body"),
+        (CHUNKED + b"3\r\nabc\r\n0\r\n", False, "inside the body"),
+        (b"HTTP/1.1 2", False, "inside the headers"),
+        (b"", False, "without an answer"),
+    ],
+)
+def test_the_end_of_the_connection(data: bytes, complete: bool, failure: str | None) -> None:
+    arrivals, _ = Arrivals.replay([(1, data)] if data else [], t_eof=9)
+    assert arrivals.ended
+    assert (arrivals.complete, arrivals.t_end) == (complete, 9)
+    assert (failure is None and arrivals.failure is None) or (failure or "?") in (arrivals.failure or "")
+    assert not arrivals.reusable
+    assert arrivals.body() == (b"abc" if b"abc" in data else b"")
+
+
+def test_garbage_ends_the_answer_and_keeps_what_came_before() -> None:
+    arrivals, _ = Arrivals.replay([(1, CHUNKED + b"3\r\nabc\r\n"), (2, b"0zz\r\n")])
+    assert arrivals.ended
+    assert arrivals.malformed
+    assert "not valid HTTP" in (arrivals.failure or "")
+    assert (arrivals.body(), arrivals.t_end) == (b"abc", 2)
+
+
+def test_giving_up_keeps_what_came() -> None:
+    arrivals = Arrivals()
+    arrivals.add(CHUNKED + b"3\r\nabc\r\n", [], 1)
+    arrivals.add(b"3\r\ndef\r\n", [], 2)
+    arrivals.abort("too slow", 7)
+    arrivals.abort("again", 8)
+    assert (arrivals.ended, arrivals.complete, arrivals.failure, arrivals.t_end) == (True, False, "too slow", 7)
+    assert arrivals.body() == b"abcdef"
+
+
+def stamp(wall_ns: int) -> Ancillary:
+    return [(socket.SOL_SOCKET, SO_TIMESTAMPNS, struct.pack("@qq", *divmod(wall_ns, S)))]
+
+
+def test_stamps_move_instants_to_the_arrival_and_lag_says_how_late_we_were() -> None:
+    wall = WallClock()
+    offset, base = wall._offsets[-1], wall._at[-1] + S
+    lag = LagLog()
+    lag.add(end=base + 300 * MS, gap=100 * MS)
+    arrivals = Arrivals()
+    arrivals.t_send = base
+    for handled, stamped, data in [
+        (100, 99, CHUNKED),
+        (201, 200, b"1\r\na\r\n"),  # 1 ms late, before the gap
+        (301, 290, b"1\r\nb\r\n"),  # merged over 100 ms, stamped by its last part
+        (330, None, b"1\r\nc\r\n"),  # unstamped
+        (341, 340, b"0\r\n\r\n"),
+    ]:
+        arrivals.add(data, [] if stamped is None else stamp(base + stamped * MS + offset), base + handled * MS)
+    reads = arrivals.reads(wall, lag)
+    assert [((read.t - base) / MS, read.lag / MS, read.stamped, read.body) for read in reads] == [
+        (200, 1, True, b"a"),
+        (290, 99, True, b"b"),
+        (330, 0, False, b"c"),
+    ]
+    assert (arrivals.t_headers, arrivals.t_first_byte, arrivals.t_end) == (
+        base + 99 * MS,
+        base + 99 * MS,
+        base + 340 * MS,
+    )
+    assert (arrivals.read_count, arrivals.stamped_count) == (5, 4)
+    assert [read.t for read in arrivals.reads()] == [base + t * MS for t in (201, 301, 330)]
+
+
+def test_instants_of_a_stream_never_go_back() -> None:
+    wall = WallClock()
+    offset, base = wall._offsets[-1], wall._at[-1]
+    arrivals = Arrivals()
+    arrivals.add(CHUNKED + b"1\r\na\r\n", stamp(base + 2000 + offset), base + 5000)
+    arrivals.add(b"1\r\nb\r\n", stamp(base + 1000 + offset), base + 6000)
+    first, second = arrivals.reads(wall)
+    assert second.t == first.t == base + 2000

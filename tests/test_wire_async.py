@@ -1,0 +1,353 @@
+"""What only the asyncio shell has: many streams at once, cancelling, preparing, and the truth of its stamps."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from wire_server import CHUNKED, LAST, Peer, answer, chunk, serving
+
+from loadtest.measure.wire import Arrivals, AsyncWire, Timeouts, keeper
+
+KINDS = ["asyncio", "uvloop"]
+MS = 1_000_000
+
+
+def run(kind: str, main: Coroutine[Any, Any, None]) -> None:
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    if kind == "uvloop":
+        factory = pytest.importorskip("uvloop").new_event_loop
+
+    async def limited() -> None:
+        async with asyncio.timeout(20):  # what hangs fails
+            await main
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(limited())
+
+
+async def stream(client: httpx.AsyncClient, url: str, arrivals: Arrivals) -> None:
+    response = await client.send(client.build_request("GET", url, extensions={"arrivals": arrivals}), stream=True)
+    try:
+        await response.extensions["answer"].finish()
+    finally:
+        await response.aclose()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_many_streams_at_once_as_are_asked_for_and_no_descriptor_left_behind(kind: str) -> None:
+    """The server answers only once all requests are there: any limit on connections would be a deadlock."""
+    count = 150
+    everybody = threading.Barrier(count)
+
+    def handler(peer: Peer) -> None:
+        while peer.request() is not None:
+            everybody.wait(10)
+            peer.send(CHUNKED, chunk(b"a" * 100), LAST)
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=AsyncWire(), timeout=None) as client:
+            for new in (True, False):
+                got = [Arrivals() for _ in range(count)]
+                await asyncio.gather(*(stream(client, server.url, arrivals) for arrivals in got))
+                assert all(arrivals.complete and arrivals.new_conn is new for arrivals in got)
+
+    run(kind, asyncio.sleep(0))  # uvloop's first loop keeps descriptors of its own
+    before = open_descriptors()
+    with serving(handler) as server:
+        run(kind, main())
+    assert server.connections == count
+    assert open_descriptors() == before
+
+
+def setting(event: asyncio.Event) -> Callable[[bytes], bool]:
+    """A `live` that sets `event` at the first body bytes."""
+
+    def live(_: bytes) -> bool:
+        event.set()
+        return True
+
+    return live
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
+
+
+@pytest.mark.parametrize("when", ["before the headers", "in the body"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_cancelling_drops_the_connection_and_keeps_what_came(kind: str, when: str) -> None:
+    freed = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        peer.request()
+        asked.set()
+        if when == "in the body":
+            peer.send(CHUNKED, chunk(b"a"))
+        assert peer.closed_by_client()
+        freed.set()
+
+    asked = threading.Event()
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=AsyncWire(), timeout=None) as client:
+            came = asyncio.Event()
+            arrivals = Arrivals(setting(came))
+            task = asyncio.create_task(stream(client, server.url, arrivals))
+            await (came.wait() if when == "in the body" else asyncio.to_thread(asked.wait, 5))
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert arrivals.ended
+            assert not arrivals.complete
+            assert "cancelled" in (arrivals.failure or "")
+            assert arrivals.t_end is not None
+            assert arrivals.body() == (b"a" if when == "in the body" else b"")
+            assert await asyncio.to_thread(freed.wait, 5)  # while the client is still open
+
+    with serving(handler) as server:
+        run(kind, main())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_closing_an_unfinished_response_drops_the_connection(kind: str) -> None:
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.send(CHUNKED)
+        assert peer.closed_by_client()
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=AsyncWire()) as client:
+            arrivals = Arrivals()
+            request = client.build_request("GET", server.url, extensions={"arrivals": arrivals})
+            response = await client.send(request, stream=True)
+            await response.aclose()
+            assert arrivals.failure == "closed before the answer was over"
+            with pytest.raises(httpx.ReadError):
+                await response.extensions["answer"].finish()
+
+    with serving(handler) as server:
+        run(kind, main())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_closing_the_wire_ends_what_is_in_flight(kind: str) -> None:
+    async def main() -> None:
+        wire = AsyncWire()
+        async with httpx.AsyncClient(transport=wire) as client:
+            came = asyncio.Event()
+            arrivals = Arrivals(setting(came))
+            task = asyncio.create_task(stream(client, server.url, arrivals))
+            await came.wait()
+        with pytest.raises(httpx.ReadError, match="the client was closed"):
+            await task
+        await wire.aclose()  # once more does no harm
+
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.send(CHUNKED, chunk(b"a"))
+        assert peer.closed_by_client()
+
+    with serving(handler) as server:
+        run(kind, main())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prepared_connections_are_used_and_opened_once(kind: str) -> None:
+    def handler(peer: Peer) -> None:
+        while peer.request() is not None:
+            peer.send(answer(b"a"))
+
+    async def main() -> None:
+        async with AsyncWire() as wire, httpx.AsyncClient(transport=wire) as client:
+            await wire.prepare(f"{server.url}/api", 70)
+            await wire.prepare(server.url, 70)
+            got = [Arrivals() for _ in range(70)]
+            await asyncio.gather(*(stream(client, server.url, arrivals) for arrivals in got))
+            assert not any(arrivals.new_conn or arrivals.t_connect for arrivals in got)
+
+    with serving(handler) as server:
+        run(kind, main())
+    assert server.connections == 70
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_preparing_for_a_server_that_is_not_there_raises_as_a_request_does(kind: str) -> None:
+    async def main() -> None:
+        async with AsyncWire() as wire:
+            with pytest.raises(httpx.ConnectError, match="connection refused"):
+                await wire.prepare(server.url, 3)
+
+    with serving(lambda _: None) as server:
+        pass
+    run(kind, main())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_idle_connection_that_the_server_closes_is_forgotten(kind: str) -> None:
+    hang_up = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        if peer.request():
+            peer.send(answer(b"a"))
+        hang_up.wait(5)
+
+    async def main() -> None:
+        async with AsyncWire() as wire, httpx.AsyncClient(transport=wire) as client:
+            arrivals = Arrivals()
+            await stream(client, server.url, arrivals)
+            ((origin, (connection,)),) = wire._pool._idle.items()
+            dropped, drop = asyncio.Event(), connection.wake
+            connection.wake = lambda: (drop(), setting(dropped)(b""))
+            hang_up.set()
+            async with asyncio.timeout(5):
+                await dropped.wait()
+            assert wire._pool.count(origin) == 0
+            assert connection.sock.fileno() == -1
+
+    with serving(handler) as server:
+        run(kind, main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SO_TIMESTAMPNS is Linux's")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_stamp_is_the_arrival_even_when_the_loop_is_late_and_the_lag_says_so(kind: str) -> None:
+    """A callback blocks the loop; the server sends twice meanwhile.
+
+    The time of the read is late. The stamp is that of an arrival, but perhaps of the second, merged with the first: so
+    the lag must be the whole gap, which `handled − stamp` would understate.
+    """
+    send, send_more, sent_at = threading.Event(), threading.Event(), [0]
+
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.send(CHUNKED, chunk(b"first"))
+        assert send.wait(5)
+        sent_at[0] = time.perf_counter_ns()
+        peer.send(chunk(b"second"))
+        assert send_more.wait(5)
+        peer.send(chunk(b"third") + LAST)
+        peer.request()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with keeper() as keep:
+            assert keep.stamping
+            async with AsyncWire() as wire, httpx.AsyncClient(transport=wire) as client:
+                blocked = [0, 0]
+
+                def block() -> None:
+                    blocked[0] = time.perf_counter_ns()
+                    send.set()
+                    time.sleep(0.05)
+                    send_more.set()
+                    time.sleep(0.05)
+                    blocked[1] = time.perf_counter_ns()
+
+                def live(_: bytes) -> bool:
+                    loop.call_soon(block)
+                    return True
+
+                arrivals = Arrivals(live)
+                await stream(client, server.url, arrivals)
+                await asyncio.sleep(0.01)  # the heartbeat after the gap
+                handled = arrivals.last_read or 0
+                first, second, *_ = arrivals.reads(wire.wall, wire.lag)
+                assert first.stamped
+                assert second.stamped
+                assert arrivals.stamped_count == arrivals.read_count
+                assert handled >= blocked[1]
+                assert sent_at[0] - MS <= second.t <= blocked[1]
+                assert second.lag >= 100 * MS
+                assert (arrivals.t_end or 0) <= blocked[1]
+
+    with serving(handler) as server:
+        run(kind, main())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_stamps_the_time_of_the_read_serves(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loadtest.measure.wire.connection.ask_for_stamps", lambda _: False)
+
+    async def main() -> None:
+        async with AsyncWire() as wire, httpx.AsyncClient(transport=wire) as client:
+            arrivals = Arrivals()
+            await stream(client, server.url, arrivals)
+            (read,) = arrivals.reads(wire.wall, wire.lag)
+            assert not read.stamped
+            assert arrivals.stamped_count == 0
+            assert read.t == arrivals.t_headers == arrivals.last_read
+
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.send(answer(b"a"))
+        peer.request()
+
+    with serving(handler) as server:
+        run(kind, main())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_limit_of_one_request_leaves_the_others_alone(kind: str) -> None:
+    done = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        while (request := peer.request()) is not None:
+            if b"/silent" in request[0]:
+                done.set()
+            else:
+                assert done.wait(5)
+                peer.send(CHUNKED, chunk(b"a"), LAST)
+
+    async def main() -> None:
+        async with AsyncWire(timeouts=Timeouts(first_byte=0.5)) as wire, httpx.AsyncClient(transport=wire) as client:
+            good, silent = Arrivals(), Arrivals()
+            results = await asyncio.gather(
+                stream(client, f"{server.url}/silent", silent),
+                stream(client, f"{server.url}/good", good),
+                return_exceptions=True,
+            )
+            assert isinstance(results[0], httpx.ReadTimeout)
+            assert results[1] is None
+            assert good.complete
+
+    with serving(handler) as server:
+        run(kind, main())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reset_that_comes_together_with_data_is_noticed(kind: str) -> None:
+    """uvloop calls the reader once for both, and then never again: that one read takes the data, not the reset."""
+    seen, done = threading.Event(), threading.Event()
+
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.send(CHUNKED, chunk(b"first"))
+        seen.wait(10)
+        peer.send(chunk(b"second"))
+        peer.reset()
+        done.set()
+
+    def live(_: bytes) -> bool:
+        seen.set()
+        return done.wait(10)  # the loop stands still until both lie waiting
+
+    arrivals = Arrivals(live)
+
+    async def main() -> None:
+        timeouts = Timeouts(connect=10, first_byte=10, idle=15, total=None)
+        async with httpx.AsyncClient(transport=AsyncWire(timeouts=timeouts), timeout=None) as client:
+            with pytest.raises(httpx.ReadError, match="reset"):
+                await asyncio.wait_for(stream(client, server.url, arrivals), 10)
+
+    with serving(handler) as server:
+        run(kind, main())
+    assert arrivals.body() == b"firstsecond"
+    assert not arrivals.complete

@@ -1,0 +1,136 @@
+"""The sans-IO parser: framing of every kind, whole and byte by byte."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadtest.measure.wire.core import AnswerParser, end_of_answer
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+# name: bytes, status, body, complete without EOF, keep-alive
+WHOLE = {
+    "length": (OK + b"Content-Length: 5\r\n\r\nhello", 200, b"hello", True, True),
+    "empty": (OK + b"Content-Length: 0\r\n\r\n", 200, b"", True, True),
+    "chunked": (
+        OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n",
+        200,
+        b"hello!",
+        True,
+        True,
+    ),
+    "extension": (OK + b"Transfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n000;c\r\n\r\n", 200, b"hello", True, True),
+    "trailers": (
+        OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: 1\r\nB:\r\n\r\n",
+        200,
+        b"hello",
+        True,
+        True,
+    ),
+    "close": (OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nhi", 200, b"hi", True, False),
+    "old": (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, b"hi", True, False),
+    "old, kept": (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi", 200, b"hi", True, True),
+    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", 204, b"", True, True),
+    "not modified": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", 304, b"", True, True),
+    "interim": (
+        b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + OK + b"Content-Length: 1\r\n\r\na",
+        200,
+        b"a",
+        True,
+        True,
+    ),
+    "until close": (OK + b"\r\nabc", 200, b"abc", False, False),
+    "no reason": (b"HTTP/1.1 503 \r\nContent-Length: 1\r\n\r\na", 503, b"a", True, True),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("size", [1, 3, 10_000])
+def test_whole_answers(name: str, size: int) -> None:
+    data, status, body, complete, keep_alive = WHOLE[name]
+    parser = AnswerParser()
+    got = b"".join(parser.feed(data[i : i + size]) for i in range(0, len(data), size))
+    assert (parser.status, got, parser.complete, parser.keep_alive) == (status, body, complete, keep_alive)
+    assert parser.error is None
+    assert not parser.excess
+    parser.eof()
+    assert parser.complete
+
+
+@pytest.mark.parametrize("name", [name for name, row in WHOLE.items() if row[3]])
+def test_is_complete_with_its_last_byte_and_not_before(name: str) -> None:
+    data = WHOLE[name][0]
+    parser = AnswerParser()
+    parser.feed(data[:-1])
+    assert not parser.complete
+    parser.feed(data[-1:])
+    assert parser.complete
+
+
+def test_headers_come_in_order_stripped_and_without_those_of_interim_answers_and_trailers() -> None:
+    parser = AnswerParser()
+    parser.feed(WHOLE["interim"][0])
+    assert parser.headers == [(b"Content-Length", b"1")]
+    parser = AnswerParser()
+    parser.feed(OK + b"A:  1 \r\nEmpty:\r\na: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nT: 1\r\n\r\n")
+    assert parser.headers == [(b"A", b"1"), (b"Empty", b""), (b"a", b"2"), (b"Transfer-Encoding", b"chunked")]
+
+
+@pytest.mark.parametrize(
+    ("data", "body"),
+    [
+        (OK + b"Content-Length: 5\r\n\r\nhel", b"hel"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhel", b"hel"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n", b"hello"),
+        (OK + b"Content-Le", b""),
+        (b"", b""),
+    ],
+)
+def test_an_end_of_connection_too_early_leaves_the_answer_incomplete(data: bytes, body: bytes) -> None:
+    parser = AnswerParser()
+    assert parser.feed(data) == body
+    parser.eof()
+    assert not parser.complete
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"SSH-2.0-OpenSSH_9\r\n", "not valid HTTP"),
+        (OK + b"Content-Length: x\r\n\r\n", "Content-Length"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "chunk size"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", "101"),
+    ],
+)
+def test_garbage_is_an_error_in_words_and_never_an_exception(data: bytes, word: str) -> None:
+    parser = AnswerParser()
+    parser.feed(data)
+    assert word in (parser.error or "")
+    assert not parser.complete
+    assert parser.feed(b"more") == b""
+
+
+def test_bytes_after_the_end_make_the_connection_unfit_and_are_not_body() -> None:
+    first = OK + b"Content-Length: 5\r\n\r\nhello"
+    for more in (first, OK + b"X: y\r\n"):
+        parser = AnswerParser()
+        assert parser.feed(first + more) == b"hello"
+        assert parser.complete
+        assert parser.excess
+        assert end_of_answer(first[:20], first[20:] + more) == len(first) - 20
+    closing = OK + b"Connection: close\r\nContent-Length: 5\r\n\r\nhello"
+    parser = AnswerParser()
+    assert parser.feed(closing + b"more") == b"hello"
+    assert parser.excess
+    assert parser.error is None
+    parser = AnswerParser()
+    parser.feed(first)
+    parser.feed(b"late")
+    assert parser.excess
+
+
+def test_an_answer_to_head_ends_with_its_headers() -> None:
+    parser = AnswerParser(head=True)
+    parser.feed(OK + b"Content-Length: 5\r\n\r\n")
+    assert parser.complete
+    assert parser.keep_alive

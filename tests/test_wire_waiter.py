@@ -1,0 +1,71 @@
+"""The seam of the blocking shell: another way to wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from wire_client import PATIENT, ask
+from wire_server import CHUNKED, STREAM, Peer, chunk, say, serving
+
+from loadtest.measure.wire import Arrivals, BlockingWaiter, SyncWire
+
+
+class Greedy(BlockingWaiter):
+    """Reads once before it waits, as a persistent watcher may, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.pumped: set[int] = set()
+        self.forgotten: set[int] = set()
+
+    def pump(self, fd: int, step: Callable[[], bool], deadline: Callable[[], float]) -> bool:
+        self.pumped.add(fd)
+        return step() or super().pump(fd, step, deadline)
+
+    def forget(self, fd: int) -> None:
+        self.forgotten.add(fd)
+
+
+def test_a_waiter_of_one_s_own_is_used_and_told_of_every_descriptor_that_closes() -> None:
+    waiter = Greedy()
+    with serving(say(*STREAM)) as server:
+        got = ask("sync", *[httpx.Request("GET", server.url) for _ in range(2)], waiter=waiter)
+    assert [one.arrivals.body() for one in got] == [b"one\ntwo\nthree\n"] * 2
+    assert len(waiter.pumped) == 1
+    assert waiter.pumped <= waiter.forgotten
+
+
+class Stopped(BaseException):
+    """As gevent's GreenletExit: no Exception."""
+
+
+class Stopping(BlockingWaiter):
+    """Is stopped while it waits for the second time."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+
+    def pump(self, fd: int, step: Callable[[], bool], deadline: Callable[[], float]) -> bool:
+        self.waits += 1
+        if self.waits == 2:
+            raise Stopped
+        return super().pump(fd, step, deadline)
+
+
+def test_who_is_stopped_while_waiting_drops_the_connection_and_keeps_what_came() -> None:
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.send(CHUNKED + chunk(b"a"))
+        assert peer.closed_by_client()
+
+    with serving(handler) as server, httpx.Client(transport=SyncWire(waiter=Stopping(), timeouts=PATIENT)) as client:
+        arrivals = Arrivals()
+        request = client.build_request("GET", server.url, extensions={"arrivals": arrivals})
+        response = client.send(request, stream=True)
+        with pytest.raises(Stopped):
+            response.extensions["answer"].finish()
+        assert arrivals.ended
+        assert not arrivals.complete
+        assert arrivals.failure == "stopped before the answer was over"
+        assert arrivals.body() == b"a"

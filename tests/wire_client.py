@@ -1,0 +1,88 @@
+"""Both shells of the wire, asked the same: what tests of real sockets share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+from loadtest.measure.wire import Arrivals, AsyncWire, SyncWire, Timeouts
+from loadtest.measure.wire.connection import Addresses
+
+T = TypeVar("T")
+
+KINDS = ["sync", "asyncio", "uvloop"]
+PATIENT = Timeouts(connect=10, first_byte=10, idle=10, total=20)  # what hangs fails
+
+
+def run(kind: str, main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` on the loop that `kind` names; what hangs fails."""
+
+    async def limited() -> T:
+        async with asyncio.timeout(20):
+            return await main
+
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    if kind == "uvloop":
+        factory = pytest.importorskip("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(limited())
+
+
+@dataclass
+class Got:
+    """What became of one request with arrivals."""
+
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    error: httpx.TransportError | None = None
+    at_headers: int | None = None  # the response's status
+
+
+def ask(kind: str, *requests: httpx.Request, addresses: Addresses | None = None, **options: Any) -> list[Got]:
+    """Send requests with arrivals one after the other over one wire, each to its end."""
+    options.setdefault("timeouts", PATIENT)
+    wire = SyncWire(**options) if kind == "sync" else AsyncWire(**options)
+    wire._addresses = addresses or wire._addresses
+    got = [Got(request.extensions.setdefault("arrivals", Arrivals())) for request in requests]
+    if isinstance(wire, SyncWire):
+        with httpx.Client(transport=wire) as client:
+            for request, one in zip(requests, got, strict=True):
+                try:
+                    response = client.send(request, stream=True)
+                    one.at_headers = response.status_code
+                    response.extensions["answer"].finish()
+                    response.close()
+                except httpx.TransportError as error:
+                    one.error = error
+        return got
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=wire) as client:
+            for request, one in zip(requests, got, strict=True):
+                try:
+                    response = await client.send(request, stream=True)
+                    one.at_headers = response.status_code
+                    await response.extensions["answer"].finish()
+                    await response.aclose()
+                except httpx.TransportError as error:
+                    one.error = error
+
+    run(kind, main())
+    return got
+
+
+def get(kind: str, *requests: httpx.Request, timeout: float = 5, **options: Any) -> list[httpx.Response]:
+    """Send ordinary requests one after the other over one wire."""
+    if kind == "sync":
+        with httpx.Client(transport=SyncWire(**options), timeout=timeout) as client:
+            return [client.send(request) for request in requests]
+
+    async def main() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=AsyncWire(**options), timeout=timeout) as client:
+            return [await client.send(request) for request in requests]
+
+    return run(kind, main())
