@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
@@ -324,7 +325,7 @@ def test_a_limit_of_one_request_leaves_the_others_alone(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_reset_that_comes_together_with_data_is_noticed(kind: str) -> None:
-    """uvloop calls the reader once for both, and then never again: that one read takes the data, not the reset."""
+    """Uvloop calls the reader once for both, and then never again: that one read takes the data, not the reset."""
     seen, done = threading.Event(), threading.Event()
 
     def handler(peer: Peer) -> None:
@@ -351,3 +352,30 @@ def test_a_reset_that_comes_together_with_data_is_noticed(kind: str) -> None:
         run(kind, main())
     assert arrivals.body() == b"firstsecond"
     assert not arrivals.complete
+
+
+def test_an_answer_that_is_over_leaves_nothing_to_the_garbage_collector() -> None:
+    """The driver switches collection off while it measures: what a stream held must go with its last reference."""
+
+    def handler(peer: Peer) -> None:
+        while peer.request() is not None:
+            peer.send(CHUNKED, chunk(b"a" * 100), LAST)
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=AsyncWire(), timeout=None) as client:
+            for _ in range(20):
+                request = client.build_request("GET", server.url, extensions={"arrivals": Arrivals()})
+                response = await client.send(request, stream=True)
+                await response.extensions["answer"].finish()
+                await response.aclose()
+                response.stream = httpx.ByteStream(b"")
+            del request, response
+            left = [one for one in gc.get_objects() if isinstance(one, Arrivals)]
+            assert len(left) <= 1  # the last one may still be on its way out
+
+    gc.disable()
+    try:
+        with serving(handler) as server:
+            run("asyncio", main())
+    finally:
+        gc.enable()

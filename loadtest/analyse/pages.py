@@ -162,7 +162,7 @@ def facts(analysis: Analysis) -> Grid:
             f"{summary['name']} ({summary['state'] or 'state unknown'}, started {summary['started'] or 'at an unknown time'})",
         ),
         ("server", f"{findings.measured_on(summary)} at {summary['target'].get('url')}"),
-        ("simulated", findings.simulated(summary) or "no"),
+        *([("simulated", mark)] if (mark := findings.simulated(summary)) else []),
         ("wire", str(summary["target"].get("dialect") or NOTHING)),
         ("context", f"{server.get('context') or 'unknown'} tokens"),
         ("slots", f"{analysis.slots} ({analysis.slots.method})"),

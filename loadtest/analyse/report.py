@@ -93,8 +93,7 @@ def console_report(report: Report, console: Console) -> None:
         for line in findings.verdicts(one.summary["levels"]):
             console.print(Text(line, style="yellow"))
     for path in report.files:
-        if path.suffix in {".html", ".json"}:
-            console.print(Text(f"wrote {path}", style="dim"))
+        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
 
 
 def console_table(summary: dict[str, Any]) -> Table:

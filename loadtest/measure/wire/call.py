@@ -141,4 +141,7 @@ class Call:
             self.over = True
             self.error = None if connection.stale else connection.verdict()
             self._release(self)
+            wake, self._wake = self._wake, bool  # nothing more to tell: no circle is left for the collector
+            wake()
+            return
         self._wake()

@@ -1,0 +1,70 @@
+"""`loadtest serve`: the simulated model server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from loadtest.simulate.faults import Fault, FaultKind
+from loadtest.simulate.profiles import PROFILES
+from loadtest.simulate.server import ServerOptions
+from loadtest.simulate.server import serve as serve_forever
+
+
+@click.command(
+    epilog=f"Profiles: {', '.join(PROFILES)}, or a JSON file. Faults: {', '.join(FaultKind)}. "
+    "Everything measured on this server is labelled simulated."
+)
+@click.option("--profile", default="a100-80g-llama3.1-70b-q4", show_default=True, help="What model on what machine.")
+@click.option("--slots", type=int, help="Requests decoded at once, 0 for no limit.  [default: the profile's]")
+@click.option("--port", type=int, default=11434, show_default=True, help="Port on 127.0.0.1; 0 takes a free one.")
+@click.option("--speed", type=float, default=1.0, show_default=True, help="Divide every time by this.")
+@click.option("--num-ctx", type=int, help="Context length of a slot.  [default: the profile's]")
+@click.option(
+    "--burst", type=click.Choice(["fifo", "lifo"]), default="fifo", show_default=True, help="Order of a burst."
+)
+@click.option(
+    "--jitter", type=float, help="Standard deviation of a batch's time, as a share.  [default: the profile's]"
+)
+@click.option("--warm", is_flag=True, help="The model is loaded from the start.")
+@click.option(
+    "--truth", type=click.Path(path_type=Path), help="Log what really happened to each request, as JSON lines."
+)
+@click.option(
+    "--fault", "faults", multiple=True, metavar="KIND=SHARE|KIND=every:N", help="Inject a fault; may be repeated."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of answers, jitter and faults.")
+def serve(
+    profile: str,
+    slots: int | None,
+    port: int,
+    speed: float,
+    num_ctx: int | None,
+    burst: Literal["fifo", "lifo"],
+    jitter: float | None,
+    warm: bool,
+    truth: Path | None,
+    faults: tuple[str, ...],
+    seed: int,
+) -> None:
+    """Run a model server without a model: Ollama's native API and /v1, slots, a queue, continuous batching.
+
+    Listens on loopback only and prints its URL; Ctrl-C ends it. Any Ollama or OpenAI client works with it.
+    """
+    serve_forever(
+        ServerOptions(
+            profile=profile,
+            slots=slots,
+            port=port,
+            speed=speed,
+            num_ctx=num_ctx,
+            burst=burst,
+            jitter=jitter,
+            warm=warm,
+            truth=truth,
+            faults=tuple(Fault.parse(text) for text in faults),
+            seed=seed,
+        )
+    )

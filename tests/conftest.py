@@ -1,0 +1,48 @@
+"""What several tests share: real servers, started once, and the command line called in-process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import llamacpp
+import pytest
+
+from loadtest.cli import main
+from loadtest.cli.demo import simulated_server
+
+
+@pytest.fixture(autouse=True)
+def _no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tests on their own servers, whatever the shell says."""
+    for name in ("OLLAMA_HOST", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def simulated_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A simulated Ollama with four slots, fast, in a process of its own."""
+    with simulated_server("--slots", "4", "--speed", "20") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def llamacpp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """llama.cpp's own server with four slots, in a process of its own."""
+    model = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    llamacpp.write_model(model)
+    with llamacpp.serving(model, slots=4) as url:
+        yield url
+
+
+@pytest.fixture
+def loadtest(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command line: call it with its arguments, get (exit code, stdout, stderr)."""
+
+    def call(*args: str | os.PathLike[str]) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([os.fspath(arg) for arg in args])
+        out, err = capfd.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call

@@ -1,0 +1,182 @@
+"""The command line: every mistake is one sentence and exit code 2, with nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from loadtest.records import Outcome, RunFolder
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@contextlib.contextmanager
+def answering(status: int, content_type: str, body: bytes) -> Iterator[str]:
+    """A server that answers everything alike."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Stay quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def refused_url() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def one_sentence(err: str) -> str:
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert "Traceback" not in err
+    assert lines, "a mistake must be said"
+    return lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--concurrency", "0"], "concurrency must be 1 or more"),
+        (["--concurrency", "one"], "not a list of whole numbers"),
+        (["--concurrency", ","], "is empty"),
+        (["--requests", "2", "--concurrency", "4"], "cannot keep 4 streams busy"),
+        (["--prompt", "x", "--prompt-file", "y"], "exclude each other"),
+        (["--prompt-file", "/nowhere/x.txt"], "cannot read the prompt file"),
+        (["--bogus", "1"], "No such option"),
+        (["--model", "nope"], "has no model 'nope'; it has: llama3.1:70b"),
+        (["--input-tokens", "200000"], "has a context of"),
+        (["--url", "ftp://x"], "is not a URL"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_leaves_nothing(
+    loadtest: Call, simulated_url: str, tmp_path: Path, options: list[str], words: str
+) -> None:
+    given = options if "--url" in options else ["--url", simulated_url, *options]
+    code, _, err = loadtest("run", *given, "--out", tmp_path / "run")
+    assert code == 2, err
+    assert words in one_sentence(err)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "body", "words"),
+    [
+        (200, "text/html", b"<html>hello</html>", "a web page"),
+        (404, "text/plain", b"not here", "status 404"),
+        (401, "application/json", b'{"error":"no key"}', "refuses us with status 401"),
+        (403, "application/json", b"{}", "OPENAI_API_KEY"),
+        (500, "text/plain", b"oh", "status 500"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_what_is_no_model_server_is_said(
+    loadtest: Call, tmp_path: Path, command: str, status: int, kind: str, body: bytes, words: str
+) -> None:
+    with answering(status, kind, body) as url:
+        given = ["--url", url, "--out", tmp_path / "run"] if command == "run" else [url]
+        code, _, err = loadtest(command, *given)
+    assert code == 2
+    assert words in one_sentence(err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unreachable_server_is_said(loadtest: Call, tmp_path: Path) -> None:
+    code, _, err = loadtest("run", "--url", refused_url(), "--out", tmp_path / "run")
+    assert code == 2
+    assert "cannot reach" in one_sentence(err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_a_run_is_not_touched(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
+    RunFolder.create(tmp_path).write_run({"name": "first"})
+    code, _, err = loadtest("run", "--url", simulated_url, "--out", tmp_path)
+    assert code == 2
+    assert "already holds a run" in one_sentence(err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json"]
+
+
+@pytest.mark.parametrize("command", ["report", "plot"])
+def test_a_folder_without_a_run_is_said(loadtest: Call, tmp_path: Path, command: str) -> None:
+    code, _, err = loadtest(command, tmp_path)
+    assert code == 2
+    assert "is not a run folder" in one_sentence(err)
+
+
+def test_check_says_what_is_there(loadtest: Call, simulated_url: str) -> None:
+    code, out, _ = loadtest("check", simulated_url)
+    assert code == 0
+    assert "ollama" in out
+    assert "llama3.1:70b" in out
+    assert "simulated" in out
+
+
+def test_check_knows_llama_cpp_and_its_slots(loadtest: Call, llamacpp_url: str) -> None:
+    code, out, _ = loadtest("check", llamacpp_url)
+    assert code == 0
+    assert "llama.cpp" in out
+    assert "slots      4" in out
+
+
+def test_v1_of_an_ollama_is_measured_too(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
+    options = ["--api", "openai", "--concurrency", "2", "--requests", "4", "--output-tokens", "8"]
+    code, _, err = loadtest("run", "--url", simulated_url, *options, "--out", tmp_path / "run")
+    assert code in (0, 3), err
+    records = list(RunFolder.open(tmp_path / "run").records())
+    assert {(record.dialect, record.outcome, record.output_tokens) for record in records} == {
+        ("openai-chat", Outcome.OK, 8)
+    }
+
+
+def test_ctrl_c_keeps_what_has_finished_and_records_the_rest_as_cancelled(simulated_url: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--concurrency", "6", "--duration", "600", "--output-tokens", "40", "--out", str(out)]
+    command = [sys.executable, "-m", "loadtest", "run", "--url", simulated_url, *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        requests = out / "requests-0.jsonl"
+        while process.poll() is None and not (requests.exists() and requests.read_bytes().count(b"\n") > 12):
+            os.sched_yield()
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode == 130
+    folder = RunFolder.open(out)
+    outcomes = [record.outcome for record in folder.records()]
+    assert outcomes.count(Outcome.OK) >= 12
+    assert 1 <= outcomes.count(Outcome.CANCELLED) <= 6
+    assert folder.read_run()["state"] == "interrupted"
+
+
+def test_help_of_every_command_stands_alone(loadtest: Call) -> None:
+    from loadtest.cli import COMMANDS
+
+    for name in COMMANDS:
+        code, out, _ = loadtest(name, "--help")
+        assert code == 0
+        assert out.startswith(f"Usage: loadtest {name}")
+        assert len(out.split()) > 25
