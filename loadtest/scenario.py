@@ -75,7 +75,8 @@ class Scenario:
     max_rate: float | None = _key("Never start more requests than this.", None, unit="requests/s")
     think_time: float = _key("Pause of a stream between its answer and its next request.", 0.0, unit="s")
     seed: int | None = _key(
-        "Seed of every prompt; default: drawn anew (and kept in run.json), for the same texts meet a warm prefix cache.", None
+        "Seed of every prompt; default: drawn anew (and kept in run.json), for the same texts meet a warm prefix cache.",
+        None,
     )
     warm_cache: bool = _key(
         "Leave the nonce out, so that the server's prefix cache may answer; labelled.", default=False

@@ -1,0 +1,69 @@
+"""The documentation is complete and true: every command, option, record field, outcome and metric is in it.
+
+`python tests/test_docs.py` writes docs/cli.md anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import click
+
+from loadtest import metrics
+from loadtest.cli import COMMANDS, cli
+from loadtest.records import Outcome, Record
+
+ROOT = Path(__file__).parent.parent
+
+
+def cli_page() -> str:
+    """Return docs/cli.md: the help of every command, as printed 110 columns wide."""
+    parts = ["# Command line\n", "Made from `--help`; `python tests/test_docs.py` writes it anew.\n"]
+    for name in (None, *COMMANDS):
+        title = f"loadtest {name}" if name else "loadtest"
+        with click.Context(cli, info_name="loadtest", terminal_width=110, **cli.context_settings) as parent:
+            command = cli.get_command(parent, name) if name else cli
+            assert command is not None
+            if name:
+                with click.Context(command, info_name=name, parent=parent, terminal_width=110) as context:
+                    text = command.get_help(context)
+            else:
+                text = cli.get_help(parent)
+        parts.append(f"## {title}\n\n```\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+def test_the_command_page_is_what_help_prints() -> None:
+    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == cli_page()
+
+
+def test_every_record_field_and_outcome_is_documented() -> None:
+    page = (ROOT / "docs/records.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(Record):
+        assert f"`{field.name}`" in page, field.name
+    for outcome in Outcome:
+        assert f"| `{outcome}` |" in page
+
+
+def test_every_metric_stands_beside_its_formula() -> None:
+    page = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    for name, formula in metrics.FORMULAS.items():
+        assert f"| `{name}` | {formula.replace('|', chr(92) + '|')} |" in page, name
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_changelog_names_the_version_or_what_is_unreleased() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "## Unreleased" in text
+
+
+if __name__ == "__main__":
+    (ROOT / "docs/cli.md").write_text(cli_page(), encoding="utf-8")
