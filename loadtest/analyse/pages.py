@@ -45,11 +45,12 @@ CAPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table of a report: heads, rows of text, and how many columns from the left are names."""
+    """A table of a report: heads, rows of text, how many columns from the left are names, and if the last is prose."""
 
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     names: int = 1
+    prose: bool = False
 
 
 def headline(level: dict[str, Any]) -> list[str]:
@@ -68,6 +69,7 @@ def overview(summary: dict[str, Any]) -> Grid:
     """Return a row a level: what was asked, how it ended, headline figures, verdict."""
     heads = (
         "level",
+        "verdict",
         "ok",
         "failed",
         "TTFT p50",
@@ -78,9 +80,8 @@ def overview(summary: dict[str, Any]) -> Grid:
         "output tokens/s",
         "input tokens/s",
         "requests/s",
-        "throughput over",
         "peak decoding",
-        "verdict",
+        "rates over",
     )
     rows = []
     for level in summary["levels"]:
@@ -88,17 +89,17 @@ def overview(summary: dict[str, Any]) -> Grid:
         rows.append(
             (
                 level["label"],
+                level["verdict"],
                 str(level["outcomes"].get("ok", 0)),
                 str(failed(level)),
                 *headline(level),
                 _rate(level["input_tokens_per_s"]),
                 _rate(level["requests_per_s"]),
-                window["throughput_over"] if window else NOTHING,
                 str(level["peak_decoding"]),
-                level["verdict"],
+                window["throughput_over"] if window else NOTHING,
             )
         )
-    return Grid(heads, tuple(rows))
+    return Grid(heads, tuple(rows), names=2)
 
 
 def figures(level: dict[str, Any]) -> Grid:
@@ -116,7 +117,7 @@ def figures(level: dict[str, Any]) -> Grid:
         interval = described["ci95_p50"]
         between = f"{_number(interval[0], factor)} to {_number(interval[1], factor)}" if interval else NOTHING
         rows.append((name, unit, str(described["n"]), *cells, between, formula))
-    return Grid(("figure", "unit", "n", *PARTS, "95 % interval of p50", "formula"), tuple(rows), names=2)
+    return Grid(("figure", "unit", "n", *PARTS, "95 % interval of p50", "formula"), tuple(rows), names=2, prose=True)
 
 
 def client(summary: dict[str, Any]) -> Grid:
@@ -169,11 +170,11 @@ def facts(analysis: Analysis) -> Grid:
         ("driver", str(summary["driver"] or NOTHING)),
         (
             "client",
-            f"{machine.get('cpus', '?')} CPUs, kernel {machine.get('kernel', '?')}, Python {machine.get('python', '?')}",
+            f"CPUs: {machine.get('cpus', '?')}, kernel {machine.get('kernel', '?')}, Python {machine.get('python', '?')}",
         ),
         ("versions", versions or NOTHING),
     )
-    return Grid(("", ""), pairs)
+    return Grid(("", ""), pairs, prose=True)
 
 
 def markdown(analysis: Analysis, pictures: list[Path]) -> str:
@@ -253,7 +254,8 @@ def _html_list(sentences: list[str]) -> str:
 
 def _html_table(grid: Grid) -> str:
     def row(cells: tuple[str, ...], tag: str) -> str:
-        kinds = ["name" if i < grid.names or i == len(cells) - 1 else "number" for i in range(len(cells))]
+        kinds = ["name" if i < grid.names else "number" for i in range(len(cells))]
+        kinds[-1] = "prose" if grid.prose else kinds[-1]
         return (
             "<tr>"
             + "".join(f'<{tag} class="{kind}">{escape(cell)}</{tag}>' for cell, kind in zip(cells, kinds, strict=True))
@@ -304,10 +306,10 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .5rem 0; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; margin: .5rem 0; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { color: var(--dim); font-weight: 600; white-space: normal; vertical-align: bottom; }
-.name { text-align: left; } td.name:last-child { color: var(--dim); white-space: normal; min-width: 12rem; }
+.name, .prose { text-align: left; } td.prose { color: var(--dim); white-space: normal; min-width: 12rem; }
 tbody tr:nth-child(even) { background: var(--band); }
 figure { margin: 1.5rem 0; } img { max-width: 100%; border-radius: 4px; background: #fff; }
 figcaption { color: var(--dim); font-size: .85rem; }

@@ -97,10 +97,10 @@ async def measure(
             say(f"Tokens of prompts are counted by {counter.source}; the server's own counts correct it.")
         workload = Workload(scenario, counter)
         check_lengths(scenario, target.model)
-        calibration = Calibration.fit(
-            [(ours, await first_answer(client, wire, target, job)) for job, ours in workload.calibration_jobs()]
-        )
+        calibration = await calibrate(client, wire, target, workload)
         workload = workload.calibrated(calibration)
+        target = await reread(control, target)
+        check_lengths(scenario, target.model)
         folder = RunFolder.create(path)
         clock = Clock.now()
         facts = _facts(scenario, target, counter, calibration)
@@ -176,11 +176,31 @@ async def find_target(client: httpx.AsyncClient, scenario: Scenario) -> Target:
     return Target(server, model, dialect)
 
 
-async def first_answer(client: httpx.AsyncClient, wire: AsyncWire, target: Target, job: Job) -> int:
-    """Send one short request and return the server's prompt_tokens, 0 where it says none.
+async def reread(client: httpx.AsyncClient, target: Target) -> Target:
+    """Return the target with what the server says of the model once it is loaded: its context and its size."""
+    server = await probe(client, target.server.url)
+    model = await describe(client, server, choose_model(server, target.model.name))
+    return Target(server, model, target.dialect)
 
-    The first one loads the model and proves that it answers: raises TargetError when it does not.
+
+async def calibrate(client: httpx.AsyncClient, wire: AsyncWire, target: Target, workload: Workload) -> Calibration:
+    """Send the calibration jobs one by one and fit our counts to the server's.
+
+    The first one loads the model and proves that it answers: raises TargetError when it does not. A later one that
+    fails is left out.
     """
+    points: list[tuple[int, int]] = []
+    for number, (job, ours) in enumerate(workload.calibration_jobs()):
+        try:
+            points.append((ours, await first_answer(client, wire, target, job)))
+        except TargetError:
+            if number == 0:
+                raise
+    return Calibration.fit(points)
+
+
+async def first_answer(client: httpx.AsyncClient, wire: AsyncWire, target: Target, job: Job) -> int:
+    """Send one short request and return the server's prompt_tokens, 0 where it says none; TargetError if it fails."""
     exchange = Exchange(job, target.dialect, Clock.now(), now())
     path, body = target.dialect.encode(job)
     request = client.build_request(
@@ -214,7 +234,10 @@ def _accept(record: Record, target: Target) -> None:
 
 
 def check_lengths(scenario: Scenario, model: Model) -> None:
-    """Raise ScenarioError when a level cannot fit the model's context: Ollama would cut its prompt without a word."""
+    """Raise ScenarioError when a level cannot fit the model's context: Ollama would cut its prompt without a word.
+
+    Asked twice: before anything is sent, by what the model was trained for, and once it is loaded, by what it got.
+    """
     context = scenario.num_ctx or model.context or model.trained_context
     if context is None:
         return

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol
 
 FETCH_TIMEOUT = 5.0  # seconds for the whole fetch of 1.7 or 3.6 MB
@@ -190,17 +191,18 @@ class Calibration:
 
     @classmethod
     def fit(cls, points: Sequence[tuple[int, int]]) -> Calibration:
-        """Fit to (our count, server's prompt_tokens) pairs: a line through the shortest and longest of them.
+        """Fit to (our count, server's prompt_tokens) pairs: a line through the mean of the shortest and of the longest.
 
-        One pair, or several of one length, cannot tell overhead from ratio: what is above our count is then taken for
-        overhead. Pairs that make no line (a server that leaves cached tokens out, a prompt cut to the context) are
-        refused: the result is Calibration(), which changes nothing.
+        Pairs of one length cannot tell overhead from ratio: what is above our count is then taken for overhead. Pairs
+        that make no line (a server that leaves cached tokens out, a prompt cut to the context) are refused: the result
+        is Calibration(), which changes nothing.
         """
         if not points:
             return cls()
-        (short, low), (long, high) = min(points), max(points)
+        short, long = min(points)[0], max(points)[0]
+        low, high = (fmean(server for ours, server in points if ours == length) for length in (short, long))
         if long == short:
-            return cls(overhead=float(low - short)) if low >= short else cls(ratio=low / short if low > 0 else 1.0)
+            return cls(overhead=low - short) if low >= short else cls(ratio=low / short if low > 0 else 1.0)
         ratio = (high - low) / (long - short)
         return cls(low - ratio * short, ratio) if 0.25 <= ratio <= MOST_TOKENS_PER_TOKEN else cls()
 
