@@ -26,7 +26,18 @@ FORBIDDEN = {
     "simulate": {"httpx", "pandas", "matplotlib", "locust"},
 }
 DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left of it
-    "measure": ["tokens", "workload", "dialects", "wire", "exchange", "backlog", "driver", "probe", "session"],
+    "measure": [
+        "tokens",
+        "workload",
+        "dialects",
+        "wire",
+        "exchange",
+        "backlog",
+        "driver",
+        "probe",
+        "target",
+        "session",
+    ],
     "analyse": ["frames", "stats", "slots", "waits", "verdict", "summary", "findings", "charts", "pages", "report"],
 }
 

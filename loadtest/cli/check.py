@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
-import httpx
 
 from loadtest.errors import TargetError
 from loadtest.measure.probe import Model, Server, base_url, choose_model, default_url, describe, hazards, probe
-from loadtest.measure.session import CONTROL_TIMEOUT_S
+from loadtest.measure.target import control_client
 
 
-async def _look(url: str, asked: str | None) -> tuple[Server, Model | None, str | None]:
-    async with httpx.AsyncClient(timeout=CONTROL_TIMEOUT_S, trust_env=False) as client:
-        server = await probe(client, url)
+def _look(url: str, asked: str | None) -> tuple[Server, Model | None, str | None]:
+    with control_client() as client:
+        server = probe(client, url)
         try:
-            return server, await describe(client, server, choose_model(server, asked)), None
+            return server, describe(client, server, choose_model(server, asked)), None
         except TargetError as error:
             if asked is not None:
                 raise
@@ -32,7 +29,7 @@ def check(url: str | None, model: str | None) -> None:
     Without URL: OLLAMA_HOST, OPENAI_BASE_URL, else the local Ollama. Sends no prompt. Exit code 2 when nothing usable
     answers.
     """
-    server, chosen, trouble = asyncio.run(_look(base_url(url or default_url()), model))
+    server, chosen, trouble = _look(base_url(url or default_url()), model)
     rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
     if server.simulated:
         rows.append(("simulated", f"profile {server.simulated['profile']} at {server.simulated['speed']:g}× speed"))

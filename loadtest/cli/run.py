@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,17 @@ import click
 from loadtest.cli.options import make_scenario, scenario_options
 from loadtest.cli.progress import Line
 from loadtest.cli.report import show
-from loadtest.measure.session import Finished, loop_factory, measure
+from loadtest.measure.session import Finished, measure
 from loadtest.scenario import Scenario
 
 
 def run_scenario(scenario: Scenario, out: Path | None) -> Finished:
     """Measure `scenario` with the live line on stderr."""
     line = Line()
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        try:
-            return runner.run(
-                measure(scenario, out, on_progress=line.show, say=lambda text: print(text, file=sys.stderr, flush=True))
-            )
-        finally:
-            line.close()
+    try:
+        return measure(scenario, out, on_progress=line.show, say=lambda text: print(text, file=sys.stderr, flush=True))
+    finally:
+        line.close()
 
 
 @click.command()

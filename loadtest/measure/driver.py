@@ -23,7 +23,7 @@ from loadtest.measure.tokens import Counter
 from loadtest.measure.wire import AsyncWire, now
 from loadtest.measure.workload import Job, Workload
 from loadtest.records import Outcome, Record, RecordWriter, SampleWriter
-from loadtest.scenario import Level, Scenario
+from loadtest.scenario import Level
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
 BACK_OFF_S = 0.25  # pause of a stream after a failure, so that a dead server is not hammered
@@ -98,7 +98,6 @@ class Driver:
     def __init__(
         self,
         *,
-        scenario: Scenario,
         workload: Workload,
         dialect: Dialect,
         counter: Counter,
@@ -109,7 +108,7 @@ class Driver:
         samples: SampleWriter,
         on_progress: Callable[[Progress], None],
     ) -> None:
-        self._scenario = scenario
+        self._scenario = workload.scenario
         self._workload = workload
         self._dialect = dialect
         self._counter = counter
@@ -208,7 +207,6 @@ class Driver:
             "POST",
             f"{self._url}{path}",
             content=body,
-            headers={"Content-Type": "application/json"},
             extensions={"arrivals": exchange.arrivals},
         )
         return Ready(exchange, request)

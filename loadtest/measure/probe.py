@@ -46,6 +46,15 @@ class Server:
         """The API that this server speaks first: "ollama" or "openai"."""
         return "ollama" if self.kind == "ollama" else "openai"
 
+    @property
+    def described(self) -> str:
+        """Name the server with its version, and say so where it is simulated."""
+        names = {"ollama": "Ollama", "llama.cpp": "llama.cpp", "vllm": "vLLM", "openai": "an OpenAI-compatible server"}
+        text = names[self.kind] + (f" {self.version}" if self.version else "")
+        if self.simulated:
+            text += f" (simulated: profile {self.simulated['profile']} at {self.simulated['speed']:g}× speed)"
+        return text
+
 
 def default_url(env: Mapping[str, str] = os.environ) -> str:
     """Return the server that the environment names: OLLAMA_HOST, OPENAI_BASE_URL, else the local Ollama."""
@@ -84,13 +93,13 @@ def credentials(env: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-async def probe(client: httpx.AsyncClient, url: str) -> Server:
+def probe(client: httpx.Client, url: str) -> Server:
     """Find out what answers at `url` (as base_url gives it); raise TargetError with what to do when nothing usable does."""
-    version = await _get(client, url, "/api/version")
+    version = _get(client, url, "/api/version")
     simulated = _simulated(version)
     if (said := _json(version)) is not None and isinstance(said.get("version"), str):
-        return Server(url, "ollama", said["version"], await _ollama_models(client, url), None, simulated)
-    listing = await _get(client, url, "/v1/models", credentials())
+        return Server(url, "ollama", said["version"], _ollama_models(client, url), None, simulated)
+    listing = _get(client, url, "/v1/models", credentials())
     _refuse(listing, url)
     body = _json(listing)
     if body is None or not isinstance(body.get("data"), list):
@@ -98,14 +107,14 @@ async def probe(client: httpx.AsyncClient, url: str) -> Server:
             f"{url} is no model server: {_what(listing)}. Give the base URL of an Ollama or OpenAI server."
         )
     names = [row for row in body["data"] if isinstance(row, dict) and isinstance(row.get("id"), str)]
-    if (props := _json(await _get(client, url, "/props"))) is not None and "total_slots" in props:
+    if (props := _json(_get(client, url, "/props"))) is not None and "total_slots" in props:
         settings = props.get("default_generation_settings") or {}
         context = settings.get("n_ctx")
         models = tuple(Model(row["id"], loaded=True, context=context) for row in names)
         return Server(url, "llama.cpp", props.get("build_info"), models, props["total_slots"], simulated)
     models = tuple(Model(row["id"], loaded=True, context=row.get("max_model_len")) for row in names)
     if any(row.get("owned_by") == "vllm" for row in names):
-        said = _json(await _get(client, url, "/version")) or {}
+        said = _json(_get(client, url, "/version")) or {}
         return Server(url, "vllm", said.get("version"), models, None, simulated)
     return Server(url, "openai", None, models, None, simulated)
 
@@ -132,12 +141,12 @@ def choose_model(server: Server, asked: str | None) -> Model:
     raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
 
 
-async def describe(client: httpx.AsyncClient, server: Server, model: Model) -> Model:
+def describe(client: httpx.Client, server: Server, model: Model) -> Model:
     """Return `model` with what /api/show adds (Ollama): trained context, parameters, quantisation."""
     if server.kind != "ollama":
         return model
     try:
-        shown = _json(await client.post(f"{server.url}/api/show", json={"model": model.name}))
+        shown = _json(client.post(f"{server.url}/api/show", json={"model": model.name}))
     except httpx.HTTPError:
         return model
     if shown is None:
@@ -155,10 +164,10 @@ async def describe(client: httpx.AsyncClient, server: Server, model: Model) -> M
     )
 
 
-async def _ollama_models(client: httpx.AsyncClient, url: str) -> tuple[Model, ...]:
-    tags = await _get(client, url, "/api/tags")
+def _ollama_models(client: httpx.Client, url: str) -> tuple[Model, ...]:
+    tags = _get(client, url, "/api/tags")
     _refuse(tags, url)
-    running = {row["name"]: row for row in (_json(await _get(client, url, "/api/ps")) or {}).get("models") or []}
+    running = {row["name"]: row for row in (_json(_get(client, url, "/api/ps")) or {}).get("models") or []}
     models = []
     for row in (_json(tags) or {}).get("models") or []:
         live = running.get(row["name"], {})
@@ -175,9 +184,9 @@ async def _ollama_models(client: httpx.AsyncClient, url: str) -> tuple[Model, ..
     return tuple(models)
 
 
-async def _get(client: httpx.AsyncClient, url: str, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+def _get(client: httpx.Client, url: str, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
     try:
-        return await client.get(f"{url}{path}", headers=headers)
+        return client.get(f"{url}{path}", headers=headers)
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise TargetError(f"cannot reach {url}: {error}. Is the server running, and the URL right?") from None
     except httpx.HTTPError as error:

@@ -1,0 +1,244 @@
+"""What is measured: a server, one of its models, one wire format; settled, tried and described before the clock.
+
+All of it is synchronous: nothing is being measured yet, and both drivers use it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import orjson
+
+from loadtest import __version__
+from loadtest.errors import ScenarioError, TargetError
+from loadtest.measure.dialects import Dialect, dialect_for
+from loadtest.measure.exchange import Exchange
+from loadtest.measure.probe import Model, Server, base_url, choose_model, credentials, default_url, describe, probe
+from loadtest.measure.tokens import Calibration, Counter
+from loadtest.measure.wire import SyncWire, Timeouts, now
+from loadtest.measure.workload import Job, Workload
+from loadtest.records import Clock, Outcome, Record
+from loadtest.scenario import Level, Scenario
+
+CONTROL_TIMEOUT_S = 20.0  # for control-plane answers; streams have the scenario's own limits
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is measured: a server, one of its models, one wire format."""
+
+    server: Server
+    model: Model
+    dialect: Dialect
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request carries besides its body."""
+        auth = credentials() if self.dialect.name.startswith("openai") else {}
+        return {"Accept-Encoding": "identity", "Content-Type": "application/json", **auth}
+
+    @property
+    def described(self) -> str:
+        """Name server, model and wire in one line."""
+        return f"{self.server.url}: {self.server.described}, model {self.model.name}, {self.dialect.name}"
+
+
+def control_client() -> httpx.Client:
+    """Return a client for control-plane questions."""
+    return httpx.Client(timeout=CONTROL_TIMEOUT_S, trust_env=False)
+
+
+def timeouts_of(scenario: Scenario) -> Timeouts:
+    """Return the limits that the scenario sets for a stream."""
+    return Timeouts(
+        connect=scenario.connect_timeout,
+        first_byte=scenario.first_byte_timeout,
+        idle=scenario.idle_timeout,
+        total=scenario.total_timeout,
+    )
+
+
+def find_target(client: httpx.Client, scenario: Scenario) -> Target:
+    """Probe the scenario's server and settle model and dialect; raise TargetError where that is not possible."""
+    server = probe(client, base_url(scenario.url or default_url()))
+    api = server.native if scenario.api == "auto" else scenario.api
+    if api == "ollama" and server.kind != "ollama":
+        raise TargetError(f"{server.url} is no Ollama (it is {server.described}); use --api openai.")
+    endpoint = scenario.endpoint
+    if (api, endpoint) in (("ollama", "completions"), ("openai", "generate")):
+        other = "generate" if api == "ollama" else "completions"
+        raise ScenarioError(
+            f"{server.url} speaks the {api} API, which has no {endpoint!r}; use --endpoint chat or {other}."
+        )
+    if api == "openai" and scenario.num_ctx is not None:
+        raise ScenarioError("num_ctx cannot be set over the OpenAI API; use --api ollama or set it on the server.")
+    model = describe(client, server, choose_model(server, scenario.model))
+    dialect = dialect_for(scenario, api=api, model=model.name)
+    return Target(server, model, dialect)
+
+
+def reread(client: httpx.Client, target: Target) -> Target:
+    """Return the target with what the server says of the model once it is loaded: its context and its size."""
+    server = probe(client, target.server.url)
+    model = describe(client, server, choose_model(server, target.model.name))
+    return Target(server, model, target.dialect)
+
+
+def calibrate(target: Target, workload: Workload) -> Calibration:
+    """Send the calibration jobs one by one and fit our counts to the server's.
+
+    The first one loads the model and proves that it answers: raises TargetError when it does not. A later one that
+    fails is left out.
+    """
+    points: list[tuple[int, int]] = []
+    wire = SyncWire(timeouts=timeouts_of(workload.scenario))
+    with httpx.Client(transport=wire, timeout=None, headers=target.headers) as client:
+        for number, (job, ours) in enumerate(workload.calibration_jobs()):
+            try:
+                points.append((ours, first_answer(client, target, job)))
+            except TargetError:
+                if number == 0:
+                    raise
+    return Calibration.fit(points)
+
+
+def first_answer(client: httpx.Client, target: Target, job: Job) -> int:
+    """Send one short request and return the server's prompt_tokens, 0 where it says none; TargetError if it fails."""
+    exchange = Exchange(job, target.dialect, Clock.now(), now())
+    path, body = target.dialect.encode(job)
+    request = client.build_request(
+        "POST",
+        f"{target.server.url}{path}",
+        content=body,
+        extensions={"arrivals": exchange.arrivals},
+    )
+    try:
+        response = client.send(request, stream=True)
+        response.extensions["answer"].finish()
+        response.close()
+    except httpx.HTTPError as error:
+        raise TargetError(f"{target.server.url}{path} does not answer: {error}.") from None
+    record = exchange.record(exchange.arrivals.reads())
+    _accept(record, target)
+    return record.prompt_tokens or 0
+
+
+def _accept(record: Record, target: Target) -> None:
+    """Raise TargetError unless the calibration request was answered."""
+    if record.outcome is Outcome.OK or (record.outcome is Outcome.TRUNCATED and record.chunks):
+        return
+    where = f"{target.server.url} (model {target.model.name}, {target.dialect.name})"
+    if record.status in (401, 403):
+        raise TargetError(
+            f"{where} refuses us with status {record.status}; set OPENAI_API_KEY to a key that it accepts."
+        )
+    raise TargetError(f"{where} does not answer a first request: {record.error or record.outcome}.")
+
+
+def check_lengths(scenario: Scenario, model: Model) -> None:
+    """Raise ScenarioError when a level cannot fit the model's context: Ollama would cut its prompt without a word.
+
+    Asked twice: before anything is sent, by what the model was trained for, and once it is loaded, by what it got.
+    """
+    context = scenario.num_ctx or model.context or model.trained_context
+    if context is None:
+        return
+    for level in scenario.levels():
+        wanted = (level.input_tokens or 0) + (level.output_tokens or 0)
+        if wanted > context:
+            raise ScenarioError(
+                f"{level.label} needs {wanted} tokens, but {model.name} has a context of {context}; "
+                f"ask for less{' or set --num-ctx' if (model.trained_context or 0) >= wanted else ''}."
+            )
+
+
+def run_facts(
+    scenario: Scenario, target: Target, counter: Counter, calibration: Calibration, *, driver: str, loop: str
+) -> dict[str, Any]:
+    """Return what run.json says from the start; `driver` and `loop` are who measures."""
+    server, model = target.server, target.model
+    context = scenario.num_ctx or model.context
+    return {
+        "name": scenario.name,
+        "driver": driver,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        "scenario": scenario.to_dict(),
+        "target": {
+            "url": server.url,
+            "api": target.dialect.name.partition("-")[0],
+            "dialect": target.dialect.name,
+            "model": model.name,
+        },
+        "server": {
+            "kind": server.kind,
+            "version": server.version,
+            "context": context,
+            "slots_said": server.slots,
+            "simulated": server.simulated,
+            "facts": {"trained_context": model.trained_context, "details": model.details},
+        },
+        "tokens": {"counter": counter.source, "overhead": calibration.overhead, "ratio": calibration.ratio},
+        "levels": [level_facts(level) for level in scenario.levels()],
+        "client": {
+            "host": platform.node(),
+            "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+            "loop": loop,
+        },
+        "versions": {
+            "loadtest": __version__,
+            "httpx": httpx.__version__,
+            **_versions("httptools", "uvloop", "tiktoken"),
+        },
+        "comparability": {
+            "dialect": target.dialect.name,
+            "model": model.name,
+            "quantization": model.details.get("quantization_level"),
+            "context": context,
+            "server": f"{server.kind} {server.version}",
+            "simulated": server.simulated,
+            "warm_cache": scenario.warm_cache,
+            "prompt": "literal" if scenario.prompt or scenario.prompt_file else "made up",
+        },
+    }
+
+
+def loaded_facts(client: httpx.Client, target: Target) -> dict[str, Any] | None:
+    """Return what Ollama says of the loaded model (/api/ps), None where it says nothing (any more)."""
+    if target.server.kind != "ollama":
+        return None
+    try:
+        loaded = orjson.loads(client.get(f"{target.server.url}/api/ps").content).get("models") or []
+    except (httpx.HTTPError, orjson.JSONDecodeError):
+        return None  # gone by now: the records say how it ended
+    return next((row for row in loaded if row.get("name") == target.model.name), None)
+
+
+def level_facts(level: Level) -> dict[str, Any]:
+    return {
+        "index": level.index,
+        "label": level.label,
+        "concurrency": level.concurrency,
+        "rate": None,
+        "input_tokens": level.input_tokens,
+        "output_tokens": level.output_tokens,
+        "words": level.words,
+        "requests": level.requests or None,
+    }
+
+
+def _versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
