@@ -153,7 +153,10 @@ def test_v1_of_an_ollama_is_measured_too(loadtest: Call, simulated_url: str, tmp
     }
 
 
-def test_ctrl_c_keeps_what_has_finished_and_records_the_rest_as_cancelled(simulated_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: signal.Signals(number).name)
+def test_ending_it_keeps_what_has_finished_and_records_the_rest_as_cancelled(
+    simulated_url: str, tmp_path: Path, number: int
+) -> None:
     out = tmp_path / "run"
     options = ["--concurrency", "6", "--duration", "600", "--output-tokens", "40", "--out", str(out)]
     command = [sys.executable, "-m", "loadtest", "run", "--url", simulated_url, *options]
@@ -162,7 +165,7 @@ def test_ctrl_c_keeps_what_has_finished_and_records_the_rest_as_cancelled(simula
         requests = out / "requests-0.jsonl"
         while process.poll() is None and not (requests.exists() and requests.read_bytes().count(b"\n") > 12):
             os.sched_yield()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         process.communicate()
     assert process.returncode == 130
     folder = RunFolder.open(out)
@@ -170,6 +173,23 @@ def test_ctrl_c_keeps_what_has_finished_and_records_the_rest_as_cancelled(simula
     assert outcomes.count(Outcome.OK) >= 12
     assert 1 <= outcomes.count(Outcome.CANCELLED) <= 6
     assert folder.read_run()["state"] == "interrupted"
+
+
+def test_a_run_that_was_killed_is_reported_as_far_as_it_got(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--concurrency", "6", "--duration", "600", "--output-tokens", "40", "--out", str(out)]
+    command = [sys.executable, "-m", "loadtest", "run", "--url", simulated_url, *options]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        requests = out / "requests-0.jsonl"
+        while process.poll() is None and not (requests.exists() and requests.read_bytes().count(b"\n") > 12):
+            os.sched_yield()
+        process.kill()
+    with requests.open("ab") as file:
+        file.write(b'{"id":99,"level":0,"se')  # what a crash in mid-write leaves
+    code, out_text, err = loadtest("report", out)
+    assert code in (0, 3), err
+    assert "6 streams" in out_text
+    assert (out / "report.html").exists()
 
 
 def test_help_of_every_command_stands_alone(loadtest: Call) -> None:
