@@ -183,3 +183,8 @@ def test_the_gravest_reason_comes_first(tmp_path: Path) -> None:
     verdict, reasons = judged(tmp_path / "run", spoil)
     assert verdict == "void"
     assert [reason.split()[0] for reason in reasons] == ["the", "schedule"]
+
+
+def test_a_literal_prompt_has_an_answer_of_its_own_length(tmp_path: Path) -> None:
+    scenario = Scenario(name="made", prompt="tell a story").to_dict()
+    assert judged(tmp_path / "run", lambda _: {"output_tokens": 12}, scenario=scenario) == ("valid", [])

@@ -112,3 +112,15 @@ def test_never_more_in_flight_than_slots_is_never_contended() -> None:
     admitted = send + 0.05
     assert not waits.more_in_flight(send, end, admitted, 2).any()
     assert list(waits.more_in_flight(send, end, admitted, 1)) == [False, True, True]
+
+
+def test_past_a_limit_that_is_not_known_the_wait_is_not_split(tmp_path: Path) -> None:
+    """Eight users whose prefills hardly overlap: the peak at work is no proof, so neither part is claimed."""
+    made = Made(slots=4, batch_ms=12, tokens=30)
+    make(tmp_path / "run", made, users=(2, 8))
+    run = frames.load(tmp_path / "run")
+    slot, batch = waits.split(run, Slots(4, limit=False, method="held only 30 % of the time that more were in flight"))
+    eight = np.asarray(run.requests["level"] == 1)
+    assert np.isnan(slot[eight]).all()
+    assert np.isnan(batch[eight]).all()
+    assert (slot[~eight] == 0).all()

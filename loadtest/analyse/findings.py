@@ -112,13 +112,17 @@ def slots_finding(analysis: Analysis) -> str:
 
 def queueing(analysis: Analysis, series: Series) -> str | None:
     """Say what share of TTFT waiting is at the highest concurrency; None where waits are unknown."""
-    level = next((level for level in reversed(series.levels) if figure(level, "slot_wait_s") is not None), None)
+    level = next((level for level in reversed(series.levels) if figure(level, "queue_wait_s") is not None), None)
     if level is None:
         return None
-    ttft, slot, batch = (figure(level, name) for name in ("ttft_s", "slot_wait_s", "batch_wait_s"))
-    if not ttft or slot is None or batch is None:
+    names = ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s")
+    ttft, wait, slot, batch = (figure(level, name) for name in names)
+    if not ttft or wait is None:
         return None
     at = f"at {streams(level['concurrency'])}"
+    if slot is None or batch is None:
+        share = percent(wait / ttft)
+        return f"{at.capitalize()} {share} of the mean TTFT ({seconds(ttft)}) is queue wait (for a slot or a batch: not known)."
     if analysis.slots.limit and slot > batch:
         past = streams(analysis.slots.estimate or 0)
         return (

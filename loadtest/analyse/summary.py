@@ -30,6 +30,9 @@ PER_REQUEST = (
     "prefill_s",
 )
 NO_DURATIONS = "this server does not say how long it loaded, waited or prefilled"
+NO_LIMIT = (
+    "more requests were in flight than were ever at work at once, and whether that is the slots' limit is not known"
+)
 UNKNOWN = {
     "queue_wait_s": NO_DURATIONS,
     "slot_wait_s": NO_DURATIONS,
@@ -55,7 +58,9 @@ def analyse(path: Path) -> Analysis:
     """Read a run folder and work out its figures; raise RunFolderError when it is not one."""
     run = frames.load(path)
     found = slots.estimate(run)
-    run.requests["slot_wait_s"], run.requests["batch_wait_s"] = waits.split(run, found)
+    slot, batch = waits.split(run, found)
+    run.requests["slot_wait_s"], run.requests["batch_wait_s"] = slot, batch
+    run.requests["unsplit_wait_s"] = np.where(np.isnan(slot), run.column("queue_wait_s"), 0.0)
     return Analysis(run, found, summarise(run, found))
 
 
@@ -91,6 +96,8 @@ def _level(run: Run, level: dict[str, Any]) -> dict[str, Any]:
     described: dict[str, Any] = {}
     for name in PER_REQUEST:
         described |= _described(name, run.column(name)[good], block)
+    if described["queue_wait_s"] is not None and described["slot_wait_s"] is None:
+        described |= dict.fromkeys(("slot_wait_s_reason", "batch_wait_s_reason"), NO_LIMIT)
     described |= _described("itl_s", run.itl.of(good), block)
     described |= _described("server_itl_s", run.server_itl.of(good), block)
     described |= _described("delivery_delay_s", run.delivery.of(good), block)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loadtest.analyse.frames import BoolArray, FloatArray, Run
+from loadtest.analyse.frames import BoolArray, FloatArray, Run, peak_at_once
 from loadtest.analyse.slots import Slots
 
 SAME_BATCH_S = 0.020  # admissions closer than the error of the server's durations count as one, taken in order sent
@@ -19,11 +19,15 @@ def split(run: Run, slots: Slots) -> tuple[FloatArray, FloatArray]:
     """Return (slot wait, batch wait) of every request of the run, seconds; nan where queue wait is unknown.
 
     Slot wait is zero where the load never exceeded the slots, and for a request that never saw more requests in flight
-    than there are slots.
+    than there are slots. Where the slots are only known to be at least so many, a level that had more in flight is not
+    split: both are nan.
     """
     wait = run.column("queue_wait_s")
-    if not slots.limit or slots.estimate is None:
-        return np.where(np.isfinite(wait), 0.0, np.nan), wait.copy()
+    if slots.estimate is None:
+        return np.full(len(wait), np.nan), np.full(len(wait), np.nan)
+    if not slots.limit:
+        unknown = beyond(run, slots.estimate) | ~np.isfinite(wait)
+        return np.where(unknown, np.nan, 0.0), np.where(unknown, np.nan, wait)
     arrived = run.column("send") + run.column("load_s")
     admitted = arrived + wait
     left = np.where(np.isfinite(run.column("last")), run.column("last"), run.column("end"))
@@ -34,6 +38,17 @@ def split(run: Run, slots: Slots) -> tuple[FloatArray, FloatArray]:
     slot_wait = np.where(contended, np.clip(freed - arrived, 0.0, wait), 0.0)
     slot_wait = np.where(np.isfinite(wait), slot_wait, np.nan)
     return slot_wait, wait - slot_wait
+
+
+def beyond(run: Run, slots: int) -> BoolArray:
+    """Mark the requests of levels that ever had more than `slots` requests in flight."""
+    levels = run.requests["level"].to_numpy()
+    send, end = run.column("send"), run.column("end")
+    marked = np.zeros(len(levels), dtype=np.bool_)
+    for level in np.unique(levels):
+        rows = (levels == level) & np.isfinite(send)
+        marked[levels == level] = peak_at_once(send[rows], end[rows]) > slots
+    return marked
 
 
 def slot_free(arrived: FloatArray, admitted: FloatArray, left: FloatArray, slots: int) -> FloatArray:

@@ -22,12 +22,13 @@ from loadtest.analyse.summary import Analysis
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILLION, PURPLE, INK = "#0072B2", "#D55E00", "#CC79A7", "#222222"
-GREY, PALE = "#6B6B6B", "#D9D9D9"
+GREY, PALE, PALE_ORANGE = "#6B6B6B", "#D9D9D9", "#F3CF85"
 LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
 MARKERS = "osD^vPX"
 
 # What a request is doing, in the order that it does it: (column or key, name, colour).
 STATES = (
+    ("unsplit_wait_s", "queue wait (for a slot or a batch: not known)", PALE_ORANGE),
     ("slot_wait_s", "slot wait", ORANGE),
     ("batch_wait_s", "batch wait", YELLOW),
     ("load_s", "load", PURPLE),

@@ -64,7 +64,7 @@ def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
     x, bottom = np.arange(len(levels)), np.zeros(len(levels))
     whole = np.array([figure(level, "ttft_s") or 0.0 for level in levels]) * factor
     for name, label, colour in style.STATES:
-        part = np.array([figure(level, name) or 0.0 for level in levels]) * factor
+        part = np.array([_part(level, name) for level in levels]) * factor
         if (part > LEAST_PART * whole).any():
             axes.bar(x, part, 0.62, bottom=bottom, color=colour, label=label)
         bottom += part
@@ -72,6 +72,12 @@ def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
     if (rest > LEAST_PART * whole).any():
         label = "rest" if bottom.any() else "TTFT (this server does not say what it is made of)"
         axes.bar(x, rest, 0.62, bottom=bottom, color=style.WAITING, label=label)
+
+
+def _part(level: dict[str, Any], name: str) -> float:
+    if name == "unsplit_wait_s":
+        return 0.0 if level.get("slot_wait_s") else figure(level, "queue_wait_s") or 0.0
+    return figure(level, name) or 0.0
 
 
 def split_title(analysis: Analysis) -> str:
