@@ -194,8 +194,9 @@ class RunFolder:
         cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            (path / "run.json.partial").write_bytes(b"")
         except OSError as error:
-            raise RunFolderError(f"cannot make {path}: {error.strerror}; choose another --out.") from None
+            raise RunFolderError(f"cannot write to {path}: {error.strerror}; choose another --out.") from None
         return cls(path)
 
     @classmethod
@@ -219,11 +220,12 @@ class RunFolder:
     def read_run(self) -> dict[str, Any]:
         """Return run.json; raise RunFolderError when it does not parse or is of a newer schema."""
         try:
-            facts: dict[str, Any] = orjson.loads((self.path / "run.json").read_bytes())
+            facts = orjson.loads((self.path / "run.json").read_bytes())
         except orjson.JSONDecodeError:
             raise RunFolderError(f"{self.path / 'run.json'} does not parse as JSON.") from None
-        if facts.get("schema", 0) > SCHEMA:
-            raise RunFolderError(f"{self.path} was written by a newer loadtest (schema {facts['schema']}); update.")
+        if not isinstance(facts, dict):
+            raise RunFolderError(f"{self.path / 'run.json'} is not a JSON object.")
+        _check_schema(self.path, facts)
         return facts
 
     def record_writer(self, clock: Clock, *, worker: str = "0", driver: str = "asyncio") -> RecordWriter:
@@ -237,8 +239,11 @@ class RunFolder:
         for path in sorted(self.path.glob("requests-*.jsonl")):
             rows = list(_lines(path))
             if rows:
-                names = {field.name for field in dataclasses.fields(Header)}
-                yield Header(**{key: value for key, value in rows[0].items() if key in names}), rows[1:]
+                _check_schema(path, rows[0])
+                names = [field.name for field in dataclasses.fields(Header)]
+                if missing := [name for name in names if name not in rows[0]]:
+                    raise RunFolderError(f"the first line of {path} is no header: it has no {missing[0]!r}.")
+                yield Header(**{name: rows[0][name] for name in names}), rows[1:]
 
     def records(self) -> Iterator[Record]:
         """Yield every Record of every file, in the order written."""
@@ -248,7 +253,16 @@ class RunFolder:
     def samples(self, source: str) -> list[dict[str, Any]]:
         """Return the samples of one source (header first), empty where there are none."""
         path = self.path / f"samples-{source}.jsonl"
-        return list(_lines(path)) if path.exists() else []
+        try:
+            return list(_lines(path)) if path.exists() else []
+        except RunFolderError:
+            return []  # samples explain, records count: a broken one is no reason to refuse the run
+
+
+def _check_schema(path: Path, facts: dict[str, Any]) -> None:
+    schema = facts.get("schema", 0)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise RunFolderError(f"{path} was written by a newer loadtest (schema {schema}); update.")
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -257,6 +271,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return  # the writer was cut off in mid-line: that record never was
             try:
-                yield orjson.loads(line)
+                row = orjson.loads(line)
             except orjson.JSONDecodeError:
                 raise RunFolderError(f"{path} line {number} does not parse as JSON.") from None
+            if not isinstance(row, dict):
+                raise RunFolderError(f"{path} line {number} is not a JSON object.")
+            yield row

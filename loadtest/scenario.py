@@ -70,7 +70,9 @@ class Scenario:
     words: tuple[int, ...] = _key("Values of {words} in the prompt; a list makes a level each.", [])
     requests: int | None = _key("Requests of a level in all; default: requests_per_stream × concurrency.", None)
     requests_per_stream: int = _key("Requests of each stream, where neither requests nor duration is given.", 8)
-    duration: float | None = _key("Run each level this long instead of a number of requests.", None, unit="s")
+    duration: float | None = _key(
+        "Run each level this long, after its warm-up, instead of a number of requests.", None, unit="s"
+    )
     warmup: int = _key("Warm-up requests a stream at the start of a level, kept but not counted.", 1)
     max_rate: float | None = _key("Never start more requests than this.", None, unit="requests/s")
     think_time: float = _key("Pause of a stream between its answer and its next request.", 0.0, unit="s")
@@ -91,6 +93,9 @@ class Scenario:
     idle_timeout: float = _key("Longest silence inside an answer.", 300.0, unit="s")
     total_timeout: float | None = _key("Longest time for a whole request.", None, unit="s")
     max_error_ratio: float = _key("Errors above this share make a level suspect.", 0.0)
+    ca_file: str | None = _key(
+        "PEM file of the authority to trust over https; default: SSL_CERT_FILE, else the known ones.", None
+    )
     save_text: bool = _key("Keep prompts and answers in the records.", default=False)
 
     def __post_init__(self) -> None:

@@ -200,3 +200,38 @@ def test_help_of_every_command_stands_alone(loadtest: Call) -> None:
         assert code == 0
         assert out.startswith(f"Usage: loadtest {name}")
         assert len(out.split()) > 25
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("run.json", b"[]", "is not a JSON object"),
+        ("run.json", b"{", "does not parse as JSON"),
+        ("requests-0.jsonl", b'{"schema":1}\n', "is no header: it has no 'worker'"),
+        ("requests-0.jsonl", b'{"schema":99}\n', "newer loadtest"),
+        ("requests-0.jsonl", b"null\n", "is not a JSON object"),
+    ],
+)
+def test_a_broken_run_folder_is_a_sentence(
+    loadtest: Call, tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    RunFolder.create(tmp_path).write_run({"name": "first", "levels": []})
+    (tmp_path / name).write_bytes(content)
+    code, _, err = loadtest("report", tmp_path)
+    assert code == 2
+    assert words in one_sentence(err)
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(loadtest: Call, simulated_url: str) -> None:
+    code, _, err = loadtest("run", "--url", simulated_url, "--requests-per-stream", "1", "--out", "/proc/self")
+    assert code == 2
+    assert "cannot write to /proc/self" in one_sentence(err)
+
+
+def test_a_terminal_without_unicode_loses_no_report(simulated_url: str, tmp_path: Path) -> None:
+    options = ["--concurrency", "1", "--requests", "2", "--output-tokens", "4", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "loadtest", "run", "--url", simulated_url, *options]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode in (0, 3), done.stderr
+    assert b"Traceback" not in done.stderr

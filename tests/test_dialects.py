@@ -497,3 +497,9 @@ def test_sentences_are_short_and_on_one_line() -> None:
     assert len(sentence("x" * 5000)) == 300
     assert sentence("") == sentence(" \n") == "an error without a text"
     assert sentence({"message": ""}) == '{"message":""}'
+
+
+def test_a_servers_text_cannot_steer_a_terminal() -> None:
+    from loadtest.measure.dialects.faults import sentence
+
+    assert sentence("no\x1b[2J such\x07 model") == "no\N{REPLACEMENT CHARACTER}[2J such\N{REPLACEMENT CHARACTER} model"

@@ -171,3 +171,35 @@ def test_everything_a_simulated_run_says_is_labelled(run: Callable[..., Path]) -
     assert summary_of(out)["server"]["simulated"]
     for name in ("report.md", "report.html"):
         assert "imulated" in (out / name).read_text()
+
+
+def test_a_rate_does_not_hold_the_end_of_a_level_back(run: Callable[..., Path]) -> None:
+    """Streams without a job left must not wait for a permit first: 8 of them at 4/s would idle for two seconds."""
+    out = run("--concurrency", "8", "--requests", "8", "--warmup", "0", "--max-rate", "4")
+    level = RunFolder.open(out).read_run()["levels"][0]
+    last = max(record.t_end for record in records_of(out))
+    assert level["ended_ns"] - last < 1e9
+    lags = [(record.t_send or 0) - record.t_sched for record in records_of(out)]
+    assert max(lags) < 100_000_000  # waiting for a permit is not the client's lag
+
+
+def test_a_duration_begins_when_counting_does(run: Callable[..., Path]) -> None:
+    records = records_of(run("--concurrency", "4", "--duration", "0.05"))
+    assert sum(record.warmup for record in records) == 4
+    assert sum(not record.warmup for record in records) >= 4
+
+
+def test_a_server_that_dies_between_levels_costs_only_what_was_not_measured(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--concurrency", "1,2,4", "--requests", "8", "--output-tokens", "12", "--warmup", "0", "--out", str(out)]
+    with simulated_server("--speed", "20", "--warm") as url:
+        command = [sys.executable, "-m", "loadtest", "run", "--url", url, *options]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        requests = out / "requests-0.jsonl"
+        while process.poll() is None and not (requests.exists() and requests.read_bytes().count(b"\n") > 6):
+            os.sched_yield()
+    _, err = process.communicate()
+    assert "Traceback" not in err
+    assert process.returncode == 3, err
+    assert len(records_of(out)) == 24
+    assert summary_of(out)["levels"][-1]["verdict"] == "void"

@@ -212,3 +212,10 @@ def test_an_error_page_is_never_decoding() -> None:
     made.arrivals.play(framed(at((1, line("a"))), status="500 Internal Server Error"))
     assert not made.decoding
     assert not made.waiting
+
+
+def test_an_answer_compressed_unasked_is_named() -> None:
+    raw = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x07"
+    record, _ = recorded.replay(CHAT, [(T_SEND + 5_000_000, raw)], None, count=len)
+    assert record.outcome is Outcome.STREAM_ERROR
+    assert record.error == "the server compressed the answer (gzip), which it was asked not to do"

@@ -188,3 +188,21 @@ def test_the_gravest_reason_comes_first(tmp_path: Path) -> None:
 def test_a_literal_prompt_has_an_answer_of_its_own_length(tmp_path: Path) -> None:
     scenario = Scenario(name="made", prompt="tell a story").to_dict()
     assert judged(tmp_path / "run", lambda _: {"output_tokens": 12}, scenario=scenario) == ("valid", [])
+
+
+def test_one_slip_does_not_void_a_small_level(tmp_path: Path) -> None:
+    """Of 32 requests p99 is the worst one, and of 32 arrivals one is 3 %: neither is evidence enough to void."""
+    verdict, reasons = judged(tmp_path / "lag", late(40), every=32)
+    assert verdict == "suspect", reasons
+    assert judged(tmp_path / "one", lambda _: {"late": 1, "arrivals": 1}, every=32)[0] == "valid"
+    assert judged(tmp_path / "two", lambda _: {"late": 1, "arrivals": 1}, every=16)[0] == "valid"
+    assert judged(tmp_path / "all", lambda _: {"late": 1, "arrivals": 2})[0] == "void"
+
+
+def test_a_level_that_never_counted_says_why(tmp_path: Path) -> None:
+    def only_warm(record: Record) -> dict[str, Any]:
+        return {"warmup": True}
+
+    assert judged(tmp_path / "run", only_warm, state="interrupted")[1] == [
+        "the run ended before a request of this level counted"
+    ]

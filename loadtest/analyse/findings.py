@@ -82,6 +82,9 @@ def all_findings(analysis: Analysis) -> list[str]:
     """Return what the run shows, the most telling first; each sentence holds its figures."""
     summary = analysis.summary
     found = [slots_finding(analysis)] if summary["levels"] else ["No request was recorded."]
+    void = sum(level["verdict"] == "void" for level in summary["levels"])
+    if void:
+        found.append(f"{void} of {len(summary['levels'])} levels are void: do not quote their figures, here neither.")
     every = series_of(summary)
     told = every if len(every) <= MOST_TOLD else [every[0], every[-1]]  # the tables have the rest
     for series in told:

@@ -14,6 +14,8 @@ from loadtest.analyse.frames import BoolArray, FloatArray, Run
 from loadtest.records import Outcome
 
 VALID, SUSPECT, VOID = "valid", "suspect", "void"
+ENOUGH_FOR_P99 = 100  # requests: of fewer, p99 is the maximum
+ENOUGH_LATE = 3  # late arrivals that void a level
 FEW_TOKENS = 16  # a prompt off by less than this is a chat template, not a wrong length
 CACHED_TOKENS = 32  # cached tokens up to here are the template before the nonce
 CACHED_SHARE = 0.25  # of a prompt, above which the cache answered it
@@ -87,16 +89,19 @@ def stamps_of(requests: pd.DataFrame) -> str:
     return "kernel" if stamped >= 0.99 * arrivals else "user" if stamped == 0 else "mixed"
 
 
-def _graded(value: float, limit: float, reason: Callable[[str], str]) -> Iterator[Doubt]:
-    """Yield void past the limit, suspect past half of it."""
+def _graded(value: float, limit: float, reason: Callable[[str], str], *, few: bool = False) -> Iterator[Doubt]:
+    """Yield void past the limit, suspect past half of it; never void on few samples."""
     if value > limit:
-        yield Doubt(VOID, reason("above the limit of"))
+        yield Doubt(SUSPECT if few else VOID, reason("above the limit of"))
     elif value > limit / 2:
         yield Doubt(SUSPECT, reason("above half the limit of"))
 
 
 def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
     if not len(e.requests):
+        if not e.rows.any() and e.run.facts.get("state") != "done":
+            yield Doubt(VOID, "the run ended before a request of this level counted")
+            return
         ended = e.run.requests[e.rows]["outcome"].value_counts()
         said = ", ".join(f"{count} {name}" for name, count in ended.items()) or "none was recorded"
         yield Doubt(VOID, f"no request ended well ({said})")
@@ -106,16 +111,19 @@ def _schedule_lag(e: Evidence) -> Iterator[Doubt]:
     lags = e.values("schedule_lag_s")
     if len(lags):
         p99, limit = float(np.quantile(lags, 0.99)), e.lag_limit
+        # Of few requests p99 is the worst one: it alone makes a level suspect, never void.
+        few = len(lags) < ENOUGH_FOR_P99 and float(np.median(lags)) <= limit
         yield from _graded(
             p99,
             limit,
             lambda word: f"schedule lag p99 is {_ms(p99)}, {word} {_ms(limit)} (1 % of median TTFT or 5 ms)",
+            few=few,
         )
 
 
 def _client_lag(e: Evidence) -> Iterator[Doubt]:
     arrivals, late = int(e.requests["arrivals"].sum()), int(e.requests["late"].sum())
-    if arrivals:
+    if arrivals and late > 1:  # one late arrival proves nothing, whatever its share
         share = late / arrivals
         yield from _graded(
             share,
@@ -124,6 +132,7 @@ def _client_lag(e: Evidence) -> Iterator[Doubt]:
                 f"the client was more than one token gap late for {late} of {arrivals} arrivals ({_percent(share)}), "
                 f"{word} {_percent(metrics.LATE_ARRIVALS_SHARE)}"
             ),
+            few=late < ENOUGH_LATE,
         )
 
 

@@ -6,6 +6,7 @@ Commands are loaded when they are called, so that `loadtest --help` opens neithe
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -57,12 +58,16 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> Any:
     """Run the command line and exit; a user's mistake is one sentence on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no "·" is no reason to lose a report
     try:
         sys.exit(cli.main(args=args, prog_name="loadtest", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except click.exceptions.Abort:
+        print("loadtest: interrupted.", file=sys.stderr)
         sys.exit(130)
     except LoadTestError as error:
         print(f"loadtest: {error}", file=sys.stderr)
@@ -70,3 +75,6 @@ def main(args: list[str] | None = None) -> Any:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone: nothing left to say
         sys.exit(0)
+    except OSError as error:
+        print(f"loadtest: cannot write {error.filename or 'the output'}: {error.strerror}.", file=sys.stderr)
+        sys.exit(2)

@@ -6,11 +6,11 @@ import click
 
 from loadtest.errors import TargetError
 from loadtest.measure.probe import Model, Server, base_url, choose_model, default_url, describe, hazards, probe
-from loadtest.measure.target import control_client
+from loadtest.measure.target import control_client, trust
 
 
 def _look(url: str, asked: str | None) -> tuple[Server, Model | None, str | None]:
-    with control_client() as client:
+    with control_client(trust(None)) as client:
         server = probe(client, url)
         try:
             return server, describe(client, server, choose_model(server, asked)), None

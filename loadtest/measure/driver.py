@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import itertools
 import statistics
 import time
 from collections import deque
@@ -58,6 +59,7 @@ class Tally:
     level: Level
     planned: int
     started: int  # ns
+    counted_from: int | None = None  # ns: release of the first request that is not warm-up
     done: int = 0
     failed: int = 0
     output_tokens: int = 0
@@ -157,7 +159,8 @@ class Driver:
         warmups = level.concurrency * self._scenario.warmup
         source = self._plan(level, warmups)
         ahead = deque(self._take(source, max(64, 2 * level.concurrency)))
-        await self._wire.prepare(self._url, level.concurrency)
+        self._streams = [asyncio.create_task(self._wire.prepare(self._url, level.concurrency))]  # stop() ends it too
+        await asyncio.gather(*self._streams, return_exceptions=True)  # a server that is gone shows in the records
         gc.collect()
         anchor = self._records.clock.monotonic_ns
         planned = warmups + level.requests if level.requests else 0
@@ -181,15 +184,8 @@ class Driver:
             for i in range(level.requests):
                 yield self._numbered(self._workload.job(level, i))
             return
-        deadline: int | None = None
-        i = 0
-        while True:
-            if self._tally is not None and self._tally.level is level:
-                deadline = deadline or self._tally.started + int(self._scenario.duration * 1e9)
-            if deadline is not None and now() >= deadline:
-                return
+        for i in itertools.count():  # until _over
             yield self._numbered(self._workload.job(level, i))
-            i += 1
 
     def _numbered(self, job: Job) -> Job:
         """Give the job its ordinal in the whole plan."""
@@ -219,27 +215,38 @@ class Driver:
         failures = 0
         free = now()
         while not self.stopped:
-            if self._permits is not None:
-                await self._permits.get()
-                free = max(free, now())
             if not ahead:
                 ahead.extend(self._take(source, 1))
             if not ahead or self._over():
                 return
             ready = ahead.popleft()
+            if self._permits is not None:
+                await self._permits.get()
+                free = max(free, now())
+            if not ready.exchange.job.warmup:
+                self._count_from(free)
+                if self._over():
+                    return
             ready.exchange.t_sched = free
             failures = failures + 1 if await self._exchange(ready) is not None else 0
             self._backlog.add(lambda: ahead.extend(self._take(source, 1)))
+            if not ahead and self._scenario.duration is None:
+                continue  # nothing left to send: no pause before the end
             pause = self._scenario.think_time + min(BACK_OFF_S * failures, 1.0)
             free = (ready.exchange.arrivals.t_end or now()) + int(pause * 1e9)
             if pause:
                 await asyncio.sleep((free - now()) * metrics.NS)
 
+    def _count_from(self, t: int) -> None:
+        """A level by duration lasts from its first counted request on: its warm-up is not part of it."""
+        if self._tally is not None and self._tally.counted_from is None:
+            self._tally.counted_from = t
+
     def _over(self) -> bool:
         """Whether a level by duration has had its time: requests built ahead are then left unsent."""
-        if self._scenario.duration is None or self._tally is None:
+        if self._scenario.duration is None or self._tally is None or self._tally.counted_from is None:
             return False
-        return now() >= self._tally.started + int(self._scenario.duration * 1e9)
+        return now() >= self._tally.counted_from + int(self._scenario.duration * 1e9)
 
     async def _exchange(self, ready: Ready) -> Outcome | None:
         """Send one request and see its answer to the end; return why it failed on the wire, None when it did not."""
@@ -314,7 +321,8 @@ class Driver:
         elapsed = (now() - tally.started) * metrics.NS
         eta: float | None = None
         if self._scenario.duration is not None:
-            eta = max(0.0, self._scenario.duration - elapsed)
+            counted = (now() - (tally.counted_from or now())) * metrics.NS
+            eta = max(0.0, self._scenario.duration - counted)
         elif tally.done:
             eta = elapsed / tally.done * (tally.planned - tally.done)
         return Progress(

@@ -141,6 +141,9 @@ class Exchange:
             return outcome, error or arrivals.failure
         if arrivals.status is not None and arrivals.status != OK_STATUS:
             return Outcome.HTTP_ERROR, http_sentence(arrivals.status, b"".join(read.body for read in reads))
+        packed = arrivals.headers.get("content-encoding", "identity") if arrivals.headers is not None else "identity"
+        if packed != "identity":
+            return Outcome.STREAM_ERROR, f"the server compressed the answer ({packed}), which it was asked not to do"
         if ending.error is not None:
             return Outcome.STREAM_ERROR, ending.error
         if ending.done:

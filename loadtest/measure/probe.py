@@ -188,6 +188,8 @@ def _get(client: httpx.Client, url: str, path: str, headers: dict[str, str] | No
     try:
         return client.get(f"{url}{path}", headers=headers)
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        if "CERTIFICATE" in str(error):
+            raise TargetError(f"{url} has a certificate that is not trusted here: {error}; see --ca-file.") from None
         raise TargetError(f"cannot reach {url}: {error}. Is the server running, and the URL right?") from None
     except httpx.HTTPError as error:
         raise TargetError(f"{url} does not answer {path} like a model server: {error}.") from None
@@ -214,7 +216,8 @@ def _json(response: httpx.Response) -> dict[str, Any] | None:
 def _what(response: httpx.Response) -> str:
     kind = response.headers.get("content-type", "").partition(";")[0]
     if response.status_code != 200:
-        return f"it answers /v1/models with status {response.status_code}"
+        there = f" to {response.headers['location']}" if "location" in response.headers else ""
+        return f"it answers /v1/models with status {response.status_code}{there}"
     return f"it answers /v1/models with {'a web page' if kind == 'text/html' else kind or 'something that is not JSON'}"
 
 

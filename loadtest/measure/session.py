@@ -27,6 +27,7 @@ from loadtest.measure.target import (
     reread,
     run_facts,
     timeouts_of,
+    trust,
 )
 from loadtest.measure.tokens import Counter, load_counter
 from loadtest.measure.wire import AsyncWire, keeper
@@ -65,7 +66,7 @@ def measure(
     RunFolder.check_free(path)
     if scenario.seed is None:
         scenario = scenario.replace(seed=secrets.randbelow(2**31))
-    with control_client() as control:
+    with control_client(trust(scenario.ca_file)) as control:
         target = find_target(control, scenario)
         say(target.described)
         counter = load_counter(target.model.name, fetch=target.server.simulated is None)
@@ -100,7 +101,7 @@ async def _drive(
 ) -> dict[str, Any]:
     """Run the levels and return what run.json says of their end: state, when each level ran, steps of the wall clock."""
     async with AsyncExitStack() as stack:
-        wire = await stack.enter_async_context(AsyncWire(timeouts=timeouts_of(workload.scenario)))
+        wire = await stack.enter_async_context(_wire(workload.scenario))
         stack.enter_context(keeper())
         client = httpx.AsyncClient(transport=wire, timeout=None, headers=target.headers)
         await stack.enter_async_context(client)
@@ -127,6 +128,10 @@ async def _drive(
             "levels": [_span_facts(span) for span in spans],
             "clock_steps": len(wire.wall.steps),
         }
+
+
+def _wire(scenario: Scenario) -> AsyncWire:
+    return AsyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file))
 
 
 def _span_facts(span: Span) -> dict[str, Any]:

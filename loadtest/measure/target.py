@@ -9,6 +9,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import ssl
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +50,18 @@ class Target:
         return f"{self.server.url}: {self.server.described}, model {self.model.name}, {self.dialect.name}"
 
 
-def control_client() -> httpx.Client:
+def trust(ca_file: str | None) -> ssl.SSLContext:
+    """Return whom to trust over https: the file's authorities, else those of SSL_CERT_FILE, else the known ones."""
+    path = ca_file or os.environ.get("SSL_CERT_FILE")
+    try:
+        return ssl.create_default_context(cafile=path) if path else httpx.create_ssl_context()
+    except (OSError, ssl.SSLError) as error:
+        raise ScenarioError(f"cannot read certificates from {path}: {error}; give a PEM file.") from None
+
+
+def control_client(context: ssl.SSLContext) -> httpx.Client:
     """Return a client for control-plane questions."""
-    return httpx.Client(timeout=CONTROL_TIMEOUT_S, trust_env=False)
+    return httpx.Client(timeout=CONTROL_TIMEOUT_S, trust_env=False, verify=context)
 
 
 def timeouts_of(scenario: Scenario) -> Timeouts:
@@ -97,7 +107,8 @@ def calibrate(target: Target, workload: Workload) -> Calibration:
     fails is left out.
     """
     points: list[tuple[int, int]] = []
-    wire = SyncWire(timeouts=timeouts_of(workload.scenario))
+    scenario = workload.scenario
+    wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file))
     with httpx.Client(transport=wire, timeout=None, headers=target.headers) as client:
         for number, (job, ours) in enumerate(workload.calibration_jobs()):
             try:

@@ -47,7 +47,9 @@ def split(axes: Axes, analysis: Analysis, series: Series) -> None:
         )
     axes.set_xticks(x, [str(level["concurrency"]) for level in levels])
     axes.set_xlim(-0.6, len(levels) - 0.4) if len(levels) > 1 else axes.set_xlim(-1.5, 1.5)
-    axes.set_ylim(0, max(max(_top(level) for level in levels) * factor * 1.14, axes.get_ylim()[1]))
+    axes.set_ylim(
+        0, max(max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14), axes.get_ylim()[1])
+    )
     axes.set_xlabel("concurrency (streams at once)")
     axes.set_ylabel(f"mean TTFT and its parts ({unit})")
     if analysis.slots.limit and analysis.slots.estimate is not None:

@@ -36,8 +36,9 @@ class Repeats:
 
 
 def shorten(text: str, longest: int = LONGEST) -> str:
-    """Return `text` on one line, cut to `longest` characters."""
+    """Return `text` on one line, cut to `longest` characters, without what would steer a terminal."""
     flat = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    flat = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in flat)
     return flat if len(flat) <= longest else flat[: longest - 1] + "…"
 
 
