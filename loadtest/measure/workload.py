@@ -29,7 +29,7 @@ class Job:
 
 CALIBRATION_SHORT = 32  # tokens of ours: with a longer text's, its server count gives template overhead and ratio
 CALIBRATION_LONGEST = 2048  # a longer one would cost the server more than it tells
-CALIBRATION_ENOUGH = 512  # tokens of long texts over which the ratio is a mean, for unlike vocabularies scatter
+CALIBRATION_ENOUGH = 512  # tokens of long texts over which counts are a mean, for unlike vocabularies scatter
 
 
 class Workload:
@@ -77,14 +77,14 @@ class Workload:
     def calibration_jobs(self) -> tuple[tuple[Job, int], ...]:
         """Return (job, our count of its prompt) pairs to send once before the clock, for Calibration.fit.
 
-        One is short, the others are as long as the longest prompt asked for: there the counts must agree. Each asks for
-        one token of answer, and is marked as a warm-up.
+        Half are short, half as long as the longest prompt asked for: there the counts must agree. Each asks for one
+        token of answer, and is marked as a warm-up.
         """
         jobs = []
         longest = min(max(self.scenario.input_tokens, default=256), CALIBRATION_LONGEST)
-        lengths = [min(CALIBRATION_SHORT, max(longest // 2, 1))]
-        lengths += [longest] * max(1, min(4, CALIBRATION_ENOUGH // longest))
-        for i, tokens in enumerate(lengths):
+        lengths = (min(CALIBRATION_SHORT, max(longest // 2, 1)), longest)
+        each = max(1, min(4, CALIBRATION_ENOUGH // longest))
+        for i, tokens in enumerate(lengths * each):
             seed = _digest(self.scenario.seed, "calibration", i)
             text = made_up(tokens, None, seed, self.counter, nonce=f"{nonce_of(seed)} ")
             jobs.append((Job(i, -1, seed, text, tokens, 1, warmup=True), self.counter.count(text)))
