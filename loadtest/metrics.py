@@ -7,7 +7,9 @@ one; the formula stands in the docstring and in FORMULAS, from which reports pri
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Iterable
+from typing import Any, Self
 
 NS = 1e-9
 
@@ -98,3 +100,110 @@ LENGTH_SHARE = 0.1  # achieved output length off the asked one; suspect only
 def schedule_lag_limit(median_ttft_s: float) -> float:
     """Return the schedule lag at p99 past which a level is void: 1 % of median TTFT or 5 ms, the larger. Seconds."""
     return max(SCHEDULE_LAG_SHARE_OF_TTFT * median_ttft_s, SCHEDULE_LAG_FLOOR_S)
+
+
+# Figures that several processes measure together: percentiles do not add up, bucket counts do.
+
+
+class Histogram:
+    """A distribution that merges: counts in log-linear buckets, as HdrHistogram has them (hdrhistogram.org).
+
+    Every power of two is cut into 128 buckets of equal width, so that a bucket is at most 1/128 of its value wide and a
+    percentile is off by at most half of that, 0.4 %, whatever the scale. Count, sum, least and largest value are exact.
+    Values are floats of any unit, zero or more; what is not finite is unknown and left out, below zero counts as zero.
+    """
+
+    __slots__ = ("_buckets", "_zeros", "count", "max", "min", "sum")
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, int] = {}
+        self._zeros = 0  # zero has no logarithm: gaps between events of one read
+        self.count = 0
+        self.sum = 0.0
+        self.min = math.inf
+        self.max = -math.inf
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Self:
+        histogram = cls()
+        histogram.add(*values)
+        return histogram
+
+    def add(self, *values: float) -> None:
+        buckets, known = self._buckets, [max(value, 0.0) for value in values if math.isfinite(value)]
+        if not known:
+            return
+        for value in known:
+            if value:
+                mantissa, exponent = math.frexp(value)  # value = mantissa · 2^exponent, mantissa from 0.5 to 1
+                index = (exponent << 7) + int(mantissa * 256) - 128
+                buckets[index] = buckets.get(index, 0) + 1
+            else:
+                self._zeros += 1
+        self.count += len(known)
+        self.sum += math.fsum(known)
+        self.min = min(self.min, *known)
+        self.max = max(self.max, *known)
+
+    def merge(self, other: Histogram) -> None:
+        """Add all that `other` holds; the same as if every value had been added here."""
+        for index, count in other._buckets.items():
+            self._buckets[index] = self._buckets.get(index, 0) + count
+        self._zeros += other._zeros
+        self.count += other.count
+        self.sum += other.sum
+        self.min = min(self.min, other.min)
+        self.max = max(self.max, other.max)
+
+    @property
+    def mean(self) -> float | None:
+        return self.sum / self.count if self.count else None
+
+    def percentile(self, share: float) -> float | None:
+        """Return the value below which `share` (0 to 1) of all values lie, None of nothing.
+
+        Interpolated between neighbours in rank as numpy.quantile does, so that it equals the exact percentile of the
+        same values to within half a bucket.
+        """
+        if not self.count:
+            return None
+        rank = share * (self.count - 1)
+        below = math.floor(rank)
+        low, high = self._at(below), self._at(min(below + 1, self.count - 1))
+        return low + (rank - below) * (high - low)
+
+    def _at(self, rank: int) -> float:
+        """Return the value of a rank (0 is the least): the middle of its bucket, the ends exact."""
+        if rank == 0 or rank == self.count - 1:
+            return self.min if rank == 0 else self.max
+        seen = self._zeros
+        if rank < seen:
+            return 0.0
+        for index in sorted(self._buckets):
+            seen += self._buckets[index]
+            if rank < seen:
+                exponent, part = index >> 7, index & 127
+                return min(max(math.ldexp(part + 128.5, exponent - 8), self.min), self.max)
+        raise AssertionError("counts and buckets disagree")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON: only buckets that hold something, the whole of it a few hundred bytes."""
+        if not self.count:
+            return {}
+        return {
+            "buckets": {str(index): count for index, count in self._buckets.items()},
+            "zeros": self._zeros,
+            "sum": self.sum,
+            "min": self.min,
+            "max": self.max,
+        }
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        histogram = cls()
+        if row:
+            histogram._buckets = {int(index): count for index, count in row["buckets"].items()}
+            histogram._zeros = row["zeros"]
+            histogram.count = histogram._zeros + sum(histogram._buckets.values())
+            histogram.sum, histogram.min, histogram.max = row["sum"], row["min"], row["max"]
+        return histogram

@@ -1,0 +1,43 @@
+"""Locust users of model servers: streaming figures that are right, in the web UI, headless and distributed.
+
+    from locust import task
+    from loadtest.users import OllamaUser
+
+    class Chat(OllamaUser):
+        @task
+        def chat(self):
+            self.client.chat(output_tokens=64)
+
+Importing this connects it to Locust's events: options, records in a run folder, tables, gates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from locust import events as _events
+from locust.event import Events
+
+from loadtest.users import console, figures, lifecycle, web
+from loadtest.users.client import Answer, Client, RequestFailedError
+from loadtest.users.open_loop import OpenLoopUser
+from loadtest.users.user import ModelUser, OllamaUser, OpenAIUser
+
+__all__ = ["Answer", "Client", "ModelUser", "OllamaUser", "OpenAIUser", "OpenLoopUser", "RequestFailedError", "connect"]
+
+_connected: list[Any] = []
+
+
+def connect(events: Events) -> None:
+    """Connect to the events of an Environment of one's own, before its `init` event is fired; once is enough.
+
+    Only where Locust is used as a library: its own events are connected when this package is imported.
+    """
+    if any(events is known for known in _connected):
+        return
+    _connected.append(events)
+    for part in (lifecycle, figures, console, web):  # records come before what is made of them
+        part.listen(events)
+
+
+connect(_events)

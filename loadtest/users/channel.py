@@ -1,0 +1,140 @@
+"""The way from the users of one process to one server: wire, wire formats, and requests made ahead of their release."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from typing import Any, Self
+
+import httpx
+import orjson
+
+from loadtest.errors import ScenarioError
+from loadtest.measure.dialects import Dialect, dialect_for
+from loadtest.measure.exchange import Exchange
+from loadtest.measure.target import timeouts_of, trust
+from loadtest.measure.wire import SyncWire, Waiter, now
+from loadtest.measure.workload import Job, Workload, nonce_of
+from loadtest.records import Clock
+from loadtest.scenario import Level
+from loadtest.users.settle import Settled
+
+logger = logging.getLogger(__name__)
+
+Messages = list[dict[str, Any]]
+MOST_AHEAD = 256  # users that requests are made ready for before the clock
+PATIENCE_S = 5.0
+WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a user wants sent."""
+
+    endpoint: str  # chat, or else generate on Ollama and completions on OpenAI
+    input_tokens: int | None  # of a made-up prompt
+    output_tokens: int | None
+    text: str | None = None  # sent instead of a made-up prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A request made ahead: all but when it is due and in which level it counts."""
+
+    exchange: Exchange
+    request: httpx.Request
+    path: str
+
+
+class Channel:
+    """Sends the requests of one Settled; shared by all its users in this process, connections too."""
+
+    def __init__(self, settled: Settled, waiter: Waiter, *, clock: Clock, worker: int) -> None:
+        scenario, target = settled.scenario, settled.target
+        self.scenario = scenario
+        self._clock = clock
+        self.url = target.server.url
+        self.counter = settled.counter()
+        self._workload = Workload(scenario, self.counter, settled.calibration)
+        self._dialects = {
+            endpoint: dialect_for(
+                scenario.replace(endpoint=endpoint, api="auto"), api=settled.api, model=target.model.name
+            )
+            for endpoint in ("chat", "generate")
+        }
+        self._wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file), waiter=waiter)
+        self.http = httpx.Client(transport=self._wire, timeout=None, headers=target.headers)
+        self._next = worker * WORKER_STRIDE
+        self._shelf: defaultdict[Ask, deque[Ready]] = defaultdict(deque)
+
+    def dialect(self, endpoint: str) -> Dialect:
+        return self._dialects["chat" if endpoint == "chat" else "generate"]
+
+    def warm_up(self, users: int) -> None:
+        """Have connections and requests ready for so many users, and everything imported: untimed, before the clock."""
+        count = min(users, MOST_AHEAD)
+        plain = Ask(self.scenario.endpoint, self.scenario.input_tokens[0], self.scenario.output_tokens[0])
+        try:
+            self.http.get(f"{self.url}/", timeout=PATIENCE_S)
+            self._wire.prepare(self.url, count)
+        except httpx.HTTPError as error:
+            logger.debug("%s does not answer before the test: %s", self.url, error)  # the records will tell
+        for _ in range(count):
+            self.restock(plain)
+
+    def take(self, ask: Ask) -> Ready:
+        """Return a request, one made ahead where there is one."""
+        shelf = self._shelf.get(ask)
+        return shelf.popleft() if shelf else self._make(ask)
+
+    def restock(self, ask: Ask) -> None:
+        """Make one more request ahead: for a quiet moment, as a prompt of 128 tokens takes half a millisecond."""
+        self._shelf[ask].append(self._make(ask))
+
+    def conversation(self, messages: Messages, ask: Ask) -> Ready:
+        """Return a request that sends these messages as they are: a conversation may well meet its cached prefix."""
+        dialect = self.dialect("chat")
+        number = self._number()
+        try:
+            said = "\n".join(str(message["content"]) for message in messages)
+        except (KeyError, TypeError):
+            raise ScenarioError('messages must look like [{"role": "user", "content": "…"}].') from None
+        job = Job(number, 0, number, said, None, ask.output_tokens)
+        path, body = dialect.encode(job)
+        return self._ready(job, dialect, path, orjson.dumps({**orjson.loads(body), "messages": messages}))
+
+    def _make(self, ask: Ask) -> Ready:
+        dialect = self.dialect(ask.endpoint)
+        number = self._number()
+        level = Level(
+            index=0,
+            concurrency=1,
+            input_tokens=ask.input_tokens,
+            output_tokens=ask.output_tokens,
+            words=None,
+            requests=0,
+        )
+        job = self._workload.job(level, number)
+        if ask.text is not None:
+            nonce = "" if self.scenario.warm_cache else f"{nonce_of(job.seed)} "
+            job = dataclasses.replace(job, prompt=nonce + ask.text, input_tokens=None)
+        return self._ready(job, dialect, *dialect.encode(job))
+
+    def _ready(self, job: Job, dialect: Dialect, path: str, body: bytes) -> Ready:
+        exchange = Exchange(job, dialect, self._clock, now())  # job and t_sched are completed at its release
+        request = self.http.build_request(
+            "POST", f"{self.url}{path}", content=body, extensions={"arrivals": exchange.arrivals}
+        )
+        return Ready(exchange, request, path)
+
+    def _number(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()

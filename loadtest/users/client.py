@@ -1,0 +1,357 @@
+"""What a user sends with: `self.client.chat(...)` waits for the whole streamed answer and returns it as an Answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import gevent
+import httpx
+from locust.exception import (
+    CatchResponseError,
+    InterruptTaskSet,
+    LocustError,
+    RescheduleTask,
+    RescheduleTaskImmediately,
+    ResponseError,
+    StopTest,
+    StopUser,
+)
+
+from loadtest import metrics
+from loadtest.measure.driver import BACK_OFF_S
+from loadtest.measure.exchange import Exchange, decode
+from loadtest.measure.wire import Read, now
+from loadtest.records import Outcome, Record
+from loadtest.users import recording
+from loadtest.users.channel import Ask, Channel, Messages, Ready
+
+if TYPE_CHECKING:
+    from loadtest.users.user import ModelUser
+
+Prompt = str | Messages | None
+_CONTROL = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, InterruptTaskSet)
+
+logger = logging.getLogger(__name__)
+
+
+class RequestFailedError(LocustError):
+    """Why a request failed: its outcome and one sentence, as in its record."""
+
+
+class Client:
+    """Sends one user's requests, one at a time unless told when each was due.
+
+    Every request becomes one record on disk, then one `request` event; a request stopped by us a record only. Failures
+    are never raised: see Answer.ok. Both are made in the next quiet moment, so that other users' requests leave first.
+    """
+
+    def __init__(self, user: ModelUser) -> None:
+        recorder = recording.recorder()
+        if recorder is None:
+            raise LocustError(
+                "no test has begun to record: call loadtest.users.connect(environment) before it starts, "
+                "where Locust is used as a library."
+            )
+        self._user = user
+        self._recorder = recorder
+        self._channel: Channel = recorder.channel(type(user).__name__)
+        self._lag = 0  # ns from the last answer's end to its return from here: not the user's doing
+        self._level, self._sent = -1, 0  # requests of this user in this level
+        self._failures = 0  # on the wire, in a row
+        self._pending: BaseException | None = None  # what a listener of the request event raised
+
+    @property
+    def seed(self) -> int | None:
+        """The run's seed, the same in every worker."""
+        return self._channel.scenario.seed
+
+    def chat(
+        self,
+        prompt: Prompt = None,
+        *,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        name: str | None = None,
+        catch_response: bool = False,
+        t_sched: int | None = None,
+    ) -> Answer:
+        """Send one chat request and return its answer once the stream is over.
+
+        Args:
+            prompt: a text (sent behind a nonce, so that no prefix cache answers, unless the user has warm_cache), or
+                messages, sent as they are. Default: the user's own prompt, else a made-up one of input_tokens.
+            input_tokens, output_tokens: lengths asked for. Default: --input-tokens and --output-tokens, else the
+                user's.
+            name: of the row in Locust's tables. Default: the request's path.
+            catch_response: use the answer in a `with` block that judges it, as with Locust's own clients.
+            t_sched: when the request was due, monotonic ns, in an open loop. Default: when this user was free.
+        """
+        return self._send("chat", prompt, input_tokens, output_tokens, name, catch_response, t_sched)
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        name: str | None = None,
+        catch_response: bool = False,
+        t_sched: int | None = None,
+    ) -> Answer:
+        """Send one request without a chat template: /api/generate on Ollama, /v1/completions elsewhere; as `chat`."""
+        return self._send("generate", prompt, input_tokens, output_tokens, name, catch_response, t_sched)
+
+    completions = generate
+
+    def ask(self, prompt: str | None = None, **how: Any) -> Answer:
+        """Send what --endpoint says: a `chat` or a `generate`, with their arguments."""
+        send = self.chat if self._channel.scenario.endpoint == "chat" else self.generate
+        return send(prompt, **how)
+
+    def _send(
+        self,
+        endpoint: Literal["chat", "generate"],
+        prompt: Prompt,
+        input_tokens: int | None,
+        output_tokens: int | None,
+        name: str | None,
+        catch_response: bool,
+        t_sched: int | None,
+    ) -> Answer:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            raise pending
+        due = t_sched if t_sched is not None else now() - self._lag
+        scenario = self._channel.scenario
+        ask = Ask(
+            endpoint,
+            input_tokens or scenario.input_tokens[0],
+            output_tokens or scenario.output_tokens[0],
+            prompt if isinstance(prompt, str) else None,
+        )
+        made_up = prompt is None
+        ready = self._channel.conversation(prompt, ask) if isinstance(prompt, list) else self._channel.take(ask)
+        answer = self._exchange(ready, due, name or ready.path)
+        ended = answer.exchange.arrivals.t_end or now()
+        self._recorder.backlog.add(answer.settle)
+        if made_up:
+            self._recorder.backlog.add(lambda: self._channel.restock(ask))
+        if catch_response:
+            answer.expect_verdict()
+        self._lag = max(now() - ended, 0)
+        self._back_off(answer)
+        return answer
+
+    def _exchange(self, ready: Ready, due: int, name: str) -> Answer:
+        """Send one request and see its answer to the end; however it ends, it will be recorded."""
+        recorder, channel = self._recorder, self._channel
+        exchange = ready.exchange
+        exchange.t_sched = due
+        answer = Answer(exchange, name, recorder, channel, self._fire)
+        try:
+            standing = recorder.begin(exchange)
+            warmup = self._warming_up(standing.level) or not standing.steady
+            exchange.job = dataclasses.replace(exchange.job, level=standing.level, warmup=warmup)
+            response = channel.http.send(ready.request, stream=True)
+            try:
+                response.extensions["answer"].finish()
+            finally:
+                response.close()
+                response.stream = httpx.ByteStream(b"")  # httpx ties the two in a circle that only a collector frees
+        except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
+            answer.fail(Outcome.CONNECT_ERROR, str(failure))
+        except httpx.TimeoutException as failure:
+            answer.fail(Outcome.TIMEOUT, str(failure))
+        except httpx.TransportError as failure:
+            answer.fail(Outcome.TRUNCATED, str(failure))
+        except BaseException:  # GreenletExit at a stop, gevent.Timeout of the user's, Ctrl-C
+            answer.fail(Outcome.CANCELLED, "stopped by us")
+            recorder.backlog.add(answer.settle)
+            raise
+        finally:
+            recorder.end(exchange)
+        return answer
+
+    def _warming_up(self, level: int) -> bool:
+        """Count this user's requests of a level; the first ones are warm-up, as each stream's in the other driver."""
+        self._sent = self._sent + 1 if level == self._level else 1
+        self._level = level
+        return self._sent <= self._channel.scenario.warmup
+
+    def _back_off(self, answer: Answer) -> None:
+        """Pause after a request that the wire could not carry, so that a dead server is not hammered."""
+        self._failures = self._failures + 1 if answer.failed_on_the_wire else 0
+        if self._failures:
+            gevent.sleep(min(BACK_OFF_S * self._failures, 1.0))
+
+    def _fire(self, answer: Answer, record: Record, exception: Exception | None) -> None:
+        """Fire the one event of a request; what its listeners raise to steer the user waits for the user's next call."""
+        try:
+            self._user.environment.events.request.fire(
+                request_type=_request_type(record.dialect),
+                name=answer.name,
+                response_time=_response_time(record),
+                response_length=record.bytes,
+                exception=exception,
+                context={**self._user.context(), **_context(record)},
+                response=answer,
+                start_time=(self._recorder.clock.wall_ns + (record.t_send or record.t_sched)) * metrics.NS,
+                url=f"{self._channel.url}{answer.name}",
+            )
+        except _CONTROL as control:
+            self._pending = control
+
+
+Fire = Callable[["Answer", Record, Exception | None], None]
+
+
+class Answer:
+    """One request's answer; its record is made in a quiet moment, or as soon as somebody looks at it.
+
+    With catch_response, as Locust's own:
+
+        with self.client.chat("Capital of France?", catch_response=True) as answer:
+            if "Paris" not in answer.text:
+                answer.failure("wrong answer")
+    """
+
+    def __init__(
+        self, exchange: Exchange, name: str, recorder: recording.Recorder, channel: Channel, fire: Fire
+    ) -> None:
+        self.exchange = exchange
+        self.name = name
+        self._recorder = recorder
+        self._channel = channel
+        self._fire = fire
+        self._outcome: Outcome | None = None
+        self._error: str | None = None
+        self._reads: Sequence[Read] | None = None
+        self._record: Record | None = None
+        self._waits = False  # for the verdict of a with block
+        self._fired = False
+        self._verdict: Exception | Literal[True] | None = None
+
+    @property
+    def record(self) -> Record:
+        """The request's record, on disk."""
+        if self._record is None:
+            counter = self._channel.counter
+            self._record = self.exchange.record(
+                self._all_reads(),
+                outcome=self._outcome,
+                error=self._error,
+                count=counter.count if counter.exact else None,
+                save_text=self._channel.scenario.save_text,
+            )
+            self._recorder.keep(self.name, self._record)
+        return self._record
+
+    @property
+    def ok(self) -> bool:
+        """Whether the answer came whole."""
+        return self.record.outcome is Outcome.OK
+
+    @property
+    def text(self) -> str:
+        """What the model said, reasoning left out; as far as it came."""
+        content = decode(self.exchange.dialect, self._all_reads() if self.status == httpx.codes.OK else ())
+        return "".join(event.text for event in content.events if event.visible)
+
+    @property
+    def status(self) -> int | None:
+        """The HTTP status, None where no answer began."""
+        return self.exchange.arrivals.status
+
+    @property
+    def status_code(self) -> int:
+        """The HTTP status as Locust's listeners know it, 0 where no answer began."""
+        return self.status or 0
+
+    @property
+    def failed_on_the_wire(self) -> bool:
+        return self._outcome is not None or self.status != httpx.codes.OK
+
+    def success(self) -> None:
+        """Count the request as a success, however it ended; in a with block."""
+        self._verdict = True
+
+    def failure(self, why: Exception | str) -> None:
+        """Count the request as a failure; in a with block."""
+        self._verdict = why if isinstance(why, Exception) else CatchResponseError(why)
+
+    def fail(self, outcome: Outcome, error: str) -> None:
+        """Take the client's word on how the request ended."""
+        self._outcome, self._error = outcome, error
+
+    def expect_verdict(self) -> None:
+        """Hold the event back for the end of a with block."""
+        self._waits = True
+
+    def settle(self) -> None:
+        """Have the request recorded, and its event fired unless a with block is still to judge it."""
+        record = self.record
+        if not self._waits and not self._fired and record.outcome is not Outcome.CANCELLED:
+            self._fired = True
+            self._fire(self, record, self._exception(record))
+
+    def __enter__(self) -> Self:
+        if not self._waits:
+            raise LocustError("in order to use a with-block for requests, you must also pass catch_response=True")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self._verdict is None and isinstance(error, Exception) and not isinstance(error, _CONTROL):
+            self._verdict = error
+        self._waits = False
+        self.settle()
+        return isinstance(error, ResponseError)
+
+    def _exception(self, record: Record) -> Exception | None:
+        if self._verdict is not None:
+            return None if self._verdict is True else self._verdict
+        return None if record.outcome is Outcome.OK else RequestFailedError(f"{record.outcome}: {record.error}")
+
+    def _all_reads(self) -> Sequence[Read]:
+        if self._reads is None:
+            self._reads = self.exchange.arrivals.reads(self._recorder.wall, self._recorder.lag)
+        return self._reads
+
+
+def _request_type(dialect: str) -> str:
+    return dialect.partition("-")[2].upper()
+
+
+def _response_time(record: Record) -> float:
+    """E2E in ms, as Locust wants it; to the end of the attempt where no content came."""
+    start = record.t_send if record.t_send is not None else record.t_sched
+    last = start + record.chunks[-1] * 1000 if record.chunks else record.t_end
+    return float(metrics.e2e(last, start) * 1000)
+
+
+def _context(record: Record) -> dict[str, Any]:
+    """Return what listeners of the request event may want of a record; durations in seconds, None where unknown."""
+    found: dict[str, Any] = {"ttft_s": None, "tpot_s": None, "stream_tokens_per_s": None}
+    if record.t_send is not None and record.t_first_token is not None:
+        found["ttft_s"] = metrics.ttft(record.t_first_token, record.t_send)
+        tokens = record.output_tokens or 0
+        if record.chunks and tokens > 1 and record.chunks[-1] > record.chunks[0]:
+            e2e = metrics.e2e(record.t_send + record.chunks[-1] * 1000, record.t_send)
+            found["tpot_s"] = metrics.tpot(e2e, found["ttft_s"], tokens)
+            found["stream_tokens_per_s"] = metrics.stream_tokens_per_s(found["tpot_s"])
+    return found | {
+        "outcome": str(record.outcome),
+        "prompt_tokens": record.prompt_tokens,
+        "output_tokens": record.output_tokens,
+        "token_source": record.token_source,
+        "level": record.level,
+        "warmup": record.warmup,
+        "lag_s": record.lag_us * 1e-6,
+        "model": record.model,
+        "dialect": record.dialect,
+    }

@@ -1,0 +1,43 @@
+"""What a Locust run says at its end: a table of the streaming figures beneath Locust's own, and how the gates went."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from locust.env import Environment
+from locust.event import Events
+from locust.runners import WorkerRunner
+
+from loadtest.users import gates, recording, siblings, tables
+from loadtest.users.figures import board
+
+LOGGER = logging.getLogger("locust.stats_logger")  # Locust's own tables go there
+
+
+def simulated() -> str | None:
+    """Return profile and speed of the simulated server that was measured, None for a real one."""
+    said = recording.simulated()
+    return f"profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
+
+
+def listen(events: Events) -> None:
+    """Report at the end of a process that shows figures: one alone, or the master. Call it once."""
+    text: list[str] = []
+
+    def quitting(environment: Environment, **_: Any) -> None:
+        # A worker shows none, and a web UI closed before any test has none.
+        if isinstance(environment.runner, WorkerRunner) or board.generation is None:
+            return
+        rows, run, mark = board.rows(), recording.run_folder(), simulated()
+        text.extend((*tables.lines(rows, mark), ""))
+        text.extend(str(gate) for gate in gates.apply(environment))
+        text.extend(siblings.write(environment.parsed_options, rows, run, mark))
+
+    def after_the_tables_of_locust(**_: Any) -> None:
+        for line in text:
+            LOGGER.info(line)
+
+    hooks: Any = events  # untyped in Locust
+    hooks.quitting.add_listener(quitting)
+    hooks.quit.add_listener(after_the_tables_of_locust)

@@ -1,0 +1,206 @@
+"""The process that decides on a Locust test, one alone or a master: settles it, tells workers, follows its levels."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent import GreenletExit
+from locust.env import Environment
+from locust.rpc import Message
+from locust.runners import STATE_RUNNING, MasterRunner, Runner
+
+from loadtest.errors import LoadTestError
+from loadtest.records import RunFolder
+from loadtest.users import recording
+from loadtest.users.levels import Seen, Standing
+from loadtest.users.options import Settings
+from loadtest.users.run import Prepared, Run, free_path, prepare
+
+RUN, LEVEL = "loadtest_run", "loadtest_level"  # messages of the master to its workers …
+ENDED = "loadtest_ended"  # … and of theirs to it
+POLL_S = 0.05  # how often the target user count is looked at: only warm-ups are sent before it is seen
+LEAD_NS = 200_000_000  # open-loop schedules begin so long after all users are there: every worker has heard by then
+
+logger = logging.getLogger(__name__)
+
+
+class Decider:
+    """The listeners of a process that decides. `runner` is None under run_single_user."""
+
+    def __init__(self, environment: Environment, runner: Runner | None) -> None:
+        self._environment = environment
+        self._runner = runner
+        self._run: Run | None = None  # while a test runs
+        self._last: Run | None = None
+        self._ahead: Prepared | LoadTestError | None = None
+        self._announced = 0  # the target user count that everybody knows of
+        self._follower: gevent.Greenlet[[], None] | None = None
+        self._taken: set[Path] = set()
+
+    def listen(self) -> None:
+        events: Any = self._environment.events
+        events.test_start.add_listener(self._start)
+        events.test_stop.add_listener(self._stop)
+        events.spawning_complete.add_listener(self._reached)
+        events.quitting.add_listener(self._quitting)
+        if isinstance(self._runner, MasterRunner):
+            self._runner.register_message(ENDED, self._take_ended)
+            events.worker_connect.add_listener(self._connected)
+        if self._at_once:
+            # Before Locust starts the clock of --run-time: loading a model may take a minute.
+            try:
+                if asked := Settings.of(self._environment.parsed_options).out:
+                    RunFolder.check_free(Path(asked))
+                self._ahead = prepare(self._environment, logger.info)
+            except LoadTestError as error:
+                self._ahead = error
+
+    @property
+    def _at_once(self) -> bool:
+        """Whether the test begins by itself, rather than from the web UI."""
+        options = self._environment.parsed_options
+        return self._runner is not None and options is not None and bool(options.headless or options.autostart)
+
+    def _start(self, **_: Any) -> None:
+        try:
+            self._begin()
+        except LoadTestError as error:
+            self._refuse(str(error))
+        except OSError as error:
+            self._refuse(f"the run's files cannot be written: {error}.")
+
+    def _begin(self) -> None:
+        environment, runner = self._environment, self._runner
+        ahead, self._ahead = self._ahead, None
+        if isinstance(ahead, LoadTestError):
+            raise ahead
+        settings = Settings.of(environment.parsed_options)
+        path = None
+        if runner is not None or settings.out:
+            path = free_path(settings.out, environment.locustfile, self._taken)
+            RunFolder.check_free(path)
+        prepared = prepare(environment, logger.info, ahead)
+        if prepared is None:
+            return
+        run = self._run = self._last = Run(environment, prepared, path)
+        if path is not None:
+            self._taken.add(path)
+            logger.info("Run folder: %s", path)
+        recording.note_run(run.folder, run.facts)
+        self._announced = runner.target_user_count if runner is not None else 1
+        run.levels.index(self._announced)
+        if isinstance(runner, MasterRunner):
+            self._tell(runner)
+        else:
+            recording.open_recorder(
+                settled=run.settled,
+                folder=run.folder,
+                worker=0,
+                users=self._announced,
+                source="driver",
+                standing=self._standing,
+            )
+        if runner is None:
+            run.levels.reached(1)
+            recording.schedule_from(time.time_ns(), 0, 1)
+            atexit.register(self._stop)
+        else:
+            self._follower = gevent.spawn(self._follow)
+
+    def _refuse(self, sentence: str) -> None:
+        """Say why the test cannot begin, and end it: the process, too, unless a web UI is there to try again."""
+        logger.error(sentence)
+        runner = self._runner
+        if runner is None:
+            raise SystemExit(2)
+        if self._at_once:
+            self._environment.process_exit_code = 2
+        gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
+        raise GreenletExit  # no listener after us may begin, and no user be started; Locust logs no traceback of it
+
+    def _standing(self) -> Standing:
+        """Say where the test stands, for users of this very process."""
+        runner, run = self._runner, self._run
+        if run is None or runner is None:
+            return Standing(0, steady=runner is None)
+        return Standing(run.levels.index(runner.target_user_count), steady=runner.state == STATE_RUNNING)
+
+    def _follow(self) -> None:
+        """Notice when another number of users is asked for."""
+        runner, run = self._runner, self._run
+        assert runner is not None
+        assert run is not None
+        while True:
+            if runner.target_user_count != self._announced:
+                run.levels.ramp()
+                self._announce(steady=False)
+            gevent.sleep(POLL_S)
+
+    def _reached(self, **_: Any) -> None:
+        if self._run is not None and self._runner is not None:
+            self._run.levels.reached(self._runner.target_user_count)
+            self._announce(steady=True)
+
+    def _announce(self, *, steady: bool) -> None:
+        """Tell every process with users which level this is, and which share of an open loop's schedule is its own."""
+        runner, run = self._runner, self._run
+        assert runner is not None
+        assert run is not None
+        self._announced = runner.target_user_count
+        start = time.time_ns() + LEAD_NS
+        if not isinstance(runner, MasterRunner):
+            if steady:
+                recording.schedule_from(start, 0, 1)
+            return
+        at_work = sorted(client.id for client in runner.clients.all if client.user_count)
+        for client in runner.clients.all:
+            share = [at_work.index(client.id), len(at_work)] if client.id in at_work else None
+            said = {"level": run.levels.index(self._announced), "steady": steady, "start_ns": start, "share": share}
+            runner.send_message(LEVEL, said, client.id)
+
+    def _connected(self, client_id: str, **_: Any) -> None:
+        if self._run is not None and isinstance(self._runner, MasterRunner):
+            self._tell(self._runner, client_id)
+
+    def _tell(self, runner: MasterRunner, client_id: str | None = None) -> None:
+        """Tell workers what is measured and where records go, before Locust asks them for users."""
+        run = self._run
+        assert run is not None
+        runner.send_message(
+            RUN,
+            {
+                "folder": str(run.folder.path) if run.folder is not None else None,
+                "settled": {name: one.to_json() for name, one in run.settled.items()},
+                "level": run.levels.index(runner.target_user_count),
+                "users": -(-runner.target_user_count // max(runner.worker_count, 1)),
+            },
+            client_id,
+        )
+
+    def _take_ended(self, msg: Message, **_: Any) -> None:
+        if self._last is not None:
+            seen = {int(level): Seen.from_json(row) for level, row in msg.data["seen"].items()}
+            self._last.add_seen(seen, msg.data["clock_steps"])
+
+    def _quitting(self, **_: Any) -> None:
+        if self._run is None:
+            return
+        self._run.interrupted = True
+        if self._runner is not None and not isinstance(self._runner, MasterRunner):
+            self._runner.stop()  # now: whoever sums up in this event has all of it then. A master stops by itself
+
+    def _stop(self, **_: Any) -> None:
+        run, self._run = self._run, None
+        if run is None:
+            return
+        if self._follower is not None:
+            self._follower.kill(block=False)
+            self._follower = None
+        if closed := recording.close_recorder():
+            run.add_seen(closed.seen, len(closed.wall.steps))
+        run.end()

@@ -1,0 +1,107 @@
+"""Levels of a Locust run: one for every number of users asked for, counted once that many are there.
+
+A record belongs to the level of the user count that was the target when it was sent; while users are still being started
+or stopped it is a warm-up, and so is each user's first request in a level. The process that decides (master, or one alone) keeps `Levels`; a worker is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from loadtest.measure.target import level_facts
+from loadtest.measure.wire import now
+from loadtest.scenario import Level
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the run stands when a request is sent."""
+
+    level: int
+    steady: bool  # False: users are being started or stopped
+
+
+@dataclass(slots=True)
+class Seen:
+    """What was asked for in one level: facts that only the processes with users know."""
+
+    inputs: set[int | None] = field(default_factory=set)
+    outputs: set[int | None] = field(default_factory=set)
+    rates: set[float] = field(default_factory=set)
+
+    def merge(self, other: Seen) -> None:
+        self.inputs |= other.inputs
+        self.outputs |= other.outputs
+        self.rates |= other.rates
+
+    def to_json(self) -> list[list[Any]]:
+        return [list(self.inputs), list(self.outputs), list(self.rates)]
+
+    @classmethod
+    def from_json(cls, row: list[list[Any]]) -> Seen:
+        return cls(*map(set, row))
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """A time in which as many users as asked for were there."""
+
+    level: int
+    started: int  # monotonic ns
+    ended: int | None = None
+
+
+class Levels:
+    """Numbers the user counts of a run in the order in which they were asked for, and keeps when each was reached."""
+
+    def __init__(self) -> None:
+        self._index: dict[int, int] = {}
+        self._stretches: list[_Stretch] = []
+        self.seen: dict[int, Seen] = {}
+
+    def index(self, users: int) -> int:
+        """Return the level of a user count."""
+        return self._index.setdefault(users, len(self._index))
+
+    def ramp(self) -> None:
+        """Note that the user count begins to change."""
+        if self._stretches and self._stretches[-1].ended is None:
+            self._stretches[-1].ended = now()
+
+    def reached(self, users: int) -> None:
+        """Note that all users of a level are there."""
+        self.ramp()
+        self._stretches.append(_Stretch(self.index(users), now()))
+
+    def merge_seen(self, seen: dict[int, Seen]) -> None:
+        for level, facts in seen.items():
+            self.seen.setdefault(level, Seen()).merge(facts)
+
+    def facts(self, anchor_ns: int) -> list[dict[str, Any]]:
+        """Return what run.json says of each level; started_ns and ended_ns only where it ran in one stretch."""
+        self.ramp()
+        return [self._facts(users, index, anchor_ns) for users, index in self._index.items() if users]
+
+    def _facts(self, users: int, index: int, anchor_ns: int) -> dict[str, Any]:
+        seen = self.seen.get(index, Seen())
+        level = Level(
+            index=index,
+            concurrency=users,
+            input_tokens=_only(seen.inputs),
+            output_tokens=_only(seen.outputs),
+            words=None,
+            requests=0,
+        )
+        stretches = [stretch for stretch in self._stretches if stretch.level == index and stretch.ended is not None]
+        facts = {**level_facts(level), "rate": _only(seen.rates)}
+        if len(stretches) == 1 and stretches[0].ended is not None:
+            facts |= {"started_ns": stretches[0].started - anchor_ns, "ended_ns": stretches[0].ended - anchor_ns}
+        return facts
+
+
+def _only(values: Collection[T]) -> T | None:
+    return next(iter(values)) if len(values) == 1 else None

@@ -1,0 +1,92 @@
+"""A true open loop: requests leave by an absolute schedule, whoever is still waiting for an answer.
+
+The schedule is one for the whole test. Every process makes all of it from the run's seed and sends its share, so neither
+the number of users nor that of workers changes the rate; it begins once all users are there.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+import gevent
+from gevent.pool import Group
+from locust import task
+
+from loadtest.errors import ScenarioError
+from loadtest.measure.wire import now
+from loadtest.users import recording
+from loadtest.users.levels import Seen
+from loadtest.users.user import ModelUser
+
+EARLY_NS = 1_500_000  # a sleep may end 1 ms late: sleep to this much before the instant, then let others run until it
+LATE_NS = 5_000_000  # an arrival that left later than this is counted as late
+POLL_S = 0.01
+
+logger = logging.getLogger(__name__)
+
+
+def instants(rate: float, arrivals: str, seed: int | None) -> Iterator[int]:
+    """Yield the arrivals of the whole test, ns from its schedule's beginning; raises ScenarioError."""
+    if not rate > 0:
+        raise ScenarioError(f"rate must be above 0, not {rate}.")
+    if arrivals not in ("poisson", "constant"):
+        raise ScenarioError(f"arrivals must be poisson or constant, not {arrivals!r}.")
+    rng = random.Random(f"arrivals {seed}")
+    t = 0.0
+    while True:
+        yield round(t * 1e9)
+        t += rng.expovariate(rate) if arrivals == "poisson" else 1 / rate
+
+
+class OpenLoopUser(ModelUser):
+    """Sends by the schedule instead of in a loop: `rate` requests a second over all users and workers together.
+
+    Redefine `arrive` to send something else than a plain ask(); it must hand `t_sched` on. One user of each process
+    keeps the schedule, the others stand by.
+    """
+
+    abstract = True
+
+    warmup = 0
+    rate: float = 1.0  # requests/s
+    arrivals: Literal["poisson", "constant"] = "poisson"
+
+    def arrive(self, t_sched: int) -> None:
+        """Send the request that was due at `t_sched` (monotonic ns)."""
+        self.client.ask(t_sched=t_sched)
+
+    @task
+    def keep_schedule(self) -> None:
+        """Send this process's share of the schedule until the test stops."""
+        recorder = recording.recorder()
+        assert recorder is not None
+        with recorder.one_schedule:
+            while (share := recording.share()) is None:
+                gevent.sleep(POLL_S)
+            in_flight = Group()
+            try:
+                self._keep(recorder, share, in_flight)
+            finally:
+                in_flight.kill()
+
+    def _keep(self, recorder: recording.Recorder, share: tuple[int, int, int], in_flight: Group) -> None:
+        wall_ns, rank, of = share
+        start = now() + wall_ns - time.time_ns()
+        for number, offset in enumerate(instants(self.rate, self.arrivals, self.client.seed)):
+            if number % of != rank:
+                continue
+            due = start + offset
+            if (left := due - now()) > EARLY_NS:
+                gevent.sleep((left - EARLY_NS) / 1e9)
+            while now() < due:
+                gevent.sleep(0)
+            if recording.share() != share:  # workers came or went: another share of a schedule that begins anew
+                return
+            recorder.released += 1
+            recorder.late += now() - due > LATE_NS
+            recorder.seen.setdefault(recorder.standing().level, Seen()).rates.add(self.rate)
+            in_flight.spawn(self.arrive, due)

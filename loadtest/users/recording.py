@@ -1,0 +1,227 @@
+"""Records of a Locust run: one Recorder in each process that runs users, one file each in the run's folder.
+
+`record_listeners` hear of every record once it is on disk; `live` says what is in flight; `run_folder` and `run_facts`
+say which run this process last had a part in. All of it is state of the process, as a Locust test is.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import gevent
+from gevent.lock import BoundedSemaphore
+
+from loadtest.errors import RunFolderError
+from loadtest.measure.exchange import Exchange
+from loadtest.measure.wire import LagLog, WallClock, keeper, now
+from loadtest.records import Clock, Record, RecordWriter, RunFolder, SampleWriter
+from loadtest.users.channel import Channel
+from loadtest.users.levels import Seen, Standing
+from loadtest.users.settle import Settled
+from loadtest.users.waiter import GeventBacklog, GeventHeartbeat, GeventWaiter
+
+logger = logging.getLogger(__name__)
+
+record_listeners: list[Callable[[str, Record], None]] = []
+"""Called with (name, record) for every record, cancelled and warm-up ones included, once it is on disk."""
+
+
+class _Process:
+    """What this process has a part in: one test at a time."""
+
+    recorder: Recorder | None = None
+    folder: RunFolder | None = None
+    facts: dict[str, Any]
+    share: tuple[int, int, int] | None = None
+
+    def __init__(self) -> None:
+        self.facts = {}
+
+
+_process = _Process()
+
+
+def live() -> tuple[int, int]:
+    """Return how many requests of this process are (decoding, waiting for their first token) now."""
+    return _process.recorder.live() if _process.recorder is not None else (0, 0)
+
+
+def run_folder() -> RunFolder | None:
+    """Return the folder of this process's run, or of its last one; None before the first, or where none is written."""
+    return _process.folder
+
+
+def run_facts() -> dict[str, Any]:
+    """Return what run.json says of that run; empty on a worker, and before the first run."""
+    return _process.facts
+
+
+def simulated() -> dict[str, Any] | None:
+    """Return profile and speed of the simulated server that the run measures, None for a real one."""
+    found: dict[str, Any] | None = (_process.facts.get("server") or {}).get("simulated")
+    return found
+
+
+def note_run(folder: RunFolder | None, facts: dict[str, Any]) -> None:
+    """Keep what `run_folder` and `run_facts` say."""
+    _process.folder, _process.facts = folder, facts
+
+
+def schedule_from(wall_ns: int, rank: int, of: int) -> None:
+    """Note when open-loop schedules begin, on the wall clock, and that every of-th arrival from `rank` on is ours."""
+    _process.share = wall_ns, rank, of
+
+
+def share() -> tuple[int, int, int] | None:
+    """Return what `schedule_from` was last told, None before all users of the test are there."""
+    return _process.share
+
+
+def recorder() -> Recorder | None:
+    """Return the recorder of the test that runs in this process."""
+    return _process.recorder
+
+
+def open_recorder(**parts: Any) -> Recorder:
+    """Begin to record in this process (arguments of Recorder); ends what may still be open."""
+    close_recorder()
+    _process.share = None
+    _process.recorder = opened = Recorder(**parts)
+    return opened
+
+
+def close_recorder() -> Recorder | None:
+    """End recording: every request that ended is on disk and told of. Returns what was closed, for its figures."""
+    closed = _process.recorder
+    if closed is not None:
+        closed.close()
+        _process.recorder = None
+    return closed
+
+
+class Recorder:
+    """Everything that one process needs to measure its users' requests: wires, clock, lag, files."""
+
+    def __init__(
+        self,
+        *,
+        settled: dict[str, Settled],
+        folder: RunFolder | None,
+        worker: int,
+        users: int,
+        source: str,
+        standing: Callable[[], Standing],
+    ) -> None:
+        """Make everything ready for about `users` users of this process.
+
+        `folder` None: nothing is written; `worker` keeps prompts of several processes apart; `source` names samples.
+        """
+        self.standing = standing
+        self.seen: dict[int, Seen] = {}
+        self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
+        self.one_schedule = BoundedSemaphore()  # held by the user who keeps this process's share
+        self._active: set[Exchange] = set()
+        self._stack = ExitStack()
+        self._stack.enter_context(keeper())
+        self.clock = Clock.now()
+        self.wall = WallClock()
+        self.lag = LagLog()
+        self._heartbeat = GeventHeartbeat(self.lag, self.wall)
+        self.records: RecordWriter | None = None
+        samples: SampleWriter | None = None
+        if folder is not None:
+            self.records = folder.record_writer(self.clock, worker=str(worker), driver="locust")
+            samples = folder.sample_writer(self.clock, source=source)
+            self._stack.callback(self.records.close)
+            self._stack.callback(samples.close)
+        waiter = GeventWaiter()
+        self._stack.callback(waiter.close)
+        self.backlog = GeventBacklog()
+        self._channels: dict[int, Channel] = {}
+        self._by_class: dict[str, Channel] = {}
+        for name, one in settled.items():
+            if id(one) not in self._channels:
+                self._channels[id(one)] = self._stack.enter_context(
+                    Channel(one, waiter, clock=self.clock, worker=worker)
+                )
+            self._by_class[name] = self._channels[id(one)]
+        for channel in self._channels.values():
+            channel.warm_up(users)
+        self._sampler = gevent.spawn(self._sample, samples) if samples is not None else None
+        gc.collect()
+        gc.freeze()  # a full collection over everything imported is a pause of 10 to 30 ms
+        self._heartbeat.start()
+
+    def channel(self, class_name: str) -> Channel:
+        """Return what users of a class send through."""
+        try:
+            return self._by_class[class_name]
+        except KeyError:
+            raise RunFolderError(f"user class {class_name} was not there when the test began; start it anew.") from None
+
+    def live(self) -> tuple[int, int]:
+        decoding = sum(exchange.decoding for exchange in self._active)
+        return decoding, len(self._active) - decoding
+
+    def begin(self, exchange: Exchange) -> Standing:
+        """Wait for the request's turn to be sent, take it for in flight, and say where the test stands."""
+        self._heartbeat.pass_gate()
+        standing, job = self.standing(), exchange.job
+        self._active.add(exchange)
+        seen = self.seen.get(standing.level)
+        if seen is None:
+            seen = self.seen[standing.level] = Seen()
+        seen.inputs.add(job.input_tokens)
+        seen.outputs.add(job.output_tokens)
+        self.backlog.released(now())
+        return standing
+
+    def end(self, exchange: Exchange) -> None:
+        """Take note that its answer is over."""
+        self._active.discard(exchange)
+
+    def keep(self, name: str, record: Record) -> None:
+        """Write a record, then tell whoever listens."""
+        if self.records is not None:
+            self.records.write(record)
+        for listener in record_listeners:
+            try:
+                listener(name, record)
+            except Exception:
+                logger.exception("a listener failed over a record")
+
+    def close(self) -> None:
+        """Record what has ended and close the files. Nothing may be in flight any more."""
+        self.backlog.close()
+        if self.released:
+            logger.info("open loop: %d of %d arrivals left late", self.late, self.released)
+        if self._sampler is not None:
+            self._sampler.kill()
+        self._heartbeat.stop()
+        self._stack.close()
+        gc.unfreeze()
+
+    def _sample(self, samples: SampleWriter) -> None:
+        """Write once a second what this process sees of itself."""
+        cpu, at = time.process_time_ns(), now()
+        while True:
+            gevent.sleep(1.0)
+            cpu_now, t = time.process_time_ns(), now()
+            decoding, waiting = self.live()
+            samples.write(
+                {
+                    "t": t - self.clock.monotonic_ns,
+                    "level": self.standing().level,
+                    "in_flight": decoding + waiting,
+                    "decoding": decoding,
+                    "waiting": waiting,
+                    "loop_gap_us": self._heartbeat.take() // 1000,
+                    "cpu": round((cpu_now - cpu) / (t - at), 4),
+                }
+            )
+            cpu, at = cpu_now, t

@@ -1,0 +1,145 @@
+"""One Locust test as the process that decides sees it: what it asks, its folder, its run.json, its levels."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from locust.env import Environment
+
+from loadtest.errors import LoadTestError
+from loadtest.measure.session import default_folder
+from loadtest.measure.target import control_client, loaded_facts, run_facts, trust
+from loadtest.records import Clock, RunFolder
+from loadtest.users.levels import Levels, Seen
+from loadtest.users.options import Settings
+from loadtest.users.settle import Settled, settle
+from loadtest.users.user import ModelUser
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A test that can begin: everything that could be wrong with what it asks has been found."""
+
+    name: str
+    settled: dict[str, Settled]  # by the name of the user class
+
+
+def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepared | None = None) -> Prepared | None:
+    """Settle every user class of the test; None where none of them is ours.
+
+    What was settled `ahead` is taken where the test still asks for just that. Raises LoadTestError; leaves nothing
+    behind.
+    """
+    settings = Settings.of(environment.parsed_options)
+    name = _name(environment.locustfile)
+    classes = [one for one in environment.user_classes if issubclass(one, ModelUser)]
+    if not classes:
+        return None
+    known = list(ahead.settled.values()) if ahead is not None else []
+    seed = known[0].scenario.seed if known else None
+    if seed is None:
+        seed = secrets.randbelow(2**31)
+    by_scenario = {one.scenario: one for one in known}
+    settled = {}
+    for user_class in classes:
+        scenario = user_class.scenario(settings, host=environment.host, name=name, seed=seed)
+        if scenario not in by_scenario:
+            by_scenario[scenario] = settle(scenario, say)
+        settled[user_class.__name__] = by_scenario[scenario]
+    return Prepared(name, settled)
+
+
+class Run:
+    """A test that has begun. Its folder holds run.json from the start, in state "running"."""
+
+    def __init__(self, environment: Environment, prepared: Prepared, path: Path | None) -> None:
+        """`path` None: nothing is written. Raises RunFolderError."""
+        self.settled = prepared.settled
+        self.levels = Levels()
+        self.clock = Clock.now()
+        self.interrupted = False
+        self.clock_steps = 0
+        self._ended: dict[str, Any] | None = None
+        self.folder = RunFolder.create(path) if path is not None else None
+        self.facts = self._begin(environment)
+        self._write({"state": "running"})
+
+    def add_seen(self, seen: dict[int, Seen], clock_steps: int) -> None:
+        """Take what a process with users knows at its end; also after `end`, for workers may be late."""
+        self.levels.merge_seen(seen)
+        self.clock_steps += clock_steps
+        if self._ended is not None:
+            self._write(self._ended)
+
+    def end(self) -> None:
+        """Write how the test ended. Nothing is in flight any more in this process."""
+        one = next(iter(self.settled.values()))
+        with control_client(trust(one.scenario.ca_file)) as control:
+            try:
+                loaded = loaded_facts(control, one.target)
+            except (httpx.HTTPError, LoadTestError):
+                loaded = None
+        self._ended = {
+            "state": "interrupted" if self.interrupted else "done",
+            "ended": _utc(),
+            "server_at_end": loaded,
+        }
+        self._write(self._ended)
+
+    def _begin(self, environment: Environment) -> dict[str, Any]:
+        runner, options = environment.runner, environment.parsed_options
+        one = next(iter(self.settled.values()))
+        users = max(getattr(runner, "target_user_count", 1), 1)
+        duration = getattr(options, "run_time", None)
+        scenario = one.scenario.replace(
+            concurrency=(users,), duration=float(duration) if isinstance(duration, int) and duration > 0 else None
+        )
+        facts = run_facts(scenario, one.target, one.counter(), one.calibration, driver="locust", loop="gevent")
+        facts["levels"] = []
+        facts["versions"] |= {name: importlib.metadata.version(name) for name in ("gevent", "locust")}
+        facts["clock"] = {"monotonic_ns": self.clock.monotonic_ns, "wall_ns": self.clock.wall_ns}
+        facts["locust"] = {
+            "locustfile": environment.locustfile,
+            "user_classes": [each.__name__ for each in environment.user_classes],
+            "shape": type(environment.shape_class).__name__ if environment.shape_class else None,
+            "workers": getattr(runner, "worker_count", None),
+        }
+        others = {id(each): each.target.described for each in self.settled.values() if each is not one}
+        if others:
+            facts["other_targets"] = list(others.values())
+        return facts
+
+    def _write(self, ended: dict[str, Any]) -> None:
+        self.facts |= ended
+        if ended is self._ended:
+            self.facts |= {
+                "levels": self.levels.facts(self.clock.monotonic_ns),
+                "clock_steps": self.clock_steps,
+            }
+        if self.folder is not None:
+            self.folder.write_run(self.facts)
+
+
+def free_path(asked: str | None, locustfile: str | None, taken: set[Path]) -> Path:
+    """Return the folder for a test: the one asked for, numbered where this process has filled it in an earlier test."""
+    first = Path(asked).absolute() if asked else default_folder(_name(locustfile)).absolute()
+    path, number = first, 1
+    while path in taken:
+        number += 1
+        path = first.with_name(f"{first.name}-{number}")
+    return path
+
+
+def _name(locustfile: str | None) -> str:
+    return Path(locustfile or "locust").stem
+
+
+def _utc() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

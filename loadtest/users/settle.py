@@ -1,0 +1,68 @@
+"""What a user class is about to ask, tried out before the clock: by the process that decides, and told to its workers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from loadtest.measure.dialects import dialect_for
+from loadtest.measure.probe import Model, Server
+from loadtest.measure.target import Target, calibrate, check_lengths, control_client, find_target, reread, trust
+from loadtest.measure.tokens import Calibration, Counter, load_counter
+from loadtest.measure.workload import Workload
+from loadtest.scenario import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One server and model with what is asked of it."""
+
+    scenario: Scenario
+    target: Target
+    calibration: Calibration
+
+    @property
+    def api(self) -> str:
+        return self.target.dialect.name.partition("-")[0]
+
+    def counter(self) -> Counter:
+        """Return what counts tokens in this process; the ranks were fetched when this was settled, if they could be."""
+        return load_counter(self.target.model.name, fetch=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "scenario": self.scenario.to_dict(),
+            "server": dataclasses.asdict(self.target.server),
+            "model": dataclasses.asdict(self.target.model),
+            "api": self.api,
+            "calibration": dataclasses.asdict(self.calibration),
+        }
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        scenario = Scenario.from_dict(row["scenario"], where="the master's message")
+        model = Model(**row["model"])
+        server = Server(**{**row["server"], "models": tuple(Model(**one) for one in row["server"]["models"])})
+        dialect = dialect_for(scenario, api=row["api"], model=model.name)
+        return cls(scenario, Target(server, model, dialect), Calibration(**row["calibration"]))
+
+
+def settle(scenario: Scenario, say: Callable[[str], object]) -> Settled:
+    """Find the scenario's server and model, load the model and fit token counts to it.
+
+    Raises TargetError or ScenarioError, one sentence each; nothing is left behind.
+    """
+    with control_client(trust(scenario.ca_file)) as control:
+        target = find_target(control, scenario)
+        say(target.described)
+        counter = load_counter(target.model.name, fetch=target.server.simulated is None)
+        if not counter.exact:
+            say(f"Prompt tokens: {counter.source}; the server's own counts correct it.")
+        workload = Workload(scenario, counter)
+        check_lengths(scenario, target.model)
+        calibration = calibrate(target, workload)
+        target = reread(control, target)
+        check_lengths(scenario, target.model)
+    return Settled(scenario, target, calibration)

@@ -1,0 +1,67 @@
+"""Tables of the streaming figures, for console and page alike: which columns, and what is said below them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+NOTHING = "–"
+# The columns of tables: heading, then (part, key of Figures.row, factor) each; factor 1000 shows seconds as ms.
+GROUPS: tuple[tuple[str, tuple[tuple[str, str, int], ...]], ...] = (
+    ("", (("# reqs", "requests", 0), ("# fails", "failures", 0))),
+    ("TTFT ms", (("p50", "ttft_p50", 1000), ("p95", "ttft_p95", 1000), ("p99", "ttft_p99", 1000))),
+    ("ITL ms", (("p50", "itl_p50", 1000), ("p99", "itl_p99", 1000))),
+    ("TPOT ms", (("p50", "tpot_p50", 1000),)),
+    ("tokens/s", (("stream", "stream_tokens_per_s_p50", 1), ("output", "output_tokens_per_s", 1))),
+    ("queue wait ms", (("p50", "queue_wait_p50", 1000), ("p95", "queue_wait_p95", 1000))),
+    ("lag ms", (("p99", "lag_p99", 1000),)),
+)
+WIDTH = 7  # of a number
+
+
+def number(value: float | None, factor: int) -> str:
+    """Return about three digits, times `factor`; 0 marks a count."""
+    if value is None:
+        return NOTHING
+    if factor == 0:
+        return str(value)
+    scaled = value * factor
+    return f"{scaled:.0f}" if abs(scaled) >= 99.95 else f"{scaled:.1f}" if abs(scaled) >= 9.995 else f"{scaled:.2f}"
+
+
+def lines(rows: list[dict[str, Any]], mark: str | None = None) -> list[str]:
+    """Return the rows of a board as lines of an aligned table like Locust's, with what they leave out and doubt."""
+    names = max(20, *(len(row["name"]) for row in rows))
+    heads, parts, rule = " " * names, f"{'Name':{names}}", "-" * names
+    for group, columns in GROUPS:
+        width = (WIDTH + 1) * len(columns)
+        heads += f" |{group:>{width}}"
+        parts += " |" + "".join(f" {part:>{WIDTH}}" for part, _, _ in columns)
+        rule += "-|" + "-" * width
+    text = [
+        "Streaming figures" + (f" (SIMULATED SERVER: {mark})" if mark else ""),
+        f"{heads} |",
+        f"{parts} | verdict",
+        f"{rule}-|--------",
+    ]
+    for row in rows:
+        if row is rows[-1]:
+            text.append(text[3])
+        cells = f"{row['name']:{names}}"
+        for _, columns in GROUPS:
+            cells += " |" + "".join(f" {number(row[key], factor):>{WIDTH}}" for _, key, factor in columns)
+        text.append(f"{cells} | {row['verdict'] or NOTHING}")
+    return [*text, *notes(rows)]
+
+
+def notes(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield what stands below a table: what was left out, and every reason for doubt once."""
+    total = rows[-1]
+    left_out = [
+        f"{total[key]} {said}" for key, said in (("cancelled", "cancelled"), ("warmup", "warm-up")) if total[key]
+    ]
+    if left_out:
+        yield f"Left out: {' and '.join(left_out)} requests."
+    for row in rows if len(rows) > 2 else rows[:1]:  # of one name, the total says the same again
+        if row["reasons"]:
+            yield f"{row['name']} is {row['verdict']}: {'; '.join(row['reasons'])}."

@@ -1,0 +1,210 @@
+"""Waiting under gevent: reads without a switch of greenlets, how late the hub was, and work put off to a quiet moment."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Self
+
+import gevent
+from gevent.event import Event
+from gevent.hub import Waiter as Switch
+
+from loadtest.measure.backlog import BOUND, PAUSE_S, QUIET_NS, SLICE_NS
+from loadtest.measure.wire import Heartbeat, LagLog, WallClock, now
+from loadtest.measure.wire.clock import BEAT
+
+READ, WRITE = 1, 2  # libev's event masks
+OVERDUE_S = 0.25  # between two looks for requests past their deadline: limits are enforced four times a second
+PORTION_NS = 8_000_000  # of sending between two looks at the sockets: less than a token gap of fast streams
+SAMPLE_NS = 1_000_000_000
+
+logger = logging.getLogger(__name__)
+
+Deadline = Callable[[], float]
+
+
+class GeventWaiter:
+    """A `wire.Waiter` on gevent's hub: one persistent watcher a descriptor, whose callback is the read itself.
+
+    A stream's greenlet sleeps from its headers to its end; each arrival costs one recvmsg and one append, in the hub
+    (measured: 22 µs a chunk; a cooperative recv costs 28 to 33). Belongs to the thread that made it.
+    """
+
+    def __init__(self) -> None:
+        self._loop: Any = gevent.get_hub().loop
+        self._watchers: dict[int, Any] = {}
+        self._waiting: dict[int, tuple[Deadline, Switch[bool]]] = {}
+        self._overdue: Any = self._loop.timer(OVERDUE_S, OVERDUE_S)
+
+    def close(self) -> None:
+        """Let go of the hub; what still waits is not woken."""
+        self._overdue.close()
+        for fd in list(self._watchers):
+            self.forget(fd)
+
+    def pump(self, fd: int, step: Callable[[], bool], deadline: Deadline) -> bool:
+        """Call `step` in the hub whenever `fd` is readable, until it returns True; False once the deadline passed."""
+        switch: Switch[bool] = Switch()
+
+        def readable() -> None:
+            try:
+                done = step()
+            except BaseException:  # noqa: BLE001 - belongs to the greenlet that waits, not to the hub
+                watcher.stop()
+                switch.throw(*sys.exc_info())
+                return
+            if done:
+                watcher.stop()
+                switch.switch(True)
+
+        watcher: Any = self._watchers.get(fd) or self._watchers.setdefault(fd, self._loop.io(fd, READ))
+        watcher.start(readable)
+        try:
+            return self._sleep(fd, switch, deadline)
+        finally:
+            watcher.stop()
+
+    def writable(self, fd: int, deadline: Deadline) -> bool:
+        """Wait until `fd` takes bytes; False once the deadline passed."""
+        switch: Switch[bool] = Switch()
+        watcher = self._loop.io(fd, WRITE)
+        watcher.start(switch.switch, True)
+        try:
+            return self._sleep(fd, switch, deadline)
+        finally:
+            watcher.stop()
+            watcher.close()
+
+    def forget(self, fd: int) -> None:
+        """Close the watcher of a descriptor that is about to be closed: its number may come again."""
+        watcher = self._watchers.pop(fd, None)
+        if watcher is not None:
+            watcher.stop()
+            watcher.close()
+
+    def _sleep(self, fd: int, switch: Switch[bool], deadline: Deadline) -> bool:
+        if not self._waiting:
+            self._overdue.start(self._wake_overdue, update=True)
+        self._waiting[fd] = deadline, switch
+        try:
+            return bool(switch.get())
+        finally:
+            del self._waiting[fd]
+            if not self._waiting:
+                self._overdue.stop()
+
+    def _wake_overdue(self) -> None:
+        t = now()
+        for deadline, switch in list(self._waiting.values()):
+            if t >= deadline():
+                switch.switch(False)
+
+
+class GeventHeartbeat(Heartbeat):
+    """The wire's heartbeat on gevent's hub instead of an asyncio loop; and the gate through which requests leave.
+
+    Streams that end together send their users' next requests together. gevent runs 50 of those (18 ms) before it looks
+    at a socket again, and unread segments lose their stamps: so a wave leaves in portions, with reads in between.
+    """
+
+    def __init__(self, log: LagLog, wall: WallClock | None = None) -> None:
+        super().__init__(log, wall)
+        self._queue: deque[Switch[None]] = deque()
+
+    def pass_gate(self) -> None:
+        """Return at once while the hub comes round, else when it is this greenlet's turn."""
+        if not self._queue and now() - self._last < PORTION_NS:
+            return
+        switch: Switch[None] = Switch()
+        self._queue.append(switch)
+        try:
+            switch.get()
+        finally:
+            if switch in self._queue:  # killed while it waited
+                self._queue.remove(switch)
+
+    def start(self) -> Self:
+        """Begin to beat on this thread's hub."""
+        self._last = now()
+        self._next_sample = self._last + SAMPLE_NS
+        self._timer: Any = gevent.get_hub().loop.timer(BEAT, BEAT)
+        self._timer.start(self._beat)
+        return self
+
+    def stop(self) -> None:
+        """Stop beating; the log keeps what it has, a gap that is still open included."""
+        self._timer.stop()
+        self._timer.close()
+        self._note(now())
+
+    def take(self) -> int:
+        """Return the longest gap between beats since the last take, ns."""
+        worst, self._worst = self._worst, 0
+        return max(worst, now() - self._last)
+
+    def _beat(self) -> None:
+        t = now()
+        self._note(t)
+        if self._wall is not None and t >= self._next_sample:
+            self._wall.sample()
+            self._next_sample = t + SAMPLE_NS
+        while self._queue and now() - t < PORTION_NS:
+            self._queue.popleft().switch(None)
+
+
+class GeventBacklog:
+    """As the asyncio driver's Backlog, in a greenlet of its own: listeners of Locust's events may wait in there."""
+
+    def __init__(self) -> None:
+        self._work: deque[Callable[[], object]] = deque()
+        self._wake = Event()
+        self._released = 0
+        self._busy = False
+        self._greenlet = gevent.spawn(self._run)
+
+    def released(self, t: int) -> None:
+        """Note that a request left at `t`, monotonic ns: others of its wave may follow."""
+        self._released = t
+
+    def add(self, work: Callable[[], object]) -> None:
+        self._work.append(work)
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Do everything that waits, now; a piece of work that is being done is waited for."""
+        while self._work or (self._busy and gevent.getcurrent() is not self._greenlet):
+            if self._work:
+                self._do(self._work.popleft())
+            else:
+                gevent.sleep(PAUSE_S)
+
+    def close(self) -> None:
+        """Do everything that waits, and take no more."""
+        self.flush()
+        if gevent.getcurrent() is not self._greenlet:
+            self._greenlet.kill()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            gevent.sleep(PAUSE_S)
+            t = time.perf_counter_ns()
+            if t - self._released > QUIET_NS or len(self._work) > BOUND:
+                while self._work and time.perf_counter_ns() < t + SLICE_NS:
+                    self._busy = True
+                    try:
+                        self._do(self._work.popleft())
+                    finally:
+                        self._busy = False
+            if not self._work:
+                self._wake.clear()
+
+    def _do(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception:
+            logger.exception("a request could not be recorded")

@@ -1,0 +1,147 @@
+"""The streaming figures in Locust's web UI: a tab "Streams", and a page of live charts at /loadtest.
+
+Locust 2.47 draws tabs that a test adds (`extended_tabs`), but refreshes their tables only while a test runs: what ends
+at its stop would be missing. So the tab's content is ours, as the page is: both read /loadtest/figures. An answer costs
+the process under 1 ms (10 names, 15 minutes of history), so that a process that also runs users may be watched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from flask import Blueprint, Flask, Response, before_render_template, request
+from locust.event import Events
+from locust.runners import STATE_INIT, STATE_MISSING, STATE_SPAWNING, STATE_STOPPED
+from locust.web import WebUI
+
+from loadtest.metrics import FORMULAS
+from loadtest.users import recording, siblings, tables
+from loadtest.users.figures import SMOOTHED_S, Board, board
+
+TAB = {"key": "streams", "title": "Streams"}
+NOW = ("streams now", (("decoding", "decoding", 0), ("waiting", "waiting", 0)))  # beside the columns of all tables
+STATIC = Path(__file__).parent / "static"
+SCRIPT = b'<script type="module" src="./loadtest/static/tab.js"></script>'
+# The page needs nothing from anywhere else, and no name of a request can make it ask.
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'"
+
+Facts = Callable[[], dict[str, Any]]
+
+
+def listen(events: Events) -> None:
+    """Extend the web UI of the process that has one. Call it once."""
+
+    def extend(web_ui: WebUI | None, **_: Any) -> None:
+        if web_ui is not None:
+            attach(web_ui, board, recording.run_facts)
+
+    hooks: Any = events  # untyped in Locust
+    hooks.init.add_listener(extend)
+
+
+def attach(web_ui: WebUI, shown: Board, facts: Facts) -> None:
+    """Add the tab and the routes /loadtest, /loadtest/figures and /loadtest/streams.csv to a web UI.
+
+    They stand below --web-base-path, and with --web-login ask for it as Locust's own do. `facts` gives what run.json
+    says of the latest run, {} before there is one.
+    """
+    app = web_ui.app
+    assert app is not None
+    routes = Blueprint(
+        "loadtest",
+        __name__,
+        url_prefix=app.blueprints["locust"].url_prefix,
+        static_folder=STATIC,
+        static_url_path="/loadtest/static",
+    )
+
+    @routes.route("/loadtest")
+    @web_ui.auth_required_if_enabled  # type: ignore[untyped-decorator]
+    def page() -> Response:
+        answer = Response((STATIC / "live.html").read_bytes(), mimetype="text/html")
+        answer.headers["Content-Security-Policy"] = POLICY
+        return answer
+
+    @routes.route("/loadtest/figures")
+    @web_ui.auth_required_if_enabled  # type: ignore[untyped-decorator]
+    def figures() -> Response:
+        said = snapshot(shown, facts(), web_ui, history=request.args.get("history") != "0")
+        return _fresh(Response(orjson.dumps(said), mimetype="application/json"))
+
+    @routes.route("/loadtest/streams.csv")
+    @web_ui.auth_required_if_enabled  # type: ignore[untyped-decorator]
+    def csv() -> Response:
+        answer = Response(siblings.csv_text(shown.rows()), mimetype="text/csv")
+        answer.headers["Content-Disposition"] = "attachment; filename=streams.csv"
+        return _fresh(answer)
+
+    def amend(answer: Response) -> Response:
+        if answer.status_code != 200:
+            return answer
+        if request.endpoint == "locust.index":
+            answer.set_data(answer.get_data().replace(b"</body>", SCRIPT + b"</body>"))
+        elif request.endpoint == "locust.request_stats":
+            said = orjson.loads(answer.get_data())  # Locust keeps the answer for 2 s: it is not ours to change
+            return Response(orjson.dumps({**said, "state": state(web_ui)}), mimetype="application/json")
+        return answer
+
+    def begin(_: Flask, context: dict[str, Any], **__: Any) -> None:
+        if "template_args" in context:
+            context["template_args"] = {**context["template_args"], "state": state(web_ui)}
+
+    app.register_blueprint(routes)
+    app.after_request(amend)
+    before_render_template.connect(begin, app, weak=False)
+    arguments: dict[str, Any] = web_ui.template_args
+    arguments["extended_tabs"] = [*arguments.get("extended_tabs", ()), TAB]
+    download = {"href": "./loadtest/streams.csv", "title": "Download streams CSV"}
+    arguments["extended_csv_files"] = [*arguments.get("extended_csv_files", ()), download]
+
+
+def state(web_ui: WebUI) -> str:
+    """Return the state of the test, as Locust names it; `spawning` from the moment it is started.
+
+    Locust says so only once the listeners of test_start are done. Ours may load a model for a minute, and to hear
+    `ready` meanwhile sends the web UI back to its start form for good.
+    """
+    runner = web_ui.environment.runner
+    if runner is None:
+        return STATE_MISSING
+    starters = (runner.spawning_greenlet, runner.shape_greenlet, web_ui._swarm_greenlet)  # noqa: SLF001
+    starting = any(starter is not None and not starter.ready() for starter in starters)
+    found: str = runner.state
+    return STATE_SPAWNING if starting and found in (STATE_INIT, STATE_STOPPED) else found
+
+
+def snapshot(shown: Board, facts: dict[str, Any], web_ui: WebUI, *, history: bool) -> dict[str, Any]:
+    """Return what tab and page show, as plain JSON: rows of Board.rows, points of Board.history, whom it is about."""
+    rows, runner = shown.rows(), web_ui.environment.runner
+    target = facts.get("target") or {}
+    return {
+        "state": state(web_ui),
+        "users": runner.user_count if runner else 0,
+        "model": target.get("model"),
+        "url": target.get("url"),
+        "dialect": target.get("dialect"),
+        "simulated": simulated(facts),
+        "columns": [*tables.GROUPS, NOW],
+        "rows": rows,
+        "notes": list(tables.notes(rows)),
+        "formulas": FORMULAS,
+        "smoothed_s": SMOOTHED_S,
+        "history": shown.history if history else [],
+    }
+
+
+def simulated(facts: dict[str, Any]) -> str | None:
+    """Return profile and speed of the simulated server of a run, None for a real or unknown one."""
+    said = (facts.get("server") or {}).get("simulated")
+    return f"profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
+
+
+def _fresh(answer: Response) -> Response:
+    answer.headers["Cache-Control"] = "no-store"
+    return answer

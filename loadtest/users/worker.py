@@ -1,0 +1,108 @@
+"""A Locust worker: told by its master what is measured, where records go and which level it is."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent import GreenletExit
+from locust.env import Environment
+from locust.rpc import Message
+from locust.runners import WorkerRunner
+
+from loadtest.errors import LoadTestError, RunFolderError, TargetError
+from loadtest.records import RunFolder
+from loadtest.users import recording
+from loadtest.users.decider import ENDED, LEVEL, RUN
+from loadtest.users.levels import Standing
+from loadtest.users.settle import Settled
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """The listeners of a worker process."""
+
+    def __init__(self, environment: Environment, runner: WorkerRunner) -> None:
+        self._environment = environment
+        self._runner = runner
+        self._told: dict[str, Any] | None = None
+        self._level = Standing(0, steady=False)
+        self._spawned: float = 0.0  # timestamp of the spawn message that was the latest when the level was told
+
+    def listen(self) -> None:
+        self._runner.register_message(RUN, self._take_run)
+        self._runner.register_message(LEVEL, self._take_level)
+        events: Any = self._environment.events
+        events.test_start.add_listener(self._start)
+        events.test_stop.add_listener(self._stop)
+
+    def _take_run(self, msg: Message, **_: Any) -> None:
+        self._told = msg.data
+        self._level = Standing(msg.data["level"], steady=False)
+
+    def _take_level(self, msg: Message, **_: Any) -> None:
+        said = msg.data
+        self._level = Standing(said["level"], steady=said["steady"])
+        self._spawned = self._runner.last_received_spawn_timestamp
+        if said["steady"] and said["share"] is not None:
+            recording.schedule_from(said["start_ns"], *said["share"])
+
+    def _standing(self) -> Standing:
+        """Say where the test stands; a spawn message later than the master's last word means that users change."""
+        changing = self._runner.last_received_spawn_timestamp != self._spawned
+        return Standing(self._level.level, steady=self._level.steady and not changing)
+
+    def _start(self, **_: Any) -> None:
+        try:
+            self._begin()
+        except (LoadTestError, OSError) as error:
+            logger.error("this worker cannot record: %s", error)  # noqa: TRY400 - the user's mistake, not ours
+            self._environment.process_exit_code = 2
+            gevent.spawn(self._runner.quit)
+            raise GreenletExit from None
+
+    def _begin(self) -> None:
+        if self._told is None:
+            raise TargetError("the master said nothing of a run; give it the same locustfile and version of loadtest.")
+        by_scenario: dict[Any, Settled] = {}
+        settled = {}
+        for name, row in self._told["settled"].items():
+            one = Settled.from_json(row)
+            settled[name] = by_scenario.setdefault(one.scenario, one)
+        index = max(self._runner.worker_index, 0)
+        recording.open_recorder(
+            settled=settled,
+            folder=_folder(self._told["folder"]),
+            worker=index,
+            users=self._told["users"],
+            source=f"driver-{index}",
+            standing=self._standing,
+        )
+
+    def _stop(self, **_: Any) -> None:
+        closed = recording.close_recorder()
+        if closed is not None:
+            seen = {str(level): facts.to_json() for level, facts in closed.seen.items()}
+            self._runner.send_message(ENDED, {"seen": seen, "clock_steps": len(closed.wall.steps)})
+
+
+def _folder(told: str | None) -> RunFolder | None:
+    """Return the master's folder, or on another host, where it cannot be made, one of its name in runs/ here."""
+    if told is None:
+        return None
+    path = Path(told)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        path = Path("runs") / path.name
+        logger.warning("the master's run folder cannot be made here: records go to %s, copy them to it", path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot make {path}: {error.strerror}.") from None
+    folder = RunFolder(path)
+    recording.note_run(folder, {})
+    return folder

@@ -1,0 +1,357 @@
+"""The parts of the Locust users, each alone: waiting under gevent, levels, options, schedules, what workers are told."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gevent
+import httpx
+import pytest
+from wire_client import PATIENT, ask
+from wire_server import CHUNKED, STREAM, Peer, chunk, say, serving
+
+from loadtest.errors import LoadTestError, ScenarioError
+from loadtest.measure.dialects import OllamaChat
+from loadtest.measure.probe import Model, Server
+from loadtest.measure.target import Target
+from loadtest.measure.tokens import Calibration
+from loadtest.measure.wire import Arrivals, LagLog, SyncWire, Timeouts
+from loadtest.scenario import Scenario
+
+with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
+    patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
+    from locust import argument_parser
+    from locust.env import Environment
+    from locust.exception import LocustError
+    from locust.rpc import Message
+
+    from loadtest.users import ModelUser, OllamaUser, OpenAIUser, waiter
+    from loadtest.users.levels import Levels, Seen
+    from loadtest.users.open_loop import instants
+    from loadtest.users.options import OPTIONS, Settings, add_options
+    from loadtest.users.run import free_path
+    from loadtest.users.settle import Settled
+
+
+@pytest.fixture
+def gevent_waiter() -> Iterator[waiter.GeventWaiter]:
+    one = waiter.GeventWaiter()
+    yield one
+    one.close()
+
+
+def test_under_gevent_answers_are_those_of_the_blocking_wire(gevent_waiter: waiter.GeventWaiter) -> None:
+    with serving(say(*STREAM)) as server:
+        requests = [httpx.Request("GET", server.url) for _ in range(3)]
+        got = ask("sync", *requests, waiter=gevent_waiter)
+    assert [one.error for one in got] == [None] * 3
+    assert [one.arrivals.body() for one in got] == [b"one\ntwo\nthree\n"] * 3
+    assert all(one.arrivals.t_end and one.arrivals.t_send and one.arrivals.t_end > one.arrivals.t_send for one in got)
+
+
+def test_streams_of_many_greenlets_run_at_once_and_watchers_go_with_their_descriptors(
+    gevent_waiter: waiter.GeventWaiter,
+) -> None:
+    together = 5
+    begun: list[int] = []
+
+    def handler(peer: Peer) -> None:
+        peer.request()
+        begun.append(1)
+        while len(begun) < together:  # nobody is answered before all have asked
+            time.sleep(0.001)
+        peer.send(CHUNKED + chunk(b"a") + b"0\r\n\r\n")
+
+    with serving(handler) as server, httpx.Client(transport=SyncWire(waiter=gevent_waiter, timeouts=PATIENT)) as client:
+
+        def send() -> bytes:
+            arrivals = Arrivals()
+            request = client.build_request("GET", server.url, extensions={"arrivals": arrivals})
+            response = client.send(request, stream=True)
+            response.extensions["answer"].finish()
+            response.close()
+            return arrivals.body()
+
+        streams = [gevent.spawn(send) for _ in range(together)]
+        gevent.joinall(streams, timeout=20)
+        assert [stream.value for stream in streams] == [b"a"] * together
+        assert gevent_waiter._watchers
+    assert not gevent_waiter._watchers
+    assert not gevent_waiter._waiting
+
+
+def test_a_killed_greenlet_drops_its_connection_and_keeps_what_came(gevent_waiter: waiter.GeventWaiter) -> None:
+    closed: list[bool] = []
+
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.send(CHUNKED + chunk(b"a"))
+        closed.append(peer.closed_by_client())
+
+    arrivals = Arrivals()
+    with serving(handler) as server, httpx.Client(transport=SyncWire(waiter=gevent_waiter, timeouts=PATIENT)) as client:
+
+        def send() -> None:
+            request = client.build_request("GET", server.url, extensions={"arrivals": arrivals})
+            client.send(request, stream=True).extensions["answer"].finish()
+
+        stream = gevent.spawn(send)
+        while not arrivals.read_count:
+            gevent.sleep(0.001)
+        stream.kill()
+    assert closed == [True]
+    assert arrivals.body() == b"a"
+    assert arrivals.failure == "stopped before the answer was over"
+    assert not gevent_waiter._waiting
+
+
+def test_limits_hold_under_gevent(gevent_waiter: waiter.GeventWaiter) -> None:
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.closed_by_client()
+
+    with serving(handler) as server:
+        (got,) = ask(
+            "sync",
+            httpx.Request("GET", server.url),
+            waiter=gevent_waiter,
+            timeouts=Timeouts(connect=10, first_byte=0.01, idle=10),
+        )
+    assert isinstance(got.error, httpx.ReadTimeout)
+
+
+def test_a_refused_connection_is_an_error_under_gevent(gevent_waiter: waiter.GeventWaiter) -> None:
+    (got,) = ask("sync", httpx.Request("GET", "http://127.0.0.1:9"), waiter=gevent_waiter)
+    assert isinstance(got.error, httpx.ConnectError)
+
+
+def blocked_for(seconds: float) -> None:
+    """Keep the hub from coming round."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def test_the_heartbeat_notes_how_long_the_hub_did_not_come_round() -> None:
+    log = LagLog()
+    beat = waiter.GeventHeartbeat(log).start()
+    gevent.sleep(0.01)
+    before = time.perf_counter_ns()
+    blocked_for(0.03)
+    gevent.sleep(0.01)
+    beat.stop()
+    assert log.worst(before, time.perf_counter_ns()) > 25_000_000
+    assert beat.take() > 25_000_000
+
+
+def test_a_wave_of_requests_leaves_in_portions_and_in_order() -> None:
+    log = LagLog()
+    beat = waiter.GeventHeartbeat(log).start()
+    left: list[int] = []
+    polls = 0
+
+    def poll() -> None:
+        nonlocal polls
+        polls += 1
+
+    def send(number: int) -> None:
+        beat.pass_gate()
+        left.append(number)
+        blocked_for(0.003)
+
+    timer = gevent.get_hub().loop.timer(0.0005, 0.0005)
+    timer.start(poll)
+    senders = [gevent.spawn(send, number) for number in range(20)]  # 60 ms of sending
+    gevent.joinall(senders, timeout=20)
+    timer.stop()
+    timer.close()
+    beat.stop()
+    assert left == list(range(20))
+    assert polls >= 4
+
+
+def test_who_is_killed_at_the_gate_lets_the_others_pass() -> None:
+    beat = waiter.GeventHeartbeat(LagLog()).start()
+    left: list[int] = []
+
+    def send(number: int) -> None:
+        beat.pass_gate()
+        left.append(number)
+        blocked_for(0.02)
+
+    senders = [gevent.spawn(send, number) for number in range(4)]
+    gevent.sleep(0)
+    senders[2].kill()
+    gevent.joinall(senders, timeout=20)
+    beat.stop()
+    assert left == [0, 1, 3]
+
+
+def test_the_backlog_does_everything_once_whatever_a_piece_raises(caplog: pytest.LogCaptureFixture) -> None:
+    backlog = waiter.GeventBacklog()
+    done: list[int] = []
+
+    def piece(number: int) -> None:
+        done.append(number)
+        if number == 2:
+            raise ValueError("spoilt")
+
+    for number in range(5):
+        backlog.add(partial(piece, number))
+    while len(done) < 5:
+        gevent.sleep(0.001)
+    backlog.add(partial(piece, 5))
+    backlog.close()
+    assert done == list(range(6))
+    assert "spoilt" in caplog.text
+
+
+def test_levels_are_numbered_by_user_count_and_keep_when_they_ran() -> None:
+    levels = Levels()
+    assert [levels.index(users) for users in (1, 4, 1, 8)] == [0, 1, 0, 2]
+    levels.reached(1)
+    levels.ramp()
+    levels.reached(4)
+    levels.reached(8)
+    levels.reached(4)
+    levels.merge_seen({1: Seen({128}, {64}, {2.0}), 2: Seen({128, 256}, {64})})
+    levels.merge_seen({1: Seen({128}, {32})})
+    facts = levels.facts(0)
+    assert [level["concurrency"] for level in facts] == [1, 4, 8]
+    assert [level["input_tokens"] for level in facts] == [None, 128, None]
+    assert [level["output_tokens"] for level in facts] == [None, None, 64]
+    assert [level["rate"] for level in facts] == [None, 2.0, None]
+    assert [level["index"] for level in facts if "started_ns" in level] == [0, 2]  # 4 users were there twice
+    assert facts[0]["started_ns"] <= facts[0]["ended_ns"] <= facts[2]["started_ns"]
+
+
+def sent(data: Any) -> Any:
+    """Return what a worker gets of what its master sends."""
+    return Message.unserialize(Message("x", data, "node").serialize()).data
+
+
+def test_what_was_seen_survives_the_way_to_the_master() -> None:
+    seen = Seen({128, None}, {64}, {0.5})
+    assert Seen.from_json(sent(seen.to_json())) == seen
+
+
+def options(**given: Any) -> argparse.Namespace:
+    return argparse.Namespace(**given)
+
+
+def test_options_are_read_alike_from_the_command_line_and_from_the_web_form() -> None:
+    for given in ({"output_tokens": "32", "max_ttft_p95": "0.5"}, {"output_tokens": 32, "max_ttft_p95": 0.5}):
+        read = options(**given, model="", input_tokens="", api="auto")
+        settings = Settings.of(read)
+        assert (settings.output_tokens, settings.max_ttft_p95) == (32, 0.5)
+        assert (settings.model, settings.input_tokens, settings.endpoint) == (None, None, "chat")
+        assert (read.output_tokens, read.max_ttft_p95, read.model) == (32, 0.5, None)
+    assert Settings.of(None) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("output_tokens", "many"),
+        ("output_tokens", "0"),
+        ("input_tokens", "-5"),
+        ("max_failure_ratio", "1.5"),
+        ("max_failure_ratio", "nan"),
+        ("max_ttft_p95", "0"),
+        ("min_tokens_per_s", "inf"),
+        ("api", "soap"),
+        ("endpoint", "embed"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_a_sentence_that_names_the_option(key: str, value: str) -> None:
+    with pytest.raises(ScenarioError, match=f"--{key.replace('_', '-')} must be .*{value}"):
+        Settings.of(options(**{key: value}))
+
+
+def test_every_option_has_a_variable_and_a_field_in_the_start_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = argument_parser.get_empty_argument_parser(default_config_files=[])
+    add_options(parser)
+    monkeypatch.setenv("LOCUST_MODEL", "from-the-environment")
+    parsed = vars(parser.parse_args(["--output-tokens", "7"]))
+    assert (parsed["model"], parsed["output_tokens"]) == ("from-the-environment", "7")
+    assert {option.key for option in OPTIONS} <= set(parser.args_included_in_web_ui)
+    variables = {action.dest: getattr(action, "env_var", None) for action in parser._actions}
+    assert [variables[option.key] for option in OPTIONS] == [f"LOCUST_{option.key.upper()}" for option in OPTIONS]
+    assert "loadtest:" in parser.format_help()
+
+
+def test_options_win_over_the_user_class_and_it_over_the_defaults() -> None:
+    class Mine(OllamaUser):
+        abstract = True
+        model = "mine"
+        output_tokens = 10
+
+    plain = Mine.scenario(Settings(), host=None, name="x", seed=1)
+    assert (plain.model, plain.output_tokens, plain.input_tokens, plain.api) == ("mine", (10,), (128,), "ollama")
+    asked = Mine.scenario(
+        Settings(model="other", output_tokens=20, input_tokens=30), host="example.com:81", name="x", seed=1
+    )
+    assert (asked.model, asked.output_tokens, asked.input_tokens) == ("other", (20,), (30,))
+    assert asked.url == "http://example.com:81"
+
+
+def test_a_user_of_one_api_refuses_another() -> None:
+    with pytest.raises(ScenarioError, match="OpenAIUser speaks the openai API only"):
+        OpenAIUser.scenario(Settings(api="ollama"), host=None, name="x", seed=1)
+    assert ModelUser.scenario(Settings(api="openai"), host=None, name="x", seed=1).api == "openai"
+
+
+def test_a_class_that_makes_no_sense_is_named() -> None:
+    class Wrong(ModelUser):
+        abstract = True
+        temperature = "hot"  # type: ignore[assignment]
+
+    with pytest.raises(LoadTestError, match="user class Wrong: temperature must be a number"):
+        Wrong.scenario(Settings(), host=None, name="x", seed=1)
+
+
+def test_a_user_outside_a_test_says_what_is_missing() -> None:
+    class Lonely(ModelUser):
+        pass
+
+    with pytest.raises(LocustError, match=r"loadtest.users.connect"):
+        Lonely(Environment(user_classes=[Lonely]))
+
+
+def test_workers_are_told_all_that_was_settled() -> None:
+    scenario = Scenario(url="http://127.0.0.1:1", concurrency=(1,), output_tokens=(9,), temperature=0.5, seed=3)
+    model = Model("m", loaded=True, context=4096, details={"quantization_level": "Q4_0"})
+    server = Server("http://127.0.0.1:1", "ollama", "0.24.0", (model,), None, {"profile": "quick", "speed": 2.0})
+    settled = Settled(scenario, Target(server, model, OllamaChat("m", temperature=0.5)), Calibration(20.0, 1.1))
+    assert Settled.from_json(sent(settled.to_json())) == settled
+
+
+def test_a_schedule_is_the_same_in_every_process_and_keeps_its_rate() -> None:
+    one, other = (list(itertools.islice(instants(50.0, "poisson", 7), 2000)) for _ in range(2))
+    assert one == other
+    assert one != list(itertools.islice(instants(50.0, "poisson", 8), 2000))
+    assert one == sorted(one)
+    assert one[-1] / 1e9 == pytest.approx(2000 / 50, rel=0.1)
+    gaps = [(after - before) / 1e9 for before, after in itertools.pairwise(one)]
+    assert sum(gap > 1 / 50 for gap in gaps) / len(gaps) == pytest.approx(0.368, abs=0.05)  # exp(−1)
+    assert list(itertools.islice(instants(4.0, "constant", None), 3)) == [0, 250_000_000, 500_000_000]
+
+
+@pytest.mark.parametrize(("rate", "arrivals"), [(0.0, "poisson"), (-1.0, "constant"), (1.0, "gamma")])
+def test_a_schedule_that_makes_no_sense_is_a_sentence(rate: float, arrivals: str) -> None:
+    with pytest.raises(ScenarioError, match="must be"):
+        next(instants(rate, arrivals, 1))
+
+
+def test_each_test_of_one_process_gets_a_folder_of_its_own(tmp_path: Path) -> None:
+    first = free_path(str(tmp_path / "out"), "x.py", set())
+    assert first == tmp_path / "out"
+    assert free_path(str(tmp_path / "out"), "x.py", {first}) == tmp_path / "out-2"
+    assert free_path(str(tmp_path / "out"), "x.py", {first, tmp_path / "out-2"}) == tmp_path / "out-3"
+    assert free_path(None, "chat.py", set()).name.endswith("-chat")
