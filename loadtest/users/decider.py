@@ -38,7 +38,9 @@ class Decider:
         self._run: Run | None = None  # while a test runs
         self._last: Run | None = None
         self._ahead: Prepared | LoadTestError | None = None
-        self._announced = 0  # the target user count that everybody knows of
+        self._announced = 0  # the target user count that everybody knows of, …
+        self._steady = False  # … whether all users are there, …
+        self._shares: list[str] = []  # … and the workers that share an open loop's schedule
         self._follower: gevent.Greenlet[[], None] | None = None
         self._taken: set[Path] = set()
 
@@ -92,7 +94,7 @@ class Decider:
             self._taken.add(path)
             logger.info("Run folder: %s", path)
         recording.note_run(run.folder, run.facts)
-        self._announced = runner.target_user_count if runner is not None else 1
+        self._announced, self._steady = runner.target_user_count if runner is not None else 1, False
         run.levels.index(self._announced)
         if isinstance(runner, MasterRunner):
             self._tell(runner)
@@ -139,6 +141,8 @@ class Decider:
             if runner.target_user_count != self._announced:
                 run.levels.ramp()
                 self._announce(steady=False)
+            elif self._steady and self._at_work() != self._shares:  # a worker was late to say that its users are there
+                self._announce(steady=True)
             gevent.sleep(POLL_S)
 
     def _reached(self, **_: Any) -> None:
@@ -151,17 +155,22 @@ class Decider:
         runner, run = self._runner, self._run
         assert runner is not None
         assert run is not None
-        self._announced = runner.target_user_count
+        self._announced, self._steady, self._shares = runner.target_user_count, steady, self._at_work()
         start = time.time_ns() + LEAD_NS
         if not isinstance(runner, MasterRunner):
             if steady:
                 recording.schedule_from(start, 0, 1)
             return
-        at_work = sorted(client.id for client in runner.clients.all if client.user_count)
         for client in runner.clients.all:
-            share = [at_work.index(client.id), len(at_work)] if client.id in at_work else None
+            share = [self._shares.index(client.id), len(self._shares)] if client.id in self._shares else None
             said = {"level": run.levels.index(self._announced), "steady": steady, "start_ns": start, "share": share}
             runner.send_message(LEVEL, said, client.id)
+
+    def _at_work(self) -> list[str]:
+        """Return the workers that have users, in the order of their shares."""
+        if not isinstance(self._runner, MasterRunner):
+            return []
+        return sorted(client.id for client in self._runner.clients.all if client.user_count)
 
     def _connected(self, client_id: str, **_: Any) -> None:
         if self._run is not None and isinstance(self._runner, MasterRunner):

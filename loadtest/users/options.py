@@ -41,11 +41,12 @@ def _positive(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: its key in Locust's parsed options, how text becomes its value, and what that must be."""
+    """One option: its key in Locust's parsed options, how text becomes its value, what that must be, how help names it."""
 
     key: str
     read: Callable[[str], Any]
     wanted: str
+    metavar: str
     help: str
     default: str | None = None
     choices: tuple[str, ...] | None = None
@@ -69,33 +70,43 @@ class Option:
 
 
 OPTIONS = (
-    Option("model", _text, "a name", "Model name. Default: the one that is loaded, else the only one."),
-    Option("api", _text, "a name", "Wire of the server, where the user class does not fix it.", "auto", APIS),
-    Option("endpoint", _text, "a name", "What a plain ask() of a user sends to.", "chat", ENDPOINTS),
+    Option("model", _text, "a name", "NAME", "Model name. Default: the one that is loaded, else the only one."),
+    Option("api", _text, "a name", "API", "Wire of the server, where the user class does not fix it.", "auto", APIS),
+    Option("endpoint", _text, "a name", "ENDPOINT", "What a plain ask() of a user sends to.", "chat", ENDPOINTS),
     Option(
         "output_tokens",
         _length,
         "a whole number above 0",
+        "TOKENS",
         f"Answer length asked for, tokens. Default: the user class's, else {OUTPUT_TOKENS}.",
     ),
     Option(
         "input_tokens",
         _length,
         "a whole number above 0",
+        "TOKENS",
         f"Length of made-up prompts, tokens. Default: the user class's, else {INPUT_TOKENS}.",
     ),
-    Option("out", _text, "a path", "Run folder to make. Default: runs/<time>-<locustfile>."),
+    Option("out", _text, "a path", "FOLDER", "Run folder to make. Default: runs/<time>-<locustfile>."),
     Option(
         "max_failure_ratio",
         _share,
         "a number from 0 to 1",
+        "RATIO",
         "Gate: exit code 1 when more than this share of the requests failed (cancelled ones do not count).",
     ),
-    Option("max_ttft_p95", _positive, "a number above 0", "Gate: exit code 1 when TTFT p95 is above this, seconds."),
+    Option(
+        "max_ttft_p95",
+        _positive,
+        "a number above 0",
+        "SECONDS",
+        "Gate: exit code 1 when TTFT p95 is above this, seconds.",
+    ),
     Option(
         "min_tokens_per_s",
         _positive,
         "a number above 0",
+        "TOKENS/S",
         "Gate: exit code 1 when the median stream decodes slower than this, tokens/s.",
     ),
 )
@@ -112,7 +123,7 @@ def add_options(parser: Any) -> None:
             option.flag,
             default=option.default,
             choices=option.choices,
-            metavar=None if option.choices else option.wanted.split()[-1].upper(),
+            metavar=None if option.choices else option.metavar,
             env_var=f"LOCUST_{option.key.upper()}",
             help=option.help,
         )
