@@ -1,15 +1,16 @@
 """Every formula in one place: durations from a Record's instants, and the limits of a verdict.
 
-Instants are nanoseconds, results seconds. Each function takes scalars or NumPy arrays alike (it only computes), so the
-live line, the frames and the Locust users cannot disagree. Definitions are those of vLLM's `bench serve` where it has
-one; the formula stands in the docstring and in FORMULAS, from which reports print it.
+Instants are nanoseconds, results seconds. A function of instants and durations takes scalars or NumPy arrays alike (it
+only computes), so the live line, the frames and the Locust users cannot disagree; what a server said is read a request
+at a time. Definitions are those of vLLM's `bench serve` where it has one; the formula stands in the docstring and in
+FORMULAS, from which reports print it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Self
 
 NS = 1e-9
 
@@ -88,6 +89,52 @@ def server_decode_tokens_per_s(eval_count: Any, eval_duration_ns: Any) -> Any:
     return (eval_count - 1) / (eval_duration_ns * NS)
 
 
+class ServerSaid(NamedTuple):
+    """What a server said of its work on one request; nan for what it does not say."""
+
+    load_s: float
+    prefill_s: float
+    cached_tokens: float
+    starts_with_headers: bool  # llama.cpp: headers leave when the slot starts
+
+
+def server_said(server: dict[str, Any]) -> ServerSaid:
+    """Read a record's `server`. Ollama leaves out durations that are zero: beside its total_duration, missing is 0."""
+    timings = server.get("timings")
+    details = (server.get("usage") or {}).get("prompt_tokens_details") or {}
+    cached = details.get("cached_tokens")
+    if isinstance(timings, dict):
+        cached = timings.get("cache_n", cached)
+        load, prefill = 0.0, (timings.get("prompt_ms") or 0) / 1e3
+    elif server.get("total_duration") is None:
+        load = prefill = math.nan
+    else:
+        load, prefill = ((server.get(name) or 0) * NS for name in ("load_duration", "prompt_eval_duration"))
+    return ServerSaid(load, prefill, math.nan if cached is None else float(cached), isinstance(timings, dict))
+
+
+def queue_wait(t_send: float, t_headers: float, t_first_token: float, said: ServerSaid) -> float:
+    """Return one request's wait before the server worked on its prompt, at least 0; nan where that is unknown.
+
+    Instants that there were not are nan. Formulas: queue_wait_llamacpp, queue_wait_ollama. Seconds.
+    """
+    if said.starts_with_headers:
+        wait = queue_wait_llamacpp(t_headers, t_send)
+    else:
+        wait = queue_wait_ollama(ttft(t_first_token, t_send), said.load_s, said.prefill_s)
+    return math.nan if math.isnan(wait) else max(float(wait), 0.0)
+
+
+def made_together(server_us: Sequence[int] | None) -> bool:
+    """Whether the server itself made the first two tokens within a millisecond, as real Ollama does at times."""
+    return server_us is not None and len(server_us) > 1 and server_us[1] - server_us[0] < 1000
+
+
+def enough_for(share: float, count: int) -> bool:
+    """Whether so many values tell a percentile: p95 wants 20, p99 100, the median one."""
+    return count > 0 and (share == 0.5 or count * (1 - share) >= 1 - 1e-9)
+
+
 # Limits of the verdict (a level is void past these, suspect past half of them).
 SCHEDULE_LAG_SHARE_OF_TTFT = 0.01  # of the median TTFT, at p99 …
 SCHEDULE_LAG_FLOOR_S = 0.005  # … or this, whichever is larger
@@ -100,6 +147,89 @@ LENGTH_SHARE = 0.1  # achieved output length off the asked one; suspect only
 def schedule_lag_limit(median_ttft_s: float) -> float:
     """Return the schedule lag at p99 past which a level is void: 1 % of median TTFT or 5 ms, the larger. Seconds."""
     return max(SCHEDULE_LAG_SHARE_OF_TTFT * median_ttft_s, SCHEDULE_LAG_FLOOR_S)
+
+
+ENOUGH_FOR_P99 = 100  # requests: of fewer, p99 is the maximum
+ENOUGH_LATE = 3  # late arrivals that void a level
+
+VALID, SUSPECT, VOID = "valid", "suspect", "void"
+
+
+class Doubt(NamedTuple):
+    """One reason to doubt figures."""
+
+    severity: str
+    reason: str
+
+
+def doubt_schedule_lag(count: int, p50: float, p99: float, limit: float) -> Iterator[Doubt]:
+    """Doubt requests that left late: their number and schedule lag in seconds, `limit` of schedule_lag_limit."""
+    # Of few requests p99 is the worst one: it alone makes a level suspect, never void.
+    yield from _graded(
+        p99,
+        limit,
+        lambda word: f"schedule lag p99 is {_ms(p99)}, {word} {_ms(limit)} (1 % of median TTFT or 5 ms)",
+        few=count < ENOUGH_FOR_P99 and p50 <= limit,
+    )
+
+
+def doubt_late(late: int, arrivals: int) -> Iterator[Doubt]:
+    """Doubt a client that was more than one token gap late; one late arrival proves nothing, whatever its share."""
+    if arrivals and late > 1:
+        share, limit = late / arrivals, LATE_ARRIVALS_SHARE
+        yield from _graded(
+            share,
+            limit,
+            lambda word: (
+                f"the client was more than one token gap late for {late} of {arrivals} arrivals ({_percent(share)}), "
+                f"{word} {_percent(limit)}"
+            ),
+            few=late < ENOUGH_LATE,
+        )
+
+
+def doubt_stamps(arrivals: int, stamped: int, lag_p99: float, limit: float) -> Iterator[Doubt]:
+    """Doubt arrivals without kernel stamps whose lag is above schedule_lag_limit: the time of a late read is wrong."""
+    if stamped_by(arrivals, stamped) in ("user", "mixed"):
+        yield from _graded(
+            lag_p99,
+            limit,
+            lambda word: f"arrivals carry no kernel stamps and client lag p99 is {_ms(lag_p99)}, {word} {_ms(limit)}",
+        )
+
+
+def doubt_coalesced(merged: int, requests: int) -> Iterator[Doubt]:
+    """Doubt TTFT where first tokens shared their read with a later one that the server did not make with it."""
+    if requests and merged / requests > COALESCED_FIRST_TOKENS_SHARE:
+        yield Doubt(
+            SUSPECT,
+            f"the first token came in one read with a later one in {merged} of {requests} requests "
+            f"({_percent(merged / requests)}): TTFT may be late",
+        )
+
+
+def stamped_by(arrivals: int, stamped: int) -> str:
+    """Return who stamped the arrivals: "kernel", "user" (the time of the read), "mixed", or "none" without any."""
+    if arrivals == 0:
+        return "none"
+    # A new process misses the stamps of its first reads, and the end of a stream has none.
+    return "kernel" if stamped >= 0.99 * arrivals else "user" if stamped == 0 else "mixed"
+
+
+def _graded(value: float, limit: float, reason: Callable[[str], str], *, few: bool = False) -> Iterator[Doubt]:
+    """Yield void past the limit, suspect past half of it; never void on few samples."""
+    if value > limit:
+        yield Doubt(SUSPECT if few else VOID, reason("above the limit of"))
+    elif value > limit / 2:
+        yield Doubt(SUSPECT, reason("above half the limit of"))
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g} %"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"
 
 
 # Figures that several processes measure together: percentiles do not add up, bucket counts do.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -182,11 +183,14 @@ class RunFolder:
 
     @classmethod
     def check_free(cls, path: Path) -> None:
-        """Raise RunFolderError when `path` already holds a run or is not a folder; create nothing."""
+        """Raise RunFolderError when `path` holds a run, is no folder or cannot be written to; create nothing."""
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is a file, not a folder; choose another --out.")
         if path.is_dir() and ((path / "run.json").exists() or any(path.glob("requests-*.jsonl"))):
             raise RunFolderError(f"{path} already holds a run; choose another --out or remove it.")
+        nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise RunFolderError(f"cannot write to {nearest}; choose another --out.")
 
     @classmethod
     def create(cls, path: Path) -> Self:

@@ -20,6 +20,7 @@ from loadtest.records import Outcome, Record, RunFolder
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
     from loadtest.users.figures import HISTORY_S, TOTAL, Board
+    from loadtest.users.recording import InFlight
     from loadtest.users.streams import Figures, durations
 
 ZERO = WALL / 1e9  # wall time that the records count from
@@ -76,12 +77,12 @@ def test_merged_deltas_of_a_real_run_give_the_figures_of_the_report(tmp_path: Pa
 def test_a_row_has_every_figure_in_seconds_and_the_last_one_is_the_total() -> None:
     board = board_of(streams(), "a")
     board.add("b", streams(1)[0], ZERO)
-    board.live = lambda: (3, 2)
+    board.live = lambda: {"a": (1, 2), "b": (2, 0)}
     a, b, total = board.rows()
     assert [a["name"], b["name"], total["name"]] == ["a", "b", TOTAL]
     assert total["requests"] == a["requests"] + b["requests"] == 25
     assert (total["decoding"], total["waiting"]) == (3, 2)
-    assert (a["decoding"], a["waiting"]) == (None, None)  # a server's queue has no names
+    assert [(a["decoding"], a["waiting"]), (b["decoding"], b["waiting"])] == [(1, 2), (2, 0)]
     assert a["itl_p50"] == pytest.approx(0.010, rel=HALF_BUCKET)
     assert a["tpot_p50"] == pytest.approx(0.010, rel=HALF_BUCKET)
     assert a["stream_tokens_per_s_p50"] == pytest.approx(100, rel=HALF_BUCKET)
@@ -123,7 +124,9 @@ def test_failures_warm_up_and_cancelled_requests_are_counted_apart() -> None:
     assert row["output_tokens"] == ok.output_tokens
 
 
-def test_queue_wait_is_known_only_where_the_server_says_enough() -> None:
+def test_queue_wait_is_known_only_where_the_server_says_enough(tmp_path: Path) -> None:
+    from made_runs import write
+
     record = streams(1)[0]
     assert record.t_send is not None
     silent = dataclasses.replace(record, server={"usage": {"completion_tokens": 20}})
@@ -132,6 +135,12 @@ def test_queue_wait_is_known_only_where_the_server_says_enough() -> None:
     assert dict(durations(headers))["queue_wait_s"] == pytest.approx(0.007)
     odd = dataclasses.replace(record, server={**(record.server or {}), "prompt_eval_duration": 10**12})
     assert dict(durations(odd))["queue_wait_s"] == 0.0
+    headless = dataclasses.replace(headers, t_headers=None)
+    both = [silent, headers, odd, headless]
+    reported = frames.load(write(tmp_path / "run", both, [])).column("queue_wait_s")
+    live = [dict(durations(one)).get("queue_wait_s", np.nan) for one in both]
+    assert live == pytest.approx(reported.tolist(), nan_ok=True)
+    assert np.isnan(live).tolist() == [True, False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -163,14 +172,20 @@ def test_the_verdict_is_that_of_the_report(tmp_path: Path, change: dict[str, Any
     records[only:] = streams()[only:]
     (row, _) = board_of(records).rows()
     run = frames.load(write(tmp_path / "run", records, []))
-    assert row["verdict"] == judge(run, run.levels[0])[0] == verdict
+    assert (row["verdict"], row["reasons"]) == judge(run, run.levels[0])  # in the same words
+    assert row["verdict"] == verdict
     assert bool(row["reasons"]) == (verdict != "valid")
 
 
-def test_no_figures_no_verdict_and_nothing_but_failures_is_void() -> None:
+def test_no_figures_no_verdict_and_nothing_but_failures_is_void(tmp_path: Path) -> None:
+    from made_runs import write
+
     assert Board().rows()[0]["verdict"] is None
     failed = [dataclasses.replace(record, outcome=Outcome.TIMEOUT) for record in streams(2)]
-    assert board_of(failed).rows()[0]["verdict"] == "void"
+    (row, _) = board_of(failed).rows()
+    run = frames.load(write(tmp_path / "run", failed, []))
+    assert (row["verdict"], row["reasons"]) == judge(run, run.levels[0])
+    assert row["verdict"] == "void"
 
 
 def test_figures_survive_json_when_empty_and_when_full() -> None:
@@ -202,26 +217,30 @@ def test_a_reset_drops_reports_that_were_on_their_way() -> None:
 def test_in_flight_adds_up_over_workers_and_forgets_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now, master = 1000.0, Board()
     monkeypatch.setattr("loadtest.users.figures.time.monotonic", lambda: now)
-    for name, live in (("w1", (2, 1)), ("w2", (1, 4))):
+    flying: dict[str, InFlight] = {"w1": {"chat": (2, 1)}, "w2": {"chat": (1, 1), "long": (0, 3)}}
+    for name, live in flying.items():
         worker = Board(lambda live=live: live)  # type: ignore[misc]
         worker.sample(ZERO)
         master.merge(sent(worker.take_delta()), name)
-    assert master.in_flight() == (3, 5)
+    assert master.in_flight() == {"chat": (3, 2), "long": (0, 3)}
+    rows = {row["name"]: (row["decoding"], row["waiting"], row["requests"]) for row in master.rows()}
+    assert rows == {"chat": (3, 2, 0), "long": (0, 3, 0), TOTAL: (3, 5, 0)}  # though none of them has ended
     now += 60
-    assert master.in_flight() == (0, 0)
+    assert master.in_flight() == {}
+    assert [row["name"] for row in master.rows()] == [TOTAL]
 
 
 def test_history_shows_tokens_where_they_arrived_and_nothing_is_lost() -> None:
     records = streams(64, Made(tokens=150))  # answers of 1.5 s
     board = board_of(records)
     end = max(record.t_end for record in records) * 1e-9
-    board.live = lambda: (4, 4)
+    board.live = lambda: {"chat": (4, 4)}
     for second in range(2, int(end) + 3):
         board.sample(ZERO + second)
     busy = board.history
     unknown = [point["t"] for point in busy if point["tokens_per_s"] is None]
     assert unknown == [busy[-2]["t"], busy[-1]["t"]]  # a decode may still be under way there
-    board.live = lambda: (0, 0)
+    board.live = dict
     points = board.history
     assert [point["t"] for point in points] == list(range(points[0]["t"], points[0]["t"] + len(points)))
     assert sum(point["tokens_per_s"] for point in points) == pytest.approx(64 * 150)
@@ -231,7 +250,7 @@ def test_history_shows_tokens_where_they_arrived_and_nothing_is_lost() -> None:
 
 
 def test_history_of_two_workers_adds_up_to_the_second_that_both_have_told_of() -> None:
-    master, ahead, behind = Board(), Board(lambda: (2, 0)), Board(lambda: (1, 3))
+    master, ahead, behind = Board(), Board(lambda: {"a": (2, 0)}), Board(lambda: {"b": (1, 3)})
     for second in range(10):
         ahead.sample(ZERO + second)
         if second < 7:
@@ -244,7 +263,7 @@ def test_history_of_two_workers_adds_up_to_the_second_that_both_have_told_of() -
 
 
 def test_history_fills_in_what_a_late_sampler_missed_and_stays_bounded() -> None:
-    board = Board(lambda: (5, 0))
+    board = Board(lambda: {"chat": (5, 0)})
     board.sample(ZERO)
     board.sample(ZERO + 4)
     assert [point["decoding"] for point in board.history] == [5] * 5

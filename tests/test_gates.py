@@ -160,9 +160,9 @@ def test_the_table_is_aligned_and_says_what_it_leaves_out_and_doubts() -> None:
     assert body[3].split() == ["a", "name", "of", "some", "length", *body[5].split()[1:]]
     assert body[3].split("|")[1].split() == ["40", "0"]
     assert body[3].endswith("| void")
-    assert lines[7] == "Left out: 3 cancelled requests."
+    assert lines[7] == "Left out: 3 cancelled."
     assert lines[8:] == [
-        "a name of some length is void: the client was more than one token gap late for 5 % of arrivals, above the limit of 1 %."
+        "a name of some length is void: the client was more than one token gap late for 40 of 800 arrivals (5 %), above the limit of 1 %."
     ]
 
 
@@ -193,7 +193,7 @@ def test_csv_and_json_have_a_line_a_row_and_name_their_seconds(tmp_path: Path) -
     written = json.loads((tmp_path / "out_streams.json").read_text())
     assert [row["name"] for row in table] == [row["name"] for row in written] == ["chat", figures.TOTAL]
     assert float(table[0]["ttft_p50_s"]) == written[0]["ttft_p50_s"] == rows[0]["ttft_p50"]
-    assert (table[0]["decoding"], written[0]["decoding"]) == ("", None)
+    assert (table[0]["decoding"], written[0]["decoding"]) == ("0", 0)
 
 
 def test_a_file_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:

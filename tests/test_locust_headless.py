@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
+from locust_runs import SCENARIOS, Run, Start, starting
 
 from loadtest.analyse import frames
 from loadtest.cli.demo import simulated_server
 from loadtest.measure.workload import nonce_of
-from loadtest.records import Outcome, Record, RunFolder
+from loadtest.records import Outcome, Record
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
     from loadtest.users.open_loop import instants
 
-SCENARIOS = Path(__file__).parent.parent / "scenarios"
 EVERYTHING = """
-from locust import between, constant, tag, task
+import sys
+from locust import between, constant, events, tag, task
 from locust.user.task import TaskSet
 from loadtest.users import OllamaUser, OpenAIUser
 
@@ -63,100 +58,31 @@ class Compatible(OpenAIUser):
     @task
     def complete(self):
         self.client.completions(input_tokens=20, output_tokens=5, name="completion")
+
+under_way = False
+
+def audit(event, args):
+    if under_way and event in ("import", "open") and not str(args[0]).startswith("/proc"):
+        print("late:", event, args[0])
+
+@events.spawning_complete.add_listener
+def begin(**_):
+    global under_way
+    under_way = True
+
+def end(**_):
+    global under_way
+    under_way = False
+
+events.test_stop._handlers.insert(0, end)
+sys.addaudithook(audit)
 """
-SINGLE = """
-from locust import run_single_user, task
-from locust.exception import StopUser
-from loadtest.users import OllamaUser
-
-class One(OllamaUser):
-    host = "{url}"
-
-    @task
-    def once(self):
-        print("said", len(self.client.chat(output_tokens=3).text) > 0)
-        self.client.generate(output_tokens=2)
-        raise StopUser
-
-if __name__ == "__main__":
-    run_single_user(One)
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A Locust run that is under way, then everything it left."""
-
-    place: Path
-    process: subprocess.Popen[bytes]
-
-    @property
-    def code(self) -> int:
-        return self.process.wait(50)
-
-    @property
-    def said(self) -> str:
-        return (self.place / "log").read_text()
-
-    @property
-    def folder(self) -> RunFolder:
-        return RunFolder.open(self.place / "run")
-
-    @property
-    def records(self) -> list[Record]:
-        return list(self.folder.records())
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return self.folder.read_run()
-
-    @property
-    def stats(self) -> dict[str, dict[str, Any]]:
-        return {row["name"]: row for row in json.loads((self.place / "stats.json").read_text())}
-
-    @property
-    def locust_requests(self) -> int:
-        return sum(row["num_requests"] for row in self.stats.values())
-
-
-Start = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Start Locust runs, several at a time; none is left behind."""
-    runs: list[Run] = []
-
-    def begin(locustfile: Path | str, *options: str, env: dict[str, str] | None = None) -> Run:
-        place = tmp_path_factory.mktemp("headless")
-        if isinstance(locustfile, str):
-            (place / "locustfile.py").write_text(locustfile)
-            locustfile = place / "locustfile.py"
-        command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--headless", "--only-summary"]
-        command += ["--out", "run", "--json-file", "stats", *options]
-        if "--processes" in options:
-            port = str(_free_port())
-            command += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port]
-        with (place / "log").open("wb") as log:
-            process = subprocess.Popen(command, cwd=place, stdout=log, stderr=log, env=_environment(env))
-        runs.append(Run(place, process))
-        return runs[-1]
-
-    yield begin
-    for run in runs:
-        if run.process.poll() is None:
-            run.process.kill()
-        run.process.wait()
-
-
-def _environment(more: dict[str, str] | None) -> dict[str, str]:
-    return {**os.environ, **(more or {})}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port: int = one.getsockname()[1]
-        return port
+    with starting(tmp_path_factory) as begin:
+        yield begin
 
 
 @pytest.fixture(scope="module")
@@ -172,21 +98,15 @@ def runs(start: Start, truth: tuple[str, Path], simulated_url: str, llamacpp_url
     """Every run of this module that can share its time with others."""
     url, _ = truth
     six = ("-u", "6", "-r", "100")
-    down = ("--host", "http://127.0.0.1:9")
     simulated = ("--host", simulated_url)
-    refused = {
-        "down": start(SCENARIOS / "chat.py", "-t", "3s", *down),
-        "down, by shape": start(SCENARIOS / "queue_past_four.py", *down),
-        "no model": start(SCENARIOS / "chat.py", "-t", "3s", *simulated, "--model", "nope", "--processes", "2"),
-    }
-    assert all(run.code for run in refused.values())
     begun = {
         "chat": start(SCENARIOS / "chat.py", *six, "-t", "3s", "--host", url, "--output-tokens", "16"),
         "output": start(SCENARIOS / "output_length.py", "-u", "2", "-t", "2s", *simulated, "--stop-timeout", "30"),
         "input": start(SCENARIOS / "input_length.py", "-u", "2", "-t", "2s", *simulated),
-        "everything": start(EVERYTHING, *six, "-t", "2s", *simulated, "--tags", "kept", "--reset-stats"),
+        "everything": start(EVERYTHING, *six, "-t", "2s", *simulated, "--tags", "kept", "dropped", "--exclude-tags", "dropped"),
         "queue": start(
-            SCENARIOS / "queue_past_four.py", "--host", llamacpp_url, "--output-tokens", "16", env={"STEP": "1"}
+            SCENARIOS / "queue_past_four.py", "--host", llamacpp_url, "--input-tokens", "32", "--output-tokens", "12",
+            env={"STEP": "1.5"},
         ),
         "open": start(
             SCENARIOS / "open_loop.py", "-u", "3", "-r", "9", "-t", "4s", *simulated, "--processes", "2",
@@ -195,7 +115,7 @@ def runs(start: Start, truth: tuple[str, Path], simulated_url: str, llamacpp_url
     }  # fmt: skip
     for run in begun.values():
         assert run.code in (0, 1), run.said
-    return refused | begun
+    return begun
 
 
 def measured(records: list[Record]) -> list[Record]:
@@ -206,7 +126,7 @@ def test_what_is_on_disk_is_what_locust_counted(runs: dict[str, Run]) -> None:
     for name in ("chat", "output", "input", "everything", "queue", "open"):
         run = runs[name]
         ended = Counter(record.outcome for record in run.records)
-        assert run.locust_requests == ended.total() - ended[Outcome.CANCELLED] > 5, name
+        assert run.locust_requests == ended.total() - ended[Outcome.CANCELLED] > 3, name
         assert set(ended) <= {Outcome.OK, Outcome.CANCELLED}, (name, ended)
         assert run.facts["state"] == "done", name
         assert "Traceback" not in run.said, name
@@ -289,6 +209,11 @@ def test_names_tags_task_sets_and_judged_answers_work(runs: dict[str, Run]) -> N
     }
 
 
+def test_nothing_is_imported_while_streams_are_in_flight_and_their_stop_is_prepared(runs: dict[str, Run]) -> None:
+    late = [line.rpartition("/")[2] for line in runs["everything"].said.splitlines() if line.startswith("late:")]
+    assert set(late) <= {"main.py"}  # a line of the source of Locust's own timer: the rest of inspect.stack() was done
+
+
 def test_lengths_get_a_row_each(runs: dict[str, Run]) -> None:
     assert {"25 words", "50 words"} <= set(runs["output"].stats)
     assert set(runs["input"].stats) == {"60 words", "120 words", "240 words", "484 words"}
@@ -310,9 +235,16 @@ def test_a_report_is_made_of_it_like_of_any_run(runs: dict[str, Run], loadtest: 
     place = runs["queue"].place / "run"
     code, _, _ = loadtest("report", place)
     assert code in (0, 3)
-    assert json.loads((place / "summary.json").read_text())["driver"] == "locust"
+    summary = json.loads((place / "summary.json").read_text())
+    assert summary["driver"] == "locust"
+    assert summary["slots"]["estimate"] == 4
+    waits = {level["concurrency"]: (level["slot_wait_s"] or {}).get("mean") for level in summary["levels"]}
+    known = {users: wait for users, wait in waits.items() if wait is not None}  # a busy machine may leave a level empty
+    assert len(known) > 4, waits
+    assert all((wait > 0) == (users > 4) for users, wait in known.items()), waits  # from the fifth on
+    assert len(list(place.glob("*.png"))) >= 5
     assert (place / "ttft.png").stat().st_size > 10_000
-    assert "locust" in (place / "report.html").read_text()
+    assert all("locust" in (place / f"report.{kind}").read_text() for kind in ("html", "md"))
 
 
 def test_an_open_loop_sends_the_whole_schedule_once_and_when_due(runs: dict[str, Run]) -> None:
@@ -327,71 +259,3 @@ def test_an_open_loop_sends_the_whole_schedule_once_and_when_due(runs: dict[str,
         assert all(row["t_send"] >= row["t_sched"] for row in rows if "t_send" in row)
     assert run.facts["levels"][0]["rate"] == 15.0
     assert run.said.count("arrivals left late") == 2
-
-
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("down", "cannot reach http://127.0.0.1:9"),
-        ("down, by shape", "cannot reach http://127.0.0.1:9"),
-        ("no model", "has no model 'nope'"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_leaves_nothing(runs: dict[str, Run], name: str, sentence: str) -> None:
-    run = runs[name]
-    assert run.code == 2
-    assert run.said.count(sentence) == 1
-    assert "Traceback" not in run.said
-    assert not (run.place / "run").exists()
-    assert not (run.place / "runs").exists()
-
-
-def test_a_server_that_dies_leaves_rows_and_fails_the_run(start: Start) -> None:
-    with simulated_server("--speed", "20") as url:
-        run = start(SCENARIOS / "chat.py", "-u", "3", "-r", "9", "--host", url)
-        _wait_for(run, lambda: len(run.records) > 6)
-    _wait_for(run, lambda: run.records[-1].outcome == Outcome.CONNECT_ERROR)
-    run.process.terminate()
-    assert run.code == 1
-    ended = Counter(record.outcome for record in run.records)
-    assert ended[Outcome.CONNECT_ERROR] >= 1
-    assert run.locust_requests == ended.total() - ended[Outcome.CANCELLED]
-    assert run.facts["state"] == "interrupted"
-    assert {record.error for record in run.records if record.outcome == Outcome.CONNECT_ERROR} == {
-        f"cannot connect to {url.removeprefix('http://')}: connection refused"
-    }
-    assert "Traceback" not in run.said
-
-
-def _wait_for(run: Run, true: Callable[[], bool]) -> None:
-    """Poll what another process leaves on disk: it gives no other sign."""
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        assert run.process.poll() is None, run.said
-        if (run.place / "run" / "run.json").exists() and next(iter(run.folder.requests()), None) and true():
-            return
-        time.sleep(0.02)
-    raise AssertionError(run.said)
-
-
-@pytest.mark.parametrize("recorded", [False, True])
-def test_a_single_user_runs_without_a_runner(tmp_path: Path, simulated_url: str, recorded: bool) -> None:
-    (tmp_path / "single.py").write_text(SINGLE.format(url=simulated_url))
-    more = {"LOCUST_OUT": "run"} if recorded else {}
-    done = subprocess.run(
-        [sys.executable, "single.py"],
-        check=False,
-        cwd=tmp_path,
-        env=_environment(more),
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "said True" in done.stdout
-    assert done.stdout.count("/api/") == 2  # Locust's own listing: one event a request
-    assert not (tmp_path / "runs").exists()
-    if recorded:
-        folder = RunFolder.open(tmp_path / "run")
-        assert [record.asked for record in folder.records()] == [3, 2]
-        assert folder.read_run()["state"] == "done"

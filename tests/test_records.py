@@ -77,3 +77,9 @@ def test_a_newer_schema_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema": 99}')
     with pytest.raises(RunFolderError, match="newer loadtest"):
         RunFolder.open(tmp_path).read_run()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=r"cannot write to .*file; choose another --out"):
+        RunFolder.check_free(tmp_path / "file" / "run")

@@ -31,12 +31,12 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.exception import LocustError
     from locust.rpc import Message
 
-    from loadtest.users import ModelUser, OllamaUser, OpenAIUser, waiter
-    from loadtest.users.levels import Levels, Seen
+    from loadtest.users import ModelUser, OllamaUser, OpenAIUser, recording, waiter
+    from loadtest.users.levels import Levels, Seen, Standing
     from loadtest.users.open_loop import instants
     from loadtest.users.options import OPTIONS, Settings, add_options
     from loadtest.users.run import free_path
-    from loadtest.users.settle import Settled
+    from loadtest.users.settle import Settled, settle
 
 
 @pytest.fixture
@@ -323,6 +323,38 @@ def test_a_user_outside_a_test_says_what_is_missing() -> None:
 
     with pytest.raises(LocustError, match=r"loadtest.users.connect"):
         Lonely(Environment(user_classes=[Lonely]))
+
+
+@pytest.mark.parametrize(
+    ("api", "endpoint", "path"),
+    [
+        ("ollama", "chat", "/api/chat"),
+        ("ollama", "generate", "/api/generate"),
+        ("openai", "completions", "/v1/completions"),
+    ],
+)
+def test_a_plain_ask_sends_what_was_made_ahead_and_its_event_says_where_it_went(
+    simulated_url: str, api: str, endpoint: str, path: str
+) -> None:
+    class Mine(ModelUser):
+        abstract = True
+
+    said: list[tuple[str, str]] = []
+    environment = Environment()
+    events: Any = environment.events
+    events.request.add_listener(lambda name, url, **_: said.append((name, url)))
+    asked = Settings(api=api, endpoint=endpoint, output_tokens=2)
+    one = settle(Mine.scenario(asked, host=simulated_url, name="x", seed=1), lambda _: None)
+    recording.open_recorder(
+        settled={"Mine": one}, folder=None, worker=0, users=2, source="x", standing=lambda: Standing(0, steady=True)
+    )
+    try:
+        client = Mine(environment).client
+        numbers = [client.ask(name="mine").record.id for _ in range(2)]
+    finally:
+        recording.close_recorder()
+    assert numbers == [0, 1]
+    assert said == [("mine", f"{simulated_url}{path}")] * 2
 
 
 def test_workers_are_told_all_that_was_settled() -> None:

@@ -1,81 +1,36 @@
-"""The web UI of Locust with our tab and page: the routes, and the whole of it in a real browser."""
+"""The web UI of Locust with our tab and page: the routes."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import gevent
 import gevent.event
 import pytest
-from made_runs import WALL, Made, closed_loop
+from made_runs import Made, closed_loop, write
+from made_web import EVIL, FACTS, board_of, client_of, web_ui_of
 
-from loadtest.records import Outcome, RunFolder
+from loadtest.records import RunFolder
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
     from locust.env import Environment
-    from locust.web import WebUI
 
-    from loadtest.users import siblings, web
-    from loadtest.users.figures import TOTAL, Board
+    from loadtest.users import ModelUser, siblings, tables, web
+    from loadtest.users.figures import TOTAL
     from loadtest.users.options import OPTIONS
-
-SCENARIOS = Path(__file__).parent.parent / "scenarios"
-ZERO = WALL / 1e9
-EVIL = "<img src=x onerror=\"window.evil = 1\">, 'quoted'"
-FACTS: dict[str, Any] = {
-    "target": {"url": "http://127.0.0.1:11434", "model": "made", "dialect": "ollama-chat"},
-    "server": {"simulated": {"profile": "a100", "speed": 10.0}},
-}
-BROWSER = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(autouse=True)
 def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep Locust from reading pytest's command line when it renders its start form."""
     monkeypatch.setattr(sys, "argv", ["locust"])
-
-
-def board_of(*names: str) -> Board:
-    board = Board(live=lambda: (3, 2))
-    for name in names:
-        for record in closed_loop(Made(), level=0, users=8, requests=120, start_ns=0).records:
-            board.add(name, record, ZERO)
-    return board
-
-
-def web_ui_of(board: Board, facts: Callable[[], dict[str, Any]] = lambda: FACTS, **options: Any) -> WebUI:
-    """A web UI that serves nothing: its routes are called directly."""
-    environment = Environment()
-    environment.create_local_runner()
-    web_ui = environment.create_web_ui(delayed_start=True, **options)
-    web.attach(web_ui, board, facts)
-    return web_ui
-
-
-def client_of(web_ui: WebUI) -> Any:
-    assert web_ui.app is not None
-    return web_ui.app.test_client()
 
 
 @pytest.mark.parametrize("base", [None, "/tests/locust"])
@@ -114,13 +69,91 @@ def test_figures_say_whom_they_are_about_and_that_it_is_simulated() -> None:
     assert client.get("/loadtest/figures").json["simulated"] is None
 
 
-def test_every_column_of_the_table_is_a_key_of_the_rows() -> None:
+COLUMNS = {
+    "requests": ("requests", "failures"),
+    "TTFT ms": ("ttft_p50", "ttft_p95", "ttft_p99"),
+    "ITL ms": ("itl_p50", "itl_p99"),
+    "TPOT ms": ("tpot_p50",),
+    "tokens/s": ("stream_tokens_per_s_p50", "output_tokens_per_s"),
+    "queue wait ms": ("queue_wait_p50", "queue_wait_p95"),
+    "client lag ms": ("lag_p99",),
+}
+
+
+def test_every_table_has_every_column() -> None:
     said = client_of(web_ui_of(board_of("chat"))).get("/loadtest/figures").json
-    keys = [key for _, columns in said["columns"] for _, key, _ in columns]
-    assert {"requests", "failures", "ttft_p99", "itl_p99", "queue_wait_p95", "decoding", "waiting", "lag_p99"} <= {
-        *keys
-    }
-    assert set(keys) <= set(said["rows"][-1])
+    now = {"streams now": ("decoding", "waiting")}  # which is nothing at the end of a test
+    assert {group: tuple(key for _, key, _ in columns) for group, columns in said["columns"]} == COLUMNS | now
+    rows = said["rows"]
+    assert {key for keys in (COLUMNS | now).values() for key in keys} | {"verdict"} <= set(rows[-1])
+    assert None not in rows[-1].values()
+    heads, *_, console = (line for line in tables.lines(rows) if "|" in line)
+    assert tuple(head.strip() for head in heads.split("|")[1:-1]) == tuple(COLUMNS)
+    cells = re.findall(r"<td>(.*?)</td>", siblings.section(rows, [], None).rpartition("<tr>")[2])
+    assert cells == [cell for part in console.split("|") for cell in part.split()]
+    written = list(csv.DictReader(siblings.csv_text(rows).splitlines()))[-1]
+    for group, keys in COLUMNS.items():
+        for key in keys:
+            name = f"{key}_s" if group.endswith(" ms") else key
+            assert float(written[name]) == rows[-1][key] == json.loads(siblings.json_text(rows))[-1][name]
+
+
+def test_a_refused_start_says_why_until_another_begins() -> None:
+    why: list[str | None] = [None]
+    web_ui = web_ui_of(board_of("chat"), refusal=lambda: why[0])
+    client, runner = client_of(web_ui), web_ui.environment.runner
+
+    def shown() -> tuple[str, str | None]:
+        said = client.get("/loadtest/figures").json
+        return said["state"], said["refused"]
+
+    assert shown() == ("ready", None)
+    why[0] = "there is no such model."
+    assert shown() == ("stopped", "there is no such model.")  # the start form of `ready` has no tab
+    assert runner is not None
+    runner.state = "running"
+    assert shown() == ("running", None)
+
+
+def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from loadtest.users import recording
+    from loadtest.users.decider import Decider
+
+    monkeypatch.setattr(recording, "_process", recording._Process())
+    environment = web_ui_of(board_of()).environment
+    environment.host = "http://127.0.0.1:1"
+    user: Any = type("One", (ModelUser,), {})
+    environment.user_classes = [user]
+    runner = environment.runner
+    assert runner is not None
+    Decider(environment, runner).listen()
+    gevent.spawn(runner.start, 1, 1).join()
+    refused = recording.refusal()
+    assert refused is not None
+    assert "http://127.0.0.1:1" in refused
+    recording.note_run(None, {})
+    assert recording.refusal() is None
+
+
+@pytest.mark.parametrize("query", ["", "?download=1&theme=dark"])
+def test_the_report_of_locust_carries_the_streaming_figures(tmp_path: Path, query: str) -> None:
+    folder = RunFolder(
+        write(tmp_path / "run", closed_loop(Made(), level=0, users=8, requests=120, start_ns=0).records, [])
+    )
+    board = board_of("chat", EVIL)
+    web_ui = web_ui_of(board, folder=lambda: folder, web_base_path="/lt")
+    client, runner = client_of(web_ui), web_ui.environment.runner
+    path = f"/lt/stats/report{query}"
+    assert "Streaming figures" not in client.get(path).text  # of no test
+    board.generation = 1
+    assert runner is not None
+    runner.state = "running"
+    busy = client.get(path)
+    assert siblings.section(board.rows(), [], "profile a100 at 10× speed") in busy.text
+    assert int(busy.headers["Content-Length"]) == len(busy.data)
+    runner.state = "stopped"
+    (charts,) = {client.get(path).text.count("data:image/png;base64,") for _ in range(2)}
+    assert charts == 6
 
 
 def test_tab_and_download_join_what_others_added() -> None:
@@ -128,12 +161,12 @@ def test_tab_and_download_join_what_others_added() -> None:
     environment.create_local_runner()
     web_ui = environment.create_web_ui(delayed_start=True)
     web_ui.template_args["extended_tabs"] = [{"key": "theirs", "title": "Theirs"}]
-    web.attach(web_ui, board_of("chat"), dict)
+    web.attach(web_ui, board_of("chat"))
     assert [tab["key"] for tab in web_ui.template_args["extended_tabs"]] == ["theirs", "streams"]
     (link,) = web_ui.template_args["extended_csv_files"]
     answer = client_of(web_ui).get(link["href"].removeprefix("."))
     assert answer.mimetype == "text/csv"
-    assert [row["name"] for row in csv.DictReader(answer.text.splitlines())] == ["chat", TOTAL]
+    assert [row["name"] for row in csv.DictReader(answer.text.splitlines())] == ["chat", "late", TOTAL]
 
 
 def test_the_start_form_asks_for_our_options() -> None:
@@ -194,156 +227,3 @@ def test_a_test_that_is_being_settled_is_not_ready_to_start() -> None:
     runner.quit()
     assert not settling.is_set()
     assert states() == {"stopped"}
-
-
-@dataclass
-class Watched:
-    """A browser page, and everything on it that should not happen."""
-
-    page: Any
-    errors: list[str] = field(default_factory=list)
-    abroad: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
-        self.page.on("request", self._asked)
-
-    def _asked(self, request: Any) -> None:
-        if urlsplit(request.url).hostname not in ("127.0.0.1", None):
-            self.abroad.append(request.url)
-
-    def figure(self, key: str) -> str:
-        """What the table says of all requests."""
-        text: str = self.page.locator(f'tbody tr:last-child td[data-key="{key}"]').inner_text()
-        return text
-
-    def wait_for(self, key: str, condition: str) -> None:
-        """Wait until the figure of all requests fulfils a JavaScript condition on `value`, a number."""
-        self.page.bring_to_front()  # a page behind another draws no frames, and Chromium may slow it down
-        cell = f"""document.querySelector('tbody tr:last-child td[data-key="{key}"]')"""
-        self.page.wait_for_function(
-            f"(() => {{ const value = Number({cell}?.textContent); return {condition}; }})()", polling=100
-        )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium: the machine's own, driven by playwright."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("NO BROWSER: the web UI is not tested here; install chromium (apt-get install chromium).")
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="NO PLAYWRIGHT: the web UI is not tested here; pip install playwright."
-    )
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=BROWSER)
-        yield started
-        started.close()
-
-
-@contextlib.contextmanager
-def locust(locustfile: Path, *options: str, cwd: Path) -> Iterator[str]:
-    """Run Locust with its web UI on a free port while inside; gives the port's URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "locust",
-        "-f",
-        str(locustfile),
-        "--web-host",
-        "127.0.0.1",
-        "--web-port",
-        str(port),
-    ]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LOCUST_", "OLLAMA_"))}
-    log = cwd / "locust.log"
-    with log.open("w") as out, subprocess.Popen([*command, *options], cwd=cwd, env=environment, stderr=out) as process:
-        try:
-            while process.poll() is None:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                    break
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.05)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait()
-            print(log.read_text())  # shown where a test fails
-
-
-def start(watched: Watched, url: str, **fields: str) -> None:
-    """Fill in Locust's start form and send it."""
-    page = watched.page
-    page.goto(url)
-    page.get_by_text("Custom parameters").click()
-    for name, value in fields.items():
-        page.locator(f"input[name={name}]").fill(value)
-    page.get_by_role("button", name="Start", exact=True).click()
-
-
-def test_a_run_in_a_real_browser(browser: Any, simulated_url: str, tmp_path: Path) -> None:
-    with locust(SCENARIOS / "chat.py", "--web-base-path", "/lt", "--host", simulated_url, cwd=tmp_path) as url:
-        context = browser.new_context(viewport={"width": 1400, "height": 900})
-        context.set_default_timeout(20_000)
-        ui, live = Watched(context.new_page()), Watched(context.new_page())
-        start(ui, f"{url}/lt/", userCount="8", spawnRate="8", outputTokens="48", out="runs/seen")
-
-        ui.page.get_by_role("tab", name="Streams").click()
-        ui.wait_for("requests", "value > 0")
-        assert "SIMULATED SERVER" in ui.page.locator(".simulated").inner_text()
-        before = int(ui.figure("requests"))
-
-        href = ui.page.get_by_role("link", name="Live charts").get_attribute("href")
-        live.page.goto(href)
-        live.wait_for("requests", f"value > {before}")
-        drawn = "[...document.querySelectorAll('.chart')].map((chart) => chart.querySelector('.line, .stack')?.getAttribute('d'))"
-        first = live.page.evaluate(drawn)
-        live.page.wait_for_function(
-            f"(first) => {drawn}.every((path, index) => path && path !== first[index])", arg=first, polling=100
-        )
-        assert "SIMULATED SERVER" in live.page.locator(".simulated").inner_text()
-        live.page.screenshot(path=tmp_path / "light.png", full_page=True)
-        live.page.get_by_role("button", name="Light / dark").click()
-        live.page.locator("svg").first.hover(position={"x": 200, "y": 80})
-        live.page.screenshot(path=tmp_path / "dark.png", full_page=True)
-        ui.wait_for("requests", f"value > {before}")
-        ui.wait_for("ttft_p50", "value > 0")
-        ui.page.screenshot(path=tmp_path / "tab.png")
-
-        ui.page.get_by_role("button", name="Stop").click()
-        live.page.get_by_text("stopped, 0 users").wait_for()
-        ui.wait_for("decoding", "value === 0")
-        ui.wait_for("waiting", "value === 0")
-        records = RunFolder.open(tmp_path / "runs/seen").records()
-        measured = sum(not record.warmup and record.outcome is not Outcome.CANCELLED for record in records)
-        for watched in (ui, live):  # what ended at the stop is counted, too
-            watched.wait_for("requests", f"value === {measured}")
-        ui.page.get_by_role("tab", name="Statistics").click()
-        assert ui.page.locator(".loadtest-streams").count() == 0
-
-        assert (ui.errors, live.errors) == ([], [])
-        assert (ui.abroad, live.abroad) == ([], [])
-    live.page.get_by_text("Locust does not answer; these are its last figures.").wait_for()
-    context.close()
-    assert (tmp_path / "runs/seen/run.json").is_file()
-
-
-def test_names_of_requests_are_text_in_the_browser(browser: Any) -> None:
-    page = browser.new_page()
-    client = client_of(web_ui_of(board_of(EVIL)))
-
-    def answer(route: Any) -> None:
-        with client.get(urlsplit(route.request.url).path) as got:
-            route.fulfill(status=got.status_code, headers=dict(got.headers), body=got.data)
-
-    page.route("**/*", answer)
-    page.goto("http://127.0.0.1:1/loadtest")
-    page.locator("tbody tr").first.wait_for()
-    assert page.locator("tbody tr").first.locator("th").inner_text() == EVIL
-    assert page.locator("img").count() == 0
-    assert page.evaluate("window.evil") is None
-    page.close()

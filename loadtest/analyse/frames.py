@@ -189,32 +189,12 @@ def _columns(rows: Rows) -> Columns:
         columns[name] = np.array([bool(row.get(name)) for row in rows], dtype=np.bool_)
     columns["lag_s"] = np.array([row.get("lag_us") or 0 for row in rows], dtype=np.float64) * US
     columns["lag_mean_s"] = np.array([row.get("lag_mean_us") or 0 for row in rows], dtype=np.float64) * US
-    said = np.array([_server_said(row.get("server") or {}) for row in rows], dtype=np.float64).reshape(-1, 4)
-    columns["load_s"], columns["prefill_s"], columns["cached_tokens"], columns["llamacpp"] = said.T
+    said = [metrics.server_said(row.get("server") or {}) for row in rows]
+    told = np.array(said, dtype=np.float64).reshape(-1, 4)
+    columns["load_s"], columns["prefill_s"], columns["cached_tokens"], columns["llamacpp"] = told.T
+    instants = (columns[name] for name in ("t_send", "t_headers", "t_first_token"))
+    columns["queue_wait_s"] = np.array(list(map(metrics.queue_wait, *instants, said)), dtype=np.float64)
     return columns
-
-
-def _server_said(server: dict[str, Any]) -> tuple[float, float, float, float]:
-    """Return (load, prefill, cached prompt tokens, whether llama.cpp), seconds; nan for what this server never says.
-
-    Ollama leaves out fields that are zero, so with its total_duration present a missing one is 0.
-    """
-    nan = float("nan")
-    timings = server.get("timings")
-    usage = server.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    cached = details.get("cached_tokens")
-    if isinstance(timings, dict):
-        cached = timings.get("cache_n", cached)
-        return 0.0, (timings.get("prompt_ms") or 0) / 1e3, nan if cached is None else float(cached), 1.0
-    if server.get("total_duration") is None:
-        return nan, nan, nan if cached is None else float(cached), 0.0
-    return (
-        (server.get("load_duration") or 0) * metrics.NS,
-        (server.get("prompt_eval_duration") or 0) * metrics.NS,
-        nan,
-        0.0,
-    )
 
 
 def _frame(columns: Columns, rows: Rows, chunks: Ragged, start: float, levels: list[dict[str, Any]]) -> pd.DataFrame:
@@ -233,9 +213,6 @@ def _frame(columns: Columns, rows: Rows, chunks: Ragged, start: float, levels: l
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
     c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"])
-    from_ollama = metrics.queue_wait_ollama(c["ttft_s"], c["load_s"], c["prefill_s"])
-    from_headers = metrics.queue_wait_llamacpp(c["t_headers"], c["t_send"])
-    c["queue_wait_s"] = np.maximum(np.where(c["llamacpp"] > 0, from_headers, from_ollama), 0.0)
     seconds = {name[2:]: (c.pop(name) - start) * metrics.NS for name in _INSTANTS}
     frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.NS})
     facts = {level["index"]: level for level in levels}
@@ -248,13 +225,8 @@ def _frame(columns: Columns, rows: Rows, chunks: Ragged, start: float, levels: l
     ):
         values = {index: level.get(key) for index, level in facts.items()}
         frame[name] = np.array([values[level] for level in frame["level"]], dtype=np.float64)
-    frame["together"] = [_sent_together(row.get("server_us")) for row in rows]
+    frame["together"] = [metrics.made_together(row.get("server_us")) for row in rows]
     return frame
-
-
-def _sent_together(server_us: list[int] | None) -> bool:
-    """Whether the server itself made the first two tokens within a millisecond, as real Ollama does at times."""
-    return server_us is not None and len(server_us) > 1 and server_us[1] - server_us[0] < 1000
 
 
 def _delivery(rows: Rows, anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragged) -> Gaps:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from loadtest import metrics
 from loadtest.analyse.frames import BoolArray, FloatArray, Run
+from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
 from loadtest.records import Outcome
 
-VALID, SUSPECT, VOID = "valid", "suspect", "void"
-ENOUGH_FOR_P99 = 100  # requests: of fewer, p99 is the maximum
-ENOUGH_LATE = 3  # late arrivals that void a level
 FEW_TOKENS = 16  # a prompt off by less than this is a chat template, not a wrong length
 CACHED_TOKENS = 32  # cached tokens up to here are the template before the nonce
 CACHED_SHARE = 0.25  # of a prompt, above which the cache answered it
@@ -25,13 +23,6 @@ RELOAD_FACTOR = 10  # times the level's median load …
 RELOAD_FLOOR_S = 0.2  # … and at least this much more: warm models say 1-25 ms, a tiny one reloads in 280 ms
 QUEUE_GROWTH = 1.5  # last third over first third of an open loop
 FEW_IN_FLIGHT = 2.0
-
-
-class Doubt(NamedTuple):
-    """One reason to doubt a level."""
-
-    severity: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +72,8 @@ def worst(verdicts: list[str]) -> str:
 
 
 def stamps_of(requests: pd.DataFrame) -> str:
-    """Return who stamped the arrivals: "kernel", "user" (the time of the read), "mixed", or "none" without any."""
-    arrivals, stamped = int(requests["arrivals"].sum()), int(requests["stamped"].sum())
-    if arrivals == 0:
-        return "none"
-    # A new process misses the stamps of its first reads, and the end of a stream has none.
-    return "kernel" if stamped >= 0.99 * arrivals else "user" if stamped == 0 else "mixed"
-
-
-def _graded(value: float, limit: float, reason: Callable[[str], str], *, few: bool = False) -> Iterator[Doubt]:
-    """Yield void past the limit, suspect past half of it; never void on few samples."""
-    if value > limit:
-        yield Doubt(SUSPECT if few else VOID, reason("above the limit of"))
-    elif value > limit / 2:
-        yield Doubt(SUSPECT, reason("above half the limit of"))
+    """Return who stamped the arrivals of these requests, as metrics.stamped_by says it."""
+    return metrics.stamped_by(int(requests["arrivals"].sum()), int(requests["stamped"].sum()))
 
 
 def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
@@ -110,40 +89,19 @@ def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
 def _schedule_lag(e: Evidence) -> Iterator[Doubt]:
     lags = e.values("schedule_lag_s")
     if len(lags):
-        p99, limit = float(np.quantile(lags, 0.99)), e.lag_limit
-        # Of few requests p99 is the worst one: it alone makes a level suspect, never void.
-        few = len(lags) < ENOUGH_FOR_P99 and float(np.median(lags)) <= limit
-        yield from _graded(
-            p99,
-            limit,
-            lambda word: f"schedule lag p99 is {_ms(p99)}, {word} {_ms(limit)} (1 % of median TTFT or 5 ms)",
-            few=few,
-        )
+        p50, p99 = (float(value) for value in np.quantile(lags, (0.5, 0.99)))
+        yield from metrics.doubt_schedule_lag(len(lags), p50, p99, e.lag_limit)
 
 
 def _client_lag(e: Evidence) -> Iterator[Doubt]:
-    arrivals, late = int(e.requests["arrivals"].sum()), int(e.requests["late"].sum())
-    if arrivals and late > 1:  # one late arrival proves nothing, whatever its share
-        share = late / arrivals
-        yield from _graded(
-            share,
-            metrics.LATE_ARRIVALS_SHARE,
-            lambda word: (
-                f"the client was more than one token gap late for {late} of {arrivals} arrivals ({_percent(share)}), "
-                f"{word} {_percent(metrics.LATE_ARRIVALS_SHARE)}"
-            ),
-            few=late < ENOUGH_LATE,
-        )
+    yield from metrics.doubt_late(int(e.requests["late"].sum()), int(e.requests["arrivals"].sum()))
 
 
 def _unstamped(e: Evidence) -> Iterator[Doubt]:
-    if stamps_of(e.requests) in ("user", "mixed"):
-        p99, limit = float(np.quantile(e.values("lag_s"), 0.99)), e.lag_limit
-        yield from _graded(
-            p99,
-            limit,
-            lambda word: f"arrivals carry no kernel stamps and client lag p99 is {_ms(p99)}, {word} {_ms(limit)}",
-        )
+    arrivals, stamped = int(e.requests["arrivals"].sum()), int(e.requests["stamped"].sum())
+    if arrivals:
+        p99 = float(np.quantile(e.values("lag_s"), 0.99))
+        yield from metrics.doubt_stamps(arrivals, stamped, p99, e.lag_limit)
 
 
 def _clock_gap(e: Evidence) -> Iterator[Doubt]:
@@ -173,17 +131,9 @@ def _reloaded(e: Evidence) -> Iterator[Doubt]:
 
 
 def _coalesced(e: Evidence) -> Iterator[Doubt]:
-    if not len(e.requests):
-        return
     # Where the server's own stamps say that it made both tokens at once, nothing was merged on the way.
     merged = int((e.requests["first_coalesced"] & ~e.requests["together"]).sum())
-    share = merged / len(e.requests)
-    if share > metrics.COALESCED_FIRST_TOKENS_SHARE:
-        yield Doubt(
-            SUSPECT,
-            f"the first token came in one read with a later one in {merged} of {len(e.requests)} requests ({_percent(share)}): "
-            "TTFT may be late",
-        )
+    yield from metrics.doubt_coalesced(merged, len(e.requests))
 
 
 def _client_busy(e: Evidence) -> Iterator[Doubt]:

@@ -9,7 +9,7 @@ import itertools
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -35,7 +35,7 @@ class Progress:
     """What a person wants to see while a level runs."""
 
     level: Level
-    levels: int
+    levels: int  # 0 where it is not known how many there will be
     done: int
     failed: int
     planned: int  # 0 with a duration
@@ -80,6 +80,9 @@ class Span:
     level: Level
     started_ns: int
     ended_ns: int
+
+
+Following = Callable[[Sequence[Span]], Awaitable[Level | None]]  # from the levels run so far: the next, None at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +137,28 @@ class Driver:
         for stream in self._streams:
             stream.cancel()
 
-    async def run(self) -> list[Span]:
-        """Run every level in order and return when each ran; levels that a stop left out are missing."""
+    async def run(self, following: Following | None = None) -> list[Span]:
+        """Run every level in order and return when each ran; levels that a stop left out are missing.
+
+        With `following` only the scenario's first level comes from it; each further one is what `following` says, asked
+        when nothing is in flight.
+        """
         spans: list[Span] = []
         levels = self._scenario.levels()
+        level: Level | None = levels[0]
         gc.disable()  # a full collection in mid-level is a pause of 10-30 ms; one between levels costs nobody anything
-        background = [asyncio.create_task(self._watch(len(levels)))]
+        background = [asyncio.create_task(self._watch(0 if following else len(levels)))]
         if self._scenario.max_rate is not None:
             self._permits = asyncio.Queue(maxsize=1)
             background.append(asyncio.create_task(_issue(self._permits, self._scenario.max_rate)))
         try:
-            for level in levels:
-                if self.stopped:
-                    break
+            while level is not None and not self.stopped:
                 spans.append(await self._run_level(level))
+                if following is None:
+                    level = next(iter(levels[len(spans) :]), None)
+                elif not self.stopped:
+                    self._tally = None  # what is worked out between levels is no level's CPU
+                    level = await following(spans)
         finally:
             for task in background:
                 task.cancel()
@@ -299,6 +310,8 @@ class Driver:
         while True:
             await asyncio.sleep(1 / TICKS_PER_SAMPLE)
             if self._tally is None:
+                tick, cpu, at = 0, time.process_time_ns(), now()
+                self._wire.heartbeat.take()
                 continue
             decoding = sum(exchange.decoding for exchange in self._active)
             self._on_progress(self._progress(self._tally, levels, decoding))

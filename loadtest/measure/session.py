@@ -7,7 +7,7 @@ import datetime
 import secrets
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +18,21 @@ import httpx
 from loadtest.measure.driver import Driver, Progress, Span
 from loadtest.measure.target import (
     Target,
-    calibrate,
-    check_lengths,
     control_client,
-    find_target,
     level_facts,
     loaded_facts,
-    reread,
     run_facts,
+    settle,
     timeouts_of,
     trust,
 )
-from loadtest.measure.tokens import Counter, load_counter
 from loadtest.measure.wire import AsyncWire, keeper
 from loadtest.measure.workload import Workload
 from loadtest.records import Clock, RunFolder
-from loadtest.scenario import Scenario
+from loadtest.scenario import Level, Scenario
+
+# Given the run folder, as far as it got, and the levels run so far: the level to run next, None at the end.
+Search = Callable[[Path, Sequence[Level]], Level | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +55,12 @@ def measure(
     *,
     on_progress: Callable[[Progress], None],
     say: Callable[[str], None],
+    search: Search | None = None,
 ) -> Finished:
     """Run `scenario` into `out` (default: default_folder) and return where it lies.
+
+    With `search` the scenario gives the first level alone; each further one is what `search` says. It is called in a
+    thread, between levels, when nothing is in flight.
 
     Everything that can be wrong with the request is found before the folder is made: raises TargetError,
     ScenarioError or RunFolderError and leaves nothing behind.
@@ -67,26 +70,16 @@ def measure(
     if scenario.seed is None:
         scenario = scenario.replace(seed=secrets.randbelow(2**31))
     with control_client(trust(scenario.ca_file)) as control:
-        target = find_target(control, scenario)
-        say(target.described)
-        counter = load_counter(target.model.name, fetch=target.server.simulated is None)
-        if not counter.exact:
-            say(f"Prompt tokens: {counter.source}; the server's own counts correct it.")
-        workload = Workload(scenario, counter)
-        check_lengths(scenario, target.model)
-        calibration = calibrate(target, workload)
-        target = reread(control, target)
-        check_lengths(scenario, target.model)
-        facts = run_facts(
-            scenario, target, counter, calibration, driver="asyncio", loop=loop_factory().__module__.partition(".")[0]
-        )
+        target, workload = settle(control, scenario, say)
+        loop = loop_factory().__module__.partition(".")[0]
+        facts = run_facts(scenario, target, workload.counter, workload.calibration, driver="asyncio", loop=loop)
         folder = RunFolder.create(path)
         folder.write_run({**facts, "state": "running"})
         ended: dict[str, Any] = {"state": "failed"}
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                plan = workload.calibrated(calibration)
-                ended = runner.run(_drive(folder, plan, target, counter, on_progress))
+                searching = _Searching(folder, facts, search) if search else None
+                ended = runner.run(_drive(folder, workload, target, on_progress, searching))
         finally:
             ended |= {
                 "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
@@ -96,8 +89,25 @@ def measure(
     return Finished(path, ended["state"])
 
 
+@dataclass(frozen=True, slots=True)
+class _Searching:
+    """Asks a Search for the next level; run.json names the levels so far, for the folder is read meanwhile."""
+
+    folder: RunFolder
+    facts: dict[str, Any]
+    search: Search
+
+    async def __call__(self, spans: Sequence[Span]) -> Level | None:
+        self.folder.write_run({**self.facts, "state": "running", "levels": [_span_facts(span) for span in spans]})
+        return await asyncio.to_thread(self.search, self.folder.path, [span.level for span in spans])
+
+
 async def _drive(
-    folder: RunFolder, workload: Workload, target: Target, counter: Counter, on_progress: Callable[[Progress], None]
+    folder: RunFolder,
+    workload: Workload,
+    target: Target,
+    on_progress: Callable[[Progress], None],
+    searching: _Searching | None,
 ) -> dict[str, Any]:
     """Run the levels and return what run.json says of their end: state, when each level ran, steps of the wall clock."""
     async with AsyncExitStack() as stack:
@@ -113,7 +123,7 @@ async def _drive(
         driver = Driver(
             workload=workload,
             dialect=target.dialect,
-            counter=counter,
+            counter=workload.counter,
             client=client,
             wire=wire,
             url=target.server.url,
@@ -122,7 +132,7 @@ async def _drive(
             on_progress=on_progress,
         )
         with _stopping(driver):
-            spans = await driver.run()
+            spans = await driver.run(searching)
         return {
             "state": "interrupted" if driver.stopped else "done",
             "levels": [_span_facts(span) for span in spans],

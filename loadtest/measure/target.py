@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.dialects import Dialect, dialect_for
 from loadtest.measure.exchange import Exchange
 from loadtest.measure.probe import Model, Server, base_url, choose_model, credentials, default_url, describe, probe
-from loadtest.measure.tokens import Calibration, Counter
+from loadtest.measure.tokens import Calibration, Counter, load_counter
 from loadtest.measure.wire import SyncWire, Timeouts, now
 from loadtest.measure.workload import Job, Workload
 from loadtest.records import Clock, Outcome, Record
@@ -72,6 +73,24 @@ def timeouts_of(scenario: Scenario) -> Timeouts:
         idle=scenario.idle_timeout,
         total=scenario.total_timeout,
     )
+
+
+def settle(client: httpx.Client, scenario: Scenario, say: Callable[[str], object]) -> tuple[Target, Workload]:
+    """Find the scenario's server and model, load the model, and fit the prompts' lengths to the server's own counts.
+
+    Raises TargetError or ScenarioError, one sentence each; nothing is left behind.
+    """
+    target = find_target(client, scenario)
+    say(target.described)
+    counter = load_counter(target.model.name, fetch=target.server.simulated is None)
+    if not counter.exact:
+        say(f"Prompt tokens: {counter.source}; the server's own counts correct it.")
+    workload = Workload(scenario, counter)
+    check_lengths(scenario, target.model)
+    calibration = calibrate(target, workload)
+    target = reread(client, target)
+    check_lengths(scenario, target.model)
+    return target, workload.calibrated(calibration)
 
 
 def find_target(client: httpx.Client, scenario: Scenario) -> Target:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 from collections import defaultdict, deque
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 import orjson
@@ -24,6 +25,7 @@ from loadtest.users.settle import Settled
 logger = logging.getLogger(__name__)
 
 Messages = list[dict[str, Any]]
+Endpoint = Literal["chat", "generate"]  # generate stands for completions, too: each API has one of the two
 MOST_AHEAD = 256  # users that requests are made ready for before the clock
 PATIENCE_S = 5.0
 WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
@@ -33,7 +35,7 @@ WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts 
 class Ask:
     """What a user wants sent."""
 
-    endpoint: str  # chat, or else generate on Ollama and completions on OpenAI
+    endpoint: Endpoint
     input_tokens: int | None  # of a made-up prompt
     output_tokens: int | None
     text: str | None = None  # sent instead of a made-up prompt
@@ -54,28 +56,27 @@ class Channel:
     def __init__(self, settled: Settled, waiter: Waiter, *, clock: Clock, worker: int) -> None:
         scenario, target = settled.scenario, settled.target
         self.scenario = scenario
+        self.endpoint: Endpoint = "chat" if scenario.endpoint == "chat" else "generate"  # of a plain ask()
         self._clock = clock
         self.url = target.server.url
         self.counter = settled.counter()
         self._workload = Workload(scenario, self.counter, settled.calibration)
-        self._dialects = {
+        endpoints: tuple[Endpoint, ...] = ("chat", "generate")
+        self._dialects: dict[Endpoint, Dialect] = {
             endpoint: dialect_for(
                 scenario.replace(endpoint=endpoint, api="auto"), api=settled.api, model=target.model.name
             )
-            for endpoint in ("chat", "generate")
+            for endpoint in endpoints
         }
         self._wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file), waiter=waiter)
         self.http = httpx.Client(transport=self._wire, timeout=None, headers=target.headers)
         self._next = worker * WORKER_STRIDE
         self._shelf: defaultdict[Ask, deque[Ready]] = defaultdict(deque)
 
-    def dialect(self, endpoint: str) -> Dialect:
-        return self._dialects["chat" if endpoint == "chat" else "generate"]
-
     def warm_up(self, users: int) -> None:
         """Have connections and requests ready for so many users, and everything imported: untimed, before the clock."""
         count = min(users, MOST_AHEAD)
-        plain = Ask(self.scenario.endpoint, self.scenario.input_tokens[0], self.scenario.output_tokens[0])
+        plain = Ask(self.endpoint, self.scenario.input_tokens[0], self.scenario.output_tokens[0])
         try:
             self.http.get(f"{self.url}/", timeout=PATIENCE_S)
             self._wire.prepare(self.url, count)
@@ -83,6 +84,7 @@ class Channel:
             logger.debug("%s does not answer before the test: %s", self.url, error)  # the records will tell
         for _ in range(count):
             self.restock(plain)
+        inspect.stack()  # Locust's Runner.stop() does: 25 to 45 ms the first time, while streams are in flight
 
     def take(self, ask: Ask) -> Ready:
         """Return a request, one made ahead where there is one."""
@@ -95,7 +97,7 @@ class Channel:
 
     def conversation(self, messages: Messages, ask: Ask) -> Ready:
         """Return a request that sends these messages as they are: a conversation may well meet its cached prefix."""
-        dialect = self.dialect("chat")
+        dialect = self._dialects["chat"]
         number = self._number()
         try:
             said = "\n".join(str(message["content"]) for message in messages)
@@ -106,7 +108,7 @@ class Channel:
         return self._ready(job, dialect, path, orjson.dumps({**orjson.loads(body), "messages": messages}))
 
     def _make(self, ask: Ask) -> Ready:
-        dialect = self.dialect(ask.endpoint)
+        dialect = self._dialects[ask.endpoint]
         number = self._number()
         level = Level(
             index=0,

@@ -27,7 +27,7 @@ from loadtest.measure.exchange import Exchange, decode
 from loadtest.measure.wire import Read, now
 from loadtest.records import Outcome, Record
 from loadtest.users import recording
-from loadtest.users.channel import Ask, Channel, Messages, Ready
+from loadtest.users.channel import Ask, Channel, Endpoint, Messages, Ready
 
 if TYPE_CHECKING:
     from loadtest.users.user import ModelUser
@@ -109,12 +109,12 @@ class Client:
 
     def ask(self, prompt: str | None = None, **how: Any) -> Answer:
         """Send what --endpoint says: a `chat` or a `generate`, with their arguments."""
-        send = self.chat if self._channel.scenario.endpoint == "chat" else self.generate
+        send = self.chat if self._channel.endpoint == "chat" else self.generate
         return send(prompt, **how)
 
     def _send(
         self,
-        endpoint: Literal["chat", "generate"],
+        endpoint: Endpoint,
         prompt: Prompt,
         input_tokens: int | None,
         output_tokens: int | None,
@@ -151,9 +151,9 @@ class Client:
         recorder, channel = self._recorder, self._channel
         exchange = ready.exchange
         exchange.t_sched = due
-        answer = Answer(exchange, name, recorder, channel, self._fire)
+        answer = Answer(exchange, name, ready.request.url, recorder, channel, self._fire)
         try:
-            standing = recorder.begin(exchange)
+            standing = recorder.begin(exchange, name)
             warmup = self._warming_up(standing.level) or not standing.steady
             exchange.job = dataclasses.replace(exchange.job, level=standing.level, warmup=warmup)
             response = channel.http.send(ready.request, stream=True)
@@ -200,7 +200,7 @@ class Client:
                 context={**self._user.context(), **_context(record)},
                 response=answer,
                 start_time=(self._recorder.clock.wall_ns + (record.t_send or record.t_sched)) * metrics.NS,
-                url=f"{self._channel.url}{answer.name}",
+                url=str(answer.url),
             )
         except _CONTROL as control:
             self._pending = control
@@ -220,10 +220,17 @@ class Answer:
     """
 
     def __init__(
-        self, exchange: Exchange, name: str, recorder: recording.Recorder, channel: Channel, fire: Fire
+        self,
+        exchange: Exchange,
+        name: str,
+        url: httpx.URL,
+        recorder: recording.Recorder,
+        channel: Channel,
+        fire: Fire,
     ) -> None:
         self.exchange = exchange
         self.name = name
+        self.url = url
         self._recorder = recorder
         self._channel = channel
         self._fire = fire

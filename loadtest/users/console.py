@@ -15,12 +15,6 @@ from loadtest.users.figures import board
 LOGGER = logging.getLogger("locust.stats_logger")  # Locust's own tables go there
 
 
-def simulated() -> str | None:
-    """Return profile and speed of the simulated server that was measured, None for a real one."""
-    said = recording.simulated()
-    return f"profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
-
-
 def listen(events: Events) -> None:
     """Report at the end of a process that shows figures: one alone, or the master. Call it once."""
     text: list[str] = []
@@ -29,10 +23,12 @@ def listen(events: Events) -> None:
         # A worker shows none, and a web UI closed before any test has none.
         if isinstance(environment.runner, WorkerRunner) or board.generation is None:
             return
-        rows, run, mark = board.rows(), recording.run_folder(), simulated()
+        rows, run, mark = board.rows(), recording.run_folder(), tables.simulated(recording.run_facts())
         text.extend((*tables.lines(rows, mark), ""))
         text.extend(str(gate) for gate in gates.apply(environment))
         text.extend(siblings.write(environment.parsed_options, rows, run, mark))
+        if run is not None:
+            text.append(f"Run folder: {run.path} (charts and report: loadtest report {run.path})")
 
     def after_the_tables_of_locust(**_: Any) -> None:
         for line in text:

@@ -117,6 +117,7 @@ class Decider:
     def _refuse(self, sentence: str) -> None:
         """Say why the test cannot begin, and end it: the process, too, unless a web UI is there to try again."""
         logger.error(sentence)
+        recording.note_refusal(sentence)
         runner = self._runner
         if runner is None:
             raise SystemExit(2)

@@ -24,6 +24,7 @@ from loadtest import metrics
 from loadtest.metrics import Histogram
 from loadtest.records import Record
 from loadtest.users import recording
+from loadtest.users.recording import InFlight
 from loadtest.users.streams import Figures
 
 TOTAL = "Aggregated"  # Locust's own name for the row of all requests
@@ -65,8 +66,7 @@ class Second:
 class Worker:
     """What a worker said last."""
 
-    decoding: int
-    waiting: int
+    live: InFlight
     upto: int  # the last second that it sampled
     heard: float  # when, on our monotonic clock
 
@@ -75,11 +75,11 @@ class Board:
     """Figures by request name, and what happened second by second.
 
     A process shows its board (`rows`, `history`: master, or one process alone) or reports it (`take_delta`: a worker).
-    `live` gives (decoding, waiting) of this process now. A `generation` counts the resets, so that a report that was on
+    `live` gives what this process has in flight now, by name. A `generation` counts the resets, so that a report that was on
     its way during one is not taken for what came after.
     """
 
-    def __init__(self, live: Callable[[], tuple[int, int]] = lambda: (0, 0)) -> None:
+    def __init__(self, live: Callable[[], InFlight] = dict) -> None:
         self.live = live
         self.generation: int | None = None
         self.reset()
@@ -116,7 +116,7 @@ class Board:
     def sample(self, now: float) -> None:
         """Note what is in flight; call it at least once a second, `now` is the wall time in seconds."""
         second = int(now) - 1  # the one that is over
-        decoding, waiting = self.live()
+        decoding, waiting = recording.in_all(self.live())
         for one in range(self._upto + 1 if self._upto is not None else second, second + 1)[-HISTORY_S:]:
             self._second(one).decoding += decoding  # a sampler that came late fills in what it missed
             self._second(one).waiting += waiting
@@ -129,7 +129,7 @@ class Board:
             "generation": self.generation,
             "names": {name: figures.to_json() for name, figures in self._figures.items()},
             "seconds": {str(second): one.to_json() for second, one in self._seconds.items()},
-            "live": list(self.live()),
+            "live": self.live(),
             "upto": self._upto,
         }
         self._figures, self._seconds, self._points = {}, {}, {}
@@ -140,8 +140,8 @@ class Board:
         if delta["generation"] not in (None, self.generation):
             return
         if delta["upto"] is not None:
-            decoding, waiting = delta["live"]
-            self._workers[worker] = Worker(decoding, waiting, delta["upto"], time.monotonic())
+            live = {name: (decoding, waiting) for name, (decoding, waiting) in delta["live"].items()}
+            self._workers[worker] = Worker(live, delta["upto"], time.monotonic())
         for name, figures in delta["names"].items():
             self._figures.setdefault(name, Figures()).merge(Figures.from_json(figures))
         for second, one in delta["seconds"].items():
@@ -155,19 +155,21 @@ class Board:
             total.merge(figures)
         return total
 
-    def in_flight(self) -> tuple[int, int]:
-        """Return how many streams are (decoding, waiting) now, here and at the workers."""
-        decoding, waiting = self.live()
-        present = self._present()
-        return decoding + sum(worker.decoding for worker in present), waiting + sum(
-            worker.waiting for worker in present
-        )
+    def in_flight(self) -> InFlight:
+        """Return what is in flight now, by name, here and at the workers."""
+        found: dict[str, tuple[int, int]] = {}
+        for live in (self.live(), *(worker.live for worker in self._present())):
+            for name, (decoding, waiting) in live.items():
+                before = found.get(name, (0, 0))
+                found[name] = before[0] + decoding, before[1] + waiting
+        return found
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a flat row of plain values for each name, and one of them all (TOTAL) last; see Figures.row."""
-        decoding, waiting = self.in_flight()
-        total = {**self.total().row(TOTAL), "decoding": decoding, "waiting": waiting}
-        return [*(figures.row(name) for name, figures in sorted(self._figures.items())), total]
+        flying = self.in_flight()
+        names = sorted({*self._figures, *flying})  # a name's first requests are in flight before it has any figure
+        rows = [self._figures.get(name, Figures()).row(name, flying.get(name, (0, 0))) for name in names]
+        return [*rows, self.total().row(TOTAL, recording.in_all(flying))]
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -181,7 +183,7 @@ class Board:
         if end is None or not self._seconds:
             return []
         recent = [one for second, one in self._seconds.items() if end - RECENT_S < second]
-        decoding, _ = self.in_flight()
+        decoding, _ = recording.in_all(self.in_flight())
         settled = end - math.ceil(max((one.longest for one in recent), default=0.0)) if decoding else end
         first = max(min(self._seconds), end - HISTORY_S + 1)
         points = [self._point(second) for second in range(first, end + 1)]

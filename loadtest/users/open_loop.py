@@ -18,8 +18,10 @@ from locust import task
 
 from loadtest.errors import ScenarioError
 from loadtest.measure.wire import now
+from loadtest.scenario import Scenario
 from loadtest.users import recording
 from loadtest.users.levels import Seen
+from loadtest.users.options import Settings
 from loadtest.users.user import ModelUser
 
 EARLY_NS = 1_500_000  # a sleep may end 1 ms late: sleep to this much before the instant, then let others run until it
@@ -54,6 +56,14 @@ class OpenLoopUser(ModelUser):
     warmup = 0
     rate: float = 1.0  # requests/s
     arrivals: Literal["poisson", "constant"] = "poisson"
+
+    @classmethod
+    def scenario(cls, settings: Settings, *, host: str | None, name: str, seed: int) -> Scenario:
+        try:
+            next(instants(cls.rate, cls.arrivals, seed))
+        except ScenarioError as error:
+            raise ScenarioError(f"user class {cls.__name__}: {error}") from None
+        return super().scenario(settings, host=host, name=name, seed=seed)
 
     def arrive(self, t_sched: int) -> None:
         """Send the request that was due at `t_sched` (monotonic ns)."""

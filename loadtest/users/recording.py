@@ -1,7 +1,8 @@
 """Records of a Locust run: one Recorder in each process that runs users, one file each in the run's folder.
 
 `record_listeners` hear of every record once it is on disk; `live` says what is in flight; `run_folder` and `run_facts`
-say which run this process last had a part in. All of it is state of the process, as a Locust test is.
+say which run this process last had a part in, `refusal` why none began since. All of it is state of the process, as a
+Locust test is.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -27,6 +29,9 @@ from loadtest.users.waiter import GeventBacklog, GeventHeartbeat, GeventWaiter
 
 logger = logging.getLogger(__name__)
 
+InFlight = dict[str, tuple[int, int]]
+"""Requests in flight by name: how many are (decoding, waiting for their first token)."""
+
 record_listeners: list[Callable[[str, Record], None]] = []
 """Called with (name, record) for every record, cancelled and warm-up ones included, once it is on disk."""
 
@@ -37,6 +42,7 @@ class _Process:
     recorder: Recorder | None = None
     folder: RunFolder | None = None
     facts: dict[str, Any]
+    refusal: str | None = None
     share: tuple[int, int, int] | None = None
 
     def __init__(self) -> None:
@@ -46,9 +52,14 @@ class _Process:
 _process = _Process()
 
 
-def live() -> tuple[int, int]:
-    """Return how many requests of this process are (decoding, waiting for their first token) now."""
-    return _process.recorder.live() if _process.recorder is not None else (0, 0)
+def live() -> InFlight:
+    """Return what of this process's requests is in flight now."""
+    return _process.recorder.live() if _process.recorder is not None else {}
+
+
+def in_all(flying: InFlight) -> tuple[int, int]:
+    """Return how many requests of all names are (decoding, waiting)."""
+    return sum(decoding for decoding, _ in flying.values()), sum(waiting for _, waiting in flying.values())
 
 
 def run_folder() -> RunFolder | None:
@@ -61,15 +72,19 @@ def run_facts() -> dict[str, Any]:
     return _process.facts
 
 
-def simulated() -> dict[str, Any] | None:
-    """Return profile and speed of the simulated server that the run measures, None for a real one."""
-    found: dict[str, Any] | None = (_process.facts.get("server") or {}).get("simulated")
-    return found
+def refusal() -> str | None:
+    """Return the sentence with which the latest test was refused; None where it began."""
+    return _process.refusal
 
 
 def note_run(folder: RunFolder | None, facts: dict[str, Any]) -> None:
     """Keep what `run_folder` and `run_facts` say."""
-    _process.folder, _process.facts = folder, facts
+    _process.folder, _process.facts, _process.refusal = folder, facts, None
+
+
+def note_refusal(sentence: str) -> None:
+    """Keep what `refusal` says."""
+    _process.refusal = sentence
 
 
 def schedule_from(wall_ns: int, rank: int, of: int) -> None:
@@ -125,7 +140,7 @@ class Recorder:
         self.seen: dict[int, Seen] = {}
         self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
         self.one_schedule = BoundedSemaphore()  # held by the user who keeps this process's share
-        self._active: set[Exchange] = set()
+        self._active: dict[Exchange, str] = {}
         self._stack = ExitStack()
         self._stack.enter_context(keeper())
         self.clock = Clock.now()
@@ -164,15 +179,18 @@ class Recorder:
         except KeyError:
             raise RunFolderError(f"user class {class_name} was not there when the test began; start it anew.") from None
 
-    def live(self) -> tuple[int, int]:
-        decoding = sum(exchange.decoding for exchange in self._active)
-        return decoding, len(self._active) - decoding
+    def live(self) -> InFlight:
+        """Return what is in flight, by name."""
+        found: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+        for exchange, name in self._active.items():
+            found[name][not exchange.decoding] += 1
+        return {name: (decoding, waiting) for name, (decoding, waiting) in found.items()}
 
-    def begin(self, exchange: Exchange) -> Standing:
+    def begin(self, exchange: Exchange, name: str) -> Standing:
         """Wait for the request's turn to be sent, take it for in flight, and say where the test stands."""
         self._heartbeat.pass_gate()
         standing, job = self.standing(), exchange.job
-        self._active.add(exchange)
+        self._active[exchange] = name
         seen = self.seen.get(standing.level)
         if seen is None:
             seen = self.seen[standing.level] = Seen()
@@ -183,7 +201,7 @@ class Recorder:
 
     def end(self, exchange: Exchange) -> None:
         """Take note that its answer is over."""
-        self._active.discard(exchange)
+        self._active.pop(exchange, None)
 
     def keep(self, name: str, record: Record) -> None:
         """Write a record, then tell whoever listens."""
@@ -212,7 +230,7 @@ class Recorder:
         while True:
             gevent.sleep(1.0)
             cpu_now, t = time.process_time_ns(), now()
-            decoding, waiting = self.live()
+            decoding, waiting = in_all(self.live())
             samples.write(
                 {
                     "t": t - self.clock.monotonic_ns,

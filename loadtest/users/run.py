@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from locust.env import Environment
 
-from loadtest.errors import LoadTestError
+from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.measure.session import default_folder
 from loadtest.measure.target import control_client, loaded_facts, run_facts, trust
 from loadtest.records import Clock, RunFolder
@@ -46,9 +46,17 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
     seed = known[0].scenario.seed if known else None
     if seed is None:
         seed = secrets.randbelow(2**31)
+    options = environment.parsed_options
+    told = (environment, "tags"), (environment, "exclude_tags"), (options, "tags"), (options, "exclude_tags")
+    tagged = any(getattr(who, what, None) for who, what in told)
     by_scenario = {one.scenario: one for one in known}
     settled = {}
     for user_class in classes:
+        if tagged and not user_class.tasks:  # Locust would log a traceback without end
+            raise ScenarioError(
+                f"user class {user_class.__name__} has no task with these tags; leave it out, or change --tags and "
+                f"--exclude-tags."
+            )
         scenario = user_class.scenario(settings, host=environment.host, name=name, seed=seed)
         if scenario not in by_scenario:
             by_scenario[scenario] = settle(scenario, say)

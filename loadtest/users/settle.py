@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
+from loadtest.measure import target as measured
 from loadtest.measure.dialects import dialect_for
 from loadtest.measure.probe import Model, Server
-from loadtest.measure.target import Target, calibrate, check_lengths, control_client, find_target, reread, trust
+from loadtest.measure.target import Target, control_client, trust
 from loadtest.measure.tokens import Calibration, Counter, load_counter
-from loadtest.measure.workload import Workload
 from loadtest.scenario import Scenario
 
 
@@ -50,19 +50,7 @@ class Settled:
 
 
 def settle(scenario: Scenario, say: Callable[[str], object]) -> Settled:
-    """Find the scenario's server and model, load the model and fit token counts to it.
-
-    Raises TargetError or ScenarioError, one sentence each; nothing is left behind.
-    """
+    """Settle a scenario as measure.target.settle does, its errors included."""
     with control_client(trust(scenario.ca_file)) as control:
-        target = find_target(control, scenario)
-        say(target.described)
-        counter = load_counter(target.model.name, fetch=target.server.simulated is None)
-        if not counter.exact:
-            say(f"Prompt tokens: {counter.source}; the server's own counts correct it.")
-        workload = Workload(scenario, counter)
-        check_lengths(scenario, target.model)
-        calibration = calibrate(target, workload)
-        target = reread(control, target)
-        check_lengths(scenario, target.model)
-    return Settled(scenario, target, calibration)
+        target, workload = measured.settle(control, scenario, say)
+    return Settled(scenario, target, workload.calibration)

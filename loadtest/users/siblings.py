@@ -99,15 +99,19 @@ def section(rows: Rows, charts: list[tuple[str, bytes]], mark: str | None) -> st
     )
 
 
-def insert(path: Path, piece: str) -> None:
-    """Put a piece of HTML into Locust's page, beneath what Locust draws; the file is replaced whole or not at all."""
-    page = path.read_text(encoding="utf-8")
+def joined(page: str, piece: str) -> str:
+    """Return Locust's page with a piece of HTML in it, beneath what Locust draws."""
     before, anchor, after = page.rpartition(ANCHOR)
     if not anchor:
         before, anchor, after = page.rpartition("</body>")
         before, anchor, after = (before, "", anchor + after) if anchor else (page, "", "")
+    return before + anchor + piece + after
+
+
+def insert(path: Path, piece: str) -> None:
+    """Put a piece of HTML into the page that Locust wrote, as `joined` does; the file is replaced whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(before + anchor + piece + after, encoding="utf-8")
+    partial.write_text(joined(path.read_text(encoding="utf-8"), piece), encoding="utf-8")
     partial.replace(path)
 
 
@@ -119,7 +123,11 @@ CSS = """
 .loadtest table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 .loadtest th, .loadtest td { padding: 6px 10px; text-align: right; white-space: nowrap;
   border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
-.loadtest th[colspan] { text-align: center; }
+.loadtest th[colspan] { text-align: center; border-bottom: 0; }
+.loadtest th[colspan="1"] { text-align: right; }
+.loadtest thead tr:last-child th { font-weight: 400; opacity: .75; padding-top: 0; }
+.loadtest th[rowspan] { vertical-align: bottom; }
+.loadtest p { margin: .5rem 0; }
 .loadtest td:first-child, .loadtest th[rowspan]:first-child { text-align: left; }
 .loadtest tbody tr:last-child { font-weight: 600; }
 .loadtest figure { margin: 2rem 0; }

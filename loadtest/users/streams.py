@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Self
 
 from loadtest import metrics
-from loadtest.metrics import Histogram
+from loadtest.metrics import SUSPECT, VALID, VOID, Doubt, Histogram
 from loadtest.records import Outcome, Record
 
-VALID, SUSPECT, VOID = "valid", "suspect", "void"
 REJECTED, ACCEPTED = "rejected", "accepted"  # outcomes beside those of records: what the test's own code said
-ENOUGH_FOR_P99 = 100  # requests; as in loadtest.analyse.verdict, which this agrees with
-ENOUGH_LATE = 3  # late arrivals
 HISTOGRAMS = (
     "ttft_s",
     "itl_s",
@@ -100,7 +97,7 @@ class Figures:
         self.arrivals += record.arrivals
         self.stamped += record.stamped
         self.late += record.late
-        self.coalesced += record.first_coalesced and not _sent_together(record.server_us)
+        self.coalesced += record.first_coalesced and not metrics.made_together(record.server_us)
 
     def merge(self, other: Figures) -> None:
         self.outcomes.update(other.outcomes)
@@ -133,34 +130,30 @@ class Figures:
     def percentile(self, name: str, share: float) -> float | None:
         """Return a percentile, None where there are too few values for it (p95 wants 20, p99 100), as in reports."""
         histogram = self.histograms[name]
-        enough = share == 0.5 or histogram.count * (1 - share) >= 1 - 1e-9
-        return histogram.percentile(share) if enough else None
+        return histogram.percentile(share) if metrics.enough_for(share, histogram.count) else None
 
-    def doubts(self) -> Iterator[tuple[str, str]]:
-        """Yield (void or suspect, reason): whether the client kept up, by the limits in loadtest.metrics."""
+    def doubts(self) -> Iterator[Doubt]:
+        """Yield the reasons to doubt these figures: whether the client kept up, in the words and limits of a report."""
         if not self.measured:
             if self.requests:
-                yield VOID, "no request ended well"
+                yield Doubt(VOID, f"no request ended well ({self._outcomes()})")
             return
         limit = metrics.schedule_lag_limit(self.histograms["ttft_s"].percentile(0.5) or 0.0)
         sent, handled = self.histograms["schedule_lag_s"], self.histograms["lag_s"]
-        # Of few requests p99 is the worst one: it alone makes them suspect, never void.
-        few = sent.count < ENOUGH_FOR_P99 and (sent.percentile(0.5) or 0.0) <= limit
-        p99 = sent.percentile(0.99) or 0.0
-        yield from _graded(f"schedule lag p99 is {_ms(p99)}", p99, limit, _ms, few=few)
-        if self.late > 1:  # one late arrival proves nothing, whatever its share
-            share, few = self.late / self.arrivals, self.late < ENOUGH_LATE
-            said = f"the client was more than one token gap late for {_percent(share)} of arrivals"
-            yield from _graded(said, share, metrics.LATE_ARRIVALS_SHARE, _percent, few=few)
-        if self.stamped < 0.99 * self.arrivals:
-            p99 = handled.percentile(0.99) or 0.0
-            yield from _graded(f"arrivals carry no kernel stamps and client lag p99 is {_ms(p99)}", p99, limit, _ms)
-        merged = self.coalesced / self.measured
-        if merged > metrics.COALESCED_FIRST_TOKENS_SHARE:
-            yield SUSPECT, f"the first token shared its read with a later one in {_percent(merged)} of requests"
+        p50, p99 = (sent.percentile(share) or 0.0 for share in (0.5, 0.99))
+        yield from metrics.doubt_schedule_lag(sent.count, p50, p99, limit)
+        yield from metrics.doubt_late(self.late, self.arrivals)
+        yield from metrics.doubt_stamps(self.arrivals, self.stamped, handled.percentile(0.99) or 0.0, limit)
+        yield from metrics.doubt_coalesced(self.coalesced, self.measured)
 
-    def row(self, name: str) -> dict[str, Any]:
-        """Return the figures as one flat row of plain values: seconds and tokens a second, None where unknown."""
+    def _outcomes(self) -> str:
+        return ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common() if count)
+
+    def row(self, name: str, in_flight: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+        """Return the figures as one flat row of plain values: seconds and tokens a second, None where unknown.
+
+        `in_flight` is how many streams of this name are (decoding, waiting) now.
+        """
         doubts = list(self.doubts())
         grades = {grade for grade, _ in doubts}
         verdict = VOID if VOID in grades else SUSPECT if grades else VALID if self.measured else None
@@ -181,30 +174,12 @@ class Figures:
             "output_tokens_per_s": self.output_tokens_per_s,
             "queue_wait_p50": self.percentile("queue_wait_s", 0.50),
             "queue_wait_p95": self.percentile("queue_wait_s", 0.95),
-            "decoding": None,
-            "waiting": None,
+            "decoding": in_flight[0],
+            "waiting": in_flight[1],
             "lag_p99": self.percentile("lag_s", 0.99),
             "verdict": verdict,
             "reasons": [sentence for _, sentence in doubts],
         }
-
-
-def _graded(
-    said: str, value: float, limit: float, unit: Callable[[float], str], *, few: bool = False
-) -> Iterator[tuple[str, str]]:
-    """Yield void past the limit (suspect where there are too few samples for that), suspect past half of it."""
-    if value > limit:
-        yield SUSPECT if few else VOID, f"{said}, above the limit of {unit(limit)}"
-    elif value > limit / 2:
-        yield SUSPECT, f"{said}, above half the limit of {unit(limit)}"
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms"
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.3g} %"
 
 
 def durations(record: Record) -> Iterator[tuple[str, float]]:
@@ -217,30 +192,13 @@ def durations(record: Record) -> Iterator[tuple[str, float]]:
         return
     ttft = metrics.ttft(record.t_first_token, record.t_send)
     yield "ttft_s", ttft
-    wait = queue_wait(record, ttft)
-    if wait is not None:
-        yield "queue_wait_s", max(wait, 0.0)
+    headers = math.nan if record.t_headers is None else record.t_headers
+    wait = metrics.queue_wait(record.t_send, headers, record.t_first_token, metrics.server_said(record.server or {}))
+    if not math.isnan(wait):
+        yield "queue_wait_s", wait
     if record.chunks and (record.output_tokens or 0) > 1:
         last = record.t_send + record.chunks[-1] * 1000
         tpot = metrics.tpot(metrics.e2e(last, record.t_send), ttft, record.output_tokens)
         if tpot > 0:  # else all tokens came in one chunk: no decode speed was seen
             yield "tpot_s", tpot
             yield "stream_tokens_per_s", metrics.stream_tokens_per_s(tpot)
-
-
-def queue_wait(record: Record, ttft: float) -> float | None:
-    """Return the wait before the server worked on the prompt, None where the server does not say enough."""
-    said = record.server or {}
-    if isinstance(said.get("timings"), dict):
-        wait = None if record.t_headers is None else metrics.queue_wait_llamacpp(record.t_headers, record.t_send)
-    elif said.get("total_duration") is None:
-        return None
-    else:  # Ollama leaves out durations that are zero
-        load, prefill = (said.get(name) or 0 for name in ("load_duration", "prompt_eval_duration"))
-        wait = metrics.queue_wait_ollama(ttft, load * metrics.NS, prefill * metrics.NS)
-    return wait
-
-
-def _sent_together(server_us: list[int] | None) -> bool:
-    """Whether the server itself made the first two tokens within a millisecond, as real Ollama does at times."""
-    return server_us is not None and len(server_us) > 1 and server_us[1] - server_us[0] < 1000

@@ -6,17 +6,25 @@ from collections.abc import Iterator
 from typing import Any
 
 NOTHING = "–"
+Groups = tuple[tuple[str, tuple[tuple[str, str, int], ...]], ...]
 # The columns of tables: heading, then (part, key of Figures.row, factor) each; factor 1000 shows seconds as ms.
-GROUPS: tuple[tuple[str, tuple[tuple[str, str, int], ...]], ...] = (
-    ("", (("# reqs", "requests", 0), ("# fails", "failures", 0))),
+GROUPS: Groups = (
+    ("requests", (("all", "requests", 0), ("failed", "failures", 0))),
     ("TTFT ms", (("p50", "ttft_p50", 1000), ("p95", "ttft_p95", 1000), ("p99", "ttft_p99", 1000))),
     ("ITL ms", (("p50", "itl_p50", 1000), ("p99", "itl_p99", 1000))),
     ("TPOT ms", (("p50", "tpot_p50", 1000),)),
     ("tokens/s", (("stream", "stream_tokens_per_s_p50", 1), ("output", "output_tokens_per_s", 1))),
     ("queue wait ms", (("p50", "queue_wait_p50", 1000), ("p95", "queue_wait_p95", 1000))),
-    ("lag ms", (("p99", "lag_p99", 1000),)),
+    ("client lag ms", (("p99", "lag_p99", 1000),)),
 )
+NOW: Groups = (("streams now", (("decoding", "decoding", 0), ("waiting", "waiting", 0))),)  # while a test runs
 WIDTH = 7  # of a number
+
+
+def simulated(facts: dict[str, Any]) -> str | None:
+    """Return profile and speed of the simulated server of a run (its run.json), None for a real or unknown one."""
+    said = (facts.get("server") or {}).get("simulated")
+    return f"profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
 
 
 def number(value: float | None, factor: int) -> str:
@@ -33,11 +41,11 @@ def lines(rows: list[dict[str, Any]], mark: str | None = None) -> list[str]:
     """Return the rows of a board as lines of an aligned table like Locust's, with what they leave out and doubt."""
     names = max(20, *(len(row["name"]) for row in rows))
     heads, parts, rule = " " * names, f"{'Name':{names}}", "-" * names
+    widths = {group: max((WIDTH + 1) * len(columns), len(group) + 1) for group, columns in GROUPS}
     for group, columns in GROUPS:
-        width = (WIDTH + 1) * len(columns)
-        heads += f" |{group:>{width}}"
-        parts += " |" + "".join(f" {part:>{WIDTH}}" for part, _, _ in columns)
-        rule += "-|" + "-" * width
+        heads += f" |{group:>{widths[group]}}"
+        parts += f" |{''.join(f' {part:>{WIDTH}}' for part, _, _ in columns):>{widths[group]}}"
+        rule += "-|" + "-" * widths[group]
     text = [
         "Streaming figures" + (f" (SIMULATED SERVER: {mark})" if mark else ""),
         f"{heads} |",
@@ -48,8 +56,9 @@ def lines(rows: list[dict[str, Any]], mark: str | None = None) -> list[str]:
         if row is rows[-1]:
             text.append(text[3])
         cells = f"{row['name']:{names}}"
-        for _, columns in GROUPS:
-            cells += " |" + "".join(f" {number(row[key], factor):>{WIDTH}}" for _, key, factor in columns)
+        for group, columns in GROUPS:
+            figures = "".join(f" {number(row[key], factor):>{WIDTH}}" for _, key, factor in columns)
+            cells += f" |{figures:>{widths[group]}}"
         text.append(f"{cells} | {row['verdict'] or NOTHING}")
     return [*text, *notes(rows)]
 
@@ -61,7 +70,7 @@ def notes(rows: list[dict[str, Any]]) -> Iterator[str]:
         f"{total[key]} {said}" for key, said in (("cancelled", "cancelled"), ("warmup", "warm-up")) if total[key]
     ]
     if left_out:
-        yield f"Left out: {' and '.join(left_out)} requests."
+        yield f"Left out: {' and '.join(left_out)}."
     for row in rows if len(rows) > 2 else rows[:1]:  # of one name, the total says the same again
         if row["reasons"]:
             yield f"{row['name']} is {row['verdict']}: {'; '.join(row['reasons'])}."

@@ -8,27 +8,35 @@ the process under 1 ms (10 names, 15 minutes of history), so that a process that
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 from flask import Blueprint, Flask, Response, before_render_template, request
 from locust.event import Events
-from locust.runners import STATE_INIT, STATE_MISSING, STATE_SPAWNING, STATE_STOPPED
+from locust.runners import STATE_INIT, STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, STATE_STOPPED
 from locust.web import WebUI
 
 from loadtest.metrics import FORMULAS
+from loadtest.records import RunFolder
 from loadtest.users import recording, siblings, tables
 from loadtest.users.figures import SMOOTHED_S, Board, board
 
 TAB = {"key": "streams", "title": "Streams"}
-NOW = ("streams now", (("decoding", "decoding", 0), ("waiting", "waiting", 0)))  # beside the columns of all tables
 STATIC = Path(__file__).parent / "static"
 SCRIPT = b'<script type="module" src="./loadtest/static/tab.js"></script>'
 # The page needs nothing from anywhere else, and no name of a request can make it ask.
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'"
 
-Facts = Callable[[], dict[str, Any]]
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Where the web UI hears of the latest run: what its run.json says, its folder, why no other began since."""
+
+    facts: Callable[[], dict[str, Any]] = recording.run_facts
+    folder: Callable[[], RunFolder | None] = recording.run_folder
+    refusal: Callable[[], str | None] = recording.refusal
 
 
 def listen(events: Events) -> None:
@@ -36,18 +44,20 @@ def listen(events: Events) -> None:
 
     def extend(web_ui: WebUI | None, **_: Any) -> None:
         if web_ui is not None:
-            attach(web_ui, board, recording.run_facts)
+            attach(web_ui, board)
 
     hooks: Any = events  # untyped in Locust
     hooks.init.add_listener(extend)
 
 
-def attach(web_ui: WebUI, shown: Board, facts: Facts) -> None:
+def attach(web_ui: WebUI, shown: Board, told: Told | None = None) -> None:
     """Add the tab and the routes /loadtest, /loadtest/figures and /loadtest/streams.csv to a web UI.
 
-    They stand below --web-base-path, and with --web-login ask for it as Locust's own do. `facts` gives what run.json
-    says of the latest run, {} before there is one.
+    They stand below --web-base-path, and with --web-login ask for it as Locust's own do. Locust's report, for reading
+    and for download, gets the section that the file of --html has.
     """
+    told = told or Told()
+    charts = Charts()
     app = web_ui.app
     assert app is not None
     routes = Blueprint(
@@ -68,7 +78,7 @@ def attach(web_ui: WebUI, shown: Board, facts: Facts) -> None:
     @routes.route("/loadtest/figures")
     @web_ui.auth_required_if_enabled  # type: ignore[untyped-decorator]
     def figures() -> Response:
-        said = snapshot(shown, facts(), web_ui, history=request.args.get("history") != "0")
+        said = snapshot(shown, told, web_ui, history=request.args.get("history") != "0")
         return _fresh(Response(orjson.dumps(said), mimetype="application/json"))
 
     @routes.route("/loadtest/streams.csv")
@@ -83,14 +93,22 @@ def attach(web_ui: WebUI, shown: Board, facts: Facts) -> None:
             return answer
         if request.endpoint == "locust.index":
             answer.set_data(answer.get_data().replace(b"</body>", SCRIPT + b"</body>"))
+        elif request.endpoint == "locust.stats_report" and shown.generation is not None:
+            rows, mark = shown.rows(), tables.simulated(told.facts())
+            idle = state(web_ui, told) in (
+                STATE_INIT,
+                STATE_STOPPED,
+            )  # to draw keeps the process from all else for seconds
+            section = siblings.section(rows, charts.of(told.folder(), rows) if idle else [], mark)
+            answer.set_data(siblings.joined(answer.get_data(as_text=True), section))
         elif request.endpoint == "locust.request_stats":
             said = orjson.loads(answer.get_data())  # Locust keeps the answer for 2 s: it is not ours to change
-            return Response(orjson.dumps({**said, "state": state(web_ui)}), mimetype="application/json")
+            return Response(orjson.dumps({**said, "state": state(web_ui, told)}), mimetype="application/json")
         return answer
 
     def begin(_: Flask, context: dict[str, Any], **__: Any) -> None:
         if "template_args" in context:
-            context["template_args"] = {**context["template_args"], "state": state(web_ui)}
+            context["template_args"] = {**context["template_args"], "state": state(web_ui, told)}
 
     app.register_blueprint(routes)
     app.after_request(amend)
@@ -101,11 +119,12 @@ def attach(web_ui: WebUI, shown: Board, facts: Facts) -> None:
     arguments["extended_csv_files"] = [*arguments.get("extended_csv_files", ()), download]
 
 
-def state(web_ui: WebUI) -> str:
+def state(web_ui: WebUI, told: Told) -> str:
     """Return the state of the test, as Locust names it; `spawning` from the moment it is started.
 
     Locust says so only once the listeners of test_start are done. Ours may load a model for a minute, and to hear
-    `ready` meanwhile sends the web UI back to its start form for good.
+    `ready` meanwhile sends the web UI back to its start form for good. A test that was refused is `stopped`: a master
+    that is still `ready` would leave the web UI at "running", and its start form has no tab to say why in.
     """
     runner = web_ui.environment.runner
     if runner is None:
@@ -113,33 +132,44 @@ def state(web_ui: WebUI) -> str:
     starters = (runner.spawning_greenlet, runner.shape_greenlet, web_ui._swarm_greenlet)  # noqa: SLF001
     starting = any(starter is not None and not starter.ready() for starter in starters)
     found: str = runner.state
-    return STATE_SPAWNING if starting and found in (STATE_INIT, STATE_STOPPED) else found
+    if found not in (STATE_INIT, STATE_STOPPED):
+        return found
+    return STATE_SPAWNING if starting else STATE_STOPPED if told.refusal() else found
 
 
-def snapshot(shown: Board, facts: dict[str, Any], web_ui: WebUI, *, history: bool) -> dict[str, Any]:
+class Charts:
+    """The charts of the latest run that somebody wanted, drawn once."""
+
+    def __init__(self) -> None:
+        self._drawn: tuple[object, list[tuple[str, bytes]]] = (None, [])
+
+    def of(self, run: RunFolder | None, rows: siblings.Rows) -> list[tuple[str, bytes]]:
+        """Return (caption, PNG) of each chart of a run with these figures."""
+        key = (run.path if run is not None else None, rows)
+        if self._drawn[0] != key:
+            self._drawn = (key, siblings.pictures(run))
+        return self._drawn[1]
+
+
+def snapshot(shown: Board, told: Told, web_ui: WebUI, *, history: bool) -> dict[str, Any]:
     """Return what tab and page show, as plain JSON: rows of Board.rows, points of Board.history, whom it is about."""
-    rows, runner = shown.rows(), web_ui.environment.runner
+    rows, runner, facts, now = shown.rows(), web_ui.environment.runner, told.facts(), state(web_ui, told)
     target = facts.get("target") or {}
     return {
-        "state": state(web_ui),
+        "state": now,
         "users": runner.user_count if runner else 0,
         "model": target.get("model"),
         "url": target.get("url"),
         "dialect": target.get("dialect"),
-        "simulated": simulated(facts),
-        "columns": [*tables.GROUPS, NOW],
+        "simulated": tables.simulated(facts),
+        "refused": told.refusal() if now not in (STATE_SPAWNING, STATE_RUNNING) else None,
+        "columns": tables.GROUPS + tables.NOW,
         "rows": rows,
         "notes": list(tables.notes(rows)),
         "formulas": FORMULAS,
         "smoothed_s": SMOOTHED_S,
         "history": shown.history if history else [],
     }
-
-
-def simulated(facts: dict[str, Any]) -> str | None:
-    """Return profile and speed of the simulated server of a run, None for a real or unknown one."""
-    said = (facts.get("server") or {}).get("simulated")
-    return f"profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
 
 
 def _fresh(answer: Response) -> Response:

@@ -118,10 +118,12 @@ export class Chart {
     const missing = this.points.slice(known + 1);
     if (!this.open || !missing.length) return;
     const [left, right] = [this.x(missing[0].t), this.x(missing.at(-1).t + 1)];
-    group.append(svg("rect", { class: "open", x: left, y: EDGE.top, width: right - left, height: bottom - EDGE.top }));
-    if (right - left > 90) {
-      group.append(svg("text", { x: (left + right) / 2, y: EDGE.top + 16, "text-anchor": "middle" }, this.open));
-    }
+    const shade = svg("rect", { class: "open", x: left, y: EDGE.top, width: right - left, height: bottom - EDGE.top });
+    shade.append(svg("title", {}, this.open));
+    group.append(shade);
+    const text = svg("text", { x: (left + right) / 2, y: EDGE.top + 16, "text-anchor": "middle" }, this.open);
+    this.svg.append(text); // its width is known only where it stands
+    if (text.getComputedTextLength() > right - left - 8) text.remove();
   }
 
   #stack(y) {

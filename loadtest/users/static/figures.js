@@ -106,14 +106,20 @@ export function notes(shown) {
   return shown.notes.map((sentence) => element("p", { class: "note" }, sentence));
 }
 
-/** Says in colour that no real server was measured; nothing for a real one. */
-export function mark(shown) {
-  return shown.simulated
-    ? [element("p", { class: "simulated" }, element("strong", {}, "SIMULATED SERVER"), ` ${shown.simulated}`)]
-    : [];
+/** Says in colour why the latest test did not begin, and that no real server was measured. */
+export function marks(shown) {
+  const said = [];
+  if (shown.refused) {
+    const before = shown.model ? " Below is what the test before it measured." : "";
+    said.push(["refused", "NOT STARTED", `${shown.refused}${before}`]);
+  }
+  if (shown.simulated) said.push(["simulated", "SIMULATED SERVER", shown.simulated]);
+  return said.map(([kind, head, text]) =>
+    element("p", { class: `mark ${kind}`, role: "status" }, element("strong", {}, head), ` ${text}`),
+  );
 }
 
 export function about(shown) {
   if (shown.model) return `${shown.model} at ${shown.url} (${shown.dialect})`;
-  return shown.state === "ready" ? "No test has been started yet." : "";
+  return shown.refused ? "" : shown.state === "ready" ? "No test has been started yet." : "";
 }

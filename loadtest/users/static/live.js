@@ -1,7 +1,7 @@
 // The page of live charts: asks once a second, draws all anew.
 
 import { Chart } from "./chart.js";
-import { about, element, mark, notes, number, poll, table, verdict } from "./figures.js";
+import { about, element, marks, notes, number, poll, table, verdict } from "./figures.js";
 
 const SPANS = { "2 min": 120, "5 min": 300, "15 min": 900 };
 const SHORTEST = 30; // a test that has just begun is drawn on half a minute
@@ -25,7 +25,7 @@ const charts = [
   new Chart(
     {
       title: "Output tokens/s",
-      note: "all streams together, in the second in which they arrived",
+      note: "all streams together, in the second in which they arrived; shaded: not known before these streams end",
       series: [{ name: "tokens/s", color: "green", key: "tokens_per_s", format: digits }],
       open: "known when these streams end",
     },
@@ -81,14 +81,14 @@ function draw() {
 function show(said) {
   document.querySelector(".status")?.remove();
   if (said instanceof Error) {
-    at("marks").prepend(element("p", { class: "status", role: "status" }, said.message));
+    at("marks").prepend(element("p", { class: "mark status", role: "status" }, said.message));
     return;
   }
   shown = said;
   at("about").textContent = about(said);
   at("state").textContent = said.model ? `${said.state}, ${said.users} users` : "";
   at("state").className = ["running", "spawning"].includes(said.state) ? "running" : "";
-  at("marks").replaceChildren(...mark(said));
+  at("marks").replaceChildren(...marks(said));
   at("tiles").replaceChildren(...tiles(said));
   at("charts").hidden = false;
   at("table").replaceChildren(table(said));

@@ -1,7 +1,7 @@
 // Fills the tab "Streams" of Locust's web UI. Locust (React) draws the tab and an empty panel; what stands in the panel
 // is ours, put beside Locust's own elements and taken away again when another tab is chosen.
 
-import { about, element, mark, notes, poll, table } from "./figures.js";
+import { about, element, marks, notes, poll, table } from "./figures.js";
 
 const TITLE = "Streams";
 const section = element("section", { class: "loadtest-streams", "aria-label": TITLE });
@@ -10,12 +10,12 @@ let stop = null;
 function show(shown) {
   if (shown instanceof Error) {
     section.querySelector(".status")?.remove();
-    section.prepend(element("p", { class: "status" }, shown.message));
+    section.prepend(element("p", { class: "mark status" }, shown.message));
     return;
   }
   const charts = element("a", { class: "charts", href: new URL("../../loadtest", import.meta.url) }, "Live charts →");
   section.replaceChildren(
-    ...mark(shown),
+    ...marks(shown),
     element("div", { class: "about" }, element("span", {}, about(shown)), charts),
     element("div", { class: "scroll" }, table(shown)),
     ...notes(shown),
