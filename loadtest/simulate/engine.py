@@ -22,6 +22,7 @@ from loadtest.simulate.timing import Timing, passes
 
 NS = 1_000_000_000
 BURST_NS = 10_000_000  # requests closer together than this are one burst (seen: arrivals 15 ms apart start in order)
+APART_S = 1e-6  # a stream that is later than another by this much misses its batch
 SIMILAR = 0.1  # share of a prompt that a slot must hold for the prompt to be sent there (llama.cpp's default)
 
 
@@ -54,6 +55,7 @@ class Stage(Enum):
     ENDED = auto()
 
 
+_WORKING = frozenset({Stage.PREFILL, Stage.DECODE})
 _HOLDS_SLOT = frozenset({Stage.HANDOVER, Stage.READY, Stage.PREFILL, Stage.DECODE})
 
 
@@ -135,14 +137,26 @@ class _Batch:
 
 
 class Engine:
-    """The batching server. `slots` None: no limit (vLLM-like, and then no prefix cache)."""
+    """The batching server. `slots` None: no limit (vLLM-like, and then no prefix cache).
+
+    `scatter` puts a prompt that is like none before into any idle slot in place of the longest idle one: for a server
+    whose earlier traffic, and so whose order of slots, is not known.
+    """
 
     def __init__(
-        self, timing: Timing, *, slots: int | None, seed: int = 0, lifo: bool = False, loaded: int | None = None
+        self,
+        timing: Timing,
+        *,
+        slots: int | None,
+        seed: int = 0,
+        lifo: bool = False,
+        loaded: int | None = None,
+        scatter: bool = False,
     ) -> None:
         self.timing = timing
         self._limit = slots
         self._lifo = lifo
+        self._scatter = scatter
         self._random = random.Random(seed)
         self._loaded = loaded  # context length of the loaded model; None: not loaded
         self._load_end: int | None = None
@@ -155,6 +169,7 @@ class Engine:
         self._slots = [_Slot() for _ in range(slots or 0)]
         self._active: list[Stream] = []
         self._batch: _Batch | None = None
+        self._granted = -1  # when a slot was last given away
         self._tickets = 0  # slots taken, as the queue in front of the batch loop counts them
         self._alive = 0  # streams past the scheduler and not ended
         self._burst, self._last_arrival = 0, -BURST_NS
@@ -262,13 +277,21 @@ class Engine:
         self._queue.insert(place, stream)
         self._grant(at)
 
-    def _grant(self, at: int) -> None:
+    def _grant(self, at: int, *, beside: bool = False) -> None:
+        """Give free slots to those queued; `beside`: at a batch's end, after which others decode on."""
+        timing = self.timing
         while self._queue and (self._limit is None or self._tickets < self._limit):
             stream = self._queue.popleft()
             self._tickets += 1
             stream.slot_won = at
-            if self.timing.handover_s > 0:
-                self._later(stream, Stage.HANDOVER, at, self.timing.handover_s)
+            handover = timing.handover_s
+            if beside and timing.caught and self._random.random() < timing.caught:
+                handover = 0.0
+            elif timing.apart and self._granted == at and self._random.random() < timing.apart:
+                handover += APART_S
+            self._granted = at
+            if handover > 0:
+                self._later(stream, Stage.HANDOVER, at, handover)
             else:
                 self._make_ready(stream)
 
@@ -281,7 +304,8 @@ class Engine:
         self._alive -= stage is not Stage.PENDING
         if stage in _HOLDS_SLOT:
             self._tickets -= 1
-            self._grant(at)
+            if self._batch is None or self._batch.end != at:
+                self._grant(at)
         self._schedule(at)
 
     # -- batches ----------------------------------------------------------------------------------------------------
@@ -313,6 +337,8 @@ class Engine:
             number = max(shared, key=lambda n: shared[n])
             if shared[number] <= SIMILAR * len(prompt):  # nothing alike: the longest idle, of equals the last
                 number = min(shared, key=lambda n: (self._slots[n].used, -n))
+                if self._scatter:
+                    number = self._random.choice(list(shared))
             length, slot = shared[number], self._slots[number]
             slot.stream, slot.cache, stream.slot = stream, prompt, number
             stream.cached = max(min(length, stream.prompt_tokens - 1), 0)  # one token is always evaluated
@@ -322,9 +348,18 @@ class Engine:
 
     def _seconds(self, decoding: list[Stream], prompts: list[tuple[Stream, int]]) -> float:
         alone = self._step([stream.slot for stream in decoding if stream.slot is not None], len(decoding))
+        if self.timing.context_s and decoding:
+            held = sum(stream.prompt_tokens + stream.tokens for stream in decoding)
+            alone += self.timing.context_s * held
         if not prompts:
             return alone
-        evaluated = sum(tokens for _, tokens in prompts) * self.timing.prefill_s
+        timing = self.timing
+        evaluated = sum(tokens for _, tokens in prompts) * timing.prefill_s
+        if timing.prompt_s:
+            new = sum(stream.todo == stream.prompt_tokens - stream.cached for stream, _ in prompts)
+            evaluated += new * timing.prompt_s
+        if timing.prompt_jitter:
+            evaluated *= max(self._random.gauss(1.0, timing.prompt_jitter), 0.1)
         return max(alone + evaluated, self._draw(len(decoding) + len(prompts)))
 
     def _step(self, slots: list[int], streams: int) -> float:
@@ -339,13 +374,15 @@ class Engine:
         return values[0] if len(values) == 1 else self._random.choice(values)
 
     def _finish_batch(self, batch: _Batch) -> None:
-        self._batch = None
         for stream in batch.decoding:
             self._token(stream, batch.end)
         for stream, tokens in batch.prompts:
             stream.todo -= tokens
             if stream.todo == 0:
                 self._token(stream, batch.end)
+        self._batch = None
+        # Slots pass on only now that it is known whether anyone decodes on beside their next streams.
+        self._grant(batch.end, beside=any(stream.stage in _WORKING for stream in self._active))
 
     def _token(self, stream: Stream, at: int) -> None:
         if stream.stage is Stage.ENDED:  # cancelled while the batch ran

@@ -52,16 +52,22 @@ class StepLaw:
 class Timing:
     """Everything that decides when a token comes. Durations in seconds.
 
-    A batch of B decoding streams and n prompt tokens of P prompts takes max(T(B) + prefill_s · n, T(B + P)): below one
-    token's worth of arithmetic a prompt costs what a decoding stream does, for the weights are read all the same.
+    A batch of B decoding streams and n prompt tokens of P prompts, N of them new, takes
+    max(T(B) + prompt_s · N + prefill_s · n, T(B + P)): below one token's worth of arithmetic a prompt costs what a
+    decoding stream does, for the weights are read all the same.
     """
 
     step: StepLaw
     prefill_s: float  # per uncached prompt token
+    prompt_s: float = 0.0  # more for each prompt, whatever its length, in the batch that takes it up
+    prompt_jitter: float = 0.0  # standard deviation of the prompts' part of a batch, as a share of it
+    context_s: float = 0.0  # more for each token of context that the decoding streams hold together
     n_batch: int | None = 512  # prompt tokens a batch; None: all that wait (Ollama before 0.4 did not interleave)
     load_s: float = 0.0  # reading the model
     handling_s: float = 0.001  # request read → queued for a slot: load_duration of a warm model
     handover_s: float = 0.002  # slot won → seen by the batch loop
+    caught: float = 0.0  # chance that a stream which takes over a slot beside running ones makes the very next batch
+    apart: float = 0.0  # chance that a stream ready at one instant with another misses the idle loop's first batch
     jitter: float = 0.0  # standard deviation of a batch's time, as a share of it
     neighbours: bool = False  # a pass per run of neighbouring slots, as llama.cpp splits its batches
     first_token_s: tuple[float, float] | None = None  # metronome: mean and standard deviation of TTFT; no engine at all
@@ -73,6 +79,8 @@ class Timing:
             self,
             step=self.step.scaled(factor),
             prefill_s=self.prefill_s * factor,
+            prompt_s=self.prompt_s * factor,
+            context_s=self.context_s * factor,
             load_s=self.load_s * factor,
             handling_s=self.handling_s * factor,
             handover_s=self.handover_s * factor,

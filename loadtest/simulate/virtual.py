@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from loadtest.simulate.engine import NS, Request, Server, Stream
+from loadtest.simulate.engine import NS, Emission, Request, Server, Stream
 
 
 def cold_prompt(tokens: int, key: int) -> range:
@@ -14,23 +14,41 @@ def cold_prompt(tokens: int, key: int) -> range:
 
 
 def closed_loop(
-    engine: Server, plan: Sequence[Request], *, starts_s: Sequence[float], turnaround_s: float = 0.001
+    engine: Server,
+    plan: Sequence[Request],
+    *,
+    starts_s: Sequence[float],
+    turnaround_s: float = 0.001,
+    see: Callable[[Emission], None] | None = None,
 ) -> list[Stream]:
     """Run `plan` with one user per entry of `starts_s`, each sending its next request when its last answer has ended.
 
     `starts_s` are the instants of the users' first requests: those that start together are prefilled together, and a
     closed loop keeps that pattern for long. `turnaround_s` passes between an answer's end and the user's next request.
-    Returns the streams in the order sent.
+    `see` is called with every token. Returns the streams in the order sent.
     """
-    return _run(engine, [round(start * NS) for start in starts_s], list(reversed(plan)), round(turnaround_s * NS))
+    sends = [round(start * NS) for start in starts_s]
+    return _run(engine, sends, list(reversed(plan)), round(turnaround_s * NS), see)
 
 
-def open_loop(engine: Server, plan: Sequence[Request], arrivals_s: Sequence[float]) -> list[Stream]:
-    """Run `plan`, each request at its own instant in `arrivals_s`, whatever the others do."""
-    return _run(engine, [round(instant * NS) for instant in arrivals_s], list(reversed(plan)), None)
+def open_loop(
+    engine: Server,
+    plan: Sequence[Request],
+    arrivals_s: Sequence[float],
+    *,
+    see: Callable[[Emission], None] | None = None,
+) -> list[Stream]:
+    """Run `plan`, each request at its own instant in `arrivals_s`, whatever the others do; `see` as in closed_loop."""
+    return _run(engine, [round(instant * NS) for instant in arrivals_s], list(reversed(plan)), None, see)
 
 
-def _run(engine: Server, sends: list[int], queue: list[Request], again_ns: int | None) -> list[Stream]:
+def _run(
+    engine: Server,
+    sends: list[int],
+    queue: list[Request],
+    again_ns: int | None,
+    see: Callable[[Emission], None] | None,
+) -> list[Stream]:
     heapq.heapify(sends)
     streams: list[Stream] = []
     while True:
@@ -42,5 +60,7 @@ def _run(engine: Server, sends: list[int], queue: list[Request], again_ns: int |
             return streams
         else:
             for emission in engine.advance(due):
+                if see is not None:
+                    see(emission)
                 if emission.done and again_ns is not None:
                     heapq.heappush(sends, emission.at + again_ns)
