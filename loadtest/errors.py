@@ -3,7 +3,8 @@
 LoadTestError
 ├── ScenarioError     a scenario file or an option makes no sense
 ├── TargetError       the server cannot be reached, refuses us, or is no model server
-└── RunFolderError    a folder holds a run already, or does not hold one
+├── RunFolderError    a folder holds a run already, or does not hold one
+└── PredictionError   a run does not say enough to predict from
 """
 
 
@@ -21,3 +22,7 @@ class TargetError(LoadTestError):
 
 class RunFolderError(LoadTestError):
     """A run folder is in the way (it holds a run already) or is not one."""
+
+
+class PredictionError(LoadTestError):
+    """A run does not say enough to predict from; the sentence says what to measure."""

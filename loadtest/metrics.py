@@ -28,6 +28,7 @@ FORMULAS: dict[str, str] = {
     "batch_wait_s": "the rest of queue wait: a slot is free, the batch in flight must end first",
     "load_s": "Ollama: load_duration",
     "prefill_s": "Ollama: prompt_eval_duration; llama.cpp: timings.prompt_ms",
+    "stall_s": "what a decode lost to others' prompts: its gaps above the step time, while prompts were worked on",
     "delivery_delay_s": "arrival − created_at, less its smallest value in the run",
     "server_itl_s": "gaps between consecutive created_at",
     "schedule_lag_s": "t_send − t_sched",
@@ -131,8 +132,8 @@ def made_together(server_us: Sequence[int] | None) -> bool:
 
 
 def enough_for(share: float, count: int) -> bool:
-    """Whether so many values tell a percentile: p95 wants 20, p99 100, the median one."""
-    return count > 0 and (share == 0.5 or count * (1 - share) >= 1 - 1e-9)
+    """Whether so many values tell a percentile: p5 and p95 want 20, p99 100, the median one."""
+    return count > 0 and (share == 0.5 or count * min(share, 1 - share) >= 1 - 1e-9)
 
 
 # Limits of the verdict (a level is void past these, suspect past half of them).

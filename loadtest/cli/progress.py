@@ -12,7 +12,7 @@ def sentence(at: Progress) -> str:
     """Say in one line where the level stands."""
     total = f"/{at.planned}" if at.planned else ""
     parts = [
-        f"[{at.level.index + 1}/{at.levels}] {at.level.label}",
+        f"[{at.level.index + 1}{f'/{at.levels}' if at.levels else ''}] {at.level.label}",
         f"{at.done}{total} done",
         f"{at.decoding} decoding",
         f"{at.waiting} waiting",
@@ -41,6 +41,11 @@ class Line:
         elif self._said != (key := (at.level.index, int(at.elapsed // 10))):
             self._said = key
             print(sentence(at), file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Print a line of its own, above the live one."""
+        self.close()
+        print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._live:

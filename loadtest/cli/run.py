@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,22 @@ import click
 
 from loadtest.cli.options import make_scenario, scenario_options
 from loadtest.cli.progress import Line
-from loadtest.cli.report import show
-from loadtest.measure.session import Finished, measure
+from loadtest.cli.report import SLO_HELP, exit_code, show
+from loadtest.cli.search import Finder
+from loadtest.errors import ScenarioError
+from loadtest.measure.search import DEFAULT_MOST
+from loadtest.measure.session import Choose, Finished, measure
 from loadtest.scenario import Scenario
+from loadtest.slo import Objective, parse
 
 
-def run_scenario(scenario: Scenario, out: Path | None) -> Finished:
+def run_scenario(
+    scenario: Scenario, out: Path | None, *, line: Line | None = None, choose: Choose | None = None
+) -> Finished:
     """Measure `scenario` with the live line on stderr."""
-    line = Line()
+    line = line or Line()
     try:
-        return measure(scenario, out, on_progress=line.show, say=lambda text: print(text, file=sys.stderr, flush=True))
+        return measure(scenario, out, on_progress=line.show, say=line.say, choose=choose)
     finally:
         line.close()
 
@@ -29,21 +36,62 @@ def run_scenario(scenario: Scenario, out: Path | None) -> Finished:
 @scenario_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make.  [default: runs/<time>-<name>]")
 @click.option("--report", is_flag=True, help="Also write report.html, report.md and PNG charts into the folder.")
-def run(scenario_file: Path | None, out: Path | None, *, report: bool, **values: Any) -> int:
+@click.option(
+    "--slo",
+    metavar="NAME=LIMIT,…",
+    help=SLO_HELP,
+)
+@click.option(
+    "--find-max",
+    type=click.IntRange(min=1),
+    is_flag=False,
+    flag_value=DEFAULT_MOST,
+    metavar="[N]",
+    help=f"Search for the highest concurrency that meets --slo, up to N streams.  [N: {DEFAULT_MOST}]",
+)
+def run(
+    scenario_file: Path | None, out: Path | None, *, report: bool, slo: str | None, find_max: int | None, **values: Any
+) -> int:
     """Measure a server, level by level, into a run folder.
 
     The grid is every combination of --concurrency, --input-tokens and --output-tokens (or --words); each cell is a
     level. Ctrl-C ends cleanly and keeps every finished request. Options given here win over the scenario file.
+
+    With --find-max the concurrency is searched for instead: it doubles from 1 until a level misses --slo, then the gap is
+    halved; a level whose 95 % interval holds the limit is measured again with more requests. Exit code 1 when not even
+    one stream meets it.
 
     \b
     Examples:
       loadtest run --url http://127.0.0.1:11434 --concurrency 1,2,4,8 --report
       loadtest run scenarios/queue_past_four.toml --model llama3.1:70b --report
       loadtest run --api openai --url http://127.0.0.1:8000 --output-tokens 64,256
+      loadtest run --url http://127.0.0.1:11434 --slo ttft_p95=2,tokens_per_s_p5=10 --find-max
     """
+    objectives = () if slo is None else parse(slo)
+    if find_max is not None:
+        if not objectives:
+            raise ScenarioError("--find-max needs to know what to hold: add --slo, e.g. --slo ttft_p95=2.")
+        if values.get("concurrency") is not None:
+            raise ScenarioError("--find-max chooses the concurrency itself; leave --concurrency away.")
+        return _find_max(make_scenario(scenario_file, values), out, objectives, find_max, report=report)
     finished = run_scenario(make_scenario(scenario_file, values), out)
-    void = show(finished.folder, charts=report)
+    written = show(finished.folder, charts=report, objectives=objectives)
+    return _interrupted() if finished.state == "interrupted" else exit_code([written], objectives)
+
+
+def _find_max(scenario: Scenario, out: Path | None, objectives: Sequence[Objective], most: int, *, report: bool) -> int:
+    line = Line()
+    finder = Finder(scenario, objectives, most, line.say)
+    finished = run_scenario(finder.first(scenario), out, line=line, choose=finder)
+    found, sentence = finder.conclude(finished.folder)
+    show(finished.folder, charts=report)
     if finished.state == "interrupted":
-        print("Interrupted: every finished request is kept.", file=sys.stderr)
-        return 130
-    return 3 if void else 0
+        return _interrupted()
+    print(sentence)
+    return 3 if found.void else 0 if found.met else 1
+
+
+def _interrupted() -> int:
+    print("Interrupted: every finished request is kept.", file=sys.stderr)
+    return 130

@@ -160,8 +160,20 @@ def describe(client: httpx.Client, server: Server, model: Model) -> Model:
         trained_context=trained,
         size=model.size,
         size_vram=model.size_vram,
-        details={**model.details, **(shown.get("details") or {})},
+        details={**model.details, **(shown.get("details") or {}), "architecture": _architecture(info)},
     )
+
+
+def _architecture(info: dict[str, Any]) -> dict[str, Any]:
+    """Return what the KV cache's size follows from, under GGUF's names without the family's prefix."""
+    names = (
+        "block_count",
+        "embedding_length",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+    )
+    return {name: value for key, value in info.items() if (name := key.partition(".")[2]) in names}
 
 
 def _ollama_models(client: httpx.Client, url: str) -> tuple[Model, ...]:

@@ -32,7 +32,7 @@ from loadtest.records import Clock, RunFolder
 from loadtest.scenario import Level, Scenario
 
 # Given the run folder, as far as it got, and the levels run so far: the level to run next, None at the end.
-Search = Callable[[Path, Sequence[Level]], Level | None]
+Choose = Callable[[Path, Sequence[Level]], Level | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ def measure(
     *,
     on_progress: Callable[[Progress], None],
     say: Callable[[str], None],
-    search: Search | None = None,
+    choose: Choose | None = None,
 ) -> Finished:
     """Run `scenario` into `out` (default: default_folder) and return where it lies.
 
-    With `search` the scenario gives the first level alone; each further one is what `search` says. It is called in a
+    With `choose` the scenario gives the first level alone; each further one is what `choose` says. It is called in a
     thread, between levels, when nothing is in flight.
 
     Everything that can be wrong with the request is found before the folder is made: raises TargetError,
@@ -78,8 +78,8 @@ def measure(
         ended: dict[str, Any] = {"state": "failed"}
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                searching = _Searching(folder, facts, search) if search else None
-                ended = runner.run(_drive(folder, workload, target, on_progress, searching))
+                choosing = _Choosing(folder, facts, choose) if choose else None
+                ended = runner.run(_drive(folder, workload, target, on_progress, choosing))
         finally:
             ended |= {
                 "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
@@ -90,16 +90,16 @@ def measure(
 
 
 @dataclass(frozen=True, slots=True)
-class _Searching:
-    """Asks a Search for the next level; run.json names the levels so far, for the folder is read meanwhile."""
+class _Choosing:
+    """Asks for the next level; run.json names the levels so far, for the folder is read meanwhile."""
 
     folder: RunFolder
     facts: dict[str, Any]
-    search: Search
+    choose: Choose
 
     async def __call__(self, spans: Sequence[Span]) -> Level | None:
         self.folder.write_run({**self.facts, "state": "running", "levels": [_span_facts(span) for span in spans]})
-        return await asyncio.to_thread(self.search, self.folder.path, [span.level for span in spans])
+        return await asyncio.to_thread(self.choose, self.folder.path, [span.level for span in spans])
 
 
 async def _drive(
@@ -107,7 +107,7 @@ async def _drive(
     workload: Workload,
     target: Target,
     on_progress: Callable[[Progress], None],
-    searching: _Searching | None,
+    choosing: _Choosing | None,
 ) -> dict[str, Any]:
     """Run the levels and return what run.json says of their end: state, when each level ran, steps of the wall clock."""
     async with AsyncExitStack() as stack:
@@ -132,7 +132,7 @@ async def _drive(
             on_progress=on_progress,
         )
         with _stopping(driver):
-            spans = await driver.run(searching)
+            spans = await driver.run(choosing)
         return {
             "state": "interrupted" if driver.stopped else "done",
             "levels": [_span_facts(span) for span in spans],

@@ -1,0 +1,183 @@
+"""Find-max: the search itself against servers of known capacity, and the command against the simulated server."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loadtest.cli.search import Finder
+from loadtest.errors import ScenarioError
+from loadtest.measure.search import Found, Search, Tried
+from loadtest.records import RunFolder
+from loadtest.scenario import Level, Scenario
+from loadtest.slo import parse
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def searched(answer: Callable[[int, int], bool | None], search: Search, *, void: bool = False) -> list[Tried]:
+    """Run a whole search; `answer` gets concurrency and attempt."""
+    tried: list[Tried] = []
+    while (step := search.next_level(tried)) is not None:
+        attempt = sum(one.concurrency == step.concurrency for one in tried)
+        met = answer(step.concurrency, attempt)
+        tried.append(Tried(step.concurrency, step.requests, met, "", void and met is None))
+        assert len(tried) < 60
+    return tried
+
+
+@pytest.mark.parametrize("limit", [*range(34), 63, 64, 100, 200, 255, 256, 300])
+def test_the_highest_that_meets_is_found_by_doubling_and_halving(limit: int) -> None:
+    tried = searched(lambda users, _: users <= limit, Search(least=20))
+    found = Found.of(tried)
+    assert len({one.concurrency for one in tried}) == len(tried)
+    if limit >= 256:
+        assert (found.met, found.missed) == (256, None)
+    elif limit == 0:
+        assert (found.met, found.missed, len(tried)) == (None, 1, 1)
+    else:
+        assert found.met is not None
+        assert found.missed is not None
+        assert found.met <= limit < found.missed
+        assert found.missed - found.met <= max(1, found.met // 16)
+    assert len(tried) <= 14
+
+
+def test_the_bound_is_kept_and_reached() -> None:
+    tried = searched(lambda *_: True, Search(least=20, most=6))
+    assert [one.concurrency for one in tried] == [1, 2, 4, 6]
+    assert Found.of(tried).sentence("x", 6) == "The server takes at least 6 streams within x; more were not tried."
+
+
+def test_an_unclear_level_is_measured_again_with_more_requests() -> None:
+    tried = searched(
+        lambda users, attempt: None if users == 4 and attempt < 2 else users < 6, Search(least=20, a_stream=8)
+    )
+    assert [(one.concurrency, one.requests) for one in tried] == [
+        (1, 20),
+        (2, 20),
+        (4, 32),
+        (4, 64),
+        (4, 128),
+        (8, 64),
+        (6, 48),
+        (5, 40),
+    ]
+    assert Found.of(tried).sentence("x", 256) == "The server takes 5 streams within x; 6 streams miss it."
+
+
+def test_what_stays_unclear_is_said() -> None:
+    tried = searched(lambda users, _: None if 9 <= users <= 11 else users < 9, Search(least=20))
+    found = Found.of(tried)
+    assert found.met == 8
+    assert found.missed == 12
+    assert set(found.unresolved) <= {9, 10, 11}
+    said = found.sentence("TTFT p95 ≤ 2 s", 256)
+    assert said.startswith(
+        "Unresolved between 8 and 12 streams for TTFT p95 ≤ 2 s: 8 streams meet it, 12 streams miss it"
+    )
+
+
+def test_a_level_that_stays_void_ends_the_search() -> None:
+    tried = searched(lambda users, _: None if users >= 4 else True, Search(least=20), void=True)
+    assert [(one.concurrency, one.requests) for one in tried] == [(1, 20), (2, 20), (4, 32), (4, 32), (4, 32)]
+    found = Found.of(tried)
+    assert found.void == 4
+    assert "above 2 streams" in found.sentence("x", 256)
+    assert "this client cannot tell" in found.sentence("x", 256)
+
+
+def test_noise_never_gives_a_wrong_order() -> None:
+    draw = random.Random(1)
+    for _ in range(300):
+        limit, blur = draw.randint(0, 70), draw.randint(0, 3)
+
+        def answer(users: int, _: int, at: int = limit, by: int = blur) -> bool | None:
+            return None if abs(users - at) < by else users <= at
+
+        found = Found.of(searched(answer, Search(least=20, most=64)))
+        assert found.met is None or found.met <= limit
+        assert found.missed is None or found.missed > limit
+        assert found.sentence("x", 64).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--find-max"], "add --slo"),
+        (["--find-max", "--slo", "ttft_p95=2", "--concurrency", "1,2"], "leave --concurrency away"),
+        (["--find-max", "--slo", "ttft_p95=2", "--duration", "3"], "leave --duration away"),
+        (["--find-max", "--slo", "ttft_p95=2", "--output-tokens", "4,8"], "one combination of lengths"),
+        (["--find-max", "0", "--slo", "ttft_p95=2"], "0 is not in the range"),
+        (["--slo", "ttft=2"], "say which statistic"),
+    ],
+)
+def test_a_mistake_is_said_before_anything_is_sent(
+    loadtest: Call, options: list[str], words: str, tmp_path: Path
+) -> None:
+    code, _, err = loadtest("run", "--url", "http://127.0.0.1:9", "--out", tmp_path / "run", *options)
+    assert code == 2
+    assert words in " ".join(err.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_levels_of_a_search_are_long_enough_for_what_is_asked() -> None:
+    said: list[str] = []
+    finder = Finder(Scenario(), parse("ttft_p95=2,tokens_per_s_mean=1"), 64, said.append)
+    assert finder.first(Scenario()).requests == 60
+    assert Finder(Scenario(), parse("ttft_p99=2"), 64, said.append).first(Scenario()).requests == 300
+    with pytest.raises(ScenarioError):
+        finder.first(Scenario(duration=3.0))
+
+
+def test_a_run_searches_level_by_level_and_keeps_them_all(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ("--output-tokens", "6", "--requests-per-stream", "4", "--slo", "ttft_p50=60,output_tokens_per_s=0.1")
+    code, said, err = loadtest("run", "--url", simulated_url, *options, "--find-max", "3", "--out", out)
+    facts = RunFolder.open(out).read_run()
+    found = facts["find_max"]
+    last = said.splitlines()[-1]
+    assert found["sentence"] == last
+    assert [level["index"] for level in facts["levels"]] == list(range(len(found["tried"])))
+    assert len({record.seed for record in RunFolder.open(out).records()}) == len(list(RunFolder.open(out).records()))
+    if not any(one["void"] for one in found["tried"]):  # a busy test machine may void what it could not measure
+        assert code == 0, err
+        assert [level["concurrency"] for level in facts["levels"]][-1] == 3
+        assert "simulated server takes at least 3 streams" in last
+
+
+def test_when_not_even_one_stream_meets_it_the_exit_code_says_so(
+    loadtest: Call, simulated_url: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    options = ("--output-tokens", "4", "--slo", "ttft_p50=1ms", "--find-max", "8", "--out", out)
+    code, said, _ = loadtest("run", "--url", simulated_url, *options)
+    tried = RunFolder.open(out).read_run()["find_max"]["tried"]
+    assert {one["concurrency"] for one in tried} == {1}
+    if not tried[-1]["void"]:
+        assert code == 1
+        assert said.splitlines()[-1] == "Not even one stream meets TTFT p50 ≤ 1 ms."
+
+
+def test_a_level_with_failures_misses_whatever_its_figures(tmp_path: Path) -> None:
+    finder = Finder(Scenario(max_error_ratio=0.1), parse("ttft_p50=2"), 8, print)
+    level = Level(index=0, concurrency=2, input_tokens=1, output_tokens=1, words=None, requests=20)
+    good = {"n": 20, "p50": 1.0, "ci95_p50": [0.9, 1.1]}
+    summary = {"verdict": "suspect", "reasons": [], "requests": 20, "ttft_s": good}
+    judged = finder._judged(level, {**summary, "outcomes": {"ok": 17, "http_error": 3}})
+    assert (judged.met, judged.saw) == (False, "3 of 20 requests failed")
+    assert finder._judged(level, {**summary, "outcomes": {"ok": 18, "http_error": 2}}).met is True
+    void = finder._judged(level, {**summary, "verdict": "void", "reasons": ["late"], "outcomes": {"ok": 20}})
+    assert (void.met, void.void, void.saw) == (None, True, "void (late)")
+
+
+def test_without_find_max_an_slo_is_a_gate_on_every_level(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
+    options = ("--url", simulated_url, "--output-tokens", "4", "--concurrency", "1,2", "--requests", "20")
+    code, said, _ = loadtest("run", *options, "--slo", "ttft_p50=1ms", "--out", tmp_path / "missed")
+    assert code in (1, 3)
+    assert said.count("TTFT p50 ≤ 1 ms") == 2
+    code, said, _ = loadtest("run", *options, "--slo", "ttft_p50=60", "--out", tmp_path / "met")
+    assert code in (0, 3)
