@@ -13,8 +13,8 @@ import loadtest
 
 PACKAGE = Path(loadtest.__file__).parent
 
-# each room may import those named; errors, scenario, records and metrics are the ground
-GROUND = {"loadtest.errors", "loadtest.scenario", "loadtest.records", "loadtest.metrics"}
+# each room may import those named; errors, scenario, records, metrics and slo are the ground
+GROUND = {"loadtest.errors", "loadtest.scenario", "loadtest.records", "loadtest.metrics", "loadtest.slo"}
 ROOMS = {
     "measure": GROUND | {"loadtest.measure"},
     "analyse": GROUND | {"loadtest.analyse", "loadtest.simulate"},
@@ -36,9 +36,37 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "driver",
         "probe",
         "target",
+        "search",
         "session",
     ],
-    "analyse": ["frames", "stats", "slots", "waits", "verdict", "summary", "findings", "charts", "pages", "report"],
+    "analyse": [
+        "frames",
+        "intervals",
+        "stats",
+        "series",
+        "slots",
+        "waits",
+        "gaps",
+        "prefill",
+        "steps",
+        "protocol",
+        "predict",
+        "goodput",
+        "capacity",
+        "memory",
+        "advise",
+        "knee",
+        "verdict",
+        "summary",
+        "findings",
+        "compare",
+        "compare_report",
+        "charts",
+        "published",
+        "pages",
+        "advice",
+        "report",
+    ],
 }
 
 

@@ -78,7 +78,7 @@ def test_html_is_one_file_that_fetches_nothing(reported: tuple[Path, report.Repo
     page = Page()
     page.feed((reported[0] / "report.html").read_text(encoding="utf-8"))
     assert page.open == []
-    assert len(page.fetched) == 6
+    assert len(page.fetched) == 7
     assert all(source.startswith("data:image/png;base64,") for source in page.fetched)
 
 

@@ -6,24 +6,148 @@ import dataclasses
 import json
 from pathlib import Path
 
+import insight_slots
 import numpy as np
 import pytest
-from made_runs import RECORDED, Made, grid, make, recorded, write
+from made_runs import RECORDED, Made, closed_loop, grid, make, recorded, write
+from virtual_runs import Load, play
 
 from loadtest.analyse import frames, slots
+from loadtest.analyse.frames import Run
+from loadtest.records import Outcome, Record
+from loadtest.simulate.timing import StepLaw, Timing
 
 NAMES = sorted(path.stem for path in RECORDED.glob("ollama-*.jsonl"))
+SERVERS = sorted({name.rpartition("-c")[0] for name in NAMES})
+TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_slots_of_real_ollama_each_run_by_itself(tmp_path: Path, name: str) -> None:
+def silent(run: Run) -> Run:
+    """Forget all that the server said of its durations, as from a plain OpenAI-compatible one."""
+    for column in ("load_s", "prefill_s", "queue_wait_s"):
+        run.requests[column] = np.nan
+    run.requests["llamacpp"] = 0
+    return run
+
+
+def facts_of(name: str) -> tuple[int, int]:
+    """Return (slots, users) of a recorded run."""
     facts = json.loads((RECORDED / f"{name}.jsonl").read_text().partition("\n")[0])["facts"]
-    found = slots.estimate(frames.load(recorded(tmp_path / "run", [name])))
-    offered, taken = int(facts["slots"]), facts["concurrency"]
+    return int(facts["slots"]), int(facts["concurrency"])
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "silent"])
+@pytest.mark.parametrize("name", NAMES)
+def test_slots_of_real_ollama_each_run_by_itself(tmp_path: Path, name: str, told: bool) -> None:
+    run = frames.load(recorded(tmp_path / "run", [name]))
+    found = slots.estimate(run if told else silent(run))
+    offered, taken = facts_of(name)
     if taken > offered:
         assert (found.estimate, found.limit) == (offered, True)
     else:
         assert (found.estimate, found.limit) == (taken, False)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "silent"])
+@pytest.mark.parametrize("server", SERVERS)
+def test_slots_of_real_ollama_all_levels_of_a_server_as_one_run(tmp_path: Path, server: str, told: bool) -> None:
+    run = frames.load(recorded(tmp_path / "run", [name for name in NAMES if name.startswith(server)]))
+    found = slots.estimate(run if told else silent(run))
+    assert (found.estimate, found.limit) == (int(server[-1]), True)
+    assert found.agree
+    assert {witness.name for witness in found.witnesses} >= {"peak", "passed_over"}
+
+
+def test_random_servers_and_loads_never_get_a_wrong_limit_and_hardly_ever_none() -> None:
+    """Simulated. `python tests/insight_slots.py` does hundreds and prints the table."""
+    rows = [insight_slots.examine(seed) for seed in range(32)]
+    wrong = [(row.seed, row.drawn.slots, str(row.found)) for row in rows if row.verdict == "wrong"]
+    assert not wrong
+    clear = [row for row in rows if row.expected == "found"]
+    assert len(clear) >= 10
+    assert sum(row.verdict == "missed" for row in clear) <= 1
+
+
+@pytest.mark.parametrize("users", [5, 12])
+@pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
+def test_a_load_that_barely_passes_the_slots_is_enough(tmp_path: Path, says: str | None, users: int) -> None:
+    played = play(TIMING, [Load(users=users, requests=4 * users, output=(20, 60))], slots=4, says=says)
+    found = slots.estimate(frames.load(played.write(tmp_path / "run")))
+    assert (found.estimate, found.limit) == (4, True)
+
+
+def test_a_server_that_only_budgets_prefill_has_no_slots(tmp_path: Path) -> None:
+    """Sixteen users, long prompts, short answers: few decode at once because the others' prompts are in line."""
+    loads = [Load(users=16, requests=96, prompt=(400, 2000), output=(5, 40))]
+    run = frames.load(play(TIMING, loads, slots=None, says=None).write(tmp_path / "run"))
+    found = slots.estimate(run)
+    assert not found.limit
+    assert found.estimate is not None
+    assert found.estimate < 16
+
+
+def test_a_queue_for_prefill_behind_few_slots_is_not_taken_for_slots(tmp_path: Path) -> None:
+    """Forty users' prompts of 2000 tokens, in slices: fifteen decode for long, stretched by the sixteenth's prompt."""
+    timing = Timing(step=StepLaw(0.015, 0.0058), prefill_s=0.00019, jitter=0.03)
+    loads = [Load(users=40, requests=120, prompt=(2000, 2000), output=(10, 120))]
+    found = slots.estimate(frames.load(play(timing, loads, slots=16, says=None).write(tmp_path / "run")))
+    assert (found.estimate, found.limit) == (16, True)
+
+
+def test_failed_streams_whose_prefill_nobody_told_do_not_blur_the_slots(tmp_path: Path) -> None:
+    """One answer in seven lost its durations: while such a one may be in prefill, others at work are no reading."""
+    played = play(TIMING, [Load(users=8, requests=80, prompt=(1000, 2000), output=(5, 30))], slots=4)
+    for index, record in enumerate(played.records):
+        if index % 7 == 0:
+            played.records[index] = dataclasses.replace(record, outcome=Outcome.STREAM_ERROR, server=None)
+    found = slots.estimate(frames.load(played.write(tmp_path / "run")))
+    assert (found.estimate, found.limit) == (4, True)
+
+
+def test_a_last_token_read_late_is_no_second_slot(tmp_path: Path) -> None:
+    """One slot; one stream's last token came 5 ms after its slot had been given to the next."""
+    levels, truth = grid(Made(slots=1, load_ms=0, gap_ms=20), (3,))
+    late = truth.records[5]
+    moved = [*late.chunks[:-1], late.chunks[-1] + 5000]
+    truth.records[5] = dataclasses.replace(late, chunks=moved, t_end=late.t_end + 5_000_000)
+    found = slots.estimate(frames.load(write(tmp_path / "run", truth.records, levels)))
+    assert (found.estimate, found.limit) == (1, True)
+
+
+def test_a_run_cut_off_under_load_has_no_quiet_step_to_compare_with(tmp_path: Path) -> None:
+    """Somebody waits all the time. But fifty steps with nobody's first token are no prompt of a hundred tokens."""
+    played = play(TIMING, [Load(users=8, requests=64, output=(60, 60))], slots=4, says=None)
+    middle = sorted(record.t_end for record in played.records)[40]
+    cut = [_cut(record, middle) for record in played.records if (record.t_send or 0) < middle]
+    found = slots.estimate(frames.load(write(tmp_path / "run", cut, played.levels)))
+    assert (found.estimate, found.limit) == (4, True)
+
+
+def _cut(record: Record, at: int) -> Record:
+    """Return the record of a request as it stands when the run is stopped at an instant."""
+    if record.t_end <= at:
+        return record
+    chunks = [chunk for chunk in record.chunks if (record.t_send or 0) + chunk * 1000 < at]
+    first = record.t_first_token if chunks else None
+    return dataclasses.replace(record, t_end=at, outcome=Outcome.CANCELLED, chunks=chunks, t_first_token=first)
+
+
+def test_answers_of_one_token_show_the_slots_by_their_batches(tmp_path: Path) -> None:
+    played = play(TIMING, [Load(users=12, requests=96, prompt=(50, 300), output=(1, 1))], slots=3)
+    found = slots.estimate(frames.load(played.write(tmp_path / "run")))
+    assert (found.estimate, found.limit) == (3, True)
+    assert "batches that left a request waiting" in found.method
+
+
+def test_a_server_restarted_with_other_slots_is_doubted(tmp_path: Path) -> None:
+    """Two slots in the first level, four in the second: the witnesses see both, and no limit is named."""
+    levels, truth = grid(Made(slots=2), (8,))
+    end = max(record.t_end for record in truth.records)
+    later = closed_loop(Made(slots=4), level=1, users=8, requests=200, start_ns=2 * end, first_id=1000)
+    found = slots.estimate(frames.load(write(tmp_path / "run", truth.records + later.records, levels)))
+    assert not found.limit
+    assert not found.agree
+    assert "contradict" in found.method
 
 
 @pytest.mark.parametrize("truth", [1, 2, 4, 7])
@@ -32,12 +156,14 @@ def test_slots_of_a_made_server(tmp_path: Path, truth: int) -> None:
     found = slots.estimate(frames.load(tmp_path / "run"))
     assert (found.estimate, found.limit) == (truth, True)
     assert found.to_dict()["ci"] == [truth, truth]
+    assert found.interval == (truth, truth)
 
 
 def test_a_load_that_never_exceeded_the_slots_says_at_least(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(slots=16), users=(1, 2, 4))
     found = slots.estimate(frames.load(tmp_path / "run"))
     assert str(found) == "at least 4"
+    assert found.method.endswith("never more in flight than that")
     assert found.to_dict()["ci"] == [4, None]
 
 

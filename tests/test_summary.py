@@ -13,7 +13,8 @@ from made_runs import Made, grid, make, write
 from loadtest.analyse.summary import analyse, failed
 from loadtest.records import Outcome
 
-DESCRIBED = {"n", "mean", "p50", "p90", "p95", "p99", "max", "ci95_mean", "ci95_p50"}
+PERCENTILES = ("p5", "p50", "p90", "p95", "p99")
+DESCRIBED = {"n", "mean", "max", "ci95_mean", *PERCENTILES, *(f"ci95_{name}" for name in PERCENTILES)}
 PER_LEVEL = (
     "ttft_s",
     "ttft_sched_s",
@@ -26,6 +27,7 @@ PER_LEVEL = (
     "slot_wait_s",
     "batch_wait_s",
     "prefill_s",
+    "stall_s",
     "delivery_delay_s",
 )
 
@@ -39,18 +41,18 @@ def summary(tmp_path: Path) -> dict[str, Any]:
 def test_every_key_is_there_and_all_of_it_is_json(summary: dict[str, Any]) -> None:
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert {"schema", "server", "slots", "step_law", "levels", "verdict", "simulated"} <= summary.keys()
-    assert summary["step_law"] is None
-    assert summary["step_law_reason"]
+    assert {"base_s", "per_stream_s", "fits", "reason", "times", "prefill"} <= summary["step_law"].keys()
     for level in summary["levels"]:
         for name in PER_LEVEL:
             assert set(level[name]) == DESCRIBED, name
-        assert level["stall_s"] is None
-        assert level["stall_s_reason"]
         assert {"lag_s", "schedule_lag_s", "cpu", "stamps"} == level["client"].keys()
 
 
 def test_figures_of_a_made_server(summary: dict[str, Any]) -> None:
-    assert summary["slots"] == {"estimate": 4, "ci": [4, 4], "limit": True, "method": summary["slots"]["method"]}
+    told = {key: summary["slots"][key] for key in ("estimate", "ci", "limit", "agree")}
+    assert told == {"estimate": 4, "ci": [4, 4], "limit": True, "agree": True}
+    assert summary["step_law"]["base_s"] == pytest.approx(0.010, rel=0.01)  # the same for any number of streams
+    assert summary["step_law"]["per_stream_s"] == pytest.approx(0.0, abs=1e-5)
     assert [level["concurrency"] for level in summary["levels"]] == [1, 2, 4, 8]
     assert [level["requests"] for level in summary["levels"]] == [8, 16, 32, 64]
     assert [level["warmup_requests"] for level in summary["levels"]] == [1, 2, 4, 8]
@@ -60,6 +62,7 @@ def test_figures_of_a_made_server(summary: dict[str, Any]) -> None:
     # Of 8 users 4 wait for one answer (50 ms prefill + 190 ms), less the 2.1 ms between two of their requests.
     assert eight["slot_wait_s"]["p50"] == pytest.approx(0.2379, abs=1e-6)
     assert eight["ttft_s"]["p50"] == pytest.approx(0.2899, abs=1e-6)
+    assert eight["wait_source"] == "server"
     assert eight["window"]["throughput_over"] == "steady window"
     assert eight["output_tokens_per_s"] == pytest.approx(4 * 20 / 0.240, rel=0.001)
     assert eight["input_tokens_per_s"] == pytest.approx(4 * 100 / 0.240, rel=0.001)
@@ -101,10 +104,12 @@ def test_what_a_server_does_not_say_is_null_with_a_reason(tmp_path: Path) -> Non
     levels, truth = grid(Made(), (8,))
     records = [dataclasses.replace(r, server=None, server_us=None, server_first=None) for r in truth.records]
     level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
-    for name in ("queue_wait_s", "slot_wait_s", "batch_wait_s", "prefill_s", "delivery_delay_s"):
+    for name in ("queue_wait_s", "batch_wait_s", "prefill_s", "delivery_delay_s"):
         assert level[name] is None
         assert "server does not" in level[f"{name}_reason"]
     assert level["ttft_s"]["n"] == 64
+    assert level["slot_wait_s"]["p50"] == pytest.approx(0.239, abs=0.003)
+    assert level["wait_source"] == "inferred"  # from slots and earlier ends
 
 
 def test_partial_tokens_of_failed_requests_are_counted_apart(tmp_path: Path) -> None:

@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
+from loadtest.analyse import knee as knee_of
+from loadtest.analyse.series import Series, series_of
+from loadtest.analyse.steps import Steps
 from loadtest.analyse.summary import Analysis
 
-KNEE_SHARE = 0.95  # of the best throughput: the first level that reaches it is the knee
+LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 MOST_TOLD = 3  # series of levels; of more, the first and the last
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """Levels that differ in nothing but concurrency, in its order."""
-
-    label: str  # what they share, e.g. "128 in · 64 out"; empty where nothing is said
-    levels: tuple[dict[str, Any], ...]  # of summary.json
-
-
-def series_of(summary: dict[str, Any]) -> list[Series]:
-    """Group a summary's levels by prompt length, answer length, words and rate."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for level in summary["levels"]:
-        key = (level["words"], level["input_tokens"], level["output_tokens"], level["rate"])
-        groups.setdefault(key, []).append(level)
-    found = []
-    for (words, asked_in, asked_out, rate), levels in groups.items():
-        parts = (
-            (asked_in, "{} in"),
-            (asked_out, "{} out"),
-            (words, "{} words"),
-            (rate, "{:g} requests/s"),
-        )
-        label = " · ".join(form.format(value) for value, form in parts if value is not None)
-        found.append(Series(label, tuple(sorted(levels, key=lambda level: level["concurrency"] or 0))))
-    return found
 
 
 def simulated(summary: dict[str, Any]) -> str | None:
@@ -82,21 +57,28 @@ def all_findings(analysis: Analysis) -> list[str]:
     """Return what the run shows, the most telling first; each sentence holds its figures."""
     summary = analysis.summary
     found = [slots_finding(analysis)] if summary["levels"] else ["No request was recorded."]
+    found += steps_findings(analysis)
     void = sum(level["verdict"] == "void" for level in summary["levels"])
     if void:
         found.append(f"{void} of {len(summary['levels'])} levels are void: do not quote their figures, here neither.")
-    every = series_of(summary)
+    every = series_of(summary["levels"])
     told = every if len(every) <= MOST_TOLD else [every[0], every[-1]]  # the tables have the rest
     for series in told:
         prefix = f"{series.label}: " if len(every) > 1 and series.label else ""
-        sentences = (queueing(analysis, series), knee(series), range_of_ttft(series))
+        sentences = (
+            queueing(analysis, series),
+            batching(series),
+            stalling(series),
+            knee(series),
+            range_of_ttft(series),
+        )
         found += [f"{prefix}{sentence}" for sentence in sentences if sentence]
-    return found
+    return found + unsteady(summary["levels"])[:MOST_TOLD]
 
 
 def telling(analysis: Analysis, finding: Callable[[Series], str | None]) -> str | None:
     """Return the last series' finding without its full stop, for a title; named when there are several series."""
-    every = series_of(analysis.summary)
+    every = series_of(analysis.summary["levels"])
     for series in reversed(every):
         if said := finding(series):
             return (f"{series.label}: {said}" if len(every) > 1 and series.label else said).rstrip(".")
@@ -111,6 +93,62 @@ def slots_finding(analysis: Analysis) -> str:
     if slots.limit:
         return f"The server works on {streams(slots.estimate)} at once; further requests wait ({slots.method})."
     return f"The server works on at least {streams(slots.estimate)} at once; its limit was not seen ({slots.method})."
+
+
+def steps_findings(analysis: Analysis) -> list[str]:
+    """Say what a step of the server takes, where its time is of two kinds, and what prompts cost."""
+    steps = analysis.steps
+    said = []
+    law = steps.law
+    if law is not None and law.fits:
+        said.append(
+            f"A step takes {_milliseconds(law.base_s)} and {_milliseconds(law.per_stream_s)} more for each stream decoding "
+            f"({_seen(steps)})."
+        )
+    elif law is not None and steps.law_reason:
+        said.append(f"{steps.law_reason[0].upper()}{steps.law_reason[1:]}.")
+    for entry in steps.times if law is None or law.fits else ():
+        if len(entry.kinds) == 2:
+            kinds = " and ".join(f"{seconds(kind.centre_s)} ({percent(kind.share)})" for kind in entry.kinds)
+            said.append(f"Two kinds of step at {streams(entry.streams)}: {kinds}.")
+    prefill = steps.prefill
+    if prefill is not None and prefill.per_token_s > 0:
+        said.append(f"Prefill runs at {1 / prefill.per_token_s:.0f} prompt tokens/s ({prefill.method}).")
+    return said
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value * 1e3:.3g} ms" if abs(value) > 5e-6 else "0 ms"
+
+
+def _seen(steps: Steps) -> str:
+    """Say at how many streams steps were seen, and how far the line is from them where that can be told."""
+    law, numbers = steps.law, [entry.streams for entry in steps.times]
+    off = f"; off by at most {max(law.residual * 100, 0.1):.2g} %" if law is not None and len(numbers) > 2 else ""
+    return f"seen at {_numbers(numbers)}{off}"
+
+
+def _numbers(values: list[int]) -> str:
+    """Return "1-4 and 8 streams"."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    parts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    text = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"{text} stream{'s' if values != [1] else ''}"
+
+
+def stalling(series: Series) -> str | None:
+    """Say what share of the decode others' prompts took at the highest concurrency; None below a twentieth."""
+    level = series.levels[-1]
+    stall, e2e, ttft = (figure(level, name) for name in ("stall_s", "e2e_s", "ttft_s"))
+    if not stall or e2e is None or ttft is None or e2e <= ttft or stall < 0.05 * (e2e - ttft):
+        return None
+    share = percent(stall / (e2e - ttft))
+    return f"At {streams(level['concurrency'] or 0)} others' prompts stall a stream for {seconds(stall)}, {share} of its decode."
 
 
 def queueing(analysis: Analysis, series: Series) -> str | None:
@@ -131,24 +169,41 @@ def queueing(analysis: Analysis, series: Series) -> str | None:
         return (
             f"Past {past} requests queue: {at} {percent(slot / ttft)} of the mean TTFT ({seconds(ttft)}) is slot wait."
         )
-    if batch > 0.1 * ttft:
-        share = percent(batch / ttft)
-        return f"No queue for slots {at}, yet {share} of the mean TTFT ({seconds(ttft)}) waits for the batch in flight."
     return f"No queue {at}: waiting is {percent((slot + batch) / ttft)} of the mean TTFT ({seconds(ttft)})."
 
 
-def knee(series: Series) -> str | None:
-    """Say from which concurrency on more streams bring no more output; None with fewer than two levels."""
-    known = [(level["concurrency"], level["output_tokens_per_s"]) for level in series.levels]
-    known = [(users, rate) for users, rate in known if users and rate]
-    if len(known) < 2:
+def batching(series: Series) -> str | None:
+    """Say where a wait is not queueing: the level without slot wait whose TTFT is batch wait for the largest part."""
+    found = None
+    largest = LEAST_BATCH_WAIT
+    for level in series.levels:
+        ttft, slot, batch = (figure(level, name) for name in ("ttft_s", "slot_wait_s", "batch_wait_s"))
+        if ttft and batch and slot is not None and slot < 0.1 * batch and batch / ttft > largest:
+            found, largest = level, batch / ttft
+    if found is None:
         return None
-    best = max(rate for _, rate in known)
-    users, rate = next((users, rate) for users, rate in known if rate >= KNEE_SHARE * best)
-    last_users, last_rate = known[-1]
-    if users == last_users:
-        return f"Output still grows with concurrency: {last_rate:.1f} tokens/s in all at {streams(users)}."
-    return f"Output stops growing at {streams(users)}: {rate:.1f} tokens/s in all there, {last_rate:.1f} at {streams(last_users)}."
+    most = seconds(figure(found, "batch_wait_s", "max"))
+    return (
+        f"Nobody queues for a slot at {streams(found['concurrency'] or 0)}, yet {percent(largest)} of the mean TTFT "
+        f"({seconds(figure(found, 'ttft_s'))}) is batch wait (up to {most}): a prompt starts when the batch in flight, mostly "
+        "another's prefill, has ended."
+    )
+
+
+def knee(series: Series) -> str | None:
+    """Say from which concurrency on more streams bring no more output; None with fewer than three levels."""
+    found, _ = knee_of.knee(series.levels)
+    return found.sentence if found else None
+
+
+def unsteady(levels: Iterable[dict[str, Any]]) -> list[str]:
+    """Return a sentence for each level in which as many requests did not end as came, so that it was not stationary."""
+    return [
+        f"{level['label']}: not stationary: {law['in_flight']:.1f} requests in flight on average, but {law['ends_per_s']:.3g} "
+        f"ends a second of {seconds(law['sojourn_s'])} each make {law['ends_per_s'] * law['sojourn_s']:.1f} (Little's law)."
+        for level in levels
+        if (law := level["little"]) and not law["holds"]
+    ]
 
 
 def range_of_ttft(series: Series) -> str | None:

@@ -24,6 +24,7 @@ FIGURES = (
     ("prefill_s", "prefill", "ms"),
     ("itl_s", "ITL", "ms"),
     ("tpot_s", "TPOT", "ms"),
+    ("stall_s", "stall", "ms"),
     ("e2e_s", "E2E", "ms"),
     ("e2e_sched_s", "E2E from t_sched", "ms"),
     ("stream_tokens_per_s", "stream tokens/s", "1/s"),
@@ -40,6 +41,7 @@ CAPTIONS = {
     "ttft-distribution.png": "Distribution of TTFT",
     "itl.png": "Distribution of the gaps between tokens",
     "streams.png": "Streams decoding and waiting over the run",
+    "prediction.png": "What the model of this run predicts over concurrency, beside what was measured",
 }
 
 
@@ -120,6 +122,20 @@ def figures(level: dict[str, Any]) -> Grid:
     return Grid(("figure", "unit", "n", *PARTS, "95 % interval of p50", "formula"), tuple(rows), names=2, prose=True)
 
 
+def steps(analysis: Analysis) -> Grid:
+    """Return the measured step times, a row a number of streams decoding, beside the law's."""
+    law = analysis.steps.law
+    rows = []
+    for entry in analysis.steps.times:
+        kinds = [f"{_number(kind.centre_s, 1e3)} ({findings.percent(kind.share)})" for kind in entry.kinds]
+        said = _number(law.at(entry.streams), 1e3) if law else NOTHING
+        measured = (entry.mean_s, entry.median_s, entry.p10_s, entry.p90_s)
+        cells = [_number(value, 1e3) for value in measured]
+        rows.append((str(entry.streams), str(entry.n), *cells, " and ".join(kinds) if len(kinds) > 1 else "one", said))
+    heads = ("streams decoding", "steps", "mean ms", "median", "p10", "p90", "kinds of step", "the law's")
+    return Grid(heads, tuple(rows), names=0)
+
+
 def client(summary: dict[str, Any]) -> Grid:
     """Return how well the client kept up, a row a level."""
     rows = []
@@ -181,35 +197,38 @@ def markdown(analysis: Analysis, pictures: list[Path]) -> str:
     """Return report.md; it names the PNGs beside it."""
     summary = analysis.summary
     mark = findings.simulated(summary)
-    lines = [f"# {_md(summary['name'])}: {_md(findings.measured_on(summary))}", ""]
+    lines = [f"# {escaped(summary['name'])}: {escaped(findings.measured_on(summary))}", ""]
     if mark:
         lines += [
-            f"> **SIMULATED SERVER** ({_md(mark)}): these figures describe a model of a server, not a server.",
+            f"> **SIMULATED SERVER** ({escaped(mark)}): these figures describe a model of a server, not a server.",
             "",
         ]
     lines += [f"Verdict: **{summary['verdict']}**", ""]
-    lines += [f"- {_md(sentence)}" for sentence in findings.all_findings(analysis)]
-    lines += [f"- {_md(line)}" for line in findings.verdicts(summary["levels"])]
-    lines += ["", "## Levels", "", *_md_table(overview(summary)), ""]
+    lines += [f"- {escaped(sentence)}" for sentence in findings.all_findings(analysis)]
+    lines += [f"- {escaped(line)}" for line in findings.verdicts(summary["levels"])]
+    lines += ["", "## Levels", "", *markdown_table(overview(summary)), ""]
     for picture in pictures:
         lines += [f"![{CAPTIONS.get(picture.name, picture.stem)}]({picture.name})", ""]
     for level in summary["levels"]:
-        lines += [f"## {_md(level['label'])}", "", *_md_table(figures(level)), ""]
-    lines += ["## Client and tokens", "", *_md_table(client(summary)), ""]
-    lines += ["## The run", "", *_md_table(facts(analysis)), ""]
+        lines += [f"## {escaped(level['label'])}", "", *markdown_table(figures(level)), ""]
+    if analysis.steps.times:
+        lines += ["## Step times", "", *markdown_table(steps(analysis)), ""]
+    lines += ["## Client and tokens", "", *markdown_table(client(summary)), ""]
+    lines += ["## The run", "", *markdown_table(facts(analysis)), ""]
     return "\n".join(lines)
 
 
-def _md_table(grid: Grid) -> Iterator[str]:
-    yield "| " + " | ".join(map(_md, grid.heads)) + " |"
+def markdown_table(grid: Grid) -> Iterator[str]:
+    """Yield the lines of a table in Markdown, its text escaped."""
+    yield "| " + " | ".join(map(escaped, grid.heads)) + " |"
     yield "|" + "".join(
         "---|" if i < grid.names or i == len(grid.heads) - 1 else "---:|" for i in range(len(grid.heads))
     )
     for row in grid.rows:
-        yield "| " + " | ".join(map(_md, row)) + " |"
+        yield "| " + " | ".join(map(escaped, row)) + " |"
 
 
-def _md(text: str) -> str:
+def escaped(text: str) -> str:
     """Escape what a server or a user may have put into a name; a line break would end a table's row."""
     plain = " ".join(text.split())
     for sign in "\\`*_[]<>|#":
@@ -238,6 +257,8 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
         opened = " open" if i == len(summary["levels"]) - 1 else ""
         label = f"{escape(level['label'])} <span class='verdict {level['verdict']}'>{level['verdict']}</span>"
         parts.append(f"<details{opened}><summary>{label}</summary>{_html_table(figures(level))}</details>")
+    if analysis.steps.times:
+        parts.append(f"<h2>Step times</h2>{_html_table(steps(analysis))}")
     parts.append(f"<h2>Client and tokens</h2>{_html_table(client(summary))}")
     parts.append(f"<h2>The run</h2>{_html_table(facts(analysis))}")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rich.text import Text
 from loadtest.analyse import findings, pages
 from loadtest.analyse.summary import Analysis, analyse, failed
 from loadtest.analyse.verdict import worst
+from loadtest.slo import Objective
 
 VERDICT_STYLES = {"valid": "green", "suspect": "yellow", "void": "bold red"}
 
@@ -37,13 +39,15 @@ class Report:
         return worst([one.summary["verdict"] for one in self.analyses])
 
 
-def write_report(folders: list[Path], out: Path | None = None, *, charts: bool = True) -> Report:
+def write_report(
+    folders: list[Path], out: Path | None = None, *, charts: bool = True, objectives: Sequence[Objective] = ()
+) -> Report:
     """Write summary.json, report.md, report.html and the PNGs of each run; into `out`, or into the run folder.
 
-    With several runs `out` gets a folder a run. `charts=False` writes summary.json alone, in milliseconds. Raises
-    RunFolderError when a folder holds no run.
+    With several runs `out` gets a folder a run. `charts=False` writes summary.json alone; `objectives` put goodput into
+    it. Raises RunFolderError when a folder holds no run.
     """
-    analyses = [analyse(folder) for folder in folders]  # all readable before anything is written
+    analyses = [analyse(folder, objectives) for folder in folders]  # all readable before anything is written
     files: list[Path] = []
     for one, place in zip(analyses, _places(analyses, out), strict=True):
         place.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,38 @@
-"""How many streams the server works on at once, and whether the load was enough to know that this is its limit."""
+"""How many streams the server works on at once, and whether the load was enough to know that this is its limit.
+
+A peak alone proves nothing: eight users with short answers may never decode together. What proves a limit is a request
+passed over: a batching server takes whoever waits into its next batch, so a request that waits while whole steps go by
+without anybody beginning or ending is kept out, and those at work meanwhile are all that the server has slots for. Where
+the server tells no durations a request that waits may be in prefill; then only steps count that are as short as those
+without anybody waiting, for a step that carries prompt tokens takes longer, or that come after more of them than any
+prompt could be cut into.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from loadtest.analyse.frames import BoolArray, FloatArray, Run
+from loadtest.analyse.frames import US, BoolArray, FloatArray, Run
 
 TIE_S = 0.001  # an end and a start this close are one slot changing hands: arrivals of one batch scatter that much
-ADMISSION_ERROR_S = 0.020  # how far the server's durations may put an admission too early
-SHARE_AT_PEAK = 0.5  # of the time with more requests in flight than the peak, which must be spent at the peak
+HANDOVER_S = 0.005  # a request that comes this short before a step begins is not yet known to the batch loop
+TOLD_SHARE = 0.8  # of the answers with durations, from which on a wait is the server's word
+FEWEST_READINGS = 3.0  # of one number, to be a witness at all
+LEAST_SHARE = 0.03  # of the steps with more in flight than slots, likewise
+AGREED = 0.85  # of the readings must say the same number
+PLAIN = 1.4  # times the step without anybody waiting: a longer one carries prompt tokens
+SMALLEST_SLICE = 32  # prompt tokens a step, at least, where a prompt is evaluated in slices
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """One way of telling the slots, and what it says."""
+
+    name: str
+    slots: int | None  # None: it does not name one number
+    said: str  # with its figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +42,32 @@ class Slots:
     estimate: int | None  # None: no stream ever decoded
     limit: bool  # True: the load exceeded it, so it is the server's limit; False: the server does at least this
     method: str
+    witnesses: tuple[Witness, ...] = field(default=())
+
+    @property
+    def interval(self) -> tuple[int, int | None] | None:
+        """The fewest and most slots that the run allows; open above where only a lower bound is known."""
+        if self.estimate is None:
+            return None
+        return self.estimate, self.estimate if self.limit else None
+
+    @property
+    def agree(self) -> bool:
+        """Whether all witnesses name the estimate."""
+        return all(witness.slots == self.estimate for witness in self.witnesses)
 
     def to_dict(self) -> dict[str, object]:
         """Return what summary.json holds; `ci` is open above ([n, null]) where only a lower bound is known."""
-        ci = None if self.estimate is None else [self.estimate, self.estimate if self.limit else None]
-        return {"estimate": self.estimate, "ci": ci, "limit": self.limit, "method": self.method}
+        ci = list(self.interval) if self.interval else None
+        witnesses = {witness.name: witness.slots for witness in self.witnesses}
+        return {
+            "estimate": self.estimate,
+            "ci": ci,
+            "limit": self.limit,
+            "method": self.method,
+            "witnesses": witnesses,
+            "agree": self.agree,
+        }
 
     def __str__(self) -> str:
         if self.estimate is None:
@@ -34,58 +77,287 @@ class Slots:
 
 def peak_decoding(run: Run, rows: BoolArray) -> int:
     """Return the most streams of `rows` between their first and last token at one instant."""
-    return int(_steps(*_working(run, rows, run.column("first_token")))[1].max(initial=0))
+    lives = Lives.of(run, rows)
+    seen = np.isfinite(lives.first)
+    return int(Depth.of(lives.first[seen], lives.last[seen]).depth.max(initial=0))
 
 
 def estimate(run: Run) -> Slots:
-    """Estimate the server's slots: the most streams it worked on at once; a limit only where more requests wanted in.
+    """Estimate the server's slots from the most streams at work, the steps that passed requests over, and turns.
 
-    A peak alone proves nothing (eight users with short answers may never decode together), so it counts as the limit
-    only when the server stood at it for a good share of the time in which it was asked for more. Where the server says
-    how long it prefilled, a stream counts from its prefill on: then a long prefill cannot pass for a full server.
+    At work is a stream from its prefill on where the server says how long that took, else from its first token. It is a
+    limit where witnesses name the peak; where they name another number, the doubt is said and no limit claimed.
     """
-    started = run.column("first_token") - run.column("prefill_s") + ADMISSION_ERROR_S
-    prefill_seen = bool(np.isfinite(started[np.asarray(run.requests["ok"], dtype=np.bool_)]).all())
-    started = np.minimum(started, run.column("first_token")) if prefill_seen else run.column("first_token")
-    what = "peak of streams in prefill or decoding at once" if prefill_seen else "peak of streams decoding at once"
-    times, depth = _steps(*_working(run, np.ones(len(started), dtype=np.bool_), started))
-    peak = int(depth.max(initial=0))
+    lives = Lives.of(run)
+    doing = "in prefill or decoding" if lives.told else "decoding"
+    peak = lives.peak()
     if peak == 0:
         return Slots(None, limit=False, method="no stream was seen decoding")
-    send, end = run.column("send"), run.column("end")
-    sent = np.isfinite(send)
-    asked_times, asked = _steps(send[sent], end[sent])
-    if int(asked.max(initial=0)) <= peak:
-        return Slots(peak, limit=False, method=f"{what}; never more in flight than that")
-    grid = np.union1d(times, asked_times)
-    span = np.diff(grid, append=grid[-1])
-    pressed = _at(asked_times, asked, grid) > peak
-    share = float(span[pressed & (_at(times, depth, grid) == peak)].sum() / max(span[pressed].sum(), 1e-12))
-    limit = share >= SHARE_AT_PEAK
-    held = f"held {'' if limit else 'only '}{share * 100:.0f} % of the time that more were in flight"
-    return Slots(peak, limit=limit, method=f"{what}, {held}")
+    most = Witness("peak", peak, f"at most {peak} {doing} at once")
+    asked = int(lives.in_flight.depth.max(initial=0))
+    if asked <= peak:
+        return Slots(peak, limit=False, method=f"{most.said}; never more in flight than that", witnesses=(most,))
+    passed = _passed_over(run, lives, doing)
+    full = _full_batches(run, lives) if lives.told else None
+    found = tuple(witness for witness in (most, passed, full) if witness is not None)
+    method = "; ".join(witness.said for witness in found)
+    if len(found) == 1:
+        return Slots(peak, limit=False, method=f"{method}; no request was seen to be kept out by that", witnesses=found)
+    named = found[1].slots
+    others = {witness.slots for witness in found[2:] if witness.slots is not None}
+    limit = named is not None and named >= peak and others <= {named}  # the peak is only a lower bound
+    doubt = "" if limit else "; these contradict each other, so no limit is named"
+    return Slots(named if limit else peak, limit=limit, method=method + doubt, witnesses=found)
 
 
-def _working(run: Run, rows: BoolArray, started: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return start and last-token instants of streams that decoded, ends drawn in by the tie tolerance."""
-    first, last = started[rows], run.column("last")[rows]
-    seen = np.isfinite(first) & np.isfinite(last)
-    first, last = first[seen], last[seen]
-    gaps = run.itl.of(rows)
-    gaps = gaps[gaps > 0]
-    tie = min(TIE_S, float(np.median(gaps)) / 2) if len(gaps) else TIE_S  # a server run at 20x speed has shorter gaps
-    return first, np.maximum(last - tie, first + 1e-9)
+@dataclass(frozen=True, slots=True)
+class Lives:
+    """The instants of the requests that were sent, seconds; nan where one is unknown or never came."""
+
+    arrived: FloatArray  # sent, and the model loaded
+    started: FloatArray  # prefill began, by the server's word
+    first: FloatArray
+    last: FloatArray  # last token, drawn in by the tie tolerance
+    gone: FloatArray  # the same, or the end of a request without any token
+    gap: float  # median time between two tokens of a stream; 2 TIE_S where no stream had two
+    told: bool  # whether the server said of nearly every answer when work on it began
+
+    @classmethod
+    def of(cls, run: Run, rows: BoolArray | None = None) -> Lives:
+        """Read the instants of `rows`, of all requests without."""
+        send, first, end = run.column("send"), run.column("first_token"), run.column("end")
+        arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
+        started = first - run.column("prefill_s")
+        if (run.column("llamacpp") == 1).any():
+            started = run.column("headers")
+        started = np.clip(started, arrived, first)
+        gaps = run.itl.seconds[run.itl.seconds > 0]
+        gap = float(np.median(gaps)) if len(gaps) else 2 * TIE_S
+        last = np.maximum(run.column("last") - min(TIE_S, gap / 2), first + 1e-9)
+        gone = np.where(np.isfinite(last), last, end)
+        keep = np.isfinite(send) & (rows if rows is not None else True)
+        seen = keep & np.isfinite(first)
+        told = bool(seen.any()) and float(np.isfinite(started[seen]).mean()) >= TOLD_SHARE
+        arrived, started, first, last, gone = (values[keep] for values in (arrived, started, first, last, gone))
+        return cls(arrived, started, first, last, gone, gap, told)
+
+    @property
+    def in_flight(self) -> Depth:
+        """Requests between arrival and end."""
+        return Depth.of(self.arrived, np.maximum(self.gone, self.arrived))
+
+    @property
+    def slack(self) -> float:
+        """Within this much of each other two arrivals belong to one batch, seconds."""
+        return min(3 * TIE_S, 0.3 * self.gap)
+
+    @property
+    def handover(self) -> float:
+        """How long a request must have been there before a step begins to count as passed over by it, seconds."""
+        return min(HANDOVER_S, self.gap / 2)
+
+    @property
+    def begun(self) -> FloatArray:
+        """When work on each request was seen to begin: its prefill where the server tells, else its first token."""
+        return np.where(np.isfinite(self.started), self.started, self.first) if self.told else self.first
+
+    def peak(self) -> int:
+        """Return the most streams at work at once."""
+        seen = np.isfinite(self.first)
+        late = np.minimum(self.begun + self.slack, self.first)
+        early = np.maximum(self.last - self.slack, late + 1e-9)  # a last token delayed is no second slot
+        return int(Depth.of(late[seen], early[seen]).depth.max(initial=0))
 
 
-def _steps(starts: FloatArray, ends: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return (instants, how many intervals are open from each on); an end comes before a start at the same instant."""
-    times = np.concatenate((starts, ends))
-    change = np.concatenate((np.ones(len(starts)), -np.ones(len(ends))))
-    order = np.lexsort((change, times))
-    return times[order], np.cumsum(change[order])
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many intervals are open from each of `times` on."""
+
+    times: FloatArray
+    depth: FloatArray
+
+    @classmethod
+    def of(cls, starts: FloatArray, ends: FloatArray) -> Depth:
+        """Count intervals; an end comes before a start at the same instant."""
+        times = np.concatenate((starts, ends))
+        change = np.concatenate((np.ones(len(starts)), -np.ones(len(ends))))
+        order = np.lexsort((change, times))
+        return cls(times[order], np.cumsum(change[order]))
+
+    def at(self, instants: FloatArray) -> FloatArray:
+        """Return the depth at `instants`; zero before the first."""
+        if not len(self.times):
+            return np.zeros(len(instants))
+        index = np.searchsorted(self.times, instants, side="right") - 1
+        return np.where(index >= 0, self.depth[np.maximum(index, 0)], 0.0)
 
 
-def _at(times: FloatArray, depth: FloatArray, instants: FloatArray) -> FloatArray:
-    """Read a step function at `instants`; zero before its first step."""
-    index = np.searchsorted(times, instants, side="right") - 1
-    return np.where(index >= 0, depth[np.maximum(index, 0)], 0.0)
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """Every gap between two tokens of a stream: one step of the batch loop, as that stream saw it."""
+
+    seconds: FloatArray
+    at_work: FloatArray  # streams
+    weight: FloatArray  # 1 / streams decoding: all of them see the same step
+    asked: FloatArray  # requests in flight
+    passed: BoolArray  # somebody waited from before it to after it, nobody began or ended
+    free: BoolArray  # the same, but nobody waited
+    since: FloatArray  # seconds from the last first token, or from when nobody waited, to the step's beginning
+
+
+def _passed_over(run: Run, lives: Lives, doing: str) -> Witness | None:
+    """Return the number at work while steps passed waiting requests over; None where too few did."""
+    steps = _steps(run, lives)
+    counted = steps.passed if lives.told else steps.passed & (_plain(steps) | _beyond_prefill(run, steps))
+    form = f"steps that passed a waiting request over had {{}} {doing}"
+    return _agreed("passed_over", _Readings(steps.at_work, steps.weight, steps.asked, counted), form)
+
+
+@dataclass(frozen=True, slots=True)
+class _Readings:
+    """Steps or batches, and which of them tell the slots."""
+
+    slots: FloatArray  # streams at work
+    weight: FloatArray
+    asked: FloatArray  # requests in flight
+    tell: BoolArray
+
+
+def _agreed(name: str, readings: _Readings, form: str) -> Witness | None:
+    """Return what readings of the slots mostly say; None where they are too few, or a rarity while more were asked for.
+
+    A server that stumbles once passes somebody over as well; one without a slot to give does so all the time.
+    """
+    told, weight = readings.slots[readings.tell], readings.weight[readings.tell]
+    values = np.unique(told)
+    totals = np.array([weight[told == value].sum() for value in values])
+    if not len(values):
+        return None
+    best, total = int(np.argmax(totals)), float(totals.sum())
+    pressed = float(readings.weight[readings.asked > values[best]].sum())
+    if totals[best] < max(FEWEST_READINGS, LEAST_SHARE * pressed):
+        return None
+    share = float(totals[best]) / total
+    said = f"{share * 100:.0f} % of {total:.0f} " + form.format(int(values[best]))
+    return Witness(name, int(values[best]) if share >= AGREED else None, said)
+
+
+def _steps(run: Run, lives: Lives) -> _Steps:
+    owner, row = run.chunks.owner, run.itl.row
+    inside = owner[1:] == owner[:-1]
+    right = run.column("send")[row] + run.chunks.flat[1:][inside] * US
+    seconds = run.itl.seconds
+    real = (seconds > 0.05 * lives.gap) & np.isfinite(right)  # of tokens in one read, one gap is the step
+    seconds, right = seconds[real], right[real]
+    left, middle = right - seconds, right - seconds / 2
+    slack = lives.slack
+    seen = np.isfinite(lives.first)
+    begun, last = lives.begun, lives.last
+    decoding = Depth.of(lives.first[seen], last[seen]).at(middle)
+    at_work = Depth.of(begun[seen], np.maximum(last, begun)[seen]).at(middle) if lives.told else decoding
+    quiet = (_within(last[seen], left - slack, right - slack) == 0) & (
+        _within(begun[seen], left + slack, right + slack) == 0
+    )
+    # Of whom a telling server did not say when work began, it may be in prefill: no witness while such a one is there.
+    unsure = ~np.isfinite(lives.started) if lives.told else np.zeros(len(seen), dtype=np.bool_)
+    until = np.where(seen, begun, lives.gone)
+    if (unsure & seen).any():
+        quiet &= Depth.of(lives.arrived[unsure & seen], until[unsure & seen]).at(middle) == 0
+    ready = lives.arrived[~unsure] + lives.handover
+    waiting_until = _latest(ready, until[~unsure], left)
+    anybody = _latest(lives.arrived, until, right)
+    return _Steps(
+        seconds=seconds,
+        at_work=at_work,
+        weight=1 / np.maximum(decoding, 1),
+        asked=lives.in_flight.at(middle),
+        passed=quiet & (waiting_until > right + slack),
+        free=quiet & ~(anybody > left),
+        since=left - np.maximum(_previous(lives.first[seen], left), _previous(_calm(lives.arrived, until), left)),
+    )
+
+
+def _plain(steps: _Steps) -> BoolArray:
+    """Mark steps no longer than those without anybody waiting at the same number of streams."""
+    depths, usual = _usual(steps)
+    if not len(depths):
+        return np.zeros(len(steps.seconds), dtype=np.bool_)
+    expected = np.interp(steps.at_work, depths, usual)
+    more = steps.at_work > depths[-1]
+    if len(depths) > 1:
+        slope = max((usual[-1] - usual[-2]) / (depths[-1] - depths[-2]), 0.0)
+        expected = np.where(more, usual[-1] + slope * (steps.at_work - depths[-1]), expected)
+    else:  # between a step that costs the same for any number and one that is paid for each stream
+        expected = np.where(more, usual[-1] * np.sqrt(steps.at_work / depths[-1]), expected)
+    return np.asarray(steps.seconds < PLAIN * expected, dtype=np.bool_)
+
+
+def _beyond_prefill(run: Run, steps: _Steps) -> BoolArray:
+    """Mark steps that come later after a first token than the longest prompt has slices: it is not prefill that lasts."""
+    prompts = run.column("prompt_tokens")
+    if not np.isfinite(prompts).any():
+        return np.zeros(len(steps.seconds), dtype=np.bool_)
+    slices = float(np.nanmax(prompts)) / SMALLEST_SLICE + 2
+    return np.asarray(steps.since > slices * steps.seconds, dtype=np.bool_)
+
+
+def _usual(steps: _Steps) -> tuple[FloatArray, FloatArray]:
+    """Return the numbers of streams at which steps without anybody waiting were seen, and their median durations."""
+    depths = np.unique(steps.at_work[steps.free])
+    usual = [float(np.median(steps.seconds[steps.free & (steps.at_work == depth)])) for depth in depths]
+    return depths, np.array(usual)
+
+
+def _full_batches(run: Run, lives: Lives) -> Witness | None:
+    """Return the slots held whenever a batch ended and somebody who came before it began was still not let in.
+
+    Needs no token gaps, so that it also reads answers of one or two tokens; but needs the server's durations. A slot
+    given away during a batch is seen to be taken when the batch ends, which is why those that begin then count as well.
+    """
+    owner = run.chunks.owner
+    instants = np.sort(run.column("send")[owner] + run.chunks.flat * US)
+    instants = instants[np.isfinite(instants)]
+    slack = lives.slack
+    fresh = np.diff(instants, prepend=-np.inf) > slack
+    opens, closes = instants[fresh], instants[np.append(fresh[1:], True)[: len(instants)]]
+    if len(opens) < 2:
+        return None
+    known = np.isfinite(lives.started)
+    begun, last, arrived = lives.begun[np.isfinite(lives.first)], lives.last[np.isfinite(lives.last)], lives.arrived
+    held = np.searchsorted(np.sort(begun), closes + slack) - np.searchsorted(np.sort(last), opens - slack)
+    ready = arrived[known] + lives.handover
+    waited = _latest(ready, lives.started[known], np.append(-np.inf, opens[:-1])) > closes + slack
+    unsure = ~known & np.isfinite(lives.first)
+    if unsure.any():
+        waited &= Depth.of(arrived[unsure], lives.first[unsure]).at(opens) == 0
+    readings = _Readings(held.astype(np.float64), np.ones(len(held)), lives.in_flight.at(opens - slack), waited)
+    return _agreed("full_batches", readings, "batches that left a request waiting had {} slots taken")
+
+
+def _within(instants: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
+    """Count the instants in [left, right)."""
+    ordered = np.sort(instants)
+    return np.asarray(np.searchsorted(ordered, right) - np.searchsorted(ordered, left), dtype=np.float64)
+
+
+def _previous(instants: FloatArray, at: FloatArray) -> FloatArray:
+    """Return the last of `instants` up to each of `at`; −inf where there is none."""
+    ordered = np.concatenate(([-np.inf], np.sort(instants)))
+    return np.asarray(ordered[np.searchsorted(ordered, at, side="right") - 1], dtype=np.float64)
+
+
+def _calm(starts: FloatArray, ends: FloatArray) -> FloatArray:
+    """Return the starts of intervals that came while none was open."""
+    open_now = Depth.of(starts, ends)
+    opened: BoolArray = (open_now.depth == 1) & (np.diff(open_now.depth, prepend=0) > 0)
+    return np.asarray(open_now.times[opened], dtype=np.float64)
+
+
+def _latest(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> FloatArray:
+    """Return, of the intervals begun by each instant, the latest end; −inf where none has."""
+    if not len(starts):
+        return np.full(len(instants), -np.inf)
+    order = np.argsort(starts, kind="stable")
+    latest = np.maximum.accumulate(ends[order])
+    index = np.searchsorted(starts[order], instants, side="right") - 1
+    return np.where(index >= 0, latest[np.maximum(index, 0)], -np.inf)

@@ -1,10 +1,4 @@
-"""Exact percentiles with intervals made for correlated samples, the steady window, and throughput inside it.
-
-Neighbouring requests of a closed loop share batches and queues, so their latencies are not independent and the usual
-interval (s/√n) is far too narrow. Intervals here resample blocks of consecutive requests, each block as long as the
-level has streams or more: the moving-block bootstrap (Künsch, Ann. Stat. 17, 1989); with many samples non-overlapping
-batch means (Schmeiser, Oper. Res. 30, 1982), which need no resampling.
-"""
+"""Exact percentiles with intervals made for correlated samples, the steady window, and throughput inside it."""
 
 from __future__ import annotations
 
@@ -12,79 +6,46 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.analyse.frames import FloatArray
+from loadtest import metrics
+from loadtest.analyse.frames import FloatArray, IntArray
+from loadtest.analyse.intervals import FEWEST_EFFECTIVE, Sample, Spread, mean_interval, percentile_interval
 
 Described = dict[str, float | int | list[float] | None]
 
-PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+PERCENTILES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 FEWEST_FOR_INTERVAL = 20  # samples; below, an interval would be invented
-RESAMPLES = 500
-BATCHES = 30
-MOST_FOR_BOOTSTRAP = 1000  # samples; above, batch means say the same for a hundredth of the time
 SHORTEST_WINDOW = 0.2  # of the level: a shorter steady window says less than the whole level
 
 
-def describe(values: FloatArray, *, block: int = 1) -> Described:
-    """Return {n, mean, p50, p90, p95, p99, max, ci95_mean, ci95_p50} of `values`, which are in time order.
+def describe(values: FloatArray, *, block: int = 1, requests: IntArray | None = None) -> Described:
+    """Return {n, mean, p5, p50, p90, p95, p99, max, ci95_mean, ci95_p5, …, ci95_p99} of `values`, which are in time order.
 
-    nan (unknown) is left out. A percentile that needs more samples than there are (p95: 20, p99: 100) is None, and so
-    is an interval with fewer than 20. `block` is how many consecutive samples belong together, e.g. the concurrency.
+    nan (unknown) is left out. A percentile that needs more samples than there are (p5, p95: 20, p99: 100) is None, and so is
+    an interval with fewer than 20 samples or too few independent ones (loadtest.analyse.intervals).
+
+    Args:
+        block: how many consecutive requests share their fate, e.g. the concurrency.
+        requests: which request each value belongs to (equal numbers side by side), where a request has many, as token
+            gaps: an interval then asks how much requests differ, never single gaps.
     """
-    known = values[np.isfinite(values)]
+    finite = np.isfinite(values)
+    known = values[finite]
     n = len(known)
+    ordered = np.sort(known)
     described: Described = {"n": n, "mean": float(known.mean()) if n else None}
     for name, share in PERCENTILES.items():
-        enough = n * (1 - share) >= 1 - 1e-9 or (n > 0 and name == "p50")
-        described[name] = float(np.quantile(known, share)) if enough else None
-    described["max"] = float(known.max()) if n else None
-    mean, median = intervals(known, block=block)
-    described["ci95_mean"] = mean
-    described["ci95_p50"] = median
+        described[name] = float(np.quantile(ordered, share)) if metrics.enough_for(share, n) else None
+    described["max"] = float(ordered[-1]) if n else None
+    found: dict[str, tuple[float, float] | None] = {}
+    if n >= FEWEST_FOR_INTERVAL:
+        sample = Sample.of(known, block=block, requests=None if requests is None else requests[finite])
+        found["mean"] = mean_interval(sample)
+        for name, share in PERCENTILES.items():
+            found[name] = percentile_interval(sample, ordered, share) if described[name] is not None else None
+    for name in ("mean", *PERCENTILES):
+        interval = found.get(name)
+        described[f"ci95_{name}"] = list(interval) if interval else None
     return described
-
-
-def intervals(known: FloatArray, *, block: int = 1) -> tuple[list[float] | None, list[float] | None]:
-    """Return the 95 % intervals of mean and median of samples in time order, None with fewer than 20."""
-    n = len(known)
-    if n < FEWEST_FOR_INTERVAL:
-        return None, None
-    if n > MOST_FOR_BOOTSTRAP and n // BATCHES >= block:
-        batches = np.array_split(known, BATCHES)
-        means = np.array([batch.mean() for batch in batches])
-        medians = np.array([np.median(batch) for batch in batches])
-        return _batch_interval(float(known.mean()), means), _batch_interval(float(np.median(known)), medians)
-    length = max(1, min(max(block, round(n ** (1 / 3))), n // 5))
-    blocks = -(-n // length)
-    # A fixed seed: the same run folder gives the same report, to the last digit.
-    starts = np.random.default_rng(0).integers(0, n, size=(RESAMPLES, blocks))
-    index = (starts[:, :, None] + np.arange(length)).reshape(RESAMPLES, -1)[:, :n] % n
-    drawn = known[index]
-    widen = t_quantile(blocks - 1) / 1.96 * np.sqrt(blocks / (blocks - 1))  # few blocks know little of their spread
-    return (
-        _bootstrap_interval(float(known.mean()), drawn.mean(axis=1), widen),
-        _bootstrap_interval(float(np.median(known)), np.median(drawn, axis=1), widen),
-    )
-
-
-def _bootstrap_interval(estimate: float, drawn: FloatArray, widen: float) -> list[float]:
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return [float(estimate + (low - estimate) * widen), float(estimate + (high - estimate) * widen)]
-
-
-def _batch_interval(estimate: float, batches: FloatArray) -> list[float]:
-    half = t_quantile(len(batches) - 1) * float(batches.std(ddof=1)) / len(batches) ** 0.5
-    return [estimate - half, estimate + half]
-
-
-def t_quantile(freedom: int) -> float:
-    """Return Student's t at 97.5 % (Cornish-Fisher expansion; within 0.3 % from 4 degrees of freedom on)."""
-    z, v = 1.959964, max(freedom, 3)
-    return (
-        z
-        + (z**3 + z) / (4 * v)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,24 +86,68 @@ def steady_window(send: FloatArray, end: FloatArray, first_measured: float) -> W
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Tokens and requests a second in a window, with a 95 % interval from tenths of the window."""
+    """Tokens and requests a second in a window, with a 95 % interval from the requests that ended in it."""
 
     per_second: float
     ci95: list[float] | None
 
 
-def throughput(instants: FloatArray, weights: FloatArray, window: Window, *, bins: int = 10) -> Throughput | None:
+def throughput(
+    instants: FloatArray,
+    weights: FloatArray,
+    window: Window,
+    *,
+    block: int = 1,
+    requests: IntArray | None = None,
+    sends: FloatArray | None = None,
+) -> Throughput | None:
     """Return what arrived in `window` per second; None when it has no length.
 
-    `weights` says what each arrival counts for, e.g. tokens a chunk. The interval takes tenths of the window as batches,
-    and is None with fewer arrivals than 20, or where ramp and drain are part of the window.
+    The interval is None where too few requests ended inside, or where ramp and drain are part of the window.
+
+    Args:
+        weights: what each arrival counts for, e.g. tokens a chunk.
+        block: how many requests share their fate, the concurrency of a closed loop.
+        requests: which request each arrival belongs to (equal numbers side by side), where one has many.
+        sends: when each arrival's request was sent; of a closed loop only, where a user's time is what is divided.
     """
     if window.seconds <= 0:
         return None
-    inside = window.holds(instants)
-    rate = float((weights * inside).sum()) / window.seconds
-    if not window.steady or inside.sum() < FEWEST_FOR_INTERVAL:
+    rate = float((weights * window.holds(instants)).sum()) / window.seconds
+    if not window.steady or rate <= 0:
         return Throughput(rate, None)
-    edges = np.linspace(window.start, window.end, bins + 1)
-    sums, _ = np.histogram(instants, bins=edges, weights=weights * inside)
-    return Throughput(rate, _batch_interval(rate, sums / (window.seconds / bins)))
+    if requests is not None and len(requests):
+        starts = np.flatnonzero(np.diff(requests, prepend=requests[0] - 1))
+        instants, weights = np.maximum.reduceat(instants, starts), np.add.reduceat(weights, starts)
+        sends = sends[starts] if sends is not None else None
+    inside = window.holds(instants) > 0
+    spread = rate_spread(instants[inside], weights[inside], sends[inside] if sends is not None else None, block=block)
+    return Throughput(rate, [rate * (1 + off) for off in spread.around(0.0)] if spread else None)
+
+
+def rate_spread(
+    ends: FloatArray,
+    amounts: FloatArray,
+    sends: FloatArray | None = None,
+    *,
+    block: int = 1,
+    fewest: int = FEWEST_FOR_INTERVAL,
+    effective: float = FEWEST_EFFECTIVE,
+) -> Spread | None:
+    """Return how far Σ amounts / Σ time may be off, as a share of it, from one entry a request.
+
+    A request's time is what its user spent on it (closed loop: `sends` given), else what passed since the last end.
+    Batches are rounds of the loop, not tenths of the window, whose edges would cut rounds anywhere. None with fewer than
+    `fewest` requests, or fewer than `effective` independent ones.
+    """
+    order = np.argsort(ends if sends is None else sends, kind="stable")
+    spent = np.diff(ends[order]) if sends is None else (ends - sends)[order]
+    counted = amounts[order][len(order) - len(spent) :]
+    if len(spent) < fewest:
+        return None
+    if spent.sum() <= 0 or counted.sum() <= 0:
+        return None
+    sample = Sample.of(counted - counted.sum() / spent.sum() * spent, block=block)
+    if sample.effective < effective:
+        return None
+    return sample.mean().scaled(1 / float(counted.mean()))

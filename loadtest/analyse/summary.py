@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from loadtest.analyse import frames, slots, stats, verdict, waits
-from loadtest.analyse.frames import BoolArray, FloatArray, Run
+from loadtest.analyse import frames, goodput, knee, slots, stats, steps, verdict, waits
+from loadtest.analyse.frames import BoolArray, FloatArray, IntArray, Run
+from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.slots import Slots
+from loadtest.analyse.steps import Steps
 from loadtest.records import SCHEMA, Outcome
 from loadtest.scenario import Level
+from loadtest.slo import Objective
 
 # Figures of a request each, in the order of summary.json; columns of Run.requests.
 PER_REQUEST = (
@@ -28,6 +33,7 @@ PER_REQUEST = (
     "batch_wait_s",
     "load_s",
     "prefill_s",
+    "stall_s",
 )
 NO_DURATIONS = "this server does not say how long it loaded, waited or prefilled"
 NO_LIMIT = (
@@ -41,8 +47,8 @@ UNKNOWN = {
     "prefill_s": NO_DURATIONS,
     "delivery_delay_s": "this server does not stamp its chunks",
     "server_itl_s": "this server does not stamp its chunks",
+    "stall_s": "too few gaps between tokens were seen to tell a stall from a step",
 }
-NO_STEPS = "step times by number of streams decoding are not worked out yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +57,29 @@ class Analysis:
 
     run: Run  # its requests have slot_wait_s and batch_wait_s too
     slots: Slots
+    steps: Steps
     summary: dict[str, Any]  # summary.json
 
 
-def analyse(path: Path) -> Analysis:
-    """Read a run folder and work out its figures; raise RunFolderError when it is not one."""
+def analyse(path: Path, objectives: Sequence[Objective] = ()) -> Analysis:
+    """Read a run folder and work out its figures, goodput by `objectives` too; raise RunFolderError when it is not one."""
     run = frames.load(path)
     found = slots.estimate(run)
-    slot, batch = waits.split(run, found)
-    run.requests["slot_wait_s"], run.requests["batch_wait_s"] = slot, batch
-    run.requests["unsplit_wait_s"] = np.where(np.isnan(slot), run.column("queue_wait_s"), 0.0)
-    return Analysis(run, found, summarise(run, found))
+    waited = waits.split(run, found)
+    run.requests["slot_wait_s"], run.requests["batch_wait_s"] = waited.slot, waited.batch
+    run.requests["wait_source"] = waited.source
+    run.requests["unsplit_wait_s"] = np.where(np.isnan(waited.slot), run.column("queue_wait_s"), 0.0)
+    measured = steps.measure(run, found)
+    run.requests["stall_s"] = measured.stall_s
+    return Analysis(run, found, measured, summarise(run, found, measured, objectives))
 
 
-def summarise(run: Run, found: Slots) -> dict[str, Any]:
+def summarise(run: Run, found: Slots, measured: Steps, objectives: Sequence[Objective] = ()) -> dict[str, Any]:
     """Return summary.json of a run whose requests carry their waits; seconds and per second, None for unknown.
 
     A figure that is None has its reason beside it, under the same name with `_reason`.
     """
-    levels = [_level(run, level) for level in run.levels]
+    levels = [_level(run, level, objectives) for level in run.levels]
     facts = run.facts
     return {
         "schema": SCHEMA,
@@ -81,14 +91,18 @@ def summarise(run: Run, found: Slots) -> dict[str, Any]:
         "target": facts.get("target") or {},
         "server": facts.get("server") or {},
         "slots": found.to_dict(),
-        "step_law": None,
-        "step_law_reason": NO_STEPS,
+        **(
+            {"step_law": measured.to_dict()}
+            if measured.times
+            else {"step_law": None, "step_law_reason": measured.law_reason}
+        ),
+        "knee": [_knee(series) for series in series_of(levels)],
         "verdict": verdict.worst([level["verdict"] for level in levels]),
         "levels": levels,
     }
 
 
-def _level(run: Run, level: dict[str, Any]) -> dict[str, Any]:
+def _level(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> dict[str, Any]:
     index = level["index"]
     rows, good = run.measured(index), run.good(index)
     block = int(level.get("concurrency") or 1)
@@ -98,10 +112,13 @@ def _level(run: Run, level: dict[str, Any]) -> dict[str, Any]:
         described |= _described(name, run.column(name)[good], block)
     if described["queue_wait_s"] is not None and described["slot_wait_s"] is None:
         described |= dict.fromkeys(("slot_wait_s_reason", "batch_wait_s_reason"), NO_LIMIT)
-    described |= _described("itl_s", run.itl.of(good), block)
-    described |= _described("server_itl_s", run.server_itl.of(good), block)
-    described |= _described("delivery_delay_s", run.delivery.of(good), block)
+    described |= _described("itl_s", run.itl.of(good), block, run.itl.row[good[run.itl.row]])
+    described |= _described(
+        "server_itl_s", run.server_itl.of(good), block, run.server_itl.row[good[run.server_itl.row]]
+    )
+    described |= _described("delivery_delay_s", run.delivery.of(good), block, run.delivery.row[good[run.delivery.row]])
     requests = run.requests[rows]
+    throughput = _throughput(run, index, block, closed=bool(level.get("concurrency")))
     return {
         "index": index,
         "label": level.get("label") or _label(level),
@@ -110,9 +127,10 @@ def _level(run: Run, level: dict[str, Any]) -> dict[str, Any]:
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
         "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
         **described,
-        "stall_s": None,
-        "stall_s_reason": NO_STEPS,
-        **_throughput(run, index),
+        **_little(run, index),
+        "wait_source": _commonest(run.requests["wait_source"][good]),
+        **throughput,
+        **_goodput(run, index, objectives, throughput["requests_per_s"]),
         "tokens": _tokens(run, rows, good),
         "peak_decoding": slots.peak_decoding(run, np.asarray(run.requests["level"] == index, dtype=np.bool_)),
         "client": {
@@ -126,11 +144,38 @@ def _level(run: Run, level: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _described(name: str, values: FloatArray, block: int) -> dict[str, Any]:
-    described = stats.describe(values, block=block)
+def _described(name: str, values: FloatArray, block: int, requests: IntArray | None = None) -> dict[str, Any]:
+    described = stats.describe(values, block=block, requests=requests)
     if described["n"]:
         return {name: described}
     return {name: None, f"{name}_reason": UNKNOWN.get(name, "no request of this level had one")}
+
+
+def _goodput(run: Run, index: int, objectives: Sequence[Objective], rate: float | None) -> dict[str, Any]:
+    """Return a level's goodput where objectives were given."""
+    if not objectives:
+        return {}
+    found = goodput.goodput(run, index, objectives, requests_per_s=rate)
+    if found is None:
+        return {"goodput": None, "goodput_reason": "no objective is one that a single request can meet or miss here"}
+    return {"goodput": found.to_dict()}
+
+
+def _little(run: Run, index: int) -> dict[str, Any]:
+    found = knee.little(run, index)
+    if found is None:
+        return {"little": None, "little_reason": "no request ended in the steady window"}
+    return {"little": found.to_dict()}
+
+
+def _knee(series: Series) -> dict[str, Any]:
+    found, reason = knee.knee(series.levels)
+    return {"label": series.label, **(found.to_dict() if found else {"concurrency": None, "reason": reason})}
+
+
+def _commonest(sources: pd.Series) -> str:
+    """Return where most of a level's waits were learnt: "server", "inferred" or "unknown"."""
+    return str(sources.mode().iloc[0]) if len(sources) else waits.UNKNOWN
 
 
 def _label(level: dict[str, Any]) -> str:
@@ -144,7 +189,7 @@ def _label(level: dict[str, Any]) -> str:
     ).label
 
 
-def _throughput(run: Run, index: int) -> dict[str, Any]:
+def _throughput(run: Run, index: int, block: int, *, closed: bool) -> dict[str, Any]:
     """Return tokens and requests a second, and the window that they are taken over.
 
     Tokens count where they arrived: output tokens at their chunks (an answer's tokens spread evenly over its chunks),
@@ -167,13 +212,19 @@ def _throughput(run: Run, index: int) -> dict[str, Any]:
     arrivals = send[chunk_rows[mine]] + run.chunks.flat[mine] * frames.US
     a_chunk = run.column("output_tokens") / np.maximum(run.chunks.counts, 1)
     figures: dict[str, Any] = {}
-    for name, instants, weights in (
-        ("output_tokens_per_s", arrivals, a_chunk[chunk_rows[mine]]),
-        ("input_tokens_per_s", run.column("first_token")[counted], run.column("prompt_tokens")[counted]),
-        ("requests_per_s", end[counted], np.ones(int(counted.sum()))),
+    rows = np.flatnonzero(counted)
+    for name, instants, weights, owner in (
+        ("output_tokens_per_s", arrivals, a_chunk[chunk_rows[mine]], chunk_rows[mine]),
+        ("input_tokens_per_s", run.column("first_token")[counted], run.column("prompt_tokens")[counted], rows),
+        ("requests_per_s", end[counted], np.ones(len(rows)), rows),
     ):
         known = np.isfinite(instants) & np.isfinite(weights)
-        found = stats.throughput(instants[known], weights[known], window) if known.any() else None
+        found = None
+        if known.any():
+            sends = send[owner[known]] if closed else None
+            found = stats.throughput(
+                instants[known], weights[known], window, block=block, requests=owner[known], sends=sends
+            )
         figures[name] = found.per_second if found else None
         figures[f"{name}_ci95"] = found.ci95 if found else None
     over = "steady window" if window.steady else "whole level"

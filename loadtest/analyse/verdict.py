@@ -11,6 +11,7 @@ import pandas as pd
 
 from loadtest import metrics
 from loadtest.analyse.frames import BoolArray, FloatArray, Run
+from loadtest.analyse.knee import growth
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
 from loadtest.records import Outcome
 
@@ -21,8 +22,6 @@ COLLAPSED_PREFILL = 0.1  # of the usual prefill time a token
 HIT_SHARE = 0.01  # requests that the cache may answer before the level is suspect
 RELOAD_FACTOR = 10  # times the level's median load …
 RELOAD_FLOOR_S = 0.2  # … and at least this much more: warm models say 1-25 ms, a tiny one reloads in 280 ms
-QUEUE_GROWTH = 1.5  # last third over first third of an open loop
-FEW_IN_FLIGHT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,18 +148,10 @@ def client_cpu(run: Run, level: int) -> float | None:
 
 
 def _growing(e: Evidence) -> Iterator[Doubt]:
-    if not e.level.get("rate") or len(e.everyone) < 12:
-        return
-    send, end = np.sort(e.everyone["send"].dropna()), np.sort(e.everyone["end"])
-    in_flight = np.arange(1, len(send) + 1) - np.searchsorted(end, send, side="right")
-    third = len(send) // 3
-    before, after = float(in_flight[:third].mean()), float(in_flight[-third:].mean())
-    if after > QUEUE_GROWTH * before and after - before > FEW_IN_FLIGHT:
-        yield Doubt(
-            SUSPECT,
-            f"the queue was still growing: {before:.1f} requests in flight in the first third of the level, "
-            f"{after:.1f} in the last",
-        )
+    if e.level.get("rate"):
+        found = growth(e.everyone["send"].dropna().to_numpy(), e.everyone["end"].to_numpy())
+        if found is not None and found.growing:
+            yield Doubt(SUSPECT, found.sentence)
 
 
 def _lengths(e: Evidence) -> Iterator[Doubt]:

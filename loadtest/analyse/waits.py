@@ -2,42 +2,140 @@
 
 A server with S slots lets its k-th request in (k from 0, in order of admission) when k − S + 1 others have left, so the
 instant at which a slot became free for it is the (k − S)-th end in order of time. That needs no guess about who took
-whose slot. Slot wait lasts from the send (and load) until then; the rest of queue wait is batch wait.
+whose slot. Slot wait lasts from the send (and load) until then; the rest of queue wait is batch wait. Where the server
+tells no durations the order of first tokens stands for that of admissions: slot wait can then be inferred, batch wait not.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 
 from loadtest.analyse.frames import BoolArray, FloatArray, Run, peak_at_once
 from loadtest.analyse.slots import Slots
+from loadtest.records import Outcome
 
 SAME_BATCH_S = 0.020  # admissions closer than the error of the server's durations count as one, taken in order sent
+HEADERS_ERROR_S = 0.020  # the median by which llama.cpp's headers and timings may differ, or one token gap
+SERVER, INFERRED, UNKNOWN = "server", "inferred", "unknown"
+NEVER_SERVED = {Outcome.HTTP_ERROR, Outcome.CONNECT_ERROR}
 
 
-def split(run: Run, slots: Slots) -> tuple[FloatArray, FloatArray]:
-    """Return (slot wait, batch wait) of every request of the run, seconds; nan where queue wait is unknown.
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The waits of every request of a run, seconds, nan where unknown, and where each was learnt."""
+
+    slot: FloatArray
+    batch: FloatArray
+    source: npt.NDArray[np.object_]  # "server": its durations; "inferred": from slots and ends; "unknown"
+
+    def source_of(self, rows: BoolArray) -> str:
+        """Return the source that most requests of `rows` share; "unknown" without any."""
+        names, counts = np.unique(self.source[rows].astype(str), return_counts=True)
+        return str(names[np.argmax(counts)]) if len(names) else UNKNOWN
+
+
+def split(run: Run, slots: Slots) -> Waits:
+    """Return slot wait and batch wait of every request of the run.
 
     Slot wait is zero where the load never exceeded the slots, and for a request that never saw more requests in flight
     than there are slots. Where the slots are only known to be at least so many, a level that had more in flight is not
-    split: both are nan.
+    split: both are nan. Of a server without durations only slot wait is told, and labelled inferred.
+    """
+    wait = told_wait(run)
+    nothing = np.full(len(wait), np.nan)
+    seen = np.isfinite(run.column("first_token"))
+    if slots.estimate is None:
+        return Waits(nothing, nothing, _sources(nothing, wait))
+    below = np.where(beyond(run, slots.estimate), np.nan, 0.0)
+    slot = _slot_wait(run, slots.estimate, wait) if slots.limit else below
+    slot = np.where(seen | np.isfinite(wait), slot, np.nan)
+    return Waits(slot, wait - slot, _sources(slot, wait))
+
+
+def told_wait(run: Run) -> FloatArray:
+    """Return queue wait by the server's word, seconds; nan where it gives none.
+
+    llama.cpp's headers leave when the slot starts. What passes them on late or early (a proxy) is found out by its
+    timings: where TTFT less prompt time says otherwise for half of the requests, that counts instead.
     """
     wait = run.column("queue_wait_s")
-    if slots.estimate is None:
-        return np.full(len(wait), np.nan), np.full(len(wait), np.nan)
-    if not slots.limit:
-        unknown = beyond(run, slots.estimate) | ~np.isfinite(wait)
-        return np.where(unknown, np.nan, 0.0), np.where(unknown, np.nan, wait)
-    arrived = run.column("send") + run.column("load_s")
-    admitted = arrived + wait
-    left = np.where(np.isfinite(run.column("last")), run.column("last"), run.column("end"))
-    known = np.isfinite(admitted) & np.isfinite(left)
+    timed = run.column("llamacpp") == 1
+    by_timings = np.maximum(run.column("ttft_s") - run.column("prefill_s"), 0.0)
+    both = timed & np.isfinite(wait) & np.isfinite(by_timings)
+    if not both.any():
+        return wait
+    gaps = run.itl.seconds[run.itl.seconds > 0]
+    allowed = max(HEADERS_ERROR_S, float(np.median(gaps)) if len(gaps) else 0.0)
+    if float(np.median(np.abs(wait - by_timings)[both])) <= allowed:
+        return wait
+    return np.where(both, by_timings, wait)
+
+
+def _sources(slot: FloatArray, wait: FloatArray) -> npt.NDArray[np.object_]:
+    known = np.isfinite(slot)
+    found = np.where(known & np.isfinite(wait), SERVER, np.where(known, INFERRED, UNKNOWN))
+    return np.asarray(found, dtype=np.object_)
+
+
+def _slot_wait(run: Run, slots: int, wait: FloatArray) -> FloatArray:
+    """Return slot wait, given as many slots; at most the queue wait, or TTFT where that is not told."""
+    send, end, first = run.column("send"), run.column("end"), run.column("first_token")
+    arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
+    admitted = _admitted(run, arrived, wait)
+    left = _left(run)
+    lost = _lost(run, arrived, admitted, left, slots)
+    order = np.where(lost, arrived, admitted)
+    known = np.isfinite(order) & np.isfinite(left)
     freed = np.full(len(wait), -np.inf)
-    freed[known] = slot_free(arrived[known], admitted[known], left[known], slots.estimate)
-    contended = more_in_flight(run.column("send"), run.column("end"), admitted, slots.estimate)
-    slot_wait = np.where(contended, np.clip(freed - arrived, 0.0, wait), 0.0)
-    slot_wait = np.where(np.isfinite(wait), slot_wait, np.nan)
-    return slot_wait, wait - slot_wait
+    freed[known] = slot_free(arrived[known], order[known], left[known], slots)
+    contended = more_in_flight(send, end, admitted, slots)
+    most = np.where(np.isfinite(wait), wait, np.maximum(first - arrived, 0.0))
+    return np.where(contended, np.clip(freed - arrived, 0.0, most), 0.0)
+
+
+def _admitted(run: Run, arrived: FloatArray, wait: FloatArray) -> FloatArray:
+    """Return when each request was let in; nan where nothing came of it.
+
+    Where its server did not tell: llama.cpp's headers, else a usual prefill before the first token. Of servers that
+    tell nothing at all it is the first token itself, which comes in the same order.
+    """
+    prefill = run.column("prefill_s")
+    usual = float(np.nanmedian(prefill)) if np.isfinite(prefill).any() else 0.0
+    guessed = np.maximum(run.column("first_token") - usual, arrived)
+    if (run.column("llamacpp") == 1).any():
+        guessed = np.fmin(run.column("headers"), guessed)
+    return np.where(np.isfinite(wait), arrived + wait, guessed)
+
+
+def _left(run: Run) -> FloatArray:
+    """Return when each request gave its slot back: its last token, or its end where more was to come or an end token."""
+    last, end = run.column("last"), run.column("end")
+    done = np.asarray(run.requests["ok"] & (run.requests["finish_reason"] != "stop"), dtype=np.bool_)
+    return np.where(done & np.isfinite(last), last, end)
+
+
+def _lost(run: Run, arrived: FloatArray, admitted: FloatArray, left: FloatArray, slots: int) -> BoolArray:
+    """Mark the requests that held a slot without ever giving a token: cancelled, timed out or cut off in prefill.
+
+    One that found a slot free when it came had it; one that did not is taken to have been given up in the queue.
+    """
+    never = run.requests["outcome"].isin(NEVER_SERVED).to_numpy(dtype=np.bool_)
+    holds = np.isfinite(admitted) & np.isfinite(left)
+    lost = np.zeros(len(arrived), dtype=np.bool_)
+    silent = np.flatnonzero(np.isfinite(arrived) & ~np.isfinite(admitted) & ~never)
+    before, after = np.sort(admitted[holds]), np.sort(left[holds])
+    held: list[float] = []  # ends of the lost ones that hold a slot
+    for index in silent[np.argsort(arrived[silent], kind="stable")]:
+        at = arrived[index]
+        held = [end for end in held if end > at]
+        taken = int(np.searchsorted(before, at, side="right") - np.searchsorted(after, at, side="right"))
+        if taken + len(held) < slots:
+            lost[index] = True
+            held.append(float(left[index]))
+    return lost
 
 
 def beyond(run: Run, slots: int) -> BoolArray:

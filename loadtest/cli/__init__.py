@@ -20,6 +20,11 @@ COMMANDS = {
     "run": ("loadtest.cli.run", "Measure a server, level by level, into a run folder."),
     "report": ("loadtest.cli.report", "Make summary.json, report.md, report.html and PNG charts from run folders."),
     "plot": ("loadtest.cli.report", "Make the PNG charts alone."),
+    "compare": ("loadtest.cli.compare", "Say what changed between two runs; exit code 1 on a regression."),
+    "advise": (
+        "loadtest.cli.advise",
+        "Say how many parallel slots the server should have, and what they would change.",
+    ),
     "check": ("loadtest.cli.check", "Say what server answers at a URL, and what could spoil a measurement."),
     "serve": ("loadtest.cli.serve", "Run the simulated model server (Ollama and OpenAI wire)."),
     "demo": ("loadtest.cli.demo", "Simulated server, a small grid, a report with charts: under a minute."),

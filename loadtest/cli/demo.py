@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from loadtest.cli.report import show
+from loadtest.cli.report import exit_code, show
 from loadtest.cli.run import run_scenario
 from loadtest.errors import TargetError
 from loadtest.scenario import Scenario
@@ -73,4 +73,4 @@ def demo(out: Path | None, speed: float) -> int:
     path = Path(str(importlib.resources.files("loadtest") / "demo.toml"))
     with simulated_server("--profile", PROFILE, "--slots", str(SLOTS), "--speed", str(speed)) as url:
         finished = run_scenario(Scenario.load(path, name="demo", url=url), out)
-    return 3 if show(finished.folder, charts=True) else 0
+    return exit_code([show(finished.folder, charts=True)], ())

@@ -2,31 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
+from loadtest.slo import Objective, judge, parse
 
-def show(folder: Path, *, charts: bool) -> bool:
-    """Summarise a run folder on the console, write summary.json (and the report); return whether a level is void."""
+if TYPE_CHECKING:
+    from loadtest.analyse.report import Report
+
+SLO_HELP = (
+    "What every level must meet, e.g. ttft_p95=2,tokens_per_s_p5=10 (seconds; tokens/s); exit code 1 where it does not."
+)
+
+
+def show(folder: Path, *, charts: bool, objectives: Sequence[Objective] = ()) -> Report:
+    """Summarise a run folder on the console, objectives too, and write summary.json (and the report)."""
     from loadtest.analyse.report import console_report, write_report
 
-    written = write_report([folder], charts=charts)
+    written = write_report([folder], charts=charts, objectives=objectives)
     console_report(written, Console())
-    return any(level["verdict"] == "void" for level in written.summary["levels"])
+    for level in written.summary["levels"] if objectives else ():
+        for judged in judge(objectives, level):
+            print(f"{level['label']}: {judged}")
+    return written
+
+
+def exit_code(reports: Sequence[Report], objectives: Sequence[Objective]) -> int:
+    """Return 3 when a level is void, else 1 when one misses an objective, else 0."""
+    levels = [level for report in reports for level in report.summary["levels"]]
+    if any(level["verdict"] == "void" for level in levels):
+        return 3
+    return int(any(not judged.met for level in levels for judged in judge(objectives, level)))
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-def report(runs: tuple[Path, ...]) -> int:
+@click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
+@click.option("--published", is_flag=True, help="Also set the runs beside the published A100 tables (published.md).")
+def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
     """Make summary.json, report.md, report.html and PNG charts in each run folder.
 
-    Reads what is on disk, any number of times; a run still in progress is reported as far as it got.
-    Exit code 3 when a level is void.
+    Reads what is on disk, any number of times; a run still in progress is reported as far as it got. With --slo each
+    level's goodput is in summary.json. Exit code 3 when a level is void.
     """
-    void = [show(folder, charts=True) for folder in runs]
-    return 3 if any(void) else 0
+    objectives = () if slo is None else parse(slo)
+    written = [show(folder, charts=True, objectives=objectives) for folder in runs]
+    if published:
+        _published(written, runs[0])
+    return exit_code(written, objectives)
+
+
+def _published(reports: Sequence[Report], folder: Path) -> None:
+    """Print measured beside published, and write it into the first run's folder."""
+    from loadtest.analyse.published import compare
+
+    said = compare(*(one for report in reports for one in report.analyses)).markdown()
+    path = folder / "published.md"
+    path.write_text(said, encoding="utf-8")
+    print(f"\n{said}\nwrote {path}")
 
 
 @click.command()

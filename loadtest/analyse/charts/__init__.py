@@ -8,9 +8,12 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from loadtest.analyse.charts import depth, itl, style, throughput, timeline, ttft
-from loadtest.analyse.findings import Series, series_of
+from loadtest.analyse import advise
+from loadtest.analyse.charts import depth, itl, prediction, style, throughput, timeline, ttft
+from loadtest.analyse.predict import Model
+from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.summary import Analysis
+from loadtest.errors import PredictionError
 
 SeriesChart = Callable[[Axes, Analysis, Series], None]
 
@@ -26,12 +29,13 @@ def draw_all(analysis: Analysis, out: Path) -> list[Path]:
             _by_series(out / "ttft-distribution.png", analysis, ttft.distribution, ttft.distribution_title(analysis)),
             _by_series(out / "itl.png", analysis, itl.distribution, itl.title(analysis)),
             _depth(out / "streams.png", analysis),
+            *_prediction(out / "prediction.png", analysis),
         ]
 
 
 def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -> Path:
     """Draw one panel a series (levels of the same lengths), at most six, on one scale."""
-    found = series_of(analysis.summary) or [Series("", ())]
+    found = series_of(analysis.summary["levels"]) or [Series("", ())]
     shown = found[: style.MOST_PANELS]
     figure, panels = style.page(len(shown))
     for place, (axes, series) in enumerate(zip(panels, shown, strict=True)):
@@ -47,7 +51,7 @@ def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -
 
 
 def _throughput(path: Path, analysis: Analysis) -> Path:
-    found = series_of(analysis.summary)
+    found = series_of(analysis.summary["levels"])
     figure, (left, right) = style.page(2, columns=2, share_y=False)
     throughput.a_stream(left, analysis, found)
     throughput.in_all(right, analysis, found)
@@ -63,6 +67,19 @@ def _timeline(path: Path, analysis: Analysis) -> Path:
         return style.save(figure, path, analysis, "No request was recorded")
     timeline.requests(axes, analysis, level)
     return style.save(figure, path, analysis, timeline.title(analysis, level), level["label"])
+
+
+def _prediction(path: Path, analysis: Analysis) -> list[Path]:
+    """Draw measured beside predicted, where the run holds a closed loop and says enough to predict from."""
+    group = advise.busiest(analysis.run)
+    if group is None or len(group.concurrencies) < 2:
+        return []
+    try:
+        model = Model.of(analysis.run, analysis.slots, analysis.steps)
+    except PredictionError:
+        return []
+    model = advise.narrowed(model, analysis.run, group.levels)
+    return [prediction.draw(path, analysis, group, advise.curve(model, group.concurrencies))]
 
 
 def _depth(path: Path, analysis: Analysis) -> Path:

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings import Series, figure, seconds, streams
+from loadtest.analyse.findings import figure, seconds, streams
+from loadtest.analyse.series import Series
 from loadtest.analyse.summary import Analysis
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other

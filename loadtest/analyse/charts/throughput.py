@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings import Series, figure, knee, telling
+from loadtest.analyse.findings import figure, knee, telling
+from loadtest.analyse.series import Series
 from loadtest.analyse.summary import Analysis
 
 Point = tuple[int, float, list[float] | None]

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings import Series, figure, queueing, range_of_ttft, seconds, streams, telling
+from loadtest.analyse.findings import figure, queueing, range_of_ttft, seconds, streams, telling
+from loadtest.analyse.series import Series
 from loadtest.analyse.summary import Analysis
 
 LEAST_PART = 0.01  # of TTFT: a thinner part would be a line without a visible colour

@@ -1,0 +1,108 @@
+"""What each number of slots would give at each load: tables of colour, a panel a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.patches import Rectangle
+
+from loadtest.analyse import findings
+from loadtest.analyse.advise import Advice
+from loadtest.analyse.charts import style
+from loadtest.analyse.summary import Analysis
+
+PANELS = (  # (title, figure, statistic, colours: light to dark)
+    ("TTFT p95", "ttft_s", "p95", "YlOrRd"),
+    ("tokens/s a stream (median)", "stream_tokens_per_s", "p50", "YlGnBu"),
+    ("output tokens/s, all streams", "output_tokens_per_s", "mean", "YlGnBu"),
+)
+
+
+def draw(path: Path, analysis: Analysis, advice: Advice, title: str) -> Path:
+    """Draw the advice's table as a picture of one panel a figure."""
+    with mpl.rc_context(style.RC):
+        figure, panels = style.page(len(PANELS), height=2.3 + 0.36 * len(advice.slots), share_y=True)
+        for place, (axes, (name, key, statistic, colours)) in enumerate(zip(panels, PANELS, strict=True)):
+            table(axes, advice, key, statistic, colours)
+            axes.set_title(name)
+            if place:
+                axes.set_ylabel("")
+        asked = " and ".join(map(str, advice.objectives))
+        parts = [
+            "predicted",
+            advice.label,
+            "outlined: as measured",
+            f"grey: misses {asked}" if asked else "",
+            "*: more streams at once than measured" if any(advice.extrapolated(*pair) for pair in advice.cells) else "",
+        ]
+        return style.save(figure, path, analysis, title.rstrip("."), " · ".join(part for part in parts if part))
+
+
+def table(axes: Axes, advice: Advice, key: str, statistic: str, colours: str) -> None:
+    """Draw slots by streams, coloured by one figure on a logarithmic scale, each cell with its value."""
+    values = np.array(
+        [[advice.cells[slots, load].figure(key, statistic) for load in advice.loads] for slots in advice.slots]
+    )
+    known = values[np.isfinite(values) & (values > 0)]
+    if not len(known):
+        style.empty(axes, "Nothing is predicted here.")
+        return
+    norm = LogNorm(known.min(), max(known.max(), known.min() * 1.01))
+    shades = mpl.colormaps[colours]
+    for row, slots in enumerate(advice.slots):
+        for column, load in enumerate(advice.loads):
+            value = values[row, column]
+            at = norm(value) * 0.75 if np.isfinite(value) and value > 0 else 0.0
+            missed = advice.met(slots, load) is False
+            face = shades(at) if not missed else "#EFEFEF"
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=face, edgecolor="white", linewidth=1.2))
+            dark = not missed and sum(shades(at)[:3]) < 1.35
+            axes.text(
+                column,
+                row,
+                _short(value, key) + ("*" if advice.extrapolated(slots, load) else ""),
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if dark else style.GREY if missed else style.INK,
+            )
+    _frame(axes, advice)
+
+
+def _frame(axes: Axes, advice: Advice) -> None:
+    """Label rows and columns; outline the row of the slots as measured, and mark the one advised."""
+    axes.set_xlim(-0.5, len(advice.loads) - 0.5)
+    axes.set_ylim(len(advice.slots) - 0.5, -0.5)
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(
+        range(len(advice.loads)), [f"{load}" if load in advice.measured else f"({load})" for load in advice.loads]
+    )
+    labels = [f"▶ {slots}" if slots == advice.best else str(slots) for slots in advice.slots]
+    axes.set_yticks(range(len(advice.slots)), labels)
+    for label, slots in zip(axes.get_yticklabels(), advice.slots, strict=False):  # none where the axis is shared
+        label.set_fontweight("bold" if slots in (advice.best, advice.now) else "normal")
+    axes.set_xlabel("streams at once, (n): not measured")
+    axes.set_ylabel("slots (▶ advised)")
+    if advice.now is not None:
+        row = advice.slots.index(advice.now)
+        width = len(advice.loads)
+        axes.add_patch(
+            Rectangle(
+                (-0.5, row - 0.5), width, 1, fill=False, edgecolor=style.INK, linewidth=2.0, zorder=4, clip_on=False
+            )
+        )
+
+
+def _short(value: float, key: str) -> str:
+    """Return a value in at most five characters."""
+    if not np.isfinite(value):
+        return "–"
+    if key.endswith("per_s"):
+        return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+    return findings.seconds(float(value)).replace(" ms", "ms").replace(" s", "s")

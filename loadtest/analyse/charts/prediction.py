@@ -1,0 +1,136 @@
+"""What the model of a run predicts over concurrency, with its band, beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+
+from loadtest.analyse import findings
+from loadtest.analyse.advise import Group
+from loadtest.analyse.charts import style
+from loadtest.analyse.predict import Prediction
+from loadtest.analyse.summary import Analysis
+from loadtest.slo import Objective
+
+PANELS = (  # (title, figure, statistic)
+    ("TTFT, median", "ttft_s", "p50"),
+    ("TTFT p95", "ttft_s", "p95"),
+    ("tokens/s a stream, median", "stream_tokens_per_s", "p50"),
+    ("output tokens/s, all streams", "output_tokens_per_s", "mean"),
+)
+
+
+def draw(
+    path: Path, analysis: Analysis, group: Group, curve: Sequence[Prediction], objectives: Sequence[Objective] = ()
+) -> Path:
+    """Draw all four panels on one page; `curve` in order of concurrency, as advise.curve makes it."""
+    with mpl.rc_context(style.RC):
+        figure, panels = style.page(len(PANELS), columns=2, height=4.9, share_y=False)
+        for axes, (name, key, statistic) in zip(panels, PANELS, strict=True):
+            panel(axes, analysis, group, curve, key, statistic, objectives)
+            axes.set_title(name)
+        subtitle = f"{group.label}; bars and band: 95 %" if group.label else "bars and band: 95 %"
+        return style.save(figure, path, analysis, title(analysis, group, curve), subtitle)
+
+
+def panel(
+    axes: Axes,
+    analysis: Analysis,
+    group: Group,
+    curve: Sequence[Prediction],
+    key: str,
+    statistic: str,
+    objectives: Sequence[Objective] = (),
+) -> None:
+    """Draw one figure: the predicted line and its band, dashed past what was measured; measured points with intervals."""
+    points = measured(analysis, group, key, statistic)
+    line = [(each.concurrency or 0, each.figure(key, statistic), each) for each in curve]
+    tallest = max([value for _, value, _ in points] + [value for _, value, _ in line], default=0.0)
+    factor, unit = (1.0, "tokens/s") if key.endswith("per_s") else style.scale(tallest)
+    top = max(group.concurrencies)
+    inside = [each for each in line if each[0] <= top]
+    beyond = [each for each in line if each[0] >= top]
+    for part, dashes, label in ((inside, "-", "predicted"), (beyond, (0, (3, 2)), "predicted, not measured")):
+        if len(part) < 2:
+            continue
+        at = [users for users, _, _ in part]
+        axes.plot(
+            at, [value * factor for _, value, _ in part], color=style.BLUE, linestyle=dashes, label=label, zorder=2
+        )
+        edges = [each.bands.get(f"{key}.{statistic}", (value, value)) for _, value, each in part]
+        low, high = ([edge[i] * factor for edge in edges] for i in (0, 1))
+        axes.fill_between(at, low, high, color=style.SKY, alpha=0.3, linewidth=0, label="where one more run would lie")
+    for users, _, interval in points:
+        if interval is not None:
+            axes.vlines(
+                users, interval[0] * factor, interval[1] * factor, color=style.VERMILLION, linewidth=1.6, zorder=3
+            )
+    if points:
+        at, values = [users for users, _, _ in points], [value * factor for _, value, _ in points]
+        axes.plot(at, values, "o", color=style.VERMILLION, markeredgecolor="white", label="measured", zorder=4)
+    axes.set_ylim(0, max(axes.get_ylim()[1], tallest * factor * 1.08))
+    _limits(axes, objectives, key, statistic, factor)
+    style.concurrency_axis(axes, _ticks(group, curve))
+    axes.set_ylabel(unit if unit == "tokens/s" else f"TTFT ({unit})")
+    slots = analysis.slots
+    if slots.limit and slots.estimate is not None:
+        style.slots_line(axes, slots.estimate, slots.estimate)
+
+
+def _limits(axes: Axes, objectives: Sequence[Objective], key: str, statistic: str, factor: float) -> None:
+    for objective in objectives:
+        if (objective.figure, objective.statistic) == (key, statistic):
+            axes.axhline(
+                objective.limit * factor, color=style.GREEN, linewidth=1.4, linestyle=":", label="limit of the SLO"
+            )
+
+
+def _ticks(group: Group, curve: Sequence[Prediction]) -> list[int]:
+    """Return the measured concurrencies, and the last predicted one, where their labels do not touch."""
+    shown: list[int] = []
+    for users in sorted({*group.concurrencies, *(each.concurrency or 1 for each in curve[-1:])}):
+        if not shown or users >= 1.3 * shown[-1]:
+            shown.append(users)
+    return shown
+
+
+def measured(analysis: Analysis, group: Group, key: str, statistic: str) -> list[tuple[int, float, list[float] | None]]:
+    """Return (concurrency, figure, its 95 % interval) of the group's levels, in order of concurrency."""
+    found = []
+    for level in analysis.summary["levels"]:
+        value = _value(level, key, statistic)
+        if level["index"] in group.levels and level["concurrency"] and value is not None:
+            described = level[key]
+            interval = described.get(f"ci95_{statistic}") if isinstance(described, dict) else level.get(f"{key}_ci95")
+            found.append((level["concurrency"], value, interval))
+    return sorted(found, key=lambda point: point[0])
+
+
+def _value(level: dict[str, Any], key: str, statistic: str) -> float | None:
+    described = level.get(key)
+    value: float | None = described.get(statistic) if isinstance(described, dict) else described
+    return value
+
+
+def title(analysis: Analysis, group: Group, curve: Sequence[Prediction]) -> str:
+    """Say what is predicted where nothing was measured, and how close the same model comes to what was."""
+    by_load = {each.concurrency: each for each in curve}
+    last = curve[-1]
+    off = [
+        (abs(by_load[users].figure(key, statistic) / value - 1), name, users)
+        for name, key, statistic in PANELS
+        for users, value, _ in measured(analysis, group, key, statistic)
+        if users in by_load and value > 0
+    ]
+    text = (
+        f"Predicted for {findings.streams(last.concurrency or 0)}: TTFT p95 {findings.seconds(last.figure('ttft_s', 'p95'))}, "
+        f"{last.figure('stream_tokens_per_s', 'p50'):.1f} tokens/s a stream"
+    )
+    if not off:
+        return text
+    worst, name, users = max(off)
+    return f"{text}; where measured it is off by at most {findings.percent(worst)} ({name}, {findings.streams(users)})"

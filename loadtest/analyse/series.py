@@ -1,0 +1,34 @@
+"""Levels of a run that belong on one line: they differ in nothing but concurrency."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Levels that differ in nothing but concurrency, in its order."""
+
+    label: str  # what they share, e.g. "128 in · 64 out"; empty where nothing is said
+    levels: tuple[dict[str, Any], ...]  # of summary.json
+
+
+def series_of(levels: Iterable[dict[str, Any]]) -> list[Series]:
+    """Group levels of summary.json by prompt length, answer length, words and rate."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for level in levels:
+        key = (level["words"], level["input_tokens"], level["output_tokens"], level["rate"])
+        groups.setdefault(key, []).append(level)
+    found = []
+    for (words, asked_in, asked_out, rate), group in groups.items():
+        parts = (
+            (asked_in, "{} in"),
+            (asked_out, "{} out"),
+            (words, "{} words"),
+            (rate, "{:g} requests/s"),
+        )
+        label = " · ".join(form.format(value) for value, form in parts if value is not None)
+        found.append(Series(label, tuple(sorted(group, key=lambda level: level["concurrency"] or 0))))
+    return found

@@ -1,0 +1,79 @@
+"""`loadtest advise`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import orjson
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from loadtest.errors import PredictionError
+from loadtest.slo import parse
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--slo", metavar="NAME=LIMIT,…", help="What users must get, e.g. ttft_p95=2,tokens_per_s_p5=10 (seconds; tokens/s)."
+)
+@click.option("--gpu-memory", metavar="SIZE", help="What the loaded model may take, e.g. 80GB: more slots take more.")
+def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
+    """Say what OLLAMA_NUM_PARALLEL should be, and what it would change.
+
+    From one run: TTFT, queue wait and tokens/s for 1 to 16 slots at the concurrencies measured and some others, where
+    --slo is met, and which other lever matters more. Writes advice.md, advice.json and advice.png into the run folder.
+
+    \b
+    Examples:
+      loadtest advise runs/20260101-120000-run
+      loadtest advise runs/20260101-120000-run --slo ttft_p95=2,tokens_per_s_p5=10 --gpu-memory 80GB
+    """
+    from loadtest.analyse import advice as words
+    from loadtest.analyse import advise as work
+    from loadtest.analyse.charts import advice as chart
+    from loadtest.analyse.memory import memory, parse_memory
+    from loadtest.analyse.predict import Model
+    from loadtest.analyse.summary import analyse
+
+    objectives = () if slo is None else parse(slo)
+    room = None if gpu_memory is None else parse_memory(gpu_memory)
+    analysis = analyse(run)
+    group = work.busiest(analysis.run)
+    if group is None:
+        raise PredictionError(f"{run} holds no closed-loop level to advise on; measure with --concurrency.")
+    model = Model.of(analysis.run, analysis.slots, analysis.steps)
+    found = work.advise(
+        work.narrowed(model, analysis.run, group.levels),
+        group,
+        kind=(analysis.run.facts.get("server") or {}).get("kind"),
+        objectives=objectives,
+        memory=memory(analysis.run, analysis.slots),
+        gpu_bytes=room,
+    )
+    said = words.sentences(found)
+    picture = chart.draw(run / "advice.png", analysis, found, words.title(found))
+    body = orjson.dumps(words.to_dict(found, analysis), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+    (run / "advice.json").write_bytes(body + b"\n")
+    (run / "advice.md").write_text(words.markdown(found, analysis, picture.name), encoding="utf-8")
+    console = Console()
+    console.print(_table(words.console_grid(found), words.heading(found, analysis)))
+    for sentence in said:
+        console.print(Text(f"• {sentence}"))
+    for note in words.notes(found):
+        console.print(Text(note, style="dim"))
+    for name in ("advice.md", "advice.json", "advice.png"):
+        console.print(Text(f"wrote {run / name}", style="dim"), soft_wrap=True)
+
+
+def _table(grid: tuple[tuple[str, ...], list[tuple[str, ...]]], title: str) -> Table:
+    heads, rows = grid
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for head in heads:
+        table.add_column(head, justify="right", min_width=max(map(len, head.split())))
+    for row in rows:
+        table.add_row(*row)
+    return table

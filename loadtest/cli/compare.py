@@ -1,0 +1,135 @@
+"""`loadtest compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import orjson
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from loadtest.analyse import compare_report
+from loadtest.analyse.compare import BETTER, NOT_COMPARABLE, SAME, TOLERANCE, TOO_FEW, WORSE, Comparison, Row
+from loadtest.analyse.compare import compare as compare_runs
+from loadtest.analyse.summary import analyse
+from loadtest.errors import LoadTestError
+
+COLUMNS = {"figure": 17, "BASE": 6, "NEW": 6, "change": 6, "interval": 14, "verdict": 18}
+STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
+
+
+class Share(click.ParamType[float]):
+    """A share, "5%" or "0.05"."""
+
+    name = "share"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"{text!r} is no share; say 5% or 0.05.", param, ctx)
+        if not 0 <= share < 1:
+            self.fail(f"{text!r} is not from 0 to below 1; say 5% or 0.05.", param, ctx)
+        return share
+
+
+@click.command()
+@click.argument("base", metavar="BASE", type=click.Path(path_type=Path))
+@click.argument("new", metavar="NEW", type=click.Path(path_type=Path))
+@click.option(
+    "--tolerance",
+    type=Share(),
+    default=TOLERANCE,
+    metavar="SHARE",
+    help=f"How much worse a figure may be before it is a regression, e.g. 5%.  [default: {TOLERANCE:.0%}]",
+)
+@click.option(
+    "--across",
+    metavar="KEY,KEY",
+    default="",
+    help="What differs on purpose (model, quantization, context, dialect, …): without it such runs get no verdict.",
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the files.  [default: NEW]")
+def compare(base: Path, new: Path, *, tolerance: float, across: str, out: Path | None) -> int:
+    """Say what changed between two run folders, with intervals; write compare.md, compare.json and compare.png.
+
+    A verdict (better, worse, no difference seen, not comparable) on TTFT mean and p95, tokens/s a stream, output
+    tokens/s and failures of every level that both runs have; all of them hold together with 99 %.
+
+    \b
+    Exit codes: 0 no regression · 1 a figure is worse by more than --tolerance
+                2 a mistake, or nothing could be compared
+    """
+    if base.resolve() == new.resolve():
+        raise LoadTestError(f"{base} and {new} are the same run: name two.")
+    keys = frozenset(key.strip() for key in across.split(",") if key.strip())
+    found = compare_runs(analyse(base), analyse(new), tolerance=tolerance, across=keys)
+    written = _write(found, out or new)
+    _print(found, written, Console())
+    if found.verdict == NOT_COMPARABLE:
+        said = compare_report.sentence(found)
+        raise LoadTestError(f"nothing was judged. {said}.")
+    return 1 if found.regressions else 0
+
+
+def _write(found: Comparison, out: Path) -> list[Path]:
+    from loadtest.analyse.charts.compare import draw
+
+    out.mkdir(parents=True, exist_ok=True)
+    picture = draw(found, out / "compare.png")
+    bodies = {
+        "compare.md": compare_report.markdown(found, picture.name).encode(),
+        "compare.json": orjson.dumps(compare_report.to_dict(found), option=orjson.OPT_INDENT_2) + b"\n",
+    }
+    for name, body in bodies.items():
+        partial = out / f"{name}.partial"
+        partial.write_bytes(body)
+        partial.replace(out / name)
+    return [*(out / name for name in bodies), picture]
+
+
+def _print(found: Comparison, written: list[Path], console: Console) -> None:
+    mark = compare_report.simulated(found)
+    console.print(Text(compare_report.sentence(found) + "." + (f" ({mark})" if mark else ""), style="bold"))
+    for line in (*compare_report.sides(found), *found.notes):
+        console.print(Text(f"• {line}"))
+    for level in _tables(found):
+        console.print(level)
+    console.print(Text(compare_report.method(found), style="dim"))
+    for path in written:
+        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+
+
+def _tables(found: Comparison) -> Iterator[Table]:
+    """Yield a table a level, a row a headline figure; all of the same widths, made for 80 columns."""
+    shared, own = compare_report.level_names(found)
+    for number, level in enumerate(own):
+        name = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
+        table = Table(
+            title=Text(name, style="bold"),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_header=number == 0,
+        )
+        for head, width in COLUMNS.items():
+            right = head not in ("figure", "verdict")
+            table.add_column(head, justify="right" if right else "left", no_wrap=right, min_width=width)
+        for row in found.headline:
+            if row.level == level:
+                table.add_row(*_cells(row, found))
+        yield table
+
+
+def _cells(row: Row, found: Comparison) -> tuple[str | Text, ...]:
+    _, figure, base, new, change, between, verdict = compare_report.cells(row, found)
+    # Why whole runs or levels are not comparable stands above the table, once.
+    short = row.reason if row.reason == TOO_FEW else NOT_COMPARABLE if row.verdict == NOT_COMPARABLE else verdict
+    amounts = (base.removesuffix("/s"), new.removesuffix("/s"), change, between.removesuffix(" %"))
+    return (figure, *amounts, Text(short, style=STYLES[row.verdict or SAME]))

@@ -1,0 +1,317 @@
+"""Advice: slots, capacity, levers and memory, from runs of the simulated engine in virtual time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import virtual_runs
+from click.testing import CliRunner
+from virtual_runs import Load
+
+from loadtest.analyse import advice as words
+from loadtest.analyse import advise as work
+from loadtest.analyse import predict
+from loadtest.analyse.advise import Advice, Group
+from loadtest.analyse.capacity import Capacity, _highest, capacity, meets
+from loadtest.analyse.charts import advice as chart
+from loadtest.analyse.charts import prediction
+from loadtest.analyse.memory import Memory, kv_bytes, memory, parse_memory
+from loadtest.analyse.predict import Model
+from loadtest.analyse.summary import Analysis, analyse
+from loadtest.cli.advise import advise as command
+from loadtest.errors import ScenarioError
+from loadtest.simulate.profiles import PROFILES
+from loadtest.slo import parse
+
+PROFILE = PROFILES["a100-80g-llama3.1-70b-q4"]
+LLAMA_70B = {"block_count": 80, "embedding_length": 8192, "attention.head_count": 64, "attention.head_count_kv": 8}
+CONTEXT = 2048
+LOADED = PROFILE.model.size + 4 * CONTEXT * PROFILE.model.kv_bytes_per_token
+
+
+def play(path: Path, loads: list[Load], *, slots: int = 4, **facts: Any) -> Path:
+    timing = dataclasses.replace(PROFILE.timing, jitter=0.02)
+    server = {
+        "kind": "ollama",
+        "version": "0.24.0",
+        "context": CONTEXT,
+        "simulated": {"profile": PROFILE.name, "speed": 1.0},
+        "facts": {"details": {"architecture": LLAMA_70B}},
+    }
+    loaded = {"size": LOADED, "size_vram": LOADED, "context_length": CONTEXT}
+    played = virtual_runs.play(timing, loads, slots=slots, seed=3)
+    return played.write(path, **{"name": "virtual", "server": server, "server_at_end": loaded, **facts})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_predictions() -> Iterator[None]:
+    """Simulate a sixth of what a user gets: these tests ask for order, not for percents."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "TOKENS", 10_000)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1, 2, 4 and 8 users on four slots of the A100 profile."""
+    loads = [
+        Load(users=users, requests=max(24, 6 * users), prompt=(100, 100), output=(32, 32)) for users in (1, 2, 4, 8)
+    ]
+    return play(tmp_path_factory.mktemp("advise") / "run", loads)
+
+
+@pytest.fixture(scope="module")
+def analysis(folder: Path) -> Analysis:
+    return analyse(folder)
+
+
+@pytest.fixture(scope="module")
+def room(analysis: Analysis) -> Capacity:
+    return capacity(model_of(analysis)[0], parse("ttft_p95=2"))
+
+
+def model_of(analysis: Analysis) -> tuple[Model, Group]:
+    group = work.busiest(analysis.run)
+    assert group is not None
+    model = Model.of(analysis.run, analysis.slots, analysis.steps)
+    return work.narrowed(model, analysis.run, group.levels), group
+
+
+@pytest.fixture(scope="module")
+def advice(analysis: Analysis) -> Advice:
+    model, group = model_of(analysis)
+    return work.advise(model, group, kind="ollama", objectives=parse("ttft_p95=2,tokens_per_s_p5=10"))
+
+
+def test_more_slots_than_users_change_nothing_and_fewer_queue(advice: Advice) -> None:
+    assert advice.now == 4
+    assert advice.loads == (1, 2, 4, 8, 16)
+    assert set(work.SLOTS) <= set(advice.slots)
+    assert advice.cells[4, 2].figures == advice.cells[16, 2].figures
+    ttft = [advice.cells[slots, 8].figure("ttft_s", "p50") for slots in (1, 2, 4, 8)]
+    assert ttft == sorted(ttft, reverse=True)
+    speed = [advice.cells[slots, 8].figure("stream_tokens_per_s", "p50") for slots in (1, 2, 4, 8)]
+    assert speed == sorted(speed, reverse=True)
+
+
+def test_the_prediction_as_measured_is_what_was_measured(advice: Advice, analysis: Analysis) -> None:
+    for level in analysis.summary["levels"]:
+        cell = advice.cells[4, level["concurrency"]]
+        assert cell.figure("ttft_s", "p50") == pytest.approx(level["ttft_s"]["p50"], rel=0.12)
+        assert cell.figure("output_tokens_per_s", "mean") == pytest.approx(level["output_tokens_per_s"], rel=0.12)
+
+
+def test_what_was_never_seen_is_marked(advice: Advice) -> None:
+    assert not advice.extrapolated(4, 16)
+    assert not advice.extrapolated(16, 4)
+    assert advice.extrapolated(8, 8)
+    rows = {row[0].strip("▶ "): row for row in words.table(advice, (8,)).rows}
+    assert not any("*" in cell for cell in rows["4 (now)"])
+    assert rows["8"][2].endswith("*")
+    assert any(note.startswith("* extrapolated") for note in words.notes(advice))
+
+
+def test_the_slots_that_hold_the_slo_at_most_users_are_chosen(advice: Advice) -> None:
+    reach = {slots: min(work.held(advice, slots), advice.load) for slots in advice.slots}
+    assert advice.best is not None
+    assert reach[advice.best] == max(reach.values())
+    assert reach[advice.best] > 0
+    equals = [slots for slots in advice.slots if reach[slots] == reach[advice.best]]
+    assert advice.best == (4 if 4 in equals else min(equals))
+    choice, room, levers = words.sentences(advice)
+    assert "OLLAMA_NUM_PARALLEL" in choice
+    assert "TTFT p95 ≤ 2 s" in room
+    assert advice.levers[0].name in levers
+
+
+def test_without_an_slo_throughput_decides_and_memory_forbids(analysis: Analysis, advice: Advice) -> None:
+    found = memory(analysis.run, analysis.slots)
+    assert isinstance(found, Memory)
+    assert found.at(4) == LOADED
+    assert found.at(8) - found.at(4) == 4 * CONTEXT * PROFILE.model.kv_bytes_per_token
+    free = dataclasses.replace(advice, objectives=(), memory=found)
+    best = work._best(free)
+    assert best is not None
+    assert best > 4
+    assert all(free.fits(slots) is None for slots in free.slots)
+    tight = dataclasses.replace(free, gpu_bytes=found.at(4) + 1.0)
+    assert work._best(tight) == 4
+    nothing = dataclasses.replace(free, gpu_bytes=1e9)
+    assert work._best(nothing) is None
+    assert words.sentences(dataclasses.replace(nothing, best=None))[0].startswith(
+        "No number of slots fits 1.0 GB: even 1 slot"
+    )
+
+
+def test_where_no_request_waited_nothing_is_to_be_set(tmp_path: Path) -> None:
+    loads = [Load(users=users, requests=24, prompt=(100, 100), output=(16, 16)) for users in (1, 3)]
+    found = analyse(play(tmp_path / "run", loads))
+    model, group = model_of(found)
+    advice = work.advise(model, group, objectives=parse("ttft_p95=60"))
+    assert (advice.now, advice.best) == (None, None)
+    (room,) = advice.capacities
+    assert (room.slots, room.concurrency, room.more) == (None, 3, True)
+    choice, limit, _ = words.sentences(advice)
+    assert choice.startswith("Nothing waited for a slot with 3 streams at once")
+    assert "--concurrency 6,12" in choice
+    assert "holds up to at least 3 streams" in limit
+    assert words.title(advice).startswith("Nothing waited for a slot")
+
+
+def test_levers_are_ranked_by_what_they_bring(advice: Advice) -> None:
+    gains = [lever.gain for lever in advice.levers]
+    assert gains == sorted(gains, reverse=True)
+    by_name = {lever.name: lever for lever in advice.levers}
+    now = advice.as_now(8).figure("ttft_s", "p95")
+    warm = by_name["a warm prefix cache"].prediction.figure("ttft_s", "p95")
+    half = by_name["prompts half as long"].prediction.figure("ttft_s", "p95")
+    short = by_name["answers half as long"].prediction.figure("ttft_s", "p95")
+    assert warm < half < now
+    assert short < now
+    assert by_name["a warm prefix cache"].gain == pytest.approx((now - warm) / now)
+
+
+def test_capacity_is_where_the_objective_is_met_and_the_next_is_not(analysis: Analysis, room: Capacity) -> None:
+    model, _ = model_of(analysis)
+    found, objectives = room, room.objectives
+    assert meets(model.closed(found.concurrency), objectives)
+    assert not meets(model.closed(found.concurrency + 1), objectives)
+    assert found.sure_concurrency <= found.concurrency
+    assert 0 < found.sure_rate <= found.rate
+    assert meets(model.open(found.rate), objectives)
+    assert not meets(model.open(1.3 * found.rate), objectives)
+    assert found.sentence.startswith(f"TTFT p95 ≤ 2 s holds up to {found.concurrency} streams")
+    nothing = capacity(model, parse("ttft_p95=1ms"))
+    assert (nothing.concurrency, nothing.rate) == (0, 0.0)
+    assert nothing.sentence == "not even one stream meets TTFT p95 ≤ 1 ms"
+    all_of_them = capacity(model, parse("ttft_p95=1000"), most=9)
+    assert (all_of_them.concurrency, all_of_them.more) == (9, True)
+
+
+def test_capacity_agrees_with_the_engine_itself(room: Capacity, tmp_path: Path) -> None:
+    around = [room.concurrency + away for away in (-1, 0, 1, 2)]
+    loads = [Load(users=users, requests=60, prompt=(100, 100), output=(32, 32)) for users in around if users]
+    truth = [level["ttft_s"]["p95"] <= 2 for level in analyse(play(tmp_path / "run", loads)).summary["levels"]]
+    assert truth[0]
+    assert not truth[-1]
+
+
+def test_a_grid_is_advised_on_its_lengths_with_most_concurrencies(tmp_path: Path) -> None:
+    short = [Load(users=users, requests=24, prompt=(50, 50), output=(16, 16)) for users in (1, 2, 6)]
+    long = [Load(users=users, requests=24, prompt=(200, 200), output=(16, 16)) for users in (1, 6)]
+    found = analyse(play(tmp_path / "run", short + long))
+    group = work.busiest(found.run)
+    assert group == Group("50 in · 16 out", (0, 1, 2), (1, 2, 6))
+    model, _ = model_of(found)
+    assert set(model.prompts) == {50}
+
+
+@pytest.mark.parametrize(
+    ("measured", "loads"),
+    [
+        ((1, 2, 4, 8), (1, 2, 4, 8, 16)),
+        ((4,), (1, 2, 4, 8)),
+        ((1,), (1, 2)),
+        ((1, 2, 3, 4, 5, 6, 7, 8), (1, 3, 5, 6, 8, 16)),
+    ],
+)
+def test_loads_are_those_measured_and_some_others(measured: tuple[int, ...], loads: tuple[int, ...]) -> None:
+    shown = work.loads_for(measured)
+    assert len(shown) <= work.MOST_LOADS
+    assert {measured[0], measured[-1], 2 * measured[-1]} <= set(shown)
+    assert shown == loads
+
+
+def test_kv_cache_by_the_architecture() -> None:
+    assert kv_bytes(LLAMA_70B) == 327_680
+    assert kv_bytes({**LLAMA_70B, "attention.key_length": 64}) == 163_840
+    assert kv_bytes({**LLAMA_70B, "attention.head_count_kv": [8] * 40 + [0] * 40}) == 163_840
+    assert kv_bytes({}) is None
+    assert kv_bytes({**LLAMA_70B, "attention.head_count_kv": None}) is None
+
+
+def test_memory_is_unknown_rather_than_guessed(tmp_path: Path) -> None:
+    loads = [Load(users=users, requests=24, output=(16, 16)) for users in (2, 8)]
+    path = play(tmp_path / "run", loads, server_at_end=None)
+    found = analyse(path)
+    assert memory(found.run, found.slots) == "memory unknown: the server does not say what the loaded model takes."
+    light = analyse(play(tmp_path / "light", loads[:1]))
+    assert "slots that share" in str(memory(light.run, light.slots))
+    bare = analyse(
+        play(tmp_path / "bare", loads, server={"kind": "ollama", "version": "1", "context": 2048, "facts": {}})
+    )
+    assert "layers and KV heads" in str(memory(bare.run, bare.slots))
+
+
+@pytest.mark.parametrize(("text", "size"), [("80GB", 80e9), ("80", 80e9), ("24 GiB", 24 * 2**30), ("900mb", 9e8)])
+def test_sizes(text: str, size: float) -> None:
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "80XB", "0"])
+def test_a_size_that_is_none(text: str) -> None:
+    with pytest.raises(ScenarioError, match="like 80GB or 24GiB"):
+        parse_memory(text)
+
+
+def test_the_pages_hold_the_advice(advice: Advice, analysis: Analysis, tmp_path: Path) -> None:
+    told = words.markdown(advice, analysis, "advice.png")
+    assert "SIMULATED SERVER" in told
+    assert "| ▶" in told
+    plain = orjson.loads(orjson.dumps(words.to_dict(advice, analysis)))
+    assert len(plain["sentences"]) == 3
+    assert len(plain["predictions"]) == len(advice.slots) * len(advice.loads)
+    assert {cell["slots"] for cell in plain["predictions"]} == set(advice.slots)
+    picture = chart.draw(tmp_path / "advice.png", analysis, advice, words.title(advice))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_prediction_chart_shows_measured_beside_predicted(analysis: Analysis, tmp_path: Path) -> None:
+    model, group = model_of(analysis)
+    curve = work.curve(model, group.concurrencies)
+    assert {1, 2, 4, 8, 16} <= {each.concurrency for each in curve}
+    points = prediction.measured(analysis, group, "ttft_s", "p50")
+    assert [users for users, _, _ in points] == [1, 2, 4, 8]
+    assert "where measured it is off by at most" in prediction.title(analysis, group, curve)
+    picture = prediction.draw(tmp_path / "prediction.png", analysis, group, curve, parse("ttft_p95=2"))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_writes_its_files_and_says_three_sentences(folder: Path) -> None:
+    result = CliRunner().invoke(command, [str(folder), "--slo", "ttft_p95=2", "--gpu-memory", "80GB"])
+    assert result.exit_code == 0, result.output
+    assert sum(line.startswith("• ") for line in result.output.splitlines()) == 3
+    assert "simulated" in result.output
+    kept = orjson.loads((folder / "advice.json").read_bytes())
+    assert kept["simulated"]["profile"] == PROFILE.name
+    assert kept["slots"]["measured"] == 4
+    assert kept["memory"]["loaded_bytes"] == LOADED
+    assert (folder / "advice.md").read_text().startswith("# Advice for virtual")
+    assert (folder / "advice.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [(("--slo", "ttft=2"), "say which statistic"), (("--gpu-memory", "big"), "a size like 80GB")]
+)
+def test_a_mistake_in_the_command_is_one_sentence(folder: Path, options: tuple[str, ...], words: str) -> None:
+    result = CliRunner().invoke(command, [str(folder), *options])
+    assert isinstance(result.exception, ScenarioError)
+    assert words in str(result.exception)
+
+
+@pytest.mark.parametrize("limit", [*range(20), 31, 32, 33])
+def test_the_highest_number_that_holds(limit: int) -> None:
+    asked: list[int] = []
+
+    def holds(number: int) -> bool:
+        asked.append(number)
+        return number <= limit
+
+    assert _highest(holds, 32) == min(limit, 32)
+    assert max(asked) <= 32
+    assert _highest(lambda number: number <= limit, 6) == min(limit, 6)

@@ -1,0 +1,275 @@
+"""`loadtest compare`: what it says of equal servers, slower ones, and runs that must not be compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import insight_compare
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from insight_compare import Case
+from made_runs import Made, grid, write
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from virtual_runs import Load, play
+
+from loadtest.analyse.charts import style
+from loadtest.analyse.charts.compare import changes
+from loadtest.analyse.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare, fisher
+from loadtest.analyse.compare_report import markdown, sentence, to_dict
+from loadtest.analyse.summary import analyse
+from loadtest.cli.compare import compare as command
+from loadtest.errors import LoadTestError, RunFolderError
+from loadtest.records import Outcome, Record
+from loadtest.simulate.timing import StepLaw, Timing
+
+TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.001, jitter=0.05)
+HERE = {"dialect": "ollama-chat", "model": "made", "server": "ollama 0.33.0", "warm_cache": False}
+PROFILE = {"profile": "a100-80g-llama3.1-70b-q4", "speed": 10.0}
+Folder = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Return a function that measures in virtual time: a name, how much slower, a seed, the run's facts."""
+
+    def make(
+        name: str,
+        *,
+        slower: float = 0.0,
+        seed: int = 0,
+        users: tuple[int, ...] = (2, 8),
+        output: tuple[int, int] = (64, 64),
+        prompt: tuple[int, int] = (128, 128),
+        each: int = 8,
+        **facts: Any,
+    ) -> Path:
+        loads = [Load(users=count, requests=each * count, prompt=prompt, output=output) for count in users]
+        played = play(TIMING.scaled(1 + slower), loads, slots=4, seed=seed)
+        return played.write(tmp_path / name, name=name, **{"comparability": HERE, **facts})
+
+    return make
+
+
+def run(*args: str | Path) -> Result:
+    return CliRunner().invoke(command, [str(arg) for arg in args], standalone_mode=False)
+
+
+def verdicts(base: Path, new: Path, **options: Any) -> set[str | None]:
+    return {row.verdict for row in compare(analyse(base), analyse(new), **options).headline}
+
+
+def test_the_same_server_twice_shows_no_difference_and_a_slower_one_is_worse() -> None:
+    """A few tries; `python tests/insight_compare.py` does 40 of each kind."""
+    case = Case("small", (50, 400), (20, 100), users=(1, 4))
+    same = [insight_compare.attempt(case, seed) for seed in range(4)]
+    assert [one.verdict for one in same] == [SAME] * 4
+    slow = [insight_compare.attempt(case, seed, slower=0.25) for seed in range(3)]
+    assert [one.verdict for one in slow] == [WORSE] * 3
+    assert all(one.regressions for one in slow)
+
+
+def test_ratios_are_new_over_base_and_each_metric_knows_its_better_side(folder: Folder) -> None:
+    found = compare(analyse(folder("base")), analyse(folder("new", slower=-0.2, seed=1)))
+    assert found.verdict == BETTER
+    assert not found.regressions
+    rows = {(row.concurrency, row.metric.id): row for row in found.headline}
+    assert rows[8, "ttft_s.mean"].ratio == pytest.approx(0.8, rel=0.02)
+    assert rows[8, "stream_tokens_per_s.mean"].ratio == pytest.approx(1.25, rel=0.02)
+    assert rows[8, "output_tokens_per_s"].ratio == pytest.approx(1.25, rel=0.02)
+    for row in (rows[8, "ttft_s.mean"], rows[8, "output_tokens_per_s"]):
+        assert row.interval is not None
+        assert row.interval[0] < (row.ratio or 0) < row.interval[1]
+
+
+def test_all_headline_intervals_hold_together(folder: Folder) -> None:
+    found = compare(analyse(folder("base")), analyse(folder("new", seed=1)))
+    judged = [row for row in found.headline if row.verdict != NOT_COMPARABLE]
+    assert found.tests == len(judged) >= 6  # at two streams p95 has too few samples
+    assert found.confidence == pytest.approx(1 - 0.01 / found.tests)
+
+
+def test_exactly_equal_runs_are_no_proof_of_the_last_thousandth(tmp_path: Path) -> None:
+    """Without any jitter inside the runs a difference of 0.3 % is still within what two runs differ by."""
+    for name, gap in (("base", 1000), ("new", 1003)):
+        levels, truth = grid(Made(gap_ms=gap, prefill_ms=5000, jitter_ms=lambda i: i % 2), (1, 4), each=8)
+        write(tmp_path / name, truth.records, levels)
+    found = compare(analyse(tmp_path / "base"), analyse(tmp_path / "new"))
+    assert found.verdict == SAME
+
+
+@pytest.mark.parametrize(("tolerance", "code"), [("2%", 1), ("0.15", 0)])
+def test_a_regression_is_past_the_tolerance(folder: Folder, tolerance: str, code: int) -> None:
+    base, new = folder("base"), folder("new", slower=0.1, seed=1)
+    result = run(base, new, "--tolerance", tolerance)
+    assert result.return_value == code
+    assert "NEW is worse in " in result.output
+    assert ("within 15 %" in result.output) == (code == 0)
+
+
+def test_no_difference_exits_0_and_writes_the_files(folder: Folder, tmp_path: Path) -> None:
+    result = run(folder("base"), folder("new", seed=1), "-o", tmp_path / "out")
+    assert result.return_value == 0
+    assert result.output.startswith("No difference seen in 6 headline figures, where one of ")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compare.json", "compare.md", "compare.png"]
+    said = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert said["verdict"] == SAME
+    assert said["regression"] is False
+    assert len([row for row in said["rows"] if row["headline"]]) == 8
+    assert imread(tmp_path / "out" / "compare.png").std() > 0.01
+    assert "![" in (tmp_path / "out" / "compare.md").read_text()
+
+
+def test_the_chart_shows_the_verdict_in_colour(folder: Folder) -> None:
+    found = compare(analyse(folder("base")), analyse(folder("new", slower=0.2, seed=1)))
+    rows = [row for row in found.headline if row.metric.id == "output_tokens_per_s"]
+    axes = Figure().subplots()
+    changes(axes, rows[0].metric, rows, [row.level for row in rows], found.tolerance)
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert {line.get_color() for line in points} == {style.VERMILLION}
+    assert [float(np.asarray(line.get_xdata())[0]) for line in points] == pytest.approx(
+        [(row.ratio or 0) - 1 for row in rows]
+    )
+    assert axes.get_xlabel() == "← worse: change, %"
+
+
+def test_files_go_to_the_new_run_by_default(folder: Folder) -> None:
+    new = folder("new", seed=1)
+    run(folder("base"), new)
+    assert (new / "compare.md").exists()
+
+
+@pytest.mark.parametrize("key", ["model", "warm_cache", "dialect", "quantization"])
+def test_runs_that_ask_for_other_things_are_not_judged(folder: Folder, key: str) -> None:
+    base, new = folder("base"), folder("new", seed=1, comparability={**HERE, key: "other"})
+    assert verdicts(base, new) == {NOT_COMPARABLE}
+    result = run(base, new)
+    assert isinstance(result.exception, LoadTestError)
+    assert f"the runs differ in {key}" in str(result.exception)
+    assert f"--across {key}" in " ".join(result.output.split())
+
+
+def test_a_difference_made_on_purpose_is_judged_and_named(folder: Folder) -> None:
+    base, new = folder("base"), folder("new", seed=1, comparability={**HERE, "model": "other"})
+    result = run(base, new, "--across", "model")
+    assert result.return_value == 0
+    assert "Differs: model (made → other)." in result.output
+
+
+def test_another_server_version_is_judged_and_named(folder: Folder) -> None:
+    new = folder("new", seed=1, comparability={**HERE, "server": "ollama 0.34.0"})
+    found = compare(analyse(folder("base")), analyse(new))
+    assert found.verdict == SAME
+    assert "Differs: server (ollama 0.33.0 → ollama 0.34.0)." in found.notes
+
+
+@pytest.mark.parametrize("asked", [{"think_time": 2.0}, {"prompt": "another text"}])
+def test_another_pace_or_text_of_the_users_is_not_judged(folder: Folder, asked: dict[str, Any]) -> None:
+    new = folder("new", seed=1, scenario={"prompt": "a text", **asked}, comparability={**HERE, "prompt": "literal"})
+    base = folder("base", scenario={"prompt": "a text"}, comparability={**HERE, "prompt": "literal"})
+    assert verdicts(base, new) == {NOT_COMPARABLE}
+
+
+def test_a_simulated_server_is_never_held_against_a_real_one(folder: Folder) -> None:
+    server = {"kind": "ollama", "version": "0.33.0", "simulated": PROFILE}
+    new = folder("new", seed=1, server=server, comparability={**HERE, "simulated": PROFILE})
+    assert verdicts(folder("base"), new, across=frozenset({"simulated"})) == {NOT_COMPARABLE}
+
+
+def test_simulated_runs_are_labelled_everywhere(folder: Folder) -> None:
+    server = {"kind": "ollama", "version": "0.33.0", "simulated": PROFILE}
+    base, new = (folder(name, seed=i, server=server) for i, name in enumerate(("base", "new")))
+    found = compare(analyse(base), analyse(new))
+    assert "SIMULATED SERVER" in markdown(found, None)
+    assert to_dict(found)["simulated"] == "simulated: profile a100-80g-llama3.1-70b-q4 at 10× speed"
+    assert "(simulated: profile" in run(base, new).output
+
+
+def test_longer_answers_are_other_work(folder: Folder) -> None:
+    """The level asks for no length, and the new model says more."""
+    found = compare(analyse(folder("base", output=(40, 60))), analyse(folder("new", seed=1, output=(80, 120))))
+    assert found.verdict == NOT_COMPARABLE
+    assert "answers differ in length" in sentence(found)
+
+
+def test_levels_are_matched_by_what_they_ask_for(folder: Folder) -> None:
+    found = compare(analyse(folder("base", users=(2, 4))), analyse(folder("new", users=(4, 8), seed=1)))
+    assert {row.concurrency for row in found.rows} == {4}
+    assert any(note.startswith("Only BASE has 2 streams") for note in found.notes)
+    assert any(note.startswith("Only NEW has 8 streams") for note in found.notes)
+
+
+def test_no_level_in_common_is_a_mistake(folder: Folder) -> None:
+    with pytest.raises(RunFolderError, match="no level in common"):
+        compare(analyse(folder("base", users=(2,))), analyse(folder("new", users=(4,))))
+
+
+def test_few_requests_are_not_judged(folder: Folder) -> None:
+    found = compare(analyse(folder("base", each=2, users=(2,))), analyse(folder("new", each=2, users=(2,), slower=1.0)))
+    assert {row.reason for row in found.headline} == {TOO_FEW}
+
+
+def failing(records: list[Record], share: int) -> list[Record]:
+    """Return the records with every `share`-th of the measured ones refused."""
+    return [
+        record
+        if record.warmup or number % share
+        else dataclasses.replace(
+            record,
+            outcome=Outcome.HTTP_ERROR,
+            status=503,
+            t_first_token=None,
+            t_first_visible=None,
+            chunks=[],
+            server=None,
+            server_us=None,
+            server_first=None,
+            output_tokens=None,
+        )
+        for number, record in enumerate(records)
+    ]
+
+
+def test_more_failures_are_a_regression(tmp_path: Path) -> None:
+    for name, share in (("base", 1000), ("new", 4)):
+        levels, truth = grid(Made(jitter_ms=lambda i: i % 5), (4,), each=16)
+        write(tmp_path / name, failing(truth.records[1:], share), levels)
+    found = compare(analyse(tmp_path / "base"), analyse(tmp_path / "new"))
+    row = next(row for row in found.headline if row.metric.id == "failed")
+    assert row.verdict == WORSE
+    assert row.regression
+    assert run(tmp_path / "base", tmp_path / "new").return_value == 1
+
+
+def test_a_void_level_is_not_judged(folder: Folder, tmp_path: Path) -> None:
+    base = folder("base")
+    new = folder("new", seed=1, slower=0.5, client={"clock_steps": [1]})
+    found = compare(analyse(base), analyse(new))
+    assert {row.reason for row in found.headline} == {"void in NEW"}
+
+
+@pytest.mark.parametrize(
+    ("counts", "chance"), [((0, 10, 0, 10), 1.0), ((0, 10, 10, 10), 2 / math.comb(20, 10)), ((3, 9, 4, 12), 1.0)]
+)
+def test_fisher(counts: tuple[int, int, int, int], chance: float) -> None:
+    assert fisher(*counts) == pytest.approx(chance)
+
+
+@pytest.mark.parametrize("text", ["five", "5", "-1%", "100%"])
+def test_a_tolerance_that_makes_no_sense_is_a_mistake(folder: Folder, text: str) -> None:
+    result = run(folder("base"), folder("new"), "--tolerance", text)
+    assert result.exception is not None
+    assert "say 5% or 0.05" in str(result.exception)
+
+
+def test_a_run_is_not_compared_with_itself(folder: Folder) -> None:
+    base = folder("base")
+    result = run(base, base)
+    assert isinstance(result.exception, LoadTestError)
+    assert "same run" in str(result.exception)

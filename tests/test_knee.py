@@ -1,0 +1,137 @@
+"""Little's law, a growing queue and the knee: on levels whose answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_runs import Made, make, recorded
+from virtual_runs import Load, play
+
+from loadtest.analyse import frames, knee
+from loadtest.simulate.timing import StepLaw, Timing
+
+TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005, jitter=0.05)
+
+
+def level(users: int, rate: float, half_width: float | None = None) -> dict[str, Any]:
+    """Return what the knee reads of a level of summary.json."""
+    ci = None if half_width is None else [rate - half_width, rate + half_width]
+    return {"concurrency": users, "rate": None, "output_tokens_per_s": rate, "output_tokens_per_s_ci95": ci}
+
+
+def test_littles_law_is_exact_where_every_answer_takes_the_same(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(slots=4), users=(1, 4, 8), each=20)
+    run = frames.load(tmp_path / "run")
+    for index, users in enumerate((1, 4, 8)):
+        found = knee.little(run, index)
+        assert found is not None
+        assert found.ratio == pytest.approx(1, abs=0.02)
+        assert found.in_flight == pytest.approx(users, rel=0.01)
+        assert found.sentence is None
+
+
+@pytest.mark.parametrize("users", [2, 9])
+def test_a_closed_loop_is_stationary(tmp_path: Path, users: int) -> None:
+    played = play(TIMING, [Load(users=users, requests=16 * users, output=(20, 80))], slots=4)
+    found = knee.little(frames.load(played.write(tmp_path / "run")), 0)
+    assert found is not None
+    assert found.holds
+    assert found.ratio == pytest.approx(1, abs=0.05)
+    assert found.in_flight == pytest.approx(users, rel=0.02)
+
+
+@pytest.mark.parametrize("users", [1, 2, 4, 8])
+def test_real_ollama_is_stationary(tmp_path: Path, users: int) -> None:
+    run = frames.load(recorded(tmp_path / "run", [f"ollama-0.33-mid-slots4-c{users}"]))
+    found = knee.little(run, 0)
+    assert found is not None
+    assert found.holds, found.sentence
+
+
+def test_twice_what_the_server_can_do_is_not_stationary_and_its_queue_grows(tmp_path: Path) -> None:
+    """Four slots do about 2 requests/s of 50 tokens; 4/s are sent."""
+    played = play(TIMING, [Load(rate=4.0, requests=120)], slots=4)
+    found = knee.little(frames.load(played.write(tmp_path / "run")), 0)
+    assert found is not None
+    assert found.ratio > 1.1
+    assert found.sentence is not None
+    assert "more came than left" in found.sentence
+    assert found.growth is not None
+    assert found.growth.growing
+    assert found.growth.sentence.startswith("the queue was still growing")
+
+
+def test_an_open_loop_that_the_server_keeps_up_with_does_not_grow(tmp_path: Path) -> None:
+    played = play(TIMING, [Load(rate=1.0, requests=200)], slots=4)
+    found = knee.little(frames.load(played.write(tmp_path / "run")), 0)
+    assert found is not None
+    assert found.holds
+    assert found.growth is not None
+    assert not found.growth.growing
+
+
+def test_too_few_requests_say_nothing_of_growth() -> None:
+    send = np.arange(11, dtype=np.float64)
+    assert knee.growth(send, send + 100) is None
+    send = np.arange(12, dtype=np.float64)
+    assert knee.growth(send, send + 100) == knee.Growth(before=2.5, after=10.5)
+
+
+def test_the_knee_of_the_published_ladder_is_where_the_slots_are() -> None:
+    """25, 43 and 62 tokens/s at 1, 2 and 4 streams on four slots, and no more beyond."""
+    levels = [level(1, 25, 0.2), level(2, 43, 0.3), level(4, 62, 0.5), level(8, 61.5, 0.5), level(16, 62.2, 0.5)]
+    found, reason = knee.knee(levels)
+    assert reason is None
+    assert found is not None
+    assert (found.concurrency, found.low, found.high) == (4, 3, 4)
+    assert not found.grows
+    assert found.sentence == "Output stops growing at 4 streams, between 3 and 4: 62.0 tokens/s in all there."
+
+
+def test_wide_intervals_widen_the_knee_s() -> None:
+    found, _ = knee.knee([level(1, 25, 2), level(2, 43, 8), level(4, 58, 6), level(8, 62, 6), level(16, 61, 1)])
+    assert found is not None
+    assert found.low == 3
+    assert found.high == 8
+
+
+def test_output_that_still_grows_has_no_knee_yet() -> None:
+    found, _ = knee.knee([level(4, 62, 1), level(1, 25, 1), level(2, 43, 1)])
+    assert found is not None
+    assert found.grows
+    assert (found.concurrency, found.high) == (4, None)
+    assert "still grows" in found.sentence
+
+
+def test_one_slot_has_its_knee_at_one_stream() -> None:
+    found, _ = knee.knee([level(1, 25, 0.3), level(2, 25.1, 0.3), level(8, 24.9, 0.3)])
+    assert found is not None
+    assert (found.concurrency, found.low, found.high) == (1, 1, 1)
+
+
+def test_without_intervals_the_levels_alone_tell_and_say_so() -> None:
+    found, _ = knee.knee([level(1, 25), level(4, 62), level(8, 62)])
+    assert found is not None
+    assert (found.low, found.high, found.sure) == (2, 4, False)
+
+
+def test_two_levels_or_open_loops_have_no_knee() -> None:
+    open_loop = level(8, 62, 1) | {"rate": 2.0}
+    found, reason = knee.knee([level(1, 25, 1), level(4, 62, 1), open_loop])
+    assert found is None
+    assert reason is not None
+    assert "here are 2" in reason
+
+
+def test_the_knee_of_made_servers_is_at_their_slots(tmp_path: Path) -> None:
+    from loadtest.analyse.summary import analyse
+
+    for slots in (2, 4):
+        make(tmp_path / str(slots), Made(slots=slots, jitter_ms=lambda i: i * 7 % 23), users=(1, 2, 4, 8), each=20)
+        found, _ = knee.knee(analyse(tmp_path / str(slots)).summary["levels"])
+        assert found is not None
+        assert found.concurrency == slots
+        assert found.low <= slots <= (found.high or 99)

@@ -1,0 +1,228 @@
+"""Step times, law, prefill and stalls held against the engine's own timing, and against recorded runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import made_runs
+import numpy as np
+import pytest
+from virtual_runs import Load, Played, play
+
+from loadtest.analyse import frames, gaps, slots, steps
+from loadtest.analyse.frames import Run
+from loadtest.analyse.slots import Slots
+from loadtest.analyse.steps import Steps
+from loadtest.simulate.timing import StepLaw, Timing
+
+LINE = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)
+
+
+def known(number: int | None) -> Slots:
+    return Slots(number, limit=number is not None, method="known")
+
+
+def measured(path: Path, played: Played, number: int | None) -> Steps:
+    return steps.measure(frames.load(played.write(path)), known(number))
+
+
+def recorded(path: Path, cell: str, users: tuple[int, ...] = (1, 2, 4)) -> Run:
+    return frames.load(made_runs.recorded(path, [f"ollama-{cell}-c{count}" for count in users]))
+
+
+def drawn(seed: int) -> tuple[Timing, int, list[Load]]:
+    """Return a random server and loads from one user to twice its slots."""
+    draw = random.Random(seed)
+    number = draw.choice([2, 3, 4, 6, 8])
+    base = draw.uniform(0.005, 0.05)
+    timing = Timing(
+        step=StepLaw(base, base * draw.uniform(0.05, 0.6)),
+        prefill_s=draw.uniform(0.0005, 0.003),
+        jitter=draw.uniform(0, 0.1),
+        handling_s=draw.uniform(0.0005, 0.005),
+        handover_s=draw.uniform(0.0005, 0.005),
+    )
+    prompt, output = draw.choice([(100, 100), (100, 300), (400, 800)]), draw.choice([(50, 50), (20, 120)])
+    users = sorted({1, number // 2, number, 2 * number})
+    return timing, number, [Load(users=count, prompt=prompt, output=output) for count in users]
+
+
+@pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
+@pytest.mark.parametrize("seed", range(6))
+def test_law_and_prefill_are_the_engines(seed: int, says: str | None, tmp_path: Path) -> None:
+    timing, number, loads = drawn(seed)
+    found = measured(tmp_path / "run", play(timing, loads, slots=number, seed=seed, says=says), number)
+    assert found.law is not None
+    assert found.law.fits
+    assert json.loads(json.dumps(found.to_dict()))["per_stream_s"] == found.law.per_stream_s
+    assert found.law.base_s == pytest.approx(timing.step.base_s, rel=0.05)
+    assert found.law.per_stream_s == pytest.approx(timing.step.per_stream_s, rel=0.05)
+    assert found.law.base_ci95[0] < found.law.base_s < found.law.base_ci95[1]
+    assert found.prefill is not None
+    assert found.prefill.per_token_s == pytest.approx(timing.prefill_s, rel=0.1 if says is None else 0.05)
+
+
+def test_the_number_of_streams_is_counted_through_the_gap(tmp_path: Path) -> None:
+    """Truth: a stream decodes from its first token to its last; a gap counts those that do so all through it."""
+    played = play(LINE, [Load(users=3, output=(10, 60))], slots=3, seed=1)
+    found = gaps.decoding(frames.load(played.write(tmp_path / "run")), known(3))
+    truth = [(stream.first or 0, stream.last or 0) for stream in played.streams.values()]
+    offset = min(stream.arrived for stream in played.streams.values())
+    for left, right, streams in list(zip(found.left, found.right, found.streams, strict=True))[::7]:
+        middle = (left + right) / 2 * 1e9 + offset
+        if streams:
+            assert streams == sum(first < middle < last for first, last in truth)
+    assert (found.streams > 0).mean() > 0.95
+
+
+def test_gaps_that_hold_a_prompt_are_kept_apart(tmp_path: Path) -> None:
+    """A prompt of 400 tokens takes 0.4 s: no step of 30 ms may be as long."""
+    found = gaps.decoding(
+        frames.load(play(LINE, [Load(users=4, prompt=(400, 400))], slots=4).write(tmp_path / "run")), known(4)
+    )
+    longest = LINE.step.values(4)[0] * 1.3
+    assert found.step_s[found.clean].max() < longest
+    assert (found.step_s[found.held] > longest).any()
+
+
+def test_tokens_read_together_do_not_bend_the_steps(tmp_path: Path) -> None:
+    """Every second token arrives with the one after it, as when a proxy gathers them; the server stamps nothing."""
+    played = play(LINE, [Load(users=users) for users in (1, 2, 4)], slots=4, says=None)
+    for index, record in enumerate(played.records):
+        chunks = list(record.chunks)
+        for place in range(1, len(chunks) - 1, 2):
+            chunks[place] = chunks[place + 1]
+        played.records[index] = dataclasses.replace(record, chunks=chunks)
+    law = measured(tmp_path / "run", played, 4).law
+    assert law is not None
+    assert (law.base_s, law.per_stream_s) == pytest.approx((0.020, 0.005), rel=0.05)
+
+
+def test_one_number_of_streams_makes_no_law(tmp_path: Path) -> None:
+    found = measured(tmp_path / "run", play(LINE, [Load(users=1)], slots=4), 4)
+    assert found.law is None
+    assert found.law_reason is not None
+    assert "only steps with 1 stream decoding were seen" in found.law_reason
+    assert [entry.streams for entry in found.times] == [1]
+    assert found.to_dict()["fits"] is False
+
+
+def test_a_step_time_that_is_no_line_says_so(tmp_path: Path) -> None:
+    table = StepLaw(table=((1, (0.020,)), (2, (0.020,)), (3, (0.040,)), (4, (0.040,))))
+    timing = dataclasses.replace(LINE, step=table)
+    found = measured(tmp_path / "run", play(timing, [Load(users=users) for users in (1, 2, 3, 4)], slots=4), 4)
+    assert found.law is not None
+    assert not found.law.fits
+    assert found.law_reason is not None
+    assert found.law_reason.startswith("the step time is no line in the number of streams")
+
+
+def test_two_kinds_of_step_only_where_there_are_two() -> None:
+    draw = np.random.default_rng(0)
+    one = np.sort(draw.normal(0.03, 0.003, 500))
+    two = np.sort(np.concatenate((draw.normal(0.0235, 0.001, 100), draw.normal(0.040, 0.001, 300))))
+    spread = np.sort(draw.uniform(0.02, 0.05, 500))
+    skewed = np.sort(0.02 + draw.exponential(0.005, 500))
+    assert [len(steps.kinds(values)) for values in (one, two, spread, skewed)] == [1, 2, 1, 1]
+    low, high = steps.kinds(two)
+    assert (low.centre_s, high.centre_s) == pytest.approx((0.0235, 0.040), rel=0.02)
+    assert low.share == pytest.approx(0.25)
+
+
+def test_real_ollama_on_four_slots_has_two_kinds_of_step_at_two_streams(tmp_path: Path) -> None:
+    found = steps.measure(recorded(tmp_path / "run", "0.33-mid-slots4"), known(4))
+    by_streams = {entry.streams: entry for entry in found.times}
+    centres = [kind.centre_s for kind in by_streams[2].kinds]
+    assert centres == pytest.approx([0.023, 0.0405], rel=0.05)
+    assert [len(by_streams[streams].kinds) for streams in (1, 4)] == [1, 1]
+    assert found.neighbours
+    assert found.law is not None
+    assert not found.law.fits
+    assert found.law_reason is not None
+    assert "two kinds of step, 22.9 ms and 40.5 ms" in found.law_reason
+    assert found.prefill is not None
+    assert found.prefill.per_token_s == pytest.approx(0.0028, rel=0.05)
+
+
+def test_real_ollama_with_two_slots_is_a_line(tmp_path: Path) -> None:
+    found = steps.measure(recorded(tmp_path / "run", "0.33-mid-slots2"), known(2))
+    assert [entry.mean_s for entry in found.times] == pytest.approx([0.0203, 0.0233], rel=0.02)
+    assert found.neighbours is None
+
+
+def test_lengths_that_differ_show_a_prompts_fixed_part(tmp_path: Path) -> None:
+    """Recorded: 28, 78 and 168 tokens took 83, 182 and 366 ms, which is no line through the origin."""
+    found = steps.measure(
+        frames.load(made_runs.recorded(tmp_path / "r", ["ollama-0.33-mid-slots1-c8-mixed"])), known(1)
+    )
+    assert found.prefill is not None
+    assert found.prefill.fixed_s == pytest.approx(0.027, rel=0.2)
+    assert found.prefill.per_token_s == pytest.approx(0.0020, rel=0.05)
+
+
+@pytest.mark.parametrize("n_batch", [128, 512, 2048])
+def test_slices_of_long_prompts_are_seen_in_the_streams_beside(n_batch: int, tmp_path: Path) -> None:
+    timing = dataclasses.replace(LINE, n_batch=n_batch)
+    played = play(timing, [Load(users=users, prompt=(900, 1500), output=(60, 90)) for users in (1, 3)], slots=3)
+    found = measured(tmp_path / "run", played, 3)
+    assert found.prefill is not None
+    assert found.prefill.n_batch == n_batch
+    assert found.prefill.per_token_s == pytest.approx(0.001, rel=0.05)
+
+
+def test_prompts_cheaper_than_a_token_are_bounded_not_guessed(tmp_path: Path) -> None:
+    timing = dataclasses.replace(LINE, prefill_s=0.00001)
+    found = measured(tmp_path / "run", play(timing, [Load(users=users) for users in (1, 2)], slots=2), 2).prefill
+    assert found is not None
+    assert found.ci95[0] == 0
+    assert found.per_token_s * 100 < 0.020
+    assert "no prompt took longer than a token" in found.method
+
+
+def test_stalls_are_what_others_prompts_took(tmp_path: Path) -> None:
+    """Truth: between a stream's tokens lies one step each, and the prompts that were worked on meanwhile."""
+    timing = dataclasses.replace(LINE, jitter=0.0)
+    played = play(timing, [Load(users=3, prompt=(80, 160), output=(20, 60))], slots=3, seed=2)
+    found = measured(tmp_path / "run", played, 3)
+    assert found.interference_s == pytest.approx(0.001, rel=0.05)
+    firsts = sorted((stream.first or 0, stream.prompt_tokens) for stream in played.streams.values())
+    for stream, stall in zip(sorted(played.streams.values(), key=lambda one: one.arrived), found.stall_s, strict=True):
+        tokens = sum(size for first, size in firsts if (stream.first or 0) < first <= (stream.last or 0))
+        assert stall == pytest.approx(tokens * 0.001, abs=0.002 + 0.05 * tokens * 0.001)
+
+
+def test_stalls_of_a_run_without_other_prompts_are_zero(tmp_path: Path) -> None:
+    found = measured(tmp_path / "run", play(LINE, [Load(users=1)], slots=1), 1)
+    assert found.stall_s == pytest.approx(0.0)
+    assert found.interference_s is None
+    assert found.interference_reason == "no stream ran while another's prompt was in work"
+
+
+def test_timing_gives_the_law_back(tmp_path: Path) -> None:
+    found = measured(tmp_path / "run", play(LINE, [Load(users=users) for users in (1, 2, 4)], slots=4), 4)
+    law = found.timing().step
+    means = [float(np.mean(law.values(streams))) for streams in (1, 2, 3, 4, 6, 8)]
+    assert means == pytest.approx([0.025, 0.030, 0.035, 0.040, 0.050, 0.060], rel=0.02)
+    assert all(left < right for left, right in pairwise(means))
+
+
+def test_nothing_decoded_says_why(tmp_path: Path) -> None:
+    found = measured(tmp_path / "run", play(LINE, [Load(users=1, output=(1, 1))], slots=1), 1)
+    assert found.times == ()
+    assert found.law_reason == "no steps between tokens were seen"
+    assert np.isnan(found.stall_s).all()
+    with pytest.raises(ValueError, match="no step time"):
+        found.timing()
+
+
+def test_slots_may_be_unknown(tmp_path: Path) -> None:
+    run = frames.load(
+        play(LINE, [Load(users=users) for users in (1, 2, 4)], slots=None, says=None).write(tmp_path / "r")
+    )
+    found = steps.measure(run, slots.estimate(run))
+    assert found.law is not None
+    assert found.law.per_stream_s == pytest.approx(0.005, rel=0.05)
