@@ -72,13 +72,14 @@ def draw(seed: int) -> Drawn:
     """Return the server and load of a seed."""
     dice = random.Random(seed)
     count = dice.choice(SLOTS)
-    base = 10 ** dice.uniform(-2.2, -1.2)
+    base = 10 ** dice.uniform(-2.6, -1.2)
     timing = Timing(
         step=StepLaw(base, base * dice.uniform(0.05, 0.6)),
         prefill_s=base * 10 ** dice.uniform(-2.2, -0.9),
         jitter=dice.choice((0.0, 0.03, 0.1, 0.2)),
         n_batch=dice.choice((512, 512, 2048, None)),
         neighbours=count is not None and dice.random() < 0.2,
+        handover_s=dice.choice((0.002, 0.002, 0.012)),
     )
     prompt = dice.choice(((100, 100), (10, 2000), (20, 300), (2000, 2000), (400, 400), (10, 10)))
     output = dice.choice(((5, 300), (5, 5), (1, 3), (40, 40), (10, 120), (200, 200)))

@@ -23,7 +23,7 @@ from loadtest.analyse.charts import prediction
 from loadtest.analyse.memory import Memory, kv_bytes, memory, parse_memory
 from loadtest.analyse.predict import Model
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.cli.advise import advise as command
+from loadtest.cli import cli
 from loadtest.errors import ScenarioError
 from loadtest.simulate.profiles import PROFILES
 from loadtest.slo import parse
@@ -283,7 +283,7 @@ def test_the_prediction_chart_shows_measured_beside_predicted(analysis: Analysis
 
 
 def test_the_command_writes_its_files_and_says_three_sentences(folder: Path) -> None:
-    result = CliRunner().invoke(command, [str(folder), "--slo", "ttft_p95=2", "--gpu-memory", "80GB"])
+    result = CliRunner().invoke(cli, ["advise", str(folder), "--slo", "ttft_p95=2", "--gpu-memory", "80GB"])
     assert result.exit_code == 0, result.output
     assert sum(line.startswith("• ") for line in result.output.splitlines()) == 3
     assert "simulated" in result.output
@@ -299,7 +299,7 @@ def test_the_command_writes_its_files_and_says_three_sentences(folder: Path) -> 
     ("options", "words"), [(("--slo", "ttft=2"), "say which statistic"), (("--gpu-memory", "big"), "a size like 80GB")]
 )
 def test_a_mistake_in_the_command_is_one_sentence(folder: Path, options: tuple[str, ...], words: str) -> None:
-    result = CliRunner().invoke(command, [str(folder), *options])
+    result = CliRunner().invoke(cli, ["advise", str(folder), *options])
     assert isinstance(result.exception, ScenarioError)
     assert words in str(result.exception)
 

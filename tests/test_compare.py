@@ -24,7 +24,7 @@ from loadtest.analyse.charts.compare import changes
 from loadtest.analyse.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare, fisher
 from loadtest.analyse.compare_report import markdown, sentence, to_dict
 from loadtest.analyse.summary import analyse
-from loadtest.cli.compare import compare as command
+from loadtest.cli import cli
 from loadtest.errors import LoadTestError, RunFolderError
 from loadtest.records import Outcome, Record
 from loadtest.simulate.timing import StepLaw, Timing
@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def run(*args: str | Path) -> Result:
-    return CliRunner().invoke(command, [str(arg) for arg in args], standalone_mode=False)
+    return CliRunner().invoke(cli, ["compare", *(str(arg) for arg in args)], standalone_mode=False)
 
 
 def verdicts(base: Path, new: Path, **options: Any) -> set[str | None]:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,9 +58,14 @@ class Watched:
         """Wait until the figure of all requests fulfils a JavaScript condition on `value`, a number."""
         self.page.bring_to_front()  # a page behind another draws no frames, and Chromium may slow it down
         cell = f"""document.querySelector('tbody tr:last-child td[data-key="{key}"]')"""
-        self.page.wait_for_function(
-            f"(() => {{ const value = Number({cell}?.textContent); return {condition}; }})()", polling=100
-        )
+        self.until(f"(() => {{ const value = Number({cell}?.textContent); return {condition}; }})()")
+
+    def until(self, expression: str, arg: Any = None, *, limit: float = 20.0) -> None:
+        """Wait until a JavaScript expression is true; from here, for the page's own policy forbids to poll inside it."""
+        end = time.monotonic() + limit
+        while not self.page.evaluate(expression, arg):
+            assert time.monotonic() < end, f"never true: {expression}"
+            self.page.wait_for_timeout(100)
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +151,7 @@ def test_a_run_in_a_real_browser(browser: Any, simulated_url: str, tmp_path: Pat
         live.wait_for("requests", f"value > {before}")
         drawn = "[...document.querySelectorAll('.chart')].map((chart) => chart.querySelector('.line, .stack')?.getAttribute('d'))"
         first = live.page.evaluate(drawn)
-        live.page.wait_for_function(
-            f"(first) => {drawn}.every((path, index) => path && path !== first[index])", arg=first, polling=100
-        )
+        live.until(f"(first) => {drawn}.every((path, index) => path && path !== first[index])", first)
         assert "SIMULATED SERVER" in live.page.locator(".simulated").inner_text()
         live.page.screenshot(path=tmp_path / "light.png", full_page=True)
         live.page.get_by_role("button", name="Light / dark").click()
