@@ -111,7 +111,9 @@ class Judged:
         text = f"{objective.words} is {objective.quantity(self.value)}"
         if self.interval is not None:
             text += f" ({' to '.join(objective.quantity(end) for end in self.interval)})"
-        said = ("met" if self.met else "missed") if self.sure else "not clear"
+        said = ("met" if self.met else "missed") if self.sure else f"{'met' if self.met else 'missed'}, but not surely"
+        if math.isnan(self.value):
+            said = "not met, for it is not known; more requests, or another statistic, would tell"
         return f"{text}, {objective}: {said}"
 
 

@@ -10,7 +10,7 @@ prompt could be cut into.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,10 +18,13 @@ from loadtest.analyse.frames import US, BoolArray, FloatArray, Run
 
 TIE_S = 0.001  # an end and a start this close are one slot changing hands: arrivals of one batch scatter that much
 HANDOVER_S = 0.005  # a request that comes this short before a step begins is not yet known to the batch loop
+SETTLED_S = 0.020  # after an end: a slot freed by then is given away (seen on real servers: up to 16 ms)
+HEADERS_ERROR_S = 0.020  # the median by which llama.cpp's headers and timings may differ, or one token gap
 TOLD_SHARE = 0.8  # of the answers with durations, from which on a wait is the server's word
 FEWEST_READINGS = 3.0  # of one number, to be a witness at all
 LEAST_SHARE = 0.03  # of the steps with more in flight than slots, likewise
-AGREED = 0.85  # of the readings must say the same number
+LEAST_HELD = 0.002  # of the time at work, at a number of streams: less is a delayed token, not another slot
+AGREED = 0.75  # of the readings must say the same number
 PLAIN = 1.4  # times the step without anybody waiting: a longer one carries prompt tokens
 SMALLEST_SLICE = 32  # prompt tokens a step, at least, where a prompt is evaluated in slices
 
@@ -53,8 +56,8 @@ class Slots:
 
     @property
     def agree(self) -> bool:
-        """Whether all witnesses name the estimate."""
-        return all(witness.slots == self.estimate for witness in self.witnesses)
+        """Whether no witness contradicts another: they name the limit, or there is none but the peak."""
+        return self.limit or len(self.witnesses) <= 1
 
     def to_dict(self) -> dict[str, object]:
         """Return what summary.json holds; `ci` is open above ([n, null]) where only a lower bound is known."""
@@ -83,10 +86,10 @@ def peak_decoding(run: Run, rows: BoolArray) -> int:
 
 
 def estimate(run: Run) -> Slots:
-    """Estimate the server's slots from the most streams at work, the steps that passed requests over, and turns.
+    """Estimate the server's slots: the most streams at work, and those at work while requests were passed over.
 
-    At work is a stream from its prefill on where the server says how long that took, else from its first token. It is a
-    limit where witnesses name the peak; where they name another number, the doubt is said and no limit claimed.
+    At work is a stream from its prefill on where the server says how long that took, else from its first token. The peak
+    is a lower bound; a limit is named where the other witnesses agree on a number not below it, else the doubt is said.
     """
     lives = Lives.of(run)
     doing = "in prefill or decoding" if lives.told else "decoding"
@@ -97,7 +100,7 @@ def estimate(run: Run) -> Slots:
     asked = int(lives.in_flight.depth.max(initial=0))
     if asked <= peak:
         return Slots(peak, limit=False, method=f"{most.said}; never more in flight than that", witnesses=(most,))
-    passed = _passed_over(run, lives, doing)
+    passed = _passed_over(run, lives)
     full = _full_batches(run, lives) if lives.told else None
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
     method = "; ".join(witness.said for witness in found)
@@ -105,9 +108,32 @@ def estimate(run: Run) -> Slots:
         return Slots(peak, limit=False, method=f"{method}; no request was seen to be kept out by that", witnesses=found)
     named = found[1].slots
     others = {witness.slots for witness in found[2:] if witness.slots is not None}
-    limit = named is not None and named >= peak and others <= {named}  # the peak is only a lower bound
-    doubt = "" if limit else "; these contradict each other, so no limit is named"
-    return Slots(named if limit else peak, limit=limit, method=method + doubt, witnesses=found)
+    if named is not None and named >= peak and others <= {named}:  # the peak is only a lower bound
+        return Slots(named, limit=True, method=method, witnesses=found)
+    least = min(witness.slots for witness in found if witness.slots is not None)
+    return Slots(least, limit=False, method=f"{method}; too mixed to name a limit", witnesses=found)
+
+
+def headers_mark_start(run: Run) -> bool:
+    """Return whether headers leave when a slot starts, as llama.cpp's do, and nothing on the way sends them otherwise.
+
+    Its timings tell: where TTFT less prompt time says otherwise for half of the requests (a proxy), headers are no mark.
+    """
+    timed = run.column("llamacpp") == 1
+    off = np.abs(run.column("queue_wait_s") - np.maximum(run.column("ttft_s") - run.column("prefill_s"), 0.0))[timed]
+    off = off[np.isfinite(off)]
+    return bool(len(off)) and float(np.median(off)) <= max(HEADERS_ERROR_S, token_gap(run))
+
+
+def token_gap(run: Run) -> float:
+    """Return the median stream's time a token, seconds; 2 ms where no stream had two.
+
+    Not the median gap: a server that sends its tokens by twos has as many gaps next to nothing.
+    """
+    gaps = run.chunks.counts - 1
+    spent = (run.column("last") - run.column("first_token"))[gaps > 0] / gaps[gaps > 0]
+    spent = spent[spent > 0]
+    return float(np.median(spent)) if len(spent) else 2 * TIE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +145,7 @@ class Lives:
     first: FloatArray
     last: FloatArray  # last token, drawn in by the tie tolerance
     gone: FloatArray  # the same, or the end of a request without any token
-    gap: float  # median time between two tokens of a stream; 2 TIE_S where no stream had two
+    gap: float  # token_gap
     told: bool  # whether the server said of nearly every answer when work on it began
 
     @classmethod
@@ -128,11 +154,10 @@ class Lives:
         send, first, end = run.column("send"), run.column("first_token"), run.column("end")
         arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
         started = first - run.column("prefill_s")
-        if (run.column("llamacpp") == 1).any():
+        if headers_mark_start(run):
             started = run.column("headers")
         started = np.clip(started, arrived, first)
-        gaps = run.itl.seconds[run.itl.seconds > 0]
-        gap = float(np.median(gaps)) if len(gaps) else 2 * TIE_S
+        gap = token_gap(run)
         last = np.maximum(run.column("last") - min(TIE_S, gap / 2), first + 1e-9)
         gone = np.where(np.isfinite(last), last, end)
         keep = np.isfinite(send) & (rows if rows is not None else True)
@@ -162,11 +187,18 @@ class Lives:
         return np.where(np.isfinite(self.started), self.started, self.first) if self.told else self.first
 
     def peak(self) -> int:
-        """Return the most streams at work at once."""
+        """Return the most streams at work at once, an overlap that is next to nothing of the run left out."""
         seen = np.isfinite(self.first)
+        if not seen.any():
+            return 0
         late = np.minimum(self.begun + self.slack, self.first)
         early = np.maximum(self.last - self.slack, late + 1e-9)  # a last token delayed is no second slot
-        return int(Depth.of(late[seen], early[seen]).depth.max(initial=0))
+        work = Depth.of(late[seen], early[seen])
+        levels, held = np.unique(work.depth, return_inverse=True)
+        spent = np.bincount(held, weights=np.diff(work.times, append=work.times[-1:]), minlength=len(levels))
+        spent[levels == 0] = 0.0
+        at_least = np.cumsum(spent[::-1])[::-1]
+        return int(levels[at_least >= LEAST_HELD * at_least[0]].max())
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,15 +234,16 @@ class _Steps:
     asked: FloatArray  # requests in flight
     passed: BoolArray  # somebody waited from before it to after it, nobody began or ended
     free: BoolArray  # the same, but nobody waited
+    settled: BoolArray  # nobody ended shortly before
     since: FloatArray  # seconds from the last first token, or from when nobody waited, to the step's beginning
 
 
-def _passed_over(run: Run, lives: Lives, doing: str) -> Witness | None:
+def _passed_over(run: Run, lives: Lives) -> Witness | None:
     """Return the number at work while steps passed waiting requests over; None where too few did."""
     steps = _steps(run, lives)
     counted = steps.passed if lives.told else steps.passed & (_plain(steps) | _beyond_prefill(run, steps))
-    form = f"steps that passed a waiting request over had {{}} {doing}"
-    return _agreed("passed_over", _Readings(steps.at_work, steps.weight, steps.asked, counted), form)
+    readings = _Readings(steps.at_work, steps.weight, steps.asked, counted, steps.settled)
+    return _witness("passed_over", readings, "steps that passed a waiting request over")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +254,18 @@ class _Readings:
     weight: FloatArray
     asked: FloatArray  # requests in flight
     tell: BoolArray
+    settled: BoolArray  # no end within SETTLED_S before it
 
 
-def _agreed(name: str, readings: _Readings, form: str) -> Witness | None:
+def _witness(name: str, readings: _Readings, what: str) -> Witness | None:
+    """Return what the settled readings say, and all of them where those are too few: where steps are fast, a slot that
+    changes hands is empty for several of them.
+    """
+    settled = replace(readings, tell=readings.tell & readings.settled)
+    return _agreed(name, settled, what) or _agreed(name, readings, what)
+
+
+def _agreed(name: str, readings: _Readings, what: str) -> Witness | None:
     """Return what readings of the slots mostly say; None where they are too few, or a rarity while more were asked for.
 
     A server that stumbles once passes somebody over as well; one without a slot to give does so all the time.
@@ -238,7 +280,7 @@ def _agreed(name: str, readings: _Readings, form: str) -> Witness | None:
     if totals[best] < max(FEWEST_READINGS, LEAST_SHARE * pressed):
         return None
     share = float(totals[best]) / total
-    said = f"{share * 100:.0f} % of {total:.0f} " + form.format(int(values[best]))
+    said = f"{values[best]:.0f} in {share * 100:.0f} % of {total:.0f} {what}"
     return Witness(name, int(values[best]) if share >= AGREED else None, said)
 
 
@@ -272,6 +314,7 @@ def _steps(run: Run, lives: Lives) -> _Steps:
         weight=1 / np.maximum(decoding, 1),
         asked=lives.in_flight.at(middle),
         passed=quiet & (waiting_until > right + slack),
+        settled=left - _previous(last[seen], left) > SETTLED_S,
         free=quiet & ~(anybody > left),
         since=left - np.maximum(_previous(lives.first[seen], left), _previous(_calm(lives.arrived, until), left)),
     )
@@ -330,8 +373,10 @@ def _full_batches(run: Run, lives: Lives) -> Witness | None:
     unsure = ~known & np.isfinite(lives.first)
     if unsure.any():
         waited &= Depth.of(arrived[unsure], lives.first[unsure]).at(opens) == 0
-    readings = _Readings(held.astype(np.float64), np.ones(len(held)), lives.in_flight.at(opens - slack), waited)
-    return _agreed("full_batches", readings, "batches that left a request waiting had {} slots taken")
+    settled = opens - _previous(last, opens - slack) > SETTLED_S
+    asked = lives.in_flight.at(opens - slack)
+    readings = _Readings(held.astype(np.float64), np.ones(len(held)), asked, waited, settled)
+    return _witness("full_batches", readings, "batches that left one waiting")
 
 
 def _within(instants: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:

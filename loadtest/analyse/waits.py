@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from loadtest.analyse.frames import BoolArray, FloatArray, Run, peak_at_once
-from loadtest.analyse.slots import Slots
+from loadtest.analyse.slots import Slots, headers_mark_start
 from loadtest.records import Outcome
 
 SAME_BATCH_S = 0.020  # admissions closer than the error of the server's durations count as one, taken in order sent
-HEADERS_ERROR_S = 0.020  # the median by which llama.cpp's headers and timings may differ, or one token gap
 SERVER, INFERRED, UNKNOWN = "server", "inferred", "unknown"
 NEVER_SERVED = {Outcome.HTTP_ERROR, Outcome.CONNECT_ERROR}
 
@@ -58,20 +57,14 @@ def split(run: Run, slots: Slots) -> Waits:
 def told_wait(run: Run) -> FloatArray:
     """Return queue wait by the server's word, seconds; nan where it gives none.
 
-    llama.cpp's headers leave when the slot starts. What passes them on late or early (a proxy) is found out by its
-    timings: where TTFT less prompt time says otherwise for half of the requests, that counts instead.
+    That of llama.cpp's headers gives way to its timings where something on the way sends headers early or late.
     """
     wait = run.column("queue_wait_s")
     timed = run.column("llamacpp") == 1
+    if not timed.any() or headers_mark_start(run):
+        return wait
     by_timings = np.maximum(run.column("ttft_s") - run.column("prefill_s"), 0.0)
-    both = timed & np.isfinite(wait) & np.isfinite(by_timings)
-    if not both.any():
-        return wait
-    gaps = run.itl.seconds[run.itl.seconds > 0]
-    allowed = max(HEADERS_ERROR_S, float(np.median(gaps)) if len(gaps) else 0.0)
-    if float(np.median(np.abs(wait - by_timings)[both])) <= allowed:
-        return wait
-    return np.where(both, by_timings, wait)
+    return np.where(timed & np.isfinite(by_timings), by_timings, wait)
 
 
 def _sources(slot: FloatArray, wait: FloatArray) -> npt.NDArray[np.object_]:
@@ -105,7 +98,7 @@ def _admitted(run: Run, arrived: FloatArray, wait: FloatArray) -> FloatArray:
     prefill = run.column("prefill_s")
     usual = float(np.nanmedian(prefill)) if np.isfinite(prefill).any() else 0.0
     guessed = np.maximum(run.column("first_token") - usual, arrived)
-    if (run.column("llamacpp") == 1).any():
+    if headers_mark_start(run):
         guessed = np.fmin(run.column("headers"), guessed)
     return np.where(np.isfinite(wait), arrived + wait, guessed)
 

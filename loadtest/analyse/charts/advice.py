@@ -61,13 +61,14 @@ def table(axes: Axes, advice: Advice, key: str, statistic: str, colours: str) ->
             face = shades(at) if not missed else "#EFEFEF"
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=face, edgecolor="white", linewidth=1.2))
             dark = not missed and sum(shades(at)[:3]) < 1.35
+            said = _short(value, key) + ("*" if advice.extrapolated(slots, load) else "")
             axes.text(
                 column,
                 row,
-                _short(value, key) + ("*" if advice.extrapolated(slots, load) else ""),
+                said,
                 ha="center",
                 va="center",
-                fontsize=9,
+                fontsize=9 if len(said) < 6 else 8,
                 color="white" if dark else style.GREY if missed else style.INK,
             )
     _frame(axes, advice)
