@@ -153,22 +153,26 @@ def stalling(series: Series) -> str | None:
 
 def queueing(analysis: Analysis, series: Series) -> str | None:
     """Say what share of TTFT waiting is at the highest concurrency; None where waits are unknown."""
-    level = next((level for level in reversed(series.levels) if figure(level, "queue_wait_s") is not None), None)
-    if level is None:
+    told = [
+        level for level in series.levels if figure(level, "queue_wait_s") is not None or figure(level, "slot_wait_s")
+    ]
+    if not told:
         return None
-    names = ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s")
-    ttft, wait, slot, batch = (figure(level, name) for name in names)
-    if not ttft or wait is None:
+    level = told[-1]
+    ttft, wait, slot, batch = (
+        figure(level, name) for name in ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s")
+    )
+    if not ttft:
         return None
-    at = f"at {streams(level['concurrency'])}"
+    at = f"at {streams(level['concurrency'] or 0)}"
+    past = f"Past {streams(analysis.slots.estimate or 0)} requests queue: {at}"
+    if slot is not None and wait is None:  # a server without durations
+        return f"{past} {percent(slot / ttft)} of the mean TTFT ({seconds(ttft)}) is slot wait, inferred from when earlier streams ended."
     if slot is None or batch is None:
-        share = percent(wait / ttft)
+        share = percent((wait or 0.0) / ttft)
         return f"{at.capitalize()} {share} of the mean TTFT ({seconds(ttft)}) is queue wait (for a slot or a batch: not known)."
     if analysis.slots.limit and slot > batch:
-        past = streams(analysis.slots.estimate or 0)
-        return (
-            f"Past {past} requests queue: {at} {percent(slot / ttft)} of the mean TTFT ({seconds(ttft)}) is slot wait."
-        )
+        return f"{past} {percent(slot / ttft)} of the mean TTFT ({seconds(ttft)}) is slot wait."
     return f"No queue {at}: waiting is {percent((slot + batch) / ttft)} of the mean TTFT ({seconds(ttft)})."
 
 

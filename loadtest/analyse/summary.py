@@ -65,6 +65,7 @@ def analyse(path: Path, objectives: Sequence[Objective] = ()) -> Analysis:
     """Read a run folder and work out its figures, goodput by `objectives` too; raise RunFolderError when it is not one."""
     run = frames.load(path)
     found = slots.estimate(run)
+    run.requests["queue_wait_s"] = waits.told_wait(run)
     waited = waits.split(run, found)
     run.requests["slot_wait_s"], run.requests["batch_wait_s"] = waited.slot, waited.batch
     run.requests["wait_source"] = waited.source
