@@ -18,7 +18,7 @@ SAME_BATCH_S = 0.005  # prompts whose work began this close were taken up togeth
 TURNAROUND_S = 0.001
 MOST_LENGTHS = 2000
 FEWEST_RACES = 4  # to tell the odds of one
-CAUGHT = 0.5  # where no race was seen: as often as not
+CAUGHT = 0.5  # where no race was seen and the engine is not known to lose it: as often as not
 LLAMA_SERVER_SINCE = (0, 30)  # Ollama's versions that run llama.cpp's server, which splits passes by neighbours
 
 
@@ -98,8 +98,23 @@ def races(run: Run, slots: Slots, steps: Steps) -> tuple[float, float]:
     queued = known & (gaps.free > arrived)
     beside = queued & (gaps.decoding_at(np.where(queued, gaps.free + gaps.edge_s, 0.0)) > 0)
     waited = gaps.started - gaps.free
-    caught = float((waited[beside] < 0.5 * step).mean()) if beside.sum() >= FEWEST_RACES else CAUGHT
+    caught = float((waited[beside] < 0.5 * step).mean()) if beside.sum() >= FEWEST_RACES else _caught_usually(run)
     return caught, _apart(open_to[known], gaps.started[known], step, gaps.edge_s)
+
+
+def _caught_usually(run: Run) -> float:
+    """Return how often the race is won where the run shows none: never in the engines that Ollama had before 0.30."""
+    version = _ollama_version(run)
+    return 0.0 if version is not None and version < LLAMA_SERVER_SINCE else CAUGHT
+
+
+def _ollama_version(run: Run) -> tuple[int, ...] | None:
+    """Return (major, minor) of a real Ollama, None of any other server."""
+    server = run.facts.get("server") or {}
+    if server.get("kind") != "ollama" or run.simulated is not None:
+        return None
+    numbers = [part for part in str(server.get("version") or "").split(".")[:2] if part.isdigit()]
+    return tuple(map(int, numbers)) if len(numbers) == 2 else None
 
 
 def _apart(open_to: FloatArray, started: FloatArray, step: float, edge: float) -> float:
@@ -138,16 +153,13 @@ def passes(run: Run, slots: Slots, steps: Steps) -> Passes:
     """Say whether passes split by neighbouring slots: as seen, or as the server's version is known to do it."""
     if steps.neighbours is not None:
         return Passes(steps.neighbours, None)
-    server = run.facts.get("server") or {}
-    if server.get("kind") != "ollama" or run.simulated is not None or (slots.estimate or 0) > 2:
-        return Passes(split=False, guess=None)
-    numbers = [part for part in str(server.get("version") or "").split(".")[:2] if part.isdigit()]
-    if len(numbers) < 2 or tuple(map(int, numbers)) < LLAMA_SERVER_SINCE:
+    version = _ollama_version(run)
+    if version is None or version < LLAMA_SERVER_SINCE or (slots.estimate or 0) > 2:
         return Passes(split=False, guess=None)
     return Passes(
         split=True,
         guess=(
-            f"Ollama {server['version']} decodes streams whose slots are not neighbours in passes of their own, "
+            f"Ollama {run.facts['server']['version']} decodes streams whose slots are not neighbours in passes of their own, "
             "which so few slots cannot show"
         ),
     )
