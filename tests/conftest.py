@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import llamacpp
 import pytest
@@ -27,11 +28,17 @@ def simulated_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def llamacpp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """llama.cpp's own server with four slots, in a process of its own."""
+def llamacpp_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with random weights that llama.cpp's server can serve."""
     model = tmp_path_factory.mktemp("model") / "tiny.gguf"
     llamacpp.write_model(model)
-    with llamacpp.serving(model, slots=4) as url:
+    return model
+
+
+@pytest.fixture(scope="session")
+def llamacpp_url(llamacpp_model: Path) -> Iterator[str]:
+    """llama.cpp's own server with four slots, in a process of its own."""
+    with llamacpp.serving(llamacpp_model, slots=4) as url:
         yield url
 
 

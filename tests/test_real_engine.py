@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llamacpp
+import numpy as np
 import orjson
 import pytest
 
+from loadtest.analyse.summary import analyse
 from loadtest.records import Outcome, RunFolder
 
 LEVELS = (1, 2, 4, 8)
@@ -111,3 +114,20 @@ def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_written(
     assert code == 2
     assert "has a context of 4096" in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_slots_are_found_and_waits_agree_with_the_engine_s_own_timings(
+    slots: int, llamacpp_model: Path, tmp_path: Path, loadtest: Callable[..., tuple[int, str, str]]
+) -> None:
+    levels = f"1,{slots},{2 * slots}" if slots > 1 else "1,2"
+    with llamacpp.serving(llamacpp_model, slots=slots) as url:
+        lengths = ("--input-tokens", "60", "--output-tokens", "30", "--requests-per-stream", "4")
+        code, _, said = loadtest("run", "--url", url, "--concurrency", levels, *lengths, "--out", str(tmp_path / "run"))
+    assert code in (0, 3), said
+    one = analyse(tmp_path / "run")
+    assert (one.slots.estimate, one.slots.limit) == (slots, True), one.slots.method
+    good = one.run.requests[one.run.requests["ok"]]
+    # llama.cpp's headers leave when the slot starts; its own prompt time then runs until the first token.
+    by_timings = (good["ttft_s"] - good["prefill_s"]).to_numpy()
+    assert float(np.median(np.abs(good["queue_wait_s"].to_numpy() - by_timings))) < 0.010
