@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from loadtest.analyse import knee as knee_of
+from loadtest.analyse import machine
 from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.steps import Steps
 from loadtest.analyse.summary import Analysis
 
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
+MOST_RUNS = 4  # of consecutive numbers in one sentence
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
 
@@ -73,7 +75,7 @@ def all_findings(analysis: Analysis) -> list[str]:
             range_of_ttft(series),
         )
         found += [f"{prefix}{sentence}" for sentence in sentences if sentence]
-    return found + unsteady(summary["levels"])[:MOST_TOLD]
+    return found + unsteady(summary["levels"])[:MOST_TOLD] + machine.sentences(analysis.run)
 
 
 def telling(analysis: Analysis, finding: Callable[[Series], str | None]) -> str | None:
@@ -129,13 +131,15 @@ def _seen(steps: Steps) -> str:
 
 
 def _numbers(values: list[int]) -> str:
-    """Return "1-4 and 8 streams"."""
+    """Return "1-4 and 8 streams"; of many with gaps between them "14 numbers from 1 to 32 streams"."""
     runs: list[list[int]] = []
     for value in values:
         if runs and value == runs[-1][-1] + 1:
             runs[-1].append(value)
         else:
             runs.append([value])
+    if len(runs) > MOST_RUNS:
+        return f"{len(values)} numbers from {values[0]} to {values[-1]} streams"
     parts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
     text = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
     return f"{text} stream{'s' if values != [1] else ''}"
