@@ -1,4 +1,4 @@
-"""What more slots cost in memory: the KV cache of every slot holds a whole context."""
+"""Memory of a run: what the server said that the model takes, beside the estimate, and what more slots would cost."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from loadtest.analyse.estimate import Facts, Plan, cache_of, of_server
 from loadtest.analyse.frames import Run
+from loadtest.analyse.shapes import Shape, find
 from loadtest.analyse.slots import Slots
-from loadtest.errors import ScenarioError
+from loadtest.errors import PredictionError, ScenarioError
 
 KV_BYTES = 2  # of a value, f16: what servers keep unless told otherwise
 UNITS = {
@@ -69,19 +71,12 @@ def kv_bytes(architecture: Mapping[str, Any]) -> int | None:
 
     2 · layers · KV heads · head size · 2 bytes; models whose layers differ (a list of KV heads) add theirs up.
     """
-    layers, heads = architecture.get("block_count"), architecture.get("attention.head_count")
-    kv_heads = architecture.get("attention.head_count_kv")
-    head = architecture.get("attention.key_length")
-    if head is None and heads and isinstance(heads, int):
-        head = (architecture.get("embedding_length") or 0) // heads
-    if not layers or not kv_heads or not head:
-        return None
-    heads_in_all = sum(kv_heads) if isinstance(kv_heads, list) else layers * kv_heads
-    return int(2 * heads_in_all * head * KV_BYTES)
+    cache = cache_of(architecture)
+    return None if cache is None else (cache.full + cache.windowed) * KV_BYTES
 
 
-def parse_memory(text: str) -> float:
-    """Read "80GB" or "24GiB" (a bare number: GB) as bytes; raise ScenarioError."""
+def parse_memory(text: str, option: str = "--gpu-memory") -> float:
+    """Read "80GB" or "24GiB" (a bare number: GB) as bytes; raise ScenarioError, which names the option."""
     digits = text.strip().rstrip("GMTgmtIiBb ")
     unit = text.strip()[len(digits) :].strip().lower()
     try:
@@ -89,5 +84,59 @@ def parse_memory(text: str) -> float:
     except (KeyError, ValueError):
         size = 0.0
     if not 0 < size < float("inf"):
-        raise ScenarioError(f"--gpu-memory is a size like 80GB or 24GiB, not {text!r}.")
+        raise ScenarioError(f"{option} is a size like 80GB or 24GiB, not {text!r}.")
     return size
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the server said of the loaded model when it was asked (Ollama: /api/ps), bytes."""
+
+    size: int
+    size_vram: int | None
+
+    def beside(self, plan: Plan) -> dict[str, Any]:
+        """Return estimate, measured and the difference (measured - estimate, bytes and share of the estimate)."""
+        difference = self.size - plan.loaded
+        return {
+            "estimated_bytes": plan.loaded,
+            "measured_bytes": self.size,
+            "measured_vram_bytes": self.size_vram,
+            "difference_bytes": difference,
+            "difference_share": difference / plan.loaded,
+        }
+
+
+def measured(said: Mapping[str, Any] | None) -> Measured | None:
+    """Return what a row of /api/ps says; None where there is none or it names no size."""
+    size = (said or {}).get("size")
+    return Measured(int(size), (said or {}).get("size_vram")) if size else None
+
+
+def server_facts(name: str, details: Mapping[str, Any], trained: int | None) -> Facts:
+    """Return the facts of a server's model; its name gives the shape where the server says too little."""
+    shape: tuple[Shape, str] | None = None
+    try:
+        _, known, tagged = find(name)
+        if quantization := details.get("quantization_level") or tagged:
+            shape = known, str(quantization)
+    except ScenarioError:
+        pass  # not among the known: the server's own figures must do
+    return of_server(name, details, trained=trained, shape=shape)
+
+
+def of_run(run: Run, slots: Slots) -> Plan:
+    """Return the estimate for what the run measured, with its context and slots; raise PredictionError."""
+    server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
+    context = loaded.get("context_length") or server.get("context")
+    said = server.get("facts") or {}
+    count = server.get("slots_said") or slots.estimate
+    if not context or not count:
+        missing = "how long its context is" if not context else "how many slots it has, and none were seen"
+        raise PredictionError(f"{run.path} does not say {missing}: estimate with --model, --context and --slots.")
+    name = str((run.facts.get("target") or {}).get("model"))
+    try:
+        facts = server_facts(name, said.get("details") or {}, said.get("trained_context"))
+    except ScenarioError as error:
+        raise PredictionError(f"{run.path} is not enough to estimate from: {error}") from None
+    return Plan(facts=facts, context=int(context), slots=int(count))

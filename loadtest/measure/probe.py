@@ -165,13 +165,19 @@ def describe(client: httpx.Client, server: Server, model: Model) -> Model:
 
 
 def _architecture(info: dict[str, Any]) -> dict[str, Any]:
-    """Return what the KV cache's size follows from, under GGUF's names without the family's prefix."""
+    """Return what the sizes of weights and KV cache follow from, under GGUF's names without the family's prefix."""
     names = (
         "block_count",
         "embedding_length",
         "attention.head_count",
         "attention.head_count_kv",
         "attention.key_length",
+        "attention.value_length",
+        "attention.sliding_window",
+        "attention.kv_lora_rank",
+        "feed_forward_length",
+        "vocab_size",
+        "parameter_count",
     )
     return {name: value for key, value in info.items() if (name := key.partition(".")[2]) in names}
 
@@ -190,7 +196,7 @@ def _ollama_models(client: httpx.Client, url: str) -> tuple[Model, ...]:
                 context=live.get("context_length"),
                 size=live.get("size"),
                 size_vram=live.get("size_vram"),
-                details=row.get("details") or {},
+                details={**(row.get("details") or {}), **({"file_size": row["size"]} if row.get("size") else {})},
             )
         )
     return tuple(models)

@@ -1,0 +1,244 @@
+"""GGUF files: what their header says, and ggml's tensor types. Tensor data is never read.
+
+Layout: magic "GGUF", version, tensor count, metadata count; metadata as (key, type, value); then for every tensor its
+name, dimensions, type and offset. All little-endian (github.com/ggml-org/ggml, docs/gguf.md).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from loadtest.errors import ScenarioError
+
+TYPES: dict[str, tuple[int, int, int]] = {  # name -> (number in the file, values a block, bytes a block)
+    "F32": (0, 1, 4),
+    "F16": (1, 1, 2),
+    "Q4_0": (2, 32, 18),
+    "Q4_1": (3, 32, 20),
+    "Q5_0": (6, 32, 22),
+    "Q5_1": (7, 32, 24),
+    "Q8_0": (8, 32, 34),
+    "Q8_1": (9, 32, 40),
+    "Q2_K": (10, 256, 84),
+    "Q3_K": (11, 256, 110),
+    "Q4_K": (12, 256, 144),
+    "Q5_K": (13, 256, 176),
+    "Q6_K": (14, 256, 210),
+    "Q8_K": (15, 256, 292),
+    "IQ2_XXS": (16, 256, 66),
+    "IQ2_XS": (17, 256, 74),
+    "IQ3_XXS": (18, 256, 98),
+    "IQ1_S": (19, 256, 50),
+    "IQ4_NL": (20, 32, 18),
+    "IQ3_S": (21, 256, 110),
+    "IQ2_S": (22, 256, 82),
+    "IQ4_XS": (23, 256, 136),
+    "I8": (24, 1, 1),
+    "I16": (25, 1, 2),
+    "I32": (26, 1, 4),
+    "I64": (27, 1, 8),
+    "F64": (28, 1, 8),
+    "IQ1_M": (29, 256, 56),
+    "BF16": (30, 1, 2),
+    "TQ1_0": (34, 256, 54),
+    "TQ2_0": (35, 256, 66),
+    "MXFP4": (39, 32, 17),
+    "NVFP4": (40, 64, 36),
+    "Q1_0": (41, 128, 18),
+}
+_NAMES = {number: name for name, (number, _, _) in TYPES.items()}
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_KEPT = 4096  # longest array kept (a value a layer is worth keeping, a vocabulary is not)
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+class _BadHeaderError(Exception):
+    """What is wrong with the file, as the end of a sentence that begins with its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor in the file; `dimensions` fastest first, as ggml counts them."""
+
+    name: str
+    dimensions: tuple[int, ...]
+    type: str
+
+    @property
+    def parameters(self) -> int:
+        count = 1
+        for size in self.dimensions:
+            count *= size
+        return count
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its data, without the padding up to the next tensor."""
+        return size_of(self.type, self.dimensions[0] if self.dimensions else 1, self.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a GGUF file says of its model. Arrays longer than 4096 and arrays of strings are left out of `metadata`."""
+
+    metadata: dict[str, Any]
+    tensors: tuple[Stored, ...]
+    file_bytes: int  # of all parts
+    missing: int  # bytes that the header promises and the file lacks: a download that is not complete
+
+    @property
+    def architecture(self) -> str:
+        return str(self.metadata.get("general.architecture") or "")
+
+    @property
+    def parameters(self) -> int:
+        return sum(item.parameters for item in self.tensors)
+
+    @property
+    def weights(self) -> int:
+        """Bytes of all tensors."""
+        return sum(item.bytes for item in self.tensors)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the architecture's keys without their prefix, as /api/show's model_info is kept in a run."""
+        prefix = self.architecture + "."
+        return {key.removeprefix(prefix): value for key, value in self.metadata.items() if key.startswith(prefix)}
+
+
+def size_of(kind: str, row: int, values: int) -> int:
+    """Return the bytes of so many values in rows of `row`; raise ValueError where a row is no whole number of blocks."""
+    _, block, size = TYPES[kind]
+    if row % block:
+        raise ValueError(f"rows of {row} cannot be cut into blocks of {block}")
+    return values // block * size
+
+
+def read(path: Path) -> Header:
+    """Read the header of a GGUF file, or of all parts of a split one; raise ScenarioError with what is wrong."""
+    first = _read_one(path)
+    parts = int(first.metadata.get("split.count") or 1)
+    match = _PART.search(path.name)
+    if parts == 1 or match is None:
+        return first
+    others = [
+        path.with_name(f"{path.name[: match.start()]}-{number:05}-of-{match.group(2)}.gguf")
+        for number in range(1, int(match.group(2)) + 1)
+    ]
+    for other in others:
+        if not other.is_file():
+            raise ScenarioError(f"{path} is one of {len(others)} parts, and {other.name} is not beside it.")
+    headers = [_read_one(other) for other in others]
+    return Header(
+        headers[0].metadata,
+        tuple(item for header in headers for item in header.tensors),
+        sum(header.file_bytes for header in headers),
+        sum(header.missing for header in headers),
+    )
+
+
+def _read_one(path: Path) -> Header:
+    try:
+        with path.open("rb") as file:
+            return _header(_Reader(file, path.stat().st_size))
+    except OSError as error:
+        raise ScenarioError(f"cannot read {path}: {error.strerror}.") from None
+    except _BadHeaderError as error:
+        raise ScenarioError(f"{path} {error}.") from None
+
+
+class _Reader:
+    """Little-endian values from a file; every length is checked against the file's, for rubbish has huge ones."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file = file
+        self.size = size
+
+    def take(self, count: int) -> bytes:
+        data = self.file.read(count) if count <= self.size else b""
+        if len(data) != count:
+            raise _BadHeaderError("ends inside its header: it is damaged, or its download is not complete")
+        return data
+
+    def skip(self, count: int) -> None:
+        if self.file.tell() + count > self.size:
+            raise _BadHeaderError("ends inside its header: it is damaged, or its download is not complete")
+        self.file.seek(count, 1)
+
+    def number(self, code: str) -> Any:
+        return struct.unpack("<" + code, self.take(struct.calcsize(code)))[0]
+
+    def text(self) -> str:
+        return self.take(self.number("Q")).decode("utf-8", "replace")
+
+    def value(self, kind: int) -> Any:
+        """Return a value; None for arrays that are not kept."""
+        if kind in _SCALARS:
+            return self.number(_SCALARS[kind])
+        if kind == _STRING:
+            return self.text()
+        if kind != _ARRAY:
+            raise _BadHeaderError(f"holds a value of unknown type {kind}: it is damaged, or newer than this program")
+        return self._array(self.number("I"), self.number("Q"))
+
+    def _array(self, kind: int, count: int) -> list[Any] | None:
+        if kind in _SCALARS:
+            width = struct.calcsize(_SCALARS[kind])
+            if count > _KEPT:
+                self.skip(count * width)
+                return None
+            return list(struct.unpack(f"<{count}{_SCALARS[kind]}", self.take(count * width)))
+        if count > self.size:
+            raise _BadHeaderError("ends inside its header: it is damaged, or its download is not complete")
+        for _ in range(count):
+            if kind == _STRING:
+                self.skip(self.number("Q"))
+            else:
+                self.value(kind)
+        return None
+
+
+def _header(reader: _Reader) -> Header:
+    if reader.size < 24 or reader.take(4) != b"GGUF":
+        raise _BadHeaderError("is no GGUF file: it does not begin with GGUF")
+    version = reader.number("I")
+    if version not in (2, 3):
+        raise _BadHeaderError(
+            "is GGUF version 1, which no server loads any more"
+            if version == 1
+            else "is a GGUF file for big-endian machines or of a version newer than 3"
+        )
+    tensor_count, key_count = reader.number("Q"), reader.number("Q")
+    metadata = {}
+    for _ in range(key_count):
+        key = reader.text()
+        if (value := reader.value(reader.number("I"))) is not None:
+            metadata[key] = value
+    tensors, end = [], 0
+    for _ in range(tensor_count):
+        tensor, offset = _tensor(reader)
+        tensors.append(tensor)
+        end = max(end, offset + tensor.bytes)
+    alignment = int(metadata.get("general.alignment") or 32)
+    data = -(-reader.file.tell() // alignment) * alignment
+    return Header(metadata, tuple(tensors), reader.size, max(0, data + end - reader.size if tensors else 0))
+
+
+def _tensor(reader: _Reader) -> tuple[Stored, int]:
+    name, depth = reader.text(), reader.number("I")
+    if depth > 8:
+        raise _BadHeaderError(f"says that tensor {name[:40]!r} has {depth} dimensions: it is damaged")
+    dimensions = tuple(reader.number("Q") for _ in range(depth))
+    number = reader.number("I")
+    if number not in _NAMES:
+        raise _BadHeaderError(f"stores tensor {name[:40]!r} in type {number}, which is not known here")
+    tensor = Stored(name, dimensions, _NAMES[number])
+    try:
+        tensor.bytes  # noqa: B018 - a row that its type cannot hold is damage, found here
+    except ValueError as error:
+        raise _BadHeaderError(f"says that tensor {name[:40]!r} is {tensor.type}, but {error}: it is damaged") from None
+    return tensor, reader.number("Q")

@@ -1,0 +1,266 @@
+"""Shapes of common language models: layers, heads and matrices, from which weights and KV cache follow exactly."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from loadtest.errors import ScenarioError
+
+MODEL_TYPES = {  # Hugging Face's model_type -> the layout of the layers
+    "llama": "llama",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
+    "gemma3_text": "gemma3",
+    "phi3": "phi3",
+    "opt": "opt",
+}
+FULL_EVERY = {"gemma2": 2, "gemma3": 6}  # every n-th layer sees the whole context, the others a sliding window
+TIED = ("gemma", "gemma2", "gemma3", "opt")  # model types whose config.json need not say that embeddings are tied
+PADDED_POSITIONS = 2  # OPT's position table starts with two rows that are never used
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A weight, or `count` equal ones: `row` values a row (what quantisation blocks are cut from) and `rows` rows."""
+
+    name: str  # as GGUF names it, without "blk.N." and ".weight"
+    row: int
+    rows: int = 1
+    count: int = 1
+    layer: int | None = None
+
+    @property
+    def parameters(self) -> int:
+        return self.row * self.rows * self.count
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A decoder's dimensions; `layout` names the family whose layers it has."""
+
+    layout: str
+    layers: int
+    width: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    context: int | None = None  # tokens it was trained for
+    head_size: int = 0  # 0: width / heads
+    tied: bool = False  # the output matrix is the token embeddings
+    experts: int = 1
+    window: int = 0  # tokens that sliding-window layers look back; 0: every layer sees the whole context
+    rope_factors: bool = False  # GGUF files of Llama 3.1 and later hold a small table of rotary factors
+
+    @property
+    def head(self) -> int:
+        return self.head_size or self.width // self.heads
+
+    @property
+    def full_layers(self) -> int:
+        """Layers whose cache grows with the context."""
+        return self.layers // FULL_EVERY[self.layout] if self.window else self.layers
+
+    @property
+    def parameters(self) -> int:
+        """Parameters as published: every weight once, tied embeddings once, no tables of constants."""
+        return sum(item.parameters for item in tensors(self) if item.name != "rope_freqs")
+
+
+def tensors(shape: Shape) -> Iterator[Tensor]:
+    """Yield every weight that a model of this shape has, once."""
+    yield Tensor("token_embd", shape.width, shape.vocabulary)
+    if shape.layout == "opt" and shape.context:
+        yield Tensor("position_embd", shape.width, shape.context + PADDED_POSITIONS)
+    yield Tensor("output_norm", shape.width * (2 if shape.layout == "opt" else 1))
+    if not shape.tied:
+        yield Tensor("output", shape.width, shape.vocabulary)
+    if shape.rope_factors:
+        yield Tensor("rope_freqs", shape.head // 2)
+    for layer in range(shape.layers):
+        for item in _layer(shape):
+            yield replace(item, layer=layer)
+
+
+def _layer(shape: Shape) -> Iterator[Tensor]:
+    width, wide = shape.width, shape.feed_forward
+    queries, keys = shape.heads * shape.head, shape.kv_heads * shape.head
+    if shape.layout == "opt":
+        yield from (Tensor(name, width, width) for name in ("attn_q", "attn_k", "attn_v", "attn_output"))
+        yield from (Tensor("ffn_up", width, wide), Tensor("ffn_down", wide, width))
+        yield Tensor("biases", 4 * width + wide + width)
+        yield Tensor("norms", 4 * width)
+        return
+    yield Tensor("attn_norm", width)
+    if shape.layout == "phi3":
+        yield Tensor("attn_qkv", width, queries + 2 * keys)
+    else:
+        yield Tensor("attn_q", width, queries)
+        yield from (Tensor("attn_k", width, keys), Tensor("attn_v", width, keys))
+    yield Tensor("attn_output", queries, width)
+    if shape.layout == "qwen2":
+        yield Tensor("attn_bias", queries + 2 * keys)
+    if shape.layout in ("qwen3", "gemma3"):
+        yield Tensor("attn_q_norm", shape.head, count=2)  # and attn_k_norm
+    yield Tensor("ffn_norm", width)
+    if shape.layout in ("gemma2", "gemma3"):
+        yield Tensor("post_norm", width, count=2)  # after attention and after the feed-forward part
+    if shape.experts > 1:
+        yield Tensor("ffn_gate_inp", width, shape.experts)
+    if shape.layout == "phi3":
+        yield Tensor("ffn_up", width, 2 * wide)
+    else:
+        yield from (Tensor(name, width, wide, shape.experts) for name in ("ffn_gate", "ffn_up"))
+    yield Tensor("ffn_down", wide, width, shape.experts)
+
+
+_L31 = {"context": 131_072, "rope_factors": True}
+_Q25 = {"vocabulary": 151_936, "context": 32_768, "tied": True}
+_Q25_LARGE = {"vocabulary": 152_064, "context": 32_768}
+_Q3 = {"vocabulary": 151_936, "context": 40_960, "head_size": 128}
+_G2 = {"vocabulary": 256_000, "context": 8192, "tied": True, "window": 4096}
+_G3 = {"vocabulary": 262_208, "context": 131_072, "tied": True, "window": 1024}
+
+
+def _shape(layout: str, layers: int, width: int, feed_forward: int, heads: int, kv_heads: int, **rest: Any) -> Shape:
+    return Shape(layout, layers, width, feed_forward, heads, kv_heads, **rest)
+
+
+_LLAMA3_70B = _shape("llama", 80, 8192, 28_672, 64, 8, vocabulary=128_256, context=8192)
+KNOWN: dict[str, Shape] = {
+    "llama:7b": _shape("llama", 32, 4096, 11_008, 32, 32, vocabulary=32_000, context=2048),
+    "llama:13b": _shape("llama", 40, 5120, 13_824, 40, 40, vocabulary=32_000, context=2048),
+    "llama:30b": _shape("llama", 60, 6656, 17_920, 52, 52, vocabulary=32_000, context=2048),
+    "llama:65b": _shape("llama", 80, 8192, 22_016, 64, 64, vocabulary=32_000, context=2048),
+    "llama2:7b": _shape("llama", 32, 4096, 11_008, 32, 32, vocabulary=32_000, context=4096),
+    "llama2:13b": _shape("llama", 40, 5120, 13_824, 40, 40, vocabulary=32_000, context=4096),
+    "llama2:70b": _shape("llama", 80, 8192, 28_672, 64, 8, vocabulary=32_000, context=4096),
+    "llama3:8b": _shape("llama", 32, 4096, 14_336, 32, 8, vocabulary=128_256, context=8192),
+    "llama3:70b": _LLAMA3_70B,
+    "llama3.1:8b": _shape("llama", 32, 4096, 14_336, 32, 8, vocabulary=128_256, **_L31),
+    "llama3.1:70b": replace(_LLAMA3_70B, context=131_072, rope_factors=True),
+    "llama3.1:405b": _shape("llama", 126, 16_384, 53_248, 128, 8, vocabulary=128_256, **_L31),
+    "llama3.2:1b": _shape("llama", 16, 2048, 8192, 32, 8, vocabulary=128_256, tied=True, **_L31),
+    "llama3.2:3b": _shape("llama", 28, 3072, 8192, 24, 8, vocabulary=128_256, tied=True, **_L31),
+    "llama3.3:70b": replace(_LLAMA3_70B, context=131_072, rope_factors=True),
+    "tinyllama:1.1b": _shape("llama", 22, 2048, 5632, 32, 4, vocabulary=32_000, context=2048),
+    "mistral:7b": _shape("llama", 32, 4096, 14_336, 32, 8, vocabulary=32_768, context=32_768),
+    "mistral-nemo:12b": _shape("llama", 40, 5120, 14_336, 32, 8, vocabulary=131_072, context=131_072, head_size=128),
+    "mixtral:8x7b": _shape("llama", 32, 4096, 14_336, 32, 8, vocabulary=32_000, context=32_768, experts=8),
+    "qwen2.5:0.5b": _shape("qwen2", 24, 896, 4864, 14, 2, **_Q25),
+    "qwen2.5:1.5b": _shape("qwen2", 28, 1536, 8960, 12, 2, **_Q25),
+    "qwen2.5:3b": _shape("qwen2", 36, 2048, 11_008, 16, 2, **_Q25),
+    "qwen2.5:7b": _shape("qwen2", 28, 3584, 18_944, 28, 4, **_Q25_LARGE),
+    "qwen2.5:14b": _shape("qwen2", 48, 5120, 13_824, 40, 8, **_Q25_LARGE),
+    "qwen2.5:32b": _shape("qwen2", 64, 5120, 27_648, 40, 8, **_Q25_LARGE),
+    "qwen2.5:72b": _shape("qwen2", 80, 8192, 29_568, 64, 8, **_Q25_LARGE),
+    "qwen3:0.6b": _shape("qwen3", 28, 1024, 3072, 16, 8, tied=True, **_Q3),
+    "qwen3:1.7b": _shape("qwen3", 28, 2048, 6144, 16, 8, tied=True, **_Q3),
+    "qwen3:4b": _shape("qwen3", 36, 2560, 9728, 32, 8, tied=True, **_Q3),
+    "qwen3:8b": _shape("qwen3", 36, 4096, 12_288, 32, 8, **_Q3),
+    "qwen3:14b": _shape("qwen3", 40, 5120, 17_408, 40, 8, **_Q3),
+    "qwen3:32b": _shape("qwen3", 64, 5120, 25_600, 64, 8, **_Q3),
+    "gemma:2b": _shape("gemma", 18, 2048, 16_384, 8, 1, vocabulary=256_000, context=8192, head_size=256, tied=True),
+    "gemma:7b": _shape("gemma", 28, 3072, 24_576, 16, 16, vocabulary=256_000, context=8192, head_size=256, tied=True),
+    "gemma2:2b": _shape("gemma2", 26, 2304, 9216, 8, 4, head_size=256, **_G2),
+    "gemma2:9b": _shape("gemma2", 42, 3584, 14_336, 16, 8, head_size=256, **_G2),
+    "gemma2:27b": _shape("gemma2", 46, 4608, 36_864, 32, 16, head_size=128, **_G2),
+    "gemma3:1b": _shape(
+        "gemma3", 26, 1152, 6912, 4, 1, vocabulary=262_144, context=32_768, head_size=256, tied=True, window=512
+    ),
+    "gemma3:4b": _shape("gemma3", 34, 2560, 10_240, 8, 4, head_size=256, **_G3),
+    "gemma3:12b": _shape("gemma3", 48, 3840, 15_360, 16, 8, head_size=256, **_G3),
+    "gemma3:27b": _shape("gemma3", 62, 5376, 21_504, 32, 16, head_size=128, **_G3),
+    "phi3:3.8b": _shape("phi3", 32, 3072, 8192, 32, 32, vocabulary=32_064, context=131_072),
+    "phi3:14b": _shape("phi3", 40, 5120, 17_920, 40, 10, vocabulary=32_064, context=131_072),
+    "phi4:14b": _shape("phi3", 40, 5120, 17_920, 40, 10, vocabulary=100_352, context=16_384),
+    "phi4-mini:3.8b": _shape("phi3", 32, 3072, 8192, 24, 8, vocabulary=200_064, context=131_072, tied=True),
+    "opt:125m": _shape("opt", 12, 768, 3072, 12, 12, vocabulary=50_272, context=2048, tied=True),
+    "opt:1.3b": _shape("opt", 24, 2048, 8192, 32, 32, vocabulary=50_272, context=2048, tied=True),
+    "opt:6.7b": _shape("opt", 32, 4096, 16_384, 32, 32, vocabulary=50_272, context=2048, tied=True),
+    "opt:13b": _shape("opt", 40, 5120, 20_480, 40, 40, vocabulary=50_272, context=2048, tied=True),
+    "opt:30b": _shape("opt", 48, 7168, 28_672, 56, 56, vocabulary=50_272, context=2048, tied=True),
+}
+SIGHTED = ("gemma3:4b", "gemma3:12b", "gemma3:27b")  # their vision part, about 0.4 B parameters, is not in the shape
+_QUANTIZED = re.compile(r"[-_:](q\d(?:_\w+)?|fp16|f16|bf16|f32)$", re.IGNORECASE)
+_MANNERS = re.compile(r"-(instruct|chat|text|it|base|pt|hf|v0\.\d|mini-4k|mini-128k|\d+k)(?=-|$)")
+_LATEST = {"mistral": "mistral:7b", "mixtral": "mixtral:8x7b", "phi4": "phi4:14b", "phi4-mini": "phi4-mini:3.8b"}
+
+
+def find(name: str) -> tuple[str, Shape, str | None]:
+    """Return the known name, the shape and the quantisation in the tag (else None) of a model named as people name it.
+
+    Takes Ollama's tags ("llama3.1:70b-instruct-q4_0") and Hugging Face's names ("meta-llama/Llama-3.1-70B-Instruct").
+    Raises ScenarioError with the nearest known names.
+    """
+    quantization = None
+    text = name.strip()
+    if match := _QUANTIZED.search(text):
+        text, quantization = text[: match.start()], match.group(1)
+    wanted = _plain(text)
+    plain = {_plain(known): known for known in KNOWN} | _LATEST
+    if wanted in plain:
+        known = plain[wanted]
+        return known, KNOWN[known], quantization
+    family = [known for known in KNOWN if known.partition(":")[0] == wanted]
+    near = family or [plain[key] for key in difflib.get_close_matches(wanted, plain, n=4, cutoff=0.6)]
+    families = dict.fromkeys(known.partition(":")[0] for known in KNOWN)
+    hint = f"near are {', '.join(near)}" if near else f"known are {', '.join(families)}"
+    raise ScenarioError(
+        f"model {name!r} is not among those whose shape is known; {hint}. Any other model: --gguf FILE, "
+        "--config config.json, or --parameters with --layers, --kv-heads and --head-size."
+    )
+
+
+def _plain(name: str) -> str:
+    text = name.lower().rpartition("/")[2].removeprefix("meta-").replace(":", "-").replace("_", "-")
+    while (shorter := _MANNERS.sub("", text)) != text:
+        text = shorter
+    text = re.sub(r"^(llama|qwen|gemma|phi)-(?=\d)", r"\1", text)
+    return text.removesuffix("-latest")
+
+
+def from_config(config: Mapping[str, Any], where: str) -> Shape | None:
+    """Return the shape that a Hugging Face config.json describes; None for a model type whose layers are not known.
+
+    Raises ScenarioError where a number that the shape needs is missing.
+    """
+    body = config.get("text_config") if isinstance(config.get("text_config"), Mapping) else config
+    assert isinstance(body, Mapping)
+    kind = str(body.get("model_type") or config.get("model_type") or "")
+    layout = MODEL_TYPES.get(kind)
+    if layout is None or body.get("word_embed_proj_dim", body.get("hidden_size")) != body.get("hidden_size"):
+        return None  # OPT-350m alone projects its embeddings
+    wide = "ffn_dim" if layout == "opt" else "intermediate_size"
+    needed = {
+        key: body.get(key) for key in ("num_hidden_layers", "hidden_size", wide, "num_attention_heads", "vocab_size")
+    }
+    for key, value in needed.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ScenarioError(f"{where} has no whole number {key!r}, which the size of the model follows from.")
+    layers, width, feed_forward, heads, vocabulary = (int(value) for value in needed.values() if value is not None)
+    windowed = layout in FULL_EVERY
+    return Shape(
+        layout,
+        layers,
+        width,
+        feed_forward,
+        heads,
+        int(body.get("num_key_value_heads") or heads),
+        vocabulary,
+        context=body.get("max_position_embeddings"),
+        head_size=int(body.get("head_dim") or 0),
+        tied=bool(body.get("tie_word_embeddings", config.get("tie_word_embeddings", kind in TIED or windowed))),
+        experts=int(body.get("num_local_experts") or 1) if kind == "mixtral" else 1,
+        window=int(body.get("sliding_window") or 0) if windowed else 0,
+        rope_factors=(body.get("rope_scaling") or {}).get("rope_type") == "llama3",
+    )

@@ -1,0 +1,454 @@
+"""Will it fit: weights, KV cache and buffers, against published sizes, files written here and a real engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import httpx
+import llamacpp
+import numpy as np
+import pytest
+from made_memory import HF_CONFIGS, PUBLISHED_FILES, PUBLISHED_PARAMETERS, write_gguf
+
+from loadtest.analyse import estimate, estimate_report, shapes, weights
+from loadtest.analyse import gguf as header
+from loadtest.analyse.estimate import Cache, Facts, Plan
+from loadtest.analyse.memory import kv_bytes, server_facts
+from loadtest.errors import ScenarioError
+
+Call = Callable[..., tuple[int, str, str]]
+GIB = 2**30
+
+
+def figures(loadtest: Call, *args: str) -> dict[str, Any]:
+    code, out, err = loadtest("memory", *args, "--json")
+    assert (code, err) == (0, "")
+    body: dict[str, Any] = json.loads(out)
+    return body
+
+
+def plan_of(name: str, quantization: str = "q4_0", **rest: Any) -> Plan:
+    known, shape, _ = shapes.find(name)
+    return Plan(facts=estimate.of_shape(known, shape, quantization=quantization), **rest)
+
+
+# --- what is published ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "parameters"), PUBLISHED_PARAMETERS.items())
+def test_parameters_are_those_published(name: str, parameters: int) -> None:
+    assert shapes.KNOWN[name].parameters == parameters
+
+
+def test_every_known_model_is_held_to_a_published_count() -> None:
+    assert set(shapes.KNOWN) == set(PUBLISHED_PARAMETERS)
+
+
+@pytest.mark.parametrize("model", PUBLISHED_FILES)
+def test_published_files_are_the_weights_and_one_header(model: str) -> None:
+    """Whatever the quantisation, the same vocabulary is left: a single wrong tensor type would show."""
+    headers = [size - weights.weigh(shapes.KNOWN[model], name).bytes for name, size in PUBLISHED_FILES[model].items()]
+    assert max(headers) - min(headers) < 4096
+    assert 4e6 < min(headers) < 9e6
+
+
+def test_llama_70b_as_ollama_served_it(loadtest: Call) -> None:
+    said = figures(loadtest, "--model", "llama3.1:70b", "--quantization", "q4_0", "--context", "2048", "--slots", "4")
+    output, norms = 8192 * 128_256, (2 * 80 + 1) * 8192
+    matrices = 70_553_706_496 - output - norms
+    by_hand = matrices * 18 // 32 + output * 210 // 256 + (norms + 64) * 4  # 64: rotary factors
+    assert said["weights_bytes"] == by_hand == 39_961_870_592
+    assert f"{said['weights_bytes'] / 1e9:.2f}" == "39.96"
+    assert said["kv_bytes_per_token"] == 320 * 1024
+    assert said["kv_bytes"] == 2.5 * GIB
+    assert said["total_bytes"] == sum(
+        said[key] for key in ("weights_bytes", "kv_bytes", "compute_bytes", "driver_bytes")
+    )
+
+
+def test_bytes_a_parameter(loadtest: Call) -> None:
+    sizes = {
+        name: f"{figures(loadtest, '--parameters', '7000559616', '--dtype', name)['weights_bytes'] / GIB:.2f}"
+        for name in ("float32", "fp16", "bf16", "int8", "int4")
+    }
+    assert sizes == {"float32": "26.08", "fp16": "13.04", "bf16": "13.04", "int8": "6.52", "int4": "3.26"}
+
+
+def test_the_rules_of_thumb(loadtest: Call) -> None:
+    code, out, _ = loadtest("memory", "--parameters", "7000559616", "--table")
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+    assert code == 0
+    assert [rows[name][1] for name in ("float32", "fp16", "int8", "int4")] == ["26.08", "13.04", "6.52", "3.26"]
+    # 4 + 4 + 8, + 2 and + 4 bytes a parameter
+    assert rows["float32"][2:] == ["104.32", "65.20", "78.24"]
+    assert rows["int8"][2:] == ["–", "–", "–"]
+
+
+@pytest.mark.parametrize(("optimizer", "state"), [("adamw", 8), ("adamw-8bit", 2), ("sgd", 4)])
+def test_training(loadtest: Call, optimizer: str, state: int) -> None:
+    code, out, _ = loadtest("memory", "--parameters", "1e9", "--dtype", "bf16", "--training", optimizer)
+    assert code == 0
+    assert "Activations are not counted" in out
+    total = next(line for line in out.splitlines() if line.startswith(" total"))
+    assert f"{(2 + 4 + state) * 1e9 / 1e9:.2f} GB" in total
+
+
+# --- GGUF -------------------------------------------------------------------------------------------------------
+
+
+def test_types_are_those_of_ggml() -> None:
+    for kind, (block, size) in gguf.GGML_QUANT_SIZES.items():
+        if kind.name in header.TYPES:
+            assert header.TYPES[kind.name] == (kind.value, block, size)
+    assert {"F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q6_K"} <= set(header.TYPES)
+
+
+def test_a_file_is_read_back_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "small.gguf"
+    written = write_gguf(path)
+    read = header.read(path)
+    assert {item.name: (item.type, item.bytes) for item in read.tensors} == written
+    assert read.weights == sum(size for _, size in written.values())
+    assert read.weights == sum(int(item.n_bytes) for item in gguf.GGUFReader(path).tensors)
+    assert read.facts()["attention.head_count_kv"] == [2, 2, 1]
+    assert "tokenizer.ggml.tokens" not in read.metadata
+    assert read.missing == 0
+    facts = estimate.of_gguf(path.name, read)
+    assert facts.cache == Cache(2 * 64 * 5)
+    assert facts.vocabulary == 1000
+
+
+def test_a_split_file_is_summed_over_its_parts(tmp_path: Path) -> None:
+    whole = write_gguf(tmp_path / "whole.gguf")
+    write_gguf(tmp_path / "part.gguf", split=2)
+    parts = sorted(tmp_path.glob("part-*.gguf"))
+    assert len(parts) > 1
+    assert {item.name: (item.type, item.bytes) for item in header.read(parts[-1]).tensors} == whole
+    parts[1].unlink()
+    with pytest.raises(ScenarioError, match="is not beside it"):
+        header.read(parts[0])
+
+
+def _missing(path: Path) -> bool:
+    """Whether the reader says that the file is damaged or cut; any other exception is the reader's mistake."""
+    try:
+        return header.read(path).missing > 0
+    except ScenarioError:
+        return True
+
+
+def test_a_file_cut_anywhere_is_said_to_be_cut(tmp_path: Path) -> None:
+    path = tmp_path / "small.gguf"
+    write_gguf(path)
+    body = path.read_bytes()
+    for end in [*range(0, 400, 7), *range(400, len(body), 4099), len(body) - 100]:
+        path.write_bytes(body[:end])
+        assert _missing(path)
+    path.write_bytes(body[:-100])
+    assert header.read(path).missing == 100
+
+
+def test_rubbish_after_the_magic_is_no_crash(tmp_path: Path) -> None:
+    path = tmp_path / "rubbish.gguf"
+    write_gguf(path)
+    body = path.read_bytes()
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        damaged = bytearray(body[:6000])
+        damaged[int(rng.integers(4, 3000))] = int(rng.integers(256))
+        path.write_bytes(bytes(damaged))
+        _missing(path)
+
+
+def test_the_tensors_of_a_shape_are_those_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    llamacpp.write_model(path, width=256, blocks=3)
+    read = header.read(path)
+    facts = read.facts()
+    vocabulary = next(item.dimensions[1] for item in read.tensors if item.name == "token_embd.weight")
+    shape = shapes.Shape("llama", 3, 256, facts["feed_forward_length"], 4, 2, vocabulary)
+    assert weights.weigh(shape, "f32").bytes == read.weights
+    assert shape.parameters == read.parameters
+
+
+# --- quantisation -----------------------------------------------------------------------------------------------
+
+
+def test_the_mixture_of_q4_k_m() -> None:
+    shape = shapes.KNOWN["llama3.1:8b"]
+    kinds = {(item.name, item.layer): weights.type_of(item, shape, "Q4_K_M") for item in shapes.tensors(shape)}
+    better = [layer for layer in range(32) if kinds["ffn_down", layer] == "Q6_K"]
+    assert better == [layer for layer in range(32) if layer < 4 or layer >= 28 or (layer - 4) % 3 == 2]
+    assert [layer for layer in range(32) if kinds["attn_v", layer] == "Q6_K"] == better
+    assert kinds["output", None] == "Q6_K"
+    assert kinds["token_embd", None] == kinds["attn_q", 0] == kinds["ffn_down", 4] == "Q4_K"
+    assert kinds["attn_norm", 0] == "F32"
+
+
+@pytest.mark.parametrize(
+    ("model", "tensor", "quantization", "kind"),
+    [
+        ("llama3.1:70b", "attn_v", "Q4_K_S", "Q5_K"),  # 70B: shared among eight heads
+        ("mixtral:8x7b", "attn_v", "Q4_0", "Q8_0"),  # eight experts
+        ("mixtral:8x7b", "attn_k", "Q4_0", "Q8_0"),
+        ("mixtral:8x7b", "ffn_gate_inp", "Q4_0", "F32"),
+        ("qwen2.5:0.5b", "ffn_up", "Q4_K_M", "Q5_0"),  # rows of 896 are no whole blocks of 256
+        ("qwen2.5:0.5b", "token_embd", "Q4_K_M", "Q8_0"),  # tied: stands for the output
+        ("gemma2:9b", "token_embd", "Q4_0", "Q6_K"),
+        ("phi3:3.8b", "attn_qkv", "Q4_K_M", "Q5_K"),
+        ("llama3.1:8b", "output", "Q8_0", "Q8_0"),
+        ("llama3.1:8b", "output", "F16", "F16"),
+    ],
+)
+def test_types_that_llama_cpp_gives(model: str, tensor: str, quantization: str, kind: str) -> None:
+    shape = shapes.KNOWN[model]
+    found = next(item for item in shapes.tensors(shape) if item.name == tensor and item.layer in (None, 31, 12))
+    assert weights.type_of(found, shape, quantization) == kind
+
+
+@pytest.mark.parametrize("name", weights.RECIPES)
+def test_every_quantisation_weighs_every_model(name: str) -> None:
+    for shape in shapes.KNOWN.values():
+        if shape.layout != "opt":
+            found = weights.weigh(shape, name)
+            assert found.bytes == sum(found.by_type.values()) > shape.parameters * 2.5 / 8
+
+
+# --- names and config.json --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "quantization"),
+    [
+        ("llama3.1:70b-instruct-q4_0", "llama3.1:70b", "q4_0"),
+        ("meta-llama/Llama-3.1-70B-Instruct", "llama3.1:70b", None),
+        ("mistralai/Mistral-7B-Instruct-v0.3", "mistral:7b", None),
+        ("Qwen/Qwen2.5-7B-Instruct", "qwen2.5:7b", None),
+        ("google/gemma-2-9b-it", "gemma2:9b", None),
+        ("facebook/opt-30b", "opt:30b", None),
+        ("LLAMA3:8B", "llama3:8b", None),
+    ],
+)
+def test_names_as_people_write_them(name: str, known: str, quantization: str | None) -> None:
+    assert shapes.find(name) == (known, shapes.KNOWN[known], quantization)
+
+
+@pytest.mark.parametrize(("name", "config"), HF_CONFIGS.items())
+def test_a_config_gives_the_known_shape(name: str, config: dict[str, Any]) -> None:
+    assert shapes.from_config(config, "config.json") == shapes.KNOWN[name]
+
+
+def test_a_config_of_unknown_layers_needs_its_parameters(loadtest: Call, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(
+        json.dumps({"model_type": "novel", "num_hidden_layers": 10, "hidden_size": 640, "num_attention_heads": 10})
+    )
+    code, _, err = loadtest("memory", "--config", str(path))
+    assert code == 2
+    assert "add --parameters" in err
+    said = figures(loadtest, "--config", str(path), "--parameters", "1e9")
+    assert said["weights_bytes"] == 2e9
+    assert said["kv_bytes_per_token"] == 2 * 10 * 640 * 2
+
+
+# --- KV cache, fit ----------------------------------------------------------------------------------------------
+
+
+def test_a_quantised_cache_counts_its_scales() -> None:
+    plan = plan_of("llama3.1:70b", slots=4, context=2048)
+    assert plan.kv == 2.5 * GIB
+    assert replace(plan, cache_dtype="q8_0").kv == 2.5 * GIB / 2 * 34 / 32
+    assert replace(plan, cache_dtype="q4_0").kv == 2.5 * GIB / 2 * 18 / 32
+
+
+def test_sliding_windows_stop_growing() -> None:
+    plan = plan_of("gemma2:9b", context=8192)
+    layer = 2 * 8 * 256 * 2
+    assert plan.kv == 21 * layer * 8192 + 21 * layer * (4096 + 512)
+    assert replace(plan, context=1024).kv == 42 * layer * 1024
+    architecture = {
+        "block_count": 42,
+        "attention.head_count_kv": 8,
+        "attention.head_count": 16,
+        "attention.key_length": 256,
+        "attention.sliding_window": 4096,
+    }
+    assert estimate.cache_of(architecture, "gemma2") == plan.facts.cache
+    assert kv_bytes(architecture) == 42 * layer  # without the family: every layer whole
+    uneven = {**architecture, "block_count": 4, "attention.head_count_kv": [8, 2, 8, 2]}
+    assert estimate.cache_of(uneven, "gemma2") == Cache(2 * 256 * 4, 2 * 256 * 16, 4096)  # layers 2 and 4 see all
+    assert estimate.cache_of({**architecture, "attention.kv_lora_rank": 512}) is None
+
+
+@pytest.mark.parametrize("gpu", [8e9, 24e9, 48 * GIB, 80e9])
+@pytest.mark.parametrize("model", ["llama3.1:70b", "gemma2:9b", "qwen2.5:7b"])
+def test_the_most_that_fits_fits_and_one_more_does_not(model: str, gpu: float) -> None:
+    plan = plan_of(model, context=3000, slots=3)
+    slots, context = plan.most_slots(gpu), plan.most_context(gpu)
+    assert slots is not None
+    assert context is not None
+    assert not slots or replace(plan, slots=slots).total <= gpu
+    assert replace(plan, slots=slots + 1).total > gpu
+    assert not context or replace(plan, context=context).total <= gpu
+    assert context == plan.facts.trained or replace(plan, context=context + 1).total > gpu
+
+
+def test_the_verdict_in_words(loadtest: Call) -> None:
+    base = ("memory", "--model", "llama3.1:70b", "--quantization", "q4_0", "--slots", "4")
+    _, out, _ = loadtest(*base, "--context", "2048", "--gpu-memory", "80GB")
+    assert "This fits on 80 GB (74.51 GiB)" in out
+    assert "2.50 GiB" in out
+    assert max(map(len, out.splitlines())) <= 80
+    _, out, _ = loadtest(*base, "--context", "131072", "--gpu-memory", "80GB")
+    assert "does not fit on 80 GB" in out
+    assert "no slot fits" in out
+    _, out, _ = loadtest(*base, "--gpu-memory", "24GB")
+    assert "Weights and buffers alone are too much" in out
+    _, out, _ = loadtest(*base, "--context", "32768", "--gpu-memory", "64GB")
+    assert "A KV cache of q8_0 would fit" in " ".join(out.split())
+
+
+def test_buffers_given_stand_for_the_allowance(loadtest: Call) -> None:
+    said = figures(loadtest, "--model", "llama3:8b", "--buffers", "1GiB")
+    assert (said["compute_bytes"], said["driver_bytes"]) == (GIB, 0)
+    flash, plain = plan_of("llama3:8b", context=8192), plan_of("llama3:8b", context=8192, flash=False)
+    assert plain.compute == 4 * 512 * (1 + 4 * 4096 + 8192 * 33) > flash.compute
+    assert replace(plain, slots=2).compute == 4 * 512 * (1 + 4 * 4096 + 2 * 8192 * 33)
+    assert replace(flash, slots=2).compute == flash.compute
+
+
+def test_without_layers_the_kv_cache_is_not_guessed(loadtest: Call) -> None:
+    _, out, _ = loadtest("memory", "--parameters", "7e9", "--gpu-memory", "24GB")
+    assert "The KV cache is not counted" in out
+    assert "This fits" not in out
+    said = figures(loadtest, "--parameters", "7e9", "--layers", "32", "--kv-heads", "8", "--head-size", "128")
+    assert said["kv_bytes_per_token"] == 131_072
+
+
+def test_a_real_engine_takes_what_is_estimated(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    llamacpp.write_model(path)
+    program = (
+        "import sys, time, xllamacpp\n"
+        "params = xllamacpp.CommonParams()\n"
+        "params.model.path, params.n_ctx, params.n_parallel, params.port = sys.argv[1], 16384, 4, 0\n"
+        "params.warmup, params.verbosity = False, 5\n"
+        "server = xllamacpp.Server(params)\n"
+        "time.sleep(60)\n"  # its end may hang: killed below
+    )
+    said = ""
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as engine:
+        assert engine.stdout is not None
+        for line in engine.stdout:
+            said += line
+            if "model loaded" in line:
+                break
+        engine.kill()
+    sizes = {
+        name: max(map(float, re.findall(rf"CPU {name} buffer size = +([\d.]+) MiB", said)))
+        for name in ("KV", "compute")
+    }
+    plan = Plan(facts=estimate.of_gguf("tiny", header.read(path)), context=4096, slots=4)
+    assert plan.kv == sizes["KV"] * 2**20
+    assert 0.5 < plan.compute / (sizes["compute"] * 2**20) < 2  # an allowance, not a promise
+
+
+# --- beside what a server says ----------------------------------------------------------------------------------
+
+
+def test_beside_a_server(loadtest: Call, simulated_url: str) -> None:
+    model = httpx.get(f"{simulated_url}/api/tags").json()["models"][0]["name"]
+    options = {"num_predict": 1, "num_ctx": 4096}
+    httpx.post(
+        f"{simulated_url}/api/generate", json={"model": model, "prompt": "a", "stream": False, "options": options}
+    )
+    said = figures(loadtest, "--url", simulated_url, "--slots", "4")
+    assert said["simulated"]
+    assert said["context"] == 4096
+    assert said["measured"]["measured_bytes"] == said["weights_bytes"] + said["kv_bytes"]
+    assert said["measured"]["difference_bytes"] == -said["compute_bytes"]
+    _, out, _ = loadtest("memory", "--url", simulated_url, "--slots", "4")
+    assert "The simulated server says" in out
+    assert "does not say how many slots" in " ".join(out.split())
+
+
+def test_a_server_that_says_nothing_of_its_models(loadtest: Call, llamacpp_url: str) -> None:
+    code, out, err = loadtest("memory", "--url", llamacpp_url)
+    assert (code, out) == (2, "")
+    assert "does not say what its models are made of" in err
+
+
+def test_beside_a_run(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code, _, _ = loadtest(
+        "run", "--url", simulated_url, "--concurrency", "6", "--requests", "12", "--output-tokens", "8", "--out", run
+    )
+    assert code in (0, 3)
+    said = figures(loadtest, "--run", str(run))
+    at_end = json.loads((run / "run.json").read_bytes())["server_at_end"]
+    assert said["slots"] == 4
+    assert said["measured"]["measured_bytes"] == at_end["size"]
+    assert said["measured"]["difference_bytes"] == -said["compute_bytes"]
+
+
+def test_a_server_that_says_little_is_filled_from_its_name() -> None:
+    facts = server_facts("llama3.1:70b", {"quantization_level": "Q4_0"}, None)
+    assert facts.weights == 39_961_870_592
+    unknown = server_facts("mine", {"quantization_level": "Q4_0", "parameter_size": "3.2B"}, None)
+    assert unknown.weights == 3_200_000_000 * 18 // 32
+    assert "up to a tenth low" in unknown.weights_from
+    with pytest.raises(ScenarioError, match="does not say how large"):
+        server_facts("mine", {}, None)
+
+
+def test_a_server_that_counts_no_buffers_is_said_so() -> None:
+    from loadtest.analyse.memory import Measured
+
+    facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=Cache(1000))
+    plan = Plan(facts=facts, context=1024)
+    (*_, difference, buffers, place) = estimate_report.sentences(plan, Measured(9 * GIB, 0), None)
+    assert "less than estimated" in difference
+    assert "it does not count the buffers" in buffers
+    assert place == "Nothing of it is on a GPU."
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "say which model"),
+        (("--model", "lama3.1:70b"), "near are llama3.1:70b"),
+        (("--model", "llama3.1"), "llama3.1:8b, llama3.1:70b, llama3.1:405b"),
+        (("--model", "llama3:8b", "--gguf", "x"), "give one of them"),
+        (("--model", "llama3:8b", "--quantization", "q9"), "--quantization is one of"),
+        (("--model", "llama3:8b", "--dtype", "int3"), "--dtype is one of"),
+        (("--model", "llama3:8b", "--dtype", "int8", "--quantization", "q4_0"), "give one of them"),
+        (("--model", "llama3:8b", "--cache-dtype", "q3"), "--cache-dtype is one of"),
+        (("--model", "llama3:8b", "--gpu-memory", "lots"), "--gpu-memory is a size like"),
+        (("--model", "llama3:8b", "--buffers", "lots"), "--buffers is a size like"),
+        (("--model", "opt:30b", "--quantization", "q4_0"), "give --dtype instead"),
+        (("--model", "llama3:8b", "--training", "sgd", "--quantization", "q4_0"), "go by dtype"),
+        (("--gguf", "/nonexistent.gguf"), "cannot read /nonexistent.gguf"),
+        (("--gguf", __file__), "is no GGUF file"),
+        (("--gguf", __file__, "--dtype", "fp16"), "--gguf says what the weights are"),
+        (("--config", __file__), "is not JSON"),
+        (("--parameters", "nan"), "a number like 7e9"),
+        (("--run", "/nonexistent"), "/nonexistent"),
+    ],
+)
+def test_mistakes(loadtest: Call, args: tuple[str, ...], words: str) -> None:
+    code, out, err = loadtest("memory", *args)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
