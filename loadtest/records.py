@@ -158,15 +158,12 @@ class RecordWriter:
 class SampleWriter:
     """Appends samples ({"t": ns since the anchor, ...}) to one samples file, as RecordWriter does records."""
 
-    def __init__(self, path: Path, *, source: str, clock: Clock) -> None:
+    def __init__(self, path: Path, *, source: str, clock: Clock, facts: dict[str, Any] | None = None) -> None:
         self.clock = clock
         self._file: IO[bytes] = path.open("xb", buffering=0)
-        self._file.write(
-            orjson.dumps(
-                {"schema": SCHEMA, "source": source, "monotonic_ns": clock.monotonic_ns, "wall_ns": clock.wall_ns}
-            )
-            + b"\n"
-        )
+        anchor = {"monotonic_ns": clock.monotonic_ns, "wall_ns": clock.wall_ns}
+        header = {"schema": SCHEMA, "source": source, "host": platform.node(), **anchor, **(facts or {})}
+        self._file.write(orjson.dumps(header) + b"\n")
 
     def write(self, sample: dict[str, Any]) -> None:
         self._file.write(orjson.dumps(sample) + b"\n")

@@ -17,11 +17,13 @@ PACKAGE = Path(loadtest.__file__).parent
 GROUND = {"loadtest.errors", "loadtest.scenario", "loadtest.records", "loadtest.metrics", "loadtest.slo"}
 ROOMS = {
     "measure": GROUND | {"loadtest.measure"},
+    "monitor": GROUND | {"loadtest.monitor"},
     "analyse": GROUND | {"loadtest.analyse", "loadtest.simulate"},
     "simulate": {"loadtest.errors", "loadtest.simulate"},
 }
 FORBIDDEN = {
     "measure": {"pandas", "matplotlib", "locust", "gevent"},
+    "monitor": {"pandas", "matplotlib", "locust", "gevent"},
     "analyse": {"httpx", "asyncio", "locust"},
     "simulate": {"httpx", "pandas", "matplotlib", "locust"},
 }
@@ -39,6 +41,7 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "search",
         "session",
     ],
+    "monitor": ["sampler", "pages", "host", "nvidia", "ollama", "prometheus", "process"],
     "analyse": [
         "frames",
         "intervals",
@@ -53,11 +56,18 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "predict",
         "goodput",
         "capacity",
+        "gguf",
+        "shapes",
+        "weights",
+        "estimate",
         "memory",
+        "estimate_report",
         "advise",
         "knee",
         "verdict",
         "summary",
+        "samples",
+        "machine",
         "findings",
         "compare",
         "compare_report",

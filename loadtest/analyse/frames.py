@@ -82,6 +82,15 @@ class Ragged:
 
 
 @dataclass(frozen=True, slots=True)
+class Zero:
+    """The instant that a run's axis counts from, on its clocks: what lays other files beside it."""
+
+    wall_ns: int = 0
+    monotonic_ns: int = 0
+    host: str | None = None  # None: requests came from several hosts, so only the wall clock counts
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One run folder, read: what was run, and what came of every request.
 
@@ -100,6 +109,7 @@ class Run:
     server_itl: Gaps
     delivery: Gaps  # arrival − created_at of every content event, less the smallest of its clock
     samples: pd.DataFrame  # the driver's own, `t` in seconds since the run's first t_sched
+    zero: Zero = Zero()
 
     @property
     def name(self) -> str:
@@ -161,6 +171,7 @@ def load(path: Path) -> Run:
         server_itl=server_chunks.gaps(US),
         delivery=delivery,
         samples=_samples(folder, shift, start),
+        zero=_zero([header for header, _ in files], shift, start),
     )
 
 
@@ -172,6 +183,14 @@ def _shifts(headers: list[Header]) -> Callable[[Header], float]:
     one_host = len({header.host for header in headers}) <= 1
     base = min((h.monotonic_ns if one_host else h.wall_ns for h in headers), default=0)
     return lambda header: float((header.monotonic_ns if one_host else header.wall_ns) - base)
+
+
+def _zero(headers: list[Header], shift: Callable[[Header], float], start: float) -> Zero:
+    if not headers:
+        return Zero()
+    after = round(start - shift(headers[0]))  # from the first file's anchor to the axis's zero
+    hosts = {header.host for header in headers}
+    return Zero(headers[0].wall_ns + after, headers[0].monotonic_ns + after, hosts.pop() if len(hosts) == 1 else None)
 
 
 def _columns(rows: Rows) -> Columns:

@@ -41,6 +41,7 @@ CAPTIONS = {
     "ttft-distribution.png": "Distribution of TTFT",
     "itl.png": "Distribution of the gaps between tokens",
     "streams.png": "Streams decoding and waiting over the run",
+    "machine.png": "What the machine did beside the streams: cores, GPU, memory and the server's own counts",
     "prediction.png": "What the model of this run predicts over concurrency, beside what was measured",
 }
 

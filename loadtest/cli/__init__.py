@@ -25,7 +25,9 @@ COMMANDS = {
         "loadtest.cli.advise",
         "Say how many parallel slots the server should have, and what they would change.",
     ),
+    "memory": ("loadtest.cli.memory", "Say what a model takes in memory, and whether it fits."),
     "check": ("loadtest.cli.check", "Say what server answers at a URL, and what could spoil a measurement."),
+    "monitor": ("loadtest.cli.monitor", "Sample host, GPU and servers into a run folder."),
     "serve": ("loadtest.cli.serve", "Run the simulated model server (Ollama and OpenAI wire)."),
     "demo": ("loadtest.cli.demo", "Simulated server, a small grid, a report with charts: under a minute."),
 }

@@ -9,24 +9,30 @@ from typing import Any
 
 import click
 
+from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options import make_scenario, scenario_options
 from loadtest.cli.progress import Line
 from loadtest.cli.report import SLO_HELP, exit_code, show
 from loadtest.cli.search import Finder
 from loadtest.errors import ScenarioError
 from loadtest.measure.search import DEFAULT_MOST
-from loadtest.measure.session import Choose, Finished, measure
+from loadtest.measure.session import Beside, Choose, Finished, measure
 from loadtest.scenario import Scenario
 from loadtest.slo import Objective, parse
 
 
 def run_scenario(
-    scenario: Scenario, out: Path | None, *, line: Line | None = None, choose: Choose | None = None
+    scenario: Scenario,
+    out: Path | None,
+    *,
+    line: Line | None = None,
+    choose: Choose | None = None,
+    beside: Beside | None = None,
 ) -> Finished:
     """Measure `scenario` with the live line on stderr."""
     line = line or Line()
     try:
-        return measure(scenario, out, on_progress=line.show, say=line.say, choose=choose)
+        return measure(scenario, out, on_progress=line.show, say=line.say, choose=choose, beside=beside)
     finally:
         line.close()
 
@@ -49,8 +55,17 @@ def run_scenario(
     metavar="[N]",
     help=f"Search for the highest concurrency that meets --slo, up to N streams.  [N: {DEFAULT_MOST}]",
 )
+@monitor_options
 def run(
-    scenario_file: Path | None, out: Path | None, *, report: bool, slo: str | None, find_max: int | None, **values: Any
+    scenario_file: Path | None,
+    out: Path | None,
+    *,
+    report: bool,
+    slo: str | None,
+    find_max: int | None,
+    monitor: tuple[str, ...],
+    monitor_every: float,
+    **values: Any,
 ) -> int:
     """Measure a server, level by level, into a run folder.
 
@@ -67,23 +82,33 @@ def run(
       loadtest run scenarios/queue_past_four.toml --model llama3.1:70b --report
       loadtest run --api openai --url http://127.0.0.1:8000 --output-tokens 64,256
       loadtest run --url http://127.0.0.1:11434 --slo ttft_p95=2,tokens_per_s_p5=10 --find-max
+      loadtest run --url http://127.0.0.1:11434 --monitor host,nvidia,ollama --report
     """
+    beside = beside_run(monitor, monitor_every)
     objectives = () if slo is None else parse(slo)
     if find_max is not None:
         if not objectives:
             raise ScenarioError("--find-max needs to know what to hold: add --slo, e.g. --slo ttft_p95=2.")
         if values.get("concurrency") is not None:
             raise ScenarioError("--find-max chooses the concurrency itself; leave --concurrency away.")
-        return _find_max(make_scenario(scenario_file, values), out, objectives, find_max, report=report)
-    finished = run_scenario(make_scenario(scenario_file, values), out)
+        return _find_max(make_scenario(scenario_file, values), out, objectives, find_max, report=report, beside=beside)
+    finished = run_scenario(make_scenario(scenario_file, values), out, beside=beside)
     written = show(finished.folder, charts=report, objectives=objectives)
     return _interrupted() if finished.state == "interrupted" else exit_code([written], objectives)
 
 
-def _find_max(scenario: Scenario, out: Path | None, objectives: Sequence[Objective], most: int, *, report: bool) -> int:
+def _find_max(
+    scenario: Scenario,
+    out: Path | None,
+    objectives: Sequence[Objective],
+    most: int,
+    *,
+    report: bool,
+    beside: Beside | None,
+) -> int:
     line = Line()
     finder = Finder(scenario, objectives, most, line.say)
-    finished = run_scenario(finder.first(scenario), out, line=line, choose=finder)
+    finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside)
     found, sentence = finder.conclude(finished.folder)
     show(finished.folder, charts=report)
     if finished.state == "interrupted":

@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from loadtest.scenario import Level, Scenario
 
 # Given the run folder, as far as it got, and the levels run so far: the level to run next, None at the end.
 Choose = Callable[[Path, Sequence[Level]], Level | None]
+# Given the run folder and the server's URL: what samples into the folder while it is entered.
+Beside = Callable[[Path, str], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,12 @@ def measure(
     on_progress: Callable[[Progress], None],
     say: Callable[[str], None],
     choose: Choose | None = None,
+    beside: Beside | None = None,
 ) -> Finished:
     """Run `scenario` into `out` (default: default_folder) and return where it lies.
 
     With `choose` the scenario gives the first level alone; each further one is what `choose` says. It is called in a
-    thread, between levels, when nothing is in flight.
+    thread, between levels, when nothing is in flight. `beside` is entered while the levels run.
 
     Everything that can be wrong with the request is found before the folder is made: raises TargetError,
     ScenarioError or RunFolderError and leaves nothing behind.
@@ -77,7 +80,8 @@ def measure(
         folder.write_run({**facts, "state": "running"})
         ended: dict[str, Any] = {"state": "failed"}
         try:
-            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            monitor = beside(path, target.server.url) if beside else nullcontext()
+            with monitor, asyncio.Runner(loop_factory=loop_factory()) as runner:
                 choosing = _Choosing(folder, facts, choose) if choose else None
                 ended = runner.run(_drive(folder, workload, target, on_progress, choosing))
         finally:

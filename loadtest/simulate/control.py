@@ -1,13 +1,15 @@
-"""The control plane: what Ollama says of itself and its models."""
+"""The control plane: what Ollama says of itself and its models, and exporters of the machine below it."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from loadtest.simulate.answers import created_at
 from loadtest.simulate.asks import full_name
+from loadtest.simulate.engine import Stage, Stream
 from loadtest.simulate.profiles import ModelFacts, Profile
 
 VERSION = "0.24.0"  # whose wire this is
@@ -42,7 +44,7 @@ def ps(profile: Profile, *, num_ctx: int | None, wall_ns: int) -> dict[str, Any]
     if num_ctx is None:
         return {"models": []}
     model = profile.model
-    size = model.size + num_ctx * (profile.slots or 1) * model.kv_bytes_per_token
+    size = loaded_size(profile, num_ctx)
     entry = {
         "name": full_name(model.name),
         "model": full_name(model.name),
@@ -54,6 +56,45 @@ def ps(profile: Profile, *, num_ctx: int | None, wall_ns: int) -> dict[str, Any]
         "context_length": num_ctx,
     }
     return {"models": [entry]}
+
+
+def loaded_size(profile: Profile, num_ctx: int) -> int:
+    """Return bytes of the loaded model: the file and the KV cache of every slot, taken as a whole when it is loaded."""
+    return profile.model.size + num_ctx * (profile.slots or 1) * profile.model.kv_bytes_per_token
+
+
+def metrics(profile: Profile, *, num_ctx: int | None, streams: Iterable[Stream]) -> str:
+    """Return a Prometheus page that agrees with /api/ps: a GPU as DCGM's exporter shows it, slots as llama.cpp does.
+
+    Memory is flat while a model is loaded, as llama.cpp's is; what active streams hold of it is the KV cache's use.
+    Utilisation is that of the instant: 100 while a batch is worked on, else 0. Like an Ollama, it never says "deferred":
+    what waits, waits in front of the engine.
+    """
+    working = [stream for stream in streams if stream.stage in (Stage.PREFILL, Stage.DECODE)]
+    lines = []
+    if profile.model.on_gpu:
+        labels = f'{{gpu="0",device="nvidia0",modelName="simulated {profile.name}",Hostname="simulated"}}'
+        used = loaded_size(profile, num_ctx) if num_ctx is not None else 0
+        gauges = (
+            ("DCGM_FI_DEV_FB_USED", "Framebuffer memory used (in MiB).", round(used / 2**20)),
+            ("DCGM_FI_DEV_GPU_UTIL", "GPU utilization (in %).", 100 if working else 0),
+        )
+        for name, text, value in gauges:
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name}{labels} {value}"]
+    held = sum(stream.prompt_tokens - stream.todo + stream.tokens for stream in working)
+    room = (num_ctx or 0) * (profile.slots or max(len(working), 1))
+    figures = (
+        ("llamacpp:requests_processing", "Number of requests processing.", len(working)),
+        ("llamacpp:requests_deferred", "Number of requests deferred.", 0),
+        (
+            "llamacpp:kv_cache_usage_ratio",
+            "KV-cache usage. 1 means 100 percent usage.",
+            round(held / room, 6) if room else 0,
+        ),
+    )
+    for name, text, number in figures:
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {number}"]
+    return "\n".join(lines) + "\n"
 
 
 def show(profile: Profile) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from loadtest.simulate.truth import TruthLog
 
 WAKE_EARLY_NS = 1_500_000  # timers are this coarse at worst; the rest is spun
 CHUNKED_ABOVE = 2048  # Go announces the length of bodies that fit its buffer and sends longer ones chunked
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ENDPOINTS = {
     "/api/chat": "chat",
     "/api/generate": "generate",
@@ -243,6 +244,9 @@ class SimulatedServer:
         if route == ("GET", "/"):
             self._send(connection, call, 200, "text/plain; charset=utf-8", b"Ollama is running")
             return
+        if route == ("GET", "/metrics"):
+            self._send(connection, call, 200, METRICS_TYPE, self._metrics().encode())
+            return
         answers: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
             ("GET", "/api/version"): control.version,
             ("GET", "/api/tags"): lambda: control.tags(self.profile),
@@ -264,6 +268,10 @@ class SimulatedServer:
     def _ps(self) -> dict[str, Any]:
         self._advance()
         return control.ps(self.profile, num_ctx=self.engine.loaded_ctx(), wall_ns=time.time_ns())
+
+    def _metrics(self) -> str:
+        self._advance()
+        return control.metrics(self.profile, num_ctx=self.engine.loaded_ctx(), streams=self._replies)
 
     def _show(self, call: Call) -> dict[str, Any]:
         fields = parse_body(call.body)

@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse import advise
-from loadtest.analyse.charts import depth, itl, prediction, style, throughput, timeline, ttft
+from loadtest.analyse.charts import depth, itl, machine, prediction, style, throughput, timeline, ttft
 from loadtest.analyse.predict import Model
 from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.summary import Analysis
@@ -30,6 +30,7 @@ def draw_all(analysis: Analysis, out: Path) -> list[Path]:
             _by_series(out / "itl.png", analysis, itl.distribution, itl.title(analysis)),
             _depth(out / "streams.png", analysis),
             *_prediction(out / "prediction.png", analysis),
+            *filter(None, [machine.draw(out / "machine.png", analysis)]),
         ]
 
 

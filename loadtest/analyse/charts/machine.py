@@ -1,0 +1,137 @@
+"""What the machine did beside the streams: panels above one another on one axis of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from loadtest.analyse import machine, samples
+from loadtest.analyse.charts import depth, style
+from loadtest.analyse.samples import Machine
+from loadtest.analyse.summary import Analysis
+
+MOST_NAMED = 3  # metrics of the user's own that get a panel
+Panel = tuple[str, Callable[[Axes], None]]
+
+
+def draw(path: Path, analysis: Analysis) -> Path | None:
+    """Draw machine.png; None, and nothing written, where no monitor sampled beside the run."""
+    seen = samples.read(analysis.run)
+    if seen.empty or not len(analysis.run.requests):
+        return None
+    panels: list[Panel] = [
+        ("streams", lambda axes: depth.over_time(axes, analysis)),
+        ("output tokens/s", lambda axes: tokens(axes, analysis)),
+        *_panels(seen),
+    ]
+    figure = Figure(figsize=(style.WIDTH, 2.0 + 1.75 * len(panels)), dpi=style.DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    every = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+    for axes, (label, panel) in zip(every, panels, strict=True):
+        panel(axes)
+        axes.set_ylabel(label)
+        axes.set_xlabel("")
+    every[-1].set_xlabel("time since the run began (s); dotted: a level begins, with its concurrency")
+    return style.save(figure, path, analysis, title(analysis), _subtitle(seen))
+
+
+def title(analysis: Analysis) -> str:
+    """Return the first sentence that the samples say, or what the chart shows."""
+    said = machine.sentences(analysis.run)
+    return said[0].rstrip(".") if said else "What the machine did beside the streams"
+
+
+def _subtitle(seen: Machine) -> str:
+    return (
+        f"simulated: {', '.join(sorted(seen.simulated))}"
+        if seen.simulated
+        else "a line is broken where samples are missing"
+    )
+
+
+def _panels(seen: Machine) -> list[Panel]:
+    panels: list[Panel] = [
+        (f"cores of\n{host}", lambda axes, frame=frame: cores(axes, frame))  # type: ignore[misc]
+        for host, frame in seen.hosts.items()
+        if "busiest" in frame
+    ]
+    if seen.gpus is not None:
+        frame = seen.gpus
+        mark = "\n(simulated)" if seen.mark(frame.attrs["source"]) else ""
+        if "utilisation" in frame:
+            panels.append((f"GPU use{mark}", lambda axes: share(axes, frame, "utilisation", style.GREEN)))
+        if "memory_used" in frame:
+            panels.append((f"GPU memory\n(GB){mark}", lambda axes: gigabytes(axes, frame, "memory_used", style.PURPLE)))
+    if seen.server is not None:
+        own = seen.server
+        mark = "\n(simulated)" if seen.mark(*samples.SERVERS) else ""
+        if {"running", "waiting"} & set(own):
+            panels.append((f"server's own\ncount{mark}", lambda axes: counts(axes, own)))
+        if "kv_use" in own:
+            panels.append((f"KV cache use{mark}", lambda axes: share(axes, own, "kv_use", style.VERMILLION)))
+    for key, values in list(seen.named.items())[:MOST_NAMED]:
+        label = key if len(key) <= 22 else key[:21] + "…"
+        panels.append((label, lambda axes, values=values: axes.plot(values["t"], values["value"], color=style.INK)))  # type: ignore[misc]
+    return panels
+
+
+def tokens(axes: Axes, analysis: Analysis) -> None:
+    """Draw output tokens a second in bins of about a hundredth of the run; chunks count by their request's tokens."""
+    run = analysis.run
+    owner = run.chunks.owner
+    at = run.column("send")[owner] + run.chunks.flat * 1e-6
+    share_of_a_chunk = run.column("output_tokens") / np.maximum(run.chunks.counts, 1)
+    weight = np.nan_to_num(share_of_a_chunk, nan=1.0)[owner]
+    end = float(np.nanmax(run.column("end")))
+    edges = np.linspace(0.0, max(end, 1e-3), 121)
+    made, _ = np.histogram(at, bins=edges, weights=weight)
+    axes.stairs(made / np.diff(edges), edges, color=style.BLUE, linewidth=1.4)
+    axes.set_ylim(bottom=0)
+
+
+def cores(axes: Axes, frame: pd.DataFrame) -> None:
+    """Draw the busiest core, the mean of all, and the server's and the client's own use."""
+    lines = (
+        ("busiest", "busiest core", style.VERMILLION),
+        ("mean", "mean of all cores", style.GREY),
+        ("server_cpu", "server's process (1 = one core)", style.GREEN),
+        ("client_cpu", "this client (1 = one core)", style.SKY),
+    )
+    for column, label, colour in lines:
+        if column in frame and frame[column].notna().any():
+            axes.plot(frame["t"], frame[column], color=colour, label=label, linewidth=1.4)
+    axes.set_ylim(0, max(1.05, float(frame.reindex(columns=["server_cpu", "client_cpu"]).max().max() * 1.05 or 0)))
+    _percents(axes)
+
+
+def share(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
+    """Draw a share from 0 to 100 %."""
+    axes.plot(frame["t"], frame[column], color=colour, linewidth=1.4)
+    axes.set_ylim(0, 1.05)
+    _percents(axes)
+
+
+def gigabytes(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
+    """Draw bytes from 0 up, in GB."""
+    axes.plot(frame["t"], frame[column] / 1e9, color=colour, linewidth=1.4)
+    axes.set_ylim(0, float(frame[column].max()) / 1e9 * 1.15 or 1.0)
+
+
+def counts(axes: Axes, frame: pd.DataFrame) -> None:
+    """Draw requests running and waiting as the server counts them."""
+    for column, colour in (("running", style.BLUE), ("waiting", style.ORANGE)):
+        if column in frame:
+            axes.step(frame["t"], frame[column], where="post", color=colour, label=f"{column}, as the server says")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(bottom=0)
+
+
+def _percents(axes: Axes) -> None:
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.0f} %")

@@ -1,0 +1,169 @@
+"""What the machine itself does: cores, memory, page cache, network, and the client's use apart from the server's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+
+from loadtest.monitor.sampler import SourceError
+
+FAMILY_S = 1.0  # how long a list of child processes is believed
+SHORTEST_S = 0.04  # the kernel counts CPU in ticks of 10 ms: of a shorter time it tells nothing
+LOOK_AGAIN_S = 10.0  # how long after a search for the server's process the next one may run: it reads all of /proc
+
+
+class Family:
+    """A process and its children, by what they have used: Ollama's work is done by a child of the one that listens."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._members: dict[int, psutil.Process] = {}
+        self._used: dict[int, float] = {}
+        self._listed = -FAMILY_S
+        self._at = time.perf_counter()
+
+    def use(self) -> tuple[float, int] | None:
+        """Return (cores used since the last call, resident bytes now); None once the process is gone."""
+        now = time.perf_counter()
+        if now - self._listed >= FAMILY_S:
+            self._list(now)
+        used: dict[int, float] = {}
+        resident = 0
+        for pid, process in self._members.items():
+            with contextlib.suppress(psutil.Error):
+                with process.oneshot():
+                    times = process.cpu_times()
+                    resident += process.memory_info().rss
+                used[pid] = times.user + times.system
+        if self.pid not in used:
+            return None
+        seconds = sum(value - self._used.get(pid, value) for pid, value in used.items())
+        elapsed, self._at, self._used = now - self._at, now, used
+        return seconds / elapsed if elapsed > 0 else 0.0, resident
+
+    def _list(self, now: float) -> None:
+        self._listed = now
+        pids = {self.pid, *(set(_descendants(self.pid)) - {os.getpid()})}  # a monitor is no part of its run
+        found: dict[int, psutil.Process] = {}
+        for pid in pids:
+            with contextlib.suppress(psutil.Error):
+                found[pid] = self._members.get(pid) or psutil.Process(pid)
+        self._members = found
+
+
+def _descendants(pid: int) -> Iterable[int]:
+    """Yield the processes below `pid`. Linux lists each thread's children in a file; psutil would read all of /proc."""
+    tasks = Path(f"/proc/{pid}/task")
+    try:
+        children = [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+    except OSError:
+        with contextlib.suppress(psutil.Error):
+            yield from (process.pid for process in psutil.Process(pid).children(recursive=True))
+        return
+    for child in children:
+        yield child
+        yield from _descendants(child)
+
+
+class Host:
+    """Samples this machine. `client` is the pid of the load generator, `server` the URL of what it measures."""
+
+    name = "host"
+
+    def __init__(self, *, client: int | None = None, server: str | None = None) -> None:
+        self._client = Family(client) if client else None
+        self._url = server
+        self._server: Family | None = None
+        self._looked = -LOOK_AGAIN_S
+        self._at = 0.0
+
+    def open(self) -> dict[str, Any]:
+        try:
+            psutil.cpu_percent(percpu=True)  # the first call has nothing to compare with and says 0
+            memory = psutil.virtual_memory()
+        except (psutil.Error, OSError, RuntimeError) as error:
+            raise SourceError(f"this machine does not say how busy its cores are ({error}).") from None
+        self._find_server()
+        for family in (self._client, self._server):
+            if family is not None:
+                family.use()  # primes it, as cpu_percent above
+        self._at = time.perf_counter()
+        facts: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "cores": psutil.cpu_count() or 1,
+            "memory_total": memory.total,
+        }
+        if self._url and self._server is None:
+            facts["server_process"] = f"not seen: no process of this machine that we may look at listens at {self._url}"
+        return facts
+
+    def sample(self) -> dict[str, Any]:
+        """Return shares of a core (0 to 1 each), bytes, and bytes a counter has seen since the machine started."""
+        now = time.perf_counter()
+        values: dict[str, Any] = {}
+        if now - self._at >= SHORTEST_S:
+            self._at = now
+            values["cores"] = [round(value / 100, 3) for value in psutil.cpu_percent(percpu=True)]
+            values |= self._processes(now)
+        memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+        values |= {
+            "memory_used": memory.total - memory.available,
+            "page_cache": int(getattr(memory, "cached", 0)) + int(getattr(memory, "buffers", 0)),
+            "swap_used": swap.used,
+        }
+        networks = psutil.net_io_counters(pernic=True)
+        outside = [counter for nic, counter in networks.items() if not nic.startswith("lo")]
+        loop = [counter for nic, counter in networks.items() if nic.startswith("lo")]
+        values |= {
+            "net_sent": sum(counter.bytes_sent for counter in outside),
+            "net_received": sum(counter.bytes_recv for counter in outside),
+            "loopback": sum(counter.bytes_recv for counter in loop),
+        }
+        return values
+
+    def close(self) -> None:
+        pass
+
+    def _processes(self, now: float) -> dict[str, Any]:
+        if self._server is None and now - self._looked >= LOOK_AGAIN_S:
+            self._find_server()
+        values: dict[str, Any] = {}
+        for label, family in (("client", self._client), ("server", self._server)):
+            used = family.use() if family is not None else None
+            if used is not None:
+                values[f"{label}_cpu"], values[f"{label}_memory"] = round(used[0], 4), used[1]
+            elif label == "server":
+                self._server = None
+        return values
+
+    def _find_server(self) -> None:
+        if not self._url:
+            return
+        self._looked = time.perf_counter()
+        pid = listener(self._url)
+        self._server = Family(pid) if pid is not None else None
+
+
+def listener(url: str) -> int | None:
+    """Return the pid of the process of this machine that listens where `url` points; None where it cannot be seen."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        there = {str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)}
+        mine = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
+        if not there & mine:
+            return None
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr[1] == port:
+                return connection.pid  # None where it is another user's
+    except (OSError, psutil.Error):
+        return None
+    return None

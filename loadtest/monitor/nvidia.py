@@ -1,0 +1,104 @@
+"""NVIDIA GPUs through the driver's own library: memory, utilisation, power, temperature, clocks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pynvml
+
+from loadtest.monitor.sampler import SourceError
+
+# What a GPU or a driver may lack: that value is left out. Everything else is the GPU's or the driver's failure.
+_LACKING = frozenset(
+    {
+        pynvml.NVML_ERROR_NOT_SUPPORTED,
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
+        pynvml.NVML_ERROR_NO_DATA,
+    }
+)
+_WHY = {
+    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "the driver's library libnvidia-ml is not on this machine",
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded",
+    pynvml.NVML_ERROR_NO_PERMISSION: "this user may not read the GPU; try as another user or with the device passed in",
+    pynvml.NVML_ERROR_GPU_IS_LOST: "a GPU has fallen off the bus",
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "driver and library are of different versions; restart the machine",
+}
+
+
+class Nvidia:
+    """Samples every NVIDIA GPU of this machine."""
+
+    name = "nvidia"
+
+    def __init__(self) -> None:
+        self._handles: list[Any] = []
+
+    def open(self) -> dict[str, Any]:
+        with _sentences():
+            pynvml.nvmlInit()
+            count = pynvml.nvmlDeviceGetCount()
+            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+            if not self._handles:
+                raise SourceError("NVIDIA: the driver runs, but sees no GPU.")
+            gpus = [
+                {
+                    "gpu": index,
+                    "name": _known(pynvml.nvmlDeviceGetName, handle),
+                    "memory_total": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+                }
+                for index, handle in enumerate(self._handles)
+            ]
+            return {"driver": _known(pynvml.nvmlSystemGetDriverVersion), "gpus": gpus}
+
+    def sample(self) -> dict[str, Any]:
+        """Return per GPU: bytes, shares from 0 to 1, watts, degrees Celsius, MHz."""
+        with _sentences():
+            return {"gpus": [{"gpu": index, **_gpu(handle)} for index, handle in enumerate(self._handles)]}
+
+    def close(self) -> None:
+        self._handles = []
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def _gpu(handle: Any) -> dict[str, Any]:
+    rates = _known(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    power = _known(pynvml.nvmlDeviceGetPowerUsage, handle)
+    values = {
+        "memory_used": _memory_used(handle),
+        "utilisation": rates.gpu / 100 if rates is not None else None,
+        "memory_utilisation": rates.memory / 100 if rates is not None else None,
+        "power": power / 1000 if power is not None else None,
+        "temperature": _known(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        "clock_sm": _known(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+        "clock_memory": _known(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _memory_used(handle: Any) -> int | None:
+    """Return bytes in use without what the driver keeps for itself, as nvidia-smi shows; with it on drivers before 510."""
+    memory = _known(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
+    if memory is None:
+        memory = _known(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    return int(memory.used) if memory is not None else None
+
+
+def _known(ask: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return ask(*arguments)
+    except pynvml.NVMLError as error:
+        if error.value in _LACKING:
+            return None
+        raise
+
+
+@contextlib.contextmanager
+def _sentences() -> Any:
+    try:
+        yield
+    except pynvml.NVMLError as error:
+        raise SourceError(f"NVIDIA: {_WHY.get(error.value, str(error))}.") from None

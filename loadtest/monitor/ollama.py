@@ -1,0 +1,39 @@
+"""Ollama's /api/ps: which models are loaded, how much of each lies on the GPU, and until when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from loadtest.monitor.pages import Page
+from loadtest.monitor.sampler import SourceError
+
+_KEYS = ("name", "digest", "size", "size_vram", "context_length", "expires_at")
+
+
+class Ollama:
+    """Samples the loaded models of an Ollama at `url`."""
+
+    name = "ollama"
+
+    def __init__(self, url: str) -> None:
+        self._page = Page(url.rstrip("/") + "/api/ps")
+
+    def open(self) -> dict[str, Any]:
+        self._models()
+        return self._page.facts()
+
+    def sample(self) -> dict[str, Any]:
+        """Return the models, sizes in bytes, contexts in tokens; an empty list says that none is loaded."""
+        return {"models": self._models()}
+
+    def close(self) -> None:
+        self._page.close()
+
+    def _models(self) -> list[dict[str, Any]]:
+        try:
+            models = orjson.loads(self._page.read())["models"] or []
+            return [{key: model[key] for key in _KEYS if key in model} for model in models]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            raise SourceError(f"{self._page.url} does not answer as Ollama does; name an Ollama's address.") from None

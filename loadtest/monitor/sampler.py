@@ -1,0 +1,137 @@
+"""The beat of a monitor: each source is asked on its own thread, at whole multiples of the interval from the start.
+
+A source that fails costs its own samples alone: its sentence is said once and written as a gap, it is tried again ever
+more rarely, and nothing is written in between, for a zero would be a lie.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from loadtest.errors import LoadTestError, RunFolderError
+from loadtest.records import Clock, SampleWriter
+
+LONGEST_RETRY_S = 30.0
+
+
+class SourceError(LoadTestError):
+    """A source cannot be sampled now; its text is the sentence that the user sees and the gap holds."""
+
+
+class Source(Protocol):
+    """Something that can be asked what it sees now."""
+
+    @property
+    def name(self) -> str:
+        """What its file is called after: samples-<name>.jsonl."""
+
+    def open(self) -> dict[str, Any]:
+        """Get ready and return facts that do not change while it is open; raise SourceError. A second call opens anew.
+
+        The fact `note` is a sentence that the user should see.
+        """
+
+    def sample(self) -> dict[str, Any]:
+        """Return the values of this instant, unknown ones left out; raise SourceError."""
+
+    def close(self) -> None:
+        """Let go of everything; never raises."""
+
+
+class Watch:
+    """One source's way through a monitor's life: open, sample on the beat, gaps, retries."""
+
+    def __init__(self, source: Source, writer: SampleWriter, every: float, say: Callable[[str], None]) -> None:
+        self._source = source
+        self._writer = writer
+        self._every = every
+        self._say = say
+        self._told: set[str] = set()
+        self._open = False
+        self._gap: str | None = None
+        self._failures = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Sample until `stop` is set. A beat that was missed is left out: late samples do not come in a burst."""
+        start = time.perf_counter()
+        while not stop.is_set():
+            hold = self.beat()
+            beats = int((time.perf_counter() - start + hold) / self._every) + 1
+            stop.wait(max(start + beats * self._every - time.perf_counter(), 0.0))
+        self._source.close()
+        self._writer.close()
+
+    def beat(self) -> float:
+        """Take one sample, or write the gap; return how long to hold off beyond the beat, seconds."""
+        before = time.perf_counter_ns()
+        try:
+            if not self._open:
+                facts = self._source.open()
+                self._open = True
+                self._write(before, {"facts": facts})
+                if note := facts.get("note"):
+                    self._tell(note)
+            values = self._source.sample()
+        except SourceError as error:
+            return self._failed(before, str(error))
+        except Exception as error:  # noqa: BLE001 - a source's own fault must not end the other sources
+            return self._failed(before, f"{self._source.name} cannot be sampled: {error!r}.")
+        # Over a network the values were true somewhere between asking and hearing.
+        self._write((before + time.perf_counter_ns()) // 2, values)
+        self._gap, self._failures = None, 0
+        return 0.0
+
+    def _failed(self, at: int, sentence: str) -> float:
+        if self._gap is None:
+            self._write(at, {"gap": sentence})
+        self._gap = sentence
+        self._tell(sentence)
+        if self._open:
+            self._source.close()
+            self._open = False
+        self._failures += 1
+        return min(float(self._every * (2 ** min(self._failures - 1, 20) - 1)), LONGEST_RETRY_S)
+
+    def _tell(self, sentence: str) -> None:
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self._say(sentence)
+
+    def _write(self, at: int, values: dict[str, Any]) -> None:
+        self._writer.write({"t": at - self._writer.clock.monotonic_ns, **values})
+
+
+def writer_for(folder: Path, source: str, every: float) -> SampleWriter:
+    """Return a new samples file of `source`: samples-<source>.jsonl, or the next free number of it; RunFolderError."""
+    clock = Clock.now()
+    for number in range(1, 1000):
+        path = folder / f"samples-{source}{f'-{number}' if number > 1 else ''}.jsonl"
+        try:
+            return SampleWriter(path, source=source, clock=clock, facts={"every": every})
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunFolderError(f"cannot write to {folder}: {error.strerror}; choose another --out.") from None
+    raise RunFolderError(f"{folder} holds a thousand sample files of {source} already; choose another --out.")
+
+
+def watch_all(
+    sources: Iterable[Source], folder: Path, *, every: float, stop: threading.Event, say: Callable[[str], None]
+) -> list[threading.Thread]:
+    """Start a thread a source, so that a slow one delays no other; they end when `stop` is set."""
+    threads = []
+    with contextlib.ExitStack() as undo:
+        for source in sources:
+            writer = writer_for(folder, source.name, every)
+            undo.callback(writer.close)
+            watch = Watch(source, writer, every, say)
+            threads.append(threading.Thread(target=watch.run, args=(stop,), name=source.name, daemon=True))
+        undo.pop_all()
+    for thread in threads:
+        thread.start()
+    return threads
