@@ -122,7 +122,7 @@ def test_slots_are_found_and_waits_agree_with_the_engine_s_own_timings(
 ) -> None:
     levels = f"1,{slots},{2 * slots}" if slots > 1 else "1,2"
     with llamacpp.serving(llamacpp_model, slots=slots) as url:
-        lengths = ("--input-tokens", "60", "--output-tokens", "30", "--requests-per-stream", "4")
+        lengths = ("--input-tokens", "60", "--output-tokens", "40", "--requests-per-stream", "6")
         code, _, said = loadtest("run", "--url", url, "--concurrency", levels, *lengths, "--out", str(tmp_path / "run"))
     assert code in (0, 3), said
     one = analyse(tmp_path / "run")
