@@ -125,7 +125,7 @@ _BUILT_IN = (
         name="a100-80g-llama3.1-70b-q4",
         model=LLAMA_70B,
         timing=Timing(
-            step=StepLaw(base_s=0.0321, per_stream_s=0.0065),
+            step=StepLaw(base_s=0.0322, per_stream_s=0.0065),
             prefill_s=0.0029,
             prompt_s=0.050,
             context_s=5.1e-6,
