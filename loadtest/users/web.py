@@ -57,13 +57,29 @@ def attach(web_ui: WebUI, shown: Board, told: Told | None = None) -> None:
     and for download, gets the section that the file of --html has.
     """
     told = told or Told()
-    charts = Charts()
     app = web_ui.app
     assert app is not None
+    app.register_blueprint(_routes(web_ui, shown, told))
+    app.after_request(_amending(web_ui, shown, told))
+
+    def begin(_: Flask, context: dict[str, Any], **__: Any) -> None:
+        if "template_args" in context:
+            context["template_args"] = {**context["template_args"], "state": state(web_ui, told)}
+
+    before_render_template.connect(begin, app, weak=False)
+    arguments: dict[str, Any] = web_ui.template_args
+    arguments["extended_tabs"] = [*arguments.get("extended_tabs", ()), TAB]
+    download = {"href": "./loadtest/streams.csv", "title": "Download streams CSV"}
+    arguments["extended_csv_files"] = [*arguments.get("extended_csv_files", ()), download]
+
+
+def _routes(web_ui: WebUI, shown: Board, told: Told) -> Blueprint:
+    """Return our own pages, below the same prefix and behind the same login as Locust's."""
+    assert web_ui.app is not None
     routes = Blueprint(
         "loadtest",
         __name__,
-        url_prefix=app.blueprints["locust"].url_prefix,
+        url_prefix=web_ui.app.blueprints["locust"].url_prefix,
         static_folder=STATIC,
         static_url_path="/loadtest/static",
     )
@@ -88,6 +104,13 @@ def attach(web_ui: WebUI, shown: Board, told: Told | None = None) -> None:
         answer.headers["Content-Disposition"] = "attachment; filename=streams.csv"
         return _fresh(answer)
 
+    return routes
+
+
+def _amending(web_ui: WebUI, shown: Board, told: Told) -> Callable[[Response], Response]:
+    """Return what changes Locust's own answers: our script, our section in its report, the state as it is."""
+    charts = Charts()
+
     def amend(answer: Response) -> Response:
         if answer.status_code != 200:
             return answer
@@ -95,10 +118,8 @@ def attach(web_ui: WebUI, shown: Board, told: Told | None = None) -> None:
             answer.set_data(answer.get_data().replace(b"</body>", SCRIPT + b"</body>"))
         elif request.endpoint == "locust.stats_report" and shown.generation is not None:
             rows, mark = shown.rows(), tables.simulated(told.facts())
-            idle = state(web_ui, told) in (
-                STATE_INIT,
-                STATE_STOPPED,
-            )  # to draw keeps the process from all else for seconds
+            # To draw keeps the process from all else for seconds.
+            idle = state(web_ui, told) in (STATE_INIT, STATE_STOPPED)
             section = siblings.section(rows, charts.of(told.folder(), rows) if idle else [], mark)
             answer.set_data(siblings.joined(answer.get_data(as_text=True), section))
         elif request.endpoint == "locust.request_stats":
@@ -106,17 +127,7 @@ def attach(web_ui: WebUI, shown: Board, told: Told | None = None) -> None:
             return Response(orjson.dumps({**said, "state": state(web_ui, told)}), mimetype="application/json")
         return answer
 
-    def begin(_: Flask, context: dict[str, Any], **__: Any) -> None:
-        if "template_args" in context:
-            context["template_args"] = {**context["template_args"], "state": state(web_ui, told)}
-
-    app.register_blueprint(routes)
-    app.after_request(amend)
-    before_render_template.connect(begin, app, weak=False)
-    arguments: dict[str, Any] = web_ui.template_args
-    arguments["extended_tabs"] = [*arguments.get("extended_tabs", ()), TAB]
-    download = {"href": "./loadtest/streams.csv", "title": "Download streams CSV"}
-    arguments["extended_csv_files"] = [*arguments.get("extended_csv_files", ()), download]
+    return amend
 
 
 def state(web_ui: WebUI, told: Told) -> str:
