@@ -88,7 +88,7 @@ def test_the_knee_of_the_published_ladder_is_where_the_slots_are() -> None:
     assert found is not None
     assert (found.concurrency, found.low, found.high) == (4, 3, 4)
     assert not found.grows
-    assert found.sentence == "Output stops growing at 4 streams, between 3 and 4: 62.0 tokens/s in all there."
+    assert found.sentence == "Output stops growing at 4 streams (95 % interval: 3 to 4): 62.0 tokens/s in all there."
 
 
 def test_wide_intervals_widen_the_knee_s() -> None:

@@ -142,9 +142,9 @@ class Knee:
         if self.grows:
             return f"Output still grows with concurrency: {self.tokens_per_s:.1f} tokens/s in all at {streams}."
         if self.high is None:
-            between = f", {self.low} or more by its intervals"
+            between = f" (95 % interval: {self.low} or more)"
         elif self.low < self.high:
-            between = f", between {self.low} and {self.high}"
+            between = f" (95 % interval: {self.low} to {self.high})"
         else:
             between = ""
         return f"Output stops growing at {streams}{between}: {self.tokens_per_s:.1f} tokens/s in all there."

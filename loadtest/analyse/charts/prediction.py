@@ -72,7 +72,7 @@ def panel(
     if points:
         at, values = [users for users, _, _ in points], [value * factor for _, value, _ in points]
         axes.plot(at, values, "o", color=style.VERMILLION, markeredgecolor="white", label="measured", zorder=4)
-    axes.set_ylim(0, max(axes.get_ylim()[1], tallest * factor * 1.08))
+    axes.set_ylim(0, max(axes.get_ylim()[1], tallest * factor) * 1.12)  # room for the slots' label
     _limits(axes, objectives, key, statistic, factor)
     style.concurrency_axis(axes, _ticks(group, curve))
     axes.set_ylabel(unit if unit == "tokens/s" else f"TTFT ({unit})")
@@ -133,4 +133,5 @@ def title(analysis: Analysis, group: Group, curve: Sequence[Prediction]) -> str:
     if not off:
         return text
     worst, name, users = max(off)
-    return f"{text}; where measured it is off by at most {findings.percent(worst)} ({name}, {findings.streams(users)})"
+    most = findings.percent(worst) if worst >= 0.01 else "1 %"  # never "0 %": these points are what it was fitted to
+    return f"{text}; where measured it is off by at most {most} ({name}, {findings.streams(users)})"
