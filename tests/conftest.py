@@ -8,6 +8,7 @@ from pathlib import Path
 
 import llamacpp
 import pytest
+from exporter import Exporter
 
 from loadtest.cli import main
 from loadtest.cli.demo import simulated_server
@@ -53,3 +54,13 @@ def loadtest(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
         return int(end.value.code or 0), out, err
 
     return call
+
+
+@pytest.fixture
+def exporter() -> Iterator[Exporter]:
+    """A server of one page, which can be told to misbehave."""
+    server = Exporter()
+    try:
+        yield server
+    finally:
+        server.close()

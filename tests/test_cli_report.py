@@ -1,0 +1,46 @@
+"""`loadtest report`: what its options add, and what its exit code says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+from made_runs import Made, make
+from test_published import Machine
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(("slo", "expected"), [("ttft_p50=10", 0), ("ttft_p50=1ms", 1)])
+def test_an_objective_sets_the_exit_code_and_goodput(slo: str, expected: int, tmp_path: Path, loadtest: Call) -> None:
+    make(tmp_path / "run", Made(), users=(4, 8))
+    code, out, _ = loadtest("report", tmp_path / "run", "--slo", slo)
+    assert code == expected
+    assert out.count("TTFT p50 is ") == 2  # a line a level
+    levels = orjson.loads((tmp_path / "run" / "summary.json").read_bytes())["levels"]
+    assert [level["goodput"]["share"] for level in levels] == [1.0 - expected] * 2
+
+
+def test_an_objective_that_is_not_known_is_not_met(tmp_path: Path, loadtest: Call) -> None:
+    make(tmp_path / "run", Made(), users=(1, 2))
+    code, out, _ = loadtest("report", tmp_path / "run", "--slo", "ttft_p99=10")
+    assert code == 1
+    assert "not met, for it is not known" in out
+
+
+def test_a_run_of_the_published_test_is_set_beside_it(tmp_path: Path, loadtest: Call) -> None:
+    Machine().run("published_input_484_words", tmp_path / "run")
+    code, out, _ = loadtest("report", tmp_path / "run", "--published")
+    assert code == 0
+    assert "3 of 3 cells are within 5 %" in out
+    assert (tmp_path / "run" / "published.md").read_text() in out
+
+
+def test_another_run_has_nothing_to_set_beside_it(tmp_path: Path, loadtest: Call) -> None:
+    make(tmp_path / "run", Made(), users=(1,))
+    code, _, err = loadtest("report", tmp_path / "run", "--published")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run" / "published.md").exists()
