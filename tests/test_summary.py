@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from made_runs import Made, grid, make, write
+from virtual_runs import Load, play
 
 from loadtest.analyse.summary import analyse, failed
 from loadtest.records import Outcome
+from loadtest.simulate.timing import StepLaw, Timing
 
 PERCENTILES = ("p5", "p50", "p90", "p95", "p99")
 DESCRIBED = {"n", "mean", "max", "ci95_mean", *PERCENTILES, *(f"ci95_{name}" for name in PERCENTILES)}
@@ -129,3 +131,23 @@ def test_partial_tokens_of_failed_requests_are_counted_apart(tmp_path: Path) -> 
 def test_a_run_without_a_request_is_void(tmp_path: Path) -> None:
     summary = analyse(write(tmp_path / "run", [], [])).summary
     assert (summary["verdict"], summary["levels"]) == ("void", [])
+
+
+def test_queue_wait_is_that_of_the_timings_where_a_proxy_sends_headers_early(tmp_path: Path) -> None:
+    timing = Timing(step=StepLaw(0.010, 0.002), prefill_s=0.001)
+    played = play(timing, [Load(users=4, requests=24)], slots=2, says="llamacpp")
+    direct = analyse(played.write(tmp_path / "direct")).summary["levels"][0]["queue_wait_s"]["mean"]
+    played.records[:] = [
+        dataclasses.replace(record, t_headers=(record.t_send or 0) + 1_000_000) for record in played.records
+    ]
+    behind = analyse(played.write(tmp_path / "proxy")).summary["levels"][0]["queue_wait_s"]["mean"]
+    assert direct > 0.3
+    assert behind == pytest.approx(direct, abs=0.002)
+
+
+def test_the_knee_and_little_s_law_stand_in_it(summary: dict[str, Any]) -> None:
+    (knee,) = summary["knee"]
+    assert (knee["label"], knee["concurrency"], knee["ci95"][1]) == ("100 in · 20 out", 4, 4)
+    eight = summary["levels"][3]["little"]
+    assert eight["holds"]
+    assert eight["in_flight"] == pytest.approx(8, rel=0.05)
