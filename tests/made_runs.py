@@ -107,6 +107,14 @@ def _record(made: Made, number: int, level: int, *, sched: int, first: int, pref
     )
 
 
+def unanswered(record: Record, outcome: Outcome, **more: Any) -> Record:
+    """Return the record as it is where no answer came."""
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("t_first_token", "t_first_visible", "server", "server_us", "server_first", "output_tokens")
+    )
+    return dataclasses.replace(record, outcome=outcome, chunks=[], **(nothing | more))
+
+
 def grid(made: Made, users: Iterable[int], *, each: int = 8) -> tuple[list[dict[str, Any]], Truth]:
     """Play one level after another; return run.json's levels and the truth of all."""
     levels: list[dict[str, Any]] = []

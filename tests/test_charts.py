@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import Made, closed_loop, grid, make, recorded, write
+from made_runs import Made, closed_loop, grid, make, recorded, unanswered, write
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -40,17 +39,7 @@ def axes() -> Axes:
 
 
 def lost(record: Record) -> Record:
-    return dataclasses.replace(
-        record,
-        outcome=Outcome.HTTP_ERROR,
-        t_first_token=None,
-        t_first_visible=None,
-        chunks=[],
-        server=None,
-        server_us=None,
-        server_first=None,
-        output_tokens=None,
-    )
+    return unanswered(record, Outcome.HTTP_ERROR)
 
 
 def one_request(path: Path) -> None:

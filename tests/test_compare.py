@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from insight_compare import Case
-from made_runs import Made, grid, write
+from made_runs import Made, grid, unanswered, write
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from virtual_runs import Load, play
@@ -218,20 +217,7 @@ def test_few_requests_are_not_judged(folder: Folder) -> None:
 def failing(records: list[Record], share: int) -> list[Record]:
     """Return the records with every `share`-th of the measured ones refused."""
     return [
-        record
-        if record.warmup or number % share
-        else dataclasses.replace(
-            record,
-            outcome=Outcome.HTTP_ERROR,
-            status=503,
-            t_first_token=None,
-            t_first_visible=None,
-            chunks=[],
-            server=None,
-            server_us=None,
-            server_first=None,
-            output_tokens=None,
-        )
+        record if record.warmup or number % share else unanswered(record, Outcome.HTTP_ERROR, status=503)
         for number, record in enumerate(records)
     ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import MS, WALL, Made, Truth, closed_loop, make, recorded, write
+from made_runs import MS, WALL, Made, Truth, closed_loop, make, recorded, unanswered, write
 
 from loadtest.analyse import frames
 from loadtest.errors import RunFolderError
@@ -58,21 +58,7 @@ def test_gaps_stay_inside_their_request(tmp_path: Path) -> None:
 
 def test_a_request_that_got_nowhere_is_a_row_without_durations(tmp_path: Path) -> None:
     record = two_users().records[0]
-    lost = dataclasses.replace(
-        record,
-        id=99,
-        outcome=Outcome.CONNECT_ERROR,
-        t_send=None,
-        t_headers=None,
-        t_first_byte=None,
-        t_first_token=None,
-        t_first_visible=None,
-        chunks=[],
-        server=None,
-        server_us=None,
-        server_first=None,
-        output_tokens=None,
-    )
+    lost = unanswered(record, Outcome.CONNECT_ERROR, id=99, t_send=None, t_headers=None, t_first_byte=None)
     run = frames.load(write(tmp_path / "run", [lost], [LEVEL]))
     row = run.requests.iloc[0]
     assert not row["ok"]

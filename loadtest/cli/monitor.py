@@ -19,19 +19,18 @@ SOURCE_HELP = (
 )
 
 
+def _every(flag: str, words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option of how often to sample."""
+    seconds = click.FloatRange(min=SHORTEST_S)
+    return click.option(flag, type=seconds, default=1.0, show_default=True, metavar="S", help=words)
+
+
 @click.command()
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Run folder to sample into; made if missing."
 )
 @click.option("--source", "sources", multiple=True, metavar="SOURCE", help=f"{SOURCE_HELP}  [default: host]")
-@click.option(
-    "--every",
-    type=click.FloatRange(min=SHORTEST_S),
-    default=1.0,
-    show_default=True,
-    metavar="S",
-    help="Seconds between samples.",
-)
+@_every("--every", "Seconds between samples.")
 @click.option(
     "--for", "seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="End after so many seconds."
 )
@@ -73,14 +72,7 @@ def monitor(
 
 def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command --monitor and --monitor-every."""
-    command = click.option(
-        "--monitor-every",
-        type=click.FloatRange(min=SHORTEST_S),
-        default=1.0,
-        show_default=True,
-        metavar="S",
-        help="Seconds between samples of --monitor.",
-    )(command)
+    command = _every("--monitor-every", "Seconds between samples of --monitor.")(command)
     return click.option(
         "--monitor",
         multiple=True,
