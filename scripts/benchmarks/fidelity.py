@@ -1,0 +1,262 @@
+"""Each client against the simulated server's truth log: is what it measures what was?
+
+    scripts/bench [CASE…] [--clients asyncio,locust,httpx]
+
+The first cases are small and of many kinds; those after them are at the edge of what a client can do (see edges.py).
+Errors are client − truth; drivers are compared on the same work in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import edges
+import numpy as np
+from rig import PYTHON, ROOT, pinned
+
+from loadtest.measure.workload import nonce_of
+from loadtest.records import RunFolder
+
+CLIENTS = ("asyncio", "locust", "httpx")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload: what the server is, and how many streams ask for how much, for how long."""
+
+    server: tuple[str, ...]
+    streams: int
+    seconds: int
+    output_tokens: int
+
+
+A100 = ("--profile", "a100-80g-llama3.1-70b-q4", "--slots", "4")
+CASES = {
+    "slots-8": Case((*A100, "--speed", "4"), 8, 20, 32),
+    "slots-100": Case((*A100, "--speed", "10"), 100, 20, 16),
+    "independent-300": Case(("--profile", "metronome"), 300, 15, 100),
+}  # fmt: skip
+
+
+@dataclass
+class Seen:
+    """What one client saw of the requests that count, beside the truth; ms."""
+
+    first: np.ndarray  # arrival of the first token, error of the absolute instant
+    ttft: np.ndarray
+    true_ttft: np.ndarray
+    tpot: np.ndarray
+    true_tpot: np.ndarray
+    gaps: np.ndarray | None = None  # ITL by arrival, and by the server's created_at
+    true_gaps: np.ndarray | None = None
+    late_p99: float = 0.0  # how late the server itself was
+    verdict: str = "–"
+
+    def means_and_medians(self) -> dict[str, float]:
+        """Return the figures that both drivers must agree on."""
+        tokens_per_s = 1e3 / self.tpot
+        parts = {"TTFT": self.ttft, "TPOT": self.tpot, "tokens/s": tokens_per_s, "ITL": self.gaps}
+        known = {name: values for name, values in parts.items() if values is not None}
+        return {f"{name} mean": values.mean() for name, values in known.items()} | {
+            f"{name} p50": float(np.median(values)) for name, values in known.items()
+        }
+
+
+def run_case(case: Case, client: str) -> Seen:
+    """Measure one case with one client against a fresh server."""
+    with tempfile.TemporaryDirectory() as folder:
+        truth, out = Path(folder, "truth.jsonl"), Path(folder, "run")
+        serve = pinned(0, PYTHON, "-m", "loadtest", "serve", "--port", 0, "--warm", "--truth", truth, *case.server)
+        with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                assert server.stdout is not None
+                url = server.stdout.readline().split()[-1]
+                command = pinned(1, *COMMANDS[client](case, url, out))
+                done = subprocess.run(command, check=False, capture_output=True, text=True)
+            finally:
+                server.terminate()
+                server.wait()
+        if not out.exists():
+            sys.exit(f"{client} wrote nothing:\n{done.stdout}{done.stderr}")
+        rows = [json.loads(line) for line in truth.read_text().splitlines()]
+        by_nonce = {row["prompt"].partition("]")[0] + "]": row for row in rows}
+        return seen_by_httpx(out, by_nonce) if client == "httpx" else seen_by_loadtest(out, by_nonce)
+
+
+def _asyncio(case: Case, url: str, out: Path) -> list[object]:
+    lengths = ["--input-tokens", 64, "--output-tokens", case.output_tokens]
+    run = ["--concurrency", case.streams, "--duration", case.seconds, *lengths, "--out", out]
+    return [PYTHON, "-m", "loadtest", "run", "--url", url, *run]
+
+
+def _locust(case: Case, url: str, out: Path) -> list[object]:
+    lengths = ["--input-tokens", 64, "--output-tokens", case.output_tokens]
+    run = ["--headless", "-u", case.streams, "-r", case.streams, "-t", case.seconds, "--host", url, "--only-summary"]
+    return [PYTHON, "-m", "locust", "-f", ROOT / "scenarios/chat.py", *run, *lengths, "--out", out]
+
+
+def _httpx(case: Case, url: str, out: Path) -> list[object]:
+    return [PYTHON, __file__, "--httpx", url, case.streams, case.seconds, case.output_tokens, out]
+
+
+COMMANDS = {"asyncio": _asyncio, "locust": _locust, "httpx": _httpx}
+
+
+def seen_by_loadtest(out: Path, truth: dict[str, dict[str, Any]]) -> Seen:
+    """Read a run folder of either driver."""
+    subprocess.run([PYTHON, "-m", "loadtest", "report", out], check=False, capture_output=True)
+    first, ttft, true_ttft, tpot, true_tpot, gaps, true_gaps, late = ([] for _ in range(8))
+    for header, rows in RunFolder.open(out).requests():
+        for row in rows:
+            if row["outcome"] != "ok" or row.get("warmup"):
+                continue
+            said = truth[nonce_of(row["seed"])]
+            true, spans = said["monotonic_ns"], row["output_tokens"] - 1
+            late.append(said["late_max_us"] / 1e3)
+            first.append((row["t_first_token"] + header.monotonic_ns - true["first_token"]) / 1e6)
+            ttft.append((row["t_first_token"] - row["t_send"]) / 1e6)
+            true_ttft.append((true["first_token"] - true["arrived"]) / 1e6)
+            tpot.append((row["chunks"][-1] - row["chunks"][0]) / 1e3 / spans)
+            true_tpot.append((true["last_token"] - true["first_token"]) / 1e6 / spans)
+            gaps.append(np.diff(row["chunks"]) / 1e3)
+            true_gaps.append(np.diff(row["server_us"]) / 1e3)
+    return Seen(
+        np.array(first),
+        np.array(ttft),
+        np.array(true_ttft),
+        np.array(tpot),
+        np.array(true_tpot),
+        np.concatenate(gaps),
+        np.concatenate(true_gaps),
+        late_p99=float(np.percentile(late, 99)),
+        verdict=json.loads((out / "summary.json").read_text())["levels"][-1]["verdict"],
+    )
+
+
+def seen_by_httpx(out: Path, truth: dict[str, dict[str, Any]]) -> Seen:
+    """Read what the plain httpx client wrote."""
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    pairs = [(row, truth[row["nonce"]]["monotonic_ns"]) for row in rows if row["nonce"] in truth]
+    first = np.array([row["first"] - true["first_token"] for row, true in pairs]) / 1e6
+    ttft = np.array([row["first"] - row["sent"] for row, _ in pairs]) / 1e6
+    true_ttft = np.array([true["first_token"] - true["arrived"] for _, true in pairs]) / 1e6
+    spans = np.array([row["lines"] - 1 for row, _ in pairs])
+    tpot = np.array([row["last"] - row["first"] for row, _ in pairs]) / spans / 1e6
+    true_tpot = np.array([true["last_token"] - true["first_token"] for _, true in pairs]) / spans / 1e6
+    return Seen(first, ttft, true_ttft, tpot, true_tpot)
+
+
+async def plain_httpx(url: str, streams: int, seconds: float, tokens: int) -> list[dict[str, Any]]:
+    """Stream the usual way: httpx's own transport, lines parsed as they come, the clock read when a line is seen."""
+    import httpx
+
+    rows = []
+    until = time.perf_counter() + seconds
+
+    async def user(client: httpx.AsyncClient, model: str, number: int) -> None:
+        turn = 0
+        while time.perf_counter() < until:
+            nonce = f"[{number:04x}{turn:04x}]"
+            said = [{"role": "user", "content": f"{nonce} hello " + "word " * 50}]
+            body = {"model": model, "messages": said, "options": {"num_predict": tokens}}
+            sent = time.perf_counter_ns()
+            try:
+                async with client.stream("POST", f"{url}/api/chat", json=body) as response:
+                    lines = response.aiter_lines()
+                    seen = [time.perf_counter_ns() async for line in lines if json.loads(line)["message"]["content"]]
+            except httpx.HTTPError:
+                continue  # it loses some of a burst; what it did see is compared
+            if turn and len(seen) > 1:
+                rows.append({"nonce": nonce, "sent": sent, "first": seen[0], "last": seen[-1], "lines": len(seen)})
+            turn += 1
+
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(limits=limits, timeout=None) as client:
+        model = (await client.get(f"{url}/api/tags")).json()["models"][0]["name"]
+        await asyncio.gather(*(user(client, model, number) for number in range(streams)))
+    return rows
+
+
+def main_httpx(url: str, streams: str, seconds: str, tokens: str, out: str) -> None:
+    """Run the plain httpx client on uvloop and write what it saw."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        rows = runner.run(plain_httpx(url, int(streams), float(seconds), int(tokens)))
+    Path(out).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def row_of(name: str, client: str, seen: Seen) -> str:
+    """Return a client's row of the table of errors."""
+    ttft = [np.percentile(seen.ttft, p) - np.percentile(seen.true_ttft, p) for p in (50, 99)]
+    cells = [
+        name,
+        client,
+        len(seen.first),
+        f"{np.percentile(np.abs(seen.first), 99):.2f}",
+        f"{ttft[0]:+.2f}",
+        f"{ttft[1]:+.2f}",
+        f"{np.percentile(seen.true_ttft, 50):.1f} / {np.percentile(seen.true_ttft, 99):.1f}",
+        f"{np.median(seen.tpot) - np.median(seen.true_tpot):+.3f}",
+    ]
+    if seen.gaps is None or seen.true_gaps is None:
+        cells += ["–", "–"]
+    else:
+        cells += [f"{np.percentile(seen.gaps, p) - np.percentile(seen.true_gaps, p):+.2f}" for p in (50, 99)]
+    return "| " + " | ".join(map(str, [*cells, f"{seen.late_p99:.1f}", seen.verdict])) + " |"
+
+
+def agreement(name: str, one: Seen, other: Seen) -> None:
+    """Print how far the two drivers' means and medians are apart."""
+    left, right = one.means_and_medians(), other.means_and_medians()
+    parts = [f"{key} {(right[key] / left[key] - 1) * 100:+.2f} %" for key in left]
+    print(f"\n{name}, locust against asyncio: {', '.join(parts)}\n", flush=True)
+
+
+def fidelity(names: list[str], clients: list[str]) -> None:
+    """Run the cases with each client and print the tables."""
+    print("Simulated server on core 0, client on core 1. ms; first token: absolute instants on one clock.\n")
+    heads = ["case", "client", "requests", "first token p99", "TTFT p50 error", "TTFT p99 error", "true TTFT p50 / p99"]
+    heads += ["TPOT p50 error", "ITL p50 error", "ITL p99 error", "server late p99", "verdict"]
+    for name in names:
+        print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+        seen = {}
+        for client in clients:
+            seen[client] = run_case(CASES[name], client)
+            print(row_of(name, client, seen[client]), flush=True)
+        if {"asyncio", "locust"} <= seen.keys():
+            agreement(name, seen["asyncio"], seen["locust"])
+
+
+def main(arguments: list[str]) -> None:
+    """Do what the command line says."""
+    known = (*CASES, *edges.CASES)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(known))
+    parser.add_argument("--clients", default="asyncio,locust", help="of " + ", ".join(CLIENTS))
+    parser.add_argument("--seconds", type=int, default=60, help="of the open loop (default 60)")
+    parser.add_argument("--workers", type=int, default=1, help="driver processes of the open loop (default 1)")
+    asked = parser.parse_args(arguments)
+    clients = asked.clients.split(",")
+    for given, there in ((asked.cases, known), (clients, CLIENTS)):
+        if unknown := set(given) - set(there):
+            parser.error(f"{', '.join(sorted(unknown))} is not one of {', '.join(there)}")
+    if small := [name for name in asked.cases or known if name in CASES]:
+        fidelity(small, clients)
+    if extreme := [name for name in asked.cases or known if name in edges.CASES]:
+        edges.run([*extreme], [client for client in clients if client != "httpx"], asked.seconds, asked.workers)
+
+
+if __name__ == "__main__":  # the httpx client, in a process of its own
+    main_httpx(*sys.argv[2:])

@@ -1,0 +1,104 @@
+"""The comparison's own parts: a server in C that keeps a schedule and says what it did, and the table made of that.
+
+How clients fare is measured by `scripts/bench peers`; here only that what they are held against is right.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "scripts/benchmarks"
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a module of scripts/benchmarks by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        made: dict[str, Path] = importlib.import_module("rig").build(tmp_path_factory.mktemp("c"), "source", "floor")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return made
+
+
+def ran(bench: Any, programs: dict[str, Path], folder: Path, client: str, **work: Any) -> tuple[Any, Any, Any]:
+    """Run one client; return (work, what it saw, the truth)."""
+    rig, clients = bench("rig"), bench("clients")
+    asked = rig.Work(**{"streams": 5, "requests": 2, "tokens": 6, "tokens_per_s": 50.0, **work})
+    with rig.source(programs["source"], asked, folder) as server:
+        run = clients.Run(asked, server.url, folder, programs)
+        command = [str(part) for part in clients.CLIENTS[client].command(run)]
+        meter = rig.metered(command, limit_s=60, stdin=asked.wire() if client == "floor" else b"")
+    truth = server.truth()
+    return asked, clients.CLIENTS[client].read(run, meter, truth), truth
+
+
+@needs_compiler
+@pytest.mark.parametrize("api", ["openai", "ollama"])
+def test_the_source_serves_every_request_whole_and_says_when(
+    bench: Any, programs: dict[str, Path], tmp_path: Path, api: str
+) -> None:
+    work, seen, truth = ran(bench, programs, tmp_path, "floor", api=api)
+    assert (seen.ok, seen.lost) == (10, 0)
+    assert len(truth.rows) == work.total
+    assert truth.chunks == work.total * work.tokens
+    assert {row["prompt"] for row in truth.rows} == {f"[{i:012d}]" for i in range(10)}
+    for row in truth.rows:
+        at = row["monotonic_ns"]
+        assert at["arrived"] < at["first_due"] <= at["first_token"] < at["last_token"] <= at["end"]
+        assert at["last_token"] >= at["first_due"] + 5 * 20_000_000  # late it may be, never early
+        assert len(row["chunks_us"]) == work.tokens
+    assert len(seen.ttft) == work.total
+
+
+@needs_compiler
+@pytest.mark.parametrize("steps", [True, False])
+def test_in_steps_all_streams_share_one_grid(
+    bench: Any, programs: dict[str, Path], tmp_path: Path, *, steps: bool
+) -> None:
+    _, _, truth = ran(bench, programs, tmp_path, "floor", steps=steps)
+    phases = {row["monotonic_ns"]["first_due"] % 20_000_000 for row in truth.rows}
+    assert phases == {0} if steps else len(phases) == len(truth.rows)
+
+
+@needs_compiler
+@pytest.mark.parametrize("client", ["asyncio", "wire", "wire-gevent"])
+def test_what_this_project_saw_is_read_back_whole(
+    bench: Any, programs: dict[str, Path], tmp_path: Path, client: str
+) -> None:
+    work, seen, truth = ran(bench, programs, tmp_path, client)
+    assert (seen.ok, seen.lost) == (work.total, 0)
+    assert len(seen.ttft) == work.total
+    assert len(seen.gaps) == work.total * (work.tokens - 1)
+    assert seen.done_ns >= truth.started_ns
+
+
+def test_a_row_holds_a_client_against_the_truth(bench: Any) -> None:
+    peers, rig, clients = bench("peers"), bench("rig"), bench("clients")
+    at = [{"arrived": 0, "first_token": 200_000_000, "last_token": 240_000_000, "end": 240_000_000}]
+    rows = [{"monotonic_ns": at[0], "chunks_us": [0, 20_000, 40_000], "late_max_us": 30.0, "output_tokens": 3}]
+    truth = rig.Truth(rows, chunks=3)
+    meter = rig.Meter(np.array([0.0, 480e6]), np.array([0.0, 0.6]), 50.0, "", 0)
+    seen = clients.Seen(1, 0, np.array([203.0]), np.array([20.0, 21.0]), done_ns=240e6)
+    row = peers.row_of("x", rig.Work(1), seen, truth, meter, floor_us=50_000.0)
+    assert row.ttft_p50 == pytest.approx(3.0)
+    assert row.itl_p50 == pytest.approx(0.5)
+    assert row.cpu_us == pytest.approx(0.3 / 3 * 1e6)  # of the time that it streamed, interpolated
+    assert row.ratio == pytest.approx(2.0)
+    blind = clients.Seen(1, 0, np.array([203.0]), np.array([]), done_ns=240e6)
+    assert math.isnan(peers.row_of("x", rig.Work(1), blind, truth, meter, None).itl_p99)
