@@ -13,7 +13,7 @@ from typing import Self
 import pytest
 
 from loadtest.measure.wire import Heartbeat, LagLog, WallClock, keeper, now
-from loadtest.measure.wire.clock import GAP, SO_TIMESTAMPNS, raw_stamp, stamp_ns
+from loadtest.measure.wire.clock import GAP, SO_TIMESTAMPNS, raw_stamp, stamps_ns
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -61,7 +61,7 @@ def test_a_step_of_the_wall_clock_is_noticed_and_spoils_no_stamp(jump: int) -> N
 
 
 def test_a_stamp_is_a_timespec_and_may_be_missing() -> None:
-    assert stamp_ns(struct.pack("@qq", 5, 7)) == 5 * S + 7
+    assert stamps_ns(struct.pack("@qqqq", 5, 7, 0, 1)) == [5 * S + 7, 1]
     assert raw_stamp([]) is None
 
 
@@ -137,7 +137,7 @@ def test_with_a_keeper_every_socket_that_asks_gets_stamps_from_its_first_read() 
         read_at = now()
         found = raw_stamp(ancillary)
         assert found is not None
-        assert sent_from - GAP <= pair.wall.to_monotonic(stamp_ns(found), read_at) <= read_at
+        assert sent_from - GAP <= pair.wall.to_monotonic(stamps_ns(found)[0], read_at) <= read_at
 
 
 def test_a_keeper_is_closed_once_and_for_all() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import recorded
 from recorded import ANCHOR, T_SEND, Reads, framed
 
 from loadtest.measure.dialects import OllamaChat, OpenAIChat
 from loadtest.measure.exchange import Exchange
-from loadtest.measure.wire.arrivals import Read
 from loadtest.records import Outcome
 
 MS = 1_000_000
@@ -94,11 +95,11 @@ def test_the_callers_outcome_wins_and_partial_tokens_are_kept(outcome: Outcome) 
 
 def test_a_request_that_never_left_is_a_record_too() -> None:
     made = Exchange(recorded.job(), CHAT, ANCHOR, T_SEND)
-    record = made.record([], outcome=Outcome.CONNECT_ERROR, error="refused", t_end=T_SEND + 7)
+    record = made.record(made.arrivals.reads(), outcome=Outcome.CONNECT_ERROR, error="refused", t_end=T_SEND + 7)
     assert (record.t_send, record.status, record.output_tokens, record.token_source) == (None, None, None, None)
     assert record.t_end == T_SEND + 7 - ANCHOR.monotonic_ns
     assert record.chunks == []
-    assert made.record([], outcome=Outcome.CANCELLED).t_end == T_SEND - ANCHOR.monotonic_ns
+    assert made.record(made.arrivals.reads(), outcome=Outcome.CANCELLED).t_end == T_SEND - ANCHOR.monotonic_ns
 
 
 def test_an_error_status_says_why_and_has_no_tokens() -> None:
@@ -160,8 +161,7 @@ def test_lag_is_the_worst_and_the_mean_of_the_reads_and_late_counts_those_above_
     bodies = at((10, line("a")), (30, line("b") * 2), (50, line("c")), (71, line("d")), (72, DONE))
     made.arrivals.play(framed(bodies))
     lags = [1 * MS, 19 * MS, 20 * MS + 1, 400 * MS, 20 * MS]
-    reads = [Read(t, lag, True, body) for (t, body), lag in zip(bodies, lags, strict=True)]
-    record = made.record(reads)
+    record = made.record(dataclasses.replace(made.arrivals.reads(), lag=lags))
     assert record.lag_us == 400_000
     assert record.lag_mean_us == 92_000
     assert record.late == 2  # the median gap between arrivals of content is 20 ms
@@ -171,7 +171,7 @@ def test_lag_is_the_worst_and_the_mean_of_the_reads_and_late_counts_those_above_
 def test_one_arrival_alone_has_no_gap_to_be_late_by() -> None:
     made = recorded.exchange(CHAT)
     made.arrivals.play(framed(at((10, line("a") * 3 + DONE))))
-    record = made.record([Read(T_SEND, 5 * MS, False, line("a") * 3 + DONE)])
+    record = made.record(dataclasses.replace(made.arrivals.reads(), lag=[5 * MS]))
     assert (record.late, record.lag_us) == (0, 5000)
     record, _ = recorded.replay(CHAT, [], T_SEND)
     assert (record.late, record.lag_us, record.lag_mean_us) == (0, 0, 0)

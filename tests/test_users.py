@@ -21,7 +21,7 @@ from loadtest.measure.dialects import OllamaChat
 from loadtest.measure.probe import Model, Server
 from loadtest.measure.target import Target
 from loadtest.measure.tokens import Calibration
-from loadtest.measure.wire import Arrivals, LagLog, SyncWire, Timeouts
+from loadtest.measure.wire import Arrivals, LagLog, Order, SyncWire, Timeouts
 from loadtest.scenario import Scenario
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
@@ -31,9 +31,9 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.exception import LocustError
     from locust.rpc import Message
 
+    from loadtest.measure.schedule import instants
     from loadtest.users import ModelUser, OllamaUser, OpenAIUser, recording, waiter
     from loadtest.users.levels import Levels, Seen, Standing
-    from loadtest.users.open_loop import instants
     from loadtest.users.options import OPTIONS, Settings, add_options
     from loadtest.users.run import free_path
     from loadtest.users.settle import Settled, settle
@@ -68,14 +68,11 @@ def test_streams_of_many_greenlets_run_at_once_and_watchers_go_with_their_descri
             time.sleep(0.001)
         peer.send(CHUNKED + chunk(b"a") + b"0\r\n\r\n")
 
-    with serving(handler) as server, httpx.Client(transport=SyncWire(waiter=gevent_waiter, timeouts=PATIENT)) as client:
+    with serving(handler) as server, SyncWire(waiter=gevent_waiter, timeouts=PATIENT) as wire:
 
         def send() -> bytes:
             arrivals = Arrivals()
-            request = client.build_request("GET", server.url, extensions={"arrivals": arrivals})
-            response = client.send(request, stream=True)
-            response.extensions["answer"].finish()
-            response.close()
+            wire.fetch(Order.measured(httpx.Request("GET", server.url), arrivals))
             return arrivals.body()
 
         streams = [gevent.spawn(send) for _ in range(together)]
@@ -95,11 +92,10 @@ def test_a_killed_greenlet_drops_its_connection_and_keeps_what_came(gevent_waite
         closed.append(peer.closed_by_client())
 
     arrivals = Arrivals()
-    with serving(handler) as server, httpx.Client(transport=SyncWire(waiter=gevent_waiter, timeouts=PATIENT)) as client:
+    with serving(handler) as server, SyncWire(waiter=gevent_waiter, timeouts=PATIENT) as wire:
 
         def send() -> None:
-            request = client.build_request("GET", server.url, extensions={"arrivals": arrivals})
-            client.send(request, stream=True).extensions["answer"].finish()
+            wire.fetch(Order.measured(httpx.Request("GET", server.url), arrivals))
 
         stream = gevent.spawn(send)
         while not arrivals.read_count:
@@ -281,7 +277,8 @@ def test_every_option_has_a_variable_and_a_field_in_the_start_form(monkeypatch: 
     monkeypatch.setenv("LOCUST_MODEL", "from-the-environment")
     parsed = vars(parser.parse_args(["--output-tokens", "7"]))
     assert (parsed["model"], parsed["output_tokens"]) == ("from-the-environment", "7")
-    assert {option.key for option in OPTIONS} <= set(parser.args_included_in_web_ui)
+    in_form = {option.key: not option.of_process for option in OPTIONS}
+    assert {key: key in parser.args_included_in_web_ui for key in in_form} == in_form
     variables = {action.dest: getattr(action, "env_var", None) for action in parser._actions}
     assert [variables[option.key] for option in OPTIONS] == [f"LOCUST_{option.key.upper()}" for option in OPTIONS]
     assert "loadtest:" in parser.format_help()

@@ -10,7 +10,7 @@ import pytest
 from wire_client import KINDS, ask, get, run
 from wire_server import CHUNKED, LAST, STREAM, Peer, answer, chunk, say, serving
 
-from loadtest.measure.wire import Arrivals, AsyncWire, SyncWire
+from loadtest.measure.wire import Arrivals, AsyncWire, Order, Posts, SyncWire
 from loadtest.measure.wire.connection import Addresses, Origin
 
 
@@ -44,21 +44,20 @@ def test_reads_are_what_the_server_sent_apart_with_stamps_in_order(kind: str) ->
             f"{server.url}/api/chat?x=1",
             json={"a": 1},
             headers={"Accept-Encoding": "gzip"},
-            extensions={"arrivals": arrivals},
         )
-        (got,) = ask(kind, request)
+        (got,) = ask(kind, request, arrivals=arrivals)
     assert got.error is None
-    assert got.at_headers == 200
+    assert arrivals.status == 200
     assert arrivals.complete
     assert arrivals.new_conn
     reads = arrivals.reads()
-    assert [read.body for read in reads] == [b"one\n", b"two\n", b"three\n"]
+    assert (reads.body, list(reads.ends)) == (b"one\ntwo\nthree\n", [4, 8, 14])
     instants = [
         arrivals.t_connect,
         arrivals.t_send,
         arrivals.t_first_byte,
         arrivals.t_headers,
-        *[read.t for read in reads],
+        *reads.t,
         arrivals.t_end,
     ]
     known = [instant for instant in instants if instant is not None]
@@ -172,11 +171,16 @@ def test_an_ordinary_body_comes_as_it_is_sent(kind: str) -> None:
     assert parts == [b"one", b"two"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_body_with_arrivals_can_be_read_whole_through_httpx(kind: str) -> None:
-    with serving(say(*STREAM)) as server:
-        (response,) = get(kind, httpx.Request("GET", server.url, extensions={"arrivals": Arrivals()}))
-    assert response.content == b"one\ntwo\nthree\n"
+def test_posts_are_what_httpx_would_have_sent() -> None:
+    with httpx.Client(headers={"Authorization": "Bearer k"}, transport=SyncWire()) as client:
+        posts = Posts(client, "http://host:1/base")
+        for path, body in (("/a", b'{"a":1}'), ("/b?c=d", b"{}"), ("/a", b"")):
+            made = posts.order(path, body, Arrivals())
+            request = client.build_request("POST", f"http://host:1/base{path}", content=body)
+            expected = Order.measured(request, Arrivals())
+            assert made.origin == expected.origin
+            assert sorted(made.payload.split(b"\r\n")) == sorted(expected.payload.split(b"\r\n"))
+            assert made.payload.endswith(b"\r\n\r\n" + body)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -60,8 +60,7 @@ def test_a_reset_in_the_body_is_a_read_error_and_keeps_what_came(kind: str) -> N
         peer.reset()
 
     with serving(handler) as server:
-        request = httpx.Request("GET", server.url, extensions={"arrivals": Arrivals(live)})
-        (got,) = ask(kind, request)
+        (got,) = ask(kind, httpx.Request("GET", server.url), arrivals=Arrivals(live))
     assert isinstance(got.error, httpx.ReadError)
     assert "reset" in str(got.error)
     assert got.arrivals.failure == str(got.error)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
-from loadtest.measure.wire import Arrivals, AsyncWire, SyncWire, Timeouts
+from loadtest.measure.wire import Arrivals, AsyncWire, Order, SyncWire, Timeouts
 from loadtest.measure.wire.connection import Addresses
 
 T = TypeVar("T")
@@ -39,35 +39,34 @@ class Got:
 
     arrivals: Arrivals = field(default_factory=Arrivals)
     error: httpx.TransportError | None = None
-    at_headers: int | None = None  # the response's status
 
 
-def ask(kind: str, *requests: httpx.Request, addresses: Addresses | None = None, **options: Any) -> list[Got]:
-    """Send requests with arrivals one after the other over one wire, each to its end."""
+def ask(
+    kind: str,
+    *requests: httpx.Request,
+    addresses: Addresses | None = None,
+    arrivals: Arrivals | None = None,
+    **options: Any,
+) -> list[Got]:
+    """Have requests measured one after the other over one wire, each to its end; `arrivals` are the first one's."""
     options.setdefault("timeouts", PATIENT)
     wire = SyncWire(**options) if kind == "sync" else AsyncWire(**options)
     wire._addresses = addresses or wire._addresses
-    got = [Got(request.extensions.setdefault("arrivals", Arrivals())) for request in requests]
+    got = [Got(arrivals if arrivals is not None and i == 0 else Arrivals()) for i in range(len(requests))]
     if isinstance(wire, SyncWire):
-        with httpx.Client(transport=wire) as client:
+        with wire:
             for request, one in zip(requests, got, strict=True):
                 try:
-                    response = client.send(request, stream=True)
-                    one.at_headers = response.status_code
-                    response.extensions["answer"].finish()
-                    response.close()
+                    wire.fetch(Order.measured(request, one.arrivals))
                 except httpx.TransportError as error:
                     one.error = error
         return got
 
     async def main() -> None:
-        async with httpx.AsyncClient(transport=wire) as client:
+        async with wire:
             for request, one in zip(requests, got, strict=True):
                 try:
-                    response = await client.send(request, stream=True)
-                    one.at_headers = response.status_code
-                    await response.extensions["answer"].finish()
-                    await response.aclose()
+                    await wire.fetch(Order.measured(request, one.arrivals))
                 except httpx.TransportError as error:
                     one.error = error
 

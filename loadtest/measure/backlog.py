@@ -10,16 +10,23 @@ from collections.abc import Callable
 SLICE_NS = 500_000  # one stream of 100 events decodes in about 0.5 ms, so a slice is at most about 1 ms
 PAUSE_S = 0.001  # between slices the sockets get their turn
 QUIET_NS = 2_000_000  # streams end in waves: their users' next requests leave before the last answers are looked at
+CLEAR_NS = 500_000  # before a scheduled request no work is begun: one piece of it may take that long
+BUSY = 0.6  # share of the core that reading takes: above it nothing else is begun, for unread arrivals lose their stamps
 BOUND = 1024  # past this much waiting work no wave is waited for: memory stays bounded
 
 
 class Backlog:
-    """Does small pieces of work in slices between arrivals, and none while requests are being released."""
+    """Does small pieces of work in slices between arrivals, and none while requests are being released.
+
+    `due` is when the next request of a schedule leaves (monotonic ns): no slice runs into it.
+    """
 
     def __init__(self) -> None:
+        self.due: int | None = None
         self._work: deque[Callable[[], object]] = deque()
         self._scheduled = False
         self._released = 0
+        self._looked = 0, 0  # ns on the clock and of CPU, at the end of the last slice
 
     def released(self, t: int) -> None:
         """Note that a request left at `t`, monotonic ns: others of its wave may follow."""
@@ -29,6 +36,7 @@ class Backlog:
         self._work.append(work)
         if not self._scheduled:
             self._scheduled = True
+            self._looked = time.perf_counter_ns(), time.thread_time_ns()
             asyncio.get_running_loop().call_later(PAUSE_S, self._slice)
 
     def flush(self) -> None:
@@ -38,9 +46,18 @@ class Backlog:
 
     def _slice(self) -> None:
         t = time.perf_counter_ns()
-        if t - self._released > QUIET_NS or len(self._work) > BOUND:
-            while self._work and time.perf_counter_ns() < t + SLICE_NS:
-                self._work.popleft()()
+        end = t + SLICE_NS
+        if len(self._work) <= BOUND:
+            since, used = self._looked
+            if time.thread_time_ns() - used > BUSY * (t - since):
+                end = t
+            elif self.due is not None:
+                end = min(end, self.due - CLEAR_NS)
+            elif t - self._released <= QUIET_NS:
+                end = t
+        while self._work and time.perf_counter_ns() < end:
+            self._work.popleft()()
         self._scheduled = bool(self._work)
         if self._work:
+            self._looked = time.perf_counter_ns(), time.thread_time_ns()
             asyncio.get_running_loop().call_later(PAUSE_S, self._slice)

@@ -11,7 +11,7 @@ from typing import Any
 
 from loadtest.measure.dialects.base import Dialect, Ending, Event
 from loadtest.measure.dialects.faults import http_sentence
-from loadtest.measure.wire.arrivals import Arrivals, Read
+from loadtest.measure.wire.arrivals import Arrivals, Reads
 from loadtest.measure.workload import Job
 from loadtest.records import Clock, Outcome, Record
 
@@ -27,18 +27,20 @@ class Content:
     ending: Ending = field(default_factory=Ending)
 
 
-def decode(dialect: Dialect, reads: Sequence[Read]) -> Content:
+def decode(dialect: Dialect, reads: Reads | None) -> Content:
     """Decode the body of an answer that arrived in these reads; cut or joined otherwise, the events are the same."""
     content = Content()
     decoder = dialect.decoder()
-    for i, read in enumerate(reads):
-        if events := decoder.feed(read.body):
-            content.events += events
-            content.read_of += [i] * len(events)
+    if reads is not None:
+        content.events = decoder.feed(reads.body)
     content.ending = decoder.close()
-    if reads:
-        content.events += content.ending.last
-        content.read_of += [len(reads) - 1] * len(content.ending.last)
+    content.events += content.ending.last
+    i = 0
+    for event in content.events:
+        assert reads is not None
+        while reads.ends[i] < event.end:
+            i += 1
+        content.read_of.append(i)
     return content
 
 
@@ -75,7 +77,7 @@ class Exchange:
 
     def record(
         self,
-        reads: Sequence[Read],
+        reads: Reads,
         *,
         outcome: Outcome | None = None,
         error: str | None = None,
@@ -91,7 +93,7 @@ class Exchange:
         """
         self.decoding = False
         arrivals, job = self.arrivals, self.job
-        content = decode(self.dialect, reads if arrivals.status == OK_STATUS else ())
+        content = decode(self.dialect, reads if arrivals.status == OK_STATUS else None)
         verdict, sentence = self._outcome(content.ending, reads, outcome, error)
         return Record(
             id=job.id,
@@ -108,7 +110,7 @@ class Exchange:
             asked_input=job.input_tokens,
             warmup=job.warmup,
             new_conn=arrivals.new_conn,
-            bytes=sum(len(read.body) for read in reads),
+            bytes=len(reads.body),
             prompt=job.prompt if save_text else None,
             answer="".join(event.text for event in content.events if event.visible) if save_text else None,
             t_sched=self.t_sched - self.clock.monotonic_ns,
@@ -127,20 +129,20 @@ class Exchange:
         """Count an instant from the file's anchor."""
         return None if instant is None else instant - self.clock.monotonic_ns
 
-    def _ended(self, reads: Sequence[Read], t_end: int | None) -> int:
+    def _ended(self, reads: Reads, t_end: int | None) -> int:
         arrivals = self.arrivals
-        known = (arrivals.t_end, t_end, reads[-1].t if reads else None, arrivals.t_send, arrivals.t_connect)
+        known = (arrivals.t_end, t_end, reads.t[-1] if reads else None, arrivals.t_send, arrivals.t_connect)
         return next((instant for instant in known if instant is not None), self.t_sched)
 
     def _outcome(
-        self, ending: Ending, reads: Sequence[Read], outcome: Outcome | None, error: str | None
+        self, ending: Ending, reads: Reads, outcome: Outcome | None, error: str | None
     ) -> tuple[Outcome, str | None]:
         """Return how the request ended, and one sentence on why where it did not end well."""
         arrivals = self.arrivals
         if outcome is not None:
             return outcome, error or arrivals.failure
         if arrivals.status is not None and arrivals.status != OK_STATUS:
-            return Outcome.HTTP_ERROR, http_sentence(arrivals.status, b"".join(read.body for read in reads))
+            return Outcome.HTTP_ERROR, http_sentence(arrivals.status, reads.body)
         packed = arrivals.headers.get("content-encoding", "identity") if arrivals.headers is not None else "identity"
         if packed != "identity":
             return Outcome.STREAM_ERROR, f"the server compressed the answer ({packed}), which it was asked not to do"
@@ -152,17 +154,17 @@ class Exchange:
             return Outcome.TRUNCATED, error or arrivals.failure or "the connection ended inside the answer"
         return Outcome.TRUNCATED, ending.hint or "the answer ended without saying that it is whole"
 
-    def _arrival_of(self, content: Content, reads: Sequence[Read]) -> dict[str, Any]:
+    def _arrival_of(self, content: Content, reads: Reads) -> dict[str, Any]:
         """Return the fields on when content arrived: µs from t_send, one entry an event, never going back."""
         start = self.arrivals.t_send if self.arrivals.t_send is not None else self.t_sched
         visible = next((i for i, event in enumerate(content.events) if event.visible), None)
-        read_of = content.read_of
+        read_of, at = content.read_of, reads.t
         return {
-            "chunks": [(reads[i].t - start) // 1000 for i in read_of],
+            "chunks": [(at[i] - start) // 1000 for i in read_of],
             "reads": len(set(read_of)),
             "first_coalesced": len(read_of) > 1 and read_of[0] == read_of[1],
-            "t_first_token": self._since(reads[read_of[0]].t) if read_of else None,
-            "t_first_visible": self._since(reads[read_of[visible]].t) if visible is not None else None,
+            "t_first_token": self._since(at[read_of[0]]) if read_of else None,
+            "t_first_visible": self._since(at[read_of[visible]]) if visible is not None else None,
             "stamped": self.arrivals.stamped_count,
             "arrivals": self.arrivals.read_count,
         }
@@ -182,7 +184,7 @@ class Exchange:
         return {"token_source": source, "output_tokens": output, "prompt_tokens": prompt}
 
 
-def _lag(content: Content, reads: Sequence[Read]) -> dict[str, Any]:
+def _lag(content: Content, reads: Reads) -> dict[str, Any]:
     """Return the client's lag over the reads with body bytes, and how many of them lagged by more than a token gap.
 
     The gap is the median one between this stream's distinct arrivals of content: past it the kernel merges segments
@@ -190,8 +192,8 @@ def _lag(content: Content, reads: Sequence[Read]) -> dict[str, Any]:
     """
     if not reads:
         return {}
-    lags = [read.lag for read in reads]
-    instants = sorted({reads[i].t for i in content.read_of})
+    lags = reads.lag
+    instants = sorted({reads.t[i] for i in content.read_of})
     gap = median(map(operator.sub, instants[1:], instants)) if len(instants) > 1 else None
     return {
         "lag_us": max(lags) // 1000,

@@ -16,7 +16,7 @@ from loadtest.errors import ScenarioError
 from loadtest.measure.dialects import Dialect, dialect_for
 from loadtest.measure.exchange import Exchange
 from loadtest.measure.target import timeouts_of, trust
-from loadtest.measure.wire import SyncWire, Waiter, now
+from loadtest.measure.wire import Order, Posts, SyncWire, Waiter, now
 from loadtest.measure.workload import Job, Workload, nonce_of
 from loadtest.records import Clock
 from loadtest.scenario import Level
@@ -46,7 +46,7 @@ class Ready:
     """A request made ahead: all but when it is due and in which level it counts."""
 
     exchange: Exchange
-    request: httpx.Request
+    order: Order
     path: str
 
 
@@ -68,8 +68,9 @@ class Channel:
             )
             for endpoint in endpoints
         }
-        self._wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file), waiter=waiter)
-        self.http = httpx.Client(transport=self._wire, timeout=None, headers=target.headers)
+        self.wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file), waiter=waiter)
+        self._http = httpx.Client(transport=self.wire, timeout=None, headers=target.headers)
+        self._posts = Posts(self._http, self.url)
         self._next = worker * WORKER_STRIDE
         self._shelf: defaultdict[Ask, deque[Ready]] = defaultdict(deque)
 
@@ -78,8 +79,8 @@ class Channel:
         count = min(users, MOST_AHEAD)
         plain = Ask(self.endpoint, self.scenario.input_tokens[0], self.scenario.output_tokens[0])
         try:
-            self.http.get(f"{self.url}/", timeout=PATIENCE_S)
-            self._wire.prepare(self.url, count)
+            self._http.get(f"{self.url}/", timeout=PATIENCE_S)
+            self.wire.prepare(self.url, count)
         except httpx.HTTPError as error:
             logger.debug("%s does not answer before the test: %s", self.url, error)  # the records will tell
         for _ in range(count):
@@ -126,10 +127,7 @@ class Channel:
 
     def _ready(self, job: Job, dialect: Dialect, path: str, body: bytes) -> Ready:
         exchange = Exchange(job, dialect, self._clock, now())  # job and t_sched are completed at its release
-        request = self.http.build_request(
-            "POST", f"{self.url}{path}", content=body, extensions={"arrivals": exchange.arrivals}
-        )
-        return Ready(exchange, request, path)
+        return Ready(exchange, self._posts.order(path, body, exchange.arrivals), path)
 
     def _number(self) -> int:
         self._next += 1
@@ -139,4 +137,4 @@ class Channel:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.http.close()
+        self._http.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -24,7 +24,7 @@ from locust.exception import (
 from loadtest import metrics
 from loadtest.measure.driver import BACK_OFF_S
 from loadtest.measure.exchange import Exchange, decode
-from loadtest.measure.wire import Read, now
+from loadtest.measure.wire import Reads, now
 from loadtest.records import Outcome, Record
 from loadtest.users import recording
 from loadtest.users.channel import Ask, Channel, Endpoint, Messages, Ready
@@ -151,17 +151,12 @@ class Client:
         recorder, channel = self._recorder, self._channel
         exchange = ready.exchange
         exchange.t_sched = due
-        answer = Answer(exchange, name, ready.request.url, recorder, channel, self._fire)
+        answer = Answer(exchange, name, f"{channel.url}{ready.path}", recorder, channel, self._fire)
         try:
             standing = recorder.begin(exchange, name)
             warmup = self._warming_up(standing.level) or not standing.steady
             exchange.job = dataclasses.replace(exchange.job, level=standing.level, warmup=warmup)
-            response = channel.http.send(ready.request, stream=True)
-            try:
-                response.extensions["answer"].finish()
-            finally:
-                response.close()
-                response.stream = httpx.ByteStream(b"")  # httpx ties the two in a circle that only a collector frees
+            channel.wire.fetch(ready.order)
         except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
             answer.fail(Outcome.CONNECT_ERROR, str(failure))
         except httpx.TimeoutException as failure:
@@ -200,7 +195,7 @@ class Client:
                 context={**self._user.context(), **_context(record)},
                 response=answer,
                 start_time=(self._recorder.clock.wall_ns + (record.t_send or record.t_sched)) * metrics.NS,
-                url=str(answer.url),
+                url=answer.url,
             )
         except _CONTROL as control:
             self._pending = control
@@ -223,7 +218,7 @@ class Answer:
         self,
         exchange: Exchange,
         name: str,
-        url: httpx.URL,
+        url: str,
         recorder: recording.Recorder,
         channel: Channel,
         fire: Fire,
@@ -236,7 +231,7 @@ class Answer:
         self._fire = fire
         self._outcome: Outcome | None = None
         self._error: str | None = None
-        self._reads: Sequence[Read] | None = None
+        self._reads: Reads | None = None
         self._record: Record | None = None
         self._waits = False  # for the verdict of a with block
         self._fired = False
@@ -265,7 +260,7 @@ class Answer:
     @property
     def text(self) -> str:
         """What the model said, reasoning left out; as far as it came."""
-        content = decode(self.exchange.dialect, self._all_reads() if self.status == httpx.codes.OK else ())
+        content = decode(self.exchange.dialect, self._all_reads() if self.status == httpx.codes.OK else None)
         return "".join(event.text for event in content.events if event.visible)
 
     @property
@@ -324,7 +319,7 @@ class Answer:
             return None if self._verdict is True else self._verdict
         return None if record.outcome is Outcome.OK else RequestFailedError(f"{record.outcome}: {record.error}")
 
-    def _all_reads(self) -> Sequence[Read]:
+    def _all_reads(self) -> Reads:
         if self._reads is None:
             self._reads = self.exchange.arrivals.reads(self._recorder.wall, self._recorder.lag)
         return self._reads

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from loadtest.measure.workload import Job
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One content event of a stream: text that the user could see or hear of."""
 
     text: str
+    end: int  # offset in the body behind the bytes that completed it: which read it came with
     visible: bool = True  # False: reasoning, thinking, tool calls
     created: int | None = None  # the server's own stamp (Ollama's created_at), wall clock, ns
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
+
+from loadtest.measure.dialects.base import Event
 
 LONGEST = 300  # characters of somebody else's text that a record keeps
 
@@ -21,8 +24,8 @@ class Repeats:
     def __init__(self) -> None:
         self._pieces: deque[str] = deque(maxlen=REPEATS)
 
-    def saw(self, text: str) -> None:
-        self._pieces.append(text)
+    def saw(self, events: Sequence[Event]) -> None:
+        self._pieces += [event.text for event in events[-REPEATS:]]
 
     def hint(self) -> str | None:
         """Return the sentence where the last pieces are all equal, blanks around them aside; else None."""

@@ -73,18 +73,20 @@ def _options(job: Job, **chosen: float | None) -> dict[str, Any]:
 class OllamaDecoder:
     """Decodes NDJSON of /api/chat and /api/generate, streamed or not."""
 
-    __slots__ = ("_chat", "_ending", "_key", "_lines", "_repeats")
+    __slots__ = ("_chat", "_end", "_ending", "_key", "_lines", "_repeats")
 
     def __init__(self, *, chat: bool) -> None:
         self._chat = chat
         self._key = "content" if chat else "response"
         self._lines = Lines()
+        self._end = 0  # offset in the body behind the line at hand
         self._repeats = Repeats()
         self._ending = Ending()
 
     def feed(self, data: bytes) -> list[Event]:
         events: list[Event] = []
         for line in self._lines.feed(data):
+            self._end += len(line) + 1
             try:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError:
@@ -93,11 +95,13 @@ class OllamaDecoder:
                 self._row(row, events)
             elif line.strip():
                 self._fail(undecodable(line))
+        self._repeats.saw(events)
         return events
 
     def close(self) -> Ending:
         rest = self._lines.rest()
         ending = self._ending
+        self._end += len(rest)
         if rest.strip():
             try:
                 row = orjson.loads(rest)
@@ -123,8 +127,7 @@ class OllamaDecoder:
             if "thinking" in holder or "tool_calls" in holder:
                 self._unseen(holder, row, events)
             if text and isinstance(text, str):
-                events.append(Event(text, True, nanoseconds(row.get("created_at"))))
-                self._repeats.saw(text)
+                events.append(Event(text, self._end, True, nanoseconds(row.get("created_at"))))
         if row.get("done") is True:
             self._done(row)
         elif error := row.get("error"):
@@ -134,10 +137,9 @@ class OllamaDecoder:
         """Add what a user does not see as answer text: thinking and tool calls."""
         thinking = holder.get("thinking")
         if thinking and isinstance(thinking, str):
-            events.append(Event(thinking, False, nanoseconds(row.get("created_at"))))
-            self._repeats.saw(thinking)
+            events.append(Event(thinking, self._end, False, nanoseconds(row.get("created_at"))))
         if calls := holder.get("tool_calls"):
-            events.append(Event(tool_text(calls), False, nanoseconds(row.get("created_at"))))
+            events.append(Event(tool_text(calls), self._end, False, nanoseconds(row.get("created_at"))))
 
     def _done(self, row: dict[str, Any]) -> None:
         """Take the last line's facts. A zero is left out by the server, so an absent count is not known to be zero."""
@@ -163,6 +165,8 @@ def nanoseconds(stamp: Any) -> int | None:
     if not isinstance(stamp, str):
         return None
     try:
+        if len(stamp) == 30 and stamp[29] == "Z" and stamp[19] == "." and (nine := stamp[20:29]).isdecimal():
+            return _second(stamp[:19]) * 1_000_000_000 + int(nine)  # by far the most frequent form
         if stamp[-1] == "Z":
             fraction = stamp[20:-1]
             offset = 0

@@ -78,10 +78,23 @@ class OpenAIDecoder:
     may come in a later read; any other is held until that blank line, joined with its neighbours as the standard says.
     """
 
-    __slots__ = ("_ending", "_first", "_held", "_kind", "_last", "_lines", "_marked", "_repeats", "_stray", "_text")
+    __slots__ = (
+        "_end",
+        "_ending",
+        "_first",
+        "_held",
+        "_kind",
+        "_last",
+        "_lines",
+        "_marked",
+        "_repeats",
+        "_stray",
+        "_text",
+    )
 
     def __init__(self) -> None:
         self._lines = Lines()
+        self._end = 0  # offset in the body behind the line at hand
         self._held: list[bytes] = []  # data lines of an event not yet whole
         self._stray: list[bytes] = []  # lines that are no event stream
         self._kind = b""  # the event's name, where it has one
@@ -95,13 +108,16 @@ class OpenAIDecoder:
     def feed(self, data: bytes) -> list[Event]:
         events: list[Event] = []
         for line in self._lines.feed(data):
+            self._end += len(line) + 1
             if line or self._held or self._kind:  # most blank lines end an event that was taken already
                 self._line(line, events)
+        self._repeats.saw(events)
         return events
 
     def close(self) -> Ending:
         ending = self._ending
         rest = self._lines.rest()
+        self._end += len(rest)
         if rest.startswith(_FIELDS):
             self._line(rest, ending.last)
         elif rest and any(field.startswith(rest) for field in _FIELDS):
@@ -208,8 +224,7 @@ class OpenAIDecoder:
         else:
             text = choice.get("text")
         if text and isinstance(text, str):
-            events.append(Event(text))
-            self._repeats.saw(text)
+            events.append(Event(text, self._end))
         reason = choice.get("finish_reason")
         if reason and isinstance(reason, str):
             self._ending.done = True
@@ -220,11 +235,10 @@ class OpenAIDecoder:
         for key in ("reasoning_content", "reasoning", "thinking"):
             text = delta.get(key)
             if text and isinstance(text, str):
-                events.append(Event(text, visible=False))
-                self._repeats.saw(text)
+                events.append(Event(text, self._end, visible=False))
                 break  # some servers send the same text under two names
         if calls := delta.get("tool_calls"):
-            events.append(Event(tool_text(calls), visible=False))
+            events.append(Event(tool_text(calls), self._end, visible=False))
 
     def _usage(self, usage: Any) -> None:
         """Keep the last usage that says anything: Ollama's completions carry a zero one on every chunk."""

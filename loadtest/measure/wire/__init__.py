@@ -1,22 +1,23 @@
 """HTTP/1.1 on own sockets with the kernel's arrival stamps, under the httpx API."""
 
-from loadtest.measure.wire.arrivals import Arrivals, Read
-from loadtest.measure.wire.async_wire import Answer, AsyncWire
+from loadtest.measure.wire.arrivals import Arrivals, Reads
+from loadtest.measure.wire.async_wire import AsyncWire
+from loadtest.measure.wire.call import Order, Posts
 from loadtest.measure.wire.clock import Heartbeat, Keeper, LagLog, WallClock, keeper, now
 from loadtest.measure.wire.connection import Timeouts
-from loadtest.measure.wire.sync_wire import BlockingWaiter, SyncAnswer, SyncWire, Waiter
+from loadtest.measure.wire.sync_wire import BlockingWaiter, SyncWire, Waiter
 from loadtest.measure.wire.tls import Verify
 
 __all__ = [
-    "Answer",
     "Arrivals",
     "AsyncWire",
     "BlockingWaiter",
     "Heartbeat",
     "Keeper",
     "LagLog",
-    "Read",
-    "SyncAnswer",
+    "Order",
+    "Posts",
+    "Reads",
     "SyncWire",
     "Timeouts",
     "Verify",

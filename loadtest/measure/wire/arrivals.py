@@ -6,29 +6,36 @@ when a read may hold the answer's end. Kernel stamps are turned into instants at
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Self
 
 import httpx
 
-from loadtest.measure.wire.clock import Ancillary, LagLog, WallClock, raw_stamp, stamp_ns
+from loadtest.measure.wire.clock import STAMP_SIZE, Ancillary, LagLog, WallClock, stamps_ns
 from loadtest.measure.wire.core import AnswerParser, end_of_answer
 
-# Reads may wait for their parsing up to PENDING bytes, each read counting as READ_COST: 1 MiB or 128 reads. That
-# bounds both the memory and the work (0.2 ms) that a stream's end leaves to be done at once.
-PENDING = 1 << 20
-READ_COST = PENDING // 128
+# So many reads may wait for their parsing, which is several times cheaper for many than for one (cold caches). At a
+# stream's end they are 15 µs of work: streams end in waves, and 1000 times 128 reads kept the sockets waiting for 60 ms.
+PENDING = 32
+NO_STAMP = bytes(STAMP_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """One read of the answer that carried body bytes, HTTP framing removed."""
+class Reads:
+    """The reads that carried body bytes, column by column: one entry a read."""
 
-    t: int  # arrival, monotonic ns: the kernel's stamp, else the time of the read
-    lag: int  # client lag, ns: max(handling − stamp, longest gap between two polls since the stream's previous read)
-    stamped: bool
-    body: bytes
+    body: bytes  # of all reads, HTTP framing removed
+    ends: Sequence[int]  # where in the body each read's bytes end
+    t: Sequence[int]  # arrival, monotonic ns: the kernel's stamp, else the time of the read
+    lag: Sequence[
+        int
+    ]  # client lag, ns: max(handling − stamp, longest gap between polls since the stream's previous read)
+
+    def __len__(self) -> int:
+        return len(self.t)
 
 
 class Arrivals:
@@ -40,15 +47,17 @@ class Arrivals:
     """
 
     __slots__ = (
-        "_budget",
+        "_body",
         "_end_at",
+        "_ends",
+        "_handled",
         "_headers_at",
-        "_lazy",
+        "_hinted",
         "_live",
-        "_log",
-        "_parsed",
         "_parser",
-        "_settled",
+        "_pending",
+        "_room",
+        "_stamps",
         "ended",
         "failure",
         "new_conn",
@@ -57,9 +66,11 @@ class Arrivals:
         "t_first_byte",
         "t_headers",
         "t_send",
+        "whole",
     )
 
     def __init__(self, live: Callable[[bytes], bool] | None = None) -> None:
+        self.whole = False  # nobody waits for the headers alone
         self.new_conn = False
         self.t_connect: int | None = None  # TCP (and TLS) ready, where a connection was opened for this request
         self.t_send: int | None = None  # the request's last byte handed to the kernel
@@ -70,13 +81,13 @@ class Arrivals:
         self.failure: str | None = None  # why the answer is not whole, one sentence
         self._live = live
         self._parser = AnswerParser()
-        # Every read: its bytes, which become its body once parsed; its stamp; its time. Only bytes and numbers: the
-        # garbage collector stops tracking such a tuple, and a pass over a million reads would make the loop late.
-        self._log: list[tuple[bytes, bytes | None, int]] = []
-        self._parsed = 0
-        self._lazy = False
-        self._settled = False  # whether it has been decided to be lazy, or not
-        self._budget = 0
+        self._pending: list[tuple[bytes, bytes | None, int]] = []  # reads not parsed yet: bytes, stamp, time
+        self._room = 0  # how many reads may stay unparsed
+        # Of every parsed read: where its body bytes end, its raw stamp, its time. Columns, not objects: a read costs
+        # 32 bytes beside its body, and the garbage collector has nothing to walk through.
+        self._body, self._stamps = bytearray(), bytearray()
+        self._ends, self._handled = array("q"), array("q")
+        self._hinted = False  # a read looked as if the end began in it: from then on each is parsed as it comes
         self._headers_at: int | None = None
         self._end_at: int | None = None
 
@@ -111,27 +122,32 @@ class Arrivals:
     @property
     def read_count(self) -> int:
         """How many reads there were, those without body bytes included."""
-        return len(self._log)
+        return len(self._handled) + len(self._pending)
 
     @property
     def stamped_count(self) -> int:
         """How many of all reads carry a kernel stamp."""
-        return sum(stamp is not None for _, stamp, _ in self._log)
+        self._parse()
+        return sum(stamp > 0 for stamp in stamps_ns(self._stamps))
 
     @property
     def last_read(self) -> int | None:
         """When the latest read was handled, monotonic ns."""
-        return self._log[-1][2] if self._log else None
+        if self._pending:
+            return self._pending[-1][2]
+        return self._handled[-1] if self._handled else None
 
     def add(self, data: bytes, ancillary: Ancillary, t: int) -> bool:
-        """Take one read, its ancillary data and its time; True when the headers have just come or all has ended."""
-        self._log.append((data, raw_stamp(ancillary), t))
-        if self._lazy:
-            self._budget -= len(data) + READ_COST
-            if _may_end(data):
-                self._lazy = False
-            elif self._budget > 0:
-                return False
+        """Take one read, its ancillary data and its time; True when somebody waits for what it brought: headers, end."""
+        pending = self._pending
+        pending.append((data, ancillary[0][2] if ancillary else None, t))
+        # The end of a chunked answer is a chunk size that starts with 0, and a chunk size starts a line: wherever reads
+        # are cut, the 0 is the first byte of a read or follows a newline in it. Wrong only in saying yes; what comes
+        # behind (trailers, line ends) may take more reads.
+        if b"\n0" in data or data[0] == 48:
+            self._hinted = True
+        elif len(pending) < self._room:
+            return False
         return self._parse()
 
     def eof(self, t: int) -> None:
@@ -142,7 +158,7 @@ class Arrivals:
         self._parser.eof()
         if self._parser.complete:
             self._end(None, t)
-        elif not self._log:
+        elif not self._handled:
             self._end("the server closed the connection without an answer", t)
         else:
             where = "body" if self._parser.headers_done else "headers"
@@ -159,24 +175,18 @@ class Arrivals:
         self._parse()
         return self.ended
 
-    def reads(self, wall: WallClock | None = None, lag: LagLog | None = None) -> list[Read]:
+    def reads(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Reads:
         """Return the reads that carried body bytes, and move t_headers, t_first_byte and t_end to their stamps.
 
         Stamps need `wall`; without it, or where the kernel gave none, a read's instant is the time of the read.
         """
         self._parse()
-        out: list[Read] = []
-        times: list[int] = []
-        t, previous = 0, self.t_send
-        for body, raw, handled in self._log:
-            stamp = None if wall is None else raw
-            arrived = handled if stamp is None or wall is None else wall.to_monotonic(stamp_ns(stamp), handled)
-            t = max(t, arrived)  # the conversion is good to about a µs, not to the order of two stamps
-            times.append(t)
-            if body:
-                gap = 0 if lag is None or previous is None else lag.worst(previous, handled)
-                out.append(Read(t, max(handled - t, gap), stamp is not None, body))
-            previous = handled
+        handled, ends = self._handled.tolist(), self._ends.tolist()
+        times = handled if wall is None else wall.instants(stamps_ns(self._stamps), handled)
+        gaps = [0] * len(handled) if lag is None else lag.worst_of_each(self.t_send, handled)
+        lags = [max(at - t, gap) for at, t, gap in zip(handled, times, gaps, strict=True)]
+        carried = [end > before for before, end in zip([0, *ends], ends, strict=False)]
+        out = Reads(bytes(self._body), *(list(compress(column, carried)) for column in (ends, times, lags)))
         if times:
             self.t_first_byte = times[0]
         if self._headers_at is not None:
@@ -188,7 +198,7 @@ class Arrivals:
     def body(self) -> bytes:
         """Return all body bytes that came."""
         self._parse()
-        return b"".join(body for body, _, _ in self._log)
+        return bytes(self._body)
 
     @classmethod
     def replay(
@@ -227,23 +237,24 @@ class Arrivals:
 
     def _parse(self) -> bool:
         parser, had_headers, had_ended = self._parser, self._parser.headers_done, self.ended
-        data = b""
-        for i in range(self._parsed, len(self._log)):
-            data, stamp, t = self._log[i]
-            body = parser.feed(data)
-            self._log[i] = (body, stamp, t)
-            self._take(i, body, t)
-        self._parsed = len(self._log)
-        if self._lazy:
-            self._refill()
-        elif data and parser.headers_done and self._live is None and not self._settled:
-            self._settled = True  # once only: after the first hint of an end every read is parsed at once
-            self._lazy = not _may_end(data)
-            self._refill()
-        return parser.headers_done != had_headers or self.ended != had_ended
+        all_body, feed, ends, stamps, handled = self._body, parser.feed, self._ends, self._stamps, self._handled
+        for data, stamp, t in self._pending:
+            body = feed(data)
+            all_body += body
+            ends.append(len(all_body))
+            stamps += stamp or NO_STAMP
+            handled.append(t)
+            if self._live is not None or self._headers_at is None or parser.complete or parser.error:
+                self._take(body, t)
+        self._pending.clear()
+        # An answer with a length ends at a byte that no look at a read can tell.
+        lazy = parser.headers_done and self._live is None and parser.length is None and not self._hinted
+        # The first lot is of any size, or streams that began together would all be parsed together.
+        self._room = 0 if not lazy else PENDING if self._room else 1 + handled[-1] // 1000 % PENDING
+        return self.ended != had_ended or (parser.headers_done != had_headers and not self.whole)
 
-    def _take(self, i: int, body: bytes, t: int) -> None:
-        parser = self._parser
+    def _take(self, body: bytes, t: int) -> None:
+        parser, i = self._parser, len(self._handled) - 1
         if i == 0:
             self.t_first_byte = t
         if self._headers_at is None and parser.headers_done:
@@ -254,22 +265,9 @@ class Arrivals:
             self._end_at = i
             self._end(parser.error, t)
 
-    def _refill(self) -> None:
-        left = self._parser.left
-        self._budget = PENDING if left is None else min(PENDING, left)
-
     def _end(self, failure: str | None, t: int) -> None:
         self.ended = True
         self.failure = failure
         self.t_end = t
         self._live = None
         self._parser.stop()
-
-
-def _may_end(data: bytes) -> bool:
-    """Whether the end of a chunked answer may begin in this read; wrong only in saying yes.
-
-    The end is a chunk size that starts with 0, and a chunk size starts a line: wherever reads are cut, the 0 is the
-    first byte of a read or follows a newline in it. What comes behind (trailers, line ends) may take more reads.
-    """
-    return b"\n0" in data or data[0] == 48

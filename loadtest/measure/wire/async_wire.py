@@ -12,14 +12,12 @@ from typing import Self
 
 import httpx
 
-from loadtest.measure.wire.arrivals import Arrivals
 from loadtest.measure.wire.call import Call, Order, Pool
 from loadtest.measure.wire.clock import Heartbeat, LagLog, WallClock, now
 from loadtest.measure.wire.connection import (
     Address,
     Addresses,
     Connection,
-    Inbox,
     Origin,
     Timeouts,
     connect_error,
@@ -35,10 +33,8 @@ OPENING = 64  # connections that `prepare` opens at a time: a full accept queue 
 class AsyncWire(httpx.AsyncBaseTransport):
     """An HTTP/1.1 transport without a limit on connections, for `httpx.AsyncClient(transport=wire)`.
 
-    A request with `extensions={"arrivals": Arrivals(...)}` sent with `stream=True` returns at the headers;
-    `await response.extensions["answer"].finish()` then waits for the whole answer. The wire's own `timeouts` hold for
-    it, and its body is neither decoded nor copied: see Arrivals. Without the extension it is an ordinary transport that
-    keeps to httpx's timeouts. `wall`, `lag` and `heartbeat` run from the first use to `aclose`.
+    What is to be measured goes through `fetch`: the wire's own `timeouts` hold for it, and its body is neither decoded
+    nor copied (see Arrivals). `wall`, `lag` and `heartbeat` run from the first use to `aclose`.
     """
 
     def __init__(self, *, timeouts: Timeouts | None = None, verify: Verify = True) -> None:
@@ -102,29 +98,40 @@ class AsyncWire(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return its response at the headers; raises httpx's TransportErrors."""
-        self._start()
         await request.aread()
-        order = Order(request, self.timeouts)
+        order = Order.ordinary(request)
+        body = _Body(await self._call(order))
+        status, headers = order.arrivals.status or 0, order.arrivals.headers
+        return httpx.Response(status, headers=headers, stream=body, extensions={"http_version": b"HTTP/1.1"})
+
+    async def fetch(self, order: Order) -> None:
+        """Send `order` and wait until its answer is over, the stream's only wake-up.
+
+        An answer cut off inside its body is no error: see arrivals.complete and arrivals.failure. Raises httpx's
+        ConnectError and ConnectTimeout, ReadTimeout (which limit, in words), ReadError, WriteError or
+        RemoteProtocolError. Cancelling it drops the connection.
+        """
+        order.arrivals.whole = True
+        call = await self._call(order)
+        call.raise_error()
+
+    async def _call(self, order: Order) -> _AsyncCall:
+        """Send `order` over a connection that carries it, and wait until it is answered."""
+        self._start()
         arrivals = order.arrivals
         connection = self._pool.take(order.origin)
         fresh = connection is None
         while True:
             if connection is None:
-                connection = await self._connect(order.origin, order.limits.connect)
+                connection = await self._connect(order.origin, (order.limits or self.timeouts).connect)
                 arrivals.new_conn, arrivals.t_connect = True, now()
-            call = _AsyncCall(order, connection, release=self._release)
+            call = _AsyncCall(order, connection, self.timeouts, release=self._release)
             self._calls.add(call)
             await call.send(order.payload, fresh=fresh)
             if not connection.stale:
-                break
+                return call
             connection, fresh = None, True  # closed by the server before it saw this request: once more, on a new one
             arrivals.t_send = None
-        return httpx.Response(
-            arrivals.status or 0,
-            headers=arrivals.headers,
-            stream=_Body(call),
-            extensions={"http_version": b"HTTP/1.1", "answer": Answer(call)},
-        )
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -245,12 +252,14 @@ class AsyncWire(httpx.AsyncBaseTransport):
 class _AsyncCall(Call):
     """A Call with the one waiter for what becomes of it."""
 
-    def __init__(self, order: Order, connection: Connection, *, release: Callable[[Call], None]) -> None:
-        super().__init__(order, connection, release=release, wake=self._wake_up)
+    def __init__(
+        self, order: Order, connection: Connection, timeouts: Timeouts, *, release: Callable[[Call], None]
+    ) -> None:
+        super().__init__(order, connection, timeouts, release=release, wake=self._wake_up)
         self._waiter: asyncio.Future[None] | None = None
 
     async def send(self, payload: bytes, *, fresh: bool) -> None:
-        """Send the request and wait for the headers; a stale connection shows in connection.stale."""
+        """Send the request and wait until it is answered; a stale connection shows in connection.stale."""
         if not self.begin(payload, fresh=fresh):
             asyncio.get_running_loop().add_writer(self.connection.fd, self._writable)
         while not self.answered:
@@ -258,13 +267,10 @@ class _AsyncCall(Call):
         if self.arrivals.t_headers is None and not self.connection.stale:
             self.raise_error()
 
-    async def finish(self) -> None:
-        while not self.over:
-            await self._wait()
-        self.raise_error()
-
-    async def next_body(self, inbox: Inbox) -> bytes | None:
+    async def next_body(self) -> bytes | None:
         """Return the next body bytes of an ordinary answer, None at its end."""
+        assert self.inbox is not None
+        inbox = self.inbox
         while not inbox.chunks and not self.over:
             await self._wait()
         if inbox.chunks:
@@ -289,39 +295,14 @@ class _AsyncCall(Call):
             raise
 
 
-class Answer:
-    """The answer to a request with arrivals, from its headers on: `response.extensions["answer"]`."""
-
-    def __init__(self, call: _AsyncCall) -> None:
-        self._call = call
-
-    @property
-    def arrivals(self) -> Arrivals:
-        return self._call.arrivals
-
-    async def finish(self) -> None:
-        """Wait until the answer is over, the stream's only wake-up.
-
-        An answer cut off inside its body is no error: see arrivals.complete and arrivals.failure. Raises
-        httpx.ReadTimeout (which limit, in words), httpx.ReadError or httpx.RemoteProtocolError. Cancelling it drops
-        the connection.
-        """
-        await self._call.finish()
-
-
 class _Body(httpx.AsyncByteStream):
-    """The body for httpx: as it comes for an ordinary request, in one piece after the end for one with arrivals."""
+    """An ordinary answer's body for httpx, as it comes."""
 
     def __init__(self, call: _AsyncCall) -> None:
         self._call = call
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        inbox = self._call.inbox
-        if inbox is None:
-            await self._call.finish()
-            yield self._call.arrivals.body()
-            return
-        while (data := await self._call.next_body(inbox)) is not None:
+        while (data := await self._call.next_body()) is not None:
             yield data
 
     async def aclose(self) -> None:

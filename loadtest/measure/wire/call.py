@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
 
 import httpx
 
@@ -11,23 +13,60 @@ from loadtest.measure.wire.clock import now
 from loadtest.measure.wire.connection import Connection, Inbox, Origin, Timeouts, encode_request
 
 
+@dataclass(slots=True)
 class Order:
-    """A request made ready: where it goes, its bytes, the arrivals to fill and the limits that hold for it."""
+    """A request made ready: where it goes, its bytes, and the arrivals to fill. With an inbox it is an ordinary one."""
 
-    __slots__ = ("arrivals", "inbox", "limits", "origin", "payload")
+    origin: Origin
+    payload: bytes
+    arrivals: Arrivals
+    limits: Timeouts | None = None  # None: the wire's own
+    inbox: Inbox | None = None  # takes the body as it comes
 
-    def __init__(self, request: httpx.Request, timeouts: Timeouts) -> None:
-        self.origin = Origin.of(request.url)
-        self.payload = encode_request(request)
-        self.inbox: Inbox | None = None  # an ordinary request's body, as it comes
-        given: Arrivals | None = request.extensions.get("arrivals")
-        if given is not None:
-            self.arrivals, self.limits = given, timeouts
-        else:
-            self.inbox = Inbox()
-            self.arrivals, self.limits = Arrivals(live=self.inbox.put), Timeouts.of(request)
+    @classmethod
+    def ordinary(cls, request: httpx.Request) -> Self:
+        """Make ready what httpx asks a transport for; its own limits hold."""
+        inbox = Inbox()
+        return cls._of(request, Arrivals(live=inbox.put), Timeouts.of(request), inbox)
+
+    @classmethod
+    def measured(cls, request: httpx.Request, arrivals: Arrivals) -> Self:
+        """Make ready a request whose answer is measured: neither compressed by the server nor decoded here."""
+        request.headers["Accept-Encoding"] = "identity"
+        return cls._of(request, arrivals)
+
+    @classmethod
+    def _of(cls, request: httpx.Request, arrivals: Arrivals, *rest: Any) -> Self:
         if request.method == "HEAD":
-            self.arrivals.expect_no_body()
+            arrivals.expect_no_body()
+        return cls(Origin.of(request.url), encode_request(request), arrivals, *rest)
+
+
+class Posts:
+    """Makes orders of one client's POST requests below one URL: their heads differ in the body's length alone.
+
+    To build a request with httpx and send it through its client takes 0.25 ms, and a wave of 300 users then leaves over
+    75 ms; the bytes are the same.
+    """
+
+    def __init__(self, client: httpx.Client | httpx.AsyncClient, url: str) -> None:
+        self._client = client
+        self._url = url
+        self._heads: dict[str, tuple[Origin, bytes]] = {}
+
+    def order(self, path: str, body: bytes, arrivals: Arrivals) -> Order:
+        """Return a POST of `body` to `path`; raises httpx.UnsupportedProtocol or httpx.LocalProtocolError."""
+        head = self._heads.get(path)
+        if head is None:
+            head = self._heads[path] = self._head(path)
+        origin, fixed = head
+        return Order(origin, b"%bContent-Length: %d\r\n\r\n%b" % (fixed, len(body), body), arrivals)
+
+    def _head(self, path: str) -> tuple[Origin, bytes]:
+        request = self._client.build_request("POST", self._url + path)
+        del request.headers["Content-Length"]
+        order = Order.measured(request, Arrivals())
+        return order.origin, order.payload.removesuffix(b"\r\n")
 
 
 class Pool:
@@ -80,6 +119,7 @@ class Call:
         self,
         order: Order,
         connection: Connection,
+        timeouts: Timeouts,
         *,
         release: Callable[[Call], None],
         wake: Callable[[], object] = bool,
@@ -89,7 +129,7 @@ class Call:
         self.inbox = order.inbox
         self.over = False
         self.error: httpx.TransportError | None = None
-        self._limits = order.limits
+        self._limits = order.limits or timeouts
         self._release = release
         self._wake = wake
         self._started = now()
@@ -98,8 +138,8 @@ class Call:
 
     @property
     def answered(self) -> bool:
-        """Whether the headers are there, or never will be."""
-        return self.over or self.arrivals.t_headers is not None
+        """Whether what is first waited for is there, or never will be: the headers, of a whole answer all."""
+        return self.over or (self.arrivals.t_headers is not None and not self.arrivals.whole)
 
     @property
     def deadline(self) -> tuple[float, str]:

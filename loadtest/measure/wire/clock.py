@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 import sys
 import time
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +21,7 @@ Ancillary = list[tuple[int, int, bytes]]  # as socket.recvmsg gives it
 SO_TIMESTAMPNS = 35  # Linux asm-generic; Python's socket module does not name it
 ANCILLARY_SIZE = socket.CMSG_SPACE(16)
 _TIMESPEC = struct.Struct("@qq")
+STAMP_SIZE = _TIMESPEC.size
 
 BEAT = 0.002  # seconds between two heartbeats
 GAP = 4_000_000  # ns; a shorter gap between beats cannot be told from the beat itself and uvloop's whole milliseconds
@@ -36,15 +39,17 @@ def raw_stamp(ancillary: Ancillary) -> bytes | None:
     return ancillary[0][2] if ancillary else None
 
 
-def stamp_ns(raw: bytes) -> int:
-    """Return a raw stamp (SCM_TIMESTAMPNS: a struct timespec) as ns on the wall clock."""
-    seconds, nanoseconds = _TIMESPEC.unpack(raw)
-    return int(seconds) * 1_000_000_000 + int(nanoseconds)
+def stamps_ns(raw: bytes | bytearray) -> list[int]:
+    """Return raw stamps (SCM_TIMESTAMPNS: a struct timespec each), end to end, as ns on the wall clock."""
+    return [seconds * 1_000_000_000 + nanoseconds for seconds, nanoseconds in _TIMESPEC.iter_unpack(raw)]
 
 
 def ask_for_stamps(sock: socket.socket) -> bool:
-    """Switch arrival stamps on for `sock`; False where the system has none (macOS, some sandboxes)."""
-    if sys.platform != "linux":
+    """Switch arrival stamps on for `sock`; False where the system has none (macOS, some sandboxes).
+
+    LOADTEST_STAMPS=user in the environment leaves them off: then the time of the read counts.
+    """
+    if sys.platform != "linux" or os.environ.get("LOADTEST_STAMPS") == "user":
         return False
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
@@ -100,6 +105,36 @@ class WallClock:
         t = wall_ns - before - moved * (at - since) // (self._at[after] - since)
         return min(at, t)
 
+    def instants(self, stamps: Sequence[int], handled: Sequence[int]) -> list[int]:
+        """Return when each read of a stream arrived: its kernel stamp, wall ns, on the monotonic clock.
+
+        Where there is none (0), when it was handled. Never going back: the conversion is good to about a µs, not to the order of two stamps.
+        """
+        out: list[int] = []
+        latest = since = until = before = moved = 0
+        for stamp, at in zip(stamps, handled, strict=True):
+            t = at
+            if stamp:
+                if not since <= at < until:
+                    since, until, before, moved = self._stretch(at)
+                if since <= at < until:  # as to_monotonic does it, without a search for each read
+                    t = min(at, stamp - before - moved * (at - since) // (until - since))
+                else:
+                    t = self.to_monotonic(stamp, at)
+            latest = max(latest, t)
+            out.append(latest)
+        return out
+
+    def _stretch(self, at: int) -> tuple[int, int, int, int]:
+        """Return between which two samples `at` lies, the offset at the first and how far it moved; zeros at a step."""
+        after = bisect_right(self._at, at)
+        if after == len(self._at):
+            return self._at[-1], 1 << 62, self._offsets[-1], 0
+        if after in self._stepped or after == 0:
+            return 0, 0, 0, 0
+        before = self._offsets[after - 1]
+        return self._at[after - 1], self._at[after], before, self._offsets[after] - before
+
 
 class LagLog:
     """When the loop did not come round: gaps between heartbeats of 4 ms and more, in order of time; 16 bytes each."""
@@ -134,6 +169,16 @@ class LagLog:
             longest = max(longest, min(self._ends[i], t1) - max(self._starts[i], t0))
             reach = self._starts[i] - self._BACK * GAP
         return longest
+
+    def worst_of_each(self, t_send: int | None, handled: Sequence[int]) -> list[int]:
+        """Return `worst` of each of a stream's reads, sent at `t_send` and handled at these instants."""
+        if not handled or t_send is None:
+            return [0] * len(handled)
+        first, last = handled[0], handled[-1]
+        quiet = bisect_left(self._ends, first - self._BACK * GAP) == bisect_left(self._starts, last)
+        if quiet:  # no gap ends near enough before the first read, or begins before the last one
+            return [0] * len(handled)
+        return [self.worst(t0, t1) for t0, t1 in zip([t_send, *handled], handled, strict=False)]
 
     def __len__(self) -> int:
         return len(self._ends)

@@ -12,14 +12,12 @@ from typing import Protocol
 
 import httpx
 
-from loadtest.measure.wire.arrivals import Arrivals
 from loadtest.measure.wire.call import Call, Order, Pool
 from loadtest.measure.wire.clock import now
 from loadtest.measure.wire.connection import (
     Address,
     Addresses,
     Connection,
-    Inbox,
     Origin,
     Timeouts,
     connect_error,
@@ -81,7 +79,7 @@ def _ready(poll: select.poll, deadline: Deadline) -> bool:
 class SyncWire(httpx.BaseTransport):
     """An HTTP/1.1 transport without a limit on connections, for `httpx.Client(transport=wire)`.
 
-    As AsyncWire, with `finish()` blocking. It has no loop, hence no heartbeat: who waits otherwise than blocking its
+    As AsyncWire, blocking. It has no loop, hence no heartbeat: who waits otherwise than blocking its
     own thread measures its own lag. Threads may share it.
     """
 
@@ -108,26 +106,31 @@ class SyncWire(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return its response at the headers; raises httpx's TransportErrors."""
         request.read()
-        order = Order(request, self.timeouts)
+        order = Order.ordinary(request)
+        body = _Body(self._call(order))
+        status, headers = order.arrivals.status or 0, order.arrivals.headers
+        return httpx.Response(status, headers=headers, stream=body, extensions={"http_version": b"HTTP/1.1"})
+
+    def fetch(self, order: Order) -> None:
+        """Send `order` and wait until its answer is over; raises as AsyncWire.fetch does."""
+        order.arrivals.whole = True
+        self._call(order).raise_error()
+
+    def _call(self, order: Order) -> _SyncCall:
+        """Send `order` over a connection that carries it, and wait until it is answered."""
         arrivals = order.arrivals
         connection = self._take(order.origin)
         fresh = connection is None
         while True:
             if connection is None:
-                connection = self._connect(order.origin, order.limits.connect)
+                connection = self._connect(order.origin, (order.limits or self.timeouts).connect)
                 arrivals.new_conn, arrivals.t_connect = True, now()
-            call = _SyncCall(order, connection, release=self._pool.release, waiter=self._waiter)
+            call = _SyncCall(order, connection, self.timeouts, release=self._pool.release, waiter=self._waiter)
             call.send(order.payload, fresh=fresh)
             if not connection.stale:
-                break
+                return call
             connection, fresh = None, True  # closed by the server before it saw this request: once more, on a new one
             arrivals.t_send = None
-        return httpx.Response(
-            arrivals.status or 0,
-            headers=arrivals.headers,
-            stream=_Body(call),
-            extensions={"http_version": b"HTTP/1.1", "answer": SyncAnswer(call)},
-        )
 
     def _take(self, origin: Origin) -> Connection | None:
         while (connection := self._pool.take(origin)) is not None:
@@ -213,13 +216,19 @@ class _SyncCall(Call):
     """A Call that is waited for by blocking."""
 
     def __init__(
-        self, order: Order, connection: Connection, *, release: Callable[[Call], None], waiter: Waiter
+        self,
+        order: Order,
+        connection: Connection,
+        timeouts: Timeouts,
+        *,
+        release: Callable[[Call], None],
+        waiter: Waiter,
     ) -> None:
-        super().__init__(order, connection, release=release)
+        super().__init__(order, connection, timeouts, release=release)
         self._waiter = waiter
 
     def send(self, payload: bytes, *, fresh: bool) -> None:
-        """Send the request and wait for the headers; a stale connection shows in connection.stale."""
+        """Send the request and wait until it is answered; a stale connection shows in connection.stale."""
         sent = self.begin(payload, fresh=fresh)
         while not sent and not self.over:
             self._wait(self._write)
@@ -229,13 +238,10 @@ class _SyncCall(Call):
         if self.arrivals.t_headers is None and not self.connection.stale:
             self.raise_error()
 
-    def finish(self) -> None:
-        while not self.over:
-            self._wait(self._read)
-        self.raise_error()
-
-    def next_body(self, inbox: Inbox) -> bytes | None:
+    def next_body(self) -> bytes | None:
         """Return the next body bytes of an ordinary answer, None at its end."""
+        assert self.inbox is not None
+        inbox = self.inbox
         while not inbox.chunks and not self.over:
             self._wait(self._read)
         if inbox.chunks:
@@ -250,7 +256,8 @@ class _SyncCall(Call):
         return ready or self.connection.receive()
 
     def _read(self) -> bool:
-        return self._waiter.pump(self.connection.fd, self._step, self._until)
+        step = self.connection.receive if self.inbox is None else self._step
+        return self._waiter.pump(self.connection.fd, step, self._until)
 
     def _step(self) -> bool:
         return self.connection.receive() or (self.inbox is not None and bool(self.inbox.chunks))
@@ -268,34 +275,14 @@ class _SyncCall(Call):
             self.check(now())
 
 
-class SyncAnswer:
-    """The answer to a request with arrivals, from its headers on: `response.extensions["answer"]`."""
-
-    def __init__(self, call: _SyncCall) -> None:
-        self._call = call
-
-    @property
-    def arrivals(self) -> Arrivals:
-        return self._call.arrivals
-
-    def finish(self) -> None:
-        """Wait until the answer is over; see Answer.finish for what it raises."""
-        self._call.finish()
-
-
 class _Body(httpx.SyncByteStream):
-    """The body for httpx: as it comes for an ordinary request, in one piece after the end for one with arrivals."""
+    """An ordinary answer's body for httpx, as it comes."""
 
     def __init__(self, call: _SyncCall) -> None:
         self._call = call
 
     def __iter__(self) -> Iterator[bytes]:
-        inbox = self._call.inbox
-        if inbox is None:
-            self._call.finish()
-            yield self._call.arrivals.body()
-            return
-        while (data := self._call.next_body(inbox)) is not None:
+        while (data := self._call.next_body()) is not None:
             yield data
 
     def close(self) -> None:

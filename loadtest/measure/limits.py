@@ -1,0 +1,34 @@
+"""How many streams this process may have open."""
+
+from __future__ import annotations
+
+import sys
+
+from loadtest.errors import ScenarioError
+
+SPARE = 64  # descriptors for all else: files, pipes, the loop's own
+
+
+def room_for(streams: int | None) -> None:
+    """Have the system let this process open `streams` connections; raise ScenarioError where it does not.
+
+    None, of an open loop: nobody knows how many will be in flight, so as many as it lets.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wanted = max(allowed, most if most != unlimited else allowed) if streams is None else streams + SPARE
+    if allowed == unlimited or allowed >= wanted:
+        return
+    if most != unlimited and most < wanted:
+        raise ScenarioError(
+            f"{streams} streams need {wanted} open files, and this system lets a process have {most}; raise it with "
+            f"`ulimit -Hn {wanted}` as root, or ask for fewer streams or several --workers."
+        )
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    except (ValueError, OSError) as error:
+        raise ScenarioError(f"{streams} streams need {wanted} open files: run `ulimit -n {wanted}` first ({error}).") from None
