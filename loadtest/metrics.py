@@ -28,6 +28,7 @@ FORMULAS: dict[str, str] = {
     "batch_wait_s": "the rest of queue wait: a slot is free, the batch in flight must end first",
     "load_s": "Ollama: load_duration",
     "prefill_s": "Ollama: prompt_eval_duration; llama.cpp: timings.prompt_ms",
+    "prefill_tokens_per_s": "uncached prompt tokens / prefill (TTFT where no prefill is said), of prompts alone on the server",
     "stall_s": "what a decode lost to others' prompts: its gaps above the step time, while prompts were worked on",
     "delivery_delay_s": "arrival − created_at, less its smallest value in the run",
     "server_itl_s": "gaps between consecutive created_at",
@@ -148,6 +149,22 @@ LENGTH_SHARE = 0.1  # achieved output length off the asked one; suspect only
 def schedule_lag_limit(median_ttft_s: float) -> float:
     """Return the schedule lag at p99 past which a level is void: 1 % of median TTFT or 5 ms, the larger. Seconds."""
     return max(SCHEDULE_LAG_SHARE_OF_TTFT * median_ttft_s, SCHEDULE_LAG_FLOOR_S)
+
+
+# What `loadtest calibrate` calls a true figure; errors are against what the server itself says that it did.
+TRUE_WITHIN_S = 0.001  # errors of TTFT at p50 and p99, of ITL at p99
+TRUE_WITHIN_SHARE = 0.01  # of the true median gap: error of ITL at p50
+BIN_S = 0.01  # content events are counted in bins of this length for the busiest second
+
+
+def busiest_second(bins: Sequence[int]) -> int:
+    """Return the most content events in any second, from their counts in consecutive bins of BIN_S seconds."""
+    width = round(1 / BIN_S)
+    total = most = sum(bins[:width])
+    for left, entered in zip(bins, bins[width:], strict=False):
+        total += entered - left
+        most = max(most, total)
+    return int(most)
 
 
 ENOUGH_FOR_P99 = 100  # requests: of fewer, p99 is the maximum
@@ -313,9 +330,21 @@ class Histogram:
         for index in sorted(self._buckets):
             seen += self._buckets[index]
             if rank < seen:
-                exponent, part = index >> 7, index & 127
-                return min(max(math.ldexp(part + 128.5, exponent - 8), self.min), self.max)
+                return min(max(_middle(index), self.min), self.max)
         raise AssertionError("counts and buckets disagree")
+
+    def at_most(self, bounds: Sequence[float]) -> list[int]:
+        """Return how many values are at or below each of `bounds`, which ascend from 0 or more.
+
+        A value within half a bucket (0.4 %) of a bound may count on its other side.
+        """
+        counts, seen = [], self._zeros
+        rest = sorted(self._buckets, reverse=True)
+        for bound in bounds:
+            while rest and min(_middle(rest[-1]), self.max) <= bound:
+                seen += self._buckets[rest.pop()]
+            counts.append(seen)
+        return counts
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON: only buckets that hold something, the whole of it a few hundred bytes."""
@@ -338,3 +367,8 @@ class Histogram:
             histogram.count = histogram._zeros + sum(histogram._buckets.values())
             histogram.sum, histogram.min, histogram.max = row["sum"], row["min"], row["max"]
         return histogram
+
+
+def _middle(index: int) -> float:
+    """Return the middle of a Histogram's bucket."""
+    return math.ldexp((index & 127) + 128.5, (index >> 7) - 8)

@@ -67,9 +67,9 @@ def opened(source: Source) -> Iterator[dict[str, Any]]:
         source.close()
 
 
-def eventually(true: Callable[[], bool]) -> None:
-    """Come back once `true` says so; fail after a time that no healthy machine needs."""
+def eventually(true: Callable[[], bool], every: float = 0.01) -> None:
+    """Come back once `true`, asked every so many seconds, says so; fail after a time that no healthy machine needs."""
     deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(every)

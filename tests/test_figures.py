@@ -19,9 +19,9 @@ from loadtest.records import Outcome, Record, RunFolder
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
+    from loadtest.streams import Figures, durations
     from loadtest.users.figures import HISTORY_S, TOTAL, Board
     from loadtest.users.recording import InFlight
-    from loadtest.users.streams import Figures, durations
 
 ZERO = WALL / 1e9  # wall time that the records count from
 HALF_BUCKET = 1 / 256

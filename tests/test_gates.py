@@ -22,10 +22,10 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust import log
     from locust.env import Environment
 
+    from loadtest.streams import Figures
     from loadtest.users import figures, gates, siblings, tables
     from loadtest.users.figures import Board
     from loadtest.users.options import Settings
-    from loadtest.users.streams import Figures
 
 ZERO = WALL / 1e9
 

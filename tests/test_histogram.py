@@ -56,6 +56,20 @@ def test_merging_in_any_order_gives_the_same_as_adding(seed: int) -> None:
         assert other == {key: value for key, value in whole.items() if key != "sum"}
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_at_most_counts_what_is_below_a_bound_to_within_half_a_bucket(seed: int) -> None:
+    values = np.array(drawn(seed))
+    histogram = Histogram.of(values.tolist())
+    bounds = [0.0, *np.geomspace(1e-7, 1e3, 300).tolist(), *np.sort(values[:20]).tolist(), float(values.max())]
+    bounds.sort()
+    counts = histogram.at_most(bounds)
+    assert counts == sorted(counts)
+    assert histogram.at_most([float(values.max())]) == [len(values)]  # the end is exact
+    for bound, count in zip(bounds, counts, strict=True):
+        least, most = (values <= bound * (1 - HALF_BUCKET)).sum(), (values <= bound * (1 + HALF_BUCKET)).sum()
+        assert least <= count <= most, bound
+
+
 def test_a_bucket_is_nowhere_wider_than_one_percent() -> None:
     for value in np.geomspace(1e-6, 1e5, 5000).tolist():
         histogram = Histogram.of([0.0, value, value, 1e9])  # the middle of the bucket, neither least nor largest

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 from exporter import Exporter, eventually, opened
 
-from loadtest.monitor import pages
+from loadtest.monitor import pages, prometheus
 from loadtest.monitor.host import Host, listener
 from loadtest.monitor.ollama import Ollama
 from loadtest.monitor.prometheus import Prometheus
@@ -55,6 +56,86 @@ def test_named_metrics_are_taken_unknown_ones_said_and_nan_is_no_value(exporter:
         assert source.sample() == {"values": {'temperature{room="a"}': 21.5}}
 
 
+def test_a_line_once_seen_needs_no_parser(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter.body = VLLM.encode()
+    source = Prometheus("prometheus", exporter.url, ("temperature", "vllm:num_requests_waiting"))
+    with opened(source):
+        first = source.sample()
+        monkeypatch.setattr(prometheus, "text_string_to_metric_families", lambda _: pytest.fail("it was parsed again"))
+        assert source.sample() == first
+        exporter.body = VLLM.replace(" 21.5", " 2.25e1").replace(" 3.0", " +Inf").encode()
+        assert source.sample() == {"values": {'temperature{room="a"}': 22.5}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'temperature{room="a b\\"c"} 21.5',
+        "temperature 21.5",
+        "temperature 21.5 1700000000000",
+        'temperature{room="a"} 21.5 1700000000000',
+        'temperature{room="a"}\t21.5',
+        'temperature{room="a b"}\t21.5',
+        "temperature  21.5",
+        'temperature{room="a"} 21.5\r',
+        "temperature 21.5 1700000000000\nother 7",
+        'temperature{room="a"}\t21.5\nother 7',
+    ],
+)
+def test_every_form_of_a_line_says_what_the_parser_says(exporter: Exporter, line: str) -> None:
+    exporter.body = f"# TYPE temperature gauge\n\n{line}\nrest 1\n".encode()
+    source = Prometheus("prometheus", exporter.url, ("temperature", "other"))
+    with opened(source):
+        said = {prometheus._key(sample): sample.value for sample in source._samples(exporter.body)}
+        assert len(said) == 1 + line.count("other")
+        assert [source.sample(), source.sample()] == [{"values": said}] * 2
+
+
+def test_labels_that_change_all_the_time_are_not_kept(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prometheus, "_MOST_SERIES", 5)
+    source = Prometheus("prometheus", exporter.url, ("a",))
+    exporter.body = b"a 1\n"
+    with opened(source):
+        for number in range(20):
+            exporter.body = f'a{{id="{number}"}} {number}\n'.encode()
+            assert source.sample() == {"values": {f'a{{id="{number}"}}': number}}
+        assert len(source._keys) <= 5
+
+
+@pytest.mark.parametrize(
+    ("answer", "pages_read"),
+    [
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na 1\r\n1\r\n\n\r\n0\r\n\r\n", "a 1\n"),
+        ("HTTP/1.0 200 OK\r\n\r\na 1\n", "a 1\n"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\na 1\n", "closed in the middle"),
+        ("HTTP/1.1 200 OK\r\nContent-Le", "closed in the middle"),
+        ("SSH-2.0-OpenSSH_9.2\r\n", "cannot be read"),
+        ("HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", "answers 302"),
+    ],
+)
+def test_an_answer_is_whole_or_a_sentence(answer: str, pages_read: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for _ in range(2):
+                peer, _ = server.accept()
+                with peer:
+                    peer.recv(65536)
+                    peer.sendall(answer.encode())
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        page = pages.Page(f"http://127.0.0.1:{server.getsockname()[1]}/m")
+        for _ in range(2):  # the second time on another connection, for this server keeps none
+            if pages_read.startswith("a "):
+                assert page.read().decode() == pages_read
+            else:
+                with pytest.raises(SourceError, match=pages_read):
+                    page.read()
+        page.close()
+        thread.join()
+
+
 @pytest.mark.parametrize(
     ("status", "body", "says"),
     [
@@ -86,7 +167,7 @@ def test_a_page_is_read_over_one_connection_and_a_closed_one_is_opened_again(exp
     assert [page.read() for _ in range(3)] == [exporter.body] * 3
     assert (exporter.requests, exporter.connections) == (3, 1)
     assert page._connection is not None
-    page._connection.sock.shutdown(socket.SHUT_RDWR)
+    page._connection.shutdown(socket.SHUT_RDWR)
     assert page.read() == exporter.body
     assert exporter.connections == 2
     page.close()

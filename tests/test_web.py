@@ -171,7 +171,7 @@ def test_tab_and_download_join_what_others_added() -> None:
 
 def test_the_start_form_asks_for_our_options() -> None:
     asked = web_ui_of(board_of()).template_args["extra_options"]
-    assert {*asked} == {option.key for option in OPTIONS}
+    assert {*asked} == {option.key for option in OPTIONS if not option.of_process}
 
 
 def test_csv_is_the_one_that_a_headless_run_writes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from loadtest.monitor import process
+from loadtest.monitor import endpoint, process
 
 SHORTEST_S = 0.05  # between samples
 SOURCE_HELP = (
@@ -25,6 +26,33 @@ def _every(flag: str, words: str) -> Callable[[Callable[..., Any]], Callable[...
     return click.option(flag, type=seconds, default=1.0, show_default=True, metavar="S", help=words)
 
 
+def _metrics_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --metrics-port and --metrics-address."""
+    command = click.option(
+        "--metrics-address",
+        metavar="HOST",
+        default="127.0.0.1",
+        show_default=True,
+        help="Address that --metrics-port is on; another one is open to whoever reaches it.",
+    )(command)
+    return click.option(
+        "--metrics-port",
+        type=click.IntRange(0, 65535),
+        metavar="PORT",
+        help="Serve the run's figures to Prometheus at this port while it goes on; 0 takes a free one.",
+    )(command)
+
+
+def _listener(address: str, port: int | None) -> socket.socket | None:
+    """Take the port, say the page's URL, and let go of both with the command; None where none was asked for."""
+    if port is None:
+        return None
+    listener = endpoint.listen(address, port)
+    click.get_current_context().call_on_close(listener.close)
+    print(f"metrics: {endpoint.url_of(listener)}", file=sys.stderr, flush=True)
+    return listener
+
+
 @click.command()
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Run folder to sample into; made if missing."
@@ -36,6 +64,8 @@ def _every(flag: str, words: str) -> Callable[[Callable[..., Any]], Callable[...
 )
 @click.option("--client", type=int, metavar="PID", help="Process of the load generator, whose CPU is kept apart.")
 @click.option("--server", metavar="URL", help="What is measured: its process's CPU is kept apart where it runs here.")
+@_metrics_options
+@click.option("--metrics-fd", type=int, hidden=True)
 @click.option("--with-run", is_flag=True, hidden=True)
 def monitor(
     out: Path,
@@ -45,6 +75,9 @@ def monitor(
     client: int | None,
     server: str | None,
     *,
+    metrics_port: int | None,
+    metrics_address: str,
+    metrics_fd: int | None,
     with_run: bool,
 ) -> None:
     """Sample host, GPU and servers into a run folder, until Ctrl-C, --for or the run's end.
@@ -53,13 +86,19 @@ def monitor(
     its samples-*.jsonl into the run folder, and the report aligns them by the wall clock. Each source leaves a file,
     samples-<source>.jsonl. A source that fails is said once and tried again; it leaves a gap, never a zero.
 
+    With --metrics-port it also serves the figures of the run in that folder, whoever writes it; alone, without sources.
+
     \b
     Examples:
       loadtest monitor --out runs/today --source host --source nvidia
       loadtest monitor --out runs/today --source ollama=http://127.0.0.1:11434,dcgm=http://127.0.0.1:9400
       loadtest monitor --out runs/today --source prometheus=http://127.0.0.1:9100/metrics:node_load1 --for 60
+      loadtest monitor --out runs/today --metrics-port 9464
     """
-    asked = process.parse(sources or ("host",), server=server)
+    listener = _listener(metrics_address, metrics_port)
+    if metrics_fd is not None:
+        listener = socket.socket(fileno=metrics_fd)
+    asked = process.parse(sources or ("host",), server=server) if sources or listener is None else []
     process.monitor(
         [process.make(one, client=client, server=server) for one in asked],
         out,
@@ -67,11 +106,13 @@ def monitor(
         seconds=seconds,
         say=_say,
         with_parent=with_run,
+        metrics=listener,
     )
 
 
 def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --monitor and --monitor-every."""
+    """Give a command --monitor, --monitor-every and the options of metrics."""
+    command = _metrics_options(command)
     command = _every("--monitor-every", "Seconds between samples of --monitor.")(command)
     return click.option(
         "--monitor",
@@ -82,14 +123,22 @@ def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def beside_run(sources: Sequence[str], every: float) -> Callable[[Path, str], AbstractContextManager[int]] | None:
-    """Return what to enter while a run goes on, None without sources; raise ScenarioError before anything is sent."""
-    if not sources:
+def beside_run(
+    sources: Sequence[str], every: float, *, metrics_port: int | None, metrics_address: str
+) -> Callable[[Path, str], AbstractContextManager[int]] | None:
+    """Return what to enter while a run goes on, None without sources and metrics; raise ScenarioError before anything is sent.
+
+    The port of metrics is taken now.
+    """
+    if sources:
+        process.parse(sources, server="http://server")  # the measured one's address is not known yet
+    listener = _listener(metrics_address, metrics_port)
+    if not sources and listener is None:
         return None
-    process.parse(sources, server="http://server")  # the measured one's address is not known yet
 
     def start(folder: Path, url: str) -> AbstractContextManager[int]:
-        return process.beside(folder, process.parse(sources, server=url), every=every, server=url)
+        asked = process.parse(sources, server=url) if sources else []
+        return process.beside(folder, asked, every=every, server=url, metrics=listener)
 
     return start
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from loadtest.monitor.counters import Counters, Process, counters, process
 from loadtest.monitor.sampler import SourceError
 
 FAMILY_S = 1.0  # how long a list of child processes is believed
@@ -25,7 +26,7 @@ class Family:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._members: dict[int, psutil.Process] = {}
+        self._members: dict[int, Process] = {}
         self._used: dict[int, float] = {}
         self._listed = -FAMILY_S
         self._at = time.perf_counter()
@@ -37,26 +38,29 @@ class Family:
             self._list(now)
         used: dict[int, float] = {}
         resident = 0
-        for pid, process in self._members.items():
-            with contextlib.suppress(psutil.Error):
-                with process.oneshot():
-                    times = process.cpu_times()
-                    resident += process.memory_info().rss
-                used[pid] = times.user + times.system
+        for pid, member in self._members.items():
+            if (seen := member.use()) is not None:
+                used[pid] = seen[0]
+                resident += seen[1]
         if self.pid not in used:
             return None
         seconds = sum(value - self._used.get(pid, value) for pid, value in used.items())
         elapsed, self._at, self._used = now - self._at, now, used
         return seconds / elapsed if elapsed > 0 else 0.0, resident
 
+    def close(self) -> None:
+        for member in self._members.values():
+            member.close()
+        self._members, self._listed = {}, -FAMILY_S
+
     def _list(self, now: float) -> None:
         self._listed = now
         pids = {self.pid, *(set(_descendants(self.pid)) - {os.getpid()})}  # a monitor is no part of its run
-        found: dict[int, psutil.Process] = {}
-        for pid in pids:
-            with contextlib.suppress(psutil.Error):
-                found[pid] = self._members.get(pid) or psutil.Process(pid)
-        self._members = found
+        for pid in self._members.keys() - pids:
+            self._members.pop(pid).close()
+        for pid in pids - self._members.keys():
+            with contextlib.suppress(OSError, psutil.Error):
+                self._members[pid] = process(pid)
 
 
 def _descendants(pid: int) -> Iterable[int]:
@@ -83,23 +87,26 @@ class Host:
         self._url = server
         self._server: Family | None = None
         self._looked = -LOOK_AGAIN_S
+        self._counters: Counters | None = None
+        self._cores: list[tuple[float, float]] = []
         self._at = 0.0
 
     def open(self) -> dict[str, Any]:
         try:
-            psutil.cpu_percent(percpu=True)  # the first call has nothing to compare with and says 0
-            memory = psutil.virtual_memory()
+            self._counters = counters()
+            self._cores = self._counters.cores()
+            memory_total = psutil.virtual_memory().total
         except (psutil.Error, OSError, RuntimeError) as error:
             raise SourceError(f"this machine does not say how busy its cores are ({error}).") from None
         self._find_server()
         for family in (self._client, self._server):
             if family is not None:
-                family.use()  # primes it, as cpu_percent above
+                family.use()  # what it had used before is not of this sample
         self._at = time.perf_counter()
         facts: dict[str, Any] = {
             "host": socket.gethostname(),
             "cores": psutil.cpu_count() or 1,
-            "memory_total": memory.total,
+            "memory_total": memory_total,
         }
         if self._url and self._server is None:
             facts["server_process"] = f"not seen: no process of this machine that we may look at listens at {self._url}"
@@ -107,30 +114,29 @@ class Host:
 
     def sample(self) -> dict[str, Any]:
         """Return shares of a core (0 to 1 each), bytes, and bytes a counter has seen since the machine started."""
+        assert self._counters is not None
         now = time.perf_counter()
         values: dict[str, Any] = {}
-        if now - self._at >= SHORTEST_S:
-            self._at = now
-            values["cores"] = [round(value / 100, 3) for value in psutil.cpu_percent(percpu=True)]
-            values |= self._processes(now)
-        memory, swap = psutil.virtual_memory(), psutil.swap_memory()
-        values |= {
-            "memory_used": memory.total - memory.available,
-            "page_cache": int(getattr(memory, "cached", 0)) + int(getattr(memory, "buffers", 0)),
-            "swap_used": swap.used,
+        try:
+            if now - self._at >= SHORTEST_S:
+                self._at, before, self._cores = now, self._cores, self._counters.cores()
+                values["cores"] = _shares(before, self._cores)
+                values |= self._processes(now)
+            values |= self._counters.memory()
+            networks = self._counters.networks()
+        except (psutil.Error, OSError, LookupError, ValueError) as error:
+            raise SourceError(f"this machine does not say what it does ({error}).") from None
+        outside = [counted for name, counted in networks.items() if not name.startswith("lo")]
+        return values | {
+            "net_sent": sum(sent for sent, _ in outside),
+            "net_received": sum(received for _, received in outside),
+            "loopback": sum(counted[1] for name, counted in networks.items() if name.startswith("lo")),
         }
-        networks = psutil.net_io_counters(pernic=True)
-        outside = [counter for nic, counter in networks.items() if not nic.startswith("lo")]
-        loop = [counter for nic, counter in networks.items() if nic.startswith("lo")]
-        values |= {
-            "net_sent": sum(counter.bytes_sent for counter in outside),
-            "net_received": sum(counter.bytes_recv for counter in outside),
-            "loopback": sum(counter.bytes_recv for counter in loop),
-        }
-        return values
 
     def close(self) -> None:
-        pass
+        for part in (self._counters, self._client, self._server):
+            if part is not None:
+                part.close()
 
     def _processes(self, now: float) -> dict[str, Any]:
         if self._server is None and now - self._looked >= LOOK_AGAIN_S:
@@ -140,7 +146,8 @@ class Host:
             used = family.use() if family is not None else None
             if used is not None:
                 values[f"{label}_cpu"], values[f"{label}_memory"] = round(used[0], 4), used[1]
-            elif label == "server":
+            elif label == "server" and family is not None:
+                family.close()
                 self._server = None
         return values
 
@@ -150,6 +157,15 @@ class Host:
         self._looked = time.perf_counter()
         pid = listener(self._url)
         self._server = Family(pid) if pid is not None else None
+
+
+def _shares(before: list[tuple[float, float]], now: list[tuple[float, float]]) -> list[float]:
+    """Return the busy share of each core, 0 to 1; a core that has come meanwhile counts from its start."""
+    shares = []
+    for number, (busy, total) in enumerate(now):
+        was, were = before[number] if number < len(before) else (0.0, 0.0)
+        shares.append(round(min(max((busy - was) / (total - were), 0.0), 1.0), 3) if total > were else 0.0)
+    return shares
 
 
 def listener(url: str) -> int | None:

@@ -1,7 +1,7 @@
 """A monitor's life: which sources are meant, the process of its own that samples them, and how it ends with its run.
 
-A thread beside the driver would share the interpreter lock with it and make its stamps late; hence a child process. It
-holds the reading end of a pipe whose writing end is the run's alone: when the run ends, however it does, the pipe closes.
+A thread beside the driver would share the interpreter lock with it and make its stamps late; hence a child process, which
+also serves the run's figures to Prometheus. It holds the reading end of a pipe whose writing end is the run's alone: when the run ends, however it does, the pipe closes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest.errors import RunFolderError, ScenarioError
+from loadtest.monitor.endpoint import Endpoint
 from loadtest.monitor.sampler import Source, watch_all
 
 KINDS = ("host", "nvidia", "ollama", "dcgm", "vllm", "llamacpp", "prometheus")
@@ -113,8 +115,12 @@ def monitor(
     seconds: float | None,
     say: Callable[[str], None],
     with_parent: bool,
+    metrics: socket.socket | None = None,
 ) -> None:
-    """Sample until `seconds` have passed, SIGINT or SIGTERM comes, or (`with_parent`) stdin closes."""
+    """Sample until `seconds` have passed, SIGINT or SIGTERM comes, or (`with_parent`) stdin closes.
+
+    At `metrics`, where something listens, the figures of the run in `folder` are served meanwhile.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -125,6 +131,8 @@ def monitor(
     if with_parent:
         os.nice(NICENESS)  # before the threads: on Linux each has its own, taken over from the one that starts it
     threads = watch_all(sources, folder, every=every, stop=stop, say=say)
+    if metrics is not None:
+        _serve(metrics, folder)
     if with_parent:
         threading.Thread(target=_until_alone, args=(stop,), daemon=True).start()
         print(READY, flush=True)
@@ -133,6 +141,15 @@ def monitor(
     deadline = time.monotonic() + PATIENCE_S
     for thread in threads:
         thread.join(max(deadline - time.monotonic(), 0.0))
+
+
+def _serve(listener: socket.socket, folder: Path) -> None:
+    """Answer Prometheus from now until this process ends."""
+    from loadtest.monitor.export import families
+    from loadtest.monitor.tail import Tail
+
+    tail = Tail(folder)
+    Endpoint(listener, lambda: families(tail.seen()))
 
 
 def _until_alone(stop: threading.Event) -> None:
@@ -148,16 +165,30 @@ def _until_alone(stop: threading.Event) -> None:
 
 
 @contextlib.contextmanager
-def beside(folder: Path, asked: Sequence[Asked], *, every: float, server: str | None = None) -> Iterator[int]:
-    """Sample into `folder` while inside, from a child process that ends with this one; gives its pid."""
+def beside(
+    folder: Path,
+    asked: Sequence[Asked],
+    *,
+    every: float,
+    server: str | None = None,
+    metrics: socket.socket | None = None,
+) -> Iterator[int]:
+    """Sample into `folder` while inside, from a child process that ends with this one; gives its pid.
+
+    `metrics` is the socket at which the child serves the run's figures; only the child has it afterwards.
+    """
     command = [sys.executable, "-m", "loadtest", "monitor", "--out", str(folder), "--every", str(every), "--with-run"]
     command += [part for source in asked for part in ("--source", str(source))]
     command += ["--client", str(os.getpid())]
     if server:
         command += ["--server", server]
+    inherited = [metrics.fileno()] if metrics is not None else []
+    command += [part for number in inherited for part in ("--metrics-fd", str(number))]
     # A session of its own: Ctrl-C at the terminal is for the run, which ends its monitor when it has ended itself.
     own: dict[str, Any] = {"start_new_session": True} if sys.platform != "win32" else {}
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **own)
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=inherited, **own)
+    if metrics is not None:
+        metrics.close()  # else it would seem to listen after the child has ended
     assert child.stdin is not None
     assert child.stdout is not None
     try:

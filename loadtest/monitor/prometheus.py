@@ -50,6 +50,8 @@ KNOWN = {
 _NAME_ENDS = re.compile(r"[{ \t]")
 # Labels that tell one GPU (or slice of one) from another; the rest repeats host, driver and model on each line.
 _DCGM_LABELS = frozenset({"gpu", "GPU_I_ID"})
+_RUBBISH = (ValueError, KeyError, IndexError, AttributeError)  # what the parser is seen to raise on it
+_MOST_SERIES = 20_000  # of a page, whose lines are remembered
 
 
 class Prometheus:
@@ -62,9 +64,10 @@ class Prometheus:
         self._asked = tuple(metrics)
         if not metrics and name in KNOWN:
             self._wanted = frozenset(KNOWN[name])
+        self._keys: dict[bytes, str | None] = {}  # lines without their number -> key; None: nobody asked for it
 
     def open(self) -> dict[str, Any]:
-        samples = self._samples()
+        samples = self._samples(self._page.read())
         there = {sample.name for sample in samples}
         facts = self._page.facts()
         names = {sample.labels["modelName"] for sample in samples if "modelName" in sample.labels}
@@ -75,26 +78,58 @@ class Prometheus:
         return facts
 
     def sample(self) -> dict[str, Any]:
-        """Return {"values": {name{labels}: number}} as the page has them; NaN and ±Inf are left out."""
-        return {"values": {_key(sample): sample.value for sample in self._samples() if math.isfinite(sample.value)}}
+        """Return {"values": {name{labels}: number}} as the page has them; NaN and ±Inf are left out.
+
+        The parser takes about 20 µs a line, and a vLLM page has hundreds. It sees a line once; from then on what stands
+        before the line's number says whether the number counts, and for what.
+        """
+        page = self._page.read()
+        values: dict[str, float] = {}
+        try:
+            for line in page.splitlines():
+                head, _, number = line.rpartition(b" ")
+                key = self._keys[head] if head in self._keys else self._learn(head, line)
+                if key is not None:
+                    values[key] = float(number)
+        except _RUBBISH:  # or a form that is not so simple: the parser knows them all
+            values = {}
+        if not values:
+            values = {_key(sample): sample.value for sample in self._samples(page)}
+        return {"values": {key: value for key, value in values.items() if math.isfinite(value)}}
 
     def close(self) -> None:
         self._page.close()
 
-    def _samples(self) -> list[Sample]:
+    def _learn(self, head: bytes, line: bytes) -> str | None:
+        """Return the key of a line that begins so, and remember it; None for a comment or a metric not asked for.
+
+        Raises ValueError where more than a number stands behind the labels (a time), or no space before it.
+        """
+        if not head:
+            if line.strip():
+                raise ValueError(line)
+            return None
+        if len(self._keys) >= _MOST_SERIES:  # labels that change all the time
+            self._keys.clear()
+        text = line.decode()
+        key = None
+        if _NAME_ENDS.split(text, 1)[0] in self._wanted:
+            found = _parse([text])
+            if len(found) != 1 or not head.endswith((b"}", found[0].name.encode())):
+                raise ValueError(text)
+            key = _key(found[0])
+        self._keys[head] = key
+        return key
+
+    def _samples(self, page: bytes) -> list[Sample]:
+        """Return what the parser makes of the lines that count; raise SourceError where there are none."""
         try:
-            text = self._page.read().decode()
-            # A vLLM page has hundreds of lines, and the parser takes about 20 µs for each: it gets those that count.
+            text = page.decode()
             lines = [line for line in text.splitlines() if _NAME_ENDS.split(line, 1)[0] in self._wanted]
             found = _parse(lines)
             if not found:
                 _parse(text.splitlines())  # no page of metrics at all, or one without these?
-        except (
-            ValueError,
-            KeyError,
-            IndexError,
-            AttributeError,
-        ) as error:  # what the parser is seen to raise on rubbish
+        except _RUBBISH as error:
             raise SourceError(f"{self._page.url} is no page of Prometheus metrics ({_short(error)}).") from None
         if not found:
             names = ", ".join(self._asked) or f"that is known of {self.name}"

@@ -16,7 +16,7 @@ from locust.runners import STATE_RUNNING, MasterRunner, Runner
 
 from loadtest.errors import LoadTestError
 from loadtest.records import RunFolder
-from loadtest.users import recording
+from loadtest.users import export, recording
 from loadtest.users.levels import Seen, Standing
 from loadtest.users.options import Settings
 from loadtest.users.run import Prepared, Run, free_path, prepare
@@ -37,6 +37,7 @@ class Decider:
         self._runner = runner
         self._run: Run | None = None  # while a test runs
         self._last: Run | None = None
+        self._barred: LoadTestError | None = None  # why no test can begin in this process
         self._ahead: Prepared | LoadTestError | None = None
         self._announced = 0  # the target user count that everybody knows of, …
         self._steady = False  # … whether all users are there, …
@@ -53,7 +54,15 @@ class Decider:
         if isinstance(self._runner, MasterRunner):
             self._runner.register_message(ENDED, self._take_ended)
             events.worker_connect.add_listener(self._connected)
-        if self._at_once:
+        if self._runner is not None:
+            try:
+                export.begin(self._environment)
+            except LoadTestError as error:
+                # The test is refused for it, not the process ended here: Locust would leave its workers behind.
+                self._barred = error
+                if not self._at_once:
+                    logger.error(error)  # noqa: TRY400 - the user's mistake, not ours
+        if self._at_once and self._barred is None:
             # Before Locust starts the clock of --run-time: loading a model may take a minute.
             try:
                 if asked := Settings.of(self._environment.parsed_options).out:
@@ -78,6 +87,8 @@ class Decider:
 
     def _begin(self) -> None:
         environment, runner = self._environment, self._runner
+        if self._barred is not None:
+            raise self._barred
         ahead, self._ahead = self._ahead, None
         if isinstance(ahead, LoadTestError):
             raise ahead

@@ -23,9 +23,9 @@ from locust.runners import STATE_MISSING, MasterRunner, Runner, WorkerRunner
 from loadtest import metrics
 from loadtest.metrics import Histogram
 from loadtest.records import Record
+from loadtest.streams import Figures
 from loadtest.users import recording
 from loadtest.users.recording import InFlight
-from loadtest.users.streams import Figures
 
 TOTAL = "Aggregated"  # Locust's own name for the row of all requests
 HISTORY_S = 900  # how far back the live chart goes
@@ -67,6 +67,7 @@ class Worker:
     """What a worker said last."""
 
     live: InFlight
+    client: tuple[float, float] | None  # of recording.client
     upto: int  # the last second that it sampled
     heard: float  # when, on our monotonic clock
 
@@ -75,12 +76,14 @@ class Board:
     """Figures by request name, and what happened second by second.
 
     A process shows its board (`rows`, `history`: master, or one process alone) or reports it (`take_delta`: a worker).
-    `live` gives what this process has in flight now, by name. A `generation` counts the resets, so that a report that was on
+    `live` gives what this process has in flight now, by name; `client` what it sees of itself. A `generation` counts the resets, so that a report that was on
     its way during one is not taken for what came after.
     """
 
-    def __init__(self, live: Callable[[], InFlight] = dict) -> None:
-        self.live = live
+    def __init__(
+        self, live: Callable[[], InFlight] = dict, client: Callable[[], tuple[float, float] | None] = lambda: None
+    ) -> None:
+        self.live, self.client = live, client
         self.generation: int | None = None
         self.reset()
 
@@ -130,6 +133,7 @@ class Board:
             "names": {name: figures.to_json() for name, figures in self._figures.items()},
             "seconds": {str(second): one.to_json() for second, one in self._seconds.items()},
             "live": self.live(),
+            "client": self.client(),
             "upto": self._upto,
         }
         self._figures, self._seconds, self._points = {}, {}, {}
@@ -141,12 +145,21 @@ class Board:
             return
         if delta["upto"] is not None:
             live = {name: (decoding, waiting) for name, (decoding, waiting) in delta["live"].items()}
-            self._workers[worker] = Worker(live, delta["upto"], time.monotonic())
+            self._workers[worker] = Worker(live, delta["client"], delta["upto"], time.monotonic())
         for name, figures in delta["names"].items():
             self._figures.setdefault(name, Figures()).merge(Figures.from_json(figures))
         for second, one in delta["seconds"].items():
             self._second(int(second)).merge(Second.from_json(one))
         self._forget()
+
+    def figures(self) -> dict[str, Figures]:
+        """Return the figures by name, as they are added to."""
+        return dict(self._figures)
+
+    def clients(self) -> list[tuple[float, float]]:
+        """Return what each process with users sees of itself, as recording.client says."""
+        every = (self.client(), *(worker.client for worker in self._present()))
+        return [one for one in every if one is not None]
 
     def total(self) -> Figures:
         """Return the figures of all names together."""
@@ -235,7 +248,7 @@ board = Board()
 
 def listen(events: Events) -> None:
     """Connect `board` to Locust: reset with each test, reported by workers, merged by the master. Call it once."""
-    board.live = recording.live
+    board.live, board.client = recording.live, recording.client
     recording.record_listeners.append(_count)
     events.init.add_listener(_connect)  # type: ignore[no-untyped-call]
 

@@ -14,9 +14,9 @@ from locust import log
 from locust.env import Environment
 
 from loadtest.errors import ScenarioError
+from loadtest.streams import Figures
 from loadtest.users.figures import board
 from loadtest.users.options import Settings
-from loadtest.users.streams import Figures
 
 
 @dataclass(frozen=True, slots=True)

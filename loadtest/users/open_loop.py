@@ -7,7 +7,6 @@ the number of users nor that of workers changes the rate; it begins once all use
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Iterator
 from typing import Literal
@@ -17,6 +16,7 @@ from gevent.pool import Group
 from locust import task
 
 from loadtest.errors import ScenarioError
+from loadtest.measure.schedule import Share, instants
 from loadtest.measure.wire import now
 from loadtest.scenario import Scenario
 from loadtest.users import recording
@@ -31,19 +31,6 @@ POLL_S = 0.01
 logger = logging.getLogger(__name__)
 
 
-def instants(rate: float, arrivals: str, seed: int | None) -> Iterator[int]:
-    """Yield the arrivals of the whole test, ns from its schedule's beginning; raises ScenarioError."""
-    if not rate > 0:
-        raise ScenarioError(f"rate must be above 0, not {rate}.")
-    if arrivals not in ("poisson", "constant"):
-        raise ScenarioError(f"arrivals must be poisson or constant, not {arrivals!r}.")
-    rng = random.Random(f"arrivals {seed}")
-    t = 0.0
-    while True:
-        yield round(t * 1e9)
-        t += rng.expovariate(rate) if arrivals == "poisson" else 1 / rate
-
-
 class OpenLoopUser(ModelUser):
     """Sends by the schedule instead of in a loop: `rate` requests a second over all users and workers together.
 
@@ -55,12 +42,18 @@ class OpenLoopUser(ModelUser):
 
     warmup = 0
     rate: float = 1.0  # requests/s
-    arrivals: Literal["poisson", "constant"] = "poisson"
+    arrivals: Literal["poisson", "constant", "gamma"] = "poisson"
+    burstiness: float | None = None  # of gamma arrivals: 1 is Poisson, below it they come in bursts
+
+    @classmethod
+    def schedule(cls, seed: int | None) -> Iterator[int]:
+        """Yield when requests are due, ns from the beginning of the test's schedule; raises ScenarioError."""
+        return instants(cls.rate, cls.arrivals, seed, burstiness=cls.burstiness)
 
     @classmethod
     def scenario(cls, settings: Settings, *, host: str | None, name: str, seed: int) -> Scenario:
         try:
-            next(instants(cls.rate, cls.arrivals, seed))
+            next(cls.schedule(seed))
         except ScenarioError as error:
             raise ScenarioError(f"user class {cls.__name__}: {error}") from None
         return super().scenario(settings, host=host, name=name, seed=seed)
@@ -86,8 +79,9 @@ class OpenLoopUser(ModelUser):
     def _keep(self, recorder: recording.Recorder, share: tuple[int, int, int], in_flight: Group) -> None:
         wall_ns, rank, of = share
         start = now() + wall_ns - time.time_ns()
-        for number, offset in enumerate(instants(self.rate, self.arrivals, self.client.seed)):
-            if number % of != rank:
+        mine = Share(rank, of)
+        for number, offset in enumerate(self.schedule(self.client.seed)):
+            if not mine.takes(number):
                 continue
             due = start + offset
             if (left := due - now()) > EARLY_NS:

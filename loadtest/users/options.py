@@ -39,6 +39,13 @@ def _positive(text: str) -> float:
     return value
 
 
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise ValueError
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One option: its key in Locust's parsed options, how text becomes its value, what that must be, how help names it."""
@@ -50,6 +57,7 @@ class Option:
     help: str
     default: str | None = None
     choices: tuple[str, ...] | None = None
+    of_process: bool = False  # no field in the start form: it holds for every test of the process
 
     @property
     def flag(self) -> str:
@@ -109,6 +117,23 @@ OPTIONS = (
         "TOKENS/S",
         "Gate: exit code 1 when the median stream decodes slower than this, tokens/s.",
     ),
+    Option(
+        "metrics_port",
+        _port,
+        "a port from 0 to 65535",
+        "PORT",
+        "Serve the figures of all processes to Prometheus at this port; 0 takes a free one.",
+        of_process=True,
+    ),
+    Option(
+        "metrics_address",
+        _text,
+        "an address",
+        "HOST",
+        "Address that --metrics-port is on; another one is open to whoever reaches it.",
+        "127.0.0.1",
+        of_process=True,
+    ),
 )
 
 
@@ -127,7 +152,7 @@ def add_options(parser: Any) -> None:
             env_var=f"LOCUST_{option.key.upper()}",
             help=option.help,
         )
-        action.include_in_web_ui = True  # Locust hides what comes through a group
+        action.include_in_web_ui = not option.of_process  # Locust hides what comes through a group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +176,13 @@ class Settings:
         Raises ScenarioError, naming the option, for a value that makes no sense.
         """
         given = vars(options) if options is not None else {}
-        values = {option.key: option.value(given.get(option.key)) for option in OPTIONS}
+        values = {option.key: option.value(given.get(option.key)) for option in OPTIONS if not option.of_process}
         given.update(values)
         return cls(**values)
+
+
+def metrics_of(options: argparse.Namespace | None) -> tuple[int | None, str]:
+    """Return port (None where none was asked for) and address of --metrics-port; raise ScenarioError."""
+    given = vars(options) if options is not None else {}
+    port, address = (option.value(given.get(option.key)) for option in OPTIONS if option.of_process)
+    return port, address

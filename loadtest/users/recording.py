@@ -57,6 +57,11 @@ def live() -> InFlight:
     return _process.recorder.live() if _process.recorder is not None else {}
 
 
+def client() -> tuple[float, float] | None:
+    """Return what this process last saw of itself, (longest gap between polls in s, CPU in cores); None without a test."""
+    return _process.recorder.client if _process.recorder is not None else None
+
+
 def in_all(flying: InFlight) -> tuple[int, int]:
     """Return how many requests of all names are (decoding, waiting)."""
     return sum(decoding for decoding, _ in flying.values()), sum(waiting for _, waiting in flying.values())
@@ -138,6 +143,7 @@ class Recorder:
         """
         self.standing = standing
         self.seen: dict[int, Seen] = {}
+        self.client: tuple[float, float] | None = None  # what `client` says, from the latest sample
         self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
         self.one_schedule = BoundedSemaphore()  # held by the user who keeps this process's share
         self._active: dict[Exchange, str] = {}
@@ -231,6 +237,8 @@ class Recorder:
             gevent.sleep(1.0)
             cpu_now, t = time.process_time_ns(), now()
             decoding, waiting = in_all(self.live())
+            gap, used = self._heartbeat.take() // 1000, round((cpu_now - cpu) / (t - at), 4)
+            self.client = gap * 1e-6, used
             samples.write(
                 {
                     "t": t - self.clock.monotonic_ns,
@@ -238,8 +246,8 @@ class Recorder:
                     "in_flight": decoding + waiting,
                     "decoding": decoding,
                     "waiting": waiting,
-                    "loop_gap_us": self._heartbeat.take() // 1000,
-                    "cpu": round((cpu_now - cpu) / (t - at), 4),
+                    "loop_gap_us": gap,
+                    "cpu": used,
                 }
             )
             cpu, at = cpu_now, t

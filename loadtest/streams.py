@@ -16,14 +16,27 @@ from loadtest.records import Outcome, Record
 REJECTED, ACCEPTED = "rejected", "accepted"  # outcomes beside those of records: what the test's own code said
 HISTOGRAMS = (
     "ttft_s",
+    "ttft_sched_s",
     "itl_s",
     "tpot_s",
+    "e2e_s",
     "stream_tokens_per_s",
     "queue_wait_s",
+    "prefill_s",
     "lag_s",
     "schedule_lag_s",
 )
-_COUNTS = ("warmup", "cancelled", "output_tokens", "arrivals", "stamped", "late", "coalesced")
+_COUNTS = (
+    "warmup",
+    "cancelled",
+    "cancelled_warmup",
+    "output_tokens",
+    "prompt_tokens",
+    "arrivals",
+    "stamped",
+    "late",
+    "coalesced",
+)
 
 
 @dataclass(slots=True)
@@ -37,7 +50,9 @@ class Figures:
     outcomes: Counter[str] = field(default_factory=Counter)  # of measured requests, cancelled ones left out
     warmup: int = 0
     cancelled: int = 0
+    cancelled_warmup: int = 0  # those of the cancelled ones that were warm-up
     output_tokens: int = 0
+    prompt_tokens: int = 0
     first_send: float = math.inf  # wall clock, s: workers may live on several hosts
     last_end: float = -math.inf
     arrivals: int = 0
@@ -73,6 +88,7 @@ class Figures:
         """Count a request; `zero` is the wall time in seconds that its t_* count from."""
         if record.outcome == Outcome.CANCELLED:
             self.cancelled += 1
+            self.cancelled_warmup += record.warmup
         elif record.warmup:
             self.warmup += 1
         else:
@@ -91,6 +107,7 @@ class Figures:
             self.histograms[name].add(value)
         self.histograms["itl_s"].add(*((after - before) * 1e-6 for before, after in pairwise(record.chunks)))
         self.output_tokens += record.output_tokens or 0
+        self.prompt_tokens += record.prompt_tokens or 0
         sent = record.t_send if record.t_send is not None else record.t_sched
         self.first_send = min(self.first_send, zero + sent * metrics.NS)
         self.last_end = max(self.last_end, zero + record.t_end * metrics.NS)
@@ -185,6 +202,9 @@ class Figures:
 def durations(record: Record) -> Iterator[tuple[str, float]]:
     """Yield the durations that a request has one of, by name, in seconds (or tokens a second)."""
     yield "lag_s", record.lag_us * 1e-6
+    said = metrics.server_said(record.server or {})
+    if not math.isnan(said.prefill_s):
+        yield "prefill_s", said.prefill_s
     if record.t_send is None:
         return
     yield "schedule_lag_s", metrics.schedule_lag(record.t_send, record.t_sched)
@@ -192,13 +212,17 @@ def durations(record: Record) -> Iterator[tuple[str, float]]:
         return
     ttft = metrics.ttft(record.t_first_token, record.t_send)
     yield "ttft_s", ttft
+    yield "ttft_sched_s", metrics.ttft_sched(record.t_first_token, record.t_sched)
     headers = math.nan if record.t_headers is None else record.t_headers
-    wait = metrics.queue_wait(record.t_send, headers, record.t_first_token, metrics.server_said(record.server or {}))
+    wait = metrics.queue_wait(record.t_send, headers, record.t_first_token, said)
     if not math.isnan(wait):
         yield "queue_wait_s", wait
-    if record.chunks and (record.output_tokens or 0) > 1:
-        last = record.t_send + record.chunks[-1] * 1000
-        tpot = metrics.tpot(metrics.e2e(last, record.t_send), ttft, record.output_tokens)
+    if not record.chunks:
+        return
+    e2e = metrics.e2e(record.t_send + record.chunks[-1] * 1000, record.t_send)
+    yield "e2e_s", e2e
+    if (record.output_tokens or 0) > 1:
+        tpot = metrics.tpot(e2e, ttft, record.output_tokens)
         if tpot > 0:  # else all tokens came in one chunk: no decode speed was seen
             yield "tpot_s", tpot
             yield "stream_tokens_per_s", metrics.stream_tokens_per_s(tpot)

@@ -1,0 +1,133 @@
+"""Figures as Prometheus wants them: from what was seen of a run to metric families, by its naming conventions.
+
+Classic histograms, for which every Prometheus has `histogram_quantile`. Bounds are those of the Renard series R10, a factor
+of about 1.25 apart: a quantile is off by at most its bucket, and round limits (0.5 s, 2 s) are bounds themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
+
+from loadtest.metrics import FORMULAS
+from loadtest.records import Outcome
+from loadtest.streams import Figures
+
+_R10 = ("1", "1.25", "1.6", "2", "2.5", "3.15", "4", "5", "6.3", "8")
+
+
+def bounds(low: int, high: int) -> tuple[float, ...]:
+    """Return bucket bounds from 10^low to 10^high, ten a decade."""
+    return *(float(f"{step}e{power}") for power in range(low, high) for step in _R10), float(f"1e{high}")
+
+
+REQUEST_S = bounds(-3, 3)
+TOKEN_S = bounds(-4, 2)
+SPEED = bounds(-1, 4)
+
+# Figure -> (name, what it is, bounds of its buckets).
+HISTOGRAMS: dict[str, tuple[str, str, Sequence[float]]] = {
+    "ttft_s": ("loadtest_ttft_seconds", "Time to first token", REQUEST_S),
+    "ttft_sched_s": ("loadtest_ttft_sched_seconds", "Time to first token from the intended instant", REQUEST_S),
+    "itl_s": ("loadtest_itl_seconds", "Inter-token latency", TOKEN_S),
+    "tpot_s": ("loadtest_tpot_seconds", "Time per output token", TOKEN_S),
+    "e2e_s": ("loadtest_e2e_seconds", "End-to-end latency", REQUEST_S),
+    "queue_wait_s": ("loadtest_queue_wait_seconds", "Queue wait, where the server tells", REQUEST_S),
+    "prefill_s": ("loadtest_prefill_seconds", "Prefill, where the server tells", REQUEST_S),
+    "stream_tokens_per_s": ("loadtest_stream_tokens_per_second", "Tokens a second of a stream", SPEED),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What the client's processes see of themselves now; None where they have not said yet."""
+
+    decoding: int
+    waiting: int
+    loop_gap_s: float | None  # longest of all processes, over about a second
+    cpu_cores: float | None  # of all processes together
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What has been seen of a run so far."""
+
+    run: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)  # run.json; empty: there is none yet
+    figures: Mapping[str, Figures] = field(default_factory=dict)  # by what the label `name` says
+    client: Client | None = None  # None: nobody is measuring
+
+
+def families(seen: Seen) -> Iterator[Metric]:
+    """Yield a family for every metric; warm-up requests are in none, and durations come from requests that ended well."""
+    if seen.facts:
+        labels = _info(seen)
+        info = GaugeMetricFamily("loadtest_run_info", "The run that the other metrics are of.", labels=list(labels))
+        info.add_metric(list(labels.values()), 1)
+        yield info
+    for figure, (name, words, limits) in HISTOGRAMS.items():
+        histograms = HistogramMetricFamily(name, f"{words}: {FORMULAS[figure]}.", labels=["name"])
+        for label, figures in seen.figures.items():
+            histogram = figures.histograms[figure]
+            counted = zip(map(floatToGoString, limits), histogram.at_most(limits), strict=True)
+            histograms.add_metric([label], [*counted, ("+Inf", histogram.count)], histogram.sum)
+        yield histograms
+    yield from _counters(seen.figures)
+    yield from _gauges(seen.client)
+
+
+def _info(seen: Seen) -> dict[str, str]:
+    target, said = seen.facts.get("target") or {}, (seen.facts.get("server") or {}).get("simulated")
+    return {
+        "run": seen.run,
+        "model": str(target.get("model") or ""),
+        "url": _without_credentials(str(target.get("url") or "")),
+        "dialect": str(target.get("dialect") or ""),
+        "driver": str(seen.facts.get("driver") or ""),
+        "simulated": f"{said['profile']} at {float(said['speed']):g}× speed" if said else "",
+    }
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _counters(seen: Mapping[str, Figures]) -> Iterator[Metric]:
+    requests = CounterMetricFamily("loadtest_requests", "Requests that ended, by outcome.", labels=["name", "outcome"])
+    for label, figures in seen.items():
+        cancelled = figures.cancelled - figures.cancelled_warmup
+        ended = {Outcome.OK: 0, **figures.outcomes, Outcome.CANCELLED: cancelled}
+        for outcome, count in ended.items():
+            if count or outcome == Outcome.OK:
+                requests.add_metric([label, str(outcome)], count)
+    yield requests
+    for name, words, key in (
+        ("loadtest_output_tokens", "Output tokens, counted when their request ends well.", "output_tokens"),
+        ("loadtest_prompt_tokens", "Prompt tokens, counted when their request ends well.", "prompt_tokens"),
+        ("loadtest_client_late_reads", "Reads for which the client was later than one token gap.", "late"),
+    ):
+        tokens = CounterMetricFamily(name, words, labels=["name"])
+        for label, figures in seen.items():
+            tokens.add_metric([label], getattr(figures, key))
+        yield tokens
+
+
+def _gauges(client: Client | None) -> Iterator[Metric]:
+    """Yield what is true now; nothing where it is not known, for a zero would be a lie."""
+    if client is None:
+        return
+    for name, words, value in (
+        ("loadtest_streams_decoding", "Streams that are receiving tokens.", client.decoding),
+        ("loadtest_streams_waiting", "Streams that wait for their first token.", client.waiting),
+        ("loadtest_streams_in_flight", "Streams decoding or waiting.", client.decoding + client.waiting),
+        ("loadtest_client_loop_gap_seconds", "Longest gap between two polls of the client's loop.", client.loop_gap_s),
+        ("loadtest_client_cpu_cores", "CPU that the client's processes use, in cores.", client.cpu_cores),
+    ):
+        if value is not None:
+            yield GaugeMetricFamily(name, words, value=value)
