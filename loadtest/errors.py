@@ -4,6 +4,7 @@ LoadTestError
 ├── ScenarioError     a scenario file or an option makes no sense
 ├── TargetError       the server cannot be reached, refuses us, or is no model server
 ├── RunFolderError    a folder holds a run already, or does not hold one
+├── WorkerError       every driver process of a run has died
 └── PredictionError   a run does not say enough to predict from
 """
 
@@ -22,6 +23,10 @@ class TargetError(LoadTestError):
 
 class RunFolderError(LoadTestError):
     """A run folder is in the way (it holds a run already) or is not one."""
+
+
+class WorkerError(LoadTestError):
+    """Every driver process of a run has died; what they recorded is kept."""
 
 
 class PredictionError(LoadTestError):

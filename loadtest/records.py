@@ -25,6 +25,7 @@ import orjson
 from loadtest.errors import RunFolderError
 
 SCHEMA = 1
+NOT_SENT = "not sent"  # how the error of a request begins that was shed: cancelled before it was sent, by its plan
 
 
 class Outcome(StrEnum):
@@ -106,6 +107,11 @@ class Record:
     bytes: int = 0
     prompt: str | None = None  # only with --save-text
     answer: str | None = None  # only with --save-text
+
+    @property
+    def was_shed(self) -> bool:
+        """Whether an open loop left the request unsent, for --max-in-flight others were in flight."""
+        return self.outcome is Outcome.CANCELLED and (self.error or "").startswith(NOT_SENT)
 
     def to_line(self) -> builtins.bytes:
         """Return the record as one JSON line, absent values left out."""

@@ -1,7 +1,7 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
-A scenario is a grid: every combination of concurrency, input length, output length and {words} is a level, and levels
-run one after another. Fields carry their help text, so that a key, an option and its documentation cannot drift apart.
+A scenario is a grid: every combination of concurrency (or rate, in an open loop), input length, output length and
+{words} is a level, and levels run one after another. Fields carry their help text, so that a key, an option and its documentation cannot drift apart.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 import tomllib
 import types
 import typing
@@ -20,6 +21,9 @@ from loadtest.errors import ScenarioError
 
 APIS = ("auto", "ollama", "openai")
 ENDPOINTS = ("chat", "generate", "completions")
+ARRIVALS = ("poisson", "constant", "gamma")
+OPEN_LOOP_S = 60.0  # a level at a rate lasts this long where neither requests nor duration is given
+OPEN_LOOP_KEYS = ("rate", "rate_to", "arrivals", "burstiness", "trace", "max_in_flight")
 
 
 def _key(help_text: str, default: Any, *, unit: str = "") -> Any:
@@ -34,16 +38,28 @@ class Level:
     """One cell of the grid."""
 
     index: int
-    concurrency: int
+    concurrency: int | None  # None: an open loop
     input_tokens: int | None  # None: a literal prompt decides
     output_tokens: int | None  # None: the model decides
     words: int | None  # what {words} in a literal prompt stands for
     requests: int  # total, warm-up not counted; with a duration, its upper limit does not exist (0)
+    rate: float | None = None  # requests/s, at its start where rate_to is another; None: closed loop, or a trace
+    rate_to: float | None = None  # requests/s at its end
+    trace: str | None = None  # name of the file that is replayed
+
+    @property
+    def load(self) -> str:
+        """Name what the level puts on the server: "8 streams", "4 requests/s", "1 to 8 requests/s" or "trace day.csv"."""
+        if self.trace is not None:
+            return f"trace {self.trace}"
+        if self.concurrency is None and self.rate is not None:
+            return f"{self.rate:g} {f'to {self.rate_to:g} ' if self.rate_to is not None else ''}requests/s"
+        return f"{self.concurrency or 0} stream{'s' if self.concurrency != 1 else ''}"
 
     @property
     def label(self) -> str:
         """Name the level as charts and tables do, e.g. "8 streams · 128 in · 64 out"."""
-        parts = [f"{self.concurrency} stream{'s' if self.concurrency != 1 else ''}"]
+        parts = [self.load]
         if self.input_tokens is not None:
             parts.append(f"{self.input_tokens} in")
         if self.output_tokens is not None:
@@ -63,25 +79,62 @@ class Scenario:
     endpoint: str = _key("chat, generate (Ollama) or completions (OpenAI).", "chat")
     model: str | None = _key("Model name; default: the one that is loaded, else the only one.", None)
     concurrency: tuple[int, ...] = _key("Streams at once (closed loop); a list makes a level each.", [1, 2, 4, 8])
+    rate: tuple[float, ...] = _key(
+        "Requests a second, sent when due whoever still waits (open loop, instead of concurrency); a list makes a level each.",
+        [],
+        unit="requests/s",
+    )
+    rate_to: float | None = _key(
+        "Let the rate change evenly over each level, up or down to this.", None, unit="requests/s"
+    )
+    arrivals: str = _key(
+        "How requests come at a rate: poisson (independent of each other), constant, or gamma (see burstiness).",
+        "poisson",
+    )
+    burstiness: float | None = _key(
+        "Shape of gamma arrivals: 1 is Poisson, below it they come in bursts, above it ever more evenly.", None
+    )
+    trace: str | None = _key(
+        "Send when this file says (open loop): an instant a line in seconds, or CSV or JSON lines, with lengths if it has them.",
+        None,
+    )
+    max_in_flight: int | None = _key(
+        "Open loop: what is due while so many requests are in flight is not sent, and recorded as shed.", None
+    )
     input_tokens: tuple[int, ...] = _key("Prompt lengths of made-up prompts.", [128], unit="tokens")
+    up_to_context: bool = _key(
+        "Leave out prompt lengths that do not fit the model's context, and add the longest that does.", default=False
+    )
     output_tokens: tuple[int, ...] = _key("Answer lengths asked for.", [64], unit="tokens")
     prompt: str | None = _key("Send this text instead of made-up tokens; {words} is filled in.", None)
     prompt_file: str | None = _key("Send the text of this file; {words} is filled in.", None)
     words: tuple[int, ...] = _key("Values of {words} in the prompt; a list makes a level each.", [])
-    requests: int | None = _key("Requests of a level in all; default: requests_per_stream × concurrency.", None)
+    requests: int | None = _key(
+        "Requests of a level in all; default: requests_per_stream × concurrency; at a rate: those of 60 s.", None
+    )
     requests_per_stream: int = _key("Requests of each stream, where neither requests nor duration is given.", 8)
     duration: float | None = _key(
         "Run each level this long, after its warm-up, instead of a number of requests.", None, unit="s"
     )
-    warmup: int = _key("Warm-up requests a stream at the start of a level, kept but not counted.", 1)
+    warmup: int = _key(
+        "Warm-up requests a stream at the start of a level, kept but not counted (open loop: one by one, in all).", 1
+    )
     max_rate: float | None = _key("Never start more requests than this.", None, unit="requests/s")
     think_time: float = _key("Pause of a stream between its answer and its next request.", 0.0, unit="s")
+    workers: int = _key(
+        "Processes that send, each with a core of its own to use; they share the load exactly, and begin levels together.",
+        1,
+    )
     seed: int | None = _key(
         "Seed of every prompt; default: drawn anew (and kept in run.json), for the same texts meet a warm prefix cache.",
         None,
     )
     warm_cache: bool = _key(
         "Leave the nonce out, so that the server's prefix cache may answer; labelled.", default=False
+    )
+    unload: bool = _key(
+        "Unload the model before every request, so that each waits for a cold load; one stream, no warm-up (Ollama).",
+        default=False,
     )
     num_ctx: int | None = _key(
         "Ollama context length, the same for the whole run (a change reloads).", None, unit="tokens"
@@ -99,7 +152,27 @@ class Scenario:
     save_text: bool = _key("Keep prompts and answers in the records.", default=False)
 
     def __post_init__(self) -> None:
+        if self.open_loop:
+            object.__setattr__(self, "concurrency", ())
+            if self.rate and self.requests is None and self.duration is None:
+                object.__setattr__(self, "duration", OPEN_LOOP_S)
         _check(self)
+        _check_open_loop(self)
+
+    @property
+    def open_loop(self) -> bool:
+        """Whether requests are sent when due, whoever still waits for an answer."""
+        return bool(self.rate) or self.trace is not None
+
+    @property
+    def arrival_pattern(self) -> str | None:
+        """Name how requests come, None in a closed loop: two runs that differ in it are no measure of each other."""
+        if not self.open_loop:
+            return None
+        if self.trace is not None:
+            return f"trace {Path(self.trace).name}"
+        pattern = self.arrivals if self.burstiness is None else f"{self.arrivals}, burstiness {self.burstiness:g}"
+        return pattern if self.rate_to is None else f"{pattern}, rate to {self.rate_to:g}"
 
     @classmethod
     def load(cls, path: Path, **overrides: Any) -> Self:
@@ -113,8 +186,9 @@ class Scenario:
         except tomllib.TOMLDecodeError as error:
             raise ScenarioError(f"{path} is not valid TOML: {error}.") from None
         table.setdefault("name", path.stem)
-        if isinstance(named := table.get("prompt_file"), str) and overrides.get("prompt_file") is None:
-            table["prompt_file"] = str(path.parent / named)  # a file names its neighbours
+        for key in ("prompt_file", "trace"):
+            if isinstance(named := table.get(key), str) and overrides.get(key) is None:
+                table[key] = str(path.parent / named)  # a file names its neighbours
         return cls.from_dict(table, where=str(path), **overrides)
 
     @classmethod
@@ -126,7 +200,10 @@ class Scenario:
                 near = difflib.get_close_matches(key.replace("-", "_"), fields, n=1, cutoff=0.5)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(fields)}."
                 raise ScenarioError(f"{where} has an unknown key {key!r}{hint}")
-        merged = {**table, **{key: value for key, value in overrides.items() if value is not None}}
+        given = {key: value for key, value in overrides.items() if value is not None}
+        merged = {**_other_loop_left_out(table, given), **given}
+        if merged.get("concurrency") and (merged.get("rate") or merged.get("trace")):
+            raise ScenarioError(f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.")
         types_by_name = typing.get_type_hints(cls)
         return cls(**{key: _coerce(key, value, types_by_name[key], where) for key, value in merged.items()})
 
@@ -151,23 +228,39 @@ class Scenario:
         return text
 
     def levels(self) -> list[Level]:
-        """Return the grid in the order it runs: concurrency changes fastest."""
+        """Return the grid in the order it runs: concurrency (or rate) changes fastest."""
         literal = self.prompt is not None or self.prompt_file is not None
-        inputs: tuple[int | None, ...] = (None,) if literal else self.input_tokens
+        inputs: tuple[int | None, ...] = (None,) if literal else self.input_tokens or (None,)
         words: tuple[int | None, ...] = self.words or (None,)
         outputs: tuple[int | None, ...] = self.output_tokens or (None,)
-        cells = itertools.product(words, inputs, outputs, self.concurrency)
+        loads: list[tuple[int | None, float | None]] = [(streams, None) for streams in self.concurrency]
+        loads += [(None, rate) for rate in self.rate]
+        if self.trace is not None:
+            loads.append((None, None))
+        cells = itertools.product(words, inputs, outputs, loads)
         return [
             Level(
                 index=index,
                 concurrency=streams,
+                rate=rate,
+                rate_to=self.rate_to,
+                trace=Path(self.trace).name if self.trace is not None else None,
                 input_tokens=input_tokens,
                 output_tokens=output_tokens,
                 words=count,
-                requests=0 if self.duration is not None else self.requests or self.requests_per_stream * streams,
+                requests=0 if self.duration is not None else self.requests or self.requests_per_stream * (streams or 0),
             )
-            for index, (count, input_tokens, output_tokens, streams) in enumerate(cells)
+            for index, (count, input_tokens, output_tokens, (streams, rate)) in enumerate(cells)
         ]
+
+
+def _other_loop_left_out(table: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return a file's table without its loop where the options given ask for the other one."""
+    if "concurrency" in given and not {"rate", "trace"} & given.keys():
+        return {key: value for key, value in table.items() if key not in OPEN_LOOP_KEYS}
+    other = {"rate": {"concurrency", "trace"}, "trace": {"concurrency", "rate", "rate_to"}}
+    dropped = set().union(*(other[key] for key in ("rate", "trace") if key in given))
+    return {key: value for key, value in table.items() if key not in dropped}
 
 
 def _check(scenario: Scenario) -> None:
@@ -183,9 +276,9 @@ def _check(scenario: Scenario) -> None:
                 raise ScenarioError(f"{key} must be {low} or more, not {value}.")
         if len(set(values)) != len(values):
             raise ScenarioError(f"{key} names a value twice: {', '.join(map(str, values))}.")
-    if not scenario.concurrency:
+    if not scenario.concurrency and not scenario.open_loop:
         raise ScenarioError("concurrency is empty: name at least one number of streams.")
-    if not scenario.input_tokens and scenario.prompt is None and scenario.prompt_file is None:
+    if not (scenario.input_tokens or scenario.trace or scenario.prompt is not None or scenario.prompt_file is not None):
         raise ScenarioError("input_tokens is empty: name a prompt length, or give a prompt.")
     for key in ("requests", "requests_per_stream", "duration", "max_rate", "num_ctx", "total_timeout"):
         value = getattr(scenario, key)
@@ -198,12 +291,76 @@ def _check(scenario: Scenario) -> None:
         if getattr(scenario, key) < 0:
             raise ScenarioError(f"{key} must be 0 or more, not {getattr(scenario, key)}.")
     _check_choices(scenario)
+    _check_modes(scenario)
+    _check_workers(scenario)
+
+
+def _check_modes(scenario: Scenario) -> None:
+    """Raise ScenarioError where up_to_context or unload meets a key that it makes no sense with."""
+    if scenario.up_to_context:
+        if scenario.prompt is not None or scenario.prompt_file is not None or scenario.trace is not None:
+            raise ScenarioError(
+                "up_to_context chooses the length of made-up prompts; leave prompt, prompt_file and trace away."
+            )
+        if not scenario.output_tokens:
+            raise ScenarioError("up_to_context must know how much of the context the answer takes; give output_tokens.")
+    if scenario.unload:
+        if scenario.concurrency != (1,):
+            raise ScenarioError(
+                "unload measures one load at a time; set concurrency = 1, and requests to how many loads."
+            )
+        if scenario.api == "openai":
+            raise ScenarioError("unload works over Ollama's own API only; leave --api away or set it to ollama.")
+
+
+def _check_workers(scenario: Scenario) -> None:
+    """Raise ScenarioError for a number of processes that cannot share the load."""
+    workers, most = scenario.workers, scenario.max_in_flight
+    if workers < 1:
+        raise ScenarioError(f"workers must be 1 or more, not {workers}.")
+    if most is not None and 0 < most < workers:
+        raise ScenarioError(
+            f"max_in_flight = {most} cannot be shared by {workers} workers; ask for {most} workers or fewer."
+        )
+
+
+def _check_open_loop(scenario: Scenario) -> None:
+    """Raise ScenarioError for keys that an open loop cannot have, and for those that only it can."""
+    for key in ("rate_to", "burstiness", "max_in_flight"):
+        value = getattr(scenario, key)
+        if value is not None and not 0 < value < math.inf:
+            raise ScenarioError(f"{key} must be above 0, not {value}.")
+    for rate in scenario.rate:
+        if not 0 < rate < math.inf:
+            raise ScenarioError(f"rate must be above 0, not {rate:g}.")
+    if len(set(scenario.rate)) != len(scenario.rate):
+        raise ScenarioError(f"rate names a value twice: {', '.join(f'{rate:g}' for rate in scenario.rate)}.")
+    if scenario.rate and scenario.trace is not None:
+        raise ScenarioError("rate and trace exclude each other; a trace has its own instants.")
+    if not scenario.rate:
+        for key in ("rate_to", "burstiness"):
+            if getattr(scenario, key) is not None:
+                raise ScenarioError(f"{key} shapes an open loop at a rate, and there is none; add rate.")
+        if scenario.arrivals != "poisson":
+            raise ScenarioError(f"arrivals = {scenario.arrivals} needs a rate; add rate, e.g. rate = [4].")
+    if not scenario.open_loop:
+        if scenario.max_in_flight is not None:
+            raise ScenarioError(
+                "max_in_flight limits an open loop; add rate or trace (concurrency is a limit by itself)."
+            )
+        return
+    if (scenario.arrivals == "gamma") != (scenario.burstiness is not None):
+        raise ScenarioError("gamma arrivals and burstiness go together; give both, e.g. burstiness = 0.5, or neither.")
+    for key in ("max_rate", "think_time"):
+        if getattr(scenario, key):
+            raise ScenarioError(f"{key} slows the streams of a closed loop; leave it away in an open loop.")
 
 
 def _check_choices(scenario: Scenario) -> None:
     for key, choices in (
         ("api", APIS),
         ("endpoint", ENDPOINTS),
+        ("arrivals", ARRIVALS),
         ("max_tokens_key", ("max_tokens", "max_completion_tokens")),
     ):
         if getattr(scenario, key) not in choices:
@@ -223,7 +380,7 @@ def _check_choices(scenario: Scenario) -> None:
         raise ScenarioError("the prompt has {words} in it; say which with words, e.g. words = [25, 100].")
     if scenario.prompt is not None and not scenario.prompt.strip():
         raise ScenarioError("the prompt is empty.")
-    if scenario.requests is not None and scenario.requests < max(scenario.concurrency):
+    if scenario.requests is not None and scenario.requests < max(scenario.concurrency, default=0):
         streams = max(scenario.concurrency)
         raise ScenarioError(
             f"requests = {scenario.requests} cannot keep {streams} streams busy; ask for {streams} or more."

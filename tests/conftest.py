@@ -19,6 +19,7 @@ def _no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the tests on their own servers, whatever the shell says."""
     for name in ("OLLAMA_HOST", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOADTEST_CALIBRATION", os.devnull)
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,15 @@ import loadtest
 
 PACKAGE = Path(loadtest.__file__).parent
 
-# each room may import those named; errors, scenario, records, metrics and slo are the ground
-GROUND = {"loadtest.errors", "loadtest.scenario", "loadtest.records", "loadtest.metrics", "loadtest.slo"}
+# each room may import those named; errors, scenario, records, metrics, slo and streams are the ground
+GROUND = {
+    "loadtest.errors",
+    "loadtest.scenario",
+    "loadtest.records",
+    "loadtest.metrics",
+    "loadtest.slo",
+    "loadtest.streams",
+}
 ROOMS = {
     "measure": GROUND | {"loadtest.measure"},
     "monitor": GROUND | {"loadtest.monitor"},
@@ -30,20 +37,44 @@ FORBIDDEN = {
 DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left of it
     "measure": [
         "tokens",
+        "schedule",
         "workload",
         "dialects",
         "wire",
         "exchange",
         "backlog",
+        "release",
+        "tally",
+        "limits",
         "driver",
         "probe",
+        "capacity",
         "target",
         "search",
+        "calibrate",
+        "worker",
+        "workers",
         "session",
     ],
-    "monitor": ["sampler", "pages", "host", "nvidia", "ollama", "prometheus", "process"],
+    "monitor": [
+        "sampler",
+        "pages",
+        "counters",
+        "host",
+        "nvidia",
+        "ollama",
+        "prometheus",
+        "endpoint",
+        "export",
+        "tail",
+        "process",
+    ],
     "analyse": [
+        "reading",
         "frames",
+        "ranks",
+        "stretches",
+        "offered",
         "intervals",
         "stats",
         "series",
@@ -63,10 +94,15 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "memory",
         "estimate_report",
         "advise",
+        "forecast",
         "knee",
+        "samples",
+        "lengths",
+        "load",
+        "measured",
+        "headroom",
         "verdict",
         "summary",
-        "samples",
         "machine",
         "findings",
         "compare",

@@ -77,7 +77,39 @@ def test_too_few_requests_say_nothing_of_growth() -> None:
     send = np.arange(11, dtype=np.float64)
     assert knee.growth(send, send + 100) is None
     send = np.arange(12, dtype=np.float64)
-    assert knee.growth(send, send + 100) == knee.Growth(before=2.5, after=10.5)
+    found = knee.growth(send, send + 100)
+    assert found is not None
+    assert (found.before, found.after, found.per_s) == (2.5, 10.5, 1.0)
+    assert found.growing
+
+
+def test_a_wave_of_many_requests_is_no_growing_queue() -> None:
+    """In a minute ten more in flight are much at 2/s, and nothing at 500/s, where a pause of 20 ms does that."""
+    for rate, growing in ((2.0, True), (500.0, False)):
+        send = np.arange(0, 60, 1 / rate)
+        in_flight = np.linspace(2, 14, len(send))
+        found = knee.growth(send, send + in_flight / rate)
+        assert found is not None
+        assert found.after - found.before > 5
+        assert found.growing is growing, rate
+
+
+def open_level(rate: float, answered: float, growth_per_s: float) -> dict[str, Any]:
+    little = {"growing": growth_per_s > 0, "growth_per_s": growth_per_s}
+    return level(1, 10) | {"index": 0, "concurrency": None, "rate": rate, "requests_per_s": answered, "little": little}
+
+
+def test_rates_are_said_up_to_which_the_server_keeps_up() -> None:
+    four, eight, twelve = open_level(4, 4.02, 0), open_level(8, 7.9, 0), open_level(12, 9.1, 2.9)
+    assert knee.kept_up([four, eight, twelve]) == (
+        "The server keeps up at 8 requests/s, but not at 12 requests/s: there it answers 9.1 a second, and each second 2.9 "
+        "more wait."
+    )
+    assert knee.kept_up([four, eight]) == "The server keeps up at 8 requests/s: it answers 7.9 a second."
+    assert (knee.kept_up([twelve]) or "").startswith(
+        "The server does not keep up at 12 requests/s: there it answers 9.1"
+    )
+    assert knee.kept_up([four | {"little": None}, eight | {"rate_to": 9.0}]) is None
 
 
 def test_the_knee_of_the_published_ladder_is_where_the_slots_are() -> None:

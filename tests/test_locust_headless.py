@@ -20,7 +20,7 @@ from loadtest.records import Outcome, Record
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
-    from loadtest.users.open_loop import instants
+    from loadtest.measure.schedule import instants
 
 EVERYTHING = """
 import sys

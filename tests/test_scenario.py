@@ -41,6 +41,28 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
     assert (scenario.name, scenario.concurrency, scenario.duration) == ("mine", (8,), 3.0)
 
 
+def test_rates_take_the_place_of_concurrency_and_make_a_level_each() -> None:
+    scenario = Scenario(rate=(2.0, 0.5), input_tokens=(10, 20), output_tokens=(5,))
+    assert scenario.concurrency == ()
+    cells = [(level.input_tokens, level.rate, level.concurrency) for level in scenario.levels()]
+    assert cells == [(10, 2.0, None), (10, 0.5, None), (20, 2.0, None), (20, 0.5, None)]
+    assert scenario.levels()[1].label == "0.5 requests/s · 10 in · 5 out"
+    assert scenario.duration == 60.0
+    assert Scenario.from_dict(scenario.to_dict()) == scenario
+    assert Scenario(rate=(1.0,), rate_to=8.0, requests=9).levels()[0].load == "1 to 8 requests/s"
+
+
+def test_a_loop_asked_for_wins_over_the_other_one_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("concurrency = [1, 2]\n")
+    assert Scenario.load(path, rate=(3.0,)).concurrency == ()
+    path.write_text('rate = [2]\narrivals = "gamma"\nburstiness = 0.5\n')
+    assert [level.load for level in Scenario.load(path, concurrency=(3,)).levels()] == ["3 streams"]
+    (tmp_path / "t.txt").write_text("1\n2\n")
+    path.write_text('trace = "t.txt"\n')
+    assert Scenario.load(path).trace == str(tmp_path / "t.txt")
+
+
 def test_a_prompt_file_is_found_beside_the_scenario(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("hello")
     path = tmp_path / "s.toml"
@@ -71,6 +93,19 @@ def test_every_shipped_scenario_loads(path: Path) -> None:
         ({"duration": -1}, ["duration must be above 0"]),
         ({"output_tokens": [-5]}, ["output_tokens must be 1 or more"]),
         ({"requests": 4, "duration": 3}, ["exclude each other"]),
+        ({"rate": [4], "concurrency": [2]}, ["both concurrency (closed loop) and rate or trace (open loop)"]),
+        ({"rate": [4, 4]}, ["rate names a value twice: 4, 4"]),
+        ({"rate": [-1]}, ["rate must be above 0, not -1"]),
+        ({"rate": [4], "trace": "x"}, ["rate and trace exclude each other"]),
+        ({"rate": [4], "arrivals": "uniform"}, ["arrivals must be one of poisson, constant, gamma"]),
+        ({"rate": [4], "arrivals": "gamma"}, ["gamma arrivals and burstiness go together"]),
+        ({"rate": [4], "burstiness": 0.5}, ["gamma arrivals and burstiness go together"]),
+        ({"rate": [4], "max_rate": 2}, ["max_rate slows the streams of a closed loop"]),
+        ({"rate": [4], "think_time": 2}, ["think_time slows the streams of a closed loop"]),
+        ({"rate": [4], "max_in_flight": 0}, ["max_in_flight must be above 0"]),
+        ({"max_in_flight": 4}, ["max_in_flight limits an open loop"]),
+        ({"rate_to": 4}, ["there is none; add rate"]),
+        ({"arrivals": "constant"}, ["needs a rate"]),
         ({"requests": 4, "concurrency": [8]}, ["cannot keep 8 streams busy"]),
         ({"prompt": "a", "prompt_file": "b"}, ["exclude each other"]),
         ({"words": [5]}, ["there is none"]),

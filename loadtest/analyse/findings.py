@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from loadtest.analyse import headroom, lengths, load, machine, measured, offered
 from loadtest.analyse import knee as knee_of
-from loadtest.analyse import machine
 from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.steps import Steps
 from loadtest.analyse.summary import Analysis
@@ -59,7 +59,7 @@ def all_findings(analysis: Analysis) -> list[str]:
     """Return what the run shows, the most telling first; each sentence holds its figures."""
     summary = analysis.summary
     found = [slots_finding(analysis)] if summary["levels"] else ["No request was recorded."]
-    found += steps_findings(analysis)
+    found = [*loads(analysis), *found, *steps_findings(analysis), *longer_prompts(analysis)]
     void = sum(level["verdict"] == "void" for level in summary["levels"])
     if void:
         found.append(f"{void} of {len(summary['levels'])} levels are void: do not quote their figures, here neither.")
@@ -75,7 +75,31 @@ def all_findings(analysis: Analysis) -> list[str]:
             range_of_ttft(series),
         )
         found += [f"{prefix}{sentence}" for sentence in sentences if sentence]
-    return found + unsteady(summary["levels"])[:MOST_TOLD] + machine.sentences(analysis.run)
+    found += unsteady(summary["levels"])[:MOST_TOLD]
+    if used := headroom.sentence(summary["levels"]):
+        found.append(used)
+    return found + measured.sentences(analysis.memory) + machine.sentences(analysis.run)
+
+
+def loads(analysis: Analysis) -> list[str]:
+    """Say what cold loads took, a level at a time; nothing where none was asked for."""
+    levels = [level for level in analysis.summary["levels"] if level.get("cold_load")]
+    mark = " (simulated)" if analysis.run.simulated else ""
+    return [
+        f"{level['label']}: {sentence}" if len(levels) > 1 else sentence
+        for level in levels[:MOST_TOLD]
+        for sentence in load.sentences(level["cold_load"], mark)
+    ]
+
+
+def longer_prompts(analysis: Analysis) -> list[str]:
+    """Say what a longer prompt costs, where levels differ in input length alone; of many such lines the first ones'."""
+    every = lengths.lines(analysis.run, analysis.summary["levels"])
+    return [
+        f"{line.label}: {sentence}" if len(every) > 1 else sentence
+        for line in every[:MOST_TOLD]
+        for sentence in lengths.sentences(line)
+    ]
 
 
 def telling(analysis: Analysis, finding: Callable[[Series], str | None]) -> str | None:
@@ -152,7 +176,7 @@ def stalling(series: Series) -> str | None:
     if not stall or e2e is None or ttft is None or e2e <= ttft or stall < 0.05 * (e2e - ttft):
         return None
     share = percent(stall / (e2e - ttft))
-    return f"At {streams(level['concurrency'] or 0)} others' prompts stall a stream for {seconds(stall)}, {share} of its decode."
+    return f"At {offered.name(level)} others' prompts stall a stream for {seconds(stall)}, {share} of its decode."
 
 
 def queueing(analysis: Analysis, series: Series) -> str | None:
@@ -168,7 +192,7 @@ def queueing(analysis: Analysis, series: Series) -> str | None:
     )
     if not ttft:
         return None
-    at = f"at {streams(level['concurrency'] or 0)}"
+    at = f"at {offered.name(level)}"
     past = f"Past {streams(analysis.slots.estimate or 0)} requests queue: {at}"
     if slot is not None and wait is None:  # a server without durations
         return f"{past} {percent(slot / ttft)} of the mean TTFT ({seconds(ttft)}) is slot wait, inferred from when earlier streams ended."
@@ -192,14 +216,16 @@ def batching(series: Series) -> str | None:
         return None
     most = seconds(figure(found, "batch_wait_s", "max"))
     return (
-        f"Nobody queues for a slot at {streams(found['concurrency'] or 0)}, yet {percent(largest)} of the mean TTFT "
+        f"Nobody queues for a slot at {offered.name(found)}, yet {percent(largest)} of the mean TTFT "
         f"({seconds(figure(found, 'ttft_s'))}) is batch wait (up to {most}): a prompt starts when the batch in flight, mostly "
         "another's prefill, has ended."
     )
 
 
 def knee(series: Series) -> str | None:
-    """Say from which concurrency on more streams bring no more output; None with fewer than three levels."""
+    """Say from which load on more brings no more: streams, with three levels or more; or the rate that is kept up with."""
+    if series.levels and offered.is_open(series.levels[0]):
+        return knee_of.kept_up(series.levels)
     found, _ = knee_of.knee(series.levels)
     return found.sentence if found else None
 
@@ -225,7 +251,7 @@ def range_of_ttft(series: Series) -> str | None:
         said.append(
             f"{seconds(figure(level, 'ttft_s', 'p50'))} TTFT"
             + (f" and {speed:.1f} tokens/s a stream" if speed else "")
-            + f" at {streams(level['concurrency'])}"
+            + f" at {offered.name(level)}"
         )
     return "Median: " + ", ".join(said) + "."
 

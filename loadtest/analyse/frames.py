@@ -2,83 +2,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from loadtest import metrics
-from loadtest.errors import RunFolderError
+from loadtest.analyse import reading
+from loadtest.analyse.reading import INSTANTS, Columns, Ragged
+from loadtest.metrics import NS
 from loadtest.records import Header, Outcome, RunFolder
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-Rows = list[dict[str, Any]]
-Columns = dict[str, npt.NDArray[Any]]
 
-US = 1e-6
-_INSTANTS = ("t_sched", "t_connect", "t_send", "t_headers", "t_first_byte", "t_first_token", "t_first_visible", "t_end")
-_NUMBERS = ("asked", "asked_input", "prompt_tokens", "output_tokens", "status")
-_COUNTS = ("id", "level", "seed", "reads", "stamped", "arrivals", "late", "bytes")
-_TEXTS = ("dialect", "model", "outcome", "token_source", "finish_reason", "error")
-_FLAGS = ("warmup", "new_conn", "first_coalesced")
+US = reading.US
+BLOCK = 1 << 17  # chunks worked on at once: what is made of them stays in the processor's cache, not all in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Intervals between consecutive events of a stream, all streams pooled."""
+    """Intervals between consecutive events of a stream, all streams pooled; worked out when asked for.
 
-    seconds: FloatArray
-    row: IntArray  # the row of the request that each gap belongs to
+    `first` and `last` instants of every gap are neighbours in a row of `events`, in units of `unit` seconds.
+    """
 
-    def of(self, rows: BoolArray) -> FloatArray:
-        """Return the gaps of the requests marked in `rows` (one flag a request), in seconds."""
-        return self.seconds[rows[self.row]]
-
-
-@dataclass(frozen=True, slots=True)
-class Ragged:
-    """Many short rows of integers in one flat array: row i is flat[starts[i]:starts[i + 1]]."""
-
-    flat: IntArray
-    starts: IntArray
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> Self:
-        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        starts = np.concatenate(([0], np.cumsum(lengths)))
-        return cls(np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(starts[-1])), starts)
-
-    def row(self, index: int) -> IntArray:
-        return self.flat[self.starts[index] : self.starts[index + 1]]
+    events: Ragged
+    unit: float = US
 
     @property
     def counts(self) -> IntArray:
-        return np.diff(self.starts)
+        """How many gaps each request has."""
+        return np.maximum(self.events.counts - 1, 0)
 
     @property
-    def owner(self) -> IntArray:
-        """The row of every value."""
-        return np.repeat(np.arange(len(self.starts) - 1), self.counts)
+    def seconds(self) -> FloatArray:
+        return self.of(np.ones(len(self.counts), dtype=np.bool_))
 
-    def last(self) -> FloatArray:
-        """Return each row's last value, nan where a row is empty."""
-        out = np.full(len(self.starts) - 1, np.nan)
-        full = self.counts > 0
-        out[full] = self.flat[self.starts[1:][full] - 1]
-        return out
+    @property
+    def row(self) -> IntArray:
+        """The row of the request that each gap belongs to."""
+        counts = self.counts
+        return np.repeat(np.arange(len(counts)), counts)
 
-    def gaps(self, unit: float) -> Gaps:
-        """Return the differences inside each row, times `unit`."""
-        owner = self.owner
-        inside = owner[1:] == owner[:-1]
-        return Gaps(np.diff(self.flat)[inside] * unit, owner[1:][inside])
+    def of(self, rows: BoolArray) -> FloatArray:
+        """Return the gaps of the requests marked in `rows` (one flag a request), in seconds."""
+        return filled(self.ticks(rows), int(self.counts[rows].sum()), self.unit)
+
+    def ticks(self, rows: BoolArray) -> Iterator[IntArray]:
+        """Yield the same as whole units, block by block."""
+        starts = self.events.starts
+        for low, high in blocks(starts, rows):
+            steps = np.diff(self.events.flat[starts[low] : starts[high]])
+            inside = np.repeat(rows[low:high], self.events.counts[low:high])[1:]
+            edges = starts[low + 1 : high] - starts[low] - 1
+            inside[edges[(edges >= 0) & (edges < len(inside))]] = False
+            yield steps[inside]
+
+
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """Arrival − created_at of every content event, less the smallest of its clock; worked out when asked for."""
+
+    chunks: Ragged
+    server: Ragged
+    usable: BoolArray  # requests whose chunks the server stamped, each of them
+    ahead: IntArray  # a request each: ns to add to arrival − created_at, both counted from their own first instants
+    least: IntArray  # a request each: the smallest delay of its clock, ns
+    unit: float = NS
+
+    @property
+    def counts(self) -> IntArray:
+        """How many stamped events each request has."""
+        return np.where(self.usable, self.chunks.counts, 0)
+
+    @property
+    def seconds(self) -> FloatArray:
+        return self.of(self.usable)
+
+    @property
+    def row(self) -> IntArray:
+        """The row of the request that each event belongs to."""
+        return np.repeat(np.arange(len(self.usable)), self.counts)
+
+    def of(self, rows: BoolArray) -> FloatArray:
+        """Return the delays of the requests marked in `rows` (one flag a request), in seconds."""
+        rows = rows & self.usable
+        counts = self.counts[rows]
+        seconds = filled(self._late(rows), int(counts.sum()), self.unit)
+        clocks = np.unique(self.least[rows])
+        if len(clocks) > 1:
+            seconds -= np.repeat(self.least[rows] * self.unit, counts)
+        elif len(clocks):
+            seconds -= clocks[0] * self.unit
+        return seconds
+
+    def ticks(self, rows: BoolArray) -> Iterator[IntArray]:
+        """Yield the same in nanoseconds, block by block."""
+        return self._late(rows & self.usable, self.least)
+
+    def at(self, row: IntArray, place: IntArray) -> FloatArray:
+        """Return the delays of events, given by request and place in Run.chunks.flat; seconds, zero where unknown."""
+        late = self.chunks.flat[place].astype(np.int64)
+        mirrored = place + (self.server.starts[:-1] - self.chunks.starts[:-1])[row]
+        known = self.usable[row]
+        if not known.all():
+            mirrored = np.where(known, mirrored, 0)
+        if not len(self.server.flat):
+            return np.zeros(len(row))
+        late = (late - self.server.flat[mirrored]) * 1000 + self.ahead[row]
+        seconds = late * self.unit - (self.least * self.unit)[row]
+        return seconds if known.all() else np.where(known, seconds, 0.0)
+
+    def _late(self, rows: BoolArray, less: IntArray | int = 0) -> Iterator[IntArray]:
+        """Yield arrival − created_at of usable `rows`, ns, less a number a request."""
+        ahead = self.ahead - less
+        for low, high in blocks(self.chunks.starts, rows):
+            ours, theirs = (
+                part.flat[part.starts[low] : part.starts[high]][np.repeat(rows[low:high], part.counts[low:high])]
+                for part in (self.chunks, self.server)
+            )
+            counts = np.where(rows[low:high], self.chunks.counts[low:high], 0)
+            yield (ours.astype(np.int64) - theirs) * 1000 + np.repeat(ahead[low:high], counts)
+
+
+def filled(parts: Iterator[IntArray], count: int, unit: float) -> FloatArray:
+    """Return whole units as seconds, one array of so many."""
+    out = np.empty(count)
+    done = 0
+    for part in parts:
+        np.multiply(part, unit, out=out[done : done + len(part)])
+        done += len(part)
+    return out
+
+
+def blocks(starts: IntArray, rows: BoolArray | None = None, size: int = BLOCK) -> Iterator[tuple[int, int]]:
+    """Yield (low, high): ranges of rows that hold about `size` values, from the first of `rows` to the last."""
+    low, end = 0, len(starts) - 1
+    if rows is not None:
+        marked = np.flatnonzero(rows)
+        low, end = (int(marked[0]), int(marked[-1]) + 1) if len(marked) else (0, 0)
+    while low < end:
+        high = int(np.searchsorted(starts, starts[low] + size, side="right")) - 1
+        high = min(max(high, low + 1), end)
+        yield low, high
+        low = high
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +180,8 @@ class Run:
     server_chunks: Ragged  # the same by the server's created_at, µs since the first one's
     itl: Gaps
     server_itl: Gaps
-    delivery: Gaps  # arrival − created_at of every content event, less the smallest of its clock
-    samples: pd.DataFrame  # the driver's own, `t` in seconds since the run's first t_sched
+    delivery: Delays
+    samples: pd.DataFrame  # the driver's own, `t` in seconds since the run's first t_sched, `file` which process's
     zero: Zero = Zero()
 
     @property
@@ -139,39 +212,33 @@ def load(path: Path) -> Run:
     """Read a run folder; raise RunFolderError with one sentence when it is not one or cannot be understood."""
     folder = RunFolder.open(path)
     facts = folder.read_run()
-    files = list(folder.requests())
-    shift = _shifts([header for header, _ in files])
-    rows: Rows = [row for _, lines in files for row in lines]
-    sources = np.repeat(np.arange(len(files)), [len(lines) for _, lines in files])
-    try:
-        columns = _columns(rows)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(f"{path} holds a line that is no request record ({error!r}).") from None
-    offset = np.array([shift(header) for header, _ in files], dtype=np.float64)[sources] if files else np.zeros(0)
-    for name in _INSTANTS:
+    headers, lines, sources = reading.requests(path)
+    columns = lines.columns
+    shift = _shifts(headers)
+    offset = np.array([shift(header) for header in headers], dtype=np.float64)[sources]
+    for name in INSTANTS:
         columns[name] = columns[name] + offset
     order = np.argsort(np.where(np.isnan(columns["t_send"]), columns["t_sched"], columns["t_send"]), kind="stable")
     columns = {name: values[order] for name, values in columns.items()}
-    rows = [rows[i] for i in order]
-    chunks = Ragged.of([row.get("chunks") or () for row in rows])
-    server_chunks = Ragged.of([row.get("server_us") or () for row in rows])
     columns["source"], columns["offset"] = sources[order], offset[order]
-    anchors = np.array([header.wall_ns for header, _ in files], dtype=np.int64)
-    delivery = _delivery(rows, anchors, columns, chunks, server_chunks)
-    start = float(columns["t_sched"].min()) if rows else 0.0
+    chunks, server_chunks = lines.chunks.take(order), lines.server_chunks.take(order)
+    del lines
+    anchors = np.array([header.wall_ns for header in headers], dtype=np.int64)
+    delivery = _delivery(anchors, columns, chunks, server_chunks)
+    start = float(columns["t_sched"].min()) if len(order) else 0.0
     levels = _levels(facts, columns)
     return Run(
         path=path,
         facts=facts,
         levels=levels,
-        requests=_frame(columns, rows, chunks, start, levels),
+        requests=_frame(columns, chunks, start, levels),
         chunks=chunks,
         server_chunks=server_chunks,
-        itl=chunks.gaps(US),
-        server_itl=server_chunks.gaps(US),
+        itl=Gaps(chunks),
+        server_itl=Gaps(server_chunks),
         delivery=delivery,
         samples=_samples(folder, shift, start),
-        zero=_zero([header for header, _ in files], shift, start),
+        zero=_zero(headers, shift, start),
     )
 
 
@@ -193,30 +260,7 @@ def _zero(headers: list[Header], shift: Callable[[Header], float], start: float)
     return Zero(headers[0].wall_ns + after, headers[0].monotonic_ns + after, hosts.pop() if len(hosts) == 1 else None)
 
 
-def _columns(rows: Rows) -> Columns:
-    columns: Columns = {}
-    for name in ("id", "level", "outcome", "t_sched", "t_end"):
-        if any(row[name] is None for row in rows):
-            raise ValueError(name)
-    for name in (*_INSTANTS, *_NUMBERS):
-        columns[name] = np.array([row.get(name) for row in rows], dtype=np.float64)
-    for name in _COUNTS:
-        columns[name] = np.array([row.get(name) or 0 for row in rows], dtype=np.int64)
-    for name in _TEXTS:
-        columns[name] = np.array([row.get(name) for row in rows], dtype=object)
-    for name in _FLAGS:
-        columns[name] = np.array([bool(row.get(name)) for row in rows], dtype=np.bool_)
-    columns["lag_s"] = np.array([row.get("lag_us") or 0 for row in rows], dtype=np.float64) * US
-    columns["lag_mean_s"] = np.array([row.get("lag_mean_us") or 0 for row in rows], dtype=np.float64) * US
-    said = [metrics.server_said(row.get("server") or {}) for row in rows]
-    told = np.array(said, dtype=np.float64).reshape(-1, 4)
-    columns["load_s"], columns["prefill_s"], columns["cached_tokens"], columns["llamacpp"] = told.T
-    instants = (columns[name] for name in ("t_send", "t_headers", "t_first_token"))
-    columns["queue_wait_s"] = np.array(list(map(metrics.queue_wait, *instants, said)), dtype=np.float64)
-    return columns
-
-
-def _frame(columns: Columns, rows: Rows, chunks: Ragged, start: float, levels: list[dict[str, Any]]) -> pd.DataFrame:
+def _frame(columns: Columns, chunks: Ragged, start: float, levels: list[dict[str, Any]]) -> pd.DataFrame:
     c = columns
     last = c["t_send"] + chunks.last() * 1e3
     tokens = np.where(c["output_tokens"] > 1, c["output_tokens"], np.nan)
@@ -232,7 +276,7 @@ def _frame(columns: Columns, rows: Rows, chunks: Ragged, start: float, levels: l
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
     c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"])
-    seconds = {name[2:]: (c.pop(name) - start) * metrics.NS for name in _INSTANTS}
+    seconds = {name[2:]: (c.pop(name) - start) * metrics.NS for name in INSTANTS}
     frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.NS})
     facts = {level["index"]: level for level in levels}
     for name, key in (
@@ -244,28 +288,22 @@ def _frame(columns: Columns, rows: Rows, chunks: Ragged, start: float, levels: l
     ):
         values = {index: level.get(key) for index, level in facts.items()}
         frame[name] = np.array([values[level] for level in frame["level"]], dtype=np.float64)
-    frame["together"] = [metrics.made_together(row.get("server_us")) for row in rows]
     return frame
 
 
-def _delivery(rows: Rows, anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragged) -> Gaps:
-    """Return arrival − created_at, less its smallest value among the requests of one clock (one file). Seconds."""
-    usable = (chunks.counts == server.counts) & (chunks.counts > 0)
-    usable &= np.array([row.get("server_first") is not None for row in rows], dtype=np.bool_)
-    keep = usable[chunks.owner]
-    row = chunks.owner[keep]
-    source = columns["source"]
+def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragged) -> Delays:
+    """Return arrival − created_at, less its smallest value among the requests of one clock (one file)."""
+    stamped, source = columns.pop("stamped_by_server"), columns["source"]
+    usable = (chunks.counts == server.counts) & (chunks.counts > 0) & stamped
     # Whole nanoseconds since the anchor: wall instants as floats would lose 200 ns.
-    first = np.zeros(len(rows), dtype=np.int64)
-    for index in np.flatnonzero(usable):
-        first[index] = rows[index]["server_first"] - anchors[source[index]]
+    first = np.where(usable, columns.pop("server_first") - anchors[source], 0) if len(anchors) else source
     sent = np.where(usable, columns["t_send"] - columns["offset"], 0.0).astype(np.int64)
-    late = (sent - first)[row] + (chunks.flat[keep] - server.flat[usable[server.owner]]) * 1000
-    seconds = late * metrics.NS
-    for file in np.unique(source[row]):
-        mine = source[row] == file
-        seconds[mine] -= seconds[mine].min()
-    return Gaps(seconds, row)
+    least = np.zeros(len(sent), dtype=np.int64)
+    found = Delays(chunks, server, usable, sent - first, least)
+    for file in np.unique(source[usable]):
+        mine = source == file
+        least[mine] = min(int(part.min()) for part in found.ticks(usable & mine))
+    return found
 
 
 def _levels(facts: dict[str, Any], columns: Columns) -> list[dict[str, Any]]:
@@ -297,11 +335,15 @@ def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
 
 def _samples(folder: RunFolder, shift: Callable[[Header], float], start: float) -> pd.DataFrame:
     names = ("t", "level", "in_flight", "decoding", "waiting", "loop_gap_us", "cpu")
-    lines = folder.samples("driver")
-    if len(lines) < 2:
-        return pd.DataFrame({name: np.zeros(0) for name in names})
-    head = lines[0]
-    header = Header(1, "", "", "", int(head.get("monotonic_ns", 0)), int(head.get("wall_ns", 0)))
-    frame = pd.DataFrame({name: np.array([line.get(name) for line in lines[1:]], dtype=np.float64) for name in names})
-    frame["t"] = (frame["t"] + shift(header) - start) * metrics.NS
-    return frame
+    frames = []
+    for file, path in enumerate(sorted(folder.path.glob("samples-driver*.jsonl"))):
+        lines = folder.samples(path.stem.removeprefix("samples-"))
+        if len(lines) < 2:
+            continue
+        head = lines[0]
+        header = Header(1, "", "", "", int(head.get("monotonic_ns", 0)), int(head.get("wall_ns", 0)))
+        columns = {name: np.array([line.get(name) for line in lines[1:]], dtype=np.float64) for name in names}
+        frame = pd.DataFrame({**columns, "file": file})
+        frame["t"] = (frame["t"] + shift(header) - start) * metrics.NS
+        frames.append(frame)
+    return pd.concat(frames) if frames else pd.DataFrame({name: np.zeros(0) for name in (*names, "file")})

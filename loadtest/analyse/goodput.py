@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.frames import FloatArray, Run
+from loadtest.analyse.frames import US, FloatArray, Run
 from loadtest.slo import SHARES, Objective
 
 
@@ -70,8 +70,8 @@ def _values(run: Run, objective: Objective) -> FloatArray:
     if objective.figure != "itl_s":
         return run.column(objective.figure)
     values = np.full(len(run.requests), np.nan)
-    rows, share = run.itl.row, SHARES.get(objective.statistic)
-    starts = np.flatnonzero(np.diff(rows, prepend=-1))
-    for start, gaps in zip(starts, np.split(run.itl.seconds, starts[1:]), strict=False):
-        values[rows[start]] = gaps.mean() if share is None else np.quantile(gaps, share)
+    share = SHARES.get(objective.statistic)
+    for row in np.flatnonzero(run.itl.counts):
+        gaps = np.diff(run.chunks.row(int(row))) * US
+        values[row] = gaps.mean() if share is None else np.quantile(gaps, share)
     return values

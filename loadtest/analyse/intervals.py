@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
-from loadtest.analyse.frames import BoolArray, FloatArray, IntArray
+from loadtest.analyse.frames import BLOCK, BoolArray, FloatArray, IntArray
 
+TABLE = 1 << 20  # whole numbers from 0 that are counted each in its place; what is beyond is sorted
 MOST_BATCHES, FEWEST_BATCHES, FEWEST_OF_CLOSED_LOOP = 20, 10, 5
 BATCH_TIMES = 5  # a batch is so many correlation times long, where that leaves ten batches
 # A few batches show too little of the skewness that there is: with this factor intervals of a long queue's mean hold in
@@ -26,6 +28,55 @@ SKEWNESS_SEEN = 1.25
 # Independent samples' worth that an interval needs; a tail needs more, for too short a run has not seen it.
 EFFECTIVE = {0.05: 20, 0.50: 10, 0.90: 10, 0.95: 20, 0.99: 300}
 FEWEST_EFFECTIVE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Very many values by rank, as a sorted array would have them, but of most only how many there are of each."""
+
+    below: IntArray  # whole numbers under zero, sorted
+    upto: IntArray  # how many values come up to each whole number from 0
+    above: IntArray  # whole numbers past the table, sorted
+    unit: float  # what one stands for; of the other sign: the values are the other way up
+
+    @classmethod
+    def of(cls, parts: Iterable[IntArray], unit: float) -> Self:
+        """Count whole numbers, block by block."""
+        table = np.zeros(TABLE, dtype=np.int64)
+        rest: tuple[list[IntArray], list[IntArray]] = ([], [])
+        for part in parts:
+            inside = (part >= 0) & (part < TABLE)
+            if not inside.all():
+                rest[0].append(part[part < 0])
+                rest[1].append(part[part >= TABLE])
+            counts = np.bincount(part[inside])
+            table[: len(counts)] += counts
+        below, above = (np.concatenate([*found, np.zeros(0, dtype=np.int32)]) for found in rest)
+        below.sort()
+        above.sort()
+        return cls(below, len(below) + np.cumsum(table), above, unit)
+
+    def negative(self) -> Counted:
+        """Return the same values with the other sign, sorted again."""
+        return replace(self, unit=-self.unit)
+
+    def __len__(self) -> int:
+        return int(self.upto[-1]) + len(self.above)
+
+    def __getitem__(self, rank: int) -> float:
+        rank %= len(self)
+        if self.unit < 0:
+            rank = len(self) - 1 - rank
+        if rank < len(self.below):
+            tick = self.below[rank]
+        elif rank < self.upto[-1]:
+            tick = np.searchsorted(self.upto, rank, side="right")
+        else:
+            tick = self.above[rank - self.upto[-1]]
+        return float(tick * self.unit)
+
+
+Ordered = FloatArray | Counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +118,23 @@ class Sample:
     length: int  # requests a batch
 
     @classmethod
-    def of(cls, values: FloatArray, *, block: int = 1, requests: IntArray | None = None) -> Self:
+    def of(
+        cls,
+        values: FloatArray,
+        *,
+        block: int = 1,
+        requests: IntArray | None = None,
+        starts: IntArray | None = None,
+    ) -> Self:
         """Cut `values`, at least one and none of them nan, into batches.
 
         Args:
             block: requests that share their fate in a closed loop, the concurrency: batches hold whole multiples.
             requests: which request each value belongs to, equal numbers side by side.
+            starts: the same, said by the index of each request's first value.
         """
-        starts = None if requests is None else np.flatnonzero(np.diff(requests, prepend=requests[0] - 1))
+        if requests is not None:
+            starts = np.flatnonzero(np.diff(requests, prepend=requests[0] - 1))
         n = len(values) if starts is None else len(starts)
         time = correlation_time(_residuals(values, starts))
         batches = min(MOST_BATCHES, max(FEWEST_BATCHES, int(n / (BATCH_TIMES * time))), n)
@@ -102,7 +162,7 @@ class Sample:
         alike = self.time / self.length if self.time > 1 else 0.0
         apart = means - means.mean()
         square = float(apart @ apart)
-        if square <= 1e-24 * max(1.0, float(residuals @ residuals)):
+        if square <= 1e-24 * max(1.0, _square(residuals)):
             return Spread(0.0, self.batches - 1)
         variance = square / (self.batches - 1) / max(1 - alike, 0.5)
         skewness = 0.0
@@ -114,19 +174,30 @@ class Sample:
 
     def above(self, limit: float, share: float) -> Spread:
         """Return how sure the share of values above `limit` is, which is percentile `share`."""
-        found = self.spread_of(_residuals((self.values > limit).astype(np.float64), self.starts))
+        found = self.spread_of(_residuals(self.values, self.starts, above=limit))
         # In the tail the indicator is too rare to show its own correlation: at least that of the values.
         floor = share * (1 - share) / len(self.values) * (self.time if share > 0.5 else 0.6)
         return Spread(max(found.error, math.sqrt(floor)), found.freedom)
 
 
-def _residuals(values: FloatArray, starts: IntArray | None) -> FloatArray:
-    """Return one residual a request: how much its values add to the mean of all, above their part."""
-    apart: FloatArray = values - values.mean()
+def _residuals(values: FloatArray, starts: IntArray | None, *, above: float | None = None) -> FloatArray:
+    """Return one residual a request: how much its values add to the mean of all, above their part.
+
+    With `above` a value counts as 1 where it is above that limit, else as 0. Worked on in blocks: there may be very many.
+    """
+    mean = float(values.mean()) if above is None else np.count_nonzero(values > above) / len(values)
     if starts is None:
-        return apart
-    summed: FloatArray = np.add.reduceat(apart, starts) * (len(starts) / len(values))
-    return summed
+        return np.asarray((values if above is None else (values > above).astype(np.float64)) - mean)
+    summed = np.empty(len(starts))
+    ends = np.append(starts[1:], len(values))
+    low = 0
+    while low < len(starts):
+        high = max(int(np.searchsorted(ends, starts[low] + BLOCK)), low + 1)
+        part = values[starts[low] : ends[high - 1]]
+        apart = (part if above is None else (part > above).astype(np.float64)) - mean
+        np.add.reduceat(apart, starts[low:high] - starts[low], out=summed[low:high])
+        low = high
+    return summed * (len(starts) / len(values))
 
 
 def mean_interval(sample: Sample, confidence: float = 0.95) -> tuple[float, float] | None:
@@ -137,7 +208,7 @@ def mean_interval(sample: Sample, confidence: float = 0.95) -> tuple[float, floa
 
 
 def percentile_interval(
-    sample: Sample, ordered: FloatArray, share: float, confidence: float = 0.95
+    sample: Sample, ordered: Ordered, share: float, confidence: float = 0.95
 ) -> tuple[float, float] | None:
     """Return the interval of a percentile of `sample`, whose values sorted are `ordered`.
 
@@ -146,7 +217,8 @@ def percentile_interval(
     if sample.effective < FEWEST_EFFECTIVE:
         return None
     if share < 0.5:  # the tail of small values is the upper one, upside down
-        flipped = percentile_interval(replace(sample, values=-sample.values), -ordered[::-1], 1 - share, confidence)
+        mirrored = ordered.negative() if isinstance(ordered, Counted) else -ordered[::-1]
+        flipped = percentile_interval(replace(sample, values=-sample.values), mirrored, 1 - share, confidence)
         least = 0.0 if ordered[0] >= 0 else -math.inf
         return (max(least, -flipped[1]), -flipped[0]) if flipped else None
     middle = _at(ordered, share)
@@ -166,7 +238,7 @@ def percentile_interval(
     return low, max(high, median + (middle - median) ** 2 / (low - median))
 
 
-def _at(ordered: FloatArray, share: float) -> float:
+def _at(ordered: Ordered, share: float) -> float:
     """Return numpy.quantile of values that are sorted already."""
     rank = share * (len(ordered) - 1)
     below = min(int(rank), len(ordered) - 2) if len(ordered) > 1 else 0
@@ -181,7 +253,7 @@ def correlation_time(series: FloatArray) -> float:
     """
     n = len(series)
     apart = series - series.mean()
-    if n < 4 or float(apart @ apart) <= 1e-24 * max(1.0, float(series @ series)):
+    if n < 4 or _square(apart) <= 1e-24 * max(1.0, _square(series)):
         return 1.0
     size = 1 << (2 * n - 1).bit_length()
     spectrum = np.fft.rfft(apart, size)
@@ -189,6 +261,11 @@ def correlation_time(series: FloatArray) -> float:
     sums = 2 * np.cumsum(covariance / covariance[0]) - 1
     ends: BoolArray = np.arange(len(sums)) >= 5 * sums
     return max(1.0, float(sums[np.argmax(ends)] if ends.any() else sums[-1]))
+
+
+def _square(values: FloatArray) -> float:
+    """Return Σ values². Not by BLAS, whose threads cost more than the sum where a core is taken by another process."""
+    return float(np.square(values).sum())
 
 
 def t_tail(t: float, freedom: int) -> float:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from loadtest.analyse import offered
 from loadtest.analyse.frames import FloatArray, Run
 from loadtest.analyse.stats import steady_window
 
 OFF = 0.10  # L against λW by more than this, and by more than the window's edges explain: not stationary
 QUEUE_GROWTH = 1.5  # last third of a level over its first: a queue that grows
 FEW_IN_FLIGHT = 2.0
+LEAST_SHARE = 0.01  # of the requests that came: a queue that grows by less is one long wave, of 500/s more than of 1/s
 FEWEST_ARRIVALS = 12  # to judge growth by
 KNEE_SHARE = 0.95  # of the best throughput: the first level that reaches it is the knee
 FEWEST_LEVELS = 3
@@ -27,18 +29,21 @@ class Growth:
 
     before: float
     after: float
+    per_s: float  # requests in flight that each second added, from the one third to the other
+    share: float  # of the requests that came, that were added
 
     @property
     def growing(self) -> bool:
         """Whether the queue was still growing when the level ended."""
-        return self.after > QUEUE_GROWTH * self.before and self.after - self.before > FEW_IN_FLIGHT
+        more = self.after > QUEUE_GROWTH * self.before and self.after - self.before > FEW_IN_FLIGHT
+        return more and self.share > LEAST_SHARE
 
     @property
     def sentence(self) -> str:
         """Say it with its figures."""
         return (
-            f"the queue was still growing: {self.before:.1f} requests in flight in the first third of the level, "
-            f"{self.after:.1f} in the last"
+            f"the queue was still growing, by {self.per_s:.2g} requests a second: {self.before:.1f} in flight in the first "
+            f"third of the level, {self.after:.1f} in the last"
         )
 
 
@@ -82,6 +87,7 @@ class Little:
             "ratio": self.ratio,
             "holds": self.holds,
             "growing": self.growth.growing if self.growth else None,
+            "growth_per_s": self.growth.per_s if self.growth else None,
         }
 
 
@@ -121,7 +127,10 @@ def growth(send: FloatArray, end: FloatArray) -> Growth | None:
     sends, ends = np.sort(send), np.sort(end)
     in_flight = np.arange(1, len(sends) + 1) - np.searchsorted(ends, sends, side="right")
     third = len(sends) // 3
-    return Growth(float(in_flight[:third].mean()), float(in_flight[-third:].mean()))
+    before, after = float(in_flight[:third].mean()), float(in_flight[-third:].mean())
+    seconds = float(sends[-third:].mean() - sends[:third].mean())
+    per_s = (after - before) / seconds if seconds > 0 else 0.0
+    return Growth(before, after, per_s, per_s * float(np.ptp(sends)) / len(sends))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +166,33 @@ class Knee:
             "output_tokens_per_s": self.tokens_per_s,
             "grows": self.grows,
         }
+
+
+def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
+    """Say up to which rate a server keeps up, from an open loop's levels of summary.json in the order of their rates.
+
+    It does while no queue grows. None where that is unknown of every level, or where the rate itself grew.
+    """
+    known = [
+        level
+        for level in levels
+        if level["little"] and level["little"]["growing"] is not None and level.get("rate_to") is None
+    ]
+    if not known:
+        return None
+    lost = next((level for level in known if level["little"]["growing"]), None)
+    kept = [level for level in known if lost is None or offered.amount(level) < offered.amount(lost)]
+    if lost is None:
+        return f"The server keeps up at {offered.name(known[-1])}: it answers {_answered(known[-1])}."
+    grew = lost["little"]["growth_per_s"]
+    return (
+        f"The server keeps up at {offered.name(kept[-1])}, but not" if kept else "The server does not keep up"
+    ) + f" at {offered.name(lost)}: there it answers {_answered(lost)}, and each second {grew:.2g} more wait."
+
+
+def _answered(level: dict[str, Any]) -> str:
+    rate = level.get("requests_per_s")
+    return "too few to tell" if rate is None else f"{rate:.3g} a second"
 
 
 @dataclass(frozen=True, slots=True)

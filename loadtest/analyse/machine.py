@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from loadtest.analyse import load, offered
 from loadtest.analyse.frames import FloatArray, Run
 from loadtest.analyse.samples import SERVERS, Gap, Machine, read
+from loadtest.analyse.verdict import reloaded
 from loadtest.metrics import NS
 
 LATE_S = 2.0  # a gap that begins sooner was there from the start
+RELOAD_SLACK_S = 2.0  # between a load as sampled and as a request waited for it
 FEWEST = 3  # samples of a level that a figure of it needs
 
 
@@ -44,8 +47,8 @@ def spans(run: Run) -> list[Span]:
         rows = run.requests[run.requests["level"] == level["index"]]
         if not rows["send"].notna().any():
             continue
-        count = level.get("concurrency")
-        name = f"{count} stream{'s' if count != 1 else ''}" if count else str(level.get("label") or "this load")
+        count = level.get("concurrency") or level.get("rate")
+        name = offered.name(level) if count else str(level.get("label") or "this load")
         key = (float(count or 0), name)
         parts.setdefault(key, []).append((float(rows["send"].min()), float(rows["end"].max())))
     return [Span(name, tuple(found)) for (_, name), found in sorted(parts.items())]
@@ -67,6 +70,7 @@ def sentences(run: Run) -> list[str]:
         ]
         said += [_split(machine)]
         said += [_host_memory(host, frame, run) for host, frame in machine.hosts.items()]
+    if not load.is_cold(run):  # there each one is told as what it is
         said += _reloads(machine, run)
     said += [_gap(gap, run) for gap in machine.gaps]
     return list(dict.fromkeys(sentence for sentence in said if sentence))
@@ -194,22 +198,44 @@ def _host_memory(host: str, frame: pd.DataFrame, run: Run) -> str | None:
 
 
 def _reloads(machine: Machine, run: Run) -> Iterator[str]:
-    """Yield a sentence for each time in the run that a model came back after it was gone, or with another context."""
+    """Yield a sentence for each load in mid-run: as the samples saw it, else as the requests that waited for it say."""
+    sampled = list(_sampled_reloads(machine, run))
+    yield from (sentence for _, sentence in sampled)
+    mark = " (simulated)" if run.simulated else ""
+    first_answer, told = float(run.requests["first_token"].min()), -np.inf
+    for level in run.levels:
+        slow = reloaded(run, run.good(level["index"])).sort_values("send")
+        sends, answers, loads = (slow[name].to_numpy(dtype=np.float64) for name in ("send", "first_token", "load_s"))
+        for model, send, answer, took in zip(slow["model"], sends, answers, loads, strict=True):
+            if send <= first_answer:
+                continue  # the run's first load is no reload
+            seen = any(send - RELOAD_SLACK_S <= t <= answer + RELOAD_SLACK_S for t, _ in sampled)
+            if send >= told and not seen:  # those that waited for the same load are one
+                at = f"at {_clock(run, answer)} ({answer:.0f} s into the run)"
+                yield f"{model}{mark} was reloaded {at}: a request waited {took:.2f} s for the load."
+            told = max(told, float(answer))
+
+
+def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str]]:
+    """Yield instant and sentence of each time in the run that a model came back after it was gone, or otherwise.
+
+    A load that is shorter than the time between two samples may go unseen.
+    """
     before: dict[str, dict[str, Any]] = {}
     gone: dict[str, float] = {}
     end = _end(run)
     for t, models in machine.models:
         now = {str(model.get("name")): model for model in models}
         for name, model in now.items():
-            at = f"at {_clock(run, t)} ({t:.0f} s into the run)"
             known = before.get(name)
-            if name in gone and 0 <= t <= end:
-                yield f"{name}{machine.mark('ollama')} was reloaded {at}: it was gone from the server for about {t - gone[name]:.0f} s."
-            elif known and known.get("context_length") != model.get("context_length") and 0 <= t <= end:
-                yield (
-                    f"{name}{machine.mark('ollama')} was reloaded {at}: its context went from "
-                    f"{known.get('context_length')} to {model.get('context_length')} tokens."
-                )
+            why = None
+            if name in gone:
+                why = f"it was gone from the server for about {t - gone[name]:.0f} s"
+            elif known and known.get("context_length") != model.get("context_length"):
+                why = f"its context went from {known.get('context_length')} to {model.get('context_length')} tokens"
+            if why and 0 <= t <= end:
+                at = f"at {_clock(run, t)} ({t:.0f} s into the run)"
+                yield t, f"{name}{machine.mark('ollama')} was reloaded {at}: {why}."
             gone.pop(name, None)
         for name in before.keys() - now.keys():
             gone[name] = t

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from loadtest.analyse import findings
+from loadtest.analyse import findings, headroom, measured
 from loadtest.analyse.summary import Analysis, failed
 from loadtest.metrics import FORMULAS
 
@@ -22,6 +22,7 @@ FIGURES = (
     ("queue_wait_s", "queue wait", "ms"),
     ("load_s", "load", "ms"),
     ("prefill_s", "prefill", "ms"),
+    ("prefill_tokens_per_s", "prefill tokens/s", "1/s"),
     ("itl_s", "ITL", "ms"),
     ("tpot_s", "TPOT", "ms"),
     ("stall_s", "stall", "ms"),
@@ -35,7 +36,9 @@ FIGURES = (
 PARTS = ("mean", "p50", "p90", "p95", "p99", "max")
 NOTHING = "–"
 CAPTIONS = {
-    "ttft.png": "Mean TTFT by concurrency, split into what the request waited for",
+    "ttft.png": "Mean TTFT by concurrency or rate, split into what the request waited for",
+    "lengths.png": "TTFT, prefill speed and memory against input length",
+    "load.png": "Cold loads: each request over time, and what memory did meanwhile",
     "throughput.png": "Tokens a second of one stream and of all together",
     "timeline.png": "One level, a row a request",
     "ttft-distribution.png": "Distribution of TTFT",
@@ -57,8 +60,9 @@ class Grid:
 
 
 def headline(level: dict[str, Any]) -> list[str]:
-    """Return a level's TTFT p50, p95, p99, queue wait p50, tokens/s a stream, output tokens/s as text."""
+    """Return a level's TTFT p50, p95, p99, p95 from t_sched, queue wait p50, tokens/s of a stream and in all."""
     ttft = [_duration(findings.figure(level, "ttft_s", part)) for part in ("p50", "p95", "p99")]
+    ttft.append(_duration(findings.figure(level, "ttft_sched_s", "p95")))
     waited = _duration(findings.figure(level, "queue_wait_s", "p50"))
     return [
         *ttft,
@@ -70,14 +74,17 @@ def headline(level: dict[str, Any]) -> list[str]:
 
 def overview(summary: dict[str, Any]) -> Grid:
     """Return a row a level: what was asked, how it ended, headline figures, verdict."""
+    some_shed = any(level.get("shed") for level in summary["levels"])
     heads = (
         "level",
         "verdict",
         "ok",
         "failed",
+        *(["not sent"] if some_shed else []),
         "TTFT p50",
         "p95",
         "p99",
+        "p95 from t_sched",
         "queue wait p50",
         "tokens/s a stream p50",
         "output tokens/s",
@@ -95,6 +102,7 @@ def overview(summary: dict[str, Any]) -> Grid:
                 level["verdict"],
                 str(level["outcomes"].get("ok", 0)),
                 str(failed(level)),
+                *([str(level.get("shed") or 0)] if some_shed else []),
                 *headline(level),
                 _rate(level["input_tokens_per_s"]),
                 _rate(level["requests_per_s"]),
@@ -137,8 +145,15 @@ def steps(analysis: Analysis) -> Grid:
     return Grid(heads, tuple(rows), names=0)
 
 
+def memory(found: measured.Beside) -> Grid:
+    """Return what the model should take in memory, part by part, beside what was measured."""
+    rows = [tuple(cell or NOTHING for cell in row) for row in measured.rows(found)]
+    return Grid(("", "estimate", "measured", "difference", "from"), tuple(rows), prose=True)
+
+
 def client(summary: dict[str, Any]) -> Grid:
     """Return how well the client kept up, a row a level."""
+    calibrated = any("capacity_share" in level["client"] for level in summary["levels"])
     rows = []
     for level in summary["levels"]:
         said, tokens = level["client"], level["tokens"]
@@ -150,6 +165,7 @@ def client(summary: dict[str, Any]) -> Grid:
                 _duration(_largest(said["lag_s"])),
                 _duration(_largest(said["schedule_lag_s"])),
                 findings.percent(said["cpu"]) if said["cpu"] is not None else NOTHING,
+                *([headroom.cell(said)] if calibrated else []),
                 f"{tokens['output'] or 0} of {tokens['asked'] or 'any'}"
                 + (f" ({findings.percent(achieved)})" if achieved else ""),
                 str(tokens["prompt"] or NOTHING),
@@ -162,6 +178,7 @@ def client(summary: dict[str, Any]) -> Grid:
         "client lag max",
         "schedule lag max",
         "CPU of a core",
+        *(["of what it can measure"] if calibrated else []),
         "output tokens of asked",
         "prompt tokens",
         "counted by",
@@ -214,6 +231,8 @@ def markdown(analysis: Analysis, pictures: list[Path]) -> str:
         lines += [f"## {escaped(level['label'])}", "", *markdown_table(figures(level)), ""]
     if analysis.steps.times:
         lines += ["## Step times", "", *markdown_table(steps(analysis)), ""]
+    if analysis.memory:
+        lines += ["## Memory", "", *markdown_table(memory(analysis.memory)), ""]
     lines += ["## Client and tokens", "", *markdown_table(client(summary)), ""]
     lines += ["## The run", "", *markdown_table(facts(analysis)), ""]
     return "\n".join(lines)
@@ -260,6 +279,8 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
         parts.append(f"<details{opened}><summary>{label}</summary>{_html_table(figures(level))}</details>")
     if analysis.steps.times:
         parts.append(f"<h2>Step times</h2>{_html_table(steps(analysis))}")
+    if analysis.memory:
+        parts.append(f"<h2>Memory</h2>{_html_table(memory(analysis.memory))}")
     parts.append(f"<h2>Client and tokens</h2>{_html_table(client(summary))}")
     parts.append(f"<h2>The run</h2>{_html_table(facts(analysis))}")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -130,7 +131,7 @@ def _groups(gaps: Decoding, rows: IntArray) -> _Group:
 
 def _slices(gaps: Decoding, tokens: FloatArray, beside: FloatArray, start: FloatArray, end: FloatArray) -> int | None:
     """Return how many prompt tokens a batch takes: running streams get a token after each slice of a long prompt."""
-    long = (beside > 0) & (tokens > min(size for size in SLICES if size))
+    long = (beside > 0) & (tokens > min(size for size in SLICES if size)) & gaps.covers(start, end)
     if not long.any():
         return SLICES[0]
     instants = np.sort(gaps.right)
@@ -279,36 +280,63 @@ def stalls(run: Run, gaps: Decoding, step: StepTime | None) -> tuple[FloatArray,
     """Return each request's stall (nan unknown), the stall a prompt token of others' costs a stream, or why not.
 
     A request's stall is what its gaps took above the step time of as many streams while others' prompts were in work.
+    All gaps are read for it, in blocks where they are very many.
     """
     rows = len(gaps.first)
     if step is None:
         return np.full(rows, np.nan), None, "no step time is known to hold pauses against"
-    beside = np.maximum(gaps.streams, gaps.decoding_at(gaps.left + gaps.edge_s)).astype(np.float64)
-    excess = np.where(gaps.held, gaps.right - gaps.left - step(np.maximum(beside, 1.0)), 0.0)
-    several = run.chunks.counts > 1
-    stall = np.where(several, np.bincount(gaps.row, weights=np.maximum(excess, 0.0), minlength=rows), np.nan)
-    worked = _tokens_worked(gaps, uncached(run))
-    total = float(worked[gaps.held].sum())
+    work = _Work.of(gaps, uncached(run))
+    most = int(np.isfinite(gaps.first).sum())  # streams at once, surely
+
+    def read(made: Callable[[], Decoding]) -> tuple[slice, FloatArray, float, float]:
+        block = made()
+        beside = np.maximum(block.streams, block.begun)
+        times = step(np.maximum(np.arange(min(int(beside.max(initial=0)), most) + 1, dtype=np.float64), 1.0))
+        excess = np.where(block.held, block.right - block.left - times[np.maximum(beside, 0)], 0.0)
+        low = int(block.row[0]) if len(block.row) else 0
+        summed = np.asarray(np.bincount(block.row - low, weights=np.maximum(excess, 0.0)), dtype=np.float64)
+        worked = work.between(block.left[block.held], block.right[block.held])
+        return slice(low, low + len(summed)), summed, float(worked.sum()), float(excess[block.held].sum())
+
+    stall, total, lost = np.zeros(rows), 0.0, 0.0
+    with ThreadPoolExecutor(2) as pool:  # NumPy works on arrays without Python's lock
+        for mine, summed, worked, excess in pool.map(read, gaps.every(run)):
+            stall[mine] += summed
+            total += worked
+            lost += excess
+    stall = np.where(run.chunks.counts > 1, stall, np.nan)
     if total <= 0:
         return stall, None, "no stream ran while another's prompt was in work"
-    return stall, max(float(excess[gaps.held].sum()) / total, 0.0), None
+    return stall, max(lost / total, 0.0), None
 
 
-def _tokens_worked(gaps: Decoding, tokens: FloatArray) -> FloatArray:
-    """Return the prompt tokens worked on in each gap, each prompt spread evenly over its work."""
-    known = np.isfinite(gaps.first) & np.isfinite(gaps.started) & (tokens > 0)
-    start, end = gaps.started[known], gaps.first[known]
-    if not gaps.told.any():  # the work may be any part of the window; it ends with the first token
-        start = end
-    start = np.minimum(start, end - gaps.edge_s)
-    slope = tokens[known] / (end - start)
-    at = np.concatenate((start, end))
-    order = np.argsort(at, kind="stable")
-    at = at[order]
-    rate = np.cumsum(np.concatenate((slope, -slope))[order])
-    if not len(at):
-        return np.zeros(len(gaps.row))
-    done = np.concatenate(([0.0], np.cumsum(rate[:-1] * np.diff(at))))
-    # Half an edge later: first tokens end the gap that they come with.
-    shift = 0.5 * gaps.edge_s
-    return np.asarray(np.interp(gaps.right + shift, at, done) - np.interp(gaps.left + shift, at, done))
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Prompt tokens worked on up to an instant, each prompt spread evenly over its work."""
+
+    at: FloatArray
+    done: FloatArray
+    shift: float
+
+    @classmethod
+    def of(cls, gaps: Decoding, tokens: FloatArray) -> _Work:
+        known = np.isfinite(gaps.first) & np.isfinite(gaps.started) & (tokens > 0)
+        start, end = gaps.started[known], gaps.first[known]
+        if not gaps.told.any():  # the work may be any part of the window; it ends with the first token
+            start = end
+        start = np.minimum(start, end - gaps.edge_s)
+        slope = tokens[known] / (end - start)
+        at = np.concatenate((start, end))
+        order = np.argsort(at, kind="stable")
+        at = at[order]
+        rate = np.cumsum(np.concatenate((slope, -slope))[order])
+        done = np.concatenate(([0.0], np.cumsum(rate[:-1] * np.diff(at)))) if len(at) else at
+        return cls(at, done, 0.5 * gaps.edge_s)  # half an edge later: first tokens end the gap that they come with
+
+    def between(self, left: FloatArray, right: FloatArray) -> FloatArray:
+        """Return the tokens worked on in each span."""
+        if not len(self.at):
+            return np.zeros(len(left))
+        return np.asarray(
+            np.interp(right + self.shift, self.at, self.done) - np.interp(left + self.shift, self.at, self.done)
+        )

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.analyse import findings, pages
+from loadtest.analyse import findings, offered, pages
+from loadtest.analyse.forecast import Ahead
 from loadtest.analyse.summary import Analysis, analyse, failed
 from loadtest.analyse.verdict import worst
 from loadtest.slo import Objective
@@ -47,7 +48,9 @@ def write_report(
     With several runs `out` gets a folder a run. `charts=False` writes summary.json alone; `objectives` put goodput into
     it. Raises RunFolderError when a folder holds no run.
     """
-    analyses = [analyse(folder, objectives) for folder in folders]  # all readable before anything is written
+    begun: list[Ahead] = []
+    also = (lambda *found: begun.append(Ahead(*found))) if charts and len(folders) == 1 else None
+    analyses = [analyse(folder, objectives, also) for folder in folders]  # all readable before anything is written
     files: list[Path] = []
     for one, place in zip(analyses, _places(analyses, out), strict=True):
         place.mkdir(parents=True, exist_ok=True)
@@ -55,7 +58,7 @@ def write_report(
         if charts:
             from loadtest.analyse.charts import draw_all
 
-            pictures = draw_all(one, place)
+            pictures = draw_all(one, place, begun[0] if begun else None)
             files += pictures
             files.append(_write(place / "report.md", pages.markdown(one, pictures).encode()))
             files.append(_write(place / "report.html", pages.html(one, pictures).encode()))
@@ -100,6 +103,11 @@ def console_report(report: Report, console: Console) -> None:
         console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
 
 
+def _ended(level: dict[str, Any]) -> str:
+    said = f"{level['outcomes'].get('ok', 0)} / {failed(level)}"
+    return f"{said} ({level['shed']} not sent)" if level.get("shed") else said
+
+
 def console_table(summary: dict[str, Any]) -> Table:
     """Return a row a level: requests, TTFT, queue wait, tokens a second, verdict; made for 80 columns.
 
@@ -117,12 +125,15 @@ def console_table(summary: dict[str, Any]) -> Table:
         "TTFT p50",
         "TTFT p95",
         "TTFT p99",
+        "p95 from t_sched",
         "queue wait p50",
         "tokens/s a stream",
         "output tokens/s",
     )
-    rows = [(f"{level['outcomes'].get('ok', 0)} / {failed(level)}", *pages.headline(level)) for level in levels]
+    rows = [(_ended(level), *pages.headline(level)) for level in levels]
     known = [i for i in range(len(heads)) if any(row[i] != pages.NOTHING for row in rows)]
+    if not any(map(offered.is_open, levels)):  # a closed loop sends when its user is free: both are the same there
+        known = [i for i in known if "t_sched" not in heads[i]]
     table.add_column("level", min_width=10)
     for i in known:
         table.add_column(heads[i], justify="right", min_width=max(map(len, heads[i].split())))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.frames import Run
+from loadtest.analyse.frames import FloatArray, Run
 from loadtest.metrics import NS
 from loadtest.records import RunFolder
 
@@ -101,6 +101,13 @@ def read(run: Run) -> Machine:
     )
 
 
+def known(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArray]:
+    """Return the instants and the values of a column where it has one."""
+    t, values = (frame[name].to_numpy(dtype=np.float64) for name in ("t", column))
+    there = np.isfinite(values)
+    return np.asarray(t[there], dtype=np.float64), np.asarray(values[there], dtype=np.float64)
+
+
 # -- files ----------------------------------------------------------------------------------------------------------
 
 
@@ -184,7 +191,7 @@ def _gpus(file: _File) -> pd.DataFrame:
         return out
 
     frame = _frame(file, values)
-    frame.attrs["source"] = file.source
+    frame.attrs |= {"source": file.source, "host": file.host}
     return frame
 
 

@@ -1,4 +1,4 @@
-"""Levels of a run that belong on one line: they differ in nothing but concurrency."""
+"""Levels of a run that belong on one line: they differ in nothing but concurrency, or in nothing but the rate."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from loadtest.analyse import offered
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Levels that differ in nothing but concurrency, in its order."""
+    """Levels that differ in nothing but concurrency (in an open loop: nothing but the rate), in its order."""
 
     label: str  # what they share, e.g. "128 in · 64 out"; empty where nothing is said
     levels: tuple[dict[str, Any], ...]  # of summary.json
 
 
 def series_of(levels: Iterable[dict[str, Any]]) -> list[Series]:
-    """Group levels of summary.json by prompt length, answer length, words and rate."""
+    """Group levels of summary.json by prompt length, answer length, words and kind of load."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for level in levels:
-        key = (level["words"], level["input_tokens"], level["output_tokens"], level["rate"])
+        own_rate = None if offered.is_open(level) else level["rate"]
+        key = (level["words"], level["input_tokens"], level["output_tokens"], own_rate, offered.is_open(level))
         groups.setdefault(key, []).append(level)
     found = []
-    for (words, asked_in, asked_out, rate), group in groups.items():
+    for (words, asked_in, asked_out, rate, _), group in groups.items():
         parts = (
             (asked_in, "{} in"),
             (asked_out, "{} out"),
@@ -30,5 +33,5 @@ def series_of(levels: Iterable[dict[str, Any]]) -> list[Series]:
             (rate, "{:g} requests/s"),
         )
         label = " · ".join(form.format(value) for value, form in parts if value is not None)
-        found.append(Series(label, tuple(sorted(group, key=lambda level: level["concurrency"] or 0))))
+        found.append(Series(label, tuple(sorted(group, key=offered.amount))))
     return found

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from loadtest.analyse import stretches
 from loadtest.analyse.frames import US, BoolArray, FloatArray, Run
+from loadtest.analyse.stretches import Events
 
 TIE_S = 0.001  # an end and a start this close are one slot changing hands: arrivals of one batch scatter that much
 HANDOVER_S = 0.005  # a request that comes this short before a step begins is not yet known to the batch loop
@@ -100,10 +102,11 @@ def estimate(run: Run) -> Slots:
     asked = int(lives.in_flight.depth.max(initial=0))
     if asked <= peak:
         return Slots(peak, limit=False, method=f"{most.said}; never more in flight than that", witnesses=(most,))
-    passed = _passed_over(run, lives)
-    full = _full_batches(run, lives) if lives.told else None
+    events = stretches.events(run)
+    passed = _passed_over(run, lives, events)
+    full = _full_batches(lives, events) if lives.told else None
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
-    method = "; ".join(witness.said for witness in found)
+    method = "; ".join((*(witness.said for witness in found), *filter(None, [events.said])))
     if len(found) == 1:
         return Slots(peak, limit=False, method=f"{method}; no request was seen to be kept out by that", witnesses=found)
     named = found[1].slots
@@ -238,9 +241,9 @@ class _Steps:
     since: FloatArray  # seconds from the last first token, or from when nobody waited, to the step's beginning
 
 
-def _passed_over(run: Run, lives: Lives) -> Witness | None:
+def _passed_over(run: Run, lives: Lives, events: Events) -> Witness | None:
     """Return the number at work while steps passed waiting requests over; None where too few did."""
-    steps = _steps(run, lives)
+    steps = _steps(run, lives, events)
     counted = steps.passed if lives.told else steps.passed & (_plain(steps) | _beyond_prefill(run, steps))
     readings = _Readings(steps.at_work, steps.weight, steps.asked, counted, steps.settled)
     return _witness("passed_over", readings, "steps that passed a waiting request over")
@@ -284,11 +287,10 @@ def _agreed(name: str, readings: _Readings, what: str) -> Witness | None:
     return Witness(name, int(values[best]) if share >= AGREED else None, said)
 
 
-def _steps(run: Run, lives: Lives) -> _Steps:
-    owner, row = run.chunks.owner, run.itl.row
-    inside = owner[1:] == owner[:-1]
-    right = run.column("send")[row] + run.chunks.flat[1:][inside] * US
-    seconds = run.itl.seconds
+def _steps(run: Run, lives: Lives, events: Events) -> _Steps:
+    inside = events.inside
+    right = events.at[1:][inside]
+    seconds = np.asarray(np.diff(run.chunks.flat[events.place])[inside] * US, dtype=np.float64)
     real = (seconds > 0.05 * lives.gap) & np.isfinite(right)  # of tokens in one read, one gap is the step
     seconds, right = seconds[real], right[real]
     left, middle = right - seconds, right - seconds / 2
@@ -351,14 +353,13 @@ def _usual(steps: _Steps) -> tuple[FloatArray, FloatArray]:
     return depths, np.array(usual)
 
 
-def _full_batches(run: Run, lives: Lives) -> Witness | None:
+def _full_batches(lives: Lives, events: Events) -> Witness | None:
     """Return the slots held whenever a batch ended and somebody who came before it began was still not let in.
 
     Needs no token gaps, so that it also reads answers of one or two tokens; but needs the server's durations. A slot
     given away during a batch is seen to be taken when the batch ends, which is why those that begin then count as well.
     """
-    owner = run.chunks.owner
-    instants = np.sort(run.column("send")[owner] + run.chunks.flat * US)
+    instants = np.sort(events.at)
     instants = instants[np.isfinite(instants)]
     slack = lives.slack
     fresh = np.diff(instants, prepend=-np.inf) > slack

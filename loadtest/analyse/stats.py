@@ -7,12 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadtest import metrics
-from loadtest.analyse.frames import FloatArray, IntArray
-from loadtest.analyse.intervals import FEWEST_EFFECTIVE, Sample, Spread, mean_interval, percentile_interval
+from loadtest.analyse.frames import US, BoolArray, Delays, FloatArray, Gaps, IntArray, Run, blocks, filled
+from loadtest.analyse.intervals import (
+    FEWEST_EFFECTIVE,
+    Counted,
+    Ordered,
+    Sample,
+    Spread,
+    mean_interval,
+    percentile_interval,
+)
 
 Described = dict[str, float | int | list[float] | None]
 
 PERCENTILES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+MANY = 1 << 19  # pooled values, above which they are counted and not sorted, and summed up in parts
 FEWEST_FOR_INTERVAL = 20  # samples; below, an interval would be invented
 SHORTEST_WINDOW = 0.2  # of the level: a shorter steady window says less than the whole level
 
@@ -29,16 +38,45 @@ def describe(values: FloatArray, *, block: int = 1, requests: IntArray | None = 
             gaps: an interval then asks how much requests differ, never single gaps.
     """
     finite = np.isfinite(values)
+    if finite.all():
+        return _described(values, np.sort(values), block, requests=requests)
     known = values[finite]
+    return _described(known, np.sort(known), block, requests=None if requests is None else requests[finite])
+
+
+def describe_pooled(pooled: Gaps | Delays, rows: BoolArray, *, block: int = 1) -> Described:
+    """Return the same of all values of the requests marked in `rows`, pooled; exact however many they are."""
+    counts = pooled.counts[rows]
+    counts = counts[counts > 0]
+    if counts.sum() <= MANY:
+        return describe(pooled.of(rows), block=block, requests=np.repeat(np.arange(len(counts)), counts))
+    ordered = in_order(pooled, rows)
+    values = filled(pooled.ticks(rows), int(counts.sum()), pooled.unit)
+    return _described(values, ordered, block, starts=np.cumsum(counts) - counts)
+
+
+def in_order(pooled: Gaps | Delays, rows: BoolArray) -> Ordered:
+    """Return all values of the requests marked in `rows` by rank."""
+    if pooled.counts[rows].sum() <= MANY:
+        return np.sort(pooled.of(rows))
+    return Counted.of(pooled.ticks(rows), pooled.unit)
+
+
+def _described(
+    known: FloatArray,
+    ordered: Ordered,
+    block: int,
+    requests: IntArray | None = None,
+    starts: IntArray | None = None,
+) -> Described:
     n = len(known)
-    ordered = np.sort(known)
     described: Described = {"n": n, "mean": float(known.mean()) if n else None}
     for name, share in PERCENTILES.items():
-        described[name] = float(np.quantile(ordered, share)) if metrics.enough_for(share, n) else None
+        described[name] = _quantile(ordered, share) if metrics.enough_for(share, n) else None
     described["max"] = float(ordered[-1]) if n else None
     found: dict[str, tuple[float, float] | None] = {}
     if n >= FEWEST_FOR_INTERVAL:
-        sample = Sample.of(known, block=block, requests=None if requests is None else requests[finite])
+        sample = Sample.of(known, block=block, requests=requests, starts=starts)
         found["mean"] = mean_interval(sample)
         for name, share in PERCENTILES.items():
             found[name] = percentile_interval(sample, ordered, share) if described[name] is not None else None
@@ -46,6 +84,14 @@ def describe(values: FloatArray, *, block: int = 1, requests: IntArray | None = 
         interval = found.get(name)
         described[f"ci95_{name}"] = list(interval) if interval else None
     return described
+
+
+def _quantile(ordered: Ordered, share: float) -> float:
+    """Return numpy.quantile of sorted values, which it would sort again."""
+    rank = share * (len(ordered) - 1)
+    below = int(rank)
+    two = (ordered[below], ordered[min(below + 1, len(ordered) - 1)])
+    return float(np.quantile(two, rank - below))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +157,60 @@ def throughput(
         requests: which request each arrival belongs to (equal numbers side by side), where one has many.
         sends: when each arrival's request was sent; of a closed loop only, where a user's time is what is divided.
     """
-    if window.seconds <= 0:
-        return None
-    rate = float((weights * window.holds(instants)).sum()) / window.seconds
-    if not window.steady or rate <= 0:
-        return Throughput(rate, None)
+    starts = None
     if requests is not None and len(requests):
         starts = np.flatnonzero(np.diff(requests, prepend=requests[0] - 1))
-        instants, weights = np.maximum.reduceat(instants, starts), np.add.reduceat(weights, starts)
         sends = sends[starts] if sends is not None else None
-    inside = window.holds(instants) > 0
-    spread = rate_spread(instants[inside], weights[inside], sends[inside] if sends is not None else None, block=block)
+    return _rate([_Arrived.of(instants, weights, window, starts)], window, sends, block)
+
+
+def token_throughput(
+    run: Run, rows: BoolArray, window: Window, *, block: int = 1, closed: bool = False
+) -> Throughput | None:
+    """Return the output tokens of `rows` per second, each answer's spread evenly over its chunks; as throughput() does.
+
+    None where nothing arrived or the window has no length.
+    """
+    send, counts = run.column("send"), run.chunks.counts
+    a_chunk = run.column("output_tokens") / np.maximum(counts, 1)
+    rows = rows & (counts > 0) & np.isfinite(send) & np.isfinite(a_chunk)
+    parts = []
+    for low, high in blocks(run.chunks.starts, rows, MANY):
+        mine = np.flatnonzero(rows[low:high]) + low
+        events = run.chunks.flat[run.chunks.starts[low] : run.chunks.starts[high]]
+        if len(mine) < high - low:
+            events = events[np.repeat(rows[low:high], counts[low:high])]
+        many = counts[mine]
+        instants = np.repeat(send[mine], many) + events * US
+        parts.append(_Arrived.of(instants, np.repeat(a_chunk[mine], many), window, np.cumsum(many) - many))
+    return _rate(parts, window, send[rows] if closed else None, block) if parts else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """What arrived, summed up a request: its last instant, its weight, and all weight inside the window."""
+
+    last: FloatArray
+    weight: FloatArray
+    inside: float
+
+    @classmethod
+    def of(cls, instants: FloatArray, weights: FloatArray, window: Window, starts: IntArray | None) -> _Arrived:
+        inside = float((weights * window.holds(instants)).sum())
+        if starts is not None:
+            instants, weights = np.maximum.reduceat(instants, starts), np.add.reduceat(weights, starts)
+        return cls(instants, weights, inside)
+
+
+def _rate(parts: list[_Arrived], window: Window, sends: FloatArray | None, block: int) -> Throughput | None:
+    if window.seconds <= 0:
+        return None
+    rate = sum(part.inside for part in parts) / window.seconds
+    if not window.steady or rate <= 0:
+        return Throughput(rate, None)
+    last, weight = np.concatenate([part.last for part in parts]), np.concatenate([part.weight for part in parts])
+    inside = window.holds(last) > 0
+    spread = rate_spread(last[inside], weight[inside], sends[inside] if sends is not None else None, block=block)
     return Throughput(rate, [rate * (1 + off) for off in spread.around(0.0)] if spread else None)
 
 

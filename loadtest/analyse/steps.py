@@ -96,6 +96,7 @@ class Steps:
     handling_s: float  # request read → queued for a slot
     handover_s: float  # slot won → seen by the batch loop
     neighbours: bool | None  # two streams cost two passes unless their slots are neighbours; None: not to be seen
+    read_from: str | None = None  # which gaps these are, of a run with very many; None: all
 
     def timing(self, *, prefill_s: float | None = None, neighbours: bool | None = None) -> Timing:
         """Return the engine's timing to run predictions with; arguments take the place of what was measured.
@@ -136,6 +137,7 @@ class Steps:
             "interference_reason": self.interference_reason,
             "handling_s": self.handling_s,
             "handover_s": self.handover_s,
+            **({"read_from": self.read_from} if self.read_from else {}),
         }
 
 
@@ -160,6 +162,7 @@ def measure(run: Run, slots: Slots) -> Steps:
         handling_s=handling,
         handover_s=handover,
         neighbours=split_by_neighbours(times),
+        read_from=found.said,
     )
 
 

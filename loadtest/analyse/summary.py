@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse import frames, goodput, knee, slots, stats, steps, verdict, waits
-from loadtest.analyse.frames import BoolArray, FloatArray, IntArray, Run
+from loadtest.analyse import (
+    frames,
+    goodput,
+    headroom,
+    knee,
+    lengths,
+    load,
+    offered,
+    slots,
+    stats,
+    steps,
+    verdict,
+    waits,
+)
+from loadtest.analyse.frames import BoolArray, FloatArray, Run
+from loadtest.analyse.measured import Beside, beside
 from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.slots import Slots
 from loadtest.analyse.steps import Steps
@@ -33,6 +47,7 @@ PER_REQUEST = (
     "batch_wait_s",
     "load_s",
     "prefill_s",
+    "prefill_tokens_per_s",
     "stall_s",
 )
 NO_DURATIONS = "this server does not say how long it loaded, waited or prefilled"
@@ -45,6 +60,7 @@ UNKNOWN = {
     "batch_wait_s": NO_DURATIONS,
     "load_s": NO_DURATIONS,
     "prefill_s": NO_DURATIONS,
+    "prefill_tokens_per_s": lengths.NO_SPEED,
     "delivery_delay_s": "this server does not stamp its chunks",
     "server_itl_s": "this server does not stamp its chunks",
     "stall_s": "too few gaps between tokens were seen to tell a stall from a step",
@@ -59,10 +75,16 @@ class Analysis:
     slots: Slots
     steps: Steps
     summary: dict[str, Any]  # summary.json
+    memory: Beside | None  # None where the run does not hold enough for an estimate, or nothing was measured
 
 
-def analyse(path: Path, objectives: Sequence[Objective] = ()) -> Analysis:
-    """Read a run folder and work out its figures, goodput by `objectives` too; raise RunFolderError when it is not one."""
+def analyse(
+    path: Path, objectives: Sequence[Objective] = (), also: Callable[[Run, Slots, Steps], object] | None = None
+) -> Analysis:
+    """Read a run folder and work out its figures, goodput by `objectives` too; raise RunFolderError when it is not one.
+
+    `also` is called when slots and steps are known, to begin what needs no more than those.
+    """
     run = frames.load(path)
     found = slots.estimate(run)
     run.requests["queue_wait_s"] = waits.told_wait(run)
@@ -70,12 +92,19 @@ def analyse(path: Path, objectives: Sequence[Objective] = ()) -> Analysis:
     run.requests["slot_wait_s"], run.requests["batch_wait_s"] = waited.slot, waited.batch
     run.requests["wait_source"] = waited.source
     run.requests["unsplit_wait_s"] = np.where(np.isnan(waited.slot), run.column("queue_wait_s"), 0.0)
+    run.requests["prefill_tokens_per_s"] = lengths.prefill_speed(run)
     measured = steps.measure(run, found)
     run.requests["stall_s"] = measured.stall_s
-    return Analysis(run, found, measured, summarise(run, found, measured, objectives))
+    if also is not None:
+        also(run, found, measured)
+    memory = beside(run, found)
+    summary = summarise(run, found, measured, memory, objectives)
+    return Analysis(run, found, measured, summary, None if isinstance(memory, str) else memory)
 
 
-def summarise(run: Run, found: Slots, measured: Steps, objectives: Sequence[Objective] = ()) -> dict[str, Any]:
+def summarise(
+    run: Run, found: Slots, measured: Steps, memory: Beside | str, objectives: Sequence[Objective] = ()
+) -> dict[str, Any]:
     """Return summary.json of a run whose requests carry their waits; seconds and per second, None for unknown.
 
     A figure that is None has its reason beside it, under the same name with `_reason`.
@@ -98,6 +127,8 @@ def summarise(run: Run, found: Slots, measured: Steps, objectives: Sequence[Obje
             else {"step_law": None, "step_law_reason": measured.law_reason}
         ),
         "knee": [_knee(series) for series in series_of(levels)],
+        "lengths": [line.to_dict() for line in lengths.lines(run, levels)],
+        **({"memory": None, "memory_reason": memory} if isinstance(memory, str) else {"memory": memory.to_dict()}),
         "verdict": verdict.worst([level["verdict"] for level in levels]),
         "levels": levels,
     }
@@ -113,22 +144,22 @@ def _level(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> 
         described |= _described(name, run.column(name)[good], block)
     if described["queue_wait_s"] is not None and described["slot_wait_s"] is None:
         described |= dict.fromkeys(("slot_wait_s_reason", "batch_wait_s_reason"), NO_LIMIT)
-    described |= _described("itl_s", run.itl.of(good), block, run.itl.row[good[run.itl.row]])
-    described |= _described(
-        "server_itl_s", run.server_itl.of(good), block, run.server_itl.row[good[run.server_itl.row]]
-    )
-    described |= _described("delivery_delay_s", run.delivery.of(good), block, run.delivery.row[good[run.delivery.row]])
+    for name, pooled in (("itl_s", run.itl), ("server_itl_s", run.server_itl), ("delivery_delay_s", run.delivery)):
+        described |= _known(name, stats.describe_pooled(pooled, good, block=block))
     requests = run.requests[rows]
+    stamps = verdict.stamps_of(run.requests[good])
     throughput = _throughput(run, index, block, closed=bool(level.get("concurrency")))
     return {
         "index": index,
         "label": level.get("label") or _label(level),
         **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
+        **_offered(run, level),
         "requests": int(rows.sum()),
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
         "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
         **described,
         **_little(run, index),
+        **({"cold_load": load.cold_load(run, index)} if load.is_cold(run) else {}),
         "wait_source": _commonest(run.requests["wait_source"][good]),
         **throughput,
         **_goodput(run, index, objectives, throughput["requests_per_s"]),
@@ -138,15 +169,19 @@ def _level(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> 
             "lag_s": stats.describe(run.column("lag_s")[good], block=block),
             "schedule_lag_s": stats.describe(run.column("schedule_lag_s")[good], block=block),
             "cpu": verdict.client_cpu(run, index),
-            "stamps": verdict.stamps_of(run.requests[good]),
+            "stamps": stamps,
+            **headroom.used(run, index, stamps),
         },
         "verdict": judged,
         "reasons": reasons,
     }
 
 
-def _described(name: str, values: FloatArray, block: int, requests: IntArray | None = None) -> dict[str, Any]:
-    described = stats.describe(values, block=block, requests=requests)
+def _described(name: str, values: FloatArray, block: int) -> dict[str, Any]:
+    return _known(name, stats.describe(values, block=block))
+
+
+def _known(name: str, described: stats.Described) -> dict[str, Any]:
     if described["n"]:
         return {name: described}
     return {name: None, f"{name}_reason": UNKNOWN.get(name, "no request of this level had one")}
@@ -160,6 +195,19 @@ def _goodput(run: Run, index: int, objectives: Sequence[Objective], rate: float 
     if found is None:
         return {"goodput": None, "goodput_reason": "no objective is one that a single request can meet or miss here"}
     return {"goodput": found.to_dict()}
+
+
+def _offered(run: Run, level: dict[str, Any]) -> dict[str, Any]:
+    """Return what an open-loop level adds: rate_to, trace, requests due a second, and how many were shed."""
+    if not offered.is_open(level):
+        return {}
+    index = level["index"]
+    return {
+        "rate_to": level.get("rate_to"),
+        "trace": level.get("trace"),
+        "offered_per_s": offered.per_second(run, index),
+        "shed": offered.shed(run, index),
+    }
 
 
 def _little(run: Run, index: int) -> dict[str, Any]:
@@ -182,7 +230,10 @@ def _commonest(sources: pd.Series) -> str:
 def _label(level: dict[str, Any]) -> str:
     return Level(
         index=level["index"],
-        concurrency=level.get("concurrency") or 0,
+        concurrency=level.get("concurrency"),
+        rate=level.get("rate"),
+        rate_to=level.get("rate_to"),
+        trace=level.get("trace"),
         input_tokens=level.get("input_tokens"),
         output_tokens=level.get("output_tokens"),
         words=level.get("words"),
@@ -208,26 +259,23 @@ def _throughput(run: Run, index: int, block: int, *, closed: bool) -> dict[str, 
     counted = good
     if window.steady:
         counted = everyone & np.asarray(run.requests["ok"], dtype=np.bool_)
-    chunk_rows = run.chunks.owner
-    mine = counted[chunk_rows]
-    arrivals = send[chunk_rows[mine]] + run.chunks.flat[mine] * frames.US
-    a_chunk = run.column("output_tokens") / np.maximum(run.chunks.counts, 1)
-    figures: dict[str, Any] = {}
     rows = np.flatnonzero(counted)
-    for name, instants, weights, owner in (
-        ("output_tokens_per_s", arrivals, a_chunk[chunk_rows[mine]], chunk_rows[mine]),
-        ("input_tokens_per_s", run.column("first_token")[counted], run.column("prompt_tokens")[counted], rows),
-        ("requests_per_s", end[counted], np.ones(len(rows)), rows),
+    found = {"output_tokens_per_s": stats.token_throughput(run, counted, window, block=block, closed=closed)}
+    for name, instants, weights in (
+        ("input_tokens_per_s", run.column("first_token")[counted], run.column("prompt_tokens")[counted]),
+        ("requests_per_s", end[counted], np.ones(len(rows))),
     ):
         known = np.isfinite(instants) & np.isfinite(weights)
-        found = None
-        if known.any():
-            sends = send[owner[known]] if closed else None
-            found = stats.throughput(
-                instants[known], weights[known], window, block=block, requests=owner[known], sends=sends
-            )
-        figures[name] = found.per_second if found else None
-        figures[f"{name}_ci95"] = found.ci95 if found else None
+        sends = send[rows[known]] if closed else None
+        found[name] = (
+            stats.throughput(instants[known], weights[known], window, block=block, requests=rows[known], sends=sends)
+            if known.any()
+            else None
+        )
+    figures: dict[str, Any] = {}
+    for name, rate in found.items():
+        figures[name] = rate.per_second if rate else None
+        figures[f"{name}_ci95"] = rate.ci95 if rate else None
     over = "steady window" if window.steady else "whole level"
     return {"window": {"start": window.start, "end": window.end, "throughput_over": over}, **figures}
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest import metrics
+from loadtest.analyse import headroom, offered
 from loadtest.analyse.frames import BoolArray, FloatArray, Run
 from loadtest.analyse.knee import growth
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
@@ -110,16 +111,25 @@ def _clock_gap(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID, f"a clock of the client jumped {count} time{'s' if count != 1 else ''} during the run")
 
 
-def _reloaded(e: Evidence) -> Iterator[Doubt]:
-    loads = e.values("load_s")
+def reloaded(run: Run, rows: BoolArray) -> pd.DataFrame:
+    """Return those of the marked requests, all of one level, that waited for a load: far longer than the others say."""
+    requests = run.requests[rows]
+    loads = requests["load_s"].dropna()
     if len(loads) < 2:
-        return
-    usual = float(np.median(loads))
-    speed = float((e.run.simulated or {}).get("speed") or 1.0)  # a simulated server at 20x reloads 20 times faster
-    limit = max(RELOAD_FACTOR * usual, usual + RELOAD_FLOOR_S / speed)
-    slow = e.requests[e.requests["load_s"] > limit]
+        return requests[:0]
+    usual = float(loads.median())
+    speed = float((run.simulated or {}).get("speed") or 1.0)  # a simulated server at 20x reloads 20 times faster
+    return requests[requests["load_s"] > max(RELOAD_FACTOR * usual, usual + RELOAD_FLOOR_S / speed)]
+
+
+def _reloaded(e: Evidence) -> Iterator[Doubt]:
+    if e.scenario.get("unload"):
+        return  # its loads are what it measures
+    slow = reloaded(e.run, e.good)
     if not len(slow):
         return
+    loads = e.values("load_s")
+    usual = float(np.median(loads))
     seconds, count = float(slow["load_s"].max()), len(slow)
     figures = f"{count} of {len(loads)} requests waited up to {seconds:.2f} s for a load, the others {_ms(usual)}"
     first_answer = float(e.run.requests["first_token"].min())
@@ -138,20 +148,41 @@ def _coalesced(e: Evidence) -> Iterator[Doubt]:
 def _client_busy(e: Evidence) -> Iterator[Doubt]:
     cpu = client_cpu(e.run, e.level["index"])
     if cpu is not None and cpu > metrics.CLIENT_CPU_SHARE:
-        yield Doubt(SUSPECT, f"the client used {_percent(cpu)} of a core, above {_percent(metrics.CLIENT_CPU_SHARE)}")
+        who = "the client" if e.run.samples["file"].nunique() < 2 else "the busiest of the client's processes"
+        yield Doubt(SUSPECT, f"{who} used {_percent(cpu)} of a core, above {_percent(metrics.CLIENT_CPU_SHARE)}")
+
+
+def _beyond_capacity(e: Evidence) -> Iterator[Doubt]:
+    if (reason := headroom.doubt(e.run, e.level["index"], stamps_of(e.requests))) is not None:
+        yield Doubt(SUSPECT, reason)
 
 
 def client_cpu(run: Run, level: int) -> float | None:
-    """Return the driver's mean use of one core during a level, from its own samples; None where there are none."""
-    cpu = run.samples["cpu"][run.samples["level"] == level].dropna()
-    return float(cpu.mean()) if len(cpu) else None
+    """Return the driver's mean use of one core during a level, of several processes the busiest's; None where unknown."""
+    cpu = run.samples[run.samples["level"] == level].dropna(subset=["cpu"]).groupby("file")["cpu"].mean()
+    return float(cpu.max()) if len(cpu) else None
 
 
 def _growing(e: Evidence) -> Iterator[Doubt]:
-    if e.level.get("rate"):
+    if (offered.is_open(e.level) or e.level.get("rate")) and e.level.get("rate_to") is None:
         found = growth(e.everyone["send"].dropna().to_numpy(), e.everyone["end"].to_numpy())
         if found is not None and found.growing:
             yield Doubt(SUSPECT, found.sentence)
+
+
+def _worker_died(e: Evidence) -> Iterator[Doubt]:
+    for reason in offered.missing(e.run, e.level):
+        yield Doubt(VOID, reason)
+
+
+def _shed(e: Evidence) -> Iterator[Doubt]:
+    count = offered.shed(e.run, e.level["index"])
+    if count:
+        yield Doubt(
+            SUSPECT,
+            f"{count} of {int(e.rows.sum())} requests were not sent (--max-in-flight): the figures leave out what these "
+            "would have waited",
+        )
 
 
 def _lengths(e: Evidence) -> Iterator[Doubt]:
@@ -242,7 +273,10 @@ RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _reloaded,
     _coalesced,
     _client_busy,
+    _beyond_capacity,
     _growing,
+    _worker_died,
+    _shed,
     _lengths,
     _cut_prompt,
     _cached,

@@ -28,6 +28,7 @@ COMMANDS = {
     "memory": ("loadtest.cli.memory", "Say what a model takes in memory, and whether it fits."),
     "check": ("loadtest.cli.check", "Say what server answers at a URL, and what could spoil a measurement."),
     "monitor": ("loadtest.cli.monitor", "Sample host, GPU and servers into a run folder."),
+    "calibrate": ("loadtest.cli.calibrate", "Find how many streams this machine can measure truthfully."),
     "serve": ("loadtest.cli.serve", "Run the simulated model server (Ollama and OpenAI wire)."),
     "demo": ("loadtest.cli.demo", "Simulated server, a small grid, a report with charts: under a minute."),
 }

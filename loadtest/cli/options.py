@@ -11,11 +11,12 @@ from typing import Any
 import click
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import APIS, ENDPOINTS, Scenario
+from loadtest.scenario import APIS, ARRIVALS, ENDPOINTS, Scenario
 
 CHOICES = {
     "api": APIS,
     "endpoint": ENDPOINTS,
+    "arrivals": ARRIVALS,
     "max_tokens_key": ("max_tokens", "max_completion_tokens"),
 }
 
@@ -26,6 +27,14 @@ def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(item) for item in text.split(",") if item.strip())
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a list of whole numbers like 1,2,4,8.") from None
+
+
+def rates(text: str) -> tuple[float, ...]:
+    """Read a list of numbers, "0.5,1,2"."""
+    try:
+        return tuple(float(item) for item in text.split(",") if item.strip())
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of numbers like 0.5,1,2.") from None
 
 
 def scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,13 +49,15 @@ def scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if default not in (None, "", False):
             text += f"  [default: {default}]"
         flag = "--" + spec.name.replace("_", "-")
-        kind: Any = numbers if typing.get_origin(hints[spec.name]) is tuple else _scalar(hints[spec.name])
+        kind: Any = _scalar(hints[spec.name])
+        if typing.get_origin(hints[spec.name]) is tuple:
+            kind = rates if float in typing.get_args(hints[spec.name]) else numbers
         if spec.name in CHOICES:
             kind = click.Choice(CHOICES[spec.name])
         if kind is bool:
             command = click.option(flag, spec.name, is_flag=True, default=None, help=text)(command)
         else:
-            metavar = "N,N,…" if kind is numbers else None
+            metavar = {numbers: "N,N,…", rates: "R,R,…"}.get(kind)
             command = click.option(flag, spec.name, type=kind, default=None, metavar=metavar, help=text)(command)
     return command
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 
-from loadtest.measure.driver import Progress
+from loadtest.measure.tally import Progress
 
 
 def sentence(at: Progress) -> str:
@@ -13,14 +13,16 @@ def sentence(at: Progress) -> str:
     total = f"/{at.planned}" if at.planned else ""
     parts = [
         f"[{at.level.index + 1}{f'/{at.levels}' if at.levels else ''}] {at.level.label}",
+        *([] if at.due is None else [f"{at.due} due", f"{at.released - at.shed} sent"]),
         f"{at.done}{total} done",
         f"{at.decoding} decoding",
         f"{at.waiting} waiting",
         f"TTFT p50 {at.ttft_p50:.2f} s" if at.ttft_p50 is not None else "TTFT p50 –",
         f"{at.tokens_per_s:.0f} tokens/s",
     ]
-    if at.failed:
-        parts.insert(2, f"{at.failed} failed")
+    doubts = ((at.failed, "failed"), (at.shed, "not sent (--max-in-flight)"), (at.behind, "late"))
+    after = parts.index(f"{at.done}{total} done") + 1
+    parts[after:after] = [f"{count} {word}" for count, word in doubts if count]
     if at.eta is not None:
         parts.append(f"ETA {at.eta:.0f} s")
     return "  ".join(parts)

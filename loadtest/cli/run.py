@@ -65,12 +65,17 @@ def run(
     find_max: int | None,
     monitor: tuple[str, ...],
     monitor_every: float,
+    metrics_port: int | None,
+    metrics_address: str,
     **values: Any,
 ) -> int:
     """Measure a server, level by level, into a run folder.
 
     The grid is every combination of --concurrency, --input-tokens and --output-tokens (or --words); each cell is a
     level. Ctrl-C ends cleanly and keeps every finished request. Options given here win over the scenario file.
+
+    With --rate (or --trace) instead of --concurrency the loop is open: requests leave when they are due by a schedule
+    that was made before, whoever still waits for an answer; TTFT counts from then as well as from when they left.
 
     With --find-max the concurrency is searched for instead: it doubles from 1 until a level misses --slo, then the gap is
     halved; a level whose 95 % interval holds the limit is measured again with more requests. Exit code 1 when not even
@@ -79,16 +84,20 @@ def run(
     \b
     Examples:
       loadtest run --url http://127.0.0.1:11434 --concurrency 1,2,4,8 --report
+      loadtest run --url http://127.0.0.1:11434 --rate 0.5,1,2 --duration 120 --report
       loadtest run scenarios/queue_past_four.toml --model llama3.1:70b --report
       loadtest run --api openai --url http://127.0.0.1:8000 --output-tokens 64,256
       loadtest run --url http://127.0.0.1:11434 --slo ttft_p95=2,tokens_per_s_p5=10 --find-max
       loadtest run --url http://127.0.0.1:11434 --monitor host,nvidia,ollama --report
+      loadtest run --url http://127.0.0.1:11434 --duration 300 --metrics-port 9464
     """
-    beside = beside_run(monitor, monitor_every)
+    beside = beside_run(monitor, monitor_every, metrics_port=metrics_port, metrics_address=metrics_address)
     objectives = () if slo is None else parse(slo)
     if find_max is not None:
         if not objectives:
             raise ScenarioError("--find-max needs to know what to hold: add --slo, e.g. --slo ttft_p95=2.")
+        if values.get("rate") is not None or values.get("trace") is not None:
+            raise ScenarioError("--find-max searches over concurrency, not over rates; leave --rate and --trace away.")
         if values.get("concurrency") is not None:
             raise ScenarioError("--find-max chooses the concurrency itself; leave --concurrency away.")
         return _find_max(make_scenario(scenario_file, values), out, objectives, find_max, report=report, beside=beside)

@@ -38,6 +38,8 @@ class Finder:
                 "--find-max measures as many requests as its answer needs; leave --duration away, or set the least with "
                 "--requests."
             )
+        if scenario.open_loop:
+            raise ScenarioError("--find-max searches over concurrency; leave rate and trace out of the scenario.")
         if len(scenario.replace(concurrency=(1,)).levels()) > 1:
             raise ScenarioError(
                 "--find-max searches for one combination of lengths; give one --input-tokens, --output-tokens and --words."
@@ -72,7 +74,7 @@ class Finder:
             met, saw = False, f"{failures} of {requests} requests failed"
         elif void:
             met, saw = None, f"void ({'; '.join(summary['reasons'])})"
-        return Tried(level.concurrency, requests, met, saw, void and met is None)
+        return Tried(level.concurrency or 0, requests, met, saw, void and met is None)
 
     def conclude(self, folder: Path) -> tuple[Found, str]:
         """Return what was found and its sentence, and keep both in run.json under `find_max`."""

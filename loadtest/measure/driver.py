@@ -1,4 +1,4 @@
-"""The asyncio driver: N streams in a closed loop, level by level, every request a record."""
+"""The asyncio driver: streams in a closed loop or requests by a schedule, level by level, every request a record."""
 
 from __future__ import annotations
 
@@ -6,83 +6,44 @@ import asyncio
 import dataclasses
 import gc
 import itertools
-import statistics
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import httpx
-from asyncio_throttle.throttler import Throttler
 
 from loadtest import metrics
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.dialects.base import Dialect
 from loadtest.measure.exchange import Exchange
+from loadtest.measure.release import Alarm, Permits, issue
+from loadtest.measure.schedule import Share
+from loadtest.measure.tally import Progress, Span, Tally
 from loadtest.measure.tokens import Counter
-from loadtest.measure.wire import AsyncWire, now
+from loadtest.measure.wire import AsyncWire, Order, Posts, now
 from loadtest.measure.workload import Job, Workload
-from loadtest.records import Outcome, Record, RecordWriter, SampleWriter
+from loadtest.records import NOT_SENT, Outcome, RecordWriter, SampleWriter
 from loadtest.scenario import Level
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
 BACK_OFF_S = 0.25  # pause of a stream after a failure, so that a dead server is not hammered
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a person wants to see while a level runs."""
-
-    level: Level
-    levels: int  # 0 where it is not known how many there will be
-    done: int
-    failed: int
-    planned: int  # 0 with a duration
-    in_flight: int
-    decoding: int
-    ttft_p50: float | None  # s
-    tokens_per_s: float
-    elapsed: float  # s, in this level
-    eta: float | None  # s, to the end of this level
-
-    @property
-    def waiting(self) -> int:
-        """Requests without a content event yet."""
-        return self.in_flight - self.decoding
-
-
-@dataclass(slots=True)
-class Tally:
-    """What is known of a level while it runs."""
-
-    level: Level
-    planned: int
-    started: int  # ns
-    counted_from: int | None = None  # ns: release of the first request that is not warm-up
-    done: int = 0
-    failed: int = 0
-    output_tokens: int = 0
-    ttfts: deque[float] = field(default_factory=lambda: deque(maxlen=400))
-
-    def add(self, record: Record) -> None:
-        self.done += 1
-        self.failed += record.outcome is not Outcome.OK
-        self.output_tokens += record.output_tokens or 0
-        if record.t_first_token is not None and not record.warmup:
-            self.ttfts.append(metrics.ttft(record.t_first_token, record.t_send))
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """When a level ran, ns since the run's anchor."""
-
-    level: Level
-    started_ns: int
-    ended_ns: int
+AHEAD = 256  # requests of an open loop that are built before they are due
+CONNECTIONS = 64  # opened before an open loop begins: how many it will need is the server's doing
+LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
 
 
 Following = Callable[[Sequence[Span]], Awaitable[Level | None]]  # from the levels run so far: the next, None at the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InStep:
+    """How one of several processes keeps step with the others."""
+
+    agree: Callable[[], Awaitable[int]]  # once a level is prepared: when all of them begin it, monotonic ns
+    counted: Callable[[int], object]  # told when this process's first counted request was released
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +51,15 @@ class Ready:
     """A request built ahead of its release."""
 
     exchange: Exchange
-    request: httpx.Request
+    order: Order
 
 
 class Driver:
     """Runs levels against one server; owns the streams, nothing else.
 
-    `client` must use `wire` as its transport. `on_progress` is called four times a second on the loop, so it must be
-    quick.
+    `posts` makes its requests, below `url`. `on_progress` is called four times a second on the loop, so it must be
+    quick. `before_each` is awaited before each request is released; a stream is free to send only then. `share` is this
+    process's part of the plan, where several take part `in_step`.
     """
 
     def __init__(
@@ -106,30 +68,40 @@ class Driver:
         workload: Workload,
         dialect: Dialect,
         counter: Counter,
-        client: httpx.AsyncClient,
         wire: AsyncWire,
+        posts: Posts,
         url: str,
         records: RecordWriter,
         samples: SampleWriter,
         on_progress: Callable[[Progress], None],
+        before_each: Callable[[], Awaitable[None]] | None = None,
+        share: Share | None = None,
+        in_step: InStep | None = None,
     ) -> None:
         self._scenario = workload.scenario
         self._workload = workload
         self._dialect = dialect
         self._counter = counter
-        self._client = client
+        self._posts = posts
         self._wire = wire
         self._url = url
         self._records = records
         self._samples = samples
         self._on_progress = on_progress
+        self._before_each = before_each
+        self._share = share or Share()
+        self._in_step = in_step
         self._backlog = Backlog()
         self._active: set[Exchange] = set()
-        self._next_id = 0
+        self._next_id = self._share.worker
         self._streams: list[asyncio.Task[None]] = []
         self._tally: Tally | None = None
-        self._permits: asyncio.Queue[None] | None = None
+        self._permit: Callable[[], Awaitable[None]] | None = None
         self.stopped = False
+
+    def facts(self) -> dict[str, Any]:
+        """Return what run.json says of this process at the end."""
+        return {"clock_steps": len(self._wire.wall.steps)}
 
     def stop(self) -> None:
         """End the run now: what is in flight becomes `cancelled`, what has ended is kept."""
@@ -148,9 +120,12 @@ class Driver:
         level: Level | None = levels[0]
         gc.disable()  # a full collection in mid-level is a pause of 10-30 ms; one between levels costs nobody anything
         background = [asyncio.create_task(self._watch(0 if following else len(levels)))]
-        if self._scenario.max_rate is not None:
-            self._permits = asyncio.Queue(maxsize=1)
-            background.append(asyncio.create_task(_issue(self._permits, self._scenario.max_rate)))
+        if self._scenario.max_rate is not None and self._share.of > 1:
+            self._permit = Permits(self._scenario.max_rate, self._share, self._records.clock.monotonic_ns).take
+        elif self._scenario.max_rate is not None:
+            permits: asyncio.Queue[None] = asyncio.Queue(maxsize=1)
+            background.append(asyncio.create_task(issue(permits, self._scenario.max_rate)))
+            self._permit = permits.get
         try:
             while level is not None and not self.stopped:
                 spans.append(await self._run_level(level))
@@ -167,18 +142,9 @@ class Driver:
         return spans
 
     async def _run_level(self, level: Level) -> Span:
-        warmups = level.concurrency * self._scenario.warmup
-        source = self._plan(level, warmups)
-        ahead = deque(self._take(source, max(64, 2 * level.concurrency)))
-        self._streams = [asyncio.create_task(self._wire.prepare(self._url, level.concurrency))]  # stop() ends it too
-        await asyncio.gather(*self._streams, return_exceptions=True)  # a server that is gone shows in the records
-        gc.collect()
         anchor = self._records.clock.monotonic_ns
-        planned = warmups + level.requests if level.requests else 0
-        started = now()
-        self._tally = Tally(level, planned, started)
-        self._streams = [asyncio.create_task(self._stream(ahead, source)) for _ in range(level.concurrency)]
-        results = await asyncio.gather(*self._streams, return_exceptions=True)
+        loop = self._open_loop(level) if level.concurrency is None else self._closed_loop(level, level.concurrency)
+        started, results = await loop
         ended = now()
         self._streams = []
         self._backlog.flush()
@@ -187,21 +153,76 @@ class Driver:
                 raise result
         return Span(level, started - anchor, ended - anchor)
 
-    def _plan(self, level: Level, warmups: int) -> Iterator[Job]:
-        """Yield the level's jobs: a warm-up for each stream, then the counted ones until number or time is up."""
-        for i in range(warmups):
-            yield self._numbered(self._workload.job(level, i, warmup=True))
-        if self._scenario.duration is None:
-            for i in range(level.requests):
-                yield self._numbered(self._workload.job(level, i))
-            return
-        for i in itertools.count():  # until _over
-            yield self._numbered(self._workload.job(level, i))
+    async def _closed_loop(self, level: Level, users: int) -> tuple[int, list[BaseException | None]]:
+        """Let this process's users each send as soon as they are free; return when they began, and how they ended."""
+        mine = self._share.part(users)
+        warmups = list(self._warmups(level, users))
+        source = map(self._numbered, itertools.chain(warmups, self._counted(level, users)))
+        ahead = deque(self._take(source, max(64, 2 * mine)))
+        await self._prepare(mine)
+        counted = sum(self._mine(i, users) for i in range(level.requests))
+        started = now()
+        if self._in_step is not None:
+            started = await self._in_step.agree()
+            with Alarm() as alarm:
+                await alarm.until(started)
+        self._tally = Tally(level, len(warmups) + counted if counted else 0, started)
+        return started, await self._all(self._stream(ahead, source) for _ in range(mine))
+
+    async def _open_loop(self, level: Level) -> tuple[int, list[BaseException | None]]:
+        """Warm up with one request after the other, then send each when it is due, whoever still waits."""
+        whole = self._workload.schedule(level)
+        schedule = self._share.pick(whole)
+        warmups = list(self._warmups(level, 1))
+        jobs = (self._workload.job(level, i) for i in self._share.pick(range(len(whole))))
+        source = map(self._numbered, jobs)
+        ahead = deque(self._take(source, AHEAD))
+        await self._prepare(min(len(schedule), self._limit or CONNECTIONS))
+        started = now()
+        self._tally = Tally(level, len(warmups) + len(schedule), started, schedule=schedule)
+        results = await self._all([self._stream(deque(), map(self._numbered, warmups))])
+        if not self.stopped:
+            begin = now() + LEAD_NS if self._in_step is None else await self._in_step.agree()
+            results += await self._all([self._release(begin, schedule, ahead, source)])
+        return started, results
+
+    @property
+    def _limit(self) -> int | None:
+        """This process's part of max_in_flight."""
+        limit = self._scenario.max_in_flight
+        return None if limit is None else self._share.part(limit)
+
+    async def _prepare(self, connections: int) -> None:
+        """Open what the level needs, so that no burst has to; a server that is gone shows in the records."""
+        await self._all([self._wire.prepare(self._url, connections)])
+        gc.collect()
+
+    async def _all(self, streams: Iterable[Coroutine[Any, Any, None]]) -> list[BaseException | None]:
+        """Run them as tasks, which stop() ends."""
+        self._streams = [asyncio.create_task(stream) for stream in streams]
+        return await asyncio.gather(*self._streams, return_exceptions=True)
+
+    def _warmups(self, level: Level, users: int) -> Iterator[Job]:
+        """Yield the warm-up jobs of this process's users."""
+        for i in range(users * self._scenario.warmup):
+            if self._mine(i, users):
+                yield self._workload.job(level, i, warmup=True)
+
+    def _counted(self, level: Level, users: int) -> Iterator[Job]:
+        """Yield this process's part of the counted jobs, in order; without end where time ends the level (see _over)."""
+        for i in range(level.requests) if self._scenario.duration is None else itertools.count():
+            if self._mine(i, users):
+                yield self._workload.job(level, i)
+
+    def _mine(self, i: int, users: int) -> bool:
+        """Whether the i-th job of `users` users is this process's, who go round: user j sends jobs j, j + users, …"""
+        return self._share.takes(i % users)
 
     def _numbered(self, job: Job) -> Job:
         """Give the job its ordinal in the whole plan."""
-        self._next_id += 1
-        return dataclasses.replace(job, id=self._next_id - 1)
+        job = dataclasses.replace(job, id=self._next_id)
+        self._next_id += self._share.of
+        return job
 
     def _take(self, source: Iterator[Job], count: int) -> Iterator[Ready]:
         for _, job in zip(range(count), source, strict=False):
@@ -210,13 +231,7 @@ class Driver:
     def _build(self, job: Job) -> Ready:
         exchange = Exchange(job, self._dialect, self._records.clock, now())  # t_sched is set at release
         path, body = self._dialect.encode(job)
-        request = self._client.build_request(
-            "POST",
-            f"{self._url}{path}",
-            content=body,
-            extensions={"arrivals": exchange.arrivals},
-        )
-        return Ready(exchange, request)
+        return Ready(exchange, self._posts.order(path, body, exchange.arrivals))
 
     async def _stream(self, ahead: deque[Ready], source: Iterator[Job]) -> None:
         """One user: send, wait for the whole answer, think, send again.
@@ -231,8 +246,11 @@ class Driver:
             if not ahead or self._over():
                 return
             ready = ahead.popleft()
-            if self._permits is not None:
-                await self._permits.get()
+            if self._permit is not None:
+                await self._permit()
+                free = max(free, now())
+            if self._before_each is not None:
+                await self._before_each()
                 free = max(free, now())
             if not ready.exchange.job.warmup:
                 self._count_from(free)
@@ -248,10 +266,49 @@ class Driver:
             if pause:
                 await asyncio.sleep((free - now()) * metrics.NS)
 
+    async def _release(self, start: int, schedule: Sequence[int], ahead: deque[Ready], source: Iterator[Job]) -> None:
+        """Send every request of a schedule at its instant after `start`, then wait for the last answer.
+
+        One that cannot leave in time leaves late, with its instant in the record: the schedule waits for nobody.
+        """
+        assert self._tally is not None
+        tally, limit = self._tally, self._limit
+        tally.counted_from = start
+        try:
+            with Alarm() as alarm:
+                async with asyncio.TaskGroup() as answers:
+                    for offset in schedule:
+                        self._backlog.due = start + offset
+                        await alarm.until(start + offset)
+                        if not ahead:
+                            ahead.extend(self._take(source, 1))
+                        ready = ahead.popleft()
+                        ready.exchange.t_sched = start + offset
+                        tally.released += 1
+                        self._backlog.add(lambda: ahead.extend(self._take(source, 1)))
+                        if limit is None or len(self._active) < limit:
+                            answers.create_task(self._exchange(ready))
+                        else:
+                            tally.shed += 1
+                            whose = "" if self._share.of == 1 else f" of worker {self._share.worker}"
+                            why = f"{NOT_SENT}: {limit} requests{whose} were in flight (--max-in-flight)"
+                            self._backlog.add(partial(self._finish, ready.exchange, Outcome.CANCELLED, why))
+                    self._backlog.due = None  # only answers are awaited now
+        finally:
+            self._backlog.due = None
+
     def _count_from(self, t: int) -> None:
         """A level by duration lasts from its first counted request on: its warm-up is not part of it."""
         if self._tally is not None and self._tally.counted_from is None:
             self._tally.counted_from = t
+            if self._in_step is not None:
+                self._in_step.counted(t)
+
+    def counted_elsewhere(self, t: int) -> None:
+        """Take another process's first counted request: a level by duration lasts from the first one of all on."""
+        if self._tally is not None:
+            known = self._tally.counted_from
+            self._tally.counted_from = t if known is None else min(known, t)
 
     def _over(self) -> bool:
         """Whether a level by duration has had its time: requests built ahead are then left unsent."""
@@ -267,12 +324,7 @@ class Driver:
         error: str | None = None
         self._backlog.released(now())
         try:
-            response = await self._client.send(ready.request, stream=True)
-            try:
-                await response.extensions["answer"].finish()
-            finally:
-                await response.aclose()
-                response.stream = httpx.ByteStream(b"")  # httpx ties the two in a circle that only a collector frees
+            await self._wire.fetch(ready.order)
             if exchange.arrivals.status != 200:
                 return Outcome.HTTP_ERROR
         except asyncio.CancelledError:
@@ -314,7 +366,15 @@ class Driver:
                 self._wire.heartbeat.take()
                 continue
             decoding = sum(exchange.decoding for exchange in self._active)
-            self._on_progress(self._progress(self._tally, levels, decoding))
+            self._on_progress(
+                self._tally.progress(
+                    now(),
+                    levels=levels,
+                    in_flight=len(self._active),
+                    decoding=decoding,
+                    duration=self._scenario.duration,
+                )
+            )
             tick += 1
             if tick % TICKS_PER_SAMPLE == 0:
                 cpu_now, t = time.process_time_ns(), now()
@@ -329,37 +389,3 @@ class Driver:
                 }
                 cpu, at = cpu_now, t
                 self._samples.write(sample)
-
-    def _progress(self, tally: Tally, levels: int, decoding: int) -> Progress:
-        elapsed = (now() - tally.started) * metrics.NS
-        eta: float | None = None
-        if self._scenario.duration is not None:
-            counted = (now() - (tally.counted_from or now())) * metrics.NS
-            eta = max(0.0, self._scenario.duration - counted)
-        elif tally.done:
-            eta = elapsed / tally.done * (tally.planned - tally.done)
-        return Progress(
-            level=tally.level,
-            levels=levels,
-            done=tally.done,
-            failed=tally.failed,
-            planned=tally.planned,
-            in_flight=len(self._active),
-            decoding=decoding,
-            ttft_p50=statistics.median(tally.ttfts) if tally.ttfts else None,
-            tokens_per_s=tally.output_tokens / elapsed,
-            elapsed=elapsed,
-            eta=eta,
-        )
-
-
-async def _issue(permits: asyncio.Queue[None], rate: float) -> None:
-    """Hand out one permit every 1/rate seconds.
-
-    asyncio-throttle releases a whole period's budget at once and rounds rates below one up, and every waiter polls; so
-    one task asks it for one permit per 1/rate, and the streams wait on the queue.
-    """
-    throttler = Throttler(rate_limit=1, period=1 / rate, retry_interval=min(0.01, 1 / (4 * rate)))
-    while True:
-        await throttler.acquire()
-        await permits.put(None)

@@ -7,29 +7,36 @@ import datetime
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
-from loadtest.measure.driver import Driver, Progress, Span
+from loadtest.errors import ScenarioError, TargetError
+from loadtest.measure.driver import Following
+from loadtest.measure.limits import room_for
+from loadtest.measure.tally import Progress, Span
 from loadtest.measure.target import (
     Target,
+    ask_to_unload,
     control_client,
     level_facts,
     loaded_facts,
     run_facts,
     settle,
-    timeouts_of,
     trust,
 )
-from loadtest.measure.wire import AsyncWire, keeper
-from loadtest.measure.workload import Workload
+from loadtest.measure.worker import Part, loop_factory, opened
+from loadtest.measure.workers import started
 from loadtest.records import Clock, RunFolder
 from loadtest.scenario import Level, Scenario
+
+UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
+UNLOAD_POLL_S = 0.05
 
 # Given the run folder, as far as it got, and the levels run so far: the level to run next, None at the end.
 Choose = Callable[[Path, Sequence[Level]], Level | None]
@@ -68,12 +75,21 @@ def measure(
     Everything that can be wrong with the request is found before the folder is made: raises TargetError,
     ScenarioError or RunFolderError and leaves nothing behind.
     """
+    if choose and (scenario.unload or scenario.up_to_context):
+        raise ScenarioError("--find-max searches over concurrency at one length; leave up_to_context and unload away.")
     path = out or default_folder(scenario.name)
     RunFolder.check_free(path)
+    if scenario.workers > 1 and sys.platform == "win32":
+        raise ScenarioError("several workers need Linux or macOS; leave workers away.")
+    if not choose and (idle := _idle(scenario)):
+        say(idle)
+    most = scenario.max_in_flight if scenario.open_loop else max(scenario.concurrency, default=None)
+    room_for(None if most is None else -(-most // scenario.workers))
     if scenario.seed is None:
         scenario = scenario.replace(seed=secrets.randbelow(2**31))
     with control_client(trust(scenario.ca_file)) as control:
         target, workload = settle(control, scenario, say)
+        scenario = workload.scenario
         loop = loop_factory().__module__.partition(".")[0]
         facts = run_facts(scenario, target, workload.counter, workload.calibration, driver="asyncio", loop=loop)
         folder = RunFolder.create(path)
@@ -82,8 +98,10 @@ def measure(
         try:
             monitor = beside(path, target.server.url) if beside else nullcontext()
             with monitor, asyncio.Runner(loop_factory=loop_factory()) as runner:
-                choosing = _Choosing(folder, facts, choose) if choose else None
-                ended = runner.run(_drive(folder, workload, target, on_progress, choosing))
+                unloading = _Unloading(control, target) if scenario.unload else None
+                part = Part(path, Clock.now(), workload, target)
+                doing = _drive(part, facts, ended, on_progress=on_progress, say=say, choose=choose, unloading=unloading)
+                runner.run(doing)
         finally:
             ended |= {
                 "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
@@ -100,52 +118,95 @@ class _Choosing:
     folder: RunFolder
     facts: dict[str, Any]
     choose: Choose
+    driver: _Driving
 
     async def __call__(self, spans: Sequence[Span]) -> Level | None:
-        self.folder.write_run({**self.facts, "state": "running", "levels": [_span_facts(span) for span in spans]})
-        return await asyncio.to_thread(self.choose, self.folder.path, [span.level for span in spans])
+        levels = [_span_facts(span) for span in spans]
+        facts = {**self.facts, **self.driver.facts(), "state": "running"}
+        self.folder.write_run({**facts, "levels": levels})
+        following = await asyncio.to_thread(self.choose, self.folder.path, [span.level for span in spans])
+        if following is not None:
+            self.folder.write_run({**facts, "levels": [*levels, level_facts(following)]})
+        return following
+
+
+@dataclass(frozen=True, slots=True)
+class _Unloading:
+    """Has the model unloaded and waits until it is gone; in threads, so that Ctrl-C waits for no answer of these."""
+
+    control: httpx.Client
+    target: Target
+
+    async def __call__(self) -> None:
+        await asyncio.to_thread(ask_to_unload, self.control, self.target)
+        deadline = time.monotonic() + UNLOAD_S
+        while await asyncio.to_thread(loaded_facts, self.control, self.target):
+            if time.monotonic() > deadline:
+                name = self.target.model.name
+                raise TargetError(
+                    f"{self.target.server.url} still has {name} loaded {UNLOAD_S:.0f} s after it was asked to unload it; "
+                    "does somebody else use it?"
+                )
+            await asyncio.sleep(UNLOAD_POLL_S)
+
+
+class _Driving(Protocol):
+    """Driver, or Workers that drive together."""
+
+    stopped: bool
+
+    def stop(self) -> None: ...
+
+    async def run(self, following: Following | None = None) -> list[Span]: ...
+
+    def facts(self) -> dict[str, Any]: ...
 
 
 async def _drive(
-    folder: RunFolder,
-    workload: Workload,
-    target: Target,
+    part: Part,
+    facts: dict[str, Any],
+    ended: dict[str, Any],
+    *,
     on_progress: Callable[[Progress], None],
-    choosing: _Choosing | None,
-) -> dict[str, Any]:
-    """Run the levels and return what run.json says of their end: state, when each level ran, steps of the wall clock."""
-    async with AsyncExitStack() as stack:
-        wire = await stack.enter_async_context(_wire(workload.scenario))
-        stack.enter_context(keeper())
-        client = httpx.AsyncClient(transport=wire, timeout=None, headers=target.headers)
-        await stack.enter_async_context(client)
-        clock = Clock.now()
-        records = folder.record_writer(clock)
-        stack.callback(records.close)
-        samples = folder.sample_writer(clock, source="driver")
-        stack.callback(samples.close)
-        driver = Driver(
-            workload=workload,
-            dialect=target.dialect,
-            counter=workload.counter,
-            client=client,
-            wire=wire,
-            url=target.server.url,
-            records=records,
-            samples=samples,
-            on_progress=on_progress,
+    say: Callable[[str], None],
+    choose: Choose | None,
+    unloading: _Unloading | None,
+) -> None:
+    """Run the levels; `facts` is what run.json says from the start, `ended` is given what it says of the end."""
+    folder, workers = RunFolder(part.folder), part.workload.scenario.workers
+    opening: AbstractAsyncContextManager[_Driving] = opened(part, on_progress, before_each=unloading)
+    if workers > 1:
+        opening = started(part, workers, say=say, on_progress=on_progress)
+    async with opening as driver:
+        folder.write_run({**facts, **driver.facts(), "state": "running"})
+        choosing = _Choosing(folder, facts, choose, driver) if choose else None
+        try:
+            with _stopping(driver):
+                spans = await driver.run(choosing)
+        finally:
+            ended.update(driver.facts())
+        ended.update(state="interrupted" if driver.stopped else "done", levels=[_span_facts(span) for span in spans])
+
+
+def _idle(scenario: Scenario) -> str | None:
+    """Say that some levels have fewer streams than there are workers; raise ScenarioError where all have."""
+    workers = scenario.workers
+    least, most = min(scenario.concurrency, default=workers), max(scenario.concurrency, default=workers)
+    if most < workers:
+        raise ScenarioError(
+            f"{_streams(most)} cannot be shared by {workers} workers; ask for {most} or fewer."
+            if most > 1
+            else "one stream cannot be shared by several workers; leave workers away, or ask for more streams."
         )
-        with _stopping(driver):
-            spans = await driver.run(choosing)
-        return {
-            "state": "interrupted" if driver.stopped else "done",
-            "levels": [_span_facts(span) for span in spans],
-            "clock_steps": len(wire.wall.steps),
-        }
+    return (
+        f"{_streams(least)} keep{'s' if least == 1 else ''} {least} of {workers} workers busy."
+        if least < workers
+        else None
+    )
 
 
-def _wire(scenario: Scenario) -> AsyncWire:
-    return AsyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file))
+def _streams(count: int) -> str:
+    return f"{count} stream{'s' if count != 1 else ''}"
 
 
 def _span_facts(span: Span) -> dict[str, Any]:
@@ -155,7 +216,7 @@ def _span_facts(span: Span) -> dict[str, Any]:
 class _stopping:  # noqa: N801 - reads as a word in `with`
     """While inside, SIGINT and SIGTERM stop the driver; a second one ends the process the usual way."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: _Driving) -> None:
         self._driver = driver
 
     def __enter__(self) -> None:
@@ -174,16 +235,3 @@ class _stopping:  # noqa: N801 - reads as a word in `with`
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return uvloop's loop where it is installed, else asyncio's own."""
-    if sys.platform != "win32":
-        try:
-            import uvloop
-        except ImportError:
-            pass
-        else:
-            factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-            return factory
-    return asyncio.new_event_loop

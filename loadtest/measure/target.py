@@ -10,7 +10,8 @@ import importlib.metadata
 import os
 import platform
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +20,21 @@ import orjson
 
 from loadtest import __version__
 from loadtest.errors import ScenarioError, TargetError
+from loadtest.measure import capacity
 from loadtest.measure.dialects import Dialect, dialect_for
 from loadtest.measure.exchange import Exchange
 from loadtest.measure.probe import Model, Server, base_url, choose_model, credentials, default_url, describe, probe
+from loadtest.measure.schedule import Trace
 from loadtest.measure.tokens import Calibration, Counter, load_counter
-from loadtest.measure.wire import SyncWire, Timeouts, now
+from loadtest.measure.wire import Posts, SyncWire, Timeouts, now
 from loadtest.measure.workload import Job, Workload
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Level, Scenario
 
 CONTROL_TIMEOUT_S = 20.0  # for control-plane answers; streams have the scenario's own limits
+CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
+CONTEXT_MARGIN_PART = 64  # … or one part in so many
+ALL_BUT = 0.95  # of the longest prompt that fits: a length from here on stands for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +84,25 @@ def timeouts_of(scenario: Scenario) -> Timeouts:
 def settle(client: httpx.Client, scenario: Scenario, say: Callable[[str], object]) -> tuple[Target, Workload]:
     """Find the scenario's server and model, load the model, and fit the prompts' lengths to the server's own counts.
 
-    Raises TargetError or ScenarioError, one sentence each; nothing is left behind.
+    The workload's scenario is the one to run: with the lengths that fit the context where it asks for up_to_context,
+    without warm-up where it measures loads (then nothing is sent here, and nothing loaded). Raises TargetError or
+    ScenarioError, one sentence each; nothing is left behind.
     """
     target = find_target(client, scenario)
     say(target.described)
     counter = load_counter(target.model.name, fetch=target.server.simulated is None)
     if not counter.exact:
         say(f"Prompt tokens: {counter.source}; the server's own counts correct it.")
+    if scenario.up_to_context:
+        scenario, target = fit_to_context(client, scenario, target, counter, say)
+    if scenario.unload:
+        scenario = scenario.replace(warmup=0)  # a warm-up would be one more load
     workload = Workload(scenario, counter)
-    check_lengths(scenario, target.model)
-    calibration = calibrate(target, workload)
+    check_lengths(workload.scenario, target.model, workload.trace)
+    # Where loads are measured nothing may load before the first one: it would find the file in the page cache.
+    calibration = Calibration() if scenario.unload else calibrate(target, workload)
     target = reread(client, target)
-    check_lengths(scenario, target.model)
+    check_lengths(workload.scenario, target.model, workload.trace)
     return target, workload.calibrated(calibration)
 
 
@@ -105,6 +118,8 @@ def find_target(client: httpx.Client, scenario: Scenario) -> Target:
         raise ScenarioError(
             f"{server.url} speaks the {api} API, which has no {endpoint!r}; use --endpoint chat or {other}."
         )
+    if scenario.unload and api != "ollama":
+        raise TargetError(f"{server.url} is no Ollama (it is {server.described}); only an Ollama unloads when asked.")
     if api == "openai" and scenario.num_ctx is not None:
         raise ScenarioError("num_ctx cannot be set over the OpenAI API; use --api ollama or set it on the server.")
     model = describe(client, server, choose_model(server, scenario.model))
@@ -119,6 +134,73 @@ def reread(client: httpx.Client, target: Target) -> Target:
     return Target(server, model, target.dialect)
 
 
+def fit_to_context(
+    client: httpx.Client, scenario: Scenario, target: Target, counter: Counter, say: Callable[[str], object]
+) -> tuple[Scenario, Target]:
+    """Return the scenario with the prompt lengths that fit the model's context, and the target as it is once loaded.
+
+    A short request is sent first, for a server knows the context of a loaded model only, and ours may load it with
+    another than it had. Raises TargetError where the server does not say the context, ScenarioError where no prompt fits.
+    """
+    seed = (scenario.seed or 0) + 1  # another text than the calibration's: a cached prompt may be counted short
+    job, _ = Workload(scenario.replace(seed=seed), counter).calibration_jobs()[0]
+    with _stream_wire(target, scenario) as (wire, posts):
+        first_answer(wire, posts, target, job)
+    target = reread(client, target)
+    context = target.model.context or scenario.num_ctx
+    if context is None:
+        raise TargetError(
+            f"{target.server.url} does not say the context of {target.model.name}; leave up_to_context away and name "
+            "lengths that fit with --input-tokens."
+        )
+    fitted = lengths_within(context, scenario.input_tokens, max(scenario.output_tokens))
+    if not fitted:
+        raise ScenarioError(
+            f"{target.model.name} has a context of {context} tokens, which {max(scenario.output_tokens)} output tokens "
+            "leave no room in for a prompt; ask for fewer with --output-tokens or set --num-ctx."
+        )
+    if sentence := _fitted(target.model.name, context, scenario.input_tokens, fitted):
+        say(sentence)
+    return scenario.replace(input_tokens=fitted), target
+
+
+def lengths_within(context: int, lengths: Sequence[int], output_tokens: int) -> tuple[int, ...]:
+    """Return the prompt lengths that fit a context with the answer, and the longest that does; empty where none does.
+
+    A margin stays free, for a made-up prompt meets its length only on average where the vocabularies differ, and a
+    prompt that reaches the context is cut. Where a given length is all but the longest, none is added.
+    """
+    longest = context - output_tokens - max(CONTEXT_MARGIN, context // CONTEXT_MARGIN_PART)
+    if longest < 1:
+        return ()
+    kept = tuple(length for length in lengths if length <= longest)
+    return kept if kept and max(kept) >= ALL_BUT * longest else (*kept, longest)
+
+
+def _fitted(model: str, context: int, asked: Sequence[int], fitted: Sequence[int]) -> str | None:
+    """Say which lengths were left out and added; None where none was."""
+    left, added = ([str(n) for n in one if n not in other] for one, other in ((asked, fitted), (fitted, asked)))
+    said = [f"{_listed(left)} left out"] * bool(left) + [f"{_listed(added)} added"] * bool(added)
+    return f"{model} has a context of {context} tokens: input_tokens {', '.join(said)}." if said else None
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def ask_to_unload(client: httpx.Client, target: Target) -> None:
+    """Ask Ollama to drop the model now; it is gone once loaded_facts is None. Raises TargetError where it refuses."""
+    url = f"{target.server.url}/api/generate"
+    try:
+        response = client.post(url, json={"model": target.model.name, "keep_alive": 0})
+    except httpx.HTTPError as error:
+        raise TargetError(f"{url} does not answer when asked to unload {target.model.name}: {error}.") from None
+    if response.status_code != httpx.codes.OK:
+        raise TargetError(
+            f"{url} does not unload {target.model.name}: it answers with status {response.status_code}; is it an Ollama?"
+        )
+
+
 def calibrate(target: Target, workload: Workload) -> Calibration:
     """Send the calibration jobs one by one and fit our counts to the server's.
 
@@ -127,31 +209,29 @@ def calibrate(target: Target, workload: Workload) -> Calibration:
     """
     points: list[tuple[int, int]] = []
     scenario = workload.scenario
-    wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file))
-    with httpx.Client(transport=wire, timeout=None, headers=target.headers) as client:
+    with _stream_wire(target, scenario) as (wire, posts):
         for number, (job, ours) in enumerate(workload.calibration_jobs()):
             try:
-                points.append((ours, first_answer(client, target, job)))
+                points.append((ours, first_answer(wire, posts, target, job)))
             except TargetError:
                 if number == 0:
                     raise
     return Calibration.fit(points)
 
 
-def first_answer(client: httpx.Client, target: Target, job: Job) -> int:
+@contextmanager
+def _stream_wire(target: Target, scenario: Scenario) -> Iterator[tuple[SyncWire, Posts]]:
+    wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file))
+    with httpx.Client(transport=wire, timeout=None, headers=target.headers) as client:
+        yield wire, Posts(client, target.server.url)
+
+
+def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
     """Send one short request and return the server's prompt_tokens, 0 where it says none; TargetError if it fails."""
     exchange = Exchange(job, target.dialect, Clock.now(), now())
     path, body = target.dialect.encode(job)
-    request = client.build_request(
-        "POST",
-        f"{target.server.url}{path}",
-        content=body,
-        extensions={"arrivals": exchange.arrivals},
-    )
     try:
-        response = client.send(request, stream=True)
-        response.extensions["answer"].finish()
-        response.close()
+        wire.fetch(posts.order(path, body, exchange.arrivals))
     except httpx.HTTPError as error:
         raise TargetError(f"{target.server.url}{path} does not answer: {error}.") from None
     record = exchange.record(exchange.arrivals.reads())
@@ -171,7 +251,7 @@ def _accept(record: Record, target: Target) -> None:
     raise TargetError(f"{where} does not answer a first request: {record.error or record.outcome}.")
 
 
-def check_lengths(scenario: Scenario, model: Model) -> None:
+def check_lengths(scenario: Scenario, model: Model, trace: Trace | None = None) -> None:
     """Raise ScenarioError when a level cannot fit the model's context: Ollama would cut its prompt without a word.
 
     Asked twice: before anything is sent, by what the model was trained for, and once it is loaded, by what it got.
@@ -180,7 +260,7 @@ def check_lengths(scenario: Scenario, model: Model) -> None:
     if context is None:
         return
     for level in scenario.levels():
-        wanted = (level.input_tokens or 0) + (level.output_tokens or 0)
+        wanted = (level.input_tokens or 0) + (level.output_tokens or 0) + (trace.longest if trace else 0)
         if wanted > context:
             raise ScenarioError(
                 f"{level.label} needs {wanted} tokens, but {model.name} has a context of {context}; "
@@ -227,6 +307,7 @@ def run_facts(
             "httpx": httpx.__version__,
             **_versions("httptools", "uvloop", "tiktoken"),
         },
+        **({"calibration": known} if (known := capacity.applying(driver)) else {}),
         "comparability": {
             "dialect": target.dialect.name,
             "model": model.name,
@@ -235,6 +316,8 @@ def run_facts(
             "server": f"{server.kind} {server.version}",
             "simulated": server.simulated,
             "warm_cache": scenario.warm_cache,
+            "unload": scenario.unload or None,
+            "arrivals": scenario.arrival_pattern,
             "prompt": "literal" if scenario.prompt or scenario.prompt_file else "made up",
         },
     }
@@ -256,7 +339,9 @@ def level_facts(level: Level) -> dict[str, Any]:
         "index": level.index,
         "label": level.label,
         "concurrency": level.concurrency,
-        "rate": None,
+        "rate": level.rate,
+        "rate_to": level.rate_to,
+        "trace": level.trace,
         "input_tokens": level.input_tokens,
         "output_tokens": level.output_tokens,
         "words": level.words,

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from loadtest.measure.schedule import Trace, schedule_of
 from loadtest.measure.tokens import Calibration, Counter
 from loadtest.scenario import Level, Scenario
 
@@ -39,10 +42,24 @@ class Workload:
     seed of its own unless it was given one. With warm_cache the nonce is left out and all jobs of one length say the
     same, so that the prefix cache can answer.
 
-    Reads the prompt file at once: raises ScenarioError when that cannot be.
+    Reads the prompt file and the trace at once: raises ScenarioError when that cannot be. Lengths that a trace has take
+    the place of the scenario's.
     """
 
-    def __init__(self, scenario: Scenario, counter: Counter, calibration: Calibration | None = None) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        counter: Counter,
+        calibration: Calibration | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        if trace is None and scenario.trace is not None:
+            trace = Trace.read(Path(scenario.trace))
+            scenario = scenario.replace(
+                input_tokens=scenario.input_tokens if trace.input_tokens is None else (),
+                output_tokens=scenario.output_tokens if trace.output_tokens is None else (),
+            )
+        self.trace = trace
         self.scenario = scenario
         self.counter = counter
         self.calibration = calibration or Calibration()
@@ -50,10 +67,16 @@ class Workload:
 
     def calibrated(self, calibration: Calibration) -> Workload:
         """Return a workload whose made-up prompts are of the length asked for by the server's own count."""
-        return Workload(self.scenario, self.counter, calibration)
+        return Workload(self.scenario, self.counter, calibration, self.trace)
+
+    def schedule(self, level: Level) -> Sequence[int]:
+        """Return when the jobs of an open-loop level are due, ns after its start: the i-th instant is job i's."""
+        return schedule_of(self.scenario, level, self.trace)
 
     def job(self, level: Level, i: int, *, warmup: bool = False) -> Job:
         """Return the i-th job of a level; warm-up jobs are a plan of their own, with prompts of their own."""
+        if self.trace is not None:
+            level = self._traced(level, self.trace, 0 if warmup else i)
         seed = self._seed(level, i, warmup=warmup)
         return Job(
             id=i,
@@ -65,8 +88,16 @@ class Workload:
             warmup=warmup,
         )
 
+    def _traced(self, level: Level, trace: Trace, i: int) -> Level:
+        """Return the level with the lengths of the trace's i-th request."""
+        return replace(
+            level,
+            input_tokens=level.input_tokens if trace.input_tokens is None else trace.input_tokens[i],
+            output_tokens=level.output_tokens if trace.output_tokens is None else trace.output_tokens[i],
+        )
+
     def prompt(self, level: Level, seed: int) -> str:
-        """Return the text of the job (of this level) that has this seed."""
+        """Return the text of the job (of this level, with its own lengths where a trace has them) that has this seed."""
         nonce = "" if self.scenario.warm_cache else f"{nonce_of(seed)} "
         if self._text is not None:
             text = self._text if level.words is None else self._text.replace("{words}", str(level.words))

@@ -63,10 +63,13 @@ def loaded_size(profile: Profile, num_ctx: int) -> int:
     return profile.model.size + num_ctx * (profile.slots or 1) * profile.model.kv_bytes_per_token
 
 
-def metrics(profile: Profile, *, num_ctx: int | None, streams: Iterable[Stream]) -> str:
+def metrics(
+    profile: Profile, *, num_ctx: int | None, loading: tuple[int, float] | None = None, streams: Iterable[Stream]
+) -> str:
     """Return a Prometheus page that agrees with /api/ps: a GPU as DCGM's exporter shows it, slots as llama.cpp does.
 
-    Memory is flat while a model is loaded, as llama.cpp's is; what active streams hold of it is the KV cache's use.
+    Memory is flat while a model is loaded, as llama.cpp's is; what active streams hold of it is the KV cache's use. In
+    a load (`loading`: context length, share of the way) the weights come in at a steady rate, then the cache at once.
     Utilisation is that of the instant: 100 while a batch is worked on, else 0. Like an Ollama, it never says "deferred":
     what waits, waits in front of the engine.
     """
@@ -74,7 +77,9 @@ def metrics(profile: Profile, *, num_ctx: int | None, streams: Iterable[Stream])
     lines = []
     if profile.model.on_gpu:
         labels = f'{{gpu="0",device="nvidia0",modelName="simulated {profile.name}",Hostname="simulated"}}'
-        used = loaded_size(profile, num_ctx) if num_ctx is not None else 0
+        used = loaded_size(profile, num_ctx) if num_ctx is not None else 0.0
+        if loading is not None:
+            used = profile.model.size * loading[1]
         gauges = (
             ("DCGM_FI_DEV_FB_USED", "Framebuffer memory used (in MiB).", round(used / 2**20)),
             ("DCGM_FI_DEV_GPU_UTIL", "GPU utilization (in %).", 100 if working else 0),

@@ -119,6 +119,8 @@ class Server(Protocol):
 
     def loaded_ctx(self) -> int | None: ...
 
+    def loading(self, now: int) -> tuple[int, float] | None: ...
+
     def unload(self) -> None: ...
 
 
@@ -221,6 +223,13 @@ class Engine:
     def loaded_ctx(self) -> int | None:
         """Return the context length of the loaded model, None while there is none."""
         return self._loaded
+
+    def loading(self, now: int) -> tuple[int, float] | None:
+        """Return the context length of the model being loaded and the share of it that is there; None without a load."""
+        whole = round(self.timing.load_s * NS)
+        if self._load_end is None or not whole:
+            return None
+        return self._load_ctx, min(max(1 - (self._load_end - now) / whole, 0.0), 1.0)
 
     def unload(self) -> None:
         """Drop the model if nothing runs on it; the next request loads it again."""

@@ -1,6 +1,7 @@
 """A server without an engine: every stream ticks on a phase of its own, so that arrivals do not come in waves.
 
-For benching clients: first tokens are spread as drawn, then one token each step time, whatever the others do.
+For benching clients: first tokens are spread as drawn, then one token each step time, whatever the others do. With
+timing.aligned every tick waits for the next instant of one grid, so that the tokens of all streams come together.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Metronome:
             raise ValueError("a metronome needs first_token_s")
         self._mean, self._deviation = timing.first_token_s
         self._step_ns = round(timing.step.values(1)[0] * NS)
+        self._grid_ns = self._step_ns if timing.aligned else 1
         self._random = random.Random(seed)
         self._ticks: list[tuple[int, int, Stream]] = []
         self._sequence = 0
@@ -65,13 +67,17 @@ class Metronome:
         """Return the context length last asked for."""
         return self._num_ctx
 
+    def loading(self, now: int) -> tuple[int, float] | None:  # noqa: ARG002 - the engine's signature
+        """Nothing is ever loaded here."""
+        return None
+
     def unload(self) -> None:
         """Forget the context length asked for: nothing is ever loaded here."""
         self._num_ctx = None
 
     def _later(self, stream: Stream, at: int) -> None:
         self._sequence += 1
-        heapq.heappush(self._ticks, (at, self._sequence, stream))
+        heapq.heappush(self._ticks, (-(-at // self._grid_ns) * self._grid_ns, self._sequence, stream))
 
     def _tick(self, stream: Stream, at: int) -> Emission:
         request = stream.request

@@ -162,6 +162,13 @@ _BUILT_IN = (
         timing=Timing(step=StepLaw(base_s=0.020), prefill_s=0.0, first_token_s=(0.200, 0.0168)),
         slots=None,
     ),
+    # The same, but the tokens of all streams come together, as those of an engine's step do.
+    Profile(
+        name="lockstep",
+        model=LLAMA_1B,
+        timing=Timing(step=StepLaw(base_s=0.020), prefill_s=0.0, first_token_s=(0.200, 0.0168), aligned=True),
+        slots=None,
+    ),
 )
 
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in _BUILT_IN}

@@ -271,7 +271,8 @@ class SimulatedServer:
 
     def _metrics(self) -> str:
         self._advance()
-        return control.metrics(self.profile, num_ctx=self.engine.loaded_ctx(), streams=self._replies)
+        ctx, loading = self.engine.loaded_ctx(), self.engine.loading(time.perf_counter_ns())
+        return control.metrics(self.profile, num_ctx=ctx, loading=loading, streams=self._replies)
 
     def _show(self, call: Call) -> dict[str, Any]:
         fields = parse_body(call.body)

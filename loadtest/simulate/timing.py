@@ -71,6 +71,7 @@ class Timing:
     jitter: float = 0.0  # standard deviation of a batch's time, as a share of it
     neighbours: bool = False  # a pass per run of neighbouring slots, as llama.cpp splits its batches
     first_token_s: tuple[float, float] | None = None  # metronome: mean and standard deviation of TTFT; no engine at all
+    aligned: bool = False  # metronome: all streams tick at the same instants, as an engine sends the tokens of a step
 
     def scaled(self, factor: float) -> Self:
         """Return the same engine with every time multiplied by `factor` (1/speed)."""

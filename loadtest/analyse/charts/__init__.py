@@ -8,28 +8,31 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from loadtest.analyse import advise
-from loadtest.analyse.charts import depth, itl, machine, prediction, style, throughput, timeline, ttft
-from loadtest.analyse.predict import Model
+from loadtest.analyse.charts import depth, itl, lengths, load, machine, prediction, style, throughput, timeline, ttft
+from loadtest.analyse.forecast import Ahead
 from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.summary import Analysis
-from loadtest.errors import PredictionError
 
 SeriesChart = Callable[[Axes, Analysis, Series], None]
 
 
-def draw_all(analysis: Analysis, out: Path) -> list[Path]:
-    """Draw every chart of a run into folder `out` and return the PNGs, the most telling first."""
+def draw_all(analysis: Analysis, out: Path, ahead: Ahead | None = None) -> list[Path]:
+    """Draw every chart of a run into folder `out` and return the PNGs, the most telling first.
+
+    `ahead` is the run's forecast where it was begun already.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    ahead = ahead or Ahead(analysis.run, analysis.slots, analysis.steps)
     with mpl.rc_context(style.RC):
         return [
+            *filter(None, [load.draw(out / "load.png", analysis), lengths.draw(out / "lengths.png", analysis)]),
             _by_series(out / "ttft.png", analysis, ttft.split, ttft.split_title(analysis)),
             _throughput(out / "throughput.png", analysis),
             _timeline(out / "timeline.png", analysis),
             _by_series(out / "ttft-distribution.png", analysis, ttft.distribution, ttft.distribution_title(analysis)),
             _by_series(out / "itl.png", analysis, itl.distribution, itl.title(analysis)),
             _depth(out / "streams.png", analysis),
-            *_prediction(out / "prediction.png", analysis),
+            *_prediction(out / "prediction.png", analysis, ahead),
             *filter(None, [machine.draw(out / "machine.png", analysis)]),
         ]
 
@@ -70,17 +73,10 @@ def _timeline(path: Path, analysis: Analysis) -> Path:
     return style.save(figure, path, analysis, timeline.title(analysis, level), level["label"])
 
 
-def _prediction(path: Path, analysis: Analysis) -> list[Path]:
-    """Draw measured beside predicted, where the run holds a closed loop and says enough to predict from."""
-    group = advise.busiest(analysis.run)
-    if group is None or len(group.concurrencies) < 2:
-        return []
-    try:
-        model = Model.of(analysis.run, analysis.slots, analysis.steps)
-    except PredictionError:
-        return []
-    model = advise.narrowed(model, analysis.run, group.levels)
-    return [prediction.draw(path, analysis, group, advise.curve(model, group.concurrencies))]
+def _prediction(path: Path, analysis: Analysis, ahead: Ahead) -> list[Path]:
+    """Draw measured beside predicted, where there is a prediction."""
+    found = ahead.result()
+    return [] if found is None else [prediction.draw(path, analysis, found.group, found.curve)]
 
 
 def _depth(path: Path, analysis: Analysis) -> Path:

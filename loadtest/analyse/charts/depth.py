@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.charts.ttft import tick
 from loadtest.analyse.frames import FloatArray
 from loadtest.analyse.summary import Analysis
 
@@ -38,7 +39,7 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
         if len(mine):
             axes.axvline(float(mine.min()), color=style.GREY, linewidth=0.8, linestyle=":")
             axes.annotate(
-                f"{level['concurrency']}",
+                tick(level),
                 (float(mine.min()), top * 1.03),
                 xytext=(3, 0),
                 textcoords="offset points",
@@ -50,7 +51,7 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
         axes.axhline(slots.estimate, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)), label=f"{slots} slots")
     axes.set_ylim(0, top * 1.12)
     axes.set_xlim(float(instants[0]), float(instants[-1]))
-    axes.set_xlabel("time since the run began (s); dotted: a level begins, with its concurrency")
+    axes.set_xlabel("time since the run began (s); dotted: a level begins, with its load")
     axes.set_ylabel("streams")
 
 

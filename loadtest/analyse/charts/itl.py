@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+
 import numpy as np
 from matplotlib.axes import Axes
 
+from loadtest.analyse import offered, stats
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings import figure, seconds, streams
+from loadtest.analyse.findings import figure, seconds
 from loadtest.analyse.series import Series
 from loadtest.analyse.summary import Analysis
 
@@ -19,17 +22,15 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
     drawn = False
     colours = style.shades(analysis)
     for level in series.levels:
-        gaps = np.sort(analysis.run.itl.of(analysis.run.good(level["index"])))
+        gaps = stats.in_order(analysis.run.itl, analysis.run.good(level["index"]))
         if not len(gaps):
             continue
         drawn = True
         at = np.unique(np.linspace(0, len(gaps) - 1, min(MOST_POINTS, len(gaps))).astype(np.int64))
-        together = float((gaps == 0).mean())
-        label = streams(level["concurrency"] or 0) + (
-            f" ({together * 100:.1f} % in one read)" if together >= 0.001 else ""
-        )
-        x, y = np.maximum(gaps[at] * 1e3, SHORTEST_MS), (at + 1) / len(gaps)
-        axes.plot(x, y, color=colours[level["concurrency"]], linewidth=1.8, label=label)
+        together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
+        label = offered.name(level) + (f" ({together * 100:.1f} % in one read)" if together >= 0.001 else "")
+        x, y = np.maximum(np.array([gaps[rank] for rank in at]) * 1e3, SHORTEST_MS), (at + 1) / len(gaps)
+        axes.plot(x, y, color=colours[offered.name(level)], linewidth=1.8, label=label)
     if not drawn:
         style.empty(axes, "No answer had two chunks, so there are no gaps to show.")
         return
@@ -43,7 +44,7 @@ def title(analysis: Analysis) -> str:
     levels = [level for level in analysis.summary["levels"] if figure(level, "itl_s") is not None]
     if not levels:
         return "Gaps between tokens"
-    last = max(reversed(levels), key=lambda level: level["concurrency"] or 0)
+    last = max(reversed(levels), key=offered.amount)
     usual, high = figure(last, "itl_s", "p50"), figure(last, "itl_s", "p99")
     at = f"{last['label']}: the median gap between tokens is {seconds(usual)}"
     return f"{at}, one in a hundred is above {seconds(high)}" if high is not None else at

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse import machine, samples
 from loadtest.analyse.charts import depth, style
+from loadtest.analyse.frames import US, blocks
 from loadtest.analyse.samples import Machine
 from loadtest.analyse.summary import Analysis
 
@@ -38,7 +39,7 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
         panel(axes)
         axes.set_ylabel(label)
         axes.set_xlabel("")
-    every[-1].set_xlabel("time since the run began (s); dotted: a level begins, with its concurrency")
+    every[-1].set_xlabel("time since the run began (s); dotted: a level begins, with its load")
     return style.save(figure, path, analysis, title(analysis), _subtitle(seen))
 
 
@@ -85,13 +86,15 @@ def _panels(seen: Machine) -> list[Panel]:
 def tokens(axes: Axes, analysis: Analysis) -> None:
     """Draw output tokens a second in bins of about a hundredth of the run; chunks count by their request's tokens."""
     run = analysis.run
-    owner = run.chunks.owner
-    at = run.column("send")[owner] + run.chunks.flat * 1e-6
-    share_of_a_chunk = run.column("output_tokens") / np.maximum(run.chunks.counts, 1)
-    weight = np.nan_to_num(share_of_a_chunk, nan=1.0)[owner]
+    counts, send = run.chunks.counts, run.column("send")
+    weight = np.nan_to_num(run.column("output_tokens") / np.maximum(counts, 1), nan=1.0)
     end = float(np.nanmax(run.column("end")))
     edges = np.linspace(0.0, max(end, 1e-3), 121)
-    made, _ = np.histogram(at, bins=edges, weights=weight)
+    made = np.zeros(len(edges) - 1)
+    for low, high in blocks(run.chunks.starts):
+        owner = np.repeat(np.arange(low, high), counts[low:high])
+        at = send[owner] + run.chunks.flat[run.chunks.starts[low] : run.chunks.starts[high]] * US
+        made += np.histogram(at, bins=edges, weights=weight[owner])[0]
     axes.stairs(made / np.diff(edges), edges, color=style.BLUE, linewidth=1.4)
     axes.set_ylim(bottom=0)
 

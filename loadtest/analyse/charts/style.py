@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from loadtest.analyse import findings
+from loadtest.analyse import findings, offered
 from loadtest.analyse.summary import Analysis
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
@@ -150,11 +150,12 @@ def empty(axes: Axes, why: str) -> None:
     )
 
 
-def shades(analysis: Analysis) -> dict[int | None, Any]:
-    """Return a colour for each concurrency of a run, light to dark: ordered, and told apart by every colour vision."""
-    users = sorted({level["concurrency"] for level in analysis.summary["levels"]}, key=lambda user: user or 0)
-    values = np.linspace(0.85, 0.05, len(users)) if len(users) > 1 else [0.35] * len(users)
-    return {user: mpl.colormaps["viridis"](value) for user, value in zip(users, values, strict=True)}
+def shades(analysis: Analysis) -> dict[str, Any]:
+    """Return a colour for each load of a run by its name, light to dark: ordered, told apart by every colour vision."""
+    loads = {offered.name(level): offered.amount(level) for level in analysis.summary["levels"]}
+    names = sorted(loads, key=loads.__getitem__)
+    values = np.linspace(0.85, 0.05, len(names)) if len(names) > 1 else [0.35] * len(names)
+    return {name: mpl.colormaps["viridis"](value) for name, value in zip(names, values, strict=True)}
 
 
 def share_over_log(axes: Axes) -> None:
@@ -177,13 +178,13 @@ def scale(longest: float) -> tuple[float, str]:
     return (1e3, "ms") if longest < 1.5 else (1.0, "s")
 
 
-def concurrency_axis(axes: Axes, users: Sequence[int]) -> None:
-    """Make x logarithmic with a tick at each measured concurrency."""
+def concurrency_axis(axes: Axes, users: Sequence[float], name: str = "concurrency (streams at once)") -> None:
+    """Make x logarithmic with a tick at each measured concurrency, or at each of what `name` says."""
     axes.set_xscale("log", base=2)
-    axes.set_xticks(list(users), [str(user) for user in users])
+    axes.set_xticks(list(users), [f"{user:.4g}" for user in users])
     axes.minorticks_off()
     axes.set_xlim(min(users) / 1.6, max(users) * 1.5)
-    axes.set_xlabel("concurrency (streams at once)")
+    axes.set_xlabel(name)
 
 
 def slots_line(axes: Axes, x: float, slots: int) -> None:

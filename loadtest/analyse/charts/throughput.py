@@ -1,4 +1,4 @@
-"""Tokens a second, of one stream and of all together, against concurrency."""
+"""Tokens a second, of one stream and of all together, against concurrency or rate."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from loadtest.analyse import offered
 from loadtest.analyse.charts import style
 from loadtest.analyse.findings import figure, knee, telling
 from loadtest.analyse.series import Series
 from loadtest.analyse.summary import Analysis
 
-Point = tuple[int, float, list[float] | None]
+Point = tuple[float, float, list[float] | None]
 
 
 def a_stream(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
     """Draw the median decode speed that one user sees, with its 95 % interval."""
     points = [
         [
-            (level["concurrency"], value, level["stream_tokens_per_s"]["ci95_p50"])
+            (offered.amount(level), value, level["stream_tokens_per_s"]["ci95_p50"])
             for level in series.levels
-            if (value := figure(level, "stream_tokens_per_s", "p50")) is not None
+            if (value := figure(level, "stream_tokens_per_s", "p50")) is not None and offered.amount(level)
         ]
         for series in all_series
     ]
@@ -33,9 +34,9 @@ def in_all(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None
     """Draw the output of all streams together, with its 95 % interval."""
     points = [
         [
-            (level["concurrency"], level["output_tokens_per_s"], level["output_tokens_per_s_ci95"])
+            (offered.amount(level), level["output_tokens_per_s"], level["output_tokens_per_s_ci95"])
             for level in series.levels
-            if level["output_tokens_per_s"] is not None
+            if level["output_tokens_per_s"] is not None and offered.amount(level)
         ]
         for series in all_series
     ]
@@ -78,12 +79,15 @@ def _lines(axes: Axes, analysis: Analysis, all_series: Sequence[Series], points:
                     fontsize=8.5,
                 )
     axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
-    style.concurrency_axis(axes, users)
+    levels = [level for series in all_series for level in series.levels]
+    style.concurrency_axis(axes, users, offered.axis(levels))
     slots = analysis.slots
+    if any(map(offered.is_open, levels)):
+        return
     if slots.limit and slots.estimate is not None and min(users) <= slots.estimate < max(users):
         style.slots_line(axes, slots.estimate, slots.estimate)
 
 
 def title(analysis: Analysis) -> str:
-    """Say from where on more streams bring nothing."""
+    """Say from where on more load brings nothing."""
     return telling(analysis, knee) or "Tokens a second, of one stream and in all"

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from loadtest.analyse import offered
 from loadtest.analyse.charts import style
 from loadtest.analyse.findings import streams
 from loadtest.analyse.frames import peak_at_once
@@ -23,12 +24,19 @@ LEAST_PART = 0.001  # of the time shown: what is thinner has no visible colour, 
 
 def pick(analysis: Analysis) -> dict[str, Any] | None:
     """Return the level that shows queueing best: the smallest past the slots, else the largest."""
-    levels: list[dict[str, Any]] = sorted(analysis.summary["levels"], key=lambda level: level["concurrency"] or 0)
+    levels: list[dict[str, Any]] = sorted(analysis.summary["levels"], key=offered.amount)
     if not levels:
         return None
     slots = analysis.slots
-    beyond = [level for level in levels if slots.limit and (level["concurrency"] or 0) > (slots.estimate or 0)]
+    beyond = [level for level in levels if slots.limit and _at_once(level) > (slots.estimate or 0)]
     return beyond[0] if beyond else levels[-1]
+
+
+def _at_once(level: dict[str, Any]) -> float:
+    """Return how many requests a level keeps at the server: its streams, in an open loop as many as came to be there."""
+    if not offered.is_open(level):
+        return float(level["concurrency"])
+    return float(level["little"]["in_flight"]) if level["little"] else 0.0
 
 
 def requests(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:

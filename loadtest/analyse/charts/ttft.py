@@ -1,4 +1,4 @@
-"""TTFT against concurrency, split into what the request waited for; and its whole distribution."""
+"""TTFT against concurrency or rate, split into what the request waited for; and its whole distribution."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from loadtest.analyse import offered
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings import figure, queueing, range_of_ttft, seconds, streams, telling
+from loadtest.analyse.findings import figure, queueing, range_of_ttft, seconds, telling
 from loadtest.analyse.series import Series
 from loadtest.analyse.summary import Analysis
 
@@ -16,7 +17,7 @@ LEAST_PART = 0.01  # of TTFT: a thinner part would be a line without a visible c
 
 
 def split(axes: Axes, analysis: Analysis, series: Series) -> None:
-    """Draw mean TTFT by concurrency as a stack of slot wait, batch wait, load and prefill, with p50 and p95 marks."""
+    """Draw mean TTFT by concurrency (or rate) as a stack of slot wait, batch wait, load and prefill, with p50 and p95 marks."""
     levels = [level for level in series.levels if figure(level, "ttft_s") is not None]
     if not levels:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")
@@ -46,17 +47,23 @@ def split(axes: Axes, analysis: Analysis, series: Series) -> None:
             fontsize=7.5 if crowded else 8.5,
             color=style.INK,
         )
-    axes.set_xticks(x, [str(level["concurrency"]) for level in levels])
+    axes.set_xticks(x, [tick(level) for level in levels])
     axes.set_xlim(-0.6, len(levels) - 0.4) if len(levels) > 1 else axes.set_xlim(-1.5, 1.5)
     axes.set_ylim(
         0, max(max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14), axes.get_ylim()[1])
     )
-    axes.set_xlabel("concurrency (streams at once)")
+    axes.set_xlabel(offered.axis(levels))
     axes.set_ylabel(f"mean TTFT and its parts ({unit})")
-    if analysis.slots.limit and analysis.slots.estimate is not None:
+    if analysis.slots.limit and analysis.slots.estimate is not None and not any(map(offered.is_open, levels)):
         within = sum((level["concurrency"] or 0) <= analysis.slots.estimate for level in levels)
         if within < len(levels):
             style.slots_line(axes, within - 0.5, analysis.slots.estimate)
+
+
+def tick(level: dict[str, Any]) -> str:
+    """Name a level under its bar: the number where the axis says of what, else in words."""
+    steady = not offered.is_open(level) or (level.get("rate") and level.get("rate_to") is None)
+    return f"{offered.amount(level):g}" if steady else offered.name(level)
 
 
 def _top(level: dict[str, Any]) -> float:
@@ -86,7 +93,7 @@ def _part(level: dict[str, Any], name: str) -> float:
 def split_title(analysis: Analysis) -> str:
     """Say what the stack shows, from its own figures."""
     said = telling(analysis, lambda series: queueing(analysis, series)) or telling(analysis, range_of_ttft)
-    return said or "Time to first token by concurrency"
+    return said or f"Time to first token by {offered.axis(analysis.summary['levels']).partition(' (')[0]}"
 
 
 def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
@@ -104,11 +111,11 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
             values * 1e3,
             share,
             drawstyle="steps-post",
-            color=colours[level["concurrency"]],
+            color=colours[offered.name(level)],
             marker="o" if few else "",
             markersize=3.5,
             linewidth=1.6,
-            label=f"{streams(level['concurrency'] or 0)} (n = {len(values)})",
+            label=f"{offered.name(level)} (n = {len(values)})",
         )
     if not drawn:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")
@@ -125,6 +132,6 @@ def distribution_title(analysis: Analysis) -> str:
     levels = [level for level in analysis.summary["levels"] if figure(level, "ttft_s") is not None]
     if not levels:
         return "Time to first token"
-    last = max(reversed(levels), key=lambda level: level["concurrency"] or 0)
+    last = max(reversed(levels), key=offered.amount)
     low, high = figure(last, "ttft_s", "p50"), figure(last, "ttft_s", "max")
     return f"{last['label']}: half of the first tokens come within {seconds(low)}, the last after {seconds(high)}"

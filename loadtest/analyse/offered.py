@@ -1,0 +1,83 @@
+"""What a level put on the server: so many streams at once (closed loop), or so many requests a second (open loop)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from loadtest.analyse.frames import Run
+from loadtest.records import NOT_SENT, Outcome
+from loadtest.scenario import Level
+
+
+def is_open(level: dict[str, Any]) -> bool:
+    """Whether requests were sent when due, whoever still waited; takes a level of run.json or of summary.json."""
+    return level.get("concurrency") is None
+
+
+def name(level: dict[str, Any]) -> str:
+    """Name a level's load as its label does: "8 streams", "4 requests/s"."""
+    if is_open(level) and level.get("rate") is None and level.get("trace") is None:
+        return "an unknown load"
+    return Level(
+        index=level["index"],
+        concurrency=level.get("concurrency"),
+        rate=level.get("rate"),
+        rate_to=level.get("rate_to"),
+        trace=level.get("trace"),
+        input_tokens=None,
+        output_tokens=None,
+        words=None,
+        requests=0,
+    ).load
+
+
+def amount(level: dict[str, Any]) -> float:
+    """Return where a level of summary.json stands on its series' axis: streams, or requests/s; 0 where unknown.
+
+    Of a ramp or a trace it is the mean rate that was due.
+    """
+    if not is_open(level):
+        return float(level["concurrency"])
+    steady = level.get("rate_to") is None and level.get("rate")
+    return float(steady or level.get("offered_per_s") or level.get("rate") or 0.0)
+
+
+def axis(levels: Iterable[dict[str, Any]]) -> str:
+    """Name the axis that these levels lie on."""
+    kinds = {is_open(level) for level in levels}
+    if kinds == {True}:
+        return "offered load (requests/s)"
+    return "concurrency (streams at once)" if kinds <= {False} else "streams at once, or requests/s"
+
+
+def per_second(run: Run, index: int) -> float | None:
+    """Return how many requests a second were due in a level, warm-up left out; None for fewer than two."""
+    due = run.column("sched")[run.measured(index)]
+    seconds = float(np.ptp(due)) if len(due) > 1 else 0.0
+    return (len(due) - 1) / seconds if seconds > 0 else None
+
+
+def missing(run: Run, level: dict[str, Any]) -> Iterator[str]:
+    """Say for each driver process that died before the end of a level, or before it, what the level lacks of its part."""
+    workers = run.facts.get("workers")
+    for worker in workers if isinstance(workers, list) else ():
+        died = worker.get("died")
+        if not died or died["level"] > level["index"]:
+            continue
+        number, of, streams = worker["worker"], len(workers), level.get("concurrency")
+        part = None if streams is None else len(range(number, int(streams), of))
+        if part == 0:
+            continue
+        lacks = "one request in every " + str(of) if part is None else f"{part} of {streams} streams"
+        when = f" at {died['time'][11:19]} UTC" if died["level"] == level["index"] else " in an earlier level"
+        yield f"worker {number} died{when} ({died['why']}): {lacks} {'is' if part in (None, 1) else 'are'} missing"
+
+
+def shed(run: Run, index: int) -> int:
+    """Return how many requests of a level were not sent, for --max-in-flight others were in flight."""
+    rows = run.requests[run.measured(index)]
+    stopped = rows["error"][rows["outcome"] == Outcome.CANCELLED]
+    return sum(str(error).startswith(NOT_SENT) for error in stopped)

@@ -1,0 +1,280 @@
+"""`loadtest calibrate`: streams of a known speed until this client's figures are untrue, kept for later runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.cli.demo import simulated_server
+from loadtest.errors import RunFolderError, ScenarioError, TargetError
+from loadtest.measure import capacity
+from loadtest.measure.calibrate import Errors, Found, Tried, by_nonce, compare, judge, next_streams
+from loadtest.measure.capacity import Capacity
+from loadtest.measure.session import measure
+from loadtest.records import Record, RunFolder
+from loadtest.scenario import Level, Scenario
+
+PROFILES = {"independent": "metronome", "steps": "lockstep"}
+STAMPS = ("kernel", "user")
+TOKENS_PER_S = 50.0  # of each stream: both profiles' speed
+REQUESTS = 2  # of each stream of a level, after a warm-up one
+OUTPUT_TOKENS = 50  # with the first token's 0.2 s a request takes 1.2 s, so that a level takes about 4
+INPUT_TOKENS = 32
+LOCUST_S = 5  # of a level
+FILES = 100  # that a client has open beside its connections
+LOCUSTFILE = """from locust import task
+
+from loadtest.users import OllamaUser
+
+
+class Calibrating(OllamaUser):
+    @task
+    def ask(self):
+        self.client.ask()
+"""
+
+
+@dataclass(slots=True)
+class Calibrating:
+    """One kind of arrivals: what was served so far, and the levels tried."""
+
+    arrivals: str
+    most: int
+    truth: Path
+    tried: list[Tried] = field(default_factory=list)
+
+    def next_streams(self) -> int | None:
+        return next_streams(self.tried, self.most)
+
+    def take(self, folder: Path, level: int, streams: int, *, warm: int = 0) -> None:
+        """Judge a level from its run folder and the truth log, and say so."""
+        served = by_nonce(_lines(self.truth))
+        (header, rows), *_ = RunFolder.open(folder).requests()
+        records = (Record.from_json(row) for row in rows if row["level"] == level)
+        errors: Errors = compare(streams, records, header.clock, served, warm=warm)
+        tried = judge(errors, step_s=1 / TOKENS_PER_S, together=self.arrivals == "steps")
+        self.tried.append(tried)
+        _say(f"  {tried.sentence}")
+
+    def choose(self, folder: Path, levels: Sequence[Level]) -> Level | None:
+        """Judge the last of the levels run by the asyncio driver and return the next one."""
+        last = levels[-1]
+        self.take(folder, last.index, last.concurrency or 0)
+        streams = self.next_streams()
+        if streams is None:
+            return None
+        return dataclasses.replace(last, index=last.index + 1, concurrency=streams, requests=REQUESTS * streams)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_bytes().splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            yield orjson.loads(line)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _asyncio(kind: Calibrating, url: str, folder: Path) -> bool:
+    """Search with the asyncio driver, in this process; False when it was interrupted."""
+    first = kind.next_streams()
+    assert first is not None
+    scenario = Scenario(
+        name="calibrate",
+        url=url,
+        api="ollama",
+        concurrency=(first,),
+        requests=REQUESTS * first,
+        input_tokens=(INPUT_TOKENS,),
+        output_tokens=(OUTPUT_TOKENS,),
+    )
+    out = folder / f"run-{kind.arrivals}"
+    done = measure(scenario, out, on_progress=lambda _: None, say=lambda _: None, choose=kind.choose)
+    return done.state == "done"
+
+
+def _locust(kind: Calibrating, url: str, folder: Path) -> bool:
+    """Search with the Locust users, a headless process a level; False when it was interrupted."""
+    locustfile = folder / "calibrating.py"
+    locustfile.write_text(LOCUSTFILE)
+    lengths = ["--input-tokens", str(INPUT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS)]
+    while (streams := kind.next_streams()) is not None:
+        out = folder / f"run-{kind.arrivals}-{len(kind.tried)}"
+        users = ["-u", str(streams), "-r", str(streams), "-t", str(LOCUST_S)]
+        command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--headless", "--only-summary", *users]
+        said = subprocess.run(
+            [*command, "--host", url, "--out", str(out), *lengths], check=False, capture_output=True, text=True
+        )
+        try:
+            folder_of = RunFolder.open(out)
+        except RunFolderError:
+            raise TargetError(f"Locust measured nothing: {_last_line(said.stderr)}") from None
+        if folder_of.read_run().get("state") != "done":
+            return False
+        levels = {record.level for record in folder_of.records()}
+        kind.take(out, max(levels, default=0), streams, warm=streams)
+    return True
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "it said nothing."
+
+
+DRIVERS = {"asyncio": _asyncio, "locust": _locust}
+
+
+@contextlib.contextmanager
+def _stamped_by(stamps: str) -> Iterator[None]:
+    """Have the wire of this process, and of those it starts, leave kernel stamps off for "user"."""
+    before = os.environ.get("LOADTEST_STAMPS")
+    os.environ["LOADTEST_STAMPS"] = stamps
+    try:
+        yield
+    finally:
+        del os.environ["LOADTEST_STAMPS"]
+        if before is not None:
+            os.environ["LOADTEST_STAMPS"] = before
+
+
+def _descriptors() -> int:
+    """Return how many connections this process may hold, some files beside them."""
+    try:
+        import resource
+    except ImportError:
+        return sys.maxsize
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if allowed == resource.RLIM_INFINITY else max(allowed - FILES, 1)
+
+
+def _kinds(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not kinds or any(kind not in PROFILES for kind in kinds):
+        raise click.BadParameter(f"{text!r} is none of {', '.join(PROFILES)}, or both with a comma between.")
+    return kinds
+
+
+@click.command()
+@click.option("--driver", type=click.Choice(list(DRIVERS)), default="asyncio", show_default=True, help="Who measures.")
+@click.option(
+    "--arrivals",
+    default=",".join(PROFILES),
+    show_default=True,
+    callback=_kinds,
+    metavar="KIND,…",
+    help="How tokens come: each stream's at times of its own, or those of all streams together, as a step of a real "
+    "engine sends them.",
+)
+@click.option(
+    "--stamps",
+    type=click.Choice(STAMPS),
+    default=STAMPS[0],
+    show_default=True,
+    help="Who stamps arrivals: the kernel, or this process when it reads.",
+)
+@click.option(
+    "--streams-most", type=click.IntRange(min=1), default=4096, show_default=True, help="Never try more streams."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to keep the result in.  [default: LOADTEST_CALIBRATION, else calibration.json in the user's state folder]",
+)
+def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_most: int, out: Path | None) -> int:
+    """Find how many streams this machine can measure truthfully, and keep it for later runs to compare with.
+
+    A simulated server in a process of its own sends 50 tokens/s a stream and logs what it did. Streams are doubled until
+    TTFT is off by more than 1 ms at p50 or p99, or ITL by 1 % at p50 or 1 ms at p99; then the gap is halved. Where the
+    server is late itself, that is said, and the capacity is "at least". Takes about a minute a kind of arrivals.
+
+    Later runs on this machine say how much of it each level used.
+    """
+    path = out or capacity.place()
+    capacity.check_writable(path)
+    here = capacity.machine()
+    _say(
+        f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {_cores(here['cores'])}; simulated server."
+    )
+    if here["cores"] == 1:
+        _say("The server shares the one core with the client: against a server elsewhere more could be measured.")
+    most = min(streams_most, _descriptors())
+    if most < streams_most:
+        _say(f"This shell allows no more than {most} streams (open files, ulimit -n): {streams_most} are not tried.")
+    done: dict[str, Found] = {}
+    for kind in arrivals:
+        _say(f"{kind}:")
+        found = _calibrate(driver, kind, stamps, most)
+        if found is None:
+            _say("Interrupted: what was found before is kept.")
+            return 130
+        done[kind] = found
+        _say(f"{kind}: {found.sentence(TOKENS_PER_S)}.")
+        if found.best is not None:
+            capacity.keep(path, _capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
+    Console().print(_table(driver, stamps, done))
+    if any(found.best for found in done.values()):
+        print(f"wrote {path}")
+    return 0 if all(found.best for found in done.values()) else 1
+
+
+def _calibrate(driver: str, arrivals: str, stamps: str, most: int) -> Found | None:
+    """Search with one kind of arrivals; None when it was interrupted."""
+    with tempfile.TemporaryDirectory() as name, _stamped_by(stamps):
+        folder = Path(name)
+        truth = folder / "truth.jsonl"
+        kind = Calibrating(arrivals, most, truth)
+        with simulated_server("--profile", PROFILES[arrivals], "--truth", str(truth)) as url:
+            whole = DRIVERS[driver](kind, url, folder)
+        if not whole:
+            return None
+    if not kind.tried:
+        raise ScenarioError("nothing was measured; try again.")
+    return Found.of(kind.tried)
+
+
+def _capacity(found: Found, best: Tried) -> Capacity:
+    return Capacity(
+        chunks_per_s=best.errors.chunks_per_s,
+        streams=best.errors.streams,
+        tokens_per_s=TOKENS_PER_S,
+        limit=found.limit,
+        measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _table(driver: str, stamps: str, done: dict[str, Found]) -> Table:
+    table = Table(
+        title=f"What the {driver} driver can measure here, {stamps} stamps (server: simulated)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("arrivals")
+    table.add_column(f"streams × {TOKENS_PER_S:g} tokens/s", justify="right")
+    table.add_column("tokens/s in the busiest second", justify="right")
+    table.add_column("limit")
+    for kind, found in done.items():
+        least = "" if found.limit == "client" else "≥ "
+        best = found.best.errors if found.best else None
+        cells = (f"{least}{best.streams}", f"{least}{best.chunks_per_s}") if best else ("none", "–")
+        table.add_row(kind, *cells, {"asked": "not reached"}.get(found.limit, f"the {found.limit}"))
+    return table
+
+
+def _cores(count: int) -> str:
+    return f"{count} core{'s' if count != 1 else ''}"

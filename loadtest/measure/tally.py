@@ -1,0 +1,136 @@
+"""What is known of a level while it runs, and what of that a person wants to see."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from loadtest import metrics
+from loadtest.records import Outcome, Record
+from loadtest.scenario import Level
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a person wants to see while a level runs."""
+
+    level: Level
+    levels: int  # 0 where it is not known how many there will be
+    done: int
+    failed: int
+    planned: int  # 0 with a duration
+    in_flight: int
+    decoding: int
+    ttfts: Sequence[float]  # s, of the last requests
+    tokens_per_s: float
+    elapsed: float  # s, in this level
+    eta: float | None  # s, to the end of this level
+    due: int | None = None  # open loop: requests due by now …
+    released: int = 0  # … of which so many were sent or shed …
+    shed: int = 0  # … and so many shed
+
+    @property
+    def ttft_p50(self) -> float | None:
+        return statistics.median(self.ttfts) if self.ttfts else None
+
+    @property
+    def waiting(self) -> int:
+        """Requests without a content event yet."""
+        return self.in_flight - self.decoding
+
+    @property
+    def behind(self) -> int:
+        """Requests of an open loop that are due and still unsent."""
+        return max((self.due or 0) - self.released, 0)
+
+    @classmethod
+    def together(cls, parts: Sequence[Self], *, levels: int) -> Self:
+        """Add up what several processes say of the same level; at least one part."""
+        etas = [part.eta for part in parts if part.eta is not None]
+        return cls(
+            level=parts[0].level,
+            levels=levels,
+            done=sum(part.done for part in parts),
+            failed=sum(part.failed for part in parts),
+            planned=sum(part.planned for part in parts),
+            in_flight=sum(part.in_flight for part in parts),
+            decoding=sum(part.decoding for part in parts),
+            ttfts=[ttft for part in parts for ttft in part.ttfts],
+            tokens_per_s=math.fsum(part.tokens_per_s for part in parts),
+            elapsed=max(part.elapsed for part in parts),
+            eta=max(etas, default=None),
+            due=None if parts[0].due is None else sum(part.due or 0 for part in parts),
+            released=sum(part.released for part in parts),
+            shed=sum(part.shed for part in parts),
+        )
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is known of a level while it runs."""
+
+    level: Level
+    planned: int
+    started: int  # ns
+    counted_from: int | None = None  # ns: release of the first request that is not warm-up
+    schedule: Sequence[int] | None = None  # open loop: ns after counted_from
+    released: int = 0  # of the schedule
+    shed: int = 0
+    done: int = 0
+    failed: int = 0
+    output_tokens: int = 0
+    ttfts: deque[float] = field(default_factory=lambda: deque(maxlen=400))
+
+    def add(self, record: Record) -> None:
+        self.done += 1
+        self.failed += record.outcome is not Outcome.OK and not record.was_shed
+        self.output_tokens += record.output_tokens or 0
+        if record.t_first_token is not None and not record.warmup:
+            self.ttfts.append(metrics.ttft(record.t_first_token, record.t_send))
+
+    def progress(self, t: int, *, levels: int, in_flight: int, decoding: int, duration: float | None) -> Progress:
+        """Say where the level stands at `t`, monotonic ns; `duration` of a closed loop by time, seconds."""
+        elapsed = (t - self.started) * metrics.NS
+        counted = (t - (self.counted_from or t)) * metrics.NS
+        eta: float | None = None
+        if self.schedule is not None:
+            eta = max(0.0, self.schedule[-1] * metrics.NS - counted) if self.schedule else 0.0
+        elif duration is not None:
+            eta = max(0.0, duration - counted)
+        elif self.done:
+            eta = elapsed / self.done * (self.planned - self.done)
+        return Progress(
+            level=self.level,
+            levels=levels,
+            done=self.done,
+            failed=self.failed,
+            planned=self.planned,
+            in_flight=in_flight,
+            decoding=decoding,
+            ttfts=tuple(self.ttfts),
+            tokens_per_s=self.output_tokens / elapsed if elapsed > 0 else 0.0,
+            elapsed=elapsed,
+            eta=eta,
+            due=self._due(t),
+            released=self.released,
+            shed=self.shed,
+        )
+
+    def _due(self, t: int) -> int | None:
+        if self.schedule is None:
+            return None
+        return 0 if self.counted_from is None else bisect_right(self.schedule, t - self.counted_from)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """When a level ran, ns since the run's anchor."""
+
+    level: Level
+    started_ns: int
+    ended_ns: int

@@ -1,0 +1,186 @@
+"""Schedules: as regular or as bursty as asked for, the same in every process, and traces read as they are."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loadtest.errors import ScenarioError
+from loadtest.measure.schedule import NS, Share, Trace, instants, schedule_of
+from loadtest.measure.tokens import Counter
+from loadtest.measure.workload import Workload
+from loadtest.scenario import Scenario
+
+WINDOW = 10_000_000  # ns
+
+
+def planned(**keys: Any) -> Sequence[int]:
+    scenario = Scenario(**({"seed": 1} | keys))
+    return schedule_of(scenario, scenario.levels()[0])
+
+
+def dispersion(due: Sequence[int], seconds: float) -> float:
+    """Variance over mean of the arrivals in windows of 10 ms: 1 of independent ones, 0 of regular ones."""
+    counts = np.bincount(np.asarray(due) // WINDOW, minlength=round(seconds * NS / WINDOW))
+    return float(counts.var() / counts.mean())
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_poisson_arrivals_are_independent_however_many_processes_send_them(workers: int) -> None:
+    whole = planned(rate=(500.0,), duration=60.0)
+    shares = [Share(worker, workers).pick(whole) for worker in range(workers)]
+    due = sorted(itertools.chain.from_iterable(shares))
+    assert due == list(whole)
+    assert len(due) == pytest.approx(30_000, abs=4 * math.sqrt(30_000))
+    assert dispersion(due, 60.0) == pytest.approx(1.0, abs=0.05)
+    assert all(abs(len(share) - len(due) / workers) < 1 for share in shares)
+
+
+def test_the_index_of_dispersion_tells_patterns_apart() -> None:
+    assert dispersion(planned(rate=(500.0,), duration=60.0, arrivals="constant"), 60.0) < 0.01
+    assert dispersion(planned(rate=(500.0,), duration=60.0, arrivals="gamma", burstiness=0.25), 60.0) > 1.5
+
+
+def test_constant_arrivals_are_exact_to_the_nanosecond_and_never_drift() -> None:
+    due = planned(rate=(500.0,), duration=60.0, arrivals="constant")
+    assert len(due) == 30_000
+    assert due[0] == 0
+    assert due[-1] == 59_998_000_000
+    assert planned(rate=(3.0,), requests=4, arrivals="constant") == array("q", [0, 333_333_333, 666_666_667, NS])
+
+
+@pytest.mark.parametrize("burstiness", [0.25, 1.0, 4.0])
+def test_gamma_gaps_vary_by_their_burstiness(burstiness: float) -> None:
+    gaps = np.diff(planned(rate=(100.0,), requests=20_000, arrivals="gamma", burstiness=burstiness)) / NS
+    assert gaps.mean() == pytest.approx(0.01, rel=0.05)
+    assert gaps.var() / gaps.mean() ** 2 == pytest.approx(1 / burstiness, rel=0.1)
+
+
+def test_each_level_has_a_pattern_of_its_own_and_keeps_it() -> None:
+    scenario = Scenario(rate=(10.0, 20.0), requests=50, seed=4)
+    slow, fast = scenario.levels()
+    assert schedule_of(scenario, slow) == schedule_of(scenario, slow)
+    assert [2 * at for at in schedule_of(scenario, fast)] != list(schedule_of(scenario, slow))
+    assert schedule_of(scenario.replace(seed=5), slow) != schedule_of(scenario, slow)
+
+
+@pytest.mark.parametrize(("start", "end"), [(10.0, 90.0), (90.0, 10.0)])
+def test_a_ramp_changes_its_rate_evenly(start: float, end: float) -> None:
+    due = np.asarray(planned(rate=(start,), rate_to=end, duration=8.0, arrivals="constant")) / NS
+    assert len(due) == 400  # 50 a second on average
+    for second in range(8):
+        middle = start + (end - start) * (second + 0.5) / 8
+        assert ((due >= second) & (due < second + 1)).sum() == pytest.approx(middle, abs=1.5)
+
+
+def test_a_ramp_over_a_number_of_requests_takes_the_time_that_these_need() -> None:
+    due = planned(rate=(10.0,), rate_to=90.0, requests=400, arrivals="constant")
+    assert len(due) == 400
+    assert due[-1] / NS == pytest.approx(8.0, abs=0.02)
+    assert due == planned(rate=(10.0,), rate_to=90.0, duration=8.0, arrivals="constant")
+
+
+def test_after_its_time_a_ramp_goes_on_at_the_rate_it_reached() -> None:
+    due = list(itertools.islice(instants(1.0, "constant", 0, rate_to=3.0, over=2.0), 11))
+    assert due[4] == 2 * NS  # 1 to 3 a second over 2 s: four requests
+    assert [at - due[4] for at in due[4:]] == pytest.approx([i / 3 * NS for i in range(7)], abs=1)
+
+
+def test_without_end_or_number_a_level_lasts_a_minute() -> None:
+    assert planned(rate=(2.0,), arrivals="constant")[-1] == 59_500_000_000
+
+
+@pytest.mark.parametrize(
+    ("content", "inputs", "outputs"),
+    [
+        ("0.5\n1\n\n 2.25 \n", None, None),
+        ("t,output_tokens\n0.5,7\n1.0,8\n2.25,9\n", None, [7, 8, 9]),
+        (
+            (
+                "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.5000000,10,7\n2023-11-16 18:15:47.0000000,20,8\n"
+                "2023-11-16 18:15:48.2500000,30,9\n"
+            ),
+            [10, 20, 30],
+            [7, 8, 9],
+        ),
+        (
+            "\n".join(
+                f'{{"timestamp": {ms}, "input_length": {n}, "output_length": 5, "hash_ids": [1]}}'
+                for ms, n in ((500, 10), (1000, 20), (2250, 30))
+            ),
+            [10, 20, 30],
+            [5, 5, 5],
+        ),
+        ('{"t": 0.5, "input_tokens": 3}\n{"t": 1, "input_tokens": 4}\n{"t": 2.25, "input_tokens": 5}', [3, 4, 5], None),
+        ("Timestamp,Model,Request tokens,Response tokens\n5,x,1,2\n5.5,x,3,4\n6.75,x,5,6", [1, 3, 5], [2, 4, 6]),
+    ],
+)
+def test_traces_of_every_make_give_the_same_instants(
+    tmp_path: Path, content: str, inputs: list[int] | None, outputs: list[int] | None
+) -> None:
+    path = tmp_path / "trace"
+    path.write_text(content)
+    trace = Trace.read(path)
+    assert list(trace.offsets) == [0, 500_000_000, 1_750_000_000]
+    assert [list(said) if said is not None else None for said in (trace.input_tokens, trace.output_tokens)] == [
+        inputs,
+        outputs,
+    ]
+
+
+def test_a_schedule_written_as_a_trace_is_that_schedule(tmp_path: Path) -> None:
+    due = planned(rate=(50.0,), requests=200)
+    path = tmp_path / "trace.txt"
+    path.write_text("".join(f"{at / NS:.9f}\n" for at in due))
+    assert list(Trace.read(path).offsets) == list(due)
+    scenario = Scenario(trace=str(path), requests=20)
+    assert list(schedule_of(scenario, scenario.levels()[0], Trace.read(path))) == list(due[:20])
+    scenario = Scenario(trace=str(path), duration=1.0)
+    assert list(schedule_of(scenario, scenario.levels()[0], Trace.read(path))) == [at for at in due if at < NS]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is empty"),
+        ("a,b\n1,2\n", "has no column t or time or timestamp"),
+        ("t\n", "has a head and no arrival"),
+        ("1\n0.5\n", "line 2, is earlier than the one before"),
+        ("1\nsoon\n", "line 2, has 'soon' for an instant"),
+        ("1\nnan\n", "line 2, has 'nan' for an instant"),
+        ("t,output_tokens\n1,5\n2,0\n", "line 3, has a length of '0'"),
+        ("t,output_tokens\n1,5\n2,\n", "length of 1 of 2 requests"),
+        ('{"t": 1}\n{"t": \n', "line 2, is not a JSON object"),
+        ('{"t": 1}\n{"when": 2}\n', "line 2, has no instant"),
+    ],
+)
+def test_a_trace_that_makes_no_sense_is_one_sentence(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "trace"
+    path.write_text(content)
+    with pytest.raises(ScenarioError) as error:
+        Trace.read(path)
+    assert words in str(error.value)
+    assert str(error.value).endswith(".")
+    with pytest.raises(ScenarioError, match="cannot read the trace"):
+        Trace.read(tmp_path / "none")
+
+
+def test_each_request_of_a_trace_has_its_own_lengths(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("t,input_tokens,output_tokens\n0,40,7\n1,60,8\n")
+    workload = Workload(Scenario(trace=str(path), seed=1), Counter("estimate"))
+    (level,) = workload.scenario.levels()
+    assert (level.label, level.concurrency, level.rate) == ("trace trace.csv", None, None)
+    jobs = [workload.job(level, i) for i in range(2)]
+    assert [(job.input_tokens, job.output_tokens) for job in jobs] == [(40, 7), (60, 8)]
+    assert len(jobs[1].prompt) > len(jobs[0].prompt)
+    assert workload.job(level, 0, warmup=True).output_tokens == 7
+    assert workload.trace is not None
+    assert workload.trace.longest == 68

@@ -1,0 +1,144 @@
+"""A very long run: what is read from stretches of it agrees with the whole, and what is exact stays exact."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from virtual_runs import Load, play
+
+from loadtest.analyse import frames, gaps, intervals, prefill, slots, stats, steps, stretches
+from loadtest.analyse.forecast import Ahead, Forecast
+from loadtest.analyse.frames import Run
+from loadtest.analyse.slots import Slots
+from loadtest.analyse.steps import Steps
+from loadtest.simulate.timing import StepLaw, Timing
+
+TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.0002, jitter=0.03)
+LOADS = [
+    Load(users=users, requests=requests, prompt=(50, 900), output=(20, 60))
+    for users, requests in ((1, 60), (3, 120), (8, 240))
+]
+MOST = 6000
+
+
+@pytest.fixture(scope="module", params=["ollama", None])
+def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Run:
+    folder = tmp_path_factory.mktemp("stretches") / "run"
+    return frames.load(play(TIMING, LOADS, slots=4, says=request.param).write(folder))
+
+
+def measured(run: Run) -> tuple[Slots, Steps]:
+    found = slots.estimate(run)
+    return found, steps.measure(run, found)
+
+
+def test_events_of_stretches_are_whole_there_and_about_as_many_as_asked(run: Run) -> None:
+    every, some = stretches.events(run), stretches.events(run, MOST)
+    assert every.said is None
+    assert every.of == some.of == len(run.chunks.flat)
+    assert 0.6 * MOST < len(some.at) < 1.4 * MOST
+    assert some.spans is not None
+    assert len(some.spans) == stretches.STRETCHES * len(LOADS)
+    inside = np.zeros(len(every.at), dtype=np.bool_)
+    for start, end in some.spans:
+        inside |= (every.at >= start) & (every.at <= end)
+    assert np.array_equal(some.place, np.flatnonzero(inside))
+    assert f"{len(some.at)} of its {len(every.at)} chunks" in (some.said or "")
+
+
+def test_a_gap_never_spans_what_lies_between_stretches(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = gaps.decoding(run, slots.estimate(run)).step_s.max()
+    monkeypatch.setattr(stretches, "STRETCHES", 200)  # many a stream is in two of them
+    some = stretches.events(run, MOST)
+    assert (np.diff(some.at)[np.diff(some.row) == 0] > longest).any()
+    assert np.diff(some.at)[some.inside].max() <= longest
+
+
+def test_stretches_say_what_the_whole_run_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, whole = measured(run)
+    monkeypatch.setattr(stretches.events, "__defaults__", (MOST,))
+    monkeypatch.setattr(frames.blocks, "__defaults__", (None, 1000))
+    thin, part = measured(run)
+    assert (thin.estimate, thin.limit) == (found.estimate, found.limit) == (4, True)
+    assert "stretches of the run" in thin.method
+    assert whole.read_from is None
+    assert "read_from" not in whole.to_dict()
+    assert part.to_dict()["read_from"] == part.read_from
+    assert whole.law is not None
+    assert part.law is not None
+    assert part.law.base_s == pytest.approx(whole.law.base_s, rel=0.02)
+    assert part.law.per_stream_s == pytest.approx(whole.law.per_stream_s, rel=0.05)
+    assert whole.prefill is not None
+    assert part.prefill is not None
+    assert part.prefill.n_batch == whole.prefill.n_batch
+    assert part.prefill.per_token_s == pytest.approx(whole.prefill.per_token_s, rel=0.05)
+    assert part.interference_s == pytest.approx(whole.interference_s, rel=0.05)
+
+
+def test_stalls_are_read_from_every_gap(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same step time the stall of each request is the same, block by block or all at once."""
+    found = slots.estimate(run)
+    whole = gaps.decoding(run, found)
+
+    def step(streams: frames.FloatArray) -> frames.FloatArray:
+        return np.asarray(0.012 + 0.002 * streams)
+
+    before = prefill.stalls(run, whole, step)
+    monkeypatch.setattr(frames.blocks, "__defaults__", (None, 1000))
+    blocked = dataclasses.replace(whole, spans=np.array([[0.0, 1.0]]))
+    assert len(blocked.every(run)) > 10
+    after = prefill.stalls(run, blocked, step)
+    assert np.nansum(before[0]) > 0.1
+    assert np.array_equal(before[0], after[0], equal_nan=True)
+    assert before[1] == pytest.approx(after[1], rel=1e-9)
+
+
+def test_pooled_figures_are_the_same_counted_and_sorted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = run.good(2)
+    window = stats.Window(float(run.column("send")[rows].min()), float(run.column("end")[rows].max()), steady=True)
+
+    def figures() -> list[object]:
+        pooled = [stats.describe_pooled(each, rows, block=8) for each in (run.itl, run.server_itl, run.delivery)]
+        return [*pooled, stats.token_throughput(run, rows, window, block=8, closed=True)]
+
+    sorted_ = figures()
+    monkeypatch.setattr(stats, "MANY", 700)
+    monkeypatch.setattr(intervals, "TABLE", 13_500)  # some gaps lie beyond the table
+    monkeypatch.setattr(intervals, "BLOCK", 700)
+    for was, now in zip(sorted_, figures(), strict=True):
+        flat, again = (stats_values(each) for each in (was, now))
+        assert flat == pytest.approx(again, rel=1e-9, nan_ok=True)
+
+
+def stats_values(found: object) -> list[float]:
+    if isinstance(found, stats.Throughput):
+        return [found.per_second, *(found.ci95 or [])]
+    assert isinstance(found, dict)
+    values = (value for each in found.values() for value in (each if isinstance(each, list) else [each]))
+    return [np.nan if value is None else float(value) for value in values]
+
+
+def test_a_forecast_made_apart_is_the_same(tmp_path: Path) -> None:
+    loads = [Load(users=users, requests=12, prompt=(20, 20), output=(8, 8)) for users in (1, 2)]
+    run = frames.load(play(TIMING, loads, slots=2).write(tmp_path / "run"))
+    found, whole = measured(run)
+    there = Ahead(run, found, whole, apart=True)
+    here = Forecast.of(run, found, whole)
+    assert here is not None
+    assert there.result() == here
+
+
+def test_a_forecast_that_the_other_process_does_not_bring_is_made_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = [Load(users=users, requests=12, prompt=(20, 20), output=(8, 8)) for users in (1, 2)]
+    run = frames.load(play(TIMING, loads, slots=2).write(tmp_path / "run"))
+    found, whole = measured(run)
+    here = os.getpid()
+    of = Forecast.of
+    monkeypatch.setattr(Forecast, "of", lambda *known: of(*known) if os.getpid() == here else os._exit(9))
+    assert Ahead(run, found, whole, apart=True).result() is not None
