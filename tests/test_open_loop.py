@@ -23,7 +23,7 @@ from loadtest.measure.driver import Driver
 from loadtest.measure.schedule import Share, schedule_of
 from loadtest.measure.tally import Tally
 from loadtest.measure.target import control_client, settle, trust
-from loadtest.measure.wire import AsyncWire, Posts, now
+from loadtest.measure.wire import AsyncWire, Posts, Timerfd, now
 from loadtest.measure.worker import loop_factory
 from loadtest.records import Clock, Outcome, Record, RecordWriter, RunFolder, SampleWriter
 from loadtest.scenario import Scenario
@@ -203,7 +203,7 @@ def test_a_mistake_is_one_sentence(
 def test_an_alarm_never_rings_early(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the kernel's timer, and where there is none by the loop's, which is off by more than a millisecond."""
     if not kernel:
-        monkeypatch.setattr(release._Timerfd, "open", lambda: None)
+        monkeypatch.setattr(Timerfd, "open", lambda: None)
 
     async def ring() -> list[int]:
         start = now()

@@ -51,6 +51,7 @@ class Machine:
         for level in scenario.levels():
             start = self._now + NS // 10
             plan, tokens = [], defaultdict[int, list[int]](list)
+            assert level.concurrency is not None
             warmups = scenario.warmup * level.concurrency
             for _ in range(level.requests + warmups):
                 nonce = "" if scenario.warm_cache else f"{nonce_of(self._asked)} "

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-import struct
-import sys
-from typing import Any, Self
+from typing import Self
 
 from asyncio_throttle.throttler import Throttler
 
 from loadtest.measure.schedule import Share
-from loadtest.measure.wire import now
+from loadtest.measure.wire import Timerfd, now
 
 # A loop's own timers count whole milliseconds, so at 500 requests/s they are as coarse as the gaps. Where the kernel
 # offers no timer that a loop can wait for, one of theirs wakes us this early and turns of the loop fill the rest.
 EARLY_NS = 1_500_000
-_ITIMERSPEC = struct.Struct("@qqqq")
-_MONOTONIC, _ABSOLUTE = 1, 1  # CLOCK_MONOTONIC, which `now` reads; TFD_TIMER_ABSTIME
 _NS = 1_000_000_000
 
 
@@ -26,11 +21,11 @@ class Alarm:
     """Wakes one coroutine at instants of the monotonic clock; a context, for it holds a descriptor."""
 
     def __init__(self) -> None:
-        self._timer: _Timerfd | None = None
+        self._timer: Timerfd | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Self:
-        self._timer = _Timerfd.open()
+        self._timer = Timerfd.open()
         if self._timer is not None:
             asyncio.get_running_loop().add_reader(self._timer.fd, self._ring)
         return self
@@ -38,7 +33,7 @@ class Alarm:
     def __exit__(self, *_: object) -> None:
         if self._timer is not None:
             asyncio.get_running_loop().remove_reader(self._timer.fd)  # before close: uvloop holds the descriptor
-            os.close(self._timer.fd)
+            self._timer.close()
             self._timer = None
 
     async def until(self, due: int) -> None:
@@ -91,38 +86,3 @@ class Permits:
             self._next = number + 1
             while (left := self._first + number * self._step - now()) > 0:  # noqa: ASYNC110 - timers may be early
                 await asyncio.sleep(left / _NS)
-
-
-class _Timerfd:
-    """A timer of the Linux kernel behind a descriptor, by way of libc: Python has it from 3.13 on."""
-
-    def __init__(self, libc: Any, fd: int) -> None:
-        self._libc = libc
-        self.fd = fd
-
-    @classmethod
-    def open(cls) -> _Timerfd | None:
-        """Return a timer, None where there is no such thing."""
-        if sys.platform != "linux":
-            return None
-        import ctypes  # a few ms that only an open loop pays
-
-        try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            fd = int(libc.timerfd_create(_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
-        except (OSError, AttributeError):
-            return None
-        return cls(libc, fd) if fd >= 0 else None
-
-    def set(self, due: int) -> None:
-        """Make the descriptor readable once, at `due`."""
-        at = _ITIMERSPEC.pack(0, 0, *divmod(due, _NS))
-        if self._libc.timerfd_settime(self.fd, _ABSOLUTE, at, None) != 0:
-            raise OSError("the kernel refuses a timer that it gave")
-
-    def clear(self) -> None:
-        """Take what made the descriptor readable."""
-        try:
-            os.read(self.fd, 8)
-        except BlockingIOError:
-            return

@@ -6,6 +6,7 @@ from loadtest.measure.wire.call import Order, Posts
 from loadtest.measure.wire.clock import Heartbeat, Keeper, LagLog, WallClock, keeper, now
 from loadtest.measure.wire.connection import Timeouts
 from loadtest.measure.wire.sync_wire import BlockingWaiter, SyncWire, Waiter
+from loadtest.measure.wire.timerfd import Timerfd
 from loadtest.measure.wire.tls import Verify
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Reads",
     "SyncWire",
     "Timeouts",
+    "Timerfd",
     "Verify",
     "Waiter",
     "WallClock",

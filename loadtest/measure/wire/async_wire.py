@@ -13,7 +13,7 @@ from typing import Self
 import httpx
 
 from loadtest.measure.wire.call import Call, Order, Pool
-from loadtest.measure.wire.clock import Heartbeat, LagLog, WallClock, now
+from loadtest.measure.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
 from loadtest.measure.wire.connection import (
     Address,
     Addresses,
@@ -23,6 +23,7 @@ from loadtest.measure.wire.connection import (
     connect_error,
     open_socket,
 )
+from loadtest.measure.wire.poller import Poller
 from loadtest.measure.wire.tls import Verify, client_context
 
 SWEEP = 0.25  # seconds between two looks for overdue requests
@@ -73,6 +74,7 @@ class AsyncWire(httpx.AsyncBaseTransport):
         for call in list(self._calls):
             call.fail(httpx.ReadError("the client was closed"))
         self._pool.close()
+        self._poller.close()
         self._loop = None
 
     async def prepare(self, url: str | httpx.URL, count: int) -> None:
@@ -137,6 +139,7 @@ class AsyncWire(httpx.AsyncBaseTransport):
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
+            self._poller = Poller(loop, ticks=stamps_wanted())
             self.heartbeat.start()
             self._sweeper = loop.call_later(SWEEP, self._sweep)
 
@@ -163,8 +166,8 @@ class AsyncWire(httpx.AsyncBaseTransport):
         connection.broken = True
         connection.wake = bool
         if connection.fd >= 0 and self._loop is not None:
-            self._loop.remove_reader(connection.fd)  # before close: uvloop holds the descriptor otherwise
-            self._loop.remove_writer(connection.fd)
+            self._poller.remove(connection.fd)
+            self._loop.remove_writer(connection.fd)  # uvloop holds the descriptor otherwise
         connection.fd = -1
         connection.sock.close()
 
@@ -194,7 +197,7 @@ class AsyncWire(httpx.AsyncBaseTransport):
             else:
                 self._addresses.worked(origin, address)
                 connection = Connection(sock, origin)
-                loop.add_reader(connection.fd, connection.receive)
+                self._poller.add(connection.fd, connection.receive)
                 if origin.scheme == "https":
                     await self._handshake(connection, deadline, limit)
                 return connection

@@ -44,12 +44,14 @@ def stamps_ns(raw: bytes | bytearray) -> list[int]:
     return [seconds * 1_000_000_000 + nanoseconds for seconds, nanoseconds in _TIMESPEC.iter_unpack(raw)]
 
 
-def ask_for_stamps(sock: socket.socket) -> bool:
-    """Switch arrival stamps on for `sock`; False where the system has none (macOS, some sandboxes).
+def stamps_wanted() -> bool:
+    """Whether kernel stamps are to be had: on Linux, unless LOADTEST_STAMPS=user leaves them off."""
+    return sys.platform == "linux" and os.environ.get("LOADTEST_STAMPS") != "user"
 
-    LOADTEST_STAMPS=user in the environment leaves them off: then the time of the read counts.
-    """
-    if sys.platform != "linux" or os.environ.get("LOADTEST_STAMPS") == "user":
+
+def ask_for_stamps(sock: socket.socket) -> bool:
+    """Switch arrival stamps on for `sock`; False where there are none (macOS, some sandboxes): the read's time counts."""
+    if not stamps_wanted():
         return False
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)

@@ -1,0 +1,95 @@
+"""All sockets of a wire behind one descriptor of the loop, so that a turn of the loop reads all that is there."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import sys
+from collections.abc import Callable
+
+from loadtest.measure.wire.clock import now
+from loadtest.measure.wire.timerfd import Timerfd
+
+TICK_NS = 500_000
+MANY, FEW = 2.5, 1.0  # arrivals a tick: from the one on it pays to wait for the tick, below the other it does not
+LOOKS = 64  # looks at the sockets between two judgements of that
+MOST = 1024  # sockets that one look reads
+
+
+class Poller:
+    """Calls back for readable sockets: at once, or, while arrivals are many, every half millisecond for all together.
+
+    To wake up for each of 15,000 arrivals a second costs more than to read them (measured at 300 streams: 1.7 times a
+    bare C reader at once, 1.3 times on ticks). Kernel stamps say when each came, so waiting costs no truth; `ticks` must
+    be False where there are none. A user's next request leaves up to a tick later, which its record says.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, ticks: bool) -> None:
+        self._loop = loop
+        self._callbacks: dict[int, Callable[[], object]] = {}
+        self._epoll = select.epoll() if sys.platform == "linux" else None
+        self._timer = Timerfd.open() if ticks and self._epoll is not None else None
+        self.ticking = False
+        self._looks = self._events = 0
+        self._since = now()
+        if self._epoll is not None:
+            loop.add_reader(self._epoll.fileno(), self._look)
+
+    def add(self, fd: int, callback: Callable[[], object]) -> None:
+        """Have `callback` called whenever `fd` is readable."""
+        if self._epoll is None:
+            self._loop.add_reader(fd, callback)
+            return
+        self._callbacks[fd] = callback
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def remove(self, fd: int) -> None:
+        """Call back no more for `fd`; before it is closed, for loops hold descriptors."""
+        if self._epoll is None:
+            self._loop.remove_reader(fd)
+        elif self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        """Let go of the loop and of every socket."""
+        if self._epoll is None:
+            return
+        self._tick_or_not(ticking=False)
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        if self._timer is not None:
+            self._timer.close()
+
+    def _look(self) -> None:
+        assert self._epoll is not None
+        callbacks, ready = self._callbacks, self._epoll.poll(0, MOST)
+        for fd, _ in ready:
+            callback = callbacks.get(fd)
+            if callback is not None:  # the one before may have closed it
+                callback()
+        self._events += len(ready)
+        self._looks += 1
+        if self._looks == LOOKS:
+            self._judge()
+
+    def _tick(self) -> None:
+        assert self._timer is not None
+        self._timer.clear()
+        self._look()
+
+    def _judge(self) -> None:
+        t = now()
+        a_tick = self._events * TICK_NS / (t - self._since)
+        self._looks, self._events, self._since = 0, 0, t
+        if self._timer is not None:
+            self._tick_or_not(ticking=a_tick > (FEW if self.ticking else MANY))
+
+    def _tick_or_not(self, *, ticking: bool) -> None:
+        assert self._epoll is not None
+        if ticking == self.ticking or self._timer is None:
+            return
+        self.ticking = ticking
+        self._timer.every(TICK_NS if ticking else 0)
+        waits, rests = (self._timer.fd, self._epoll.fileno()) if ticking else (self._epoll.fileno(), self._timer.fd)
+        self._loop.remove_reader(rests)
+        self._loop.add_reader(waits, self._tick if ticking else self._look)
