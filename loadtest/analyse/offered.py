@@ -62,8 +62,9 @@ def per_second(run: Run, index: int) -> float | None:
 
 def missing(run: Run, level: dict[str, Any]) -> Iterator[str]:
     """Say for each driver process that died before the end of a level, or before it, what the level lacks of its part."""
-    workers = run.facts.get("workers")
-    for worker in workers if isinstance(workers, list) else ():
+    said = run.facts.get("workers")
+    workers = said if isinstance(said, list) else []  # of a Locust run it is how many
+    for worker in workers:
         died = worker.get("died")
         if not died or died["level"] > level["index"]:
             continue

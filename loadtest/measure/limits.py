@@ -31,4 +31,6 @@ def room_for(streams: int | None) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
     except (ValueError, OSError) as error:
-        raise ScenarioError(f"{streams} streams need {wanted} open files: run `ulimit -n {wanted}` first ({error}).") from None
+        raise ScenarioError(
+            f"{streams} streams need {wanted} open files: run `ulimit -n {wanted}` first ({error})."
+        ) from None

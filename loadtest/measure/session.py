@@ -31,7 +31,7 @@ from loadtest.measure.target import (
     trust,
 )
 from loadtest.measure.worker import Part, loop_factory, opened
-from loadtest.measure.workers import started
+from loadtest.measure.workers import Child, spawned, told
 from loadtest.records import Clock, RunFolder
 from loadtest.scenario import Level, Scenario
 
@@ -87,7 +87,7 @@ def measure(
     room_for(None if most is None else -(-most // scenario.workers))
     if scenario.seed is None:
         scenario = scenario.replace(seed=secrets.randbelow(2**31))
-    with control_client(trust(scenario.ca_file)) as control:
+    with control_client(trust(scenario.ca_file)) as control, spawned(scenario.workers) as children:
         target, workload = settle(control, scenario, say)
         scenario = workload.scenario
         loop = loop_factory().__module__.partition(".")[0]
@@ -100,7 +100,9 @@ def measure(
             with monitor, asyncio.Runner(loop_factory=loop_factory()) as runner:
                 unloading = _Unloading(control, target) if scenario.unload else None
                 part = Part(path, Clock.now(), workload, target)
-                doing = _drive(part, facts, ended, on_progress=on_progress, say=say, choose=choose, unloading=unloading)
+                doing = _drive(
+                    part, children, facts, ended, on_progress=on_progress, say=say, choose=choose, unloading=unloading
+                )
                 runner.run(doing)
         finally:
             ended |= {
@@ -164,6 +166,7 @@ class _Driving(Protocol):
 
 async def _drive(
     part: Part,
+    children: Sequence[Child],
     facts: dict[str, Any],
     ended: dict[str, Any],
     *,
@@ -172,11 +175,11 @@ async def _drive(
     choose: Choose | None,
     unloading: _Unloading | None,
 ) -> None:
-    """Run the levels; `facts` is what run.json says from the start, `ended` is given what it says of the end."""
-    folder, workers = RunFolder(part.folder), part.workload.scenario.workers
+    """Run the levels, by `children` where there are any; `facts` is what run.json says from the start, `ended` is given what it says of the end."""
+    folder = RunFolder(part.folder)
     opening: AbstractAsyncContextManager[_Driving] = opened(part, on_progress, before_each=unloading)
-    if workers > 1:
-        opening = started(part, workers, say=say, on_progress=on_progress)
+    if children:
+        opening = told(part, children, say=say, on_progress=on_progress)
     async with opening as driver:
         folder.write_run({**facts, **driver.facts(), "state": "running"})
         choosing = _Choosing(folder, facts, choose, driver) if choose else None
