@@ -20,6 +20,7 @@ from exporter import eventually
 from locust_runs import Run, Start, free_port, starting
 from prometheus_server import INSTALLED, Prometheus, Samples, config, get, prometheus, promtool, samples
 
+import loadtest
 from loadtest.analyse import frames
 from loadtest.analyse.summary import analyse
 from loadtest.measure.session import measure
@@ -75,6 +76,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, simulated_url: str) -> Ite
     command += ["--metrics-port", str(port), "--out", str(place / "run")]
     with prometheus(place / "prometheus", text) as server:
         checked = promtool("check", "config", str(place / "prometheus" / "prometheus.yml"))
+        eventually(lambda: bool(server.query("up")), every=0.1)  # it takes seconds to find its targets
         with (place / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as run:
             try:
                 eventually(lambda: bool(server.query(f"{SECOND} and on() loadtest_streams_in_flight == 6")), every=0.1)
@@ -229,5 +231,6 @@ def test_locust_does_not_begin_without_its_port(start: Start, simulated_url: str
         "(Address already in use)" if how == "taken" else "--metrics-port must be a port from 0 to 65535, not '65536'."
     )
     assert run.said.count(sentence) == 1, run.said
-    assert "Traceback" not in run.said
+    # Locust's own master may log one: a worker that is told to quit while it starts reports less than it expects.
+    assert str(Path(loadtest.__file__).parent) not in run.said
     assert not (run.place / "run").exists()
