@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +21,11 @@ from loadtest.measure.wire.arrivals import Arrivals
 from loadtest.measure.wire.clock import ANCILLARY_SIZE, Ancillary, ask_for_stamps
 from loadtest.measure.wire.tls import Tls
 
-READ_SIZE = 1 << 13  # a larger buffer costs more to allocate than a chunk to read
+READ_SIZE = 1 << 13
+# Python allocates up to 512 bytes, its own header of a bytes object included, by itself: of libc's larger buffers the
+# unused rest must be given back at every read. A token's chunk fits; what does not is read on at once.
+SMALL_READ = 512 - sys.getsizeof(b"")
+FULL = 8  # small reads filled, after which an answer is no stream of small chunks
 
 Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]
 
@@ -173,8 +178,10 @@ class Connection:
     """
 
     __slots__ = (
+        "_full",
         "_out",
         "_recvmsg",
+        "_size",
         "arrivals",
         "broken",
         "error",
@@ -200,6 +207,7 @@ class Connection:
         self.error: httpx.TransportError | None = None  # what became of the request, where framing does not say
         self._out = memoryview(b"")
         self._recvmsg = sock.recvmsg
+        self._size, self._full = READ_SIZE, 0
 
     def start_tls(self, context: ssl.SSLContext) -> None:
         """Begin the handshake; `wake` tells of its end: see tls.ready and error."""
@@ -214,6 +222,8 @@ class Connection:
         if self.tls is not None:
             self.tls.send(payload)
             payload = self.tls.outgoing()
+        else:
+            self._size, self._full = SMALL_READ, 0
         self._out = memoryview(payload)
 
     @property
@@ -244,7 +254,7 @@ class Connection:
         This is the hot path: with a stream running it is one recvmsg and one append.
         """
         try:
-            data, ancillary, _, _ = self._recvmsg(READ_SIZE, ANCILLARY_SIZE)
+            data, ancillary, _, _ = self._recvmsg(self._size, ANCILLARY_SIZE)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
@@ -259,9 +269,18 @@ class Connection:
         elif arrivals is None:
             self.broken = True
         elif not arrivals.add(data, ancillary, t):
-            return False
+            return len(data) == SMALL_READ == self._size and self._read_on()
         self.wake()
         return True
+
+    def _read_on(self) -> bool:
+        """Take what a small read left behind."""
+        self._full += 1
+        self._size = READ_SIZE
+        happened = self.receive()
+        if self._full < FULL:
+            self._size = SMALL_READ
+        return happened
 
     def fail(self, error: httpx.TransportError) -> None:
         """Give the request up for `error`; what came of its answer stays in its arrivals."""
