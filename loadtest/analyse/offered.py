@@ -17,21 +17,17 @@ def is_open(level: dict[str, Any]) -> bool:
     return level.get("concurrency") is None
 
 
+def level_of(level: dict[str, Any]) -> Level:
+    """Return a level of run.json or of summary.json as its scenario had it, so that it is named the same."""
+    keys = ("concurrency", "rate", "rate_to", "trace", "input_tokens", "output_tokens", "words")
+    return Level(index=level["index"], requests=0, **{key: level.get(key) for key in keys})
+
+
 def name(level: dict[str, Any]) -> str:
     """Name a level's load as its label does: "8 streams", "4 requests/s"."""
     if is_open(level) and level.get("rate") is None and level.get("trace") is None:
         return "an unknown load"
-    return Level(
-        index=level["index"],
-        concurrency=level.get("concurrency"),
-        rate=level.get("rate"),
-        rate_to=level.get("rate_to"),
-        trace=level.get("trace"),
-        input_tokens=None,
-        output_tokens=None,
-        words=None,
-        requests=0,
-    ).load
+    return level_of(level).load
 
 
 def amount(level: dict[str, Any]) -> float:

@@ -30,7 +30,6 @@ from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.slots import Slots
 from loadtest.analyse.steps import Steps
 from loadtest.records import SCHEMA, Outcome
-from loadtest.scenario import Level
 from loadtest.slo import Objective
 
 # Figures of a request each, in the order of summary.json; columns of Run.requests.
@@ -151,7 +150,7 @@ def _level(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> 
     throughput = _throughput(run, index, block, closed=bool(level.get("concurrency")))
     return {
         "index": index,
-        "label": level.get("label") or _label(level),
+        "label": level.get("label") or offered.level_of(level).label,
         **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
         **_offered(run, level),
         "requests": int(rows.sum()),
@@ -225,20 +224,6 @@ def _knee(series: Series) -> dict[str, Any]:
 def _commonest(sources: pd.Series) -> str:
     """Return where most of a level's waits were learnt: "server", "inferred" or "unknown"."""
     return str(sources.mode().iloc[0]) if len(sources) else waits.UNKNOWN
-
-
-def _label(level: dict[str, Any]) -> str:
-    return Level(
-        index=level["index"],
-        concurrency=level.get("concurrency"),
-        rate=level.get("rate"),
-        rate_to=level.get("rate_to"),
-        trace=level.get("trace"),
-        input_tokens=level.get("input_tokens"),
-        output_tokens=level.get("output_tokens"),
-        words=level.get("words"),
-        requests=0,
-    ).label
 
 
 def _throughput(run: Run, index: int, block: int, *, closed: bool) -> dict[str, Any]:
