@@ -114,6 +114,18 @@ def test_reads_that_came_are_no_work_for_the_garbage_collector() -> None:
     assert abs(objects(1000) - objects(10)) < 40  # those that are not parsed yet
 
 
+def test_streams_that_began_together_are_not_parsed_together() -> None:
+    lots = set()
+    for microsecond in range(64):
+        arrivals, reads = Arrivals(), 0
+        arrivals.add(CHUNKED, [], microsecond * 1000)
+        while reads == 0 or arrivals._pending:  # until its first lot is parsed
+            arrivals.add(b"5\r\ntoken\r\n", [], microsecond * 1000)
+            reads += 1
+        lots.add(reads)
+    assert len(lots) > 16
+
+
 def test_large_reads_do_not_wait_in_memory() -> None:
     arrivals = Arrivals()
     arrivals.add(OK + b"\r\n", [], 1)

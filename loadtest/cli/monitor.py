@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from loadtest.monitor import endpoint, process
+from loadtest.monitor import process
 
 SHORTEST_S = 0.05  # between samples
 SOURCE_HELP = (
@@ -47,6 +47,8 @@ def _listener(address: str, port: int | None) -> socket.socket | None:
     """Take the port, say the page's URL, and let go of both with the command; None where none was asked for."""
     if port is None:
         return None
+    from loadtest.monitor import endpoint  # a web server, which most runs go without
+
     listener = endpoint.listen(address, port)
     click.get_current_context().call_on_close(listener.close)
     print(f"metrics: {endpoint.url_of(listener)}", file=sys.stderr, flush=True)

@@ -23,7 +23,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest.errors import RunFolderError, ScenarioError
-from loadtest.monitor.endpoint import Endpoint
 from loadtest.monitor.sampler import Source, watch_all
 
 KINDS = ("host", "nvidia", "ollama", "dcgm", "vllm", "llamacpp", "prometheus")
@@ -145,6 +144,7 @@ def monitor(
 
 def _serve(listener: socket.socket, folder: Path) -> None:
     """Answer Prometheus from now until this process ends."""
+    from loadtest.monitor.endpoint import Endpoint
     from loadtest.monitor.export import families
     from loadtest.monitor.tail import Tail
 

@@ -1,0 +1,78 @@
+"""The backlog: what can wait is done when the sockets are quiet, and never all at the cost of what cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from loadtest.measure import backlog as module
+from loadtest.measure.backlog import BOUND, Backlog
+
+
+def after(milliseconds: int, prepare: Callable[[Backlog], object]) -> int:
+    """Give a backlog work, let the loop turn for a while and return how many pieces of it were done."""
+    done: list[int] = []
+
+    async def main() -> None:
+        backlog = Backlog()
+        prepare(backlog)
+        backlog.add(lambda: done.append(1))
+        end = time.perf_counter() + milliseconds / 1000
+        while time.perf_counter() < end and not done:  # noqa: ASYNC110 - that nothing happens has no event
+            await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+    return len(done)
+
+
+def test_work_is_done_on_a_quiet_loop() -> None:
+    assert after(5000, lambda _: None) == 1
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda backlog: backlog.released(time.perf_counter_ns() + 10**12),  # a wave that does not end
+        lambda backlog: setattr(backlog, "due", time.perf_counter_ns()),  # a request is due at every slice
+    ],
+    ids=["in a wave", "before what is due"],
+)
+def test_no_work_is_begun_while_requests_leave(prepare: Callable[[Backlog], object]) -> None:
+    assert after(30, prepare) == 0
+
+
+def test_no_work_is_begun_on_a_busy_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BUSY", -1.0)  # any use of the core is too much
+    assert after(30, lambda _: None) == 0
+
+
+def test_too_much_work_is_begun_whatever_else_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BUSY", -1.0)
+
+    def pile(backlog: Backlog) -> None:
+        for _ in range(BOUND + 10):
+            backlog.add(lambda: None)
+
+    async def main() -> None:
+        backlog = Backlog()
+        pile(backlog)
+        while len(backlog._work) > BOUND:  # noqa: ASYNC110 - the backlog tells nobody
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_flush_does_all() -> None:
+    done: list[int] = []
+
+    async def main() -> None:
+        backlog = Backlog()
+        for i in range(5):
+            backlog.add(lambda i=i: done.append(i))  # type: ignore[misc]
+        backlog.flush()
+
+    asyncio.run(main())
+    assert done == [0, 1, 2, 3, 4]
