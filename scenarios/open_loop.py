@@ -13,5 +13,5 @@ from loadtest.users import OpenLoopUser
 
 
 class Arrivals(OpenLoopUser):
-    rate = float(os.environ.get("RATE", "1"))  # requests/s over all workers
+    rate = os.environ.get("RATE", "1")  # requests/s over all workers
     arrivals = "poisson"

@@ -12,7 +12,7 @@ import pytest
 from loadtest.measure.dialects import (
     Dialect,
     Ending,
-    Event,
+    Events,
     OllamaChat,
     OllamaGenerate,
     OpenAIChat,
@@ -29,14 +29,13 @@ OPEN_END = Job(id=0, level=0, seed=1, prompt="hi", input_tokens=None, output_tok
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 
 
-def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[list[Event], Ending]:
+def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[Events, Ending]:
     """Decode a body in pieces of `step` bytes (0: whole)."""
     decoder = dialect.decoder()
-    events: list[Event] = []
     for start in range(0, len(body), step or len(body) or 1):
-        events += decoder.feed(body[start : start + step] if step else body)
+        decoder.feed(body[start : start + step] if step else body)
     ending = decoder.close()
-    return events + ending.last, ending
+    return decoder.events, ending
 
 
 # ---------------------------------------------------------------- what is sent
@@ -387,8 +386,9 @@ def test_a_made_stream(name: str, step: int) -> None:
         bodies.append(bodies[0].replace(b"\n", b"\r\n"))
     for body in bodies:
         events, ending = decode(case.dialect, body, 4096 if step and len(body) > 100_000 else step)
-        assert [event.text for event in events if event.visible] == case.seen
-        assert [event.text for event in events if not event.visible] == case.unseen
+        assert [text for i, text in enumerate(events.texts) if i not in events.hidden] == case.seen
+        assert [events.texts[i] for i in sorted(events.hidden)] == case.unseen
+        assert events.answer == "".join(case.seen)
         assert (ending.done, ending.finish_reason) == (case.done, case.finish)
         assert (ending.prompt_tokens, ending.output_tokens) == (case.prompt, case.output)
         assert (case.error or "") in (ending.error or "")
@@ -408,9 +408,9 @@ def test_the_servers_own_facts_are_kept_under_its_own_names() -> None:
 
 def test_an_event_is_complete_with_its_line_not_with_the_blank_one_behind_it() -> None:
     decoder = V1.decoder()
-    assert decoder.feed(f"data: {delta('a')}".encode()) == []
-    assert [event.text for event in decoder.feed(b"\n")] == ["a"]
-    assert decoder.feed(b"\n") == []
+    for piece, texts in ((f"data: {delta('a')}", []), ("\n", ["a"]), ("\n", ["a"])):
+        decoder.feed(piece.encode())
+        assert decoder.events.texts == texts
 
 
 def test_the_engine_died_only_where_an_earlier_chunk_named_the_model() -> None:
@@ -469,7 +469,7 @@ def test_server_stamps(stamp: object, expected: int | None) -> None:
 def test_every_ollama_event_carries_its_stamp() -> None:
     line = b'{"created_at":"2026-11-20T18:31:38.5Z","message":{"content":"a","thinking":"b"},"done":false}\n'
     events, _ = decode(CHAT, line)
-    assert [event.created for event in events] == [1795199498_500000000] * 2
+    assert events.created == [1795199498_500000000] * 2
 
 
 @pytest.mark.parametrize(

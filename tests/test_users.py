@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 import gevent
 import httpx
 import pytest
-from wire_client import PATIENT, ask
+from wire_client import PATIENT, Echo, ask
 from wire_server import CHUNKED, STREAM, Peer, chunk, say, serving
 
 from loadtest.errors import LoadTestError, ScenarioError
@@ -22,6 +23,7 @@ from loadtest.measure.probe import Model, Server
 from loadtest.measure.target import Target
 from loadtest.measure.tokens import Calibration
 from loadtest.measure.wire import Arrivals, LagLog, Order, SyncWire, Timeouts
+from loadtest.measure.wire.poller import Poller
 from loadtest.scenario import Scenario
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
@@ -55,7 +57,7 @@ def test_under_gevent_answers_are_those_of_the_blocking_wire(gevent_waiter: wait
     assert all(one.arrivals.t_end and one.arrivals.t_send and one.arrivals.t_end > one.arrivals.t_send for one in got)
 
 
-def test_streams_of_many_greenlets_run_at_once_and_watchers_go_with_their_descriptors(
+def test_streams_of_many_greenlets_run_at_once_and_leave_nothing_watched(
     gevent_waiter: waiter.GeventWaiter,
 ) -> None:
     together = 5
@@ -78,9 +80,25 @@ def test_streams_of_many_greenlets_run_at_once_and_watchers_go_with_their_descri
         streams = [gevent.spawn(send) for _ in range(together)]
         gevent.joinall(streams, timeout=20)
         assert [stream.value for stream in streams] == [b"a"] * together
-        assert gevent_waiter._watchers
-    assert not gevent_waiter._watchers
+    assert not gevent_waiter._poller.watched
     assert not gevent_waiter._waiting
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ticks need a timer of the Linux kernel")
+def test_gevent_s_hub_ticks_as_a_loop_does() -> None:
+    poller = Poller(waiter.HubReaders(), ticks=True)
+    echo = Echo(poller, 50)
+    with gevent.Timeout(20):
+        for i in range(50):
+            echo.send(i)
+        while not poller.ticking:
+            gevent.sleep(0.001)
+        before = sum(echo.read)
+        while sum(echo.read) < before + 500 or not min(echo.read):
+            gevent.sleep(0.001)
+    echo.close(poller)
+    assert not poller.watched
+    poller.close()
 
 
 def test_a_killed_greenlet_drops_its_connection_and_keeps_what_came(gevent_waiter: waiter.GeventWaiter) -> None:

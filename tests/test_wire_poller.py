@@ -6,44 +6,14 @@ import asyncio
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from wire_client import run
+from wire_client import Echo, run
 
-from loadtest.measure.wire import poller as module
-from loadtest.measure.wire.poller import Poller
+from loadtest.measure.wire.poller import EPOLL, Poller
 
 LOOPS = ["asyncio", "uvloop"]
-
-
-class Echo:
-    """Sockets of which each arrival makes the next, until told to rest."""
-
-    def __init__(self, poller: Poller, count: int) -> None:
-        self.pairs = [socket.socketpair() for _ in range(count)]
-        self.read = [0] * count
-        self.resting = False
-        for i, (ours, _) in enumerate(self.pairs):
-            ours.setblocking(False)
-            poller.add(ours.fileno(), self._reader(i))
-
-    def _reader(self, i: int) -> Callable[[], None]:
-        def arrived() -> None:
-            self.read[i] += len(self.pairs[i][0].recv(10))
-            if not self.resting:
-                self.send(i)
-
-        return arrived
-
-    def send(self, i: int) -> None:
-        self.pairs[i][1].send(b"x")
-
-    def close(self, poller: Poller) -> None:
-        for ours, theirs in self.pairs:
-            poller.remove(ours.fileno())
-            ours.close()
-            theirs.close()
 
 
 async def until(happened: Callable[[], bool]) -> None:
@@ -51,9 +21,11 @@ async def until(happened: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def polling(loop: str, work: Callable[[Poller], Awaitable[None]], *, ticks: bool) -> None:
+def polling(
+    loop: str, work: Callable[[Poller], Awaitable[None]], *, ticks: bool, epoll: Callable[[], Any] | None = EPOLL
+) -> None:
     async def main() -> None:
-        poller = Poller(asyncio.get_running_loop(), ticks=ticks)
+        poller = Poller(asyncio.get_running_loop(), ticks=ticks, epoll=epoll)
         try:
             await work(poller)
         finally:
@@ -84,11 +56,8 @@ def test_many_arrivals_are_read_on_ticks_and_few_at_once_again(loop: str) -> Non
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("platform", ["linux", "darwin"])
-def test_without_ticks_every_arrival_is_read_at_once(loop: str, platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if platform != sys.platform:
-        monkeypatch.setattr(module, "sys", SimpleNamespace(platform=platform))
-
+@pytest.mark.parametrize("epoll", [EPOLL, None], ids=["epoll", "without epoll"])
+def test_without_ticks_every_arrival_is_read_at_once(loop: str, epoll: Callable[[], Any] | None) -> None:
     async def work(poller: Poller) -> None:
         echo = Echo(poller, 20)
         for i in range(20):
@@ -97,7 +66,7 @@ def test_without_ticks_every_arrival_is_read_at_once(loop: str, platform: str, m
         assert not poller.ticking
         echo.close(poller)
 
-    polling(loop, work, ticks=False)
+    polling(loop, work, ticks=False, epoll=epoll)
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ import pytest
 
 from loadtest.measure.wire import Arrivals, AsyncWire, Order, SyncWire, Timeouts
 from loadtest.measure.wire.connection import Addresses
+from loadtest.measure.wire.poller import Poller
 
 T = TypeVar("T")
 
@@ -85,3 +87,32 @@ def get(kind: str, *requests: httpx.Request, timeout: float = 5, **options: Any)
             return [await client.send(request) for request in requests]
 
     return run(kind, main())
+
+
+class Echo:
+    """Sockets of which each arrival makes the next, until told to rest."""
+
+    def __init__(self, poller: Poller, count: int) -> None:
+        self.pairs = [socket.socketpair() for _ in range(count)]
+        self.read = [0] * count
+        self.resting = False
+        for i, (ours, _) in enumerate(self.pairs):
+            ours.setblocking(False)
+            poller.add(ours.fileno(), self._reader(i))
+
+    def _reader(self, i: int) -> Callable[[], None]:
+        def arrived() -> None:
+            self.read[i] += len(self.pairs[i][0].recv(10))
+            if not self.resting:
+                self.send(i)
+
+        return arrived
+
+    def send(self, i: int) -> None:
+        self.pairs[i][1].send(b"x")
+
+    def close(self, poller: Poller) -> None:
+        for ours, theirs in self.pairs:
+            poller.remove(ours.fileno())
+            ours.close()
+            theirs.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 SLICE_NS = 500_000  # one stream of 100 events decodes in about 0.5 ms, so a slice is at most about 1 ms
 PAUSE_S = 0.001  # between slices the sockets get their turn
@@ -14,52 +14,82 @@ CLEAR_NS = 500_000  # before a scheduled request no work is begun: one piece of 
 BUSY = (
     0.6  # share of the core that reading takes: above it nothing else is begun, for unread arrivals lose their stamps
 )
-BOUND = 1024  # past this much waiting work no wave is waited for: memory stays bounded
+LONGEST_NS = 2_000_000_000  # work that waited so long is done whatever else goes on: live figures and memory hang on it
 
 
-class Backlog:
-    """Does small pieces of work in slices between arrivals, and none while requests are being released.
+class Pile:
+    """Pieces of work in the order they came, to be done while no requests are released and reading leaves the core free.
 
-    `due` is when the next request of a schedule leaves (monotonic ns): no slice runs into it.
+    `due` is when the next request of a schedule leaves (monotonic ns): no work runs into it.
     """
 
     def __init__(self) -> None:
         self.due: int | None = None
-        self._work: deque[Callable[[], object]] = deque()
-        self._scheduled = False
+        self._work: deque[tuple[int, Callable[[], object]]] = deque()  # each with the instant it came
         self._released = 0
-        self._looked = 0, 0  # ns on the clock and of CPU, at the end of the last slice
+        self._looked = 0, 0  # ns on the clock and of CPU, when `rest` was called
+
+    def __len__(self) -> int:
+        return len(self._work)
+
+    def put(self, work: Callable[[], object]) -> None:
+        self._work.append((time.perf_counter_ns(), work))
+
+    def next(self) -> Callable[[], object]:
+        """Take the oldest piece; raises IndexError where there is none."""
+        return self._work.popleft()[1]
 
     def released(self, t: int) -> None:
         """Note that a request left at `t`, monotonic ns: others of its wave may follow."""
         self._released = t
 
+    def rest(self) -> None:
+        """Note that no work is done until the next `slice`: what takes the core meanwhile is not work."""
+        self._looked = time.perf_counter_ns(), time.thread_time_ns()
+
+    def slice(self) -> Iterator[Callable[[], object]]:
+        """Yield the pieces to be done now, none where this is no moment for work."""
+        end = self._end(time.perf_counter_ns()) if self._work else 0
+        while self._work and time.perf_counter_ns() < end:
+            yield self.next()
+
+    def _end(self, t: int) -> int:
+        """Return until when to work from `t` on; `t` or before where this is no moment for it."""
+        if t - self._work[0][0] > LONGEST_NS:
+            return t + SLICE_NS
+        since, used = self._looked
+        if time.thread_time_ns() - used > BUSY * (t - since):
+            return t
+        if self.due is not None:
+            return min(t + SLICE_NS, self.due - CLEAR_NS)
+        return t if t - self._released <= QUIET_NS else t + SLICE_NS
+
+
+class Backlog:
+    """Does small pieces of work in slices between arrivals, on the running asyncio loop."""
+
+    def __init__(self) -> None:
+        self.pile = Pile()
+        self._scheduled = False
+
     def add(self, work: Callable[[], object]) -> None:
-        self._work.append(work)
+        self.pile.put(work)
         if not self._scheduled:
-            self._scheduled = True
-            self._looked = time.perf_counter_ns(), time.thread_time_ns()
-            asyncio.get_running_loop().call_later(PAUSE_S, self._slice)
+            self._later()
 
     def flush(self) -> None:
         """Do everything that waits, now: at the end of a level, when nobody streams."""
-        while self._work:
-            self._work.popleft()()
+        while self.pile:
+            self.pile.next()()
+
+    def _later(self) -> None:
+        self._scheduled = True
+        self.pile.rest()
+        asyncio.get_running_loop().call_later(PAUSE_S, self._slice)
 
     def _slice(self) -> None:
-        t = time.perf_counter_ns()
-        end = t + SLICE_NS
-        if len(self._work) <= BOUND:
-            since, used = self._looked
-            if time.thread_time_ns() - used > BUSY * (t - since):
-                end = t
-            elif self.due is not None:
-                end = min(end, self.due - CLEAR_NS)
-            elif t - self._released <= QUIET_NS:
-                end = t
-        while self._work and time.perf_counter_ns() < end:
-            self._work.popleft()()
-        self._scheduled = bool(self._work)
-        if self._work:
-            self._looked = time.perf_counter_ns(), time.thread_time_ns()
-            asyncio.get_running_loop().call_later(PAUSE_S, self._slice)
+        for work in self.pile.slice():
+            work()
+        self._scheduled = False
+        if self.pile:
+            self._later()

@@ -278,7 +278,7 @@ class Driver:
             with Alarm() as alarm:
                 async with asyncio.TaskGroup() as answers:
                     for offset in schedule:
-                        self._backlog.due = start + offset
+                        self._backlog.pile.due = start + offset
                         await alarm.until(start + offset)
                         if not ahead:
                             ahead.extend(self._take(source, 1))
@@ -293,9 +293,9 @@ class Driver:
                             whose = "" if self._share.of == 1 else f" of worker {self._share.worker}"
                             why = f"{NOT_SENT}: {limit} requests{whose} were in flight (--max-in-flight)"
                             self._backlog.add(partial(self._finish, ready.exchange, Outcome.CANCELLED, why))
-                    self._backlog.due = None  # only answers are awaited now
+                    self._backlog.pile.due = None  # only answers are awaited now
         finally:
-            self._backlog.due = None
+            self._backlog.pile.due = None
 
     def _count_from(self, t: int) -> None:
         """A level by duration lasts from its first counted request on: its warm-up is not part of it."""
@@ -322,7 +322,7 @@ class Driver:
         self._active.add(exchange)
         outcome: Outcome | None = None
         error: str | None = None
-        self._backlog.released(now())
+        self._backlog.pile.released(now())
         try:
             await self._wire.fetch(ready.order)
             if exchange.arrivals.status != 200:

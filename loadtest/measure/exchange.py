@@ -5,11 +5,11 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from loadtest.measure.dialects.base import Dialect, Ending, Event
+from loadtest.measure.dialects.base import Dialect, Ending, Events
 from loadtest.measure.dialects.faults import http_sentence
 from loadtest.measure.wire.arrivals import Arrivals, Reads
 from loadtest.measure.workload import Job
@@ -18,30 +18,28 @@ from loadtest.records import Clock, Outcome, Record
 OK_STATUS = 200
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Content:
-    """The content events of one answer, each with the read that completed it."""
+    """What an answer's body held: its events, each with the read that completed it, and how it ended."""
 
-    events: list[Event] = field(default_factory=list)
-    read_of: list[int] = field(default_factory=list)  # per event: index of its read
-    ending: Ending = field(default_factory=Ending)
+    events: Events
+    read_of: list[int]  # per event: index of its read
+    ending: Ending
 
 
 def decode(dialect: Dialect, reads: Reads | None) -> Content:
     """Decode the body of an answer that arrived in these reads; cut or joined otherwise, the events are the same."""
-    content = Content()
     decoder = dialect.decoder()
     if reads is not None:
-        content.events = decoder.feed(reads.body)
-    content.ending = decoder.close()
-    content.events += content.ending.last
-    i = 0
-    for event in content.events:
+        decoder.feed(reads.body)
+    ending = decoder.close()
+    read_of, i = [], 0
+    for end in decoder.events.ends:
         assert reads is not None
-        while reads.ends[i] < event.end:
+        while reads.ends[i] < end:
             i += 1
-        content.read_of.append(i)
-    return content
+        read_of.append(i)
+    return Content(decoder.events, read_of, ending)
 
 
 class Exchange:
@@ -70,7 +68,8 @@ class Exchange:
 
     def live(self, body: bytes) -> bool:
         """Take body bytes as they come; True once the first content event was seen, and no more bytes are wanted."""
-        if self._probe.feed(body) and self.arrivals.status in (OK_STATUS, None):
+        self._probe.feed(body)
+        if self._probe.events and self.arrivals.status in (OK_STATUS, None):
             self.decoding = True
             self.first_seen = time.perf_counter_ns()
         return self.decoding
@@ -112,7 +111,7 @@ class Exchange:
             new_conn=arrivals.new_conn,
             bytes=len(reads.body),
             prompt=job.prompt if save_text else None,
-            answer="".join(event.text for event in content.events if event.visible) if save_text else None,
+            answer=content.events.answer if save_text else None,
             t_sched=self.t_sched - self.clock.monotonic_ns,
             t_connect=self._since(arrivals.t_connect),
             t_send=self._since(arrivals.t_send),
@@ -121,7 +120,7 @@ class Exchange:
             t_end=self._ended(reads, t_end) - self.clock.monotonic_ns,
             **self._arrival_of(content, reads),
             **_lag(content, reads),
-            **_server_clock(content.events),
+            **_server_clock(content.events.created),
             **self._tokens(content, count),
         )
 
@@ -143,8 +142,7 @@ class Exchange:
             return outcome, error or arrivals.failure
         if arrivals.status is not None and arrivals.status != OK_STATUS:
             return Outcome.HTTP_ERROR, http_sentence(arrivals.status, reads.body)
-        packed = arrivals.headers.get("content-encoding", "identity") if arrivals.headers is not None else "identity"
-        if packed != "identity":
+        if (packed := arrivals.packed) is not None:
             return Outcome.STREAM_ERROR, f"the server compressed the answer ({packed}), which it was asked not to do"
         if ending.error is not None:
             return Outcome.STREAM_ERROR, ending.error
@@ -157,7 +155,7 @@ class Exchange:
     def _arrival_of(self, content: Content, reads: Reads) -> dict[str, Any]:
         """Return the fields on when content arrived: µs from t_send, one entry an event, never going back."""
         start = self.arrivals.t_send if self.arrivals.t_send is not None else self.t_sched
-        visible = next((i for i, event in enumerate(content.events) if event.visible), None)
+        visible = content.events.first_visible
         read_of, at = content.read_of, reads.t
         return {
             "chunks": [(at[i] - start) // 1000 for i in read_of],
@@ -177,7 +175,7 @@ class Exchange:
         elif self.arrivals.status != OK_STATUS:
             return {}
         elif count is not None:
-            source, output = "tiktoken", count("".join(event.text for event in content.events))
+            source, output = "tiktoken", count("".join(content.events.texts))
             prompt = ending.prompt_tokens if ending.prompt_tokens is not None else count(self.job.prompt)
         else:
             source, output, prompt = "chunks", len(content.events), ending.prompt_tokens
@@ -192,19 +190,19 @@ def _lag(content: Content, reads: Reads) -> dict[str, Any]:
     """
     if not reads:
         return {}
-    lags = reads.lag
-    instants = sorted({reads.t[i] for i in content.read_of})
-    gap = median(map(operator.sub, instants[1:], instants)) if len(instants) > 1 else None
+    lags, worst = reads.lag, max(reads.lag)
+    instants = list(dict.fromkeys(map(reads.t.__getitem__, content.read_of)))  # arrivals do not go back
+    gap = median(map(operator.sub, instants[1:], instants)) if len(instants) > 1 else worst
     return {
-        "lag_us": max(lags) // 1000,
+        "lag_us": worst // 1000,
         "lag_mean_us": sum(lags) // len(lags) // 1000,
-        "late": sum(lag > gap for lag in lags) if gap is not None else 0,
+        "late": 0 if worst <= gap else sum(lag > gap for lag in lags),
     }
 
 
-def _server_clock(events: Sequence[Event]) -> dict[str, Any]:
+def _server_clock(created: Sequence[int | None]) -> dict[str, Any]:
     """Return created_at of every event, µs from the first one's; nothing where any event lacks it."""
-    stamps = [event.created for event in events if event.created is not None]
-    if not stamps or len(stamps) < len(events):
+    stamps = [stamp for stamp in created if stamp is not None]
+    if not stamps or len(stamps) < len(created):
         return {}
     return {"server_us": [(stamp - stamps[0]) // 1000 for stamp in stamps], "server_first": stamps[0]}

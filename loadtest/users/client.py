@@ -260,8 +260,7 @@ class Answer:
     @property
     def text(self) -> str:
         """What the model said, reasoning left out; as far as it came."""
-        content = decode(self.exchange.dialect, self._all_reads() if self.status == httpx.codes.OK else None)
-        return "".join(event.text for event in content.events if event.visible)
+        return decode(self.exchange.dialect, self._all_reads() if self.status == httpx.codes.OK else None).events.answer
 
     @property
     def status(self) -> int | None:

@@ -41,14 +41,22 @@ class OpenLoopUser(ModelUser):
     abstract = True
 
     warmup = 0
-    rate: float = 1.0  # requests/s
+    rate: float | str = 1.0  # requests/s, or its text as the environment has it
     arrivals: Literal["poisson", "constant", "gamma"] = "poisson"
     burstiness: float | None = None  # of gamma arrivals: 1 is Poisson, below it they come in bursts
 
     @classmethod
     def schedule(cls, seed: int | None) -> Iterator[int]:
         """Yield when requests are due, ns from the beginning of the test's schedule; raises ScenarioError."""
-        return instants(cls.rate, cls.arrivals, seed, burstiness=cls.burstiness)
+        return instants(cls.requests_per_s(), cls.arrivals, seed, burstiness=cls.burstiness)
+
+    @classmethod
+    def requests_per_s(cls) -> float:
+        """Return `rate` as a number; raises ScenarioError where it is none."""
+        try:
+            return float(cls.rate)
+        except ValueError:
+            raise ScenarioError(f"rate must be a number of requests/s, not {cls.rate!r}.") from None
 
     @classmethod
     def scenario(cls, settings: Settings, *, host: str | None, name: str, seed: int) -> Scenario:
@@ -92,5 +100,5 @@ class OpenLoopUser(ModelUser):
                 return
             recorder.released += 1
             recorder.late += now() - due > LATE_NS
-            recorder.seen.setdefault(recorder.standing().level, Seen()).rates.add(self.rate)
+            recorder.seen.setdefault(recorder.standing().level, Seen()).rates.add(self.requests_per_s())
             in_flight.spawn(self.arrive, due)

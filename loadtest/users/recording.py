@@ -202,7 +202,7 @@ class Recorder:
             seen = self.seen[standing.level] = Seen()
         seen.inputs.add(job.input_tokens)
         seen.outputs.add(job.output_tokens)
-        self.backlog.released(now())
+        self.backlog.pile.released(now())
         return standing
 
     def end(self, exchange: Exchange) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadtest.measure.dialects.base import Decoder, Dialect, Ending, Event
+from loadtest.measure.dialects.base import Decoder, Dialect, Ending, Events
 from loadtest.measure.dialects.ollama import OllamaChat, OllamaGenerate
 from loadtest.measure.dialects.openai import OpenAIChat, OpenAICompletions
 from loadtest.scenario import Scenario
@@ -11,7 +11,7 @@ __all__ = [
     "Decoder",
     "Dialect",
     "Ending",
-    "Event",
+    "Events",
     "OllamaChat",
     "OllamaGenerate",
     "OpenAIChat",

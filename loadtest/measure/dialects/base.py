@@ -3,29 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from loadtest.measure.workload import Job
 
 
-class Event(NamedTuple):
-    """One content event of a stream: text that the user could see or hear of."""
+@dataclass(slots=True)
+class Events:
+    """The content events of one answer, column by column, one entry an event: text that the user could see or hear of."""
 
-    text: str
-    end: int  # offset in the body behind the bytes that completed it: which read it came with
-    visible: bool = True  # False: reasoning, thinking, tool calls
-    created: int | None = None  # the server's own stamp (Ollama's created_at), wall clock, ns
+    texts: list[str] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)  # offset in the body behind each: which read it came with
+    hidden: set[int] = field(default_factory=set)  # which are no answer text: reasoning, thinking, tool calls
+    created: list[int | None] = field(default_factory=list)  # the server's own stamps, wall clock, ns; OpenAI has none
+
+    def add(self, text: str, end: int, *, hidden: bool = False) -> None:
+        """Take one event that the body completed at `end`."""
+        if hidden:
+            self.hidden.add(len(self.texts))
+        self.texts.append(text)
+        self.ends.append(end)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def first_visible(self) -> int | None:
+        """Which event is the first of the answer's text, None where there is none."""
+        return next((i for i in range(len(self.texts)) if i not in self.hidden), None)
+
+    @property
+    def answer(self) -> str:
+        """The answer's text, as far as it came."""
+        return "".join(text for i, text in enumerate(self.texts) if i not in self.hidden)
 
 
 @dataclass(slots=True)
 class Ending:
-    """What a stream said besides content, complete once the decoder is closed."""
+    """What a stream said besides content."""
 
     done: bool = False  # done:true, finish_reason: the answer is whole
     finish_reason: str | None = None
     error: str | None = None  # an error object in the stream, or why its bytes do not decode; one sentence
     hint: str | None = None  # why it may have ended without done, e.g. the repeat guard; one sentence
-    last: list[Event] = field(default_factory=list)  # content that only the end completed (no newline after it)
     prompt_tokens: int | None = None  # the server's counts
     output_tokens: int | None = None
     server: dict[str, Any] = field(default_factory=dict)  # under the server's own names
@@ -34,8 +54,13 @@ class Ending:
 class Decoder(Protocol):
     """Turns body bytes, cut anywhere, into events; one per answer."""
 
-    def feed(self, data: bytes) -> list[Event]:
-        """Return the content events that `data` completes; never raises on bad bytes (see Ending.error)."""
+    @property
+    def events(self) -> Events:
+        """What came so far; whole once the decoder is closed."""
+        ...
+
+    def feed(self, data: bytes) -> None:
+        """Take body bytes; never raises on bad ones (see Ending.error)."""
         ...
 
     def close(self) -> Ending:

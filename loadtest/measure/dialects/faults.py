@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
-
-from loadtest.measure.dialects.base import Event
 
 LONGEST = 300  # characters of somebody else's text that a record keeps
 
@@ -16,26 +13,17 @@ MID_LINE = "the answer ended in the middle of a line"
 REPEATS = 30  # equal pieces after which a silent end is taken for Ollama's repeat guard (it allows 30 repetitions)
 
 
-class Repeats:
-    """Recognises Ollama's repeat guard: more than 30 equal pieces in a row end a stream with 200 and no done:true."""
-
-    __slots__ = ("_pieces",)
-
-    def __init__(self) -> None:
-        self._pieces: deque[str] = deque(maxlen=REPEATS)
-
-    def saw(self, events: Sequence[Event]) -> None:
-        self._pieces += [event.text for event in events[-REPEATS:]]
-
-    def hint(self) -> str | None:
-        """Return the sentence where the last pieces are all equal, blanks around them aside; else None."""
-        if len(self._pieces) < REPEATS or len({piece.strip() for piece in self._pieces}) > 1:
-            return None
-        piece = self._pieces[-1].strip()
-        return (
-            f"the server ended the answer without a word after {REPEATS} or more equal pieces ({shorten(piece, 20)!r}): "
-            "Ollama's repeat guard"
-        )
+def repeated(texts: Sequence[str]) -> str | None:
+    """Say so where the last pieces are all equal, blanks around them aside: more than 30 of them end a stream of
+    Ollama's with 200 and no done:true.
+    """
+    pieces = {text.strip() for text in texts[-REPEATS:]}
+    if len(texts) < REPEATS or len(pieces) > 1:
+        return None
+    return (
+        f"the server ended the answer without a word after {REPEATS} or more equal pieces "
+        f"({shorten(pieces.pop(), 20)!r}): Ollama's repeat guard"
+    )
 
 
 def shorten(text: str, longest: int = LONGEST) -> str:

@@ -1,4 +1,4 @@
-"""What both wire formats share: lines out of bytes that were cut anywhere, and text out of tool calls."""
+"""What wire formats are made of: lines out of bytes cut anywhere, lines that are alike, text out of tool calls."""
 
 from __future__ import annotations
 
@@ -37,6 +37,39 @@ class Lines:
         rest = b"".join(self._parts)
         self._parts = []
         return rest
+
+
+class Mould:
+    """What surrounds the text of a stream's chunks, byte for byte: from one to the next they differ in little else.
+
+    A line cast in it need not be parsed again, which costs four times as much.
+    """
+
+    __slots__ = ("_after", "_before")
+
+    def __init__(self) -> None:
+        self._before, self._after = b"\n", b""  # no line begins with that
+
+    def shape(self, line: bytes, text: str) -> None:
+        """Take a line that holds `text`, of which nothing else is to be known.
+
+        Where nothing in the line is escaped, the text stands in it as it is, and if it does once, that is where.
+        """
+        literal = b'"%b"' % text.encode()
+        if b"\\" not in line and line.count(literal) == 1:
+            before, _, after = line.partition(literal)
+            self._before, self._after = before, after
+
+    def text_of(self, line: bytes) -> str | None:
+        """Return the text of a line like the one that `shape` took last; None for any other, and where it is empty."""
+        before, after = self._before, self._after
+        if not (line.startswith(before) and line.endswith(after)):
+            return None
+        try:
+            text = orjson.loads(line[len(before) : len(line) - len(after)])
+        except orjson.JSONDecodeError:
+            return None
+        return text if isinstance(text, str) and text else None
 
 
 def tool_text(calls: Any) -> str:

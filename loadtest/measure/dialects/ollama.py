@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from loadtest.measure.dialects.base import Ending, Event
-from loadtest.measure.dialects.faults import MID_LINE, Repeats, sentence, undecodable
+from loadtest.measure.dialects.base import Ending, Events
+from loadtest.measure.dialects.faults import MID_LINE, repeated, sentence, undecodable
 from loadtest.measure.dialects.framing import Lines, tool_text
 from loadtest.measure.workload import Job
 
@@ -73,18 +73,18 @@ def _options(job: Job, **chosen: float | None) -> dict[str, Any]:
 class OllamaDecoder:
     """Decodes NDJSON of /api/chat and /api/generate, streamed or not."""
 
-    __slots__ = ("_chat", "_end", "_ending", "_key", "_lines", "_repeats")
+    __slots__ = ("_base", "_chat", "_end", "_ending", "_key", "_lines", "_second", "events")
 
     def __init__(self, *, chat: bool) -> None:
+        self.events = Events()
         self._chat = chat
         self._key = "content" if chat else "response"
         self._lines = Lines()
         self._end = 0  # offset in the body behind the line at hand
-        self._repeats = Repeats()
         self._ending = Ending()
+        self._second, self._base = "", 0  # of the latest created_at: "2026-01-31T12:00:00." and its ns
 
-    def feed(self, data: bytes) -> list[Event]:
-        events: list[Event] = []
+    def feed(self, data: bytes) -> None:
         for line in self._lines.feed(data):
             self._end += len(line) + 1
             try:
@@ -92,11 +92,9 @@ class OllamaDecoder:
             except orjson.JSONDecodeError:
                 row = None
             if isinstance(row, dict):
-                self._row(row, events)
+                self._row(row)
             elif line.strip():
                 self._fail(undecodable(line))
-        self._repeats.saw(events)
-        return events
 
     def close(self) -> Ending:
         rest = self._lines.rest()
@@ -108,38 +106,54 @@ class OllamaDecoder:
             except orjson.JSONDecodeError:
                 row = None
             if isinstance(row, dict):
-                self._row(row, ending.last)
+                self._row(row)
             elif rest.lstrip().startswith(b"{"):
                 ending.hint = MID_LINE
             else:
                 self._fail(undecodable(rest))
-        ending.hint = None if ending.done else self._repeats.hint() or ending.hint
+        ending.hint = None if ending.done else repeated(self.events.texts) or ending.hint
         return ending
 
     def _fail(self, why: str) -> None:
         if self._ending.error is None:  # the first one is the cause, the rest follow from it
             self._ending.error = why
 
-    def _row(self, row: dict[str, Any], events: list[Event]) -> None:
+    def _row(self, row: dict[str, Any]) -> None:
         holder = row.get("message") if self._chat else row
         if isinstance(holder, dict):
             text = holder.get(self._key)
             if "thinking" in holder or "tool_calls" in holder:
-                self._unseen(holder, row, events)
-            if text and isinstance(text, str):
-                events.append(Event(text, self._end, True, nanoseconds(row.get("created_at"))))
+                self._unseen(holder, row)
+            if text and isinstance(text, str):  # as _add does it, for by far the most lines
+                events = self.events
+                events.texts.append(text)
+                events.ends.append(self._end)
+                events.created.append(self._created(row.get("created_at")))
         if row.get("done") is True:
             self._done(row)
         elif error := row.get("error"):
             self._fail(sentence(error))
 
-    def _unseen(self, holder: dict[str, Any], row: dict[str, Any], events: list[Event]) -> None:
+    def _add(self, text: str, row: dict[str, Any], *, hidden: bool = False) -> None:
+        self.events.add(text, self._end, hidden=hidden)
+        self.events.created.append(self._created(row.get("created_at")))
+
+    def _created(self, stamp: Any) -> int | None:
+        """Return `nanoseconds(stamp)`, which most lines share with the one before but for what follows the point."""
+        if isinstance(stamp, str) and len(stamp) == 30 and stamp[29] == "Z" and (nine := stamp[20:29]).isdecimal():
+            if (second := stamp[:20]) == self._second:
+                return self._base + int(nine)
+            if (whole := nanoseconds(second + "0Z")) is not None:
+                self._second, self._base = second, whole
+        return nanoseconds(stamp)
+
+    def _unseen(self, holder: dict[str, Any], row: dict[str, Any]) -> None:
         """Add what a user does not see as answer text: thinking and tool calls."""
         thinking = holder.get("thinking")
         if thinking and isinstance(thinking, str):
-            events.append(Event(thinking, self._end, False, nanoseconds(row.get("created_at"))))
+            self._add(thinking, row, hidden=True)
         if calls := holder.get("tool_calls"):
-            events.append(Event(tool_text(calls), self._end, False, nanoseconds(row.get("created_at"))))
+            self._add(tool_text(calls), row, hidden=True)
 
     def _done(self, row: dict[str, Any]) -> None:
         """Take the last line's facts. A zero is left out by the server, so an absent count is not known to be zero."""

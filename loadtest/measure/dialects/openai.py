@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from loadtest.measure.dialects.base import Ending, Event
-from loadtest.measure.dialects.faults import MID_LINE, Repeats, sentence, shorten, undecodable
-from loadtest.measure.dialects.framing import Lines, tool_text
+from loadtest.measure.dialects.base import Ending, Events
+from loadtest.measure.dialects.faults import MID_LINE, repeated, sentence, shorten, undecodable
+from loadtest.measure.dialects.framing import Lines, Mould, tool_text
 from loadtest.measure.workload import Job
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
@@ -87,13 +87,16 @@ class OpenAIDecoder:
         "_last",
         "_lines",
         "_marked",
-        "_repeats",
+        "_mould",
         "_stray",
         "_text",
+        "events",
     )
 
     def __init__(self) -> None:
+        self.events = Events()
         self._lines = Lines()
+        self._mould = Mould()
         self._end = 0  # offset in the body behind the line at hand
         self._held: list[bytes] = []  # data lines of an event not yet whole
         self._stray: list[bytes] = []  # lines that are no event stream
@@ -102,29 +105,36 @@ class OpenAIDecoder:
         self._last: dict[str, Any] = {}
         self._text = False  # whether the last chunk held any
         self._marked = False  # [DONE] was seen
-        self._repeats = Repeats()
         self._ending = Ending()
 
-    def feed(self, data: bytes) -> list[Event]:
-        events: list[Event] = []
+    def feed(self, data: bytes) -> None:
         for line in self._lines.feed(data):
             self._end += len(line) + 1
-            if line or self._held or self._kind:  # most blank lines end an event that was taken already
-                self._line(line, events)
-        self._repeats.saw(events)
-        return events
+            if self._held or self._kind:
+                self._line(line)
+            elif not line:
+                pass  # most blank lines end an event that was taken already
+            elif (text := self._mould.text_of(line)) is not None:
+                self._text = True
+                self.events.texts.append(text)
+                self.events.ends.append(self._end)
+            else:
+                before = len(self.events)
+                self._line(line)
+                if len(self.events) == before + 1:
+                    self._shape(line)
 
     def close(self) -> Ending:
         ending = self._ending
         rest = self._lines.rest()
         self._end += len(rest)
         if rest.startswith(_FIELDS):
-            self._line(rest, ending.last)
+            self._line(rest)
         elif rest and any(field.startswith(rest) for field in _FIELDS):
             ending.hint = MID_LINE
         elif rest.strip():
             self._stray.append(rest)
-        if self._held and not self._end_event(ending.last):
+        if self._held and not self._end_event():
             ending.hint = MID_LINE
         if self._first is None and self._stray:
             self._whole(b"\n".join(self._stray))
@@ -133,38 +143,44 @@ class OpenAIDecoder:
         ending.hint = None if ending.done else self._silence() or ending.hint
         return ending
 
-    def _line(self, line: bytes, events: list[Event]) -> None:
+    def _shape(self, line: bytes) -> None:
+        """Shape the mould by a line with one event, if that is answer text and nothing else was said so far."""
+        ending, last = self._ending, len(self.events) - 1
+        if not (ending.done or ending.server or ending.error or last in self.events.hidden):
+            self._mould.shape(line, self.events.texts[last])
+
+    def _line(self, line: bytes) -> None:
         if line.endswith(b"\r"):
             line = line[:-1]
         if line.startswith(b"data:"):
-            self._data(line[5:], events)
+            self._data(line[5:])
         elif not line:
-            if self._held and not self._end_event(events):
+            if self._held and not self._end_event():
                 self._fail(undecodable(b"\n".join(self._held)))
             self._held.clear()
             self._kind = b""
         elif line.startswith(b"event:"):
             self._kind = line[6:].strip()
         elif line.startswith(b"\xef\xbb\xbf"):  # a byte order mark, allowed at the very start
-            self._line(line[3:], events)
+            self._line(line[3:])
         elif not line.startswith(_FIELDS) and self._first is None:
             self._stray.append(line)
 
-    def _data(self, data: bytes, events: list[Event]) -> None:
+    def _data(self, data: bytes) -> None:
         if not self._held:
             try:
                 row = orjson.loads(data)
             except orjson.JSONDecodeError:
                 row = None
             if isinstance(row, dict):
-                self._row(row, events)
+                self._row(row)
                 return
             if data.strip() == b"[DONE]":
                 self._marked = True
                 return
         self._held.append(data)
 
-    def _end_event(self, events: list[Event]) -> bool:
+    def _end_event(self) -> bool:
         """Decode the held data lines as one event; return whether that is possible."""
         data = b"\n".join(self._held)
         try:
@@ -172,7 +188,7 @@ class OpenAIDecoder:
         except orjson.JSONDecodeError:
             return not data.strip()
         if isinstance(row, dict):
-            self._row(row, events)
+            self._row(row)
         return isinstance(row, dict)
 
     def _whole(self, body: bytes) -> None:
@@ -182,7 +198,7 @@ class OpenAIDecoder:
         except orjson.JSONDecodeError:
             row = None
         if isinstance(row, dict):
-            self._row(row, self._ending.last)
+            self._row(row)
         elif body.lstrip().startswith(b"{"):
             self._ending.hint = MID_LINE
         else:
@@ -193,17 +209,17 @@ class OpenAIDecoder:
         if self._ending.error is None:  # the first one is the cause, the rest follow from it
             self._ending.error = why
 
-    def _row(self, row: dict[str, Any], events: list[Event]) -> None:
+    def _row(self, row: dict[str, Any]) -> None:
         if self._first is None:
             self._first = row
         self._last = row
-        before = len(events)
+        before = len(self.events)
         choices = row.get("choices")
         if choices and isinstance(choices, list):
             for choice in choices:
                 if isinstance(choice, dict):
-                    self._choice(choice, events)
-        self._text = len(events) > before
+                    self._choice(choice)
+        self._text = len(self.events) > before
         if usage := row.get("usage"):
             self._usage(usage)
         if isinstance(timings := row.get("timings"), dict):
@@ -213,32 +229,32 @@ class OpenAIDecoder:
         elif self._kind == b"error" or row.get("object") == "error":
             self._fail(sentence(row))
 
-    def _choice(self, choice: dict[str, Any], events: list[Event]) -> None:
+    def _choice(self, choice: dict[str, Any]) -> None:
         delta = choice.get("delta")
         if delta is None:
             delta = choice.get("message")  # a whole answer, not streamed
         if isinstance(delta, dict):
             text = delta.get("content")
             if len(delta) > 1 or not text:
-                self._unseen(delta, events)
+                self._unseen(delta)
         else:
             text = choice.get("text")
         if text and isinstance(text, str):
-            events.append(Event(text, self._end))
+            self.events.add(text, self._end)
         reason = choice.get("finish_reason")
         if reason and isinstance(reason, str):
             self._ending.done = True
             self._ending.finish_reason = reason
 
-    def _unseen(self, delta: dict[str, Any], events: list[Event]) -> None:
+    def _unseen(self, delta: dict[str, Any]) -> None:
         """Add what a user does not see as answer text: reasoning, under any of its names, and tool calls."""
         for key in ("reasoning_content", "reasoning", "thinking"):
             text = delta.get(key)
             if text and isinstance(text, str):
-                events.append(Event(text, self._end, visible=False))
+                self.events.add(text, self._end, hidden=True)
                 break  # some servers send the same text under two names
         if calls := delta.get("tool_calls"):
-            events.append(Event(tool_text(calls), self._end, visible=False))
+            self.events.add(tool_text(calls), self._end, hidden=True)
 
     def _usage(self, usage: Any) -> None:
         """Keep the last usage that says anything: Ollama's completions carry a zero one on every chunk."""
@@ -263,4 +279,4 @@ class OpenAIDecoder:
         """Say why a stream may have ended without a finish_reason."""
         if self._first is not None and self._first.get("model") and self._last.get("model") == "" and not self._text:
             return ENGINE_DIED
-        return self._repeats.hint() or (NO_FINISH if self._marked else None)
+        return repeated(self.events.texts) or (NO_FINISH if self._marked else None)

@@ -6,6 +6,7 @@ when a read may hold the answer's end. Kernel stamps are turned into instants at
 
 from __future__ import annotations
 
+import operator
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class Arrivals:
         "_pending",
         "_room",
         "_stamps",
+        "_unstamped",
         "ended",
         "failure",
         "new_conn",
@@ -81,12 +83,13 @@ class Arrivals:
         self.failure: str | None = None  # why the answer is not whole, one sentence
         self._live = live
         self._parser = AnswerParser()
-        self._pending: list[tuple[bytes, bytes | None, int]] = []  # reads not parsed yet: bytes, stamp, time
-        self._room = 0  # how many reads may stay unparsed
-        # Of every parsed read: where its body bytes end, its raw stamp, its time. Columns, not objects: a read costs
-        # 32 bytes beside its body, and the garbage collector has nothing to walk through.
-        self._body, self._stamps = bytearray(), bytearray()
-        self._ends, self._handled = array("q"), array("q")
+        # Of every read its raw stamp and its time; of every parsed one where its body bytes end. Columns, not objects: a
+        # read costs 32 bytes beside its body, and the garbage collector has nothing to walk through.
+        self._stamps, self._handled, self._ends = bytearray(), array("q"), array("q")
+        self._unstamped = 0
+        self._pending: list[bytes] = []  # reads not parsed yet
+        self._room = 0  # how many of them there may be
+        self._body = bytearray()
         self._hinted = False  # a read looked as if the end began in it: from then on each is parsed as it comes
         self._headers_at: int | None = None
         self._end_at: int | None = None
@@ -99,6 +102,11 @@ class Arrivals:
     def headers(self) -> httpx.Headers:
         """The answer's headers, empty until they came."""
         return httpx.Headers(self._parser.headers if self._parser.headers_done else [])
+
+    @property
+    def packed(self) -> str | None:
+        """How the server compressed the body; None where it did not."""
+        return self._parser.packed
 
     @property
     def complete(self) -> bool:
@@ -122,25 +130,28 @@ class Arrivals:
     @property
     def read_count(self) -> int:
         """How many reads there were, those without body bytes included."""
-        return len(self._handled) + len(self._pending)
+        return len(self._handled)
 
     @property
     def stamped_count(self) -> int:
         """How many of all reads carry a kernel stamp."""
-        self._parse()
-        return sum(stamp > 0 for stamp in stamps_ns(self._stamps))
+        return len(self._handled) - self._unstamped
 
     @property
     def last_read(self) -> int | None:
         """When the latest read was handled, monotonic ns."""
-        if self._pending:
-            return self._pending[-1][2]
         return self._handled[-1] if self._handled else None
 
     def add(self, data: bytes, ancillary: Ancillary, t: int) -> bool:
         """Take one read, its ancillary data and its time; True when somebody waits for what it brought: headers, end."""
         pending = self._pending
-        pending.append((data, ancillary[0][2] if ancillary else None, t))
+        pending.append(data)
+        self._handled.append(t)
+        if ancillary:
+            self._stamps += ancillary[0][2]
+        else:
+            self._stamps += NO_STAMP
+            self._unstamped += 1
         # The end of a chunked answer is a chunk size that starts with 0, and a chunk size starts a line: wherever reads
         # are cut, the 0 is the first byte of a read or follows a newline in it. Wrong only in saying yes; what comes
         # behind (trailers, line ends) may take more reads.
@@ -183,9 +194,11 @@ class Arrivals:
         self._parse()
         handled, ends = self._handled.tolist(), self._ends.tolist()
         times = handled if wall is None else wall.instants(stamps_ns(self._stamps), handled)
-        gaps = [0] * len(handled) if lag is None else lag.worst_of_each(self.t_send, handled)
-        lags = [max(at - t, gap) for at, t, gap in zip(handled, times, gaps, strict=True)]
-        carried = [end > before for before, end in zip([0, *ends], ends, strict=False)]
+        lags = list(map(operator.sub, handled, times))
+        if lag is not None and self.t_send is not None:
+            for i, gap in lag.worst_of_each(self.t_send, handled):
+                lags[i] = max(lags[i], gap)
+        carried = list(map(operator.gt, ends, [0, *ends]))
         out = Reads(bytes(self._body), *(list(compress(column, carried)) for column in (ends, times, lags)))
         if times:
             self.t_first_byte = times[0]
@@ -237,24 +250,23 @@ class Arrivals:
 
     def _parse(self) -> bool:
         parser, had_headers, had_ended = self._parser, self._parser.headers_done, self.ended
-        all_body, feed, ends, stamps, handled = self._body, parser.feed, self._ends, self._stamps, self._handled
-        for data, stamp, t in self._pending:
+        all_body, feed, ends = self._body, parser.feed, self._ends
+        for data in self._pending:
             body = feed(data)
             all_body += body
             ends.append(len(all_body))
-            stamps += stamp or NO_STAMP
-            handled.append(t)
             if self._live is not None or self._headers_at is None or parser.complete or parser.error:
-                self._take(body, t)
+                self._take(body)
         self._pending.clear()
         # An answer with a length ends at a byte that no look at a read can tell.
         lazy = parser.headers_done and self._live is None and parser.length is None and not self._hinted
         # The first lot is of any size, or streams that began together would all be parsed together.
-        self._room = 0 if not lazy else PENDING if self._room else 1 + handled[-1] // 1000 % PENDING
+        self._room = 0 if not lazy else PENDING if self._room else 1 + self._handled[-1] // 1000 % PENDING
         return self.ended != had_ended or (parser.headers_done != had_headers and not self.whole)
 
-    def _take(self, body: bytes, t: int) -> None:
-        parser, i = self._parser, len(self._handled) - 1
+    def _take(self, body: bytes) -> None:
+        parser, i = self._parser, len(self._ends) - 1
+        t = self._handled[i]
         if i == 0:
             self.t_first_byte = t
         if self._headers_at is None and parser.headers_done:

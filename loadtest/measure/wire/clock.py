@@ -10,7 +10,8 @@ import sys
 import time
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from types import TracebackType
 from typing import Self
 
@@ -113,29 +114,32 @@ class WallClock:
         Where there is none (0), when it was handled. Never going back: the conversion is good to about a µs, not to the order of two stamps.
         """
         out: list[int] = []
-        latest = since = until = before = moved = 0
-        for stamp, at in zip(stamps, handled, strict=True):
-            t = at
-            if stamp:
-                if not since <= at < until:
-                    since, until, before, moved = self._stretch(at)
-                if since <= at < until:  # as to_monotonic does it, without a search for each read
-                    t = min(at, stamp - before - moved * (at - since) // (until - since))
-                else:
-                    t = self.to_monotonic(stamp, at)
-            latest = max(latest, t)
-            out.append(latest)
-        return out
+        i = 0
+        while i < len(handled):
+            since, until, before, moved = self._stretch(handled[i])
+            end = bisect_left(handled, until, i)
+            pairs = zip(stamps[i:end], handled[i:end], strict=True)
+            if moved is None:
+                out += [self.to_monotonic(stamp, at) if stamp else at for stamp, at in pairs]
+            else:  # as to_monotonic does it, without a search for each read
+                span = until - since
+                out += [
+                    t if stamp and (t := stamp - before - moved * (at - since) // span) < at else at
+                    for stamp, at in pairs
+                ]
+            i = end
+        return list(accumulate(out, max))
 
-    def _stretch(self, at: int) -> tuple[int, int, int, int]:
-        """Return between which two samples `at` lies, the offset at the first and how far it moved; zeros at a step."""
+    def _stretch(self, at: int) -> tuple[int, int, int, int | None]:
+        """Return between which two samples `at` lies, the offset at the first and how far it moved; None at a step."""
         after = bisect_right(self._at, at)
-        if after == len(self._at):
-            return self._at[-1], 1 << 62, self._offsets[-1], 0
-        if after in self._stepped or after == 0:
-            return 0, 0, 0, 0
-        before = self._offsets[after - 1]
-        return self._at[after - 1], self._at[after], before, self._offsets[after] - before
+        until = self._at[after] if after < len(self._at) else 1 << 62
+        if after == 0:
+            return at, until, self._offsets[0], 0
+        since, before = self._at[after - 1], self._offsets[after - 1]
+        if after in self._stepped:
+            return since, until, before, None
+        return since, until, before, self._offsets[after] - before if after < len(self._at) else 0
 
 
 class LagLog:
@@ -172,15 +176,20 @@ class LagLog:
             reach = self._starts[i] - self._BACK * GAP
         return longest
 
-    def worst_of_each(self, t_send: int | None, handled: Sequence[int]) -> list[int]:
-        """Return `worst` of each of a stream's reads, sent at `t_send` and handled at these instants."""
-        if not handled or t_send is None:
-            return [0] * len(handled)
-        first, last = handled[0], handled[-1]
-        quiet = bisect_left(self._ends, first - self._BACK * GAP) == bisect_left(self._starts, last)
-        if quiet:  # no gap ends near enough before the first read, or begins before the last one
-            return [0] * len(handled)
-        return [self.worst(t0, t1) for t0, t1 in zip([t_send, *handled], handled, strict=False)]
+    def worst_of_each(self, t_send: int, handled: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yield (index, `worst`) of those of a stream's reads that a gap is near enough to have delayed.
+
+        The request was sent at `t_send`, its reads handled at these instants, which do not go back.
+        """
+        if not handled:
+            return
+        done = 0
+        first = bisect_left(self._ends, handled[0] - self._BACK * GAP)
+        for gap in range(first, bisect_left(self._starts, handled[-1])):
+            near = bisect_right(handled, self._ends[gap] + self._BACK * GAP)
+            for i in range(max(done, bisect_right(handled, self._starts[gap])), near):
+                yield i, self.worst(handled[i - 1] if i else t_send, handled[i])
+            done = near
 
     def __len__(self) -> int:
         return len(self._ends)

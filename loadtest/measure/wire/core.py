@@ -25,6 +25,7 @@ class AnswerParser:
         "headers_done",
         "keep_alive",
         "length",
+        "packed",
         "status",
     )
 
@@ -38,6 +39,7 @@ class AnswerParser:
         self.excess = False  # bytes came after the end: the connection cannot be used again
         self.chunked = False
         self.length: int | None = None  # Content-Length
+        self.packed: str | None = None  # Content-Encoding, where it changes anything
         self.error: str | None = None
         self._received = 0
         self._segments: list[bytes] = []
@@ -107,6 +109,8 @@ class AnswerParser:
                     self.length = int(value)  # httptools has refused anything but digits
                 case b"transfer-encoding":
                     self.chunked = value.lower().rstrip().endswith(b"chunked")
+                case b"content-encoding" if value != b"identity":
+                    self.packed = value.decode("latin-1")
         if self.head:
             self.complete = True
             self.keep_alive = self.keep_alive or not _says_close(self.headers)

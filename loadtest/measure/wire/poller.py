@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import select
-import sys
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from loadtest.measure.wire.clock import now
 from loadtest.measure.wire.timerfd import Timerfd
@@ -14,6 +13,20 @@ TICK_NS = 1_000_000
 MANY, FEW = 5.0, 2.0  # arrivals a tick: from the one on it pays to wait for the tick, below the other it does not
 LOOKS = 64  # looks at the sockets between two judgements of that
 MOST = 1024  # sockets that one look reads
+EPOLLIN = 1
+EPOLL = getattr(select, "epoll", None)  # Linux has it, unless somebody patched it away
+
+
+class Loop(Protocol):
+    """What wakes the process: an asyncio loop as it is, or another that can do the same."""
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> Any:
+        """Have `callback` called whenever `fd` is readable."""
+        ...
+
+    def remove_reader(self, fd: int, /) -> Any:
+        """Watch `fd` no more."""
+        ...
 
 
 class Poller:
@@ -24,10 +37,10 @@ class Poller:
     be False where there are none. A user's next request leaves up to a tick later, which its record says.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, ticks: bool) -> None:
+    def __init__(self, loop: Loop, *, ticks: bool, epoll: Callable[[], Any] | None = EPOLL) -> None:
         self._loop = loop
         self._callbacks: dict[int, Callable[[], object]] = {}
-        self._epoll = select.epoll() if sys.platform == "linux" else None
+        self._epoll = epoll() if epoll is not None else None
         self._timer = Timerfd.open() if ticks and self._epoll is not None else None
         self.ticking = False
         self._looks = self._events = 0
@@ -35,19 +48,26 @@ class Poller:
         if self._epoll is not None:
             loop.add_reader(self._epoll.fileno(), self._look)
 
+    @property
+    def watched(self) -> int:
+        """How many sockets are called back for."""
+        return len(self._callbacks)
+
     def add(self, fd: int, callback: Callable[[], object]) -> None:
         """Have `callback` called whenever `fd` is readable."""
+        self._callbacks[fd] = callback
         if self._epoll is None:
             self._loop.add_reader(fd, callback)
-            return
-        self._callbacks[fd] = callback
-        self._epoll.register(fd, select.EPOLLIN)
+        else:
+            self._epoll.register(fd, EPOLLIN)
 
     def remove(self, fd: int) -> None:
-        """Call back no more for `fd`; before it is closed, for loops hold descriptors."""
+        """Call back no more for `fd`, if it was at all; before it is closed, for loops hold descriptors."""
+        if self._callbacks.pop(fd, None) is None:
+            return
         if self._epoll is None:
             self._loop.remove_reader(fd)
-        elif self._callbacks.pop(fd, None) is not None:
+        else:
             self._epoll.unregister(fd)
 
     def close(self) -> None:
