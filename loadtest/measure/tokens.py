@@ -122,8 +122,11 @@ def load_counter(model: str = "", *, fetch: bool = True, timeout: float = FETCH_
 
 def _tiktoken(ranks: Ranks) -> Counter:
     import tiktoken
+    from tiktoken import registry
 
-    return Counter(f"tiktoken {ranks.encoding}", tiktoken.get_encoding(ranks.encoding))
+    encoding = tiktoken.get_encoding(ranks.encoding)
+    registry.ENCODINGS.pop(ranks.encoding, None)  # it keeps 40 MB for good; ours ends with the run
+    return Counter(f"tiktoken {ranks.encoding}", encoding)
 
 
 def cache_folder() -> Path | None:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 Messages = list[dict[str, Any]]
 Endpoint = Literal["chat", "generate"]  # generate stands for completions, too: each API has one of the two
-MOST_AHEAD = 256  # users that requests are made ready for before the clock
+MOST_AHEAD = 1024  # users that requests are made ready for before the clock
 PATIENCE_S = 5.0
 WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
 
