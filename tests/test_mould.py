@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 
 import pytest
 
-from loadtest.measure.dialects import Ending, Events, OpenAIChat
-from loadtest.measure.dialects.framing import Mould
+from loadtest.measure.dialects import Dialect, Ending, Events, OllamaChat, OpenAIChat
+from loadtest.measure.dialects.framing import Mould, StampedMould
 
 TEXTS = [" the", "m", "stop", "", "content", 'say "hi"', "\\", "\\\\n", "é", "\u2028", "\n", "}", '","x":"', "a" * 700]
 PIECES = [
@@ -25,7 +26,11 @@ PIECES = [
 ]
 
 
-def answer(rng: random.Random) -> bytes:
+FRACTIONS = [".123456789", ".000000001", ".5", ".12345678", ".1234567890", "", ".12345678a"]
+INSTANTS = ["2026-01-31T12:00:00", "2026-01-31T12:00:01", "the"]
+
+
+def sse(rng: random.Random) -> bytes:
     """Make a stream whose chunks differ in their text, and now and then in something else."""
     model, finish, extra, end = "m", "null", "", "\n\n"
     lines = []
@@ -51,18 +56,47 @@ def answer(rng: random.Random) -> bytes:
     return "".join(lines).encode()
 
 
-def read(body: bytes) -> tuple[Events, Ending]:
-    decoder = OpenAIChat("m").decoder()
+def ndjson(rng: random.Random) -> bytes:
+    """Make the same of Ollama's lines, each with its instant, before its text or behind it."""
+    model, second, zone, extra = "m", INSTANTS[0], "Z", ',"done":false'
+    lines = []
+    for _ in range(40):
+        match rng.randrange(16):
+            case 0:
+                model = rng.choice(["m", " the", INSTANTS[0] + ".123456789Z", ""])
+            case 1:
+                second = rng.choice(INSTANTS)
+            case 2:
+                zone = rng.choice(["Z", "Z", "+02:00", ""])
+            case 3:
+                extra = rng.choice([',"done":false', "", ',"done":true,"done_reason":"stop"', ',"error":"no"'])
+        key = rng.choice(["content"] * 12 + ["thinking", "role"])
+        message = f'"message":{{"{key}":{rng.choice(PIECES)}}}'
+        stamp = f'"created_at":"{second}{rng.choice(FRACTIONS[:2] * 4 + FRACTIONS)}{zone}"'
+        first, last = (stamp, message) if rng.random() < 0.9 else (message, stamp)
+        lines.append(f'{{"model":"{model}",{first},{last}{extra}}}\n')
+    return "".join(lines).encode()
+
+
+def read(dialect: Dialect, body: bytes) -> tuple[Events, Ending]:
+    decoder = dialect.decoder()
     decoder.feed(body)
-    return decoder.events, decoder.close()
+    ending = decoder.close()
+    return decoder.events, ending
 
 
-def test_a_line_read_by_its_likeness_is_what_parsing_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    bodies = [answer(random.Random(seed)) for seed in range(800)]
-    short = [read(body) for body in bodies]
+@pytest.mark.parametrize(
+    ("dialect", "make"), [(OpenAIChat("m"), sse), (OllamaChat("m"), ndjson)], ids=["sse", "ndjson"]
+)
+def test_a_line_read_by_its_likeness_is_what_parsing_makes_of_it(
+    dialect: Dialect, make: Callable[[random.Random], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies = [make(random.Random(seed)) for seed in range(800)]
+    short = [read(dialect, body) for body in bodies]
     with monkeypatch.context() as patch:
         patch.setattr(Mould, "text_of", lambda _mould, _line: None)
-        assert short == [read(body) for body in bodies]
+        patch.setattr(StampedMould, "read", lambda _mould, _line: None)
+        assert short == [read(dialect, body) for body in bodies]
 
 
 def test_a_mould_takes_the_text_alone() -> None:
@@ -90,3 +124,16 @@ def test_where_the_text_stands_is_never_guessed(line: bytes, text: str) -> None:
     mould = Mould()
     mould.shape(line, text)
     assert mould.text_of(line) is None
+
+
+def test_an_instant_and_the_text_behind_it_are_all_that_may_differ() -> None:
+    mould = StampedMould()
+    mould.shape(b'{"at":"2026-01-31T12:00:00.123456789Z","text":"one"}', "one", "2026-01-31T12:00:00.", 7_000_000_000)
+    assert mould.read(b'{"at":"2026-01-31T12:00:00.000000002Z","text":"two"}') == ("two", 7_000_000_002)
+    for other in (
+        b'{"at":"2026-01-31T12:00:01.000000002Z","text":"two"}',
+        b'{"at":"2026-01-31T12:00:00.00000002Z","text":"two"}',
+        b'{"at":"2026-01-31T12:00:00.00000000xZ","text":"two"}',
+        b'{"at":"2026-01-31T12:00:00.000000002Z","text":""}',
+    ):
+        assert mould.read(other) is None

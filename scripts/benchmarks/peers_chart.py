@@ -63,7 +63,7 @@ def _errors(axes: Axes, rows: Sequence[Row], workload: str) -> None:
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
     _names(axes, ordered)
-    axes.legend(loc="lower left", frameon=True, facecolor="white", edgecolor="none", framealpha=1.0)
+    axes.legend(loc="upper right", frameon=False)
 
 
 def _costs(axes: Axes, rows: Sequence[Row]) -> None:

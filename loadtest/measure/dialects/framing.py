@@ -72,6 +72,41 @@ class Mould:
         return text if isinstance(text, str) and text else None
 
 
+class StampedMould:
+    """As Mould, for lines with an instant before their text, of which nine digits differ: 2026-01-31T12:00:00.123456789Z."""
+
+    __slots__ = ("_after", "_before", "_middle", "_ns")
+
+    def __init__(self) -> None:
+        self._before, self._middle, self._after = b"\n", b"", b""
+        self._ns = 0
+
+    def shape(self, line: bytes, text: str, second: str, ns: int) -> None:
+        """Take a line that holds `text` and, before it, an instant that begins with `second` ("2026-01-31T12:00:00.").
+
+        `ns` is what that is, ns since 1970.
+        """
+        literal, begin = b'"%b"' % text.encode(), second.encode()
+        if b"\\" not in line and line.count(literal) == 1 and line.count(begin) == 1:
+            before, _, rest = line.partition(begin)
+            middle, found, after = rest[9:].partition(literal)
+            if found:
+                self._before, self._middle, self._after, self._ns = before + begin, middle, after, ns
+
+    def read(self, line: bytes) -> tuple[str, int] | None:
+        """Return text and instant, ns since 1970, of a line like the one that `shape` took last; None for any other."""
+        before, middle, after = self._before, self._middle, self._after
+        i = len(before)
+        if not (line.startswith(before) and line.startswith(middle, i + 9) and line.endswith(after)):
+            return None
+        digits = line[i : i + 9]
+        try:
+            text = orjson.loads(line[i + 9 + len(middle) : len(line) - len(after)])
+        except orjson.JSONDecodeError:
+            return None
+        return (text, self._ns + int(digits)) if isinstance(text, str) and text and digits.isdigit() else None
+
+
 def tool_text(calls: Any) -> str:
     """Return names and arguments of tool calls, whole (Ollama) or in pieces (OpenAI), as the model wrote them."""
     texts: list[str] = []

@@ -11,7 +11,7 @@ import orjson
 
 from loadtest.measure.dialects.base import Ending, Events
 from loadtest.measure.dialects.faults import MID_LINE, repeated, sentence, undecodable
-from loadtest.measure.dialects.framing import Lines, tool_text
+from loadtest.measure.dialects.framing import Lines, StampedMould, tool_text
 from loadtest.measure.workload import Job
 
 
@@ -73,7 +73,7 @@ def _options(job: Job, **chosen: float | None) -> dict[str, Any]:
 class OllamaDecoder:
     """Decodes NDJSON of /api/chat and /api/generate, streamed or not."""
 
-    __slots__ = ("_base", "_chat", "_end", "_ending", "_key", "_lines", "_second", "events")
+    __slots__ = ("_chat", "_end", "_ending", "_key", "_lines", "_mould", "events")
 
     def __init__(self, *, chat: bool) -> None:
         self.events = Events()
@@ -82,19 +82,39 @@ class OllamaDecoder:
         self._lines = Lines()
         self._end = 0  # offset in the body behind the line at hand
         self._ending = Ending()
-        self._second, self._base = "", 0  # of the latest created_at: "2026-01-31T12:00:00." and its ns
+        self._mould = StampedMould()
 
     def feed(self, data: bytes) -> None:
+        events = self.events
         for line in self._lines.feed(data):
             self._end += len(line) + 1
+            if (found := self._mould.read(line)) is not None:
+                text, created = found
+                events.texts.append(text)
+                events.ends.append(self._end)
+                events.created.append(created)
+                continue
             try:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError:
                 row = None
             if isinstance(row, dict):
+                before = len(events)
                 self._row(row)
+                if len(events) == before + 1:
+                    self._shape(line, row)
             elif line.strip():
                 self._fail(undecodable(line))
+
+    def _shape(self, line: bytes, row: dict[str, Any]) -> None:
+        """Shape the mould by a line with one event, if that is answer text and nothing else was said so far."""
+        stamp, last = row.get("created_at"), len(self.events) - 1
+        if self._ending.done or self._ending.error or last in self.events.hidden:
+            return
+        if isinstance(stamp, str) and len(stamp) == 30 and stamp[29] == "Z" and (nine := stamp[20:29]).isdecimal():
+            created = self.events.created[last]
+            if created is not None:
+                self._mould.shape(line, self.events.texts[last], stamp[:20], created - int(nine))
 
     def close(self) -> Ending:
         rest = self._lines.rest()
@@ -124,11 +144,8 @@ class OllamaDecoder:
             text = holder.get(self._key)
             if "thinking" in holder or "tool_calls" in holder:
                 self._unseen(holder, row)
-            if text and isinstance(text, str):  # as _add does it, for by far the most lines
-                events = self.events
-                events.texts.append(text)
-                events.ends.append(self._end)
-                events.created.append(self._created(row.get("created_at")))
+            if text and isinstance(text, str):
+                self._add(text, row)
         if row.get("done") is True:
             self._done(row)
         elif error := row.get("error"):
@@ -136,16 +153,7 @@ class OllamaDecoder:
 
     def _add(self, text: str, row: dict[str, Any], *, hidden: bool = False) -> None:
         self.events.add(text, self._end, hidden=hidden)
-        self.events.created.append(self._created(row.get("created_at")))
-
-    def _created(self, stamp: Any) -> int | None:
-        """Return `nanoseconds(stamp)`, which most lines share with the one before but for what follows the point."""
-        if isinstance(stamp, str) and len(stamp) == 30 and stamp[29] == "Z" and (nine := stamp[20:29]).isdecimal():
-            if (second := stamp[:20]) == self._second:
-                return self._base + int(nine)
-            if (whole := nanoseconds(second + "0Z")) is not None:
-                self._second, self._base = second, whole
-        return nanoseconds(stamp)
+        self.events.created.append(nanoseconds(row.get("created_at")))
 
     def _unseen(self, holder: dict[str, Any], row: dict[str, Any]) -> None:
         """Add what a user does not see as answer text: thinking and tool calls."""
