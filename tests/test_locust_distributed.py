@@ -138,7 +138,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, simulated_url: str) -> dict[s
     """The same test run in every way, all at once: the server has room for what they ask."""
     base = tmp_path_factory.mktemp("locust")
     html = ("--html", "page.html")
-    short, slow = ("-t", "3s"), ("-t", "3s", "--stop-timeout", "9", "--output-tokens", "200")
+    short, slow = ("-t", "5s"), ("-t", "3s", "--stop-timeout", "9", "--output-tokens", "200")
     started = {
         "alone": Started(base / "alone", simulated_url, *short, *html, "--max-failure-ratio", "0.9"),
         "processes": Started(
@@ -193,7 +193,7 @@ def test_percentiles_are_those_of_all_records(done: dict[str, Done], how: str) -
         ("queue_wait_p95_s", run.column("queue_wait_s")[good], 0.95),
     ):
         known = values[np.isfinite(values)]
-        if share > 0.5 and len(known) * (1 - share) < 1 - 1e-9:
+        if not len(known) or (share > 0.5 and len(known) * (1 - share) < 1 - 1e-9):  # a busy machine: warm-ups only
             assert total[key] is None, key
         else:
             assert total[key] == pytest.approx(np.quantile(known, share), rel=HALF_BUCKET, abs=1e-6), key
