@@ -9,6 +9,7 @@ from pathlib import Path
 import llamacpp
 import pytest
 from exporter import Exporter
+from plans import SHORT, Run
 
 from loadtest.cli import main
 from loadtest.cli.demo import simulated_server
@@ -53,6 +54,20 @@ def loadtest(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
             main([os.fspath(arg) for arg in args])
         out, err = capfd.readouterr()
         return int(end.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def run(loadtest: Callable[..., tuple[int, str, str]], simulated_url: str, tmp_path: Path) -> Run:
+    """A short run with options against the simulated server; gives the folder."""
+
+    def call(*options: str, url: str = simulated_url) -> Path:
+        out = tmp_path / "run"
+        code, _, err = loadtest("run", "--url", url, *SHORT, *options, "--out", out)
+        assert code in (0, 3), err  # 3: a busy test machine may void what it could not measure
+        assert "died" not in err
+        return out
 
     return call
 

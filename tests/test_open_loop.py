@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from plans import SHORT, Run, counted, planned
 
 from loadtest.cli.demo import simulated_server
 from loadtest.cli.progress import sentence
@@ -25,35 +26,10 @@ from loadtest.measure.tally import Tally
 from loadtest.measure.target import control_client, settle, trust
 from loadtest.measure.wire import AsyncWire, Posts, Timerfd, now
 from loadtest.measure.worker import loop_factory
-from loadtest.records import Clock, Outcome, Record, RecordWriter, RunFolder, SampleWriter
+from loadtest.records import Clock, Outcome, RecordWriter, RunFolder, SampleWriter
 from loadtest.scenario import Scenario
 
 Call = Callable[..., tuple[int, str, str]]
-Run = Callable[..., Path]
-SHORT = ("--output-tokens", "5", "--input-tokens", "32", "--seed", "7")
-
-
-@pytest.fixture
-def run(loadtest: Call, simulated_url: str, tmp_path: Path) -> Run:
-    """Run with options against the simulated server; gives the folder."""
-
-    def call(*options: str, url: str = simulated_url) -> Path:
-        out = tmp_path / "run"
-        code, _, err = loadtest("run", "--url", url, *SHORT, *options, "--out", out)
-        assert code in (0, 3), err  # 3: a busy test machine may void what it could not measure
-        return out
-
-    return call
-
-
-def counted(out: Path, level: int = 0) -> list[Record]:
-    records = [record for record in RunFolder.open(out).records() if record.level == level and not record.warmup]
-    return sorted(records, key=lambda record: record.id)
-
-
-def asked(out: Path, level: int = 0) -> list[int]:
-    scenario = Scenario.from_dict(RunFolder.open(out).read_run()["scenario"])
-    return list(schedule_of(scenario, scenario.levels()[level]))
 
 
 def summary_of(out: Path) -> dict[str, Any]:
@@ -64,7 +40,7 @@ def test_all_that_is_due_is_recorded_at_its_instant_and_none_is_early(run: Run) 
     out = run("--rate", "150", "--duration", "1", "--warmup", "2")
     records = counted(out)
     start = records[0].t_sched
-    assert [record.t_sched - start for record in records] == asked(out)
+    assert [record.t_sched - start for record in records] == planned(out)
     assert len(records) > 100
     assert all(record.t_send is not None and record.t_send >= record.t_sched for record in records)
     assert {record.outcome for record in records} == {Outcome.OK}
@@ -91,7 +67,7 @@ def test_what_is_over_max_in_flight_is_a_record_and_a_doubt_never_forgotten(run:
     with simulated_server("--slots", "1", "--speed", "5", "--warm") as url:
         out = run("--rate", "400", "--requests", "30", "--arrivals", "constant", "--max-in-flight", "3", url=url)
     records = counted(out)
-    assert [record.t_sched - records[0].t_sched for record in records] == asked(out)
+    assert [record.t_sched - records[0].t_sched for record in records] == planned(out)
     shed = [record for record in records if record.was_shed]
     sent = [record for record in records if not record.was_shed]
     assert len(sent) >= 3
@@ -161,7 +137,7 @@ def test_a_stop_keeps_what_was_due_and_nothing_else(tmp_path: Path) -> None:
     assert process.returncode == 130, err
     records = counted(out)
     assert 20 <= len(records) < 3000
-    assert [record.t_sched - records[0].t_sched for record in records] == asked(out)[: len(records)]
+    assert [record.t_sched - records[0].t_sched for record in records] == planned(out)[: len(records)]
     assert {record.outcome for record in records} <= {Outcome.OK, Outcome.CANCELLED}
     assert not any(record.was_shed for record in records)
 

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,41 +21,33 @@ from typing import Any
 import orjson
 import psutil
 import pytest
+from plans import SHORT, Run, counted, planned
 
 from loadtest.cli.demo import simulated_server
 from loadtest.measure.release import Permits
-from loadtest.measure.schedule import Share, schedule_of
+from loadtest.measure.schedule import Share
 from loadtest.measure.tally import Progress, Tally
 from loadtest.measure.tokens import Counter as Tokens
 from loadtest.measure.wire import now
 from loadtest.measure.workload import Workload
-from loadtest.records import Outcome, Record, RunFolder
+from loadtest.records import Outcome, RunFolder
 from loadtest.scenario import Scenario
 
 Call = Callable[..., tuple[int, str, str]]
-Run = Callable[..., Path]
-SHORT = ("--output-tokens", "5", "--input-tokens", "32", "--seed", "7", "--workers", "2")
+WORKERS = ("--workers", "2")
 
 
 @pytest.fixture
-def run(loadtest: Call, simulated_url: str, tmp_path: Path) -> Run:
-    """Run with two workers and options against the simulated server; gives the folder."""
-
-    def call(*options: str, url: str = simulated_url) -> Path:
-        out = tmp_path / "run"
-        code, _, err = loadtest("run", "--url", url, *SHORT, *options, "--out", out)
-        assert code in (0, 3), err  # 3: a busy test machine may void what it could not measure
-        assert "died" not in err
-        return out
-
-    return call
+def run(run: Run) -> Run:
+    """Run with two workers."""
+    return partial(run, *WORKERS)
 
 
 @contextmanager
 def running(out: Path, *options: str, records: int = 5) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """Start a run that its server holds up; give it, and its workers' pids once each has left so many records."""
     with simulated_server("--speed", "20", "--warm") as url:
-        command = [sys.executable, "-m", "loadtest", "run", "--url", url, *SHORT, *options, "--out", str(out)]
+        command = [sys.executable, "-m", "loadtest", "run", "--url", url, *SHORT, *WORKERS, *options, "--out", str(out)]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         ) as process:
@@ -69,16 +62,6 @@ def running(out: Path, *options: str, records: int = 5) -> Iterator[tuple[subpro
                 yield process, pids
             finally:
                 process.kill()
-
-
-def counted(out: Path, level: int = 0) -> list[Record]:
-    records = [record for record in RunFolder.open(out).records() if record.level == level and not record.warmup]
-    return sorted(records, key=lambda record: record.t_sched)
-
-
-def planned(out: Path, level: int = 0) -> list[int]:
-    scenario = Scenario.from_dict(RunFolder.open(out).read_run()["scenario"])
-    return list(schedule_of(scenario, scenario.levels()[level]))
 
 
 def seeds(out: Path, level: int, requests: int) -> list[int]:
@@ -198,8 +181,8 @@ def test_a_duration_is_one_for_all(run: Run) -> None:
 
 def test_a_search_tells_the_workers_each_level(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    options = [*SHORT, "--find-max", "2", "--slo", "ttft_p95=20", "--out", out]
-    code, _, err = loadtest("run", "--url", simulated_url, *options)
+    asked = ("--find-max", "2", "--slo", "ttft_p95=20", "--out", out)
+    code, _, err = loadtest("run", "--url", simulated_url, *SHORT, *WORKERS, *asked)
     assert code in (0, 3), err
     facts = RunFolder.open(out).read_run()
     tried = [one["concurrency"] for one in facts["find_max"]["tried"]]
@@ -336,7 +319,7 @@ def test_a_mistake_is_one_sentence(
 def test_levels_with_fewer_streams_than_workers_are_named_once(
     loadtest: Call, simulated_url: str, tmp_path: Path
 ) -> None:
-    options = [*SHORT, "--concurrency", "1,2", "--requests", "2", "--warmup", "0", "--out", tmp_path / "run"]
-    code, _, err = loadtest("run", "--url", simulated_url, *options)
+    asked = ("--concurrency", "1,2", "--requests", "2", "--warmup", "0", "--out", tmp_path / "run")
+    code, _, err = loadtest("run", "--url", simulated_url, *SHORT, *WORKERS, *asked)
     assert code in (0, 3)
     assert err.count("1 stream keeps 1 of 2 workers busy.") == 1
