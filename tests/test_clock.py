@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import socket
 import struct
 import sys
@@ -169,3 +171,21 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
         factory: Callable[[], asyncio.AbstractEventLoop] = pytest.importorskip("uvloop").new_event_loop
         return factory
     return asyncio.new_event_loop
+
+
+def test_all_reads_of_a_stream_are_converted_as_each_one_is() -> None:
+    rng = random.Random(3)
+    for _ in range(200):
+        wall = WallClock()
+        at = wall._at[0]
+        offset = wall._offsets[0]
+        for _ in range(rng.randrange(5)):
+            at += rng.randrange(S // 2, 2 * S)
+            offset += rng.choice([rng.randrange(-200_000, 200_000), 5 * S])  # slewed, or stepped
+            wall.add(at, offset)
+        handled = sorted(rng.randrange(wall._at[0] - S, at + S) for _ in range(30))
+        stamps = [
+            rng.choice([0, t + offset - rng.randrange(2_000_000), t + wall._offsets[0] + 50_000]) for t in handled
+        ]
+        each = [wall.to_monotonic(stamp, t) if stamp else t for stamp, t in zip(stamps, handled, strict=True)]
+        assert wall.instants(stamps, handled) == list(itertools.accumulate(each, max))

@@ -94,3 +94,17 @@ def test_who_is_removed_by_another_s_callback_is_not_called(loop: str) -> None:
                 one.close()
 
     polling(loop, work, ticks=False)
+
+
+@pytest.mark.parametrize("epoll", [EPOLL, None], ids=["epoll", "without epoll"])
+def test_a_socket_may_be_removed_after_the_end(epoll: Callable[[], Any] | None) -> None:
+    async def work(poller: Poller) -> None:
+        echo = Echo(poller, 3)
+        poller.close()
+        assert not poller.watched
+        echo.close(poller)
+
+    async def main() -> None:
+        await work(Poller(asyncio.get_running_loop(), ticks=False, epoll=epoll))
+
+    run("asyncio", main())

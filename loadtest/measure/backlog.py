@@ -11,9 +11,7 @@ SLICE_NS = 500_000  # one stream of 100 events decodes in about 0.5 ms, so a sli
 PAUSE_S = 0.001  # between slices the sockets get their turn
 QUIET_NS = 2_000_000  # streams end in waves: their users' next requests leave before the last answers are looked at
 CLEAR_NS = 500_000  # before a scheduled request no work is begun: one piece of it may take that long
-BUSY = (
-    0.6  # share of the core that reading takes: above it nothing else is begun, for unread arrivals lose their stamps
-)
+BUSY = 0.6  # share of the core that reading takes: above it no work is begun, for unread arrivals lose their stamps
 LONGEST_NS = 2_000_000_000  # work that waited so long is done whatever else goes on: live figures and memory hang on it
 
 

@@ -71,9 +71,12 @@ class Poller:
             self._epoll.unregister(fd)
 
     def close(self) -> None:
-        """Let go of the loop and of every socket."""
+        """Let go of the loop and of every socket; to remove one afterwards does nothing."""
         if self._epoll is None:
+            for fd in list(self._callbacks):
+                self.remove(fd)
             return
+        self._callbacks.clear()
         self._tick_or_not(ticking=False)
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
