@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import pickle
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -86,6 +88,16 @@ def test_real_ranks_count_as_tiktoken_does(real_cache: Path) -> None:
     assert counter.count("<|endoftext|>") > 1
     assert load_counter("openai/gpt-oss-120b", fetch=False).source == "tiktoken o200k_base"
     assert sorted(file.name for file in real_cache.iterdir()) == sorted([CL100K.file_name, O200K.file_name])
+
+
+def test_ranks_are_loaded_once_and_gone_with_who_counts(real_cache: Path) -> None:
+    one, other = load_counter(), load_counter()
+    assert one.encoder is not None
+    assert one.encoder is other.encoder
+    gone = weakref.ref(one.encoder)
+    del one, other
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_counter_goes_to_worker_processes(real_cache: Path) -> None:

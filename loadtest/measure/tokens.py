@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 FETCH_TIMEOUT = 5.0  # seconds for the whole fetch of 1.7 or 3.6 MB
 
@@ -120,12 +121,17 @@ def load_counter(model: str = "", *, fetch: bool = True, timeout: float = FETCH_
     return _tiktoken(wanted)
 
 
+_loaded: WeakValueDictionary[str, Any] = WeakValueDictionary()  # encodings in use, so that none is loaded twice
+
+
 def _tiktoken(ranks: Ranks) -> Counter:
     import tiktoken
     from tiktoken import registry
 
-    encoding = tiktoken.get_encoding(ranks.encoding)
-    registry.ENCODINGS.pop(ranks.encoding, None)  # it keeps 40 MB for good; ours ends with the run
+    encoding = _loaded.get(ranks.encoding)
+    if encoding is None:
+        encoding = _loaded[ranks.encoding] = tiktoken.get_encoding(ranks.encoding)
+        registry.ENCODINGS.pop(ranks.encoding, None)  # it keeps 40 MB for good; ours end with the run
     return Counter(f"tiktoken {ranks.encoding}", encoding)
 
 
