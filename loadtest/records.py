@@ -32,12 +32,13 @@ class Outcome(StrEnum):
     """How a request ended; every request ends as exactly one of these."""
 
     OK = "ok"
-    HTTP_ERROR = "http_error"  # a status other than 200
-    STREAM_ERROR = "stream_error"  # an error object inside a 200 stream, or bytes that do not decode
+    HTTP_ERROR = "http_error"  # a status other than 2xx
+    STREAM_ERROR = "stream_error"  # an error object inside a stream that began well, or bytes that do not decode
     TRUNCATED = "truncated"  # the stream ended without done:true or finish_reason
     CONNECT_ERROR = "connect_error"
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"  # we stopped it
+    CLIENT_ERROR = "client_error"  # loadtest itself failed over it: no figure of its level can be believed
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ class Record:
     t_end: int  # when it was over, however it ended
     t_connect: int | None = None  # TCP (and TLS) ready, where a connection was opened for it
     t_send: int | None = None  # the request's last byte handed to the kernel
+    send_us: int = 0  # between the stamps before and after that: t_send may be off by as much
+    resent: int | None = None  # when it was sent once more, after a kept connection died without a byte of answer
     t_headers: int | None = None
     t_first_byte: int | None = None
     t_first_token: int | None = None  # first event with any text, reasoning included
@@ -101,7 +104,10 @@ class Record:
     server_first: int | None = None  # the first one's wall time, ns
     status: int | None = None
     error: str | None = None
+    notes: list[str] | None = None  # what was odd in the answer and spoils no figure
+    doubts: list[str] | None = None  # what was odd in it and makes its level suspect
     finish_reason: str | None = None
+    target: int = 0  # index into run.json's targets
     warmup: bool = False
     new_conn: bool = False
     bytes: int = 0
@@ -115,7 +121,11 @@ class Record:
 
     def to_line(self) -> builtins.bytes:
         """Return the record as one JSON line, absent values left out."""
-        return orjson.dumps({name: value for name in _FIELDS if (value := getattr(self, name)) is not None}) + b"\n"
+        found = {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
+        for name in _LEFT_OUT_AT_ZERO:
+            if not found[name]:
+                del found[name]
+        return orjson.dumps(found) + b"\n"
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
@@ -126,6 +136,7 @@ class Record:
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Record))
+_LEFT_OUT_AT_ZERO = ("target", "send_us")
 
 
 @dataclass(frozen=True, slots=True)

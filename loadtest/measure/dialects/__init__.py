@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadtest.measure.dialects.base import Decoder, Dialect, Ending, Events
+from loadtest.measure.dialects.base import Decoder, Dialect, End, Ending, EndMarks, Events
 from loadtest.measure.dialects.ollama import OllamaChat, OllamaGenerate
 from loadtest.measure.dialects.openai import OpenAIChat, OpenAICompletions
 from loadtest.scenario import Scenario
@@ -10,6 +10,8 @@ from loadtest.scenario import Scenario
 __all__ = [
     "Decoder",
     "Dialect",
+    "End",
+    "EndMarks",
     "Ending",
     "Events",
     "OllamaChat",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 from loadtest.measure.workload import Job
@@ -49,6 +51,26 @@ class Ending:
     prompt_tokens: int | None = None  # the server's counts
     output_tokens: int | None = None
     server: dict[str, Any] = field(default_factory=dict)  # under the server's own names
+    notes: list[str] = field(default_factory=list)  # what is odd in the answer and spoils no figure, a sentence each
+    doubts: list[str] = field(default_factory=list)  # what is odd and makes its level suspect, a sentence each
+
+
+class End(StrEnum):
+    """What a line of a body says of the answer's end."""
+
+    MARK = "mark"  # nothing of the answer follows: done:true, [DONE]
+    FINISH = "finish"  # the text is over: a finish_reason; counts and a mark may follow
+
+
+@dataclass(frozen=True, slots=True)
+class EndMarks:
+    """How a wire format says that an answer is over, for whoever reads bytes and decodes nothing.
+
+    A line that ends an answer holds one of the `needles`, and so may any other line: `read` says which.
+    """
+
+    needles: tuple[bytes, ...] = ()
+    read: Callable[[bytes], End | None] = lambda line: None  # noqa: ARG005 - given one whole line without its newline
 
 
 class Decoder(Protocol):
@@ -78,6 +100,9 @@ class Dialect(Protocol):
 
     @property
     def model(self) -> str: ...
+
+    @property
+    def ends(self) -> EndMarks: ...
 
     def encode(self, job: Job) -> tuple[str, bytes]:
         """Return the path below the base URL, and the JSON body."""

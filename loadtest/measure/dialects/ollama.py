@@ -9,10 +9,12 @@ from typing import Any
 
 import orjson
 
-from loadtest.measure.dialects.base import Ending, Events
+from loadtest.measure.dialects.base import Ending, EndMarks, Events
 from loadtest.measure.dialects.faults import MID_LINE, repeated, sentence, undecodable
 from loadtest.measure.dialects.framing import Lines, StampedMould, tool_text
 from loadtest.measure.workload import Job
+
+ENDS = EndMarks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,10 @@ class OllamaChat:
     @property
     def name(self) -> str:
         return "ollama-chat"
+
+    @property
+    def ends(self) -> EndMarks:
+        return ENDS
 
     def encode(self, job: Job) -> tuple[str, bytes]:
         messages = [{"role": "user", "content": job.prompt}]
@@ -52,6 +58,10 @@ class OllamaGenerate:
     @property
     def name(self) -> str:
         return "ollama-generate"
+
+    @property
+    def ends(self) -> EndMarks:
+        return ENDS
 
     def encode(self, job: Job) -> tuple[str, bytes]:
         return "/api/generate", orjson.dumps(

@@ -7,13 +7,16 @@ from typing import Any
 
 import orjson
 
-from loadtest.measure.dialects.base import Ending, Events
+from loadtest.measure.dialects.base import Ending, EndMarks, Events
 from loadtest.measure.dialects.faults import MID_LINE, repeated, sentence, shorten, undecodable
 from loadtest.measure.dialects.framing import Lines, Mould, tool_text
 from loadtest.measure.workload import Job
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
 NO_FINISH = "the server said [DONE] without a finish_reason"
+
+
+ENDS = EndMarks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,10 @@ class OpenAIChat:
     @property
     def name(self) -> str:
         return "openai-chat"
+
+    @property
+    def ends(self) -> EndMarks:
+        return ENDS
 
     def encode(self, job: Job) -> tuple[str, bytes]:
         head = {"model": self.model, "messages": [{"role": "user", "content": job.prompt}]}
@@ -50,6 +57,10 @@ class OpenAICompletions:
     @property
     def name(self) -> str:
         return "openai-completions"
+
+    @property
+    def ends(self) -> EndMarks:
+        return ENDS
 
     def encode(self, job: Job) -> tuple[str, bytes]:
         head = {"model": self.model, "prompt": job.prompt}
