@@ -4,6 +4,7 @@ LoadTestError
 ├── ScenarioError     a scenario file or an option makes no sense
 ├── TargetError       the server cannot be reached, refuses us, or is no model server
 ├── RunFolderError    a folder holds a run already, or does not hold one
+├── StorageError      a run's files cannot be written any more
 ├── WorkerError       every driver process of a run has died
 └── PredictionError   a run does not say enough to predict from
 """
@@ -23,6 +24,10 @@ class TargetError(LoadTestError):
 
 class RunFolderError(LoadTestError):
     """A run folder is in the way (it holds a run already) or is not one."""
+
+
+class StorageError(LoadTestError):
+    """A run's files cannot be written any more (disk full, folder removed); every line they hold is whole."""
 
 
 class WorkerError(LoadTestError):

@@ -15,6 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,9 +23,10 @@ from typing import IO, Any, Self
 
 import orjson
 
-from loadtest.errors import RunFolderError
+from loadtest.errors import RunFolderError, StorageError
 
 SCHEMA = 1
+RESERVE = 1 << 18  # bytes kept for run.json: on a full disk it can still say how the run ended
 NOT_SENT = "not sent"  # how the error of a request begins that was shed: cancelled before it was sent, by its plan
 
 
@@ -155,38 +157,69 @@ class Header:
         return Clock(self.monotonic_ns, self.wall_ns)
 
 
-class RecordWriter:
-    """Appends Records to one requests file: one line and one write a record, so that a crash costs at most a line."""
+class LineFile:
+    """A new file of JSON lines, each of them whole or not there at all, whatever becomes of the disk."""
 
-    def __init__(self, path: Path, *, worker: str, driver: str, clock: Clock) -> None:
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        """Make the file and write its first line; raise StorageError."""
         self.path = path
-        self.clock = clock
-        self._file: IO[bytes] = path.open("xb", buffering=0)
-        header = Header(SCHEMA, worker, platform.node(), driver, clock.monotonic_ns, clock.wall_ns)
-        self._file.write(orjson.dumps(dataclasses.asdict(header)) + b"\n")
+        self._end = 0  # of the last whole line
+        try:
+            self._file: IO[bytes] = path.open("xb", buffering=0)
+        except OSError as error:
+            raise _storage_error(path, error) from None
+        self.append(orjson.dumps(header) + b"\n")
 
-    def write(self, record: Record) -> None:
-        self._file.write(record.to_line())
+    @property
+    def removed(self) -> bool:
+        """Whether no folder holds the file any more: what is written to it is lost when it is closed."""
+        return os.fstat(self._file.fileno()).st_nlink == 0
+
+    def append(self, line: bytes) -> None:
+        """Write one line, with one write unless that stops short; where it fails, cut the file back and raise StorageError."""
+        rest = memoryview(line)
+        try:
+            while rest:  # a disk with room for a part of the line takes that, and says at the next write what is wrong
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._end)
+                self._file.seek(self._end)
+            raise _storage_error(self.path, error) from None
+        self._end += len(line)
 
     def close(self) -> None:
         self._file.close()
 
 
-class SampleWriter:
+def _storage_error(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write {path}: {(error.strerror or str(error)).lower()}")
+
+
+class RecordWriter(LineFile):
+    """Appends Records to one requests file: one line and one write a record, so that a crash costs at most a line."""
+
+    def __init__(self, path: Path, *, worker: str, driver: str, clock: Clock) -> None:
+        self.clock = clock
+        header = Header(SCHEMA, worker, platform.node(), driver, clock.monotonic_ns, clock.wall_ns)
+        super().__init__(path, dataclasses.asdict(header))
+
+    def write(self, record: Record) -> None:
+        """Append a record; raise StorageError where it cannot be kept."""
+        self.append(record.to_line())
+
+
+class SampleWriter(LineFile):
     """Appends samples ({"t": ns since the anchor, ...}) to one samples file, as RecordWriter does records."""
 
     def __init__(self, path: Path, *, source: str, clock: Clock, facts: dict[str, Any] | None = None) -> None:
         self.clock = clock
-        self._file: IO[bytes] = path.open("xb", buffering=0)
         anchor = {"monotonic_ns": clock.monotonic_ns, "wall_ns": clock.wall_ns}
-        header = {"schema": SCHEMA, "source": source, "host": platform.node(), **anchor, **(facts or {})}
-        self._file.write(orjson.dumps(header) + b"\n")
+        super().__init__(path, {"schema": SCHEMA, "source": source, "host": platform.node(), **anchor, **(facts or {})})
 
     def write(self, sample: dict[str, Any]) -> None:
-        self._file.write(orjson.dumps(sample) + b"\n")
-
-    def close(self) -> None:
-        self._file.close()
+        """Append a sample; raise StorageError where it cannot be kept."""
+        self.append(orjson.dumps(sample) + b"\n")
 
 
 class RunFolder:
@@ -229,11 +262,26 @@ class RunFolder:
         return self.path.name
 
     def write_run(self, facts: dict[str, Any]) -> None:
-        """Write run.json whole or not at all; called at the start and again, with how it ended, at the end."""
-        body = orjson.dumps({"schema": SCHEMA, **facts}, option=orjson.OPT_INDENT_2)
+        """Write run.json whole or not at all, at the start and, with how the run ended, again; raise StorageError.
+
+        It is written over a file that was made beforehand, so that a disk that filled up meanwhile has room for it.
+        """
+        body = orjson.dumps({"schema": SCHEMA, **facts}, option=orjson.OPT_INDENT_2) + b"\n"
         partial = self.path / "run.json.partial"
-        partial.write_bytes(body + b"\n")
-        partial.replace(self.path / "run.json")
+        try:
+            with partial.open("r+b" if partial.exists() else "xb") as file:
+                file.write(body)
+                file.truncate()
+            partial.replace(self.path / "run.json")
+        except OSError as error:
+            raise _storage_error(self.path / "run.json", error) from None
+        if facts.get("state") == "running":
+            self._reserve()
+
+    def _reserve(self) -> None:
+        """Keep room on the disk for the next run.json."""
+        with suppress(OSError), (self.path / "run.json.partial").open("xb") as file:
+            file.write(bytes(RESERVE))
 
     def read_run(self) -> dict[str, Any]:
         """Return run.json; raise RunFolderError when it does not parse or is of a newer schema."""

@@ -146,6 +146,7 @@ class Scenario:
     idle_timeout: float = _key("Longest silence inside an answer.", 300.0, unit="s")
     total_timeout: float | None = _key("Longest time for a whole request.", None, unit="s")
     max_error_ratio: float = _key("Errors above this share make a level suspect.", 0.0)
+    stop_after_errors: int | None = _key("End a level after so many requests failed in a row.", None)
     ca_file: str | None = _key(
         "PEM file of the authority to trust over https; default: SSL_CERT_FILE, else the known ones.", None
     )

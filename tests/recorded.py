@@ -56,18 +56,18 @@ def job() -> Job:
     return Job(id=3, level=1, seed=42, prompt="nonce 0 load test", input_tokens=16, output_tokens=12)
 
 
-def exchange(dialect: Dialect) -> Exchange:
+def exchange(dialect: Dialect, **how: Any) -> Exchange:
     """Return one that was due 1 ms before it was sent."""
-    made = Exchange(job(), dialect, ANCHOR, T_SEND - 1_000_000)
+    made = Exchange(job(), dialect, ANCHOR, T_SEND - 1_000_000, **how)
     made.arrivals.t_send = T_SEND
     return made
 
 
 def replay(dialect: Dialect, reads: Reads, t_eof: int | None, **how: Any) -> tuple[Record, Reads]:
     """Return the Record of the first answer in these reads, and the reads left over."""
-    made = exchange(dialect)
+    made = exchange(dialect, **how)
     left = made.arrivals.play(reads, t_eof)
-    return made.record(made.arrivals.reads(), **how), left
+    return made.finish(), left
 
 
 def records(stream: Stream, **how: Any) -> list[Record]:

@@ -10,6 +10,7 @@ from recorded import ANCHOR, T_SEND, Reads, framed
 
 from loadtest.measure.dialects import OllamaChat, OpenAIChat
 from loadtest.measure.exchange import Exchange
+from loadtest.measure.failure import Failure
 from loadtest.records import Outcome
 
 MS = 1_000_000
@@ -32,7 +33,7 @@ def test_instants_count_from_the_files_anchor() -> None:
     made.arrivals.new_conn = True
     made.arrivals.t_connect = T_SEND - 200
     made.arrivals.play(framed(at((5, line("a")), (7, DONE))))
-    record = made.record(made.arrivals.reads())
+    record = made.finish()
     start = T_SEND - ANCHOR.monotonic_ns
     assert record.t_sched == start - 1 * MS
     assert record.t_connect == start - 200
@@ -87,7 +88,8 @@ def test_a_first_token_alone_in_its_read_is_not_coalesced() -> None:
 def test_the_callers_outcome_wins_and_partial_tokens_are_kept(outcome: Outcome) -> None:
     made = recorded.exchange(CHAT)
     made.arrivals.play(framed(at((5, line("a")), (6, line("b") + b'{"error":"x"}\n'))))
-    record = made.record(made.arrivals.reads(), outcome=outcome, error="why")
+    made.failure = Failure(outcome, "why")
+    record = made.finish()
     assert (record.outcome, record.error) == (outcome, "why")
     assert record.chunks == [5000, 6000]
     assert (record.output_tokens, record.token_source) == (2, "chunks")
@@ -95,11 +97,11 @@ def test_the_callers_outcome_wins_and_partial_tokens_are_kept(outcome: Outcome) 
 
 def test_a_request_that_never_left_is_a_record_too() -> None:
     made = Exchange(recorded.job(), CHAT, ANCHOR, T_SEND)
-    record = made.record(made.arrivals.reads(), outcome=Outcome.CONNECT_ERROR, error="refused", t_end=T_SEND + 7)
+    made.failure = Failure(Outcome.CONNECT_ERROR, "refused")
+    record = made.finish()
     assert (record.t_send, record.status, record.output_tokens, record.token_source) == (None, None, None, None)
-    assert record.t_end == T_SEND + 7 - ANCHOR.monotonic_ns
     assert record.chunks == []
-    assert made.record(made.arrivals.reads(), outcome=Outcome.CANCELLED).t_end == T_SEND - ANCHOR.monotonic_ns
+    assert record.t_end == T_SEND - ANCHOR.monotonic_ns
 
 
 def test_an_error_status_says_why_and_has_no_tokens() -> None:
@@ -129,7 +131,10 @@ def test_a_connection_that_ends_inside_an_answer() -> None:
     record, _ = recorded.replay(CHAT, reads, T_SEND + 9 * MS)
     assert record.outcome is Outcome.TRUNCATED
     assert "closed the connection inside the body" in (record.error or "")
-    record, _ = recorded.replay(CHAT, reads, T_SEND + 9 * MS, error="connection reset by peer")
+    made = recorded.exchange(CHAT)
+    made.arrivals.play(reads)
+    made.arrivals.abort("connection reset by peer", T_SEND + 9 * MS)
+    record = made.finish()
     assert (record.outcome, record.error) == (Outcome.TRUNCATED, "connection reset by peer")
 
 
@@ -161,7 +166,8 @@ def test_lag_is_the_worst_and_the_mean_of_the_reads_and_late_counts_those_above_
     bodies = at((10, line("a")), (30, line("b") * 2), (50, line("c")), (71, line("d")), (72, DONE))
     made.arrivals.play(framed(bodies))
     lags = [1 * MS, 19 * MS, 20 * MS + 1, 400 * MS, 20 * MS]
-    record = made.record(dataclasses.replace(made.arrivals.reads(), lag=lags))
+    made._reads = dataclasses.replace(made.arrivals.reads(), lag=lags)
+    record = made.finish()
     assert record.lag_us == 400_000
     assert record.lag_mean_us == 92_000
     assert record.late == 2  # the median gap between arrivals of content is 20 ms
@@ -171,7 +177,8 @@ def test_lag_is_the_worst_and_the_mean_of_the_reads_and_late_counts_those_above_
 def test_one_arrival_alone_has_no_gap_to_be_late_by() -> None:
     made = recorded.exchange(CHAT)
     made.arrivals.play(framed(at((10, line("a") * 3 + DONE))))
-    record = made.record(dataclasses.replace(made.arrivals.reads(), lag=[5 * MS]))
+    made._reads = dataclasses.replace(made.arrivals.reads(), lag=[5 * MS])
+    record = made.finish()
     assert (record.late, record.lag_us) == (0, 5000)
     record, _ = recorded.replay(CHAT, [], T_SEND)
     assert (record.late, record.lag_us, record.lag_mean_us) == (0, 0, 0)
@@ -202,7 +209,7 @@ def test_waiting_and_decoding_are_known_while_the_answer_comes() -> None:
         seen.append((made.waiting, made.decoding))
     assert seen == [(True, False), (True, False), (False, True), (False, True), (False, True)]
     assert made.first_seen is not None
-    record = made.record(made.arrivals.reads())
+    record = made.finish()
     assert not made.decoding
     assert record.chunks == [3000, 4000]
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from loadtest import __version__
-from loadtest.errors import LoadTestError
+from loadtest.errors import LoadTestError, StorageError
 
 # name -> (module, its one line in `loadtest --help`)
 COMMANDS = {
@@ -79,7 +79,7 @@ def main(args: list[str] | None = None) -> Any:
         sys.exit(130)
     except LoadTestError as error:
         print(f"loadtest: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(3 if isinstance(error, StorageError) else 2)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone: nothing left to say
         sys.exit(0)

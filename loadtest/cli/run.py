@@ -14,7 +14,7 @@ from loadtest.cli.options import make_scenario, scenario_options
 from loadtest.cli.progress import Line
 from loadtest.cli.report import SLO_HELP, exit_code, show
 from loadtest.cli.search import Finder
-from loadtest.errors import ScenarioError
+from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.measure.search import DEFAULT_MOST
 from loadtest.measure.session import Beside, Choose, Finished, measure
 from loadtest.scenario import Scenario
@@ -102,6 +102,8 @@ def run(
             raise ScenarioError("--find-max chooses the concurrency itself; leave --concurrency away.")
         return _find_max(make_scenario(scenario_file, values), out, objectives, find_max, report=report, beside=beside)
     finished = run_scenario(make_scenario(scenario_file, values), out, beside=beside)
+    if finished.failure is not None:
+        return _failed(finished)
     written = show(finished.folder, charts=report, objectives=objectives)
     return _interrupted() if finished.state == "interrupted" else exit_code([written], objectives)
 
@@ -118,12 +120,24 @@ def _find_max(
     line = Line()
     finder = Finder(scenario, objectives, most, line.say)
     finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside)
+    if finished.failure is not None:
+        return _failed(finished)
     found, sentence = finder.conclude(finished.folder)
     show(finished.folder, charts=report)
     if finished.state == "interrupted":
         return _interrupted()
     print(sentence)
     return 3 if found.void else 0 if found.met else 1
+
+
+def _failed(finished: Finished) -> int:
+    """Show what a run left that could not keep all it measured, and say why."""
+    try:
+        show(finished.folder, charts=False)
+    except (LoadTestError, OSError):
+        pass  # the reason is the same, and it is said once
+    print(f"loadtest: {finished.failure}", file=sys.stderr)
+    return 3
 
 
 def _interrupted() -> int:

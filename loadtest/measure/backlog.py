@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 SLICE_NS = 500_000  # one stream of 100 events decodes in about 0.5 ms, so a slice is at most about 1 ms
 PAUSE_S = 0.001  # between slices the sockets get their turn
@@ -33,9 +36,13 @@ class Pile:
     def put(self, work: Callable[[], object]) -> None:
         self._work.append((time.perf_counter_ns(), work))
 
-    def next(self) -> Callable[[], object]:
-        """Take the oldest piece; raises IndexError where there is none."""
-        return self._work.popleft()[1]
+    def do_next(self) -> None:
+        """Do the oldest piece; one that fails is logged, and the others go on. Raises IndexError where there is none."""
+        work = self._work.popleft()[1]
+        try:
+            work()
+        except Exception:
+            logger.exception("a piece of work that had waited failed")
 
     def released(self, t: int) -> None:
         """Note that a request left at `t`, monotonic ns: others of its wave may follow."""
@@ -45,11 +52,11 @@ class Pile:
         """Note that no work is done until the next `slice`: what takes the core meanwhile is not work."""
         self._looked = time.perf_counter_ns(), time.thread_time_ns()
 
-    def slice(self) -> Iterator[Callable[[], object]]:
-        """Yield the pieces to be done now, none where this is no moment for work."""
+    def work_a_slice(self) -> None:
+        """Do the pieces to be done now, none where this is no moment for work."""
         end = self._end(time.perf_counter_ns()) if self._work else 0
         while self._work and time.perf_counter_ns() < end:
-            yield self.next()
+            self.do_next()
 
     def _end(self, t: int) -> int:
         """Return until when to work from `t` on; `t` or before where this is no moment for it."""
@@ -78,7 +85,7 @@ class Backlog:
     def flush(self) -> None:
         """Do everything that waits, now: at the end of a level, when nobody streams."""
         while self.pile:
-            self.pile.next()()
+            self.pile.do_next()
 
     def _later(self) -> None:
         self._scheduled = True
@@ -86,8 +93,7 @@ class Backlog:
         asyncio.get_running_loop().call_later(PAUSE_S, self._slice)
 
     def _slice(self) -> None:
-        for work in self.pile.slice():
-            work()
+        self.pile.work_a_slice()
         self._scheduled = False
         if self.pile:
             self._later()

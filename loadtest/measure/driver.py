@@ -6,33 +6,38 @@ import asyncio
 import dataclasses
 import gc
 import itertools
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import httpx
-
 from loadtest import metrics
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.dialects.base import Dialect
 from loadtest.measure.exchange import Exchange
+from loadtest.measure.failure import Failure
+from loadtest.measure.ledger import Ledger
 from loadtest.measure.release import Alarm, Permits, issue
 from loadtest.measure.schedule import Share
 from loadtest.measure.tally import Progress, Span, Tally
 from loadtest.measure.tokens import Counter
 from loadtest.measure.wire import AsyncWire, Order, Posts, now
 from loadtest.measure.workload import Job, Workload
-from loadtest.records import NOT_SENT, Outcome, RecordWriter, SampleWriter
+from loadtest.records import NOT_SENT, Outcome, Record, RecordWriter, SampleWriter
 from loadtest.scenario import Level
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
-BACK_OFF_S = 0.25  # pause of a stream after a failure, so that a dead server is not hammered
+BACK_OFF_S = 0.25  # pause of a user after a failure, longer after each further one, so that no dead server is hammered
+LONGEST_BACK_OFF_S = 1.0
 AHEAD = 256  # requests of an open loop that are built before they are due
 CONNECTIONS = 64  # opened before an open loop begins: how many it will need is the server's doing
 LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
+
+
+def back_off(failures: int) -> float:
+    """Return how long a user pauses after so many failures in a row, s."""
+    return min(BACK_OFF_S * failures, LONGEST_BACK_OFF_S)
 
 
 Following = Callable[[Sequence[Span]], Awaitable[Level | None]]  # from the levels run so far: the next, None at the end
@@ -44,6 +49,7 @@ class InStep:
 
     agree: Callable[[], Awaitable[int]]  # once a level is prepared: when all of them begin it, monotonic ns
     counted: Callable[[int], object]  # told when this process's first counted request was released
+    hopeless: Callable[[str], object]  # told why this process gave the level up
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +87,36 @@ class Driver:
         self._scenario = workload.scenario
         self._workload = workload
         self._dialect = dialect
-        self._counter = counter
+        self._count = counter.count if counter.exact else None
         self._posts = posts
         self._wire = wire
         self._url = url
-        self._records = records
-        self._samples = samples
+        self._clock = records.clock
         self._on_progress = on_progress
         self._before_each = before_each
         self._share = share or Share()
         self._in_step = in_step
         self._backlog = Backlog()
-        self._active: set[Exchange] = set()
+        self._ledger = Ledger(
+            self._backlog,
+            wall=wire.wall,
+            lag=wire.lag,
+            records=records,
+            samples=samples,
+            stops=(asyncio.CancelledError,),
+            on_record=[self._recorded],
+            on_broken=self.stop,
+        )
         self._next_id = self._share.worker
         self._streams: list[asyncio.Task[None]] = []
         self._tally: Tally | None = None
         self._permit: Callable[[], Awaitable[None]] | None = None
         self.stopped = False
+
+    @property
+    def failure(self) -> str | None:
+        """Why this process could not keep all that it measured, one sentence."""
+        return self._ledger.failure
 
     def facts(self) -> dict[str, Any]:
         """Return what run.json says of this process at the end."""
@@ -108,6 +127,13 @@ class Driver:
         self.stopped = True
         for stream in self._streams:
             stream.cancel()
+
+    def give_up(self, why: str) -> None:
+        """End the level at hand, which is hopeless: what is in flight becomes `cancelled`, the next level goes on."""
+        if self._tally is not None and self._tally.given_up is None:
+            self._tally.given_up = why
+            for stream in self._streams:
+                stream.cancel()
 
     async def run(self, following: Following | None = None) -> list[Span]:
         """Run every level in order and return when each ran; levels that a stop left out are missing.
@@ -121,7 +147,7 @@ class Driver:
         gc.disable()  # a full collection in mid-level is a pause of 10-30 ms; one between levels costs nobody anything
         background = [asyncio.create_task(self._watch(0 if following else len(levels)))]
         if self._scenario.max_rate is not None and self._share.of > 1:
-            self._permit = Permits(self._scenario.max_rate, self._share, self._records.clock.monotonic_ns).take
+            self._permit = Permits(self._scenario.max_rate, self._share, self._clock.monotonic_ns).take
         elif self._scenario.max_rate is not None:
             permits: asyncio.Queue[None] = asyncio.Queue(maxsize=1)
             background.append(asyncio.create_task(issue(permits, self._scenario.max_rate)))
@@ -142,7 +168,7 @@ class Driver:
         return spans
 
     async def _run_level(self, level: Level) -> Span:
-        anchor = self._records.clock.monotonic_ns
+        anchor = self._clock.monotonic_ns
         loop = self._open_loop(level) if level.concurrency is None else self._closed_loop(level, level.concurrency)
         started, results = await loop
         ended = now()
@@ -151,7 +177,8 @@ class Driver:
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
                 raise result
-        return Span(level, started - anchor, ended - anchor)
+        given_up = self._tally.given_up if self._tally is not None else None
+        return Span(level, started - anchor, ended - anchor, given_up)
 
     async def _closed_loop(self, level: Level, users: int) -> tuple[int, list[BaseException | None]]:
         """Let this process's users each send as soon as they are free; return when they began, and how they ended."""
@@ -229,7 +256,14 @@ class Driver:
             yield self._build(job)
 
     def _build(self, job: Job) -> Ready:
-        exchange = Exchange(job, self._dialect, self._records.clock, now())  # t_sched is set at release
+        exchange = Exchange(
+            job,
+            self._dialect,
+            self._clock,
+            now(),  # t_sched is set at release
+            count=self._count,
+            save_text=self._scenario.save_text,
+        )
         path, body = self._dialect.encode(job)
         return Ready(exchange, self._posts.order(path, body, exchange.arrivals))
 
@@ -257,12 +291,13 @@ class Driver:
                 if self._over():
                     return
             ready.exchange.t_sched = free
-            failures = failures + 1 if await self._exchange(ready) is not None else 0
+            await self._exchange(ready)
+            failures = failures + 1 if ready.exchange.plainly_failed else 0
             self._backlog.add(lambda: ahead.extend(self._take(source, 1)))
             if not ahead and self._scenario.duration is None:
                 continue  # nothing left to send: no pause before the end
-            pause = self._scenario.think_time + min(BACK_OFF_S * failures, 1.0)
-            free = (ready.exchange.arrivals.t_end or now()) + int(pause * 1e9)
+            pause = self._scenario.think_time + back_off(failures)
+            free = (ready.exchange.arrivals.t_over or now()) + int(pause * 1e9)
             if pause:
                 await asyncio.sleep((free - now()) * metrics.NS)
 
@@ -286,13 +321,14 @@ class Driver:
                         ready.exchange.t_sched = start + offset
                         tally.released += 1
                         self._backlog.add(lambda: ahead.extend(self._take(source, 1)))
-                        if limit is None or len(self._active) < limit:
+                        if limit is None or self._ledger.in_flight < limit:
                             answers.create_task(self._exchange(ready))
                         else:
                             tally.shed += 1
                             whose = "" if self._share.of == 1 else f" of worker {self._share.worker}"
                             why = f"{NOT_SENT}: {limit} requests{whose} were in flight (--max-in-flight)"
-                            self._backlog.add(partial(self._finish, ready.exchange, Outcome.CANCELLED, why))
+                            ready.exchange.failure = Failure(Outcome.CANCELLED, why)
+                            self._backlog.add(partial(self._ledger.record, ready.exchange))
                     self._backlog.pile.due = None  # only answers are awaited now
         finally:
             self._backlog.pile.due = None
@@ -316,76 +352,52 @@ class Driver:
             return False
         return now() >= self._tally.counted_from + int(self._scenario.duration * 1e9)
 
-    async def _exchange(self, ready: Ready) -> Outcome | None:
-        """Send one request and see its answer to the end; return why it failed on the wire, None when it did not."""
-        exchange = ready.exchange
-        self._active.add(exchange)
-        outcome: Outcome | None = None
-        error: str | None = None
-        self._backlog.pile.released(now())
+    async def _exchange(self, ready: Ready) -> None:
+        """Send one request and see its answer to the end, however that is; its record follows in a quiet moment."""
+        exchange, ledger = ready.exchange, self._ledger
+        ledger.begin(exchange)
         try:
             await self._wire.fetch(ready.order)
-            if exchange.arrivals.status != 200:
-                return Outcome.HTTP_ERROR
-        except asyncio.CancelledError:
-            outcome, error = Outcome.CANCELLED, "stopped by us"
-            raise
-        except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
-            outcome, error = Outcome.CONNECT_ERROR, str(failure)
-        except httpx.TimeoutException as failure:
-            outcome, error = Outcome.TIMEOUT, str(failure)
-        except httpx.TransportError as failure:
-            outcome, error = Outcome.TRUNCATED, str(failure)
+        except BaseException as error:
+            ledger.end(exchange, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            ledger.end(exchange)
         finally:
-            self._active.discard(exchange)
-            self._backlog.add(partial(self._finish, exchange, outcome, error))
-        return outcome
+            self._backlog.add(partial(ledger.record, exchange))
 
-    def _finish(self, exchange: Exchange, outcome: Outcome | None, error: str | None) -> None:
-        """Turn an ended exchange into its one record, on disk; the answer decides where the driver knows no outcome."""
-        record = exchange.record(
-            exchange.arrivals.reads(self._wire.wall, self._wire.lag),
-            outcome=outcome,
-            error=error,
-            count=self._counter.count if self._counter.exact else None,
-            save_text=self._scenario.save_text,
-        )
-        self._records.write(record)
-        if self._tally is not None:
-            self._tally.add(record)
+    def _recorded(self, _: str, record: Record) -> None:
+        """Count a record, and give the level up where too many in a row were failures."""
+        if self._tally is None:
+            return
+        self._tally.add(record)
+        most = self._scenario.stop_after_errors
+        if most is not None and self._tally.failed_in_a_row >= most and self._tally.given_up is None:
+            why = f"{most} requests in a row failed (--stop-after-errors); the last one: {record.error}"
+            self.give_up(why)
+            if self._in_step is not None:
+                self._in_step.hopeless(why)
 
     async def _watch(self, levels: int) -> None:
         """Show progress four times a second, and write what the driver sees of itself once a second."""
         tick = 0
-        cpu, at = time.process_time_ns(), now()
-        anchor = self._samples.clock.monotonic_ns
         while True:
             await asyncio.sleep(1 / TICKS_PER_SAMPLE)
             if self._tally is None:
-                tick, cpu, at = 0, time.process_time_ns(), now()
+                tick = 0
+                self._ledger.rest()
                 self._wire.heartbeat.take()
                 continue
-            decoding = sum(exchange.decoding for exchange in self._active)
             self._on_progress(
                 self._tally.progress(
                     now(),
                     levels=levels,
-                    in_flight=len(self._active),
-                    decoding=decoding,
+                    in_flight=self._ledger.in_flight,
+                    decoding=self._ledger.decoding,
                     duration=self._scenario.duration,
                 )
             )
             tick += 1
             if tick % TICKS_PER_SAMPLE == 0:
-                cpu_now, t = time.process_time_ns(), now()
-                sample = {
-                    "t": t - anchor,
-                    "level": self._tally.level.index,
-                    "in_flight": len(self._active),
-                    "decoding": decoding,
-                    "waiting": len(self._active) - decoding,
-                    "loop_gap_us": self._wire.heartbeat.take() // 1000,
-                    "cpu": round((cpu_now - cpu) / (t - at), 4),
-                }
-                cpu, at = cpu_now, t
-                self._samples.write(sample)
+                self._ledger.sample(self._tally.level.index, self._wire.heartbeat.take())

@@ -11,11 +11,14 @@ from typing import Any
 
 from loadtest.measure.dialects.base import Dialect, Ending, Events
 from loadtest.measure.dialects.faults import http_sentence
+from loadtest.measure.failure import Failure, bug
 from loadtest.measure.wire.arrivals import Arrivals, Reads
+from loadtest.measure.wire.clock import LagLog, WallClock
 from loadtest.measure.workload import Job
 from loadtest.records import Clock, Outcome, Record
 
-OK_STATUS = 200
+EARLY_NS = 50_000  # an answer stamped further before its request was sent is of no clock that can be believed
+SHORT = 4096  # bytes of an answer that is decoded at once: an error fits, and to decode so much takes some 0.1 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,128 +32,203 @@ class Content:
 
 def decode(dialect: Dialect, reads: Reads | None) -> Content:
     """Decode the body of an answer that arrived in these reads; cut or joined otherwise, the events are the same."""
-    decoder = dialect.decoder()
-    if reads is not None:
-        decoder.feed(reads.body)
-    ending = decoder.close()
+    events, ending = _decoded(dialect, reads.body if reads is not None else b"")
     read_of, i = [], 0
-    for end in decoder.events.ends:
+    for end in events.ends:
         assert reads is not None
         while reads.ends[i] < end:
             i += 1
         read_of.append(i)
-    return Content(decoder.events, read_of, ending)
+    return Content(events, read_of, ending)
+
+
+def _decoded(dialect: Dialect, body: bytes) -> tuple[Events, Ending]:
+    decoder = dialect.decoder()
+    if body:
+        decoder.feed(body)
+    return decoder.events, decoder.close()
 
 
 class Exchange:
     """One request from its release to its Record.
 
     Give `arrivals` to the wire; while the answer comes, `waiting` and `decoding` say how far it is. Once it is over,
-    `record` is called once, at leisure: everything that costs time happens there.
+    `finish` makes its record, at leisure: everything that costs time happens there. `count` counts tokens where the
+    server does not (None unless it is the model's own tokenizer).
     """
 
-    __slots__ = ("_probe", "arrivals", "clock", "decoding", "dialect", "first_seen", "job", "t_sched")
+    __slots__ = (
+        "_content",
+        "_probe",
+        "_reads",
+        "arrivals",
+        "clock",
+        "count",
+        "decoding",
+        "dialect",
+        "failure",
+        "first_seen",
+        "job",
+        "save_text",
+        "t_sched",
+        "target",
+    )
 
-    def __init__(self, job: Job, dialect: Dialect, clock: Clock, t_sched: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        dialect: Dialect,
+        clock: Clock,
+        t_sched: int,
+        *,
+        count: Callable[[str], int] | None = None,
+        save_text: bool = False,
+        target: int = 0,
+    ) -> None:
         self.job = job
         self.dialect = dialect
         self.clock = clock
         self.t_sched = t_sched  # monotonic ns, like all instants until they are written
+        self.count = count
+        self.save_text = save_text
+        self.target = target
+        self.failure: Failure | None = None  # what the driver knows of its end, where that was not the answer's
         self.decoding = False  # the first content event came, the answer has not ended
         self.first_seen: int | None = None  # when we saw that event, monotonic ns: for live figures only
         self._probe = dialect.decoder()
-        self.arrivals = Arrivals(live=self.live)
+        self._reads: Reads | None = None
+        self._content: Content | None = None
+        self.arrivals = Arrivals(live=self.live, ends=dialect.ends)
 
     @property
     def waiting(self) -> bool:
         """Whether the request was sent and no content has come yet."""
         return self.first_seen is None and self.arrivals.t_send is not None and not self.arrivals.ended
 
+    @property
+    def plainly_failed(self) -> bool:
+        """Whether the request failed, as far as that shows at once: by its end, its status, or a short answer's text."""
+        arrivals = self.arrivals
+        if (self.failure is not None and arrivals.marked is None) or not arrivals.success:
+            return True
+        if self.first_seen is not None and arrivals.marked is not None and arrivals.size > SHORT:
+            return False
+        try:
+            ending = _decoded(self.dialect, arrivals.body())[1]
+        except Exception:  # noqa: BLE001 - the record will say so
+            return True
+        return ending.error is not None or not ending.done
+
     def live(self, body: bytes) -> bool:
         """Take body bytes as they come; True once the first content event was seen, and no more bytes are wanted."""
+        if self.arrivals.status is not None and not self.arrivals.success:
+            return False
         self._probe.feed(body)
-        if self._probe.events and self.arrivals.status in (OK_STATUS, None):
+        if self._probe.events:
             self.decoding = True
             self.first_seen = time.perf_counter_ns()
         return self.decoding
 
-    def record(
-        self,
-        reads: Reads,
-        *,
-        outcome: Outcome | None = None,
-        error: str | None = None,
-        count: Callable[[str], int] | None = None,
-        save_text: bool = False,
-        t_end: int | None = None,
-    ) -> Record:
-        """Return the request's one Record.
+    def reads(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Reads:
+        """Return the answer's reads, their stamps taken to our clock by the first call."""
+        if self._reads is None:
+            self._reads = self.arrivals.reads(wall, lag)
+        return self._reads
 
-        `reads` is what `arrivals.reads(wall, lag)` returned. `outcome` and `error` are the caller's, where it knows
-        better than the bytes: connect_error, timeout, cancelled. `count` counts tokens where the server does not (pass
-        None unless it is a tokenizer's count); `t_end` is when the caller gave up, where the wire does not say.
-        """
+    def content(self, reads: Reads) -> Content:
+        """Return what the body of these reads holds, decoded by the first call; nothing of an error's body."""
+        if self._content is None:
+            self._content = decode(self.dialect, reads if self.arrivals.success else None)
+        return self._content
+
+    def finish(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Record:
+        """Return the request's one Record, whatever went wrong; None for both clocks means stamps of our own."""
         self.decoding = False
-        arrivals, job = self.arrivals, self.job
-        content = decode(self.dialect, reads if arrivals.status == OK_STATUS else None)
-        verdict, sentence = self._outcome(content.ending, reads, outcome, error)
+        try:
+            return self._record(self.reads(wall, lag))
+        except Exception as error:  # noqa: BLE001 - a bug costs this request, no other
+            self.failure = bug(error)
+        return self._bare(self.failure)
+
+    def _record(self, reads: Reads) -> Record:
+        arrivals, content = self.arrivals, self.content(reads)
+        ending = content.ending
+        return self._bare(
+            self._failure(ending, reads),
+            status=arrivals.status,
+            finish_reason=ending.finish_reason,
+            server=ending.server or None,
+            notes=ending.notes or None,
+            doubts=ending.doubts or None,
+            new_conn=arrivals.new_conn,
+            bytes=len(reads.body),
+            prompt=self.job.prompt if self.save_text else None,
+            answer=content.events.answer if self.save_text else None,
+            t_connect=self._since(arrivals.t_connect),
+            t_send=self._since(arrivals.t_send),
+            send_us=arrivals.send_ns // 1000,
+            resent=self._since(arrivals.t_resent),
+            t_headers=self._since(arrivals.t_headers),
+            t_first_byte=self._since(arrivals.t_first_byte),
+            **self._arrival_of(content, reads),
+            **_lag(content, reads),
+            **_server_clock(content.events.created),
+            **self._tokens(content),
+        )
+
+    def _bare(self, failure: Failure | None, **more: Any) -> Record:
+        """Return a record of what is known of every request, and `more`."""
+        job = self.job
         return Record(
             id=job.id,
             level=job.level,
             seed=job.seed,
             dialect=self.dialect.name,
             model=self.dialect.model,
-            outcome=verdict,
-            error=sentence,
-            status=arrivals.status,
-            finish_reason=content.ending.finish_reason,
-            server=content.ending.server or None,
+            outcome=failure.outcome if failure is not None else Outcome.OK,
+            error=failure.sentence if failure is not None else None,
             asked=job.output_tokens,
             asked_input=job.input_tokens,
+            target=self.target,
             warmup=job.warmup,
-            new_conn=arrivals.new_conn,
-            bytes=len(reads.body),
-            prompt=job.prompt if save_text else None,
-            answer=content.events.answer if save_text else None,
             t_sched=self.t_sched - self.clock.monotonic_ns,
-            t_connect=self._since(arrivals.t_connect),
-            t_send=self._since(arrivals.t_send),
-            t_headers=self._since(arrivals.t_headers),
-            t_first_byte=self._since(arrivals.t_first_byte),
-            t_end=self._ended(reads, t_end) - self.clock.monotonic_ns,
-            **self._arrival_of(content, reads),
-            **_lag(content, reads),
-            **_server_clock(content.events.created),
-            **self._tokens(content, count),
+            t_end=self._ended() - self.clock.monotonic_ns,
+            **more,
         )
 
     def _since(self, instant: int | None) -> int | None:
         """Count an instant from the file's anchor."""
         return None if instant is None else instant - self.clock.monotonic_ns
 
-    def _ended(self, reads: Reads, t_end: int | None) -> int:
+    def _ended(self) -> int:
         arrivals = self.arrivals
-        known = (arrivals.t_end, t_end, reads.t[-1] if reads else None, arrivals.t_send, arrivals.t_connect)
+        known = (arrivals.t_end, arrivals.last_read, arrivals.t_send, arrivals.t_connect)
         return next((instant for instant in known if instant is not None), self.t_sched)
 
-    def _outcome(
-        self, ending: Ending, reads: Reads, outcome: Outcome | None, error: str | None
-    ) -> tuple[Outcome, str | None]:
-        """Return how the request ended, and one sentence on why where it did not end well."""
-        arrivals = self.arrivals
-        if outcome is not None:
-            return outcome, error or arrivals.failure
-        if arrivals.status is not None and arrivals.status != OK_STATUS:
-            return Outcome.HTTP_ERROR, http_sentence(arrivals.status, reads.body)
-        if (packed := arrivals.packed) is not None:
-            return Outcome.STREAM_ERROR, f"the server compressed the answer ({packed}), which it was asked not to do"
-        if ending.error is not None:
-            return Outcome.STREAM_ERROR, ending.error
+    def _failure(self, ending: Ending, reads: Reads) -> Failure | None:
+        """Return why the request failed; None where its answer is whole, whatever came behind it."""
+        arrivals, known = self.arrivals, self.failure
+        if known is not None and known.outcome is Outcome.CLIENT_ERROR:
+            return known
+        if arrivals.early_ns > EARLY_NS:
+            early = f"the answer is stamped {arrivals.early_ns / 1e6:.2f} ms before its request was sent"
+            return Failure(Outcome.CLIENT_ERROR, f"{early}: one of the clocks is wrong")
+        if arrivals.excessive is not None:
+            return Failure(Outcome.STREAM_ERROR, arrivals.excessive)
+        if known is not None and arrivals.marked is None:
+            return known if known.sentence else Failure(known.outcome, arrivals.failure or "")
+        if arrivals.status is not None and not arrivals.success:
+            return Failure(Outcome.HTTP_ERROR, http_sentence(arrivals.status, reads.body))
+        wrong = ending.error
+        if arrivals.packed is not None:
+            wrong = f"the server compressed the answer ({arrivals.packed}), which it was asked not to do"
+        if wrong is not None:
+            return Failure(Outcome.STREAM_ERROR, wrong)
         if ending.done:
-            return Outcome.OK, None
-        if not arrivals.complete:
-            return Outcome.TRUNCATED, error or arrivals.failure or "the connection ended inside the answer"
-        return Outcome.TRUNCATED, ending.hint or "the answer ended without saying that it is whole"
+            return None
+        if not arrivals.complete and arrivals.marked is None:
+            return Failure(Outcome.TRUNCATED, arrivals.failure or "the connection ended inside the answer")
+        return Failure(Outcome.TRUNCATED, ending.hint or "the answer ended without saying that it is whole")
 
     def _arrival_of(self, content: Content, reads: Reads) -> dict[str, Any]:
         """Return the fields on when content arrived: µs from t_send, one entry an event, never going back."""
@@ -167,12 +245,12 @@ class Exchange:
             "arrivals": self.arrivals.read_count,
         }
 
-    def _tokens(self, content: Content, count: Callable[[str], int] | None) -> dict[str, Any]:
+    def _tokens(self, content: Content) -> dict[str, Any]:
         """Return the counts and their source: the server's, else a tokenizer's, else chunks (which are not tokens)."""
-        ending = content.ending
+        ending, count = content.ending, self.count
         if ending.output_tokens is not None:
             source, output, prompt = "server", ending.output_tokens, ending.prompt_tokens
-        elif self.arrivals.status != OK_STATUS:
+        elif not self.arrivals.success:
             return {}
         elif count is not None:
             source, output = "tiktoken", count("".join(content.events.texts))

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from loadtest.errors import ScenarioError, TargetError
+from loadtest.errors import ScenarioError, StorageError, TargetError
 from loadtest.measure.driver import Following
 from loadtest.measure.limits import room_for
 from loadtest.measure.tally import Progress, Span
@@ -47,10 +47,11 @@ Beside = Callable[[Path, str], AbstractContextManager[object]]
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What `measure` leaves: the folder, and whether it was interrupted."""
+    """What `measure` leaves: the folder, and how the run ended."""
 
     folder: Path
-    state: str  # "done" or "interrupted"
+    state: str  # "done", "interrupted" or "failed"
+    failure: str | None = None  # why it could not keep all that it measured, one sentence
 
 
 def default_folder(name: str) -> Path:
@@ -105,14 +106,19 @@ def measure(
                     part, children, facts, ended, on_progress=on_progress, say=say, choose=choose, unloading=unloading
                 )
                 runner.run(doing)
+        except StorageError as error:
+            ended |= {"state": "failed", "failure": f"{error}."}
         finally:
             ended |= {
                 "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
                 "server_at_end": loaded_facts(control, target),
             }
-            folder.write_run({**facts, **ended})
+            try:
+                folder.write_run({**facts, **ended})
+            except StorageError as error:
+                ended |= {"state": "failed", "failure": ended.get("failure") or f"{error}."}
     gc.collect()  # what 1000 streams leave in circles is 30 MB, and who analyses next needs them
-    return Finished(path, ended["state"])
+    return Finished(path, ended["state"], ended.get("failure"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +165,9 @@ class _Driving(Protocol):
 
     stopped: bool
 
+    @property
+    def failure(self) -> str | None: ...
+
     def stop(self) -> None: ...
 
     async def run(self, following: Following | None = None) -> list[Span]: ...
@@ -191,6 +200,8 @@ async def _drive(
         finally:
             ended.update(driver.facts())
         ended.update(state="interrupted" if driver.stopped else "done", levels=[_span_facts(span) for span in spans])
+        if driver.failure is not None:
+            ended.update(state="failed", failure=driver.failure)
 
 
 def _idle(scenario: Scenario) -> str | None:
@@ -215,7 +226,8 @@ def _streams(count: int) -> str:
 
 
 def _span_facts(span: Span) -> dict[str, Any]:
-    return {**level_facts(span.level), "started_ns": span.started_ns, "ended_ns": span.ended_ns}
+    stopped = {"stopped": span.given_up} if span.given_up is not None else {}
+    return {**level_facts(span.level), "started_ns": span.started_ns, "ended_ns": span.ended_ns, **stopped}
 
 
 class _stopping:  # noqa: N801 - reads as a word in `with`

@@ -83,12 +83,17 @@ class Tally:
     shed: int = 0
     done: int = 0
     failed: int = 0
+    failed_in_a_row: int = 0  # the latest requests that ended
+    given_up: str | None = None  # why the level was ended before its plan was
     output_tokens: int = 0
     ttfts: deque[float] = field(default_factory=lambda: deque(maxlen=400))
 
     def add(self, record: Record) -> None:
         self.done += 1
-        self.failed += record.outcome is not Outcome.OK and not record.was_shed
+        failed = record.outcome is not Outcome.OK and not record.was_shed
+        self.failed += failed
+        if record.outcome is not Outcome.CANCELLED:  # which says nothing of the server
+            self.failed_in_a_row = self.failed_in_a_row + 1 if failed else 0
         self.output_tokens += record.output_tokens or 0
         if record.t_first_token is not None and not record.warmup:
             self.ttfts.append(metrics.ttft(record.t_first_token, record.t_send))
@@ -134,3 +139,4 @@ class Span:
     level: Level
     started_ns: int
     ended_ns: int
+    given_up: str | None = None  # why it was ended before its plan was

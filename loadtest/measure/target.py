@@ -52,6 +52,12 @@ class Target:
         return {"Accept-Encoding": "identity", "Content-Type": "application/json", **auth}
 
     @property
+    def facts(self) -> dict[str, str]:
+        """Name server, model and wire for run.json."""
+        api, dialect = self.dialect.name.partition("-")[0], self.dialect.name
+        return {"url": self.server.url, "api": api, "dialect": dialect, "model": self.model.name}
+
+    @property
     def described(self) -> str:
         """Name server, model and wire in one line."""
         return f"{self.server.url}: {self.server.described}, model {self.model.name}, {self.dialect.name}"
@@ -234,7 +240,7 @@ def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
         wire.fetch(posts.order(path, body, exchange.arrivals))
     except httpx.HTTPError as error:
         raise TargetError(f"{target.server.url}{path} does not answer: {error}.") from None
-    record = exchange.record(exchange.arrivals.reads())
+    record = exchange.finish()
     _accept(record, target)
     return record.prompt_tokens or 0
 
@@ -279,12 +285,8 @@ def run_facts(
         "driver": driver,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "scenario": scenario.to_dict(),
-        "target": {
-            "url": server.url,
-            "api": target.dialect.name.partition("-")[0],
-            "dialect": target.dialect.name,
-            "model": model.name,
-        },
+        "target": target.facts,
+        "targets": [target.facts],
         "server": {
             "kind": server.kind,
             "version": server.version,

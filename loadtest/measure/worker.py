@@ -59,6 +59,13 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
+class Hopeless:
+    """Either way: a worker gave the level up, and so do the others."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Passed:
     """A worker to its parent: its part of a level is over."""
 
@@ -83,9 +90,10 @@ class Ended:
 
     spans: Sequence[Span]
     clock_steps: int
+    failure: str | None = None  # why it could not keep all that it measured
 
 
-Message: TypeAlias = Part | Ready | Go | Counted | Passed | Next | Stop | Ended | Progress
+Message: TypeAlias = Part | Ready | Go | Counted | Hopeless | Passed | Next | Stop | Ended | Progress
 
 
 def send(writer: asyncio.StreamWriter, message: Message) -> None:
@@ -170,14 +178,18 @@ async def _serve(sock: socket.socket) -> None:
     if not isinstance(part, Part):
         return  # the parent is gone already
     obeying = _Obeying(writer)
-    in_step = InStep(agree=obeying.agree, counted=lambda t: send(writer, Counted(t)))
+    in_step = InStep(
+        agree=obeying.agree,
+        counted=lambda t: send(writer, Counted(t)),
+        hopeless=lambda why: send(writer, Hopeless(why)),
+    )
     async with opened(part, lambda progress: send(writer, progress), in_step=in_step) as driver:
         listening = asyncio.create_task(obeying.listen(reader, driver))
         try:
             spans = await driver.run(obeying.following)
         finally:
             listening.cancel()
-    send(writer, Ended(spans, driver.facts()["clock_steps"]))
+    send(writer, Ended(spans, driver.facts()["clock_steps"], driver.failure))
     writer.close()
     with suppress(ConnectionError):
         await writer.wait_closed()
@@ -195,6 +207,8 @@ class _Obeying:
             message = await receive(reader)
             if isinstance(message, Counted):
                 driver.counted_elsewhere(message.at)
+            elif isinstance(message, Hopeless):
+                driver.give_up(message.why)
             elif isinstance(message, Go | Next):
                 self._orders.put_nowait(message)
             else:

@@ -22,7 +22,20 @@ from loadtest.measure.driver import LEAD_NS, TICKS_PER_SAMPLE, Following
 from loadtest.measure.schedule import Share
 from loadtest.measure.tally import Progress, Span
 from loadtest.measure.wire import now
-from loadtest.measure.worker import Counted, Ended, Go, Message, Next, Part, Passed, Ready, Stop, receive, send
+from loadtest.measure.worker import (
+    Counted,
+    Ended,
+    Go,
+    Hopeless,
+    Message,
+    Next,
+    Part,
+    Passed,
+    Ready,
+    Stop,
+    receive,
+    send,
+)
 from loadtest.scenario import Level
 
 DYING_S = 1.0  # from the closed socket of a process to its end
@@ -67,6 +80,7 @@ class Worker:
     progress: Progress | None = None
     spans: dict[int, Span] = field(default_factory=dict)  # by level
     clock_steps: int = 0
+    failure: str | None = None  # why it could not keep all that it measured
     death: Death | None = None
 
     @property
@@ -115,6 +129,12 @@ class Workers:
         """End the run now: what is in flight becomes `cancelled`, what has ended is kept."""
         self.stopped = True
         self._tell(Stop())
+
+    @property
+    def failure(self) -> str | None:
+        """Why a worker could not keep all that it measured, one sentence each."""
+        said = [f"worker {one.share.worker}: {one.failure}" for one in self._workers if one.failure is not None]
+        return " ".join(said) or None
 
     def facts(self) -> dict[str, Any]:
         """Return what run.json says of the processes."""
@@ -186,10 +206,12 @@ class Workers:
                     worker.phase = Phase.PASSED
                     worker.rest()
                     worker.spans[span.level.index] = span
-                case Counted():
+                case Counted() | Hopeless():
                     self._tell(message, but=worker)
-                case Ended(spans, steps):
-                    worker.phase, worker.clock_steps = Phase.ENDED, steps
+                case Ended(spans, steps, failure):
+                    worker.phase, worker.clock_steps, worker.failure = Phase.ENDED, steps, failure
+                    if failure is not None and not self.stopped:
+                        self.stop()
                     worker.spans |= {span.level.index: span for span in spans}
                 case Progress():
                     worker.progress = message
@@ -220,7 +242,9 @@ class Workers:
         found = []
         for index, level in sorted(levels.items()):
             spans = [worker.spans[index] for worker in self._workers if index in worker.spans]
-            found.append(Span(level, min(span.started_ns for span in spans), max(span.ended_ns for span in spans)))
+            given_up = next((span.given_up for span in spans if span.given_up is not None), None)
+            started, ended = min(span.started_ns for span in spans), max(span.ended_ns for span in spans)
+            found.append(Span(level, started, ended, given_up))
         return found
 
     async def _show(self, levels: int) -> None:

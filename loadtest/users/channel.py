@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import logging
 from collections import defaultdict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -28,7 +29,6 @@ Messages = list[dict[str, Any]]
 Endpoint = Literal["chat", "generate"]  # generate stands for completions, too: each API has one of the two
 MOST_AHEAD = 1024  # users that requests are made ready for before the clock
 PATIENCE_S = 5.0
-WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,17 @@ class Ready:
 class Channel:
     """Sends the requests of one Settled; shared by all its users in this process, connections too."""
 
-    def __init__(self, settled: Settled, waiter: Waiter, *, clock: Clock, worker: int) -> None:
+    def __init__(self, settled: Settled, waiter: Waiter, *, clock: Clock, numbers: Iterator[int]) -> None:
+        """`numbers` gives every request of this process its ordinal, whichever channel sends it."""
         scenario, target = settled.scenario, settled.target
         self.scenario = scenario
         self.endpoint: Endpoint = "chat" if scenario.endpoint == "chat" else "generate"  # of a plain ask()
         self._clock = clock
         self.url = target.server.url
-        self.counter = settled.counter()
-        self._workload = Workload(scenario, self.counter, settled.calibration)
+        counter = settled.counter()
+        self._count = counter.count if counter.exact else None
+        self._target = settled.index
+        self._workload = Workload(scenario, counter, settled.calibration)
         endpoints: tuple[Endpoint, ...] = ("chat", "generate")
         self._dialects: dict[Endpoint, Dialect] = {
             endpoint: dialect_for(
@@ -71,7 +74,7 @@ class Channel:
         self.wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file), waiter=waiter)
         self._http = httpx.Client(transport=self.wire, timeout=None, headers=target.headers)
         self._posts = Posts(self._http, self.url)
-        self._next = worker * WORKER_STRIDE
+        self._numbers = numbers
         self._shelf: defaultdict[Ask, deque[Ready]] = defaultdict(deque)
 
     def warm_up(self, users: int) -> None:
@@ -99,7 +102,7 @@ class Channel:
     def conversation(self, messages: Messages, ask: Ask) -> Ready:
         """Return a request that sends these messages as they are: a conversation may well meet its cached prefix."""
         dialect = self._dialects["chat"]
-        number = self._number()
+        number = next(self._numbers)
         try:
             said = "\n".join(str(message["content"]) for message in messages)
         except (KeyError, TypeError):
@@ -110,7 +113,7 @@ class Channel:
 
     def _make(self, ask: Ask) -> Ready:
         dialect = self._dialects[ask.endpoint]
-        number = self._number()
+        number = next(self._numbers)
         level = Level(
             index=0,
             concurrency=1,
@@ -126,12 +129,16 @@ class Channel:
         return self._ready(job, dialect, *dialect.encode(job))
 
     def _ready(self, job: Job, dialect: Dialect, path: str, body: bytes) -> Ready:
-        exchange = Exchange(job, dialect, self._clock, now())  # job and t_sched are completed at its release
+        exchange = Exchange(
+            job,
+            dialect,
+            self._clock,
+            now(),  # job and t_sched are completed at its release
+            count=self._count,
+            save_text=self.scenario.save_text,
+            target=self._target,
+        )
         return Ready(exchange, self._posts.order(path, body, exchange.arrivals), path)
-
-    def _number(self) -> int:
-        self._next += 1
-        return self._next - 1
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import gevent
-import httpx
 from locust.exception import (
     CatchResponseError,
     InterruptTaskSet,
@@ -22,9 +21,9 @@ from locust.exception import (
 )
 
 from loadtest import metrics
-from loadtest.measure.driver import BACK_OFF_S
-from loadtest.measure.exchange import Exchange, decode
-from loadtest.measure.wire import Reads, now
+from loadtest.measure.driver import back_off
+from loadtest.measure.exchange import Exchange
+from loadtest.measure.wire import now
 from loadtest.records import Outcome, Record
 from loadtest.users import recording
 from loadtest.users.channel import Ask, Channel, Endpoint, Messages, Ready
@@ -136,7 +135,7 @@ class Client:
         made_up = prompt is None
         ready = self._channel.conversation(prompt, ask) if isinstance(prompt, list) else self._channel.take(ask)
         answer = self._exchange(ready, due, name or ready.path)
-        ended = answer.exchange.arrivals.t_end or now()
+        ended = answer.exchange.arrivals.t_over or now()
         self._recorder.backlog.add(answer.settle)
         if made_up:
             self._recorder.backlog.add(lambda: self._channel.restock(ask))
@@ -151,24 +150,19 @@ class Client:
         recorder, channel = self._recorder, self._channel
         exchange = ready.exchange
         exchange.t_sched = due
-        answer = Answer(exchange, name, f"{channel.url}{ready.path}", recorder, channel, self._fire)
+        answer = Answer(exchange, name, f"{channel.url}{ready.path}", recorder, self._fire)
         try:
             standing = recorder.begin(exchange, name)
             warmup = self._warming_up(standing.level) or not standing.steady
             exchange.job = dataclasses.replace(exchange.job, level=standing.level, warmup=warmup)
             channel.wire.fetch(ready.order)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
-            answer.fail(Outcome.CONNECT_ERROR, str(failure))
-        except httpx.TimeoutException as failure:
-            answer.fail(Outcome.TIMEOUT, str(failure))
-        except httpx.TransportError as failure:
-            answer.fail(Outcome.TRUNCATED, str(failure))
-        except BaseException:  # GreenletExit at a stop, gevent.Timeout of the user's, Ctrl-C
-            answer.fail(Outcome.CANCELLED, "stopped by us")
-            recorder.backlog.add(answer.settle)
-            raise
-        finally:
-            recorder.end(exchange)
+        except BaseException as error:
+            recorder.ledger.end(exchange, error)
+            if not isinstance(error, Exception):  # GreenletExit at a stop, gevent.Timeout of the user's, Ctrl-C
+                recorder.backlog.add(answer.settle)
+                raise
+        else:
+            recorder.ledger.end(exchange)
         return answer
 
     def _warming_up(self, level: int) -> bool:
@@ -179,9 +173,9 @@ class Client:
 
     def _back_off(self, answer: Answer) -> None:
         """Pause after a request that the wire could not carry, so that a dead server is not hammered."""
-        self._failures = self._failures + 1 if answer.failed_on_the_wire else 0
+        self._failures = self._failures + 1 if answer.exchange.plainly_failed else 0
         if self._failures:
-            gevent.sleep(min(BACK_OFF_S * self._failures, 1.0))
+            gevent.sleep(back_off(self._failures))
 
     def _fire(self, answer: Answer, record: Record, exception: Exception | None) -> None:
         """Fire the one event of a request; what its listeners raise to steer the user waits for the user's next call."""
@@ -220,18 +214,13 @@ class Answer:
         name: str,
         url: str,
         recorder: recording.Recorder,
-        channel: Channel,
         fire: Fire,
     ) -> None:
         self.exchange = exchange
         self.name = name
         self.url = url
         self._recorder = recorder
-        self._channel = channel
         self._fire = fire
-        self._outcome: Outcome | None = None
-        self._error: str | None = None
-        self._reads: Reads | None = None
         self._record: Record | None = None
         self._waits = False  # for the verdict of a with block
         self._fired = False
@@ -241,15 +230,7 @@ class Answer:
     def record(self) -> Record:
         """The request's record, on disk."""
         if self._record is None:
-            counter = self._channel.counter
-            self._record = self.exchange.record(
-                self._all_reads(),
-                outcome=self._outcome,
-                error=self._error,
-                count=counter.count if counter.exact else None,
-                save_text=self._channel.scenario.save_text,
-            )
-            self._recorder.keep(self.name, self._record)
+            self._record = self._recorder.ledger.record(self.exchange, self.name)
         return self._record
 
     @property
@@ -260,7 +241,8 @@ class Answer:
     @property
     def text(self) -> str:
         """What the model said, reasoning left out; as far as it came."""
-        return decode(self.exchange.dialect, self._all_reads() if self.status == httpx.codes.OK else None).events.answer
+        reads = self.exchange.reads(self._recorder.wall, self._recorder.lag)
+        return self.exchange.content(reads).events.answer
 
     @property
     def status(self) -> int | None:
@@ -272,10 +254,6 @@ class Answer:
         """The HTTP status as Locust's listeners know it, 0 where no answer began."""
         return self.status or 0
 
-    @property
-    def failed_on_the_wire(self) -> bool:
-        return self._outcome is not None or self.status != httpx.codes.OK
-
     def success(self) -> None:
         """Count the request as a success, however it ended; in a with block."""
         self._verdict = True
@@ -283,10 +261,6 @@ class Answer:
     def failure(self, why: Exception | str) -> None:
         """Count the request as a failure; in a with block."""
         self._verdict = why if isinstance(why, Exception) else CatchResponseError(why)
-
-    def fail(self, outcome: Outcome, error: str) -> None:
-        """Take the client's word on how the request ended."""
-        self._outcome, self._error = outcome, error
 
     def expect_verdict(self) -> None:
         """Hold the event back for the end of a with block."""
@@ -317,11 +291,6 @@ class Answer:
         if self._verdict is not None:
             return None if self._verdict is True else self._verdict
         return None if record.outcome is Outcome.OK else RequestFailedError(f"{record.outcome}: {record.error}")
-
-    def _all_reads(self) -> Reads:
-        if self._reads is None:
-            self._reads = self.exchange.arrivals.reads(self._recorder.wall, self._recorder.lag)
-        return self._reads
 
 
 def _request_type(dialect: str) -> str:

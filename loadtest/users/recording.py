@@ -8,19 +8,20 @@ Locust test is.
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import gevent
+from gevent import GreenletExit
 from gevent.lock import BoundedSemaphore
 
 from loadtest.errors import RunFolderError
 from loadtest.measure.exchange import Exchange
-from loadtest.measure.wire import LagLog, WallClock, keeper, now
+from loadtest.measure.ledger import Ledger
+from loadtest.measure.wire import LagLog, WallClock, keeper
 from loadtest.records import Clock, Record, RecordWriter, RunFolder, SampleWriter
 from loadtest.users.channel import Channel
 from loadtest.users.levels import Seen, Standing
@@ -28,6 +29,8 @@ from loadtest.users.settle import Settled
 from loadtest.users.waiter import GeventBacklog, GeventHeartbeat, GeventWaiter
 
 logger = logging.getLogger(__name__)
+
+WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
 
 InFlight = dict[str, tuple[int, int]]
 """Requests in flight by name: how many are (decoding, waiting for their first token)."""
@@ -54,12 +57,12 @@ _process = _Process()
 
 def live() -> InFlight:
     """Return what of this process's requests is in flight now."""
-    return _process.recorder.live() if _process.recorder is not None else {}
+    return _process.recorder.ledger.by_name() if _process.recorder is not None else {}
 
 
 def client() -> tuple[float, float] | None:
     """Return what this process last saw of itself, (longest gap between polls in s, CPU in cores); None without a test."""
-    return _process.recorder.client if _process.recorder is not None else None
+    return _process.recorder.ledger.client if _process.recorder is not None else None
 
 
 def in_all(flying: InFlight) -> tuple[int, int]:
@@ -136,47 +139,61 @@ class Recorder:
         users: int,
         source: str,
         standing: Callable[[], Standing],
+        on_broken: Callable[[], object] = bool,
     ) -> None:
         """Make everything ready for about `users` users of this process.
 
-        `folder` None: nothing is written; `worker` keeps prompts of several processes apart; `source` names samples.
+        `folder` None: nothing is written; `worker` keeps prompts of several processes apart; `source` names samples;
+        `on_broken` is called where the files cannot be written any more.
         """
         self.standing = standing
         self.seen: dict[int, Seen] = {}
-        self.client: tuple[float, float] | None = None  # what `client` says, from the latest sample
         self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
         self.one_schedule = BoundedSemaphore()  # held by the user who keeps this process's share
-        self._active: dict[Exchange, str] = {}
         self._stack = ExitStack()
         self._stack.enter_context(keeper())
         self.clock = Clock.now()
         self.wall = WallClock()
         self.lag = LagLog()
         self._heartbeat = GeventHeartbeat(self.lag, self.wall)
-        self.records: RecordWriter | None = None
-        samples: SampleWriter | None = None
-        if folder is not None:
-            self.records = folder.record_writer(self.clock, worker=str(worker), driver="locust")
-            samples = folder.sample_writer(self.clock, source=source)
-            self._stack.callback(self.records.close)
-            self._stack.callback(samples.close)
         waiter = GeventWaiter()
         self._stack.callback(waiter.close)
         self.backlog = GeventBacklog()
+        self.ledger = self._open_ledger(folder, str(worker), source, on_broken)
+        numbers = itertools.count(worker * WORKER_STRIDE)
         self._channels: dict[int, Channel] = {}
-        self._by_class: dict[str, Channel] = {}
-        for name, one in settled.items():
+        for one in settled.values():
             if id(one) not in self._channels:
-                self._channels[id(one)] = self._stack.enter_context(
-                    Channel(one, waiter, clock=self.clock, worker=worker)
-                )
-            self._by_class[name] = self._channels[id(one)]
+                channel = Channel(one, waiter, clock=self.clock, numbers=numbers)
+                self._channels[id(one)] = self._stack.enter_context(channel)
+        self._by_class = {name: self._channels[id(one)] for name, one in settled.items()}
         for channel in self._channels.values():
             channel.warm_up(users)
-        self._sampler = gevent.spawn(self._sample, samples) if samples is not None else None
+        self._sampler = gevent.spawn(self._sample)
         gc.collect()
         gc.freeze()  # a full collection over everything imported is a pause of 10 to 30 ms
         self._heartbeat.start()
+
+    def _open_ledger(
+        self, folder: RunFolder | None, worker: str, source: str, on_broken: Callable[[], object]
+    ) -> Ledger:
+        records: RecordWriter | None = None
+        samples: SampleWriter | None = None
+        if folder is not None:
+            records = folder.record_writer(self.clock, worker=worker, driver="locust")
+            self._stack.callback(records.close)
+            samples = folder.sample_writer(self.clock, source=source)
+            self._stack.callback(samples.close)
+        return Ledger(
+            self.backlog,
+            wall=self.wall,
+            lag=self.lag,
+            records=records,
+            samples=samples,
+            stops=(GreenletExit, KeyboardInterrupt, SystemExit),
+            on_record=record_listeners,
+            on_broken=on_broken,
+        )
 
     def channel(self, class_name: str) -> Channel:
         """Return what users of a class send through."""
@@ -185,69 +202,30 @@ class Recorder:
         except KeyError:
             raise RunFolderError(f"user class {class_name} was not there when the test began; start it anew.") from None
 
-    def live(self) -> InFlight:
-        """Return what is in flight, by name."""
-        found: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
-        for exchange, name in self._active.items():
-            found[name][not exchange.decoding] += 1
-        return {name: (decoding, waiting) for name, (decoding, waiting) in found.items()}
-
     def begin(self, exchange: Exchange, name: str) -> Standing:
         """Wait for the request's turn to be sent, take it for in flight, and say where the test stands."""
         self._heartbeat.pass_gate()
         standing, job = self.standing(), exchange.job
-        self._active[exchange] = name
+        self.ledger.begin(exchange, name)
         seen = self.seen.get(standing.level)
         if seen is None:
             seen = self.seen[standing.level] = Seen()
         seen.inputs.add(job.input_tokens)
         seen.outputs.add(job.output_tokens)
-        self.backlog.pile.released(now())
         return standing
-
-    def end(self, exchange: Exchange) -> None:
-        """Take note that its answer is over."""
-        self._active.pop(exchange, None)
-
-    def keep(self, name: str, record: Record) -> None:
-        """Write a record, then tell whoever listens."""
-        if self.records is not None:
-            self.records.write(record)
-        for listener in record_listeners:
-            try:
-                listener(name, record)
-            except Exception:
-                logger.exception("a listener failed over a record")
 
     def close(self) -> None:
         """Record what has ended and close the files. Nothing may be in flight any more."""
         self.backlog.close()
         if self.released:
             logger.info("open loop: %d of %d arrivals left late", self.late, self.released)
-        if self._sampler is not None:
-            self._sampler.kill()
+        self._sampler.kill()
         self._heartbeat.stop()
         self._stack.close()
         gc.unfreeze()
 
-    def _sample(self, samples: SampleWriter) -> None:
+    def _sample(self) -> None:
         """Write once a second what this process sees of itself."""
-        cpu, at = time.process_time_ns(), now()
         while True:
             gevent.sleep(1.0)
-            cpu_now, t = time.process_time_ns(), now()
-            decoding, waiting = in_all(self.live())
-            gap, used = self._heartbeat.take() // 1000, round((cpu_now - cpu) / (t - at), 4)
-            self.client = gap * 1e-6, used
-            samples.write(
-                {
-                    "t": t - self.clock.monotonic_ns,
-                    "level": self.standing().level,
-                    "in_flight": decoding + waiting,
-                    "decoding": decoding,
-                    "waiting": waiting,
-                    "loop_gap_us": gap,
-                    "cpu": used,
-                }
-            )
-            cpu, at = cpu_now, t
+            self.ledger.sample(self.standing().level, self._heartbeat.take())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.metadata
 import secrets
@@ -50,6 +51,7 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
     told = (environment, "tags"), (environment, "exclude_tags"), (options, "tags"), (options, "exclude_tags")
     tagged = any(getattr(who, what, None) for who, what in told)
     by_scenario = {one.scenario: one for one in known}
+    targets: list[dict[str, str]] = []
     settled = {}
     for user_class in classes:
         if tagged and not user_class.tasks:  # Locust would log a traceback without end
@@ -60,7 +62,12 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
         scenario = user_class.scenario(settings, host=environment.host, name=name, seed=seed)
         if scenario not in by_scenario:
             by_scenario[scenario] = settle(scenario, say)
-        settled[user_class.__name__] = by_scenario[scenario]
+        one = by_scenario[scenario]
+        if one.target.facts not in targets:
+            targets.append(one.target.facts)
+        if one.index != (index := targets.index(one.target.facts)):
+            by_scenario[scenario] = one = dataclasses.replace(one, index=index)
+        settled[user_class.__name__] = one
     return Prepared(name, settled)
 
 
@@ -119,10 +126,15 @@ class Run:
             "shape": type(environment.shape_class).__name__ if environment.shape_class else None,
             "workers": getattr(runner, "worker_count", None),
         }
+        facts["targets"] = self._targets()
         others = {id(each): each.target.described for each in self.settled.values() if each is not one}
         if others:
             facts["other_targets"] = list(others.values())
         return facts
+
+    def _targets(self) -> list[dict[str, str]]:
+        by_index = {one.index: one.target.facts for one in self.settled.values()}
+        return [by_index[index] for index in sorted(by_index)]
 
     def _write(self, ended: dict[str, Any]) -> None:
         self.facts |= ended

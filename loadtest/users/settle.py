@@ -22,6 +22,7 @@ class Settled:
     scenario: Scenario
     target: Target
     calibration: Calibration
+    index: int = 0  # of its server and model among run.json's targets
 
     @property
     def api(self) -> str:
@@ -38,6 +39,7 @@ class Settled:
             "model": dataclasses.asdict(self.target.model),
             "api": self.api,
             "calibration": dataclasses.asdict(self.calibration),
+            "index": self.index,
         }
 
     @classmethod
@@ -46,7 +48,7 @@ class Settled:
         model = Model(**row["model"])
         server = Server(**{**row["server"], "models": tuple(Model(**one) for one in row["server"]["models"])})
         dialect = dialect_for(scenario, api=row["api"], model=model.name)
-        return cls(scenario, Target(server, model, dialect), Calibration(**row["calibration"]))
+        return cls(scenario, Target(server, model, dialect), Calibration(**row["calibration"]), row["index"])
 
 
 def settle(scenario: Scenario, say: Callable[[str], object]) -> Settled:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -22,8 +21,6 @@ READ, WRITE = 1, 2  # libev's event masks
 OVERDUE_S = 0.25  # between two looks for requests past their deadline: limits are enforced four times a second
 PORTION_NS = 8_000_000  # of sending between two looks at the sockets: less than a token gap of fast streams
 SAMPLE_NS = 1_000_000_000
-
-logger = logging.getLogger(__name__)
 
 Deadline = Callable[[], float]
 
@@ -198,7 +195,7 @@ class GeventBacklog:
         """Do everything that waits, now; a piece of work that is being done is waited for."""
         while self.pile or (self._busy and gevent.getcurrent() is not self._greenlet):
             if self.pile:
-                self._do(self.pile.next())
+                self.pile.do_next()
             else:
                 gevent.sleep(PAUSE_S)
 
@@ -213,17 +210,10 @@ class GeventBacklog:
             self._wake.wait()
             self.pile.rest()
             gevent.sleep(PAUSE_S)
-            for work in self.pile.slice():
-                self._busy = True
-                try:
-                    self._do(work)
-                finally:
-                    self._busy = False
+            self._busy = True
+            try:
+                self.pile.work_a_slice()
+            finally:
+                self._busy = False
             if not self.pile:
                 self._wake.clear()
-
-    def _do(self, work: Callable[[], object]) -> None:
-        try:
-            work()
-        except Exception:
-            logger.exception("a request could not be recorded")

@@ -1,0 +1,48 @@
+"""Why a request failed: the one place where an exception becomes an outcome and a sentence, for both drivers."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import httpx
+
+from loadtest.records import Outcome
+
+logger = logging.getLogger(__name__)
+
+STOPPED = "stopped by us"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a request failed, as its record says it."""
+
+    outcome: Outcome
+    sentence: str
+
+
+def failure_of(error: BaseException, stops: tuple[type[BaseException], ...]) -> Failure:
+    """Return what an exception out of a request means; `stops` are those with which the driver ends one.
+
+    An exception that is nobody's is loadtest's own fault: it costs that request its success, and no other.
+    """
+    match error:
+        case _ if isinstance(error, stops):
+            return Failure(Outcome.CANCELLED, STOPPED)
+        case httpx.ConnectError() | httpx.ConnectTimeout():
+            return Failure(Outcome.CONNECT_ERROR, str(error))
+        case httpx.TimeoutException():
+            return Failure(Outcome.TIMEOUT, str(error))
+        case httpx.TransportError():
+            return Failure(Outcome.TRUNCATED, str(error))
+        case Exception():
+            return bug(error)
+    return Failure(Outcome.CANCELLED, f"given up by the test's own code ({type(error).__name__}: {error})")
+
+
+def bug(error: Exception) -> Failure:
+    """Return the failure of a request that loadtest itself failed over; the log gets the traceback."""
+    logger.error("loadtest failed over a request", exc_info=error)
+    said = "out of memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
+    return Failure(Outcome.CLIENT_ERROR, f"loadtest itself failed over this request ({said})")
