@@ -161,11 +161,13 @@ class LineFile:
     """A new file of JSON lines, each of them whole or not there at all, whatever becomes of the disk."""
 
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        """Make the file and write its first line; raise StorageError."""
+        """Make the file and write its first line; raise StorageError, or FileExistsError where the name is taken."""
         self.path = path
         self._end = 0  # of the last whole line
         try:
             self._file: IO[bytes] = path.open("xb", buffering=0)
+        except FileExistsError:
+            raise
         except OSError as error:
             raise _storage_error(path, error) from None
         self.append(orjson.dumps(header) + b"\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.measure.interruption import SIGNALS
 from loadtest.records import Outcome, RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
@@ -153,7 +154,7 @@ def test_v1_of_an_ollama_is_measured_too(loadtest: Call, simulated_url: str, tmp
     }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: signal.Signals(number).name)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: signal.Signals(number).name)
 def test_ending_it_keeps_what_has_finished_and_records_the_rest_as_cancelled(
     simulated_url: str, tmp_path: Path, number: int
 ) -> None:

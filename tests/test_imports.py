@@ -48,6 +48,7 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "release",
         "tally",
         "limits",
+        "interruption",
         "driver",
         "probe",
         "capacity",

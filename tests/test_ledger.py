@@ -151,11 +151,13 @@ def test_a_write_that_stops_short_is_cut_back_and_room_that_comes_back_is_used(t
     assert lines == [{"head": 1}, "x" * 40, "z"]
 
 
-def test_a_file_in_the_way_is_one_sentence(tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(StorageError, match=r"cannot write .*file: file exists"):
+    with pytest.raises(FileExistsError):
         LineFile(tmp_path / "file", {})
     assert (tmp_path / "file").read_text() == "mine"
+    with pytest.raises(StorageError, match=r"cannot write .*nowhere.*: no such file or directory"):
+        LineFile(tmp_path / "nowhere" / "file", {})
 
 
 def test_run_json_finds_room_on_a_disk_that_filled_up(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from loadtest import __version__
-from loadtest.errors import LoadTestError, StorageError
+from loadtest.errors import LoadTestError, StorageError, WorkerError
+from loadtest.measure.interruption import interrupting
 
 # name -> (module, its one line in `loadtest --help`)
 COMMANDS = {
@@ -60,7 +61,7 @@ def cli() -> None:
 
     \b
     Exit codes: 0 done · 1 a gate failed · 2 a mistake in what was asked for
-                3 the run is void (its folder is complete) · 130 interrupted
+                3 the run is void, or not all of it could be kept · 130 interrupted
     """
 
 
@@ -69,17 +70,18 @@ def main(args: list[str] | None = None) -> Any:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no "·" is no reason to lose a report
+    interrupting()
     try:
         sys.exit(cli.main(args=args, prog_name="loadtest", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         print("loadtest: interrupted.", file=sys.stderr)
         sys.exit(130)
     except LoadTestError as error:
         print(f"loadtest: {error}", file=sys.stderr)
-        sys.exit(3 if isinstance(error, StorageError) else 2)
+        sys.exit(3 if isinstance(error, StorageError | WorkerError) else 2)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone: nothing left to say
         sys.exit(0)

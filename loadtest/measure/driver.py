@@ -8,6 +8,7 @@ import gc
 import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -389,15 +390,15 @@ class Driver:
                 self._ledger.rest()
                 self._wire.heartbeat.take()
                 continue
-            self._on_progress(
-                self._tally.progress(
-                    now(),
-                    levels=levels,
-                    in_flight=self._ledger.in_flight,
-                    decoding=self._ledger.decoding,
-                    duration=self._scenario.duration,
-                )
+            progress = self._tally.progress(
+                now(),
+                levels=levels,
+                in_flight=self._ledger.in_flight,
+                decoding=self._ledger.decoding,
+                duration=self._scenario.duration,
             )
+            with suppress(OSError):  # whoever looked on may be gone; the run goes on
+                self._on_progress(progress)
             tick += 1
             if tick % TICKS_PER_SAMPLE == 0:
                 self._ledger.sample(self._tally.level.index, self._wire.heartbeat.take())

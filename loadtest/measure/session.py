@@ -6,7 +6,6 @@ import asyncio
 import datetime
 import gc
 import secrets
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ import httpx
 
 from loadtest.errors import ScenarioError, StorageError, TargetError
 from loadtest.measure.driver import Following
+from loadtest.measure.interruption import Stopping
 from loadtest.measure.limits import room_for
 from loadtest.measure.tally import Progress, Span
 from loadtest.measure.target import (
@@ -108,17 +108,30 @@ def measure(
                 runner.run(doing)
         except StorageError as error:
             ended |= {"state": "failed", "failure": f"{error}."}
+        except (KeyboardInterrupt, asyncio.CancelledError):  # the second signal
+            ended["state"] = "interrupted"
+        except Exception as error:
+            ended |= {"state": "failed", "failure": f"loadtest itself failed ({type(error).__name__}: {error})."}
+            raise
         finally:
-            ended |= {
-                "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-                "server_at_end": loaded_facts(control, target),
-            }
-            try:
-                folder.write_run({**facts, **ended})
-            except StorageError as error:
-                ended |= {"state": "failed", "failure": ended.get("failure") or f"{error}."}
+            _close(folder, facts, ended, control, target)
     gc.collect()  # what 1000 streams leave in circles is 30 MB, and who analyses next needs them
     return Finished(path, ended["state"], ended.get("failure"))
+
+
+def _close(
+    folder: RunFolder, facts: dict[str, Any], ended: dict[str, Any], control: httpx.Client, target: Target
+) -> None:
+    """Write how the run ended, whatever signal comes meanwhile."""
+    ended["ended"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    try:
+        ended["server_at_end"] = loaded_facts(control, target) if ended["state"] == "done" else None
+    except KeyboardInterrupt:
+        ended["state"] = "interrupted"
+    try:
+        folder.write_run({**facts, **ended})
+    except StorageError as error:
+        ended |= {"state": "failed", "failure": ended.get("failure") or f"{error}."}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +208,7 @@ async def _drive(
         folder.write_run({**facts, **driver.facts(), "state": "running"})
         choosing = _Choosing(folder, facts, choose, driver) if choose else None
         try:
-            with _stopping(driver):
+            with Stopping(driver):
                 spans = await driver.run(choosing)
         finally:
             ended.update(driver.facts())
@@ -228,27 +241,3 @@ def _streams(count: int) -> str:
 def _span_facts(span: Span) -> dict[str, Any]:
     stopped = {"stopped": span.given_up} if span.given_up is not None else {}
     return {**level_facts(span.level), "started_ns": span.started_ns, "ended_ns": span.ended_ns, **stopped}
-
-
-class _stopping:  # noqa: N801 - reads as a word in `with`
-    """While inside, SIGINT and SIGTERM stop the driver; a second one ends the process the usual way."""
-
-    def __init__(self, driver: _Driving) -> None:
-        self._driver = driver
-
-    def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop)
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _stop(self) -> None:
-        self._restore()
-        self._driver.stop()
-
-    def _restore(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)

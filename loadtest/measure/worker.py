@@ -19,6 +19,7 @@ from typing import TypeAlias
 import httpx
 
 from loadtest.measure.driver import Driver, InStep
+from loadtest.measure.interruption import SIGNALS
 from loadtest.measure.schedule import Share
 from loadtest.measure.tally import Progress, Span
 from loadtest.measure.target import Target, timeouts_of, trust
@@ -166,7 +167,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 def serve(fd: int) -> None:
     """Be a worker, whose end of the socket pair is `fd`: what is asked for comes over it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # they are the parent's, who says what to do
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(socket.socket(fileno=fd)))

@@ -116,7 +116,7 @@ def monitor(
     with_parent: bool,
     metrics: socket.socket | None = None,
 ) -> None:
-    """Sample until `seconds` have passed, SIGINT or SIGTERM comes, or (`with_parent`) stdin closes.
+    """Sample until `seconds` have passed, a signal comes, or (`with_parent`) stdin closes.
 
     At `metrics`, where something listens, the figures of the run in `folder` are served meanwhile.
     """
@@ -125,7 +125,7 @@ def monitor(
     except OSError as error:
         raise RunFolderError(f"cannot write to {folder}: {error.strerror}; choose another --out.") from None
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: stop.set())
     if with_parent:
         os.nice(NICENESS)  # before the threads: on Linux each has its own, taken over from the one that starts it

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from loadtest.errors import LoadTestError, RunFolderError
+from loadtest.errors import LoadTestError, RunFolderError, StorageError
 from loadtest.records import Clock, SampleWriter
 
 LONGEST_RETRY_S = 30.0
@@ -103,7 +103,11 @@ class Watch:
             self._say(sentence)
 
     def _write(self, at: int, values: dict[str, Any]) -> None:
-        self._writer.write({"t": at - self._writer.clock.monotonic_ns, **values})
+        """Write a sample; one that does not fit on the disk is left out, and the next one is tried."""
+        try:
+            self._writer.write({"t": at - self._writer.clock.monotonic_ns, **values})
+        except StorageError as error:
+            self._tell(f"{error}: samples are missing.")
 
 
 def writer_for(folder: Path, source: str, every: float) -> SampleWriter:
@@ -115,8 +119,8 @@ def writer_for(folder: Path, source: str, every: float) -> SampleWriter:
             return SampleWriter(path, source=source, clock=clock, facts={"every": every})
         except FileExistsError:
             continue
-        except OSError as error:
-            raise RunFolderError(f"cannot write to {folder}: {error.strerror}; choose another --out.") from None
+        except StorageError as error:
+            raise RunFolderError(f"{error}; choose another --out.") from None
     raise RunFolderError(f"{folder} holds a thousand sample files of {source} already; choose another --out.")
 
 

@@ -1,0 +1,67 @@
+"""What ends a run before its plan is done: the signals of a terminal, a shell and a service manager."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+if TYPE_CHECKING:
+    import asyncio
+
+# Ctrl-C, kill, a terminal that was closed, Ctrl-\.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
+
+
+class Stoppable(Protocol):
+    """What is to end when a signal comes."""
+
+    def stop(self) -> None: ...
+
+
+class Stopping:
+    """While inside, on a running loop, the first signal stops the driver in order, and the second cancels this task.
+
+    A signal that was ignored before (nohup, a job in the background) stays ignored. Afterwards all are as they were.
+    """
+
+    def __init__(self, driver: Stoppable) -> None:
+        self._driver = driver
+        self._before: dict[signal.Signals, Any] = {}
+        self._count = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._task: asyncio.Task[Any] | None = None
+
+    def __enter__(self) -> Self:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        self._loop, self._task = loop, asyncio.current_task()
+        for number in SIGNALS:
+            before = signal.getsignal(number)
+            if before is not signal.SIG_IGN:
+                self._before[number] = before
+                loop.add_signal_handler(number, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            self._loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+
+    def _stop(self) -> None:
+        self._count += 1
+        if self._count == 1:
+            self._driver.stop()
+        elif self._task is not None:
+            self._task.cancel()
+
+
+def interrupting() -> None:
+    """Have every signal that ends a process do as Ctrl-C does: raise KeyboardInterrupt, so that all is tidied up."""
+
+    def interrupt(number: int, _: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
