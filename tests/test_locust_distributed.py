@@ -223,8 +223,12 @@ def test_the_table_the_gates_and_the_exit_code(done: dict[str, Done]) -> None:
         assert "Traceback" not in run.said
     assert "gate --max-failure-ratio 0.9: passed" in done["alone"].said
     assert "gate --min-tokens-per-s 1e+09: FAILED" in done["processes"].said
-    # Failed requests make Locust exit with 1; a gate that passes makes it 0.
-    assert {name: run.code for name, run in done.items()} == {"alone": 0, "processes": 1, "workers": 1, "killed": 1}
+    # Failed requests make Locust exit with 1, a gate that passes makes it 0, and a level that is void 3, as a busy machine may.
+    codes = {name: {run.code} for name, run in done.items()}
+    assert codes["alone"] <= {0, 3}
+    assert codes["processes"] | codes["workers"] <= {1, 3}
+    assert codes["killed"] == {3}
+    assert "was lost (it fell silent)" in done["killed"].said or "was lost (it did not say" in done["killed"].said
 
 
 def test_the_page_of_html_carries_the_figures_and_the_charts(done: dict[str, Done]) -> None:

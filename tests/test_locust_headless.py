@@ -114,7 +114,7 @@ def runs(start: Start, truth: tuple[str, Path], simulated_url: str, llamacpp_url
         ),
     }  # fmt: skip
     for run in begun.values():
-        assert run.code in (0, 1), run.said
+        assert run.code in (0, 1, 3), run.said  # 3: a busy test machine may void what it could not measure
     return begun
 
 
@@ -134,7 +134,7 @@ def test_what_is_on_disk_is_what_locust_counted(runs: dict[str, Run]) -> None:
 
 def test_a_stream_in_flight_at_the_stop_is_cancelled_and_no_failure(runs: dict[str, Run]) -> None:
     run = runs["chat"]
-    assert run.code == 0
+    assert run.code in (0, 3)
     assert sum(record.outcome == Outcome.CANCELLED for record in run.records) == 6
     assert sum(row["num_failures"] for row in run.stats.values()) == 0
 
@@ -201,7 +201,7 @@ def test_names_tags_task_sets_and_judged_answers_work(runs: dict[str, Run]) -> N
     assert set(stats) == {"question", "conversation", "completion"}
     assert stats["conversation"]["num_failures"] == stats["conversation"]["num_requests"] > 0
     assert stats["question"]["num_failures"] == 0
-    assert run.code == 1
+    assert run.code in (1, 3)
     assert {(record.dialect, record.asked) for record in run.records} == {
         ("ollama-chat", 6),
         ("ollama-chat", 4),

@@ -63,7 +63,7 @@ def test_reset_stats_resets_our_figures_with_those_of_locust_and_keeps_the_recor
 ) -> None:
     options = ("-u", "4", "-r", "2", "-t", "3s", "--host", simulated_url, "--output-tokens", "4", "--reset-stats")
     run = start(SCENARIOS / "chat.py", *options)
-    assert run.code == 0, run.said
+    assert run.code in (0, 3), run.said  # 3: a busy test machine may void what it could not measure
     total = run.streams["Aggregated"]
     ended = sum(record.outcome is not Outcome.CANCELLED for record in run.records)
     assert total["requests"] + total["warmup"] == run.locust_requests

@@ -9,7 +9,7 @@ from locust.env import Environment
 from locust.event import Events
 from locust.runners import WorkerRunner
 
-from loadtest.users import gates, recording, siblings, tables
+from loadtest.users import ending, gates, recording, siblings, tables
 from loadtest.users.figures import board
 
 LOGGER = logging.getLogger("locust.stats_logger")  # Locust's own tables go there
@@ -23,9 +23,11 @@ def listen(events: Events) -> None:
         # A worker shows none, and a web UI closed before any test has none.
         if isinstance(environment.runner, WorkerRunner) or board.generation is None:
             return
-        rows, run, mark = board.rows(), recording.run_folder(), tables.simulated(recording.run_facts())
+        rows, run, facts = board.rows(), recording.run_folder(), recording.run_facts()
+        mark = tables.simulated(facts)
         text.extend((*tables.lines(rows, mark), ""))
         text.extend(str(gate) for gate in gates.apply(environment))
+        text.extend(ending.conclude(environment, run, facts))
         text.extend(siblings.write(environment.parsed_options, rows, run, mark))
         if run is not None:
             text.append(f"Run folder: {run.path} (charts and report: loadtest report {run.path})")

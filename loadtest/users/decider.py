@@ -12,17 +12,18 @@ import gevent
 from gevent import GreenletExit
 from locust.env import Environment
 from locust.rpc import Message
-from locust.runners import STATE_RUNNING, MasterRunner, Runner
+from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner
 
-from loadtest.errors import LoadTestError
+from loadtest.errors import LoadTestError, StorageError
 from loadtest.records import RunFolder
 from loadtest.users import export, recording
+from loadtest.users.figures import wait_for_workers
 from loadtest.users.levels import Seen, Standing
 from loadtest.users.options import Settings
 from loadtest.users.run import Prepared, Run, free_path, prepare
 
 RUN, LEVEL = "loadtest_run", "loadtest_level"  # messages of the master to its workers …
-ENDED = "loadtest_ended"  # … and of theirs to it
+ENDED, TROUBLE = "loadtest_ended", "loadtest_trouble"  # … and of theirs to it
 POLL_S = 0.05  # how often the target user count is looked at: only warm-ups are sent before it is seen
 LEAD_NS = 200_000_000  # open-loop schedules begin so long after all users are there: every worker has heard by then
 
@@ -44,6 +45,8 @@ class Decider:
         self._shares: list[str] = []  # … and the workers that share an open loop's schedule
         self._follower: gevent.Greenlet[[], None] | None = None
         self._taken: set[Path] = set()
+        self._workers: dict[str, int] = {}  # those that have had users in this test, with their index, …
+        self._done: set[str] = set()  # … and those that have ended it, or are known to be lost
 
     def listen(self) -> None:
         events: Any = self._environment.events
@@ -53,6 +56,7 @@ class Decider:
         events.quitting.add_listener(self._quitting)
         if isinstance(self._runner, MasterRunner):
             self._runner.register_message(ENDED, self._take_ended)
+            self._runner.register_message(TROUBLE, self._take_trouble)
             events.worker_connect.add_listener(self._connected)
         if self._runner is not None:
             try:
@@ -81,7 +85,7 @@ class Decider:
         try:
             self._begin()
         except LoadTestError as error:
-            self._refuse(str(error))
+            self._refuse(str(error), 3 if isinstance(error, StorageError) else 2)
         except OSError as error:
             self._refuse(f"the run's files cannot be written: {error}.")
 
@@ -106,6 +110,7 @@ class Decider:
             logger.info("Run folder: %s", path)
         recording.note_run(run.folder, run.facts)
         self._announced, self._steady = runner.target_user_count if runner is not None else 1, False
+        self._workers, self._done = {}, set()
         run.levels.index(self._announced)
         if isinstance(runner, MasterRunner):
             self._tell(runner)
@@ -117,6 +122,8 @@ class Decider:
                 users=self._announced,
                 source="driver",
                 standing=self._standing,
+                on_broken=lambda why: self._end_early(why, failed=True),
+                on_hopeless=lambda why: self._end_early(why, failed=False),
             )
         if runner is None:
             run.levels.reached(1)
@@ -125,15 +132,52 @@ class Decider:
         else:
             self._follower = gevent.spawn(self._follow)
 
-    def _refuse(self, sentence: str) -> None:
+    def _end_early(self, why: str, *, failed: bool) -> None:
+        """End the test, because records cannot be kept any more or because a level is hopeless."""
+        run, runner = self._run, self._runner
+        if run is None or runner is None:
+            return
+        logger.error("%s; the test ends here", why)
+        if failed:
+            run.failure = run.failure or f"{why}."
+        else:
+            run.levels.give_up(runner.target_user_count, why)
+        gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
+
+    def _take_trouble(self, msg: Message, **_: Any) -> None:
+        worker = self._workers.get(msg.node_id, msg.node_id)
+        self._end_early(f"worker {worker}: {msg.data['why']}", failed=msg.data["failed"])
+
+    def _look_after_workers(self) -> None:
+        """Notice workers that are gone while their users are at work."""
+        runner = self._runner
+        if not isinstance(runner, MasterRunner) or runner.state not in (STATE_SPAWNING, STATE_RUNNING):
+            return
+        for client in runner.clients.all:
+            if client.user_count and client.id not in self._workers:
+                self._workers[client.id] = int(runner.get_worker_index(client.id))  # type: ignore[no-untyped-call]
+        for client_id in self._workers.keys() - self._done:
+            known = runner.clients.get(client_id)
+            if known is None or known.state == STATE_MISSING:
+                self._lose(client_id, "it quit in mid-test" if known is None else "it fell silent")
+
+    def _lose(self, client_id: str, why: str) -> None:
+        run = self._run
+        assert run is not None
+        index = self._workers[client_id]
+        self._done.add(client_id)
+        run.lose_worker(str(index), why)
+        logger.error("worker %d was lost (%s): what its users had in flight is missing from here on", index, why)
+
+    def _refuse(self, sentence: str, code: int = 2) -> None:
         """Say why the test cannot begin, and end it: the process, too, unless a web UI is there to try again."""
         logger.error(sentence)
         recording.note_refusal(sentence)
         runner = self._runner
         if runner is None:
-            raise SystemExit(2)
+            raise SystemExit(code)
         if self._at_once:
-            self._environment.process_exit_code = 2
+            self._environment.process_exit_code = code
         gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
         raise GreenletExit  # no listener after us may begin, and no user be started; Locust logs no traceback of it
 
@@ -155,6 +199,7 @@ class Decider:
                 self._announce(steady=False)
             elif self._steady and self._at_work() != self._shares:  # a worker was late to say that its users are there
                 self._announce(steady=True)
+            self._look_after_workers()
             gevent.sleep(POLL_S)
 
     def _reached(self, **_: Any) -> None:
@@ -204,7 +249,10 @@ class Decider:
         )
 
     def _take_ended(self, msg: Message, **_: Any) -> None:
+        self._done.add(msg.node_id)
         if self._last is not None:
+            if (failure := msg.data["failure"]) is not None:
+                self._last.failure = f"worker {self._workers.get(msg.node_id, msg.node_id)}: {failure}"
             seen = {int(level): Seen.from_json(row) for level, row in msg.data["seen"].items()}
             self._last.add_seen(seen, msg.data["clock_steps"])
 
@@ -216,12 +264,18 @@ class Decider:
             self._runner.stop()  # now: whoever sums up in this event has all of it then. A master stops by itself
 
     def _stop(self, **_: Any) -> None:
-        run, self._run = self._run, None
+        run = self._run
         if run is None:
             return
         if self._follower is not None:
             self._follower.kill(block=False)
             self._follower = None
+        if isinstance(self._runner, MasterRunner):
+            wait_for_workers(self._runner)
+            for client_id in self._workers.keys() - self._done:
+                self._lose(client_id, "it did not say that it had ended")
+        self._run = None
         if closed := recording.close_recorder():
+            run.failure = closed.ledger.failure or run.failure
             run.add_seen(closed.seen, len(closed.wall.steps))
         run.end()

@@ -280,11 +280,9 @@ def _connect(environment: Environment, runner: Runner | None, **_: Any) -> None:
         events.reset_stats.add_listener(lambda **_: _reset(runner))
         events.spawning_complete.add_listener(lambda **_: _reset(runner) if environment.reset_stats else None)
     if isinstance(runner, MasterRunner):
-        finished: set[str] = set()
         runner.register_message(FIGURES, lambda environment, msg: board.merge(msg.data, msg.node_id))  # noqa: ARG005
-        runner.register_message(FINISHED, lambda environment, msg: finished.add(msg.node_id))  # noqa: ARG005
+        runner.register_message(FINISHED, lambda environment, msg: _finished.add(msg.node_id))  # noqa: ARG005
         events.worker_report.add_listener(_merge)
-        events.test_stop.add_listener(lambda **_: _wait_for_workers(runner, finished))
         return
     sampler: list[gevent.Greenlet[[], None]] = []
     events.test_start.add_listener(lambda **_: sampler.append(gevent.spawn(_sample)))
@@ -310,17 +308,20 @@ def _merge(client_id: str, data: dict[str, Any], **_: Any) -> None:
         board.merge(data["loadtest"], client_id)
 
 
-def _wait_for_workers(runner: MasterRunner, finished: set[str]) -> None:
-    """Wait until every worker has stopped and sent its last figures.
+_finished: set[str] = set()  # the workers of this master that have stopped and sent their last figures
+
+
+def wait_for_workers(runner: MasterRunner) -> None:
+    """Wait until every worker that is not lost has stopped and sent its last figures.
 
     A headless master tells its workers to quit and leaves half a second later, whatever --stop-timeout grants them:
     requests that end in that time would be on disk and in no table.
     """
-    finished.clear()
+    _finished.clear()
     runner.send_message(FINISH)
     waited = gevent.Timeout(runner.environment.stop_timeout + GRACE_S, exception=False)  # type: ignore[arg-type]  # False: it ends the wait in silence
     with waited:
-        while any(client.state != STATE_MISSING and client.id not in finished for client in runner.clients.all):
+        while any(client.state != STATE_MISSING and client.id not in _finished for client in runner.clients.all):
             gevent.sleep(0.02)
 
 

@@ -61,6 +61,7 @@ class Levels:
     def __init__(self) -> None:
         self._index: dict[int, int] = {}
         self._stretches: list[_Stretch] = []
+        self._given_up: dict[int, str] = {}
         self.seen: dict[int, Seen] = {}
 
     def index(self, users: int) -> int:
@@ -76,6 +77,10 @@ class Levels:
         """Note that all users of a level are there."""
         self.ramp()
         self._stretches.append(_Stretch(self.index(users), now()))
+
+    def give_up(self, users: int, why: str) -> None:
+        """Note that the level of a user count was ended because it is hopeless."""
+        self._given_up.setdefault(self.index(users), why)
 
     def merge_seen(self, seen: dict[int, Seen]) -> None:
         for level, facts in seen.items():
@@ -98,6 +103,8 @@ class Levels:
         )
         stretches = [stretch for stretch in self._stretches if stretch.level == index and stretch.ended is not None]
         facts = {**level_facts(level), "rate": _only(seen.rates)}
+        if index in self._given_up:
+            facts["stopped"] = self._given_up[index]
         if len(stretches) == 1 and stretches[0].ended is not None:
             facts |= {"started_ns": stretches[0].started - anchor_ns, "ended_ns": stretches[0].ended - anchor_ns}
         return facts

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from typing import Any
 
+import gevent
 from locust.env import Environment
 from locust.event import Events
 from locust.runners import Runner, WorkerRunner
@@ -23,7 +26,16 @@ def listen(events: Events) -> None:
 
 
 def _init(environment: Environment, runner: Runner | None, **_: Any) -> None:
+    if runner is not None and environment.parsed_options is not None:
+        _end_on_every_signal()
     if isinstance(runner, WorkerRunner):
         Worker(environment, runner).listen()
     else:
         Decider(environment, runner).listen()
+
+
+def _end_on_every_signal() -> None:
+    """Have a closed terminal and Ctrl-\\ end Locust as SIGTERM does; Locust itself would be gone without a word."""
+    for number in (getattr(signal, name, None) for name in ("SIGHUP", "SIGQUIT")):
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            gevent.signal_handler(number, os.kill, os.getpid(), signal.SIGTERM)

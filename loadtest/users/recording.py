@@ -21,8 +21,9 @@ from gevent.lock import BoundedSemaphore
 from loadtest.errors import RunFolderError
 from loadtest.measure.exchange import Exchange
 from loadtest.measure.ledger import Ledger
+from loadtest.measure.limits import room_for
 from loadtest.measure.wire import LagLog, WallClock, keeper
-from loadtest.records import Clock, Record, RecordWriter, RunFolder, SampleWriter
+from loadtest.records import Clock, Outcome, Record, RecordWriter, RunFolder, SampleWriter
 from loadtest.users.channel import Channel
 from loadtest.users.levels import Seen, Standing
 from loadtest.users.settle import Settled
@@ -139,13 +140,16 @@ class Recorder:
         users: int,
         source: str,
         standing: Callable[[], Standing],
-        on_broken: Callable[[], object] = bool,
+        on_broken: Callable[[str], object] = bool,
+        on_hopeless: Callable[[str], object] = bool,
     ) -> None:
         """Make everything ready for about `users` users of this process.
 
         `folder` None: nothing is written; `worker` keeps prompts of several processes apart; `source` names samples;
-        `on_broken` is called where the files cannot be written any more.
+        `on_broken` is told why, where the files cannot be written any more; `on_hopeless`, where too many requests in a row
+        have failed.
         """
+        room_for(users)
         self.standing = standing
         self.seen: dict[int, Seen] = {}
         self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
@@ -159,7 +163,10 @@ class Recorder:
         waiter = GeventWaiter()
         self._stack.callback(waiter.close)
         self.backlog = GeventBacklog()
-        self.ledger = self._open_ledger(folder, str(worker), source, on_broken)
+        self._on_broken, self._on_hopeless = on_broken, on_hopeless
+        self._failed_in_a_row = 0
+        self._stop_after = {one.index: one.scenario.stop_after_errors for one in settled.values()}
+        self.ledger = self._open_ledger(folder, str(worker), source)
         numbers = itertools.count(worker * WORKER_STRIDE)
         self._channels: dict[int, Channel] = {}
         for one in settled.values():
@@ -174,9 +181,7 @@ class Recorder:
         gc.freeze()  # a full collection over everything imported is a pause of 10 to 30 ms
         self._heartbeat.start()
 
-    def _open_ledger(
-        self, folder: RunFolder | None, worker: str, source: str, on_broken: Callable[[], object]
-    ) -> Ledger:
+    def _open_ledger(self, folder: RunFolder | None, worker: str, source: str) -> Ledger:
         records: RecordWriter | None = None
         samples: SampleWriter | None = None
         if folder is not None:
@@ -191,9 +196,23 @@ class Recorder:
             records=records,
             samples=samples,
             stops=(GreenletExit, KeyboardInterrupt, SystemExit),
-            on_record=record_listeners,
-            on_broken=on_broken,
+            on_record=[self._recorded],
+            on_broken=lambda: self._on_broken(self.ledger.broken or ""),
         )
+
+    def _recorded(self, name: str, record: Record) -> None:
+        """Tell whoever listens to records, and count failures in a row."""
+        for listener in record_listeners:
+            try:
+                listener(name, record)
+            except Exception:
+                logger.exception("a listener failed over a record")
+        if record.outcome is not Outcome.CANCELLED:
+            self._failed_in_a_row = self._failed_in_a_row + 1 if record.outcome is not Outcome.OK else 0
+        if self._failed_in_a_row == self._stop_after.get(record.target):
+            self._on_hopeless(
+                f"{self._failed_in_a_row} requests in a row failed (--stop-after-errors); the last one: {record.error}"
+            )
 
     def channel(self, class_name: str) -> Channel:
         """Return what users of a class send through."""

@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 from locust.env import Environment
 
-from loadtest.errors import LoadTestError, ScenarioError
+from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.measure.session import default_folder
 from loadtest.measure.target import control_client, loaded_facts, run_facts, trust
+from loadtest.measure.wire import now
 from loadtest.records import Clock, RunFolder
 from loadtest.users.levels import Levels, Seen
 from loadtest.users.options import Settings
@@ -80,11 +81,17 @@ class Run:
         self.levels = Levels()
         self.clock = Clock.now()
         self.interrupted = False
+        self.failure: str | None = None  # why not all could be kept, one sentence
         self.clock_steps = 0
         self._ended: dict[str, Any] | None = None
         self.folder = RunFolder.create(path) if path is not None else None
         self.facts = self._begin(environment)
         self._write({"state": "running"})
+
+    def lose_worker(self, name: str, why: str) -> None:
+        """Note that a worker is gone whose users were at work: from now on their requests are missing."""
+        lost = self.facts["locust"].setdefault("lost_workers", [])
+        lost.append({"worker": name, "t_ns": now() - self.clock.monotonic_ns, "why": why})
 
     def add_seen(self, seen: dict[int, Seen], clock_steps: int) -> None:
         """Take what a process with users knows at its end; also after `end`, for workers may be late."""
@@ -101,11 +108,8 @@ class Run:
                 loaded = loaded_facts(control, one.target)
             except (httpx.HTTPError, LoadTestError):
                 loaded = None
-        self._ended = {
-            "state": "interrupted" if self.interrupted else "done",
-            "ended": _utc(),
-            "server_at_end": loaded,
-        }
+        state = "failed" if self.failure else "interrupted" if self.interrupted else "done"
+        self._ended = {"state": state, "ended": _utc(), "server_at_end": loaded}
         self._write(self._ended)
 
     def _begin(self, environment: Environment) -> dict[str, Any]:
@@ -138,13 +142,22 @@ class Run:
 
     def _write(self, ended: dict[str, Any]) -> None:
         self.facts |= ended
+        if self.failure is not None:
+            self.facts |= {"state": "failed", "failure": self.failure}
         if ended is self._ended:
             self.facts |= {
                 "levels": self.levels.facts(self.clock.monotonic_ns),
                 "clock_steps": self.clock_steps,
             }
-        if self.folder is not None:
+        if self.folder is None:
+            return
+        try:
             self.folder.write_run(self.facts)
+        except StorageError as error:
+            if self._ended is None:
+                raise
+            self.failure = self.failure or f"{error}."
+            self.facts |= {"state": "failed", "failure": self.failure}
 
 
 def free_path(asked: str | None, locustfile: str | None, taken: set[Path]) -> Path:

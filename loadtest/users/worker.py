@@ -15,7 +15,7 @@ from locust.runners import WorkerRunner
 from loadtest.errors import LoadTestError, RunFolderError, TargetError
 from loadtest.records import RunFolder
 from loadtest.users import recording
-from loadtest.users.decider import ENDED, LEVEL, RUN
+from loadtest.users.decider import ENDED, LEVEL, RUN, TROUBLE
 from loadtest.users.levels import Standing
 from loadtest.users.settle import Settled
 
@@ -80,13 +80,16 @@ class Worker:
             users=self._told["users"],
             source=f"driver-{index}",
             standing=self._standing,
+            on_broken=lambda why: self._runner.send_message(TROUBLE, {"why": why, "failed": True}),
+            on_hopeless=lambda why: self._runner.send_message(TROUBLE, {"why": why, "failed": False}),
         )
 
     def _stop(self, **_: Any) -> None:
         closed = recording.close_recorder()
         if closed is not None:
             seen = {str(level): facts.to_json() for level, facts in closed.seen.items()}
-            self._runner.send_message(ENDED, {"seen": seen, "clock_steps": len(closed.wall.steps)})
+            said = {"seen": seen, "clock_steps": len(closed.wall.steps), "failure": closed.ledger.failure}
+            self._runner.send_message(ENDED, said)
 
 
 def _folder(told: str | None) -> RunFolder | None:
