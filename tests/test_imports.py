@@ -101,6 +101,8 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "load",
         "measured",
         "headroom",
+        "evidence",
+        "endings",
         "verdict",
         "summary",
         "machine",

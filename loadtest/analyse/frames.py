@@ -183,6 +183,12 @@ class Run:
     delivery: Delays
     samples: pd.DataFrame  # the driver's own, `t` in seconds since the run's first t_sched, `file` which process's
     zero: Zero = Zero()
+    whole: Run | None = None  # of a run's part (one model at one server): the run that it is a part of
+
+    @property
+    def entire(self) -> Run:
+        """The whole run: what loads the client and its machine is that of all its parts."""
+        return self.whole or self
 
     @property
     def name(self) -> str:

@@ -349,6 +349,12 @@ def _columns(rows: Rows, server_chunks: Ragged) -> Columns:
         columns[name] = np.array([bool(row.get(name)) for row in rows], dtype=np.bool_)
     columns["lag_s"] = np.array([row.get("lag_us") or 0 for row in rows], dtype=np.float64) * US
     columns["lag_mean_s"] = np.array([row.get("lag_mean_us") or 0 for row in rows], dtype=np.float64) * US
+    columns["target"] = np.array([row.get("target") or 0 for row in rows], dtype=np.int64)
+    columns["send_s"] = np.array([row.get("send_us") or 0 for row in rows], dtype=np.float64) * US
+    columns["resent"] = np.array([row.get("resent") is not None for row in rows], dtype=np.bool_)
+    for name in ("notes", "doubts"):
+        columns[name] = np.empty(len(rows), dtype=object)
+        columns[name][:] = [tuple(row.get(name) or ()) for row in rows]
     said = [metrics.server_said(row.get("server") or {}) for row in rows]
     told = np.array(said, dtype=np.float64).reshape(-1, 4)
     columns["load_s"], columns["prefill_s"], columns["cached_tokens"], columns["llamacpp"] = told.T
