@@ -75,6 +75,7 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "ranks",
         "stretches",
         "offered",
+        "groups",
         "intervals",
         "stats",
         "series",

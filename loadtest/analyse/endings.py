@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest import metrics
-from loadtest.analyse import offered
+from loadtest.analyse import groups, offered
 from loadtest.analyse.evidence import Evidence
 from loadtest.analyse.frames import Run
 from loadtest.metrics import NS, SUSPECT, VOID, Doubt
@@ -97,6 +97,9 @@ def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
         return
     if not e.rows.any() and e.run.facts.get("state") != "done":
         yield Doubt(VOID, "the run ended before a request of this level counted")
+        return
+    if len(e.everyone) and not e.rows.any():
+        yield Doubt(VOID, "every request of this level was a warm-up")
         return
     yield Doubt(VOID, f"no request ended well ({outcomes(e.measured) or 'none was recorded'})")
 
@@ -239,6 +242,11 @@ def _stopped(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID, str(stopped).rstrip("."))
 
 
+def _mixed(e: Evidence) -> Iterator[Doubt]:
+    if said := groups.mixed(e.run):
+        yield Doubt(SUSPECT, said)
+
+
 def _percent(share: float) -> str:
     return f"{share * 100:.3g} %"
 
@@ -251,6 +259,7 @@ RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _stopped,
     _worker_died,
     _worker_lost,
+    _mixed,
     _without_text,
     _doubted,
     _resent,

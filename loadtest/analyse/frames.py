@@ -284,6 +284,12 @@ def _frame(columns: Columns, chunks: Ragged, start: float, levels: list[dict[str
     c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"])
     seconds = {name[2:]: (c.pop(name) - start) * metrics.NS for name in INSTANTS}
     frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.NS})
+    join_levels(frame, levels)
+    return frame
+
+
+def join_levels(frame: pd.DataFrame, levels: list[dict[str, Any]]) -> None:
+    """Set the columns of a frame that hold facts of its requests' levels."""
     facts = {level["index"]: level for level in levels}
     for name, key in (
         ("concurrency", "concurrency"),
@@ -294,7 +300,6 @@ def _frame(columns: Columns, chunks: Ragged, start: float, levels: list[dict[str
     ):
         values = {index: level.get(key) for index, level in facts.items()}
         frame[name] = np.array([values[level] for level in frame["level"]], dtype=np.float64)
-    return frame
 
 
 def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragged) -> Delays:

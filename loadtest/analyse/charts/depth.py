@@ -33,7 +33,7 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
         linewidth=0,
     )
     top = float((decoding + waiting).max())
-    for level in analysis.summary["levels"]:
+    for level in run.levels if analysis.groups else analysis.summary["levels"]:
         mine = send[np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)]
         mine = mine[np.isfinite(mine)]
         if len(mine):
