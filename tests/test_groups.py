@@ -14,6 +14,7 @@ from made_runs import MS, Made, grid, make, write
 from rich.console import Console
 
 from loadtest.analyse import charts, frames, groups, headroom, pages, report
+from loadtest.analyse.charts import depth
 from loadtest.analyse.findings import all_findings
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.records import Outcome, Record
@@ -135,12 +136,32 @@ def test_nothing_is_inferred_of_all_together(both: Analysis) -> None:
     assert summary["outcomes"] == {"ok": 128}
     assert {key: summary["target"].get(key) for key in ("url", "model")} == {"url": HERE, "model": None}
     said = all_findings(both)
-    assert said[0] == "Figures are apart for made (72 requests) and other (72 requests)."
-    assert said[1] == f"made was in use beside other at {HERE}: its waits and step times hold what those cost it."
+    assert said[0] == "Figures are given apart for made (72 requests) and other (72 requests)."
+    assert said[1].startswith(f"made and other were in use at the same time at {HERE}: ")
     for sentence in said:
         if "step takes" in sentence or "works on" in sentence or "requests queue" in sentence:
-            assert sentence.startswith(("made: ", "other: "))
+            assert sentence.startswith(("made, ", "other, "))
     assert sum("works on" in sentence for sentence in said) == 2
+
+
+def test_what_models_show_beside_each_other_says_so(both: Analysis) -> None:
+    """Streams of both grow from level to level: what one's cost holds what the other's cost, and no prompt was alone."""
+    for one, other in zip(both.summary["groups"], ("other", "made"), strict=True):
+        assert one["beside"] == [other]
+        assert one["step_law"]["prefill"] is None
+        assert one["step_law"]["prefill_reason"].startswith(f"{other} loaded the same server meanwhile")
+    for sentence in all_findings(both)[2:]:
+        assert sentence.startswith(("made, beside other: ", "other, beside made: "))
+        assert "Prefill runs" not in sentence
+
+
+def test_models_at_servers_of_their_own_give_a_law_each(tmp_path: Path) -> None:
+    levels, records = mixed(FAST, SLOW)
+    one = analyse(write(tmp_path / "run", records, levels, targets=[target("made"), target("other", THERE)]))
+    fast, slow = (each["step_law"] for each in one.summary["groups"])
+    assert (fast["prefill"] is not None, slow["prefill"] is not None) == (True, True)
+    assert any(sentence.startswith("other: The server works on 2 streams") for sentence in all_findings(one))
+    assert not any("same time" in sentence for sentence in all_findings(one))
 
 
 def test_a_prompt_beside_another_model_s_work_says_no_prefill_speed(both: Analysis) -> None:
@@ -250,6 +271,7 @@ def test_reports_and_charts_name_each_model(both: Analysis, tmp_path: Path) -> N
     pictures = charts.draw_all(both, tmp_path / "out")
     named = [str(path.relative_to(tmp_path / "out")) for path in pictures]
     assert named[0] == "streams.png"
+    assert depth.title(both) == "Streams of made and other together"
     assert {"group-1-made/ttft.png", "group-2-other/ttft.png", "group-2-other/throughput.png"} <= set(named)
     assert not any("prediction" in name for name in named)  # the model of one knows no load of the other beside it
     markdown, html = pages.markdown(both, pictures), pages.html(both, pictures)

@@ -66,8 +66,8 @@ def all_findings(analysis: Analysis) -> list[str]:
     if analysis.groups:
         found += _void(analysis.summary["levels"])
     for group, one in analysis.groups:
-        named = (sentence.removeprefix(f"{group.name} · ") for sentence in _of_server(one))
-        found += [f"{group.name}: {sentence}" for sentence in named]
+        who = f"{group.name}, beside {listed(group.beside)}" if group.beside else group.name
+        found += [f"{who}: {sentence.removeprefix(f'{group.name} · ')}" for sentence in _of_server(one)]
     if not analysis.groups:
         found += _of_server(analysis)
     if used := headroom.sentence(analysis.summary["levels"]):
@@ -82,13 +82,13 @@ def _parts(analysis: Analysis) -> list[str]:
     found = []
     if analysis.groups:
         named = [f"{group.name} ({counted(len(group.run.requests))})" for group, _ in analysis.groups]
-        found.append(f"Figures are apart for {listed(named)}.")
-    for group, _ in analysis.groups:
-        if group.beside:
-            found.append(
-                f"{group.name} was in use beside {listed(group.beside)} at {group.url}: its waits and step times hold what those "
-                "cost it."
-            )
+        found.append(f"Figures are given apart for {listed(named)}.")
+    for url in dict.fromkeys(group.url for group, _ in analysis.groups if group.beside):
+        names = [group.name for group, _ in analysis.groups if group.beside and group.url == url]
+        found.append(
+            f"{listed(names)} were in use at the same time at {url}: waits, step times and speeds of each include whatever the "
+            "others cost it."
+        )
     return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
 
 

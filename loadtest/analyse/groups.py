@@ -92,6 +92,8 @@ def split(run: Run) -> list[Group]:
             list(others.values()) or [np.zeros(int(rows.sum()), dtype=np.bool_)], axis=0
         )
         named = tuple(names[other] for other, beside in others.items() if beside.mean() > BESIDE_SHARE)
+        for level in part.levels:
+            level["beside"] = list(named)
         found.append(Group(names[index], *key, _dialect(part), rows, part, named))
     return found
 

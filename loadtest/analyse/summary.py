@@ -127,13 +127,16 @@ def _analysed(
     if group is not None:
         run.requests.loc[run.requests["accompanied"], "prefill_tokens_per_s"] = np.nan
     measured = steps.measure(run, found)
+    if group is not None and group.beside:
+        why = f"{', '.join(group.beside)} loaded the same server meanwhile, so no prompt had it to itself"
+        measured = dataclasses.replace(measured, prefill=None, prefill_reason=why)
     run.requests["stall_s"] = measured.stall_s
     if also is not None:
         also(run, found, measured)
     memory = beside(run, found)
     summary = summarise(run, found, measured, memory, objectives)
     if group is not None:
-        summary = {"group": group.name, "beside": list(group.beside), **summary}
+        summary = {"group": group.name, **summary}
     return Analysis(run, found, measured, summary, None if isinstance(memory, str) else memory)
 
 
@@ -248,7 +251,7 @@ def _level(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> 
     return {
         "index": index,
         "label": level.get("label") or offered.level_of(level).label,
-        **{key: level[key] for key in ("model", "url") if key in level},
+        **{key: level[key] for key in ("model", "url", "beside") if key in level},
         **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
         **_offered(run, level),
         "requests": int(rows.sum()),

@@ -87,8 +87,8 @@ def _timeline(path: Path, analysis: Analysis) -> Path:
 
 def _prediction(path: Path, analysis: Analysis, ahead: Ahead) -> list[Path]:
     """Draw measured beside predicted, where there is a prediction."""
-    if analysis.summary.get("beside"):
-        return []  # the model has no load of others beside its own
+    if any(level.get("beside") for level in analysis.summary["levels"]):
+        return []  # the model knows no load of others beside its own
     found = ahead.result()
     return [] if found is None else [prediction.draw(path, analysis, found.group, found.curve)]
 
