@@ -193,10 +193,13 @@ def test_an_old_locust_folder_tells_groups_by_model(tmp_path: Path) -> None:
     """Two user classes, as before there were targets: records know their model, run.json the other server in words."""
     levels, records = mixed(FAST, SLOW)
     old = [dataclasses.replace(record, target=0) for record in records]
-    others = [f"{THERE}: llama.cpp b1, model other, openai-chat"]
+    others = [f"{THERE}: Ollama 0.24.0 (simulated: profile cpu-98m at 2× speed), model other, ollama-chat"]
     one = analyse(write(tmp_path / "run", old, levels, driver="locust", other_targets=others))
     assert [(each["model"], each["url"]) for each in one.summary["groups"]] == [("made", HERE), ("other", THERE)]
-    assert one.summary["groups"][1]["server"] == {}  # nothing of the first one's context and version is its
+    server = one.summary["groups"][1]["server"]  # nothing of the first one's context and version is its
+    assert server == {"kind": "ollama", "version": "0.24.0", "simulated": {"profile": "cpu-98m", "speed": 2.0}}
+    assert [each.summary["simulated"] is not None for _, each in one.groups] == [False, True]
+    assert "SIMULATED SERVER" in pages.markdown(one, [])
     assert one.summary["groups"][1]["beside"] == []
     for each, gap in zip(one.summary["groups"], (0.010, 0.040), strict=True):
         assert steps_of(each) == pytest.approx([gap] * len(steps_of(each)), rel=0.01)

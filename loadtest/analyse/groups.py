@@ -20,7 +20,8 @@ from loadtest.analyse.reading import Ragged
 from loadtest.errors import LoadTestError
 
 BESIDE_SHARE = 0.01  # of a part's requests that ran beside another part's at its server, from which on it is said
-DESCRIBED = re.compile(r"(?P<url>\S+): .*, model (?P<model>.*), (?P<dialect>[\w-]+)")  # of other_targets
+DESCRIBED = re.compile(r"(?P<url>\S+): (?P<server>.*), model (?P<model>.*), (?P<dialect>[\w-]+)")  # of other_targets
+SIMULATED = re.compile(r"\(simulated: profile (?P<profile>.*) at (?P<speed>[\d.e+]+)× speed\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,17 @@ def _others(run: Run) -> list[_Target]:
     """Return the targets but the first of an older Locust run, where each is a line of text."""
     said = run.facts.get("other_targets")
     lines = [DESCRIBED.fullmatch(str(line)) for line in said] if isinstance(said, list) else []
-    return [_Target(line["url"], line["model"], line["dialect"], {}) for line in lines if line]
+    return [_Target(line["url"], line["model"], line["dialect"], _server(line["server"])) for line in lines if line]
+
+
+def _server(said: str) -> dict[str, Any]:
+    """Read a server's kind and version, and whether it is simulated, from how it is described."""
+    plain = SIMULATED.sub("", said).replace("an OpenAI-compatible server", "openai").strip()
+    kind, _, version = plain.partition(" ")
+    found: dict[str, Any] = {"kind": kind.lower(), "version": version or None}
+    if simulated := SIMULATED.search(said):
+        found["simulated"] = {"profile": simulated["profile"], "speed": float(simulated["speed"])}
+    return found
 
 
 def _target(run: Run, index: int, model: Any) -> _Target:
@@ -170,7 +181,8 @@ def _target(run: Run, index: int, model: Any) -> _Target:
         # Context, slots and the like were asked of one model; kind and version are the server's.
         server = said if name == main.model else {key: said.get(key) for key in ("kind", "version", "simulated")}
     else:
-        server = {}
+        same = (other.server for other in _others(run) if other.url == found.url)
+        server = next(same, {})
     return dataclasses.replace(found, model=name, server=server)
 
 
