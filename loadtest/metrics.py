@@ -144,6 +144,11 @@ LATE_ARRIVALS_SHARE = 0.01  # arrivals with client lag above one token gap
 COALESCED_FIRST_TOKENS_SHARE = 0.01  # suspect only
 CLIENT_CPU_SHARE = 0.9  # of one core; suspect only
 LENGTH_SHARE = 0.1  # achieved output length off the asked one; suspect only
+FAILED_SHARE = 0.5  # of the requests, from which on those that ended well say nothing of the load that was offered
+UNREAD_SHARE = 0.01  # answers whose tokens the server counted, and of which no text was understood
+EMPTY_SHARE = 0.01  # answers without any text; suspect, void from EMPTY_VOID_SHARE on
+EMPTY_VOID_SHARE = 0.5
+RESENT_SHARE = 0.01  # requests sent once more on another connection; suspect only
 
 
 def schedule_lag_limit(median_ttft_s: float) -> float:
@@ -203,6 +208,15 @@ def doubt_late(late: int, arrivals: int) -> Iterator[Doubt]:
                 f"{word} {_percent(limit)}"
             ),
             few=late < ENOUGH_LATE,
+        )
+
+
+def doubt_send(p99: float, limit: float) -> Iterator[Doubt]:
+    """Doubt t_send where handing the request to the kernel took longer than schedule_lag_limit. Seconds."""
+    if p99 > limit:
+        yield Doubt(
+            SUSPECT,
+            f"sending took {_ms(p99)} at p99, above the limit of {_ms(limit)}: t_send may be off by as much",
         )
 
 

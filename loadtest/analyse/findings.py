@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from loadtest.analyse import headroom, lengths, load, machine, measured, offered
+from loadtest.analyse import endings, groups, headroom, lengths, load, machine, measured, offered
 from loadtest.analyse import knee as knee_of
 from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.steps import Steps
@@ -25,6 +25,9 @@ def simulated(summary: dict[str, Any]) -> str | None:
 def measured_on(summary: dict[str, Any]) -> str:
     """Return server and model in words, e.g. "ollama 0.33.0 · llama3.1:70b"."""
     server, target = summary["server"], summary["target"]
+    if several := summary.get("groups"):
+        kind = " ".join(str(server[key]) for key in ("kind", "version") if server.get(key))
+        return " · ".join(filter(None, (kind, ", ".join(group["name"] for group in several))))
     parts = (f"{server.get('kind') or 'server'} {server.get('version') or ''}".strip(), target.get("model"))
     return " · ".join(str(part) for part in parts if part)
 
@@ -56,13 +59,62 @@ def figure(level: dict[str, Any], name: str, part: str = "mean") -> float | None
 
 
 def all_findings(analysis: Analysis) -> list[str]:
-    """Return what the run shows, the most telling first; each sentence holds its figures."""
+    """Return what the run shows, the most telling first; each sentence holds its figures, and names its model or server
+    where there are several.
+    """
+    found = [*filter(None, [endings.state(analysis.run)]), *_parts(analysis)]
+    if analysis.groups:
+        found += _void(analysis.summary["levels"])
+    for group, one in analysis.groups:
+        who = f"{group.name}, beside {listed(group.beside)}" if group.beside else group.name
+        found += [f"{who}: {sentence.removeprefix(f'{group.name} · ')}" for sentence in _of_server(one)]
+    if not analysis.groups:
+        found += _of_server(analysis)
+    if used := headroom.sentence(analysis.summary["levels"]):
+        found.append(used)
+    if not analysis.groups:
+        found += measured.sentences(analysis.memory)
+    return found + machine.sentences(analysis.run) + endings.notes(analysis.run)
+
+
+def _parts(analysis: Analysis) -> list[str]:
+    """Say which models and servers a run's requests went to where there are several, and which of them shared one."""
+    found = []
+    if analysis.groups:
+        named = [f"{group.name} ({counted(len(group.run.requests))})" for group, _ in analysis.groups]
+        found.append(f"Figures are given apart for {listed(named)}.")
+    for url in dict.fromkeys(group.url for group, _ in analysis.groups if group.beside):
+        names = [group.name for group, _ in analysis.groups if group.beside and group.url == url]
+        found.append(
+            f"{listed(names)} were in use at the same time at {url}: waits, step times and speeds of each include whatever the "
+            "others cost it."
+        )
+    return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
+
+
+def counted(requests: int) -> str:
+    return f"{requests} request{'s' if requests != 1 else ''}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return "a", "a and b" or "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
+
+
+def _void(levels: Sequence[dict[str, Any]]) -> list[str]:
+    void = sum(level["verdict"] == "void" for level in levels)
+    if not void:
+        return []
+    return [f"{void} of {len(levels)} levels are void: do not quote their figures, here neither."]
+
+
+def _of_server(analysis: Analysis) -> list[str]:
+    """Return what the requests to one model at one server show of it."""
     summary = analysis.summary
     found = [slots_finding(analysis)] if summary["levels"] else ["No request was recorded."]
     found = [*loads(analysis), *found, *steps_findings(analysis), *longer_prompts(analysis)]
-    void = sum(level["verdict"] == "void" for level in summary["levels"])
-    if void:
-        found.append(f"{void} of {len(summary['levels'])} levels are void: do not quote their figures, here neither.")
+    if "group" not in summary:
+        found += _void(summary["levels"])
     every = series_of(summary["levels"])
     told = every if len(every) <= MOST_TOLD else [every[0], every[-1]]  # the tables have the rest
     for series in told:
@@ -75,10 +127,7 @@ def all_findings(analysis: Analysis) -> list[str]:
             range_of_ttft(series),
         )
         found += [f"{prefix}{sentence}" for sentence in sentences if sentence]
-    found += unsteady(summary["levels"])[:MOST_TOLD]
-    if used := headroom.sentence(summary["levels"]):
-        found.append(used)
-    return found + measured.sentences(analysis.memory) + machine.sentences(analysis.run)
+    return found + unsteady(summary["levels"])[:MOST_TOLD]
 
 
 def loads(analysis: Analysis) -> list[str]:

@@ -183,6 +183,12 @@ class Run:
     delivery: Delays
     samples: pd.DataFrame  # the driver's own, `t` in seconds since the run's first t_sched, `file` which process's
     zero: Zero = Zero()
+    whole: Run | None = None  # of a run's part (one model at one server): the run that it is a part of
+
+    @property
+    def entire(self) -> Run:
+        """The whole run: what loads the client and its machine is that of all its parts."""
+        return self.whole or self
 
     @property
     def name(self) -> str:
@@ -278,6 +284,12 @@ def _frame(columns: Columns, chunks: Ragged, start: float, levels: list[dict[str
     c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"])
     seconds = {name[2:]: (c.pop(name) - start) * metrics.NS for name in INSTANTS}
     frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.NS})
+    join_levels(frame, levels)
+    return frame
+
+
+def join_levels(frame: pd.DataFrame, levels: list[dict[str, Any]]) -> None:
+    """Set the columns of a frame that hold facts of its requests' levels."""
     facts = {level["index"]: level for level in levels}
     for name, key in (
         ("concurrency", "concurrency"),
@@ -288,7 +300,6 @@ def _frame(columns: Columns, chunks: Ragged, start: float, levels: list[dict[str
     ):
         values = {index: level.get(key) for index, level in facts.items()}
         frame[name] = np.array([values[level] for level in frame["level"]], dtype=np.float64)
-    return frame
 
 
 def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragged) -> Delays:

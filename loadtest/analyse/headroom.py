@@ -55,8 +55,9 @@ def capacity(run: Run, stamps: str) -> Capacity | None:
 def busiest(run: Run, index: int) -> int:
     """Return the most content events of a level that one of the client's processes received in a second.
 
-    Warm-ups and requests that failed load the client as well, so theirs count.
+    Warm-ups and requests that failed load the client as well, so theirs count; and those of other models and servers.
     """
+    run = run.entire
     rows = np.asarray(run.requests["level"] == index, dtype=np.bool_) & np.isfinite(run.column("send"))
     sources = run.requests["source"].to_numpy()
     return max((_busiest(run, rows & (sources == source)) for source in np.unique(sources[rows])), default=0)

@@ -60,6 +60,8 @@ def missing(run: Run, level: dict[str, Any]) -> Iterator[str]:
     """Say for each driver process that died before the end of a level, or before it, what the level lacks of its part."""
     said = run.facts.get("workers")
     workers = said if isinstance(said, list) else []  # of a Locust run it is how many
+    # The workers share a level's streams whichever model or server each is for.
+    level = next((one for one in run.entire.levels if one["index"] == level["index"]), level)
     for worker in workers:
         died = worker.get("died")
         if not died or died["level"] > level["index"]:

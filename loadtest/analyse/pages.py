@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from loadtest.analyse import findings, headroom, measured
+from loadtest.analyse import findings, groups, headroom, measured
 from loadtest.analyse.summary import Analysis, failed
 from loadtest.metrics import FORMULAS
 
@@ -196,11 +196,11 @@ def facts(analysis: Analysis) -> Grid:
             "run",
             f"{summary['name']} ({summary['state'] or 'state unknown'}, started {summary['started'] or 'at an unknown time'})",
         ),
-        ("server", f"{findings.measured_on(summary)} at {summary['target'].get('url')}"),
+        ("server", f"{findings.measured_on(summary)} at {_urls(analysis)}"),
         *([("simulated", mark)] if (mark := findings.simulated(summary)) else []),
         ("wire", str(summary["target"].get("dialect") or NOTHING)),
         ("context", f"{server.get('context') or 'unknown'} tokens"),
-        ("slots", f"{analysis.slots} ({analysis.slots.method})"),
+        *((f"slots{named}", f"{one.slots} ({one.slots.method})") for named, one in sections(analysis)),
         ("driver", str(summary["driver"] or NOTHING)),
         (
             "client",
@@ -209,6 +209,23 @@ def facts(analysis: Analysis) -> Grid:
         ("versions", versions or NOTHING),
     )
     return Grid(("", ""), pairs, prose=True)
+
+
+def _urls(analysis: Analysis) -> str:
+    urls = [group.url for group, _ in analysis.groups] or [analysis.summary["target"].get("url")]
+    return ", ".join(map(str, dict.fromkeys(urls)))
+
+
+def sections(analysis: Analysis) -> list[tuple[str, Analysis]]:
+    """Return what has tables and charts of its own: each model and server as (": name", its analysis), else ("", all)."""
+    return [(f": {group.name}", one) for group, one in analysis.groups] or [("", analysis)]
+
+
+def _pictures(analysis: Analysis, pictures: list[Path]) -> tuple[list[Path], list[list[Path]]]:
+    """Return the charts of the whole run, and those of each model and server."""
+    folders = [groups.folder(number, group.name) for number, (group, _) in enumerate(analysis.groups, 1)]
+    own = [[path for path in pictures if path.parent.name == folder] for folder in folders]
+    return [path for path in pictures if path.parent.name not in folders], own or [[]]
 
 
 def markdown(analysis: Analysis, pictures: list[Path]) -> str:
@@ -225,17 +242,24 @@ def markdown(analysis: Analysis, pictures: list[Path]) -> str:
     lines += [f"- {escaped(sentence)}" for sentence in findings.all_findings(analysis)]
     lines += [f"- {escaped(line)}" for line in findings.verdicts(summary["levels"])]
     lines += ["", "## Levels", "", *markdown_table(overview(summary)), ""]
-    for picture in pictures:
-        lines += [f"![{CAPTIONS.get(picture.name, picture.stem)}]({picture.name})", ""]
-    for level in summary["levels"]:
-        lines += [f"## {escaped(level['label'])}", "", *markdown_table(figures(level)), ""]
-    if analysis.steps.times:
-        lines += ["## Step times", "", *markdown_table(steps(analysis)), ""]
-    if analysis.memory:
-        lines += ["## Memory", "", *markdown_table(memory(analysis.memory)), ""]
+    shared, own = _pictures(analysis, pictures)
+    lines += [line for picture in shared for line in (_markdown_picture(picture, picture.name), "")]
+    for (named, one), drawn in zip(sections(analysis), own, strict=True):
+        for picture in drawn:
+            lines += [_markdown_picture(picture, f"{picture.parent.name}/{picture.name}", named), ""]
+        for level in one.summary["levels"]:
+            lines += [f"## {escaped(level['label'])}", "", *markdown_table(figures(level)), ""]
+        if one.steps.times:
+            lines += [f"## Step times{escaped(named)}", "", *markdown_table(steps(one)), ""]
+        if one.memory:
+            lines += [f"## Memory{escaped(named)}", "", *markdown_table(memory(one.memory)), ""]
     lines += ["## Client and tokens", "", *markdown_table(client(summary)), ""]
     lines += ["## The run", "", *markdown_table(facts(analysis)), ""]
     return "\n".join(lines)
+
+
+def _markdown_picture(picture: Path, path: str, named: str = "") -> str:
+    return f"![{CAPTIONS.get(picture.name, picture.stem)}{escaped(named)}]({path})"
 
 
 def markdown_table(grid: Grid) -> Iterator[str]:
@@ -271,16 +295,10 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
     if doubts := findings.verdicts(summary["levels"]):
         parts.append(f"<h2>Reasons for doubt</h2>{_html_list(doubts)}")
     parts.append(f"<h2>Levels</h2>{_html_table(overview(summary))}")
-    parts += [_html_picture(picture) for picture in pictures]
-    parts.append("<h2>Every figure</h2>")
-    for i, level in enumerate(summary["levels"]):
-        opened = " open" if i == len(summary["levels"]) - 1 else ""
-        label = f"{escape(level['label'])} <span class='verdict {level['verdict']}'>{level['verdict']}</span>"
-        parts.append(f"<details{opened}><summary>{label}</summary>{_html_table(figures(level))}</details>")
-    if analysis.steps.times:
-        parts.append(f"<h2>Step times</h2>{_html_table(steps(analysis))}")
-    if analysis.memory:
-        parts.append(f"<h2>Memory</h2>{_html_table(memory(analysis.memory))}")
+    shared, own = _pictures(analysis, pictures)
+    parts += [_html_picture(picture) for picture in shared]
+    for (named, one), drawn in zip(sections(analysis), own, strict=True):
+        parts += _html_section(named, one, drawn)
     parts.append(f"<h2>Client and tokens</h2>{_html_table(client(summary))}")
     parts.append(f"<h2>The run</h2>{_html_table(facts(analysis))}")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
@@ -289,6 +307,21 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
+
+
+def _html_section(named: str, one: Analysis, drawn: list[Path]) -> Iterator[str]:
+    """Yield charts and figures of one model at one server; `named` is ": name" where a run has several."""
+    levels = one.summary["levels"]
+    yield f"<h2>Every figure{escape(named)}</h2>"
+    yield from (_html_picture(picture, named) for picture in drawn)
+    for i, level in enumerate(levels):
+        opened = " open" if i == len(levels) - 1 else ""
+        label = f"{escape(level['label'])} <span class='verdict {level['verdict']}'>{level['verdict']}</span>"
+        yield f"<details{opened}><summary>{label}</summary>{_html_table(figures(level))}</details>"
+    if one.steps.times:
+        yield f"<h2>Step times{escape(named)}</h2>{_html_table(steps(one))}"
+    if one.memory:
+        yield f"<h2>Memory{escape(named)}</h2>{_html_table(memory(one.memory))}"
 
 
 def _html_list(sentences: list[str]) -> str:
@@ -310,9 +343,9 @@ def _html_table(grid: Grid) -> str:
     return f'<div class="wide"><table>{head}<tbody>{body}</tbody></table></div>'
 
 
-def _html_picture(path: Path) -> str:
+def _html_picture(path: Path, named: str = "") -> str:
     data = base64.b64encode(path.read_bytes()).decode()
-    caption = escape(CAPTIONS.get(path.name, path.stem))
+    caption = escape(f"{CAPTIONS.get(path.name, path.stem)}{named}")
     return (
         f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
     )

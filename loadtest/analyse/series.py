@@ -18,14 +18,15 @@ class Series:
 
 
 def series_of(levels: Iterable[dict[str, Any]]) -> list[Series]:
-    """Group levels of summary.json by prompt length, answer length, words and kind of load."""
+    """Group levels of summary.json by model and server, prompt length, answer length, words and kind of load."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for level in levels:
         own_rate = None if offered.is_open(level) else level["rate"]
-        key = (level["words"], level["input_tokens"], level["output_tokens"], own_rate, offered.is_open(level))
+        who = (level.get("model"), level.get("url"))
+        key = (level["words"], level["input_tokens"], level["output_tokens"], own_rate, offered.is_open(level), who)
         groups.setdefault(key, []).append(level)
     found = []
-    for (words, asked_in, asked_out, rate, _), group in groups.items():
+    for (words, asked_in, asked_out, rate, _, _), group in groups.items():
         parts = (
             (asked_in, "{} in"),
             (asked_out, "{} out"),

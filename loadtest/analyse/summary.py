@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 from loadtest.analyse import (
     frames,
     goodput,
+    groups,
     headroom,
     knee,
     lengths,
@@ -25,6 +27,7 @@ from loadtest.analyse import (
     waits,
 )
 from loadtest.analyse.frames import BoolArray, FloatArray, Run
+from loadtest.analyse.groups import Group
 from loadtest.analyse.measured import Beside, beside
 from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.slots import Slots
@@ -49,10 +52,21 @@ PER_REQUEST = (
     "prefill_tokens_per_s",
     "stall_s",
 )
+# Columns that are worked out for one model at one server.
+INFERRED = (
+    "queue_wait_s",
+    "slot_wait_s",
+    "batch_wait_s",
+    "wait_source",
+    "unsplit_wait_s",
+    "prefill_tokens_per_s",
+    "stall_s",
+)
 NO_DURATIONS = "this server does not say how long it loaded, waited or prefilled"
 NO_LIMIT = (
     "more requests were in flight than were ever at work at once, and whether that is the slots' limit is not known"
 )
+SEVERAL = "requests went to several models or servers: `groups` has it for each"
 UNKNOWN = {
     "queue_wait_s": NO_DURATIONS,
     "slot_wait_s": NO_DURATIONS,
@@ -75,6 +89,7 @@ class Analysis:
     steps: Steps
     summary: dict[str, Any]  # summary.json
     memory: Beside | None  # None where the run does not hold enough for an estimate, or nothing was measured
+    groups: tuple[tuple[Group, Analysis], ...] = ()  # of a run of several models or servers: what each shows by itself
 
 
 def analyse(
@@ -82,23 +97,108 @@ def analyse(
 ) -> Analysis:
     """Read a run folder and work out its figures, goodput by `objectives` too; raise RunFolderError when it is not one.
 
-    `also` is called when slots and steps are known, to begin what needs no more than those.
+    A run of several models or servers is worked out for each of them by itself. `also` is called when slots and steps of
+    a run of one are known, to begin what needs no more than those.
     """
     run = frames.load(path)
+    parts = groups.split(run)
+    if not parts:
+        return _analysed(run, objectives, also)
+    return _together(run, [(part, _analysed(part.run, objectives, None, part)) for part in parts])
+
+
+def _analysed(
+    run: Run,
+    objectives: Sequence[Objective],
+    also: Callable[[Run, Slots, Steps], object] | None,
+    group: Group | None = None,
+) -> Analysis:
+    """Work out what one model at one server shows."""
     found = slots.estimate(run)
+    if group is not None and group.shares_slots and found.limit:
+        why = f"{found.method}; those may be slots that {', '.join(group.beside)} had to share, so they are no limit"
+        found = dataclasses.replace(found, limit=False, method=why, witnesses=found.witnesses[:1])
     run.requests["queue_wait_s"] = waits.told_wait(run)
     waited = waits.split(run, found)
     run.requests["slot_wait_s"], run.requests["batch_wait_s"] = waited.slot, waited.batch
     run.requests["wait_source"] = waited.source
     run.requests["unsplit_wait_s"] = np.where(np.isnan(waited.slot), run.column("queue_wait_s"), 0.0)
     run.requests["prefill_tokens_per_s"] = lengths.prefill_speed(run)
+    if group is not None:
+        run.requests.loc[run.requests["accompanied"], "prefill_tokens_per_s"] = np.nan
     measured = steps.measure(run, found)
+    if group is not None and group.beside:
+        why = f"{', '.join(group.beside)} loaded the same server meanwhile, so no prompt had it to itself"
+        measured = dataclasses.replace(measured, prefill=None, prefill_reason=why)
     run.requests["stall_s"] = measured.stall_s
     if also is not None:
         also(run, found, measured)
     memory = beside(run, found)
     summary = summarise(run, found, measured, memory, objectives)
+    if group is not None:
+        summary = {"group": group.name, **summary}
     return Analysis(run, found, measured, summary, None if isinstance(memory, str) else memory)
+
+
+def _together(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> Analysis:
+    """Put the parts of a run side by side: what is inferred stays theirs, counts are of the whole run."""
+    for name in INFERRED:
+        known = np.empty(len(run.requests), dtype=object)
+        for group, one in parts:
+            known[group.rows] = one.run.requests[name].to_numpy()
+        run.requests[name] = known if name == "wait_source" else known.astype(np.float64)
+    nothing = Steps(
+        times=(),
+        law=None,
+        law_reason=SEVERAL,
+        prefill=None,
+        prefill_reason=SEVERAL,
+        interference_s=None,
+        interference_reason=SEVERAL,
+        stall_s=run.column("stall_s"),
+        handling_s=0.0,
+        handover_s=0.0,
+        neighbours=None,
+    )
+    return Analysis(run, Slots(None, limit=False, method=SEVERAL), nothing, _of_all(run, parts), None, tuple(parts))
+
+
+def _of_all(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> dict[str, Any]:
+    """Return summary.json of a run of several models or servers: its levels are rows by group and level."""
+    own = ("slots", "step_law", "step_law_reason", "knee", "lengths", "memory", "memory_reason", "verdict", "levels")
+    summaries = [one.summary for _, one in parts]
+    levels = [level for summary in summaries for level in summary["levels"]]
+    targets, servers = ([summary[key] for summary in summaries] for key in ("target", "server"))
+    return {
+        "schema": SCHEMA,
+        "name": run.name,
+        "driver": run.facts.get("driver"),
+        "started": run.facts.get("started"),
+        "state": run.facts.get("state"),
+        "simulated": next((found for summary in summaries if (found := summary["simulated"])), None),
+        "target": _agreed(targets),
+        "server": _agreed(servers),
+        **{key: value for name in ("slots", "step_law", "memory") for key, value in _unpooled(name)},
+        "knee": [],
+        "lengths": [],
+        "requests": sum(level["requests"] for level in levels),
+        "outcomes": groups.outcomes(run),
+        "verdict": verdict.worst([level["verdict"] for level in levels]),
+        "groups": [
+            {**group.to_dict(), **{key: one.summary[key] for key in ("target", "server", *own) if key in one.summary}}
+            for group, one in parts
+        ],
+        "levels": levels,
+    }
+
+
+def _unpooled(name: str) -> list[tuple[str, str | None]]:
+    return [(name, None), (f"{name}_reason", SEVERAL)]
+
+
+def _agreed(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what is the same for all groups."""
+    return {key: value for key, value in facts[0].items() if all(other.get(key) == value for other in facts[1:])}
 
 
 def summarise(
@@ -151,6 +251,7 @@ def _level(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> 
     return {
         "index": index,
         "label": level.get("label") or offered.level_of(level).label,
+        **{key: level[key] for key in ("model", "url", "beside") if key in level},
         **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
         **_offered(run, level),
         "requests": int(rows.sum()),

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from loadtest import metrics
-from loadtest.analyse import headroom, offered
-from loadtest.analyse.frames import BoolArray, FloatArray, Run
+from loadtest.analyse import endings, headroom, offered
+from loadtest.analyse.evidence import Evidence
+from loadtest.analyse.frames import BoolArray, Run
 from loadtest.analyse.knee import growth
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
-from loadtest.records import Outcome
 
 FEW_TOKENS = 16  # a prompt off by less than this is a chat template, not a wrong length
 CACHED_TOKENS = 32  # cached tokens up to here are the template before the nonce
@@ -23,38 +22,6 @@ COLLAPSED_PREFILL = 0.1  # of the usual prefill time a token
 HIT_SHARE = 0.01  # requests that the cache may answer before the level is suspect
 RELOAD_FACTOR = 10  # times the level's median load …
 RELOAD_FLOOR_S = 0.2  # … and at least this much more: warm models say 1-25 ms, a tiny one reloads in 280 ms
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What the rules look at."""
-
-    run: Run
-    level: dict[str, Any]
-    rows: BoolArray  # measured requests of the level
-    good: BoolArray  # those that ended well
-    requests: pd.DataFrame  # the good ones
-    everyone: pd.DataFrame  # every request of the level, warm-up and failures included
-
-    @classmethod
-    def of(cls, run: Run, level: dict[str, Any]) -> Evidence:
-        index = level["index"]
-        rows, good = run.measured(index), run.good(index)
-        return cls(run, level, rows, good, run.requests[good], run.requests[run.requests["level"] == index])
-
-    def values(self, name: str) -> FloatArray:
-        """Return the known values of a column, of the good requests."""
-        values: FloatArray = self.requests[name].to_numpy(dtype=np.float64)
-        return values[np.isfinite(values)]
-
-    @property
-    def scenario(self) -> dict[str, Any]:
-        return self.run.facts.get("scenario") or {}
-
-    @property
-    def lag_limit(self) -> float:
-        ttft = self.values("ttft_s")
-        return metrics.schedule_lag_limit(float(np.median(ttft)) if len(ttft) else 0.0)
 
 
 def judge(run: Run, level: dict[str, Any]) -> tuple[str, list[str]]:
@@ -74,16 +41,6 @@ def worst(verdicts: list[str]) -> str:
 def stamps_of(requests: pd.DataFrame) -> str:
     """Return who stamped the arrivals of these requests, as metrics.stamped_by says it."""
     return metrics.stamped_by(int(requests["arrivals"].sum()), int(requests["stamped"].sum()))
-
-
-def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
-    if not len(e.requests):
-        if not e.rows.any() and e.run.facts.get("state") != "done":
-            yield Doubt(VOID, "the run ended before a request of this level counted")
-            return
-        ended = e.run.requests[e.rows]["outcome"].value_counts()
-        said = ", ".join(f"{count} {name}" for name, count in ended.items()) or "none was recorded"
-        yield Doubt(VOID, f"no request ended well ({said})")
 
 
 def _schedule_lag(e: Evidence) -> Iterator[Doubt]:
@@ -170,11 +127,6 @@ def _growing(e: Evidence) -> Iterator[Doubt]:
             yield Doubt(SUSPECT, found.sentence)
 
 
-def _worker_died(e: Evidence) -> Iterator[Doubt]:
-    for reason in offered.missing(e.run, e.level):
-        yield Doubt(VOID, reason)
-
-
 def _shed(e: Evidence) -> Iterator[Doubt]:
     count = offered.shed(e.run, e.level["index"])
     if count:
@@ -244,18 +196,6 @@ def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
     return int((a_token[~known["warmup"]] < COLLAPSED_PREFILL * usual).sum()), usual
 
 
-def _errors(e: Evidence) -> Iterator[Doubt]:
-    outcomes = e.run.requests[e.rows]["outcome"].value_counts()
-    ended = int(outcomes.sum()) - int(outcomes.get(Outcome.CANCELLED, 0))
-    failed = ended - int(outcomes.get(Outcome.OK, 0))
-    allowed = float(e.scenario.get("max_error_ratio") or 0.0)
-    if ended and failed / ended > allowed and len(e.requests):
-        kinds = ", ".join(
-            f"{count} {name}" for name, count in outcomes.items() if name not in (Outcome.OK, Outcome.CANCELLED)
-        )
-        yield Doubt(SUSPECT, f"{failed} of {ended} requests failed ({kinds}), above the allowed {_percent(allowed)}")
-
-
 def _percent(share: float) -> str:
     return f"{share * 100:.3g} %"
 
@@ -265,7 +205,7 @@ def _ms(seconds: float) -> str:
 
 
 RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
-    _nothing_succeeded,
+    *endings.RULES,
     _schedule_lag,
     _client_lag,
     _unstamped,
@@ -275,10 +215,8 @@ RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _client_busy,
     _beyond_capacity,
     _growing,
-    _worker_died,
     _shed,
     _lengths,
     _cut_prompt,
     _cached,
-    _errors,
 )

@@ -35,6 +35,7 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
     from loadtest.analyse import advice as words
     from loadtest.analyse import advise as work
     from loadtest.analyse.charts import advice as chart
+    from loadtest.analyse.groups import refuse
     from loadtest.analyse.memory import memory, parse_memory
     from loadtest.analyse.predict import Model
     from loadtest.analyse.summary import analyse
@@ -42,6 +43,7 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
     objectives = () if slo is None else parse(slo)
     room = None if gpu_memory is None else parse_memory(gpu_memory)
     analysis = analyse(run)
+    refuse(analysis.run, [each for each, _ in analysis.groups], "advise")
     group = work.busiest(analysis.run)
     if group is None:
         raise PredictionError(f"{run} holds no closed-loop level to advise on; measure with --concurrency.")

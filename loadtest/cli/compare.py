@@ -15,6 +15,7 @@ from rich.text import Text
 from loadtest.analyse import compare_report
 from loadtest.analyse.compare import BETTER, NOT_COMPARABLE, SAME, TOLERANCE, TOO_FEW, WORSE, Comparison, Row
 from loadtest.analyse.compare import compare as compare_runs
+from loadtest.analyse.groups import refuse
 from loadtest.analyse.summary import analyse
 from loadtest.errors import LoadTestError
 
@@ -68,7 +69,10 @@ def compare(base: Path, new: Path, *, tolerance: float, across: str, out: Path |
     if base.resolve() == new.resolve():
         raise LoadTestError(f"{base} and {new} are the same run: name two.")
     keys = frozenset(key.strip() for key in across.split(",") if key.strip())
-    found = compare_runs(analyse(base), analyse(new), tolerance=tolerance, across=keys)
+    sides = analyse(base), analyse(new)
+    for side in sides:
+        refuse(side.run, [group for group, _ in side.groups], "compare")
+    found = compare_runs(*sides, tolerance=tolerance, across=keys)
     written = _write(found, out or new)
     _print(found, written, Console())
     if found.verdict == NOT_COMPARABLE:

@@ -248,10 +248,11 @@ def _of_flags(asked: Asked, config: Mapping[str, Any]) -> Facts:
 
 
 def _of_run(path: Path) -> Found:
-    from loadtest.analyse import frames, slots
+    from loadtest.analyse import frames, groups, slots
     from loadtest.analyse.memory import measured, of_run
 
     run = frames.load(path)
+    groups.refuse(run, groups.split(run), "memory")
     seen = slots.estimate(run)
     plan = of_run(run, seen)
     said = measured(run.facts.get("server_at_end"))

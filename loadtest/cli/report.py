@@ -58,8 +58,11 @@ def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
 
 def _published(reports: Sequence[Report], folder: Path) -> None:
     """Print measured beside published, and write it into the first run's folder."""
+    from loadtest.analyse.groups import refuse
     from loadtest.analyse.published import compare
 
+    for one in (one for report in reports for one in report.analyses):
+        refuse(one.run, [group for group, _ in one.groups], "the comparison with published figures")
     said = compare(*(one for report in reports for one in report.analyses)).markdown()
     path = folder / "published.md"
     path.write_text(said, encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
+from loadtest.analyse import groups
 from loadtest.analyse.charts import depth, itl, lengths, load, machine, prediction, style, throughput, timeline, ttft
 from loadtest.analyse.forecast import Ahead
 from loadtest.analyse.series import Series, series_of
@@ -19,9 +20,12 @@ SeriesChart = Callable[[Axes, Analysis, Series], None]
 def draw_all(analysis: Analysis, out: Path, ahead: Ahead | None = None) -> list[Path]:
     """Draw every chart of a run into folder `out` and return the PNGs, the most telling first.
 
+    A run of several models or servers gets a folder for each in there; what all of them loaded together is drawn once.
     `ahead` is the run's forecast where it was begun already.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if analysis.groups:
+        return _together(analysis, out)
     ahead = ahead or Ahead(analysis.run, analysis.slots, analysis.steps)
     with mpl.rc_context(style.RC):
         return [
@@ -33,8 +37,16 @@ def draw_all(analysis: Analysis, out: Path, ahead: Ahead | None = None) -> list[
             _by_series(out / "itl.png", analysis, itl.distribution, itl.title(analysis)),
             _depth(out / "streams.png", analysis),
             *_prediction(out / "prediction.png", analysis, ahead),
-            *filter(None, [machine.draw(out / "machine.png", analysis)]),
+            *filter(None, [None if "group" in analysis.summary else machine.draw(out / "machine.png", analysis)]),
         ]
+
+
+def _together(analysis: Analysis, out: Path) -> list[Path]:
+    with mpl.rc_context(style.RC):
+        drawn = [_depth(out / "streams.png", analysis), *filter(None, [machine.draw(out / "machine.png", analysis)])]
+    for number, (group, one) in enumerate(analysis.groups, 1):
+        drawn += draw_all(one, out / groups.folder(number, group.name))
+    return drawn
 
 
 def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -> Path:
@@ -75,6 +87,8 @@ def _timeline(path: Path, analysis: Analysis) -> Path:
 
 def _prediction(path: Path, analysis: Analysis, ahead: Ahead) -> list[Path]:
     """Draw measured beside predicted, where there is a prediction."""
+    if any(level.get("beside") for level in analysis.summary["levels"]):
+        return []  # the model knows no load of others beside its own
     found = ahead.result()
     return [] if found is None else [prediction.draw(path, analysis, found.group, found.curve)]
 

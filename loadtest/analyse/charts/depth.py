@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.ttft import tick
+from loadtest.analyse.findings import listed, streams
 from loadtest.analyse.frames import FloatArray
 from loadtest.analyse.summary import Analysis
 
@@ -33,7 +34,7 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
         linewidth=0,
     )
     top = float((decoding + waiting).max())
-    for level in analysis.summary["levels"]:
+    for level in run.levels if analysis.groups else analysis.summary["levels"]:
         mine = send[np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)]
         mine = mine[np.isfinite(mine)]
         if len(mine):
@@ -65,6 +66,11 @@ def _open(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> FloatAr
 def title(analysis: Analysis) -> str:
     """Say what the depth of the stack shows."""
     slots = analysis.slots
+    if analysis.groups:
+        return f"Streams of {listed([group.name for group, _ in analysis.groups])} together"
     if slots.limit:
         return f"Decoding never rises above {slots} streams, however many wait"
-    return f"Up to {slots.estimate or 0} streams decode at once; the load never went past what the server takes"
+    if slots.estimate is None:
+        return "No stream was seen decoding"
+    most = max(level["peak_decoding"] for level in analysis.summary["levels"])
+    return f"Up to {streams(most)} decode at once; no limit was seen"

@@ -83,6 +83,7 @@ def page(
 def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: str = "") -> Path:
     """Put title, simulated mark, legend and footer around a figure and write it as PNG."""
     height = figure.get_figheight()
+    subtitle = " · ".join(filter(None, (analysis.summary.get("group"), subtitle)))
     simulated = findings.simulated(analysis.summary)
     top = height - 0.16
     for line in _wrap(title, 74 if simulated else 92):

@@ -1,0 +1,318 @@
+"""Several models or servers in one run: each is worked out by itself, and nothing is pooled that differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import MS, Made, grid, make, write
+from rich.console import Console
+
+from loadtest.analyse import charts, frames, groups, headroom, pages, report
+from loadtest.analyse.charts import depth
+from loadtest.analyse.findings import all_findings
+from loadtest.analyse.summary import Analysis, analyse
+from loadtest.records import Outcome, Record
+
+HERE, THERE = "http://127.0.0.1:11434", "http://10.0.0.2:8000"
+FAST, SLOW = Made(gap_ms=10, slots=4), Made(gap_ms=40, slots=2, prefill_ms=120)
+USERS = (2, 6)  # of each model: a level has twice as many streams
+Change = Callable[[Record], dict[str, Any]]
+
+
+def target(model: str, url: str = HERE, **more: Any) -> dict[str, Any]:
+    return {"url": url, "api": "ollama", "dialect": "ollama-chat", "model": model, **more}
+
+
+def mixed(
+    *models: Made, names: tuple[str, ...] = ("made", "other"), change: Change = lambda _: {}
+) -> tuple[list[dict[str, Any]], list[Record]]:
+    """Play several models at the same time, each by users of its own; level i of one is level i of all."""
+    levels, records = grid(models[0], USERS)[0], []
+    begins = [0] * len(USERS)
+    for index in range(1, len(USERS)):
+        ends = [grid(made, USERS[:index])[0][-1]["ended_ns"] for made in models]
+        begins[index] = max(ends) + 500 * MS
+    for number, made in enumerate(models):
+        own, truth = grid(made, USERS)
+        for record in truth.records:
+            shift = begins[record.level] - own[record.level]["started_ns"]
+            moved = {key: value + shift for key, value in _instants(record).items()}
+            named: dict[str, Any] = {"model": names[number], "target": number, "id": record.id * len(models) + number}
+            changed = dataclasses.replace(record, **moved, **named, server_first=(record.server_first or 0) + shift)
+            records.append(dataclasses.replace(changed, **change(changed)))
+    for level in levels:
+        mine = [record for record in records if record.level == level["index"]]
+        level |= {
+            "concurrency": level["concurrency"] * len(models),
+            "started_ns": begins[level["index"]],
+            "ended_ns": max(record.t_end for record in mine),
+            "input_tokens": None,
+            "output_tokens": None,
+        }
+    return levels, sorted(records, key=lambda record: record.t_sched)
+
+
+def _instants(record: Record) -> dict[str, Any]:
+    names = (field.name for field in dataclasses.fields(record) if field.name.startswith("t_"))
+    return {name: value for name in names if (value := getattr(record, name)) is not None}
+
+
+def two_models(path: Path, change: Change = lambda _: {}, **facts: Any) -> Analysis:
+    levels, records = mixed(FAST, SLOW, change=change)
+    return analyse(write(path, records, levels, **({"targets": [target("made"), target("other")]} | facts)))
+
+
+def steps_of(group: dict[str, Any]) -> list[float]:
+    """Return a group's mean step times, by number of streams."""
+    return [entry["mean_s"] for entry in group["step_law"]["times"]]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    return two_models(tmp_path_factory.mktemp("groups") / "run")
+
+
+def test_each_model_has_its_own_slots_law_and_lengths(both: Analysis) -> None:
+    fast, slow = both.summary["groups"]
+    assert [(one["model"], one["url"], one["dialect"]) for one in (fast, slow)] == [
+        ("made", HERE, "ollama-chat"),
+        ("other", HERE, "ollama-chat"),
+    ]
+    assert [(one["slots"]["estimate"], one["slots"]["limit"]) for one in (fast, slow)] == [(4, True), (2, True)]
+    for one, gap in ((fast, 0.010), (slow, 0.040)):
+        assert steps_of(one) == pytest.approx([gap] * len(steps_of(one)), rel=0.01)
+    assert json.loads(json.dumps(both.summary, allow_nan=False)) == both.summary
+
+
+def test_a_row_is_a_level_of_one_model(both: Analysis) -> None:
+    levels = both.summary["levels"]
+    assert [level["label"] for level in levels] == [
+        "made · 2 of 4 streams · 100 in · 20 out",
+        "made · 6 of 12 streams · 100 in · 20 out",
+        "other · 2 of 4 streams · 100 in · 20 out",
+        "other · 6 of 12 streams · 100 in · 20 out",
+    ]
+    assert [(level["model"], level["concurrency"]) for level in levels] == [
+        ("made", 2),
+        ("made", 6),
+        ("other", 2),
+        ("other", 6),
+    ]
+    assert [level["tpot_s"]["p50"] for level in levels] == pytest.approx([0.010, 0.010, 0.040, 0.040])
+    assert [level["requests"] for level in levels] == [16, 48, 16, 48]
+    assert all(
+        level in one["levels"]
+        for one, level in zip([0, 0, 1, 1], levels, strict=True)
+        for one in [both.summary["groups"][one]]
+    )
+
+
+def test_each_part_says_what_the_same_requests_alone_would(both: Analysis, tmp_path: Path) -> None:
+    """The truth of a part is that of a run of its own: waits, gaps, delays and windows are the same."""
+    levels, records = mixed(FAST, SLOW)
+    own = [dataclasses.replace(record, target=0) for record in records if record.model == "other"]
+    for level, streams in zip(levels, USERS, strict=True):
+        level |= {"concurrency": streams, "input_tokens": 100, "output_tokens": 20}
+    alone = analyse(write(tmp_path / "alone", own, levels, target=target("other"))).summary["levels"]
+    for part, level in zip(both.summary["groups"][1]["levels"], alone, strict=True):
+        for name in ("ttft_s", "slot_wait_s", "queue_wait_s", "itl_s", "stall_s", "e2e_s", "delivery_delay_s"):
+            for key in ("n", "mean", "p50", "max"):
+                assert part[name][key] == pytest.approx(level[name][key]), name
+        assert part["output_tokens_per_s"] == pytest.approx(level["output_tokens_per_s"])
+        assert (part["verdict"], part["peak_decoding"]) == (level["verdict"], level["peak_decoding"])
+
+
+def test_nothing_is_inferred_of_all_together(both: Analysis) -> None:
+    summary = both.summary
+    assert (summary["slots"], summary["step_law"], summary["memory"]) == (None, None, None)
+    assert (summary["knee"], summary["lengths"]) == ([], [])
+    assert "several models or servers" in summary["step_law_reason"]
+    assert summary["outcomes"] == {"ok": 128}
+    assert {key: summary["target"].get(key) for key in ("url", "model")} == {"url": HERE, "model": None}
+    said = all_findings(both)
+    assert said[0] == "Figures are given apart for made (72 requests) and other (72 requests)."
+    assert said[1].startswith(f"made and other were in use at the same time at {HERE}: ")
+    for sentence in said:
+        if "step takes" in sentence or "works on" in sentence or "requests queue" in sentence:
+            assert sentence.startswith(("made, ", "other, "))
+    assert sum("works on" in sentence for sentence in said) == 2
+
+
+def test_what_models_show_beside_each_other_says_so(both: Analysis) -> None:
+    """Streams of both grow from level to level: what one's cost holds what the other's cost, and no prompt was alone."""
+    for one, other in zip(both.summary["groups"], ("other", "made"), strict=True):
+        assert one["beside"] == [other]
+        assert one["step_law"]["prefill"] is None
+        assert one["step_law"]["prefill_reason"].startswith(f"{other} loaded the same server meanwhile")
+    for sentence in all_findings(both)[2:]:
+        assert sentence.startswith(("made, beside other: ", "other, beside made: "))
+        assert "Prefill runs" not in sentence
+
+
+def test_models_at_servers_of_their_own_give_a_law_each(tmp_path: Path) -> None:
+    levels, records = mixed(FAST, SLOW)
+    one = analyse(write(tmp_path / "run", records, levels, targets=[target("made"), target("other", THERE)]))
+    fast, slow = (each["step_law"] for each in one.summary["groups"])
+    assert (fast["prefill"] is not None, slow["prefill"] is not None) == (True, True)
+    assert any(sentence.startswith("other: The server works on 2 streams") for sentence in all_findings(one))
+    assert not any("same time" in sentence for sentence in all_findings(one))
+
+
+def test_a_prompt_beside_another_model_s_work_says_no_prefill_speed(both: Analysis) -> None:
+    accompanied = both.run.requests["prefill_tokens_per_s"].notna()
+    assert not accompanied.any()  # at every instant both models were in use
+
+
+def test_the_verdict_is_the_group_s_own(tmp_path: Path) -> None:
+    def broken(record: Record) -> dict[str, Any]:
+        return {"outcome": Outcome.HTTP_ERROR, "error": "HTTP 500: no"} if record.model == "other" else {}
+
+    one = two_models(tmp_path / "run", broken)
+    verdicts = {level["label"].split(" · ")[0]: level["verdict"] for level in one.summary["levels"]}
+    assert verdicts == {"made": "valid", "other": "void"}
+    assert [each["verdict"] for each in one.summary["groups"]] == ["valid", "void"]
+    assert one.summary["verdict"] == "void"
+    assert "2 of 4 levels are void" in " ".join(all_findings(one))
+
+
+def test_slots_that_models_may_share_are_no_limit(tmp_path: Path) -> None:
+    """llama.cpp's server takes any model name, and its slots are shared: what one was kept to says nothing."""
+    server: dict[str, Any] = {"kind": "llama.cpp", "version": "1", "context": None, "simulated": None, "facts": {}}
+    one = two_models(tmp_path / "run", server=server)
+    assert [each["slots"]["limit"] for each in one.summary["groups"]] == [False, False]
+    assert not any("further requests wait" in sentence for sentence in all_findings(one))
+
+
+def test_an_old_locust_folder_tells_groups_by_model(tmp_path: Path) -> None:
+    """Two user classes, as before there were targets: records know their model, run.json the other server in words."""
+    levels, records = mixed(FAST, SLOW)
+    old = [dataclasses.replace(record, target=0) for record in records]
+    others = [f"{THERE}: Ollama 0.24.0 (simulated: profile cpu-98m at 2× speed), model other, ollama-chat"]
+    one = analyse(write(tmp_path / "run", old, levels, driver="locust", other_targets=others))
+    assert [(each["model"], each["url"]) for each in one.summary["groups"]] == [("made", HERE), ("other", THERE)]
+    server = one.summary["groups"][1]["server"]  # nothing of the first one's context and version is its
+    assert server == {"kind": "ollama", "version": "0.24.0", "simulated": {"profile": "cpu-98m", "speed": 2.0}}
+    assert [each.summary["simulated"] is not None for _, each in one.groups] == [False, True]
+    assert "SIMULATED SERVER" in pages.markdown(one, [])
+    assert one.summary["groups"][1]["beside"] == []
+    for each, gap in zip(one.summary["groups"], (0.010, 0.040), strict=True):
+        assert steps_of(each) == pytest.approx([gap] * len(steps_of(each)), rel=0.01)
+
+
+def test_an_old_folder_that_does_not_tell_servers_apart_is_suspect(tmp_path: Path) -> None:
+    levels, truth = grid(FAST, (2,))
+    others = [f"{THERE}: ollama 0.33.0, model made, ollama-chat"]
+    one = analyse(write(tmp_path / "run", truth.records, levels, driver="locust", other_targets=others))
+    assert one.summary["verdict"] == "suspect"
+    assert f"requests went to {HERE} and {THERE}" in one.summary["levels"][0]["reasons"][0]
+
+
+def test_one_model_at_two_servers_is_named_by_server(tmp_path: Path) -> None:
+    levels, records = mixed(FAST, SLOW, names=("made", "made"))
+    targets = [target("made"), target("made", THERE)]
+    one = analyse(write(tmp_path / "run", records, levels, targets=targets))
+    assert [each["name"] for each in one.summary["groups"]] == [HERE, THERE]
+    assert one.summary["levels"][0]["label"].startswith(f"{HERE} · 2 of 4 streams")
+
+
+def test_two_models_at_two_servers_of_which_one_serves_both(tmp_path: Path) -> None:
+    levels, records = mixed(FAST, SLOW, FAST, names=("made", "other", "made"))
+    targets = [target("made"), target("other"), target("made", THERE)]
+    one = analyse(write(tmp_path / "run", records, levels, targets=targets))
+    assert [each["name"] for each in one.summary["groups"]] == [
+        f"made at {HERE}",
+        f"other at {HERE}",
+        f"made at {THERE}",
+    ]
+    assert [each["beside"] for each in one.summary["groups"]] == [[f"other at {HERE}"], [f"made at {HERE}"], []]
+
+
+@pytest.mark.parametrize("targets", [None, [target("made")]])
+def test_a_run_of_one_model_is_as_it_always_was(tmp_path: Path, targets: list[dict[str, Any]] | None) -> None:
+    facts: dict[str, Any] = {"targets": targets} if targets else {}
+    make(tmp_path / "run", users=(2, 6), **facts)
+    one = analyse(tmp_path / "run")
+    assert one.groups == ()
+    assert "groups" not in one.summary
+    assert one.summary["levels"][0]["label"] == "2 streams · 100 in · 20 out"
+    assert one.summary["slots"]["estimate"] == 4
+
+
+def test_a_target_without_a_request_is_said(tmp_path: Path) -> None:
+    make(tmp_path / "run", users=(2,), targets=[target("made"), target("idle")])
+    assert "No request was recorded for idle." in all_findings(analyse(tmp_path / "run"))
+
+
+def test_the_rate_of_an_open_loop_is_shared_out(tmp_path: Path) -> None:
+    levels, records = mixed(FAST, SLOW)
+    for level in levels:
+        level |= {"concurrency": None, "rate": 8.0, "rate_to": 16.0}
+    one = analyse(write(tmp_path / "run", records, levels, targets=[target("made"), target("other")]))
+    assert [(level["rate"], level["rate_to"]) for level in one.summary["levels"]] == [(4.0, 8.0)] * 4
+    assert one.summary["levels"][0]["label"] == "made · 4 to 8 requests/s · 100 in · 20 out"
+
+
+def test_what_loads_the_client_is_the_whole_run_s(both: Analysis) -> None:
+    whole = headroom.busiest(both.run, 1)
+    assert [headroom.busiest(group.run, 1) for group, _ in both.groups] == [whole, whole]
+
+
+def test_levels_that_a_model_had_no_request_in_are_not_its(tmp_path: Path) -> None:
+    levels, records = mixed(FAST, SLOW)
+    kept = [record for record in records if record.model == "made" or record.level == 1]
+    one = analyse(write(tmp_path / "run", kept, levels, targets=[target("made"), target("other")]))
+    assert [len(each["levels"]) for each in one.summary["groups"]] == [2, 1]
+
+
+def test_reports_and_charts_name_each_model(both: Analysis, tmp_path: Path) -> None:
+    pictures = charts.draw_all(both, tmp_path / "out")
+    named = [str(path.relative_to(tmp_path / "out")) for path in pictures]
+    assert named[0] == "streams.png"
+    assert depth.title(both) == "Streams of made and other together"
+    assert {"group-1-made/ttft.png", "group-2-other/ttft.png", "group-2-other/throughput.png"} <= set(named)
+    assert not any("prediction" in name for name in named)  # the model of one knows no load of the other beside it
+    markdown, html = pages.markdown(both, pictures), pages.html(both, pictures)
+    for text in (markdown, html):
+        assert "Step times: made" in text
+        assert "Step times: other" in text
+    assert "(group-2-other/ttft.png)" in markdown
+    assert html.count("data:image/png") == len(pictures)
+
+
+def test_the_console_names_each_model(both: Analysis) -> None:
+    out = io.StringIO()
+    report.console_report(report.Report((both,), ()), Console(file=out, width=200))
+    text = out.getvalue()
+    assert "made · ollama 0.33.0 · made, other · 100 in · 20 out" in text
+    for row in ("made · 2 of 4 streams", "other · 6 of 12 streams"):
+        assert row in text
+    narrow = io.StringIO()
+    Console(file=narrow, width=80).print(report.console_table(both.summary))
+    assert "valid" in narrow.getvalue()
+
+
+@pytest.mark.parametrize("command", ["advise", "compare", "memory"])
+def test_what_works_on_one_model_refuses_several_in_one_sentence(
+    both: Analysis, tmp_path: Path, command: str, loadtest: Callable[..., tuple[int, str, str]]
+) -> None:
+    other = make(tmp_path / "one", users=(2, 6)) and tmp_path / "one"
+    named: dict[str, list[Any]] = {"compare": [other, both.run.path], "memory": ["--run", both.run.path]}
+    code, _, err = loadtest(command, *named.get(command, [both.run.path]))
+    assert code == 2
+    assert "requests to 2 models or servers (made, other)" in err
+    assert err.count("\n") == 1
+    assert not list(both.run.path.glob("advice*"))
+
+
+def test_a_part_of_no_request_and_odd_targets_do_no_harm(tmp_path: Path) -> None:
+    levels, truth = grid(FAST, (2,))
+    odd: tuple[Any, ...] = ("x", [1, None], [{}], {"url": 1})
+    for number, targets in enumerate(odd):
+        run = frames.load(write(tmp_path / str(number), truth.records, levels, targets=targets))
+        assert groups.split(run) == []
