@@ -52,10 +52,17 @@ class Target:
         return {"Accept-Encoding": "identity", "Content-Type": "application/json", **auth}
 
     @property
-    def facts(self) -> dict[str, str]:
+    def facts(self) -> dict[str, Any]:
         """Name server, model and wire for run.json."""
         api, dialect = self.dialect.name.partition("-")[0], self.dialect.name
         return {"url": self.server.url, "api": api, "dialect": dialect, "model": self.model.name}
+
+    @property
+    def listed(self) -> dict[str, Any]:
+        """Return the same with what the server is: an entry of run.json's `targets`."""
+        server = self.server
+        about = {"kind": server.kind, "version": server.version, "simulated": server.simulated}
+        return {**self.facts, "server": about}
 
     @property
     def described(self) -> str:
@@ -286,7 +293,7 @@ def run_facts(
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "scenario": scenario.to_dict(),
         "target": target.facts,
-        "targets": [target.facts],
+        "targets": [target.listed],
         "server": {
             "kind": server.kind,
             "version": server.version,

@@ -12,9 +12,10 @@ import gevent
 from gevent import GreenletExit
 from locust.env import Environment
 from locust.rpc import Message
-from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner
+from locust.runners import HEARTBEAT_LIVENESS, STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner
 
 from loadtest.errors import LoadTestError, StorageError
+from loadtest.measure.wire import now
 from loadtest.records import RunFolder
 from loadtest.users import export, recording
 from loadtest.users.figures import wait_for_workers
@@ -47,6 +48,7 @@ class Decider:
         self._taken: set[Path] = set()
         self._workers: dict[str, int] = {}  # those that have had users in this test, with their index, …
         self._done: set[str] = set()  # … and those that have ended it, or are known to be lost
+        self._heard: dict[str, int] = {}  # when each was last heard of, monotonic ns
 
     def listen(self) -> None:
         events: Any = self._environment.events
@@ -154,6 +156,8 @@ class Decider:
         if not isinstance(runner, MasterRunner) or runner.state not in (STATE_SPAWNING, STATE_RUNNING):
             return
         for client in runner.clients.all:
+            if client.heartbeat >= HEARTBEAT_LIVENESS:
+                self._heard[client.id] = now()
             if client.user_count and client.id not in self._workers:
                 self._workers[client.id] = int(runner.get_worker_index(client.id))  # type: ignore[no-untyped-call]
         for client_id in self._workers.keys() - self._done:
@@ -166,7 +170,7 @@ class Decider:
         assert run is not None
         index = self._workers[client_id]
         self._done.add(client_id)
-        run.lose_worker(str(index), why)
+        run.lose_worker(str(index), why, self._heard.get(client_id, run.clock.monotonic_ns))
         logger.error("worker %d was lost (%s): what its users had in flight is missing from here on", index, why)
 
     def _refuse(self, sentence: str, code: int = 2) -> None:

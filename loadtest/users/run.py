@@ -17,7 +17,6 @@ from locust.env import Environment
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.measure.session import default_folder
 from loadtest.measure.target import control_client, loaded_facts, run_facts, trust
-from loadtest.measure.wire import now
 from loadtest.records import Clock, RunFolder
 from loadtest.users.levels import Levels, Seen
 from loadtest.users.options import Settings
@@ -52,7 +51,7 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
     told = (environment, "tags"), (environment, "exclude_tags"), (options, "tags"), (options, "exclude_tags")
     tagged = any(getattr(who, what, None) for who, what in told)
     by_scenario = {one.scenario: one for one in known}
-    targets: list[dict[str, str]] = []
+    targets: list[dict[str, Any]] = []
     settled = {}
     for user_class in classes:
         if tagged and not user_class.tasks:  # Locust would log a traceback without end
@@ -88,10 +87,10 @@ class Run:
         self.facts = self._begin(environment)
         self._write({"state": "running"})
 
-    def lose_worker(self, name: str, why: str) -> None:
-        """Note that a worker is gone whose users were at work: from now on their requests are missing."""
+    def lose_worker(self, name: str, why: str, since: int) -> None:
+        """Note that a worker is gone whose users were at work: their requests are missing `since` then, monotonic ns."""
         lost = self.facts["locust"].setdefault("lost_workers", [])
-        lost.append({"worker": name, "t_ns": now() - self.clock.monotonic_ns, "why": why})
+        lost.append({"worker": name, "t_ns": since - self.clock.monotonic_ns, "why": why})
 
     def add_seen(self, seen: dict[int, Seen], clock_steps: int) -> None:
         """Take what a process with users knows at its end; also after `end`, for workers may be late."""
@@ -136,8 +135,8 @@ class Run:
             facts["other_targets"] = list(others.values())
         return facts
 
-    def _targets(self) -> list[dict[str, str]]:
-        by_index = {one.index: one.target.facts for one in self.settled.values()}
+    def _targets(self) -> list[dict[str, Any]]:
+        by_index = {one.index: one.target.listed for one in self.settled.values()}
         return [by_index[index] for index in sorted(by_index)]
 
     def _write(self, ended: dict[str, Any]) -> None:
