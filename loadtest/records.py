@@ -297,7 +297,9 @@ def _try(path: Path, nearest: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path, prefix=".loadtest-", buffering=0) as file:
-            file.write(bytes(TRIED_BYTES))
+            left = TRIED_BYTES
+            while left:  # a write that the disk has not all the room for is short; the next one says why
+                left -= file.write(bytes(left))
     finally:
         for folder in made:
             with contextlib.suppress(OSError):

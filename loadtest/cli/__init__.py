@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -80,6 +81,7 @@ def cli() -> None:
     """
 
 
+LONGEST = 300  # characters without a blank that a sentence quotes
 NAMES = ("url", "model", "server", "profile", "metrics_address")  # options whose empty text means nothing
 
 
@@ -103,7 +105,9 @@ def _check_given(command: click.Command, args: Sequence[str]) -> None:
         value = values.get(param.name or "")
         named = isinstance(param.type, click.Path) or param.name in NAMES or isinstance(param, click.Argument)
         if named and "" in (value if isinstance(value, list | tuple) else (value,)):
-            what = max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
+            what = (
+                max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name.rstrip(".")
+            )
             raise ScenarioError(f"{what} is empty; give it a value, or leave it away.")
 
 
@@ -148,9 +152,9 @@ def _called(args: list[str]) -> int:
         print("loadtest: interrupted.", file=sys.stderr)
         return 130
     except LoadTestError as error:
-        print(f"loadtest: {error}", file=sys.stderr)
+        _say(str(error))
     except OSError as error:
-        print(f"loadtest: cannot write {error.filename or 'the output'}: {error.strerror}.", file=sys.stderr)
+        _say(f"cannot write {error.filename or 'the output'}: {error.strerror}.")
     return 2
 
 
@@ -167,4 +171,10 @@ def _show(error: click.ClickException) -> None:
         sentence = f"{sentence.rstrip('.')}; write `{usage}`."
     elif not sentence.endswith(("?", "?)")):
         sentence = f"{sentence.rstrip('.')}; see `{path} --help`."
-    print(f"loadtest: {sentence}", file=sys.stderr)
+    _say(sentence)
+
+
+def _say(sentence: str) -> None:
+    """Print a mistake; what was given is quoted in it, and may be of any length."""
+    short = re.sub(rf"\S{{{LONGEST},}}", lambda found: f"{found[0][:60]}… ({len(found[0])} characters)", sentence)
+    print(f"loadtest: {short}", file=sys.stderr)

@@ -31,7 +31,7 @@ class Range:
 
     def check(self, key: str, value: float) -> None:
         """Raise ScenarioError, naming the key, where `value` is no number or out of bounds."""
-        if math.isnan(value):
+        if isinstance(value, float) and math.isnan(value):
             raise ScenarioError(f"{key} must be a number, not {value}.")
         if self.above_zero and value <= 0:
             raise ScenarioError(f"{key} must be above 0, not {said(value)}.")
