@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from odd_input import REFUSED, answer, command_line, nothing_started
 
+from loadtest.cli import COMMANDS
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.records import RunFolder
 from loadtest.scenario import Scenario, looks_like
@@ -321,6 +322,13 @@ def shell(line: str, place: Path) -> tuple[int, str]:
         env={**os.environ, "LOADTEST": command},
     )
     return done.returncode, done.stderr
+
+
+def test_the_short_help_option_is_one_of_every_command(place: Path) -> None:
+    for name in COMMANDS:
+        said = answer([name, "-h"])
+        assert (said.code, said.err) == (0, "")
+        assert said.out.startswith(f"Usage: loadtest {name}")
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ class LazyGroup(click.Group):
             raise ScenarioError(f"there is no command {args[0][:60]!r}; {hint}")
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:
-            _check_given(command, rest)
+            _check_given(command, rest, ctx)
         return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -85,12 +85,13 @@ LONGEST = 300  # characters without a blank that a sentence quotes
 NAMES = ("url", "model", "server", "profile", "metrics_address")  # options whose empty text means nothing
 
 
-def _check_given(command: click.Command, args: Sequence[str]) -> None:
+def _check_given(command: click.Command, args: Sequence[str], parent: click.Context) -> None:
     """Raise ScenarioError for an option that is given twice, of which click takes the last, and for empty names.
 
     An empty path is the working folder to pathlib, and an empty URL another server than the one that was meant.
     """
-    with click.Context(command, resilient_parsing=True) as context:
+    # The parent's settings must be there: click keeps the help option that it makes for the first context.
+    with click.Context(command, parent=parent, resilient_parsing=True) as context:
         try:
             values, _, order = command.make_parser(context).parse_args(list(args))
         except click.UsageError:
