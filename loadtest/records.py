@@ -10,9 +10,11 @@ Measuring writes, analysing reads, and nothing passes between them but these fil
 from __future__ import annotations
 
 import builtins
+import contextlib
 import dataclasses
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,6 +30,7 @@ from loadtest.errors import RunFolderError, StorageError
 SCHEMA = 1
 RESERVE = 1 << 18  # bytes kept for run.json: on a full disk it can still say how the run ended
 NOT_SENT = "not sent"  # how the error of a request begins that was shed: cancelled before it was sent, by its plan
+TRIED_BYTES = 1 << 16  # written to see whether a run's folder can be
 
 
 class Outcome(StrEnum):
@@ -232,14 +235,25 @@ class RunFolder:
 
     @classmethod
     def check_free(cls, path: Path) -> None:
-        """Raise RunFolderError when `path` holds a run, is no folder or cannot be written to; create nothing."""
-        if path.exists() and not path.is_dir():
-            raise RunFolderError(f"{path} is a file, not a folder; choose another --out.")
-        if path.is_dir() and ((path / "run.json").exists() or any(path.glob("requests-*.jsonl"))):
-            raise RunFolderError(f"{path} already holds a run; choose another --out or remove it.")
-        nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            raise RunFolderError(f"cannot write to {nearest}; choose another --out.")
+        """Raise RunFolderError when `path` holds a run, is no folder or cannot be written to; leave nothing behind."""
+        if path.absolute() == Path(path.absolute().anchor):
+            raise RunFolderError(f"{path} is the root of the file system; choose another --out.")
+        try:
+            if path.exists() and not path.is_dir():
+                raise RunFolderError(f"{path} is a file, not a folder; choose another --out.")
+            if path.is_dir() and ((path / "run.json").exists() or any(path.glob("requests-*.jsonl"))):
+                raise RunFolderError(f"{path} already holds a run; choose another --out or remove it.")
+            if path.is_symlink() and not path.exists():
+                raise RunFolderError(f"{path} is a link that leads to no folder; choose another --out.")
+            nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+            if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+                raise RunFolderError(f"cannot write to {nearest}; choose another --out.")
+            _try(path.absolute(), nearest)
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte, or what is no text
+            why = getattr(error, "strerror", None) or "its name is no path"
+            shown = ascii(str(path))[1:-1]
+            shown = shown if len(shown) <= 200 else f"{shown[:80]}… ({len(shown)} characters)"
+            raise RunFolderError(f"cannot write to {shown}: {why}; choose another --out.") from None
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -325,6 +339,21 @@ class RunFolder:
             return list(_lines(path)) if path.exists() else []
         except RunFolderError:
             return []  # samples explain, records count: a broken one is no reason to refuse the run
+
+
+def _try(path: Path, nearest: Path) -> None:
+    """Make the folder below `nearest`, which is there, write a file of 64 KiB and remove all of it: a full disk shows."""
+    made = [folder for folder in (path, *path.parents) if nearest in folder.parents]  # the deepest first
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".loadtest-", buffering=0) as file:
+            left = TRIED_BYTES
+            while left:  # a write that the disk has not all the room for is short; the next one says why
+                left -= file.write(bytes(left))
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _check_schema(path: Path, facts: dict[str, Any]) -> None:

@@ -142,8 +142,9 @@ def parse(text: str) -> tuple[Objective, ...]:
 
 def _objective(part: str) -> Objective:
     name, equals, value = (piece.strip() for piece in part.partition("="))
+    name = name.lower()
     if not equals:
-        raise ScenarioError(f"--slo: {part!r} has no limit; write it like ttft_p95=2,tokens_per_s_p5=10.")
+        raise ScenarioError(f"--slo: {part[:60]!r} has no limit; write it like ttft_p95=2,tokens_per_s_p5=10.")
     figure, statistic = _figure(name)
     at_most = figure in DURATIONS
     key, words = (DURATIONS | SPEEDS | TOTALS)[figure]
@@ -171,7 +172,7 @@ def _figure(name: str) -> tuple[str, str]:
     near = difflib.get_close_matches(name, [f"{one}_{end}" for one in known for end in STATISTICS] + [*TOTALS], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ScenarioError(
-        f"--slo: {name!r} is no objective; {hint}known are {', '.join(known)}, each with {endings}, "
+        f"--slo: {name[:60]!r} is no objective; {hint}known are {', '.join(known)}, each with {endings}, "
         f"and {', '.join(TOTALS)} as they are."
     )
 
@@ -184,5 +185,5 @@ def _limit(name: str, text: str, *, duration: bool) -> float:
         limit = math.nan
     if not (limit > 0 and math.isfinite(limit)):
         unit = "seconds, e.g. 2 or 500ms" if duration else "a number above 0"
-        raise ScenarioError(f"--slo: the limit of {name} is {unit}, not {text!r}.")
+        raise ScenarioError(f"--slo: the limit of {name} is {unit}, not {text[:60]!r}.")
     return limit

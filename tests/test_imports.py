@@ -37,6 +37,7 @@ FORBIDDEN = {
 DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left of it
     "measure": [
         "tokens",
+        "trace",
         "schedule",
         "workload",
         "dialects",

@@ -49,6 +49,7 @@ def refused(start: Start, simulated_url: str) -> dict[str, Run]:
         "no folder": start(CHAT, *there, "--out", "stats.json/run"),
         "no task": start(CHAT, *there, "--tags", "other"),
         "no rate": start(SCENARIOS / "open_loop.py", *there, env={"RATE": "0"}),
+        "a rate without end": start(SCENARIOS / "open_loop.py", *there, env={"RATE": "nan"}),
         "a rate that is none": start(SCENARIOS / "open_loop.py", *there, env={"RATE": "x"}),
     }
     for run in runs.values():
@@ -66,6 +67,7 @@ def refused(start: Start, simulated_url: str) -> dict[str, Run]:
         ("no folder", "stats.json; choose another --out."),
         ("no task", "user class Chat has no task with these tags"),
         ("no rate", "user class Arrivals: rate must be above 0, not 0.0."),
+        ("a rate without end", "user class Arrivals: rate must be a number, not nan."),
         ("a rate that is none", "user class Arrivals: rate must be a number of requests/s, not 'x'."),
     ],
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
+import os
 from array import array
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 from loadtest.errors import ScenarioError
 from loadtest.measure.schedule import NS, Share, Trace, instants, schedule_of
 from loadtest.measure.tokens import Counter
-from loadtest.measure.workload import Workload
+from loadtest.measure.workload import Workload, check_files
 from loadtest.scenario import Scenario
 
 WINDOW = 10_000_000  # ns
@@ -118,6 +121,14 @@ def test_without_end_or_number_a_level_lasts_a_minute() -> None:
             [10, 20, 30],
             [5, 5, 5],
         ),
+        ('\ufefft;output_tokens\r\n0.5;7.0\r\n\r\n1.0;"8"\r\n2.25;9e0\r\n', None, [7, 8, 9]),
+        ('"t","input_tokens"\n"0.5","1"\n"1.0","2"\n"2.25","3"\n', [1, 2, 3], None),
+        ("t,output_tokens\n-0.5,0\n0,3\n1.25,0\n", None, [1, 3, 1]),
+        (
+            '{"T": 0.5, "output_tokens": 16.0}\n{"T": 1, "output_tokens": "16"}\n{"T": 2.25, "output_tokens": 16}',
+            None,
+            [16] * 3,
+        ),
         ('{"t": 0.5, "input_tokens": 3}\n{"t": 1, "input_tokens": 4}\n{"t": 2.25, "input_tokens": 5}', [3, 4, 5], None),
         ("Timestamp,Model,Request tokens,Response tokens\n5,x,1,2\n5.5,x,3,4\n6.75,x,5,6", [1, 3, 5], [2, 4, 6]),
     ],
@@ -155,7 +166,20 @@ def test_a_schedule_written_as_a_trace_is_that_schedule(tmp_path: Path) -> None:
         ("1\n0.5\n", "line 2, is earlier than the one before"),
         ("1\nsoon\n", "line 2, has 'soon' for an instant"),
         ("1\nnan\n", "line 2, has 'nan' for an instant"),
-        ("t,output_tokens\n1,5\n2,0\n", "line 3, has a length of '0'"),
+        ("t,input_tokens\n1,5\n2,0\n", "line 3, has a length of '0' (column input_tokens)"),
+        ("t,output_tokens\n1,5\n2,-1\n", "line 3, has a length of '-1'"),
+        ("t,output_tokens\n1,5\n2,1.5\n", "line 3, has a length of '1.5'"),
+        ("t,output_tokens\n1,5\n2,1e30\n", "line 3, has a length of '1e30'"),
+        ("t,output_tokens\n1,5\n2,\n3,4\n", "line 3 has none"),
+        ("0\n1e30\n", "line 2, is due 1.16e+25 days after the first"),
+        ("0\n1e400\n", "line 2, has '1e400' for an instant (column t)"),
+        ('{"t": 0}\n{"t": ' + "9" * 400 + "}\n", "line 2, has a number of about 400 digits for an instant"),
+        ('{"t": 0}\n{"t": ' + "9" * 5000 + "}\n", "line 2, is not a JSON object"),
+        ('{"t": NaN}\n', "line 1, has nan for an instant"),
+        ('[{"t": 1}]\n', "looks like a JSON array"),
+        ("when;what\n1;2\n", "it has 'when, what'"),
+        ("1\n\0\n", "holds a NUL byte (line 2)"),
+        ('t,x\n1,"' + "a" * 200_000 + '"\n', "is not CSV: field larger than field limit"),
         ("t,output_tokens\n1,5\n2,\n", "length of 1 of 2 requests"),
         ('{"t": 1}\n{"t": \n', "line 2, is not a JSON object"),
         ('{"t": 1}\n{"when": 2}\n', "line 2, has no instant"),
@@ -167,7 +191,7 @@ def test_a_trace_that_makes_no_sense_is_one_sentence(tmp_path: Path, content: st
     with pytest.raises(ScenarioError) as error:
         Trace.read(path)
     assert words in str(error.value)
-    assert str(error.value).endswith(".")
+    assert str(error.value).endswith((".", "?"))
     with pytest.raises(ScenarioError, match="cannot read the trace"):
         Trace.read(tmp_path / "none")
 
@@ -184,3 +208,28 @@ def test_each_request_of_a_trace_has_its_own_lengths(tmp_path: Path) -> None:
     assert workload.job(level, 0, warmup=True).output_tokens == 7
     assert workload.trace is not None
     assert workload.trace.longest == 68
+
+
+def test_what_a_trace_lacks_is_said_before_it_is_sent(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("t,output_tokens\n0,7\n1,0\n1,0\n")
+    few, empty = check_files(Scenario(trace=str(path), requests=10))
+    assert "has 3 requests, fewer than the 10 asked for: 3 are sent" in few
+    assert "gives 2 of 3 requests 0 output tokens" in empty
+    path.write_text("0\n1\n")
+    assert check_files(Scenario(trace=str(path), requests=2)) == []
+
+
+def test_a_pipe_is_read_once_though_it_is_asked_for_twice(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as pool:
+        pool.submit((tmp_path / "pipe").write_text, "0\n2\n")
+        assert check_files(Scenario(trace=str(tmp_path / "pipe"))) == []
+    assert list(Trace.read(tmp_path / "pipe").offsets) == [0, 2 * NS]
+
+
+def test_a_plan_too_long_for_the_clock_is_one_sentence() -> None:
+    scenario = Scenario(rate=(1e-6,), requests=2, arrivals="constant")
+    level = dataclasses.replace(scenario.levels()[0], requests=10_000)
+    with pytest.raises(ScenarioError, match="beyond the next 290 years"):
+        schedule_of(scenario, level)

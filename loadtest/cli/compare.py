@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +15,27 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.analyse import compare_report
-from loadtest.analyse.compare import BETTER, NOT_COMPARABLE, SAME, TOLERANCE, TOO_FEW, WORSE, Comparison, Row
+from loadtest.analyse.compare import ASKED, BETTER, NOT_COMPARABLE, SAME, TOLERANCE, TOO_FEW, WORSE, Comparison, Row
 from loadtest.analyse.compare import compare as compare_runs
 from loadtest.analyse.groups import refuse
 from loadtest.analyse.summary import analyse
-from loadtest.errors import LoadTestError
+from loadtest.errors import LoadTestError, ScenarioError
+from loadtest.records import RunFolder
 
 COLUMNS = {"figure": 17, "BASE": 6, "NEW": 6, "change": 6, "interval": 14, "verdict": 18}
+# Keys of run.json's `comparability`, of which a folder may lack those that its loadtest did not know yet.
+ACROSS = (
+    "dialect",
+    "model",
+    "quantization",
+    "context",
+    "server",
+    "simulated",
+    "warm_cache",
+    "unload",
+    "arrivals",
+    "prompt",
+)
 STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
 
 
@@ -66,9 +82,9 @@ def compare(base: Path, new: Path, *, tolerance: float, across: str, out: Path |
     Exit codes: 0 no regression · 1 a figure is worse by more than --tolerance
                 2 a mistake, or nothing could be compared
     """
-    if base.resolve() == new.resolve():
+    if os.path.realpath(base) == os.path.realpath(new):  # Path.resolve raises where links go round
         raise LoadTestError(f"{base} and {new} are the same run: name two.")
-    keys = frozenset(key.strip() for key in across.split(",") if key.strip())
+    keys = _keys(across, base, new)
     sides = analyse(base), analyse(new)
     for side in sides:
         refuse(side.run, [group for group, _ in side.groups], "compare")
@@ -79,6 +95,20 @@ def compare(base: Path, new: Path, *, tolerance: float, across: str, out: Path |
         said = compare_report.sentence(found)
         raise LoadTestError(f"nothing was judged. {said}.")
     return 1 if found.regressions else 0
+
+
+def _keys(across: str, *runs: Path) -> frozenset[str]:
+    """Return what --across names; raise ScenarioError for a key that runs do not have, with the nearest."""
+    known = {*ACROSS, *ASKED.values()}
+    for run in runs:
+        said = RunFolder.open(run).read_run().get("comparability")
+        known |= {str(key) for key in said} if isinstance(said, dict) else set()
+    keys = frozenset(key.strip() for key in across.split(",") if key.strip())
+    for key in sorted(keys - known):
+        near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}."
+        raise ScenarioError(f"--across: runs have no key {key[:60]!r}{hint}")
+    return keys
 
 
 def _write(found: Comparison, out: Path) -> list[Path]:

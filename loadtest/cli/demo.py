@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from loadtest.cli.options import Number
 from loadtest.cli.report import exit_code, show
 from loadtest.cli.run import run_scenario
 from loadtest.errors import TargetError
@@ -60,7 +61,7 @@ def _cores_apart(server: int) -> Iterator[None]:
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make.  [default: runs/<time>-demo]")
 @click.option(
     "--speed",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(0.01, 100),
     default=SPEED,
     show_default=True,
     help="Run the simulated server this many times faster than the profile.",

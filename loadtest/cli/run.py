@@ -17,7 +17,8 @@ from loadtest.cli.search import Finder
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.measure.search import DEFAULT_MOST
 from loadtest.measure.session import Beside, Choose, Finished, measure
-from loadtest.scenario import Scenario
+from loadtest.measure.workload import check_files
+from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, parse
 
 
@@ -31,6 +32,8 @@ def run_scenario(
 ) -> Finished:
     """Measure `scenario` with the live line on stderr."""
     line = line or Line()
+    for note in check_files(scenario):
+        line.say(note)
     try:
         return measure(scenario, out, on_progress=line.show, say=line.say, choose=choose, beside=beside)
     finally:
@@ -49,7 +52,7 @@ def run_scenario(
 )
 @click.option(
     "--find-max",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_STREAMS),
     is_flag=False,
     flag_value=DEFAULT_MOST,
     metavar="[N]",

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loadtest.measure.schedule import Trace, schedule_of
+from loadtest.measure.schedule import schedule_of
 from loadtest.measure.tokens import Calibration, Counter
+from loadtest.measure.trace import Trace
 from loadtest.scenario import Level, Scenario
 
 
@@ -125,6 +126,15 @@ class Workload:
         if self.scenario.warm_cache:
             return _digest(self.scenario.seed, "warm", level.input_tokens, level.words)
         return _digest(self.scenario.seed, "warm-up" if warmup else "job", level.index, i)
+
+
+def check_files(scenario: Scenario) -> list[str]:
+    """Read the files that a scenario names, before anything is sent; return what to say of them, a sentence each.
+
+    Raises ScenarioError where one cannot be read or makes no sense.
+    """
+    scenario.prompt_text()
+    return [] if scenario.trace is None else Trace.read(Path(scenario.trace)).notes(scenario)
 
 
 def _digest(*parts: object) -> int:

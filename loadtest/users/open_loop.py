@@ -48,14 +48,16 @@ class OpenLoopUser(ModelUser):
     @classmethod
     def schedule(cls, seed: int | None) -> Iterator[int]:
         """Yield when requests are due, ns from the beginning of the test's schedule; raises ScenarioError."""
+        if not isinstance(cls.burstiness, int | float | None) or isinstance(cls.burstiness, bool):
+            raise ScenarioError(f"burstiness must be a number, not {cls.burstiness!r}.")
         return instants(cls.requests_per_s(), cls.arrivals, seed, burstiness=cls.burstiness)
 
     @classmethod
     def requests_per_s(cls) -> float:
         """Return `rate` as a number; raises ScenarioError where it is none."""
         try:
-            return float(cls.rate)
-        except ValueError:
+            return float("no" if isinstance(cls.rate, bool) else cls.rate)
+        except (TypeError, ValueError, OverflowError):
             raise ScenarioError(f"rate must be a number of requests/s, not {cls.rate!r}.") from None
 
     @classmethod

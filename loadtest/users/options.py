@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import APIS, ENDPOINTS
+from loadtest.scenario import APIS, ENDPOINTS, said, sendable, whole
 
 GROUP = "loadtest"
+NAMED = "a name in UTF-8 without control characters"
 INPUT_TOKENS, OUTPUT_TOKENS = 128, 64  # where neither the option nor the user class says
 
 
 def _text(text: str) -> str:
+    if not sendable(text):
+        raise ValueError
     return text
 
 
 def _length(text: str) -> int:
-    value = int(text)
+    value = whole(text)
     if value < 1:
         raise ValueError
     return value
@@ -40,7 +43,7 @@ def _positive(text: str) -> float:
 
 
 def _port(text: str) -> int:
-    value = int(text)
+    value = whole(text)
     if not 0 <= value <= 65535:
         raise ValueError
     return value
@@ -71,14 +74,14 @@ class Option:
         try:
             value = self.read(text)
         except ValueError:
-            raise ScenarioError(f"{self.flag} must be {self.wanted}, not {text!r}.") from None
+            raise ScenarioError(f"{self.flag} must be {self.wanted}, not {said(text)}.") from None
         if self.choices and value not in self.choices:
-            raise ScenarioError(f"{self.flag} must be one of {', '.join(self.choices)}, not {text!r}.")
+            raise ScenarioError(f"{self.flag} must be one of {', '.join(self.choices)}, not {said(text)}.")
         return value
 
 
 OPTIONS = (
-    Option("model", _text, "a name", "NAME", "Model name. Default: the one that is loaded, else the only one."),
+    Option("model", _text, NAMED, "NAME", "Model name. Default: the one that is loaded, else the only one."),
     Option("api", _text, "a name", "API", "Wire of the server, where the user class does not fix it.", "auto", APIS),
     Option("endpoint", _text, "a name", "ENDPOINT", "What a plain ask() of a user sends to.", "chat", ENDPOINTS),
     Option(
@@ -95,7 +98,20 @@ OPTIONS = (
         "TOKENS",
         f"Length of made-up prompts, tokens. Default: the user class's, else {INPUT_TOKENS}.",
     ),
-    Option("out", _text, "a path", "FOLDER", "Run folder to make. Default: runs/<time>-<locustfile>."),
+    Option(
+        "out",
+        _text,
+        "a path in UTF-8 without control characters",
+        "FOLDER",
+        "Run folder to make. Default: runs/<time>-<locustfile>.",
+    ),
+    Option(
+        "stop_after_errors",
+        _length,
+        "a whole number above 0",
+        "N",
+        "End a level after so many requests failed in a row. Default: the user class's, else never.",
+    ),
     Option(
         "max_failure_ratio",
         _share,
@@ -128,7 +144,7 @@ OPTIONS = (
     Option(
         "metrics_address",
         _text,
-        "an address",
+        "an address in UTF-8 without control characters",
         "HOST",
         "Address that --metrics-port is on; another one is open to whoever reaches it.",
         "127.0.0.1",
@@ -165,6 +181,7 @@ class Settings:
     output_tokens: int | None = None
     input_tokens: int | None = None
     out: str | None = None
+    stop_after_errors: int | None = None
     max_failure_ratio: float | None = None
     max_ttft_p95: float | None = None
     min_tokens_per_s: float | None = None

@@ -1,0 +1,83 @@
+"""stdout and stderr that may go away: a reader that has seen enough, a closed terminal or a full disk ends no work."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import select
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TextIO, cast
+
+GONE = (errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET)  # nobody reads it any more: nothing is lost
+
+
+@dataclass(slots=True)
+class Lost:
+    """What could not be printed, by the error that says why; what nobody reads is none."""
+
+    errors: list[OSError] = field(default_factory=list)
+
+
+class _Outlet(io.FileIO):
+    """A descriptor whose first failed write is its last: from then on everything is taken and dropped."""
+
+    def __init__(self, fd: int, lost: Lost) -> None:
+        super().__init__(fd, "wb", closefd=False)
+        self._lost = lost
+        self._over = False
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override] # any buffer
+        if self._over:
+            return len(data)
+        try:
+            while (written := super().write(data)) is None:
+                select.select([], [self], [])  # it does not block, as a terminal that another program has left so
+        except OSError as error:
+            self._over = True
+            if error.errno not in GONE:
+                self._lost.errors.append(error)
+            return len(data)
+        return written
+
+
+def _open_descriptors() -> None:
+    """Have descriptors 0 to 2 open: else the next file or socket would get one of them, and what is printed."""
+    with contextlib.suppress(OSError):
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(fd, True)
+        os.close(fd)
+
+
+def _lasting(stream: TextIO | None, fd: int, lost: Lost) -> TextIO:
+    """Return a stream that writes where `stream` does, loses what its encoding lacks, and never fails."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none of the system's
+        fd = stream.fileno() if stream is not None else fd
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        buffer = io.BufferedWriter(cast("io.RawIOBase", _Outlet(fd, lost)))
+        # A terminal that knows no "·" is no reason to lose a report.
+        return io.TextIOWrapper(buffer, encoding=encoding, errors="replace", line_buffering=fd == 2 or buffer.isatty())
+    return stream or io.StringIO()
+
+
+@contextlib.contextmanager
+def lasting_output() -> Iterator[Lost]:
+    """Have prints succeed while inside, whatever becomes of stdout and stderr; gives what was lost, once over."""
+    _open_descriptors()
+    before = sys.stdout, sys.stderr
+    for stream in before:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    lost = Lost()
+    now = _lasting(before[0], 1, lost), _lasting(before[1], 2, Lost())
+    sys.stdout, sys.stderr = now
+    try:
+        yield lost
+    finally:
+        for stream in now:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        sys.stdout, sys.stderr = before

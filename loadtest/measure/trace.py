@@ -1,0 +1,217 @@
+"""Recorded arrivals: a file that says when each request is due, and how long it is where it says that.
+
+Traces come as an instant a line, as CSV and as JSON lines, from programs of many kinds: what can be understood is read,
+everything else is named by file, line and column.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import functools
+import json
+import math
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtest.errors import ScenarioError
+from loadtest.scenario import MOST_REQUESTS, MOST_S, TOKENS, Scenario, read_text, said, stamp, whole
+
+NS = 1_000_000_000
+MOST_BYTES = 1 << 30
+
+# What traces call their columns: Azure's (ContextTokens), Mooncake's (input_length), BurstGPT's (Request tokens), ours.
+TIMES = ("t", "time", "timestamp")
+INPUTS = ("input_tokens", "input_length", "contexttokens", "request tokens")
+OUTPUTS = ("output_tokens", "output_length", "generatedtokens", "response tokens")
+MILLISECONDS = ("input_length", "output_length")  # a Mooncake trace: its timestamps are ms
+DELIMITERS = (",", ";", "\t")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Recorded arrivals: ns since the first, and where the file says them each request's lengths."""
+
+    offsets: array[int]
+    input_tokens: array[int] | None = None
+    output_tokens: array[int] | None = None
+    empty_answers: int = 0  # requests that the file gives no output token: they ask for one
+
+    @classmethod
+    def read(cls, path: Path) -> Trace:
+        """Read a trace; raise ScenarioError, naming file, line and column.
+
+        One instant a line in seconds, or CSV with a head, or JSON lines. Columns: t or timestamp; input_tokens and
+        output_tokens where there are lengths, under the names that the Azure, Mooncake and BurstGPT traces have for
+        them. The first instant is the level's start. A file that has not changed is read once.
+        """
+        return _read(path, stamp(path))
+
+    @property
+    def longest(self) -> int:
+        """The most tokens, prompt and answer, that the file says of one request; 0 where it says no lengths."""
+        said = [lengths for lengths in (self.input_tokens, self.output_tokens) if lengths is not None]
+        return max(map(sum, zip(*said, strict=True)), default=0)
+
+    def notes(self, scenario: Scenario) -> list[str]:
+        """Return what a user should know of this trace before it is sent, a sentence each."""
+        notes = []
+        if scenario.requests is not None and scenario.requests > len(self.offsets):
+            notes.append(
+                f"The trace {scenario.trace} has {len(self.offsets)} requests, fewer than the {scenario.requests} asked "
+                f"for: {len(self.offsets)} are sent."
+            )
+        if self.empty_answers:
+            notes.append(
+                f"The trace {scenario.trace} gives {self.empty_answers} of {len(self.offsets)} requests 0 output tokens: "
+                "those ask for 1, the least that servers take."
+            )
+        return notes
+
+
+@functools.lru_cache(
+    maxsize=1
+)  # it is asked for before anything is sent and again by the workload; a pipe is read once
+def _read(path: Path, _: tuple[int, ...]) -> Trace:
+    lines = read_text(path, "trace", most=MOST_BYTES).split("\n")
+    rows = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise ScenarioError(f"the trace {path} is empty; give one instant a line, in seconds.")
+    if rows[0][1].startswith("["):
+        raise ScenarioError(f"the trace {path} looks like a JSON array; write one object a line (JSON lines).")
+    if len(rows) > MOST_REQUESTS:
+        raise ScenarioError(f"the trace {path} has {len(rows)} lines; cut it to {MOST_REQUESTS} or fewer.")
+    reader = _json_rows if rows[0][1].startswith("{") else _csv_rows
+    times, inputs, outputs = array("d"), array("q"), array("q")
+    bare: dict[str, int] = {}  # of inputs and outputs: the first line without one
+    for number, row in reader(path, rows):
+        where = f"the trace {path}, line {number},"
+        _add_instant(times, row, where)
+        for lengths, names, least in ((inputs, INPUTS, 1), (outputs, OUTPUTS, 0)):
+            length = _length(row, names, least, where)
+            if length is None:
+                bare.setdefault(names[0], number)
+            else:
+                lengths.append(length)
+    offsets = array("q", (round((t - times[0]) * NS) for t in times))
+    empty = outputs.count(0)
+    if empty:
+        outputs = array("q", (max(length, 1) for length in outputs))
+    return Trace(offsets, _all(inputs, INPUTS, offsets, path, bare), _all(outputs, OUTPUTS, offsets, path, bare), empty)
+
+
+def _add_instant(times: array[float], row: dict[str, Any], where: str) -> None:
+    """Take one arrival of a trace."""
+    times.append(_seconds(row, where))
+    if len(times) > 1 and times[-1] < times[-2]:
+        raise ScenarioError(f"{where} is earlier than the one before it; sort the trace by time.")
+    if times[-1] - times[0] > MOST_S:
+        days = (times[-1] - times[0]) / 86_400
+        raise ScenarioError(
+            f"{where} is due {days:.3g} days after the first; give seconds, and no more than {MOST_S / 86_400:.0f} days."
+        )
+
+
+def _length(row: dict[str, Any], names: Sequence[str], least: int, where: str) -> int | None:
+    """Return a row's length, None where it has none."""
+    name = next((name for name in names if row.get(name) not in (None, "")), None)
+    if name is None:
+        return None
+    given = row[name]
+    try:
+        length = -1 if isinstance(given, bool) else whole(given if isinstance(given, str) else repr(given))
+    except (TypeError, ValueError):
+        length = -1
+    if not least <= length <= TOKENS.high:
+        raise ScenarioError(
+            f"{where} has a length of {said(given)} (column {name}); lengths are whole numbers from {least} to "
+            f"{TOKENS.high}."
+        )
+    return length
+
+
+def _all(
+    lengths: array[int], names: Sequence[str], offsets: array[int], path: Path, bare: dict[str, int]
+) -> array[int] | None:
+    """Return the lengths, None where the trace has none."""
+    if lengths and len(lengths) != len(offsets):
+        raise ScenarioError(
+            f"the trace {path} says the length of {len(lengths)} of {len(offsets)} requests ({names[0]}; line "
+            f"{bare[names[0]]} has none); give it for all or none."
+        )
+    return lengths or None
+
+
+def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in rows:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise ScenarioError(f"the trace {path}, line {number}, is not a JSON object.")
+        yield number, {str(key).strip().lower(): value for key, value in row.items()}
+
+
+def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    names, delimiter = _head(path, rows[0])
+    if names is None:
+        names = ["t"]
+    else:
+        rows = rows[1:]
+    if not rows:
+        raise ScenarioError(f"the trace {path} has a head and no arrival.")
+    cells = csv.reader((line for _, line in rows), delimiter=delimiter)
+    try:
+        for row in cells:
+            yield rows[cells.line_num - 1][0], dict(zip(names, row, strict=False))
+    except csv.Error as error:
+        raise ScenarioError(f"the trace {path}, line {rows[cells.line_num - 1][0]}, is not CSV: {error}.") from None
+
+
+def _head(path: Path, first: tuple[int, str]) -> tuple[list[str] | None, str]:
+    """Return the names of a CSV file's columns, None where it has one column without a name; and what is between them."""
+    found: list[str] = []
+    for delimiter in DELIMITERS:
+        try:
+            names = [name.strip().lower() for name in next(csv.reader([first[1]], delimiter=delimiter))]
+        except csv.Error as error:
+            raise ScenarioError(f"the trace {path}, line {first[0]}, is not CSV: {error}.") from None
+        if any(name in TIMES for name in names):
+            return names, delimiter
+        found = max(found, names, key=len)
+    if len(found) == 1:
+        return None, ","
+    raise ScenarioError(
+        f"the trace {path} has no column {' or '.join(TIMES)} in its first line; it has {said(', '.join(found))}."
+    )
+
+
+def _seconds(row: dict[str, Any], where: str) -> float:
+    """Return the instant of a row: seconds, milliseconds in a Mooncake trace, or a date and time."""
+    name = next((name for name in TIMES if name in row), None)
+    given = None if name is None else row[name]
+    if isinstance(given, bool) or not isinstance(given, str | int | float):
+        raise ScenarioError(f"{where} has no instant under {', '.join(TIMES)}; it has {said(', '.join(row))}.")
+    try:
+        seconds = float(given)
+    except OverflowError:
+        seconds = math.inf
+    except ValueError:
+        seconds = _date(str(given), name, where)
+    if not math.isfinite(seconds):
+        raise ScenarioError(f"{where} has {said(given)} for an instant (column {name}); give seconds.")
+    return seconds / 1e3 if any(name in row for name in MILLISECONDS) else seconds
+
+
+def _date(text: str, name: str | None, where: str) -> float:
+    try:
+        moment = datetime.datetime.fromisoformat(text.strip())
+        return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()
+    except (ValueError, OverflowError):
+        raise ScenarioError(
+            f"{where} has {said(text)} for an instant (column {name}); give seconds or a date and time."
+        ) from None

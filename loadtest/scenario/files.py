@@ -1,0 +1,123 @@
+"""Text files that a user names: read whole, whatever their line ends and mark, or refused in one sentence."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import functools
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from loadtest.errors import ScenarioError
+
+MOST_PROMPT = 64 << 20  # bytes
+ROWS = 3  # lines of a file that are looked at to see what it is
+CHAT_KEYS = ("prompt", "messages", "conversations", "question", "instruction", "text", "input")  # of data sets
+LISTS = {".jsonl": "JSON lines", ".ndjson": "JSON lines", ".csv": "CSV", ".tsv": "CSV with tabs"}
+_OTHER_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_text(path: Path, what: str, *, most: int) -> str:
+    """Return a file's text with plain line ends and without UTF-8's mark; raise ScenarioError, naming `what` it is.
+
+    Reads `most` bytes at most, for a device has no end.
+    """
+    try:
+        with path.open("rb") as file:
+            body = file.read(most + 1)
+    except OSError as error:
+        raise ScenarioError(f"cannot read the {what} {path}: {error.strerror}.") from None
+    except ValueError:
+        raise ScenarioError(f"cannot read the {what} {path!a}: its name holds a NUL byte.") from None
+    if len(body) > most:
+        raise ScenarioError(f"the {what} {path} is longer than {most >> 20} MiB; is it the right file?")
+    if body.startswith(_OTHER_MARKS):
+        raise ScenarioError(f"the {what} {path} is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8.")
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = body[: error.start].count(b"\n") + 1
+        raise ScenarioError(f"the {what} {path} is not UTF-8 text (line {line}); save it as UTF-8.") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ScenarioError(f"the {what} {path} holds a NUL byte (line {line}); is it a text file?")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file does; the same for what can be read once only, such as a pipe."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return (found.st_ino, found.st_mtime_ns, found.st_size) if stat.S_ISREG(found.st_mode) else ()
+
+
+def prompt_of(path: Path, *, has_words: bool) -> str:
+    """Return the prompt in a file; raise ScenarioError where it is no prompt, or {words} and its values do not meet."""
+    text = _prompt(path, stamp(path))
+    if not text.strip():
+        raise ScenarioError(f"the prompt file {path} is empty.")
+    if kind := looks_like(text, path.suffix.lower()):
+        raise ScenarioError(
+            f"the prompt file {path} looks like {kind}, and would be sent whole, as one prompt; put each prompt into a "
+            "text file of its own."
+        )
+    if has_words and "{words}" not in text:
+        raise ScenarioError(f"words is given, but the prompt file {path} has no {{words}} in it.")
+    if not has_words and "{words}" in text:
+        raise ScenarioError(
+            f"the prompt file {path} has {{words}} in it; say which with words, e.g. words = [25, 100]."
+        )
+    return text
+
+
+@functools.lru_cache(maxsize=2)
+def _prompt(path: Path, _: tuple[int, ...]) -> str:
+    """Return a prompt file's text; kept, for it is wanted several times, and a pipe can be read once."""
+    return read_text(path, "prompt file", most=MOST_PROMPT)
+
+
+def looks_like(text: str, suffix: str = "") -> str | None:
+    """Name the format of many records that a text seems to be in, None where it may well be one prompt."""
+    if suffix in LISTS:
+        return LISTS[suffix]
+    stripped = text.strip()
+    lines = [line for line in stripped.splitlines() if line.strip()]
+    if stripped.startswith("["):
+        items = _parsed(stripped)
+        if isinstance(items, list) and len(items) > 1 and all(isinstance(item, dict | str) for item in items):
+            shared = isinstance(items[0], dict) and "conversations" in items[0]
+            return f"a JSON array of {len(items)} {'conversations (ShareGPT)' if shared else 'records'}"
+    if stripped.startswith("{"):
+        rows = [_parsed(line) for line in lines[:ROWS]]
+        if all(isinstance(row, dict) for row in rows) and (len(rows) > 1 or _record(rows[0])):
+            return "JSON lines"
+        if _record(_parsed(stripped)):
+            return "a JSON record"
+    return "CSV" if _table(lines) else None
+
+
+def _record(value: Any) -> bool:
+    return isinstance(value, dict) and any(key in value for key in CHAT_KEYS)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _table(lines: list[str]) -> bool:
+    """Whether lines are CSV with a head that names a prompt: prose has commas, too."""
+    if len(lines) < 2:
+        return False
+    try:
+        rows = list(csv.reader(lines[: ROWS + 1]))
+    except csv.Error:
+        return False
+    head = [name.strip().lower() for name in rows[0]]
+    return len(head) > 1 and any(name in CHAT_KEYS for name in head) and all(len(row) == len(head) for row in rows)

@@ -1,0 +1,41 @@
+"""One cell of a scenario's grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One cell of the grid."""
+
+    index: int
+    concurrency: int | None  # None: an open loop
+    input_tokens: int | None  # None: a literal prompt decides
+    output_tokens: int | None  # None: the model decides
+    words: int | None  # what {words} in a literal prompt stands for
+    requests: int  # total, warm-up not counted; with a duration, its upper limit does not exist (0)
+    rate: float | None = None  # requests/s, at its start where rate_to is another; None: closed loop, or a trace
+    rate_to: float | None = None  # requests/s at its end
+    trace: str | None = None  # name of the file that is replayed
+
+    @property
+    def load(self) -> str:
+        """Name what the level puts on the server: "8 streams", "4 requests/s", "1 to 8 requests/s" or "trace day.csv"."""
+        if self.trace is not None:
+            return f"trace {self.trace}"
+        if self.concurrency is None and self.rate is not None:
+            return f"{self.rate:g} {f'to {self.rate_to:g} ' if self.rate_to is not None else ''}requests/s"
+        return f"{self.concurrency or 0} stream{'s' if self.concurrency != 1 else ''}"
+
+    @property
+    def label(self) -> str:
+        """Name the level as charts and tables do, e.g. "8 streams · 128 in · 64 out"."""
+        parts = [self.load]
+        if self.input_tokens is not None:
+            parts.append(f"{self.input_tokens} in")
+        if self.output_tokens is not None:
+            parts.append(f"{self.output_tokens} out")
+        if self.words is not None:
+            parts.append(f"{self.words} words")
+        return " · ".join(parts)

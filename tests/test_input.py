@@ -1,0 +1,365 @@
+"""What users write wrongly is one sentence and exit code 2, before anything is sent or made; what is odd but right is taken."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from odd_input import REFUSED, answer, command_line, nothing_started
+
+from loadtest.cli import COMMANDS
+from loadtest.errors import LoadTestError, ScenarioError
+from loadtest.records import RunFolder
+from loadtest.scenario import Scenario, looks_like
+from loadtest.slo import parse
+
+LONG = "x" * 300
+WRONG = [
+    (["--think-time", "nan"], "think_time must be a number, not nan."),
+    (["--duration", "inf"], "duration must be at most 2592000, not inf"),
+    (["--rate", "1e-300"], "rate must be at least 1e-06, not 1e-300."),
+    (["--rate", "4,nan"], "rate must be a number, not nan."),
+    (["--rate", "1e6", "--duration", "1e6"], "makes 1000000000000 requests; ask for a duration of 10 s or less."),
+    (["--rate", "1e-6", "--requests", "1000"], "would take 11574 days"),
+    (["--rate", "4", "--rate-to", "inf"], "rate_to must be at most 1000000, not inf."),
+    (["--rate", "4", "--arrivals", "gamma", "--burstiness", "nan"], "burstiness must be a number"),
+    (["--seed", "1" * 24], "seed must be at most 9223372036854775807"),
+    (["--requests", "10^30"], "'10^30' is not a whole number like 8"),
+    (["--requests", "1" + "0" * 30], "requests must be at most 10000000"),
+    (["--requests", "9" * 4000], "a number of about 4000 digits"),
+    (["--requests", "9" * 5000], "is not a whole number like 8"),
+    (["--requests", "nan"], "'nan' is not a whole number like 8"),
+    (["--requests-per-stream", "1000000", "--concurrency", "100"], "ask for 100000 or fewer, or give duration."),
+    (
+        ["--concurrency", "1000000000"],
+        "concurrency must be at most 100000, not 1000000000; share more between several machines.",
+    ),
+    (["--concurrency", "1,x"], "not a list of whole numbers like 1,2,4,8"),
+    (["--concurrency", " "], "is empty"),
+    (["--warmup", "100000"], "ask for 12500 or fewer."),
+    (["--input-tokens", "10000001"], "input_tokens must be at most 10000000"),
+    (["--max-error-ratio", "30"], "max_error_ratio must be at most 1, not 30.0; 5 % is 0.05."),
+    (["--max-error-ratio", "nan"], "max_error_ratio must be a number, not nan."),
+    (["--temperature", "nan"], "temperature must be a number, not nan."),
+    (["--max-rate", "1e-300"], "max_rate must be at least 1e-06"),
+    (["--first-token-timeout", "inf"], "first_token_timeout must be at most 2592000"),
+    (["--first-token-timeout", "3", "--first-byte-timeout", "3"], "give first_token_timeout alone."),
+    (["--stop-after-errors", "0"], "stop_after_errors must be 1 or more, not 0."),
+    (["--workers", "1000000"], "workers must be at most 1024"),
+    (["--monitor", "host", "--monitor-every", "nan"], "nan is not a number from 0.05"),
+    (["--monitor", "host", "--monitor-every", "0"], "0.0 is not a number from 0.05"),
+    (["--metrics-port", "99999"], "--metrics-port"),
+    (["--find-max", "1000000000", "--slo", "ttft_p95=2"], "1<=x<=100000"),
+    (["--slo", "ttft_p95=nan"], "the limit of ttft_p95 is seconds"),
+    (["--slo", "ttft_p96=2"], "did you mean 'ttft_p9"),
+    (["--slo", "ttft_p95=2", "--slo", "itl_p95=2"], "--slo is given twice; give it once, with commas between"),
+    (["--url", "http://127.0.0.1:8"], "--url is given twice; give it once."),
+    (
+        ["--concurrency", "1", "--concurrency=2"],
+        "--concurrency is given twice; give it once, with commas between: --concurrency N,N,…",
+    ),
+    (["--model", ""], "model is empty; give it a value, or leave it away."),
+    (["--model", " "], "model is empty; give the model's name, or leave it away"),
+    (["--name", ""], "name is empty; give the run a name, or leave it away."),
+    (["--prompt", ""], "the prompt is empty."),
+    (["--prompt", "a\udcff"], "--prompt is not UTF-8 text ('a\\udcff'); write it in UTF-8"),
+    (["--prompt=a\udcff"], "--prompt is not UTF-8 text"),
+    (["--name", "\udcff"], "--name is not UTF-8 text"),
+    (["--model", "\udcff"], "--model is not UTF-8 text"),
+    (["--out", "\udcff"], "--out is not UTF-8 text"),
+    (["\udcff.toml"], "an argument is not UTF-8 text"),
+    (["--name", "a\x1b[2J"], "name holds a control character ('\\x1b'); take it out."),
+    (["--name", "a\u202eb"], "name holds a control character ('\\u202e'); take it out."),
+    (["--name", LONG], "name is 300 bytes long; make it 200 or fewer."),
+    (["--prompt", "in {words} words"], "say which with words"),
+    (["--prompt-file", "words.txt"], "the prompt file words.txt has {words} in it; say which with words"),
+    (["--prompt-file", "plain.txt", "--words", "10,20"], "the prompt file plain.txt has no {words} in it."),
+    (["--prompt-file", "prompts.jsonl"], "looks like JSON lines, and would be sent whole, as one prompt"),
+    (["--prompt-file", "utf16.toml"], "is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8."),
+    (["--prompt-file", "binary"], "is not UTF-8 text (line"),
+    (["--prompt-file", "folder"], "cannot read the prompt file folder: Is a directory."),
+    (["--trace", "bad.csv"], "line 2, has a length of 'nan' (column input_tokens)"),
+    (["--trace", "far.txt"], "line 2, is due 1.16e+25 days after the first"),
+    (["--trace", "empty"], "the trace empty is empty"),
+    (["--trace", "nowhere"], "cannot read the trace nowhere: No such file or directory."),
+    (["utf16.toml"], "UTF-16"),
+    (["deep.toml"], "is not valid TOML"),
+    (["digits.toml"], "is not valid TOML"),
+    (["hex.toml"], "seed must be at most 9223372036854775807, not a number of about 7225 digits."),
+    (
+        ["table.toml"],
+        "has a table [request], and a scenario has none; write its keys (requests) at the top of the file.",
+    ),
+    (["dates.toml"], "requests must be a whole number or nothing, not datetime.date(2024, 1, 1)."),
+    (["nul.toml"], "model holds a NUL byte; take it out."),
+    (["folder"], "cannot read the scenario folder: Is a directory."),
+    (["--out", ""], "--out is empty; give it a value, or leave it away."),
+    (["--out", "/"], "is the root of the file system; choose another --out."),
+    (["--out", "empty"], "empty is a file, not a folder; choose another --out."),
+    (["--out", "empty/run"], "choose another --out."),
+    (["--out", "loop"], "loop is a link that leads to no folder; choose another --out."),
+    (["--out", "loop/run"], "choose another --out."),
+    (["--out", LONG], "File name too long; choose another --out."),
+    (["--out", "/".join(["x" * 200] * 30)], "File name too long; choose another --out."),
+    (["--concurency", "1"], "--concurrency"),
+]
+RIGHT = [
+    ["--concurrency", "1e1", "--requests", "16.0"],
+    ["--concurrency", " 1, 2 ,,4 "],
+    ["--duration", "1e3"],
+    ["--first-byte-timeout", "5"],
+    ["--stop-after-errors", "3"],
+    ["--seed", "-5"],
+    ["--name", "größe · 日本語 😀"],
+    ["--slo", "TTFT_P95=500ms,requests_per_s=1e-3"],
+    ["--prompt-file", "plain.txt"],
+    ["--prompt-file", "words.txt", "--words", "10,20"],
+    ["--trace", "trace.csv"],
+    ["--out", "folder/new/run"],
+    ["bom.toml"],
+]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("OLLAMA_HOST", REFUSED)
+    (tmp_path / "plain.txt").write_bytes(b"\xef\xbb\xbfTell me\r\na story.\r\n")
+    with nothing_started(tmp_path):
+        yield tmp_path
+
+
+@pytest.mark.parametrize(("options", "words"), WRONG, ids=lambda value: None)
+def test_a_mistake_is_one_sentence_before_anything_is_sent_or_made(place: Path, options: list[str], words: str) -> None:
+    before = sorted(place.rglob("*"))
+    said = answer(["run", "--url", REFUSED, *options])
+    assert said.code == 2
+    assert words in said.err
+    assert "cannot reach" not in said.err
+    assert len(said.err.splitlines()) == 1
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("options", RIGHT, ids=lambda value: None)
+def test_what_is_odd_but_right_is_taken(place: Path, options: list[str]) -> None:
+    before = sorted(place.rglob("*"))
+    said = answer(["run", "--url", REFUSED, *options])
+    assert said.code == 2
+    assert f"cannot reach {REFUSED}" in said.err  # all else was right
+    assert sorted(place.rglob("*")) == before
+
+
+def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
+    said = answer(["run", "--url", REFUSED, "--first-byte-timeout", "5"])
+    assert said.err.count("has first_byte_timeout, which is called first_token_timeout now") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["serve", "--port", "99999"], "99999 is not a number from 0 to 65535"),
+        (["serve", "--speed", "nan"], "nan is not a number from 0.001 to 1000"),
+        (["serve", "--speed", "0"], "0.0 is not a number from 0.001 to 1000"),
+        (["serve", "--slots", "-1"], "-1 is not a number from 0 to 100000"),
+        (["serve", "--slots", "0"], "all that was asked for is right."),
+        (["serve", "--jitter", "inf"], "inf is not a number from 0 to 1"),
+        (["serve", "--num-ctx", "-1"], "-1 is not a number from 1 to 100000000"),
+        (["serve", "--profile", ""], "--profile is empty; give it a value, or leave it away."),
+        (["demo", "--speed", "nan"], "nan is not a number from 0.01 to 100"),
+        (["monitor", "--out", "x", "--every", "nan"], "nan is not a number from 0.05 to 86400"),
+        (["monitor", "--out", "x", "--for", "inf"], "inf is not a number from 0.001 to 2592000"),
+        (["check", ""], "URL is empty; give it a value, or leave it away."),
+        (["report"], "write `loadtest report [OPTIONS] RUN...`."),
+        (["report", ""], "RUN is empty; give it a value"),
+        (["compare", "A"], "Missing argument 'NEW'; write `loadtest compare [OPTIONS] BASE NEW`."),
+        (["compare", "folder", "./folder"], "are the same run: name two."),
+        (["compare", "loop", "folder"], "is not a run folder"),
+        (["reprot", "x"], "there is no command 'reprot'; did you mean 'report'?"),
+        (["zzz"], "there is no command 'zzz'; there are run, report,"),
+        (["advise", "folder", "--gpu-memory", "nan"], "--gpu-memory is a size like 80GB or 24GiB, not 'nan'."),
+        (["advise", "folder", "--slo", "ttft_p95=-1"], "the limit of ttft_p95 is seconds"),
+    ],
+)
+def test_a_mistake_of_another_command_is_one_sentence_too(place: Path, args: list[str], words: str) -> None:
+    before = sorted(place.rglob("*"))
+    said = answer(args)
+    assert said.code == 2
+    assert words in said.err
+    assert len(said.err.splitlines()) == 1
+    assert sorted(place.rglob("*")) == before
+
+
+def test_across_names_keys_that_runs_have(place: Path) -> None:
+    for name in ("a", "b"):
+        RunFolder.create(place / name).write_run({"comparability": {"new_key": 1}})
+    assert (
+        "--across: runs have no key 'modle'; did you mean 'model'?"
+        in answer(["compare", "a", "b", "--across", "modle"]).err
+    )
+    assert (
+        "runs have no key 'zzz'; there are arrivals, context," in answer(["compare", "a", "b", "--across", "zzz"]).err
+    )
+    assert "--across" not in answer(["compare", "a", "b", "--across", "new_key,model"]).err
+
+
+def test_any_command_line_ends_in_a_sentence_or_in_what_was_asked_for(place: Path) -> None:
+    draw = random.Random(13)
+    before = sorted(place.rglob("*"))
+    for _ in range(120):
+        said = answer(command_line(draw, without=("check",)))
+        assert said.fault is None, (said.args, said.fault, said.err)
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"requests = 16.0\n", None),
+        (b'requests = "16"\n', "must be a whole number or nothing, not '16'; leave the quotes away."),
+        (b"Concurrency = 1\n", "unknown key 'Concurrency'; did you mean 'concurrency'?"),
+        (b"a = 1\na = 2\n", "is not valid TOML"),
+        (b"[data]\nfile = 1\n", "has a table [data], and a scenario has none; write keys that there are at the top"),
+        (b"[trace]\nfile = 1\n", "trace must be text or nothing, not a table."),
+        (b"first_byte_timeout = 7\n", None),
+        (b"first_byte_timeout = 7\nfirst_token_timeout = 7\n", "its former name; give first_token_timeout alone."),
+        (b"\xef\xbb\xbf# a mark and other line ends\r\nduration = 7.0\r\n", None),
+        (b'model = "a\xff"\n', "is not UTF-8 text (line 1); save it as UTF-8."),
+    ],
+)
+def test_a_scenario_file_is_read_or_refused_in_one_sentence(tmp_path: Path, body: bytes, words: str | None) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(body)
+    if words is None:
+        scenario = Scenario.load(path)
+        assert 7.0 in (scenario.first_token_timeout, scenario.duration) or scenario.requests == 16
+        return
+    with pytest.raises(ScenarioError) as error:
+        Scenario.load(path)
+    assert words in str(error.value)
+
+
+def test_an_option_wins_over_the_files_old_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("first_byte_timeout = 7\n")
+    said: list[str] = []
+    assert Scenario.load(path, say=said.append, first_token_timeout=9.0).first_token_timeout == 9.0
+    assert Scenario.load(path, first_byte_timeout=8.0).first_token_timeout == 8.0
+    assert len(said) == 1
+    former = {**Scenario().to_dict(), "first_byte_timeout": 5.0}
+    del former["first_token_timeout"]
+    assert Scenario.from_dict(former).first_token_timeout == 5.0  # run.json of an older run
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "kind"),
+    [
+        ('{"prompt": "a"}\n{"prompt": "b"}\n', ".txt", "JSON lines"),
+        ('{"prompt": "a"}', ".txt", "JSON lines"),
+        ('{\n "messages": []\n}', ".json", "a JSON record"),
+        ('["a", "b"]', ".json", "a JSON array of 2 records"),
+        ('[{"conversations": []}, {"conversations": []}]', "", "a JSON array of 2 conversations (ShareGPT)"),
+        ("id,prompt\n1,a\n2,b\n", ".txt", "CSV"),
+        ("anything", ".jsonl", "JSON lines"),
+        ("anything", ".tsv", "CSV with tabs"),
+        ('Say what this means: {"prompt": "a"}', ".txt", None),
+        ('{"name": "Ada", "born": 1815}', ".json", None),
+        ("text, said he,\nwas long, and dull\n", ".txt", None),
+        ("[1] A quotation.\n[2] Another.\n", ".txt", None),
+        ("", "", None),
+    ],
+)
+def test_what_a_prompt_file_looks_like(text: str, suffix: str, kind: str | None) -> None:
+    assert looks_like(text, suffix) == kind
+
+
+def test_a_prompt_files_mark_and_line_ends_are_no_part_of_the_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_bytes(b"\xef\xbb\xbfTell me\r\na story.\r\n")
+    assert Scenario(prompt_file=str(path)).prompt_text() == "Tell me\na story.\n"
+    path.write_bytes(b"Another, longer one.")
+    assert Scenario(prompt_file=str(path)).prompt_text() == "Another, longer one."
+
+
+def test_an_objective_is_found_in_any_case() -> None:
+    assert [one.name for one in parse("TTFT_p95=2,Requests_Per_S=1")] == ["ttft_p95", "requests_per_s"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_folder_is_tried_without_a_trace(tmp_path: Path, before: bool) -> None:
+    if before:
+        (tmp_path / "runs").mkdir()
+    RunFolder.check_free(tmp_path / "runs/new/run")
+    assert (tmp_path / "runs").exists() == before
+    assert list(tmp_path.rglob("*")) == ([tmp_path / "runs"] if before else [])
+
+
+def test_a_full_disk_is_seen_before_anything_is_sent(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # a file of 64 KiB cannot be written
+    try:
+        with pytest.raises(LoadTestError, match="File too large; choose another --out"):
+            RunFolder.check_free(tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def shell(line: str, place: Path) -> tuple[int, str]:
+    """Run a line of bash in which $LOADTEST is the command line; return its exit code, and what was said on stderr."""
+    command = f"{sys.executable} -m loadtest"
+    done = subprocess.run(
+        ["bash", "-c", line],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env={**os.environ, "LOADTEST": command},
+    )
+    return done.returncode, done.stderr
+
+
+def test_the_short_help_option_is_one_of_every_command(place: Path) -> None:
+    for name in COMMANDS:
+        said = answer([name, "-h"])
+        assert (said.code, said.err) == (0, "")
+        assert said.out.startswith(f"Usage: loadtest {name}")
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("$LOADTEST run --help | head -1; exit ${PIPESTATUS[0]}", 0),
+        ("$LOADTEST run --help | true; exit ${PIPESTATUS[0]}", 0),
+        ("$LOADTEST run --help >&-", 0),
+        ("$LOADTEST run --help >&- 2>&- <&-", 0),
+        ("$LOADTEST nonsense 2>&-", 2),
+        ("$LOADTEST nonsense 2>&1 >&- | true; exit ${PIPESTATUS[0]}", 2),
+        ("$LOADTEST nonsense 2> /dev/full", 2),
+    ],
+)
+def test_output_that_nobody_reads_changes_no_exit_code(tmp_path: Path, line: str, code: int) -> None:
+    assert shell(line, tmp_path) == (code, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_is_lost_is_said(tmp_path: Path) -> None:
+    assert shell("$LOADTEST run --help > /dev/full", tmp_path) == (
+        3,
+        "loadtest: cannot write the output: No space left on device.\n",
+    )
+
+
+def test_a_closed_reader_ends_no_report(tmp_path: Path, run: Callable[..., Path]) -> None:
+    folder = run()
+    twin = tmp_path / "twin"
+    subprocess.run(["cp", "-r", str(folder), str(twin)], check=True)
+    code, err = shell(f"$LOADTEST report {folder} {twin} | true; exit ${{PIPESTATUS[0]}}", tmp_path)
+    assert code in (0, 3), err
+    assert "Traceback" not in err
+    assert (twin / "report.html").exists()
