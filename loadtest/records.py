@@ -22,6 +22,7 @@ from typing import IO, Any, Self
 
 import orjson
 
+from loadtest.credentials import scrubber
 from loadtest.errors import RunFolderError
 
 SCHEMA = 1
@@ -162,11 +163,12 @@ class RecordWriter:
         self.path = path
         self.clock = clock
         self._file: IO[bytes] = path.open("xb", buffering=0)
+        self._scrub = scrubber()
         header = Header(SCHEMA, worker, platform.node(), driver, clock.monotonic_ns, clock.wall_ns)
         self._file.write(orjson.dumps(dataclasses.asdict(header)) + b"\n")
 
     def write(self, record: Record) -> None:
-        self._file.write(record.to_line())
+        self._file.write(self._scrub(record.to_line()))
 
     def close(self) -> None:
         self._file.close()
@@ -178,12 +180,13 @@ class SampleWriter:
     def __init__(self, path: Path, *, source: str, clock: Clock, facts: dict[str, Any] | None = None) -> None:
         self.clock = clock
         self._file: IO[bytes] = path.open("xb", buffering=0)
+        self._scrub = scrubber()
         anchor = {"monotonic_ns": clock.monotonic_ns, "wall_ns": clock.wall_ns}
         header = {"schema": SCHEMA, "source": source, "host": platform.node(), **anchor, **(facts or {})}
         self._file.write(orjson.dumps(header) + b"\n")
 
     def write(self, sample: dict[str, Any]) -> None:
-        self._file.write(orjson.dumps(sample) + b"\n")
+        self._file.write(self._scrub(orjson.dumps(sample) + b"\n"))
 
     def close(self) -> None:
         self._file.close()
@@ -232,7 +235,7 @@ class RunFolder:
         """Write run.json whole or not at all; called at the start and again, with how it ended, at the end."""
         body = orjson.dumps({"schema": SCHEMA, **facts}, option=orjson.OPT_INDENT_2)
         partial = self.path / "run.json.partial"
-        partial.write_bytes(body + b"\n")
+        partial.write_bytes(scrubber()(body) + b"\n")
         partial.replace(self.path / "run.json")
 
     def read_run(self) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from typing import Any
 import click
 
 from loadtest import __version__
+from loadtest.credentials import redacted
 from loadtest.errors import LoadTestError
+from loadtest.urls import without_passwords
 
 # name -> (module, its one line in `loadtest --help`)
 COMMANDS = {
@@ -72,13 +74,14 @@ def main(args: list[str] | None = None) -> Any:
     try:
         sys.exit(cli.main(args=args, prog_name="loadtest", standalone_mode=False) or 0)
     except click.ClickException as error:
+        vars(error)["message"] = without_passwords(error.message)  # it may quote an argument
         error.show()
         sys.exit(2)
     except click.exceptions.Abort:
         print("loadtest: interrupted.", file=sys.stderr)
         sys.exit(130)
     except LoadTestError as error:
-        print(f"loadtest: {error}", file=sys.stderr)
+        print(f"loadtest: {redacted(str(error))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone: nothing left to say

@@ -7,8 +7,9 @@ from typing import Any
 from locust import User
 
 from loadtest.errors import ScenarioError
-from loadtest.measure.probe import base_url, default_url
+from loadtest.measure.target import located
 from loadtest.scenario import Scenario
+from loadtest.urls import default_url, without_secrets
 from loadtest.users.client import Client
 from loadtest.users.options import INPUT_TOKENS, OUTPUT_TOKENS, Settings
 
@@ -22,7 +23,7 @@ class ModelUser(User):
 
     abstract = True
 
-    host: str | None = default_url()
+    host: str | None = without_secrets(default_url())  # Locust shows it and sends it to workers
     model: str | None = None
     api: str = "auto"
     input_tokens: int | None = None
@@ -53,12 +54,14 @@ class ModelUser(User):
         """
         if cls.api != "auto" and settings.api not in ("auto", cls.api):
             raise ScenarioError(f"{cls.__name__} speaks the {cls.api} API only; leave --api {settings.api} out.")
-        return Scenario.from_dict(
+        api = cls.api if cls.api != "auto" else settings.api
+        own = cls.host if cls.host not in (ModelUser.host, OpenAIUser.host) else None
+        scenario = Scenario.from_dict(
             {
                 "name": name,
                 "seed": seed,
-                "url": base_url(host or cls.host or default_url()),
-                "api": cls.api if cls.api != "auto" else settings.api,
+                "url": host or own or default_url(api=api),
+                "api": api,
                 "endpoint": settings.endpoint,
                 "model": settings.model or cls.model,
                 "concurrency": [1],
@@ -78,6 +81,7 @@ class ModelUser(User):
             },
             where=f"user class {cls.__name__}",
         )
+        return located(scenario)
 
 
 class OllamaUser(ModelUser):
@@ -88,7 +92,8 @@ class OllamaUser(ModelUser):
 
 
 class OpenAIUser(ModelUser):
-    """A user of an OpenAI-compatible server (llama.cpp, vLLM, Ollama's /v1); OPENAI_API_KEY is its key."""
+    """A user of an OpenAI-compatible server (llama.cpp, vLLM, Ollama's /v1); OPENAI_API_KEY is its key, OPENAI_BASE_URL its URL."""
 
     abstract = True
+    host = without_secrets(default_url(api="openai"))
     api = "openai"
