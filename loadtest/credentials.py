@@ -125,13 +125,23 @@ def redacted(text: str, env: Mapping[str, str] = os.environ) -> str:
 
     Where a text was cut inside a secret, the beginning that is left at its end goes, too.
     """
-    for secret, name in _secrets(env, SHORTEST):
-        text = text.replace(secret, f"<{name}>")
-        for length in range(min(len(secret) - 1, len(text)), SHORTEST_BEGINNING - 1, -1):
-            if text.endswith(secret[:length]):
-                text = f"{text[:-length]}<{name}>"
-                break
-    return text
+    return redactor(env)(text)
+
+
+def redactor(env: Mapping[str, str] = os.environ) -> Callable[[str], str]:
+    """Return `redacted` for many texts, with the secrets as they are now."""
+    secrets = _secrets(env, SHORTEST)
+
+    def redact(text: str) -> str:
+        for secret, name in secrets:
+            text = text.replace(secret, f"<{name}>")
+            for length in range(min(len(secret) - 1, len(text)), SHORTEST_BEGINNING - 1, -1):
+                if text.endswith(secret[:length]):
+                    text = f"{text[:-length]}<{name}>"
+                    break
+        return text
+
+    return redact
 
 
 def scrubber(env: Mapping[str, str] = os.environ) -> Callable[[bytes], bytes]:

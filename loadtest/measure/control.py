@@ -141,7 +141,7 @@ def text(value: Any) -> str | None:
 def printable(value: Any) -> str | None:
     """Return a short text for people, escapes shown; None where there is none."""
     said = text(value)
-    return None if said is None else shown(said)[:LONGEST_TEXT]
+    return None if said is None else shown(credentials.redacted(said))[:LONGEST_TEXT]
 
 
 def count(value: Any) -> int | None:
@@ -171,7 +171,7 @@ def plain(value: Any, depth: int = DEEPEST) -> Any:
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, str):
-        return shown(text(value) or "")[:LONGEST_TEXT]
+        return printable(value) or ""
     if isinstance(value, int):
         return value if abs(value) <= LARGEST else None
     if isinstance(value, float):
@@ -182,7 +182,7 @@ def plain(value: Any, depth: int = DEEPEST) -> Any:
         return [plain(item, depth - 1) for item in value[:LONGEST_LIST]]
     if isinstance(value, dict):
         kept = list(value.items())[:LONGEST_LIST]
-        return {shown(text(key) or "")[:LONGEST_TEXT]: plain(item, depth - 1) for key, item in kept}
+        return {printable(key) or "": plain(item, depth - 1) for key, item in kept}
     return None
 
 
@@ -208,9 +208,10 @@ def rows(body: Any) -> list[dict[str, Any]] | None:
 
 
 def _named(listed: list[Any]) -> Iterator[dict[str, Any]]:
+    hide = credentials.redactor()
     for row in listed:
         if not isinstance(row, dict):
             row = {"id": row}  # noqa: PLW2901 - the name alone
         name = next((said for key in ("name", "id", "model") if (said := text(row.get(key)))), None)
-        if name is not None:
-            yield {**row, "name": name}
+        if name is not None and len(name) <= LONGEST_TEXT:
+            yield {**row, "name": hide(name)}
