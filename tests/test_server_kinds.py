@@ -12,6 +12,7 @@ import pytest
 from made_servers import OPENAI_STREAM, made, refuse
 
 from loadtest.errors import TargetError
+from loadtest.measure import control
 from loadtest.measure.probe import Server, choose_model, probe
 from loadtest.records import Outcome, RunFolder
 
@@ -133,6 +134,23 @@ def test_an_unclear_server_is_said_with_what_to_do(routes: dict[str, Any], defau
     with pytest.raises(TargetError) as said:
         look(routes, default=default)
     assert words in str(said.value)
+
+
+def test_an_answer_without_end_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "LONGEST_BYTES", 1 << 20)
+    endless = (200, {"Content-Type": "application/json"}, b" " * (2 << 20))
+    with pytest.raises(TargetError, match="more than 1 MiB"):
+        look({}, default=endless)
+
+
+@pytest.mark.parametrize("option", ["--url", "--model"])
+def test_an_empty_name_is_one_sentence(loadtest: Call, tmp_path: Path, option: str) -> None:
+    with made({"/v1/models": LISTED}) as server:
+        url = [] if option == "--url" else ["--url", server.url]
+        code, _, err = loadtest("run", *url, option, "", "--out", tmp_path / "run")
+    assert code == 2
+    assert "empty" in err
+    assert "Traceback" not in err
 
 
 def test_with_a_key_a_gateway_is_measured(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:
