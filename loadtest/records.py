@@ -25,6 +25,7 @@ from typing import IO, Any, Self
 
 import orjson
 
+from loadtest.credentials import scrubber
 from loadtest.errors import RunFolderError, StorageError
 
 SCHEMA = 1
@@ -167,6 +168,7 @@ class LineFile:
         """Make the file and write its first line; raise StorageError, or FileExistsError where the name is taken."""
         self.path = path
         self._end = 0  # of the last whole line
+        self._scrub = scrubber()
         try:
             self._file: IO[bytes] = path.open("xb", buffering=0)
         except FileExistsError:
@@ -182,6 +184,7 @@ class LineFile:
 
     def append(self, line: bytes) -> None:
         """Write one line, with one write unless that stops short; where it fails, cut the file back and raise StorageError."""
+        line = self._scrub(line)
         rest = memoryview(line)
         try:
             while rest:  # a disk with room for a part of the line takes that, and says at the next write what is wrong
@@ -282,11 +285,11 @@ class RunFolder:
 
         It is written over a file that was made beforehand, so that a disk that filled up meanwhile has room for it.
         """
-        body = orjson.dumps({"schema": SCHEMA, **facts}, option=orjson.OPT_INDENT_2) + b"\n"
+        body = orjson.dumps({"schema": SCHEMA, **facts}, option=orjson.OPT_INDENT_2)
         partial = self.path / "run.json.partial"
         try:
             with partial.open("r+b" if partial.exists() else "xb") as file:
-                file.write(body)
+                file.write(scrubber()(body) + b"\n")
                 file.truncate()
             partial.replace(self.path / "run.json")
         except OSError as error:

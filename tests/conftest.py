@@ -18,7 +18,7 @@ from loadtest.cli.demo import simulated_server
 @pytest.fixture(autouse=True)
 def _no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the tests on their own servers, whatever the shell says."""
-    for name in ("OLLAMA_HOST", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
+    for name in ("OLLAMA_HOST", "OPENAI_BASE_URL", "OPENAI_API_KEY", "OLLAMA_API_KEY", "LOADTEST_BASIC_AUTH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LOADTEST_CALIBRATION", os.devnull)
 

@@ -13,9 +13,12 @@ import loadtest
 
 PACKAGE = Path(loadtest.__file__).parent
 
-# each room may import those named; errors, scenario, records, metrics, slo and streams are the ground
+# each room may import those named; errors, text, urls, credentials, scenario, records, metrics, slo and streams are the ground
 GROUND = {
     "loadtest.errors",
+    "loadtest.text",
+    "loadtest.urls",
+    "loadtest.credentials",
     "loadtest.scenario",
     "loadtest.records",
     "loadtest.metrics",
@@ -51,6 +54,7 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "limits",
         "interruption",
         "driver",
+        "control",
         "probe",
         "capacity",
         "target",

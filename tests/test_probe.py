@@ -35,7 +35,7 @@ def test_what_is_no_url_is_said(given: str) -> None:
 def test_the_environment_names_the_server() -> None:
     assert default_url({}) == "http://127.0.0.1:11434"
     assert default_url({"OPENAI_BASE_URL": "http://a/v1"}) == "http://a/v1"
-    assert default_url({"OPENAI_BASE_URL": "http://a/v1", "OLLAMA_HOST": "b"}) == "b"
+    assert default_url({"OPENAI_BASE_URL": "http://a/v1", "OLLAMA_HOST": "b"}) == "b"  # api openai: test_urls
 
 
 def ollama(*models: Model) -> Server:

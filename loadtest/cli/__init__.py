@@ -17,8 +17,10 @@ import click
 
 from loadtest import __version__
 from loadtest.cli.output import lasting_output
+from loadtest.credentials import redacted
 from loadtest.errors import LoadTestError, ScenarioError, StorageError, WorkerError
 from loadtest.measure.interruption import interrupting
+from loadtest.urls import without_passwords
 
 # name -> (module, its one line in `loadtest --help`)
 COMMANDS = {
@@ -180,5 +182,9 @@ def _show(error: click.ClickException) -> None:
 
 def _say(sentence: str) -> None:
     """Print a mistake; what was given is quoted in it, and may be of any length."""
-    short = re.sub(rf"\S{{{LONGEST},}}", lambda found: f"{found[0][:60]}… ({len(found[0])} characters)", sentence)
+    short = re.sub(
+        rf"\S{{{LONGEST},}}",
+        lambda found: f"{found[0][:60]}… ({len(found[0])} characters)",
+        without_passwords(redacted(sentence)),
+    )
     print(f"loadtest: {short}", file=sys.stderr)

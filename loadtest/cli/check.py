@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import click
 
-from loadtest.errors import TargetError
-from loadtest.measure.probe import Model, Server, base_url, choose_model, default_url, describe, hazards, probe
+from loadtest.cli.connection import connection_options
+from loadtest.credentials import withhold
+from loadtest.errors import ScenarioError, TargetError
+from loadtest.measure.probe import Model, Server, choose_model, describe, hazards, probe
 from loadtest.measure.target import control_client, trust
-
-
-def _look(url: str, asked: str | None) -> tuple[Server, Model | None, str | None]:
-    with control_client(trust(None)) as client:
-        server = probe(client, url)
-        try:
-            return server, describe(client, server, choose_model(server, asked)), None
-        except TargetError as error:
-            if asked is not None:
-                raise
-            return server, None, str(error)
+from loadtest.text import shown
+from loadtest.urls import default_url, parse
 
 
 @click.command()
 @click.argument("url", required=False)
+@click.option("--url", "named", metavar="URL", help="The same as URL.")
 @click.option("--model", help="Model to look at.  [default: the loaded one, else the only one]")
-def check(url: str | None, model: str | None) -> None:
+@connection_options
+def check(
+    url: str | None, named: str | None, model: str | None, *, api: str, ca_file: str | None, connect_timeout: float
+) -> None:
     """Say what server answers at URL, and what could spoil a measurement.
 
-    Without URL: OLLAMA_HOST, OPENAI_BASE_URL, else the local Ollama. Sends no prompt. Exit code 2 when nothing usable
-    answers.
+    Without URL: OLLAMA_HOST, OPENAI_BASE_URL (first with --api openai), else the local Ollama. Sends no prompt. Exit code
+    2 when nothing usable answers.
     """
-    server, chosen, trouble = _look(base_url(url or default_url()), model)
+    if url is not None and named is not None:
+        raise ScenarioError("URL and --url both name a server: give one.")
+    given = next((one for one in (url, named) if one is not None), None)
+    address = parse(withhold(default_url(api=api) if given is None else given))
+    api = address.asks[0] or api if api == "auto" else api
+    server, chosen, trouble = _look(address.base, model, api, ca_file, connect_timeout)
     rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
     if server.simulated:
-        rows.append(("simulated", f"profile {server.simulated['profile']} at {server.simulated['speed']:g}× speed"))
-    rows.append(
-        ("models", ", ".join(item.name + (" (loaded)" if item.loaded else "") for item in server.models) or "none")
-    )
+        profile = shown(server.simulated["profile"])
+        rows.append(("simulated", f"profile {profile} at {server.simulated['speed']:g}× speed"))
+    names = ", ".join(shown(item.name) + (" (loaded)" if item.loaded else "") for item in server.models)
+    rows.append(("models", names or ("not listed by this server" if server.unlisted else "none")))
     if chosen is not None:
-        rows.append(("model", " ".join(filter(None, [chosen.name, _details(chosen)]))))
+        rows.append(("model", " ".join(filter(None, [shown(chosen.name), _details(chosen)]))))
         rows.append(("context", _context(chosen)))
     rows.append(("slots", str(server.slots) if server.slots else "not said by this server; a run past them finds out"))
     for name, value in rows:
@@ -46,8 +48,23 @@ def check(url: str | None, model: str | None) -> None:
         print(f"! {text}")
 
 
+def _look(
+    url: str, asked: str | None, api: str, ca_file: str | None, connect_timeout: float
+) -> tuple[Server, Model | None, str | None]:
+    with control_client(trust(ca_file), connect_timeout) as client:
+        server = probe(client, url, api=api)
+        try:
+            return server, describe(client, server, choose_model(server, asked)), None
+        except TargetError as error:
+            if asked is not None:
+                raise
+            return server, None, str(error)
+
+
 def _details(model: Model) -> str:
-    parts = [str(model.details.get(key)) for key in ("parameter_size", "quantization_level") if model.details.get(key)]
+    parts = [
+        shown(str(model.details.get(key))) for key in ("parameter_size", "quantization_level") if model.details.get(key)
+    ]
     return f"({', '.join(parts)})" if parts else ""
 
 
@@ -55,4 +72,5 @@ def _context(model: Model) -> str:
     trained = f"trained for {model.trained_context}" if model.trained_context else ""
     if model.context:
         return f"{model.context} tokens" + (f", {trained}" if trained else "")
-    return "not loaded, so not known yet" + (f"; {trained}" if trained else "")
+    unknown = "not loaded, so not known yet" if model.loaded is False else "not said by this server"
+    return unknown + (f"; {trained}" if trained else "")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
+from loadtest.cli.connection import connection_options
 from loadtest.errors import ScenarioError, TargetError
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class Asked:
     gguf: Path | None
     config: Path | None
     url: str | None
+    api: str
+    ca_file: str | None
+    connect_timeout: float
     run: Path | None
     parameters: float | None
     layers: int | None
@@ -63,6 +67,7 @@ class Found:
 @click.option("--gguf", type=click.Path(path_type=Path), metavar="FILE", help="A GGUF file: its header is read.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="A Hugging Face config.json.")
 @click.option("--url", metavar="URL", help="An Ollama server: its model, beside what it says that takes.")
+@connection_options
 @click.option("--run", type=click.Path(path_type=Path), metavar="RUN", help="A run folder: estimate beside measured.")
 @click.option("--parameters", type=float, metavar="N", help="Parameters, e.g. 7e9, of a model that is not known.")
 @click.option("--layers", type=click.IntRange(1), metavar="N", help="Layers, for the KV cache of such a model.")
@@ -145,8 +150,8 @@ def _found(asked: Asked) -> Found:
         raise ScenarioError(f"--cache-dtype is one of {', '.join(CACHE_DTYPES)}, not {asked.cache_dtype!r}.")
     if asked.run:
         found = _of_run(asked.run)
-    elif asked.url:
-        found = _of_server(asked.url, asked.model)
+    elif asked.url is not None:
+        found = _of_server(asked, asked.url)
     else:
         facts, notes = _facts(asked)
         found = Found(Plan(facts=facts), None, notes)
@@ -264,25 +269,28 @@ def _of_run(path: Path) -> Found:
     return Found(plan, said, tuple(notes), simulated=run.simulated is not None)
 
 
-def _of_server(url: str, name: str | None) -> Found:
+def _of_server(asked: Asked, url: str) -> Found:
     from loadtest.analyse.estimate import DEFAULT_CONTEXT, Plan
     from loadtest.analyse.memory import Measured, server_facts
-    from loadtest.measure.probe import base_url, choose_model, describe, probe
+    from loadtest.credentials import withhold
+    from loadtest.measure.probe import choose_model, describe, probe
     from loadtest.measure.target import control_client, trust
+    from loadtest.text import shown
+    from loadtest.urls import parse
 
-    with control_client(trust(None)) as client:
-        server = probe(client, base_url(url))
+    with control_client(trust(asked.ca_file), asked.connect_timeout) as client:
+        server = probe(client, parse(withhold(url)).base, api=asked.api)
         if server.kind != "ollama":
             raise TargetError(
                 f"{server.described} does not say what its models are made of: give --model, --gguf or --config."
             )
-        model = describe(client, server, choose_model(server, name))
-    facts = server_facts(model.name, model.details, model.trained_context)
+        model = describe(client, server, choose_model(server, asked.model))
+    facts = server_facts(shown(model.name), model.details, model.trained_context)
     plan = Plan(facts=facts, context=model.context or DEFAULT_CONTEXT)
     notes = ["Ollama does not say how many slots it has: 1 is taken unless --slots says more."]
     said = Measured(model.size, model.size_vram) if model.size else None
     if said is None:
-        notes.append(f"{model.name} is not loaded: nothing to compare with.")
+        notes.append(f"{shown(model.name)} is not loaded: nothing to compare with.")
     return Found(plan, said, tuple(notes), simulated=server.simulated is not None)
 
 

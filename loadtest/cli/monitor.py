@@ -11,9 +11,12 @@ from typing import Any
 
 import click
 
+from loadtest.cli.connection import ca_file_option
 from loadtest.cli.options import Number
+from loadtest.credentials import withhold
 from loadtest.monitor import process
 from loadtest.scenario import MOST_S
+from loadtest.urls import base_url
 
 SHORTEST_S = 0.05  # between samples
 SOURCE_HELP = (
@@ -66,6 +69,7 @@ def _listener(address: str, port: int | None) -> socket.socket | None:
 @click.option("--for", "seconds", type=Number(0.001, MOST_S), metavar="S", help="End after so many seconds.")
 @click.option("--client", type=int, metavar="PID", help="Process of the load generator, whose CPU is kept apart.")
 @click.option("--server", metavar="URL", help="What is measured: its process's CPU is kept apart where it runs here.")
+@ca_file_option
 @_metrics_options
 @click.option("--metrics-fd", type=int, hidden=True)
 @click.option("--with-run", is_flag=True, hidden=True)
@@ -77,6 +81,7 @@ def monitor(
     client: int | None,
     server: str | None,
     *,
+    ca_file: str | None,
     metrics_port: int | None,
     metrics_address: str,
     metrics_fd: int | None,
@@ -100,9 +105,10 @@ def monitor(
     listener = _listener(metrics_address, metrics_port)
     if metrics_fd is not None:
         listener = socket.socket(fileno=metrics_fd)
+    server = None if server is None else base_url(withhold(server))
     asked = process.parse(sources or ("host",), server=server) if sources or listener is None else []
     process.monitor(
-        [process.make(one, client=client, server=server) for one in asked],
+        [process.make(one, client=client, server=server, ca_file=ca_file) for one in asked],
         out,
         every=every,
         seconds=seconds,
@@ -126,7 +132,7 @@ def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def beside_run(
-    sources: Sequence[str], every: float, *, metrics_port: int | None, metrics_address: str
+    sources: Sequence[str], every: float, *, metrics_port: int | None, metrics_address: str, ca_file: str | None = None
 ) -> Callable[[Path, str], AbstractContextManager[int]] | None:
     """Return what to enter while a run goes on, None without sources and metrics; raise ScenarioError before anything is sent.
 
@@ -140,7 +146,7 @@ def beside_run(
 
     def start(folder: Path, url: str) -> AbstractContextManager[int]:
         asked = process.parse(sources, server=url) if sources else []
-        return process.beside(folder, asked, every=every, server=url, metrics=listener)
+        return process.beside(folder, asked, every=every, server=url, ca_file=ca_file, metrics=listener)
 
     return start
 

@@ -94,7 +94,6 @@ def run(
       loadtest run --url http://127.0.0.1:11434 --monitor host,nvidia,ollama --report
       loadtest run --url http://127.0.0.1:11434 --duration 300 --metrics-port 9464
     """
-    beside = beside_run(monitor, monitor_every, metrics_port=metrics_port, metrics_address=metrics_address)
     objectives = () if slo is None else parse(slo)
     if find_max is not None:
         if not objectives:
@@ -103,8 +102,17 @@ def run(
             raise ScenarioError("--find-max searches over concurrency, not over rates; leave --rate and --trace away.")
         if values.get("concurrency") is not None:
             raise ScenarioError("--find-max chooses the concurrency itself; leave --concurrency away.")
-        return _find_max(make_scenario(scenario_file, values), out, objectives, find_max, report=report, beside=beside)
-    finished = run_scenario(make_scenario(scenario_file, values), out, beside=beside)
+    scenario = make_scenario(scenario_file, values)
+    beside = beside_run(
+        monitor,
+        monitor_every,
+        metrics_port=metrics_port,
+        metrics_address=metrics_address,
+        ca_file=scenario.ca_file,
+    )
+    if find_max is not None:
+        return _find_max(scenario, out, objectives, find_max, report=report, beside=beside)
+    finished = run_scenario(scenario, out, beside=beside)
     if finished.failure is not None:
         return _failed(finished)
     written = show(finished.folder, charts=report, objectives=objectives)

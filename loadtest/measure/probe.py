@@ -1,27 +1,49 @@
-"""What server is this: its wire, version, models, slots, context and hazards. `check` prints it, `run` goes by it."""
+"""What server is this: its wire, version, models, slots, context and hazards. `check` prints it, `run` goes by it.
+
+What the user says (--api, --model) needs no witness; what nobody says takes two of them for an Ollama: its version, its
+list of models, its greeting. A version alone is no witness: others answer /api/version with their own.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import re
+from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
-import orjson
 
+from loadtest import credentials
 from loadtest.errors import TargetError
+from loadtest.measure.control import SILENT, Answer, ask, count, items, mapping, plain, printable, rows, some, text
+from loadtest.text import shown
+from loadtest.urls import OLLAMA_PORT, base_url, default_url
+
+__all__ = [
+    "OLLAMA_PORT",
+    "SIMULATED_HEADER",
+    "Model",
+    "Server",
+    "base_url",
+    "choose_model",
+    "default_url",
+    "describe",
+    "hazards",
+    "probe",
+]
 
 SIMULATED_HEADER = "loadtest-simulated"  # set on every answer by simulate/server.py; a test holds both to one spelling
-OLLAMA_PORT = 11434
+GREETING = b"Ollama is running"
+MOST_NAMED = 30  # models in a sentence
+
+_OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model that the server offers, as far as the server says."""
 
-    name: str
+    name: str  # as the server takes it; print it by way of text.shown
     loaded: bool | None = None
     context: int | None = None  # what it is loaded with, else None
     trained_context: int | None = None
@@ -34,12 +56,13 @@ class Model:
 class Server:
     """What answered at a URL."""
 
-    url: str  # base without /v1
+    url: str  # base without /v1 and without userinfo
     kind: str  # "ollama", "llama.cpp", "vllm" or "openai"
     version: str | None
     models: tuple[Model, ...]
     slots: int | None = None  # only where the server says so (llama.cpp)
     simulated: dict[str, Any] | None = None  # profile and speed, from the header
+    unlisted: str | None = None  # what came in place of a list of models; None: `models` is that list
 
     @property
     def native(self) -> str:
@@ -56,89 +79,145 @@ class Server:
         return text
 
 
-def default_url(env: Mapping[str, str] = os.environ) -> str:
-    """Return the server that the environment names: OLLAMA_HOST, OPENAI_BASE_URL, else the local Ollama."""
-    return env.get("OLLAMA_HOST") or env.get("OPENAI_BASE_URL") or f"http://127.0.0.1:{OLLAMA_PORT}"
+def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
+    """Find out what answers at `url` (as base_url gives it); with `api` given nothing needs to say what it is.
 
-
-def base_url(text: str) -> str:
-    """Return `text` as scheme://host:port/prefix, the way the ecosystem writes servers.
-
-    Takes what OLLAMA_HOST takes ("host", "host:port", "0.0.0.0", ":11435") and what OPENAI_BASE_URL takes (a trailing
-    /v1 is dropped, for every path here carries its own). Raises TargetError for anything else.
+    Raises TargetError where no connection comes about, and with api auto where nothing says what the server is.
     """
-    given = text.strip()
-    bare = "://" not in given
-    parts = urlsplit(f"http://{given}" if bare else given)
-    try:
-        port = parts.port
-    except ValueError:
-        raise TargetError(f"{text!r} is not a URL: its port is no number between 1 and 65535.") from None
-    if parts.scheme not in ("http", "https") or (not parts.hostname and port is None) or " " in given:
-        raise TargetError(f"{text!r} is not a URL of a server; write it like http://127.0.0.1:{OLLAMA_PORT}.")
-    host = parts.hostname or "127.0.0.1"
-    if host in ("0.0.0.0", "::"):  # a listening address: a client cannot connect to it everywhere
-        host = "127.0.0.1"
-    if ":" in host:
-        host = f"[{host}]"
-    if port is None and bare:
-        port = OLLAMA_PORT
-    path = parts.path.rstrip("/").removesuffix("/v1")
-    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{path}"
+    version = ask(client, url, "/api/version")
+    if version.failure == SILENT and api == "auto":
+        raise TargetError(f"{url} does not answer GET /api/version in time; is it a model server, and awake?")
+    said = printable(mapping(version.json()).get("version"))
+    ours = _OLLAMA_VERSION.fullmatch(said or "") is not None
+    if (ours or api == "ollama") and (server := _ollama(client, url, version, said, api)):
+        return server
+    listing = ask(client, url, "/v1/models")
+    listed = rows(listing.json())
+    if listed is None and api == "auto" and not ours and (server := _ollama(client, url, version, said, api)):
+        return server
+    if listed is None and api == "auto":
+        raise _unclear(url, version, listing)
+    unlisted = None if listed is not None else f"GET /v1/models: {listing.said}"
+    props = Answer("/props") if listing.failure else ask(client, url, "/props")
+    server = _openai(
+        client, url, listed or [], props, simulated=_simulated(version) or _simulated(listing), unlisted=unlisted
+    )
+    if api == "ollama" and server.kind == "openai":
+        server = replace(server, kind="ollama", version=said, unlisted=unlisted or "GET /api/tags")
+    return server
 
 
-def credentials(env: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the Authorization header for OPENAI_API_KEY, empty without one. Never recorded."""
-    key = env.get("OPENAI_API_KEY")
-    return {"Authorization": f"Bearer {key}"} if key else {}
+def _ollama(client: httpx.Client, url: str, version: Answer, said: str | None, api: str) -> Server | None:
+    """Return the server as an Ollama, None where too little says that it is one; a refusal of credentials is said."""
+    tags = ask(client, url, "/api/tags")
+    body = tags.json()
+    listed = rows(body) if isinstance(body, dict) and "models" in body else None
+    needed = 1 if api == "ollama" else 2
+    witnesses = (_OLLAMA_VERSION.fullmatch(said or "") is not None) + (listed is not None)
+    if witnesses < needed:
+        greeting = ask(client, url, "/")
+        witnesses += greeting.ok and GREETING in greeting.body[:1000]
+    if witnesses < needed:
+        return None
+    if api == "auto" and tags.refused:
+        raise _refused(url, tags)
+    unlisted = None if listed is not None else f"GET /api/tags: {tags.said}"
+    simulated = _simulated(version) or _simulated(tags)
+    return Server(url, "ollama", said, _ollama_models(client, url, listed or []), None, simulated, unlisted)
 
 
-def probe(client: httpx.Client, url: str) -> Server:
-    """Find out what answers at `url` (as base_url gives it); raise TargetError with what to do when nothing usable does."""
-    version = _get(client, url, "/api/version")
-    simulated = _simulated(version)
-    if (said := _json(version)) is not None and isinstance(said.get("version"), str):
-        return Server(url, "ollama", said["version"], _ollama_models(client, url), None, simulated)
-    listing = _get(client, url, "/v1/models", credentials())
-    _refuse(listing, url)
-    body = _json(listing)
-    if body is None or not isinstance(body.get("data"), list):
-        raise TargetError(
-            f"{url} is no model server: {_what(listing)}. Give the base URL of an Ollama or OpenAI server."
+def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]]) -> tuple[Model, ...]:
+    running = {row["name"]: row for row in rows(ask(client, url, "/api/ps").json()) or []}
+    models = []
+    for row in listed:
+        live = running.get(row["name"], {})
+        size = some(row.get("size"))
+        models.append(
+            Model(
+                row["name"],
+                loaded=row["name"] in running,
+                context=some(live.get("context_length")),
+                size=some(live.get("size")),
+                size_vram=count(live.get("size_vram")),
+                details={**_details(row.get("details")), **({"file_size": size} if size else {})},
+            )
         )
-    names = [row for row in body["data"] if isinstance(row, dict) and isinstance(row.get("id"), str)]
-    if (props := _json(_get(client, url, "/props"))) is not None and "total_slots" in props:
-        settings = props.get("default_generation_settings") or {}
-        context = settings.get("n_ctx")
-        models = tuple(Model(row["id"], loaded=True, context=context) for row in names)
-        return Server(url, "llama.cpp", props.get("build_info"), models, props["total_slots"], simulated)
-    models = tuple(Model(row["id"], loaded=True, context=row.get("max_model_len")) for row in names)
-    if any(row.get("owned_by") == "vllm" for row in names):
-        said = _json(_get(client, url, "/version")) or {}
-        return Server(url, "vllm", said.get("version"), models, None, simulated)
-    return Server(url, "openai", None, models, None, simulated)
+    return tuple(models)
+
+
+def _openai(
+    client: httpx.Client,
+    url: str,
+    listed: list[dict[str, Any]],
+    props: Answer,
+    *,
+    simulated: dict[str, Any] | None,
+    unlisted: str | None,
+) -> Server:
+    """Tell servers of the OpenAI API apart by what only one kind of them says."""
+    said = mapping(props.json())
+    if "total_slots" in said or "default_generation_settings" in said:
+        context = some(mapping(said.get("default_generation_settings")).get("n_ctx"))
+        models = tuple(Model(row["name"], loaded=True, context=context) for row in listed)
+        version, slots = printable(said.get("build_info")), some(said.get("total_slots"))
+        return Server(url, "llama.cpp", version, models, slots, simulated, unlisted)
+    vllm = any(row.get("owned_by") == "vllm" for row in listed)
+    models = tuple(Model(row["name"], loaded=vllm or None, context=some(row.get("max_model_len"))) for row in listed)
+    version = printable(mapping(ask(client, url, "/version").json()).get("version")) if vllm else None
+    return Server(url, "vllm" if vllm else "openai", version, models, None, simulated, unlisted)
+
+
+def _unclear(url: str, version: Answer, listing: Answer) -> TargetError:
+    """Say what was seen of a server that nothing is known of, and what to do about it."""
+    if listing.refused or version.refused:
+        return _refused(url, listing if listing.refused else version)
+    keyless = not credentials.headers(url, "openai")
+    key = " A key may be missing: set OPENAI_API_KEY." if keyless and listing.status >= 400 else ""
+    return TargetError(
+        f"{url} does not say that it is a model server (GET /api/version: {version.said}; GET /v1/models: {listing.said})."
+        f"{key} Give the base URL of an Ollama or OpenAI server; where this is one, say so with --api openai --model NAME."
+    )
+
+
+def _refused(url: str, answer: Answer) -> TargetError:
+    return TargetError(
+        f"{url} refuses us with {answer.said}: set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama) to a key that it accepts; "
+        "where only its list of models is closed, add --api openai --model NAME."
+    )
 
 
 def choose_model(server: Server, asked: str | None) -> Model:
     """Return the model asked for, else the loaded one, else the only one; TargetError names the ones present."""
-    names = [model.name for model in server.models]
-    present = ", ".join(names) or "none"
+    present = _present(server)
     if asked is not None:
+        if not asked.strip():
+            raise TargetError(f"the model's name is empty; {server.url} has: {present}. Choose one with --model.")
         for model in server.models:
             if model.name in (asked, f"{asked}:latest"):
                 return model
-        if server.kind in ("openai", "llama.cpp"):  # gateways route names they do not list; llama.cpp ignores them
+        # Gateways route names that they do not list; llama.cpp ignores them.
+        if server.unlisted or server.kind in ("openai", "llama.cpp"):
             return Model(asked)
-        how = f" or fetch it with `ollama pull {asked}`" if server.kind == "ollama" else ""
-        raise TargetError(f"{server.url} has no model {asked!r}; it has: {present}. Choose one with --model{how}.")
+        name = shown(asked)
+        how = f" or fetch it with `ollama pull {name}`" if server.kind == "ollama" else ""
+        raise TargetError(f"{server.url} has no model {name!r}; it has: {present}. Choose one with --model{how}.")
     loaded = [model for model in server.models if model.loaded]
     if len(loaded) == 1:
         return loaded[0]
     if len(server.models) == 1:
         return server.models[0]
+    if server.unlisted:
+        raise TargetError(f"{server.url} does not list its models ({server.unlisted}); name one with --model.")
     if not server.models:
-        raise TargetError(f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model.")
+        how = "fetch one (`ollama pull NAME`) or name one" if server.kind == "ollama" else "name one"
+        raise TargetError(f"{server.url} has no model yet; {how} with --model.")
     raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
+
+
+def _present(server: Server) -> str:
+    names = [shown(model.name) for model in server.models]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more or "none"
 
 
 def describe(client: httpx.Client, server: Server, model: Model) -> Model:
@@ -146,22 +225,24 @@ def describe(client: httpx.Client, server: Server, model: Model) -> Model:
     if server.kind != "ollama":
         return model
     try:
-        shown = _json(client.post(f"{server.url}/api/show", json={"model": model.name}))
-    except httpx.HTTPError:
+        said = mapping(ask(client, server.url, "/api/show", {"model": model.name}).json())
+    except TargetError:
         return model
-    if shown is None:
+    if not said:
         return model
-    info = shown.get("model_info") or {}
-    trained = next((value for key, value in info.items() if key.endswith(".context_length")), None)
-    return Model(
-        model.name,
-        loaded=model.loaded,
-        context=model.context,
-        trained_context=trained,
-        size=model.size,
-        size_vram=model.size_vram,
-        details={**model.details, **(shown.get("details") or {}), "architecture": _architecture(info)},
-    )
+    info = {text(key) or "": value for key, value in mapping(said.get("model_info")).items()}
+    trained = next((some(value) for key, value in info.items() if key.endswith(".context_length")), None)
+    details = {**model.details, **_details(said.get("details")), "architecture": _architecture(info)}
+    return replace(model, trained_context=trained, details=details)
+
+
+def _details(said: Any) -> dict[str, Any]:
+    """Return a model's details: texts are texts, whatever the server made of them."""
+    found = {key: value for key, value in mapping(plain(said)).items() if value is not None}
+    for key in ("parameter_size", "quantization_level", "family", "format", "parent_model"):
+        if key in found and (value := text(found.pop(key))) is not None:
+            found[key] = value
+    return found
 
 
 def _architecture(info: dict[str, Any]) -> dict[str, Any]:
@@ -179,78 +260,35 @@ def _architecture(info: dict[str, Any]) -> dict[str, Any]:
         "vocab_size",
         "parameter_count",
     )
-    return {name: value for key, value in info.items() if (name := key.partition(".")[2]) in names}
+    found = {}
+    for key, value in info.items():
+        if (name := key.partition(".")[2]) in names:
+            one = [count(item) for item in items(value)] if isinstance(value, list) else count(value)
+            if one is not None and not (isinstance(one, list) and None in one):  # a layer's own number each
+                found[name] = one
+    return found
 
 
-def _ollama_models(client: httpx.Client, url: str) -> tuple[Model, ...]:
-    tags = _get(client, url, "/api/tags")
-    _refuse(tags, url)
-    running = {row["name"]: row for row in (_json(_get(client, url, "/api/ps")) or {}).get("models") or []}
-    models = []
-    for row in (_json(tags) or {}).get("models") or []:
-        live = running.get(row["name"], {})
-        models.append(
-            Model(
-                row["name"],
-                loaded=row["name"] in running,
-                context=live.get("context_length"),
-                size=live.get("size"),
-                size_vram=live.get("size_vram"),
-                details={**(row.get("details") or {}), **({"file_size": row["size"]} if row.get("size") else {})},
-            )
-        )
-    return tuple(models)
-
-
-def _get(client: httpx.Client, url: str, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
-    try:
-        return client.get(f"{url}{path}", headers=headers)
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        if "CERTIFICATE" in str(error):
-            raise TargetError(f"{url} has a certificate that is not trusted here: {error}; see --ca-file.") from None
-        raise TargetError(f"cannot reach {url}: {error}. Is the server running, and the URL right?") from None
-    except httpx.HTTPError as error:
-        raise TargetError(f"{url} does not answer {path} like a model server: {error}.") from None
-
-
-def _refuse(response: httpx.Response, url: str) -> None:
-    if response.status_code in (401, 403):
-        raise TargetError(
-            f"{url} refuses us with status {response.status_code} ({response.reason_phrase}); "
-            "set OPENAI_API_KEY to a key that it accepts."
-        )
-
-
-def _json(response: httpx.Response) -> dict[str, Any] | None:
-    if response.status_code != 200:
-        return None
-    try:
-        body = orjson.loads(response.content)
-    except orjson.JSONDecodeError:
-        return None
-    return body if isinstance(body, dict) else None
-
-
-def _what(response: httpx.Response) -> str:
-    kind = response.headers.get("content-type", "").partition(";")[0]
-    if response.status_code != 200:
-        there = f" to {response.headers['location']}" if "location" in response.headers else ""
-        return f"it answers /v1/models with status {response.status_code}{there}"
-    return f"it answers /v1/models with {'a web page' if kind == 'text/html' else kind or 'something that is not JSON'}"
-
-
-def _simulated(response: httpx.Response) -> dict[str, Any] | None:
+def _simulated(answer: Answer) -> dict[str, Any] | None:
     """Read "profile=NAME; speed=N" of the simulated server's header."""
-    said = response.headers.get(SIMULATED_HEADER)
+    said = answer.header(SIMULATED_HEADER)
     if said is None:
         return None
     pairs = dict(part.strip().partition("=")[::2] for part in said.split(";"))
-    return {"profile": pairs.get("profile", "unknown"), "speed": float(pairs.get("speed", "1"))}
+    try:
+        speed = float(pairs.get("speed", "1"))
+    except ValueError:
+        speed = 1.0
+    return {"profile": printable(pairs.get("profile")) or "unknown", "speed": speed if 0 < speed < math.inf else 1.0}
 
 
 def hazards(server: Server, model: Model | None, *, num_ctx: int | None = None) -> list[str]:
     """Return what may spoil a measurement of this server, a sentence each with what to do about it."""
     found = []
+    if server.unlisted:
+        found.append(f"The server does not list its models ({server.unlisted}): what you name is taken as it is.")
+    if open_key := credentials.in_the_clear(server.url, server.native):
+        found.append(open_key)
     if server.kind == "ollama":
         found.append(
             "Ollama does not say how many requests it runs at once (OLLAMA_NUM_PARALLEL; 1 unless set since 0.10): "
@@ -264,11 +302,13 @@ def hazards(server: Server, model: Model | None, *, num_ctx: int | None = None) 
         return found
     if server.kind == "ollama" and not model.loaded:
         found.append(
-            f"{model.name} is not loaded: the first request waits for the load; `run` warms it up before it counts."
+            f"{shown(model.name)} is not loaded: the first request waits for the load; `run` warms it up before it counts."
         )
     if model.size and model.size_vram is not None and 0 <= model.size_vram < model.size:
         share = 100 * (model.size - model.size_vram) / model.size
-        found.append(f"{share:.0f} % of {model.name} is in host memory, not on a GPU: it decodes at the host's speed.")
+        found.append(
+            f"{share:.0f} % of {shown(model.name)} is in host memory, not on a GPU: it decodes at the host's speed."
+        )
     if num_ctx is None and server.kind == "ollama" and model.context is None:
         found.append("The context length is the server's default; fix it with --num-ctx so that runs can be compared.")
     return found

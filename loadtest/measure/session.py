@@ -27,6 +27,7 @@ from loadtest.measure.target import (
     control_client,
     level_facts,
     loaded_facts,
+    located,
     run_facts,
     settle,
     trust,
@@ -35,6 +36,7 @@ from loadtest.measure.worker import Part, loop_factory, opened
 from loadtest.measure.workers import Child, spawned, told
 from loadtest.records import Clock, RunFolder
 from loadtest.scenario import Level, Scenario
+from loadtest.text import shown
 
 UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
 UNLOAD_POLL_S = 0.05
@@ -79,6 +81,7 @@ def measure(
     """
     if choose and (scenario.unload or scenario.up_to_context):
         raise ScenarioError("--find-max searches over concurrency at one length; leave up_to_context and unload away.")
+    scenario = located(scenario)  # before children start: what it puts into the environment is for them, too
     path = out or default_folder(scenario.name)
     RunFolder.check_free(path)
     if scenario.workers > 1 and sys.platform == "win32":
@@ -89,7 +92,10 @@ def measure(
     room_for(None if most is None else -(-most // scenario.workers))
     if scenario.seed is None:
         scenario = scenario.replace(seed=secrets.randbelow(2**31))
-    with control_client(trust(scenario.ca_file)) as control, spawned(scenario.workers) as children:
+    with (
+        control_client(trust(scenario.ca_file), scenario.connect_timeout) as control,
+        spawned(scenario.workers) as children,
+    ):
         target, workload = settle(control, scenario, say)
         scenario = workload.scenario
         loop = loop_factory().__module__.partition(".")[0]
@@ -165,7 +171,7 @@ class _Unloading:
         deadline = time.monotonic() + UNLOAD_S
         while await asyncio.to_thread(loaded_facts, self.control, self.target):
             if time.monotonic() > deadline:
-                name = self.target.model.name
+                name = shown(self.target.model.name)
                 raise TargetError(
                     f"{self.target.server.url} still has {name} loaded {UNLOAD_S:.0f} s after it was asked to unload it; "
                     "does somebody else use it?"

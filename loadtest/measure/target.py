@@ -16,24 +16,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import orjson
 
-from loadtest import __version__
+from loadtest import __version__, credentials
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure import capacity
+from loadtest.measure.control import LONGEST_S, ask, count, mapping, plain, rows
 from loadtest.measure.dialects import Dialect, dialect_for
+from loadtest.measure.dialects.faults import shorten
 from loadtest.measure.exchange import Exchange
-from loadtest.measure.probe import Model, Server, base_url, choose_model, credentials, default_url, describe, probe
+from loadtest.measure.probe import Model, Server, choose_model, describe, probe
 from loadtest.measure.schedule import Trace
 from loadtest.measure.tokens import Calibration, Counter, load_counter
 from loadtest.measure.wire import Posts, SyncWire, Timeouts, now
 from loadtest.measure.workload import Job, Workload
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Level, Scenario
+from loadtest.text import shown
+from loadtest.urls import base_url, default_url, parse
 
-CONTROL_TIMEOUT_S = 20.0  # for control-plane answers; streams have the scenario's own limits
 CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
 CONTEXT_MARGIN_PART = 64  # … or one part in so many
+_SIZES = ("size", "size_vram", "context_length")  # the numbers of /api/ps that are read again
 ALL_BUT = 0.95  # of the longest prompt that fits: a length from here on stands for it
 
 
@@ -47,8 +50,8 @@ class Target:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request carries besides its body."""
-        auth = credentials() if self.dialect.name.startswith("openai") else {}
+        """What every request carries besides its body; credentials come from this process's environment."""
+        auth = credentials.headers(self.server.url, self.dialect.name.partition("-")[0])
         return {"Accept-Encoding": "identity", "Content-Type": "application/json", **auth}
 
     @property
@@ -67,7 +70,7 @@ class Target:
     @property
     def described(self) -> str:
         """Name server, model and wire in one line."""
-        return f"{self.server.url}: {self.server.described}, model {self.model.name}, {self.dialect.name}"
+        return f"{self.server.url}: {self.server.described}, model {shown(self.model.name)}, {self.dialect.name}"
 
 
 def trust(ca_file: str | None) -> ssl.SSLContext:
@@ -79,9 +82,10 @@ def trust(ca_file: str | None) -> ssl.SSLContext:
         raise ScenarioError(f"cannot read certificates from {path}: {error}; give a PEM file.") from None
 
 
-def control_client(context: ssl.SSLContext) -> httpx.Client:
-    """Return a client for control-plane questions."""
-    return httpx.Client(timeout=CONTROL_TIMEOUT_S, trust_env=False, verify=context)
+def control_client(context: ssl.SSLContext, connect_timeout: float | None = None) -> httpx.Client:
+    """Return a client for control-plane questions; `connect_timeout` in seconds."""
+    limits = httpx.Timeout(LONGEST_S, connect=min(connect_timeout or LONGEST_S, LONGEST_S))
+    return httpx.Client(timeout=limits, trust_env=False, verify=context)
 
 
 def timeouts_of(scenario: Scenario) -> Timeouts:
@@ -94,6 +98,28 @@ def timeouts_of(scenario: Scenario) -> Timeouts:
     )
 
 
+def located(scenario: Scenario) -> Scenario:
+    """Return the scenario with what its URL says made its own: the base, an API and an endpoint, no user:pass.
+
+    The user:pass is kept in the environment, where children find it: call this before they start. Raises TargetError for
+    what is no URL, ScenarioError where the URL's endpoint contradicts api or endpoint.
+    """
+    given = scenario.url if scenario.url is not None else default_url(api=scenario.api)
+    address = parse(given)
+    if address.userinfo:
+        credentials.keep(address.base, address.userinfo)
+    api, endpoint = address.asks
+    changes: dict[str, Any] = {} if scenario.url is None else {"url": address.base}
+    if api is not None and endpoint is not None:
+        if scenario.api not in ("auto", api) or scenario.endpoint not in ("chat", endpoint):
+            raise ScenarioError(
+                f"the URL ends in {address.endpoint}, which is the {api} API's {endpoint}, but --api {scenario.api} "
+                f"--endpoint {scenario.endpoint} was asked for; give the base URL {address.base}."
+            )
+        changes |= {"api": api, "endpoint": endpoint}
+    return scenario.replace(**changes) if changes else scenario
+
+
 def settle(client: httpx.Client, scenario: Scenario, say: Callable[[str], object]) -> tuple[Target, Workload]:
     """Find the scenario's server and model, load the model, and fit the prompts' lengths to the server's own counts.
 
@@ -101,8 +127,11 @@ def settle(client: httpx.Client, scenario: Scenario, say: Callable[[str], object
     without warm-up where it measures loads (then nothing is sent here, and nothing loaded). Raises TargetError or
     ScenarioError, one sentence each; nothing is left behind.
     """
+    scenario = located(scenario)
     target = find_target(client, scenario)
     say(target.described)
+    if warning := credentials.in_the_clear(target.server.url, target.dialect.name.partition("-")[0]):
+        say(warning)
     counter = load_counter(target.model.name, fetch=target.server.simulated is None)
     if not counter.exact:
         say(f"Prompt tokens: {counter.source}; the server's own counts correct it.")
@@ -121,7 +150,8 @@ def settle(client: httpx.Client, scenario: Scenario, say: Callable[[str], object
 
 def find_target(client: httpx.Client, scenario: Scenario) -> Target:
     """Probe the scenario's server and settle model and dialect; raise TargetError where that is not possible."""
-    server = probe(client, base_url(scenario.url or default_url()))
+    url = base_url(default_url(api=scenario.api) if scenario.url is None else scenario.url)
+    server = probe(client, url, api=scenario.api)
     api = server.native if scenario.api == "auto" else scenario.api
     if api == "ollama" and server.kind != "ollama":
         raise TargetError(f"{server.url} is no Ollama (it is {server.described}); use --api openai.")
@@ -142,7 +172,9 @@ def find_target(client: httpx.Client, scenario: Scenario) -> Target:
 
 def reread(client: httpx.Client, target: Target) -> Target:
     """Return the target with what the server says of the model once it is loaded: its context and its size."""
-    server = probe(client, target.server.url)
+    server = probe(client, target.server.url, api=target.dialect.name.partition("-")[0])
+    if server.kind != target.server.kind:
+        return target  # its control plane failed this once: what it said before stands
     model = describe(client, server, choose_model(server, target.model.name))
     return Target(server, model, target.dialect)
 
@@ -163,16 +195,16 @@ def fit_to_context(
     context = target.model.context or scenario.num_ctx
     if context is None:
         raise TargetError(
-            f"{target.server.url} does not say the context of {target.model.name}; leave up_to_context away and name "
+            f"{target.server.url} does not say the context of {shown(target.model.name)}; leave up_to_context away and name "
             "lengths that fit with --input-tokens."
         )
     fitted = lengths_within(context, scenario.input_tokens, max(scenario.output_tokens))
     if not fitted:
         raise ScenarioError(
-            f"{target.model.name} has a context of {context} tokens, which {max(scenario.output_tokens)} output tokens "
+            f"{shown(target.model.name)} has a context of {context} tokens, which {max(scenario.output_tokens)} output tokens "
             "leave no room in for a prompt; ask for fewer with --output-tokens or set --num-ctx."
         )
-    if sentence := _fitted(target.model.name, context, scenario.input_tokens, fitted):
+    if sentence := _fitted(shown(target.model.name), context, scenario.input_tokens, fitted):
         say(sentence)
     return scenario.replace(input_tokens=fitted), target
 
@@ -203,15 +235,12 @@ def _listed(words: Sequence[str]) -> str:
 
 def ask_to_unload(client: httpx.Client, target: Target) -> None:
     """Ask Ollama to drop the model now; it is gone once loaded_facts is None. Raises TargetError where it refuses."""
-    url = f"{target.server.url}/api/generate"
-    try:
-        response = client.post(url, json={"model": target.model.name, "keep_alive": 0})
-    except httpx.HTTPError as error:
-        raise TargetError(f"{url} does not answer when asked to unload {target.model.name}: {error}.") from None
-    if response.status_code != httpx.codes.OK:
-        raise TargetError(
-            f"{url} does not unload {target.model.name}: it answers with status {response.status_code}; is it an Ollama?"
-        )
+    url, name = f"{target.server.url}/api/generate", shown(target.model.name)
+    answer = ask(client, target.server.url, "/api/generate", {"model": target.model.name, "keep_alive": 0})
+    if answer.failure is not None:
+        raise TargetError(f"{url} does not answer when asked to unload {name}: {answer.failure}.")
+    if not answer.ok:
+        raise TargetError(f"{url} does not unload {name}: it answers with {answer.said}; is it an Ollama?")
 
 
 def calibrate(target: Target, workload: Workload) -> Calibration:
@@ -246,7 +275,7 @@ def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
     try:
         wire.fetch(posts.order(path, body, exchange.arrivals))
     except httpx.HTTPError as error:
-        raise TargetError(f"{target.server.url}{path} does not answer: {error}.") from None
+        raise TargetError(f"{target.server.url}{path} does not answer: {shorten(str(error))}.") from None
     record = exchange.finish()
     _accept(record, target)
     return record.prompt_tokens or 0
@@ -256,10 +285,11 @@ def _accept(record: Record, target: Target) -> None:
     """Raise TargetError unless the calibration request was answered."""
     if record.outcome is Outcome.OK or (record.outcome is Outcome.TRUNCATED and record.chunks):
         return
-    where = f"{target.server.url} (model {target.model.name}, {target.dialect.name})"
+    where = f"{target.server.url} (model {shown(target.model.name)}, {target.dialect.name})"
     if record.status in (401, 403):
         raise TargetError(
-            f"{where} refuses us with status {record.status}; set OPENAI_API_KEY to a key that it accepts."
+            f"{where} refuses us with status {record.status} ({record.error}); set "
+            f"{credentials.KEYS[target.dialect.name.partition('-')[0]][0]} to a key that it accepts."
         )
     raise TargetError(f"{where} does not answer a first request: {record.error or record.outcome}.")
 
@@ -276,7 +306,7 @@ def check_lengths(scenario: Scenario, model: Model, trace: Trace | None = None) 
         wanted = (level.input_tokens or 0) + (level.output_tokens or 0) + (trace.longest if trace else 0)
         if wanted > context:
             raise ScenarioError(
-                f"{level.label} needs {wanted} tokens, but {model.name} has a context of {context}; "
+                f"{level.label} needs {wanted} tokens, but {shown(model.name)} has a context of {context}; "
                 f"ask for less{' or set --num-ctx' if (model.trained_context or 0) >= wanted else ''}."
             )
 
@@ -292,7 +322,7 @@ def run_facts(
         "driver": driver,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "scenario": scenario.to_dict(),
-        "target": target.facts,
+        "target": {**target.facts, "model": shown(model.name)},
         "targets": [target.listed],
         "server": {
             "kind": server.kind,
@@ -319,7 +349,7 @@ def run_facts(
         **({"calibration": known} if (known := capacity.applying(driver)) else {}),
         "comparability": {
             "dialect": target.dialect.name,
-            "model": model.name,
+            "model": shown(model.name),
             "quantization": model.details.get("quantization_level"),
             "context": context,
             "server": f"{server.kind} {server.version}",
@@ -337,10 +367,14 @@ def loaded_facts(client: httpx.Client, target: Target) -> dict[str, Any] | None:
     if target.server.kind != "ollama":
         return None
     try:
-        loaded = orjson.loads(client.get(f"{target.server.url}/api/ps").content).get("models") or []
-    except (httpx.HTTPError, orjson.JSONDecodeError):
+        listed = rows(ask(client, target.server.url, "/api/ps").json()) or []
+    except TargetError:
         return None  # gone by now: the records say how it ended
-    return next((row for row in loaded if row.get("name") == target.model.name), None)
+    found = next((row for row in listed if row["name"] == target.model.name), None)
+    if found is None:
+        return None
+    facts = {**mapping(plain(found)), **{key: count(found.get(key)) for key in _SIZES}}
+    return {key: value for key, value in facts.items() if value is not None}
 
 
 def level_facts(level: Level) -> dict[str, Any]:

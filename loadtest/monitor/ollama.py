@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -17,8 +19,8 @@ class Ollama:
 
     name = "ollama"
 
-    def __init__(self, url: str) -> None:
-        self._page = Page(url.rstrip("/") + "/api/ps")
+    def __init__(self, url: str, headers: Mapping[str, str] = MappingProxyType({}), ca_file: str | None = None) -> None:
+        self._page = Page(url.rstrip("/") + "/api/ps", headers, ca_file)
 
     def open(self) -> dict[str, Any]:
         self._models()

@@ -9,12 +9,15 @@ import base64
 import socket
 import ssl
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import httptools
 
 from loadtest.monitor.sampler import SourceError
+from loadtest.urls import userinfo_apart
 
 LIMIT_S = 2.0  # whole page; a slower one would tell of another moment than its stamp
 LIMIT_BYTES = 8_000_000
@@ -54,9 +57,10 @@ class _Answer:
 class Page:
     """A URL that is read again and again."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str] = MappingProxyType({}), ca_file: str | None = None) -> None:
+        """`headers` are credentials for this origin: the caller knows that it is the measured one. Redirects are not followed."""
         parts = urlsplit(url)
-        self.url = url.replace(f"{parts.username}:{parts.password}@", "") if parts.password else url  # may be printed
+        self.url = userinfo_apart(url)[0]  # may be printed
         self.simulated: str | None = None  # what the simulated server says of itself
         self._parts = parts
         self._headers = {
@@ -64,7 +68,9 @@ class Page:
             "Accept": "*/*",
             "Accept-Encoding": "identity",
             "User-Agent": "loadtest-monitor",
+            **headers,
         }
+        self._ca_file = ca_file
         if parts.username:
             secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
@@ -104,8 +110,14 @@ class Page:
         host, port, secret = self._parts.hostname or "", self._parts.port, self._parts.scheme == "https"
         self._connection = socket.create_connection((host, port or (443 if secret else 80)), timeout=LIMIT_S)
         if secret:
-            self._connection = ssl.create_default_context().wrap_socket(self._connection, server_hostname=host)
+            self._connection = self._trust().wrap_socket(self._connection, server_hostname=host)
         return self._connection
+
+    def _trust(self) -> ssl.SSLContext:
+        try:
+            return ssl.create_default_context(cafile=self._ca_file)
+        except OSError as error:
+            raise SourceError(f"cannot read certificates from {self._ca_file}: {error}; give a PEM file.") from None
 
     def _read(self, connection: socket.socket) -> _Answer:
         deadline = time.monotonic() + LIMIT_S
@@ -119,13 +131,21 @@ class Page:
                 raise ConnectionError("the connection was closed in the middle")
             answer.parser.feed_data(part)
             if answer.status not in (0, 200):
-                raise SourceError(f"{self.url} answers {answer.status}: it has no such page.")
+                raise SourceError(self._refusal(answer.status))
             length += len(part)
             if length > LIMIT_BYTES:
                 raise SourceError(f"{self.url} is longer than {LIMIT_BYTES // 1_000_000} MB: no page to sample.")
             if time.monotonic() > deadline:
                 raise TimeoutError
         return answer
+
+    def _refusal(self, status: int) -> str:
+        if status in (401, 403) and "Authorization" not in self._headers:
+            return (
+                f"{self.url} answers {status}: it wants credentials, which go to the measured server alone (--server URL), "
+                "or stand before the address (http://user:password@…)."
+            )
+        return f"{self.url} answers {status}: it has no such page."
 
     def facts(self) -> dict[str, Any]:
         """Return the URL, and whether a simulated server answers there."""

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from loadtest import credentials
 from loadtest.errors import RunFolderError, ScenarioError
 from loadtest.monitor.sampler import Source, watch_all
+from loadtest.urls import origin, userinfo_apart, without_secrets
 
 KINDS = ("host", "nvidia", "ollama", "dcgm", "vllm", "llamacpp", "prometheus")
 WITH_URL = ("ollama", "dcgm", "vllm", "llamacpp", "prometheus")
@@ -79,15 +81,20 @@ def _parse(text: str, server: str | None) -> Asked:
         )
     metrics = tuple(name.strip() for name in (found["metrics"] or "").split(",") if name.strip())
     if metrics and kind == "ollama":
-        raise ScenarioError(f"ollama has no metrics to name; write ollama={found['url']}.")
-    url = found["url"]
+        raise ScenarioError(f"ollama has no metrics to name; write ollama={without_secrets(found['url'])}.")
+    url, userinfo = userinfo_apart(found["url"])
+    if userinfo:
+        credentials.keep(url, userinfo)  # for this process and the one that samples, whose arguments anybody can read
     if kind != "ollama" and urlsplit(url).path in ("", "/"):
         url = url.rstrip("/") + "/metrics"
     return Asked(kind, url, metrics)
 
 
-def make(asked: Asked, *, client: int | None = None, server: str | None = None) -> Source:
-    """Return the source; its library is imported only now. `client` and `server` tell host whose CPU to keep apart."""
+def make(asked: Asked, *, client: int | None = None, server: str | None = None, ca_file: str | None = None) -> Source:
+    """Return the source; its library is imported only now. `client` and `server` tell host whose CPU to keep apart.
+
+    A page of the same origin as `server` is asked with the measured server's credentials, no other is.
+    """
     if asked.kind == "host":
         from loadtest.monitor.host import Host
 
@@ -97,13 +104,16 @@ def make(asked: Asked, *, client: int | None = None, server: str | None = None) 
 
         return Nvidia()
     assert asked.url is not None
+    authorization = credentials.basic_auth(asked.url)
+    if server is not None and origin(asked.url) == origin(server):
+        authorization = credentials.headers(asked.url, "ollama" if asked.kind == "ollama" else "openai")
     if asked.kind == "ollama":
         from loadtest.monitor.ollama import Ollama
 
-        return Ollama(asked.url)
+        return Ollama(asked.url, authorization, ca_file)
     from loadtest.monitor.prometheus import Prometheus
 
-    return Prometheus(asked.kind, asked.url, asked.metrics)
+    return Prometheus(asked.kind, asked.url, asked.metrics, authorization, ca_file)
 
 
 def monitor(
@@ -171,6 +181,7 @@ def beside(
     *,
     every: float,
     server: str | None = None,
+    ca_file: str | None = None,
     metrics: socket.socket | None = None,
 ) -> Iterator[int]:
     """Sample into `folder` while inside, from a child process that ends with this one; gives its pid.
@@ -182,6 +193,8 @@ def beside(
     command += ["--client", str(os.getpid())]
     if server:
         command += ["--server", server]
+    if ca_file:
+        command += ["--ca-file", ca_file]
     inherited = [metrics.fileno()] if metrics is not None else []
     command += [part for number in inherited for part in ("--metrics-fd", str(number))]
     # A session of its own: Ctrl-C at the terminal is for the run, which ends its monitor when it has ended itself.

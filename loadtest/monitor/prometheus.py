@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from loadtest.credentials import redacted
 from loadtest.monitor.pages import Page
 from loadtest.monitor.sampler import SourceError
+from loadtest.text import shown
 
 KNOWN = {
     "dcgm": (
@@ -57,9 +60,16 @@ _MOST_SERIES = 20_000  # of a page, whose lines are remembered
 class Prometheus:
     """Samples the metrics of a page. `name` is "dcgm", "vllm", "llamacpp", or "prometheus" for those that you name."""
 
-    def __init__(self, name: str, url: str, metrics: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        metrics: Sequence[str] = (),
+        headers: Mapping[str, str] = MappingProxyType({}),
+        ca_file: str | None = None,
+    ) -> None:
         self.name = name
-        self._page = Page(url)
+        self._page = Page(url, headers, ca_file)
         self._wanted = frozenset(metrics or [metric for names in KNOWN.values() for metric in names])
         self._asked = tuple(metrics)
         if not metrics and name in KNOWN:
@@ -150,5 +160,5 @@ def _key(sample: Sample) -> str:
 
 
 def _short(error: Exception) -> str:
-    text = str(error).split("\n", 1)[0]
+    text = shown(redacted(str(error).split("\n", 1)[0]))
     return text if len(text) <= 60 else text[:59] + "…"

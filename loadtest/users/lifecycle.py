@@ -14,6 +14,7 @@ from locust.runners import Runner, WorkerRunner
 
 from loadtest.users.decider import Decider
 from loadtest.users.options import add_options
+from loadtest.users.run import withhold_passwords
 from loadtest.users.worker import Worker
 
 
@@ -28,6 +29,7 @@ def listen(events: Events) -> None:
 def _init(environment: Environment, runner: Runner | None, **_: Any) -> None:
     if runner is not None and environment.parsed_options is not None:
         _end_on_every_signal()
+    withhold_passwords(environment)
     if isinstance(runner, WorkerRunner):
         Worker(environment, runner).listen()
     else:

@@ -14,10 +14,12 @@ from typing import Any
 import httpx
 from locust.env import Environment
 
+from loadtest.credentials import withhold
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.measure.session import default_folder
 from loadtest.measure.target import control_client, loaded_facts, run_facts, trust
 from loadtest.records import Clock, RunFolder
+from loadtest.urls import without_secrets
 from loadtest.users.levels import Levels, Seen
 from loadtest.users.options import Settings
 from loadtest.users.settle import Settled, settle
@@ -38,6 +40,7 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
     What was settled `ahead` is taken where the test still asks for just that. Raises LoadTestError; leaves nothing
     behind.
     """
+    withhold_passwords(environment)  # the start form may have given another host
     settings = Settings.of(environment.parsed_options)
     name = _name(environment.locustfile)
     classes = [one for one in environment.user_classes if issubclass(one, ModelUser)]
@@ -69,6 +72,17 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
             by_scenario[scenario] = one = dataclasses.replace(one, index=index)
         settled[user_class.__name__] = one
     return Prepared(name, settled)
+
+
+def withhold_passwords(environment: Environment) -> None:
+    """Take the user:pass out of every host that Locust would show or send; it stays in this process's environment."""
+    holders: list[Any] = [environment, environment.parsed_options, *environment.user_classes]
+    for holder in holders:
+        if isinstance(host := getattr(holder, "host", None), str) and "@" in host:
+            try:
+                holder.host = withhold(host)
+            except LoadTestError:
+                holder.host = without_secrets(host)  # no URL: said when the test begins
 
 
 class Run:

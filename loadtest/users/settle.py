@@ -53,6 +53,6 @@ class Settled:
 
 def settle(scenario: Scenario, say: Callable[[str], object]) -> Settled:
     """Settle a scenario as measure.target.settle does, its errors included."""
-    with control_client(trust(scenario.ca_file)) as control:
+    with control_client(trust(scenario.ca_file), scenario.connect_timeout) as control:
         target, workload = measured.settle(control, scenario, say)
     return Settled(scenario, target, workload.calibration)

@@ -9,8 +9,9 @@ from typing import Any
 from locust import User
 
 from loadtest.errors import ScenarioError
-from loadtest.measure.probe import base_url, default_url
+from loadtest.measure.target import located
 from loadtest.scenario import Scenario
+from loadtest.urls import default_url, without_secrets
 from loadtest.users.client import Client
 from loadtest.users.options import INPUT_TOKENS, OUTPUT_TOKENS, Settings
 
@@ -26,7 +27,7 @@ class ModelUser(User):
 
     abstract = True
 
-    host: str | None = default_url()
+    host: str | None = without_secrets(default_url())  # Locust shows it and sends it to workers
     model: str | None = None
     api: str = "auto"
     input_tokens: int | None = None
@@ -62,13 +63,15 @@ class ModelUser(User):
         if not isinstance(cls.host, str | None):
             raise ScenarioError(f"user class {cls.__name__}: host must be text, not {cls.host!r}.")
         where = f"user class {cls.__name__}"
+        api = cls.api if cls.api != "auto" else settings.api
+        own = cls.host if cls.host not in (ModelUser.host, OpenAIUser.host) else None
         try:
-            return Scenario.from_dict(
+            scenario = Scenario.from_dict(
                 {
                     "name": name,
                     "seed": seed,
-                    "url": base_url(host or cls.host or default_url()),
-                    "api": cls.api if cls.api != "auto" else settings.api,
+                    "url": host or own or default_url(api=api),
+                    "api": api,
                     "endpoint": settings.endpoint,
                     "model": _first(settings.model, cls.model),
                     "concurrency": [1],
@@ -90,6 +93,7 @@ class ModelUser(User):
                 where=where,
                 say=_say_once,
             )
+            return located(scenario)
         except ScenarioError as error:
             if str(error).startswith(where):
                 raise
@@ -122,7 +126,8 @@ class OllamaUser(ModelUser):
 
 
 class OpenAIUser(ModelUser):
-    """A user of an OpenAI-compatible server (llama.cpp, vLLM, Ollama's /v1); OPENAI_API_KEY is its key."""
+    """A user of an OpenAI-compatible server (llama.cpp, vLLM, Ollama's /v1); OPENAI_API_KEY is its key, OPENAI_BASE_URL its URL."""
 
     abstract = True
+    host = without_secrets(default_url(api="openai"))
     api = "openai"

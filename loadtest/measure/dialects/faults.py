@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from loadtest.credentials import redacted
+
 LONGEST = 300  # characters of somebody else's text that a record keeps
 
 MID_LINE = "the answer ended in the middle of a line"
@@ -27,8 +29,8 @@ def repeated(texts: Sequence[str]) -> str | None:
 
 
 def shorten(text: str, longest: int = LONGEST) -> str:
-    """Return `text` on one line, cut to `longest` characters, without what would steer a terminal."""
-    flat = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    """Return `text` on one line, cut to `longest` characters, without our keys and what would steer a terminal."""
+    flat = redacted(" ".join(line.strip() for line in text.splitlines() if line.strip()))
     flat = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in flat)
     return flat if len(flat) <= longest else flat[: longest - 1] + "…"
 

@@ -1,0 +1,32 @@
+"""Options of every command that connects to a server: the same words and checks as `loadtest run` has."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from loadtest.scenario import APIS, Scenario
+
+_HELP = {field.name: field.metadata["help"] for field in dataclasses.fields(Scenario)}
+
+
+def ca_file_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --ca-file."""
+    return click.option("--ca-file", metavar="FILE", help=_HELP["ca_file"])(command)
+
+
+def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --api, --ca-file and --connect-timeout."""
+    command = click.option(
+        "--connect-timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=10.0,
+        show_default=True,
+        metavar="S",
+        help=_HELP["connect_timeout"],
+    )(command)
+    command = ca_file_option(command)
+    return click.option("--api", type=click.Choice(APIS), default="auto", show_default=True, help=_HELP["api"])(command)

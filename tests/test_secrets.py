@@ -1,0 +1,244 @@
+"""Planted secrets: whatever is run against whatever fails, no output, file, sample or page holds a key or a password."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_servers import CHAT, Made, made, refuse
+
+Call = Callable[..., tuple[int, str, str]]
+
+KEY, OTHER = "sk-PLANTED-kf83js0d9f8s7d", "ol-PLANTED-q9w8e7r6t5y4u3"
+USER, PASSWORD = "PLANTEDuser7", "PLANTEDpass9"
+ENCODED = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+PLANTED = (KEY, OTHER, USER, PASSWORD, ENCODED, "PLANTED")
+
+SHORT = ["--concurrency", "1", "--requests", "3", "--output-tokens", "2", "--warmup", "0", "--save-text"]
+TAGS = {"models": [{"name": "m", "model": "m", "details": {"parameter_size": "7B", "quantization_level": "Q4_0"}}]}
+LINES = b"".join(
+    json.dumps(line).encode() + b"\n"
+    for line in (
+        {"message": {"content": "Hi"}, "done": False},
+        {"message": {"content": ""}, "done": True, "done_reason": "length", "eval_count": 2, "prompt_eval_count": 9},
+    )
+)
+
+
+def quoting(status: int, shape: str = "{}", kind: str = "application/json") -> Callable[[dict[str, str]], Any]:
+    """Return a route that quotes our own Authorization header back."""
+
+    def answer(headers: dict[str, str]) -> Any:
+        said = headers.get("authorization", "no header")
+        body = (
+            json.dumps({"error": {"message": f"refused: Authorization: {said}"}})
+            if shape == "{}"
+            else shape.replace("AUTH", said)
+        )
+        return status, {"Content-Type": kind}, body.encode()
+
+    return answer
+
+
+def streaming(text: str) -> Callable[[dict[str, str]], Any]:
+    """Return a chat whose text, finish reason or error quotes the header."""
+    return quoting(200, text, "text/event-stream")
+
+
+EVENT = 'data: {"choices":[{"delta":{"content":"AUTH"}}]}\n\n'
+SERVERS: dict[str, dict[str, Any]] = {
+    "works": {"/v1/chat/completions": (200, {"Content-Type": "text/event-stream"}, CHAT + b"data: [DONE]\n\n")},
+    "401": {"/v1/models": quoting(401), "/v1/chat/completions": quoting(401)},
+    "500": {"/v1/chat/completions": quoting(500)},
+    "500 as a page": {"/v1/chat/completions": quoting(500, "<html><title>AUTH</title>AUTH", "text/html")},
+    "redirect": {"/v1/chat/completions": lambda _: refuse(307, Location=f"http://{USER}:{PASSWORD}@elsewhere:1/{KEY}")},
+    "text": {"/v1/chat/completions": streaming(EVENT + 'data: {"choices":[{"delta":{},"finish_reason":"AUTH"}]}\n\n')},
+    "error in the stream": {"/v1/chat/completions": streaming(EVENT + 'data: {"error":{"message":"AUTH"}}\n\n')},
+    "no JSON": {"/v1/chat/completions": streaming("data: {AUTH\n\n")},
+    "names": {"/v1/models": quoting(200, '{"data":[{"id":"m"},{"id":"AUTH"}]}'), "/props": quoting(200, '{"total_slots":1,"build_info":"AUTH"}')},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY + "\r")
+    monkeypatch.setenv("OLLAMA_API_KEY", f'"{OTHER}" \n')
+
+
+def with_password(url: str) -> str:
+    return url.replace("://", f"://{USER}:{PASSWORD}@")
+
+
+def clean(folder: Path, *texts: str) -> None:
+    """Fail where a secret is in a text or in a file below the folder."""
+    for text in texts:
+        assert not [one for one in PLANTED if one in text], text
+    for path in folder.rglob("*"):
+        if path.is_file():
+            body = path.read_bytes()
+            assert not [one for one in PLANTED if one.encode() in body], f"{path}: {body[:2000]!r}"
+
+
+@pytest.fixture(params=[False, True], ids=["key", "password"])
+def given(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """How a URL is given: with a key in the environment alone, or with user:pass in it."""
+    return with_password if request.param else str
+
+
+@pytest.mark.parametrize("case", SERVERS)
+def test_every_command_against_a_server_that_quotes_us(
+    loadtest: Call, tmp_path: Path, case: str, given: Callable[[str], str]
+) -> None:
+    page = quoting(200, 'vllm:num_requests_running{said="AUTH"} 1\n', "text/plain")
+    routes = {"/v1/models": {"data": [{"id": "m"}]}, "/metrics": page, **SERVERS[case]}
+    out = tmp_path / "run"
+    with made(routes, default=quoting(404)) as server:
+        told = [
+            "--url",
+            given(server.url),
+            "--api",
+            "openai",
+            "--model",
+            "m",
+            *(["--monitor", "vllm"] if case == "works" else []),
+        ]
+        said = [loadtest("check", given(server.url)), loadtest("run", *told, *SHORT, "--out", out)]
+        if case in ("works", "401"):
+            said.append(loadtest("memory", "--url", given(server.url)))
+        assert sent(server) == {f"Basic {ENCODED}" if given is with_password else f"Bearer {KEY}"}
+    if out.exists() and case in ("works", "text"):
+        said += [loadtest(*command) for command in (["report", out], ["advise", out], ["compare", out, out])]
+    clean(tmp_path, *(text for _, *both in said for text in both))
+
+
+def sent(server: Made) -> set[str | None]:
+    """Return what credentials were sent, those of the native API aside."""
+    return {headers.get("authorization") for path, headers in server.seen if not path.startswith("/api/")}
+
+
+def test_an_error_in_mid_run_is_redacted_in_its_record(
+    loadtest: Call, tmp_path: Path, given: Callable[[str], str]
+) -> None:
+    calls = iter(range(100))
+    works, fails = SERVERS["works"]["/v1/chat/completions"], quoting(500)
+    routes = {
+        "/v1/models": {"data": [{"id": "m"}]},
+        "/v1/chat/completions": lambda headers: works if next(calls) < 5 else fails(headers),
+    }
+    with made(routes) as server:
+        _, *said = loadtest("run", "--url", given(server.url), *SHORT, "--report", "--out", tmp_path / "run")
+    records = (tmp_path / "run" / "requests-0.jsonl").read_text()
+    assert "http_error" in records
+    assert "refused: Authorization: " in records
+    clean(tmp_path, *said)
+
+
+def test_an_ollama_behind_a_key_and_what_it_says_of_itself(
+    loadtest: Call, tmp_path: Path, given: Callable[[str], str]
+) -> None:
+    routes = {
+        "/api/version": {"version": "0.24.0"},
+        "/api/tags": TAGS,
+        "/api/show": quoting(200, '{"details":{"parameter_size":"AUTH"},"model_info":{"x.context_length":4096}}'),
+        "/api/ps": quoting(
+            200, '{"models":[{"name":"m","size":9,"size_vram":9,"digest":"AUTH","context_length":4096}]}'
+        ),
+        "/api/chat": (200, {"Content-Type": "application/x-ndjson"}, LINES),
+    }
+    with made(routes) as server:
+        said = [
+            loadtest("check", given(server.url)),
+            loadtest("memory", "--url", given(server.url)),
+            loadtest(
+                "run",
+                "--url",
+                given(server.url),
+                *SHORT,
+                "--monitor",
+                "ollama",
+                "--monitor-every",
+                "0.1",
+                "--out",
+                tmp_path / "run",
+            ),
+        ]
+        wanted = f"Basic {ENCODED}" if given is with_password else f"Bearer {OTHER}"
+        assert {headers.get("authorization") for _, headers in server.seen} == {wanted}
+    assert [code for code, *_ in said][2] in (0, 3), said
+    clean(tmp_path, *(text for _, *both in said for text in both))
+
+
+def test_no_connection_and_no_trust(loadtest: Call, tmp_path: Path, given: Callable[[str], str]) -> None:
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=h -keyout key.pem -out cert.pem"
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with made({}, tls=context) as server:
+        for url in (nobody, server.url, "http://no-such-host.invalid", "http://h:99999", "http://h/v1?x=y"):
+            said = [
+                loadtest("check", given(url)),
+                loadtest("check", "x", given(url)),  # a mistake whose sentence quotes the argument
+                loadtest("memory", "--url", given(url)),
+                loadtest("run", "--url", given(url), "--out", tmp_path / "run"),
+            ]
+            assert {code for code, *_ in said} == {2}
+            clean(tmp_path, *(text for _, *both in said for text in both))
+
+
+def test_a_monitor_alone_gives_a_key_to_the_measured_server_only(loadtest: Call, tmp_path: Path) -> None:
+    page = quoting(200, 'vllm:num_requests_running{said="AUTH"} 1\n', "text/plain")
+    with made({"/metrics": page}) as measured, made({"/metrics": page}) as other:
+        options = ["--for", "0.3", "--every", "0.1"]
+        sources = ["--source", f"vllm={measured.url}", "--source", f"prometheus={other.url}/metrics"]
+        command = [sys.executable, "-m", "loadtest", "monitor", "--out", str(tmp_path / "m"), *options, *sources]
+        done = subprocess.run([*command, "--server", measured.url], capture_output=True, text=True, check=True)
+        assert sent(measured) == {f"Bearer {KEY}"}
+        assert sent(other) == {None}
+        said = [done.stdout, done.stderr]
+        bad = [*command[:-2], "--source", f"prometheus={with_password(other.url)}/gone", "--server", "http://us:pw@"]
+        done = subprocess.run(bad, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+    clean(tmp_path, *said, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(("case", "given"), [("500", with_password), ("works", str)])
+def test_locust_headless(tmp_path: Path, case: str, given: Callable[[str], str]) -> None:
+    (tmp_path / "chat.py").write_text(
+        "from locust import task\nfrom loadtest.users import ModelUser\n\n\nclass Chat(ModelUser):\n"
+        "    @task\n    def chat(self):\n        self.client.chat(output_tokens=2)\n"
+    )
+    calls = iter(range(10**9))
+    works, then = SERVERS["works"]["/v1/chat/completions"], SERVERS[case]["/v1/chat/completions"]
+    routes = {
+        "/v1/models": {"data": [{"id": "m"}]},
+        "/v1/chat/completions": lambda headers: works if next(calls) < 3 or case == "works" else then(headers),
+    }
+    with made(routes) as server:
+        command = [sys.executable, "-m", "locust", "--headless", "-f", "chat.py", "-u", "2", "-r", "2", "-t", "1s"]
+        command += [
+            "--host",
+            given(server.url),
+            "--out",
+            "run",
+            "--csv",
+            "stats",
+            "--html",
+            "page.html",
+            "--processes",
+            "2",
+        ]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ})
+        assert sent(server) - {None} == {f"Basic {ENCODED}" if given is with_password else f"Bearer {KEY}"}
+    assert (tmp_path / "run" / "run.json").exists(), done.stderr
+    clean(tmp_path, done.stdout, done.stderr)

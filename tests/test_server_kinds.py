@@ -1,0 +1,224 @@
+"""Which server is this: several witnesses for an Ollama, none for what the user says, a sentence for what is unclear."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from made_servers import OPENAI_STREAM, made, refuse
+
+from loadtest.errors import TargetError
+from loadtest.measure import control
+from loadtest.measure.probe import Server, choose_model, probe
+from loadtest.records import Outcome, RunFolder
+
+Call = Callable[..., tuple[int, str, str]]
+
+LLAMA_SWAP = {"version": "165", "commit": "abc", "build_date": "2025"}
+LISTED = {"object": "list", "data": [{"id": "m", "object": "model"}]}
+TAGS = {"models": [{"name": "a:latest", "model": "a:latest", "details": {}}]}
+GREETING = (200, {"Content-Type": "text/plain"}, b"Ollama is running")
+SHORT = ["--concurrency", "1", "--requests", "2", "--output-tokens", "2", "--warmup", "0"]
+
+
+def look(routes: dict[str, Any], api: str = "auto", default: Any = None) -> Server:
+    with made(routes, default=default) as server, httpx.Client(trust_env=False) as client:
+        return probe(client, server.url, api=api)
+
+
+@pytest.mark.parametrize(
+    ("routes", "kind", "version"),
+    [
+        ({"/api/version": {"version": "0.24.0"}, "/api/tags": TAGS}, "ollama", "0.24.0"),
+        ({"/api/version": {"version": "0.33.0-rc2"}, "/": GREETING}, None, None),
+        ({"/api/version": refuse(404), "/api/tags": TAGS, "/": GREETING}, "ollama", None),
+        ({"/api/version": LLAMA_SWAP, "/v1/models": LISTED}, "openai", None),
+        ({"/api/version": {"version": "1.2.3"}, "/v1/models": LISTED}, "openai", None),
+        (
+            {"/v1/models": LISTED, "/props": {"total_slots": 4, "default_generation_settings": {"n_ctx": 9}}},
+            "llama.cpp",
+            None,
+        ),
+        ({"/v1/models": {"data": [{"id": "m", "owned_by": "vllm"}]}, "/version": {"version": "0.9"}}, "vllm", "0.9"),
+    ],
+)
+def test_an_ollama_takes_more_than_a_version(routes: dict[str, Any], kind: str | None, version: str | None) -> None:
+    found = look(routes)
+    assert found.kind == kind or (kind is None and found.kind == "ollama")
+    if kind is not None:
+        assert found.version == version
+    assert found.unlisted is None or kind is None
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        {"data": [{"id": "x"}]},
+        {"models": [{"name": "x"}]},
+        {"models": [{"model": "x"}]},
+        {"models": ["x"]},
+        {"models": {"x": {}}},
+        {"data": ["x", {"id": "x"}, None, 1.5, {}]},
+        [{"id": "x"}],
+        ["x"],
+    ],
+)
+def test_a_list_of_models_in_any_shape(listing: object) -> None:
+    assert [model.name for model in look({"/v1/models": listing}).models] == ["x"]
+
+
+def test_ids_that_are_numbers_are_names_and_names_may_be_missing_in_tags() -> None:
+    assert [model.name for model in look({"/v1/models": {"data": [{"id": 7}]}}).models] == ["7"]
+    tags = {"models": [{"model": "x", "size": 5}]}
+    ps = {"models": [{"model": "x", "context_length": 4096}]}
+    found = look({"/api/version": {"version": "0.6.0"}, "/api/tags": tags, "/api/ps": ps})
+    assert [(model.name, model.loaded, model.context) for model in found.models] == [("x", True, 4096)]
+
+
+@pytest.mark.parametrize("status", [204, 301, 401, 403, 404, 405, 429, 500, 501, 502])
+def test_what_the_user_says_needs_no_witness(loadtest: Call, tmp_path: Path, status: int) -> None:
+    with made({"/v1/chat/completions": OPENAI_STREAM}, default=refuse(status)) as server:
+        code, _, err = loadtest(
+            "run", "--url", server.url, "--api", "openai", "--model", "x", *SHORT, "--out", tmp_path / "run"
+        )
+    assert code in (0, 3), err
+    folder = RunFolder.open(tmp_path / "run")
+    assert {record.outcome for record in folder.records()} == {Outcome.OK}
+    assert folder.read_run()["server"]["kind"] == "openai"
+
+
+def test_check_says_what_was_not_answered_and_that_unknown_is_not_unloaded(loadtest: Call) -> None:
+    with made({}, default=refuse(405)) as server:
+        code, out, err = loadtest("check", server.url, "--api", "openai", "--model", "x")
+        assert code == 0, err
+        assert "does not list its models (GET /v1/models: status 405" in out
+        code, _, err = loadtest("run", "--url", server.url, "--api", "openai")
+        assert code == 2
+        assert "name one with --model" in err
+    with made({"/v1/models": LISTED}) as server:
+        code, out, _ = loadtest("check", "--url", server.url)
+    assert "context    not said by this server" in out
+    assert "not loaded" not in out
+
+
+def test_an_ollama_that_shows_its_api_alone_is_measured_by_word_of_the_user() -> None:
+    found = look({}, api="ollama")
+    assert (found.kind, found.unlisted is not None) == ("ollama", True)
+    assert choose_model(found, "x").name == "x"
+    props = {"/v1/models": LISTED, "/props": {"total_slots": 1}}
+    assert look(props, api="ollama").kind == "llama.cpp"  # find_target says so
+
+
+@pytest.mark.parametrize(
+    ("routes", "default", "words"),
+    [
+        (
+            {},
+            refuse(500, {"error": {"message": "Authentication Error, No api key passed in."}}),
+            "A key may be missing",
+        ),
+        ({}, refuse(405), "--api openai --model NAME"),
+        ({}, refuse(307, Location="/v2/"), "status 307 to /v2/"),
+        ({}, refuse(401), "OPENAI_API_KEY"),
+        ({"/api/version": {"version": "0.6.0"}, "/": GREETING, "/api/tags": refuse(401)}, None, "OLLAMA_API_KEY"),
+        ({}, (200, {"Content-Type": "text/html"}, b"<p>hi"), "a web page"),
+        ({}, {"hello": 1}, "JSON of another shape"),
+        ({}, (200, {"Content-Encoding": "gzip"}, b"no gzip"), "no answer that can be read"),
+    ],
+)
+def test_an_unclear_server_is_said_with_what_to_do(routes: dict[str, Any], default: Any, words: str) -> None:
+    with pytest.raises(TargetError) as said:
+        look(routes, default=default)
+    assert words in str(said.value)
+
+
+def test_an_answer_without_end_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "LONGEST_BYTES", 1 << 20)
+    endless = (200, {"Content-Type": "application/json"}, b" " * (2 << 20))
+    with pytest.raises(TargetError, match="more than 1 MiB"):
+        look({}, default=endless)
+
+
+@pytest.mark.parametrize("option", ["--url", "--model"])
+def test_an_empty_name_is_one_sentence(loadtest: Call, tmp_path: Path, option: str) -> None:
+    with made({"/v1/models": LISTED}) as server:
+        url = [] if option == "--url" else ["--url", server.url]
+        code, _, err = loadtest("run", *url, option, "", "--out", tmp_path / "run")
+    assert code == 2
+    assert "empty" in err
+    assert "Traceback" not in err
+
+
+def test_with_a_key_a_gateway_is_measured(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def guarded(headers: dict[str, str]) -> Any:
+        return LISTED if headers.get("authorization") == "Bearer sk-0123456789" else refuse(500, {"error": "no key"})
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789\r")
+    with made({"/v1/models": guarded}) as server:
+        code, out, err = loadtest("check", server.url)
+    assert code == 0, err
+    assert "model      m" in out
+
+
+def test_props_of_llama_cpp_are_asked_with_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    def guarded(headers: dict[str, str]) -> Any:
+        return {"total_slots": 4} if headers.get("authorization") == "Bearer sk-0123456789" else refuse(401)
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
+    assert look({"/v1/models": LISTED, "/props": guarded}).slots == 4
+
+
+def test_names_that_steer_a_terminal_are_shown_and_sent_as_they_are(loadtest: Call, tmp_path: Path) -> None:
+    name = "a\x1b]0;x\x07\u202eb"
+    listed = {"data": [{"id": name}, {"id": "other\x1b[2J"}]}
+    with made({"/v1/models": listed, "/v1/chat/completions": OPENAI_STREAM}) as server:
+        code, out, err = loadtest("check", server.url, "--model", name)
+        told = [loadtest("run", "--url", server.url, "--out", tmp_path / "a")]
+        told.append(loadtest("run", "--url", server.url, "--model", name, *SHORT, "--out", tmp_path / "run"))
+    assert code == 0, err
+    assert "a\\x1b]0;x\\x07\\u202eb" in out
+    for text in (out, err, *(text for _, *both in told for text in both)):
+        assert not {"\x1b", "\x07", "\u202e"} & set(text)
+    assert RunFolder.open(tmp_path / "run").read_run()["target"]["model"] == "a\\x1b]0;x\\x07\\u202eb"
+    assert {json.loads(body)["model"] for path, body in server.posted if path == "/v1/chat/completions"} == {name}
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "words"),
+    [
+        ("/v1/chat/completions", [], None),
+        ("/v1/completions", ["--api", "ollama"], "the URL ends in /v1/completions"),
+        ("/api/chat", ["--api", "openai"], "the URL ends in /api/chat"),
+        ("/v1/responses", [], "/v1/chat/completions"),
+        ("/v1?key=x", [], "query"),
+    ],
+)
+def test_a_whole_endpoint_is_understood_or_answered(
+    loadtest: Call, tmp_path: Path, path: str, options: list[str], words: str | None
+) -> None:
+    with made({"/v1/chat/completions": OPENAI_STREAM}) as server:
+        code, _, err = loadtest(
+            "run", "--url", server.url + path, "--model", "m", *options, *SHORT, "--out", tmp_path / "run"
+        )
+    assert code == (2 if words else 2 if options else code)
+    if words:
+        assert words in err
+        assert not (tmp_path / "run").exists()
+    else:
+        assert code in (0, 3), err
+
+
+def test_connection_options_hold_wherever_something_connects(loadtest: Call, tmp_path: Path) -> None:
+    missing = tmp_path / "no.pem"
+    for command in (
+        ["check", "http://127.0.0.1:9", "--ca-file", missing],
+        ["memory", "--url", "http://127.0.0.1:9", "--ca-file", missing],
+        ["run", "--url", "http://127.0.0.1:9", "--ca-file", missing],
+    ):
+        code, _, err = loadtest(*command)
+        assert code == 2
+        assert "cannot read certificates" in err
