@@ -211,7 +211,7 @@ def test_any_command_line_ends_in_a_sentence_or_in_what_was_asked_for(place: Pat
     draw = random.Random(13)
     before = sorted(place.rglob("*"))
     for _ in range(120):
-        said = answer(command_line(draw, without=("check",)))
+        said = answer(command_line(draw))
         assert said.fault is None, (said.args, said.fault, said.err)
     assert sorted(place.rglob("*")) == before
 
