@@ -130,8 +130,8 @@ class OddServer:
                 self._busy.discard(number)
                 if not going_on:
                     break
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # cancelled: the server's end, which a stream's callback would print
         except Exception as error:  # noqa: BLE001 - a script that cannot be made; shown at the end
             self.errors.append(error)
         finally:
@@ -211,11 +211,11 @@ def odd_server(paths: Paths | None = None, otherwise: Answer | None = None, *, p
         loop.run_until_complete(server.listen())
         ready.set()
         loop.run_forever()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
         server._server.close()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.run_until_complete(asyncio.sleep(0))
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.close()
 
     thread = threading.Thread(target=run, daemon=True)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ LIMITS = {"first_byte_timeout": 2.0, "idle_timeout": 2.0, "total_timeout": 4.0}
 LIMIT_S = 240  # of a whole run
 USERS = 12
 
-LOCUSTFILE = f"""
+LOCUSTFILE = """
 import gevent, json, os
 from collections import deque
 from locust import task
@@ -40,7 +40,7 @@ LEFT = [len(PROMPTS)]
 class Case(ModelUser):
     warmup = 0
     save_text = True
-    {"; ".join(f"{key} = {value}" for key, value in LIMITS.items())}
+    LIMITS
 
     @task
     def ask(self):
@@ -68,6 +68,8 @@ class Batch:
 
     rows: Sequence[Row]
     wire: Wire
+    limits: Mapping[str, float] = field(default_factory=lambda: LIMITS)
+    users: int = USERS
     asked: defaultdict[int, list[Request]] = field(default_factory=lambda: defaultdict(list))
 
     def answer(self, request: Request) -> Script:
@@ -81,7 +83,9 @@ class Batch:
         """Ask for every row once, or as often as its level needs; return what was seen, and what was said."""
         paths = {**control(self.wire), self.wire.path: self.answer}
         with tempfile.TemporaryDirectory() as place, odd_server(paths) as server:
-            (Path(place) / "locustfile.py").write_text(LOCUSTFILE)
+            (Path(place) / "locustfile.py").write_text(
+                LOCUSTFILE.replace("LIMITS", "; ".join(f"{key} = {value}" for key, value in self.limits.items()))
+            )
             command, env = (self._run if driver == "run" else self._locust)(server.url)
             try:
                 done = subprocess.run(command, cwd=place, env=env, capture_output=True, timeout=LIMIT_S, check=False)
@@ -103,14 +107,14 @@ class Batch:
             "warmup": 0,
             "output_tokens": 3,
             "out": "run",
-            **LIMITS,
+            **self.limits,
         }
         words = [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
         return [sys.executable, "-m", "loadtest", "run", "--save-text", *words], environment()
 
     def _locust(self, url: str) -> tuple[list[str], dict[str, str]]:
         prompts = [PROMPT.format(i) for i, row in enumerate(self.rows, 1) for _ in range(_times(row))]
-        users = str(min(USERS, len(prompts)))
+        users = str(min(self.users, len(prompts)))
         command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "-u", users, "-r", "100"]
         command += ["-H", url, "--api", self.wire.api, "--endpoint", self.wire.endpoint, "--output-tokens", "3"]
         command += ["--out", "run", "-t", str(LIMIT_S - 60), "--stop-timeout", "10"]
