@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from odd_answers import DIALECTS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts/casebook"))
-import faults
+faults: Any = importlib.import_module("faults")
 
 
 @pytest.fixture(scope="module")

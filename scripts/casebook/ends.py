@@ -7,7 +7,7 @@ from odd_answers import LAST, OLLAMA, OPENAI, chunk, head, plain, streamed
 from odd_server import Every, Then, Wait
 
 TEXT = "t0 t1 t2 "
-SOON = 0.8  # seconds: far below each limit that a hang would run into, far above what a busy machine adds
+SOON = 1.2  # seconds: far below each limit that a hang would run into, far above what a busy machine adds
 
 row = rows("whole answers")
 row("plain good answer", lambda w: w.good(), outcome="ok", text=TEXT, output=3, prompt=20, kept=True, odd=None)
@@ -28,8 +28,8 @@ row(
     text=TEXT,
 )
 row("closed after the end", lambda w: streamed(*w.whole(), Then.FIN, last=False), outcome="ok", text=TEXT)
-row("last chunk 20 ms late", lambda w: streamed(*w.whole(), Wait(0.02)), outcome="ok", text=TEXT, kept=True)
-row("last chunk 500 ms late", lambda w: streamed(*w.whole(), Wait(0.5)), outcome="ok", within=0.4, kept=False)
+row("last chunk 10 ms late", lambda w: streamed(*w.whole(), Wait(0.01)), outcome="ok", text=TEXT, kept=True)
+row("last chunk 900 ms late", lambda w: streamed(*w.whole(), Wait(0.9)), outcome="ok", within=0.6, kept=False)
 row(
     "no chunk framing after the end",
     lambda w: [*streamed(*w.whole(), last=False), b"\x00\x01 not a chunk\r\n", Then.HOLD],
@@ -218,7 +218,7 @@ row(
     dialects=OPENAI,
     outcome="ok",
     doubts="eos_token",
-    level="suspect",
+    level=("suspect", "void"),
     reasons="eos_token",
 )
 row("ended by length", lambda w: streamed(*w.tokens(), w.end(reason="length")), dialects=OLLAMA, outcome="ok")

@@ -145,14 +145,14 @@ SHARE = 0.05
 
 def soak_server(port: Any, stop: Any, truth: Any) -> None:
     """Serve until told to stop, in a process of its own; one request in twenty meets a fault. Sends what each was."""
-    met: list[tuple[str, str, bool]] = []
+    met: list[tuple[str, str]] = []
     draw = random.Random(7)
 
     def answer(request: Request) -> Script:
         if is_trial(request):
             return WIRE.good(1)
         name = draw.choice(SOAKED) if draw.random() < SHARE else "none"
-        met.append((request.prompt, name, False))
+        met.append((request.prompt, name))
         if len(server.log) > 10_000:
             server.log.clear()
         if name != "none":
@@ -167,7 +167,7 @@ def soak_server(port: Any, stop: Any, truth: Any) -> None:
     with odd_server({**control(WIRE), WIRE.path: answer}) as server:
         port.put(server.port)
         stop.wait()
-    truth.put([(prompt, name) for prompt, name, _ in met])
+    truth.put(met)
 
 
 def slope(samples: Sequence[tuple[float, float]]) -> float:
@@ -237,4 +237,5 @@ def soak(arguments: Sequence[str]) -> int:
         "| driver | streams | time | requests | faults | lost | twice | wrong | RSS and its slope | descriptors and their slope | exit |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
-    return int(not all([soak_one(driver, asked.seconds, asked.streams) for driver in asked.driver or DRIVERS]))
+    held = [soak_one(driver, asked.seconds, asked.streams) for driver in asked.driver or DRIVERS]
+    return int(not all(held))
