@@ -13,7 +13,7 @@ import loadtest
 
 PACKAGE = Path(loadtest.__file__).parent
 
-# each room may import those named; errors, scenario, records, metrics, slo and streams are the ground
+# each room may import those named; errors, text, scenario, records, metrics, slo and streams are the ground
 GROUND = {
     "loadtest.errors",
     "loadtest.scenario",
@@ -21,6 +21,7 @@ GROUND = {
     "loadtest.metrics",
     "loadtest.slo",
     "loadtest.streams",
+    "loadtest.text",
 }
 ROOMS = {
     "measure": GROUND | {"loadtest.measure"},
