@@ -151,8 +151,9 @@ class OllamaRows:
         answer.count(server.get("prompt_eval_count"), server.get("eval_count"))
 
     def close(self) -> None:
-        if self._seen:
-            self._answer.ending.hint = faults.repeated(self._answer.events.texts) or self._answer.ending.hint
+        ending = self._answer.ending
+        if self._seen and not ending.done:
+            ending.hint = faults.repeated(self._answer.events.texts) or ending.hint
 
 
 _NUMBERS = ("_duration", "_count")

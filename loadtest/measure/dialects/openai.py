@@ -193,7 +193,8 @@ class OpenAIRows:
             ending.prompt_tokens = self._usage.prompt
         answer.note(*odd)
         answer.doubt(*doubts)
-        ending.hint = self._silence() or ending.hint
+        if not ending.done:
+            ending.hint = self._silence() or ending.hint
 
     def _count_from_timings(self) -> bool:
         """Take llama.cpp's own counts where `usage` was not sent: predicted_n; prompt_n without the cached cache_n."""

@@ -167,7 +167,7 @@ class StreamDecoder:
                 answer.end += len(line) + 1
                 self.line(line)
         answer.end += len(rest)
-        if not answer.over:
+        if (rest or self._held) and not answer.over:
             self._rest(rest)
         if not self._row_seen and self._stray and not answer.over:
             self._whole(b"\n".join(self._stray))
@@ -263,6 +263,9 @@ class StreamDecoder:
     def _data(self, data: bytes) -> bool:
         answer = self._answer
         if not self._held:
+            if data.strip() in ends.DONE:
+                self._mark()
+                return False
             try:
                 row = orjson.loads(data)
                 strict = True
@@ -270,9 +273,6 @@ class StreamDecoder:
                 row, strict = parse(data), False
             if isinstance(row, dict):
                 return self._row(row) and strict
-            if data.strip() in ends.DONE:
-                self._mark()
-                return False
         if answer.kind not in (b"", b"error", b"data"):
             if data.strip() and answer.kind != b"done":
                 answer.note(f"the answer has events named {faults.quoted(answer.kind.decode(errors='replace'), 40)}")
