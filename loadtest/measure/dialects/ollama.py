@@ -99,15 +99,15 @@ class OllamaRows:
     def take(self, row: dict[str, Any]) -> bool:
         answer = self._answer
         events = answer.events
-        before = len(events)
+        before = len(events.texts)
         self._seen = True
         self._text(row)
-        if len(events) > before:
+        if len(events.texts) > before:
             sent = row.get("created_at")
             stamp = nanoseconds(sent)
             answer.stamped = answer.stamped or sent is not None
             answer.unstamped = answer.unstamped or stamp is None
-            events.created += [stamp] * (len(events) - before)
+            events.created += [stamp] * (len(events.texts) - before)
         if row.get("done") is True:
             self._done(row)
         if (said := faults.in_row(row)) is not None:
@@ -115,7 +115,7 @@ class OllamaRows:
         elif answer.kind == b"error":
             answer.fail(faults.sentence(row))
         ending = answer.ending
-        return len(events) == before + 1 and not (ending.done or ending.error)
+        return len(events.texts) == before + 1 and not (ending.done or ending.error)
 
     def _text(self, row: dict[str, Any]) -> None:
         odd: list[str] = []
@@ -124,7 +124,7 @@ class OllamaRows:
             message = {"content": row.get("response")} | {key: row[key] for key in _BESIDE if key in row}
         texts = in_message(message, odd)
         events = self._answer.events
-        if row.get("done") is True and len(events) > 1 and texts[0] and texts[0] == events.answer:
+        if row.get("done") is True and len(events.texts) > 1 and texts[0] and texts[0] == events.answer:
             odd.append("the last line repeats the whole answer: counted once")
         else:
             self._answer.add(texts)

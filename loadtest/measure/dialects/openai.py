@@ -103,7 +103,7 @@ class OpenAIRows:
             self._first = row
         self._last = row
         events = self._answer.events
-        self._before = before = len(events)
+        self._before = before = len(events.texts)
         alike = True
         choices = row.get("choices")
         if isinstance(choices, dict):
@@ -118,7 +118,7 @@ class OpenAIRows:
         elif self._answer.kind == b"error":
             self._answer.fail(faults.sentence(row))
         ending = self._answer.ending
-        return alike and len(events) == before + 1 and not (ending.done or ending.server or ending.error)
+        return alike and len(events.texts) == before + 1 and not (ending.done or ending.server or ending.error)
 
     def _choice(self, choice: dict[str, Any], position: int) -> bool:
         """Take one choice; return whether it is a piece of a stream."""

@@ -133,7 +133,7 @@ class StreamDecoder:
         if self._answer.over:
             return []
         lines = self._lines.feed(data)
-        if self._lines.too_long or len(lines) + len(self.events) > MOST_EVENTS:
+        if self._lines.too_long or len(lines) + len(self.events.texts) > MOST_EVENTS:
             return self._within(lines)
         return lines
 
