@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from loadtest.measure.dialects import Dialect, OllamaChat, OllamaGenerate, OpenAIChat, OpenAICompletions, ends
+from loadtest.text import shown
 
 DIALECTS: list[Dialect] = [OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")]
 STREAMS = Path(__file__).parent / "streams"
@@ -193,7 +194,7 @@ def check(dialect: Dialect, body: bytes, rng: random.Random) -> None:
     for cut in cuts:
         assert decoded(dialect, body, cut) == whole, (dialect.name, body, cut)
     said = [ending.error, ending.hint, ending.finish_reason, *ending.notes, *ending.doubts]
-    assert all(text is None or (text.isprintable() and len(text) < 500) for text in said), said
+    assert all(text is None or (shown(text) == text and len(text) < 500) for text in said), said
     assert events.created == [] or len(events.created) == len(events)
     assert events.ends == sorted(events.ends)
     assert all(0 < end <= len(body) for end in events.ends)
