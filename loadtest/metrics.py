@@ -101,18 +101,26 @@ class ServerSaid(NamedTuple):
 
 
 def server_said(server: dict[str, Any]) -> ServerSaid:
-    """Read a record's `server`. Ollama leaves out durations that are zero: beside its total_duration, missing is 0."""
+    """Read a record's `server`. A duration that was not sent is unknown: Ollama's own servers always send load and
+    prompt_eval, and what stands before other machines may send total_duration alone.
+    """
     timings = server.get("timings")
-    details = (server.get("usage") or {}).get("prompt_tokens_details") or {}
-    cached = details.get("cached_tokens")
+    usage = server.get("usage")
+    details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+    cached = _number(details.get("cached_tokens")) if isinstance(details, dict) else math.nan
     if isinstance(timings, dict):
-        cached = timings.get("cache_n", cached)
-        load, prefill = 0.0, (timings.get("prompt_ms") or 0) / 1e3
-    elif server.get("total_duration") is None:
-        load = prefill = math.nan
-    else:
-        load, prefill = ((server.get(name) or 0) * NS for name in ("load_duration", "prompt_eval_duration"))
-    return ServerSaid(load, prefill, math.nan if cached is None else float(cached), isinstance(timings, dict))
+        reused = _number(timings.get("cache_n"))
+        return ServerSaid(
+            math.nan, _number(timings.get("prompt_ms")) / 1e3, cached if math.isnan(reused) else reused, True
+        )
+    load, prefill = (_number(server.get(name)) * NS for name in ("load_duration", "prompt_eval_duration"))
+    return ServerSaid(load, prefill, cached, False)
+
+
+def _number(said: Any) -> float:
+    """Return what a server sent as a number, nan where that is none or negative."""
+    known = isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said < math.inf
+    return float(said) if known else math.nan
 
 
 def queue_wait(t_send: float, t_headers: float, t_first_token: float, said: ServerSaid) -> float:

@@ -338,10 +338,10 @@ def _fixed_costs(run: Run, prefill: Prefill | None, step: _Reader | None) -> tup
     alone = prefill_of.lone(run) & good
     load = run.column("load_s")[good]
     load = load[np.isfinite(load)]
-    if len(load):
-        wait = run.column("queue_wait_s")[alone]
-        wait = wait[np.isfinite(wait)]
-        return float(np.median(load)), float(np.median(wait)) if len(wait) else HANDOVER_S
+    wait = run.column("queue_wait_s")[alone]
+    wait = wait[np.isfinite(wait)]
+    if len(load) or len(wait):  # llama.cpp says no load: its server loads before it listens
+        return float(np.median(load)) if len(load) else 0.0, float(np.median(wait)) if len(wait) else HANDOVER_S
     if prefill is None or step is None or not alone.any():
         return 0.0, HANDOVER_S
     tokens = prefill_of.uncached(run)[alone]

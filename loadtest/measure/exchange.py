@@ -218,7 +218,7 @@ class Exchange:
         if known is not None and arrivals.marked is None:
             return known if known.sentence else Failure(known.outcome, arrivals.failure or "")
         if arrivals.status is not None and not arrivals.success:
-            return Failure(Outcome.HTTP_ERROR, http_sentence(arrivals.status, reads.body))
+            return Failure(Outcome.HTTP_ERROR, http_sentence(arrivals.status, reads.body, arrivals.headers))
         wrong = ending.error
         if arrivals.packed is not None:
             wrong = f"the server compressed the answer ({arrivals.packed}), which it was asked not to do"

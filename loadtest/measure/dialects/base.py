@@ -8,6 +8,9 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from loadtest.measure.workload import Job
+from loadtest.text import whole
+
+NS = 1_000_000_000
 
 
 @dataclass(slots=True)
@@ -36,8 +39,38 @@ class Events:
 
     @property
     def answer(self) -> str:
-        """The answer's text, as far as it came."""
-        return "".join(text for i, text in enumerate(self.texts) if i not in self.hidden)
+        """The answer's text, as far as it came, fit to be encoded."""
+        return whole(text for i, text in enumerate(self.texts) if i not in self.hidden)
+
+    @property
+    def said(self) -> str:
+        """All that the model wrote, reasoning included, fit to be encoded."""
+        return whole(self.texts)
+
+    def cut(self, length: int) -> None:
+        """Keep the first `length` events."""
+        for column in (self.texts, self.ends, self.created):
+            del column[length:]
+        self.hidden = {i for i in self.hidden if i < length}
+
+    def check_stamps(self, *, unknown: bool, sent: bool) -> str | None:
+        """Drop the server's stamps unless every event has one and they are instants in order; say what is odd.
+
+        `unknown` says that some event has none, `sent` that the server sent some. Afterwards `created` holds integers only, as many as there are events, or nothing.
+        """
+        stamps = self.created
+        if not stamps:
+            return None
+        odd = None
+        if unknown or len(stamps) != len(self.texts):
+            odd = "not every piece of the answer carries an instant of the server's: its stamps are unknown"
+        elif sorted(stamps) != stamps:  # type: ignore[type-var]  # no None is among them
+            odd = "the server's instants go backwards: its stamps are unknown"
+        elif len(stamps) > 1 and not any(stamp % NS for stamp in stamps):  # type: ignore[operator]
+            odd = "the server's instants are of whole seconds: its stamps are unknown"
+        if odd is not None:
+            stamps.clear()
+        return odd if sent else None
 
 
 @dataclass(slots=True)

@@ -1,126 +1,113 @@
-"""What wire formats are made of: lines out of bytes cut anywhere, lines that are alike, text out of tool calls."""
+"""What wire formats are made of: lines out of bytes cut anywhere, and lines that are alike."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
 
-import orjson
+LONGEST_LINE = 64 << 20  # bytes
+TOO_LONG = f"a line of the answer is longer than {LONGEST_LINE >> 20} MiB"
 
 
 class Lines:
-    r"""Cuts a byte stream at b"\n" and nowhere else.
+    r"""Cuts a byte stream at b"\n"; with `returns` also at a b"\r" that no b"\n" follows, as event streams allow.
 
-    str.splitlines and httpx's iter_lines also split at U+2028, U+0085 and a lone \r, all of which stand unescaped
-    inside valid JSON strings.
+    str.splitlines and httpx's iter_lines also split at U+2028 and U+0085, which stand unescaped inside valid JSON
+    strings. A line's b"\r" before its b"\n" stays with it, so that every line is one byte shorter than its bytes.
     """
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_held", "_parts", "_returns", "_size", "too_long")
 
-    def __init__(self) -> None:
+    def __init__(self, *, returns: bool = False) -> None:
         self._parts: list[bytes] = []
+        self._size = 0
+        self._returns = returns
+        self._held = False  # a b"\r" is among the parts
+        self.too_long = False  # a line passed LONGEST_LINE: it and all behind it are left out
 
     def feed(self, data: bytes) -> list[bytes]:
         r"""Return the lines that `data` completes, without their b"\n"."""
+        if self._returns and (self._held or b"\r" in data):
+            return self._cut_at_returns(data)
         if b"\n" not in data:
             if data:
-                self._parts.append(data)  # joined once, when its newline comes: some last lines are 100s of kB
+                self._keep(data)  # joined once, when its newline comes: some last lines are 100s of kB
             return []
         if self._parts:
             data = b"".join((*self._parts, data))
         lines = data.split(b"\n")
         rest = lines.pop()
-        self._parts = [rest] if rest else []
+        self._parts, self._size = [rest] if rest else [], len(rest)
+        if len(data) > LONGEST_LINE:
+            return self._short_ones(lines)
         return lines
 
-    def rest(self) -> bytes:
-        """Return what came after the last newline, and forget it."""
-        rest = b"".join(self._parts)
-        self._parts = []
-        return rest
+    def rest(self) -> list[bytes]:
+        """Return what came after the last newline, and forget it: one line, or more where b"\r" ends lines."""
+        data, self._parts = b"".join(self._parts), []
+        return _LONE_RETURN.split(data) if self._held else [data]
+
+    def _keep(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > LONGEST_LINE:
+            self.too_long, self._parts = True, []
+
+    def _cut_at_returns(self, data: bytes) -> list[bytes]:
+        data = b"".join((*self._parts, data))
+        lines = data.split(b"\n")
+        rest = lines.pop()
+        if data.count(b"\r") - data.endswith(b"\r") > data.count(b"\r\n"):
+            lines = [piece for line in lines for piece in _LONE_RETURN.split(line)]
+            *more, rest = _LONE_RETURN.split(rest)
+            lines += more
+        self._held = b"\r" in rest
+        self._parts, self._size = [rest] if rest else [], len(rest)
+        return self._short_ones(lines) if len(data) > LONGEST_LINE else lines
+
+    def _short_ones(self, lines: list[bytes]) -> list[bytes]:
+        """Return the lines before the first that is too long."""
+        for i, line in enumerate(lines):
+            if len(line) > LONGEST_LINE:
+                self.too_long, self._parts = True, []
+                return lines[:i]
+        if self._size > LONGEST_LINE:
+            self.too_long, self._parts = True, []
+        return lines
 
 
-class Mould:
-    """What surrounds the text of a stream's chunks, byte for byte: from one to the next they differ in little else.
+_LONE_RETURN = re.compile(rb"\r(?!\Z)")  # one at the very end may yet be followed by b"\n"
 
-    A line cast in it need not be parsed again, which costs four times as much.
+
+# A mould is what surrounds the text of a stream's chunks, byte for byte: from one to the next they differ in little else.
+# A line cast in it need not be parsed again, which costs four times as much.
+Mould = tuple[bytes, bytes]  # before and behind the text
+StampedMould = tuple[bytes, bytes, bytes, int]  # before the instant's nine digits, before the text, behind it; ns
+
+NO_MOULD: Mould = (b"\n", b"")  # no line begins with that
+NO_STAMPED_MOULD: StampedMould = (b"\n", b"", b"", 0)
+
+
+def mould(line: bytes, text: str) -> Mould | None:
+    """Return the mould of a line that holds `text`, of which nothing else is to be known.
+
+    Where nothing in the line is escaped, the text stands in it as it is, and if it does once, that is where.
     """
-
-    __slots__ = ("_after", "_before")
-
-    def __init__(self) -> None:
-        self._before, self._after = b"\n", b""  # no line begins with that
-
-    def shape(self, line: bytes, text: str) -> None:
-        """Take a line that holds `text`, of which nothing else is to be known.
-
-        Where nothing in the line is escaped, the text stands in it as it is, and if it does once, that is where.
-        """
-        literal = b'"%b"' % text.encode()
-        if b"\\" not in line and line.count(literal) == 1:
-            before, _, after = line.partition(literal)
-            self._before, self._after = before, after
-
-    def text_of(self, line: bytes) -> str | None:
-        """Return the text of a line like the one that `shape` took last; None for any other, and where it is empty."""
-        before, after = self._before, self._after
-        if not (line.startswith(before) and line.endswith(after)):
-            return None
-        try:
-            text = orjson.loads(line[len(before) : len(line) - len(after)])
-        except orjson.JSONDecodeError:
-            return None
-        return text if isinstance(text, str) and text else None
+    if b"\\" in line:
+        return None
+    literal = b'"%b"' % text.encode()
+    if line.count(literal) != 1:
+        return None
+    before, _, after = line.partition(literal)
+    return before, after
 
 
-class StampedMould:
-    """As Mould, for lines with an instant before their text, of which nine digits differ: 2026-01-31T12:00:00.123456789Z."""
+def stamped_mould(line: bytes, text: str, second: str, ns: int) -> StampedMould | None:
+    """Return that of a line with an instant before its text, of which nine digits may differ.
 
-    __slots__ = ("_after", "_before", "_middle", "_ns")
-
-    def __init__(self) -> None:
-        self._before, self._middle, self._after = b"\n", b"", b""
-        self._ns = 0
-
-    def shape(self, line: bytes, text: str, second: str, ns: int) -> None:
-        """Take a line that holds `text` and, before it, an instant that begins with `second` ("2026-01-31T12:00:00.").
-
-        `ns` is what that is, ns since 1970.
-        """
-        literal, begin = b'"%b"' % text.encode(), second.encode()
-        if b"\\" not in line and line.count(literal) == 1 and line.count(begin) == 1:
-            before, _, rest = line.partition(begin)
-            middle, found, after = rest[9:].partition(literal)
-            if found:
-                self._before, self._middle, self._after, self._ns = before + begin, middle, after, ns
-
-    def read(self, line: bytes) -> tuple[str, int] | None:
-        """Return text and instant, ns since 1970, of a line like the one that `shape` took last; None for any other."""
-        before, middle, after = self._before, self._middle, self._after
-        i = len(before)
-        if not (line.startswith(before) and line.startswith(middle, i + 9) and line.endswith(after)):
-            return None
-        digits = line[i : i + 9]
-        try:
-            text = orjson.loads(line[i + 9 + len(middle) : len(line) - len(after)])
-        except orjson.JSONDecodeError:
-            return None
-        return (text, self._ns + int(digits)) if isinstance(text, str) and text and digits.isdigit() else None
-
-
-def tool_text(calls: Any) -> str:
-    """Return names and arguments of tool calls, whole (Ollama) or in pieces (OpenAI), as the model wrote them."""
-    texts: list[str] = []
-    for call in calls if isinstance(calls, list) else ():
-        function = call.get("function") if isinstance(call, dict) else None
-        if isinstance(function, dict):
-            texts += (_text(function.get(key)) for key in ("name", "arguments"))
-    return "".join(texts)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return orjson.dumps(value).decode() if value else ""
-    except orjson.JSONEncodeError:  # nested deeper than it writes
-        return ""
+    The instant begins with `second` ("2026-01-31T12:00:00."); `ns` is what that is, ns since 1970.
+    """
+    begin = second.encode()
+    if (sides := mould(line, text)) is None or sides[0].count(begin) != 1 or begin in sides[1]:
+        return None
+    before, _, middle = sides[0].partition(begin)
+    return before + begin, middle[9:], sides[1], ns

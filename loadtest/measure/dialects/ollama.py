@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import orjson
 
-from loadtest.measure.dialects.base import Ending, EndMarks, Events
-from loadtest.measure.dialects.faults import MID_LINE, repeated, sentence, undecodable
-from loadtest.measure.dialects.framing import Lines, StampedMould, tool_text
+from loadtest.measure.dialects import ends, faults
+from loadtest.measure.dialects.base import EndMarks
+from loadtest.measure.dialects.counts import MOST, MOST_TOKENS, WIDEST, named, number
+from loadtest.measure.dialects.framing import NO_STAMPED_MOULD, stamped_mould
+from loadtest.measure.dialects.stream import Answer, Rows, StreamDecoder
+from loadtest.measure.dialects.texts import in_message
 from loadtest.measure.workload import Job
-
-ENDS = EndMarks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class OllamaChat:
 
     @property
     def ends(self) -> EndMarks:
-        return ENDS
+        return ends.OLLAMA
 
     def encode(self, job: Job) -> tuple[str, bytes]:
         messages = [{"role": "user", "content": job.prompt}]
@@ -61,7 +64,7 @@ class OllamaGenerate:
 
     @property
     def ends(self) -> EndMarks:
-        return ENDS
+        return ends.OLLAMA
 
     def encode(self, job: Job) -> tuple[str, bytes]:
         return "/api/generate", orjson.dumps(
@@ -80,117 +83,153 @@ def _options(job: Job, **chosen: float | None) -> dict[str, Any]:
     return {"options": said} if said else {}
 
 
-class OllamaDecoder:
-    """Decodes NDJSON of /api/chat and /api/generate, streamed or not."""
+class OllamaRows:
+    """Takes the lines of /api/chat and /api/generate, streamed or not."""
 
-    __slots__ = ("_chat", "_end", "_ending", "_key", "_lines", "_mould", "events")
+    __slots__ = ("_answer", "_chat", "_seen")
 
-    def __init__(self, *, chat: bool) -> None:
-        self.events = Events()
+    def __init__(self, answer: Answer, *, chat: bool) -> None:
+        self._answer = answer
         self._chat = chat
-        self._key = "content" if chat else "response"
-        self._lines = Lines()
-        self._end = 0  # offset in the body behind the line at hand
-        self._ending = Ending()
-        self._mould = StampedMould()
+        self._seen = False
 
-    def feed(self, data: bytes) -> None:
-        events = self.events
-        for line in self._lines.feed(data):
-            self._end += len(line) + 1
-            if (found := self._mould.read(line)) is not None:
-                text, created = found
-                events.texts.append(text)
-                events.ends.append(self._end)
-                events.created.append(created)
-                continue
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                row = None
-            if isinstance(row, dict):
-                before = len(events)
-                self._row(row)
-                if len(events) == before + 1:
-                    self._shape(line, row)
-            elif line.strip():
-                self._fail(undecodable(line))
+    def takes(self, row: dict[str, Any]) -> bool:
+        return isinstance(row.get("message"), dict) or "response" in row or isinstance(row.get("done"), bool)
 
-    def _shape(self, line: bytes, row: dict[str, Any]) -> None:
-        """Shape the mould by a line with one event, if that is answer text and nothing else was said so far."""
-        stamp, last = row.get("created_at"), len(self.events) - 1
-        if self._ending.done or self._ending.error or last in self.events.hidden:
-            return
-        if isinstance(stamp, str) and len(stamp) == 30 and stamp[29] == "Z" and (nine := stamp[20:29]).isdecimal():
-            created = self.events.created[last]
-            if created is not None:
-                self._mould.shape(line, self.events.texts[last], stamp[:20], created - int(nine))
-
-    def close(self) -> Ending:
-        rest = self._lines.rest()
-        ending = self._ending
-        self._end += len(rest)
-        if rest.strip():
-            try:
-                row = orjson.loads(rest)
-            except orjson.JSONDecodeError:
-                row = None
-            if isinstance(row, dict):
-                self._row(row)
-            elif rest.lstrip().startswith(b"{"):
-                ending.hint = MID_LINE
-            else:
-                self._fail(undecodable(rest))
-        ending.hint = None if ending.done else repeated(self.events.texts) or ending.hint
-        return ending
-
-    def _fail(self, why: str) -> None:
-        if self._ending.error is None:  # the first one is the cause, the rest follow from it
-            self._ending.error = why
-
-    def _row(self, row: dict[str, Any]) -> None:
-        holder = row.get("message") if self._chat else row
-        if isinstance(holder, dict):
-            text = holder.get(self._key)
-            if "thinking" in holder or "tool_calls" in holder:
-                self._unseen(holder, row)
-            if text and isinstance(text, str):
-                self._add(text, row)
+    def take(self, row: dict[str, Any]) -> bool:
+        answer = self._answer
+        events = answer.events
+        before = len(events.texts)
+        self._seen = True
+        self._text(row)
+        if len(events.texts) > before:
+            sent = row.get("created_at")
+            stamp = nanoseconds(sent)
+            answer.stamped = answer.stamped or sent is not None
+            answer.unstamped = answer.unstamped or stamp is None
+            events.created += [stamp] * (len(events.texts) - before)
         if row.get("done") is True:
             self._done(row)
-        elif error := row.get("error"):
-            self._fail(sentence(error))
+        if (said := faults.in_row(row)) is not None:
+            answer.fail(said)
+        elif answer.kind == b"error":
+            answer.fail(faults.sentence(row))
+        ending = answer.ending
+        return len(events.texts) == before + 1 and not (ending.done or ending.error)
 
-    def _add(self, text: str, row: dict[str, Any], *, hidden: bool = False) -> None:
-        self.events.add(text, self._end, hidden=hidden)
-        self.events.created.append(nanoseconds(row.get("created_at")))
-
-    def _unseen(self, holder: dict[str, Any], row: dict[str, Any]) -> None:
-        """Add what a user does not see as answer text: thinking and tool calls."""
-        thinking = holder.get("thinking")
-        if thinking and isinstance(thinking, str):
-            self._add(thinking, row, hidden=True)
-        if calls := holder.get("tool_calls"):
-            self._add(tool_text(calls), row, hidden=True)
+    def _text(self, row: dict[str, Any]) -> None:
+        odd: list[str] = []
+        message = row.get("message")
+        if not isinstance(message, dict) or (not self._chat and "response" in row):
+            message = {"content": row.get("response")} | {key: row[key] for key in _BESIDE if key in row}
+        texts = in_message(message, odd)
+        events = self._answer.events
+        if row.get("done") is True and len(events.texts) > 1 and texts[0] and texts[0] == events.answer:
+            odd.append("the last line repeats the whole answer: counted once")
+        else:
+            self._answer.add(texts)
+        if odd:
+            self._answer.note(*odd)
 
     def _done(self, row: dict[str, Any]) -> None:
         """Take the last line's facts. A zero is left out by the server, so an absent count is not known to be zero."""
-        ending = self._ending
-        ending.done = True
-        reason = row.get("done_reason")
-        ending.finish_reason = reason if isinstance(reason, str) else None
-        ending.server = {
-            key: value for key, value in row.items() if key.endswith(("_duration", "_count")) and isinstance(value, int)
-        }
-        ending.prompt_tokens = ending.server.get("prompt_eval_count")
-        ending.output_tokens = ending.server.get("eval_count")
-        if error := row.get("error"):
-            self._fail(sentence(error))
+        answer, odd = self._answer, list[str]()
+        answer.over = True
+        value = row.get("done_reason")
+        name = ends.reason(value)
+        if name is None:
+            answer.ending.done = True
+        else:
+            answer.finish(name, value)
+        server = answer.ending.server
+        for key, said in islice(row.items(), WIDEST):
+            if key.endswith(_NUMBERS) and (
+                (known := number(said, key, odd, MOST_TOKENS if key.endswith("_count") else MOST)) is not None
+            ):
+                server[named(key)] = known
+        answer.note(*odd)
+        answer.count(server.get("prompt_eval_count"), server.get("eval_count"))
+
+    def close(self) -> None:
+        ending = self._answer.ending
+        if self._seen and not ending.done:
+            ending.hint = faults.repeated(self._answer.events.texts) or ending.hint
+
+
+_NUMBERS = ("_duration", "_count")
+_BESIDE = ("thinking", "reasoning", "reasoning_content", "tool_calls")  # text in a line of /api/generate
+
+
+class OllamaDecoder(StreamDecoder):
+    """Decodes what is asked for at /api/chat and /api/generate, one object a line as a rule."""
+
+    __slots__ = ("_hidden", "_mould")
+
+    def __init__(self, *, chat: bool) -> None:
+        answer = Answer()
+        self._mould = NO_STAMPED_MOULD
+        self._hidden: set[int] | None = None  # where the events of the mould belong, if they are hidden
+        super().__init__(answer, OllamaRows(answer, chat=chat))
+
+    def other(self) -> Rows:
+        from loadtest.measure.dialects.openai import OpenAIRows  # each reads the other's rows
+
+        return OpenAIRows(self._answer)
+
+    def forget(self) -> None:
+        self._mould = NO_STAMPED_MOULD
+
+    def feed(self, data: bytes) -> None:
+        answer, events = self._answer, self.events
+        texts, ends_at, created = events.texts, events.ends, events.created
+        (before, middle, after, ns), hidden = self._mould, self._hidden
+        end, digits_at = answer.end, len(before)
+        digits_end, least = digits_at + 9, len(after)
+        skip = digits_end + len(middle)
+        for line in self.lines(data):
+            size = len(line)
+            end += size + 1
+            if line.startswith(before) and line.startswith(middle, digits_end) and line.endswith(after):
+                try:
+                    text = orjson.loads(line[skip : size - least])
+                except orjson.JSONDecodeError:
+                    text = None
+                if text and type(text) is str and (digits := line[digits_at:digits_end]).isdigit():
+                    if hidden:
+                        hidden.add(len(texts))
+                    texts.append(text)
+                    ends_at.append(end)
+                    created.append(ns + int(digits))
+                    continue
+            answer.end = end
+            if self.line(line):
+                self._shape(line)
+            (before, middle, after, ns), hidden = self._mould, self._hidden
+            digits_at = len(before)
+            digits_end, least = digits_at + 9, len(after)
+            skip = digits_end + len(middle)
+            if answer.over:
+                return
+        answer.end = end
+
+    def _shape(self, line: bytes) -> None:
+        """Shape the mould by a line with one event, of which nothing else is to be known."""
+        events = self.events
+        text, created = events.texts[-1], events.created[-1]
+        if created is not None and (found := _STAMP.search(line)):
+            sides = stamped_mould(line, text, found[1].decode(), created - int(found[2]))
+            if sides is not None:
+                self._mould = sides
+                self._hidden = events.hidden if len(events) - 1 in events.hidden else None
+
+
+_STAMP = re.compile(rb'"created_at": ?"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.)(\d{9})Z"')
 
 
 def nanoseconds(stamp: Any) -> int | None:
     """Return an RFC 3339 instant as nanoseconds since 1970, all nine decimals kept; None where it is not one.
 
+    Nor is one that 64 bits cannot hold: Go's zero time is the year 1.
     datetime keeps six decimals only, and takes several times as long: the second's prefix is parsed once for all the
     lines that share it.
     """
@@ -198,19 +237,25 @@ def nanoseconds(stamp: Any) -> int | None:
         return None
     try:
         if len(stamp) == 30 and stamp[29] == "Z" and stamp[19] == "." and (nine := stamp[20:29]).isdecimal():
-            return _second(stamp[:19]) * 1_000_000_000 + int(nine)  # by far the most frequent form
+            return _held(_second(stamp[:19]) * 1_000_000_000 + int(nine))  # by far the most frequent form
         if stamp[-1] == "Z":
             fraction = stamp[20:-1]
             offset = 0
         else:  # …+02:00
             fraction = stamp[20:-6]
             hours, minutes = stamp[-5:].split(":")
+            if not (hours.isdecimal() and minutes.isdecimal() and int(hours) < 24 and int(minutes) < 60):
+                return None
             offset = (int(hours) * 60 + int(minutes)) * {"+": 60, "-": -60}[stamp[-6]]
         if (stamp[19] == ".") != fraction.isdecimal():
             return None
-        return (_second(stamp[:19]) - offset) * 1_000_000_000 + int(fraction[:9].ljust(9, "0"))
+        return _held((_second(stamp[:19]) - offset) * 1_000_000_000 + int(fraction[:9].ljust(9, "0")))
     except (TypeError, ValueError, KeyError, IndexError, OverflowError):
         return None
+
+
+def _held(instant: int) -> int | None:
+    return instant if -(2**63) <= instant < 2**63 else None
 
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (naive on both sides: only the difference counts)

@@ -7,16 +7,16 @@ from typing import Any
 
 import orjson
 
-from loadtest.measure.dialects.base import Ending, EndMarks, Events
-from loadtest.measure.dialects.faults import MID_LINE, repeated, sentence, shorten, undecodable
-from loadtest.measure.dialects.framing import Lines, Mould, tool_text
+from loadtest.measure.dialects import ends, faults
+from loadtest.measure.dialects.base import EndMarks
+from loadtest.measure.dialects.counts import MOST_TOKENS, Usage, kept, number
+from loadtest.measure.dialects.framing import NO_MOULD, mould
+from loadtest.measure.dialects.stream import Answer, Rows, StreamDecoder
+from loadtest.measure.dialects.texts import in_message, in_value
 from loadtest.measure.workload import Job
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
 NO_FINISH = "the server said [DONE] without a finish_reason"
-
-
-ENDS = EndMarks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class OpenAIChat:
 
     @property
     def ends(self) -> EndMarks:
-        return ENDS
+        return ends.OPENAI
 
     def encode(self, job: Job) -> tuple[str, bytes]:
         head = {"model": self.model, "messages": [{"role": "user", "content": job.prompt}]}
@@ -60,7 +60,7 @@ class OpenAICompletions:
 
     @property
     def ends(self) -> EndMarks:
-        return ENDS
+        return ends.OPENAI
 
     def encode(self, job: Job) -> tuple[str, bytes]:
         head = {"model": self.model, "prompt": job.prompt}
@@ -79,215 +79,192 @@ def _options(job: Job, max_tokens_key: str, temperature: float | None) -> dict[s
     return options
 
 
-_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+class OpenAIRows:
+    """Takes the chunks of chat and completions, and a whole answer, from servers that ignore `stream`."""
 
+    __slots__ = ("_answer", "_before", "_first", "_index", "_last", "_usage")
 
-class OpenAIDecoder:
-    """Decodes the event stream of chat and completions; also a whole JSON answer, from servers that ignore `stream`.
-
-    A data line that is a JSON object by itself is taken at once, without waiting for the blank line after it, which
-    may come in a later read; any other is held until that blank line, joined with its neighbours as the standard says.
-    """
-
-    __slots__ = (
-        "_end",
-        "_ending",
-        "_first",
-        "_held",
-        "_kind",
-        "_last",
-        "_lines",
-        "_marked",
-        "_mould",
-        "_stray",
-        "_text",
-        "events",
-    )
-
-    def __init__(self) -> None:
-        self.events = Events()
-        self._lines = Lines()
-        self._mould = Mould()
-        self._end = 0  # offset in the body behind the line at hand
-        self._held: list[bytes] = []  # data lines of an event not yet whole
-        self._stray: list[bytes] = []  # lines that are no event stream
-        self._kind = b""  # the event's name, where it has one
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
         self._first: dict[str, Any] | None = None
         self._last: dict[str, Any] = {}
-        self._text = False  # whether the last chunk held any
-        self._marked = False  # [DONE] was seen
-        self._ending = Ending()
+        self._index: int | str | None = None  # of the last choice
+        self._usage = Usage()
+        self._before = 0  # events before the last chunk that was like none before
 
-    def feed(self, data: bytes) -> None:
-        for line in self._lines.feed(data):
-            self._end += len(line) + 1
-            if self._held or self._kind:
-                self._line(line)
-            elif not line:
-                pass  # most blank lines end an event that was taken already
-            elif (text := self._mould.text_of(line)) is not None:
-                self._text = True
-                self.events.texts.append(text)
-                self.events.ends.append(self._end)
-            else:
-                before = len(self.events)
-                self._line(line)
-                if len(self.events) == before + 1:
-                    self._shape(line)
+    def takes(self, row: dict[str, Any]) -> bool:
+        if isinstance(row.get("choices"), list | dict):
+            return True
+        kind = row.get("object")
+        return isinstance(kind, str) and kind.startswith(("chat.completion", "text_completion"))
 
-    def close(self) -> Ending:
-        ending = self._ending
-        rest = self._lines.rest()
-        self._end += len(rest)
-        if rest.startswith(_FIELDS):
-            self._line(rest)
-        elif rest and any(field.startswith(rest) for field in _FIELDS):
-            ending.hint = MID_LINE
-        elif rest.strip():
-            self._stray.append(rest)
-        if self._held and not self._end_event():
-            ending.hint = MID_LINE
-        if self._first is None and self._stray:
-            self._whole(b"\n".join(self._stray))
-        if ending.output_tokens is None:
-            self._count_from_timings()
-        ending.hint = None if ending.done else self._silence() or ending.hint
-        return ending
-
-    def _shape(self, line: bytes) -> None:
-        """Shape the mould by a line with one event, if that is answer text and nothing else was said so far."""
-        ending, last = self._ending, len(self.events) - 1
-        if not (ending.done or ending.server or ending.error or last in self.events.hidden):
-            self._mould.shape(line, self.events.texts[last])
-
-    def _line(self, line: bytes) -> None:
-        if line.endswith(b"\r"):
-            line = line[:-1]
-        if line.startswith(b"data:"):
-            self._data(line[5:])
-        elif not line:
-            if self._held and not self._end_event():
-                self._fail(undecodable(b"\n".join(self._held)))
-            self._held.clear()
-            self._kind = b""
-        elif line.startswith(b"event:"):
-            self._kind = line[6:].strip()
-        elif line.startswith(b"\xef\xbb\xbf"):  # a byte order mark, allowed at the very start
-            self._line(line[3:])
-        elif not line.startswith(_FIELDS) and self._first is None:
-            self._stray.append(line)
-
-    def _data(self, data: bytes) -> None:
-        if not self._held:
-            try:
-                row = orjson.loads(data)
-            except orjson.JSONDecodeError:
-                row = None
-            if isinstance(row, dict):
-                self._row(row)
-                return
-            if data.strip() == b"[DONE]":
-                self._marked = True
-                return
-        self._held.append(data)
-
-    def _end_event(self) -> bool:
-        """Decode the held data lines as one event; return whether that is possible."""
-        data = b"\n".join(self._held)
-        try:
-            row = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            return not data.strip()
-        if isinstance(row, dict):
-            self._row(row)
-        return isinstance(row, dict)
-
-    def _whole(self, body: bytes) -> None:
-        """Take a body that is no event stream: a JSON answer or error, or somebody else's page."""
-        try:
-            row = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            row = None
-        if isinstance(row, dict):
-            self._row(row)
-        elif body.lstrip().startswith(b"{"):
-            self._ending.hint = MID_LINE
-        else:
-            begin = shorten(body[:200].decode(errors="replace"), 80)
-            self._fail(f"the answer is not an event stream: it begins with {begin!r}")
-
-    def _fail(self, why: str) -> None:
-        if self._ending.error is None:  # the first one is the cause, the rest follow from it
-            self._ending.error = why
-
-    def _row(self, row: dict[str, Any]) -> None:
+    def take(self, row: dict[str, Any]) -> bool:
         if self._first is None:
             self._first = row
         self._last = row
-        before = len(self.events)
+        events = self._answer.events
+        self._before = before = len(events.texts)
+        alike = True
         choices = row.get("choices")
+        if isinstance(choices, dict):
+            choices = [choices]
         if choices and isinstance(choices, list):
-            for choice in choices:
+            for position, choice in enumerate(choices):
                 if isinstance(choice, dict):
-                    self._choice(choice)
-        self._text = len(self.events) > before
-        if usage := row.get("usage"):
-            self._usage(usage)
-        if isinstance(timings := row.get("timings"), dict):
-            self._ending.server["timings"] = timings
-        if error := row.get("error"):
-            self._fail(sentence(error))
-        elif self._kind == b"error" or row.get("object") == "error":
-            self._fail(sentence(row))
+                    alike = self._choice(choice, position) and alike
+        self._numbers(row)
+        if (said := faults.in_row(row)) is not None:
+            self._answer.fail(said)
+        elif self._answer.kind == b"error":
+            self._answer.fail(faults.sentence(row))
+        ending = self._answer.ending
+        return alike and len(events.texts) == before + 1 and not (ending.done or ending.server or ending.error)
 
-    def _choice(self, choice: dict[str, Any]) -> None:
+    def _choice(self, choice: dict[str, Any], position: int) -> bool:
+        """Take one choice; return whether it is a piece of a stream."""
+        answer = self._answer
+        index = choice.get("index", position)
+        if index != self._index and isinstance(index, int | str):
+            if self._index is not None:
+                answer.doubt("the answer has more than one choice, and one was asked for: all are counted")
+            self._index = index
+        odd: list[str] = []
         delta = choice.get("delta")
+        piece = delta is not None
         if delta is None:
             delta = choice.get("message")  # a whole answer, not streamed
         if isinstance(delta, dict):
-            text = delta.get("content")
-            if len(delta) > 1 or not text:
-                self._unseen(delta)
+            texts = in_message(delta, odd)
         else:
-            text = choice.get("text")
-        if text and isinstance(text, str):
-            self.events.add(text, self._end)
-        reason = choice.get("finish_reason")
-        if reason and isinstance(reason, str):
-            self._ending.done = True
-            self._ending.finish_reason = reason
+            texts = in_value(choice.get("text") if delta is None else delta)
+            piece = True
+        if not piece and len(answer.events) > 1 and texts[0] and texts[0] == answer.events.answer:
+            answer.note("the last chunk repeats the whole answer: counted once")
+        else:
+            answer.add(texts)
+        if odd:
+            answer.note(*odd)
+        self._finish(choice)
+        return piece
 
-    def _unseen(self, delta: dict[str, Any]) -> None:
-        """Add what a user does not see as answer text: reasoning, under any of its names, and tool calls."""
-        for key in ("reasoning_content", "reasoning", "thinking"):
-            text = delta.get(key)
-            if text and isinstance(text, str):
-                self.events.add(text, self._end, hidden=True)
-                break  # some servers send the same text under two names
-        if calls := delta.get("tool_calls"):
-            self.events.add(tool_text(calls), self._end, hidden=True)
+    def _finish(self, choice: dict[str, Any]) -> None:
+        answer, value = self._answer, choice.get("finish_reason")
+        if error := choice.get("error"):
+            answer.fail(faults.sentence(error))
+        if usage := choice.get("usage"):
+            self._take_usage(usage)
+        if value is None or (name := ends.reason(value)) is None:
+            return
+        answer.finish(name, value)
 
-    def _usage(self, usage: Any) -> None:
-        """Keep the last usage that says anything: Ollama's completions carry a zero one on every chunk."""
+    def _numbers(self, row: dict[str, Any]) -> None:
+        """Take usage from wherever it is sent: the row, or an object of the row's, such as x_groq; and timings."""
+        if usage := row.get("usage"):
+            self._take_usage(usage)
+        for name, value in row.items():
+            if type(value) is dict and name != "usage" and (usage := value.get("usage")):
+                self._take_usage(usage)
+        if isinstance(timings := row.get("timings"), dict):
+            self._answer.ending.server["timings"] = timings
+
+    def _take_usage(self, usage: Any) -> None:
         if not isinstance(usage, dict):
             return
-        prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if prompt or output:
-            self._ending.server["usage"] = usage
-            self._ending.prompt_tokens = prompt if isinstance(prompt, int) else None
-            self._ending.output_tokens = output if isinstance(output, int) else None
+        odd: list[str] = []
+        doubts: list[str] = []
+        if self._usage.take(usage, odd, doubts):
+            self._answer.ending.server["usage"] = usage
+        if odd or doubts:
+            self._answer.note(*odd)
+            self._answer.doubt(*doubts)
 
-    def _count_from_timings(self) -> None:
+    def close(self) -> None:
+        answer, ending = self._answer, self._answer.ending
+        if self._first is None:
+            return
+        odd: list[str] = []
+        doubts: list[str] = []
+        for name, said in ending.server.items():
+            if isinstance(said, dict):
+                ending.server[name] = kept(said, name, odd)
+        if self._usage.output is not None:
+            answer.count(self._usage.prompt, self._usage.settle(odd, doubts))
+        elif not self._count_from_timings() and self._usage.prompt:
+            ending.prompt_tokens = self._usage.prompt
+        answer.note(*odd)
+        answer.doubt(*doubts)
+        if not ending.done:
+            ending.hint = self._silence() or ending.hint
+
+    def _count_from_timings(self) -> bool:
         """Take llama.cpp's own counts where `usage` was not sent: predicted_n; prompt_n without the cached cache_n."""
-        timings = self._ending.server.get("timings", {})
-        if isinstance(predicted := timings.get("predicted_n"), int):
-            self._ending.output_tokens = predicted
-            prompt, cached = timings.get("prompt_n"), timings.get("cache_n", 0)
-            if isinstance(prompt, int) and isinstance(cached, int):
-                self._ending.prompt_tokens = prompt + cached
+        timings = self._answer.ending.server.get("timings", {})
+        odd: list[str] = []
+        predicted, prompt, cached = (
+            number(timings.get(name), name, odd, MOST_TOKENS) for name in ("predicted_n", "prompt_n", "cache_n")
+        )
+        self._answer.note(*odd)
+        if predicted is None:
+            return False
+        self._answer.count(None if prompt is None else prompt + (cached or 0), predicted)
+        return True
 
     def _silence(self) -> str | None:
         """Say why a stream may have ended without a finish_reason."""
-        if self._first is not None and self._first.get("model") and self._last.get("model") == "" and not self._text:
+        first, last = self._first or {}, self._last
+        if first.get("model") and last.get("model") == "" and len(self._answer.events) == self._before:
             return ENGINE_DIED
-        return repeated(self.events.texts) or (NO_FINISH if self._marked else None)
+        return faults.repeated(self._answer.events.texts) or (NO_FINISH if self._answer.marked else None)
+
+
+class OpenAIDecoder(StreamDecoder):
+    """Decodes what is asked for at /v1, an event stream as a rule."""
+
+    __slots__ = ("_hidden", "_mould")
+
+    def __init__(self) -> None:
+        answer = Answer()
+        self._mould = NO_MOULD
+        self._hidden: set[int] | None = None  # where the events of the mould belong, if they are hidden
+        super().__init__(answer, OpenAIRows(answer))
+
+    def other(self) -> Rows:
+        from loadtest.measure.dialects.ollama import OllamaRows  # each reads the other's rows
+
+        return OllamaRows(self._answer, chat=True)
+
+    def forget(self) -> None:
+        self._mould = NO_MOULD
+
+    def feed(self, data: bytes) -> None:
+        answer, texts, ends_at = self._answer, self.events.texts, self.events.ends
+        (before, after), hidden = self._mould, self._hidden
+        end, skip, least = answer.end, len(before), len(after)
+        idle = not (self._held or answer.kind)
+        for line in self.lines(data):
+            size = len(line)
+            end += size + 1
+            if size > 1:
+                if line.startswith(before) and line.endswith(after):
+                    try:
+                        text = orjson.loads(line[skip : size - least])
+                    except orjson.JSONDecodeError:
+                        text = None
+                    if text and type(text) is str:
+                        if hidden:
+                            hidden.add(len(texts))
+                        texts.append(text)
+                        ends_at.append(end)
+                        continue
+            elif idle and (not size or line == b"\r"):
+                continue  # most blank lines end an event that was taken already
+            answer.end = end
+            if self.line(line) and (sides := mould(line, texts[-1])) is not None:
+                self._mould = sides
+                self._hidden = self.events.hidden if len(texts) - 1 in self.events.hidden else None
+            (before, after), hidden = self._mould, self._hidden
+            skip, least = len(before), len(after)
+            idle = not (self._held or answer.kind)
+            if answer.over:
+                return
+        answer.end = end

@@ -1,0 +1,203 @@
+"""The server's numbers: taken wherever they are sent, unknown where they were not, and doubted where they disagree."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import orjson
+import pytest
+
+from loadtest import metrics
+from loadtest.measure.dialects import Dialect, Ending, OllamaChat, OpenAIChat
+
+CHAT, V1 = OllamaChat("m"), OpenAIChat("m")
+A = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
+STOP = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+
+
+def read(dialect: Dialect, body: str) -> Ending:
+    decoder = dialect.decoder()
+    decoder.feed(body.encode())
+    ending = decoder.close()
+    assert ending.error is None
+    assert orjson.loads(orjson.dumps(ending.server)) == ending.server
+    return ending
+
+
+def v1(*rows: dict[str, Any]) -> Ending:
+    return read(V1, "".join(f"data: {json.dumps(row)}\n\n" for row in rows))
+
+
+def ollama(**last: Any) -> Ending:
+    row = {"message": {"role": "assistant", "content": "a"}, "done": False}
+    return read(CHAT, json.dumps(row) + "\n" + json.dumps({"done": True, "done_reason": "stop", **last}) + "\n")
+
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+PLACES: dict[str, list[dict[str, Any]]] = {
+    "a chunk of its own": [A, STOP, {"choices": [], "usage": USAGE}],
+    "choices null": [A, STOP, {"choices": None, "usage": USAGE}],
+    "no choices": [A, STOP, {"usage": USAGE}],
+    "before the finish": [A, {"choices": [], "usage": USAGE}, STOP],
+    "on the finish": [A, STOP | {"usage": USAGE}],
+    "in a choice (Moonshot)": [A, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": USAGE}]}],
+    "in x_groq": [A, STOP | {"x_groq": {"id": "x", "usage": USAGE}}],
+    "on every chunk, cumulative": [
+        A | {"usage": {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}},
+        A | {"usage": USAGE},
+        STOP | {"usage": USAGE},
+    ],
+    "under newer names": [A, STOP | {"usage": {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}}],
+    "as floats without a fraction": [A, STOP | {"usage": {"prompt_tokens": 7.0, "completion_tokens": 2.0}}],
+    "a zero one behind it": [
+        A,
+        STOP | {"usage": USAGE},
+        {"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}},
+    ],
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_usage_is_taken_wherever_it_is_sent(place: str) -> None:
+    ending = v1(*PLACES[place])
+    assert (ending.prompt_tokens, ending.output_tokens) == (7, 2)
+    assert (ending.notes, ending.doubts, ending.done) == ([], [], True)
+
+
+DETAILS = {"completion_tokens_details": {"reasoning_tokens": 6}}
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], int | None, str | None]] = {
+    "reasoning beside completion": (
+        {"prompt_tokens": 15, "completion_tokens": 2, "total_tokens": 23} | DETAILS,
+        8,
+        None,
+    ),
+    "reasoning within completion": (
+        {"prompt_tokens": 15, "completion_tokens": 8, "total_tokens": 23} | DETAILS,
+        8,
+        None,
+    ),
+    "no total": ({"prompt_tokens": 15, "completion_tokens": 8} | DETAILS, 8, None),
+    "nothing but reasoning": ({"prompt_tokens": 15, "completion_tokens": 0, "total_tokens": 21} | DETAILS, 6, None),
+    "reasoning named plainly": (
+        {"prompt_tokens": 15, "completion_tokens": 2, "total_tokens": 23, "reasoning_tokens": 6},
+        8,
+        None,
+    ),
+    "a total that says more": (
+        {"prompt_tokens": 15, "completion_tokens": 2, "total_tokens": 23},
+        2,
+        "more than prompt and output",
+    ),
+    "a total that says less": (
+        {"prompt_tokens": 15, "completion_tokens": 2, "total_tokens": 16},
+        2,
+        "less than prompt and output",
+    ),
+    "more reasoning than output": (
+        {"prompt_tokens": 15, "completion_tokens": 2, "total_tokens": 17} | DETAILS,
+        2,
+        "more reasoning",
+    ),
+    "more cached than prompt": (USAGE | {"prompt_tokens_details": {"cached_tokens": 9}}, 2, "more cached"),
+    "no token of a text": ({"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}, None, "counts no token"),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_counts_that_disagree(name: str) -> None:
+    usage, output, doubt = CONTRADICTIONS[name]
+    ending = v1(A, STOP, {"choices": [], "usage": usage})
+    assert (ending.output_tokens, len(ending.doubts)) == (output, 0 if doubt is None else 1)
+    assert (doubt or "") in "".join(ending.doubts)
+    assert ending.server == {"usage": usage}
+
+
+def test_counts_that_fall_from_chunk_to_chunk_are_doubted() -> None:
+    ending = v1(
+        A | {"usage": {"prompt_tokens": 7, "completion_tokens": 5}},
+        STOP | {"usage": {"prompt_tokens": 7, "completion_tokens": 3}},
+    )
+    assert (ending.output_tokens, ending.doubts) == (
+        3,
+        ["the server's count of output tokens fell from one chunk to the next"],
+    )
+
+
+ABSURD = [2**64 - 1, 2**63, 2**70, -1, 1.5, "12", True, [], {}, float("inf"), float("nan"), 10**500]
+
+
+@pytest.mark.parametrize("absurd", ABSURD, ids=lambda value: str(value)[:9])
+def test_what_is_no_number_is_unknown_and_said(absurd: Any) -> None:
+    ending = ollama(eval_count=absurd, prompt_eval_count=5, eval_duration=absurd, total_duration=9)
+    assert ending.server == {"prompt_eval_count": 5, "total_duration": 9}
+    assert (ending.prompt_tokens, ending.output_tokens) == (5, None)
+    assert [said.split(" is ")[0] for said in ending.notes] == ["'eval_count'", "'eval_duration'"]
+    ending = v1(
+        A,
+        STOP
+        | {
+            "usage": {
+                "prompt_tokens": 7,
+                "completion_tokens": absurd,
+                "prompt_tokens_details": {"cached_tokens": absurd},
+            }
+        },
+    )
+    assert (ending.prompt_tokens, ending.output_tokens) == (7, None)
+    assert "'completion_tokens'" in ending.notes[0]
+    ending = v1(A, STOP | {"timings": {"predicted_n": absurd, "prompt_n": 4, "prompt_ms": 1.5}})
+    assert ending.output_tokens is None
+    assert ending.server["timings"]["prompt_ms"] == 1.5
+
+
+def test_a_number_beyond_a_double_is_unknown_and_said() -> None:
+    ending = read(
+        CHAT, '{"message":{"content":"a"},"done":false}\n{"done":true,"eval_count":1e400,"prompt_eval_count":5}\n'
+    )
+    assert (ending.server, ending.output_tokens, len(ending.notes)) == ({"prompt_eval_count": 5}, None, 1)
+
+
+def test_a_prompt_without_tokens_is_unknown() -> None:
+    ending = v1(A, STOP | {"usage": {"prompt_tokens": 0, "completion_tokens": 2, "total_tokens": 2}})
+    assert (ending.prompt_tokens, ending.output_tokens, len(ending.notes)) == (None, 2, 1)
+
+
+# ---------------------------------------------------------------- what a server's durations tell
+
+
+def test_durations_that_were_not_sent_are_unknown() -> None:
+    hosted = ollama(total_duration=5_000_000_000, prompt_eval_count=26, eval_count=40).server
+    said = metrics.server_said(hosted)
+    assert math.isnan(said.load_s)
+    assert math.isnan(said.prefill_s)
+    assert math.isnan(metrics.queue_wait(0, 1, 2_000_000_000, said))
+    whole = metrics.server_said(
+        {"total_duration": 5, "load_duration": 1_000_000_000, "prompt_eval_duration": 500_000_000}
+    )
+    assert (whole.load_s, whole.prefill_s) == (1.0, 0.5)
+    assert metrics.queue_wait(0, 1, 2_000_000_000, whole) == pytest.approx(0.5)
+    assert metrics.server_said({"load_duration": 0, "prompt_eval_duration": 0})[:2] == (0.0, 0.0)
+
+
+def test_timings_say_what_they_hold() -> None:
+    said = metrics.server_said({"timings": {"predicted_n": 3}})
+    assert said.starts_with_headers
+    assert all(map(math.isnan, said[:3]))
+    said = metrics.server_said(
+        {"timings": {"prompt_ms": 30.0, "cache_n": 0}, "usage": {"prompt_tokens_details": {"cached_tokens": 4}}}
+    )
+    assert (said.prefill_s, said.cached_tokens) == (0.03, 0)
+
+
+@pytest.mark.parametrize("odd", [None, "x", True, [], -1, math.inf])
+def test_no_shape_of_a_record_breaks_the_reading_of_durations(odd: Any) -> None:
+    for server in (
+        {"usage": odd},
+        {"timings": odd},
+        {"usage": {"prompt_tokens_details": odd}},
+        {"timings": {"prompt_ms": odd, "cache_n": odd}},
+        {"load_duration": odd, "prompt_eval_duration": odd},
+    ):
+        assert all(map(math.isnan, metrics.server_said(server)[:3]))

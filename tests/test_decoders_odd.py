@@ -1,0 +1,355 @@
+"""Answers in shapes that servers in the wild send: what of them is text, whether they are whole, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import decoder_fuzz
+import orjson
+import pytest
+
+from loadtest.measure.dialects import (
+    Dialect,
+    Ending,
+    Events,
+    OllamaChat,
+    OllamaGenerate,
+    OpenAIChat,
+    OpenAICompletions,
+    framing,
+    ollama,
+    openai,
+    stream,
+)
+
+CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
+
+
+def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[Events, Ending]:
+    """Decode a body in pieces of `step` bytes (0: whole)."""
+    decoder = dialect.decoder()
+    for start in range(0, len(body), step or len(body) or 1):
+        decoder.feed(body[start : start + (step or len(body))])
+    ending = decoder.close()
+    return decoder.events, ending
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    dialect: Dialect
+    body: str
+    seen: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+    done: bool = True
+    error: str | None = None  # part of the sentence
+    hint: str | None = None
+    notes: list[str] = field(default_factory=list)  # part of each
+    doubts: list[str] = field(default_factory=list)
+
+
+def sse(*payloads: str) -> str:
+    return "".join(f"data: {payload}\n\n" for payload in payloads)
+
+
+def delta(**names: Any) -> str:
+    return json.dumps({"model": "m", "choices": [{"index": 0, "delta": names, "finish_reason": None}]})
+
+
+def choice(**names: Any) -> str:
+    return json.dumps({"choices": [names]})
+
+
+def chat(content: Any, **names: Any) -> str:
+    row = {"model": "m", "message": {"role": "assistant", "content": content, **names}, "done": False}
+    return json.dumps(row) + "\n"
+
+
+def finish(reason: Any) -> str:
+    return json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+
+
+A, STOP, DONE = delta(content="a"), finish("stop"), "data: [DONE]\n\n"
+END = '{"model":"m","done":true,"done_reason":"stop"}\n'
+PART = [{"type": "text", "text": "a"}, {"type": "output_text", "text": "b"}]
+
+TEXTS = {
+    "parts": Case(V1, sse(delta(content=PART), STOP), ["ab"]),
+    "a thinking part": Case(
+        V1,
+        sse(delta(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "r"}]}]), A, STOP),
+        ["a"],
+        ["r"],
+    ),
+    "a reasoning part before text": Case(
+        V1, sse(delta(content=[{"type": "reasoning", "text": "r"}, {"type": "text", "text": "a"}]), STOP), ["a"], ["r"]
+    ),
+    "an object with text": Case(V1, sse(delta(content={"type": "text", "text": "a"}), STOP), ["a"]),
+    "a value in an object": Case(V1, sse(delta(content=[{"type": "text", "text": {"value": "a"}}]), STOP), ["a"]),
+    "a list of strings": Case(V1, sse(delta(content=["a", "b", None]), STOP), ["ab"]),
+    "an image is no text": Case(V1, sse(delta(content=[{"type": "image_url", "image_url": {"url": "x"}}]), STOP)),
+    "a number": Case(V1, sse(delta(content=5), A, STOP), ["a"], notes=["a number"]),
+    "a delta that is a string": Case(V1, sse(choice(delta="a"), STOP), ["a"]),
+    "parts in completions": Case(
+        COMPLETIONS, sse(choice(text=PART), choice(text="c", finish_reason="stop")), ["ab", "c"]
+    ),
+    "parts in a whole answer": Case(
+        V1, json.dumps({"choices": [{"message": {"content": PART}, "finish_reason": "stop"}]}), ["ab"]
+    ),
+    "one choice without a list": Case(V1, sse('{"choices":{"delta":{"content":"a"},"finish_reason":"stop"}}'), ["a"]),
+    "a refusal is read": Case(V1, sse(delta(content=None, refusal="no"), STOP), ["no"]),
+    "a function call of old": Case(
+        V1,
+        sse(delta(function_call={"name": "f", "arguments": ""}), delta(function_call={"arguments": "{}"}), STOP),
+        [],
+        ["f", "{}"],
+    ),
+    "details of reasoning beside it": Case(
+        V1,
+        sse(delta(reasoning="r", reasoning_details=[{"type": "reasoning.text", "text": "r"}]), A, STOP),
+        ["a"],
+        ["r"],
+    ),
+    "the text under two names": Case(V1, sse(delta(content="a", reasoning_content="a"), STOP), ["a"]),
+    "reasoning under an unknown name": Case(
+        V1, sse(delta(musing="r"), delta(musing="s"), A, STOP), ["a"], ["r", "s"], notes=["'musing'"]
+    ),
+    "an unknown mark beside text makes no second piece": Case(
+        V1, sse(delta(content="a", language="en"), STOP), ["a"], notes=["'language'"]
+    ),
+    "names without text": Case(
+        V1,
+        sse(
+            delta(role="assistant", id="x", type="t", name="n", annotations=["x"], audio={"data": "x"}, channel="c"),
+            A,
+            STOP,
+        ),
+        ["a"],
+    ),
+    "the whole answer once more": Case(
+        V1,
+        sse(A, A, choice(message={"role": "assistant", "content": "aa"}, finish_reason="stop")),
+        ["a", "a"],
+        notes=["repeats"],
+    ),
+    "two choices": Case(
+        V1, sse(A, choice(index=1, delta={"content": "b"}), STOP), ["a", "b"], doubts=["more than one choice"]
+    ),
+    "ollama: parts": Case(CHAT, chat(PART) + END, ["ab"]),
+    "ollama: a response of parts": Case(GENERATE, json.dumps({"response": PART, "done": False}) + "\n" + END, ["ab"]),
+    "ollama: an unknown name": Case(CHAT, chat("", musing="r") + END, [], ["r"], notes=["'musing'"]),
+    "ollama: a response where a message is due": Case(CHAT, '{"response":"a","done":false}\n' + END, ["a"]),
+    "ollama: a message where a response is due": Case(GENERATE, chat("a") + END, ["a"]),
+    "ollama: the whole answer once more": Case(
+        CHAT, chat("a") + chat("b") + '{"message":{"content":"ab"},"done":true}\n', ["a", "b"], notes=["repeats"]
+    ),
+    "halves of a character": Case(
+        V1,
+        sse(r'{"choices":[{"delta":{"content":"\ud83d"}}]}', r'{"choices":[{"delta":{"content":"\ude00"}}]}', STOP),
+        ["\ud83d", "\ude00"],
+    ),
+    "ollama: halves of a character": Case(
+        CHAT,
+        '{"message":{"content":"\\ud83d"},"done":false}\n{"message":{"content":"\\ude00"},"done":false}\n' + END,
+        ["\ud83d", "\ude00"],
+    ),
+    "NaN and Infinity": Case(
+        V1, sse('{"choices":[{"delta":{"content":"a"},"logprobs":NaN}],"x":-Infinity}', STOP), ["a"]
+    ),
+    "a number beyond a double": Case(V1, sse('{"choices":[{"delta":{"content":"a"}}],"x":1e400}', STOP), ["a"]),
+    "a raw control character": Case(V1, sse('{"choices":[{"delta":{"content":"a\tb"}}]}', STOP), ["a\tb"]),
+}
+
+ENDS = {
+    **{
+        reason: Case(V1, sse(A, finish(reason)) + DONE, ["a"])
+        for reason in ("length", "tool_calls", "function_call", "content_filter", "eos_token", "STOP", "end_turn")
+    },
+    **{
+        f"{reason} is a failure": Case(
+            V1, sse(A, finish(reason)) + DONE, ["a"], done=False, error=f"'{reason}'", hint="[DONE]"
+        )
+        for reason in ("abort", "error", "cancelled", "canceled", "Cancelled")
+    },
+    "abort in an object (SGLang)": Case(
+        V1, sse(A, finish({"type": "abort", "message": "too busy"})), ["a"], done=False, error="'abort': too busy"
+    ),
+    "stop in an object": Case(V1, sse(A, finish({"type": "stop", "matched": 2})), ["a"]),
+    "an unknown reason": Case(V1, sse(A, finish("sunset")), ["a"], doubts=["'sunset'"]),
+    "a text that means none": Case(V1, sse(A, finish("null")), ["a"], done=False),
+    "[DONE] without a reason": Case(V1, sse(A) + DONE, ["a"], done=False, hint="without a finish_reason"),
+    "ollama: abort": Case(
+        CHAT, chat("a") + '{"done":true,"done_reason":"abort"}\n', ["a"], done=False, error="'abort'"
+    ),
+    "ollama: unknown": Case(CHAT, chat("a") + '{"done":true,"done_reason":"dusk"}\n', ["a"], doubts=["'dusk'"]),
+    "ollama: no reason": Case(CHAT, chat("a") + '{"done" : true}\n', ["a"]),
+    "more after [DONE]": Case(V1, sse(A, STOP) + DONE + sse(A, '{"error":"late"}') + ": ping\n\n", ["a"]),
+    "more after done": Case(CHAT, chat("a") + END + chat("b") + '{"error":"late"}\n', ["a"]),
+    "no blank before [DONE]": Case(V1, sse(A, STOP) + "data:[DONE]\r\n\r\n" + sse(A), ["a"]),
+    "[DONE] as a JSON string": Case(V1, sse(A, STOP) + 'data: "[DONE]"\n\n' + sse(A), ["a"]),
+    "an event named done": Case(V1, sse(A, STOP) + "event: done\ndata: bye\n\n" + sse(A), ["a"]),
+    "an event of another name": Case(V1, sse(A) + "event: ping\ndata: ping\n\n" + sse(STOP), ["a"], notes=["'ping'"]),
+}
+
+FRAMES = {
+    "lines end in returns alone": Case(V1, (sse(A, A, STOP) + DONE).replace("\n", "\r"), ["a", "a"]),
+    "ends of lines mixed": Case(V1, f"data: {A}\r\rdata: {A}\r\n\r\ndata: {STOP}\n\n", ["a", "a"]),
+    "NDJSON of an OpenAI server": Case(V1, f"{A}\n{A}\n{STOP}\n[DONE]\n{A}\n", ["a", "a"]),
+    "events of an Ollama server": Case(CHAT, sse(chat("a").strip(), chat("b").strip(), END.strip()), ["a", "b"]),
+    "Ollama's rows from an OpenAI server": Case(V1, chat("a") + END, ["a"], notes=["another API"]),
+    "OpenAI's events from an Ollama server": Case(CHAT, sse(A, STOP) + DONE, ["a"], notes=["another API"]),
+    "a whole answer of many lines": Case(
+        V1, json.dumps({"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}, indent=1), ["a"]
+    ),
+    "ollama: a whole answer of many lines": Case(
+        CHAT, json.dumps({"message": {"content": "a"}, "done": True}, indent=1) + "\n", ["a"]
+    ),
+    "ollama: a byte order mark": Case(CHAT, "\ufeff" + chat("a") + END, ["a"]),
+    "no blank lines, garbage between": Case(
+        V1, f"data: oops\ndata: {A}\n\n" + sse(STOP), ["a"], error="not a JSON object"
+    ),
+    "nothing": Case(V1, "", done=False, hint="empty"),
+}
+
+ERRORS = {
+    "a field (llama.cpp)": Case(
+        V1,
+        sse(A, A) + 'error: {"code":500,"message":"out of memory"}\n\n' + DONE,
+        ["a", "a"],
+        done=False,
+        error="out of memory",
+        hint="[DONE]",
+    ),
+    "an event": Case(V1, sse(A) + "event: error\ndata: plain words\n\n", ["a"], done=False, error="plain words"),
+    "an event of many lines": Case(V1, 'event: error\ndata: {"message":\ndata: "m"}\n\n', done=False, error="m"),
+    "an event without data": Case(V1, sse(A) + "event: error\n\n", ["a"], done=False, error="without a text"),
+    "true, and a message": Case(V1, sse('{"error":true,"message":"m"}'), done=False, error="m"),
+    "in a choice (OpenRouter)": Case(
+        V1,
+        sse(A, choice(delta={}, error={"code": 502, "message": "m"}, finish_reason="error")),
+        ["a"],
+        done=False,
+        error="m",
+    ),
+    "in a list": Case(V1, '[{"error":{"code":400,"message":"m"}}]', done=False, error="m"),
+    "code and message": Case(V1, '{"code":50508,"message":"too busy","data":null}', done=False, error="too busy"),
+    "success false": Case(CHAT, '{"success":false,"msg":"m"}', done=False, error="m"),
+    "errors": Case(V1, '{"errors":[{"message":"m"}],"success":false}\n', done=False, error="m"),
+    "detail": Case(CHAT, '{"detail":"Not Found"}', done=False, error="Not Found"),
+    "a message alone": Case(V1, '{"message":"no Route matched"}', done=False, error="no Route matched"),
+    "MiniMax": Case(V1, '{"choices":null,"base_resp":{"status_code":1008,"status_msg":"m"}}', done=False, error="m"),
+    "an envelope after text": Case(
+        V1, sse(A, '{"code":500,"msg":"overloaded"}'), ["a"], done=False, error="overloaded"
+    ),
+    "ollama: an envelope after text": Case(CHAT, chat("a") + '{"code":7,"msg":"m"}\n', ["a"], done=False, error="m"),
+    "no error": Case(V1, sse('{"code":0,"message":"ok"}', A, STOP), ["a"]),
+    "text": Case(V1, "upstream is down\n", done=False, error="begins with 'upstream is down'"),
+    "a web page": Case(
+        CHAT,
+        "<!DOCTYPE html>\n<html><head><title>Sign &amp; in</title>",
+        done=False,
+        error="a web page, titled 'Sign & in'",
+    ),
+    "JSON of something else": Case(V1, '{"version":"1"}', done=False, error="""begins with '{"version":"#"}'"""),
+    "escapes are shown": Case(
+        V1, sse(r'{"error":"\u001b]0;x\u0007\u202e\ud83d"}'), done=False, error=r"\x1b]0;x\x07\u202e"
+    ),
+}
+
+CASES = {
+    f"{group}: {name}": case
+    for group, cases in (("text", TEXTS), ("end", ENDS), ("frame", FRAMES), ("error", ERRORS))
+    for name, case in cases.items()
+}
+
+
+@pytest.mark.parametrize("step", [0, 1, 7])
+@pytest.mark.parametrize("name", CASES)
+def test_a_shape(name: str, step: int) -> None:
+    case = CASES[name]
+    events, ending = decode(case.dialect, case.body.encode(), step)
+    assert [text for i, text in enumerate(events.texts) if i not in events.hidden] == case.seen
+    assert [events.texts[i] for i in sorted(events.hidden)] == case.unseen
+    assert ending.done == case.done
+    for said, expected in ((ending.error, case.error), (ending.hint, case.hint)):
+        assert (said is None) == (expected is None), said
+        assert (expected or "") in (said or "")
+    for sentences, parts in ((ending.notes, case.notes), (ending.doubts, case.doubts)):
+        assert len(sentences) == len(parts), sentences
+        assert all(part in sentence for part, sentence in zip(parts, sentences, strict=True))
+
+
+def test_halves_of_a_character_meet_in_the_answer_and_one_alone_is_replaced() -> None:
+    events, _ = decode(V1, TEXTS["halves of a character"].body.encode())
+    assert (events.answer, events.said) == ("\N{GRINNING FACE}", "\N{GRINNING FACE}")
+    events, _ = decode(V1, sse(r'{"choices":[{"delta":{"content":"\ud83d!"}}]}').encode())
+    assert orjson.loads(orjson.dumps(events.answer)) == "\ufffd!"
+
+
+def test_equal_failures_read_alike() -> None:
+    def sentences(pattern: str) -> set[str | None]:
+        return {decode(CHAT, pattern.replace("N", str(n * 7919)).encode())[1].error for n in range(1, 25)}
+
+    assert (
+        len(sentences(chat("a") + '{"model":"m","created_at":"2026-01-31T12:00:00.N","id":"chatcmpl-abcdeN","mess\n'))
+        == 1
+    )
+    assert (
+        len(sentences('{"error":"request 1e4d9a0c-0d7b-4b57-9f0a-1234567890ab at 2026-01-31T12:00:01.N failed"}\n'))
+        == 1
+    )
+    assert len(sentences("gateway trace N\n")) == 1
+    assert sentences('{"error":"the prompt has 5000 tokens, 4096 fit"}\n') == {"the prompt has 5000 tokens, 4096 fit"}
+
+
+STAMPS = {
+    "zero time": (["0001-01-01T00:00:00Z"] * 3, "not every piece"),
+    "beyond 64 bits": (["9999-01-01T00:00:00.123456789Z"] * 3, "not every piece"),
+    "no instant": (["2026-01-31T12:00:00.1Z", "now", "2026-01-31T12:00:00.3Z"], "not every piece"),
+    "no such zone": (["2026-01-31T12:00:00.1+99:99"] * 2, "not every piece"),
+    "backwards": (["2026-01-31T12:00:00.300000000Z", "2026-01-31T12:00:00.200000000Z"], "backwards"),
+    "whole seconds": (["2026-01-31T12:00:00Z", "2026-01-31T12:00:00Z", "2026-01-31T12:00:01Z"], "whole seconds"),
+}
+
+
+@pytest.mark.parametrize("name", STAMPS)
+def test_instants_of_the_server_that_are_none_are_unknown_and_said(name: str) -> None:
+    stamps, note = STAMPS[name]
+    rows = [{"created_at": stamp, "message": {"content": f"t{i}"}, "done": False} for i, stamp in enumerate(stamps)]
+    events, ending = decode(CHAT, "".join(json.dumps(row) + "\n" for row in rows).encode() + END.encode())
+    assert len(events) == len(stamps)
+    assert events.created == []
+    assert [note in said for said in ending.notes] == [True]
+    assert (ending.done, ending.error) == (True, None)
+
+
+@pytest.mark.parametrize("step", [0, 1000])
+@pytest.mark.parametrize(("dialect", "line"), [(V1, f"data: {A}\n\n"), (CHAT, chat("a"))])
+def test_an_answer_without_end_has_limits(
+    dialect: Dialect, line: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "MOST_EVENTS", 50)
+    monkeypatch.setattr(framing, "LONGEST_LINE", 5000)
+    events, ending = decode(dialect, (line * 50 + END).encode(), step)
+    assert (len(events), ending.error) == (50, None)
+    events, ending = decode(dialect, (line * 60).encode(), step)
+    assert (len(events), ending.error) == (50, stream.TOO_MANY)
+    events, ending = decode(dialect, (line * 3 + "x" * 6000 + "\n" + line * 3).encode(), step)
+    assert (len(events), ending.error) == (3, framing.TOO_LONG)
+    events, ending = decode(dialect, (line * 3 + "x" * 6000).encode(), step)
+    assert (len(events), ending.error) == (3, framing.TOO_LONG)
+
+
+def test_no_bytes_break_a_decoder_and_no_cut_changes_what_comes_out() -> None:
+    decoder_fuzz.main(2500, seed=7)
+
+
+def test_odd_lines_read_by_their_likeness_are_what_parsing_makes_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, stock = random.Random(8), decoder_fuzz.bodies()
+    bodies = [decoder_fuzz.made(rng, stock) for _ in range(2000)]
+    alike = [decode(dialect, body) for body in bodies for dialect in (CHAT, V1)]
+    monkeypatch.setattr(openai, "mould", lambda _line, _text: None)
+    monkeypatch.setattr(ollama, "stamped_mould", lambda *_: None)
+    assert alike == [decode(dialect, body) for body in bodies for dialect in (CHAT, V1)]

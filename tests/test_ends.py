@@ -1,0 +1,82 @@
+"""What one line says of an answer's end, and that every line which says so holds a needle."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import recorded
+
+from loadtest.measure.dialects import Dialect, End, OllamaChat, OllamaGenerate, OpenAIChat, OpenAICompletions
+
+CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
+
+LINES: list[tuple[Dialect, str, End | None]] = [
+    (V1, "data: [DONE]", End.MARK),
+    (V1, "data:[DONE]", End.MARK),
+    (V1, "data: [DONE]\r", End.MARK),
+    (V1, "data:  [DONE]  ", End.MARK),
+    (V1, 'data: "[DONE]"', End.MARK),
+    (V1, "[DONE]", End.MARK),
+    (V1, "\ufeffdata: [DONE]", End.MARK),
+    (V1, "data: x\rdata: [DONE]\r", End.MARK),
+    (V1, "event: done", End.MARK),
+    (V1, "event: error", End.MARK),
+    (V1, 'error: {"message":"m"}', End.MARK),
+    (V1, 'data: {"error":{"message":"m"}}', End.MARK),
+    (V1, 'data: {"choices":[{"delta":{"content":"[DONE]"},"finish_reason":null}]}', None),
+    (V1, 'data: {"choices":[{"delta":{"content":"data: [DONE]"}}]}', None),
+    (V1, 'data: {"choices":[{"delta":{"content":"an error"},"finish_reason":null}],"error":null}', None),
+    (V1, 'data: {"choices":[{"delta":{"content":"\\"finish_reason\\": \\"stop\\", _reason\\":\\"x"}}]}', None),
+    (V1, ": event: done [DONE] error", None),
+    (V1, "id: [DONE]", None),
+    (V1, 'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}', End.FINISH),
+    (V1, 'data: {"choices":[{"delta":{},"finish_reason": "abort"}]}\r', End.FINISH),
+    (V1, '{"choices":[{"delta":{},"finish_reason":"length"}]}', End.FINISH),
+    (COMPLETIONS, 'data:{"choices":[{"text":"","finish_reason":"stop"}],"usage":{}}', End.FINISH),
+    (V1, 'data: {"choices":[{"delta":{},"finish_reason":"null"}]}', None),
+    (V1, 'data: {"choices":[{"delta":{"finish_reason":"stop"}}]}', None),
+    (V1, 'data: {"choices":[{"delta":{},"finish_reason":"sto', None),
+    (CHAT, '{"message":{"content":""},"done":true}', End.MARK),
+    (CHAT, '{"done" :  true}\r', End.MARK),
+    (GENERATE, '{"response":"","done": true,"context":[1]}', End.MARK),
+    (CHAT, 'data: {"done":true}', End.MARK),
+    (CHAT, '{"error":"m"}', End.MARK),
+    (CHAT, '{"message":{"content":"\\"done\\":true"},"done":false}', None),
+    (CHAT, '{"message":{"content":"true"},"done":false}', None),
+    (CHAT, '{"done":"true"}', None),
+    (CHAT, '{"message":{"done":true},"done":false}', None),
+    (CHAT, '{"done":true', None),
+    (CHAT, "true", None),
+    (CHAT, "", None),
+]
+
+
+@pytest.mark.parametrize(("dialect", "line", "end"), LINES)
+def test_what_a_line_says_of_the_end(dialect: Dialect, line: str, end: End | None) -> None:
+    ends = dialect.ends
+    assert ends.read(line.encode()) is end
+    if end is not None and line != "event: done":
+        assert any(needle in line.encode() for needle in ends.needles)
+
+
+def test_pieces_of_text_hold_no_needle() -> None:
+    piece = json.dumps({"choices": [{"index": 0, "delta": {"content": " the"}, "finish_reason": None}]}).encode()
+    assert not any(needle in piece for needle in V1.ends.needles)
+    line = json.dumps({"message": {"role": "assistant", "content": " the"}, "done": False}).encode()
+    assert not any(needle in line for needle in CHAT.ends.needles)
+
+
+@pytest.mark.parametrize(
+    "name", ["chat", "generate", "generate-raw", "chat-one-token", "chat-runner-died-0", "v1-chat", "v1-completions"]
+)
+def test_a_recorded_stream_has_its_mark_in_its_last_line(name: str) -> None:
+    found = recorded.load(name)
+    made = recorded.exchange(found.dialect)
+    made.arrivals.play(found.reads, found.t_eof)
+    lines = [line for line in made.arrivals.reads().body.split(b"\n") if line]
+    ends = found.dialect.ends
+    said = [ends.read(line) for line in lines]
+    assert said[-1] is End.MARK
+    assert said.count(End.MARK) == 1
+    assert said.count(End.FINISH) == (1 if name.startswith("v1") else 0)
