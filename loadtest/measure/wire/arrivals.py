@@ -71,26 +71,7 @@ class Arrivals:
         "whole",
     )
 
-    marked: str | None = None
-    t_resent: int | None = None
-    send_ns = 0
-    early_ns = 0
-    excessive: str | None = None
-
-    @property
-    def t_over(self) -> int | None:
-        return self.t_end
-
-    @property
-    def success(self) -> bool:
-        return self.status is not None and 200 <= self.status < 300
-
-    @property
-    def size(self) -> int:
-        self._parse()
-        return len(self._body)
-
-    def __init__(self, live: Callable[[bytes], bool] | None = None, ends: object = None) -> None:
+    def __init__(self, live: Callable[[bytes], bool] | None = None) -> None:
         self.whole = False  # nobody waits for the headers alone
         self.new_conn = False
         self.t_connect: int | None = None  # TCP (and TLS) ready, where a connection was opened for this request
