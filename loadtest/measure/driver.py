@@ -262,7 +262,7 @@ class Driver:
             if not ahead and self._scenario.duration is None:
                 continue  # nothing left to send: no pause before the end
             pause = self._scenario.think_time + min(BACK_OFF_S * failures, 1.0)
-            free = (ready.exchange.arrivals.t_end or now()) + int(pause * 1e9)
+            free = (ready.exchange.arrivals.t_over or now()) + int(pause * 1e9)
             if pause:
                 await asyncio.sleep((free - now()) * metrics.NS)
 

@@ -136,7 +136,7 @@ class Client:
         made_up = prompt is None
         ready = self._channel.conversation(prompt, ask) if isinstance(prompt, list) else self._channel.take(ask)
         answer = self._exchange(ready, due, name or ready.path)
-        ended = answer.exchange.arrivals.t_end or now()
+        ended = answer.exchange.arrivals.t_over or now()
         self._recorder.backlog.add(answer.settle)
         if made_up:
             self._recorder.backlog.add(lambda: self._channel.restock(ask))
