@@ -38,9 +38,7 @@ DONE = chunk(b"data: [DONE]\n\n")
 PING = chunk(b": ping\n\n")
 
 
-def one(
-    kind: str, *parts: bytes, then: str = "open", **options: object
-) -> tuple[Arrivals, httpx.TransportError | None]:
+def one(kind: str, *parts: bytes, then: str = "open", **options: Any) -> tuple[Arrivals, httpx.TransportError | None]:
     """Have one answer measured, after which the server does nothing more, closes or resets."""
 
     def handler(peer: Peer) -> None:
