@@ -204,7 +204,9 @@ class AsyncWire(httpx.AsyncBaseTransport):
 
     async def _addresses_of(self, origin: Origin, deadline: float | None, refusals: list[Refusal]) -> list[Address]:
         """Return where the origin's name leads; nowhere with a refusal where that is not to be found out in time."""
-        found: list[Address] | Refusal
+        found: list[Address] | Refusal | None = self._addresses.get(origin)
+        if found is not None:
+            return found
         try:
             async with asyncio.timeout_at(deadline):
                 found = await self._resolve(origin)
@@ -216,9 +218,6 @@ class AsyncWire(httpx.AsyncBaseTransport):
         return []
 
     async def _resolve(self, origin: Origin) -> list[Address] | Refusal:
-        known = self._addresses.get(origin)
-        if known is not None:
-            return known
         lookup = self._lookups.get(origin)
         if lookup is None:  # one lookup for all who wait, and none of them cancels it for the others
             lookup = self._lookups[origin] = asyncio.ensure_future(self._look_up(origin))

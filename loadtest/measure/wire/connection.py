@@ -361,6 +361,9 @@ class Connection:
             changed = self.arrivals.add(plain, ancillary, t)
         elif plain:
             self.broken = changed = True
+        if tls.error is not None:
+            self._lose(httpx.ReadError(f"TLS failed: {_reason(tls.error)}"))
+            return True
         if not data or tls.closed:
             self._eof(t)
             changed = True

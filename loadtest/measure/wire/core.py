@@ -333,5 +333,5 @@ def _length(said: list[bytes]) -> int | str | None:
 
 
 def _shown(data: bytes) -> str:
-    """Quote bytes, short and printable."""
-    return ascii(data[:40].rstrip(b"\r\n").decode("latin-1"))
+    """Quote the beginning of the first line, short and printable."""
+    return ascii(data[:40].lstrip(b"\r\n").split(b"\n")[0].rstrip(b"\r").decode("latin-1"))
