@@ -204,9 +204,10 @@ class AsyncWire(httpx.AsyncBaseTransport):
 
     async def _addresses_of(self, origin: Origin, deadline: float | None, refusals: list[Refusal]) -> list[Address]:
         """Return where the origin's name leads; nowhere with a refusal where that is not to be found out in time."""
-        found: list[Address] | Refusal | None = self._addresses.get(origin)
-        if found is not None:
-            return found
+        known = self._addresses.get(origin)
+        if known is not None:
+            return known
+        found: list[Address] | Refusal
         try:
             async with asyncio.timeout_at(deadline):
                 found = await self._resolve(origin)
