@@ -23,7 +23,7 @@ MS = 1_000_000
 
 def read(line: bytes) -> End | None:
     """As a dialect does: a needle in a text says nothing."""
-    line = line.removesuffix(b"\r")
+    line = line.strip(b"\r")
     if line == b"data: [DONE]" or (line.startswith(b"{") and line.endswith(b'"done":true}')):
         return End.MARK
     return End.FINISH if line.startswith(b"data: {") and line.endswith(b'"finish_reason":"stop"}') else None
@@ -182,6 +182,15 @@ def test_a_mark_is_found_wherever_chunks_and_reads_are_cut(body: bytes, newline:
         assert (arrivals.t_end, arrivals.t_over, arrivals.failure) == (seen, seen + 50 * MS, None)
 
 
+def test_a_mark_is_found_where_lines_end_in_carriage_returns_alone() -> None:
+    arrivals = Arrivals(ends=ENDS)
+    arrivals.add(CHUNKED, [], 0)
+    for t in range(1000):
+        arrivals.add(chunk(b'data: {"text":"a"}\r\r'), [], 1 + t)
+    arrivals.add(chunk(b"data: [DONE]\r\r"), [], 2000)
+    assert (arrivals.marked, arrivals.until) == (End.MARK, 2000 + 50 * MS)
+
+
 def test_a_needle_in_a_long_line_costs_little_and_is_read_with_its_newline() -> None:
     asked: list[int] = []
 
@@ -197,6 +206,44 @@ def test_a_needle_in_a_long_line_costs_little_and_is_read_with_its_newline() -> 
     assert len(asked) <= 1
     arrivals.add(chunk(b'","done":true}\n'), [], 9999)
     assert (arrivals.marked, arrivals.until) == (End.MARK, 9999 + 50 * MS)
+
+
+ALIKE = [CHUNKED, *[chunk(b'{"done":false,"text":"a","more":{"x":[]}}\n')] * 9]
+ODD_END = chunk(b'{"done":true,"text":"a","more":{"x":[]}}\n')
+ODD = EndMarks(ENDS.needles, lambda line: End.MARK if line.startswith(b'{"done":true') else None)
+
+
+def test_an_end_that_looks_like_any_line_is_found_when_nothing_comes() -> None:
+    arrivals = Arrivals(ends=ODD)
+    for t, part in enumerate([*ALIKE, ODD_END]):
+        arrivals.add(part, [], t)
+    assert (arrivals.until, arrivals.look_at) == (None, 10 + 250 * MS)
+    assert arrivals.look()
+    assert (arrivals.until, arrivals.look_at) == (10 + 50 * MS, None)
+    assert arrivals.expire(251 * MS)
+    assert (arrivals.t_end, arrivals.failure) == (10, None)
+
+
+@pytest.mark.parametrize("then", ["open", "close", "reset"])
+@pytest.mark.parametrize("kind", WAITERS)
+def test_an_end_that_looks_like_any_line_is_one_whatever_follows(kind: str, then: str) -> None:
+    got = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        peer.request()
+        for part in ALIKE:
+            peer.send(part)
+            got.wait(0.002)
+        peer.send(ODD_END)
+        if then == "reset":
+            got.wait(0.05)
+            peer.reset()
+        elif then == "open":
+            peer.closed_by_client()
+
+    with serving(handler) as server:
+        (one,) = ask(kind, httpx.Request("GET", server.url), ends=ODD)
+    assert (one.error, one.arrivals.failure, one.arrivals.marked) == (None, None, End.MARK)
 
 
 def test_only_data_move_the_end_after_a_finish() -> None:

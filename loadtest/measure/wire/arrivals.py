@@ -10,7 +10,6 @@ import operator
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import compress
 from typing import Self
 
@@ -19,27 +18,18 @@ import httpx
 from loadtest.measure.dialects.base import End, EndMarks
 from loadtest.measure.wire.clock import STAMP_SIZE, Ancillary, LagLog, WallClock, stamps_ns
 from loadtest.measure.wire.core import AnswerParser
+from loadtest.measure.wire.reads import Reads
+
+__all__ = ["Arrivals", "Reads"]
 
 NO_STAMP = bytes(STAMP_SIZE)
 MARK_NS = 50_000_000  # after an end mark the framing's end is waited for so long; most often it comes within 0.2 ms
 FINISH_NS = 1_000_000_000  # after a finish without a mark: so long without a data event
+LIKE = 7  # bytes: the end of `…"finish_reason":null}]}`, newlines included, and of `…"done":false}`, but no text
+LOOK_NS = 250_000_000  # what was not looked through is, when nothing has come for so long, as far back as
+LOOK_BACK = 1 << 16  # bytes
 UNFINISHED = 4096  # bytes; a line longer than that is looked at when its newline has come
 SILENT = (b":", b"event:", b"id:", b"retry:")  # lines of an event stream that hold no data
-
-
-@dataclass(frozen=True, slots=True)
-class Reads:
-    """The reads that carried body bytes, column by column: one entry a read."""
-
-    body: bytes  # of all reads, HTTP framing removed
-    ends: Sequence[int]  # where in the body each read's bytes end
-    t: Sequence[int]  # arrival, monotonic ns: the kernel's stamp, else the time of the read
-    lag: Sequence[
-        int
-    ]  # client lag, ns: max(handling − stamp, longest gap between polls since the stream's previous read)
-
-    def __len__(self) -> int:
-        return len(self.t)
 
 
 class Arrivals:
@@ -57,11 +47,12 @@ class Arrivals:
         "_ends",
         "_handled",
         "_headers_at",
+        "_like",
         "_live",
+        "_looked",
         "_marks",
         "_needles",
         "_parser",
-        "_quick",
         "_sent",
         "_stamps",
         "_suspect",
@@ -99,18 +90,19 @@ class Arrivals:
         self.ended = False  # nothing more will come: complete, cut off, or given up
         self.failure: str | None = None  # why the answer is not whole, one sentence
         self.marked: End | None = None  # what the answer said of its end, the most that it said
-        # When the answer is over even if its framing goes on, as after an end mark.
-        self.until: int | None = None
+        self.until: int | None = None  # when the answer is over though its framing goes on, as after an end mark
         self._live = live
         self._marks = ends or EndMarks()
         self._needles = self._marks.needles
         self._parser = AnswerParser()
-        # Of every read its raw stamp, its time, and where its body bytes end. Columns, not objects: a read costs 32 bytes
-        # beside its body, and the garbage collector has nothing to walk through.
+        # Of every read its raw stamp, its time, and where its body bytes end, in columns: nothing for the collector to walk.
         self._stamps, self._handled, self._ends = bytearray(), array("q"), array("q")
         self._unstamped = 0
         self._body = bytearray()
-        self._quick = False  # a read is looked through for needles and no more
+        # How the last read ended that held no needle; one that ends so is looked through when there is time. To search
+        # for four needles costs a µs, and lines that end an answer end otherwise than those before, or nearly always.
+        self._like: bytes | tuple[()] = ()  # b"" stands for all, () for none
+        self._looked = 0  # offset in the body of what was not looked through
         self._tail = b""  # of a line without its newline the end, in which a needle may begin
         self._suspect = False  # that line holds a needle
         self._sent: tuple[int, int] | None = None
@@ -204,12 +196,8 @@ class Arrivals:
         body = self._parser.feed(data)
         self._body += body
         self._ends.append(len(self._body))
-        if self._quick and body[-1:] == b"\n" and not self._parser.over:
-            for needle in self._needles:
-                if needle in body:
-                    break
-            else:
-                return False
+        if body.endswith(self._like) and not self._parser.over:
+            return False
         return self._consider(body)
 
     def eof(self, t: int) -> None:
@@ -241,6 +229,21 @@ class Arrivals:
         if t >= self.until:
             self._end(None, t)
         return self.ended
+
+    @property
+    def look_at(self) -> int | None:
+        """When `look` is worth calling, unless something comes before; None where there is nothing to look at."""
+        if self._looked == len(self._body) or not self._needles or self.marked is End.MARK:
+            return None
+        return self._handled[-1] + LOOK_NS
+
+    def look(self) -> bool:
+        """Look through what passed for ordinary; True when an end was in it."""
+        was, begin = self.marked, max(self._looked, len(self._body) - LOOK_BACK)
+        self._looked = len(self._body)
+        if not self.ended and was is not End.MARK and self._holds(self._body[begin:]):
+            self._ask(self._line_start(begin))
+        return self.marked is not was
 
     def catch_up(self) -> None:
         """Find the last read that brought data: comments, and what an event stream says beside data, are none."""
@@ -291,10 +294,7 @@ class Arrivals:
         live: Callable[[bytes], bool] | None = None,
         ends: EndMarks | None = None,
     ) -> tuple[Self, list[tuple[int, bytes]]]:
-        """Return the Arrivals that these (ns, bytes) would have made without a socket, and the reads left over.
-
-        See `play` for what is left over. Replayed reads carry no stamps.
-        """
+        """Return what these (ns, bytes) would have made without a socket or stamps, and the reads left over: see `play`."""
         arrivals = cls(live, ends)
         arrivals.t_send = t_send
         return arrivals, arrivals.play(reads, t_eof)
@@ -302,8 +302,7 @@ class Arrivals:
     def play(self, reads: Sequence[tuple[int, bytes]], t_eof: int | None = None) -> list[tuple[int, bytes]]:
         """Feed recorded reads as a wire would, up to this answer's end, and return those of the next answer.
 
-        A read that holds the end of this answer and the beginning of the next is cut between the two. With `t_eof`
-        the connection ends there, if the answer has not ended before.
+        A read that holds the end of this answer and the beginning of the next is cut. With `t_eof` the connection ends there.
         """
         for i, (t, data) in enumerate(reads):
             if self._expired(t):
@@ -325,10 +324,7 @@ class Arrivals:
         return self.ended
 
     def _settle_send(self, first: int) -> None:
-        """Settle when the request was sent, given the first stamp of the answer: not after that.
-
-        The call that sends may return late, when the answer is there already (seen: 7 ms).
-        """
+        """Settle when the request was sent: not after the answer's first stamp. The call that sends may return 7 ms late."""
         if self._sent is None:
             return
         before, after = self._sent
@@ -348,43 +344,58 @@ class Arrivals:
         if body and self._live is not None and self._live(body):
             self._live = None
             self._content_at = i
-        if self._needles and self.marked is not End.MARK:
-            self._look(body, i)
+        self._like = self._look(body)
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
-        self._quick = parser.headers_done and self._live is None and not self._tail
         if self.ended != had_ended or (parser.headers_done != had_headers and not self.whole):
             return True
         return self.marked is not was_marked
 
-    def _look(self, body: bytes, i: int) -> None:
-        """Ask of lines that hold a needle what they say of the answer's end; `body` came with read `i`."""
-        needles = self._needles
+    def _look(self, body: bytes) -> bytes | tuple[()]:
+        """Ask of lines that hold a needle what they say of the answer's end; return what may pass from now on: _like."""
+        if not self._needles or self.marked is End.MARK:
+            return b"" if self._parser.headers_done and self._live is None else ()
         region = self._tail + body
-        fresh = any(needle in region for needle in needles)
-        newline = b"\n" in body
-        if fresh or (self._suspect and body):
-            start = self._body.rfind(b"\n", 0, len(self._body) - len(body)) + 1
-            if newline or len(self._body) - start < UNFINISHED:
-                self._ask(self._body[start:].split(b"\n"), i)
-        self._suspect = (fresh or self._suspect) if not newline else fresh and self._holds(region.rpartition(b"\n")[2])
-        self._tail = b"" if self._body.endswith(b"\n") else region[-max(map(len, needles)) :]
+        found, newline = self._holds(region), b"\n" in body
+        size = len(self._body)
+        if self._looked == size - len(body):
+            self._looked = size
+        if found or (self._suspect and body):
+            start = self._line_start(size - len(body))
+            if newline or size - start < UNFINISHED:
+                self._ask(start)
+        self._suspect = self._holds(region.rpartition(b"\n")[2]) if newline else found or self._suspect
+        ended = self._body.endswith(b"\n")
+        self._tail = b"" if ended else region[-max(map(len, self._needles)) :]
+        if found or not ended or len(body) <= LIKE or self._live is not None:
+            return ()
+        return body[-LIKE:]
 
-    def _holds(self, line: bytes | bytearray) -> bool:
-        return any(needle in line for needle in self._needles)
+    def _holds(self, data: bytes | bytearray) -> bool:
+        return any(needle in data for needle in self._needles)
 
-    def _ask(self, lines: list[bytearray], i: int) -> None:
-        for line in lines:
+    def _line_start(self, at: int) -> int:
+        r"""Return where the line begins that goes on at `at`; some servers end lines with a b"\r" alone."""
+        start = self._body.rfind(b"\n", 0, at) + 1
+        return max(start, self._body.rfind(b"\r", start, at) + 1)
+
+    def _ask(self, start: int) -> None:
+        """Ask of every line from the one that begins at `start` on."""
+        for line in self._body[start:].split(b"\n"):
             said = self._marks.read(bytes(line)) if self._holds(line) else None
-            if said is None or self.marked in (said, End.MARK):
-                continue
-            self.marked, self._end_at, self._content_at = said, i, i
-            self.until = self._handled[i] + (MARK_NS if said is End.MARK else FINISH_NS)
+            if said is not None and self.marked not in (said, End.MARK):
+                i = bisect_left(self._ends, start + len(line))
+                self.marked, self._end_at, self._content_at = said, i, i
+                self._looked = max(self._looked, start + len(line))
+                self.until = self._handled[i] + (MARK_NS if said is End.MARK else FINISH_NS)
+            start += len(line) + 1
 
     def _end(self, failure: str | None, t: int) -> None:
         if self._suspect and self.marked is not End.MARK:  # a last line without its newline
-            self._ask([self._body[self._body.rfind(b"\n") + 1 :]], len(self._ends) - 1)
+            self._ask(self._line_start(len(self._body)))
+        if self.look_at is not None:
+            self.look()
         self.ended = True
         # An answer that said its end is whole, whatever becomes of the connection.
         self.failure = None if self.marked is not None else failure

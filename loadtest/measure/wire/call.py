@@ -143,9 +143,16 @@ class Call:
 
     @property
     def deadline(self) -> tuple[float, str]:
-        """When the call is overdue (monotonic ns, perhaps infinite), and by which limit; "end" is none: see `until`."""
+        """When the call is overdue (monotonic ns, perhaps infinite), and by which limit.
+
+        "end" and "look" are none: see the arrivals' `until` and `look_at`.
+        """
         deadline = self._limits.deadline(self.arrivals, self._started)
-        return deadline if self.arrivals.until is None else min(deadline, (self.arrivals.until, "end"))
+        if (until := self.arrivals.until) is not None:
+            deadline = min(deadline, (until, "end"))
+        if (look_at := self.arrivals.look_at) is not None:
+            deadline = min(deadline, (look_at, "look"))
+        return deadline
 
     def begin(self, payload: bytes, *, fresh: bool) -> bool:
         """Send what the kernel takes of the request; True when that was all."""
@@ -156,11 +163,15 @@ class Call:
         """End the call if it is overdue at `t`."""
         if self.over or t < self.deadline[0]:
             return
-        if self.deadline[1] == "end":
+        deadline, limit = self.deadline
+        if limit == "look":
+            if self.arrivals.look():
+                self._changed()
+            return
+        if limit == "end":
             if self.arrivals.expire(t):
                 self._changed()
             return
-        deadline, limit = self.deadline
         if limit == "idle":
             self.arrivals.catch_up()  # content may have come since anybody looked
             deadline, limit = self.deadline
