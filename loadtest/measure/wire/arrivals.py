@@ -99,9 +99,9 @@ class Arrivals:
         self._stamps, self._handled, self._ends = bytearray(), array("q"), array("q")
         self._unstamped = 0
         self._body = bytearray()
-        # How the last read ended that held no needle; one that ends so is looked through when there is time. To search
-        # for four needles costs a µs, and lines that end an answer end otherwise than those before, or nearly always.
-        self._like: bytes | tuple[()] = ()  # b"" stands for all, () for none
+        # How the last read ended that held no needle; one that ends so is looked through when nothing comes: to search for
+        # four needles costs a µs, and lines that end an answer nearly always end otherwise. b"" stands for all, () for none.
+        self._like: bytes | tuple[()] = ()
         self._looked = 0  # offset in the body of what was not looked through
         self._tail = b""  # of a line without its newline the end, in which a needle may begin
         self._suspect = False  # that line holds a needle
@@ -142,7 +142,7 @@ class Arrivals:
     @property
     def excessive(self) -> str | None:
         """In one sentence, which limit on an answer's size was passed; None where none was."""
-        return self._parser.error if self._parser.excessive else None
+        return self.failure if self._parser.excessive else None
 
     @property
     def reusable(self) -> bool:
@@ -170,10 +170,7 @@ class Arrivals:
 
     @property
     def content_seen(self) -> int | None:
-        """When content was last handled, as far as `catch_up` has looked; None before the first.
-
-        Where nobody says what content is (no `live`), or an ordinary request's body is handed on, every read is.
-        """
+        """When content was last handled, as far as `catch_up` has looked; where nobody says what it is, every read."""
         if (self._live is None and self._content_at is None) or not self.whole:
             return self.last_read
         return None if self._content_at is None else self._handled[self._content_at]
@@ -239,9 +236,11 @@ class Arrivals:
 
     def look(self) -> bool:
         """Look through what passed for ordinary; True when an end was in it."""
+        if self.look_at is None:
+            return False
         was, begin = self.marked, max(self._looked, len(self._body) - LOOK_BACK)
         self._looked = len(self._body)
-        if not self.ended and was is not End.MARK and self._holds(self._body[begin:]):
+        if not self.ended and self._holds(self._body[begin:]):
             self._ask(self._line_start(begin))
         return self.marked is not was
 
@@ -342,8 +341,7 @@ class Arrivals:
         if not had_headers and parser.headers_done:
             self._headers_at, self.t_headers = i, t
         if body and self._live is not None and self._live(body):
-            self._live = None
-            self._content_at = i
+            self._live, self._content_at = None, i
         self._like = self._look(body)
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
@@ -394,11 +392,9 @@ class Arrivals:
     def _end(self, failure: str | None, t: int) -> None:
         if self._suspect and self.marked is not End.MARK:  # a last line without its newline
             self._ask(self._line_start(len(self._body)))
-        if self.look_at is not None:
-            self.look()
+        self.look()
         self.ended = True
-        # An answer that said its end is whole, whatever becomes of the connection.
-        self.failure = None if self.marked is not None else failure
+        self.failure = None if self.marked is not None else failure  # whole, whatever becomes of the connection
         self.t_end = t if self._end_at is None else self._handled[self._end_at]
         self.t_over = t
         self.until = self._live = None
