@@ -135,7 +135,7 @@ def test_limits_hold_under_gevent(gevent_waiter: waiter.GeventWaiter) -> None:
             "sync",
             httpx.Request("GET", server.url),
             waiter=gevent_waiter,
-            timeouts=Timeouts(connect=10, first_byte=0.01, idle=10),
+            timeouts=Timeouts(connect=10, first_token=0.01, idle=10),
         )
     assert isinstance(got.error, httpx.ReadTimeout)
 

@@ -295,7 +295,7 @@ def test_a_limit_of_one_request_leaves_the_others_alone(kind: str) -> None:
                 peer.send(CHUNKED, chunk(b"a"), LAST)
 
     async def main() -> None:
-        async with AsyncWire(timeouts=Timeouts(first_byte=0.5)) as wire:
+        async with AsyncWire(timeouts=Timeouts(first_token=0.5)) as wire:
             good, silent = Arrivals(), Arrivals()
             results = await asyncio.gather(
                 stream(wire, f"{server.url}/silent", silent),
@@ -330,7 +330,7 @@ def test_a_reset_that_comes_together_with_data_is_noticed(kind: str) -> None:
     arrivals = Arrivals(live)
 
     async def main() -> None:
-        timeouts = Timeouts(connect=10, first_byte=10, idle=15, total=None)
+        timeouts = Timeouts(connect=10, first_token=10, idle=15, total=None)
         async with AsyncWire(timeouts=timeouts) as wire:
             with pytest.raises(httpx.ReadError, match="reset"):
                 await asyncio.wait_for(stream(wire, server.url, arrivals), 10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.measure.wire.core import AnswerParser, end_of_answer
+from loadtest.measure.wire.core import AnswerParser
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -93,12 +93,93 @@ def test_an_end_of_connection_too_early_leaves_the_answer_incomplete(data: bytes
     assert not parser.complete
 
 
+LENGTH, CODED = b"Content-Length: 2\r\n", b"Transfer-Encoding: chunked\r\n"
+CHUNKS = b"2\r\nhi\r\n0\r\n\r\n"
+
+# What curl 7.88 or httpx 0.28 take for an answer that says "hi": nearly all of it both.
+UNTIDY = {
+    "both framings": OK + LENGTH + CODED + b"\r\n" + CHUNKS,
+    "both framings, a wrong length": OK + CODED + b"Content-Length: 9\r\n\r\n" + CHUNKS,
+    "length twice": OK + LENGTH * 2 + b"\r\nhi",
+    "length listed": OK + b"Content-Length: 2, 2\r\n\r\nhi",
+    "length with a sign": OK + b"Content-Length: +2\r\n\r\nhi",
+    "chunked twice": OK + CODED * 2 + b"\r\n" + CHUNKS,
+    "coding identity": OK + b"Transfer-Encoding: identity\r\n" + LENGTH + b"\r\nhi",
+    "coding identity, chunked": OK + b"Transfer-Encoding: identity,Chunked\r\n\r\n" + CHUNKS,
+    "coding in two headers": OK + b"Transfer-Encoding: identity\r\n" + CODED + b"\r\n" + CHUNKS,
+    "coding empty": OK + b"Transfer-Encoding:\r\n" + LENGTH + b"\r\nhi",
+    "line feeds": (OK + LENGTH + b"\r\nhi").replace(b"\r\n", b"\n"),
+    "line feeds and chunks": (OK + CODED + b"\r\n" + CHUNKS).replace(b"\r\n", b"\n"),
+    "line feed after the status": b"HTTP/1.1 200 OK\n" + LENGTH + b"\r\nhi",
+    "CR CR LF": OK + b"X: a\r\r\n" + LENGTH + b"\r\nhi",
+    "folded": OK + b"X: a\r\n b\r\n\tc\r\n" + LENGTH + b"\r\nhi",
+    "no reason": b"HTTP/1.1 200\r\n" + LENGTH + b"\r\nhi",
+    "odd reason": b"HTTP/1.1 200 \xe2\x9c\x93\tO\x01\r\n" + LENGTH + b"\r\nhi",
+    "two blanks": b"HTTP/1.1  200  OK\r\n" + LENGTH + b"\r\nhi",
+    "blank before the colon": OK + b"Content-Length : 2\r\n\r\nhi",
+    "odd name": OK + b"X(1)\xe9: a\r\n" + LENGTH + b"\r\nhi",
+    "control characters": OK + b"X: a\x01\x7f\r\n" + LENGTH + b"\r\nhi",
+    "HTTP/1.2": b"HTTP/1.2 200 OK\r\n" + LENGTH + b"\r\nhi",
+    "HTTP/2": b"HTTP/2 200 OK\r\n" + LENGTH + b"\r\nhi",
+    "http": b"http/1.1 200 OK\r\n" + LENGTH + b"\r\nhi",
+    "old and chunked": b"HTTP/1.0 200 OK\r\n" + CODED + b"\r\n" + CHUNKS,
+    "blanks behind sizes": OK + CODED + b"\r\n2 \t\r\nhi\r\n0  \r\n\r\n",
+    "sizes in capitals": OK + CODED + b"\r\n0002\r\nhi\r\n00\r\n\r\n",
+    "odd extensions": OK + CODED + b'\r\n2 ; a = "\x01;\r\nhi\r\n0;x\r\n\r\n',
+    "trailer with a line feed": OK + CODED + b"\r\n2\r\nhi\r\n0\r\nX: 1\n\n",
+    "large header": OK + b"X: " + b"a" * 200_000 + b"\r\n" + LENGTH + b"\r\nhi",
+}
+
+
+@pytest.mark.parametrize("name", UNTIDY)
+def test_untidy_answers_are_taken_wherever_they_are_cut(name: str) -> None:
+    data = UNTIDY[name]
+    for size in (1, 2, 3, 5, len(data)) if len(data) < 1000 else (999, len(data)):
+        parser = AnswerParser()
+        got = b"".join(parser.feed(data[i : i + size]) for i in range(0, len(data), size))
+        assert (parser.error, parser.status, got, parser.complete) == (None, 200, b"hi", True), size
+        assert not parser.excess
+
+
+@pytest.mark.parametrize(
+    ("headers", "packed"),
+    [
+        (b"", None),
+        (b"Content-Encoding: identity\r\n", None),
+        (b"Content-Encoding:  Identity \r\n", None),
+        (b"content-encoding: identity, IDENTITY\r\n", None),
+        (b"Content-Encoding:\r\n", None),
+        (b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\n", "gzip"),
+        (b"Content-Encoding: GZIP, br\r\n", "gzip, br"),
+        (b"Transfer-Encoding: gzip, chunked\r\n", "gzip"),
+    ],
+)
+def test_any_spelling_of_identity_is_identity(headers: bytes, packed: str | None) -> None:
+    parser = AnswerParser()
+    parser.feed(OK + headers + b"\r\n")
+    assert parser.packed == packed
+    assert parser.error is None
+
+
 @pytest.mark.parametrize(
     ("data", "word"),
     [
+        (OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nhi", "two lengths"),
+        (OK + b"Content-Length: -1\r\n\r\n", "'-1' is no length"),
+        (OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", "is no length"),
+        (OK + b"no colon\r\n\r\n", "'no colon' is no header"),
+        (OK + b" X: y\r\n\r\n", "begins with a blank"),
+        (OK + b"X: \0\r\n\r\n", "zero byte"),
+        (b"HTTP/1.1 2000 OK\r\n\r\n", "is no status"),
+        (b"ICY 200 OK\r\n", "it begins with 'ICY"),
+        (OK + CODED + b"\r\n0x2\r\nhi", "is no length of a chunk"),
+        (OK + CODED + b"\r\n-2\r\nhi", "is no length of a chunk"),
+        (OK + CODED + b"\r\n2\r\nhi0\r\n\r\n", "longer than it says"),
+        (OK + CODED + b"\r\n2\r\nhix", "longer than it says"),
+        (b"HTTP/1.1 \x1b]0;x\x07\r\n\r\n", "\\x1b"),
         (b"SSH-2.0-OpenSSH_9\r\n", "not valid HTTP"),
-        (OK + b"Content-Length: x\r\n\r\n", "Content-Length"),
-        (OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "chunk size"),
+        (OK + b"Content-Length: x\r\n\r\n", "is no length"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "no length of a chunk"),
         (b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", "101"),
     ],
 )
@@ -117,7 +198,7 @@ def test_bytes_after_the_end_make_the_connection_unfit_and_are_not_body() -> Non
         assert parser.feed(first + more) == b"hello"
         assert parser.complete
         assert parser.excess
-        assert end_of_answer(first[:20], first[20:] + more) == len(first) - 20
+        assert parser.extra == len(more)
     closing = OK + b"Connection: close\r\nContent-Length: 5\r\n\r\nhello"
     parser = AnswerParser()
     assert parser.feed(closing + b"more") == b"hello"

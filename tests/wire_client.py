@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
+from loadtest.measure.dialects.base import EndMarks
 from loadtest.measure.wire import Arrivals, AsyncWire, Order, SyncWire, Timeouts
 from loadtest.measure.wire.connection import Addresses
 from loadtest.measure.wire.poller import Poller
@@ -18,7 +19,8 @@ from loadtest.measure.wire.poller import Poller
 T = TypeVar("T")
 
 KINDS = ["sync", "asyncio", "uvloop"]
-PATIENT = Timeouts(connect=10, first_byte=10, idle=10, total=20)  # what hangs fails
+WAITERS = [*KINDS, "gevent"]  # every way to wait that there is
+PATIENT = Timeouts(connect=10, first_token=10, idle=10, total=20)  # what hangs fails
 
 
 def run(kind: str, main: Coroutine[Any, Any, T]) -> T:
@@ -48,13 +50,23 @@ def ask(
     *requests: httpx.Request,
     addresses: Addresses | None = None,
     arrivals: Arrivals | None = None,
+    ends: EndMarks | None = None,
     **options: Any,
 ) -> list[Got]:
-    """Have requests measured one after the other over one wire, each to its end; `arrivals` are the first one's."""
+    """Have requests measured one after the other over one wire, each to its end; `arrivals` are the first one's.
+
+    With `ends` all the others' arrivals look for these.
+    """
     options.setdefault("timeouts", PATIENT)
+    if kind == "gevent":
+        waiter = gevent_waiter()
+        try:
+            return ask("sync", *requests, addresses=addresses, arrivals=arrivals, ends=ends, waiter=waiter, **options)
+        finally:
+            waiter.close()
     wire = SyncWire(**options) if kind == "sync" else AsyncWire(**options)
     wire._addresses = addresses or wire._addresses
-    got = [Got(arrivals if arrivals is not None and i == 0 else Arrivals()) for i in range(len(requests))]
+    got = [Got(arrivals if arrivals is not None and i == 0 else Arrivals(ends=ends)) for i in range(len(requests))]
     if isinstance(wire, SyncWire):
         with wire:
             for request, one in zip(requests, got, strict=True):
@@ -74,6 +86,15 @@ def ask(
 
     run(kind, main())
     return got
+
+
+def gevent_waiter() -> Any:
+    """Return a waiter on gevent's hub; without Locust's patches, under which the tests' threads would be greenlets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
+        from loadtest.users.waiter import GeventWaiter
+
+    return GeventWaiter()
 
 
 def get(kind: str, *requests: httpx.Request, timeout: float = 5, **options: Any) -> list[httpx.Response]:

@@ -166,7 +166,7 @@ class Exchange:
             answer=content.events.answer if self.save_text else None,
             t_connect=self._since(arrivals.t_connect),
             t_send=self._since(arrivals.t_send),
-            send_us=arrivals.send_ns // 1000,
+            send_us=(arrivals.send_ns or 0) // 1000,
             resent=self._since(arrivals.t_resent),
             t_headers=self._since(arrivals.t_headers),
             t_first_byte=self._since(arrivals.t_first_byte),

@@ -92,7 +92,7 @@ def timeouts_of(scenario: Scenario) -> Timeouts:
     """Return the limits that the scenario sets for a stream."""
     return Timeouts(
         connect=scenario.connect_timeout,
-        first_byte=scenario.first_token_timeout,
+        first_token=scenario.first_token_timeout,
         idle=scenario.idle_timeout,
         total=scenario.total_timeout,
     )

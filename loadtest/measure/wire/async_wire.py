@@ -6,7 +6,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +18,7 @@ from loadtest.measure.wire.connection import (
     Addresses,
     Connection,
     Origin,
+    Refusal,
     Timeouts,
     connect_error,
     open_socket,
@@ -46,7 +46,7 @@ class AsyncWire(httpx.AsyncBaseTransport):
         self._verify = verify
         self._context: ssl.SSLContext | None = None
         self._addresses = Addresses()
-        self._lookups: dict[Origin, asyncio.Task[list[Address]]] = {}
+        self._lookups: dict[Origin, asyncio.Task[list[Address] | Refusal]] = {}
         self._pool = Pool(self._close)
         self._calls: set[Call] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -133,13 +133,13 @@ class AsyncWire(httpx.AsyncBaseTransport):
             if not connection.stale:
                 return call
             connection, fresh = None, True  # closed by the server before it saw this request: once more, on a new one
-            arrivals.t_send = None
+            arrivals.t_send = arrivals.t_send or now()
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is None:
-            self._loop = loop
             self._poller = Poller(loop, ticks=stamps_wanted())
+            self._loop = loop
             self.heartbeat.start()
             self._sweeper = loop.call_later(SWEEP, self._sweep)
 
@@ -174,53 +174,63 @@ class AsyncWire(httpx.AsyncBaseTransport):
     async def _connect(self, origin: Origin, limit: float | None) -> Connection:
         """Return a new connection, TLS included, to the first address that takes it."""
         loop = asyncio.get_running_loop()
-        errors: list[OSError] = []
+        refusals: list[Refusal] = []
         deadline = None if limit is None else loop.time() + limit
-        try:
-            async with asyncio.timeout_at(deadline):
-                addresses = await self._resolve(origin)
-        except OSError as error:
-            raise connect_error(origin, [error], limit) from error
+        addresses = await self._addresses_of(origin, deadline, refusals)
         for i, address in enumerate(addresses):
             # A silent address may not eat the time of those behind it.
             share = None if deadline is None else loop.time() + (deadline - loop.time()) / (len(addresses) - i)
-            sock = open_socket(address[0])
+            sock = None
             try:
+                sock = open_socket(address[0])
                 async with asyncio.timeout_at(share):
                     await loop.sock_connect(sock, address[1])
+                connection = Connection(sock, origin)
+                self._poller.add(connection.fd, connection.receive)
             except OSError as error:  # TimeoutError is one
-                sock.close()
-                errors.append(error)
+                if sock is not None:
+                    sock.close()
+                refusals.append(Refusal.of(error))
             except BaseException:
-                sock.close()
+                if sock is not None:
+                    sock.close()
                 raise
             else:
                 self._addresses.worked(origin, address)
-                connection = Connection(sock, origin)
-                self._poller.add(connection.fd, connection.receive)
                 if origin.scheme == "https":
                     await self._handshake(connection, deadline, limit)
                 return connection
-        raise connect_error(origin, errors, limit)
+        raise connect_error(origin, refusals, limit)
 
-    async def _resolve(self, origin: Origin) -> list[Address]:
+    async def _addresses_of(self, origin: Origin, deadline: float | None, refusals: list[Refusal]) -> list[Address]:
+        """Return where the origin's name leads; nowhere with a refusal where that is not to be found out in time."""
         known = self._addresses.get(origin)
         if known is not None:
             return known
+        found: list[Address] | Refusal
+        try:
+            async with asyncio.timeout_at(deadline):
+                found = await self._resolve(origin)
+        except TimeoutError as error:
+            found = Refusal.of(error)
+        if isinstance(found, list):
+            return found
+        refusals.append(found)
+        return []
+
+    async def _resolve(self, origin: Origin) -> list[Address] | Refusal:
         lookup = self._lookups.get(origin)
         if lookup is None:  # one lookup for all who wait, and none of them cancels it for the others
             lookup = self._lookups[origin] = asyncio.ensure_future(self._look_up(origin))
-            lookup.add_done_callback(partial(self._looked_up, origin))
+            lookup.add_done_callback(lambda _: self._lookups.pop(origin))
         return await asyncio.shield(lookup)
 
-    def _looked_up(self, origin: Origin, lookup: asyncio.Task[list[Address]]) -> None:
-        del self._lookups[origin]
-        if not lookup.cancelled():
-            lookup.exception()  # taken, should everybody who waited have been cancelled
-
-    async def _look_up(self, origin: Origin) -> list[Address]:
+    async def _look_up(self, origin: Origin) -> list[Address] | Refusal:
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        try:
+            found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            return Refusal.of(error)
         return self._addresses.put(origin, [(family, address) for family, _, _, _, address in found])
 
     async def _handshake(self, connection: Connection, deadline: float | None, limit: float | None) -> None:
@@ -241,7 +251,7 @@ class AsyncWire(httpx.AsyncBaseTransport):
                 await done
         except TimeoutError as error:
             self._close(connection)
-            raise connect_error(connection.origin, [error], limit) from error
+            raise connect_error(connection.origin, [Refusal.of(error)], limit) from None
         except BaseException:
             self._close(connection)
             raise
@@ -260,6 +270,7 @@ class _AsyncCall(Call):
     ) -> None:
         super().__init__(order, connection, timeouts, release=release, wake=self._wake_up)
         self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def send(self, payload: bytes, *, fresh: bool) -> None:
         """Send the request and wait until it is answered; a stale connection shows in connection.stale."""
@@ -285,7 +296,23 @@ class _AsyncCall(Call):
         if self.connection.transmit() and self.connection.fd >= 0:
             asyncio.get_running_loop().remove_writer(self.connection.fd)
 
+    def _expect_end(self) -> None:
+        """As the base says, by a timer: only an answer whose framing does not end with its text costs one."""
+        if self._timer is not None:
+            self._timer.cancel()
+        left = max((self.arrivals.until or 0) - now(), 0)
+        self._timer = asyncio.get_running_loop().call_later(left / 1e9, self._end_is_due)
+
+    def _end_is_due(self) -> None:
+        self._timer = None
+        self.check(now())
+        if not self.over:
+            self._expect_end()
+
     def _wake_up(self) -> None:
+        if self.over and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

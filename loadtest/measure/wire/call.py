@@ -143,8 +143,16 @@ class Call:
 
     @property
     def deadline(self) -> tuple[float, str]:
-        """When the call is overdue (monotonic ns, perhaps infinite), and by which limit."""
-        return self._limits.deadline(self.arrivals, self._started)
+        """When the call is overdue (monotonic ns, perhaps infinite), and by which limit.
+
+        "end" and "look" are none: see the arrivals' `until` and `look_at`.
+        """
+        deadline = self._limits.deadline(self.arrivals, self._started)
+        if (until := self.arrivals.until) is not None:
+            deadline = min(deadline, (until, "end"))
+        if (look_at := self.arrivals.look_at) is not None:
+            deadline = min(deadline, (look_at, "look"))
+        return deadline
 
     def begin(self, payload: bytes, *, fresh: bool) -> bool:
         """Send what the kernel takes of the request; True when that was all."""
@@ -152,13 +160,22 @@ class Call:
         return self.connection.transmit()
 
     def check(self, t: int) -> None:
-        """Fail the call if it is overdue at `t`."""
-        deadline, limit = self.deadline
-        if t < deadline or self.over:
+        """End the call if it is overdue at `t`."""
+        if self.over or t < self.deadline[0]:
             return
-        if self.arrivals.parse():
-            self._changed()  # an end that the hint had missed: cannot be, but a stall would be fatal
-        else:
+        deadline, limit = self.deadline
+        if limit == "look":
+            if self.arrivals.look():
+                self._changed()
+            return
+        if limit == "end":
+            if self.arrivals.expire(t):
+                self._changed()
+            return
+        if limit == "idle":
+            self.arrivals.catch_up()  # content may have come since anybody looked
+            deadline, limit = self.deadline
+        if t >= deadline:
             self.fail(self._limits.error(limit))
 
     def fail(self, error: httpx.TransportError) -> None:
@@ -169,8 +186,12 @@ class Call:
 
     def raise_error(self) -> None:
         """Raise what spoilt the call; an answer cut off inside its body is an error of ordinary requests only."""
-        if self.error is not None:
-            raise self.error
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: no circle
         if self.over and self.inbox is not None and not self.arrivals.complete:
             raise httpx.RemoteProtocolError(self.arrivals.failure or "")
 
@@ -184,4 +205,10 @@ class Call:
             wake, self._wake = self._wake, bool  # nothing more to tell: no circle is left for the collector
             wake()
             return
-        self._wake()
+        if self.arrivals.until is None:
+            self._wake()
+        else:
+            self._expect_end()
+
+    def _expect_end(self) -> None:
+        """Have `check` called about when the answer is over though its framing goes on: arrivals.until."""

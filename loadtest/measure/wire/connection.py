@@ -5,11 +5,11 @@ Nothing here waits; the shells do, each in its own way.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +18,14 @@ from typing import NamedTuple, Self
 import httpx
 
 from loadtest.measure.wire.arrivals import Arrivals
-from loadtest.measure.wire.clock import ANCILLARY_SIZE, Ancillary, ask_for_stamps
+from loadtest.measure.wire.clock import ANCILLARY_SIZE, Ancillary, ask_for_stamps, now
 from loadtest.measure.wire.tls import Tls
 
 READ_SIZE = 1 << 13
 # Python allocates up to 512 bytes, its own header of a bytes object included, by itself: of libc's larger buffers the
 # unused rest must be given back at every read. A token's chunk fits; what does not is read on at once.
 SMALL_READ = 512 - sys.getsizeof(b"")
+STALE_NS = 250_000_000  # a kept connection that dies so soon after the send had been closed before the request came
 FULL = 8  # small reads filled, after which an answer is no stream of small chunks
 
 Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]
@@ -34,28 +35,28 @@ Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int
 class Timeouts:
     """Limits in seconds, None for none; enforced about four times a second.
 
-    `first_byte` counts from the request's last byte and must cover the server's whole queue: a queued Ollama sends no
-    byte, not even headers, until its first token.
+    `first_token` counts from the request's last byte and must cover the server's whole queue: headers, roles and
+    comments may come at once or with the first token.
     """
 
     connect: float | None = 10.0  # name, TCP and TLS together
-    first_byte: float | None = 3600.0
-    idle: float | None = 300.0  # between two reads, or while the server takes no more of the request
+    first_token: float | None = 3600.0
+    idle: float | None = 300.0  # since the last content, or while the server takes no more of the request
     total: float | None = None  # from the request's first byte to the answer's last
 
     @classmethod
     def of(cls, request: httpx.Request) -> Self:
         """Return httpx's own limits for a request, as its client has set them."""
         asked = request.extensions.get("timeout", {})
-        return cls(connect=asked.get("connect"), first_byte=asked.get("read"), idle=asked.get("read"))
+        return cls(connect=asked.get("connect"), first_token=asked.get("read"), idle=asked.get("read"))
 
     def deadline(self, arrivals: Arrivals, started: int) -> tuple[float, str]:
         """Return when this request is overdue (monotonic ns, perhaps infinite) and by which of the limits."""
-        last = arrivals.last_read
+        last = arrivals.content_seen
         if last is not None:
             soonest = (last + _ns(self.idle), "idle")
         elif arrivals.t_send is not None:
-            soonest = (arrivals.t_send + _ns(self.first_byte), "first_byte")
+            soonest = (arrivals.t_send + _ns(self.first_token), "first_token")
         else:
             soonest = (started + _ns(self.idle), "sending")
         return min(soonest, (started + _ns(self.total), "total"))
@@ -65,8 +66,8 @@ class Timeouts:
         match limit:
             case "idle":
                 return httpx.ReadTimeout(f"the answer stood still for {self.idle:g} s (idle limit)")
-            case "first_byte":
-                return httpx.ReadTimeout(f"no byte of an answer within {self.first_byte:g} s (first byte limit)")
+            case "first_token":
+                return httpx.ReadTimeout(f"no token within {self.first_token:g} s (first token limit)")
             case "sending":
                 return httpx.WriteTimeout(f"the request could not be sent within {self.idle:g} s (idle limit)")
         return httpx.ReadTimeout(f"the answer was not over after {self.total:g} s (total limit)")
@@ -130,20 +131,39 @@ class Addresses:
 
 
 def open_socket(family: socket.AddressFamily) -> socket.socket:
-    """Return a non-blocking TCP socket with stamps on, where the system has them."""
+    """Return a non-blocking TCP socket with stamps on, where the system has them; raises OSError, out of descriptors."""
     sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    ask_for_stamps(sock)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ask_for_stamps(sock)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 
-def connect_error(origin: Origin, errors: list[OSError], limit: float | None) -> httpx.TransportError:
-    """Return the exception for a server that no address led to; a TimeoutError among `errors` stands for the limit."""
+class Refusal(NamedTuple):
+    """Why an address did not take a connection.
+
+    Words in place of the exception, whose traceback holds the frame that would hold it: a circle that nobody collects
+    while a run measures.
+    """
+
+    slow: bool  # the time limit, not the server's word
+    why: str
+
+    @classmethod
+    def of(cls, error: OSError) -> Self:
+        return cls(isinstance(error, TimeoutError) and error.errno is None, _reason(error))
+
+
+def connect_error(origin: Origin, refusals: list[Refusal], limit: float | None) -> httpx.TransportError:
+    """Return the exception for a server that no address led to."""
     slow = f"not ready within {limit or 0:g} s (connect limit)"
-    reasons = dict.fromkeys(slow if isinstance(error, TimeoutError) else _reason(error) for error in errors)
-    text = f"cannot connect to {origin}: {'; '.join(reasons)}"
-    if errors and all(isinstance(error, TimeoutError) for error in errors):
+    reasons = dict.fromkeys(slow if refusal.slow else refusal.why for refusal in refusals)
+    text = f"cannot connect to {origin}: {'; '.join(reasons) or 'the name has no address'}"
+    if refusals and all(refusal.slow for refusal in refusals):
         return httpx.ConnectTimeout(text)
     return httpx.ConnectError(text)
 
@@ -151,9 +171,29 @@ def connect_error(origin: Origin, errors: list[OSError], limit: float | None) ->
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
         return getattr(error, "verify_message", "") or error.reason or str(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE) or (isinstance(error, socket.gaierror) and _out_of_descriptors()):
+        return f"no file descriptor left (ulimit -n is {_descriptor_limit()})"
     if isinstance(error, socket.gaierror):
         return f"the name does not resolve ({error.strerror})"
     return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
+def _out_of_descriptors() -> bool:
+    """Whether no file can be opened: then no name resolves either, and the resolver says something else."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
+
+
+def _descriptor_limit() -> str:
+    try:
+        import resource  # not everywhere
+    except ImportError:
+        return "unknown"
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
 
 
 class Inbox:
@@ -178,9 +218,11 @@ class Connection:
     """
 
     __slots__ = (
+        "_began",
         "_full",
         "_out",
         "_recvmsg",
+        "_sent",
         "_size",
         "arrivals",
         "broken",
@@ -206,6 +248,7 @@ class Connection:
         self.stale = False  # the server had closed it before this request reached it
         self.error: httpx.TransportError | None = None  # what became of the request, where framing does not say
         self._out = memoryview(b"")
+        self._began, self._sent = 0, False
         self._recvmsg = sock.recvmsg
         self._size, self._full = READ_SIZE, 0
 
@@ -219,6 +262,7 @@ class Connection:
         self.fresh = fresh
         self.arrivals = arrivals
         self.wake = wake
+        self._began, self._sent = now(), False
         if self.tls is not None:
             self.tls.send(payload)
             payload = self.tls.outgoing()
@@ -232,7 +276,9 @@ class Connection:
 
     def transmit(self) -> bool:
         """Send what the kernel takes; True when nothing is left to send, be it by failure."""
+        before = 0
         while self._out:
+            before = now()
             try:
                 self._out = self._out[self.sock.send(self._out) :]
             except (BlockingIOError, InterruptedError):
@@ -244,14 +290,15 @@ class Connection:
                 if not self.receive() and (self.arrivals is None or not self.arrivals.read_count):
                     self._lose(httpx.WriteError(f"the connection broke while sending: {_reason(error)}"))
                 return True
-        if self.arrivals is not None and self.arrivals.t_send is None:
-            self.arrivals.t_send = time.perf_counter_ns()
+        if before and self.arrivals is not None and not self._sent:
+            self.arrivals.sent(before, now())
+            self._sent = True
         return True
 
     def receive(self) -> bool:
         """Read once; True (after calling `wake`) when something happened that somebody waits for.
 
-        This is the hot path: with a stream running it is one recvmsg and one append.
+        This is the hot path: with a stream running it is one recvmsg, its framing and a look for the answer's end.
         """
         try:
             data, ancillary, _, _ = self._recvmsg(self._size, ANCILLARY_SIZE)
@@ -260,7 +307,7 @@ class Connection:
         except OSError as error:
             self._lose(httpx.ReadError(f"the connection broke: {_reason(error)}"))
             return True
-        t = time.perf_counter_ns()
+        t = now()
         arrivals = self.arrivals
         if self.tls is not None:
             return self._receive_tls(self.tls, data, ancillary, t)
@@ -288,16 +335,17 @@ class Connection:
         if self.error is None:
             self.error = error
         if self.arrivals is not None:
-            self.arrivals.abort(str(error), time.perf_counter_ns())
+            self.arrivals.abort(str(error), now())
 
     def verdict(self) -> httpx.TransportError | None:
-        """Return why the request failed, None where its answer is whole or just cut off inside the body."""
-        arrivals = self.arrivals
-        if arrivals is None or arrivals.complete:
+        """Return, once, why the request failed; None where its answer is whole, cut off inside the body, or too large."""
+        arrivals, error = self.arrivals, self.error
+        self.error = None  # who raises it is in its traceback: no circle
+        if arrivals is None or arrivals.failure is None or arrivals.excessive:
             return None
-        if self.error is None and arrivals.ended and (arrivals.malformed or arrivals.status is None):
-            return httpx.RemoteProtocolError(arrivals.failure or "")
-        return self.error
+        if error is None and (arrivals.malformed or arrivals.status is None):
+            return httpx.RemoteProtocolError(arrivals.failure)
+        return error
 
     def _receive_tls(self, tls: Tls, data: bytes, ancillary: Ancillary, t: int) -> bool:
         was_ready, changed = tls.ready, False
@@ -313,6 +361,9 @@ class Connection:
             changed = self.arrivals.add(plain, ancillary, t)
         elif plain:
             self.broken = changed = True
+        if tls.error is not None:
+            self._lose(httpx.ReadError(f"TLS failed: {_reason(tls.error)}"))
+            return True
         if not data or tls.closed:
             self._eof(t)
             changed = True
@@ -323,17 +374,27 @@ class Connection:
 
     def _eof(self, t: int) -> None:
         self.broken = True
-        arrivals = self.arrivals
-        if arrivals is None:
+        if self.arrivals is None:
             return
-        if arrivals.read_count or self.fresh:
-            arrivals.eof(t)
-        else:
+        if self._unanswered(t):
             self.stale = True
+        else:
+            self.arrivals.eof(t)
 
     def _lose(self, error: httpx.TransportError) -> None:
-        if self.arrivals is not None and not self.arrivals.read_count and not self.fresh:
+        if self._unanswered(now()):
             self.stale = self.broken = True
         else:
             self.fail(error)
         self.wake()
+
+    def _unanswered(self, t: int) -> bool:
+        """Whether the server had closed a kept connection before it saw the request, as far as anybody can tell at `t`.
+
+        Later it may have worked on the request: to send it once more would hide that.
+        """
+        arrivals = self.arrivals
+        if arrivals is None or arrivals.read_count or self.fresh:
+            return False
+        since = arrivals.t_send if self._sent and arrivals.t_send is not None else self._began
+        return t - since < STALE_NS

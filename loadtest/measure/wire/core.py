@@ -1,8 +1,34 @@
-"""HTTP/1.1 answers without I/O: bytes of one read in, the body bytes of that read out."""
+"""HTTP/1.1 answers without I/O: bytes of one read in, the body bytes of that read out.
+
+Untidy answers are taken as curl and httpx take them: bare line feeds, folded headers, blanks around names and sizes, odd
+reasons and versions, repeated equal lengths, and a length beside chunks, which then win.
+"""
 
 from __future__ import annotations
 
-import httptools
+import re
+
+HEAD_LIMIT = 256 << 10  # bytes of the headers, those of interim answers and trailers included
+LINE_LIMIT = 16 << 10  # bytes of the line that says how long a chunk is
+BODY_LIMIT = 256 << 20
+
+_SIZES = {b"%x" % size: size for size in range(1, 1024)}  # of chunks as tokens come in
+_FRAMING = (b"transfer-encoding", b"content-length", b"content-encoding", b"connection", b"proxy-connection")
+_HEAD_END = re.compile(rb"\n\r?\n")
+_STATUS = re.compile(rb"HTTP/(\d)(?:\.(\d))?[ \t]+(\d{3})(?:[ \t]|$)", re.IGNORECASE)
+_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?", re.DOTALL)
+_LENGTH = re.compile(rb"\+?(\d{1,18})")
+
+
+# What the next byte of an answer belongs to. Plain numbers: an Enum's members cost ten times as much to name.
+_IN_HEAD = 0
+_IN_LENGTH = 1  # a body of known length
+_TO_CLOSE = 2  # a body that the connection's end ends
+_AT_SIZE = 3  # the line before a chunk
+_IN_CHUNK = 4
+_AT_CHUNK_END = 5  # the line end behind a chunk
+_IN_TRAILER = 6
+_OVER = 7
 
 
 class AnswerParser:
@@ -13,18 +39,22 @@ class AnswerParser:
     """
 
     __slots__ = (
-        "_parser",
+        "_at",
+        "_extra",
+        "_head_size",
+        "_held",
+        "_left",
         "_received",
-        "_segments",
         "chunked",
-        "complete",
         "error",
         "excess",
+        "excessive",
         "head",
         "headers",
         "headers_done",
         "keep_alive",
         "length",
+        "over",
         "packed",
         "status",
     )
@@ -34,107 +64,274 @@ class AnswerParser:
         self.status: int | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         self.headers_done = False
-        self.complete = False
+        self.over = False  # nothing more is parsed: complete, or an error
         self.keep_alive = False  # what the server allows; the shell also asks for complete and not excess
         self.excess = False  # bytes came after the end: the connection cannot be used again
         self.chunked = False
-        self.length: int | None = None  # Content-Length
-        self.packed: str | None = None  # Content-Encoding, where it changes anything
+        self.length: int | None = None  # Content-Length, where it counts
+        self.packed: str | None = None  # how the body is compressed, by Content-Encoding or Transfer-Encoding
         self.error: str | None = None
-        self._received = 0
-        self._segments: list[bytes] = []
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self.excessive = False  # the error is one of size
+        self._at = _IN_HEAD
+        self._held = bytearray()  # of the headers, or of a line between chunks, what came so far
+        self._left = 0  # bytes of the chunk, or of the body by its length, that are still to come
+        self._received = self._head_size = self._extra = 0
 
-    def feed(self, data: bytes) -> bytes:
-        """Return the body bytes in `data`, HTTP framing removed; bytes after the answer's end only set `excess`."""
-        if self._parser is None:
-            self.excess = self.excess or bool(data)
-            return b""
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.error = "the server switched protocols unasked (status 101)"
-        except httptools.HttpParserError as error:
-            if self.complete:
-                self.excess = True  # bytes after the end of a `Connection: close` answer
-            else:
-                self.error = f"the answer is not valid HTTP/1.1: {error}"
-        if self.complete or self.error:
-            self.stop()
-        segments = self._segments
-        if not segments:
-            return b""
-        body = segments[0] if len(segments) == 1 else b"".join(segments)
-        segments.clear()
-        return body
+    @property
+    def complete(self) -> bool:
+        """Whether the whole answer came."""
+        return self.over and self.error is None
 
     @property
     def left(self) -> int | None:
         """Body bytes still to come by Content-Length; None where the answer has none."""
-        return None if self.length is None else self.length - self._received
+        return None if self.length is None else self._left
+
+    @property
+    def extra(self) -> int:
+        """How many bytes of the read that ended the answer lie behind its end."""
+        return self._extra
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the body bytes in `data`, HTTP framing removed; bytes after the answer's end only set `excess`."""
+        if self._at == _AT_SIZE and not self._held:  # most reads are one chunk, whole
+            size, _, rest = data.partition(b"\r\n")
+            if _SIZES.get(size) == len(rest) - 2 and rest[-2:] == b"\r\n":
+                self._received += len(rest) - 2
+                return rest[:-2]
+        return self._feed(data)
 
     def eof(self) -> None:
         """Take the connection's end, which is what completes an answer with neither length nor chunks."""
-        if self.headers_done and not self.chunked and self.length is None and self.error is None:
-            self.complete = True  # httptools has no call for EOF
-        self.stop()
+        if self._at == _TO_CLOSE and self.error is None:
+            self._end()
 
-    def stop(self) -> None:
-        """Take note that no more will be fed, and let go of the parser: it holds our bound methods, which is a reference cycle."""
-        self._parser = None
+    def _feed(self, data: bytes) -> bytes:
+        parts: list[bytes] = []
+        if self._at == _IN_HEAD:
+            data = self._head(data)
+        if self._at in (_IN_LENGTH, _TO_CLOSE):
+            parts.append(self._plain(data))
+        elif self._at == _OVER or self.error is not None:
+            self._after(data)
+        elif self._at != _IN_HEAD:
+            self._chunks(data, parts)
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._received += len(body)
+        if self._received > BODY_LIMIT:
+            self._exceed(f"the answer's body is longer than {BODY_LIMIT >> 20} MiB")
+        return body
 
-    # Callbacks of httptools, by its names.
+    def _fail(self, why: str) -> None:
+        self.error = f"the answer is not valid HTTP/1.1: {why}"
+        self.over, self._at = True, _OVER
 
-    def on_message_begin(self) -> None:
-        if self.complete:
-            self.excess = True
+    def _exceed(self, why: str) -> None:
+        if self.error is None and not self.complete:
+            self.error, self.excessive = why, True
+            self.over, self._at = True, _OVER
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.headers_done:
-            self.headers.append((name, value.rstrip(b" \t")))
+    def _end(self) -> None:
+        self.over, self._at = True, _OVER
 
-    def on_headers_complete(self) -> None:
-        if self.complete or self._parser is None:
+    def _after(self, data: bytes) -> None:
+        """Take bytes behind the end; line ends there are no more than untidy."""
+        self._extra = len(data)
+        self.excess = self.excess or bool(data.strip(b"\r\n"))
+
+    def _plain(self, data: bytes) -> bytes:
+        """Return the body bytes in `data` where there are no chunks."""
+        if self._at == _TO_CLOSE:
+            return data
+        body = data[: self._left]
+        self._left -= len(body)
+        if not self._left:
+            self._end()
+            self._after(data[len(body) :])
+        return body
+
+    def _chunks(self, data: bytes, parts: list[bytes]) -> None:
+        """Take chunks, cut anywhere, and add their body bytes to `parts`."""
+        if self._held:
+            data = bytes(self._held) + data
+            self._held.clear()
+        i, end = 0, len(data)
+        while i < end and not self.over:
+            if self._at == _IN_CHUNK:
+                part = data[i : i + self._left]
+                parts.append(part)
+                i += len(part)
+                self._left -= len(part)
+                if not self._left:
+                    self._at = _AT_CHUNK_END
+                continue
+            if at_size := self._at == _AT_SIZE:
+                i = _whole_chunks(data, i, parts)
+            cut = data.find(b"\n", i)
+            if cut < 0:
+                self._hold(data[i:])
+                return
+            line, i = data[i:cut], cut + 1
+            if at_size:
+                self._size(line)
+            elif self._at == _IN_TRAILER:
+                self._trailer(line)
+            elif line in (b"", b"\r"):
+                self._at = _AT_SIZE
+            else:
+                self._fail("a chunk is longer than it says")
+        if self.over and self.error is None:
+            self._after(data[i:])
+
+    def _hold(self, part: bytes) -> None:
+        """Keep the beginning of a line between chunks."""
+        if self._at == _AT_CHUNK_END and part != b"\r":
+            self._fail("a chunk is longer than it says")
+        elif len(part) > (HEAD_LIMIT if self._at == _IN_TRAILER else LINE_LIMIT):
+            self._exceed("the answer holds a line between its chunks that does not end")
+        else:
+            self._held += part
+
+    def _size(self, line: bytes) -> None:
+        found = _SIZE.fullmatch(line)
+        if found is None:
+            self._fail(f"{_shown(line)} is no length of a chunk")
             return
-        status = self._parser.get_status_code()
+        self._left = int(found[1], 16)
+        self._at = _IN_CHUNK if self._left else _IN_TRAILER
+
+    def _trailer(self, line: bytes) -> None:
+        self._head_size += len(line) + 1
+        if line in (b"", b"\r"):
+            self._end()
+        elif self._head_size > HEAD_LIMIT:
+            self._exceed(f"the answer's headers are longer than {HEAD_LIMIT >> 10} KiB")
+
+    def _head(self, data: bytes) -> bytes:
+        """Take bytes of the headers and return what lies behind them."""
+        held = self._held
+        while self._at == _IN_HEAD and (data or held):
+            seen = max(len(held) - 2, 0)
+            held += data
+            data = b""
+            if held[0] in b"\r\n":  # of an answer before this one
+                blanks = len(held) - len(held.lstrip(b"\r\n"))
+                self._head_size += blanks
+                del held[:blanks]
+                seen = 0
+            if not b"HTTP/".startswith(bytes(held[:5]).upper()):
+                self._fail(f"it begins with {_shown(bytes(held[:40]))}")
+                return b""
+            found = _HEAD_END.search(held, seen)
+            if self._head_size + (len(held) if found is None else found.end()) > HEAD_LIMIT:
+                self._exceed(f"the answer's headers are longer than {HEAD_LIMIT >> 10} KiB")
+                return b""
+            if found is None:
+                return b""
+            head, data = bytes(held[: found.start()]), bytes(held[found.end() :])
+            held.clear()
+            self._head_size += found.end()
+            self._headers(head)
+        return data
+
+    def _headers(self, head: bytes) -> None:
+        """Take the headers, whole; those of an interim answer count for nothing."""
+        first, *lines = head.split(b"\n")
+        found = _STATUS.match(first.rstrip(b"\r"))
+        if found is None:
+            self._fail(f"{_shown(first)} is no status")
+            return
+        status = int(found[3])
+        if status == 101:
+            self._fail("the server switched protocols unasked (status 101)")
+            return
         if 100 <= status < 200:
-            self.headers.clear()  # interim: the answer proper follows in the same stream
             return
-        self.status = status
-        self.headers_done = True
-        self.keep_alive = self._parser.should_keep_alive()
-        for name, value in self.headers:
-            match name.lower():
-                case b"content-length":
-                    self.length = int(value)  # httptools has refused anything but digits
-                case b"transfer-encoding":
-                    self.chunked = value.lower().rstrip().endswith(b"chunked")
-                case b"content-encoding" if value != b"identity":
-                    self.packed = value.decode("latin-1")
-        if self.head:
-            self.complete = True
-            self.keep_alive = self.keep_alive or not _says_close(self.headers)
+        headers = _headers_of(lines)
+        if isinstance(headers, str) or b"\0" in head:
+            self._fail(headers if isinstance(headers, str) else "a header holds a zero byte")
+            return
+        version = (int(found[1]), int(found[2] or 0))
+        self._frame(status, version, headers)
 
-    def on_body(self, data: bytes) -> None:
-        if not self.complete:
-            self._received += len(data)
-            self._segments.append(data)
+    def _frame(self, status: int, version: tuple[int, int], headers: list[tuple[bytes, bytes]]) -> None:
+        """Take what the headers say of the body."""
+        said = _listed(headers)
+        codings = [coding.partition(b";")[0].strip(b' \t"') for coding in said[b"transfer-encoding"]]
+        codings = [coding for coding in codings if coding not in (b"", b"identity")]
+        packing = [coding for coding in said[b"content-encoding"] if coding not in (b"", b"identity")]
+        self.chunked = codings[-1:] == [b"chunked"]
+        packing += [coding for coding in codings if coding != b"chunked"]
+        self.packed = b", ".join(packing).decode("latin-1") or None
+        without = self.head or status in (204, 304)
+        if not self.chunked and not codings and not without:
+            length = _length(said[b"content-length"])
+            if isinstance(length, str):
+                self._fail(length)
+                return
+            self.length = length
+        self.status, self.headers, self.headers_done = status, headers, True
+        self._left = self.length or 0
+        if without or self.length == 0:
+            self._end()
+        else:
+            self._at = _AT_SIZE if self.chunked else _TO_CLOSE if self.length is None else _IN_LENGTH
+        wishes = said[b"connection"] + said[b"proxy-connection"]
+        wished = b"close" not in wishes and (version == (1, 1) or b"keep-alive" in wishes)
+        self.keep_alive = wished and self._at != _TO_CLOSE
 
-    def on_message_complete(self) -> None:
-        if self.headers_done:
-            self.complete = True
+
+def _whole_chunks(data: bytes, i: int, parts: list[bytes]) -> int:
+    """Add the bodies of such chunks as `feed` takes by itself, from `i` on; return where the first other one begins."""
+    while True:
+        size, newline, _ = data[i : i + 6].partition(b"\r\n")
+        begin = i + len(size) + 2
+        end = begin + _SIZES.get(size, 0)
+        if end == begin or not newline or data[end : end + 2] != b"\r\n":
+            return i
+        parts.append(data[begin:end])
+        i = end + 2
 
 
-def _says_close(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(name.lower() == b"connection" and b"close" in value.lower() for name, value in headers)
+def _headers_of(lines: list[bytes]) -> list[tuple[bytes, bytes]] | str:
+    """Return names and values, or what is wrong with them."""
+    headers: list[tuple[bytes, bytes]] = []
+    for line in lines:
+        if line[:1] in (b" ", b"\t"):  # the line before goes on
+            if not headers:
+                return "its first header begins with a blank"
+            name, value = headers[-1]
+            headers[-1] = name, (value + b" " + line.strip(b" \t\r")).strip()
+            continue
+        name, colon, value = line.partition(b":")
+        if not colon:
+            return f"{_shown(line)} is no header"
+        headers.append((name.strip(b" \t"), value.strip(b" \t\r")))
+    return headers
 
 
-def end_of_answer(before: bytes, data: bytes) -> int:
-    """Return how many bytes of `data` belong to the answer begun in `before` (slow: meant for recorded streams)."""
-    parser = AnswerParser()
-    parser.feed(before)
-    for i in range(len(data)):
-        parser.feed(data[i : i + 1])
-        if parser.complete:
-            return i + 1
-    return len(data)
+def _listed(headers: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
+    """Return the members of those lists that framing rests on, in small letters, each over how many headers ever."""
+    found: dict[bytes, list[bytes]] = {name: [] for name in _FRAMING}
+    for name, value in headers:
+        if (name := name.lower()) in found:
+            found[name] += [part.strip(b" \t") for part in value.lower().split(b",")]
+    return found
+
+
+def _length(said: list[bytes]) -> int | str | None:
+    """Return the body's length, None where nothing is said of it, or what is wrong with it."""
+    lengths: set[int] = set()
+    for value in said:
+        found = _LENGTH.fullmatch(value)
+        if found is None:
+            return f"{_shown(value)} is no length"
+        lengths.add(int(found[1]))
+    if len(lengths) > 1:
+        return "it says two lengths"
+    return lengths.pop() if lengths else None
+
+
+def _shown(data: bytes) -> str:
+    """Quote the beginning of the first line, short and printable."""
+    return ascii(data[:40].lstrip(b"\r\n").split(b"\n")[0].rstrip(b"\r").decode("latin-1"))

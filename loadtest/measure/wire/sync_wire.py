@@ -19,6 +19,7 @@ from loadtest.measure.wire.connection import (
     Addresses,
     Connection,
     Origin,
+    Refusal,
     Timeouts,
     connect_error,
     open_socket,
@@ -130,7 +131,7 @@ class SyncWire(httpx.BaseTransport):
             if not connection.stale:
                 return call
             connection, fresh = None, True  # closed by the server before it saw this request: once more, on a new one
-            arrivals.t_send = None
+            arrivals.t_send = arrivals.t_send or now()
 
     def _take(self, origin: Origin) -> Connection | None:
         while (connection := self._pool.take(origin)) is not None:
@@ -150,23 +151,26 @@ class SyncWire(httpx.BaseTransport):
 
     def _connect(self, origin: Origin, limit: float | None) -> Connection:
         """Return a new connection, TLS included, to the first address that takes it."""
-        errors: list[OSError] = []
+        refusals: list[Refusal] = []
         deadline = float("inf") if limit is None else now() + limit * 1e9
         try:
             addresses = self._resolve(origin)
         except OSError as error:
-            raise connect_error(origin, [error], limit) from error
+            raise connect_error(origin, [Refusal.of(error)], limit) from None
         for i, address in enumerate(addresses):
             # A silent address may not eat the time of those behind it.
             share = now() + (deadline - now()) / (len(addresses) - i)
-            sock = open_socket(address[0])
+            sock = None
             try:
+                sock = open_socket(address[0])
                 self._dial(sock, address, share)
             except OSError as error:
-                sock.close()
-                errors.append(error)
+                if sock is not None:
+                    sock.close()
+                refusals.append(Refusal.of(error))
             except BaseException:
-                sock.close()
+                if sock is not None:
+                    sock.close()
                 raise
             else:
                 self._addresses.worked(origin, address)
@@ -174,7 +178,7 @@ class SyncWire(httpx.BaseTransport):
                 if origin.scheme == "https":
                     self._handshake(connection, deadline, limit)
                 return connection
-        raise connect_error(origin, errors, limit)
+        raise connect_error(origin, refusals, limit)
 
     def _dial(self, sock: socket.socket, address: Address, until: float) -> None:
         """Connect `sock`; raises OSError, TimeoutError among them."""
@@ -203,7 +207,7 @@ class SyncWire(httpx.BaseTransport):
             assert connection.tls is not None
             while not connection.tls.ready and not connection.broken:
                 if not self._waiter.pump(connection.fd, connection.receive, lambda: deadline):
-                    raise connect_error(connection.origin, [TimeoutError()], limit)
+                    raise connect_error(connection.origin, [Refusal(slow=True, why="")], limit)
             if not connection.tls.ready:
                 why = connection.error or "the server closed the connection during the TLS handshake"
                 raise httpx.ConnectError(f"cannot connect to {connection.origin}: {why}")

@@ -21,7 +21,7 @@ def client_context(verify: Verify) -> ssl.SSLContext:
 class Tls:
     """One client session on memory buffers; ssl.SSLError comes out of any method."""
 
-    __slots__ = ("_incoming", "_object", "_outgoing", "closed", "ready")
+    __slots__ = ("_incoming", "_object", "_outgoing", "closed", "error", "ready")
 
     def __init__(self, context: ssl.SSLContext, host: str) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -29,6 +29,7 @@ class Tls:
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self.ready = False  # the handshake is over
         self.closed = False  # the server said close_notify
+        self.error: ssl.SSLError | None = None  # what came behind the plaintext that `receive` returned last
         self._shake()
 
     def receive(self, data: bytes) -> bytes:
@@ -46,6 +47,11 @@ class Tls:
                 break
             except ssl.SSLZeroReturnError:
                 part = b""
+            except ssl.SSLError as error:
+                if not parts:
+                    raise
+                self.error = error
+                break
             self.closed = not part
             parts.append(part)
         return b"".join(parts)
