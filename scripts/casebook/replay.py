@@ -76,6 +76,8 @@ class Batch:
         if is_trial(request) or not (found := NUMBER.search(request.prompt)):
             return self.wire.good(1)
         number = int(found[1]) - 1
+        if number == len(self.rows):
+            return self.wire.good()
         self.asked[number].append(request)
         return self.rows[number].answer(self.wire, len(self.asked[number]) - 1)
 
@@ -101,7 +103,7 @@ class Batch:
             "api": self.wire.api,
             "endpoint": self.wire.endpoint,
             "prompt": PROMPT.format("{words}"),
-            "words": ",".join(map(str, range(1, len(self.rows) + 1))),
+            "words": ",".join(map(str, range(1, len(self.rows) + 2))),  # the last one: what follows the last row
             "concurrency": 2 if each > 1 else 1,
             "requests": each,
             "warmup": 0,
@@ -123,10 +125,11 @@ class Batch:
     def _seen(self, folder: Path, log: Sequence[Request]) -> list[Seen]:
         found = [Seen() for _ in self.rows]
         for record in records(folder):
-            if (number := NUMBER.search(record.get("prompt") or "")) is not None:
+            number = NUMBER.search(record.get("prompt") or "")
+            if number is not None and int(number[1]) <= len(found):
                 found[int(number[1]) - 1].records.append(record)
         for level in summary(folder).get("levels", ()):
-            if level.get("words") is not None:
+            if (level.get("words") or len(found) + 1) <= len(found):
                 found[level["words"] - 1].level = level
         for number, requests in self.asked.items():
             found[number].requests = requests

@@ -252,9 +252,9 @@ row(
     lambda w: slow(w, *w.tokens(), w.end(total_tokens=99)),
     dialects=OPENAI,
     outcome="ok",
-    doubts="99|total",
+    doubts=r"\b99\b|total",
     level=("suspect", "void"),
-    reasons="99|total",
+    reasons=r"\b99 tokens|total",
 )
 
 

@@ -1,0 +1,252 @@
+"""Rows of both drivers against a server that errs, answers at once or goes away, and Locust's command line."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from commands import OLLAMA, OPENAI, Command, commands, ran
+from odd_answers import DIALECTS, MODEL, WIRES, control, is_trial, plain, streamed
+from odd_answers import json as answer_json
+from odd_server import odd_server
+from replay import records
+from specials import CHAT, WIRE, Held, bare, measured, over, said, slow_server, special, start, until
+
+
+@special("error with status 200")
+def backed_off(place: Path) -> Held:
+    """A server that errs with status 200 is backed off from"""
+    found: Held = []
+    page = plain(b"<html><head><title>Sign in</title></head></html>", b"Content-Type: text/html")
+    for label, script in (("envelope", answer_json({"code": 50508, "message": "busy"})), ("page", page)):
+        paths = {**OPENAI, WIRE.path: lambda request, script=script: WIRE.good(1) if is_trial(request) else script}
+        for driver in ("run", "locust"):
+            home = place / f"{driver}-{label}"
+            home.mkdir()
+            with odd_server(paths) as server:
+                process = start(driver, server, home)
+                until(lambda server=server: bool(measured(server)))
+                before = len(measured(server))
+                time.sleep(2.0)
+                asked = len(measured(server)) - before
+                process.send_signal(signal.SIGINT)
+                code = over(process)
+            got = records(home / "run")
+            found.append(
+                (driver, f"{label}: at most 40 requests in 2 s by 4 streams", f"{asked}, exit {code}", asked <= 40)
+            )
+            errors = {record.get("error") for record in got if record["outcome"] != "cancelled"}
+            word = "busy" if label == "envelope" else "Sign in"
+            found.append(
+                (
+                    driver,
+                    f"{label}: its words",
+                    str(errors)[:120],
+                    bool(errors) and all(word in str(one) for one in errors),
+                )
+            )
+    return found
+
+
+@special("instants")
+def order_of_instants(place: Path) -> Held:
+    """No answer precedes its request, 4 streams against an instant server"""
+    found: Held = []
+    for dialect in DIALECTS[:1] + DIALECTS[2:3]:
+        wire = WIRES[dialect]
+        at_once = [b"".join(part for part in streamed(*wire.whole()) if isinstance(part, bytes))]
+        home = place / dialect
+        home.mkdir()
+        words = (
+            "run",
+            "--url",
+            "{url}",
+            "--concurrency",
+            "4",
+            "--requests",
+            "1500",
+            "--warmup",
+            "0",
+            "--output-tokens",
+            "3",
+            "--out",
+            "run",
+            "--api",
+            wire.api,
+        )
+        left = ran(Command("x", "x", words, paths={**control(wire), wire.path: at_once}, limit_s=60), home)
+        early = [
+            one
+            for one in left.records
+            if min(one[key] for key in ("t_headers", "t_first_byte", "t_first_token") if one.get(key) is not None)
+            < one["t_send"]
+        ]
+        negative = [one for one in left.records if one.get("chunks") and one["chunks"][0] < 0]
+        found.append(
+            (
+                "run",
+                f"{dialect}: none of {len(left.records)} early",
+                f"{len(early)} early, {len(negative)} negative",
+                len(left.records) == 1500 and not early and not negative,
+            )
+        )
+    return found
+
+
+@special("the server goes away")
+def refused(place: Path) -> Held:
+    """Server gone in mid-run: each is recorded, the level is void, and it is said"""
+    found: Held = []
+    for driver in ("run", "locust"):
+        home = place / driver
+        home.mkdir()
+        with odd_server(slow_server(0.05)) as server:
+            process = start(driver, server, home, users=3)
+            until(lambda server=server: len(measured(server)) > 6)
+        time.sleep(2.0)
+        process.send_signal(signal.SIGINT)
+        code = over(process)
+        outcomes = Counter(record["outcome"] for record in records(home / "run"))
+        found.append(
+            (
+                driver,
+                "connect_error for the rest",
+                str(dict(outcomes)),
+                outcomes["connect_error"] > 2 and outcomes["ok"] > 0,
+            )
+        )
+        found.append((driver, "exit 130", f"exit {code}", code == 130))
+        found.append((driver, "no traceback", bare(said(home)), "Traceback" not in said(home)))
+    return found
+
+
+cmd = commands("Locust's command line")
+LOCUST = (
+    "--headless",
+    "--only-summary",
+    "-u",
+    "2",
+    "-r",
+    "100",
+    "-t",
+    "2",
+    "-H",
+    "{url}",
+    "--output-tokens",
+    "3",
+    "--out",
+    "run",
+)
+
+
+def locust(name: str, *words: str, text: str = CHAT, **how: Any) -> None:
+    files = {"locustfile.py": text.encode()}
+    cmd(name, (*LOCUST, *words), program="locust", files=files, **{"limit_s": 40, **how})
+
+
+def outcomes(left: Any) -> set[str]:
+    return {record["outcome"] for record in left.records if record["outcome"] != "cancelled"}
+
+
+BEARER = "sk-planted-7f3a9c51"
+locust("Locust: plain", paths=slow_server(), code=(0, 3), looks={"outcomes": (outcomes, {"ok"})})
+locust("Locust: nothing there", "-H", "http://127.0.0.1:9", code=2, says="cannot reach")
+locust(
+    "Locust: llama-swap",
+    "--api",
+    "openai",
+    "--model",
+    MODEL,
+    paths={**slow_server(), "/api/version": answer_json({"version": "165", "commit": "x"})},
+    code=(0, 3),
+    looks={"outcomes": (outcomes, {"ok"})},
+)
+locust(
+    "Locust: no model list",
+    "--api",
+    "openai",
+    "--model",
+    MODEL,
+    paths={**slow_server(), "/v1/models": plain(b"", status=b"405 Method Not Allowed")},
+    code=(0, 3),
+    looks={"outcomes": (outcomes, {"ok"})},
+)
+locust(
+    "Locust: key with CR",
+    env={"OPENAI_API_KEY": BEARER + "\r"},
+    paths=slow_server(),
+    code=(0, 2, 3),
+    unsaid=BEARER,
+    looks={
+        "sent, or the variable named": (
+            lambda left: (
+                "OPENAI_API_KEY" in left.said
+                or {one.headers.get("authorization") for one in left.measured} == {f"Bearer {BEARER}"}
+            ),
+            True,
+        )
+    },
+)
+locust(
+    "Locust: user and password in --host",
+    "-H",
+    "http://user:pa-planted@{host}",
+    paths=slow_server(),
+    code=(0, 3),
+    unsaid="pa-planted",
+    looks={
+        "sent": (
+            lambda left: {one.headers.get("authorization") for one in left.measured},
+            {"Basic dXNlcjpwYS1wbGFudGVk"},
+        ),
+        "not written": (lambda left: "pa-planted" in left.written(), False),
+    },
+)
+locust(
+    "Locust: Ollama behind OLLAMA_API_KEY",
+    env={"OLLAMA_API_KEY": BEARER},
+    paths=OLLAMA,
+    code=(0, 3),
+    unsaid=BEARER,
+    looks={"sent": (lambda left: {one.headers.get("authorization") for one in left.measured}, {f"Bearer {BEARER}"})},
+)
+locust(
+    "Locust: every answer an error",
+    paths={
+        **OPENAI,
+        WIRE.path: lambda request: (
+            WIRE.good(1)
+            if is_trial(request)
+            else answer_json({"error": {"message": "busy"}}, status=b"500 Internal Server Error")
+        ),
+    },
+    code=(1, 3),
+    says="busy",
+)
+locust(
+    "Locust: zero time",
+    paths={
+        **OLLAMA,
+        "/api/chat": lambda request: [
+            step.replace(b"2026-01-01T00:00:00.", b"0001-01-01T00:00:00.") if isinstance(step, bytes) else step
+            for step in WIRES["ollama-chat"].good(3)
+        ],
+    },
+    code=(0, 3),
+    looks={"outcomes": (outcomes, {"ok"}), "recorded": (lambda left: len(left.records) >= len(left.measured), True)},
+)
+locust(
+    "Locust: void is exit 3",
+    "--max-failure-ratio",
+    "1",
+    paths={
+        **OPENAI,
+        WIRE.path: lambda request: (
+            WIRE.good(1) if is_trial(request) else answer_json({"error": "x"}, status=b"503 Service Unavailable")
+        ),
+    },
+    code=3,
+)
