@@ -77,6 +77,7 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "offered",
         "intervals",
         "stats",
+        "rates",
         "series",
         "slots",
         "waits",

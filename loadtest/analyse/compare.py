@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from loadtest.analyse import stats
+from loadtest.analyse import rates, stats
 from loadtest.analyse.findings import figure
 from loadtest.analyse.frames import BoolArray, FloatArray, Run
 from loadtest.analyse.intervals import Sample, percentile_interval, t_quantile
@@ -342,7 +342,7 @@ def _rate(run: Run, level: dict[str, Any], metric: Metric) -> Figure | None:
     if not np.isfinite(amounts).all():
         return None
     # At one stream the window leaves out the first answer.
-    spread = stats.rate_spread(
+    spread = rates.rate_spread(
         ends[rows], amounts, sends, block=_block(level), fewest=FEWEST - 1, effective=FEWEST_EFFECTIVE
     )
     return Figure.even(float(value), spread.error, spread.freedom) if spread else None
