@@ -60,6 +60,15 @@ def test_a_round_begun_is_left_out_for_no_tokens_come_while_all_prefill() -> Non
     assert steady_window(send, end, 0.0, 4) == Window(0.92, 2.92, steady=True)
 
 
+def test_a_whole_round_is_not_given_up_where_users_end_together() -> None:
+    """All warm-ups end just before the first measured request is sent: the first round counts."""
+    send = np.repeat(np.arange(6.0), 4)
+    end = send + 0.98 + np.tile([0.0, 0.002, 0.004, 0.006], 6)
+    window = steady_window(send, end, 1.0, 4)
+    assert (window.start, window.end) == pytest.approx((0.98, 5.98))
+    assert len(rates.round_edges(end, window, 4)) - 1 == 5
+
+
 def test_an_open_loops_window_is_from_its_first_answer_to_its_last_send() -> None:
     send = np.array([0.0, 0.0, 1.0, 1.2, 2.0, 2.2])
     end = np.array([1.0, 1.2, 2.0, 2.2, 3.0, 3.5])
@@ -130,6 +139,9 @@ def test_a_rate_over_a_whole_level_has_no_interval(tmp_path: Path) -> None:
 def test_throughput_of_a_closed_loop_goes_by_rounds_not_by_the_clock() -> None:
     """Four users in step, 50 tokens a second each: rounds are alike, wherever a window's tenths would cut them."""
     send = np.repeat(np.arange(12) * 1.03, 4)
-    spread = rates.rate_spread(send + 1.02, np.full(48, 50.0), send, block=4)
+    window = steady_window(send, send + 1.02, 1.03, 4)
+    edges = rates.round_edges(send + 1.02, window, 4)
+    assert len(edges) == 12
+    spread = rates.rounds_spread(send + 0.02, send + 1.02, np.full(48, 50.0), edges)
     assert spread is not None
     assert spread.error == pytest.approx(0.0, abs=1e-9)

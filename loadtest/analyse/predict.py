@@ -131,7 +131,7 @@ class Model:
             step_errors={entry.streams: entry.error_s / entry.mean_s for entry in steps.times},
             prefill_error=half / 1.96 / max(prefill.per_token_s, 1e-12),
             in_flight=max([*concurrency, 1]),
-            slope_known=steps.law is not None and steps.law.per_stream_s > 0,
+            slope_known=steps.slope_s is not None,
             guess=passes.guess,
         )
 

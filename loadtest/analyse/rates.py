@@ -16,6 +16,8 @@ SHORTEST_WINDOW = 0.2  # of the level: a shorter steady window says less than th
 FEWEST_OPEN = 20  # answers of an open loop that an interval takes
 FEWEST_EFFECTIVE = 4.0  # independent answers' worth that a closed loop's interval takes
 FEWEST_EFFECTIVE_OPEN = 10.0
+IN_STEP = 0.05  # of a round: answers that end within it end together
+MOST_PARTS = 60  # of a closed loop's window
 DRAIN_SHARE = 0.1  # of a level's requests that end in the drain …
 DRAIN_SHIFT = 0.02  # … and move the mean decode speed by so much: said
 
@@ -61,12 +63,19 @@ def steady_window(send: FloatArray, end: FloatArray, first_measured: float, user
 
 
 def _rounds(ends: FloatArray, opens: float, users: int) -> Window:
-    """Return the window from `opens` on, less the part of a round that it would begin with; `ends` are sorted."""
+    """Return the window from `opens` on, less the part of a round that it would begin with; `ends` are sorted.
+
+    Where a whole round more begins just before `opens` (users in step, whose answers end together) it is taken in.
+    """
     last = len(ends) - users
     before = int(np.searchsorted(ends, opens, side="right"))
     inside = last + 1 - before
     part = inside % users if inside >= users else 0
-    return Window(float(ends[before + part - 1]) if part else opens, float(ends[last]), steady=True)
+    start = float(ends[before + part - 1]) if part else opens
+    earlier = before - (users - part)
+    if part and earlier > 0 and opens - ends[earlier - 1] < IN_STEP * (ends[last] - opens) * users / inside:
+        start = float(ends[earlier - 1])
+    return Window(start, float(ends[last]), steady=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +132,7 @@ def shares(run: Run, rows: BoolArray, window: Window) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Something a second in a window, with a 95 % interval from how much requests differ."""
+    """Something a second in a window, with a 95 % interval from how much its rounds or answers differ."""
 
     per_second: float
     ci95: list[float] | None  # None: too few requests, or ramp and drain are part of the window
@@ -137,33 +146,53 @@ def throughput(run: Run, found: Flow, weights: FloatArray) -> Throughput | None:
     rate = found.per_second(weights, good)
     if not found.window.steady or rate <= 0:
         return Throughput(rate, None)
-    # A warm-up answer's user was not at work for all of its time, and an open loop drains for as long as it queues.
-    sample = good & (~run.requests["warmup"].to_numpy() if found.users else found.window.holds(run.column("end")) > 0)
-    sends = run.column("send")[sample] if found.users else None
-    spread = rate_spread(run.column("end")[sample], weights[sample], sends, block=found.users or 1)
+    if found.users is None:
+        ended = good & (found.window.holds(run.column("end")) > 0)
+        spread = rate_spread(run.column("end")[ended], weights[ended])
+    else:
+        edges = round_edges(run.column("end")[found.rows], found.window, found.users)
+        first, last = (run.column(name)[good] for name in ("first_token", "end"))
+        spread = rounds_spread(first, last, weights[good], edges)
     return Throughput(rate, [max(rate * (1 + off), 0.0) for off in spread.around(0.0)] if spread else None)
 
 
-def rate_spread(
-    ends: FloatArray, amounts: FloatArray, sends: FloatArray | None = None, *, block: int = 1
-) -> Spread | None:
-    """Return how far Σ amounts / Σ time may be off, as a share of it, from one entry a request.
+def round_edges(ends: FloatArray, window: Window, users: int) -> FloatArray:
+    """Return the instants between a closed loop's whole rounds, by the ends of its requests; of many rounds every n-th."""
+    inside = np.sort(ends[(ends > window.start) & (ends <= window.end)])
+    every = inside[users - 1 :: users]
+    apart = -(-len(every) // MOST_PARTS) or 1
+    return np.concatenate(([window.start], every[apart - 1 :: apart]))
 
-    A request's time is what its user spent on it (closed loop: `sends` given), else what passed since the last end.
-    Batches are rounds of the loop, not tenths of the window, whose edges would cut rounds anywhere. None with fewer than
-    five whole rounds of a closed loop, fewer than 20 answers of an open one, or too few independent ones.
+
+def rounds_spread(first: FloatArray, last: FloatArray, amounts: FloatArray, edges: FloatArray) -> Spread | None:
+    """Return how far a closed loop's rate may be off, as a share of it, by how much its rounds differ.
+
+    What a request gave is spread evenly from its first token to its last. By requests instead of rounds a queue of mixed
+    lengths would seem to know its rate only half as well. None with fewer than five whole rounds, or too few independent.
     """
-    order = np.argsort(ends if sends is None else sends, kind="stable")
-    spent = np.diff(ends[order]) if sends is None else (ends - sends)[order]
-    counted = amounts[order][len(order) - len(spent) :]
-    if len(spent) < (FEWEST_OPEN - 1 if sends is None else FEWEST_ROUNDS * block):
+    if len(edges) - 1 < FEWEST_ROUNDS:
         return None
-    if spent.sum() <= 0 or counted.sum() <= 0:
+    begin = np.where(np.isfinite(first), first, last)
+    lasting = np.maximum(last - begin, 1e-9)
+    given = np.array([float((amounts * np.clip((at - begin) / lasting, 0.0, 1.0)).sum()) for at in edges])
+    counted, spent = np.diff(given), np.diff(edges)
+    if counted.sum() <= 0 or spent.sum() <= 0:
         return None
-    sample = Sample.of(counted - counted.sum() / spent.sum() * spent, block=block)
-    if sample.effective < (FEWEST_EFFECTIVE_OPEN if sends is None else FEWEST_EFFECTIVE):
+    sample = Sample.of(counted - counted.sum() / spent.sum() * spent)
+    return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= FEWEST_EFFECTIVE else None
+
+
+def rate_spread(ends: FloatArray, amounts: FloatArray) -> Spread | None:
+    """Return how far an open loop's rate may be off, as a share of it, by the ends of its requests and what each gave.
+
+    A request's time is what passed since the end before. None with fewer than 20 answers or too few independent ones.
+    """
+    order = np.argsort(ends, kind="stable")
+    spent, counted = np.diff(ends[order]), amounts[order][1:]
+    if len(spent) < FEWEST_OPEN - 1 or spent.sum() <= 0 or counted.sum() <= 0:
         return None
-    return sample.mean().scaled(1 / float(counted.mean()))
+    sample = Sample.of(counted - counted.sum() / spent.sum() * spent)
+    return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= FEWEST_EFFECTIVE_OPEN else None
 
 
 def summed_up(run: Run, found: Flow | None, good: BoolArray) -> dict[str, Any]:
