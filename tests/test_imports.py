@@ -106,6 +106,8 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "summary",
         "machine",
         "findings",
+        "differences",
+        "comparable",
         "compare",
         "compare_report",
         "charts",

@@ -95,7 +95,7 @@ def test_a_wave_of_many_requests_is_no_growing_queue() -> None:
 
 
 def open_level(rate: float, answered: float, growth_per_s: float) -> dict[str, Any]:
-    little = {"growing": growth_per_s > 0, "growth_per_s": growth_per_s}
+    little = {"growing": growth_per_s > 0, "growth_per_s": growth_per_s, "in_flight_first": 3.1, "in_flight_last": 3.4}
     return level(1, 10) | {"index": 0, "concurrency": None, "rate": rate, "requests_per_s": answered, "little": little}
 
 
@@ -105,7 +105,9 @@ def test_rates_are_said_up_to_which_the_server_keeps_up() -> None:
         "The server keeps up at 8 requests/s, but not at 12 requests/s: there it answers 9.1 a second, and each second 2.9 "
         "more wait."
     )
-    assert knee.kept_up([four, eight]) == "The server keeps up at 8 requests/s: it answers 7.9 a second."
+    assert knee.kept_up([four, eight]) == (
+        "The server keeps up at 8 requests/s: 3.1 requests in flight in the first third of the level, 3.4 in the last."
+    )
     assert (knee.kept_up([twelve]) or "").startswith(
         "The server does not keep up at 12 requests/s: there it answers 9.1"
     )

@@ -86,6 +86,8 @@ class Little:
             "holds": self.holds,
             "growing": self.growth.growing if self.growth else None,
             "growth_per_s": self.growth.per_s if self.growth else None,
+            "in_flight_first": self.growth.before if self.growth else None,
+            "in_flight_last": self.growth.after if self.growth else None,
         }
 
 
@@ -192,11 +194,19 @@ def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
     lost = next((level for level in known if level["little"]["growing"]), None)
     kept = [level for level in known if lost is None or offered.amount(level) < offered.amount(lost)]
     if lost is None:
-        return f"The server keeps up at {offered.name(known[-1])}: it answers {_answered(known[-1])}."
+        return f"The server keeps up at {offered.name(known[-1])}: {_steady(known[-1])}."
     grew = lost["little"]["growth_per_s"]
     return (
         f"The server keeps up at {offered.name(kept[-1])}, but not" if kept else "The server does not keep up"
     ) + f" at {offered.name(lost)}: there it answers {_answered(lost)}, and each second {grew:.2g} more wait."
+
+
+def _steady(level: dict[str, Any]) -> str:
+    """Say how many requests were in flight early and late; of a level of an older run only that no more were."""
+    ends = level["little"].get("in_flight_first"), level["little"].get("in_flight_last")
+    if None in ends:
+        return "no more requests were in flight at its end than at its start"
+    return f"{ends[0]:.1f} requests in flight in the first third of the level, {ends[1]:.1f} in the last"
 
 
 def _answered(level: dict[str, Any]) -> str:

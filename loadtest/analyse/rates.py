@@ -144,16 +144,23 @@ def throughput(run: Run, found: Flow, weights: FloatArray) -> Throughput | None:
     if not good.any():
         return None
     rate = found.per_second(weights, good)
-    if not found.window.steady or rate <= 0:
+    if rate <= 0:
         return Throughput(rate, None)
+    spread = spread_of(run, found, weights)
+    return Throughput(rate, [max(rate * (1 + off), 0.0) for off in spread.around(0.0)] if spread else None)
+
+
+def spread_of(run: Run, found: Flow, weights: FloatArray) -> Spread | None:
+    """Return how far a rate may be off, as a share of it; None with too few rounds or answers."""
+    good = found.rows & np.asarray(run.requests["ok"], dtype=np.bool_) & np.isfinite(weights)
+    if not found.window.steady:
+        return None
     if found.users is None:
         ended = good & (found.window.holds(run.column("end")) > 0)
-        spread = rate_spread(run.column("end")[ended], weights[ended])
-    else:
-        edges = round_edges(run.column("end")[found.rows], found.window, found.users)
-        first, last = (run.column(name)[good] for name in ("first_token", "end"))
-        spread = rounds_spread(first, last, weights[good], edges)
-    return Throughput(rate, [max(rate * (1 + off), 0.0) for off in spread.around(0.0)] if spread else None)
+        return rate_spread(run.column("end")[ended], weights[ended])
+    edges = round_edges(run.column("end")[found.rows], found.window, found.users)
+    first, last = (run.column(name)[good] for name in ("first_token", "end"))
+    return rounds_spread(first, last, weights[good], edges)
 
 
 def round_edges(ends: FloatArray, window: Window, users: int) -> FloatArray:

@@ -147,7 +147,8 @@ def measure(run: Run, slots: Slots) -> Steps:
     found = gaps_of.decoding(run, slots)
     models = sorted({str(model) for model in run.requests["model"][run.requests["ok"]].dropna().unique()})
     if len(models) > 1:  # steps of several servers' models are steps of none
-        times, law, slope = (), None, None
+        times: tuple[StepTimes, ...] = ()
+        law, slope = None, None
         law_reason: str | None = (
             f"the run measured {len(models)} models ({', '.join(models)}): each has steps of its own"
         )
