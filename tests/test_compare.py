@@ -65,13 +65,23 @@ def verdicts(base: Path, new: Path, **options: Any) -> set[str | None]:
 
 
 def test_the_same_server_twice_shows_no_difference_and_a_slower_one_is_worse() -> None:
-    """A few tries; `python tests/insight_compare.py` does 40 of each kind."""
+    """A few tries; `python tests/insight_compare.py` does very many, from a pool of runs."""
     case = Case("small", (50, 400), (20, 100), users=(1, 4))
     same = [insight_compare.attempt(case, seed) for seed in range(4)]
     assert [one.verdict for one in same] == [SAME] * 4
     slow = [insight_compare.attempt(case, seed, slower=0.25) for seed in range(3)]
     assert [one.verdict for one in slow] == [WORSE] * 3
     assert all(one.regressions for one in slow)
+
+
+def test_false_differences_are_rare_and_ten_percent_is_found_by_five_runs_a_side() -> None:
+    """A hundred tries each; `python tests/insight_compare.py` does 1000 and prints the table."""
+    runs = insight_compare.pool(Case("small", (128, 128), (64, 64), users=(2, 8)), 12)
+    for a_side in (1, 5):
+        found = [insight_compare.examine(runs, 100, noise, a_side) for noise in insight_compare.NOISES]
+        assert max(each.false for each in found) <= 4  # of which one in a hundred is the promise
+        assert sum(each.false for each in found) <= 6
+    assert found[1].seen >= 90
 
 
 def test_ratios_are_new_over_base_and_each_metric_knows_its_better_side(folder: Folder) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from loadtest.analyse import headroom, lengths, load, machine, measured, offered
+from loadtest.analyse import headroom, lengths, load, machine, measured, offered, rates
 from loadtest.analyse import knee as knee_of
 from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.steps import Steps
@@ -76,6 +76,7 @@ def all_findings(analysis: Analysis) -> list[str]:
         )
         found += [f"{prefix}{sentence}" for sentence in sentences if sentence]
     found += unsteady(summary["levels"])[:MOST_TOLD]
+    found += rates.drained(summary["levels"])[:MOST_TOLD]
     if used := headroom.sentence(summary["levels"]):
         found.append(used)
     return found + measured.sentences(analysis.memory) + machine.sentences(analysis.run)

@@ -97,7 +97,7 @@ def compare(
 
     A verdict (better, worse, no difference seen, not comparable) on TTFT mean and p95, tokens/s a stream, output
     tokens/s and failures of every level that all runs have; all of them hold together with 99 %. Two runs of one server
-    differ by themselves: several runs a side, BASE1 BASE2 … --against NEW1 NEW2 …, show by how much, and see less.
+    differ by themselves: several a side, BASE1 BASE2 … --against NEW1 NEW2 …, show by how much, and so smaller changes.
 
     \b
     Exit codes: 0 no regression · 1 a figure is worse by more than --tolerance
