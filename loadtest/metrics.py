@@ -145,6 +145,11 @@ def enough_for(share: float, count: int) -> bool:
     return count > 0 and (share == 0.5 or count * min(share, 1 - share) >= 1 - 1e-9)
 
 
+def needed(share: float) -> int:
+    """Return how many values a percentile takes at least."""
+    return 1 if share == 0.5 else math.ceil(1 / min(share, 1 - share) - 1e-9)
+
+
 # Limits of the verdict (a level is void past these, suspect past half of them).
 SCHEDULE_LAG_SHARE_OF_TTFT = 0.01  # of the median TTFT, at p99 …
 SCHEDULE_LAG_FLOOR_S = 0.005  # … or this, whichever is larger

@@ -8,14 +8,17 @@ truth is the mean of all runs. All of it is simulated.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from virtual_runs import Load, Played, play
 
-from loadtest.analyse import stats
+from loadtest.analyse import rates, stats
 from loadtest.analyse.frames import FloatArray, IntArray
+from loadtest.analyse.frames import load as read
 from loadtest.simulate.timing import StepLaw, Timing
 
 RUNS = 500
@@ -73,13 +76,16 @@ def queue_covers(runs: int, *, seed: int, before: int) -> Iterator[Cover]:
         for figure in FIGURES:
             found = [one[f"ci95_{figure}"] for one in described]
             yield cover(f"{name} {figure}", found, WAIT[figure] + shift)
-    rates = []
+    outputs: list[object] = []
     for arrived, waited in zip(arrivals, waits, strict=True):
         send = arrived - arrived[0]
         end = send + waited + SERVICE
-        rate = stats.throughput(end, np.ones(len(end)), stats.steady_window(send, end, 0.0))
-        rates.append(rate.ci95 if rate else None)
-    yield cover("throughput", rates, SERVERS * LOAD / SERVICE)
+        window = rates.steady_window(send, end, 0.0)
+        inside = window.holds(end) > 0
+        rate = inside.sum() / window.seconds
+        spread = rates.rate_spread(end[inside], np.ones(int(inside.sum())))
+        outputs.append([rate * (1 + off) for off in spread.around(0.0)] if spread else None)
+    yield cover("throughput", outputs, SERVERS * LOAD / SERVICE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +96,13 @@ class Seen:
     speed: FloatArray
     gaps: FloatArray
     owner: IntArray  # of each gap
-    output: stats.Throughput | None
+    output: rates.Throughput | None
 
 
 def closed_covers(runs: int, load: Load) -> Iterator[Cover]:
     """Yield how often the intervals of a closed loop's level hold, on four slots."""
     timing = Timing(step=StepLaw(0.02, 0.003), prefill_s=0.0005, jitter=0.05)
-    seen = [_see(play(timing, [load], slots=4, seed=seed), load.users) for seed in range(runs)]
+    seen = [_see(play(timing, [load], slots=4, seed=seed)) for seed in range(runs)]
     ttft, speed, gaps = (np.concatenate([getattr(one, name) for one in seen]) for name in ("ttft", "speed", "gaps"))
     described = [stats.describe(one.ttft, block=load.users) for one in seen]
     truths = (("mean", ttft.mean()), ("p50", np.median(ttft)), ("p95", np.quantile(ttft, 0.95)))
@@ -107,19 +113,18 @@ def closed_covers(runs: int, load: Load) -> Iterator[Cover]:
     described = [stats.describe(one.gaps, block=load.users, requests=one.owner) for one in seen]
     for figure, truth in (("mean", gaps.mean()), ("p50", np.median(gaps))):
         yield cover(f"ITL {figure}", [one[f"ci95_{figure}"] for one in described], float(truth))
-    rates = [one.output for one in seen if one.output is not None]
-    mean = float(np.mean([rate.per_second for rate in rates]))
-    yield cover("output tokens/s", [rate.ci95 for rate in rates], mean)
+    outputs = [one.output for one in seen if one.output is not None]
+    mean = float(np.mean([rate.per_second for rate in outputs]))
+    yield cover("output tokens/s", [rate.ci95 for rate in outputs], mean)
 
 
-def _see(played: Played, users: int) -> Seen:
+def _see(played: Played) -> Seen:
+    with tempfile.TemporaryDirectory() as place:
+        run = read(played.write(Path(place, "run")))
+    found = rates.flow(run, run.levels[0])
+    assert found is not None
+    output = rates.throughput(run, found, run.column("output_tokens"))
     records = sorted(played.records, key=lambda record: record.t_send or 0)
-    send, end = (np.array([getattr(record, name) for record in records]) / 1e9 for name in ("t_send", "t_end"))
-    counted = np.array([not record.warmup for record in records])
-    owner = np.repeat(np.arange(len(records)), [len(record.chunks) for record in records])
-    arrivals = send[owner] + np.concatenate([record.chunks for record in records]) * 1e-6
-    window = stats.steady_window(send, end, float(send[counted].min()))
-    output = stats.throughput(arrivals, np.ones(len(arrivals)), window, block=users, requests=owner, sends=send[owner])
     mine = [record for record in records if not record.warmup]
     return Seen(
         np.array([record.chunks[0] * 1e-6 for record in mine]),
@@ -135,7 +140,7 @@ def main(runs: int) -> None:
         print(f"M/D/4 at 80 % load, 2000 requests, {name}, {runs} runs:")
         for found in queue_covers(runs, seed=before + 1, before=before):
             print(found, flush=True)
-    for users, each in ((2, 20), (4, 8), (8, 8), (4, 25)):
+    for users, each in ((2, 5), (8, 5), (1, 8), (4, 8), (8, 8), (4, 16), (8, 16), (4, 25)):
         one = Load(users=users, requests=users * each)
         mixed = Load(users=users, requests=users * each, prompt=(50, 400), output=(20, 100))
         for kind, load in (("one length", one), ("mixed lengths", mixed)):

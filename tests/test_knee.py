@@ -95,7 +95,7 @@ def test_a_wave_of_many_requests_is_no_growing_queue() -> None:
 
 
 def open_level(rate: float, answered: float, growth_per_s: float) -> dict[str, Any]:
-    little = {"growing": growth_per_s > 0, "growth_per_s": growth_per_s}
+    little = {"growing": growth_per_s > 0, "growth_per_s": growth_per_s, "in_flight_first": 3.1, "in_flight_last": 3.4}
     return level(1, 10) | {"index": 0, "concurrency": None, "rate": rate, "requests_per_s": answered, "little": little}
 
 
@@ -105,7 +105,9 @@ def test_rates_are_said_up_to_which_the_server_keeps_up() -> None:
         "The server keeps up at 8 requests/s, but not at 12 requests/s: there it answers 9.1 a second, and each second 2.9 "
         "more wait."
     )
-    assert knee.kept_up([four, eight]) == "The server keeps up at 8 requests/s: it answers 7.9 a second."
+    assert knee.kept_up([four, eight]) == (
+        "The server keeps up at 8 requests/s: 3.1 requests in flight in the first third of the level, 3.4 in the last."
+    )
     assert (knee.kept_up([twelve]) or "").startswith(
         "The server does not keep up at 12 requests/s: there it answers 9.1"
     )
@@ -118,36 +120,54 @@ def test_the_knee_of_the_published_ladder_is_where_the_slots_are() -> None:
     found, reason = knee.knee(levels)
     assert reason is None
     assert found is not None
-    assert (found.concurrency, found.low, found.high) == (4, 3, 4)
+    assert (found.concurrency, found.interval) == (4, (4, 4))
     assert not found.grows
-    assert found.sentence == "Output stops growing at 4 streams (95 % interval: 3 to 4): 62.0 tokens/s in all there."
+    assert found.sentence == "Output stops growing at 4 streams: 62.0 tokens/s in all there."
 
 
 def test_wide_intervals_widen_the_knee_s() -> None:
     found, _ = knee.knee([level(1, 25, 2), level(2, 43, 8), level(4, 58, 6), level(8, 62, 6), level(16, 61, 1)])
     assert found is not None
-    assert found.low == 3
-    assert found.high == 8
+    assert found.interval == (4, 8)
+    assert "(95 % interval: 4 to 8)" in found.sentence
 
 
 def test_output_that_still_grows_has_no_knee_yet() -> None:
     found, _ = knee.knee([level(4, 62, 1), level(1, 25, 1), level(2, 43, 1)])
     assert found is not None
     assert found.grows
-    assert (found.concurrency, found.high) == (4, None)
+    assert (found.concurrency, found.interval) == (4, (4, None))
     assert "still grows" in found.sentence
 
 
 def test_one_slot_has_its_knee_at_one_stream() -> None:
     found, _ = knee.knee([level(1, 25, 0.3), level(2, 25.1, 0.3), level(8, 24.9, 0.3)])
     assert found is not None
-    assert (found.concurrency, found.low, found.high) == (1, 1, 1)
+    assert (found.concurrency, found.interval) == (1, (1, 1))
+    assert found.sentence == "Output stops growing at 1 stream: 25.0 tokens/s in all there."
 
 
-def test_without_intervals_the_levels_alone_tell_and_say_so() -> None:
+def test_without_intervals_two_levels_are_not_compared() -> None:
     found, _ = knee.knee([level(1, 25), level(4, 62), level(8, 62)])
     assert found is not None
-    assert (found.low, found.high, found.sure) == (2, 4, False)
+    assert found.interval is None
+    assert found.to_dict()["ci95"] is None
+    assert found.sentence == (
+        "Output reaches 62.0 tokens/s in all at 4 streams; too few requests to tell whether more streams bring more."
+    )
+
+
+@pytest.mark.parametrize(("last", "grows"), [(56.3, False), (70.0, True)])
+def test_output_is_said_to_grow_only_where_intervals_part(last: float, grows: bool) -> None:
+    """44 to 52 tokens/s at four streams: 56.3 ± 6 at eight is noise beside it, 70 ± 6 is not."""
+    found, _ = knee.knee([level(1, 25, 1), level(2, 38, 2), level(4, 48, 4), level(8, last, 6)])
+    assert found is not None
+    assert ("still grows" in found.sentence) is grows
+    if not grows:
+        assert found.interval == (4, None)
+        assert found.sentence.endswith(
+            "from 4 to 8 streams the intervals overlap, so whether it grows there is not known."
+        )
 
 
 def test_two_levels_or_open_loops_have_no_knee() -> None:
@@ -166,4 +186,5 @@ def test_the_knee_of_made_servers_is_at_their_slots(tmp_path: Path) -> None:
         found, _ = knee.knee(analyse(tmp_path / str(slots)).summary["levels"])
         assert found is not None
         assert found.concurrency == slots
-        assert found.low <= slots <= (found.high or 99)
+        assert found.interval is not None
+        assert found.interval[0] <= slots <= (found.interval[1] or 99)

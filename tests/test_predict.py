@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from virtual_runs import Load, play
 
-from loadtest.analyse import frames, steps, summary
+from loadtest.analyse import frames, rates, steps
 from loadtest.analyse.frames import Run
 from loadtest.analyse.predict import Model, Prediction
 from loadtest.analyse.slots import Slots
@@ -47,7 +47,7 @@ def seen(run: Run) -> dict[str, float]:
         "ttft_s.p50": float(np.median(ttft)),
         "ttft_s.p95": float(np.quantile(ttft, 0.95)),
         "stream_tokens_per_s.p50": float(np.nanmedian(speed)),
-        "output_tokens_per_s.mean": summary._throughput(run, 0, 1, closed=True)["output_tokens_per_s"],
+        "output_tokens_per_s.mean": rates.summed_up(run, rates.flow(run, run.levels[0]), good)["output_tokens_per_s"],
     }
 
 

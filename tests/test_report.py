@@ -177,3 +177,11 @@ def test_an_empty_run_is_reported_as_void(tmp_path: Path) -> None:
     written = report.write_report([write(tmp_path / "run", [], [])], charts=False)
     assert written.verdict == "void"
     assert "No request was recorded" in pages.markdown(written.analyses[0], [])
+
+
+def test_a_percentile_that_is_not_told_says_how_many_requests_it_needs(reported: tuple[Path, report.Report]) -> None:
+    """64 requests at 8 streams and 8 at one: p99 takes 100, p95 takes 20."""
+    run, _ = reported
+    page = (run / "report.md").read_text()
+    assert "needs 100" in page
+    assert "needs 20" in page

@@ -56,6 +56,10 @@ def drawn(seed: int) -> tuple[Timing, int, list[Load]]:
 def test_law_and_prefill_are_the_engines(seed: int, says: str | None, tmp_path: Path) -> None:
     timing, number, loads = drawn(seed)
     found = measured(tmp_path / "run", play(timing, loads, slots=number, seed=seed, says=says), number)
+    if len(found.times) < 3:  # no other number of streams was held, and a line through two is no law
+        assert found.law is None
+        assert found.slope_s == pytest.approx(timing.step.per_stream_s, rel=0.05)
+        return
     assert found.law is not None
     assert found.law.fits
     assert json.loads(json.dumps(found.to_dict()))["per_stream_s"] == found.law.per_stream_s
@@ -109,6 +113,52 @@ def test_one_number_of_streams_makes_no_law(tmp_path: Path) -> None:
     assert "only steps with 1 stream decoding were seen" in found.law_reason
     assert [entry.streams for entry in found.times] == [1]
     assert found.to_dict()["fits"] is False
+
+
+def test_two_numbers_of_streams_make_no_law_but_carry_on(tmp_path: Path) -> None:
+    """A line through two points is always exact, so it says nothing of itself."""
+    found = measured(tmp_path / "run", play(LINE, [Load(users=users) for users in (1, 2)], slots=4), 4)
+    assert found.law is None
+    assert found.law_reason is not None
+    assert found.law_reason.startswith("only steps with 1 and 2 streams decoding were seen")
+    assert found.slope_s == pytest.approx(0.005, rel=0.05)
+    assert found.to_dict()["base_s"] is None
+
+
+def test_two_models_in_one_run_make_no_law(tmp_path: Path) -> None:
+    """A small model alone and a large one beside it: the line through both would start at −6 ms."""
+    played = play(LINE, [Load(users=users) for users in (1, 2, 4)], slots=4)
+    played.records[:] = [
+        dataclasses.replace(record, model="small" if record.level == 0 else "large") for record in played.records
+    ]
+    found = measured(tmp_path / "run", played, 4)
+    assert found.law is None
+    assert found.times == ()
+    assert found.law_reason == "the run measured 2 models (large, small): each has steps of its own"
+
+
+@pytest.mark.parametrize("steps_ms", [(40.0, 30.0, 20.0, 10.0), (1.0, 25.0, 50.0, 75.0)], ids=["falls", "below zero"])
+def test_a_line_that_falls_or_starts_below_zero_is_no_law(steps_ms: tuple[float, ...], tmp_path: Path) -> None:
+    table = StepLaw(table=tuple((number, (step / 1e3,)) for number, step in enumerate(steps_ms, 1)))
+    timing = dataclasses.replace(LINE, step=table)
+    found = measured(tmp_path / "run", play(timing, [Load(users=users) for users in (1, 2, 3, 4)], slots=4), 4)
+    assert found.law is None
+    assert found.law_reason is not None
+    assert "neither can be below zero" in found.law_reason
+
+
+def test_slow_steps_stay_in_the_mean(tmp_path: Path) -> None:
+    """2 % of the steps take ten times as long: the mean is 18 % above the usual step, and so is a token's time."""
+    usual = 0.020
+    timing = Timing(step=StepLaw(table=((1, (usual,) * 49 + (10 * usual,)),)), prefill_s=0.0005, jitter=0.0)
+    played = play(timing, [Load(users=1, requests=40, output=(200, 200))], slots=1)
+    found = measured(tmp_path / "run", played, 1)
+    spans = [(record.chunks[-1] - record.chunks[0]) * 1e-6 for record in played.records]
+    truth = sum(spans) / sum(len(record.chunks) - 1 for record in played.records)
+    assert truth > 1.1 * usual
+    assert found.times[0].mean_s == pytest.approx(truth, rel=0.02)
+    assert found.times[0].median_s == pytest.approx(usual, rel=0.01)
+    assert float(np.mean(found.timing().step.values(1))) == pytest.approx(truth, rel=0.02)
 
 
 def test_a_step_time_that_is_no_line_says_so(tmp_path: Path) -> None:

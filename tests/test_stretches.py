@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from virtual_runs import Load, play
 
-from loadtest.analyse import frames, gaps, intervals, prefill, slots, stats, steps, stretches
+from loadtest.analyse import frames, gaps, intervals, prefill, rates, slots, stats, steps, stretches
 from loadtest.analyse.forecast import Ahead, Forecast
 from loadtest.analyse.frames import Run
 from loadtest.analyse.slots import Slots
@@ -99,14 +99,16 @@ def test_stalls_are_read_from_every_gap(run: Run, monkeypatch: pytest.MonkeyPatc
 
 def test_pooled_figures_are_the_same_counted_and_sorted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = run.good(2)
-    window = stats.Window(float(run.column("send")[rows].min()), float(run.column("end")[rows].max()), steady=True)
 
     def figures() -> list[object]:
         pooled = [stats.describe_pooled(each, rows, block=8) for each in (run.itl, run.server_itl, run.delivery)]
-        return [*pooled, stats.token_throughput(run, rows, window, block=8, closed=True)]
+        flow = rates.flow(run, run.levels[2])
+        assert flow is not None
+        return [*pooled, rates.throughput(run, flow, run.column("output_tokens"))]
 
     sorted_ = figures()
     monkeypatch.setattr(stats, "MANY", 700)
+    monkeypatch.setattr(rates, "BLOCK", 700)
     monkeypatch.setattr(intervals, "TABLE", 13_500)  # some gaps lie beyond the table
     monkeypatch.setattr(intervals, "BLOCK", 700)
     for was, now in zip(sorted_, figures(), strict=True):
@@ -115,7 +117,7 @@ def test_pooled_figures_are_the_same_counted_and_sorted(run: Run, monkeypatch: p
 
 
 def stats_values(found: object) -> list[float]:
-    if isinstance(found, stats.Throughput):
+    if isinstance(found, rates.Throughput):
         return [found.per_second, *(found.ci95 or [])]
     assert isinstance(found, dict)
     values = (value for each in found.values() for value in (each if isinstance(each, list) else [each]))

@@ -1,109 +1,44 @@
-"""Whether two runs differ: level by level, ratios with intervals, and a verdict on figures named beforehand.
+"""Whether runs differ: level by level, ratios with intervals, and a verdict on figures named beforehand.
 
-A figure of each run gets its error from batches of requests (loadtest.analyse.intervals), on a logarithmic scale, for
-times and rates change by factors. The ratio's interval is Welch's, at 99 % over all headline figures of the comparison
-together (Bonferroni): where nothing has changed, one comparison in a hundred says that something did.
+The ratio's interval is at 99 % over all headline figures of the comparison together (Bonferroni): where nothing has changed,
+one comparison in a hundred says that something did, as long as runs of one server differ by no more than the noise given.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
-
-from loadtest.analyse import stats
-from loadtest.analyse.findings import figure
-from loadtest.analyse.frames import BoolArray, FloatArray, Run
-from loadtest.analyse.intervals import Sample, percentile_interval, t_quantile
+from loadtest.analyse import comparable
+from loadtest.analyse.comparable import Levels
+from loadtest.analyse.differences import (
+    FAILED,
+    METRICS,
+    RUN_NOISE,
+    Figure,
+    Metric,
+    figure_of,
+    fisher,
+    geometric,
+    ratio,
+    value_of,
+)
+from loadtest.analyse.frames import Run
 from loadtest.analyse.summary import Analysis, failed
-from loadtest.errors import RunFolderError
-from loadtest.metrics import VOID
 
 FAMILY_ERROR = 0.01  # over all headline figures of a comparison
 TOLERANCE = 0.02  # a worsening up to here is no regression
-# Two runs of one server differ by about so much for reasons that neither run shows of itself (clock rates, where pages
-# lie): added to each side's error.
-RUN_TO_RUN = 0.005
-FEWEST = 8  # requests a side
-FEWEST_FOR_TAIL = 60  # for a p95: below, fewer than three requests lie past it
-FEWEST_EFFECTIVE = 4.0  # independent ones a side: a queue that never settles has no mean to compare
-LENGTH_SHARE = 0.05  # lengths that differ by more are other work …
-LENGTH_ERROR = 0.001  # … where chance gives such a difference this rarely
 
 TOO_FEW = "too few samples"
 BETTER, WORSE, SAME, NOT_COMPARABLE = "better", "worse", "no difference seen", "not comparable"
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
-    """A figure that is compared: its place in summary.json, its name for people, and which way is better."""
-
-    key: str
-    part: str | None  # of a described figure: "mean", "p50", "p95"; None: a rate of the level
-    name: str
-    unit: str  # "s" (printed as ms), "1/s"
-    headline: bool = False
-
-    @property
-    def lower_is_better(self) -> bool:
-        return self.unit == "s"
-
-    @property
-    def id(self) -> str:
-        return f"{self.key}.{self.part}" if self.part else self.key
-
-
-METRICS = (
-    Metric("ttft_s", "mean", "TTFT mean", "s", headline=True),
-    Metric("ttft_s", "p95", "TTFT p95", "s", headline=True),
-    Metric("stream_tokens_per_s", "mean", "tokens/s a stream", "1/s", headline=True),
-    Metric("output_tokens_per_s", None, "output tokens/s", "1/s", headline=True),
-    Metric("ttft_s", "p50", "TTFT p50", "s"),
-    Metric("ttft_sched_s", "p95", "TTFT p95 from t_sched", "s"),
-    Metric("e2e_s", "mean", "E2E mean", "s"),
-    Metric("e2e_sched_s", "mean", "E2E mean from t_sched", "s"),
-    Metric("tpot_s", "mean", "TPOT mean", "s"),
-    Metric("queue_wait_s", "mean", "queue wait mean", "s"),
-    Metric("prefill_s", "mean", "prefill mean", "s"),
-)
-FAILED = Metric("failed", None, "failed requests", "share", headline=True)
-
-# Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
-# named by the user (`across`), for they change what the server is asked to do.
-NAMED = ("server", "simulated")
-ASKED = {name: name for name in ("think_time", "max_rate", "temperature", "prompt_file")} | {"prompt": "prompt_text"}
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure of one run, and its standard error in natural logarithms, downwards and upwards."""
-
-    value: float
-    down: float
-    up: float
-    freedom: int
-
-    @classmethod
-    def even(cls, value: float, share: float, freedom: int) -> Self:
-        """Build it from a standard error as a share: skewness is alike in both runs, so that the ratio has none."""
-        return cls(value, share, share, freedom)
-
-    @classmethod
-    def of(cls, value: float, interval: tuple[float, float] | None, freedom: int) -> Self | None:
-        """Build it from the figure's 95 % interval; None where that is unknown or reaches zero."""
-        if interval is None or interval[0] <= 0 or value <= 0:
-            return None
-        t = t_quantile(freedom)
-        return cls(value, math.log(value / interval[0]) / t, math.log(interval[1] / value) / t, freedom)
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
-    """A metric of a level in both runs; `ratio` is NEW ÷ BASE."""
+    """A metric of a level on both sides (of several runs their mean, by factors); `ratio` is NEW ÷ BASE."""
 
     level: str
     concurrency: int | None
@@ -116,17 +51,40 @@ class Row:
     reason: str = ""  # why not comparable
     regression: bool = False  # worse, by more than the tolerance
 
+    @property
+    def visible(self) -> float | None:
+        """The smallest change, as a share, that the interval would have set apart from none; None without one."""
+        if self.interval is None:
+            return None
+        return math.exp(math.log(self.interval[1] / self.interval[0]) / 2) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs, figure by figure."""
+    """One or several runs a side, figure by figure."""
 
-    base: Analysis
-    new: Analysis
+    bases: tuple[Analysis, ...]
+    news: tuple[Analysis, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]  # what differs between the runs besides their figures
     tolerance: float
+    run_noise: float  # by how much runs of one server are taken to differ (standard deviation, a share)
     tests: int  # headline figures judged
+
+    @property
+    def base(self) -> Analysis:
+        """The first run of BASE."""
+        return self.bases[0]
+
+    @property
+    def new(self) -> Analysis:
+        """The first run of NEW."""
+        return self.news[0]
+
+    @property
+    def single(self) -> bool:
+        """Whether each side is one run, so that how much runs differ is not seen but taken."""
+        return len(self.bases) == len(self.news) == 1
 
     @property
     def headline(self) -> tuple[Row, ...]:
@@ -153,6 +111,26 @@ class Comparison:
         """Of each headline interval, so that all together hold in 99 of 100 comparisons."""
         return 1 - FAMILY_ERROR / max(self.tests, 1)
 
+    @property
+    def visible(self) -> tuple[float, float] | None:
+        """The smallest change that a headline figure could show, and that which the dullest of them could."""
+        least = self.tolerance + self.run_noise if self.single else 0.0
+        seen = [max(row.visible, least) for row in self.headline if row.visible is not None and row.verdict in JUDGED]
+        return (min(seen), max(seen)) if seen else None
+
+
+JUDGED = (BETTER, WORSE, SAME)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a change must pass to be said."""
+
+    confidence: float
+    tolerance: float
+    run_noise: float
+    scatter: float = 0.0  # by which prompts of the runs differ in length, as a logarithm
+
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
@@ -160,242 +138,146 @@ class _Cell:
 
     level: dict[str, Any]
     metric: Metric
-    base: float | None
-    new: float | None
-    figures: tuple[Figure, Figure] | None
+    base: tuple[Figure, ...]  # one a run; empty where a run lacks it
+    new: tuple[Figure, ...]
     reason: str
+    scatter: float
 
 
 def compare(
-    base: Analysis, new: Analysis, *, tolerance: float = TOLERANCE, across: frozenset[str] = frozenset()
+    base: Analysis | Sequence[Analysis],
+    new: Analysis | Sequence[Analysis],
+    *,
+    tolerance: float = TOLERANCE,
+    run_noise: float = RUN_NOISE,
+    across: frozenset[str] = frozenset(),
 ) -> Comparison:
-    """Compare every level that both runs have.
+    """Compare every level that all runs have.
 
     Args:
         tolerance: share by which a figure may be worse before it is a regression.
+        run_noise: standard deviation between runs of one server, as a share. One run a side is judged only past
+            `tolerance` and this; several runs a side show it themselves.
         across: comparability keys that differ on purpose; others that differ leave every figure without a verdict.
 
-    Raises RunFolderError when no level is in both.
+    Raises RunFolderError when no level is in all, or when the runs of one side differ in what they asked.
     """
-    pairs = _pairs(base.summary["levels"], new.summary["levels"])
-    if not pairs:
-        raise RunFolderError(
-            f"{base.run.path} and {new.run.path} have no level in common (same concurrency, lengths and rate): "
-            "measure both with the same scenario."
-        )
-    refused, notes = _keys(base.run, new.run, across)
-    cells = [cell for one, other in pairs for cell in _cells(base.run, new.run, one, other, refused)]
-    failures = [(one, other, not refused and failed(one) + failed(other) > 0) for one, other in pairs]
-    judged = [cell for cell in cells if cell.metric.headline and cell.figures and not cell.reason]
-    tests = len(judged) + sum(test for _, _, test in failures)
-    confidence = 1 - FAMILY_ERROR / max(tests, 1)
+    bases, news = ((side,) if isinstance(side, Analysis) else tuple(side) for side in (base, new))
+    ours_of, theirs_of = ([one.run for one in side] for side in (bases, news))
+    refused, notes = comparable.keys(ours_of, theirs_of, across)
+    pairs = comparable.matched((bases, news))
+    cells: list[_Cell] = []
+    failures: list[tuple[Levels, Levels, str]] = []
+    for levels in pairs:
+        ours, theirs = levels[: len(bases)], levels[len(bases) :]
+        other_work, scatter, said = comparable.lengths(ours_of, theirs_of, levels)
+        requests, named = comparable.each(ours_of, theirs_of, levels, across)
+        notes += [note for note in (named, said) if note and note not in notes]
+        reason = refused or comparable.void(ours, theirs) or requests or other_work
+        cells += _cells((ours_of, theirs_of), (ours, theirs), reason, scatter)
+        failures.append((ours, theirs, refused))
+    tests = sum(_told(cell) for cell in cells if cell.metric.headline) + sum(
+        not why and _failed(ours) + _failed(theirs) > 0 for ours, theirs, why in failures
+    )
+    limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)
     rows: list[Row] = []
-    for one, other, test in failures:
-        mine = [cell for cell in cells if cell.level is one]
-        rows += [_row(cell, confidence if cell.metric.headline else 0.95, tolerance) for cell in mine]
-        if failed(one) + failed(other):
-            rows.append(_failures(one, other, 1 - confidence, tolerance, refused if not test else ""))
-    notes += _unmatched(pairs, base.summary["levels"], new.summary["levels"])
-    return Comparison(base, new, tuple(rows), tuple(notes), tolerance, tests)
+    for ours, theirs, why in failures:
+        rows += [_row(cell, limits) for cell in cells if cell.level is ours[0]]
+        if _failed(ours) + _failed(theirs):
+            rows.append(_failures(ours, theirs, limits, why))
+    notes += comparable.unmatched(pairs, (bases, news))
+    return Comparison(bases, news, tuple(rows), tuple(notes), tolerance, run_noise, tests)
 
 
-def _pairs(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return the levels that ask for the same; a level that a run has twice is matched in order."""
-    free = list(theirs)
-    pairs = []
-    for level in ours:
-        match = next((other for other in free if _asked(other) == _asked(level)), None)
-        if match is not None:
-            free.remove(match)
-            pairs.append((level, match))
-    return pairs
-
-
-def _asked(level: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(level[key] for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words"))
-
-
-def _unmatched(
-    pairs: list[tuple[dict[str, Any], dict[str, Any]]], ours: list[dict[str, Any]], theirs: list[dict[str, Any]]
-) -> list[str]:
-    said = []
-    for name, levels, place in (("BASE", ours, 0), ("NEW", theirs, 1)):
-        matched = [id(pair[place]) for pair in pairs]
-        alone = [level["label"] for level in levels if id(level) not in matched]
-        if alone:
-            said.append(f"Only {name} has {'; '.join(alone)}: left out.")
-    return said
-
-
-def _keys(base: Run, new: Run, across: frozenset[str]) -> tuple[str, list[str]]:
-    """Return why the runs must not be compared (empty: they may), and a note on every key that differs."""
-    ours, theirs = _facts(base), _facts(new)
-    refused, notes = [], []
-    for key in sorted(ours.keys() | theirs.keys()):
-        one, other = ours.get(key), theirs.get(key)
-        if one == other:
-            continue
-        said = f"{key} ({_text(key, one)} → {_text(key, other)})"
-        half = key == "simulated" and (one is None or other is None)
-        if (key in NAMED or key in across) and not half:
-            notes.append(f"Differs: {said}.")
-        else:
-            refused.append(said)
-            hint = "a simulated server says nothing of a real one" if half else f"--across {key} compares all the same"
-            notes.append(f"Differs: {said}; no verdict ({hint}).")
-    return (f"the runs differ in {', '.join(refused)}" if refused else ""), notes
-
-
-def _facts(run: Run) -> dict[str, Any]:
-    scenario = run.facts.get("scenario") or {}
-    asked = {ASKED[key]: scenario[key] for key in ASKED if scenario.get(key)}
-    return asked | (run.facts.get("comparability") or {}) | {"simulated": run.simulated}
-
-
-def _text(key: str, value: Any) -> str:
-    if key == "simulated" and isinstance(value, dict):
-        return f"{value.get('profile')} at {float(value.get('speed') or 1):g}×"
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 40 else text[:37] + "…"
-
-
-def _cells(base: Run, new: Run, one: dict[str, Any], other: dict[str, Any], refused: str) -> Iterator[_Cell]:
-    reason = refused or _void(one, other) or _lengths(base, new, one, other)
+def _cells(
+    runs: tuple[list[Run], list[Run]], sides: tuple[Levels, Levels], reason: str, scatter: float
+) -> Iterator[_Cell]:
+    first = sides[0][0]
     for metric in METRICS:
-        values = (_value(one, metric), _value(other, metric))
-        if None in values and not metric.headline:
+        known = all(value_of(level, metric) is not None for side in sides for level in side)
+        if not known and not metric.headline:
             continue
-        found = (_figure(base, one, metric), _figure(new, other, metric)) if None not in values else (None, None)
-        figures = (found[0], found[1]) if found[0] and found[1] else None
-        yield _Cell(one, metric, *values, figures, reason or ("" if figures else TOO_FEW))
-
-
-def _value(level: dict[str, Any], metric: Metric) -> float | None:
-    return figure(level, metric.key, metric.part) if metric.part else level[metric.key]
-
-
-def _void(one: dict[str, Any], other: dict[str, Any]) -> str:
-    sides = [name for name, level in (("BASE", one), ("NEW", other)) if level["verdict"] == VOID]
-    return f"void in {' and '.join(sides)}" if sides else ""
-
-
-def _lengths(base: Run, new: Run, one: dict[str, Any], other: dict[str, Any]) -> str:
-    """Say where prompts or answers of one run are longer: other work, whatever its speed."""
-    for column, name in (("output_tokens", "answers"), ("prompt_tokens", "prompts")):
-        figures = [
-            _mean(run.column(column)[run.good(level["index"])], _block(level))
-            for run, level in ((base, one), (new, other))
+        found = [
+            [figure_of(run, level, metric) for run, level in zip(mine, side, strict=True)] if known else []
+            for mine, side in zip(runs, sides, strict=True)
         ]
-        if figures[0] and figures[1]:
-            ratio, interval = _ratio(figures[0], figures[1], 1 - LENGTH_ERROR)
-            if abs(math.log(ratio)) > math.log1p(LENGTH_SHARE) and not interval[0] <= 1 <= interval[1]:
-                values = (figures[0].value, figures[1].value)
-                return f"{name} differ in length ({values[0]:.0f} → {values[1]:.0f} tokens on average)"
-    return ""
+        base, new = (tuple(one for one in side if one) if all(side) else () for side in found)
+        cell = _Cell(first, metric, base, new, reason, scatter if metric.prefill else 0.0)
+        yield cell if reason or _told(cell) else dataclasses.replace(cell, reason=TOO_FEW)
 
 
-def _block(level: dict[str, Any]) -> int:
-    return int(level.get("concurrency") or 1)
+def _told(cell: _Cell) -> bool:
+    """Whether a figure's error is known: several runs a side show it, else each must tell its own."""
+    if cell.reason or not cell.base or not cell.new:
+        return False
+    return len(cell.base) + len(cell.new) > 2 or (cell.base[0].told and cell.new[0].told)
 
 
-def _figure(run: Run, level: dict[str, Any], metric: Metric) -> Figure | None:
-    """Return a metric of a level with its error, None where too few samples tell it."""
-    good = run.good(level["index"])
-    if metric.part is None:
-        return _rate(run, level, metric)
-    values = run.column(metric.key)[good]
-    if metric.part == "mean":
-        return _mean(values, _block(level))
-    known = values[np.isfinite(values)]
-    share = stats.PERCENTILES[metric.part]
-    if len(known) < (FEWEST_FOR_TAIL if share > 0.5 else stats.FEWEST_FOR_INTERVAL):
-        return None
-    sample = Sample.of(known, block=_block(level))
-    ordered = np.sort(known)
-    interval = percentile_interval(sample, ordered, share)
-    return Figure.of(float(np.quantile(ordered, share)), interval, sample.batches - 1)
-
-
-def _mean(values: FloatArray, block: int) -> Figure | None:
-    known = values[np.isfinite(values)]
-    if len(known) < FEWEST:
-        return None
-    sample = Sample.of(known, block=block)
-    if sample.batches < 2 or sample.effective < FEWEST_EFFECTIVE:
-        return None
-    spread, mean = sample.mean(), float(known.mean())
-    return Figure.even(mean, spread.error / mean, spread.freedom) if mean > 0 else None
-
-
-def _rate(run: Run, level: dict[str, Any], metric: Metric) -> Figure | None:
-    """Return the output of a level with its error, from the requests that ended in its window."""
-    value, window = level[metric.key], level["window"]
-    if value is None or window is None:
-        return None
-    rows: BoolArray = np.asarray(run.requests["level"] == level["index"], dtype=np.bool_) & run.column("ok").astype(
-        bool
-    )
-    ends = run.column("end")
-    rows &= (ends > window["start"]) & (ends <= window["end"])
-    sends = run.column("send")[rows] if level.get("concurrency") else None
-    amounts = run.column("output_tokens")[rows]
-    if not np.isfinite(amounts).all():
-        return None
-    # At one stream the window leaves out the first answer.
-    spread = stats.rate_spread(
-        ends[rows], amounts, sends, block=_block(level), fewest=FEWEST - 1, effective=FEWEST_EFFECTIVE
-    )
-    return Figure.even(float(value), spread.error, spread.freedom) if spread else None
-
-
-def _ratio(base: Figure, new: Figure, confidence: float) -> tuple[float, tuple[float, float]]:
-    """Return NEW ÷ BASE with its interval (Welch on the logarithms)."""
-    away = math.log(new.value / base.value)
-    ends = []
-    for ours, theirs in ((base.up, new.down), (base.down, new.up)):
-        square = ours**2 + theirs**2
-        total = square + 2 * RUN_TO_RUN**2
-        slack = ours**4 / base.freedom + theirs**4 / new.freedom
-        freedom = min(int(total**2 / slack), 10_000) if slack > 1e-300 else 10_000
-        ends.append(t_quantile(freedom, confidence) * math.sqrt(total))
-    return math.exp(away), (math.exp(away - ends[0]), math.exp(away + ends[1]))
-
-
-def _row(cell: _Cell, confidence: float, tolerance: float) -> Row:
+def _row(cell: _Cell, limits: Limits) -> Row:
     label, users = cell.level["label"], cell.level["concurrency"]
-    plain = Row(label, users, cell.metric, cell.base, cell.new)
-    ratio = cell.new / cell.base if cell.base and cell.new else None
-    if cell.figures is None or cell.reason:
+    base, new = (geometric(side) if side else None for side in (cell.base, cell.new))
+    plain = Row(label, users, cell.metric, base, new, new / base if base and new else None)
+    if not _told(cell):
         judged = NOT_COMPARABLE if cell.metric.headline else None
-        return dataclasses.replace(plain, ratio=ratio, verdict=judged, reason=cell.reason)
-    ratio, interval = _ratio(*cell.figures, confidence)
+        return dataclasses.replace(plain, verdict=judged, reason=cell.reason)
     if not cell.metric.headline:
-        return dataclasses.replace(plain, ratio=ratio, interval=interval)
-    worsening = ratio - 1 if cell.metric.lower_is_better else 1 - ratio
-    verdict = SAME if interval[0] <= 1 <= interval[1] else WORSE if worsening > 0 else BETTER
-    regression = verdict == WORSE and worsening > tolerance
-    return dataclasses.replace(plain, ratio=ratio, interval=interval, verdict=verdict, regression=regression)
+        limits = dataclasses.replace(limits, confidence=0.95)
+    return judge(plain, cell.base, cell.new, dataclasses.replace(limits, scatter=cell.scatter))
 
 
-def _failures(one: dict[str, Any], other: dict[str, Any], error: float, tolerance: float, refused: str) -> Row:
-    """Judge how many requests failed by Fisher's exact test."""
-    counts = [(failed(level), level["requests"]) for level in (one, other)]
+def judge(row: Row, base: Sequence[Figure], new: Sequence[Figure], limits: Limits) -> Row:
+    """Return the row with its ratio, interval and, of a headline figure, verdict.
+
+    One run a side is judged only where the change is past the tolerance and the noise between runs as well.
+    """
+    found = ratio(base, new, limits.confidence, noise=limits.run_noise)
+    if found is None:
+        return dataclasses.replace(row, verdict=NOT_COMPARABLE if row.metric.headline else None, reason=TOO_FEW)
+    change, (low, high) = found
+    interval = low * math.exp(-limits.scatter), high * math.exp(limits.scatter)
+    row = dataclasses.replace(row, ratio=change, interval=interval)
+    if not row.metric.headline:
+        return row
+    least = limits.tolerance + limits.run_noise if len(base) == len(new) == 1 else 0.0
+    worsening = change - 1 if row.metric.lower_is_better else 1 - change
+    seen = abs(worsening) > least and not interval[0] <= 1 <= interval[1]
+    verdict = SAME if not seen else WORSE if worsening > 0 else BETTER
+    return dataclasses.replace(row, verdict=verdict, regression=verdict == WORSE and worsening > limits.tolerance)
+
+
+def _failed(levels: Levels) -> int:
+    return sum(map(failed, levels))
+
+
+def _failures(ours: Levels, theirs: Levels, limits: Limits, refused: str) -> Row:
+    """Judge how many requests failed by Fisher's exact test; of several runs a side all their requests together."""
+    counts = [(_failed(levels), sum(level["requests"] for level in levels)) for levels in (ours, theirs)]
     shares = [bad / max(of, 1) for bad, of in counts]
-    plain = Row(one["label"], one["concurrency"], FAILED, shares[0], shares[1])
+    plain = Row(ours[0]["label"], ours[0]["concurrency"], FAILED, shares[0], shares[1])
     if refused:
         return dataclasses.replace(plain, verdict=NOT_COMPARABLE, reason=refused)
-    if fisher(*counts[0], *counts[1]) >= error:
+    if fisher(*counts[0], *counts[1]) >= 1 - limits.confidence:
         return dataclasses.replace(plain, verdict=SAME)
     worse = shares[1] > shares[0]
-    return dataclasses.replace(plain, verdict=WORSE if worse else BETTER, regression=shares[1] - shares[0] > tolerance)
+    past = shares[1] - shares[0] > limits.tolerance
+    return dataclasses.replace(plain, verdict=WORSE if worse else BETTER, regression=past)
 
 
-def fisher(bad: int, of: int, other_bad: int, other_of: int) -> float:
-    """Return the chance of failures at least as unevenly spread over two runs if both fail alike (two-sided)."""
-    total, every = bad + other_bad, math.comb(of + other_of, bad + other_bad)
-    chances = [
-        math.comb(of, k) * math.comb(other_of, total - k) / every
-        for k in range(max(0, total - other_of), min(of, total) + 1)
-    ]
-    seen = math.comb(of, bad) * math.comb(other_of, other_bad) / every
-    return min(1.0, sum(chance for chance in chances if chance <= seen * (1 + 1e-9)))
+__all__ = [
+    "BETTER",
+    "FAILED",
+    "NOT_COMPARABLE",
+    "RUN_NOISE",
+    "SAME",
+    "TOLERANCE",
+    "TOO_FEW",
+    "WORSE",
+    "Comparison",
+    "Figure",
+    "Limits",
+    "Metric",
+    "Row",
+    "compare",
+    "fisher",
+    "judge",
+]

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from loadtest.analyse import findings
-from loadtest.analyse.compare import BETTER, FAILED, NOT_COMPARABLE, RUN_TO_RUN, SAME, WORSE, Comparison, Row
+from loadtest.analyse.compare import BETTER, FAILED, NOT_COMPARABLE, SAME, WORSE, Comparison, Row
+from loadtest.analyse.summary import Analysis
 from loadtest.records import SCHEMA
 
 NOTHING = "–"
@@ -71,26 +72,27 @@ def sentence(comparison: Comparison) -> str:
     if told == NOT_COMPARABLE:
         reasons = sorted({row.reason for row in comparison.headline if row.reason})
         return f"Not comparable: {'; '.join(reasons) or 'nothing was measured'}"
+    within = " within these two runs" if comparison.single else ""
     if told == SAME:
-        rows = [row for row in comparison.judged(SAME) if row.interval]
-        if not rows:
-            return "No difference seen"
-        visible = sorted(_visible(row) for row in rows)
-        ends = f"{visible[0] * 100:.0f} %" if len(rows) == 1 else f"{visible[0] * 100:.0f} to {visible[-1] * 100:.0f} %"
-        return f"No difference seen in {_figures(len(rows))}, where one of {ends} would have shown"
+        count = sum(row.interval is not None for row in comparison.judged(SAME))
+        if not count or comparison.visible is None:
+            return f"No difference seen{within}"
+        return f"No difference seen in {_figures(count)}{within}, where one of {_visible(comparison)} would have shown"
     rows = list(comparison.judged(told))
     most = max(rows, key=lambda row: abs(math.log(row.ratio)) if row.ratio else math.inf)
     certain = f" ({between(most)})" if most.interval else ""
-    said = f"NEW is {TELLING[told]} in {len(rows)} of {_figures(comparison.tests)}"
+    said = f"NEW is {TELLING[told]} in {len(rows)} of {_figures(comparison.tests)}{within}"
     said += f"{', most in' if len(rows) > 1 else ':'} {most.metric.name} at {_level(most, comparison)}: {change(most)}{certain}"
     if told == WORSE and (gains := len(comparison.judged(BETTER))):
         said += f"; better in {gains}"
     return said
 
 
-def _visible(row: Row) -> float:
-    assert row.interval is not None
-    return math.exp(math.log(row.interval[1] / row.interval[0]) / 2) - 1
+def _visible(comparison: Comparison) -> str:
+    """Return the smallest changes that the headline figures could show, "9 %" or "9 to 14 %"."""
+    assert comparison.visible is not None
+    ends = [f"{end * 100:.0f}" for end in comparison.visible]
+    return f"{ends[0]} %" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]} %"
 
 
 def _figures(count: int) -> str:
@@ -104,28 +106,42 @@ def _level(row: Row, comparison: Comparison) -> str:
 
 def simulated(comparison: Comparison) -> str | None:
     """Say that a side is simulated, and which."""
-    said = [findings.simulated(side.summary) for side in (comparison.base, comparison.new)]
+    said = [
+        "; ".join(dict.fromkeys(filter(None, (findings.simulated(one.summary) for one in side))))
+        for side in (comparison.bases, comparison.news)
+    ]
     if said[0] == said[1]:
-        return said[0]
+        return said[0] or None
     return "; ".join(f"{name} {mark}" for name, mark in zip(("BASE", "NEW"), said, strict=True) if mark)
 
 
 def sides(comparison: Comparison) -> list[str]:
-    """Name both runs: folder, server, model."""
+    """Name every run: folder, server, model."""
     return [
         f"{name}: {side.summary['name']} ({side.run.path}), {findings.measured_on(side.summary)}, "
         f"{side.summary['started'] or 'start unknown'}"
-        for name, side in (("BASE", comparison.base), ("NEW", comparison.new))
+        for name, runs in (("BASE", comparison.bases), ("NEW", comparison.news))
+        for side in runs
     ]
 
 
 def method(comparison: Comparison) -> str:
     """Say how the verdicts came about."""
-    confidence = f"{comparison.confidence * 100:.5g}"
+    confidence, noise = f"{comparison.confidence * 100:.5g}", f"{comparison.run_noise * 100:g} %"
+    if comparison.single:
+        how = (
+            f"Intervals come from batches of requests within each run and from {noise} by which runs of one server are taken "
+            f"to differ (--run-noise; two runs cannot show it). A figure is judged only past {noise} and the tolerance."
+        )
+    else:
+        how = (
+            f"Intervals come from how much the {len(comparison.bases)} and {len(comparison.news)} runs differ among themselves, "
+            f"with {noise} (--run-noise) taken for it where that is narrower."
+        )
+    smallest = f" The smallest change that would have shown: {_visible(comparison)}." if comparison.visible else ""
     return (
         f"Headline figures were named beforehand; each interval holds with {confidence} %, so that all "
-        f"{comparison.tests} hold together with 99 % (Bonferroni). Intervals come from batches of requests within each "
-        f"run and {RUN_TO_RUN * 100:g} % a run that no run shows of itself. A regression is a figure that is worse by "
+        f"{comparison.tests} hold together with 99 % (Bonferroni). {how}{smallest} A regression is a figure that is worse by "
         f"more than {comparison.tolerance * 100:g} %. Other figures have 95 % intervals and no verdict."
     )
 
@@ -168,12 +184,16 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "sentence": sentence(comparison),
         "regression": bool(comparison.regressions),
         "tolerance": comparison.tolerance,
+        "run_noise": comparison.run_noise,
+        "smallest_visible": list(comparison.visible) if comparison.visible else None,
         "simulated": simulated(comparison),
         "family_confidence": 0.99,
         "tests": comparison.tests,
         "confidence": comparison.confidence,
-        "base": _side(comparison.base.run.path, comparison.base.summary),
-        "new": _side(comparison.new.run.path, comparison.new.summary),
+        "base": _side(comparison.base),
+        "new": _side(comparison.new),
+        "base_runs": [_side(one) for one in comparison.bases],
+        "new_runs": [_side(one) for one in comparison.news],
         "notes": list(comparison.notes),
         "rows": [
             {
@@ -194,5 +214,6 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _side(path: Any, summary: dict[str, Any]) -> dict[str, Any]:
-    return {"path": str(path), **{key: summary[key] for key in ("name", "started", "server", "target", "simulated")}}
+def _side(one: Analysis) -> dict[str, Any]:
+    keys = ("name", "started", "server", "target", "simulated")
+    return {"path": str(one.run.path), **{key: one.summary[key] for key in keys}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from loadtest.analyse import endings, groups, headroom, lengths, load, machine, measured, offered
+from loadtest.analyse import endings, groups, headroom, lengths, load, machine, measured, offered, rates
 from loadtest.analyse import knee as knee_of
 from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.steps import Steps
@@ -127,7 +127,8 @@ def _of_server(analysis: Analysis) -> list[str]:
             range_of_ttft(series),
         )
         found += [f"{prefix}{sentence}" for sentence in sentences if sentence]
-    return found + unsteady(summary["levels"])[:MOST_TOLD]
+    found += unsteady(summary["levels"])[:MOST_TOLD]
+    return found + rates.drained(summary["levels"])[:MOST_TOLD]
 
 
 def loads(analysis: Analysis) -> list[str]:

@@ -146,7 +146,15 @@ def decoding(run: Run, slots: Slots) -> Decoding:
     middle = float(np.median(positive)) if len(positive) else 0.0
     lives = Lives.of(run, slots, min(EDGE_SHARE * middle, EDGE_MOST_S))
     found = _gaps(lives, seen.row, at, inside)
-    return replace(found, step_s=_spread(found.row, seconds, len(lives.first)), spans=seen.spans, said=seen.said)
+    group = _together(found.row, seconds, len(lives.first))
+    size = np.bincount(group)
+    shared = (np.bincount(group, weights=seconds) / size)[group] if len(group) else seconds
+    # Tokens that came together share what happened in the gap before them: a prompt, or a stream that began or ended.
+    odd = (found.streams == 0) | (np.diff(found.streams, prepend=0) != 0) & (np.diff(group, prepend=-1) == 0)
+    spoilt = (np.bincount(group, weights=odd | found.held) > 0)[group] if len(group) else found.held
+    return replace(
+        found, step_s=shared, held=found.held | (spoilt & (size > 1)[group]), spans=seen.spans, said=seen.said
+    )
 
 
 def _block(lives: Lives, run: Run, low: int, high: int) -> Decoding:
@@ -185,17 +193,13 @@ def _gaps(lives: Lives, row: IntArray, at: FloatArray, inside: BoolArray) -> Dec
     )
 
 
-def _spread(row: IntArray, seconds: FloatArray, rows: int) -> FloatArray:
-    """Share a gap evenly with the ones right after it that are next to nothing."""
-    if not len(seconds):
-        return seconds
+def _together(row: IntArray, seconds: FloatArray, rows: int) -> IntArray:
+    """Number the gaps so that one shares its number with those right after it that are next to nothing."""
     total = np.bincount(row, weights=seconds, minlength=rows)
     count = np.bincount(row, minlength=rows)
     usual = (total / np.maximum(count, 1))[row]
     fresh = np.diff(row, prepend=-1) != 0
-    group = np.cumsum(fresh | (seconds > MERGED_SHARE * usual)) - 1
-    size = np.bincount(group)
-    return np.asarray((np.bincount(group, weights=seconds) / size)[group], dtype=np.float64)
+    return np.asarray(np.cumsum(fresh | (seconds > MERGED_SHARE * usual)) - 1, dtype=np.int64)
 
 
 def _free(first: FloatArray, last: FloatArray, slots: Slots) -> FloatArray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.frames import US, FloatArray, Run
+from loadtest.analyse.rates import Flow
 from loadtest.slo import SHARES, Objective
 
 
@@ -29,8 +30,15 @@ class Goodput:
         return {"good": self.good, "requests": self.requests, "share": self.share, "requests_per_s": self.per_second}
 
 
-def goodput(run: Run, level: int, objectives: Iterable[Objective], *, requests_per_s: float | None) -> Goodput | None:
-    """Return a level's goodput: the share of requests that meet every objective, and that share of `requests_per_s`.
+def goodput(
+    run: Run,
+    level: int,
+    objectives: Iterable[Objective],
+    *,
+    requests_per_s: float | None,
+    flow: Flow | None = None,
+) -> Goodput | None:
+    """Return a level's goodput: how many requests meet every objective, and how many of `requests_per_s` do.
 
     A failed request meets none. Where a figure has several limits (p50 and p95) the widest counts, for the tighter one
     speaks of the median and not of each request; totals of a level are left out, and itl is a request's own gaps at the
@@ -38,6 +46,7 @@ def goodput(run: Run, level: int, objectives: Iterable[Objective], *, requests_p
 
     Args:
         requests_per_s: of the level's requests that ended well, as summary.json has it.
+        flow: the level's window: each request then counts by its share of it, as in `requests_per_s`.
     """
     asked = widest(objectives)
     rows = run.measured(level) & np.asarray(run.requests["outcome"] != "cancelled", dtype=np.bool_)
@@ -52,7 +61,9 @@ def goodput(run: Run, level: int, objectives: Iterable[Objective], *, requests_p
         # What a request does not have (the tokens/s of an answer of one token) it cannot miss.
         met &= np.isnan(values) | (values <= objective.limit if objective.at_most else values >= objective.limit)
     good = int(met.sum())
-    rate = None if requests_per_s is None or not ok.any() else requests_per_s * good / int(ok.sum())
+    shares = flow.shares if flow is not None else ok.astype(np.float64)
+    inside = float(shares[ok].sum())
+    rate = None if requests_per_s is None or inside <= 0 else requests_per_s * float(shares[met].sum()) / inside
     return Goodput(good, int(rows.sum()), rate)
 
 

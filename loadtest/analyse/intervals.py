@@ -20,7 +20,8 @@ import numpy as np
 from loadtest.analyse.frames import BLOCK, BoolArray, FloatArray, IntArray
 
 TABLE = 1 << 20  # whole numbers from 0 that are counted each in its place; what is beyond is sorted
-MOST_BATCHES, FEWEST_BATCHES, FEWEST_OF_CLOSED_LOOP = 20, 10, 5
+MOST_BATCHES, FEWEST_BATCHES = 20, 10
+FEWEST_ROUNDS = 5  # whole rounds of a closed loop that an interval takes
 BATCH_TIMES = 5  # a batch is so many correlation times long, where that leaves ten batches
 # A few batches show too little of the skewness that there is: with this factor intervals of a long queue's mean hold in
 # 94 of 100 cases from an empty start, without it in 93.
@@ -139,7 +140,7 @@ class Sample:
         time = correlation_time(_residuals(values, starts))
         batches = min(MOST_BATCHES, max(FEWEST_BATCHES, int(n / (BATCH_TIMES * time))), n)
         whole = n // max(block, 1)  # rounds of the loop
-        if whole >= FEWEST_OF_CLOSED_LOOP:
+        if whole >= FEWEST_ROUNDS:
             batches = min(batches, whole)
             length = n // batches // block * block
         else:
@@ -162,15 +163,17 @@ class Sample:
         alike = self.time / self.length if self.time > 1 else 0.0
         apart = means - means.mean()
         square = float(apart @ apart)
+        # One less than batches have: their likeness is estimated too, and five rounds show little of it.
+        freedom = max(self.batches - 2, 1)
         if square <= 1e-24 * max(1.0, _square(residuals)):
-            return Spread(0.0, self.batches - 1)
+            return Spread(0.0, freedom)
         variance = square / (self.batches - 1) / max(1 - alike, 0.5)
         skewness = 0.0
         if self.batches > 2:
             bias = math.sqrt(self.batches * (self.batches - 1)) / (self.batches - 2)
             skewness = bias * float((apart**3).mean()) / (square / self.batches) ** 1.5
         lean = SKEWNESS_SEEN * skewness / 6 / math.sqrt(self.batches)
-        return Spread(math.sqrt(variance / self.batches), self.batches - 1, lean)
+        return Spread(math.sqrt(variance / self.batches), freedom, lean)
 
     def above(self, limit: float, share: float) -> Spread:
         """Return how sure the share of values above `limit` is, which is percentile `share`."""

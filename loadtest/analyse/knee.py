@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from loadtest.analyse import offered
+from loadtest.analyse import offered, rates
 from loadtest.analyse.frames import FloatArray, Run
-from loadtest.analyse.stats import steady_window
 
 OFF = 0.10  # L against λW by more than this, and by more than the window's edges explain: not stationary
 QUEUE_GROWTH = 1.5  # last third of a level over its first: a queue that grows
@@ -20,7 +19,6 @@ LEAST_SHARE = 0.01  # of the requests that came: a queue that grows by less is o
 FEWEST_ARRIVALS = 12  # to judge growth by
 KNEE_SHARE = 0.95  # of the best throughput: the first level that reaches it is the knee
 FEWEST_LEVELS = 3
-Z95 = 1.96
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,32 +86,33 @@ class Little:
             "holds": self.holds,
             "growing": self.growth.growing if self.growth else None,
             "growth_per_s": self.growth.per_s if self.growth else None,
+            "in_flight_first": self.growth.before if self.growth else None,
+            "in_flight_last": self.growth.after if self.growth else None,
         }
 
 
-def little(run: Run, level: int) -> Little | None:
-    """Hold Little's law against a level, warm-up and failures included; None where nothing ended in the window."""
-    send, end = run.column("send"), run.column("end")
-    mine = np.asarray(run.requests["level"] == level, dtype=np.bool_) & np.isfinite(send) & np.isfinite(end)
-    measured = mine & run.measured(level)
-    if not measured.any():
+def little(run: Run, level: int, flow: rates.Flow | None = None) -> Little | None:
+    """Hold Little's law against a level, warm-up and failures included; None where nothing ended in it.
+
+    Ends and times count as rates do, each request by its share of the window: by whole ends alone a window of few rounds
+    would be off by a round. `flow`: the level's, where it is known already.
+    """
+    flow = flow or rates.flow(run, next(each for each in run.levels if each["index"] == level))
+    if flow is None or not flow.shares.any():
         return None
-    first_measured = float(send[measured].min())
-    send, end = send[mine], end[mine]
-    window = steady_window(send, end, first_measured)
-    ended = (end > window.start) & (end <= window.end)
-    if window.seconds <= 0 or not ended.any():
-        return None
+    window, rows = flow.window, flow.rows
+    send, end, shares = run.column("send")[rows], run.column("end")[rows], flow.shares[rows]
     inside = np.clip(np.minimum(end, window.end) - np.maximum(send, window.start), 0.0, None)
-    sojourn = float((end - send)[ended].mean())
+    sojourn = float((shares * (end - send)).sum() / shares.sum())
     if sojourn <= 0:
         return None
+    everyone = np.asarray(run.requests["level"] == level, dtype=np.bool_) & np.isfinite(run.column("send"))
     return Little(
         in_flight=float(inside.sum()) / window.seconds,
-        per_second=int(ended.sum()) / window.seconds,
+        per_second=float(shares.sum()) / window.seconds,
         sojourn_s=sojourn,
         allowed=max(OFF, sojourn / window.seconds),
-        growth=growth(send, end),
+        growth=growth(run.column("send")[everyone], run.column("end")[everyone]),
     )
 
 
@@ -138,34 +137,46 @@ class Knee:
     """The concurrency from which on throughput stays within 5 % of its best."""
 
     concurrency: int  # the first measured level that reaches it
-    low: int  # the knee is surely not below this …
-    high: int | None  # … nor above this; None: throughput may still grow past the last level
     tokens_per_s: float  # at `concurrency`
-    grows: bool  # the last level is the first to reach it: there may be no knee yet
-    sure: bool  # every level's throughput has an interval of its own
+    # Measured levels: the knee is surely not below the first, nor above the second (None: output may still grow past the
+    # last). None: some level has too few requests for an interval.
+    interval: tuple[int, int | None] | None
+    first: int  # the lowest level
+    last: int  # the highest level
+    grows: bool  # the last level gives surely more than every level before it
 
     @property
     def sentence(self) -> str:
-        """Say it with its interval."""
+        """Say what is sure of it: that levels differ only where their intervals do not overlap."""
         streams = f"{self.concurrency} stream{'s' if self.concurrency != 1 else ''}"
+        most = f"{self.tokens_per_s:.1f} tokens/s in all"
+        if self.interval is None:
+            return f"Output reaches {most} at {streams}; too few requests to tell whether more streams bring more."
+        low, high = self.interval
         if self.grows:
-            return f"Output still grows with concurrency: {self.tokens_per_s:.1f} tokens/s in all at {streams}."
-        if self.high is None:
-            between = f" (95 % interval: {self.low} or more)"
-        elif self.low < self.high:
-            between = f" (95 % interval: {self.low} to {self.high})"
-        else:
-            between = ""
-        return f"Output stops growing at {streams}{between}: {self.tokens_per_s:.1f} tokens/s in all there."
+            return f"Output still grows with concurrency: {most} at {streams}."
+        if high is None or (low == self.first and low < high):
+            return (
+                f"Output reaches {most} at {streams}; from {low} to {high or self.last} streams the intervals overlap, so "
+                "whether it grows there is not known."
+            )
+        if low == high:
+            return f"Output stops growing at {streams}: {most} there."
+        return f"Output stops growing at {streams} (95 % interval: {low} to {high}): {most} there."
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
             "concurrency": self.concurrency,
-            "ci95": [self.low, self.high],
+            "ci95": list(self.interval) if self.interval else None,
             "output_tokens_per_s": self.tokens_per_s,
             "grows": self.grows,
         }
+
+
+def parted(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
+    """Whether two figures differ for sure: both have a 95 % interval, and these do not overlap."""
+    return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])
 
 
 def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
@@ -183,11 +194,19 @@ def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
     lost = next((level for level in known if level["little"]["growing"]), None)
     kept = [level for level in known if lost is None or offered.amount(level) < offered.amount(lost)]
     if lost is None:
-        return f"The server keeps up at {offered.name(known[-1])}: it answers {_answered(known[-1])}."
+        return f"The server keeps up at {offered.name(known[-1])}: {_steady(known[-1])}."
     grew = lost["little"]["growth_per_s"]
     return (
         f"The server keeps up at {offered.name(kept[-1])}, but not" if kept else "The server does not keep up"
     ) + f" at {offered.name(lost)}: there it answers {_answered(lost)}, and each second {grew:.2g} more wait."
+
+
+def _steady(level: dict[str, Any]) -> str:
+    """Say how many requests were in flight early and late; of a level of an older run only that no more were."""
+    ends = level["little"].get("in_flight_first"), level["little"].get("in_flight_last")
+    if None in ends:
+        return "no more requests were in flight at its end than at its start"
+    return f"{ends[0]:.1f} requests in flight in the first third of the level, {ends[1]:.1f} in the last"
 
 
 def _answered(level: dict[str, Any]) -> str:
@@ -199,37 +218,48 @@ def _answered(level: dict[str, Any]) -> str:
 class _Point:
     users: int
     rate: float
-    error: float  # standard error; nan where no interval is known
+    ci95: tuple[float, float] | None
 
-    def reaches(self, best: _Point, lean: float) -> bool:
-        """Whether the rate is 95 % of the best one, `lean` standard errors of the difference granted to it."""
+    def surely_above(self, other: _Point, share: float = 1.0) -> bool:
+        """Whether the rate is above that share of another's, their intervals apart."""
+        if self.ci95 is None or other.ci95 is None:
+            return False
+        return self.ci95[0] > share * other.ci95[1]
+
+    def surely_reaches(self, best: _Point) -> bool:
+        """Whether the rate is 95 % of the best one for sure, by the error of the difference."""
         if self.users == best.users:
             return True
-        error = math.hypot(self.error, KNEE_SHARE * best.error)
-        return self.rate - KNEE_SHARE * best.rate + lean * (error if math.isfinite(error) else 0.0) >= 0
+        if self.ci95 is None or best.ci95 is None:
+            return False
+        halves = ((self.ci95[1] - self.ci95[0]) / 2, KNEE_SHARE * (best.ci95[1] - best.ci95[0]) / 2)
+        return self.rate - KNEE_SHARE * best.rate >= math.hypot(*halves)
 
 
 def knee(levels: Iterable[dict[str, Any]]) -> tuple[Knee | None, str | None]:
     """Return the knee of a summary's levels that differ in nothing but concurrency, or None and the reason.
 
-    A level counts as there when its throughput is within 5 % of the best one. The interval runs from just above the last
-    level that is surely below that to the first that surely reaches it, by the levels' own 95 % intervals.
+    A level counts as there when its throughput is within 5 % of the best one. The interval runs from the first level whose
+    interval lets it be there to the first that surely is, by the levels' own 95 % intervals.
     """
     points = sorted((p for p in map(_point, levels) if p is not None), key=lambda p: p.users)
     if len({p.users for p in points}) < FEWEST_LEVELS:
         return None, f"a knee takes {FEWEST_LEVELS} levels of a closed loop with a throughput, here are {len(points)}"
     best = max(points, key=lambda p: p.rate)
-    found = next(p for p in points if p.reaches(best, 0.0))
-    may = next(i for i, p in enumerate(points) if p.reaches(best, Z95))
-    surely = next(p for p in points if p.reaches(best, -Z95))
+    found = next(p for p in points if p.rate >= KNEE_SHARE * best.rate)
     last = points[-1]
+    interval = None
+    if all(p.ci95 is not None for p in points):
+        may = next(p for p in points if p is best or not best.surely_above(p, 1 / KNEE_SHARE))
+        surely = next(p for p in points if p.surely_reaches(best))
+        interval = (may.users, None if surely.users == last.users else surely.users)
     return Knee(
         concurrency=found.users,
-        low=points[may - 1].users + 1 if may else points[0].users,
-        high=None if surely.users == last.users else surely.users,
         tokens_per_s=found.rate,
-        grows=found.users == last.users,
-        sure=all(math.isfinite(p.error) for p in points),
+        interval=interval,
+        first=points[0].users,
+        last=last.users,
+        grows=found is last and all(last.surely_above(p) for p in points[:-1]),
     ), None
 
 
@@ -237,4 +267,4 @@ def _point(level: dict[str, Any]) -> _Point | None:
     users, rate, ci = (level.get(key) for key in ("concurrency", "output_tokens_per_s", "output_tokens_per_s_ci95"))
     if not users or not rate or level.get("rate"):
         return None
-    return _Point(int(users), float(rate), (ci[1] - ci[0]) / 2 / Z95 if ci else math.nan)
+    return _Point(int(users), float(rate), (float(ci[0]), float(ci[1])) if ci else None)

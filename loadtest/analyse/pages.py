@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.analyse import findings, groups, headroom, measured
+from loadtest.analyse.stats import PERCENTILES
 from loadtest.analyse.summary import Analysis, failed
-from loadtest.metrics import FORMULAS
+from loadtest.metrics import FORMULAS, needed
 
 # Every figure of a level in the order of summary.json: (key, name, unit).
 FIGURES = (
@@ -72,6 +73,16 @@ def headline(level: dict[str, Any]) -> list[str]:
     ]
 
 
+def _told_or_needed(level: dict[str, Any]) -> list[str]:
+    """Return headline(), with how many requests it would take where a TTFT percentile is not told."""
+    cells = headline(level)
+    for place, (key, part) in enumerate(
+        (("ttft_s", "p50"), ("ttft_s", "p95"), ("ttft_s", "p99"), ("ttft_sched_s", "p95"))
+    ):
+        cells[place] = _untold(level.get(key), part) or cells[place]
+    return cells
+
+
 def overview(summary: dict[str, Any]) -> Grid:
     """Return a row a level: what was asked, how it ended, headline figures, verdict."""
     some_shed = any(level.get("shed") for level in summary["levels"])
@@ -103,7 +114,7 @@ def overview(summary: dict[str, Any]) -> Grid:
                 str(level["outcomes"].get("ok", 0)),
                 str(failed(level)),
                 *([str(level.get("shed") or 0)] if some_shed else []),
-                *headline(level),
+                *_told_or_needed(level),
                 _rate(level["input_tokens_per_s"]),
                 _rate(level["requests_per_s"]),
                 str(level["peak_decoding"]),
@@ -124,7 +135,7 @@ def figures(level: dict[str, Any]) -> Grid:
             rows.append((name, unit, "0", *[NOTHING] * (len(PARTS) + 1), f"{formula} (unknown: {reason})"))
             continue
         factor = 1e3 if unit == "ms" else 1.0
-        cells = [_number(described[part], factor) for part in PARTS]
+        cells = [_untold(described, part) or _number(described[part], factor) for part in PARTS]
         interval = described["ci95_p50"]
         between = f"{_number(interval[0], factor)} to {_number(interval[1], factor)}" if interval else NOTHING
         rows.append((name, unit, str(described["n"]), *cells, between, formula))
@@ -354,6 +365,13 @@ def _html_picture(path: Path, named: str = "") -> str:
 def _largest(described: dict[str, Any]) -> float | None:
     value: float | None = described["max"]
     return value
+
+
+def _untold(described: dict[str, Any] | None, part: str) -> str | None:
+    """Say how many values a percentile would take that is not told; None where it is, or where nothing is known."""
+    if not described or described[part] is not None or part not in PERCENTILES:
+        return None
+    return f"needs {needed(PERCENTILES[part])}"
 
 
 def _duration(value: float | None) -> str:

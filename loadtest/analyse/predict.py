@@ -17,7 +17,7 @@ import numpy as np
 
 from loadtest import metrics
 from loadtest.analyse import protocol as protocol_of
-from loadtest.analyse import stats
+from loadtest.analyse import rates
 from loadtest.analyse.frames import FloatArray, Run
 from loadtest.analyse.intervals import t_quantile
 from loadtest.analyse.protocol import Protocol
@@ -131,7 +131,7 @@ class Model:
             step_errors={entry.streams: entry.error_s / entry.mean_s for entry in steps.times},
             prefill_error=half / 1.96 / max(prefill.per_token_s, 1e-12),
             in_flight=max([*concurrency, 1]),
-            slope_known=steps.law is not None and steps.law.per_stream_s > 0,
+            slope_known=steps.slope_s is not None,
             guess=passes.guess,
         )
 
@@ -242,7 +242,7 @@ class Model:
             )
             trace = _Trace([], [])
             streams = play(engine, plan, draw, trace.see)
-            figures, depth = _figures(streams, trace, warmups)
+            figures, depth = _figures(streams, trace, warmups, concurrency)
             seen.append(figures)
             deepest = max(deepest, depth)
             growing.append(rate is not None and _grows(streams))
@@ -328,7 +328,9 @@ def _drawn(timing: Timing, model: Model, draw: random.Random) -> Timing:
     )
 
 
-def _figures(streams: list[Stream], trace: _Trace, warmups: int) -> tuple[dict[str, dict[str, float]], int]:
+def _figures(
+    streams: list[Stream], trace: _Trace, warmups: int, users: int | None
+) -> tuple[dict[str, dict[str, float]], int]:
     """Return the figures of one simulated run by the formulas of a measured one, and the most streams at once."""
     arrived, scheduled, won, start, first, last = (
         np.array([getattr(stream, name) for stream in streams], dtype=np.float64) / NS
@@ -360,12 +362,12 @@ def _figures(streams: list[Stream], trace: _Trace, warmups: int) -> tuple[dict[s
         )
     }
     figures["itl_s"] = _described(gaps)
-    window = stats.steady_window(arrived, last, float(arrived[measured].min()))
-    counted = instants if window.steady else instants[kept[owners]]
-    ended = last if window.steady else last[measured]
+    window = rates.steady_window(arrived, last, float(arrived[measured].min()), users)
     if window.seconds > 0:
-        figures["output_tokens_per_s"] = {"mean": float(window.holds(counted).sum()) / window.seconds}
-        figures["requests_per_s"] = {"mean": float(window.holds(ended).sum()) / window.seconds}
+        inside = window.holds(instants) if window.steady else window.holds(instants) * kept[owners]
+        whole = np.maximum(np.bincount(owners), 1)  # tokens of each answer: a request counts by its share of them
+        figures["output_tokens_per_s"] = {"mean": float(inside.sum()) / window.seconds}
+        figures["requests_per_s"] = {"mean": float((inside / whole[owners]).sum()) / window.seconds}
     else:
         figures["output_tokens_per_s"] = figures["requests_per_s"] = {"mean": math.nan}
     depth = np.cumsum(

@@ -19,8 +19,8 @@ from loadtest.simulate.timing import StepLaw, Timing
 
 SAMPLE = 400  # step times kept a number of streams
 FEWEST_STEPS = 8  # below, a number of streams was only passed through
-TRIMMED = 0.05  # of the steps at either end, left out of the mean: pauses of the machine, not steps
 BLOCKS = 40  # of consecutive steps, for the error of a mean
+FEWEST_NUMBERS = 3  # of streams, for a law: a line through two is always exact
 FITS = 0.10  # largest share that a step time may be off its law
 MODEL_ERROR = 0.002  # a step time is never known better than this share
 FAR = 64  # streams past the last measured, to which the law's slope is carried on
@@ -44,7 +44,7 @@ class StepTimes:
 
     streams: int
     n: int  # gaps; the streams that share a step see it alike, so there were n / streams steps
-    mean_s: float  # without the 5 % at either end
+    mean_s: float  # of all of them: slow steps are time spent too
     error_s: float  # standard error of mean_s
     median_s: float
     p10_s: float
@@ -88,6 +88,7 @@ class Steps:
     times: tuple[StepTimes, ...]  # by number of streams, ascending
     law: Law | None
     law_reason: str | None  # why there is none, or why it does not fit
+    slope_s: float | None  # by which a step is taken to grow with each stream past the last measured; None: unknown
     prefill: Prefill | None
     prefill_reason: str | None
     interference_s: float | None  # stall of a running stream per prompt token of another's prefill
@@ -109,7 +110,7 @@ class Steps:
             raise ValueError("no step time or no prefill speed is known")
         split = bool(self.neighbours if neighbours is None else neighbours)
         return Timing(
-            step=StepLaw(table=table(self.times, self.law, neighbours=split)),
+            step=StepLaw(table=table(self.times, self.slope_s, neighbours=split)),
             prefill_s=known.per_token_s if prefill_s is None and known else prefill_s or 0.0,
             prompt_s=known.fixed_s if prefill_s is None and known else 0.0,
             prompt_jitter=known.jitter if known else 0.0,
@@ -144,9 +145,18 @@ class Steps:
 def measure(run: Run, slots: Slots) -> Steps:
     """Measure step times, law, prefill and stalls of a run."""
     found = gaps_of.decoding(run, slots)
-    times = by_streams(found)
-    law, law_reason = fit(times)
-    reader = _Reader.of(times, law) if times else None
+    models = sorted({str(model) for model in run.requests["model"][run.requests["ok"]].dropna().unique()})
+    if len(models) > 1:  # steps of several servers' models are steps of none
+        times: tuple[StepTimes, ...] = ()
+        law, slope = None, None
+        law_reason: str | None = (
+            f"the run measured {len(models)} models ({', '.join(models)}): each has steps of its own"
+        )
+    else:
+        times = by_streams(found)
+        law, law_reason = fit(times)
+        slope = _slope(times)
+    reader = _Reader.of(times, slope) if times else None
     prefill, prefill_reason = prefill_of.measure(run, found, reader)
     stall, interference, interference_reason = prefill_of.stalls(run, found, reader)
     handling, handover = _fixed_costs(run, prefill, reader)
@@ -154,6 +164,7 @@ def measure(run: Run, slots: Slots) -> Steps:
         times=times,
         law=law,
         law_reason=law_reason,
+        slope_s=slope,
         prefill=prefill,
         prefill_reason=prefill_reason,
         interference_s=interference,
@@ -178,15 +189,12 @@ def by_streams(gaps: Decoding) -> tuple[StepTimes, ...]:
 def _times(streams: int, step_s: FloatArray, at: FloatArray) -> StepTimes:
     ordered = np.sort(step_s)
     low, middle, high = np.quantile(ordered, (0.1, 0.5, 0.9))
-    cut = int(TRIMMED * len(ordered))
-    inside = (step_s >= ordered[cut]) & (step_s <= ordered[len(ordered) - 1 - cut])
-    trimmed, trimmed_at = step_s[inside], at[inside]
     ranks = np.linspace(0, len(ordered) - 1, min(SAMPLE, len(ordered))).round().astype(np.int64)
     return StepTimes(
         streams=streams,
         n=len(step_s),
-        mean_s=float(trimmed.mean()),
-        error_s=_error(trimmed[np.argsort(trimmed_at, kind="stable")], streams),
+        mean_s=float(step_s.mean()),
+        error_s=_error(step_s[np.argsort(at, kind="stable")], streams),
         median_s=float(middle),
         p10_s=float(low),
         p90_s=float(high),
@@ -234,30 +242,66 @@ def kinds(ordered: FloatArray) -> tuple[Kind, ...]:
     return Kind(centres[0], len(low) / n), Kind(centres[1], len(high) / n)
 
 
+def _solid(times: tuple[StepTimes, ...]) -> list[StepTimes]:
+    """Return the numbers of streams that were held, not only passed through."""
+    return [entry for entry in times if entry.n >= FEWEST_STEPS * entry.streams]
+
+
 def fit(times: tuple[StepTimes, ...]) -> tuple[Law | None, str | None]:
-    """Fit the line through the mean step times, each weighted by its error; say why there is none, or none that fits."""
-    solid = [entry for entry in times if entry.n >= FEWEST_STEPS * entry.streams]
+    """Fit the line through the mean step times, each weighted by its error; say why there is none, or none that fits.
+
+    A law takes three numbers of streams, a step time above zero and a slope that is not surely below it.
+    """
+    solid = _solid(times)
     if not solid:
         return None, "no steps between tokens were seen" if not times else "too few steps were seen"
-    if len(solid) == 1:
+    if len(solid) < FEWEST_NUMBERS:
+        seen = " and ".join(str(entry.streams) for entry in solid[:-1]) + (" and " if solid[1:] else "")
         return None, (
-            f"only steps with {_streams(solid[0].streams)} decoding were seen: "
-            "measure levels with other numbers of streams"
+            f"only steps with {seen}{_streams(solid[-1].streams)} decoding were seen: "
+            f"measure levels with other numbers of streams, for a law takes {FEWEST_NUMBERS}"
         )
-    streams = np.array([entry.streams for entry in solid], dtype=np.float64)
-    means = np.array([entry.mean_s for entry in solid])
-    errors = np.hypot([entry.error_s for entry in solid], MODEL_ERROR * means)
+    streams, means, errors = _points(solid)
     base, slope = _weighted_line(streams, means, errors)
+    # A line that is further from the means than their errors explain is known less well than those errors say.
+    off_by = float((((means - base - slope * streams) / errors) ** 2).sum())
+    errors = errors * max(1.0, math.sqrt(off_by / (len(solid) - 2)))
     # Errors drawn anew: what the line would have been with other steps of the same kind.
     draws = means + errors * np.random.default_rng(0).standard_normal((1000, len(solid)))
     lines = np.array([_weighted_line(streams, drawn, errors) for drawn in draws])
     low, high = np.quantile(lines, (0.025, 0.975), axis=0)
+    if slope < 0 <= high[1]:  # no growth was seen: a step takes the same with any number
+        slope, base = 0.0, float((means / errors**2).sum() / (1 / errors**2).sum())
+    if slope < 0 or base <= 0:
+        return None, (
+            f"the step time follows no law: the best line through it is {base * 1e3:.3g} ms and {slope * 1e3:.3g} ms for each "
+            "stream, and neither can be below zero"
+        )
     off = np.abs(means - base - slope * streams) / means
     worst = int(np.argmax(off))
     residual = float(off[worst])
-    fits = residual <= FITS
-    law = Law(base, (float(low[0]), float(high[0])), slope, (float(low[1]), float(high[1])), residual, fits=fits)
-    return law, None if fits else _misfit(solid[worst], residual, law)
+    ends = [(max(float(low[i]), 0.0), float(high[i])) for i in (0, 1)]
+    law = Law(base, ends[0], slope, ends[1], residual, fits=residual <= FITS)
+    return law, None if law.fits else _misfit(solid[worst], residual, law)
+
+
+def _points(solid: list[StepTimes]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return numbers of streams, mean step times and their errors."""
+    streams = np.array([entry.streams for entry in solid], dtype=np.float64)
+    means = np.array([entry.mean_s for entry in solid])
+    return streams, means, np.hypot([entry.error_s for entry in solid], MODEL_ERROR * means)
+
+
+def _slope(times: tuple[StepTimes, ...]) -> float | None:
+    """Return by how much a step grows with each stream, as a guess for more streams than were seen; None where unknown.
+
+    Two numbers of streams are enough for it, which make no law.
+    """
+    solid = _solid(times)
+    if len(solid) < 2:
+        return None
+    slope = _weighted_line(*_points(solid))[1]
+    return slope if slope > 0 else None
 
 
 def _weighted_line(streams: FloatArray, means: FloatArray, errors: FloatArray) -> tuple[float, float]:
@@ -288,7 +332,7 @@ def split_by_neighbours(times: tuple[StepTimes, ...]) -> bool | None:
     Seen by a kind of step at B = 2 that takes as long as two steps of one stream, beside or without a shorter one that
     the steps at B = 3 or more stay below.
     """
-    found = {entry.streams: entry for entry in times if entry.n >= FEWEST_STEPS * entry.streams}
+    found = {entry.streams: entry for entry in _solid(times)}
     if 1 not in found or 2 not in found or max(found) < 3:
         return None
     alone, two = found[1].median_s, found[2]
@@ -299,13 +343,13 @@ def split_by_neighbours(times: tuple[StepTimes, ...]) -> bool | None:
 
 
 def table(
-    times: tuple[StepTimes, ...], law: Law | None, *, neighbours: bool
+    times: tuple[StepTimes, ...], slope: float | None, *, neighbours: bool
 ) -> tuple[tuple[int, tuple[float, ...]], ...]:
-    """Return the engine's table of step times: what was measured, and one far entry that carries the law's slope on.
+    """Return the engine's table of step times: what was measured, and one far entry that carries `slope` on.
 
     With passes split by neighbours a pass of n streams is the shortest kind of step with n of them.
     """
-    solid = [entry for entry in times if entry.n >= FEWEST_STEPS * entry.streams] or list(times)
+    solid = _solid(times) or list(times)
     most = solid[-1]
     rows: list[tuple[int, tuple[float, ...]]] = []
     for entry in solid:
@@ -323,9 +367,9 @@ def table(
             for streams, values in rows
             if streams in (1, most.streams) or np.mean(values) <= 1.1 * most.mean_s
         ]
-    if law is not None and law.per_stream_s > 0:
+    if slope:
         last = float(np.mean(rows[-1][1]))
-        rows.append((most.streams + FAR, (last + FAR * law.per_stream_s,)))
+        rows.append((most.streams + FAR, (last + FAR * slope,)))
     return tuple(rows)
 
 
@@ -361,12 +405,12 @@ class _Reader:
     slope: float
 
     @classmethod
-    def of(cls, times: tuple[StepTimes, ...], law: Law | None) -> _Reader:
-        solid = [entry for entry in times if entry.n >= FEWEST_STEPS * entry.streams] or list(times)
+    def of(cls, times: tuple[StepTimes, ...], slope: float | None) -> _Reader:
+        solid = _solid(times) or list(times)
         return cls(
             np.array([entry.streams for entry in solid], dtype=np.float64),
             np.array([entry.mean_s for entry in solid]),
-            max(law.per_stream_s, 0.0) if law else 0.0,
+            slope or 0.0,
         )
 
     def __call__(self, streams: FloatArray) -> FloatArray:

@@ -20,6 +20,7 @@ from loadtest.analyse import (
     lengths,
     load,
     offered,
+    rates,
     slots,
     stats,
     steps,
@@ -151,6 +152,7 @@ def _together(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> Analysis:
         times=(),
         law=None,
         law_reason=SEVERAL,
+        slope_s=None,
         prefill=None,
         prefill_reason=SEVERAL,
         interference_s=None,
@@ -247,7 +249,8 @@ def _level(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> 
         described |= _known(name, stats.describe_pooled(pooled, good, block=block))
     requests = run.requests[rows]
     stamps = verdict.stamps_of(run.requests[good])
-    throughput = _throughput(run, index, block, closed=bool(level.get("concurrency")))
+    flow = rates.flow(run, level)
+    throughput = rates.summed_up(run, flow, good)
     return {
         "index": index,
         "label": level.get("label") or offered.level_of(level).label,
@@ -258,11 +261,11 @@ def _level(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> 
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
         "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
         **described,
-        **_little(run, index),
+        **_little(run, index, flow),
         **({"cold_load": load.cold_load(run, index)} if load.is_cold(run) else {}),
         "wait_source": _commonest(run.requests["wait_source"][good]),
         **throughput,
-        **_goodput(run, index, objectives, throughput["requests_per_s"]),
+        **_goodput(run, index, objectives, throughput["requests_per_s"], flow),
         "tokens": _tokens(run, rows, good),
         "peak_decoding": slots.peak_decoding(run, np.asarray(run.requests["level"] == index, dtype=np.bool_)),
         "client": {
@@ -287,11 +290,13 @@ def _known(name: str, described: stats.Described) -> dict[str, Any]:
     return {name: None, f"{name}_reason": UNKNOWN.get(name, "no request of this level had one")}
 
 
-def _goodput(run: Run, index: int, objectives: Sequence[Objective], rate: float | None) -> dict[str, Any]:
+def _goodput(
+    run: Run, index: int, objectives: Sequence[Objective], rate: float | None, flow: rates.Flow | None
+) -> dict[str, Any]:
     """Return a level's goodput where objectives were given."""
     if not objectives:
         return {}
-    found = goodput.goodput(run, index, objectives, requests_per_s=rate)
+    found = goodput.goodput(run, index, objectives, requests_per_s=rate, flow=flow)
     if found is None:
         return {"goodput": None, "goodput_reason": "no objective is one that a single request can meet or miss here"}
     return {"goodput": found.to_dict()}
@@ -310,8 +315,8 @@ def _offered(run: Run, level: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _little(run: Run, index: int) -> dict[str, Any]:
-    found = knee.little(run, index)
+def _little(run: Run, index: int, flow: rates.Flow | None) -> dict[str, Any]:
+    found = knee.little(run, index, flow)
     if found is None:
         return {"little": None, "little_reason": "no request ended in the steady window"}
     return {"little": found.to_dict()}
@@ -325,45 +330,6 @@ def _knee(series: Series) -> dict[str, Any]:
 def _commonest(sources: pd.Series) -> str:
     """Return where most of a level's waits were learnt: "server", "inferred" or "unknown"."""
     return str(sources.mode().iloc[0]) if len(sources) else waits.UNKNOWN
-
-
-def _throughput(run: Run, index: int, block: int, *, closed: bool) -> dict[str, Any]:
-    """Return tokens and requests a second, and the window that they are taken over.
-
-    Tokens count where they arrived: output tokens at their chunks (an answer's tokens spread evenly over its chunks),
-    a prompt's at its first token, a request at its end. In the steady window the streams still on their warm-up answer
-    load the server as well, so theirs count too.
-    """
-    names = ("output_tokens_per_s", "input_tokens_per_s", "requests_per_s")
-    everyone = np.asarray(run.requests["level"] == index, dtype=np.bool_) & np.isfinite(run.column("send"))
-    good = run.good(index)
-    if not good.any():
-        reason = "no request of this level ended well"
-        return {"window": None} | dict.fromkeys(names) | {f"{name}_reason": reason for name in names}
-    send, end = run.column("send"), run.column("end")
-    window = stats.steady_window(send[everyone], end[everyone], float(send[run.measured(index) & everyone].min()))
-    counted = good
-    if window.steady:
-        counted = everyone & np.asarray(run.requests["ok"], dtype=np.bool_)
-    rows = np.flatnonzero(counted)
-    found = {"output_tokens_per_s": stats.token_throughput(run, counted, window, block=block, closed=closed)}
-    for name, instants, weights in (
-        ("input_tokens_per_s", run.column("first_token")[counted], run.column("prompt_tokens")[counted]),
-        ("requests_per_s", end[counted], np.ones(len(rows))),
-    ):
-        known = np.isfinite(instants) & np.isfinite(weights)
-        sends = send[rows[known]] if closed else None
-        found[name] = (
-            stats.throughput(instants[known], weights[known], window, block=block, requests=rows[known], sends=sends)
-            if known.any()
-            else None
-        )
-    figures: dict[str, Any] = {}
-    for name, rate in found.items():
-        figures[name] = rate.per_second if rate else None
-        figures[f"{name}_ci95"] = rate.ci95 if rate else None
-    over = "steady window" if window.steady else "whole level"
-    return {"window": {"start": window.start, "end": window.end, "throughput_over": over}, **figures}
 
 
 def _tokens(run: Run, rows: BoolArray, good: BoolArray) -> dict[str, Any]:

@@ -15,7 +15,18 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.analyse import compare_report
-from loadtest.analyse.compare import ASKED, BETTER, NOT_COMPARABLE, SAME, TOLERANCE, TOO_FEW, WORSE, Comparison, Row
+from loadtest.analyse.comparable import ASKED
+from loadtest.analyse.compare import (
+    BETTER,
+    NOT_COMPARABLE,
+    RUN_NOISE,
+    SAME,
+    TOLERANCE,
+    TOO_FEW,
+    WORSE,
+    Comparison,
+    Row,
+)
 from loadtest.analyse.compare import compare as compare_runs
 from loadtest.analyse.groups import refuse
 from loadtest.analyse.summary import analyse
@@ -55,9 +66,31 @@ class Share(click.ParamType[float]):
         return share
 
 
-@click.command()
-@click.argument("base", metavar="BASE", type=click.Path(path_type=Path))
-@click.argument("new", metavar="NEW", type=click.Path(path_type=Path))
+class Against(click.Command):
+    """A command whose --against takes every name up to the next option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given: list[str] = []
+        inside = False
+        for arg in args:
+            inside = arg == "--against" or (inside and not arg.startswith("-"))
+            given += ["--against", arg] if inside and arg != "--against" else [] if inside else [arg]
+        if "--against" in args and "--against" not in given:
+            raise click.BadOptionUsage("--against", "--against names no run; give the runs to hold against BASE.")
+        return super().parse_args(ctx, given)
+
+
+@click.command(cls=Against)
+@click.argument(
+    "runs", metavar="BASE NEW | BASE… --against NEW…", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="NEW…",
+    help="Several runs a side: all names before it are BASE, all after it NEW.",
+)
 @click.option(
     "--tolerance",
     type=Share(),
@@ -66,30 +99,45 @@ class Share(click.ParamType[float]):
     help=f"How much worse a figure may be before it is a regression, e.g. 5%.  [default: {TOLERANCE:.0%}]",
 )
 @click.option(
+    "--run-noise",
+    type=Share(),
+    default=RUN_NOISE,
+    metavar="SHARE",
+    help=f"By how much runs of one server differ (standard deviation); one run a side cannot show it.  [default: {RUN_NOISE:.0%}]",
+)
+@click.option(
     "--across",
     metavar="KEY,KEY",
     default="",
     help="What differs on purpose (model, quantization, context, dialect, …): without it such runs get no verdict.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the files.  [default: NEW]")
-def compare(base: Path, new: Path, *, tolerance: float, across: str, out: Path | None) -> int:
+def compare(
+    runs: tuple[Path, ...],
+    *,
+    against: tuple[Path, ...],
+    tolerance: float,
+    run_noise: float,
+    across: str,
+    out: Path | None,
+) -> int:
     """Say what changed between two run folders, with intervals; write compare.md, compare.json and compare.png.
 
     A verdict (better, worse, no difference seen, not comparable) on TTFT mean and p95, tokens/s a stream, output
-    tokens/s and failures of every level that both runs have; all of them hold together with 99 %.
+    tokens/s and failures of every level that all runs have; all of them hold together with 99 %. Two runs of one server
+    differ by themselves: several a side, BASE1 BASE2 … --against NEW1 NEW2 …, show by how much, and so smaller changes.
 
     \b
     Exit codes: 0 no regression · 1 a figure is worse by more than --tolerance
                 2 a mistake, or nothing could be compared
     """
-    if os.path.realpath(base) == os.path.realpath(new):  # Path.resolve raises where links go round
-        raise LoadTestError(f"{base} and {new} are the same run: name two.")
-    keys = _keys(across, base, new)
-    sides = analyse(base), analyse(new)
-    for side in sides:
+    base, new = _sides(runs, against)
+    keys = _keys(across, *base, *new)
+    sides = [[analyse(path) for path in paths] for paths in (base, new)]
+    for side in (*sides[0], *sides[1]):
         refuse(side.run, [group for group, _ in side.groups], "compare")
-    found = compare_runs(*sides, tolerance=tolerance, across=keys)
-    written = _write(found, out or new)
+    found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
+    written = _write(found, out or new[0])
     _print(found, written, Console())
     if found.verdict == NOT_COMPARABLE:
         said = compare_report.sentence(found)
@@ -109,6 +157,20 @@ def _keys(across: str, *runs: Path) -> frozenset[str]:
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}."
         raise ScenarioError(f"--across: runs have no key {key[:60]!r}{hint}")
     return keys
+
+
+def _sides(runs: tuple[Path, ...], against: tuple[Path, ...]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Return the runs of BASE and of NEW."""
+    if not against and len(runs) != 2:
+        raise LoadTestError("name two runs, BASE and NEW, or several of each: compare BASE1 BASE2 --against NEW1 NEW2.")
+    base, new = (runs, against) if against else (runs[:1], runs[1:])
+    places: dict[Path, Path] = {}
+    for path in (*base, *new):
+        place = Path(os.path.realpath(path))  # Path.resolve raises where links go round
+        if (same := places.get(place)) is not None:
+            raise LoadTestError(f"{same} and {path} are the same run: name two.")
+        places[place] = path
+    return base, new
 
 
 def _write(found: Comparison, out: Path) -> list[Path]:

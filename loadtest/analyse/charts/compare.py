@@ -104,16 +104,16 @@ def _point(axes: Axes, row: Row, place: int, half: float) -> None:
 
 
 def _both(comparison: Comparison) -> Analysis:
-    """Return what the frame says of both runs: their names, the graver verdict, simulated if either is."""
-    base, new = comparison.base.summary, comparison.new.summary
-    levels = [*base["levels"], *new["levels"]]
+    """Return what the frame says of all runs: their names, the graver verdict, simulated if either is."""
+    sides = [[one.summary for one in side] for side in (comparison.bases, comparison.news)]
+    levels = [level for side in sides for one in side for level in one["levels"]]
     return dataclasses.replace(
         comparison.new,
         summary={
-            **new,
-            "name": f"{base['name']} → {new['name']}",
+            **sides[1][0],
+            "name": " → ".join(side[0]["name"] + (f" and {len(side) - 1} more" if side[1:] else "") for side in sides),
             "levels": levels,
             "verdict": worst([level["verdict"] for level in levels]),
-            "simulated": new["simulated"] or base["simulated"],
+            "simulated": sides[1][0]["simulated"] or sides[0][0]["simulated"],
         },
     )

@@ -1,0 +1,147 @@
+"""Requests/s, tokens/s and goodput: true whatever the ends of a level look like."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import insight_rates
+import numpy as np
+import pytest
+from insight_rates import SHAPES, Shape
+from made_runs import Made, grid, write
+from virtual_runs import Load, play
+
+from loadtest.analyse import frames, rates, stats
+from loadtest.analyse.rates import Window, steady_window
+from loadtest.analyse.summary import analyse
+from loadtest.simulate.timing import StepLaw, Timing
+
+TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005, jitter=0.02)
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape.exact], ids=lambda shape: shape.name)
+def test_a_closed_loops_rates_are_true_within_two_percent(shape: Shape) -> None:
+    """Ragged ends and warm-ups that overlap included; by whole answers requests/s was up to 56 % off."""
+    worst = insight_rates.examine(shape, 2).worst
+    assert abs(worst.requests) < 0.02
+    assert abs(worst.tokens) < 0.02
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape.load.rate == 8.0], ids=lambda shape: shape.name)
+def test_an_open_loop_past_what_the_server_can_do_is_answered_at_the_servers_rate(shape: Shape) -> None:
+    mean = insight_rates.examine(shape, 3).mean
+    assert abs(mean.requests) < 0.02
+    assert abs(mean.tokens) < 0.02
+
+
+@pytest.mark.parametrize("at", [5, 6, 10])
+def test_goodput_is_of_the_same_window(at: int) -> None:
+    """Of 26 requests on 8 or 16 streams, whose last ones have the server to themselves."""
+    assert abs(insight_rates.examine(SHAPES[at], 2).mean.good) < 0.02
+
+
+def test_a_closed_loops_window_ends_when_the_first_user_has_nothing_left_to_send() -> None:
+    """Two users, five requests: the fourth end is the first after which nothing is sent."""
+    send = np.array([0.0, 0.0, 1.0, 1.1, 2.0])
+    end = np.array([1.0, 1.1, 2.0, 2.1, 3.0])
+    assert steady_window(send, end, 0.0, 2) == Window(0.0, 2.1, steady=True)
+
+
+def test_a_closed_loops_window_opens_when_all_users_are_at_work() -> None:
+    send = np.array([0.0, 0.8, 1.0, 1.8, 2.0, 2.8, 3.0])
+    assert steady_window(send, send + 1.0, 0.0, 2) == Window(0.8, 3.8, steady=True)
+
+
+def test_a_round_begun_is_left_out_for_no_tokens_come_while_all_prefill() -> None:
+    """Four users in step and 14 requests: the window is three rounds of four."""
+    send = np.array([0.0] * 4 + [1.0] * 4 + [2.0] * 4 + [3.0] * 2)
+    end = send + np.array([0.9, 0.91, 0.92, 0.93] * 3 + [0.9, 0.91])
+    assert steady_window(send, end, 0.0, 4) == Window(0.92, 2.92, steady=True)
+
+
+def test_a_whole_round_is_not_given_up_where_users_end_together() -> None:
+    """All warm-ups end just before the first measured request is sent: the first round counts."""
+    send = np.repeat(np.arange(6.0), 4)
+    end = send + 0.98 + np.tile([0.0, 0.002, 0.004, 0.006], 6)
+    window = steady_window(send, end, 1.0, 4)
+    assert (window.start, window.end) == pytest.approx((0.98, 5.98))
+    assert len(rates.round_edges(end, window, 4)) - 1 == 5
+
+
+def test_an_open_loops_window_is_from_its_first_answer_to_its_last_send() -> None:
+    send = np.array([0.0, 0.0, 1.0, 1.2, 2.0, 2.2])
+    end = np.array([1.0, 1.2, 2.0, 2.2, 3.0, 3.5])
+    assert steady_window(send, end, 0.0) == Window(1.0, 2.2, steady=True)
+
+
+def test_one_request_a_user_has_no_steady_window() -> None:
+    window = steady_window(np.array([0.0, 0.0, 0.0]), np.array([1.0, 1.1, 1.2]), 0.0, 3)
+    assert window == Window(0.0, 1.2, steady=False)
+
+
+def test_answers_without_tokens_count_at_their_end(tmp_path: Path) -> None:
+    levels, truth = grid(Made(), (4,), each=8)
+    empty = [
+        dataclasses.replace(r, chunks=[], output_tokens=0, asked=None, server_us=None, server_first=None)
+        for r in truth.records
+    ]
+    seen = []
+    for name, records in (("full", truth.records), ("empty", empty)):
+        run = frames.load(write(tmp_path / name, records, levels))
+        found = rates.summed_up(run, rates.flow(run, run.levels[0]), run.good(0))
+        seen.append(found["requests_per_s"])
+    assert seen[1] == pytest.approx(seen[0], rel=0.001)
+
+
+def test_fewer_than_five_rounds_have_no_interval(tmp_path: Path) -> None:
+    """32 requests are many, and yet two rounds of sixteen streams, which share their fate."""
+    for each, given in ((2, False), (5, True)):
+        played = play(TIMING, [Load(users=16, requests=16 * each)], slots=4, seed=each)
+        level = analyse(played.write(tmp_path / str(each))).summary["levels"][0]
+        assert (level["output_tokens_per_s_ci95"] is not None) is given
+        assert (level["ttft_s"]["ci95_mean"] is not None) is given
+        assert (level["itl_s"]["ci95_mean"] is not None) is given
+
+
+def test_waits_have_no_negative_end() -> None:
+    values = np.random.default_rng(5).exponential(0.01, size=40) * (np.arange(40) % 8 == 0)
+    described = stats.describe(values, block=4)
+    ends = [each for key, each in described.items() if key.startswith("ci95") and isinstance(each, list)]
+    assert ends
+    assert all(each[0] >= 0 for each in ends)
+
+
+def test_the_drain_is_in_latencies_and_said(tmp_path: Path) -> None:
+    """26 requests on 8 streams: two have the server to themselves at the end, and decode twice as fast."""
+    (level,) = analyse(play(TIMING, [Load(users=8, requests=26)], slots=8).write(tmp_path / "run")).summary["levels"]
+    assert level["window"]["drain_requests"] >= 7
+    (said,) = rates.drained([level])
+    assert "requests ended while the level drained" in said
+    assert "rates do not" in said
+    (long,) = analyse(play(TIMING, [Load(users=2, requests=60)], slots=8).write(tmp_path / "long")).summary["levels"]
+    assert rates.drained([long]) == []
+
+
+def test_a_rate_over_a_whole_level_has_no_interval(tmp_path: Path) -> None:
+    """Ramp and drain are no sample of anything."""
+    levels, truth = grid(Made(), (4,), each=1)
+    records = [dataclasses.replace(record, warmup=False) for record in truth.records[:4]]
+    run = frames.load(write(tmp_path / "run", records, levels))
+    flow = rates.flow(run, run.levels[0])
+    assert flow is not None
+    assert not flow.window.steady
+    found = rates.throughput(run, flow, run.column("output_tokens"))
+    assert found is not None
+    assert found.ci95 is None
+
+
+def test_throughput_of_a_closed_loop_goes_by_rounds_not_by_the_clock() -> None:
+    """Four users in step, 50 tokens a second each: rounds are alike, wherever a window's tenths would cut them."""
+    send = np.repeat(np.arange(12) * 1.03, 4)
+    window = steady_window(send, send + 1.02, 1.03, 4)
+    edges = rates.round_edges(send + 1.02, window, 4)
+    assert len(edges) == 12
+    spread = rates.rounds_spread(send + 0.02, send + 1.02, np.full(48, 50.0), edges)
+    assert spread is not None
+    assert spread.error == pytest.approx(0.0, abs=1e-9)
