@@ -60,7 +60,7 @@ def test_a_changed_figure_is_seen() -> None:
 def test_every_command_reads_an_old_run(old: Path, loadtest: Call) -> None:
     before = {path.name: path.read_bytes() for path in old.glob("*.jsonl")}
     void = orjson.loads((old / "summary.json").read_bytes())["verdict"] == "void"
-    code, out, err = loadtest("report", old)
+    code, _, err = loadtest("report", old)
     assert code == (3 if void else 0), err
     assert (old / "report.html").exists()
     other = shutil.copytree(FOLDERS / old.name, old.parent / "other")
@@ -70,3 +70,14 @@ def test_every_command_reads_an_old_run(old: Path, loadtest: Call) -> None:
     assert code in (0, 2), err
     assert "Traceback" not in err
     assert before == {path.name: path.read_bytes() for path in old.glob("*.jsonl")}
+
+
+def test_a_comparability_key_that_an_old_run_lacks_is_its_default(tmp_path: Path, loadtest: Call) -> None:
+    base = FOLDERS / "workers"
+    new = Path(shutil.copytree(base, tmp_path / "new"))
+    facts = orjson.loads((new / "run.json").read_bytes())
+    del facts["comparability"]["warm_cache"], facts["comparability"]["arrivals"]
+    (new / "run.json").write_bytes(orjson.dumps(facts))
+    code, out, err = loadtest("compare", base, new, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "Differs" not in out

@@ -172,3 +172,24 @@ def test_samples_share_the_axis(tmp_path: Path) -> None:
 )
 def test_peak_at_once(starts: list[float], ends: list[float], peak: int) -> None:
     assert frames.peak_at_once(np.array(starts), np.array(ends)) == peak
+
+
+def test_what_was_odd_in_an_answer_is_in_its_row(tmp_path: Path) -> None:
+    first, second, *_ = two_users().records
+    odd = dataclasses.replace(
+        first,
+        send_us=250,
+        resent=first.t_send,
+        target=2,
+        notes=["an odd key"],
+        doubts=["counts disagree", "no end mark"],
+    )
+    failed = unanswered(second, Outcome.CLIENT_ERROR)
+    run = frames.load(write(tmp_path / "run", [odd, failed], [LEVEL]))
+    named, plain = (row for _, row in run.requests.sort_values("id").iterrows())
+    assert (named["notes"], named["doubts"]) == (("an odd key",), ("counts disagree", "no end mark"))
+    assert (named["send_s"], bool(named["resent"]), named["target"]) == (pytest.approx(250e-6), True, 2)
+    assert (plain["notes"], plain["doubts"]) == ((), ())
+    assert plain["notes"] is plain["doubts"]
+    assert (plain["send_s"], bool(plain["resent"]), plain["target"]) == (0.0, False, 0)
+    assert (plain["outcome"], bool(plain["ok"])) == ("client_error", False)

@@ -75,6 +75,7 @@ FAILED = Metric("failed", None, "failed requests", "share", headline=True)
 # Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
 # named by the user (`across`), for they change what the server is asked to do.
 NAMED = ("server", "simulated")
+DEFAULTS = {"warm_cache": False, "prompt": "made up"}  # of a run whose loadtest did not know the key yet; others: None
 ASKED = {name: name for name in ("think_time", "max_rate", "temperature", "prompt_file")} | {"prompt": "prompt_text"}
 
 
@@ -232,7 +233,7 @@ def _keys(base: Run, new: Run, across: frozenset[str]) -> tuple[str, list[str]]:
     ours, theirs = _facts(base), _facts(new)
     refused, notes = [], []
     for key in sorted(ours.keys() | theirs.keys()):
-        one, other = ours.get(key), theirs.get(key)
+        one, other = (facts.get(key, DEFAULTS.get(key)) for facts in (ours, theirs))
         if one == other:
             continue
         said = f"{key} ({_text(key, one)} → {_text(key, other)})"

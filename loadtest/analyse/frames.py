@@ -169,7 +169,8 @@ class Run:
 
     requests: one row a request in the order sent; durations in seconds (`ttft_s`, …), instants in seconds since the
     run's first t_sched (`sched`, `send`, `headers`, `first_token`, `last`, `end`; nan where there was none), the
-    level's facts joined (`concurrency`, `level_input`, `level_output`, `words`, `rate`).
+    level's facts joined (`concurrency`, `level_input`, `level_output`, `words`, `rate`). `notes` and `doubts` are tuples
+    of sentences.
     """
 
     path: Path

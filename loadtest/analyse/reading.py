@@ -35,9 +35,10 @@ LISTS = ("chunks", "server_us")
 US = 1e-6
 INSTANTS = ("t_sched", "t_connect", "t_send", "t_headers", "t_first_byte", "t_first_token", "t_first_visible", "t_end")
 NUMBERS = ("asked", "asked_input", "prompt_tokens", "output_tokens", "status")
-COUNTS = ("id", "level", "seed", "reads", "stamped", "arrivals", "late", "bytes")
+COUNTS = ("id", "level", "seed", "reads", "stamped", "arrivals", "late", "bytes", "target")
 TEXTS = ("dialect", "model", "outcome", "token_source", "finish_reason", "error")
 FLAGS = ("warmup", "new_conn", "first_coalesced")
+REMARKS = ("notes", "doubts")
 LARGE = 48_000_000  # bytes of requests files from which on a second process reads half of them
 PIECE = 4_000_000  # bytes read at once
 _NEEDLES = tuple((name, f'"{name}":['.encode()) for name in LISTS)
@@ -347,6 +348,10 @@ def _columns(rows: Rows, server_chunks: Ragged) -> Columns:
         )
     for name in FLAGS:
         columns[name] = np.array([bool(row.get(name)) for row in rows], dtype=np.bool_)
+    for name in REMARKS:
+        columns[name] = _remarks(rows, name)
+    columns["resent"] = np.array([row.get("resent") is not None for row in rows], dtype=np.bool_)
+    columns["send_s"] = np.array([row.get("send_us") or 0 for row in rows], dtype=np.float64) * US
     columns["lag_s"] = np.array([row.get("lag_us") or 0 for row in rows], dtype=np.float64) * US
     columns["lag_mean_s"] = np.array([row.get("lag_mean_us") or 0 for row in rows], dtype=np.float64) * US
     said = [metrics.server_said(row.get("server") or {}) for row in rows]
@@ -359,3 +364,13 @@ def _columns(rows: Rows, server_chunks: Ragged) -> Columns:
     firsts = [server_chunks.row(index)[:2].tolist() for index in range(len(rows))]
     columns["together"] = np.array([metrics.made_together(first) for first in firsts], dtype=np.bool_)
     return columns
+
+
+def _remarks(rows: Rows, name: str) -> npt.NDArray[Any]:
+    """Return a tuple of sentences a line, one empty tuple for all that have none."""
+    column = np.empty(len(rows), dtype=object)
+    column[:] = [()] * len(rows)
+    for index, row in enumerate(rows):
+        if said := row.get(name):
+            column[index] = tuple(map(str, said))
+    return column
