@@ -70,6 +70,9 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "process",
     ],
     "analyse": [
+        "facts",
+        "damage",
+        "ragged",
         "reading",
         "frames",
         "ranks",

@@ -196,6 +196,7 @@ def compare(
         rows += [_row(cell, confidence if cell.metric.headline else 0.95, tolerance) for cell in mine]
         if failed(one) + failed(other):
             rows.append(_failures(one, other, 1 - confidence, tolerance, refused if not test else ""))
+    notes += [f"{name}: {said}" for name, one in (("BASE", base), ("NEW", new)) for said in one.run.trouble]
     notes += _unmatched(pairs, base.summary["levels"], new.summary["levels"])
     return Comparison(base, new, tuple(rows), tuple(notes), tolerance, tests)
 

@@ -221,6 +221,7 @@ def markdown(analysis: Analysis, pictures: list[Path]) -> str:
             f"> **SIMULATED SERVER** ({escaped(mark)}): these figures describe a model of a server, not a server.",
             "",
         ]
+    lines += [line for sentence in summary["trouble"] for line in (f"> {escaped(sentence)}", "")]
     lines += [f"Verdict: **{summary['verdict']}**", ""]
     lines += [f"- {escaped(sentence)}" for sentence in findings.all_findings(analysis)]
     lines += [f"- {escaped(line)}" for line in findings.verdicts(summary["levels"])]
@@ -265,6 +266,7 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
     if mark:
         sentence = "these figures describe a model of a server, not a server."
         parts.append(f'<p class="simulated"><strong>SIMULATED SERVER</strong> ({escape(mark)}): {sentence}</p>')
+    parts += [f'<p class="trouble">{escape(sentence)}</p>' for sentence in summary["trouble"]]
     verdict = summary["verdict"]
     parts.append(f'<p>Verdict: <span class="verdict {verdict}">{verdict}</span></p>')
     parts.append(_html_list(findings.all_findings(analysis)))

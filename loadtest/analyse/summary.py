@@ -18,6 +18,7 @@ from loadtest.analyse import (
     lengths,
     load,
     offered,
+    samples,
     slots,
     stats,
     steps,
@@ -85,6 +86,7 @@ def analyse(
     `also` is called when slots and steps are known, to begin what needs no more than those.
     """
     run = frames.load(path)
+    run.trouble.extend(said for said in samples.read(run).trouble if said not in run.trouble)
     found = slots.estimate(run)
     run.requests["queue_wait_s"] = waits.told_wait(run)
     waited = waits.split(run, found)
@@ -116,6 +118,7 @@ def summarise(
         "driver": facts.get("driver"),
         "started": facts.get("started"),
         "state": facts.get("state"),
+        "trouble": run.trouble,
         "simulated": run.simulated,
         "target": facts.get("target") or {},
         "server": facts.get("server") or {},

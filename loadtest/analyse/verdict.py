@@ -175,6 +175,16 @@ def _worker_died(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID, reason)
 
 
+def _records_lost(e: Evidence) -> Iterator[Doubt]:
+    lost, read = e.run.lost, len(e.run.requests)
+    if lost:
+        share = lost / (lost + read)
+        yield Doubt(
+            VOID if share > metrics.LOST_RECORDS_SHARE else SUSPECT,
+            f"{lost} of the run's {lost + read} records could not be read ({_percent(share)})",
+        )
+
+
 def _shed(e: Evidence) -> Iterator[Doubt]:
     count = offered.shed(e.run, e.level["index"])
     if count:
@@ -276,6 +286,7 @@ RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _beyond_capacity,
     _growing,
     _worker_died,
+    _records_lost,
     _shed,
     _lengths,
     _cut_prompt,
