@@ -100,6 +100,14 @@ class Damage:
             yield f"{_records(count)} of {name} {_have(count)} a {value} that cannot be right; it counts as unknown."
 
 
+def doubles(again: int, others: int) -> Iterator[str]:
+    """Say how many records are there twice, and how many are others under an id that was taken."""
+    if again:
+        yield f"{_records(again)} {_are(again)} there twice; {'it counts' if again == 1 else 'they count'} once."
+    if others:
+        yield f"{_records(others)} {_have(others)} the id of another request and {_are(others)} left out."
+
+
 def left_out(count: int, name: str) -> str:
     """Say that lines of a samples file hold no sample."""
     return f"{_lines(count)} of {name} {'holds' if count == 1 else 'hold'} no sample and {_are(count)} left out."

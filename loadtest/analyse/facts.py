@@ -135,7 +135,7 @@ RUN: dict[str, Any] = {
     "client": {"host": TEXT, "kernel": TEXT, "python": TEXT, "loop": TEXT, "cpus": COUNT, "clock_steps": STEPS},
     "clock_steps": STEPS,
     "versions": Every(TEXT),
-    "comparability": Every(object),
+    "comparability": dict,
     "calibration": {"host": TEXT, "arrivals": Every(Every(CAPACITY, needs=("chunks_per_s", "limit")))},
     "workers": Either((COUNT, Each(WORKER, needs=("worker",)))),
     "levels": Each(LEVEL, needs=("index",)),

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import orjson
 
 from loadtest import metrics
-from loadtest.analyse.damage import BEFORE_US, COUNT_MOST, LIST, ORDER_NS, Damage, mended
+from loadtest.analyse.damage import BEFORE_US, COUNT_MOST, LIST, ORDER_NS, Damage, doubles, mended
 from loadtest.analyse.ragged import BoolArray, IntArray, Ragged
 from loadtest.errors import RunFolderError
 from loadtest.records import SCHEMA, Header, Outcome, newer, read_line, read_lines
@@ -140,16 +140,22 @@ def _requests(folder: Path, large: int) -> Found:
         lost += damage.lost
     nothing = Ragged.flattened(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
     lines = Lines.joined(parts) if parts else Lines.of([], (nothing, nothing), Damage())
-    first = np.unique(lines.columns["id"], return_index=True)[1]
-    if again := len(sources) - len(first):
-        kept = np.sort(first)
+    kept, again, strangers = _once(lines.columns)
+    if again or strangers:
         lines, sources = lines.take(kept), sources[kept]
-        said = (
-            "1 record has the id of another and is" if again == 1 else f"{again} records have the id of another and are"
-        )
-        trouble.append(f"{said} left out.")
+        trouble += doubles(again, strangers)
     usual = next((header for _, header, _ in headed if header), None) or _sampled_header(folder)
-    return Found([header or usual for _, header, _ in headed], lines, sources, trouble, lost)
+    return Found([header or usual for _, header, _ in headed], lines, sources, trouble, lost + strangers)
+
+
+def _once(columns: Columns) -> tuple[IntArray, int, int]:
+    """Return the first line of every id, how many repeat it, and how many are other requests under its id."""
+    _, first, place = np.unique(columns["id"], return_index=True, return_inverse=True)
+    like = np.ones(len(place), dtype=np.bool_)
+    for name in ("seed", "level", "t_sched", "t_end"):
+        like &= columns[name] == columns[name][first][place]
+    others = int((~like).sum())
+    return np.sort(first), len(place) - len(first) - others, others
 
 
 def _header(path: Path) -> tuple[Header | None, int] | None:

@@ -119,13 +119,13 @@ def known(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArray]:
 
 def _files(run: Run) -> Iterator[_File]:
     for path in sorted(run.path.glob("samples-*.jsonl")):
+        if path.name.startswith("samples-driver"):
+            continue  # frames has them
         lines, wrong = read_lines(path)
         if not lines:
             if wrong:
                 yield _File("", "", 1.0, trouble=[no_header(path.name)])
             continue
-        if lines[0].get("source") == "driver" and "every" not in lines[0]:
-            continue  # a driver's own: frames has them
         header, every = Header.of({"worker": "", "driver": "", **lines[0]}), lines[0].get("every", 0)
         if header is None or not isinstance(lines[0].get("source"), str) or not _is_number(every) or every <= 0:
             yield _File("", "", 1.0, trouble=[no_header(path.name)])
