@@ -75,7 +75,6 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "ragged",
         "reading",
         "frames",
-        "ranks",
         "stretches",
         "offered",
         "intervals",

@@ -360,6 +360,7 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; border-radius: 4px; backgrou
 figcaption { color: var(--dim); font-size: .85rem; }
 .verdict { font-weight: 700; padding: .05rem .45rem; border-radius: 3px; color: #fff; background: #00775a; }
 .verdict.suspect { background: #9a6700; } .verdict.void { background: #b3400a; }
+.trouble { border-left: 4px solid #b3400a; padding-left: .6rem; }
 .simulated { background: #b3400a; color: #fff; padding: .6rem .9rem; border-radius: 4px; }
 details { margin: .4rem 0; } summary { cursor: pointer; }
 """
