@@ -155,6 +155,7 @@ SCHEDULE_LAG_SHARE_OF_TTFT = 0.01  # of the median TTFT, at p99 …
 SCHEDULE_LAG_FLOOR_S = 0.005  # … or this, whichever is larger
 LATE_ARRIVALS_SHARE = 0.01  # arrivals with client lag above one token gap
 COALESCED_FIRST_TOKENS_SHARE = 0.01  # suspect only
+LOST_RECORDS_SHARE = 0.01  # of a run's records: suspect from the first on
 CLIENT_CPU_SHARE = 0.9  # of one core; suspect only
 LENGTH_SHARE = 0.1  # achieved output length off the asked one; suspect only
 FAILED_SHARE = 0.5  # of the requests, from which on those that ended well say nothing of the load that was offered

@@ -30,6 +30,8 @@ from loadtest.errors import RunFolderError, StorageError
 
 SCHEMA = 1
 RESERVE = 1 << 18  # bytes kept for run.json: on a full disk it can still say how the run ended
+MOST_STARTS = 16  # of objects that are looked for on a line which does not parse
+MOST_NS = 1 << 62  # of an instant: a difference of two still fits 64 bits
 NOT_SENT = "not sent"  # how the error of a request begins that was shed: cancelled before it was sent, by its plan
 TRIED_BYTES = 1 << 16  # written to see whether a run's folder can be
 
@@ -156,6 +158,16 @@ class Header:
     monotonic_ns: int
     wall_ns: int
 
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Self | None:
+        """Take a parsed first line; None where it is no header."""
+        texts, instants = ("worker", "host", "driver"), ("monotonic_ns", "wall_ns")
+        if not all(isinstance(row.get(name), str) for name in texts):
+            return None
+        if not all(type(row.get(name)) is int and abs(row[name]) < MOST_NS for name in instants):
+            return None
+        return cls(SCHEMA, *(row[name] for name in (*texts, *instants)))
+
     @property
     def clock(self) -> Clock:
         return Clock(self.monotonic_ns, self.wall_ns)
@@ -271,8 +283,12 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a folder that holds a run; raise RunFolderError when it does not."""
-        if not (path / "run.json").is_file():
+        """Open a folder that holds a run, be it records alone; raise RunFolderError when it does not."""
+        try:
+            known = (path / "run.json").is_file() or any(path.glob("requests-*.jsonl"))
+        except OSError as error:
+            raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
+        if not known:
             raise RunFolderError(f"{path} is not a run folder: it has no run.json.")
         return cls(path)
 
@@ -303,11 +319,13 @@ class RunFolder:
             file.write(bytes(RESERVE))
 
     def read_run(self) -> dict[str, Any]:
-        """Return run.json; raise RunFolderError when it does not parse or is of a newer schema."""
+        """Return run.json; raise RunFolderError when it cannot be read, does not parse or is of a newer schema."""
         try:
             facts = orjson.loads((self.path / "run.json").read_bytes())
         except orjson.JSONDecodeError:
             raise RunFolderError(f"{self.path / 'run.json'} does not parse as JSON.") from None
+        except OSError as error:
+            raise RunFolderError(f"cannot read {self.path / 'run.json'}: {error.strerror}.") from None
         if not isinstance(facts, dict):
             raise RunFolderError(f"{self.path / 'run.json'} is not a JSON object.")
         _check_schema(self.path, facts)
@@ -320,28 +338,42 @@ class RunFolder:
         return SampleWriter(self.path / f"samples-{source}.jsonl", source=source, clock=clock)
 
     def requests(self) -> Iterator[tuple[Header, list[dict[str, Any]]]]:
-        """Yield every requests file as (header, parsed lines); a last line cut short is left out."""
+        """Yield every requests file as (header, parsed lines); lines that cannot be read are left out.
+
+        Raises RunFolderError for a file whose first line is no header, or of a newer schema.
+        """
         for path in sorted(self.path.glob("requests-*.jsonl")):
-            rows = list(_lines(path))
+            rows, _ = read_lines(path)
             if rows:
                 _check_schema(path, rows[0])
-                names = [field.name for field in dataclasses.fields(Header)]
-                if missing := [name for name in names if name not in rows[0]]:
-                    raise RunFolderError(f"the first line of {path} is no header: it has no {missing[0]!r}.")
-                yield Header(**{name: rows[0][name] for name in names}), rows[1:]
+                header = Header.of(rows[0])
+                if header is None:
+                    raise RunFolderError(f"the first line of {path} is no header.")
+                yield header, rows[1:]
 
     def records(self) -> Iterator[Record]:
-        """Yield every Record of every file, in the order written."""
+        """Yield every Record of every file, in the order written; an id that came before, or no record, is left out."""
+        seen: set[int] = set()
         for _, rows in self.requests():
-            yield from (Record.from_json(row) for row in rows)
+            for row in rows:
+                try:
+                    record = Record.from_json(row)
+                    again = record.id in seen
+                except (KeyError, TypeError, ValueError):
+                    continue
+                if not again:
+                    seen.add(record.id)
+                    yield record
 
     def samples(self, source: str) -> list[dict[str, Any]]:
-        """Return the samples of one source (header first), empty where there are none."""
+        """Return the samples of one source (header first), empty where there are none that can be read."""
         path = self.path / f"samples-{source}.jsonl"
-        try:
-            return list(_lines(path)) if path.exists() else []
-        except RunFolderError:
-            return []  # samples explain, records count: a broken one is no reason to refuse the run
+        return read_lines(path)[0] if path.is_file() else []
+
+
+def newer(schema: object) -> bool:
+    """Whether a file's schema is one that this version does not know."""
+    return isinstance(schema, int) and schema > SCHEMA
 
 
 def _try(path: Path, nearest: Path) -> None:
@@ -360,20 +392,38 @@ def _try(path: Path, nearest: Path) -> None:
 
 
 def _check_schema(path: Path, facts: dict[str, Any]) -> None:
-    schema = facts.get("schema", 0)
-    if not isinstance(schema, int) or schema > SCHEMA:
+    if newer(schema := facts.get("schema")):
         raise RunFolderError(f"{path} was written by a newer loadtest (schema {schema}); update.")
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return  # the writer was cut off in mid-line: that record never was
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                raise RunFolderError(f"{path} line {number} does not parse as JSON.") from None
-            if not isinstance(row, dict):
-                raise RunFolderError(f"{path} line {number} is not a JSON object.")
-            yield row
+def read_line(line: bytes) -> tuple[dict[str, Any] | None, bool]:
+    """Return the object that a line holds, and whether something on the line could not be read.
+
+    A write that a full disk cut off leaves half a line, and the next record stands right behind it. A crashed file system
+    leaves NUL bytes. The object at the end of such a line is whole.
+    """
+    start = 0
+    for _ in range(MOST_STARTS):
+        try:
+            row = orjson.loads(line[start:])
+        except orjson.JSONDecodeError:
+            start = line.find(b'{"', start + 1)
+            if start < 0:
+                break
+        else:
+            return (row, start > 0) if isinstance(row, dict) else (None, True)
+    return None, bool(line.strip())
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the objects of a file of JSON lines, and how many of its lines could not be read.
+
+    A last line without its end is still being written, or was cut off by a kill: it is left out and not counted. Raises
+    RunFolderError where the file cannot be opened.
+    """
+    try:
+        body = path.read_bytes()
+    except OSError as error:
+        raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
+    found = [read_line(line) for line in body.split(b"\n")[:-1]]
+    return [row for row, _ in found if row is not None], sum(damaged for _, damaged in found)

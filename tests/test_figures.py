@@ -136,7 +136,7 @@ def test_queue_wait_is_known_only_where_the_server_says_enough(tmp_path: Path) -
     odd = dataclasses.replace(record, server={**(record.server or {}), "prompt_eval_duration": 10**12})
     assert dict(durations(odd))["queue_wait_s"] == 0.0
     headless = dataclasses.replace(headers, t_headers=None)
-    both = [silent, headers, odd, headless]
+    both = [dataclasses.replace(one, id=number) for number, one in enumerate((silent, headers, odd, headless))]
     reported = frames.load(write(tmp_path / "run", both, [])).column("queue_wait_s")
     live = [dict(durations(one)).get("queue_wait_s", np.nan) for one in both]
     assert live == pytest.approx(reported.tolist(), nan_ok=True)

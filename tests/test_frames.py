@@ -10,7 +10,6 @@ import pytest
 from made_runs import MS, WALL, Made, Truth, closed_loop, make, recorded, unanswered, write
 
 from loadtest.analyse import frames
-from loadtest.errors import RunFolderError
 from loadtest.records import Clock, Outcome, RunFolder
 
 LEVEL = {"index": 0, "concurrency": 2, "input_tokens": 100, "output_tokens": 20, "words": None, "rate": None}
@@ -77,7 +76,7 @@ def test_llamacpp_waits_until_its_headers_and_other_servers_do_not_say(tmp_path:
     assert record.t_send is not None
     timings = {"timings": {"prompt_ms": 30.0, "cache_n": 12}}
     llamacpp = dataclasses.replace(record, dialect="openai-chat", server=timings, t_headers=record.t_send + 5 * MS)
-    vllm = dataclasses.replace(record, dialect="openai-chat", server={"usage": {"prompt_tokens": 100}})
+    vllm = dataclasses.replace(record, id=99, dialect="openai-chat", server={"usage": {"prompt_tokens": 100}})
     run = frames.load(write(tmp_path / "run", [llamacpp, vllm], [LEVEL]))
     assert run.requests["queue_wait_s"].iloc[0] == pytest.approx(0.005)
     assert run.requests["prefill_s"].iloc[0] == pytest.approx(0.030)
@@ -145,14 +144,6 @@ def test_a_run_that_was_cut_off_still_reads(tmp_path: Path) -> None:
     assert run.levels[0]["concurrency"] == 2
 
 
-def test_a_line_that_is_no_record_is_one_sentence(tmp_path: Path) -> None:
-    path = write(tmp_path / "run", two_users().records, [LEVEL])
-    with (path / "requests-0.jsonl").open("ab") as file:
-        file.write(b'{"hello":1}\n')
-    with pytest.raises(RunFolderError, match=r"no request record"):
-        frames.load(path)
-
-
 def test_an_empty_run_reads_as_no_requests(tmp_path: Path) -> None:
     run = frames.load(write(tmp_path / "run", [], []))
     assert len(run.requests) == 0
@@ -172,3 +163,24 @@ def test_samples_share_the_axis(tmp_path: Path) -> None:
 )
 def test_peak_at_once(starts: list[float], ends: list[float], peak: int) -> None:
     assert frames.peak_at_once(np.array(starts), np.array(ends)) == peak
+
+
+def test_what_was_odd_in_an_answer_is_in_its_row(tmp_path: Path) -> None:
+    first, second, *_ = two_users().records
+    odd = dataclasses.replace(
+        first,
+        send_us=250,
+        resent=first.t_send,
+        target=2,
+        notes=["an odd key"],
+        doubts=["counts disagree", "no end mark"],
+    )
+    failed = unanswered(second, Outcome.CLIENT_ERROR)
+    run = frames.load(write(tmp_path / "run", [odd, failed], [LEVEL]))
+    named, plain = (row for _, row in run.requests.sort_values("id").iterrows())
+    assert (named["notes"], named["doubts"]) == (("an odd key",), ("counts disagree", "no end mark"))
+    assert (named["send_s"], bool(named["resent"]), named["target"]) == (pytest.approx(250e-6), True, 2)
+    assert (plain["notes"], plain["doubts"]) == ((), ())
+    assert plain["notes"] is plain["doubts"]
+    assert (plain["send_s"], bool(plain["resent"]), plain["target"]) == (0.0, False, 0)
+    assert (plain["outcome"], bool(plain["ok"])) == ("client_error", False)

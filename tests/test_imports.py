@@ -78,9 +78,11 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "process",
     ],
     "analyse": [
+        "facts",
+        "damage",
+        "ragged",
         "reading",
         "frames",
-        "ranks",
         "stretches",
         "offered",
         "groups",

@@ -263,18 +263,16 @@ def test_the_panels_are_those_that_there_is_something_to_see_in(run: Path, tmp_p
     ],
     ids=str,
 )
-def test_a_line_that_is_no_sample_costs_its_file_and_is_said(run: Path, line: dict[str, Any]) -> None:
-    add(run, "host", [])
+def test_a_line_that_is_no_sample_costs_that_line_and_is_said(run: Path, line: dict[str, Any]) -> None:
     add(run, "nvidia", beats(run, gpus=[{"gpu": 0, "memory_used": 42 * GB}]))
-    with (run / "samples-host.jsonl").open("a") as file:
+    with (run / "samples-nvidia.jsonl").open("a") as file:
         file.write(json.dumps({"t": 5, **line}) + "\n")
-    left_out = "samples-host.jsonl holds a line that is no sample, and was left out."
-    assert said(run).splitlines() == [
-        "GPU memory stayed at 42 GB from 1 to 8 streams.",
-        f"No samples of samples-host.jsonl from the start, to the end: {left_out}",
-    ]
+    assert said(run) == "GPU memory stayed at 42 GB from 1 to 8 streams."
+    assert analyse(run).summary["trouble"] == ["1 line of samples-nvidia.jsonl holds no sample and is left out."]
 
 
 def test_a_file_that_does_not_parse_is_no_reason_to_refuse_a_run(run: Path) -> None:
     (run / "samples-host.jsonl").write_text("not json\n")
     assert said(run) == ""
+    left_out = "samples-host.jsonl does not begin with a header that can be read and is left out."
+    assert analyse(run).summary["trouble"] == [left_out]

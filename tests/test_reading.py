@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import Made, closed_loop, make, write
+from made_runs import Made, closed_loop, write
 
 from loadtest.analyse import frames, reading
-from loadtest.errors import RunFolderError
+from loadtest.analyse.ragged import Ragged
 from loadtest.records import Record
 
 LEVEL = {"index": 0, "concurrency": 8, "input_tokens": 100, "output_tokens": 20, "words": None, "rate": None}
@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 3,000 requests, of unlike lengths."""
     path = tmp_path_factory.mktemp("reading") / "run"
     cut = [dataclasses.replace(one, chunks=one.chunks[: one.id % 21]) for one in records(3000)]
+    cut = [one if one.chunks else dataclasses.replace(one, t_first_token=None) for one in cut]
     return write(path, cut, [LEVEL])
 
 
@@ -42,7 +43,7 @@ def same(one: reading.Lines, other: reading.Lines) -> bool:
 
 
 def test_two_processes_read_what_one_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, alone, _ = reading.requests(folder)
+    alone = reading.requests(folder).lines
     assert len(alone.columns["id"]) == 3000
     monkeypatch.setattr(reading, "PIECE", 100_000)
     monkeypatch.setattr(reading, "_cores", lambda: 2)
@@ -54,23 +55,25 @@ def test_two_processes_read_what_one_does(folder: Path, monkeypatch: pytest.Monk
         return read(span)
 
     monkeypatch.setattr(reading, "read", seen)
-    _, shared, sources = reading.requests(folder, large=1)
+    found = reading.requests(folder, large=1)
     size = (folder / "requests-0.jsonl").stat().st_size
     assert 0.3 < sum(span.end - span.start for span in here) / size < 0.7  # the other half was read elsewhere
-    assert same(alone, shared)
-    assert len(sources) == 3000
+    assert same(alone, found.lines)
+    assert len(found.sources) == 3000
 
 
-def test_what_the_other_process_cannot_read_is_told_as_ever(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("large", [1, reading.LARGE])
+def test_what_the_other_process_cannot_read_is_counted_alike(
+    folder: Path, tmp_path: Path, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PIECE", 100_000)
     path = tmp_path / "run"
     path.mkdir()
-    for name in ("run.json", "requests-0.jsonl"):
-        (path / name).write_bytes((folder / name).read_bytes())
-    with (path / "requests-0.jsonl").open("ab") as file:
-        file.write(b'{"id": 1,\n')
-    for large in (1, reading.LARGE):
-        with pytest.raises(RunFolderError, match=r"line 3002 does not parse as JSON"):
-            reading.requests(path, large=large)
+    body = (folder / "requests-0.jsonl").read_bytes()
+    (path / "requests-0.jsonl").write_bytes(body + b'{"id": 1,\n')
+    found = reading.requests(path, large=large)
+    assert found.trouble == ["1 line of requests-0.jsonl could not be read and is left out."]
+    assert (found.lost, len(found.sources)) == (1, 3000)
 
 
 def as_written(path: Path) -> Iterator[bytes]:
@@ -88,27 +91,19 @@ def test_lines_of_another_writer_are_read_alike(folder: Path, tmp_path: Path, se
     shuffled = [dict(sorted(row.items(), reverse=True)) for row in rows]
     body = "".join(json.dumps(row, separators=separators) + "\n" for row in shuffled)
     (path / "requests-0.jsonl").write_bytes(head + body.encode())
-    assert same(reading.requests(folder)[1], reading.requests(path)[1])
+    assert same(reading.requests(folder).lines, reading.requests(path).lines)
 
 
 def test_values_past_32_bits_are_kept(tmp_path: Path) -> None:
     one = records(16)[0]
-    slow = dataclasses.replace(one, chunks=[1, 5_000_000_000])
+    slow = dataclasses.replace(one, chunks=[1, 5_000_000_000], t_end=one.t_end + 5_000_000_000_000)
     run = frames.load(write(tmp_path / "run", [slow], [LEVEL]))
     assert list(run.chunks.flat) == [1, 5_000_000_000]
     assert run.itl.seconds == pytest.approx(4999.999999)
 
 
-def test_chunks_that_are_no_numbers_are_one_sentence(tmp_path: Path) -> None:
-    make(tmp_path / "run", users=(1,))
-    file = tmp_path / "run" / "requests-0.jsonl"
-    file.write_bytes(file.read_bytes().replace(b'"chunks":[', b'"chunks":["x",', 1))
-    with pytest.raises(RunFolderError, match=r"no request record"):
-        frames.load(tmp_path / "run")
-
-
 def test_rows_taken_in_another_order_bring_their_values() -> None:
-    rows = reading.Ragged.of([[1, 2], [], [3]])
+    rows = Ragged.of([[1, 2], [], [3]])
     taken = rows.take(np.array([2, 1, 0]))
     assert [list(taken.row(i)) for i in range(3)] == [[3], [], [1, 2]]
-    assert reading.Ragged.joined([rows, taken]).counts.tolist() == [2, 0, 1, 1, 0, 2]
+    assert Ragged.joined([rows, taken]).counts.tolist() == [2, 0, 1, 1, 0, 2]

@@ -223,9 +223,14 @@ def test_an_allowed_share_of_errors_is_valid(tmp_path: Path) -> None:
 def test_a_queue_that_grows_in_an_open_loop_is_suspect(tmp_path: Path) -> None:
     """Requests every 10 ms to a server that takes 20 ms each: the queue only grows."""
     template = grid(Made(), (1,))[1].records[0]
+    names = ("t_sched", "t_send", "t_headers", "t_first_byte", "t_first_token", "t_first_visible")
     records = [
         dataclasses.replace(
-            template, id=i, warmup=False, t_sched=i * 10 * MS, t_send=i * 10 * MS, t_end=(i + 1) * 20 * MS + 300 * MS
+            template,
+            id=i,
+            warmup=False,
+            t_end=(i + 1) * 20 * MS + 300 * MS,
+            **{name: getattr(template, name) + i * 10 * MS for name in names},
         )
         for i in range(60)
     ]

@@ -21,6 +21,7 @@ NAMED_SCATTER = 0.01  # of prompt length, from there on said
 # Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
 # named by the user (`across`), for they change what the server is asked to do.
 NAMED = ("server", "simulated")
+DEFAULTS = {"warm_cache": False, "prompt": "made up"}  # of a run whose loadtest did not know the key yet; others: None
 ASKED = {name: name for name in ("think_time", "max_rate", "temperature", "prompt_file")} | {"prompt": "prompt_text"}
 EACH = "requests_a_user"  # of a closed loop's level: how much of it is ramp and drain follows from it
 
@@ -89,7 +90,7 @@ def _differing(base: Run, new: Run, across: frozenset[str]) -> tuple[list[str], 
     ours, theirs = _facts(base), _facts(new)
     refused, notes = [], []
     for key in sorted(ours.keys() | theirs.keys()):
-        one, other = ours.get(key), theirs.get(key)
+        one, other = (facts.get(key, DEFAULTS.get(key)) for facts in (ours, theirs))
         if one == other:
             continue
         said = f"{key} ({_text(key, one)} → {_text(key, other)})"

@@ -185,6 +185,8 @@ def compare(
         rows += [_row(cell, limits) for cell in cells if cell.level is ours[0]]
         if _failed(ours) + _failed(theirs):
             rows.append(_failures(ours, theirs, limits, why))
+    for name, side in (("BASE", bases), ("NEW", news)):
+        notes += [f"{name}: {said}" for one in side for said in one.run.trouble]
     notes += comparable.unmatched(pairs, (bases, news))
     return Comparison(bases, news, tuple(rows), tuple(notes), tolerance, run_noise, tests)
 

@@ -261,8 +261,8 @@ def _of_architecture(
         cache=cache_of(architecture, family),
         trained=trained,
         width=architecture.get("embedding_length"),
-        feed_forward=max(wide) if isinstance(wide, list) else wide,
-        heads=max(heads) if isinstance(heads, list) else heads,
+        feed_forward=max(wide, default=None) if isinstance(wide, list) else wide,
+        heads=max(heads, default=None) if isinstance(heads, list) else heads,
         vocabulary=architecture.get("vocab_size"),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,20 @@ import numpy.typing as npt
 import pandas as pd
 
 from loadtest import metrics
+from loadtest.analyse import facts as facts_of
 from loadtest.analyse import reading
-from loadtest.analyse.reading import INSTANTS, Columns, Ragged
+from loadtest.analyse.damage import DAY_NS, left_out, no_header
+from loadtest.analyse.ragged import Ragged
+from loadtest.analyse.reading import INSTANTS, Columns
 from loadtest.metrics import NS
-from loadtest.records import Header, Outcome, RunFolder
+from loadtest.records import Header, Outcome, RunFolder, read_lines
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 US = reading.US
+MOST_NS = 100 * DAY_NS  # of a sample's instant
 BLOCK = 1 << 17  # chunks worked on at once: what is made of them stays in the processor's cache, not all in memory
 
 
@@ -169,7 +173,8 @@ class Run:
 
     requests: one row a request in the order sent; durations in seconds (`ttft_s`, …), instants in seconds since the
     run's first t_sched (`sched`, `send`, `headers`, `first_token`, `last`, `end`; nan where there was none), the
-    level's facts joined (`concurrency`, `level_input`, `level_output`, `words`, `rate`).
+    level's facts joined (`concurrency`, `level_input`, `level_output`, `words`, `rate`). `notes` and `doubts` are tuples
+    of sentences.
     """
 
     path: Path
@@ -184,6 +189,8 @@ class Run:
     samples: pd.DataFrame  # the driver's own, `t` in seconds since the run's first t_sched, `file` which process's
     zero: Zero = Zero()
     whole: Run | None = None  # of a run's part (one model at one server): the run that it is a part of
+    trouble: list[str] = field(default_factory=list)  # a sentence on each thing that could not be relied on
+    lost: int = 0  # records that are missing for it, at least
 
     @property
     def entire(self) -> Run:
@@ -215,10 +222,15 @@ class Run:
 
 
 def load(path: Path) -> Run:
-    """Read a run folder; raise RunFolderError with one sentence when it is not one or cannot be understood."""
+    """Read a run folder; what of it cannot be read is left out and said in `trouble`.
+
+    Raises RunFolderError with one sentence when it is no run folder, or one of a newer loadtest.
+    """
     folder = RunFolder.open(path)
-    facts = folder.read_run()
-    headers, lines, sources = reading.requests(path)
+    facts, trouble = facts_of.read(folder)
+    found = reading.requests(path)
+    headers, lines, sources = found.headers, found.lines, found.sources
+    trouble += found.trouble
     columns = lines.columns
     shift = _shifts(headers)
     offset = np.array([shift(header) for header in headers], dtype=np.float64)[sources]
@@ -228,7 +240,8 @@ def load(path: Path) -> Run:
     columns = {name: values[order] for name, values in columns.items()}
     columns["source"], columns["offset"] = sources[order], offset[order]
     chunks, server_chunks = lines.chunks.take(order), lines.server_chunks.take(order)
-    del lines
+    lost = found.lost
+    del lines, found
     anchors = np.array([header.wall_ns for header in headers], dtype=np.int64)
     delivery = _delivery(anchors, columns, chunks, server_chunks)
     start = float(columns["t_sched"].min()) if len(order) else 0.0
@@ -243,8 +256,10 @@ def load(path: Path) -> Run:
         itl=Gaps(chunks),
         server_itl=Gaps(server_chunks),
         delivery=delivery,
-        samples=_samples(folder, shift, start),
+        samples=_samples(folder, shift, start, trouble),
         zero=_zero(headers, shift, start),
+        trouble=trouble,
+        lost=lost,
     )
 
 
@@ -319,7 +334,7 @@ def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragge
 
 def _levels(facts: dict[str, Any], columns: Columns) -> list[dict[str, Any]]:
     """Return run.json's levels, and one made up for every level that only records know (a run that was cut off)."""
-    levels = [dict(level) for level in facts.get("levels") or []]
+    levels = [dict(level) for level in facts["levels"]]
     named = {level["index"] for level in levels}
     for index in sorted({int(value) for value in columns["level"]} - named):
         mine = columns["level"] == index
@@ -344,17 +359,30 @@ def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
     return int(np.cumsum(steps[order]).max(initial=0))
 
 
-def _samples(folder: RunFolder, shift: Callable[[Header], float], start: float) -> pd.DataFrame:
+def _samples(folder: RunFolder, shift: Callable[[Header], float], start: float, trouble: list[str]) -> pd.DataFrame:
     names = ("t", "level", "in_flight", "decoding", "waiting", "loop_gap_us", "cpu")
     frames = []
     for file, path in enumerate(sorted(folder.path.glob("samples-driver*.jsonl"))):
-        lines = folder.samples(path.stem.removeprefix("samples-"))
-        if len(lines) < 2:
+        lines, wrong = read_lines(path)
+        header = Header.of({"worker": "", "driver": "", **lines[0]}) if lines else None
+        rows = [values for line in lines[1:] if (values := _sample(line, names)) is not None]
+        wrong += len(lines[1:]) - len(rows)
+        if header is None:
+            trouble += [no_header(path.name)] if lines or wrong else []
             continue
-        head = lines[0]
-        header = Header(1, "", "", "", int(head.get("monotonic_ns", 0)), int(head.get("wall_ns", 0)))
-        columns = {name: np.array([line.get(name) for line in lines[1:]], dtype=np.float64) for name in names}
-        frame = pd.DataFrame({**columns, "file": file})
-        frame["t"] = (frame["t"] + shift(header) - start) * metrics.NS
-        frames.append(frame)
+        if wrong:
+            trouble.append(left_out(wrong, path.name))
+        if rows:
+            frame = pd.DataFrame(np.array(rows, dtype=np.float64), columns=list(names)).assign(file=file)
+            frame["t"] = (frame["t"] + shift(header) - start) * metrics.NS
+            frames.append(frame[frame["t"].abs() < MOST_NS * metrics.NS])  # beyond: of another boot's clock
     return pd.concat(frames) if frames else pd.DataFrame({name: np.zeros(0) for name in (*names, "file")})
+
+
+def _sample(line: dict[str, Any], names: tuple[str, ...]) -> list[float] | None:
+    """Return the values of a driver's sample, None where one of them is no number that it can be."""
+    values = [line.get(name) for name in names]
+    known = [value for value in values if value is not None]
+    if values[0] is None or any(type(value) not in (int, float) or not abs(value) < MOST_NS for value in known):
+        return None
+    return [np.nan if value is None else float(value) for value in values]

@@ -15,7 +15,6 @@ import numpy as np
 
 from loadtest.analyse import stretches
 from loadtest.analyse.frames import US, BoolArray, FloatArray, IntArray, Run, blocks
-from loadtest.analyse.ranks import Ranks
 from loadtest.analyse.slots import Slots
 
 EDGE_SHARE = 0.25  # of the median gap: tokens of one batch arrive within this …
@@ -103,10 +102,10 @@ class Lives:
     started: FloatArray
     told: BoolArray
     edge_s: float
-    firsts: Ranks
-    lasts: Ranks
-    starts: Ranks  # of the prompts of which both is known
-    ends: Ranks
+    firsts: FloatArray  # sorted, as are the next three
+    lasts: FloatArray
+    starts: FloatArray  # of the prompts of which both is known
+    ends: FloatArray
 
     @classmethod
     def of(cls, run: Run, slots: Slots, edge_s: float) -> Lives:
@@ -130,8 +129,8 @@ class Lives:
         started = np.where(told, first - spent, np.minimum(np.maximum(run.column("send"), free), first))
         known = np.isfinite(started) & np.isfinite(first)
         every = (first[seen], last[seen], started[known], first[known])
-        firsts, lasts, begun, ended = (Ranks(np.sort(values)) for values in every)
-        if np.array_equal(firsts.values, ended.values):
+        firsts, lasts, begun, ended = (np.sort(values) for values in every)
+        if np.array_equal(firsts, ended):
             ended = firsts
         return cls(first, last, free, started, told, edge_s, firsts, lasts, begun, ended)
 
@@ -169,11 +168,11 @@ def _block(lives: Lives, run: Run, low: int, high: int) -> Decoding:
 def _gaps(lives: Lives, row: IntArray, at: FloatArray, inside: BoolArray) -> Decoding:
     """Read the gaps between neighbouring tokens of a stream, those marked in `inside`."""
     edge = lives.edge_s
-    started = lives.firsts.upto(at + edge)
-    ended = lives.lasts.upto(at + edge)
-    before = lives.lasts.before(at - edge)
-    done = started if lives.ends is lives.firsts else lives.ends.upto(at + edge)
-    opened = lives.starts.before(at - edge)
+    started = np.searchsorted(lives.firsts, at + edge, side="right")
+    ended = np.searchsorted(lives.lasts, at + edge, side="right")
+    before = np.searchsorted(lives.lasts, at - edge)
+    done = started if lives.ends is lives.firsts else np.searchsorted(lives.ends, at + edge, side="right")
+    opened = np.searchsorted(lives.starts, at - edge)
     left, right = at[:-1][inside], at[1:][inside]
     began = started[:-1][inside]
     through = began - before[1:][inside]

@@ -16,7 +16,7 @@ import numpy as np
 
 from loadtest.analyse import offered
 from loadtest.analyse.frames import BoolArray, Delays, Gaps, Run, join_levels, peak_at_once
-from loadtest.analyse.reading import Ragged
+from loadtest.analyse.ragged import Ragged
 from loadtest.errors import LoadTestError
 
 BESIDE_SHARE = 0.01  # of a part's requests that ran beside another part's at its server, from which on it is said

@@ -249,6 +249,7 @@ def markdown(analysis: Analysis, pictures: list[Path]) -> str:
             f"> **SIMULATED SERVER** ({escaped(mark)}): these figures describe a model of a server, not a server.",
             "",
         ]
+    lines += [line for sentence in summary["trouble"] for line in (f"> {escaped(sentence)}", "")]
     lines += [f"Verdict: **{summary['verdict']}**", ""]
     lines += [f"- {escaped(sentence)}" for sentence in findings.all_findings(analysis)]
     lines += [f"- {escaped(line)}" for line in findings.verdicts(summary["levels"])]
@@ -300,6 +301,7 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
     if mark:
         sentence = "these figures describe a model of a server, not a server."
         parts.append(f'<p class="simulated"><strong>SIMULATED SERVER</strong> ({escape(mark)}): {sentence}</p>')
+    parts += [f'<p class="trouble">{escape(sentence)}</p>' for sentence in summary["trouble"]]
     verdict = summary["verdict"]
     parts.append(f'<p>Verdict: <span class="verdict {verdict}">{verdict}</span></p>')
     parts.append(_html_list(findings.all_findings(analysis)))
@@ -409,6 +411,7 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; border-radius: 4px; backgrou
 figcaption { color: var(--dim); font-size: .85rem; }
 .verdict { font-weight: 700; padding: .05rem .45rem; border-radius: 3px; color: #fff; background: #00775a; }
 .verdict.suspect { background: #9a6700; } .verdict.void { background: #b3400a; }
+.trouble { border-left: 4px solid #b3400a; padding-left: .6rem; }
 .simulated { background: #b3400a; color: #fff; padding: .6rem .9rem; border-radius: 4px; }
 details { margin: .4rem 0; } summary { cursor: pointer; }
 """

@@ -7,6 +7,7 @@ once; what is left of the line is read as JSON. Where a line is not as this prog
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pickle
 import subprocess
@@ -14,8 +15,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,15 +24,17 @@ import numpy.typing as npt
 import orjson
 
 from loadtest import metrics
+from loadtest.analyse.damage import BEFORE_US, COUNT_MOST, LIST, ORDER_NS, Damage, doubles, mended
+from loadtest.analyse.ragged import BoolArray, IntArray, Ragged
 from loadtest.errors import RunFolderError
-from loadtest.records import SCHEMA, Header
+from loadtest.records import SCHEMA, Header, Outcome, newer, read_line, read_lines
 
-IntArray = npt.NDArray[np.int64]
 Rows = list[dict[str, Any]]
 Columns = dict[str, npt.NDArray[Any]]
 
 LISTS = ("chunks", "server_us")
 US = 1e-6
+MOST_S = 1e9  # of a duration that a server says, and of its cached tokens
 INSTANTS = ("t_sched", "t_connect", "t_send", "t_headers", "t_first_byte", "t_first_token", "t_first_visible", "t_end")
 NUMBERS = ("asked", "asked_input", "prompt_tokens", "output_tokens", "status")
 COUNTS = ("id", "level", "seed", "reads", "stamped", "arrivals", "late", "bytes", "target")
@@ -45,76 +47,23 @@ _NEEDLES = tuple((name, f'"{name}":['.encode()) for name in LISTS)
 
 
 @dataclass(frozen=True, slots=True)
-class Ragged:
-    """Many short rows of integers in one flat array: row i is flat[starts[i]:starts[i + 1]].
-
-    The flat array holds 32-bit integers where all values fit, else 64-bit ones.
-    """
-
-    flat: IntArray
-    starts: IntArray
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> Self:
-        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        return cls.flattened(np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum())), lengths)
-
-    @classmethod
-    def flattened(cls, flat: IntArray, lengths: IntArray) -> Self:
-        """Take values that lie one row after another already."""
-        return cls(_narrow(flat), np.concatenate(([0], np.cumsum(lengths))))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Ragged]) -> Self:
-        """Put the rows of several one after another."""
-        return cls.flattened(
-            np.concatenate([part.flat for part in parts]), np.concatenate([part.counts for part in parts])
-        )
-
-    def take(self, order: IntArray) -> Ragged:
-        """Return the rows in another order."""
-        if len(order) < 2 or bool((np.diff(order) == 1).all()):
-            return self
-        return Ragged.flattened(np.concatenate([self.row(int(index)) for index in order]), self.counts[order])
-
-    def row(self, index: int) -> IntArray:
-        return self.flat[self.starts[index] : self.starts[index + 1]]
-
-    @property
-    def counts(self) -> IntArray:
-        return np.diff(self.starts)
-
-    @property
-    def owner(self) -> IntArray:
-        """The row of every value."""
-        return np.repeat(np.arange(len(self.starts) - 1), self.counts)
-
-    def last(self) -> npt.NDArray[np.float64]:
-        """Return each row's last value, nan where a row is empty."""
-        out = np.full(len(self.starts) - 1, np.nan)
-        full = self.counts > 0
-        out[full] = self.flat[self.starts[1:][full] - 1]
-        return out
-
-
-def _narrow(flat: IntArray) -> IntArray:
-    limit = np.iinfo(np.int32)
-    fits = not len(flat) or (int(flat.min()) >= limit.min and int(flat.max()) <= limit.max)
-    return flat.astype(np.int32, copy=False) if fits else flat
-
-
-@dataclass(frozen=True, slots=True)
 class Lines:
     """Some lines of a requests file as columns, one entry a line, and their lists."""
 
     columns: Columns
     chunks: Ragged
     server_chunks: Ragged
+    damage: Damage = field(default_factory=Damage)
 
     @classmethod
-    def of(cls, rows: Rows, lists: Sequence[Ragged]) -> Self:
-        """Take parsed lines, whose two lists are given apart."""
-        return cls(_columns(rows, lists[1]), lists[0], lists[1])
+    def of(cls, rows: Rows, lists: Sequence[Ragged], damage: Damage) -> Self:
+        """Take parsed lines, whose two lists are given apart; what is no record is left out."""
+        good = np.flatnonzero(mended(rows, damage))
+        if len(good) < len(rows):
+            rows, lists = [rows[index] for index in good], [values.take(good) for values in lists]
+        lines = cls(_columns(rows, lists[1], damage), lists[0], lists[1], damage)
+        good = np.flatnonzero(_in_order(lines, damage))
+        return lines if len(good) == len(rows) else lines.take(good)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -128,6 +77,13 @@ class Lines:
             Ragged.joined([part.server_chunks for part in parts]),
         )
 
+    def take(self, kept: IntArray) -> Self:
+        """Return some of the lines, in the order given."""
+        columns = {name: values[kept] for name, values in self.columns.items()}
+        return dataclasses.replace(
+            self, columns=columns, chunks=self.chunks.take(kept), server_chunks=self.server_chunks.take(kept)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -138,13 +94,37 @@ class Span:
     end: int
 
 
-def requests(folder: Path, *, large: int = LARGE) -> tuple[list[Header], Lines, IntArray]:
-    """Read a folder's requests files: their headers, all their lines, and which file each line is from.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A folder's requests files, read."""
 
-    Files without a whole line are left out, as is a last line cut short. Raises RunFolderError for a line that is no JSON
-    object or no record, and for a file without a header or of a newer schema.
+    headers: list[Header]  # a file each
+    lines: Lines
+    sources: IntArray  # which file each line is from
+    trouble: list[str]  # a sentence on each thing that was left out
+    lost: int  # records that are missing for it, at least
+
+
+def requests(folder: Path, *, large: int = LARGE) -> Found:
+    """Read a folder's requests files; what cannot be read is left out and said.
+
+    Files without a whole line are left out, as is a last line cut short. Raises RunFolderError for a file of a newer
+    schema, and for one that cannot be opened.
     """
-    headed = [(path, *found) for path in sorted(folder.glob("requests-*.jsonl")) if (found := _header(path))]
+    try:
+        return _requests(folder, large)
+    except OSError as error:
+        raise RunFolderError(f"cannot read {error.filename or folder}: {error.strerror}.") from None
+
+
+def _requests(folder: Path, large: int) -> Found:
+    paths = [path for path in sorted(folder.glob("requests-*.jsonl")) if path.is_file()]
+    headed = [(path, *found) for path in paths if (found := _header(path))]
+    trouble = [
+        f"{path.name} does not begin with a header that can be read: its instants are taken as they stand."
+        for path, header, _ in headed
+        if header is None
+    ]
     spans = [span for path, _, start in headed for span in _spans(path, start)]
     mine, others = _halves(spans, large)
     with _Helper(others) as helper:
@@ -153,25 +133,53 @@ def requests(folder: Path, *, large: int = LARGE) -> tuple[list[Header], Lines, 
     counts = [len(part.columns["id"]) for part in parts]
     files = [path for path, _, _ in headed]
     sources = np.repeat(np.array([files.index(span.path) for span in spans], dtype=np.int64), counts)
+    lost = 0
+    for path in files:
+        damage = Damage.joined([part.damage for part, span in zip(parts, spans, strict=True) if span.path == path])
+        trouble += damage.sentences(path.name)
+        lost += damage.lost
     nothing = Ragged.flattened(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
-    lines = Lines.joined(parts) if parts else Lines.of([], (nothing, nothing))
-    return [header for _, header, _ in headed], lines, sources
+    lines = Lines.joined(parts) if parts else Lines.of([], (nothing, nothing), Damage())
+    kept, again, strangers = _once(lines.columns)
+    if again or strangers:
+        lines, sources = lines.take(kept), sources[kept]
+        trouble += doubles(again, strangers)
+    usual = next((header for _, header, _ in headed if header), None) or _sampled_header(folder)
+    return Found([header or usual for _, header, _ in headed], lines, sources, trouble, lost + strangers)
 
 
-def _header(path: Path) -> tuple[Header, int] | None:
-    """Return a file's header and where its first record begins; None where the file has no whole line."""
+def _once(columns: Columns) -> tuple[IntArray, int, int]:
+    """Return the first line of every id, how many repeat it, and how many are other requests under its id."""
+    _, first, place = np.unique(columns["id"], return_index=True, return_inverse=True)
+    like = np.ones(len(place), dtype=np.bool_)
+    for name in ("seed", "level", "t_sched", "t_end"):
+        like &= columns[name] == columns[name][first][place]
+    others = int((~like).sum())
+    return np.sort(first), len(place) - len(first) - others, others
+
+
+def _header(path: Path) -> tuple[Header | None, int] | None:
+    """Return a file's header, None where its first line is none, and where its records begin; None without a whole line."""
     with path.open("rb") as file:
         line = file.readline()
     if not line.endswith(b"\n"):
         return None
-    row = _parsed(line, path, 0)
-    schema = row.get("schema", 0)
-    if not isinstance(schema, int) or schema > SCHEMA:
+    row, damaged = read_line(line)
+    if row is not None and newer(schema := row.get("schema")):
         raise RunFolderError(f"{path} was written by a newer loadtest (schema {schema}); update.")
-    names = [field.name for field in dataclasses.fields(Header)]
-    if missing := [name for name in names if name not in row]:
-        raise RunFolderError(f"the first line of {path} is no header: it has no {missing[0]!r}.")
-    return Header(**{name: row[name] for name in names}), len(line)
+    header = Header.of(row) if row is not None else None
+    # Half a header with a record behind it is read once more, as a record.
+    whole = header is not None or not (damaged or (row is not None and "outcome" in row))
+    return header, len(line) if whole else 0
+
+
+def _sampled_header(folder: Path) -> Header:
+    """Return the anchor of the driver's own samples, which is that of its records; one at zero where there is none."""
+    for path in sorted(folder.glob("samples-driver*.jsonl")):
+        rows, _ = read_lines(path)
+        if rows and (header := Header.of({"worker": "", "driver": "", **rows[0]})):
+            return header
+    return Header(SCHEMA, "", "", "", 0, 0)
 
 
 def _spans(path: Path, start: int) -> list[Span]:
@@ -260,10 +268,8 @@ def read(span: Span) -> Lines:
         data = file.read(span.end - span.start)
     lines = data.split(b"\n")
     del lines[-1]  # empty, or cut off by the writer in mid-line: that record never was
-    try:
-        return Lines.of(*(_fast(lines) or _plain(lines, span)))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise RunFolderError(f"{span.path.parent} holds a line that is no request record ({error!r}).") from None
+    damage = Damage()
+    return Lines.of(*(_fast(lines) or _plain(lines, damage)), damage)
 
 
 def _fast(lines: list[bytes]) -> tuple[Rows, list[Ragged]] | None:
@@ -303,40 +309,32 @@ def _numbers(texts: list[bytes], lengths: list[int]) -> Ragged | None:
             flat = np.fromstring(b",".join(texts), dtype=np.int64, sep=",") if texts else np.zeros(0, dtype=np.int64)
     except ValueError:
         return None
-    return Ragged.flattened(flat, counts) if len(flat) == counts.sum() else None
+    if len(flat) != counts.sum() or not (-COUNT_MOST <= flat.min(initial=0) <= flat.max(initial=0) <= COUNT_MOST):
+        return None
+    return Ragged.flattened(flat, counts)
 
 
-def _plain(lines: list[bytes], span: Span) -> tuple[Rows, list[Ragged]]:
-    """Parse lines of any JSON."""
-    rows, at = [], span.start
+def _plain(lines: list[bytes], damage: Damage) -> tuple[Rows, list[Ragged]]:
+    """Parse lines of any JSON; a list of anything but integers makes its record unusable."""
+    rows = []
+    lists: tuple[list[Any], list[Any]] = ([], [])
     for line in lines:
-        rows.append(_parsed(line, span.path, at))
-        at += len(line) + 1
-    lists = [[row.pop(name, None) or () for row in rows] for name in LISTS]
+        row, damaged = read_line(line)
+        damage.unread += damaged
+        if row is None:
+            continue
+        rows.append(row)
+        for name, values in zip(LISTS, lists, strict=True):
+            found = row.pop(name, None) or []
+            fits = isinstance(found, list) and LIST.fits(found) and None not in found
+            values.append(found if fits else [])
+            if not fits:
+                row[name] = found  # so that it is seen to be wrong
     return rows, [Ragged.of(values) for values in lists]
 
 
-def _parsed(line: bytes, path: Path, at: int) -> dict[str, Any]:
-    """Parse one line, which begins at byte `at`."""
-    said = "does not parse as JSON"
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        row = None
-    else:
-        said = "is not a JSON object"
-    if isinstance(row, dict):
-        return row
-    with path.open("rb") as file:
-        number = file.read(at).count(b"\n") + 1
-    raise RunFolderError(f"{path} line {number} {said}.")
-
-
-def _columns(rows: Rows, server_chunks: Ragged) -> Columns:
+def _columns(rows: Rows, server_chunks: Ragged, damage: Damage) -> Columns:
     columns: Columns = {}
-    for name in ("id", "level", "outcome", "t_sched", "t_end"):
-        if any(row[name] is None for row in rows):
-            raise ValueError(name)
     for name in (*INSTANTS, *NUMBERS):
         columns[name] = np.array([row.get(name) for row in rows], dtype=np.float64)
     for name in COUNTS:
@@ -354,7 +352,7 @@ def _columns(rows: Rows, server_chunks: Ragged) -> Columns:
     columns["send_s"] = np.array([row.get("send_us") or 0 for row in rows], dtype=np.float64) * US
     columns["lag_s"] = np.array([row.get("lag_us") or 0 for row in rows], dtype=np.float64) * US
     columns["lag_mean_s"] = np.array([row.get("lag_mean_us") or 0 for row in rows], dtype=np.float64) * US
-    said = [metrics.server_said(row.get("server") or {}) for row in rows]
+    said = [_said(row, damage) for row in rows]
     told = np.array(said, dtype=np.float64).reshape(-1, 4)
     columns["load_s"], columns["prefill_s"], columns["cached_tokens"], columns["llamacpp"] = told.T
     instants = (columns[name] for name in ("t_send", "t_headers", "t_first_token"))
@@ -364,6 +362,43 @@ def _columns(rows: Rows, server_chunks: Ragged) -> Columns:
     firsts = [server_chunks.row(index)[:2].tolist() for index in range(len(rows))]
     columns["together"] = np.array([metrics.made_together(first) for first in firsts], dtype=np.bool_)
     return columns
+
+
+def _in_order(lines: Lines, damage: Damage) -> BoolArray:
+    """Mark the records that could have happened; the others are counted by what is wrong with them."""
+    c, chunks = lines.columns, lines.chunks
+    sched, send, end = c["t_sched"], c["t_send"], c["t_end"]
+    got, first, last = chunks.counts > 0, chunks.first(), send + chunks.last() * 1e3
+    late = end + ORDER_NS
+    out_of_order = (send < sched - ORDER_NS) | (np.fmax(sched, send) > late) | (last > late)
+    for name in ("t_headers", "t_first_byte", "t_first_token", "t_first_visible"):
+        out_of_order |= (c[name] > late) | (c[name] < sched - ORDER_NS)
+    early = (first < -BEFORE_US) | (c["t_first_token"] < send - BEFORE_US * 1e3)
+    kept = np.ones(len(sched), dtype=np.bool_)
+    for why, wrong in (
+        ("they have no t_send, but an answer", np.isnan(send) & (got | (c["outcome"] == Outcome.OK))),
+        ("they have a first token, but no chunks", ~got & ~np.isnan(c["t_first_token"])),
+        ("they have chunks, but no first token", got & np.isnan(c["t_first_token"])),
+        ("their instants are out of order", out_of_order),
+        ("their tokens came before they were sent", early),
+        ("their chunks are out of order", chunks.descends()),
+    ):
+        if found := int((wrong & kept).sum()):
+            damage.records[why] += found
+            kept &= ~wrong
+    return kept
+
+
+def _said(row: dict[str, Any], damage: Damage) -> metrics.ServerSaid:
+    """Return what the server said of its durations; nothing where that is of a kind or size that no server says."""
+    try:
+        said = metrics.server_said(row.get("server") or {})
+        if all(0 <= value < MOST_S or math.isnan(value) for value in said):
+            return said
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        pass
+    damage.values["server"] += 1
+    return metrics.server_said({})
 
 
 def _remarks(rows: Rows, name: str) -> npt.NDArray[Any]:

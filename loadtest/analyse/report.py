@@ -94,6 +94,8 @@ def _write(path: Path, body: bytes) -> Path:
 def console_report(report: Report, console: Console) -> None:
     """Print each run's table, its findings and the reasons for doubt."""
     for one in report.analyses:
+        for sentence in one.summary["trouble"]:
+            console.print(Text(sentence, style="bold yellow"))
         console.print(console_table(one.summary))
         for sentence in findings.all_findings(one):
             console.print(Text(f"• {sentence}"))

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from loadtest.analyse.damage import left_out, no_header
 from loadtest.analyse.frames import FloatArray, Run
 from loadtest.metrics import NS
-from loadtest.records import RunFolder
+from loadtest.records import Header, read_lines
 
 SERVERS = ("vllm", "llamacpp", "prometheus")
 SAME_BOOT_NS = 60_000_000_000  # of one host's clocks: a larger change of their offset is another boot, no stepped clock
 MIB = 2.0**20
+MOST = 1e18  # of a number in a sample: bytes sent since a machine's start are fewer
+PARTS = ("facts", "cores", "values", "gpus", "models", "gap")  # of a sample, that are no number themselves
 # Names of the exporters' metrics, and the factor to bytes, shares or watts.
 GPU_METRICS = {
     "DCGM_FI_DEV_FB_USED": ("memory_used", MIB),
@@ -55,6 +58,7 @@ class Machine:
     named: dict[str, pd.DataFrame]  # metrics that the user named: t, value
     gaps: list[Gap]
     simulated: frozenset[str]  # sources that a simulated server answered
+    trouble: list[str]  # a sentence on each file of which something could not be read
 
     @property
     def empty(self) -> bool:
@@ -75,10 +79,11 @@ class _File:
     samples: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
+    trouble: list[str] = field(default_factory=list)
 
 
 def read(run: Run) -> Machine:
-    """Read what monitors left in a run's folder; broken files are left out, for samples explain and records count."""
+    """Read what monitors left in a run's folder; what is no sample is left out and said in `trouble`."""
     files = list(_files(run))
     hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
     gpu_files = [file for file in files if file.source == "nvidia" and file.samples]
@@ -92,12 +97,13 @@ def read(run: Run) -> Machine:
         gpu_count=max((len(_by_gpu(values)) for _, values in gpu_files[0].samples), default=0) if gpu_files else 0,
         server=_frame(server, _server_values) if server else None,
         models=sorted(
-            ((t, values["models"]) for file in files if file.source == "ollama" for t, values in file.samples),
+            ((t, values["models"]) for file in files for t, values in file.samples if "models" in values),
             key=lambda entry: entry[0],
         ),
         named=dict(_named(files)),
         gaps=[gap for file in files for gap in file.gaps],
         simulated=frozenset(file.source for file in files if file.facts.get("simulated")),
+        trouble=[said for file in files for said in file.trouble],
     )
 
 
@@ -112,26 +118,39 @@ def known(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArray]:
 
 
 def _files(run: Run) -> Iterator[_File]:
-    folder = RunFolder(run.path)
     for path in sorted(run.path.glob("samples-*.jsonl")):
-        lines = folder.samples(path.stem.removeprefix("samples-"))
-        if not lines or "every" not in lines[0]:
-            continue  # a driver's own: frames has them
-        try:
-            yield _file(run, lines)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            why = f"{path.name} holds a line that is no sample, and was left out."
-            yield _File(path.stem.removeprefix("samples-"), "", 1.0, gaps=[Gap(path.name, 0.0, None, why)])
+        if path.name.startswith("samples-driver"):
+            continue  # frames has them
+        lines, wrong = read_lines(path)
+        if not lines:
+            if wrong:
+                yield _File("", "", 1.0, trouble=[no_header(path.name)])
+            continue
+        header, every = Header.of({"worker": "", "driver": "", **lines[0]}), lines[0].get("every", 0)
+        if header is None or not isinstance(lines[0].get("source"), str) or not _is_number(every) or every <= 0:
+            yield _File("", "", 1.0, trouble=[no_header(path.name)])
+            continue
+        file = _File(lines[0]["source"], header.host, float(every))
+        if wrong := wrong + _fill(file, lines[1:], _shift(run, header)):
+            file.trouble.append(left_out(wrong, path.name))
+        yield file
 
 
-def _file(run: Run, lines: list[dict[str, Any]]) -> _File:
-    head = lines[0]
+def _shift(run: Run, header: Header) -> int:
+    """Return what brings a file's instants onto the run's axis, ns: by one clock on one host, else by the wall's."""
     zero = run.zero
-    wall, monotonic = head["wall_ns"] - zero.wall_ns, head["monotonic_ns"] - zero.monotonic_ns
-    one_clock = head["host"] == zero.host and abs(wall - monotonic) < SAME_BOOT_NS
-    shift = monotonic if one_clock else wall
-    file = _File(str(head["source"]), str(head["host"]), float(head["every"]))
-    for line in lines[1:]:
+    wall, monotonic = header.wall_ns - zero.wall_ns, header.monotonic_ns - zero.monotonic_ns
+    one_clock = header.host == zero.host and abs(wall - monotonic) < SAME_BOOT_NS
+    return monotonic if one_clock else wall
+
+
+def _fill(file: _File, lines: list[dict[str, Any]], shift: int) -> int:
+    """Put samples, facts and gaps into a file; return how many lines were none of these."""
+    wrong = 0
+    for line in lines:
+        if not _is_sample(line):
+            wrong += 1
+            continue
         t = (line["t"] + shift) * NS
         if "gap" in line:
             file.gaps.append(Gap(file.source, t, None, str(line["gap"])))
@@ -140,19 +159,34 @@ def _file(run: Run, lines: list[dict[str, Any]]) -> _File:
         else:
             if file.gaps and file.gaps[-1].end is None:
                 file.gaps[-1] = Gap(file.source, file.gaps[-1].start, t, file.gaps[-1].sentence)
-            _check(line)
             file.samples.append((t, line))
-    return file
+    return wrong
 
 
-def _check(line: dict[str, Any]) -> None:
-    """Raise where a sample is not of the form that monitors write; what they may leave out may be missing."""
-    numbers = [*line.get("cores", ()), *line.get("values", {}).values()]
-    numbers += [value for gpu in line.get("gpus", ()) for value in gpu.values()]
-    if any(isinstance(value, str | bool) or value != value + 0 for value in numbers):
-        raise ValueError("not a number")
-    if any(not isinstance(model["name"], str) for model in line.get("models", ())):
-        raise ValueError("not a model")
+def _is_sample(line: dict[str, Any]) -> bool:
+    """Whether a line is of the form that monitors write; what they may leave out may be missing."""
+    facts, cores, values, gpus, models = (
+        line.get(name, empty)
+        for name, empty in (("facts", {}), ("cores", []), ("values", {}), ("gpus", []), ("models", []))
+    )
+    if not (isinstance(facts, dict) and isinstance(cores, list) and isinstance(values, dict)):
+        return False
+    if not all(isinstance(some, list) and all(isinstance(one, dict) for one in some) for some in (gpus, models)):
+        return False
+    rest = [value for key, value in line.items() if key not in PARTS and value is not None]
+    readings = [value for gpu in gpus for value in gpu.values()]
+    sizes = [model.get(name) or 0 for model in models for name in ("size", "size_vram", "context_length")]
+    counts = [facts.get(name) or 0 for name in ("cores", "memory_total")]
+    return (
+        _is_number(line.get("t"))
+        and all(map(_is_number, [*rest, *cores, *values.values(), *readings, *sizes, *counts]))
+        and all("gpu" in gpu for gpu in gpus)
+        and all(isinstance(model.get("name"), str) for model in models)
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
 
 
 def _frame(file: _File, values: Any) -> pd.DataFrame:

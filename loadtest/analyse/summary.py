@@ -21,6 +21,7 @@ from loadtest.analyse import (
     load,
     offered,
     rates,
+    samples,
     slots,
     stats,
     steps,
@@ -102,6 +103,7 @@ def analyse(
     a run of one are known, to begin what needs no more than those.
     """
     run = frames.load(path)
+    run.trouble.extend(said for said in samples.read(run).trouble if said not in run.trouble)
     parts = groups.split(run)
     if not parts:
         return _analysed(run, objectives, also)
@@ -177,6 +179,7 @@ def _of_all(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> dict[str, Any]
         "driver": run.facts.get("driver"),
         "started": run.facts.get("started"),
         "state": run.facts.get("state"),
+        "trouble": run.trouble,
         "simulated": next((found for summary in summaries if (found := summary["simulated"])), None),
         "target": _agreed(targets),
         "server": _agreed(servers),
@@ -218,6 +221,7 @@ def summarise(
         "driver": facts.get("driver"),
         "started": facts.get("started"),
         "state": facts.get("state"),
+        "trouble": run.trouble,
         "simulated": run.simulated,
         "target": facts.get("target") or {},
         "server": facts.get("server") or {},

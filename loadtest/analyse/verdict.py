@@ -127,6 +127,16 @@ def _growing(e: Evidence) -> Iterator[Doubt]:
             yield Doubt(SUSPECT, found.sentence)
 
 
+def _records_lost(e: Evidence) -> Iterator[Doubt]:
+    lost, read = e.run.entire.lost, len(e.run.entire.requests)
+    if lost:
+        share = lost / (lost + read)
+        yield Doubt(
+            VOID if share > metrics.LOST_RECORDS_SHARE else SUSPECT,
+            f"{lost} of the run's {lost + read} records could not be read ({_percent(share)})",
+        )
+
+
 def _shed(e: Evidence) -> Iterator[Doubt]:
     count = offered.shed(e.run, e.level["index"])
     if count:
@@ -215,6 +225,7 @@ RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _client_busy,
     _beyond_capacity,
     _growing,
+    _records_lost,
     _shed,
     _lengths,
     _cut_prompt,

@@ -62,6 +62,8 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
     (run / "advice.json").write_bytes(body + b"\n")
     (run / "advice.md").write_text(words.markdown(found, analysis, picture.name), encoding="utf-8")
     console = Console()
+    for sentence in analysis.run.trouble:
+        console.print(Text(sentence, style="bold yellow"))
     console.print(_table(words.console_grid(found), words.heading(found, analysis)))
     for sentence in said:
         console.print(Text(f"• {sentence}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
+from loadtest.errors import LoadTestError
 from loadtest.slo import Objective, judge, parse
 
 if TYPE_CHECKING:
@@ -32,9 +34,10 @@ def show(folder: Path, *, charts: bool, objectives: Sequence[Objective] = ()) ->
 
 
 def exit_code(reports: Sequence[Report], objectives: Sequence[Objective]) -> int:
-    """Return 3 when a level is void, else 1 when one misses an objective, else 0."""
+    """Return 3 when a level is void or records are lost, else 1 when a level misses an objective, else 0."""
     levels = [level for report in reports for level in report.summary["levels"]]
-    if any(level["verdict"] == "void" for level in levels):
+    lost = any(one.run.lost for report in reports for one in report.analyses)
+    if lost or any(level["verdict"] == "void" for level in levels):
         return 3
     return int(any(not judged.met for level in levels for judged in judge(objectives, level)))
 
@@ -47,13 +50,26 @@ def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
     """Make summary.json, report.md, report.html and PNG charts in each run folder.
 
     Reads what is on disk, any number of times; a run still in progress is reported as far as it got. With --slo each
-    level's goodput is in summary.json. Exit code 3 when a level is void.
+    level's goodput is in summary.json. A folder that cannot be reported is said, and the others are reported.
+
+    \b
+    Exit codes: 0 done · 1 an objective is missed · 2 a folder could not be reported
+                3 a level is void, or records are missing
     """
     objectives = () if slo is None else parse(slo)
-    written = [show(folder, charts=True, objectives=objectives) for folder in runs]
-    if published:
-        _published(written, runs[0])
-    return exit_code(written, objectives)
+    written: list[Report] = []
+    for folder in runs:
+        try:
+            written.append(show(folder, charts=True, objectives=objectives))
+        except LoadTestError as error:
+            print(f"loadtest: {error}", file=sys.stderr)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            print(f"loadtest: cannot write {error.filename or folder}: {error.strerror}.", file=sys.stderr)
+    if published and written:
+        _published(written, written[0].analyses[0].run.path)
+    return 2 if len(written) < len(runs) else exit_code(written, objectives)
 
 
 def _published(reports: Sequence[Report], folder: Path) -> None:

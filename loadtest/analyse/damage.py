@@ -1,0 +1,163 @@
+"""Which lines of a requests file are records that figures can be made from, and what is wrong with the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from loadtest.records import Outcome
+
+DAY_NS = 86_400_000_000_000
+ORDER_NS = 1_000_000_000  # by which instants of a request may be out of order: no clock of a run is off by more
+BEFORE_US = 50  # before its t_send, from which on a token cannot have come in answer to it
+COUNT_MOST = 1 << 53
+TOKENS_MOST = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a value of a record may be; numbers between two bounds."""
+
+    kind: type
+    low: int = 0
+    high: int = COUNT_MOST
+    needed: bool = False
+
+    def fits(self, values: list[Any]) -> bool:
+        """Whether all of these values are of the kind; None is absent."""
+        kinds = set(map(type, values))
+        kinds.discard(type(None))
+        if not kinds <= {self.kind}:
+            return False
+        if self.kind is not int or not kinds:
+            return True
+        known = [value for value in values if value is not None]
+        return bool(self.low <= min(known) and max(known) <= self.high)
+
+
+INSTANT = Kind(int, -DAY_NS, 100 * DAY_NS)
+NEEDED = Kind(int, -DAY_NS, 100 * DAY_NS, needed=True)
+COUNT, TOKENS, TEXT, FLAG = Kind(int), Kind(int, 0, TOKENS_MOST), Kind(str), Kind(bool)
+LIST = Kind(int, -COUNT_MOST, COUNT_MOST)  # an entry of it
+EMPTY = Kind(type(None))  # lists that can be used were taken out before
+KINDS: dict[str, Kind] = {
+    "id": Kind(int, needed=True),
+    "level": Kind(int, 0, 1_000_000, needed=True),
+    "outcome": Kind(str, needed=True),
+    "t_sched": NEEDED,
+    "t_end": NEEDED,
+    "t_send": INSTANT,
+    "chunks": EMPTY,
+    **dict.fromkeys(("t_connect", "t_headers", "t_first_byte", "t_first_token", "t_first_visible", "resent"), INSTANT),
+    **dict.fromkeys(("asked", "asked_input", "prompt_tokens", "output_tokens"), TOKENS),
+    **dict.fromkeys(("reads", "stamped", "arrivals", "late", "bytes", "lag_us", "lag_mean_us", "send_us"), COUNT),
+    "seed": Kind(int, -(1 << 63), (1 << 63) - 1),
+    "target": Kind(int, 0, 1_000_000),
+    "status": Kind(int, 0, 999),
+    "server_first": Kind(int, 0, 1 << 62),
+    **dict.fromkeys(("dialect", "model", "token_source", "finish_reason", "error"), TEXT),
+    **dict.fromkeys(("warmup", "new_conn", "first_coalesced"), FLAG),
+    "notes": Kind(list),
+    "doubts": Kind(list),
+    "server": Kind(dict),
+    "server_us": EMPTY,
+}
+# Without these a record cannot be placed: one of a wrong kind costs the record. Any other is unknown then.
+SPOILS = ("id", "level", "outcome", "t_sched", "t_end", "t_send", "t_first_token", "chunks", "warmup")
+OUTCOMES = frozenset(Outcome)
+
+
+@dataclass(slots=True)
+class Damage:
+    """What is wrong with the lines of a file, counted."""
+
+    unread: int = 0  # lines that hold something that is no JSON object
+    records: Counter[str] = field(default_factory=Counter)  # left out, by why
+    values: Counter[str] = field(default_factory=Counter)  # unknown, by name
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        found = cls(sum(part.unread for part in parts))
+        for part in parts:
+            found.records.update(part.records)
+            found.values.update(part.values)
+        return found
+
+    @property
+    def lost(self) -> int:
+        """Records that are missing, at least: a line that cannot be read may have held several."""
+        return self.unread + self.records.total()
+
+    def sentences(self, name: str) -> Iterator[str]:
+        """Say what was left out of the file of that name."""
+        if self.unread:
+            yield f"{_lines(self.unread)} of {name} could not be read and {_are(self.unread)} left out."
+        for why, count in self.records.items():
+            yield f"{_records(count)} of {name} {_are(count)} left out: {why}."
+        for value, count in self.values.items():
+            yield f"{_records(count)} of {name} {_have(count)} a {value} that cannot be right; it counts as unknown."
+
+
+def doubles(again: int, others: int) -> Iterator[str]:
+    """Say how many records are there twice, and how many are others under an id that was taken."""
+    if again:
+        yield f"{_records(again)} {_are(again)} there twice; {'it counts' if again == 1 else 'they count'} once."
+    if others:
+        yield f"{_records(others)} {_have(others)} the id of another request and {_are(others)} left out."
+
+
+def left_out(count: int, name: str) -> str:
+    """Say that lines of a samples file hold no sample."""
+    return f"{_lines(count)} of {name} {'holds' if count == 1 else 'hold'} no sample and {_are(count)} left out."
+
+
+def no_header(name: str) -> str:
+    """Say that a samples file cannot be laid beside the run."""
+    return f"{name} does not begin with a header that can be read and is left out."
+
+
+def _lines(count: int) -> str:
+    return f"{count} line{'s' if count != 1 else ''}"
+
+
+def _records(count: int) -> str:
+    return f"{count} record{'s' if count != 1 else ''}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
+
+
+def mended(rows: list[dict[str, Any]], damage: Damage) -> list[bool]:
+    """Take values out of rows that cannot be right, count them, and mark the rows that are records all the same."""
+    if all(_column_fits(rows, name, kind) for name, kind in KINDS.items()):
+        return [True] * len(rows)
+    return [_mend(row, damage) for row in rows]
+
+
+def _column_fits(rows: list[dict[str, Any]], name: str, kind: Kind) -> bool:
+    values = [row.get(name) for row in rows]
+    return (
+        kind.fits(values)
+        and not (kind.needed and None in values)
+        and (name != "outcome" or OUTCOMES.issuperset(values))
+    )
+
+
+def _mend(row: dict[str, Any], damage: Damage) -> bool:
+    wrong = [name for name, kind in KINDS.items() if not _column_fits([row], name, kind)]
+    spoilt = next((name for name in SPOILS if name in wrong), None)
+    if spoilt is not None:
+        absent = row.get(spoilt) is None
+        damage.records[f"they have no {spoilt}" if absent else f"their {spoilt} cannot be right"] += 1
+        return False
+    for name in wrong:
+        del row[name]
+        damage.values[name] += 1
+    return True

@@ -1,0 +1,256 @@
+"""run.json as it can be relied on: a value of the wrong type is left out, and said, before anything reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from loadtest.errors import RunFolderError
+from loadtest.records import RunFolder, newer
+
+MOST_SAID = 5  # sentences about values of run.json: a file that is all wrong is said once
+DAY_NS = 86_400_000_000_000
+MOST_NS = 1000 * DAY_NS
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number between two bounds; `whole`: an integer."""
+
+    low: float = 0.0
+    high: float = 1e15
+    whole: bool = True
+
+    def fits(self, value: object) -> bool:
+        kinds = int if self.whole else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """A list whose entries are all of one kind; one that is not is left out of the list."""
+
+    kind: Any
+    needs: tuple[str, ...] = ()  # keys that an entry cannot be without
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """An object whose values, under whatever keys, are all of one kind."""
+
+    kind: Any
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """A value of one of several kinds that hold no others."""
+
+    kinds: tuple[Any, ...]
+
+
+TEXT, FLAG = str, bool
+COUNT = Number()
+TOKENS = Number(high=1e9)
+POSITIVE = Number(low=1e-6, high=1e9, whole=False)
+AMOUNT = Number(high=1e9, whole=False)
+SMALL = Number(low=1, high=1e5)
+STREAMS = Number(low=1, high=1e5)
+INSTANT = Number(low=-MOST_NS, high=MOST_NS)
+HEADS = Either((Number(high=1e5), Each(Number(high=1e5))))
+STEPS = Either((COUNT, Each(object)))
+
+LEVEL = {
+    "index": Number(high=1e6),
+    "label": TEXT,
+    "concurrency": STREAMS,
+    "rate": POSITIVE,
+    "rate_to": POSITIVE,
+    "trace": TEXT,
+    "input_tokens": TOKENS,
+    "output_tokens": TOKENS,
+    "words": TOKENS,
+    "requests": COUNT,
+    "started_ns": INSTANT,
+    "ended_ns": INSTANT,
+}
+ARCHITECTURE = {
+    "block_count": SMALL,
+    "parameter_count": Number(low=1, high=1e14),
+    "embedding_length": SMALL,
+    "feed_forward_length": Either((Number(low=1, high=1e7), Each(Number(high=1e7)))),
+    "vocab_size": Number(low=1, high=1e9),
+    "context_length": TOKENS,
+    "attention.head_count": HEADS,
+    "attention.head_count_kv": HEADS,
+    "attention.key_length": SMALL,
+    "attention.value_length": SMALL,
+    "attention.sliding_window": TOKENS,
+}
+TARGET = {"url": TEXT, "api": TEXT, "dialect": TEXT, "model": TEXT}
+CAPACITY = {"chunks_per_s": POSITIVE, "limit": TEXT, "measured_at": TEXT}
+LOADED = {"name": TEXT, "size": COUNT, "size_vram": COUNT, "context_length": TOKENS}
+DIED = {"why": TEXT, "level": COUNT, "t": INSTANT, "time": TEXT}
+WORKER = {"worker": COUNT, "died": DIED}
+# What analysing reads of run.json, and of which kind it is; None stands for absent everywhere. Other keys stay as they are.
+RUN: dict[str, Any] = {
+    "name": TEXT,
+    "driver": TEXT,
+    "started": TEXT,
+    "ended": TEXT,
+    "state": TEXT,
+    "scenario": {
+        "prompt": TEXT,
+        "prompt_file": TEXT,
+        "warm_cache": FLAG,
+        "unload": FLAG,
+        "max_error_ratio": AMOUNT,
+        "think_time": AMOUNT,
+        "max_rate": AMOUNT,
+        "temperature": AMOUNT,
+    },
+    "target": TARGET,
+    "targets": Each(TARGET),
+    "server": {
+        "kind": TEXT,
+        "version": TEXT,
+        "context": TOKENS,
+        "slots_said": Number(high=1e5),
+        "simulated": {"profile": TEXT, "speed": POSITIVE},
+        "facts": {
+            "trained_context": TOKENS,
+            "details": {
+                "quantization_level": TEXT,
+                "parameter_size": TEXT,
+                "family": TEXT,
+                "file_size": COUNT,
+                "architecture": ARCHITECTURE,
+            },
+        },
+    },
+    "server_at_end": LOADED,
+    "client": {"host": TEXT, "kernel": TEXT, "python": TEXT, "loop": TEXT, "cpus": COUNT, "clock_steps": STEPS},
+    "clock_steps": STEPS,
+    "versions": Every(TEXT),
+    "comparability": dict,
+    "calibration": {"host": TEXT, "arrivals": Every(Every(CAPACITY, needs=("chunks_per_s", "limit")))},
+    "workers": Either((COUNT, Each(WORKER, needs=("worker",)))),
+    "levels": Each(LEVEL, needs=("index",)),
+}
+NAMES = ((dict, "an object"), (list, "a list"), (str, "a text"), (bool, "a truth value"), (int | float, "a number"))
+
+
+def read(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
+    """Return what of run.json can be relied on, and a sentence on each thing that cannot, and on how the run ended.
+
+    Raises RunFolderError where a newer loadtest wrote it, or where it cannot be opened.
+    """
+    path = folder.path / "run.json"
+    try:
+        found = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {"levels": []}, ["There is no run.json: what was run is only known as far as the records tell."]
+    except OSError as error:
+        raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
+    except orjson.JSONDecodeError:
+        return {"levels": []}, [
+            "run.json does not parse as JSON: what was run is only known as far as the records tell."
+        ]
+    if not isinstance(found, dict):
+        return {"levels": []}, [
+            f"run.json is {_named(found)}, not an object: what was run is only known as far as the records tell."
+        ]
+    if newer(found.get("schema")):
+        raise RunFolderError(f"{folder.path} was written by a newer loadtest (schema {found['schema']}); update.")
+    said: list[str] = []
+    facts: dict[str, Any] = _cleaned(found, RUN, "", said)
+    facts["levels"] = list(_once(facts.get("levels") or [], said))
+    if server := facts.get("server"):
+        server["simulated"] = _simulated(found["server"].get("simulated"), server.get("simulated"))
+    return facts, [*_ended(facts.get("state")), *_shortened(said)]
+
+
+def _simulated(said: Any, known: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what is known of a simulated server: that it is one must not be lost with its profile."""
+    if not said:
+        return None
+    told = {key: value for key, value in (known or {}).items() if value is not None}
+    return {"profile": "unknown", "speed": 1.0} | told
+
+
+def _ended(state: str | None) -> Iterator[str]:
+    if state == "running":
+        yield "The run has not ended, or was killed: its state is still running. The figures are of what was recorded."
+    elif state == "interrupted":
+        yield "The run was interrupted: the figures are of what was recorded until then."
+    elif state != "done":
+        how = "failed" if state == "failed" else f"is in state {state}" if state else "does not say how it ended"
+        yield f"The run {how}: the figures are of what was recorded."
+
+
+def _shortened(said: list[str]) -> Iterator[str]:
+    yield from said[:MOST_SAID]
+    if (more := len(said) - MOST_SAID) > 0:
+        yield f"run.json holds {more} more values of a wrong kind, which are left out."
+
+
+def _once(levels: list[dict[str, Any]], said: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield levels, of those with the same index the first."""
+    seen: set[int] = set()
+    for level in levels:
+        if level["index"] in seen:
+            said.append(f"run.json: a second level has the index {level['index']} and is left out.")
+        else:
+            seen.add(level["index"])
+            yield level
+
+
+def _cleaned(value: Any, kind: Any, at: str, said: list[str]) -> Any:
+    """Return a value without what is not of its kind, None where nothing is left of it."""
+    if value is None:
+        return None
+    if isinstance(kind, Either):
+        fitting = (one for one in kind.kinds if _holds(value, one))
+        if (chosen := next(fitting, None)) is not None:
+            return _cleaned(value, chosen, at, said)
+    elif not _holds(value, kind):
+        pass
+    elif isinstance(kind, Each):
+        entries = [_entry(entry, kind, f"{at}[{place}]", said) for place, entry in enumerate(value)]
+        return [entry for entry in entries if entry is not None]
+    elif isinstance(kind, Every):
+        found = {key: _entry(entry, kind, f"{at}.{key}", said) for key, entry in value.items()}
+        return {key: entry for key, entry in found.items() if entry is not None}
+    elif isinstance(kind, dict):
+        under = f"{at}." if at else ""
+        return {
+            key: _cleaned(entry, kind[key], f"{under}{key}", said) if key in kind else entry
+            for key, entry in value.items()
+        }
+    else:
+        return value
+    said.append(f"run.json: {at} is {_named(value)} that cannot be right, and is left out.")
+    return None
+
+
+def _entry(value: Any, kind: Each | Every, at: str, said: list[str]) -> Any:
+    """Return an entry of a list or an object, None where it lacks what it needs."""
+    found = _cleaned(value, kind.kind, at, said)
+    if found is not None and any(found.get(name) is None for name in kind.needs):
+        said.append(f"run.json: {at} lacks {' or '.join(kind.needs)}, and is left out.")
+        return None
+    return found
+
+
+def _holds(value: Any, kind: Any) -> bool:
+    """Whether a value is of a kind on the outside; what it holds is not looked at."""
+    if isinstance(kind, Number):
+        return kind.fits(value)
+    return isinstance(value, list if isinstance(kind, Each) else dict if isinstance(kind, Every | dict) else kind)
+
+
+def _named(value: object) -> str:
+    return next((name for kind, name in NAMES if isinstance(value, kind)), "null")
