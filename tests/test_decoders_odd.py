@@ -165,7 +165,7 @@ TEXTS = {
 ENDS = {
     **{
         reason: Case(V1, sse(A, finish(reason)) + DONE, ["a"])
-        for reason in ("length", "tool_calls", "function_call", "content_filter", "eos_token", "STOP", "end_turn")
+        for reason in ("length", "tool_calls", "function_call", "content_filter", "STOP")
     },
     **{
         f"{reason} is a failure": Case(

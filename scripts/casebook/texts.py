@@ -84,7 +84,6 @@ hidden("hidden under two names", {"reasoning": "hm", "reasoning_content": "hm"})
 hidden("hidden as details", {"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]})
 hidden("hidden as an object", {"reasoning": {"text": "hm"}})
 hidden("role and id say nothing", {"role": "assistant", "name": "bot", "id": "x1"}, chunks=1)
-hidden("refusal is text", {"refusal": "I cannot."})
 row(
     "thinking of Ollama's",
     lambda w: streamed(w.token("", thinking="hm"), w.token("answer"), w.end()),
@@ -116,13 +115,13 @@ row(
     "half of the answers empty",
     lambda w, n: slow(w, *w.whole()) if n % 2 else streamed(w.end(output=0)),
     level="void",
-    reasons="empty|no token|without a token",
+    reasons="empty|no token|without a token|without any text",
 )
 row(
     "one answer of eight empty",
     lambda w, n: slow(w, *w.whole()) if n else streamed(w.end(output=0)),
     level=("suspect", "void"),
-    reasons="empty|no token|without a token",
+    reasons="empty|no token|without a token|without any text",
 )
 
 row = rows("JSON that is odd")

@@ -10,26 +10,7 @@ from loadtest.measure.dialects.parse import parse
 
 DONE = (b"[DONE]", b'"[DONE]"')
 
-_WELL = frozenset(
-    (
-        "stop",
-        "length",
-        "tool_calls",
-        "function_call",
-        "content_filter",
-        "eos",
-        "eos_token",
-        "stop_sequence",
-        "stop_token",
-        "end_turn",
-        "max_tokens",
-        "model_length",
-        "tool_call",
-        "tool_use",
-        "load",
-        "unload",
-    )
-)
+_WELL = frozenset(("stop", "length", "tool_calls", "function_call", "content_filter", "load", "unload"))
 _BADLY = frozenset(
     (
         "abort",

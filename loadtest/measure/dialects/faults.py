@@ -205,15 +205,21 @@ def _body_sentence(begin: str, body: bytes) -> str:
         return sentence(parsed)
     if page := _page(body):
         return f"{begin} with {page}"
-    text = shorten(alike(body[: 8 * LONGEST].decode(errors="replace")))
-    return text or f"{begin} with an empty body"
+    if body.startswith(_PACKED):
+        return f"{begin}, in an answer that the server compressed without saying so"
+    text = body[: 8 * LONGEST].decode(errors="replace")
+    if text.count("\ufffd") > len(text) // 8:
+        return f"{begin} with a body that is no text ({len(body)} bytes)"
+    return shorten(alike(text)) or f"{begin} with an empty body"
+
+
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x9c", b"\x78\x01", b"\x78\xda")  # gzip, zstd, deflate
 
 
 def _without_secrets(location: str) -> str:
-    """Return a URL without user and password, and without its query, which may hold a key."""
+    """Return a URL without user and password."""
     try:
         parts = urlsplit(location)
-        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="…" if parts.query else "", fragment="")
     except ValueError:
-        return location.partition("?")[0].rpartition("@")[2]
-    return bare.geturl()
+        return location.rpartition("@")[2]
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
