@@ -224,6 +224,8 @@ def main(cases: int, first: int) -> None:
     came: collections.Counter[str] = collections.Counter()
     sound = analyse(FOLDERS / "closed")
     for seed in range(first, first + cases):
+        if seed > first and (seed - first) % 1000 == 0:
+            print(f"{seed - first} cases: {dict(came)}", flush=True)
         with tempfile.TemporaryDirectory() as place:
             path = damaged(seed, Path(place))
             try:

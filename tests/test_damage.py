@@ -217,6 +217,12 @@ def test_a_value_that_cannot_be_right_is_unknown_and_said(run: Path, name: str, 
         assert level(found)["tokens"]["output"] == (24 - 2) * 20 or level(found)["tokens"]["output"] == (24 - 1) * 20
 
 
+def test_nothing_asked_is_no_length_to_be_off(run: Path) -> None:
+    found = changed(run, lambda one: one.update(asked=0, asked_input=0))
+    assert level(found)["tokens"]["achieved"] is None
+    assert level(found)["verdict"] == "valid"
+
+
 def test_every_field_of_a_record_has_its_kind() -> None:
     from loadtest.records import _FIELDS
 

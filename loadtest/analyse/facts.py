@@ -152,17 +152,13 @@ def read(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
     try:
         found = orjson.loads(path.read_bytes())
     except FileNotFoundError:
-        return {"levels": []}, ["There is no run.json: what was run is only known as far as the records tell."]
+        return _unknown(folder, "run.json is missing")
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
     except orjson.JSONDecodeError:
-        return {"levels": []}, [
-            "run.json does not parse as JSON: what was run is only known as far as the records tell."
-        ]
+        return _unknown(folder, "run.json does not parse as JSON")
     if not isinstance(found, dict):
-        return {"levels": []}, [
-            f"run.json is {_named(found)}, not an object: what was run is only known as far as the records tell."
-        ]
+        return _unknown(folder, f"run.json is {_named(found)}, not an object")
     if newer(found.get("schema")):
         raise RunFolderError(f"{folder.path} was written by a newer loadtest (schema {found['schema']}); update.")
     said: list[str] = []
@@ -171,6 +167,13 @@ def read(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
     if server := facts.get("server"):
         server["simulated"] = _simulated(found["server"].get("simulated"), server.get("simulated"))
     return facts, [*_ended(facts.get("state")), *_shortened(said)]
+
+
+def _unknown(folder: RunFolder, why: str) -> tuple[dict[str, Any], list[str]]:
+    """Return no facts at all; raise RunFolderError where there are no records either."""
+    if not any(folder.path.glob("requests-*.jsonl")):
+        raise RunFolderError(f"{folder.path}: {why}, and there are no records.")
+    return {"levels": []}, [f"{why}: what was run is only known as far as the records tell."]
 
 
 def _simulated(said: Any, known: dict[str, Any] | None) -> dict[str, Any] | None:

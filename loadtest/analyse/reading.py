@@ -34,7 +34,7 @@ Columns = dict[str, npt.NDArray[Any]]
 
 LISTS = ("chunks", "server_us")
 US = 1e-6
-MOST_S = 1e9  # of a duration that a server says, and of its cached tokens
+LEAST_S, MOST_S = 1e-10, 1e9  # of a duration that a server says, and of its cached tokens
 INSTANTS = ("t_sched", "t_connect", "t_send", "t_headers", "t_first_byte", "t_first_token", "t_first_visible", "t_end")
 NUMBERS = ("asked", "asked_input", "prompt_tokens", "output_tokens", "status")
 COUNTS = ("id", "level", "seed", "reads", "stamped", "arrivals", "late", "bytes", "target")
@@ -393,7 +393,7 @@ def _said(row: dict[str, Any], damage: Damage) -> metrics.ServerSaid:
     """Return what the server said of its durations; nothing where that is of a kind or size that no server says."""
     try:
         said = metrics.server_said(row.get("server") or {})
-        if all(0 <= value < MOST_S or math.isnan(value) for value in said):
+        if all(value == 0 or LEAST_S <= value < MOST_S or math.isnan(value) for value in said):
             return said
     except (AttributeError, TypeError, ValueError, OverflowError):
         pass

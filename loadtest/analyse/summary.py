@@ -345,7 +345,7 @@ def _tokens(run: Run, rows: BoolArray, good: BoolArray) -> dict[str, Any]:
         "prompt": _total(requests["prompt_tokens"].to_numpy(dtype=np.float64)),
         "output": _total(requests["output_tokens"].to_numpy(dtype=np.float64)),
         "asked": _total(asked["asked"].to_numpy(dtype=np.float64)),
-        "achieved": float(asked["output_tokens"].sum() / asked["asked"].sum()) if len(asked) else None,
+        "achieved": float(asked["output_tokens"].sum() / asked["asked"].sum()) if asked["asked"].any() else None,
         "partial": _total(rest["output_tokens"].to_numpy(dtype=np.float64)) or 0,
         "source": ", ".join(sorted(str(source) for source in sources)) or None,
     }

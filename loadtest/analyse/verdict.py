@@ -153,7 +153,7 @@ def _lengths(e: Evidence) -> Iterator[Doubt]:
         if said == "output" and literal:
             continue  # such a text has an answer of its own length, and what was asked for is only its limit
         both = e.requests[[asked_name, got_name]].dropna()
-        if not len(both):
+        if not both[asked_name].any():
             continue
         asked, got = float(both[asked_name].mean()), float(both[got_name].mean())
         few = FEW_TOKENS if said == "input" else 0
