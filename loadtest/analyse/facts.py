@@ -76,6 +76,7 @@ LEVEL = {
     "requests": COUNT,
     "started_ns": INSTANT,
     "ended_ns": INSTANT,
+    "stopped": TEXT,
 }
 ARCHITECTURE = {
     "block_count": SMALL,
@@ -90,7 +91,10 @@ ARCHITECTURE = {
     "attention.value_length": SMALL,
     "attention.sliding_window": TOKENS,
 }
+SIMULATED = {"profile": TEXT, "speed": POSITIVE}
 TARGET = {"url": TEXT, "api": TEXT, "dialect": TEXT, "model": TEXT}
+LISTED = {**TARGET, "server": {"kind": TEXT, "version": TEXT, "simulated": SIMULATED}}
+LOST = {"worker": TEXT, "t_ns": INSTANT, "why": TEXT}
 CAPACITY = {"chunks_per_s": POSITIVE, "limit": TEXT, "measured_at": TEXT}
 LOADED = {"name": TEXT, "size": COUNT, "size_vram": COUNT, "context_length": TOKENS}
 DIED = {"why": TEXT, "level": COUNT, "t": INSTANT, "time": TEXT}
@@ -113,13 +117,17 @@ RUN: dict[str, Any] = {
         "temperature": AMOUNT,
     },
     "target": TARGET,
-    "targets": Each(TARGET),
+    "targets": Each(LISTED),
+    "other_targets": Each(TEXT),
+    "failure": TEXT,
+    "clock": {"monotonic_ns": Number(high=1e19), "wall_ns": Number(high=1e19)},
+    "locust": {"lost_workers": Each(LOST, needs=("worker",))},
     "server": {
         "kind": TEXT,
         "version": TEXT,
         "context": TOKENS,
         "slots_said": Number(high=1e5),
-        "simulated": {"profile": TEXT, "speed": POSITIVE},
+        "simulated": SIMULATED,
         "facts": {
             "trained_context": TOKENS,
             "details": {

@@ -389,11 +389,19 @@ def _in_order(lines: Lines, damage: Damage) -> BoolArray:
     return kept
 
 
+NUMBER = (int, float)
+DURATIONS = ("load_duration", "prompt_eval_duration")
+
+
 def _said(row: dict[str, Any], damage: Damage) -> metrics.ServerSaid:
     """Return what the server said of its durations; nothing where that is of a kind or size that no server says."""
     try:
-        said = metrics.server_said(row.get("server") or {})
-        if all(value == 0 or LEAST_S <= value < MOST_S or math.isnan(value) for value in said):
+        server = row.get("server") or {}
+        said = metrics.server_said(server)
+        right = [isinstance(server.get(name), NUMBER) or name not in server for name in DURATIONS]
+        right += [isinstance(server.get(name), dict) or name not in server for name in ("usage", "timings")]
+        within = (value == 0 or LEAST_S <= value < MOST_S for value in said if not math.isnan(value))
+        if all(within) and all(right) and all(server.get(name, 0) >= 0 for name in DURATIONS):
             return said
     except (AttributeError, TypeError, ValueError, OverflowError):
         pass
