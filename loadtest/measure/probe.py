@@ -111,7 +111,7 @@ def _ollama(client: httpx.Client, url: str, version: Answer, said: str | None, a
     """Return the server as an Ollama, None where too little says that it is one; a refusal of credentials is said."""
     tags = ask(client, url, "/api/tags")
     body = tags.json()
-    listed = rows(body) if isinstance(body, dict) and "models" in body else None
+    listed = rows(body) if isinstance(body, dict) and body.get("models") is not None else None
     needed = 1 if api == "ollama" else 2
     witnesses = (_OLLAMA_VERSION.fullmatch(said or "") is not None) + (listed is not None)
     if witnesses < needed:
@@ -173,9 +173,11 @@ def _unclear(url: str, version: Answer, listing: Answer) -> TargetError:
         return _refused(url, listing if listing.refused else version)
     keyless = not credentials.headers(url, "openai")
     key = " A key may be missing: set OPENAI_API_KEY." if keyless and listing.status >= 400 else ""
+    base = url.removesuffix("/api")
+    nearer = f" An Ollama's URL is the one without /api: {base}." if base != url else ""
     return TargetError(
         f"{url} does not say that it is a model server (GET /api/version: {version.said}; GET /v1/models: {listing.said})."
-        f"{key} Give the base URL of an Ollama or OpenAI server; where this is one, say so with --api openai --model NAME."
+        f"{key}{nearer} Give the base URL of an Ollama or OpenAI server; where this is one, say so with --api openai --model NAME."
     )
 
 
