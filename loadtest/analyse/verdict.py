@@ -11,7 +11,7 @@ import pandas as pd
 from loadtest import metrics
 from loadtest.analyse import endings, headroom, offered
 from loadtest.analyse.evidence import Evidence
-from loadtest.analyse.frames import BoolArray, Run
+from loadtest.analyse.frames import BoolArray, FloatArray, Run
 from loadtest.analyse.knee import growth
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
 
@@ -69,14 +69,46 @@ def _clock_gap(e: Evidence) -> Iterator[Doubt]:
 
 
 def reloaded(run: Run, rows: BoolArray) -> pd.DataFrame:
-    """Return those of the marked requests, all of one level, that waited for a load: far longer than the others say."""
+    """Return those of the marked requests, all of one level, that waited for a load while nobody was served.
+
+    A long load by the server's word is not enough: no server reloads a model while it works on another request to it.
+    """
     requests = run.requests[rows]
     loads = requests["load_s"].dropna()
     if len(loads) < 2:
         return requests[:0]
     usual = float(loads.median())
     speed = float((run.simulated or {}).get("speed") or 1.0)  # a simulated server at 20x reloads 20 times faster
-    return requests[requests["load_s"] > max(RELOAD_FACTOR * usual, usual + RELOAD_FLOOR_S / speed)]
+    long = max(RELOAD_FACTOR * usual, usual + RELOAD_FLOOR_S / speed)
+    slow = requests[requests["load_s"] > long]
+    return slow[_unserved(run, slow) > long] if len(slow) else slow
+
+
+def _unserved(run: Run, slow: pd.DataFrame) -> FloatArray:
+    """Return the longest part of each request's load during which no other request to its model was worked on, seconds."""
+    longest = np.zeros(len(slow))
+    start = slow["send"].to_numpy(dtype=np.float64)
+    end = start + slow["load_s"].to_numpy(dtype=np.float64)
+    key = ["target", "model"]
+    served = {name: _served(requests) for name, requests in run.requests.groupby(key)}
+    for name, places in slow.groupby(key).indices.items():
+        begun, over = served[name]
+        order = np.argsort(begun, kind="stable")
+        begun, over = begun[order], np.maximum.accumulate(over[order])
+        for i in places:
+            inside = (begun < end[i]) & (over > start[i])
+            free_from = np.append(start[i], over[inside])
+            free_to = np.append(begun[inside], end[i])
+            longest[i] = float((free_to - free_from).max())
+    return longest
+
+
+def _served(requests: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
+    """Return from when to when each request was worked on: its load had ended, else its first token had come."""
+    begun = requests["send"] + requests["load_s"]
+    known = pd.DataFrame({"begun": begun.fillna(requests["first_token"]), "over": requests["last"]}).dropna()
+    known = known[known["over"] > known["begun"]]
+    return known["begun"].to_numpy(dtype=np.float64), known["over"].to_numpy(dtype=np.float64)
 
 
 def _reloaded(e: Evidence) -> Iterator[Doubt]:
