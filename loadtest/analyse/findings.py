@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from loadtest.analyse import endings, groups, headroom, lengths, load, machine, measured, offered, rates
+from loadtest.analyse import endings, groups, headroom, lengths, load, machine, measured, memory, offered, rates
 from loadtest.analyse import knee as knee_of
 from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.steps import Steps
@@ -62,7 +62,7 @@ def all_findings(analysis: Analysis) -> list[str]:
     """Return what the run shows, the most telling first; each sentence holds its figures, and names its model or server
     where there are several.
     """
-    found = [*filter(None, [endings.state(analysis.run)]), *_parts(analysis)]
+    found = [*filter(None, [endings.state(analysis.run)]), *memory.context_sentences(analysis.run), *_parts(analysis)]
     if analysis.groups:
         found += _void(analysis.summary["levels"])
     for group, one in analysis.groups:

@@ -102,7 +102,7 @@ def lines(run: Run, levels: Iterable[dict[str, Any]]) -> list[Line]:
 
 
 def _line(run: Run, seen: Machine, group: list[dict[str, Any]]) -> Line:
-    shared = [part for part in group[0]["label"].split(" · ") if not part.endswith(" in")]
+    shared = [part for part in group[0]["label"].split(" · ") if not part.partition(" (")[0].endswith(" in")]
     name, frame, column = _memory(run, seen)
     points = tuple(_point(run, level, frame, column) for level in group)
     known = any(point.memory is not None for point in points)

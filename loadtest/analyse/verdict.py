@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from loadtest import metrics
-from loadtest.analyse import endings, headroom, offered
+from loadtest.analyse import endings, headroom, memory, offered
 from loadtest.analyse.evidence import Evidence
 from loadtest.analyse.frames import BoolArray, FloatArray, Run
 from loadtest.analyse.knee import growth
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
 
-FEW_TOKENS = 16  # a prompt off by less than this is a chat template, not a wrong length
 CACHED_TOKENS = 32  # cached tokens up to here are the template before the nonce
 CACHED_SHARE = 0.25  # of a prompt, above which the cache answered it
 COLLAPSED_PREFILL = 0.1  # of the usual prefill time a token
@@ -188,13 +187,13 @@ def _lengths(e: Evidence) -> Iterator[Doubt]:
         if not len(both):
             continue
         asked, got = float(both[asked_name].mean()), float(both[got_name].mean())
-        few = FEW_TOKENS if said == "input" else 0
+        few = offered.FEW_TOKENS if said == "input" else 0
         if abs(got / asked - 1) > metrics.LENGTH_SHARE and abs(got - asked) > few:
             yield Doubt(SUSPECT, f"{said} length is not as asked: {got:.1f} tokens a request instead of {asked:.1f}")
 
 
 def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
-    context = (e.run.facts.get("server") or {}).get("context")
+    context = memory.granted(e.run)
     if not context:
         return
     cut = int((e.requests["prompt_tokens"] >= context).sum())

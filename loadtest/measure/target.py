@@ -26,9 +26,9 @@ from loadtest.measure.dialects.faults import shorten
 from loadtest.measure.exchange import Exchange
 from loadtest.measure.probe import Model, Server, choose_model, describe, probe
 from loadtest.measure.schedule import Trace
-from loadtest.measure.tokens import Calibration, Counter, load_counter
+from loadtest.measure.tokens import Calibration, Counter, load_counter, whole
 from loadtest.measure.wire import Posts, SyncWire, Timeouts, now
-from loadtest.measure.workload import Job, Workload
+from loadtest.measure.workload import CALIBRATION_SHORT, Job, Workload
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Level, Scenario
 from loadtest.text import shown
@@ -37,6 +37,8 @@ from loadtest.urls import base_url, default_url, parse
 CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
 CONTEXT_MARGIN_PART = 64  # … or one part in so many
 _SIZES = ("size", "size_vram", "context_length")  # the numbers of /api/ps that are read again
+SHORTEST_CONTEXT = 1024  # tokens: no server is known to cut prompts to fewer
+MOST_CONTEXT = 1 << 40  # tokens: no limit
 ALL_BUT = 0.95  # of the longest prompt that fits: a length from here on stands for it
 
 
@@ -142,9 +144,14 @@ def settle(client: httpx.Client, scenario: Scenario, say: Callable[[str], object
     workload = Workload(scenario, counter)
     check_lengths(workload.scenario, target.model, workload.trace)
     # Where loads are measured nothing may load before the first one: it would find the file in the page cache.
-    calibration = Calibration() if scenario.unload else calibrate(target, workload)
-    target = reread(client, target)
-    check_lengths(workload.scenario, target.model, workload.trace)
+    calibration = Calibration()
+    if not scenario.unload:
+        calibration, target = calibrate(client, target, workload)
+        if sentence := not_granted(scenario, target.model):
+            say(sentence)
+    else:
+        target = reread(client, target)
+    check_lengths(workload.scenario, target.model, workload.trace, loaded=not scenario.unload)
     return target, workload.calibrated(calibration)
 
 
@@ -243,22 +250,46 @@ def ask_to_unload(client: httpx.Client, target: Target) -> None:
         raise TargetError(f"{url} does not unload {name}: it answers with {answer.said}; is it an Ollama?")
 
 
-def calibrate(target: Target, workload: Workload) -> Calibration:
-    """Send the calibration jobs one by one and fit our counts to the server's.
+def calibrate(client: httpx.Client, target: Target, workload: Workload) -> tuple[Calibration, Target]:
+    """Send the calibration jobs one by one and fit our counts to the server's; return the fit, and the target once loaded.
 
     The first one loads the model and proves that it answers: raises TargetError when it does not. A later one that
-    fails is left out.
+    fails is left out. Where the context cut the long ones, half as long a one is sent, until it is whole.
     """
     points: list[tuple[int, int]] = []
-    scenario = workload.scenario
-    with _stream_wire(target, scenario) as (wire, posts):
-        for number, (job, ours) in enumerate(workload.calibration_jobs()):
+    jobs = workload.calibration_jobs()
+    longest = max(ours for _, ours in jobs)
+    with _stream_wire(target, workload.scenario) as (wire, posts):
+
+        def measure(job: Job, ours: int) -> None:
             try:
                 points.append((ours, first_answer(wire, posts, target, job)))
             except TargetError:
-                if number == 0:
+                if not points:
                     raise
-    return Calibration.fit(points)
+
+        for job, ours in jobs:
+            measure(job, ours)
+        target = reread(client, target)
+        context = target.model.context
+        if context is None and max(server for _, server in points) >= SHORTEST_CONTEXT:
+            measure(*workload.calibration_job(len(jobs), longest // 2))  # a third length shows whether the longest was cut
+        number = len(jobs) + 1
+        while longest > 2 * CALIBRATION_SHORT and max((ours for ours, _ in whole(points, context)), default=0) < longest:
+            longest //= 2
+            if all(ours != longest for ours, _ in points):
+                measure(*workload.calibration_job(number, longest))
+                number += 1
+    return Calibration.fit(points, context), target
+
+
+def not_granted(scenario: Scenario, model: Model) -> str | None:
+    """Say that a loaded model has another context than --num-ctx asked for; None where it has what was asked."""
+    asked, granted = scenario.num_ctx, model.context
+    if asked is None or granted is None or asked == granted:
+        return None
+    trained = f" (trained for {model.trained_context})" if model.trained_context else ""
+    return f"{shown(model.name)}{trained} has a context of {granted} tokens, not the {asked} asked for with --num-ctx."
 
 
 @contextmanager
@@ -294,12 +325,15 @@ def _accept(record: Record, target: Target) -> None:
     raise TargetError(f"{where} does not answer a first request: {record.error or record.outcome}.")
 
 
-def check_lengths(scenario: Scenario, model: Model, trace: Trace | None = None) -> None:
+def check_lengths(scenario: Scenario, model: Model, trace: Trace | None = None, *, loaded: bool = False) -> None:
     """Raise ScenarioError when a level cannot fit the model's context: Ollama would cut its prompt without a word.
 
-    Asked twice: before anything is sent, by what the model was trained for, and once it is loaded, by what it got.
+    Asked twice: before anything is sent, by what was asked for and what the model was trained for, and once it is loaded,
+    by what the server granted.
     """
-    context = scenario.num_ctx or model.context or model.trained_context
+    asked = min(scenario.num_ctx or MOST_CONTEXT, model.trained_context or MOST_CONTEXT) if scenario.num_ctx else None
+    granted = model.context or asked if loaded else asked or model.context
+    context = granted or model.trained_context
     if context is None:
         return
     for level in scenario.levels():
@@ -307,8 +341,13 @@ def check_lengths(scenario: Scenario, model: Model, trace: Trace | None = None) 
         if wanted > context:
             raise ScenarioError(
                 f"{level.label} needs {wanted} tokens, but {shown(model.name)} has a context of {context}; "
-                f"ask for less{' or set --num-ctx' if (model.trained_context or 0) >= wanted else ''}."
+                f"ask for less{' or set --num-ctx' if _may_grow(scenario, model, wanted) else ''}."
             )
+
+
+def _may_grow(scenario: Scenario, model: Model, wanted: int) -> bool:
+    """Whether a larger --num-ctx may be granted: the model is trained for as much, and no such one was asked for."""
+    return wanted <= (model.trained_context or 0) and wanted > (scenario.num_ctx or 0)
 
 
 def run_facts(
@@ -316,7 +355,9 @@ def run_facts(
 ) -> dict[str, Any]:
     """Return what run.json says from the start; `driver` and `loop` are who measures."""
     server, model = target.server, target.model
-    context = scenario.num_ctx or model.context
+    granted = None if scenario.unload else model.context  # what a model loaded for others has says nothing of the next load
+    context = granted or scenario.num_ctx or model.context
+    asked = {"context_asked": scenario.num_ctx} if scenario.num_ctx is not None else {}
     return {
         "name": scenario.name,
         "driver": driver,
@@ -328,6 +369,7 @@ def run_facts(
             "kind": server.kind,
             "version": server.version,
             "context": context,
+            **asked,
             "slots_said": server.slots,
             "simulated": server.simulated,
             "facts": {"trained_context": model.trained_context, "details": model.details},
