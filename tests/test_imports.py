@@ -97,6 +97,7 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "steps",
         "protocol",
         "predict",
+        "fitted",
         "goodput",
         "capacity",
         "gguf",
