@@ -50,7 +50,12 @@ def _schedule_lag(e: Evidence) -> Iterator[Doubt]:
 
 
 def _client_lag(e: Evidence) -> Iterator[Doubt]:
-    yield from metrics.doubt_late(int(e.requests["late"].sum()), int(e.requests["arrivals"].sum()))
+    reads, tokens = e.requests["late"], e.requests["late_tokens"]
+    old = (reads > 0) & tokens.isna()  # records of versions that did not count what late reads spoil
+    yield from metrics.doubt_late(int(reads[old].sum()), int(e.requests["arrivals"].sum()))
+    gaps = int(np.maximum(e.requests["chunks"].sum() - (e.requests["chunks"] > 0).sum(), 0))
+    spoilt = int(e.requests["late_gaps"].sum())
+    yield from metrics.doubt_lag(int(reads[~old & (tokens > 0)].sum()), int(tokens.sum()), spoilt, gaps)
 
 
 def _unstamped(e: Evidence) -> Iterator[Doubt]:
