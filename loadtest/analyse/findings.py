@@ -105,14 +105,15 @@ def _void(levels: Sequence[dict[str, Any]]) -> list[str]:
     void = sum(level["verdict"] == "void" for level in levels)
     if not void:
         return []
-    return [f"{void} of {len(levels)} levels are void: do not quote their figures, here neither."]
+    return [f"{void} of {len(levels)} levels {'are' if void != 1 else 'is'} void: do not quote their figures, here neither."]
 
 
 def _of_server(analysis: Analysis) -> list[str]:
     """Return what the requests to one model at one server show of it."""
     summary = analysis.summary
     found = [slots_finding(analysis)] if summary["levels"] else ["No request was recorded."]
-    found = [*loads(analysis), *found, *steps_findings(analysis), *longer_prompts(analysis)]
+    known = how_we_know(analysis) if summary["levels"] else []
+    found = [*loads(analysis), *found, *known, *steps_findings(analysis), *longer_prompts(analysis)]
     if "group" not in summary:
         found += _void(summary["levels"])
     every = series_of(summary["levels"])
@@ -167,8 +168,14 @@ def slots_finding(analysis: Analysis) -> str:
     if slots.estimate is None:
         return "No stream was seen decoding, so nothing is known about the server's slots."
     if slots.limit:
-        return f"The server works on {streams(slots.estimate)} at once; further requests wait ({slots.method})."
-    return f"The server works on at least {streams(slots.estimate)} at once; its limit was not seen ({slots.method})."
+        what = "one request at a time" if slots.estimate == 1 else f"{slots.estimate} requests in parallel"
+        return f"The server handles {what}; further requests queue."
+    return f"The server handles at least {counted(slots.estimate)} in parallel; its limit was not seen."
+
+
+def how_we_know(analysis: Analysis) -> list[str]:
+    """Return what the number of slots rests on."""
+    return [] if analysis.slots.estimate is None else [f"How we know the number in parallel: {analysis.slots.method}."]
 
 
 def steps_findings(analysis: Analysis) -> list[str]:
