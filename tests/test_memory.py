@@ -342,7 +342,7 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
         "Nothing of it is on a GPU.",
     ]
     assert "KV cache of 4 slots" not in " ".join(estimate_report.sentences(plan, Measured(17 * GIB, 0), None))
-    less = estimate_report.sentences(plan, Measured(11 * GIB, 0), None)
+    less = estimate_report.sentences(plan, Measured(11 * GIB, 11 * GIB), None)
     assert "Weights and KV cache alone would be 1.00 GiB more than it says." in less
     on_a_gpu = " ".join(estimate_report.sentences(plan, Measured(18 * GIB, 18 * GIB), None))
     assert "Beside weights and the KV cache of 1 slot it counts 6.00 GiB; the allowance for buffers is" in on_a_gpu

@@ -55,7 +55,9 @@ def sentences(plan: Plan, measured: Measured | None, gpu: float | None, *, simul
     besides = "; a file holds its vocabulary besides, some MB" if plan.facts.tensors_only else ""
     found = [f"The weights are {plan.facts.weights / 1e9:.2f} GB ({plan.facts.weights:,} bytes){besides}."]
     if plan.token_bytes is not None:
-        found.append("The KV cache is taken at the load, whole for every slot: requests do not make it grow.")
+        found.append(
+            "Ollama and llama.cpp take the KV cache at the load, whole for every slot: requests do not make it grow."
+        )
     if gpu is not None:
         found += _verdict(plan, gpu)
     if measured is not None:
@@ -112,7 +114,7 @@ def _beside(plan: Plan, measured: Measured, *, simulated: bool) -> list[str]:
     if difference:
         said.append(f"That is {size(abs(difference))} ({abs(difference) / plan.loaded:.1%}) {more} than estimated.")
     plain = measured.size - plan.facts.weights - (plan.kv or 0)
-    if plan.kv is not None and plain < 0:
+    if plan.kv is not None and plain < 0 and plan.gpu:
         said.append(f"Weights and KV cache alone would be {size(-plain)} more than it says.")
     elif plan.kv is not None and plan.gpu:
         said.append(
