@@ -102,13 +102,15 @@ def test_more_slots_than_users_change_nothing_and_fewer_queue(advice: Advice) ->
 
 
 def test_now_is_what_was_measured_never_what_is_predicted_of_it(advice: Advice, analysis: Analysis) -> None:
-    """ "TTFT p95 goes from 3.20 s", advise said, where the same run had measured 4.06 s."""
+    """A run had measured a TTFT p95 of 4.06 s, and advise said that it "goes from 3.20 s"."""
     for level in analysis.summary["levels"]:
         cell = advice.as_now(level["concurrency"])
         assert cell.figure("ttft_s", "p95") == level["ttft_s"]["p95"]
         assert cell.figure("output_tokens_per_s", "mean") == level["output_tokens_per_s"]
     measured = findings.seconds(analysis.summary["levels"][-1]["ttft_s"]["p95"])
-    assert f"TTFT p95 is {measured}" in words.sentences(advice)[0] or f"TTFT p95 {measured}" in words.sentences(advice)[0]
+    assert (
+        f"TTFT p95 is {measured}" in words.sentences(advice)[0] or f"TTFT p95 {measured}" in words.sentences(advice)[0]
+    )
     assert "as measured" in words.sentences(advice)[0]
     rows = {row[0]: row for row in words.lever_table(advice).rows}
     assert rows["as measured"][2] == measured
@@ -131,7 +133,10 @@ def test_the_model_gives_back_what_it_was_fitted_to(analysis: Analysis) -> None:
 def test_a_model_that_misses_what_was_measured_advises_and_predicts_nothing(analysis: Analysis) -> None:
     """Of a foreign server 48 tokens/s were measured at 11 streams, and 6 "predicted" there."""
     model, group = model_of(analysis)
-    slow = [dataclasses.replace(model.closed(load), figures=halved(model.closed(load)), bands={}) for load in (1, 2, 4, 8, 16)]
+    slow = [
+        dataclasses.replace(model.closed(load), figures=halved(model.closed(load)), bands={})
+        for load in (1, 2, 4, 8, 16)
+    ]
     said = fitted.misfit({each.concurrency: each for each in slow}.__getitem__, analysis.summary["levels"])
     assert said is not None
     assert "tokens/s a stream at" in said
@@ -141,7 +146,7 @@ def test_a_model_that_misses_what_was_measured_advises_and_predicts_nothing(anal
         {**level, "stream_tokens_per_s": {**level["stream_tokens_per_s"], "p50": 999.0, "ci95_p50": None}}
         for level in analysis.summary["levels"]
     ]
-    with pytest.raises(PredictionError, match="No advice: the model .* is .* by the model and 999.0 as measured"):
+    with pytest.raises(PredictionError, match=r"No advice: the model .* is .* by the model and 999\.0 as measured"):
         work.advise(model, group, levels)
     void = [{**level, "verdict": "void"} for level in levels]  # what is void is no measure
     assert fitted.misfit(model.closed, void) is None
@@ -173,7 +178,7 @@ def test_beyond_what_was_measured_bands_are_wider_and_the_headline_is_a_try(advi
     assert words.sentences(dataclasses.replace(advice, best=2))[0].startswith("Set OLLAMA_NUM_PARALLEL to 2 (now 4)")
     plain = advice.model.closed(8, slots=8).bands["ttft_s.p95"]
     wider = advice.cells[8, 8].bands["ttft_s.p95"]
-    assert wider == (pytest.approx(plain[0] / 1.4), pytest.approx(plain[1] * 1.4))
+    assert list(wider) == pytest.approx([plain[0] / 1.4, plain[1] * 1.4])
     assert all(each.concurrency <= 2 * advice.load for each in advice.capacities)
 
 
@@ -187,7 +192,7 @@ def test_equal_lengths_are_drawn_ten_percent_to_either_side(analysis: Analysis, 
 
 
 def test_slots_that_the_run_does_not_show_are_not_advised_on() -> None:
-    """ "Nothing waited for a slot with 24 streams at once", where two thirds waited always."""
+    """Two thirds of 24 streams waited always, and advise said that nothing waited for a slot."""
     group = Group("", (0, 1), (1, 24))
     with pytest.raises(PredictionError, match="with 24 streams at once no more than 8 were seen at work"):
         work.require_slots(Slots(8, limit=False, method=""), group)

@@ -46,7 +46,9 @@ def calibrated(scenario: Scenario) -> Calibration:
 
 
 @pytest.mark.parametrize("said", [2048, None])
-def test_a_long_prompt_that_was_cut_gives_way_to_shorter_ones(monkeypatch: pytest.MonkeyPatch, said: int | None) -> None:
+def test_a_long_prompt_that_was_cut_gives_way_to_shorter_ones(
+    monkeypatch: pytest.MonkeyPatch, said: int | None
+) -> None:
     """2008 tokens were "the longest that fits" 2048, and "512 in" was 1513: the long prompt was itself cut."""
     sent = served(monkeypatch, said, cut_to=2048)
     found = calibrated(Scenario(input_tokens=(512, 2008)))
@@ -86,7 +88,7 @@ def test_what_was_granted_is_said_and_kept_beside_what_was_asked() -> None:
 def test_a_report_says_what_was_granted(tmp_path: Path) -> None:
     """Old folders hold what was asked for as the context; what the server said at the end of the run is what it was."""
     levels, truth = grid(Made(prompt_tokens=2048), (1,))
-    facts = {
+    facts: dict[str, Any] = {
         "server": {"kind": "ollama", "context": 65536},
         "server_at_end": {"name": "made", "context_length": 2048},
         "scenario": Scenario(num_ctx=65536).to_dict(),

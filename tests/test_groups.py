@@ -160,7 +160,10 @@ def test_models_at_servers_of_their_own_give_a_law_each(tmp_path: Path) -> None:
     one = analyse(write(tmp_path / "run", records, levels, targets=[target("made"), target("other", THERE)]))
     fast, slow = (each["step_law"] for each in one.summary["groups"])
     assert (fast["prefill"] is not None, slow["prefill"] is not None) == (True, True)
-    assert any(sentence == "other: The server handles 2 requests in parallel; further requests queue." for sentence in all_findings(one))
+    assert any(
+        sentence == "other: The server handles 2 requests in parallel; further requests queue."
+        for sentence in all_findings(one)
+    )
     assert not any("same time" in sentence for sentence in all_findings(one))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 from collections.abc import Iterable
@@ -219,7 +218,7 @@ def test_a_reload_between_two_samples_is_said_by_the_requests_that_waited_for_it
 def test_a_model_partly_on_the_gpu_is_said(run: Path) -> None:
     model = {"name": "m", "size": 40 * GB, "size_vram": 30 * GB}
     add(run, "ollama", [{"t": 0.0, "models": [model]}])
-    assert "m does not fit the GPU: 10 GB of 40 GB lie in host memory" in said(run)
+    assert "m is not all on a GPU: 10 GB of 40 GB lie in host memory." in said(run)
 
 
 def test_every_metric_that_is_read_is_one_that_is_sampled() -> None:

@@ -348,7 +348,6 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
     assert "Beside weights and the KV cache of 1 slot it counts 6.00 GiB; the allowance for buffers is" in on_a_gpu
 
 
-
 # --- mistakes ---------------------------------------------------------------------------------------------------
 
 

@@ -97,14 +97,24 @@ def silent(tokens: int | None) -> Spoil:
         (late(2), 1, "valid", ""),
         (lambda _: {"late": 1}, 1, "void", "32 of 640 arrivals (5 %), above the limit of 1 %"),
         (lambda _: {"late": 1}, 7, "suspect", "above half the limit of 1 %"),
-        (lambda _: {"late": 1, "late_tokens": 0, "late_gaps": 0}, 1, "valid", ""),  # one stamped token each: all are right
+        (
+            lambda _: {"late": 1, "late_tokens": 0, "late_gaps": 0},
+            1,
+            "valid",
+            "",
+        ),  # one stamped token each: all are right
         (
             lambda _: {"late": 1, "late_tokens": 4, "late_gaps": 5},
             8,
             "void",
             "the client read 16 tokens more than one token gap late, which spoils 20 of 608 gaps between tokens (3.29 %), above",
         ),
-        (lambda _: {"late": 1, "late_tokens": 1, "late_gaps": 2}, 16, "suspect", "spoils 4 of 608 gaps between tokens (0.658 %)"),
+        (
+            lambda _: {"late": 1, "late_tokens": 1, "late_gaps": 2},
+            16,
+            "suspect",
+            "spoils 4 of 608 gaps between tokens (0.658 %)",
+        ),
         (lambda _: {"late": 1, "late_tokens": 9, "late_gaps": 10}, 32, "suspect", "spoils 10 of 608 gaps"),
         (lambda _: {"late": 1, "late_tokens": 1, "late_gaps": 2}, 32, "valid", ""),
         (unstamped(6000), 1, "void", "no kernel stamps and client lag p99 is 6.0 ms"),

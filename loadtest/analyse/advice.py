@@ -15,6 +15,7 @@ from loadtest.analyse.predict import Prediction
 from loadtest.analyse.summary import Analysis
 
 EXTRAPOLATED, TOO_MUCH = "*", " ✗"
+_EQUAL = "Lengths that were all equal vary by 10 % to either side in it."
 FIGURES = (  # of the table: (head, figure, statistic)
     ("TTFT p50", "ttft_s", "p50"),
     ("TTFT p95", "ttft_s", "p95"),
@@ -37,13 +38,13 @@ def title(advice: Advice) -> str:
     if slots is None:
         return f"No number of slots fits {_bytes(advice.gpu_bytes)}"
     at, before = f"at {findings.streams(load)}", advice.as_now(load)
-    measured = f"TTFT p95 {at} is {_seconds(before.figure('ttft_s', 'p95'))}, {_speed(before)} tokens/s a stream, as measured"
+    measured = (
+        f"TTFT p95 {at} is {_seconds(before.figure('ttft_s', 'p95'))}, {_speed(before)} tokens/s a stream, as measured"
+    )
     if slots == now:
         return f"Keep {advice.knob} at {now}: {measured}"
     after = advice.cells[slots, load]
-    return (
-        f"{_set(advice, slots)}: {measured}; predicted {_seconds(after.figure('ttft_s', 'p95'))} and {_speed(after)} tokens/s"
-    )
+    return f"{_set(advice, slots)}: {measured}; predicted {_seconds(after.figure('ttft_s', 'p95'))} and {_speed(after)} tokens/s"
 
 
 def void(advice: Advice) -> str | None:
@@ -159,10 +160,7 @@ def _beyond(advice: Advice, found: Capacity) -> bool:
 
 def notes(advice: Advice) -> list[str]:
     """Return what stands below the table: where it extrapolates, and what is known of memory."""
-    found = [
-        "Predicted by the engine of the simulated server, with the step times of this run; lengths that were all equal vary by "
-        "10 % to either side."
-    ]
+    found = [f"Predicted by the engine of the simulated server, with the step times of this run. {_EQUAL}"]
     streams = advice.model.streams
     if advice.now is not None:
         found.append(

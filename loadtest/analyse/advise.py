@@ -200,7 +200,8 @@ def advise(
     seen = {load: cells[advice.usual, load] for load in loads if advice.is_measured(advice.usual, load)}
     capacities = (
         tuple(
-            capacity(model, objectives, slots=each, most=most, known=seen if each == model.slots else {}) for each in tried
+            capacity(model, objectives, slots=each, most=most, known=seen if each == model.slots else {})
+            for each in tried
         )
         if objectives
         else ()

@@ -94,9 +94,7 @@ def _most(plan: Plan, gpu: float) -> list[str]:
     trained = " (all that the model is trained for)" if context == plan.facts.trained else ""
     many = f"{most}{' or more' if most == MOST_SLOTS else ''}"
     with_context = f"{slots(plan.slots)} can have {context} tokens each{trained}"
-    said = [
-        f"At {plan.context} tokens {'no slot fits' if most == 0 else f'at most {many} slots fit'}; {with_context}."
-    ]
+    said = [f"At {plan.context} tokens {'no slot fits' if most == 0 else f'at most {many} slots fit'}; {with_context}."]
     if most < plan.slots and plan.cache_dtype in ("f16", "bf16"):
         small = replace(plan, cache_dtype=SPARE_CACHE)
         if small.total <= gpu:

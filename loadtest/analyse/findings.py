@@ -12,6 +12,7 @@ from loadtest.analyse.steps import Steps
 from loadtest.analyse.summary import Analysis
 
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
+LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
 MOST_RUNS = 4  # of consecutive numbers in one sentence
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
@@ -105,7 +106,9 @@ def _void(levels: Sequence[dict[str, Any]]) -> list[str]:
     void = sum(level["verdict"] == "void" for level in levels)
     if not void:
         return []
-    return [f"{void} of {len(levels)} levels {'are' if void != 1 else 'is'} void: do not quote their figures, here neither."]
+    return [
+        f"{void} of {len(levels)} levels {'are' if void != 1 else 'is'} void: do not quote their figures, here neither."
+    ]
 
 
 def _of_server(analysis: Analysis) -> list[str]:
@@ -251,14 +254,20 @@ def queueing(analysis: Analysis, series: Series) -> str | None:
         return None
     at = f"at {offered.name(level)}"
     past = f"Past {streams(analysis.slots.estimate or 0)} requests queue: {at}"
+    queues = analysis.slots.limit and slot is not None and slot >= LEAST_SLOT_WAIT * ttft
     if slot is not None and wait is None:  # a server without durations
-        return f"{past} {percent(slot / ttft)} of the mean TTFT ({seconds(ttft)}) is slot wait, inferred from when earlier streams ended."
+        inferred = f"{past} {percent(slot / ttft)} of the mean TTFT ({seconds(ttft)}) is slot wait, inferred from when earlier streams ended."
+        return inferred if queues else None
     if slot is None or batch is None:
         share = percent((wait or 0.0) / ttft)
         return f"{at.capitalize()} {share} of the mean TTFT ({seconds(ttft)}) is queue wait (for a slot or a batch: not known)."
-    if analysis.slots.limit and slot > batch:
+    if queues:
         return f"{past} {percent(slot / ttft)} of the mean TTFT ({seconds(ttft)}) is slot wait."
-    return f"No queue {at}: waiting is {percent((slot + batch) / ttft)} of the mean TTFT ({seconds(ttft)})."
+    if slot + batch <= LEAST_BATCH_WAIT * ttft:
+        return f"No queue {at}: waiting is {percent((slot + batch) / ttft)} of the mean TTFT ({seconds(ttft)})."
+    if slot < 0.1 * batch:
+        return None  # batching says it
+    return f"{at.capitalize()} waiting is {percent((slot + batch) / ttft)} of the mean TTFT ({seconds(ttft)}), nearly all of it batch wait."
 
 
 def batching(series: Series) -> str | None:
@@ -274,8 +283,8 @@ def batching(series: Series) -> str | None:
     most = seconds(figure(found, "batch_wait_s", "max"))
     return (
         f"Nobody queues for a slot at {offered.name(found)}, yet {percent(largest)} of the mean TTFT "
-        f"({seconds(figure(found, 'ttft_s'))}) is batch wait (up to {most}): a prompt starts when the batch in flight, mostly "
-        "another's prefill, has ended."
+        f"({seconds(figure(found, 'ttft_s'))}) is batch wait (up to {most}): a prompt starts when the batch in flight "
+        "has ended."
     )
 
 

@@ -164,14 +164,13 @@ def prefill_sentence(line: Line) -> str | None:
     at, best = max(known, key=lambda entry: entry[1])
     if best > first * (1 + CHANGED) and best > last * (1 + CHANGED):
         return (
-            f"Prefill rose from {count(first)} tokens/s at {tokens(low)} to {count(best)} at {count(at)} and fell to "
+            f"Prefill went from {count(first)} tokens/s at {tokens(low)} to {count(best)} at {count(at)} and "
             f"{count(last)} at {count(high)}."
         )
     between = f"between {count(low)} and {tokens(high)}"
     if abs(last / first - 1) <= CHANGED:
         return f"Prefill stayed at about {count(last)} tokens/s {between}."
-    verb = "rose" if last > first else "fell"
-    return f"Prefill {verb} from {count(first)} to {count(last)} tokens/s {between}."
+    return f"Prefill went from {count(first)} to {count(last)} tokens/s {between}."
 
 
 def ttft_sentence(line: Line) -> str | None:

@@ -12,7 +12,6 @@ from loadtest.analyse.frames import FloatArray, Run
 from loadtest.records import NOT_SENT, Outcome
 from loadtest.scenario import Level
 
-
 FEW_TOKENS = 16  # a prompt off by less than this is a chat template, not a wrong length
 
 

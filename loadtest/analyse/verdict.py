@@ -95,11 +95,11 @@ def _unserved(run: Run, slow: pd.DataFrame) -> FloatArray:
     end = start + slow["load_s"].to_numpy(dtype=np.float64)
     key = ["target", "model"]
     served = {name: _served(requests) for name, requests in run.requests.groupby(key)}
-    for name, places in slow.groupby(key).indices.items():
+    for name, waiting in slow.reset_index(drop=True).groupby(key):
         begun, over = served[name]
         order = np.argsort(begun, kind="stable")
         begun, over = begun[order], np.maximum.accumulate(over[order])
-        for i in places:
+        for i in waiting.index:
             inside = (begun < end[i]) & (over > start[i])
             free_from = np.append(start[i], over[inside])
             free_to = np.append(begun[inside], end[i])

@@ -273,9 +273,13 @@ def calibrate(client: httpx.Client, target: Target, workload: Workload) -> tuple
         target = reread(client, target)
         context = target.model.context
         if context is None and max(server for _, server in points) >= SHORTEST_CONTEXT:
-            measure(*workload.calibration_job(len(jobs), longest // 2))  # a third length shows whether the longest was cut
+            measure(
+                *workload.calibration_job(len(jobs), longest // 2)
+            )  # a third length shows whether the longest was cut
         number = len(jobs) + 1
-        while longest > 2 * CALIBRATION_SHORT and max((ours for ours, _ in whole(points, context)), default=0) < longest:
+        while (
+            longest > 2 * CALIBRATION_SHORT and max((ours for ours, _ in whole(points, context)), default=0) < longest
+        ):
             longest //= 2
             if all(ours != longest for ours, _ in points):
                 measure(*workload.calibration_job(number, longest))
@@ -355,7 +359,9 @@ def run_facts(
 ) -> dict[str, Any]:
     """Return what run.json says from the start; `driver` and `loop` are who measures."""
     server, model = target.server, target.model
-    granted = None if scenario.unload else model.context  # what a model loaded for others has says nothing of the next load
+    granted = (
+        None if scenario.unload else model.context
+    )  # what a model loaded for others has says nothing of the next load
     context = granted or scenario.num_ctx or model.context
     asked = {"context_asked": scenario.num_ctx} if scenario.num_ctx is not None else {}
     return {

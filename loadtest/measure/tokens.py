@@ -241,7 +241,9 @@ def whole(points: Sequence[tuple[int, int]], context: int | None = None) -> list
     kept = [(ours, server) for ours, server in points if context is None or server < context - 1]
     lengths = sorted({ours for ours, _ in kept})
     while len(lengths) > 2:
-        first, last, longest = (fmean(server for ours, server in kept if ours == n) for n in (lengths[0], *lengths[-2:]))
+        first, last, longest = (
+            fmean(server for ours, server in kept if ours == n) for n in (lengths[0], *lengths[-2:])
+        )
         slope = (last - first) / (lengths[-2] - lengths[0])
         if longest >= CUT * (last + slope * (lengths[-1] - lengths[-2])):
             break
