@@ -15,8 +15,9 @@ from loadtest.analyse.summary import analyse
 from loadtest.errors import ScenarioError
 from loadtest.measure import target as target_of
 from loadtest.measure.dialects.ollama import OllamaChat
+from loadtest.measure.lengths import check_lengths, not_granted
 from loadtest.measure.probe import Model, Server
-from loadtest.measure.target import Target, calibrate, check_lengths, not_granted, run_facts
+from loadtest.measure.target import Target, calibrate, run_facts
 from loadtest.measure.tokens import Calibration, Counter
 from loadtest.measure.workload import Workload
 from loadtest.scenario import Scenario

@@ -56,6 +56,7 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "driver",
         "control",
         "probe",
+        "lengths",
         "capacity",
         "target",
         "search",

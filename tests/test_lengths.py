@@ -18,7 +18,7 @@ from loadtest.analyse.charts import lengths as chart
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError
-from loadtest.measure.target import lengths_within
+from loadtest.measure.lengths import lengths_within
 from loadtest.records import Record, RunFolder
 from loadtest.scenario import Scenario
 

@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import platform
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +24,8 @@ from loadtest.measure.control import LONGEST_S, ask, count, mapping, plain, rows
 from loadtest.measure.dialects import Dialect, dialect_for
 from loadtest.measure.dialects.faults import shorten
 from loadtest.measure.exchange import Exchange
+from loadtest.measure.lengths import check_lengths, left_out, lengths_within, not_granted
 from loadtest.measure.probe import Model, Server, choose_model, describe, probe
-from loadtest.measure.schedule import Trace
 from loadtest.measure.tokens import Calibration, Counter, load_counter, whole
 from loadtest.measure.wire import Posts, SyncWire, Timeouts, now
 from loadtest.measure.workload import CALIBRATION_SHORT, Job, Workload
@@ -34,12 +34,8 @@ from loadtest.scenario import Level, Scenario
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url, parse
 
-CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
-CONTEXT_MARGIN_PART = 64  # … or one part in so many
 _SIZES = ("size", "size_vram", "context_length")  # the numbers of /api/ps that are read again
 SHORTEST_CONTEXT = 1024  # tokens: no server is known to cut prompts to fewer
-MOST_CONTEXT = 1 << 40  # tokens: no limit
-ALL_BUT = 0.95  # of the longest prompt that fits: a length from here on stands for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,33 +207,9 @@ def fit_to_context(
             f"{shown(target.model.name)} has a context of {context} tokens, which {max(scenario.output_tokens)} output tokens "
             "leave no room in for a prompt; ask for fewer with --output-tokens or set --num-ctx."
         )
-    if sentence := _fitted(shown(target.model.name), context, scenario.input_tokens, fitted):
+    if sentence := left_out(shown(target.model.name), context, scenario.input_tokens, fitted):
         say(sentence)
     return scenario.replace(input_tokens=fitted), target
-
-
-def lengths_within(context: int, lengths: Sequence[int], output_tokens: int) -> tuple[int, ...]:
-    """Return the prompt lengths that fit a context with the answer, and the longest that does; empty where none does.
-
-    A margin stays free, for a made-up prompt meets its length only on average where the vocabularies differ, and a
-    prompt that reaches the context is cut. Where a given length is all but the longest, none is added.
-    """
-    longest = context - output_tokens - max(CONTEXT_MARGIN, context // CONTEXT_MARGIN_PART)
-    if longest < 1:
-        return ()
-    kept = tuple(length for length in lengths if length <= longest)
-    return kept if kept and max(kept) >= ALL_BUT * longest else (*kept, longest)
-
-
-def _fitted(model: str, context: int, asked: Sequence[int], fitted: Sequence[int]) -> str | None:
-    """Say which lengths were left out and added; None where none was."""
-    left, added = ([str(n) for n in one if n not in other] for one, other in ((asked, fitted), (fitted, asked)))
-    said = [f"{_listed(left)} left out"] * bool(left) + [f"{_listed(added)} added"] * bool(added)
-    return f"{model} has a context of {context} tokens: input_tokens {', '.join(said)}." if said else None
-
-
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def ask_to_unload(client: httpx.Client, target: Target) -> None:
@@ -287,15 +259,6 @@ def calibrate(client: httpx.Client, target: Target, workload: Workload) -> tuple
     return Calibration.fit(points, context), target
 
 
-def not_granted(scenario: Scenario, model: Model) -> str | None:
-    """Say that a loaded model has another context than --num-ctx asked for; None where it has what was asked."""
-    asked, granted = scenario.num_ctx, model.context
-    if asked is None or granted is None or asked == granted:
-        return None
-    trained = f" (trained for {model.trained_context})" if model.trained_context else ""
-    return f"{shown(model.name)}{trained} has a context of {granted} tokens, not the {asked} asked for with --num-ctx."
-
-
 @contextmanager
 def _stream_wire(target: Target, scenario: Scenario) -> Iterator[tuple[SyncWire, Posts]]:
     wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file))
@@ -327,31 +290,6 @@ def _accept(record: Record, target: Target) -> None:
             f"{credentials.KEYS[target.dialect.name.partition('-')[0]][0]} to a key that it accepts."
         )
     raise TargetError(f"{where} does not answer a first request: {record.error or record.outcome}.")
-
-
-def check_lengths(scenario: Scenario, model: Model, trace: Trace | None = None, *, loaded: bool = False) -> None:
-    """Raise ScenarioError when a level cannot fit the model's context: Ollama would cut its prompt without a word.
-
-    Asked twice: before anything is sent, by what was asked for and what the model was trained for, and once it is loaded,
-    by what the server granted.
-    """
-    asked = min(scenario.num_ctx or MOST_CONTEXT, model.trained_context or MOST_CONTEXT) if scenario.num_ctx else None
-    granted = model.context or asked if loaded else asked or model.context
-    context = granted or model.trained_context
-    if context is None:
-        return
-    for level in scenario.levels():
-        wanted = (level.input_tokens or 0) + (level.output_tokens or 0) + (trace.longest if trace else 0)
-        if wanted > context:
-            raise ScenarioError(
-                f"{level.label} needs {wanted} tokens, but {shown(model.name)} has a context of {context}; "
-                f"ask for less{' or set --num-ctx' if _may_grow(scenario, model, wanted) else ''}."
-            )
-
-
-def _may_grow(scenario: Scenario, model: Model, wanted: int) -> bool:
-    """Whether a larger --num-ctx may be granted: the model is trained for as much, and no such one was asked for."""
-    return wanted <= (model.trained_context or 0) and wanted > (scenario.num_ctx or 0)
 
 
 def run_facts(
