@@ -128,6 +128,14 @@ def test_where_the_server_agrees_the_rest_of_the_gpu_is_not_the_models(tmp_path:
     assert "agrees, so the rest is not what it counts for this model" in sentence(analyse(path))
 
 
+def test_a_gpu_that_holds_less_than_the_server_says_is_not_the_only_one(tmp_path: Path) -> None:
+    path = seen(tmp_path / "run", FILE + CACHE + BUFFERS)
+    gpu(path, 3 * GIB)
+    assert sentence(analyse(path)).endswith(
+        "the GPU that was watched does not hold all that the server says the model takes."
+    )
+
+
 @pytest.mark.parametrize(
     ("slots", "users", "said"),
     [

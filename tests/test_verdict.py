@@ -131,7 +131,7 @@ def silent(tokens: int | None) -> Spoil:
             "suspect",
             "cut to the context of 4096 tokens in 32",
         ),
-        (lambda r: server(r, prompt_eval_duration=2 * MS), 1, "suspect", "the prefix cache probably answered"),
+        (lambda r: server(r, prompt_eval_duration=2 * MS), 1, "suspect", "as where a prefix cache answers, unasked"),
         (without_answer, 1, "void", "no request ended well (32 http_error)"),
         (without_answer, 8, "suspect", "4 of 32 requests failed (4 http_error), above the allowed 0 %"),
         (failed("HTTP 503: overloaded"), 8, "suspect", "failed (4 http_error: HTTP 503: overloaded), above"),

@@ -227,7 +227,8 @@ def _explained(found: Beside, reading: Reading) -> str:
     """Return which other plans would take as much as was measured, and what the estimate assumes; empty for neither."""
     if reading.by != "ollama" and found.readings[0].by == "ollama":  # the server's own figure agrees
         if reading.share < 0:
-            return "not all of the model's memory is on the GPU that was watched"
+            less = reading.size < found.readings[0].size
+            return "the GPU that was watched does not hold all that the server says the model takes" if less else ""
         return "the server's own figure for the model agrees, so the rest is not what it counts for this model"
     near = [
         f"{name} ({report.size(size)})"

@@ -201,7 +201,7 @@ def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
     context = memory.granted(e.run)
     if not context:
         return
-    cut = int((e.requests["prompt_tokens"] >= context).sum())
+    cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep a token free
     if cut:
         yield Doubt(
             SUSPECT, f"the prompt was cut to the context of {context} tokens in {cut} of {len(e.requests)} requests"
@@ -224,7 +224,7 @@ def _cached(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(
             SUSPECT,
             f"prefill took less than a tenth of the usual {usual * 1e3:.2f} ms a token in {collapsed} of "
-            f"{len(e.requests)} requests: the prefix cache probably answered, unasked",
+            f"{len(e.requests)} requests, as where a prefix cache answers, unasked",
         )
 
 
