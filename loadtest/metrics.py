@@ -153,7 +153,7 @@ def needed(share: float) -> int:
 # Limits of the verdict (a level is void past these, suspect past half of them).
 SCHEDULE_LAG_SHARE_OF_TTFT = 0.01  # of the median TTFT, at p99 …
 SCHEDULE_LAG_FLOOR_S = 0.005  # … or this, whichever is larger
-LATE_ARRIVALS_SHARE = 0.01  # arrivals with client lag above one token gap
+LATE_GAPS_SHARE = 0.01  # gaps between tokens beside one that client lag of more than a token gap made late
 COALESCED_FIRST_TOKENS_SHARE = 0.01  # suspect only
 LOST_RECORDS_SHARE = 0.01  # of a run's records: suspect from the first on
 CLIENT_CPU_SHARE = 0.9  # of one core; suspect only
@@ -187,7 +187,7 @@ def busiest_second(bins: Sequence[int]) -> int:
 
 
 ENOUGH_FOR_P99 = 100  # requests: of fewer, p99 is the maximum
-ENOUGH_LATE = 3  # late arrivals that void a level
+ENOUGH_LATE = 3  # late reads that void a level
 
 VALID, SUSPECT, VOID = "valid", "suspect", "void"
 
@@ -210,10 +210,25 @@ def doubt_schedule_lag(count: int, p50: float, p99: float, limit: float) -> Iter
     )
 
 
+def doubt_lag(reads: int, tokens: int, spoilt: int, gaps: int) -> Iterator[Doubt]:
+    """Doubt a client whose lag spoilt gaps between tokens, by `reads` of more than a token gap's lag; void from three on."""
+    if gaps and spoilt and (reads > 1 or spoilt / gaps > LATE_GAPS_SHARE):
+        share, limit = spoilt / gaps, LATE_GAPS_SHARE
+        yield from _graded(
+            share,
+            limit,
+            lambda word: (
+                f"the client read {tokens} token{'s' if tokens != 1 else ''} more than one token gap late, which spoils {spoilt} of "
+                f"{gaps} gaps between tokens ({_percent(share)}), {word} {_percent(limit)}"
+            ),
+            few=reads < ENOUGH_LATE,
+        )
+
+
 def doubt_late(late: int, arrivals: int) -> Iterator[Doubt]:
-    """Doubt a client that was more than one token gap late; one late arrival proves nothing, whatever its share."""
+    """Doubt late reads of records that do not say what these spoilt; one proves nothing, whatever its share."""
     if arrivals and late > 1:
-        share, limit = late / arrivals, LATE_ARRIVALS_SHARE
+        share, limit = late / arrivals, LATE_GAPS_SHARE
         yield from _graded(
             share,
             limit,

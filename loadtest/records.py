@@ -101,6 +101,8 @@ class Record:
     lag_us: int = 0  # client lag, worst of its reads
     lag_mean_us: int = 0
     late: int = 0  # reads whose client lag was above the stream's own median token gap
+    late_tokens: int | None = None  # content events whose instant that spoilt; None: no late reads, or not counted
+    late_gaps: int | None = None  # gaps between content events that begin or end with one of those
     first_coalesced: bool = False  # the first token shared its read with a later one
     asked: int | None = None  # output length asked for, tokens
     asked_input: int | None = None  # input length asked for, tokens

@@ -35,6 +35,10 @@ _COUNTS = (
     "arrivals",
     "stamped",
     "late",
+    "late_uncounted",
+    "late_spoiling",
+    "late_tokens",
+    "late_gaps",
     "coalesced",
 )
 
@@ -58,6 +62,10 @@ class Figures:
     arrivals: int = 0
     stamped: int = 0
     late: int = 0
+    late_uncounted: int = 0  # those of records that do not say what late reads spoilt
+    late_spoiling: int = 0  # those of records with late tokens
+    late_tokens: int = 0
+    late_gaps: int = 0
     coalesced: int = 0
     histograms: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in HISTOGRAMS})
 
@@ -114,6 +122,10 @@ class Figures:
         self.arrivals += record.arrivals
         self.stamped += record.stamped
         self.late += record.late
+        self.late_uncounted += record.late if record.late_tokens is None else 0
+        self.late_spoiling += record.late if record.late_tokens else 0
+        self.late_tokens += record.late_tokens or 0
+        self.late_gaps += record.late_gaps or 0
         self.coalesced += record.first_coalesced and not metrics.made_together(record.server_us)
 
     def merge(self, other: Figures) -> None:
@@ -159,7 +171,9 @@ class Figures:
         sent, handled = self.histograms["schedule_lag_s"], self.histograms["lag_s"]
         p50, p99 = (sent.percentile(share) or 0.0 for share in (0.5, 0.99))
         yield from metrics.doubt_schedule_lag(sent.count, p50, p99, limit)
-        yield from metrics.doubt_late(self.late, self.arrivals)
+        yield from metrics.doubt_late(self.late_uncounted, self.arrivals)
+        gaps = self.histograms["itl_s"].count
+        yield from metrics.doubt_lag(self.late_spoiling, self.late_tokens, self.late_gaps, gaps)
         yield from metrics.doubt_stamps(self.arrivals, self.stamped, handled.percentile(0.99) or 0.0, limit)
         yield from metrics.doubt_coalesced(self.coalesced, self.measured)
 

@@ -200,18 +200,20 @@ def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
     group = work.busiest(found.run)
     if group is None:
         return
+    kind = (found.run.facts.get("server") or {}).get("kind")
     try:
+        work.require_slots(found.slots, group)
         model = Model.of(found.run, found.slots, found.steps)
+        said = work.advise(
+            work.narrowed(model, found.run, group.levels),
+            group,
+            found.summary["levels"],
+            kind=kind,
+            memory=memory(found.run, found.slots),
+            gpu_bytes=8e10,
+        )
     except LoadTestError:
         return
-    kind = (found.run.facts.get("server") or {}).get("kind")
-    said = work.advise(
-        work.narrowed(model, found.run, group.levels),
-        group,
-        kind=kind,
-        memory=memory(found.run, found.slots),
-        gpu_bytes=8e10,
-    )
     words.sentences(said), words.notes(said), words.console_grid(said)
     orjson.dumps(words.to_dict(said, found), option=orjson.OPT_SERIALIZE_NUMPY)
     words.markdown(said, found, "advice.png")

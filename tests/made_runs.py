@@ -115,6 +115,29 @@ def unanswered(record: Record, outcome: Outcome, **more: Any) -> Record:
     return dataclasses.replace(record, outcome=outcome, chunks=[], **(nothing | more))
 
 
+INSTANTS = ("t_sched", "t_send", "t_headers", "t_first_byte", "t_first_token", "t_first_visible", "t_end")
+
+
+def loading(records: Iterable[Record], ids: Iterable[int], *, load_ms: int) -> list[Record]:
+    """Return the records as they are where these requests wait for one load of the model, and who is sent later is later."""
+    waiting, records = set(ids), list(records)
+    sent = [record.t_send or 0 for record in records if record.id in waiting]
+    loaded = min(sent) + load_ms * MS
+    found = []
+    for record in records:
+        changes: dict[str, Any] = {}
+        if record.id in waiting:
+            load = loaded - (record.t_send or 0)
+            more = load - (record.server or {}).get("load_duration", 0)
+            changes = {name: (getattr(record, name) or 0) + more for name in INSTANTS[2:]}
+            changes |= {"server": {**(record.server or {}), "load_duration": load}}
+            changes |= {"chunks": [chunk + more // 1000 for chunk in record.chunks]}
+        elif (record.t_send or 0) > max(sent):
+            changes = {name: (getattr(record, name) or 0) + load_ms * MS for name in INSTANTS}
+        found.append(dataclasses.replace(record, **changes))
+    return found
+
+
 def grid(made: Made, users: Iterable[int], *, each: int = 8) -> tuple[list[dict[str, Any]], Truth]:
     """Play one level after another; return run.json's levels and the truth of all."""
     levels: list[dict[str, Any]] = []

@@ -15,16 +15,17 @@ from virtual_runs import Load
 
 from loadtest.analyse import advice as words
 from loadtest.analyse import advise as work
-from loadtest.analyse import predict
+from loadtest.analyse import findings, fitted, predict
 from loadtest.analyse.advise import Advice, Group
 from loadtest.analyse.capacity import Capacity, _highest, capacity, meets
 from loadtest.analyse.charts import advice as chart
 from loadtest.analyse.charts import prediction
 from loadtest.analyse.memory import Memory, kv_bytes, memory, parse_memory
 from loadtest.analyse.predict import Model
+from loadtest.analyse.slots import Slots
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.cli import cli
-from loadtest.errors import ScenarioError
+from loadtest.errors import PredictionError, ScenarioError
 from loadtest.simulate.profiles import PROFILES
 from loadtest.slo import parse
 
@@ -85,7 +86,8 @@ def model_of(analysis: Analysis) -> tuple[Model, Group]:
 @pytest.fixture(scope="module")
 def advice(analysis: Analysis) -> Advice:
     model, group = model_of(analysis)
-    return work.advise(model, group, kind="ollama", objectives=parse("ttft_p95=2,tokens_per_s_p5=10"))
+    levels = analysis.summary["levels"]
+    return work.advise(model, group, levels, kind="ollama", objectives=parse("ttft_p95=2,tokens_per_s_p5=10"))
 
 
 def test_more_slots_than_users_change_nothing_and_fewer_queue(advice: Advice) -> None:
@@ -99,11 +101,103 @@ def test_more_slots_than_users_change_nothing_and_fewer_queue(advice: Advice) ->
     assert speed == sorted(speed, reverse=True)
 
 
-def test_the_prediction_as_measured_is_what_was_measured(advice: Advice, analysis: Analysis) -> None:
+def test_now_is_what_was_measured_never_what_is_predicted_of_it(advice: Advice, analysis: Analysis) -> None:
+    """A run had measured a TTFT p95 of 4.06 s, and advise said that it "goes from 3.20 s"."""
     for level in analysis.summary["levels"]:
-        cell = advice.cells[4, level["concurrency"]]
+        cell = advice.as_now(level["concurrency"])
+        assert cell.figure("ttft_s", "p95") == level["ttft_s"]["p95"]
+        assert cell.figure("output_tokens_per_s", "mean") == level["output_tokens_per_s"]
+    measured = findings.seconds(analysis.summary["levels"][-1]["ttft_s"]["p95"])
+    assert (
+        f"TTFT p95 is {measured}" in words.sentences(advice)[0] or f"TTFT p95 {measured}" in words.sentences(advice)[0]
+    )
+    assert "as measured" in words.sentences(advice)[0]
+    rows = {row[0]: row for row in words.lever_table(advice).rows}
+    assert rows["as measured"][2] == measured
+    assert advice.is_measured(4, 8)
+    assert advice.is_measured(16, 2)  # slots that stay empty change nothing
+    assert not advice.is_measured(2, 8)
+    assert not advice.is_measured(4, 16)
+
+
+def test_the_model_gives_back_what_it_was_fitted_to(analysis: Analysis) -> None:
+    model, _ = model_of(analysis)
+    levels = analysis.summary["levels"]
+    assert fitted.misfit(model.closed, levels) is None
+    for level in levels:
+        cell = model.closed(level["concurrency"])
         assert cell.figure("ttft_s", "p50") == pytest.approx(level["ttft_s"]["p50"], rel=0.12)
         assert cell.figure("output_tokens_per_s", "mean") == pytest.approx(level["output_tokens_per_s"], rel=0.12)
+
+
+def test_a_model_that_misses_what_was_measured_advises_and_predicts_nothing(analysis: Analysis) -> None:
+    """Of a foreign server 48 tokens/s were measured at 11 streams, and 6 "predicted" there."""
+    model, group = model_of(analysis)
+    slow = [
+        dataclasses.replace(model.closed(load), figures=halved(model.closed(load)), bands={})
+        for load in (1, 2, 4, 8, 16)
+    ]
+    said = fitted.misfit({each.concurrency: each for each in slow}.__getitem__, analysis.summary["levels"])
+    assert said is not None
+    assert "tokens/s a stream at" in said
+    assert "by the model and" in said
+    assert prediction.title(analysis, group, slow) == f"No prediction: {said}"
+    levels = [
+        {**level, "stream_tokens_per_s": {**level["stream_tokens_per_s"], "p50": 999.0, "ci95_p50": None}}
+        for level in analysis.summary["levels"]
+    ]
+    with pytest.raises(PredictionError, match=r"No advice: the model .* is .* by the model and 999\.0 as measured"):
+        work.advise(model, group, levels)
+    void = [{**level, "verdict": "void"} for level in levels]  # what is void is no measure
+    assert fitted.misfit(model.closed, void) is None
+
+
+def halved(one: predict.Prediction) -> dict[str, dict[str, float]]:
+    speed = one.figures["stream_tokens_per_s"]
+    return {**one.figures, "stream_tokens_per_s": {name: value / 8 for name, value in speed.items()}}
+
+
+def test_void_levels_are_said_beside_the_advice(analysis: Analysis) -> None:
+    model, group = model_of(analysis)
+    levels = [{**level, "verdict": "void" if level["index"] == 1 else "valid"} for level in analysis.summary["levels"]]
+    found = work.advise(model, group, levels)
+    label = analysis.summary["levels"][1]["label"]
+    said = f"1 level that this rests on is void ({label}): measure again before you rely on it."
+    assert words.void(found) == said
+    assert said in words.markdown(found, analysis, None)
+    assert words.void(dataclasses.replace(found, void=())) is None
+
+
+def test_beyond_what_was_measured_bands_are_wider_and_the_headline_is_a_try(advice: Advice) -> None:
+    assert advice.furthest == 8
+    more = dataclasses.replace(advice, best=16)
+    assert more.trial == 8
+    choice = words.sentences(more)[0]
+    assert choice.startswith("Try OLLAMA_NUM_PARALLEL 8 (now 4), then measure: at 8 streams TTFT p95 is ")
+    assert words.title(more).startswith("Try OLLAMA_NUM_PARALLEL 8 (now 4), then measure")
+    assert words.sentences(dataclasses.replace(advice, best=2))[0].startswith("Set OLLAMA_NUM_PARALLEL to 2 (now 4)")
+    plain = advice.model.closed(8, slots=8).bands["ttft_s.p95"]
+    wider = advice.cells[8, 8].bands["ttft_s.p95"]
+    assert list(wider) == pytest.approx([plain[0] / 1.4, plain[1] * 1.4])
+    assert all(each.concurrency <= 2 * advice.load for each in advice.capacities)
+
+
+def test_equal_lengths_are_drawn_ten_percent_to_either_side(analysis: Analysis, advice: Advice) -> None:
+    model, _ = model_of(analysis)
+    assert (set(model.prompts), set(model.outputs)) == ({100}, {32})
+    assert (min(advice.model.prompts), max(advice.model.prompts)) == (90, 110)
+    assert (min(advice.model.outputs), max(advice.model.outputs)) == (29, 35)
+    several = dataclasses.replace(model, prompts=(50, 60), outputs=(8, 16))
+    assert fitted.spread(several) == several
+
+
+def test_slots_that_the_run_does_not_show_are_not_advised_on() -> None:
+    """Two thirds of 24 streams waited always, and advise said that nothing waited for a slot."""
+    group = Group("", (0, 1), (1, 24))
+    with pytest.raises(PredictionError, match="with 24 streams at once no more than 8 were seen at work"):
+        work.require_slots(Slots(8, limit=False, method=""), group)
+    work.require_slots(Slots(24, limit=False, method=""), group)
+    work.require_slots(Slots(8, limit=True, method=""), group)
 
 
 def test_what_was_never_seen_is_marked(advice: Advice) -> None:
@@ -111,7 +205,7 @@ def test_what_was_never_seen_is_marked(advice: Advice) -> None:
     assert not advice.extrapolated(16, 4)
     assert advice.extrapolated(8, 8)
     rows = {row[0].strip("▶ "): row for row in words.table(advice, (8,)).rows}
-    assert not any("*" in cell for cell in rows["4 (now)"])
+    assert not any("*" in cell for cell in rows["4 (now, measured)"])
     assert rows["8"][2].endswith("*")
     assert any(note.startswith("* extrapolated") for note in words.notes(advice))
 
@@ -152,7 +246,7 @@ def test_where_no_request_waited_nothing_is_to_be_set(tmp_path: Path) -> None:
     loads = [Load(users=users, requests=24, prompt=(100, 100), output=(16, 16)) for users in (1, 3)]
     found = analyse(play(tmp_path / "run", loads))
     model, group = model_of(found)
-    advice = work.advise(model, group, objectives=parse("ttft_p95=60"))
+    advice = work.advise(model, group, found.summary["levels"], objectives=parse("ttft_p95=60"))
     assert (advice.now, advice.best) == (None, None)
     (room,) = advice.capacities
     assert (room.slots, room.concurrency, room.more) == (None, 3, True)
@@ -167,7 +261,7 @@ def test_levers_are_ranked_by_what_they_bring(advice: Advice) -> None:
     gains = [lever.gain for lever in advice.levers]
     assert gains == sorted(gains, reverse=True)
     by_name = {lever.name: lever for lever in advice.levers}
-    now = advice.as_now(8).figure("ttft_s", "p95")
+    now = advice.predicted_now.figure("ttft_s", "p95")
     warm = by_name["a warm prefix cache"].prediction.figure("ttft_s", "p95")
     half = by_name["prompts half as long"].prediction.figure("ttft_s", "p95")
     short = by_name["answers half as long"].prediction.figure("ttft_s", "p95")

@@ -55,6 +55,15 @@ def test_work_that_waited_long_is_done_whatever_else_goes_on(monkeypatch: pytest
     assert after(5000, lambda _: None) == 1
 
 
+def test_at_a_levels_end_old_work_waits_for_quiet_or_for_the_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers of many streams that ended together, decoded two seconds later, held up those that still streamed."""
+    monkeypatch.setattr(module, "LONGEST_NS", 1_000_000)
+    at_the_end = lambda backlog: setattr(backlog.pile, "ending", True)  # noqa: E731
+    assert after(5000, at_the_end) == 1  # quiet
+    monkeypatch.setattr(module, "BUSY", -1.0)
+    assert after(30, at_the_end) == 0
+
+
 def test_flush_does_all() -> None:
     done: list[int] = []
 

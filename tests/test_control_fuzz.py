@@ -20,8 +20,9 @@ from loadtest.cli import check as check_module
 from loadtest.cli.check import check
 from loadtest.errors import LoadTestError
 from loadtest.measure.dialects import dialect_for
+from loadtest.measure.lengths import check_lengths
 from loadtest.measure.probe import choose_model, describe, hazards, probe
-from loadtest.measure.target import Target, ask_to_unload, check_lengths, loaded_facts, run_facts
+from loadtest.measure.target import Target, ask_to_unload, loaded_facts, run_facts
 from loadtest.measure.tokens import Calibration, Counter
 from loadtest.scenario import Scenario
 

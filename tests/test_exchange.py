@@ -172,6 +172,22 @@ def test_lag_is_the_worst_and_the_mean_of_the_reads_and_late_counts_those_above_
     assert record.lag_mean_us == 92_000
     assert record.late == 2  # the median gap between arrivals of content is 20 ms
     assert record.reads == 4
+    assert (record.late_tokens, record.late_gaps) == (2, 2)  # without stamps the token of a late read is late itself
+
+
+def test_of_a_late_read_with_its_stamp_all_tokens_but_the_last_are_late() -> None:
+    made = recorded.exchange(CHAT)
+    bodies = at((10, line("a")), (30, line("b")), (50, line("c") * 3), (70, line("d")), (90, line("e")), (91, DONE))
+    made.arrivals.play(framed(bodies))
+    made.arrivals._unstamped = 0
+    late = dataclasses.replace(made.arrivals.reads(), lag=[0, 0, 25 * MS, 0, 25 * MS, 0])
+    made._reads = late
+    record = made.finish()
+    assert (record.late, record.late_tokens, record.late_gaps) == (2, 2, 3)  # "e" alone in its read is not spoilt
+    assert made.finish().late_gaps == 3
+    made._reads = dataclasses.replace(late, lag=[0] * 6)
+    on_time = made.finish()
+    assert (on_time.late, on_time.late_tokens, on_time.late_gaps) == (0, None, None)
 
 
 def test_one_arrival_alone_has_no_gap_to_be_late_by() -> None:

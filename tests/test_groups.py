@@ -139,9 +139,9 @@ def test_nothing_is_inferred_of_all_together(both: Analysis) -> None:
     assert said[0] == "Figures are given apart for made (72 requests) and other (72 requests)."
     assert said[1].startswith(f"made and other were in use at the same time at {HERE}: ")
     for sentence in said:
-        if "step takes" in sentence or "works on" in sentence or "requests queue" in sentence:
+        if "step takes" in sentence or "in parallel" in sentence or "requests queue" in sentence:
             assert sentence.startswith(("made, ", "other, "))
-    assert sum("works on" in sentence for sentence in said) == 2
+    assert sum("The server handles" in sentence for sentence in said) == 2
 
 
 def test_what_models_show_beside_each_other_says_so(both: Analysis) -> None:
@@ -160,7 +160,10 @@ def test_models_at_servers_of_their_own_give_a_law_each(tmp_path: Path) -> None:
     one = analyse(write(tmp_path / "run", records, levels, targets=[target("made"), target("other", THERE)]))
     fast, slow = (each["step_law"] for each in one.summary["groups"])
     assert (fast["prefill"] is not None, slow["prefill"] is not None) == (True, True)
-    assert any(sentence.startswith("other: The server works on 2 streams") for sentence in all_findings(one))
+    assert any(
+        sentence == "other: The server handles 2 requests in parallel; further requests queue."
+        for sentence in all_findings(one)
+    )
     assert not any("same time" in sentence for sentence in all_findings(one))
 
 
@@ -186,7 +189,7 @@ def test_slots_that_models_may_share_are_no_limit(tmp_path: Path) -> None:
     server: dict[str, Any] = {"kind": "llama.cpp", "version": "1", "context": None, "simulated": None, "facts": {}}
     one = two_models(tmp_path / "run", server=server)
     assert [each["slots"]["limit"] for each in one.summary["groups"]] == [False, False]
-    assert not any("further requests wait" in sentence for sentence in all_findings(one))
+    assert not any("further requests queue" in sentence for sentence in all_findings(one))
 
 
 def test_an_old_locust_folder_tells_groups_by_model(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from loadtest.analyse.charts import lengths as chart
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError
-from loadtest.measure.target import lengths_within
+from loadtest.measure.lengths import lengths_within
 from loadtest.records import Record, RunFolder
 from loadtest.scenario import Scenario
 
@@ -139,7 +139,7 @@ def test_figures_against_length_are_the_runs_own(tmp_path: Path) -> None:
     assert line.ttft_per_token_s == pytest.approx(1.75 / 3500)
     assert analysis.summary["lengths"] == [line.to_dict()]
     said = findings.all_findings(analysis)
-    assert "Prefill rose from 2,000 tokens/s at 500 prompt tokens to 2,500 at 1,000 and fell to 2,000 at 4,000." in said
+    assert "Prefill went from 2,000 tokens/s at 500 prompt tokens to 2,500 at 1,000 and 2,000 at 4,000." in said
     assert (
         "TTFT p50 went from 252 ms at 500 prompt tokens to 2.00 s at 4,000: 0.5 ms for each token (5 requests a length)."
         in said
@@ -149,8 +149,8 @@ def test_figures_against_length_are_the_runs_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "says"),
     [
-        ([(500, 250), (4000, 4000)], "Prefill fell from 2,000 to 1,000 tokens/s between 500 and 4,000 prompt tokens."),
-        ([(500, 500), (4000, 2000)], "Prefill rose from 1,000 to 2,000 tokens/s between 500 and 4,000 prompt tokens."),
+        ([(500, 250), (4000, 4000)], "Prefill went from 2,000 to 1,000 tokens/s between 500 and 4,000 prompt tokens."),
+        ([(500, 500), (4000, 2000)], "Prefill went from 1,000 to 2,000 tokens/s between 500 and 4,000 prompt tokens."),
         ([(500, 250), (4000, 2040)], "Prefill stayed at about 1,961 tokens/s between 500 and 4,000 prompt tokens."),
     ],
 )
@@ -163,7 +163,7 @@ def test_the_sentence_on_prefill_goes_by_the_measured_speeds(
 def test_prompts_that_wait_for_each_other_tell_no_speed(tmp_path: Path) -> None:
     analysis = made(tmp_path / "run", [(500, 250), (1000, 500)], users=(4,))
     assert [level["prefill_tokens_per_s"] for level in analysis.summary["levels"]] == [None, None]
-    assert not any("Prefill rose" in sentence or "Prefill stayed" in sentence for sentence in lengths_said(analysis))
+    assert not any("Prefill went" in sentence or "Prefill stayed" in sentence for sentence in lengths_said(analysis))
 
 
 def lengths_said(analysis: Analysis) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 from collections.abc import Iterable
@@ -200,21 +199,14 @@ def test_a_model_that_was_reloaded_is_said_with_its_time(run: Path) -> None:
 
 
 def test_a_reload_between_two_samples_is_said_by_the_requests_that_waited_for_it(tmp_path: Path) -> None:
-    levels, truth = made_runs.grid(made_runs.Made(), (1, 4))
-    late = [record for record in truth.records if record.level == 1 and not record.warmup][6:8]  # two that wait for one
-    slow = {record.id for record in late}
-    assert (late[1].t_send or 0) < (late[0].t_first_token or 0)
-    records = [
-        dataclasses.replace(
-            record, server={**(record.server or {}), "load_duration": (800 - 100 * (record is late[1])) * made_runs.MS}
-        )
-        if record.id in slow
-        else record
-        for record in truth.records
-    ]
+    levels, truth = made_runs.grid(made_runs.Made(), (1, 2))
+    late = [record.id for record in truth.records if record.level == 1 and not record.warmup][6:8]  # two wait for one
+    records = made_runs.loading(truth.records, late, load_ms=800)
+    first, second = (record for record in records if record.id in late)
+    assert (second.t_send or 0) < (first.t_first_token or 0)
     path = made_runs.write(tmp_path / "run", records, levels)
     (sentence,) = said(path).splitlines()
-    answered = (late[0].t_first_token or 0) / S
+    answered = (first.t_first_token or 0) / S
     assert sentence.startswith("made was reloaded at 15:06:4")
     assert sentence.endswith(f"({answered:.0f} s into the run): a request waited 0.80 s for the load.")
     gone = [{"t": answered - 0.5, "models": [{"name": "made"}]}, {"t": answered - 0.4, "models": []}]
@@ -226,7 +218,7 @@ def test_a_reload_between_two_samples_is_said_by_the_requests_that_waited_for_it
 def test_a_model_partly_on_the_gpu_is_said(run: Path) -> None:
     model = {"name": "m", "size": 40 * GB, "size_vram": 30 * GB}
     add(run, "ollama", [{"t": 0.0, "models": [model]}])
-    assert "m does not fit the GPU: 10 GB of 40 GB lie in host memory" in said(run)
+    assert "m is not all on a GPU: 10 GB of 40 GB lie in host memory." in said(run)
 
 
 def test_every_metric_that_is_read_is_one_that_is_sampled() -> None:

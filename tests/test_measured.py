@@ -63,7 +63,7 @@ def seen(
 
 def sentence(analysis: Analysis) -> str:
     """Return what is said of the difference, "" where nothing is."""
-    return " ".join(said for said in findings.all_findings(analysis) if "estimated:" in said)
+    return " ".join(said for said in findings.all_findings(analysis) if "GiB estimated" in said)
 
 
 def gpu(path: Path, used: float) -> None:
@@ -105,8 +105,8 @@ def test_what_agrees_is_a_table_and_no_sentence(tmp_path: Path) -> None:
             "30 % more than the 12.85 GiB estimated: no flash attention (16.74 GiB) would explain it",
         ),
         (FILE + 2 * CACHE + BUFFERS, 4096, (1, 2), "51 % more than the 5.84 GiB estimated: 8 slots (8.84 GiB)"),
-        (FILE + 2.5 * CACHE, 4096, (1, 4, 8), "may explain it"),
-        (FILE * 0.7, 4096, (1, 4, 8), "may explain it"),
+        (FILE + 2.5 * CACHE, 4096, (1, 4, 8), "% more than the 6.84 GiB estimated."),
+        (FILE * 0.7, 4096, (1, 4, 8), "% less than the 6.84 GiB estimated."),
     ],
 )
 def test_what_may_explain_a_difference_is_named(
@@ -125,7 +125,38 @@ def test_where_the_server_agrees_the_rest_of_the_gpu_is_not_the_models(tmp_path:
     path = seen(tmp_path / "run", FILE + CACHE + BUFFERS)
     gpu(path, 40 * GIB)
     assert "GPU memory was up to 40.00 GiB" in sentence(analyse(path))
-    assert "so other processes hold the rest" in sentence(analyse(path))
+    assert "agrees, so the rest is not what it counts for this model" in sentence(analyse(path))
+
+
+def test_a_gpu_that_holds_less_than_the_server_says_is_not_the_only_one(tmp_path: Path) -> None:
+    path = seen(tmp_path / "run", FILE + CACHE + BUFFERS)
+    gpu(path, 3 * GIB)
+    assert sentence(analyse(path)).endswith(
+        "the GPU that was watched does not hold all that the server says the model takes."
+    )
+
+
+@pytest.mark.parametrize(
+    ("slots", "users", "said"),
+    [
+        (4, (1, 2), "18 % more than the 5.58 GiB estimated: 4 slots (6.58 GiB) would explain it."),
+        (4, (1, 4, 8), ""),
+        (2.5, (1, 4, 8), "11 % less than the 6.58 GiB estimated."),
+    ],
+)
+def test_without_a_gpu_weights_and_kv_cache_are_all_that_is_counted(
+    tmp_path: Path, slots: float, users: tuple[int, ...], said: str
+) -> None:
+    """A real Ollama on a CPU with 4 slots: "3 slots would explain it", for buffers were counted that it does not count."""
+    one = analyse(seen(tmp_path / "run", FILE + slots * CACHE / 4, vram=0, users=users))
+    assert sentence(one).partition(" GiB, ")[2] == said
+    (server,) = one.summary["memory"]["measured"]
+    assert server["estimated_bytes"] == FILE + one.summary["memory"]["kv_bytes"]
+    assert one.summary["memory"]["driver_bytes"] == 0
+    rows = {row[0]: row for row in pages.memory(one.memory).rows} if one.memory else {}
+    assert "driver" not in rows
+    assert "not counted by /api/ps without a GPU" in rows["compute buffers"][4]
+    assert "all but the driver" not in rows
 
 
 def test_of_a_model_partly_on_the_gpu_the_gpus_part_is_not_guessed(tmp_path: Path) -> None:

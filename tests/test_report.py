@@ -99,7 +99,7 @@ def test_findings_formulas_and_verdict_are_in_both(reported: tuple[Path, report.
     run, _ = reported
     for name in ("report.html", "report.md"):
         text = (run / name).read_text(encoding="utf-8")
-        assert "The server works on 4 streams at once" in text
+        assert "The server handles 4 requests in parallel; further requests queue." in text
         assert "Past 4 streams requests queue" in text
         assert "valid" in text
         assert re.search(r"t\\?_first\\?_token − t\\?_send", text)

@@ -233,6 +233,18 @@ def test_a_target_below_the_template_is_the_shortest_text() -> None:
     assert Calibration(overhead=30).ours(10) == 1
 
 
+def test_a_prompt_that_the_context_cut_is_no_point() -> None:
+    short, cut = [(32, 106), (32, 107)], [(512, 1548), (2008, 2048), (2008, 2047)]  # 10 + 3 × ours, a context of 2048
+    assert Calibration.fit([*short, *cut], 2048).ratio == pytest.approx(3, abs=0.01)
+    assert tokens.whole([*short, *cut], 2048) == [*short, (512, 1548)]
+    assert tokens.whole([*short, *cut]) == [
+        *short,
+        (512, 1548),
+    ]  # a context that is not known: by the line of the others
+    assert tokens.whole([(32, 106), (256, 778)], 779) == [(32, 106)]  # a token below the context
+    assert tokens.whole([(32, 106), (256, 778), (512, 1546)]) == [(32, 106), (256, 778), (512, 1546)]
+
+
 def test_one_length_gives_overhead_alone() -> None:
     assert Calibration.fit([(32, 40)]) == Calibration(overhead=8)
     assert Calibration.fit([(32, 40), (32, 40)]) == Calibration(overhead=8)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import MS, RECORDED, Made, grid, recorded, write
+from made_runs import MS, RECORDED, Made, grid, loading, recorded, write
 
+from loadtest.analyse import frames
 from loadtest.analyse.findings import all_findings
 from loadtest.analyse.summary import analyse
+from loadtest.analyse.verdict import reloaded
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Scenario
 
@@ -95,11 +97,30 @@ def silent(tokens: int | None) -> Spoil:
         (late(2), 1, "valid", ""),
         (lambda _: {"late": 1}, 1, "void", "32 of 640 arrivals (5 %), above the limit of 1 %"),
         (lambda _: {"late": 1}, 7, "suspect", "above half the limit of 1 %"),
+        (
+            lambda _: {"late": 1, "late_tokens": 0, "late_gaps": 0},
+            1,
+            "valid",
+            "",
+        ),  # one stamped token each: all are right
+        (
+            lambda _: {"late": 1, "late_tokens": 4, "late_gaps": 5},
+            8,
+            "void",
+            "the client read 16 tokens more than one token gap late, which spoils 20 of 608 gaps between tokens (3.29 %), above",
+        ),
+        (
+            lambda _: {"late": 1, "late_tokens": 1, "late_gaps": 2},
+            16,
+            "suspect",
+            "spoils 4 of 608 gaps between tokens (0.658 %)",
+        ),
+        (lambda _: {"late": 1, "late_tokens": 9, "late_gaps": 10}, 32, "suspect", "spoils 10 of 608 gaps"),
+        (lambda _: {"late": 1, "late_tokens": 1, "late_gaps": 2}, 32, "valid", ""),
         (unstamped(6000), 1, "void", "no kernel stamps and client lag p99 is 6.0 ms"),
         (unstamped(3000), 1, "suspect", "no kernel stamps"),
         (unstamped(1000), 1, "valid", ""),
         (lambda _: {"lag_us": 6000}, 1, "valid", ""),  # the kernel's stamps are right all the same
-        (lambda r: server(r, load_duration=800 * MS), 8, "void", "reloaded in mid-run: 4 of 32 requests"),
         (lambda r: server(r, load_duration=25 * MS), 8, "valid", ""),
         (lambda _: {"first_coalesced": True}, 4, "suspect", "one read with a later one in 8 of 32 requests (25 %)"),
         (lambda _: {"output_tokens": 12}, 1, "suspect", "output length is not as asked: 12.0 tokens a request instead"),
@@ -110,7 +131,7 @@ def silent(tokens: int | None) -> Spoil:
             "suspect",
             "cut to the context of 4096 tokens in 32",
         ),
-        (lambda r: server(r, prompt_eval_duration=2 * MS), 1, "suspect", "the prefix cache probably answered"),
+        (lambda r: server(r, prompt_eval_duration=2 * MS), 1, "suspect", "as where a prefix cache answers, unasked"),
         (without_answer, 1, "void", "no request ended well (32 http_error)"),
         (without_answer, 8, "suspect", "4 of 32 requests failed (4 http_error), above the allowed 0 %"),
         (failed("HTTP 503: overloaded"), 8, "suspect", "failed (4 http_error: HTTP 503: overloaded), above"),
@@ -189,20 +210,49 @@ def test_a_busy_client_is_suspect(tmp_path: Path) -> None:
     assert "97 % of a core" in reasons[0]
 
 
+def reloading(path: Path, *, load_ms: int, warmup: int = 1, **facts: Any) -> tuple[str, list[str]]:
+    """Judge a run of one user, nine requests, of which the second to be measured waits for a load."""
+    levels, truth = grid(Made(), (1,))
+    records = loading(truth.records, [2 * warmup], load_ms=load_ms)
+    records = [dataclasses.replace(record, warmup=record.id < warmup) for record in records]
+    level = analyse(write(path, records, levels, **facts)).summary["levels"][0]
+    return level["verdict"], level["reasons"]
+
+
+def test_a_reload_voids_a_level(tmp_path: Path) -> None:
+    verdict, (reason,) = reloading(tmp_path / "run", load_ms=800)
+    assert verdict == "void"
+    assert "the model was reloaded in mid-run: 1 of 8 requests waited up to 0.80 s for a load" in reason
+    assert reloading(tmp_path / "short", load_ms=25) == ("valid", [])
+
+
+def test_nothing_is_reloaded_while_other_streams_of_the_model_are_served(tmp_path: Path) -> None:
+    """A real Ollama said a load of 0.30 s of one request of six sent at once; the others' loads had taken 12 to 39 ms."""
+    assert judged(tmp_path / "run", lambda r: server(r, load_duration=300 * MS), every=8) == ("valid", [])
+
+
+def test_streams_of_another_model_do_not_hide_a_reload(tmp_path: Path) -> None:
+    levels, truth = grid(Made(), (4,))
+    records = [
+        dataclasses.replace(record, **server(record, load_duration=800 * MS), model="cold")
+        if not record.warmup and record.id == 16
+        else record
+        for record in truth.records
+    ]
+    run = frames.load(write(tmp_path / "run", records, levels))
+    assert list(reloaded(run, run.good(0))["model"]) == ["cold"]
+
+
 def test_a_simulated_server_at_speed_reloads_faster(tmp_path: Path) -> None:
     simulated = {"kind": "ollama", "context": None, "simulated": {"profile": "x", "speed": 20.0}}
-    reload = lambda record: server(record, load_duration=40 * MS)  # noqa: E731
-    assert judged(tmp_path / "run", reload, every=8, server=simulated)[0] == "void"
-    assert judged(tmp_path / "real", reload, every=8)[0] == "valid"
+    assert reloading(tmp_path / "run", load_ms=40, server=simulated)[0] == "void"
+    assert reloading(tmp_path / "real", load_ms=40)[0] == "valid"
 
 
 def test_a_load_without_warm_up_is_suspect_not_void(tmp_path: Path) -> None:
-    levels, truth = grid(Made(), (4,))
-    records = [dataclasses.replace(record, warmup=False) for record in truth.records]
-    records[0] = dataclasses.replace(records[0], **server(records[0], load_duration=900 * MS))
-    level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
-    assert level["verdict"] == "suspect"
-    assert "had no warm-up" in level["reasons"][0]
+    verdict, (reason,) = reloading(tmp_path / "run", load_ms=900, warmup=0)
+    assert verdict == "suspect"
+    assert "had no warm-up" in reason
 
 
 def test_cached_prompt_tokens_are_suspect_unless_asked_for(tmp_path: Path) -> None:

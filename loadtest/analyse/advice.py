@@ -15,6 +15,7 @@ from loadtest.analyse.predict import Prediction
 from loadtest.analyse.summary import Analysis
 
 EXTRAPOLATED, TOO_MUCH = "*", " ✗"
+_EQUAL = "Lengths that were all equal vary by 10 % to either side in it."
 FIGURES = (  # of the table: (head, figure, statistic)
     ("TTFT p50", "ttft_s", "p50"),
     ("TTFT p95", "ttft_s", "p95"),
@@ -31,46 +32,59 @@ def sentences(advice: Advice) -> tuple[str, str, str]:
 
 def title(advice: Advice) -> str:
     """Return the choice in a line, for a picture."""
-    best, now, load = advice.best, advice.now, advice.load
+    slots, now, load = advice.trial, advice.now, advice.load
     if now is None:
         return f"Nothing waited for a slot with {findings.streams(load)} at once: more slots would change nothing there"
-    if best is None:
+    if slots is None:
         return f"No number of slots fits {_bytes(advice.gpu_bytes)}"
-    at, before = f"at {findings.streams(load)}", advice.as_now(load).figure("ttft_s", "p95")
-    if best == now:
-        return f"Keep {advice.knob} at {now}: TTFT p95 {at} is {_seconds(before)}, {_speed(advice.as_now(load))} tokens/s a stream"
-    after = advice.cells[best, load]
-    return (
-        f"Set {advice.knob} to {best} (now {now}): TTFT p95 {at} from {_seconds(before)} to "
-        f"{_seconds(after.figure('ttft_s', 'p95'))}, a stream from {_speed(advice.as_now(load))} to {_speed(after)} tokens/s"
+    at, before = f"at {findings.streams(load)}", advice.as_now(load)
+    measured = (
+        f"TTFT p95 {at} is {_seconds(before.figure('ttft_s', 'p95'))}, {_speed(before)} tokens/s a stream, as measured"
     )
+    if slots == now:
+        return f"Keep {advice.knob} at {now}: {measured}"
+    after = advice.cells[slots, load]
+    return f"{_set(advice, slots)}: {measured}; predicted {_seconds(after.figure('ttft_s', 'p95'))} and {_speed(after)} tokens/s"
+
+
+def void(advice: Advice) -> str | None:
+    """Say that the advice rests on levels that are void; None where it does not."""
+    if not advice.void:
+        return None
+    count, what = len(advice.void), findings.listed(advice.void)
+    verb = "level that this rests on is" if count == 1 else "levels that this rests on are"
+    return f"{count} {verb} void ({what}): measure again before you rely on it."
+
+
+def _set(advice: Advice, slots: int) -> str:
+    """Say to set so many slots, or to try them where more streams decode together than were measured."""
+    if advice.extrapolated(slots, advice.load) or slots != advice.best:
+        return f"Try {advice.knob} {slots} (now {advice.now}), then measure"
+    return f"Set {advice.knob} to {slots} (now {advice.now})"
 
 
 def _choice(advice: Advice) -> str:
-    best, now, load = advice.best, advice.now, advice.load
+    slots, now, load = advice.trial, advice.now, advice.load
     at = f"at {findings.streams(load)}"
     if now is None:
         return (
             f"Nothing waited for a slot with {findings.streams(load)} at once ({_reads(advice.as_now(load))}), so more slots "
             f"would change nothing there: measure more streams, e.g. --concurrency {2 * load},{4 * load}, to see the limit."
         )
-    if best is None:
+    if slots is None:
         assert isinstance(advice.memory, Memory)
         least = advice.memory.at(advice.slots[0])
         return (
             f"No number of slots fits {_bytes(advice.gpu_bytes)}: even {_slots(advice.slots[0])} "
             f"would take {_bytes(least)} with {advice.memory.context} tokens of context each."
         )
-    if best == now:
+    if slots == now:
         other = next((each for each in advice.slots if each > now and advice.fits(each) is not False), None)
-        text = f"Keep {advice.knob} at {now}: {at} that gives {_reads(advice.as_now(load))}"
+        text = f"Keep {advice.knob} at {now}: {at} that gives {_reads(advice.as_now(load))}, as measured"
         if other is None or load <= now:
             return text + ", and more slots would stay empty." if load <= now else text + "."
-        return f"{text}; with {other} it would be {_reads(advice.cells[other, load])}{_doubt(advice, other)}."
-    after = advice.cells[best, load]
-    return (
-        f"Set {advice.knob} to {best} (now {now}): {at} {_changes(advice.as_now(load), after)}{_doubt(advice, best)}."
-    )
+        return f"{text}; with {other} {_reads(advice.cells[other, load])} are predicted{_doubt(advice, other)}."
+    return f"{_set(advice, slots)}: {at} {_changes(advice.as_now(load), advice.cells[slots, load])}."
 
 
 def _room(advice: Advice) -> str:
@@ -80,8 +94,9 @@ def _room(advice: Advice) -> str:
             + (" (extrapolated)" if _beyond(advice, each) else "")
             for each in advice.capacities
         ]
-        return "; ".join((said[0], *(text[0].lower() + text[1:] for text in said[1:]))) + "."
-    few, many = advice.slots[0], advice.slots[-1]
+        return "By the model: " + "; ".join(text[0].lower() + text[1:] for text in said) + "."
+    few = advice.slots[0]
+    many = max(each for each in advice.slots if each <= max(advice.furthest, few))
     low, high = (advice.cells[each, advice.load] for each in (few, many))
     if low.figures == high.figures:
         return f"With {findings.streams(advice.load)} at once slots make no difference."
@@ -95,33 +110,39 @@ def _room(advice: Advice) -> str:
 def _levers(advice: Advice) -> str:
     first, *others = advice.levers
     words = advice.ranked_by.words
-    now = advice.as_now(advice.load)
     slots = f"{_slots(advice.now)} as now" if advice.now else "no limit of slots"
-    text = f"Of other levers, {first.name} would help {words} most at {findings.streams(advice.load)} and {slots}"
-    text = f"{text} ({_effect(advice, now, first.prediction)})"
+    at = f"at {findings.streams(advice.load)} and {slots}"
+    text = f"Of other levers, {first.name} would help {words} most {at} ({_better(first.gain)} by the model)"
     if first.gain < 0.02:
-        text = f"No other lever helps {words} by more than 2 % at {findings.streams(advice.load)} and {slots}"
+        text = f"No other lever helps {words} by more than 2 % {at}, by the model"
     elif others:
-        text += f", before {others[0].name} ({findings.percent(max(others[0].gain, 0.0))} better)"
-    if advice.best is not None and advice.best != advice.now:
-        brought = gain(advice.ranked_by, now, advice.cells[advice.best, advice.load])
-        what = f"{findings.percent(abs(brought))} {'better' if brought >= 0 else 'worse'}"
-        text += f"; {_slots(advice.best)} would make it {what}"
+        text += f", before {others[0].name} ({_better(max(others[0].gain, 0.0))})"
+    slots_now = advice.trial
+    if slots_now is not None and slots_now != advice.now:
+        brought = gain(advice.ranked_by, advice.predicted_now, advice.cells[slots_now, advice.load])
+        text += f"; {_slots(slots_now)} would make it {_better(brought)}"
     return text + "."
 
 
-def _effect(advice: Advice, before: Prediction, after: Prediction) -> str:
-    objective = advice.ranked_by
-    old, new = (each.figure(objective.figure, objective.statistic) for each in (before, after))
-    return f"from {objective.quantity(old)} to {objective.quantity(new)}"
+def _better(share: float) -> str:
+    return f"{findings.percent(abs(share))} {'better' if share >= 0 else 'worse'}"
 
 
 def _changes(before: Prediction, after: Prediction) -> str:
-    old, new = before.figure("ttft_s", "p95"), after.figure("ttft_s", "p95")
+    """Say what was measured, and what is predicted with its band."""
+    ttft, speed, output = ("ttft_s", "p95"), ("stream_tokens_per_s", "p50"), ("output_tokens_per_s", "mean")
     return (
-        f"TTFT p95 goes from {_seconds(old)} to {_seconds(new)}, tokens/s a stream from {_speed(before)} to {_speed(after)}, "
-        f"output from {_output(before)} to {_output(after)} tokens/s"
+        f"TTFT p95 is {_seconds(before.figure(*ttft))}, with {_speed(before)} tokens/s a stream and {_output(before)} in all, as "
+        f"measured; predicted are {_range(after, *ttft)}, {_range(after, *speed)} and {_range(after, *output)}"
     )
+
+
+def _range(prediction: Prediction, name: str, statistic: str) -> str:
+    """Return a predicted figure and its band, "1.91 s (1.36 s to 2.67 s)"."""
+    shown = _seconds if name.endswith("_s") and not name.endswith("per_s") else "{:.1f}".format
+    low, high = prediction.bands.get(f"{name}.{statistic}", (math.nan, math.nan))
+    value = shown(prediction.figure(name, statistic))
+    return value if math.isnan(low) else f"{value} ({shown(low)} to {shown(high)})"
 
 
 def _reads(prediction: Prediction) -> str:
@@ -139,11 +160,12 @@ def _beyond(advice: Advice, found: Capacity) -> bool:
 
 def notes(advice: Advice) -> list[str]:
     """Return what stands below the table: where it extrapolates, and what is known of memory."""
-    found = ["All figures are predictions by the engine of the simulated server, with the step times of this run."]
+    found = [f"Predicted by the engine of the simulated server, with the step times of this run. {_EQUAL}"]
     streams = advice.model.streams
     if advice.now is not None:
         found.append(
-            f"Measured with {_slots(advice.now)}; every other number of slots is a what-if. ▶ is the one advised."
+            f"Measured are the figures with {_slots(advice.now)} at {findings.listed([str(n) for n in advice.measured])} streams; "
+            f"every other is a prediction. ▶ is {'the one advised' if advice.trial == advice.best else 'the best by the model'}."
         )
     if advice.model.guess:
         found.append(advice.model.guess[0].upper() + advice.model.guess[1:] + ".")
@@ -173,7 +195,7 @@ def table(advice: Advice, loads: tuple[int, ...]) -> Grid:
     for load in loads:
         for slots in advice.slots:
             cell = advice.cells[slots, load]
-            row = [_mark(advice, slots), f"{load}{'' if load in advice.measured else ' (not measured)'}"]
+            row = [_mark(advice, slots, load), f"{load}{'' if load in advice.measured else ' (not measured)'}"]
             row += _row(cell, beyond=advice.extrapolated(slots, load))
             if advice.objectives:
                 row.append("met" if advice.met(slots, load) else "missed")
@@ -188,7 +210,7 @@ def heading(advice: Advice, analysis: Analysis) -> str:
     mark = findings.simulated(analysis.summary)
     parts = (analysis.summary["name"], findings.measured_on(analysis.summary), advice.label)
     title = " · ".join(part for part in parts if part) + (f" ({mark})" if mark else "")
-    return f"{title}: predicted at {findings.streams(advice.load)}"
+    return f"{title}: at {findings.streams(advice.load)}"
 
 
 def console_grid(advice: Advice) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -203,8 +225,9 @@ def console_grid(advice: Advice) -> tuple[tuple[str, ...], list[tuple[str, ...]]
     return tuple(heads), [tuple(row) for row in rows]
 
 
-def _mark(advice: Advice, slots: int) -> str:
-    return f"{'▶ ' if slots == advice.best else ''}{slots}{' (now)' if slots == advice.now else ''}"
+def _mark(advice: Advice, slots: int, load: int) -> str:
+    now = " (now, measured)" if advice.is_measured(slots, load) else " (now)"
+    return f"{'▶ ' if slots == advice.best else ''}{slots}{now if slots == advice.now else ''}"
 
 
 def shown(prediction: Prediction, figure: str, statistic: str, *, beyond: bool = False) -> str:
@@ -218,16 +241,17 @@ def shown(prediction: Prediction, figure: str, statistic: str, *, beyond: bool =
 
 def lever_table(advice: Advice) -> Grid:
     """Return a row a lever, the most helpful first, below the prediction as things are."""
-    now, objective = advice.as_now(advice.load), advice.ranked_by
+    now, objective = advice.predicted_now, advice.ranked_by
     heads = ("change", *(head for head, _, _ in FIGURES), f"{objective.words} better by", "what is assumed")
-    rows = [("as measured", *_row(now), "", "")]
+    rows = [("as measured", *_row(advice.as_now(advice.load)), "", "")]
+    rows += [("the same, predicted", *_row(now), "", "what the changes are held against")]
     rows += [(each.name, *_row(each.prediction), _percent(each.gain), each.means) for each in advice.levers]
-    best = advice.best
+    best = advice.trial
     if best is not None and best != advice.now:
         cell = advice.cells[best, advice.load]
         beyond = advice.extrapolated(best, advice.load)
         rows.insert(
-            1,
+            2,
             (_slots(best), *_row(cell, beyond=beyond), _percent(gain(objective, now, cell)), f"{advice.knob} = {best}"),
         )
     return Grid(heads, tuple(rows), names=1, prose=True)
@@ -244,9 +268,11 @@ def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
     lines = [f"# {pages.escaped(title)}", ""]
     if mark := findings.simulated(summary):
         lines += [f"> **SIMULATED SERVER** ({pages.escaped(mark)}): this is advice for a model of a server.", ""]
+    if doubt := void(advice):
+        lines += [f"> **{pages.escaped(doubt)}**", ""]
     lines += [f"- {pages.escaped(sentence)}" for sentence in sentences(advice)] + [""]
     if picture:
-        lines += [f"![Predictions by slots and streams]({picture})", ""]
+        lines += [f"![Figures by slots and streams]({picture})", ""]
     lines += [f"## By slots{f' · {advice.label}' if advice.label else ''}", ""]
     lines += [*pages.markdown_table(table(advice, advice.loads)), ""]
     lines += [f"- {pages.escaped(note)}" for note in notes(advice)] + [""]
@@ -267,7 +293,8 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
         "simulated": analysis.summary["simulated"],
         "sentences": list(sentences(advice)),
         "notes": notes(advice),
-        "slots": {"measured": advice.now, "best": advice.best, "setting": advice.knob},
+        "void_levels": list(advice.void),
+        "slots": {"measured": advice.now, "best": advice.best, "try": advice.trial, "setting": advice.knob},
         "lengths": advice.label or None,
         "measured_concurrencies": list(advice.measured),
         "slo": [{"name": each.name, "limit": each.limit} for each in advice.objectives],
@@ -286,6 +313,7 @@ def _cells(advice: Advice) -> Iterator[dict[str, Any]]:
         memory = advice.memory.at(slots) if isinstance(advice.memory, Memory) else None
         yield {
             "measured_load": load in advice.measured,
+            "measured": advice.is_measured(slots, load),
             "extrapolated": advice.extrapolated(slots, load),
             "slo_met": advice.met(slots, load),
             "memory_bytes": memory,

@@ -10,16 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.capacity import MOST, Capacity, capacity, meets
+from loadtest.analyse import fitted
+from loadtest.analyse.capacity import Capacity, capacity, meets
 from loadtest.analyse.frames import Run
 from loadtest.analyse.memory import Memory
 from loadtest.analyse.predict import Model, Prediction
 from loadtest.analyse.prefill import uncached
+from loadtest.analyse.slots import Slots
+from loadtest.errors import PredictionError
+from loadtest.metrics import VOID
 from loadtest.slo import Objective
 
 SLOTS = (1, 2, 3, 4, 6, 8, 12, 16)
 MOST_LOADS = 6
 ENOUGH = 0.95  # of the best throughput: the fewest slots that reach it are the best without an SLO
+BEYOND = 2  # times what was measured: past it a figure is worth a try, not a headline
+SEEN = 0.9  # of the users at work at once, from which on nobody is taken to have waited for a slot
 KNOBS = {"ollama": "OLLAMA_NUM_PARALLEL", "llama.cpp": "--parallel", "vllm": "--max-num-seqs"}
 DEFAULT = Objective("ttft_p95", "ttft_s", "p95", math.inf, at_most=True, words="TTFT p95")  # what levers are ranked by
 
@@ -61,6 +67,8 @@ class Advice:
     levers: tuple[Lever, ...]  # the most helpful first
     ranked_by: Objective
     capacities: tuple[Capacity, ...]  # as measured, then with the best slots; empty without objectives
+    predicted_now: Prediction  # at `load`, for what the model says of a change: its own error is in both
+    void: tuple[str, ...] = ()  # labels of the group's levels whose figures must not be quoted
 
     @property
     def load(self) -> int:
@@ -71,6 +79,18 @@ class Advice:
     def now(self) -> int | None:
         """The slots as measured; None where their limit was never met."""
         return self.model.slots
+
+    @property
+    def trial(self) -> int | None:
+        """The slots to set next: the best, of those beyond twice what was measured the most within it; None for none."""
+        if self.best is None or self.best <= self.furthest or self.best == self.now:
+            return self.best
+        return max((each for each in self.slots if each <= self.furthest), default=self.now)
+
+    @property
+    def furthest(self) -> int:
+        """Twice the streams that were measured decoding together."""
+        return BEYOND * self.model.streams
 
     @property
     def usual(self) -> int:
@@ -92,8 +112,13 @@ class Advice:
         return min(slots, load) > self.model.streams
 
     def as_now(self, load: int) -> Prediction:
-        """Return the prediction for the server as measured."""
+        """Return what was measured with the server as it is, the prediction where nothing was."""
         return self.cells[self.usual, load]
+
+    def is_measured(self, slots: int, load: int) -> bool:
+        """Whether figures are measured ones: of the slots as they are, or of others that would have stayed empty too."""
+        plenty = self.now is None or (slots >= load and self.now >= load)
+        return load in self.measured and (slots == self.usual or plenty)
 
 
 def busiest(run: Run) -> Group | None:
@@ -127,6 +152,7 @@ def narrowed(model: Model, run: Run, levels: Iterable[int]) -> Model:
 def advise(
     model: Model,
     group: Group,
+    levels: Sequence[dict[str, Any]],
     *,
     kind: str | None = None,
     objectives: Sequence[Objective] = (),
@@ -137,13 +163,18 @@ def advise(
 
     Args:
         model: of the run, narrowed to the group's lengths.
+        levels: of summary.json; figures of now are the measured ones. Raises PredictionError where the model misses them.
         kind: of server, as in run.json, for what it calls its slots.
         memory: by slots, or why that is not known.
         gpu_bytes: that the loaded model may take.
     """
+    known = [level for level in levels if level["index"] in group.levels]
+    if missed := fitted.misfit(model.closed, known):
+        raise PredictionError(f"No advice: the model fitted to this run does not give back what it measured: {missed}.")
+    model = fitted.spread(model)
     loads = loads_for(group.concurrencies)
-    slots = tuple(sorted({*SLOTS, model.slots or SLOTS[-1]}))
-    cells = _cells(model, slots, loads)
+    slots = tuple(sorted({*SLOTS, model.slots or max(SLOTS[-1], group.concurrencies[-1])}))
+    cells = _cells(model, slots, loads, {int(level["concurrency"]): level for level in known})
     advice = Advice(
         model=model,
         label=group.label,
@@ -159,12 +190,22 @@ def advise(
         levers=(),
         ranked_by=DEFAULT,
         capacities=(),
+        predicted_now=model.closed(group.concurrencies[-1]),
+        void=tuple(level["label"] for level in known if level["verdict"] == VOID),
     )
     best = _best(advice)
     advice = dataclasses.replace(advice, best=best, ranked_by=_pressing(advice))
-    tried = dict.fromkeys((model.slots, model.slots if best is None else best))
-    most = MOST if model.slots is not None else advice.load  # a limit that was not met may stand just above
-    capacities = tuple(capacity(model, objectives, slots=each, most=most) for each in tried) if objectives else ()
+    tried = dict.fromkeys((model.slots, model.slots if best is None else advice.trial))
+    most = advice.load * (BEYOND if model.slots is not None else 1)  # a limit that was not met may stand just above
+    seen = {load: cells[advice.usual, load] for load in loads if advice.is_measured(advice.usual, load)}
+    capacities = (
+        tuple(
+            capacity(model, objectives, slots=each, most=most, known=seen if each == model.slots else {})
+            for each in tried
+        )
+        if objectives
+        else ()
+    )
     return dataclasses.replace(advice, levers=levers(advice), capacities=capacities)
 
 
@@ -181,15 +222,35 @@ def loads_for(measured: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(shown))
 
 
-def _cells(model: Model, slots: Sequence[int], loads: Sequence[int]) -> dict[tuple[int, int], Prediction]:
-    """Predict every pair; slots beyond the users stay empty, so all those are one prediction."""
+def require_slots(slots: Slots, group: Group) -> None:
+    """Raise PredictionError where a run shows neither the server's slots nor that nobody waited for one."""
+    top = group.concurrencies[-1]
+    if slots.limit or (slots.estimate or 0) >= SEEN * top:
+        return
+    raise PredictionError(
+        f"No advice: with {top} streams at once no more than {slots.estimate or 0} were seen at work, and the run does not "
+        "show whether the others waited for a slot. Measure more streams, with answers of one length (--output-tokens)."
+    )
+
+
+def _cells(
+    model: Model, slots: Sequence[int], loads: Sequence[int], known: dict[int, dict[str, Any]]
+) -> dict[tuple[int, int], Prediction]:
+    """Predict every pair, measured ones apart; slots beyond the users stay empty, so all those are one cell."""
     cells: dict[tuple[int, int], Prediction] = {}
+
+    def cell(each: int, load: int) -> Prediction:
+        if load in known and (each == model.slots or (model.slots is None and each >= load)):
+            return fitted.as_measured(known[load], each)
+        beyond = math.log2(min(each, load) / model.streams)
+        return fitted.widened(model.closed(load, slots=each), beyond)
+
     for load in loads:
         enough = [each for each in slots if each >= load]
         plenty = model.slots if model.slots in enough else min(enough, default=load)
         for each in slots:
             if each < load or each == plenty:
-                cells[each, load] = model.closed(load, slots=each)
+                cells[each, load] = cell(each, load)
         for each in enough:
             cells[each, load] = dataclasses.replace(cells[plenty, load], slots=each)
     return cells
@@ -215,6 +276,8 @@ def _best(advice: Advice) -> int | None:
             return advice.now if advice.now in equals else min(equals)
         first = advice.objectives[0]
         return min(candidates, key=lambda slots: (_badness(first, advice.cells[slots, load]), slots))
+    if advice.now in output:
+        output[advice.now] = advice.predicted_now.figure("output_tokens_per_s", "mean")
     return min(slots for slots in candidates if output[slots] >= ENOUGH * max(output.values()))
 
 
@@ -242,7 +305,8 @@ def _pressing(advice: Advice) -> Objective:
 
 def levers(advice: Advice) -> tuple[Lever, ...]:
     """Return what else could be changed, at the highest measured concurrency and the slots as measured, ranked."""
-    model, load, now = advice.model, advice.load, advice.as_now(advice.load)
+    model, load = advice.model, advice.load
+    now = advice.predicted_now
     halved = tuple(max(1, tokens // 2) for tokens in model.prompts)
     shorter = tuple(max(1, tokens // 2) for tokens in model.outputs)
     timing, usual = model.timing, float(np.mean(model.prompts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,16 +57,24 @@ class Capacity:
         }
 
 
-def capacity(model: Model, objectives: Sequence[Objective], *, slots: int | None = None, most: int = MOST) -> Capacity:
+def capacity(
+    model: Model,
+    objectives: Sequence[Objective],
+    *,
+    slots: int | None = None,
+    most: int = MOST,
+    known: Mapping[int, Prediction] | None = None,
+) -> Capacity:
     """Search the highest concurrency of a closed loop, and the highest Poisson rate, that meet every objective.
 
     Args:
         slots: parallel slots in place of the measured ones.
         most: streams; no prediction goes past it.
+        known: what was measured with those slots, by streams, in the place of predictions.
     """
     asked = tuple(objectives)
     totals = [each for each in asked if not each.a_request]
-    seen: dict[int, Prediction] = {}
+    seen: dict[int, Prediction] = dict(known or {})
 
     def closed(users: int) -> Prediction:
         if users not in seen:

@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
     "t_send": INSTANT,
     "chunks": EMPTY,
     **dict.fromkeys(("t_connect", "t_headers", "t_first_byte", "t_first_token", "t_first_visible", "resent"), INSTANT),
-    **dict.fromkeys(("asked", "asked_input", "prompt_tokens", "output_tokens"), TOKENS),
+    **dict.fromkeys(("asked", "asked_input", "prompt_tokens", "output_tokens", "late_tokens", "late_gaps"), TOKENS),
     **dict.fromkeys(("reads", "stamped", "arrivals", "late", "bytes", "lag_us", "lag_mean_us", "send_us"), COUNT),
     "seed": Kind(int, -(1 << 63), (1 << 63) - 1),
     "target": Kind(int, 0, 1_000_000),

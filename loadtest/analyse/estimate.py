@@ -29,6 +29,8 @@ UNKNOWN_COMPUTE = 512 * 2**20  # allowance where the model's width is not known
 _WINDOWED = {**FULL_EVERY, "gpt-oss": 2, "gptoss": 2, "cohere2": 4}  # GGUF architecture -> every n-th layer sees all
 _PADDING = 256  # llama.cpp rounds a sliding window's cells up to this
 MOST_SLOTS = 4096
+LEAST_SLOT = 0.02  # of the loaded model: a smaller slot drowns in what the weights' figure may be off by
+WHOLE = 0.1  # of a slot: how near a number of slots must be to a whole one
 MOST_CONTEXT = 2**24
 
 
@@ -73,6 +75,7 @@ class Plan:
     cache_dtype: str = "f16"
     flash: bool = True
     buffers: int | None = None  # bytes, in place of the allowance
+    gpu: bool = True  # False: all of it lies in host memory
 
     @property
     def token_bytes(self) -> float | None:
@@ -108,16 +111,27 @@ class Plan:
 
     @property
     def driver(self) -> int:
-        return 0 if self.buffers is not None else DRIVER
+        return 0 if self.buffers is not None or not self.gpu else DRIVER
 
     @property
     def loaded(self) -> int:
-        """Bytes that a server would say the loaded model takes: all but the driver's own."""
-        return self.facts.weights + (self.kv or 0) + self.compute
+        """Bytes that a server would say the loaded model takes: all but the driver's own; without a GPU no buffers either."""
+        return self.facts.weights + (self.kv or 0) + (self.compute if self.gpu else 0)
 
     @property
     def total(self) -> int:
-        return self.loaded + self.driver
+        return self.facts.weights + (self.kv or 0) + self.compute + self.driver
+
+    def slots_of(self, loaded: int) -> int | None:
+        """Return how many slots make `loaded` bytes, where the server counts weights and KV cache alone; None for no number.
+
+        Ollama does so without a GPU. A slot must be more than the weights' own error, and its number whole to a tenth.
+        """
+        one = (self.kv or 0) / self.slots
+        if self.gpu or one < LEAST_SLOT * loaded:
+            return None
+        slots = (loaded - self.facts.weights) / one
+        return round(slots) if round(slots) >= 1 and abs(slots - round(slots)) <= WHOLE else None
 
     def most_slots(self, gpu: float) -> int | None:
         """Return the most slots of this context that fit; 0 where not even one does, None where the KV is not known."""

@@ -19,6 +19,10 @@ def size(count: float) -> str:
     return f"{count / GIB:.2f} GiB" if abs(count) >= GIB else f"{count / 2**20:.1f} MiB"
 
 
+def slots(count: int) -> str:
+    return f"{count} slot{'s' if count != 1 else ''}"
+
+
 def rows(plan: Plan) -> list[tuple[str, str, str]]:
     """Return (part, size, where it is from) of an estimate, the total last."""
     facts, found = plan.facts, [("weights", size(plan.facts.weights), plan.facts.weights_from)]
@@ -30,7 +34,8 @@ def rows(plan: Plan) -> list[tuple[str, str, str]]:
         how = f"allowance: a pass of {BATCH} tokens" if facts.width else "allowance: the model's width is not known"
         attention = "" if plan.flash or not facts.heads else ", no flash attention"
         found.append(("compute buffers", size(plan.compute), how + attention))
-        found.append(("driver", size(plan.driver), "allowance: a CUDA context"))
+        if plan.gpu:
+            found.append(("driver", size(plan.driver), "allowance: a CUDA context"))
     return [*found, ("total", size(plan.total), f"{plan.total / 1e9:.2f} GB")]
 
 
@@ -39,8 +44,7 @@ def _cache(plan: Plan) -> str:
     assert cache is not None
     block, width = CACHE_DTYPES[plan.cache_dtype]
     each = f"{cache.full * width / block / 1024:g} KiB a token ({plan.cache_dtype})"
-    slots = f"{plan.slots} {'slot' if plan.slots == 1 else 'slots'}"
-    text = f"{slots} × {plan.context} tokens × {each}"
+    text = f"{slots(plan.slots)} × {plan.context} tokens × {each}"
     if cache.windowed:
         text += f", and {cache.windowed * width / block / 1024:g} KiB a token in windows of {cache.window}"
     return text
@@ -51,7 +55,9 @@ def sentences(plan: Plan, measured: Measured | None, gpu: float | None, *, simul
     besides = "; a file holds its vocabulary besides, some MB" if plan.facts.tensors_only else ""
     found = [f"The weights are {plan.facts.weights / 1e9:.2f} GB ({plan.facts.weights:,} bytes){besides}."]
     if plan.token_bytes is not None:
-        found.append("The KV cache is taken at the load, whole for every slot: requests do not make it grow.")
+        found.append(
+            "Ollama and llama.cpp take the KV cache at the load, whole for every slot: requests do not make it grow."
+        )
     if gpu is not None:
         found += _verdict(plan, gpu)
     if measured is not None:
@@ -77,21 +83,19 @@ def _verdict(plan: Plan, gpu: float) -> list[str]:
 
 
 def _most(plan: Plan, gpu: float) -> list[str]:
-    slots, context = plan.most_slots(gpu), plan.most_context(gpu)
-    assert slots is not None
+    most, context = plan.most_slots(gpu), plan.most_context(gpu)
+    assert most is not None
     assert context is not None
     if context == 0:
         bare = replace(plan, slots=1).most_context(gpu)
         if not bare:
             return ["Weights and buffers alone are too much: a smaller quantisation, or more GPUs."]
-        return [f"With {plan.slots} slots no context fits; one slot can have {bare} tokens."]
+        return [f"With {slots(plan.slots)} no context fits; one slot can have {bare} tokens."]
     trained = " (all that the model is trained for)" if context == plan.facts.trained else ""
-    many = f"{slots}{' or more' if slots == MOST_SLOTS else ''}"
-    with_context = f"{plan.slots} {'slot' if plan.slots == 1 else 'slots'} can have {context} tokens each{trained}"
-    said = [
-        f"At {plan.context} tokens {'no slot fits' if slots == 0 else f'at most {many} slots fit'}; {with_context}."
-    ]
-    if slots < plan.slots and plan.cache_dtype in ("f16", "bf16"):
+    many = f"{most}{' or more' if most == MOST_SLOTS else ''}"
+    with_context = f"{slots(plan.slots)} can have {context} tokens each{trained}"
+    said = [f"At {plan.context} tokens {'no slot fits' if most == 0 else f'at most {many} slots fit'}; {with_context}."]
+    if most < plan.slots and plan.cache_dtype in ("f16", "bf16"):
         small = replace(plan, cache_dtype=SPARE_CACHE)
         if small.total <= gpu:
             said.append(f"A KV cache of {SPARE_CACHE} would fit: {size(small.total)} in all.")
@@ -99,20 +103,25 @@ def _most(plan: Plan, gpu: float) -> list[str]:
 
 
 def _beside(plan: Plan, measured: Measured, *, simulated: bool) -> list[str]:
+    plan = replace(plan, gpu=measured.size_vram != 0)
     difference = measured.size - plan.loaded
     more = "more" if difference >= 0 else "less"
     who = "The simulated server" if simulated else "The server"
-    said = [
-        f"{who} says that the loaded model takes {size(measured.size)}; estimated, without the driver: {size(plan.loaded)}.",
-        f"That is {size(abs(difference))} ({abs(difference) / plan.loaded:.1%}) {more} than estimated.",
-    ]
+    what = "without the driver" if plan.gpu else "weights and KV cache"
+    said = [f"{who} says that the loaded model takes {size(measured.size)}; estimated, {what}: {size(plan.loaded)}."]
+    if difference:
+        said.append(f"That is {size(abs(difference))} ({abs(difference) / plan.loaded:.1%}) {more} than estimated.")
     plain = measured.size - plan.facts.weights - (plan.kv or 0)
-    if plan.kv is not None and plain >= 0:
+    if plan.kv is not None and plain < 0 and plan.gpu:
+        said.append(f"Weights and KV cache alone would be {size(-plain)} more than it says.")
+    elif plan.kv is not None and plan.gpu:
         said.append(
-            f"Weights and KV cache leave {size(plain)} of it to buffers; the allowance is {size(plan.compute)}."
+            f"Beside weights and the KV cache of {slots(plan.slots)} it counts {size(plain)}; the allowance for buffers is "
+            f"{size(plan.compute)}."
         )
-    elif plan.kv is not None:
-        said.append(f"Weights and KV cache alone are {size(-plain)} more than it says: it does not count the buffers.")
+    count = plan.slots_of(measured.size)
+    if count is not None and count != plan.slots:
+        said.append(f"Weights and the KV cache of {slots(count)} make what it says.")
     if measured.size_vram == 0:
         said.append("Nothing of it is on a GPU.")
     elif measured.size_vram is not None and measured.size_vram < measured.size:

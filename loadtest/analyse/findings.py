@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from loadtest.analyse import endings, groups, headroom, lengths, load, machine, measured, offered, rates
+from loadtest.analyse import endings, groups, headroom, lengths, load, machine, measured, memory, offered, rates
 from loadtest.analyse import knee as knee_of
 from loadtest.analyse.series import Series, series_of
 from loadtest.analyse.steps import Steps
 from loadtest.analyse.summary import Analysis
 
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
+LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
 MOST_RUNS = 4  # of consecutive numbers in one sentence
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
@@ -62,7 +63,7 @@ def all_findings(analysis: Analysis) -> list[str]:
     """Return what the run shows, the most telling first; each sentence holds its figures, and names its model or server
     where there are several.
     """
-    found = [*filter(None, [endings.state(analysis.run)]), *_parts(analysis)]
+    found = [*filter(None, [endings.state(analysis.run)]), *memory.context_sentences(analysis.run), *_parts(analysis)]
     if analysis.groups:
         found += _void(analysis.summary["levels"])
     for group, one in analysis.groups:
@@ -105,14 +106,17 @@ def _void(levels: Sequence[dict[str, Any]]) -> list[str]:
     void = sum(level["verdict"] == "void" for level in levels)
     if not void:
         return []
-    return [f"{void} of {len(levels)} levels are void: do not quote their figures, here neither."]
+    return [
+        f"{void} of {len(levels)} levels {'are' if void != 1 else 'is'} void: do not quote their figures, here neither."
+    ]
 
 
 def _of_server(analysis: Analysis) -> list[str]:
     """Return what the requests to one model at one server show of it."""
     summary = analysis.summary
     found = [slots_finding(analysis)] if summary["levels"] else ["No request was recorded."]
-    found = [*loads(analysis), *found, *steps_findings(analysis), *longer_prompts(analysis)]
+    known = how_we_know(analysis) if summary["levels"] else []
+    found = [*loads(analysis), *found, *known, *steps_findings(analysis), *longer_prompts(analysis)]
     if "group" not in summary:
         found += _void(summary["levels"])
     every = series_of(summary["levels"])
@@ -167,8 +171,14 @@ def slots_finding(analysis: Analysis) -> str:
     if slots.estimate is None:
         return "No stream was seen decoding, so nothing is known about the server's slots."
     if slots.limit:
-        return f"The server works on {streams(slots.estimate)} at once; further requests wait ({slots.method})."
-    return f"The server works on at least {streams(slots.estimate)} at once; its limit was not seen ({slots.method})."
+        what = "one request at a time" if slots.estimate == 1 else f"{slots.estimate} requests in parallel"
+        return f"The server handles {what}; further requests queue."
+    return f"The server handles at least {counted(slots.estimate)} in parallel; its limit was not seen."
+
+
+def how_we_know(analysis: Analysis) -> list[str]:
+    """Return what the number of slots rests on."""
+    return [] if analysis.slots.estimate is None else [f"How we know the number in parallel: {analysis.slots.method}."]
 
 
 def steps_findings(analysis: Analysis) -> list[str]:
@@ -244,14 +254,20 @@ def queueing(analysis: Analysis, series: Series) -> str | None:
         return None
     at = f"at {offered.name(level)}"
     past = f"Past {streams(analysis.slots.estimate or 0)} requests queue: {at}"
+    queues = analysis.slots.limit and slot is not None and slot >= LEAST_SLOT_WAIT * ttft
     if slot is not None and wait is None:  # a server without durations
-        return f"{past} {percent(slot / ttft)} of the mean TTFT ({seconds(ttft)}) is slot wait, inferred from when earlier streams ended."
+        inferred = f"{past} {percent(slot / ttft)} of the mean TTFT ({seconds(ttft)}) is slot wait, inferred from when earlier streams ended."
+        return inferred if queues else None
     if slot is None or batch is None:
         share = percent((wait or 0.0) / ttft)
         return f"{at.capitalize()} {share} of the mean TTFT ({seconds(ttft)}) is queue wait (for a slot or a batch: not known)."
-    if analysis.slots.limit and slot > batch:
+    if queues:
         return f"{past} {percent(slot / ttft)} of the mean TTFT ({seconds(ttft)}) is slot wait."
-    return f"No queue {at}: waiting is {percent((slot + batch) / ttft)} of the mean TTFT ({seconds(ttft)})."
+    if slot + batch <= LEAST_BATCH_WAIT * ttft:
+        return f"No queue {at}: waiting is {percent((slot + batch) / ttft)} of the mean TTFT ({seconds(ttft)})."
+    if slot < 0.1 * batch:
+        return None  # batching says it
+    return f"{at.capitalize()} waiting is {percent((slot + batch) / ttft)} of the mean TTFT ({seconds(ttft)}), nearly all of it batch wait."
 
 
 def batching(series: Series) -> str | None:
@@ -267,8 +283,8 @@ def batching(series: Series) -> str | None:
     most = seconds(figure(found, "batch_wait_s", "max"))
     return (
         f"Nobody queues for a slot at {offered.name(found)}, yet {percent(largest)} of the mean TTFT "
-        f"({seconds(figure(found, 'ttft_s'))}) is batch wait (up to {most}): a prompt starts when the batch in flight, mostly "
-        "another's prefill, has ended."
+        f"({seconds(figure(found, 'ttft_s'))}) is batch wait (up to {most}): a prompt starts when the batch in flight "
+        "has ended."
     )
 
 

@@ -144,6 +144,7 @@ class Knee:
     first: int  # the lowest level
     last: int  # the highest level
     grows: bool  # the last level gives surely more than every level before it
+    stops: bool  # no later level can give 5 % more, by its interval
 
     @property
     def sentence(self) -> str:
@@ -160,6 +161,8 @@ class Knee:
                 f"Output reaches {most} at {streams}; from {low} to {high or self.last} streams the intervals overlap, so "
                 "whether it grows there is not known."
             )
+        if not self.stops:
+            return f"Output reaches {most} at {streams}; whether more streams bring more is not known: their intervals are too wide."
         if low == high:
             return f"Output stops growing at {streams}: {most} there."
         return f"Output stops growing at {streams} (95 % interval: {low} to {high}): {most} there."
@@ -226,6 +229,10 @@ class _Point:
             return False
         return self.ci95[0] > share * other.ci95[1]
 
+    def at_most(self, found: _Point) -> bool:
+        """Whether the interval leaves no room for 5 % more than that of another."""
+        return self.ci95 is not None and found.ci95 is not None and KNEE_SHARE * self.ci95[1] <= found.ci95[1]
+
     def surely_reaches(self, best: _Point) -> bool:
         """Whether the rate is 95 % of the best one for sure, by the error of the difference."""
         if self.users == best.users:
@@ -260,6 +267,7 @@ def knee(levels: Iterable[dict[str, Any]]) -> tuple[Knee | None, str | None]:
         first=points[0].users,
         last=last.users,
         grows=found is last and all(last.surely_above(p) for p in points[:-1]),
+        stops=all(p.at_most(found) for p in points if p.users > found.users),
     ), None
 
 

@@ -102,7 +102,7 @@ def lines(run: Run, levels: Iterable[dict[str, Any]]) -> list[Line]:
 
 
 def _line(run: Run, seen: Machine, group: list[dict[str, Any]]) -> Line:
-    shared = [part for part in group[0]["label"].split(" · ") if not part.endswith(" in")]
+    shared = [part for part in group[0]["label"].split(" · ") if not part.partition(" (")[0].endswith(" in")]
     name, frame, column = _memory(run, seen)
     points = tuple(_point(run, level, frame, column) for level in group)
     known = any(point.memory is not None for point in points)
@@ -164,14 +164,13 @@ def prefill_sentence(line: Line) -> str | None:
     at, best = max(known, key=lambda entry: entry[1])
     if best > first * (1 + CHANGED) and best > last * (1 + CHANGED):
         return (
-            f"Prefill rose from {count(first)} tokens/s at {tokens(low)} to {count(best)} at {count(at)} and fell to "
+            f"Prefill went from {count(first)} tokens/s at {tokens(low)} to {count(best)} at {count(at)} and "
             f"{count(last)} at {count(high)}."
         )
     between = f"between {count(low)} and {tokens(high)}"
     if abs(last / first - 1) <= CHANGED:
         return f"Prefill stayed at about {count(last)} tokens/s {between}."
-    verb = "rose" if last > first else "fell"
-    return f"Prefill {verb} from {count(first)} to {count(last)} tokens/s {between}."
+    return f"Prefill went from {count(first)} to {count(last)} tokens/s {between}."
 
 
 def ttft_sentence(line: Line) -> str | None:

@@ -84,7 +84,7 @@ def _cores(host: str, frame: pd.DataFrame, found: list[Span]) -> str | None:
     busiest, mean = (float(np.median(at.of(frame, name))) for name in ("busiest", "mean"))
     second = float(np.median(at.of(frame, "second"))) if cores > 1 else None
     if cores > 1 and mean >= 0.85:
-        return f"At {at.name} all {cores} cores of {host} are busy, {_percent(mean)} on average: what runs there waits for CPU."
+        return f"At {at.name} all {cores} cores of {host} are busy, {_percent(mean)} on average."
     if busiest >= 0.8 and second is not None and second <= 0.6 * busiest:
         return (
             f"At {at.name} exactly one of {cores} cores of {host} is busy: the busiest at {_percent(busiest)}, the next "
@@ -147,7 +147,7 @@ def _kv_cache(machine: Machine, found: list[Span]) -> str | None:
         if values.max() >= 0.99:
             return (
                 f"KV cache full{mark} at {span.name}: {_percent(float(values.max()))}, in {int((values >= 0.99).sum())} of "
-                f"{len(values)} samples; what waits then waits for room in it."
+                f"{len(values)} samples."
             )
     span, values = max(seen, key=lambda entry: float(entry[1].max()))
     return f"The KV cache{mark} was never fuller than {_percent(float(values.max()))}, at {span.name}."
@@ -173,14 +173,14 @@ def _queue(machine: Machine, found: list[Span]) -> str | None:
 
 
 def _split(machine: Machine) -> str | None:
-    """Say how much of a model that is partly on a GPU is not."""
+    """Say how much of a model that is partly on a GPU is not; why is not known (too large, or set so)."""
     for _, models in machine.models:
         for model in models:
             size, there = model.get("size") or 0, model.get("size_vram") or 0
             if 0 < there < size:
                 return (
-                    f"{model.get('name')}{machine.mark('ollama')} does not fit the GPU: {_bytes(size - there)} of {_bytes(size)} "
-                    "lie in host memory, so every token waits for the CPU."
+                    f"{model.get('name')}{machine.mark('ollama')} is not all on a GPU: {_bytes(size - there)} of {_bytes(size)} "
+                    "lie in host memory."
                 )
     return None
 
@@ -191,7 +191,7 @@ def _host_memory(host: str, frame: pd.DataFrame, run: Run) -> str | None:
     if len(used) < FEWEST:
         return None
     swapped = float(swap.max() - swap.min()) if len(swap) else 0.0
-    also = f"; {_bytes(swapped)} went to swap, which slows everything" if swapped > 100e6 else ""
+    also = f"; {_bytes(swapped)} went to swap" if swapped > 100e6 else ""
     if used.max() - used.min() < max(0.05 * float(used.max()), 0.5e9):
         return f"Memory in use on {host} stayed at {_bytes(float(used.max()))}{also}."
     return f"Memory in use on {host} went from {_bytes(float(used.min()))} to {_bytes(float(used.max()))}{also}."

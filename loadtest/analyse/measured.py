@@ -95,6 +95,7 @@ def beside(run: Run, slots: Slots) -> Beside | str:
     loaded = _loaded(run, machine)
     said = memory.measured(loaded)
     vram = None if said is None or said.size_vram is None else min(said.size_vram, said.size)
+    plan = replace(plan, gpu=vram != 0)
     readings = []
     if said is not None:
         what = "loaded model, as the server says (/api/ps)"
@@ -171,6 +172,8 @@ def _parts(found: Beside) -> Iterator[tuple[str, str, str]]:
     for part, size, where in report.rows(found.plan):
         if part == "KV cache":
             yield part, size, where + slots[found.slots_from]
+        elif part == "compute buffers" and not found.plan.gpu:
+            yield part, size, f"{where}; not counted by /api/ps without a GPU"
         elif found.simulated and part == "buffers":
             yield part, size, "a simulated server has none"
         elif part != "total":
@@ -185,7 +188,7 @@ def rows(found: Beside) -> list[tuple[str, str, str, str, str]]:
         sign = "+" if difference > 0 else "−" if difference < 0 else ""
         lines.append(
             (
-                "all but the driver" if reading.by == "ollama" else "all",
+                _what(found.plan) if reading.by == "ollama" else "all",
                 report.size(reading.estimate),
                 report.size(reading.size),
                 f"{sign}{report.size(abs(difference))} ({sign}{abs(reading.share) * 100:.1f} %)",
@@ -193,6 +196,10 @@ def rows(found: Beside) -> list[tuple[str, str, str, str, str]]:
             )
         )
     return lines
+
+
+def _what(plan: Plan) -> str:
+    return "all but the driver" if plan.gpu else "weights and KV cache"
 
 
 def sentences(found: Beside | None) -> list[str]:
@@ -208,19 +215,21 @@ def sentences(found: Beside | None) -> list[str]:
         else f"GPU memory{mark} was up to"
     )
     more = "more" if reading.share > 0 else "less"
+    explained = _explained(found, reading)
     said = (
         f"{who} {report.size(reading.size)}, {abs(reading.share) * 100:.0f} % {more} than the {report.size(reading.estimate)} "
-        f"estimated: {_explained(found, reading)}."
+        f"estimated{f': {explained}' if explained else ''}."
     )
     return [said]
 
 
 def _explained(found: Beside, reading: Reading) -> str:
-    """Return what may explain a difference: plans that would take as much as was measured, else what is usual."""
+    """Return which other plans would take as much as was measured, and what the estimate assumes; empty for neither."""
     if reading.by != "ollama" and found.readings[0].by == "ollama":  # the server's own figure agrees
         if reading.share < 0:
-            return "not all of the model's memory is on the GPU that was watched"
-        return "what the server says of the model agrees, so other processes hold the rest, or the server keeps it"
+            less = reading.size < found.readings[0].size
+            return "the GPU that was watched does not hold all that the server says the model takes" if less else ""
+        return "the server's own figure for the model agrees, so the rest is not what it counts for this model"
     near = [
         f"{name} ({report.size(size)})"
         for name, size in _others(found, reading)
@@ -228,15 +237,9 @@ def _explained(found: Beside, reading: Reading) -> str:
     ]
     if near:
         return f"{' or '.join(near)} would explain it"
-    said = []
     if found.slots_from == "assumed":
-        said.append(f"the run saw no limit to the slots, and {found.plan.slots} are assumed")
-    if reading.share > 0:
-        said.append("other processes on the GPU" if reading.by != "ollama" else "buffers larger than the allowance")
-        said.append("a cache of another type or a longer context than the server said may explain it")
-    else:
-        said.append("a smaller type of KV cache, or layers that do not keep the whole context, may explain it")
-    return "; ".join(said)
+        return f"the run saw no limit to the slots, and {found.plan.slots} are assumed"
+    return ""
 
 
 def _others(found: Beside, reading: Reading) -> Iterator[tuple[str, int]]:
@@ -247,11 +250,16 @@ def _others(found: Beside, reading: Reading) -> Iterator[tuple[str, int]]:
     def taken(other: Plan) -> int:
         return other.loaded + besides
 
+    if not plan.gpu:
+        slots = plan.slots_of(reading.size)
+        if found.slots_from == "assumed" and slots is not None:
+            yield report.slots(slots), taken(replace(plan, slots=slots))
+        return
     for dtype in SMALLER_CACHES:
         yield f"a KV cache of {dtype}", taken(replace(plan, cache_dtype=dtype))
     yield "no flash attention", taken(replace(plan, flash=False))
     one = (plan.kv or 0) / plan.slots
     if found.slots_from == "assumed" and one > 2 * EXPLAINED * reading.size:
-        slots = round((reading.size - taken(plan)) / one) + plan.slots
-        if slots != plan.slots and 1 <= slots <= MOST_SLOTS:
-            yield f"{slots} slots", taken(replace(plan, slots=slots))
+        count = round((reading.size - taken(plan)) / one) + plan.slots
+        if count != plan.slots and 1 <= count <= MOST_SLOTS:
+            yield report.slots(count), taken(replace(plan, slots=count))

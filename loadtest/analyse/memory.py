@@ -26,6 +26,22 @@ UNITS = {
 }
 
 
+def granted(run: Run) -> int | None:
+    """Return the context that the model was given, tokens: as the server said at the run's end, else before it began."""
+    server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
+    context = loaded.get("context_length") or server.get("context")
+    return int(context) if context else None
+
+
+def context_sentences(run: Run) -> list[str]:
+    """Say what context was asked for and what was granted, where these differ."""
+    scenario, server = run.facts.get("scenario") or {}, run.facts.get("server") or {}
+    asked, given = server.get("context_asked") or scenario.get("num_ctx"), granted(run)
+    if not asked or not given or asked == given:
+        return []
+    return [f"The model has a context of {given} tokens, by the server's word; --num-ctx asked for {asked}."]
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Memory by slots: what the server says that the loaded model takes, plus KV cache for the slots it lacks."""
@@ -53,7 +69,7 @@ def memory(run: Run, slots: Slots) -> Memory | str:
     """Return what the run's facts say about memory by slots, or one sentence on what is missing."""
     server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
     details = (server.get("facts") or {}).get("details") or {}
-    size, context = loaded.get("size"), loaded.get("context_length") or server.get("context")
+    size, context = loaded.get("size"), granted(run)
     kv = kv_bytes(details.get("architecture") or {})
     if not size:
         return "memory unknown: the server does not say what the loaded model takes."
@@ -127,8 +143,7 @@ def server_facts(name: str, details: Mapping[str, Any], trained: int | None) -> 
 
 def of_run(run: Run, slots: Slots) -> Plan:
     """Return the estimate for what the run measured, with its context and slots; raise PredictionError."""
-    server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
-    context = loaded.get("context_length") or server.get("context")
+    server, context = run.facts.get("server") or {}, granted(run)
     said = server.get("facts") or {}
     count = server.get("slots_said") or slots.estimate
     if not context or not count:

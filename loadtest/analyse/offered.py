@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.frames import Run
+from loadtest import metrics
+from loadtest.analyse.frames import FloatArray, Run
 from loadtest.records import NOT_SENT, Outcome
 from loadtest.scenario import Level
+
+FEW_TOKENS = 16  # a prompt off by less than this is a chat template, not a wrong length
 
 
 def is_open(level: dict[str, Any]) -> bool:
@@ -28,6 +31,18 @@ def name(level: dict[str, Any]) -> str:
     if is_open(level) and level.get("rate") is None and level.get("trace") is None:
         return "an unknown load"
     return level_of(level).load
+
+
+def label(level: dict[str, Any], prompt_tokens: FloatArray) -> str:
+    """Name a level, with the prompts' length as it was where that is not what was asked: "4 streams · 1513 in (512 asked)"."""
+    named = str(level.get("label") or level_of(level).label)
+    known, asked = prompt_tokens[np.isfinite(prompt_tokens)], level.get("input_tokens")
+    if not len(known) or not asked:
+        return named
+    got = float(known.mean())
+    if abs(got - asked) <= max(FEW_TOKENS, metrics.LENGTH_SHARE * asked):
+        return named
+    return named.replace(f"{asked} in", f"{got:.0f} in ({asked} asked)", 1)
 
 
 def amount(level: dict[str, Any]) -> float:

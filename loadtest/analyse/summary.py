@@ -257,7 +257,7 @@ def _level(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> 
     throughput = rates.summed_up(run, flow, good)
     return {
         "index": index,
-        "label": level.get("label") or offered.level_of(level).label,
+        "label": offered.label(level, run.column("prompt_tokens")[good]),
         **{key: level[key] for key in ("model", "url", "beside") if key in level},
         **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
         **_offered(run, level),

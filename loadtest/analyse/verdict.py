@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from loadtest import metrics
-from loadtest.analyse import endings, headroom, offered
+from loadtest.analyse import endings, headroom, memory, offered
 from loadtest.analyse.evidence import Evidence
-from loadtest.analyse.frames import BoolArray, Run
+from loadtest.analyse.frames import BoolArray, FloatArray, Run
 from loadtest.analyse.knee import growth
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
 
-FEW_TOKENS = 16  # a prompt off by less than this is a chat template, not a wrong length
 CACHED_TOKENS = 32  # cached tokens up to here are the template before the nonce
 CACHED_SHARE = 0.25  # of a prompt, above which the cache answered it
 COLLAPSED_PREFILL = 0.1  # of the usual prefill time a token
@@ -51,7 +50,12 @@ def _schedule_lag(e: Evidence) -> Iterator[Doubt]:
 
 
 def _client_lag(e: Evidence) -> Iterator[Doubt]:
-    yield from metrics.doubt_late(int(e.requests["late"].sum()), int(e.requests["arrivals"].sum()))
+    reads, tokens = e.requests["late"], e.requests["late_tokens"]
+    old = (reads > 0) & tokens.isna()  # records of versions that did not count what late reads spoil
+    yield from metrics.doubt_late(int(reads[old].sum()), int(e.requests["arrivals"].sum()))
+    gaps = int(np.maximum(e.requests["chunks"].sum() - (e.requests["chunks"] > 0).sum(), 0))
+    spoilt = int(e.requests["late_gaps"].sum())
+    yield from metrics.doubt_lag(int(reads[~old & (tokens > 0)].sum()), int(tokens.sum()), spoilt, gaps)
 
 
 def _unstamped(e: Evidence) -> Iterator[Doubt]:
@@ -69,14 +73,46 @@ def _clock_gap(e: Evidence) -> Iterator[Doubt]:
 
 
 def reloaded(run: Run, rows: BoolArray) -> pd.DataFrame:
-    """Return those of the marked requests, all of one level, that waited for a load: far longer than the others say."""
+    """Return those of the marked requests, all of one level, that waited for a load while nobody was served.
+
+    A long load by the server's word is not enough: no server reloads a model while it works on another request to it.
+    """
     requests = run.requests[rows]
     loads = requests["load_s"].dropna()
     if len(loads) < 2:
         return requests[:0]
     usual = float(loads.median())
     speed = float((run.simulated or {}).get("speed") or 1.0)  # a simulated server at 20x reloads 20 times faster
-    return requests[requests["load_s"] > max(RELOAD_FACTOR * usual, usual + RELOAD_FLOOR_S / speed)]
+    long = max(RELOAD_FACTOR * usual, usual + RELOAD_FLOOR_S / speed)
+    slow = requests[requests["load_s"] > long]
+    return slow[_unserved(run, slow) > long] if len(slow) else slow
+
+
+def _unserved(run: Run, slow: pd.DataFrame) -> FloatArray:
+    """Return the longest part of each request's load during which no other request to its model was worked on, seconds."""
+    longest = np.zeros(len(slow))
+    start = slow["send"].to_numpy(dtype=np.float64)
+    end = start + slow["load_s"].to_numpy(dtype=np.float64)
+    key = ["target", "model"]
+    served = {name: _served(requests) for name, requests in run.requests.groupby(key)}
+    for name, waiting in slow.reset_index(drop=True).groupby(key):
+        begun, over = served[name]
+        order = np.argsort(begun, kind="stable")
+        begun, over = begun[order], np.maximum.accumulate(over[order])
+        for i in waiting.index:
+            inside = (begun < end[i]) & (over > start[i])
+            free_from = np.append(start[i], over[inside])
+            free_to = np.append(begun[inside], end[i])
+            longest[i] = float((free_to - free_from).max())
+    return longest
+
+
+def _served(requests: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
+    """Return from when to when each request was worked on: its load had ended, else its first token had come."""
+    begun = requests["send"] + requests["load_s"]
+    known = pd.DataFrame({"begun": begun.fillna(requests["first_token"]), "over": requests["last"]}).dropna()
+    known = known[known["over"] > known["begun"]]
+    return known["begun"].to_numpy(dtype=np.float64), known["over"].to_numpy(dtype=np.float64)
 
 
 def _reloaded(e: Evidence) -> Iterator[Doubt]:
@@ -156,16 +192,16 @@ def _lengths(e: Evidence) -> Iterator[Doubt]:
         if not both[asked_name].any():
             continue
         asked, got = float(both[asked_name].mean()), float(both[got_name].mean())
-        few = FEW_TOKENS if said == "input" else 0
+        few = offered.FEW_TOKENS if said == "input" else 0
         if abs(got / asked - 1) > metrics.LENGTH_SHARE and abs(got - asked) > few:
             yield Doubt(SUSPECT, f"{said} length is not as asked: {got:.1f} tokens a request instead of {asked:.1f}")
 
 
 def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
-    context = (e.run.facts.get("server") or {}).get("context")
+    context = memory.granted(e.run)
     if not context:
         return
-    cut = int((e.requests["prompt_tokens"] >= context).sum())
+    cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep a token free
     if cut:
         yield Doubt(
             SUSPECT, f"the prompt was cut to the context of {context} tokens in {cut} of {len(e.requests)} requests"
@@ -188,7 +224,7 @@ def _cached(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(
             SUSPECT,
             f"prefill took less than a tenth of the usual {usual * 1e3:.2f} ms a token in {collapsed} of "
-            f"{len(e.requests)} requests: the prefix cache probably answered, unasked",
+            f"{len(e.requests)} requests, as where a prefix cache answers, unasked",
         )
 
 

@@ -47,10 +47,12 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
     group = work.busiest(analysis.run)
     if group is None:
         raise PredictionError(f"{run} holds no closed-loop level to advise on; measure with --concurrency.")
+    work.require_slots(analysis.slots, group)
     model = Model.of(analysis.run, analysis.slots, analysis.steps)
     found = work.advise(
         work.narrowed(model, analysis.run, group.levels),
         group,
+        analysis.summary["levels"],
         kind=(analysis.run.facts.get("server") or {}).get("kind"),
         objectives=objectives,
         memory=memory(analysis.run, analysis.slots),
@@ -64,6 +66,8 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
     console = Console()
     for sentence in analysis.run.trouble:
         console.print(Text(sentence, style="bold yellow"))
+    if doubt := words.void(found):
+        console.print(Text(f"! {doubt}", style="bold yellow"))
     console.print(_table(words.console_grid(found), words.heading(found, analysis)))
     for sentence in said:
         console.print(Text(f"• {sentence}"))

@@ -41,7 +41,14 @@ def check(
     if chosen is not None:
         rows.append(("model", " ".join(filter(None, [shown(chosen.name), _details(chosen)]))))
         rows.append(("context", _context(chosen)))
-    rows.append(("slots", str(server.slots) if server.slots else "not said by this server; a run past them finds out"))
+    rows.append(
+        (
+            "slots",
+            str(server.slots)
+            if server.slots
+            else "not said by this server; a run with more streams than slots can show them",
+        )
+    )
     for name, value in rows:
         print(f"{name:10} {value}")
     for text in [*([trouble] if trouble else []), *hazards(server, chosen)]:

@@ -163,6 +163,7 @@ def _found(asked: Asked) -> Found:
         cache_dtype=cache,
         flash=asked.flash_attention,
         buffers=None if size is None else int(size),
+        gpu=asked.gpu_memory is not None or found.measured is None or found.measured.size_vram != 0,
     )
     extra = list(found.notes)
     if plan.facts.trained and plan.context > plan.facts.trained:

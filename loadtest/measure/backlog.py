@@ -21,11 +21,14 @@ LONGEST_NS = 2_000_000_000  # work that waited so long is done whatever else goe
 class Pile:
     """Pieces of work in the order they came, to be done while no requests are released and reading leaves the core free.
 
-    `due` is when the next request of a schedule leaves (monotonic ns): no work runs into it.
+    `due` is when the next request of a schedule leaves (monotonic ns): no work runs into it. `ending`: a level has nothing
+    left to send, and a flush follows it, so that no work is too old to wait. Many streams end there at once: their answers,
+    decoded after LONGEST_NS beside the last streams' tokens, held those up for a token gap.
     """
 
     def __init__(self) -> None:
         self.due: int | None = None
+        self.ending = False
         self._work: deque[tuple[int, Callable[[], object]]] = deque()  # each with the instant it came
         self._released = 0
         self._looked = 0, 0  # ns on the clock and of CPU, when `rest` was called
@@ -60,7 +63,7 @@ class Pile:
 
     def _end(self, t: int) -> int:
         """Return until when to work from `t` on; `t` or before where this is no moment for it."""
-        if t - self._work[0][0] > LONGEST_NS:
+        if t - self._work[0][0] > LONGEST_NS and not self.ending:
             return t + SLICE_NS
         since, used = self._looked
         if time.thread_time_ns() - used > BUSY * (t - since):

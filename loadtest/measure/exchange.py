@@ -171,7 +171,7 @@ class Exchange:
             t_headers=self._since(arrivals.t_headers),
             t_first_byte=self._since(arrivals.t_first_byte),
             **self._arrival_of(content, reads),
-            **_lag(content, reads),
+            **_lag(content, reads, stamped=arrivals.stamped_count == arrivals.read_count),
             **_server_clock(cast("list[int]", content.events.created)),  # after close there is no None among them
             **self._tokens(content),
         )
@@ -260,21 +260,30 @@ class Exchange:
         return {"token_source": source, "output_tokens": output, "prompt_tokens": prompt}
 
 
-def _lag(content: Content, reads: Reads) -> dict[str, Any]:
-    """Return the client's lag over the reads with body bytes, and how many of them lagged by more than a token gap.
+def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:
+    """Return the client's lag over the reads with body bytes, how many lagged by more than a token gap, and what that spoilt.
 
-    The gap is the median one between this stream's distinct arrivals of content: past it the kernel merges segments
-    and their stamps are late too. A stream that arrived at fewer than two instants has no gap, and no late reads.
+    The gap is the median one between this stream's distinct arrivals of content: past it the kernel merges segments. What
+    was merged has the stamp of its last segment, which is right for the last token alone; without a stamp (`stamped`:
+    every read has one) the last token is late as well. A stream that arrived at fewer than two instants has no gap, and no
+    late reads.
     """
     if not reads:
         return {}
     lags, worst = reads.lag, max(reads.lag)
     instants = list(dict.fromkeys(map(reads.t.__getitem__, content.read_of)))  # arrivals do not go back
     gap = median(map(operator.sub, instants[1:], instants)) if len(instants) > 1 else worst
+    found = {"lag_us": worst // 1000, "lag_mean_us": sum(lags) // len(lags) // 1000}
+    if worst <= gap:
+        return {**found, "late": 0}
+    read_of = content.read_of
+    last = [after != read for read, after in zip(read_of, [*read_of[1:], -1], strict=False)]
+    late = [lags[read] > gap and not (stamped and at_end) for read, at_end in zip(read_of, last, strict=True)]
     return {
-        "lag_us": worst // 1000,
-        "lag_mean_us": sum(lags) // len(lags) // 1000,
-        "late": 0 if worst <= gap else sum(lag > gap for lag in lags),
+        **found,
+        "late": sum(lag > gap for lag in lags),
+        "late_tokens": sum(late),
+        "late_gaps": sum(map(operator.or_, late, late[1:])),
     }
 
 

@@ -308,9 +308,7 @@ def hazards(server: Server, model: Model | None, *, num_ctx: int | None = None) 
         )
     if model.size and model.size_vram is not None and 0 <= model.size_vram < model.size:
         share = 100 * (model.size - model.size_vram) / model.size
-        found.append(
-            f"{share:.0f} % of {shown(model.name)} is in host memory, not on a GPU: it decodes at the host's speed."
-        )
+        found.append(f"{share:.0f} % of {shown(model.name)} is in host memory, not on a GPU.")
     if num_ctx is None and server.kind == "ollama" and model.context is None:
         found.append("The context length is the server's default; fix it with --num-ctx so that runs can be compared.")
     return found

@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import platform
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,20 +24,18 @@ from loadtest.measure.control import LONGEST_S, ask, count, mapping, plain, rows
 from loadtest.measure.dialects import Dialect, dialect_for
 from loadtest.measure.dialects.faults import shorten
 from loadtest.measure.exchange import Exchange
+from loadtest.measure.lengths import check_lengths, left_out, lengths_within, not_granted
 from loadtest.measure.probe import Model, Server, choose_model, describe, probe
-from loadtest.measure.schedule import Trace
-from loadtest.measure.tokens import Calibration, Counter, load_counter
+from loadtest.measure.tokens import Calibration, Counter, load_counter, whole
 from loadtest.measure.wire import Posts, SyncWire, Timeouts, now
-from loadtest.measure.workload import Job, Workload
+from loadtest.measure.workload import CALIBRATION_SHORT, Job, Workload
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Level, Scenario
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url, parse
 
-CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
-CONTEXT_MARGIN_PART = 64  # … or one part in so many
 _SIZES = ("size", "size_vram", "context_length")  # the numbers of /api/ps that are read again
-ALL_BUT = 0.95  # of the longest prompt that fits: a length from here on stands for it
+SHORTEST_CONTEXT = 1024  # tokens: no server is known to cut prompts to fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +140,14 @@ def settle(client: httpx.Client, scenario: Scenario, say: Callable[[str], object
     workload = Workload(scenario, counter)
     check_lengths(workload.scenario, target.model, workload.trace)
     # Where loads are measured nothing may load before the first one: it would find the file in the page cache.
-    calibration = Calibration() if scenario.unload else calibrate(target, workload)
-    target = reread(client, target)
-    check_lengths(workload.scenario, target.model, workload.trace)
+    calibration = Calibration()
+    if not scenario.unload:
+        calibration, target = calibrate(client, target, workload)
+        if sentence := not_granted(scenario, target.model):
+            say(sentence)
+    else:
+        target = reread(client, target)
+    check_lengths(workload.scenario, target.model, workload.trace, loaded=not scenario.unload)
     return target, workload.calibrated(calibration)
 
 
@@ -204,33 +207,9 @@ def fit_to_context(
             f"{shown(target.model.name)} has a context of {context} tokens, which {max(scenario.output_tokens)} output tokens "
             "leave no room in for a prompt; ask for fewer with --output-tokens or set --num-ctx."
         )
-    if sentence := _fitted(shown(target.model.name), context, scenario.input_tokens, fitted):
+    if sentence := left_out(shown(target.model.name), context, scenario.input_tokens, fitted):
         say(sentence)
     return scenario.replace(input_tokens=fitted), target
-
-
-def lengths_within(context: int, lengths: Sequence[int], output_tokens: int) -> tuple[int, ...]:
-    """Return the prompt lengths that fit a context with the answer, and the longest that does; empty where none does.
-
-    A margin stays free, for a made-up prompt meets its length only on average where the vocabularies differ, and a
-    prompt that reaches the context is cut. Where a given length is all but the longest, none is added.
-    """
-    longest = context - output_tokens - max(CONTEXT_MARGIN, context // CONTEXT_MARGIN_PART)
-    if longest < 1:
-        return ()
-    kept = tuple(length for length in lengths if length <= longest)
-    return kept if kept and max(kept) >= ALL_BUT * longest else (*kept, longest)
-
-
-def _fitted(model: str, context: int, asked: Sequence[int], fitted: Sequence[int]) -> str | None:
-    """Say which lengths were left out and added; None where none was."""
-    left, added = ([str(n) for n in one if n not in other] for one, other in ((asked, fitted), (fitted, asked)))
-    said = [f"{_listed(left)} left out"] * bool(left) + [f"{_listed(added)} added"] * bool(added)
-    return f"{model} has a context of {context} tokens: input_tokens {', '.join(said)}." if said else None
-
-
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def ask_to_unload(client: httpx.Client, target: Target) -> None:
@@ -243,22 +222,41 @@ def ask_to_unload(client: httpx.Client, target: Target) -> None:
         raise TargetError(f"{url} does not unload {name}: it answers with {answer.said}; is it an Ollama?")
 
 
-def calibrate(target: Target, workload: Workload) -> Calibration:
-    """Send the calibration jobs one by one and fit our counts to the server's.
+def calibrate(client: httpx.Client, target: Target, workload: Workload) -> tuple[Calibration, Target]:
+    """Send the calibration jobs one by one and fit our counts to the server's; return the fit, and the target once loaded.
 
     The first one loads the model and proves that it answers: raises TargetError when it does not. A later one that
-    fails is left out.
+    fails is left out. Where the context cut the long ones, half as long a one is sent, until it is whole.
     """
     points: list[tuple[int, int]] = []
-    scenario = workload.scenario
-    with _stream_wire(target, scenario) as (wire, posts):
-        for number, (job, ours) in enumerate(workload.calibration_jobs()):
+    jobs = workload.calibration_jobs()
+    longest = max(ours for _, ours in jobs)
+    with _stream_wire(target, workload.scenario) as (wire, posts):
+
+        def measure(job: Job, ours: int) -> None:
             try:
                 points.append((ours, first_answer(wire, posts, target, job)))
             except TargetError:
-                if number == 0:
+                if not points:
                     raise
-    return Calibration.fit(points)
+
+        for job, ours in jobs:
+            measure(job, ours)
+        target = reread(client, target)
+        context = target.model.context
+        if context is None and max(server for _, server in points) >= SHORTEST_CONTEXT:
+            measure(
+                *workload.calibration_job(len(jobs), longest // 2)
+            )  # a third length shows whether the longest was cut
+        number = len(jobs) + 1
+        while (
+            longest > 2 * CALIBRATION_SHORT and max((ours for ours, _ in whole(points, context)), default=0) < longest
+        ):
+            longest //= 2
+            if all(ours != longest for ours, _ in points):
+                measure(*workload.calibration_job(number, longest))
+                number += 1
+    return Calibration.fit(points, context), target
 
 
 @contextmanager
@@ -294,29 +292,16 @@ def _accept(record: Record, target: Target) -> None:
     raise TargetError(f"{where} does not answer a first request: {record.error or record.outcome}.")
 
 
-def check_lengths(scenario: Scenario, model: Model, trace: Trace | None = None) -> None:
-    """Raise ScenarioError when a level cannot fit the model's context: Ollama would cut its prompt without a word.
-
-    Asked twice: before anything is sent, by what the model was trained for, and once it is loaded, by what it got.
-    """
-    context = scenario.num_ctx or model.context or model.trained_context
-    if context is None:
-        return
-    for level in scenario.levels():
-        wanted = (level.input_tokens or 0) + (level.output_tokens or 0) + (trace.longest if trace else 0)
-        if wanted > context:
-            raise ScenarioError(
-                f"{level.label} needs {wanted} tokens, but {shown(model.name)} has a context of {context}; "
-                f"ask for less{' or set --num-ctx' if (model.trained_context or 0) >= wanted else ''}."
-            )
-
-
 def run_facts(
     scenario: Scenario, target: Target, counter: Counter, calibration: Calibration, *, driver: str, loop: str
 ) -> dict[str, Any]:
     """Return what run.json says from the start; `driver` and `loop` are who measures."""
     server, model = target.server, target.model
-    context = scenario.num_ctx or model.context
+    granted = (
+        None if scenario.unload else model.context
+    )  # what a model loaded for others has says nothing of the next load
+    context = granted or scenario.num_ctx or model.context
+    asked = {"context_asked": scenario.num_ctx} if scenario.num_ctx is not None else {}
     return {
         "name": scenario.name,
         "driver": driver,
@@ -328,6 +313,7 @@ def run_facts(
             "kind": server.kind,
             "version": server.version,
             "context": context,
+            **asked,
             "slots_said": server.slots,
             "simulated": server.simulated,
             "facts": {"trained_context": model.trained_context, "details": model.details},

@@ -184,6 +184,8 @@ def fetch_ranks(ranks: Ranks, folder: Path, timeout: float) -> str | None:
     return None
 
 
+CUT = 0.9  # of what shorter prompts promise: a longer one counted below it was cut
+TOLD_APART = 8  # tokens of ours: no vocabulary makes one count of texts that differ by more
 MOST_TOKENS_PER_TOKEN = 16  # a vocabulary of little more than letters makes five or so of a word
 
 
@@ -199,13 +201,14 @@ class Calibration:
     ratio: float = 1.0  # server's tokens per token of ours
 
     @classmethod
-    def fit(cls, points: Sequence[tuple[int, int]]) -> Calibration:
+    def fit(cls, points: Sequence[tuple[int, int]], context: int | None = None) -> Calibration:
         """Fit to (our count, server's prompt_tokens) pairs: a line through the mean of the shortest and of the longest.
 
-        Pairs of one length cannot tell overhead from ratio: what is above our count is then taken for overhead. Pairs
-        that make no line (a server that leaves cached tokens out, a prompt cut to the context) are refused: the result
-        is Calibration(), which changes nothing.
+        Pairs that the context cut are left out: see whole. Pairs of one length cannot tell overhead from ratio: what is
+        above our count is then taken for overhead. Pairs that make no line (a server that leaves cached tokens out) are
+        refused: the result is Calibration(), which changes nothing.
         """
+        points = whole(points, context)
         if not points:
             return cls()
         short, long = min(points)[0], max(points)[0]
@@ -222,3 +225,28 @@ class Calibration:
     def ours(self, server: int) -> int:
         """Return how many tokens of ours give `server` tokens on the server; 1 or more, as no text is shorter."""
         return max(1, round((server - self.overhead) / self.ratio))
+
+
+def whole(points: Sequence[tuple[int, int]], context: int | None = None) -> list[tuple[int, int]]:
+    """Return the (our count, server's count) pairs whose prompts were not cut to the server's context.
+
+    Cut is what reaches the context or stays a token below it. Where the context is not known: two lengths with one count,
+    and the longest of three or more that is well below the line through the shorter ones.
+    """
+    if context is None:
+        most = max((server for _, server in points), default=0)
+        reached = [ours for ours, server in points if server >= most - 1]
+        if reached and max(reached) - min(reached) > TOLD_APART:
+            context = most
+    kept = [(ours, server) for ours, server in points if context is None or server < context - 1]
+    lengths = sorted({ours for ours, _ in kept})
+    while len(lengths) > 2:
+        first, last, longest = (
+            fmean(server for ours, server in kept if ours == n) for n in (lengths[0], *lengths[-2:])
+        )
+        slope = (last - first) / (lengths[-2] - lengths[0])
+        if longest >= CUT * (last + slope * (lengths[-1] - lengths[-2])):
+            break
+        kept = [(ours, server) for ours, server in kept if ours != lengths[-1]]
+        lengths.pop()
+    return kept

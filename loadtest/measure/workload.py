@@ -106,21 +106,22 @@ class Workload:
         target = self.calibration.ours(level.input_tokens or 1)
         return made_up(target, level.output_tokens, seed, self.counter, nonce=nonce)
 
+    def calibration_job(self, number: int, tokens: int) -> tuple[Job, int]:
+        """Return a prompt of so many tokens by our count, to calibrate by, and that count; equal numbers are equal texts."""
+        seed = _digest(self.scenario.seed, "calibration", number)
+        text = made_up(tokens, None, seed, self.counter, nonce=f"{nonce_of(seed)} ")
+        return Job(number, -1, seed, text, tokens, 1, warmup=True), self.counter.count(text)
+
     def calibration_jobs(self) -> tuple[tuple[Job, int], ...]:
         """Return (job, our count of its prompt) pairs to send once before the clock, for Calibration.fit.
 
         Half are short, half as long as the longest prompt asked for: there the counts must agree. Each asks for one
         token of answer, and is marked as a warm-up.
         """
-        jobs = []
         longest = min(max(self.scenario.input_tokens, default=256), CALIBRATION_LONGEST)
         lengths = (min(CALIBRATION_SHORT, max(longest // 2, 1)), longest)
         each = max(1, min(4, CALIBRATION_ENOUGH // longest))
-        for i, tokens in enumerate(lengths * each):
-            seed = _digest(self.scenario.seed, "calibration", i)
-            text = made_up(tokens, None, seed, self.counter, nonce=f"{nonce_of(seed)} ")
-            jobs.append((Job(i, -1, seed, text, tokens, 1, warmup=True), self.counter.count(text)))
-        return tuple(jobs)
+        return tuple(self.calibration_job(number, tokens) for number, tokens in enumerate(lengths * each))
 
     def _seed(self, level: Level, i: int, *, warmup: bool) -> int:
         if self.scenario.warm_cache:

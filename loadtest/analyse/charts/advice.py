@@ -15,8 +15,8 @@ from loadtest.analyse.advise import Advice
 from loadtest.analyse.charts import style
 from loadtest.analyse.summary import Analysis
 
-PANELS = (  # (title, figure, statistic, colours: light to dark)
-    ("TTFT p95", "ttft_s", "p95", "YlOrRd"),
+PANELS = (  # (title, figure, statistic, colours: dark is better)
+    ("TTFT p95", "ttft_s", "p95", "YlGnBu_r"),
     ("tokens/s a stream (median)", "stream_tokens_per_s", "p50", "YlGnBu"),
     ("output tokens/s, all streams", "output_tokens_per_s", "mean", "YlGnBu"),
 )
@@ -33,9 +33,9 @@ def draw(path: Path, analysis: Analysis, advice: Advice, title: str) -> Path:
                 axes.set_ylabel("")
         asked = " and ".join(map(str, advice.objectives))
         parts = [
-            "predicted",
+            "bold: measured, else predicted; dark is better",
             advice.label,
-            "outlined: as measured",
+            "outlined: slots as they are",
             f"grey: misses {asked}" if asked else "",
             "*: more streams at once than measured" if any(advice.extrapolated(*pair) for pair in advice.cells) else "",
         ]
@@ -57,6 +57,7 @@ def table(axes: Axes, advice: Advice, key: str, statistic: str, colours: str) ->
         for column, load in enumerate(advice.loads):
             value = values[row, column]
             at = norm(value) * 0.75 if np.isfinite(value) and value > 0 else 0.0
+            at += 0.25 if colours.endswith("_r") else 0.0  # the darkest quarter hides what is written on it
             missed = advice.met(slots, load) is False
             face = shades(at) if not missed else "#EFEFEF"
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=face, edgecolor="white", linewidth=1.2))
@@ -68,6 +69,7 @@ def table(axes: Axes, advice: Advice, key: str, statistic: str, colours: str) ->
                 said,
                 ha="center",
                 va="center",
+                fontweight="bold" if advice.is_measured(slots, load) else "normal",
                 fontsize=9 if len(said) < 6 else 8,
                 color="white" if dark else style.GREY if missed else style.INK,
             )

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from loadtest.analyse import findings
+from loadtest.analyse import findings, fitted
 from loadtest.analyse.advise import Group
 from loadtest.analyse.charts import style
 from loadtest.analyse.predict import Prediction
@@ -48,6 +48,7 @@ def panel(
 ) -> None:
     """Draw one figure: the predicted line and its band, dashed past what was measured; measured points with intervals."""
     points = measured(analysis, group, key, statistic)
+    curve = () if misfit(analysis, group, curve) else curve
     line = [(each.concurrency or 0, each.figure(key, statistic), each) for each in curve]
     tallest = max([value for _, value, _ in points] + [value for _, value, _ in line], default=0.0)
     factor, unit = (1.0, "tokens/s") if key.endswith("per_s") else style.scale(tallest)
@@ -116,9 +117,18 @@ def _value(level: dict[str, Any], key: str, statistic: str) -> float | None:
     return value
 
 
+def misfit(analysis: Analysis, group: Group, curve: Sequence[Prediction]) -> str | None:
+    """Say which measured figure the curve misses; None where it meets all of them."""
+    by_load = {each.concurrency: each for each in curve}
+    levels = [level for level in analysis.summary["levels"] if level["index"] in group.levels]
+    return fitted.misfit(by_load.__getitem__, levels)
+
+
 def title(analysis: Analysis, group: Group, curve: Sequence[Prediction]) -> str:
     """Say what is predicted where nothing was measured, and how close the same model comes to what was."""
     by_load = {each.concurrency: each for each in curve}
+    if missed := misfit(analysis, group, curve):
+        return f"No prediction: {missed}"
     last = curve[-1]
     off = [
         (abs(by_load[users].figure(key, statistic) / value - 1), name, users)
@@ -130,6 +140,8 @@ def title(analysis: Analysis, group: Group, curve: Sequence[Prediction]) -> str:
         f"Predicted for {findings.streams(last.concurrency or 0)}: TTFT p95 {findings.seconds(last.figure('ttft_s', 'p95'))}, "
         f"{last.figure('stream_tokens_per_s', 'p50'):.1f} tokens/s a stream"
     )
+    if analysis.slots.limit is False and (last.concurrency or 0) > (analysis.slots.estimate or 0):
+        text += ", if the server has slots for as many"
     if not off:
         return text
     worst, name, users = max(off)

@@ -1,0 +1,146 @@
+"""What each sentence of a report needs to have seen; without it the sentence is not said."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from loadtest.analyse import findings, knee
+from loadtest.analyse.series import Series
+from loadtest.analyse.slots import Slots
+from loadtest.analyse.steps import Law, Steps
+
+LIMIT, NO_LIMIT = Slots(4, limit=True, method="seen"), Slots(8, limit=False, method="seen")
+
+
+def of(slots: Slots, **more: Any) -> Any:
+    """Stand in for an analysis with these slots."""
+    return SimpleNamespace(slots=slots, **more)
+
+
+def level(**figures: float | None) -> dict[str, Any]:
+    """Return a level of summary.json at 8 streams with these means."""
+    named = {name: None if value is None else {"mean": value, "max": value} for name, value in figures.items()}
+    return {"index": 0, "label": "8 streams", "concurrency": 8, "rate": None, **named}
+
+
+def queued(slots: Slots, *, wait: float | None, slot: float | None, batch: float | None) -> str | None:
+    one = level(ttft_s=1.0, queue_wait_s=wait, slot_wait_s=slot, batch_wait_s=batch)
+    return findings.queueing(of(slots), Series("", (one,)))
+
+
+@pytest.mark.parametrize(
+    ("slots", "wait", "slot", "batch", "said"),
+    [
+        (
+            LIMIT,
+            0.7,
+            0.6,
+            0.1,
+            "Past 4 streams requests queue: at 8 streams 60 % of the mean TTFT (1.00 s) is slot wait.",
+        ),
+        (
+            LIMIT,
+            0.85,
+            0.4,
+            0.45,
+            "Past 4 streams requests queue: at 8 streams 40 % of",
+        ),  # was "No queue … waiting is 85 %"
+        (LIMIT, 0.03, 0.0, 0.03, "No queue at 8 streams: waiting is 3 % of the mean TTFT (1.00 s)."),
+        (NO_LIMIT, 0.6, 0.0, 0.6, None),  # was "No queue … waiting is 60 %"; batching says it
+        (
+            NO_LIMIT,
+            0.3,
+            0.04,
+            0.26,
+            "At 8 streams waiting is 30 % of the mean TTFT (1.00 s), nearly all of it batch wait.",
+        ),
+        (LIMIT, None, 0.5, None, "Past 4 streams requests queue: at 8 streams 50 % of"),
+        (NO_LIMIT, None, 0.0, None, None),  # was "Past 8 streams requests queue: 0 %"
+        (LIMIT, None, 0.0, None, None),
+        (
+            NO_LIMIT,
+            0.5,
+            None,
+            None,
+            "At 8 streams 50 % of the mean TTFT (1.00 s) is queue wait (for a slot or a batch: not known).",
+        ),
+        (NO_LIMIT, None, None, None, None),
+    ],
+)
+def test_requests_queue_where_a_limit_and_slot_wait_were_seen(
+    slots: Slots, wait: float | None, slot: float | None, batch: float | None, said: str | None
+) -> None:
+    found = queued(slots, wait=wait, slot=slot, batch=batch)
+    assert found == said or (said is not None and (found or "").startswith(said))
+
+
+@pytest.mark.parametrize(
+    ("slots", "said"),
+    [
+        (LIMIT, "The server handles 4 requests in parallel; further requests queue."),
+        (Slots(1, limit=True, method=""), "The server handles one request at a time; further requests queue."),
+        (NO_LIMIT, "The server handles at least 8 requests in parallel; its limit was not seen."),
+        (
+            Slots(None, limit=False, method=""),
+            "No stream was seen decoding, so nothing is known about the server's slots.",
+        ),
+    ],
+)
+def test_a_limit_is_named_where_requests_were_kept_out(slots: Slots, said: str) -> None:
+    assert findings.slots_finding(of(slots)) == said
+    assert findings.how_we_know(of(LIMIT)) == ["How we know the number in parallel: seen."]
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        (
+            [(30, 28, 32), (44, 43, 45), (56, 54, 58)],
+            "Output still grows with concurrency: 56.0 tokens/s in all at 4 streams.",
+        ),
+        ([(30, 28, 32), (44, 40, 50), (56, 46, 66)], "the intervals overlap, so whether it grows there is not known"),
+        ([(30, 28, 32), (44, None, None), (56, 54, 58)], "too few requests to tell whether more streams bring more"),
+        ([(30, 28, 32), (50, 49, 51), (50.5, 49, 52)], "Output stops growing at 2 streams"),
+        ([(26, 25, 27), (17, 8, 40), (24, 15, 33)], "their intervals are too wide"),  # was "stops growing at 1 stream"
+    ],
+)
+def test_output_grows_or_stops_where_intervals_part(rates: list[tuple[float, ...]], said: str) -> None:
+    levels = [
+        {
+            "concurrency": 2**place,
+            "rate": None,
+            "output_tokens_per_s": rate[0],
+            "output_tokens_per_s_ci95": None if rate[1] is None else list(rate[1:]),
+        }
+        for place, rate in enumerate(rates)
+    ]
+    found, _ = knee.knee(levels)
+    assert found is not None
+    assert said in found.sentence
+
+
+def steps_of(*, fits: bool, reason: str | None) -> Any:
+    law = Law(0.010, (0.009, 0.011), 0.002, (0.001, 0.003), 0.01, fits=fits)
+    times = [SimpleNamespace(streams=number, kinds=()) for number in (1, 2, 4)]
+    return cast("Steps", SimpleNamespace(law=law, law_reason=reason, times=times, prefill=None))
+
+
+def test_a_law_is_said_where_it_fits() -> None:
+    assert findings.steps_findings(of(LIMIT, steps=steps_of(fits=True, reason=None)))[0].startswith(
+        "A step takes 10 ms and 2 ms"
+    )
+    said = findings.steps_findings(of(LIMIT, steps=steps_of(fits=False, reason="the step time is no line")))
+    assert said == ["The step time is no line."]
+
+
+@pytest.mark.parametrize(("slot", "said"), [(0.0, True), (0.1, False)])
+def test_nobody_queues_for_a_slot_where_no_slot_wait_was_seen(slot: float, said: bool) -> None:
+    one = level(ttft_s=1.0, slot_wait_s=slot, batch_wait_s=0.4)
+    found = findings.batching(Series("", (one,)))
+    assert (found is not None) is said
+    assert found is None or found.startswith(
+        "Nobody queues for a slot at 8 streams, yet 40 % of the mean TTFT (1.00 s) is batch wait"
+    )

@@ -1,0 +1,110 @@
+"""Context asked and granted, and prompts whose length the server's own count decides."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from made_runs import Made, grid, write
+
+from loadtest.analyse.findings import all_findings
+from loadtest.analyse.summary import analyse
+from loadtest.errors import ScenarioError
+from loadtest.measure import target as target_of
+from loadtest.measure.dialects.ollama import OllamaChat
+from loadtest.measure.lengths import check_lengths, not_granted
+from loadtest.measure.probe import Model, Server
+from loadtest.measure.target import Target, calibrate, run_facts
+from loadtest.measure.tokens import Calibration, Counter
+from loadtest.measure.workload import Workload
+from loadtest.scenario import Scenario
+
+SERVER = Server("http://x", "ollama", "0.24.0", models=())
+OVERHEAD, RATIO = 10, 3  # of a vocabulary of little more than letters
+
+
+def served(monkeypatch: pytest.MonkeyPatch, context: int | None, *, cut_to: int) -> list[int]:
+    """Let a server answer that cuts prompts and says `context`; return the lengths of what it is sent, our count."""
+    sent: list[int] = []
+    counter = Counter("estimate")
+
+    def answer(_wire: object, _posts: object, _target: object, job: Any) -> int:
+        sent.append(counter.count(job.prompt))
+        return min(OVERHEAD + RATIO * sent[-1], cut_to)
+
+    monkeypatch.setattr(target_of, "first_answer", answer)
+    monkeypatch.setattr(target_of, "reread", lambda _, one: dataclasses.replace(one, model=Model("m", context=context)))
+    return sent
+
+
+def calibrated(scenario: Scenario) -> Calibration:
+    target = Target(SERVER, Model("m"), OllamaChat("m"))
+    with httpx.Client() as client:
+        return calibrate(client, target, Workload(scenario, Counter("estimate")))[0]
+
+
+@pytest.mark.parametrize("said", [2048, None])
+def test_a_long_prompt_that_was_cut_gives_way_to_shorter_ones(
+    monkeypatch: pytest.MonkeyPatch, said: int | None
+) -> None:
+    """2008 tokens were "the longest that fits" 2048, and "512 in" was 1513: the long prompt was itself cut."""
+    sent = served(monkeypatch, said, cut_to=2048)
+    found = calibrated(Scenario(input_tokens=(512, 2008)))
+    assert found.ratio == pytest.approx(RATIO, rel=0.03)
+    assert found.server(found.ours(512)) == pytest.approx(512, abs=3)
+    assert len(sent) <= 5
+
+
+def test_prompts_that_fit_are_sent_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = served(monkeypatch, 4096, cut_to=4096)
+    assert calibrated(Scenario(input_tokens=(256,))).ratio == pytest.approx(RATIO, rel=0.01)
+    assert sent == [32, 256, 32, 256]
+
+
+def test_lengths_are_checked_against_what_was_asked_before_the_load_and_against_what_was_granted_after_it() -> None:
+    scenario = Scenario(num_ctx=65536, input_tokens=(40_000,), output_tokens=(64,))
+    small = Model("m", context=4096, trained_context=131_072)  # loaded by somebody else
+    check_lengths(scenario, small)
+    with pytest.raises(ScenarioError, match="has a context of 32768"):
+        check_lengths(scenario, Model("m", trained_context=32768))
+    with pytest.raises(ScenarioError, match="needs 40064 tokens, but m has a context of 32768; ask for less"):
+        check_lengths(scenario, Model("m", context=32768, trained_context=131_072), loaded=True)
+
+
+def test_what_was_granted_is_said_and_kept_beside_what_was_asked() -> None:
+    scenario, model = Scenario(num_ctx=65536), Model("m", context=32768, trained_context=32768)
+    said = "m (trained for 32768) has a context of 32768 tokens, not the 65536 asked for with --num-ctx."
+    assert not_granted(scenario, model) == said
+    assert not_granted(scenario, Model("m", context=65536)) is None
+    facts = run_facts(
+        scenario, Target(SERVER, model, OllamaChat("m")), Counter("x"), Calibration(), driver="x", loop="x"
+    )
+    assert (facts["server"]["context"], facts["server"]["context_asked"]) == (32768, 65536)
+    assert facts["comparability"]["context"] == 32768
+
+
+def test_a_report_says_what_was_granted(tmp_path: Path) -> None:
+    """Old folders hold what was asked for as the context; what the server said at the end of the run is what it was."""
+    levels, truth = grid(Made(prompt_tokens=2048), (1,))
+    facts: dict[str, Any] = {
+        "server": {"kind": "ollama", "context": 65536},
+        "server_at_end": {"name": "made", "context_length": 2048},
+        "scenario": Scenario(num_ctx=65536).to_dict(),
+    }
+    analysis = analyse(write(tmp_path / "run", truth.records, levels, **facts))
+    said = "The model has a context of 2048 tokens, by the server's word; --num-ctx asked for 65536."
+    assert said in all_findings(analysis)
+    assert "cut to the context of 2048 tokens in 8 of 8" in analysis.summary["levels"][0]["reasons"][0]
+
+
+def test_a_level_is_named_by_the_length_that_its_prompts_had(tmp_path: Path) -> None:
+    levels, truth = grid(Made(prompt_tokens=512), (1,))
+    long = [dataclasses.replace(record, prompt_tokens=1513) for record in truth.records]
+    label = "1 stream · 512 in · 20 out"
+    named = [{**level, "label": label} for level in levels]
+    assert analyse(write(tmp_path / "as-asked", truth.records, named)).summary["levels"][0]["label"] == label
+    found = analyse(write(tmp_path / "longer", long, named)).summary["levels"][0]
+    assert found["label"] == "1 stream · 1513 in (512 asked) · 20 out"
