@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import re
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -137,6 +139,12 @@ def main(args: list[str] | None = None) -> Any:
     A reader of our output that goes away changes nothing; output that is lost for another reason makes a good end a 3.
     """
     interrupting()
+    os.environ["MPLBACKEND"] = (
+        "agg"  # matplotlib cannot be imported under a name that it does not know, as notebooks set
+    )
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # else NumPy takes 30 MiB a core at import, and ends where it cannot
     with lasting_output() as lost:
         code = _called(sys.argv[1:] if args is None else args)
         sys.stdout.flush()
@@ -161,6 +169,13 @@ def _called(args: list[str]) -> int:
         return 3 if isinstance(error, StorageError | WorkerError) else 2
     except OSError as error:
         _say(f"cannot write {error.filename or 'the output'}: {error.strerror}.")
+    except MemoryError:
+        _say("out of memory; what was on disk is kept.")
+        return 3
+    except Exception as error:  # noqa: BLE001 - uncaught it would end as a 1, which says that a gate failed
+        traceback.print_exc()
+        _say(f"loadtest itself failed ({type(error).__name__}); please report the lines above.")
+        return 3
     return 2
 
 

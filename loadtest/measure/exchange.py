@@ -257,7 +257,12 @@ class Exchange:
             prompt = ending.prompt_tokens if ending.prompt_tokens is not None else count(self.job.prompt)
         else:
             source, output, prompt = "chunks", len(content.events), ending.prompt_tokens
-        return {"token_source": source, "output_tokens": output, "prompt_tokens": prompt}
+        return {
+            "token_source": source,
+            "output_tokens": output,
+            "prompt_tokens": prompt,
+            "unsent_tokens": ending.unsent_tokens,
+        }
 
 
 def _lag(content: Content, reads: Reads) -> dict[str, Any]:
