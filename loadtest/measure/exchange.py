@@ -144,6 +144,7 @@ class Exchange:
     def finish(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Record:
         """Return the request's one Record, whatever went wrong; None for both clocks means stamps of our own."""
         self.decoding = False
+        self.arrivals.forsake()
         try:
             return self._record(self.reads(wall, lag))
         except Exception as error:  # noqa: BLE001 - a bug costs this request, no other
