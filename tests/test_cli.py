@@ -279,3 +279,10 @@ def test_a_bug_is_no_failed_gate(
     monkeypatch.setattr(commands.cli, "main", fail)
     assert commands._called(["check"]) == 3
     assert words in capsys.readouterr().err
+
+
+def test_an_interrupt_at_import_ends_with_the_same_code() -> None:
+    """Dataclasses are made by exec(), and Python takes an interrupt in there for one that nobody caught."""
+    code = "from loadtest import cli; cli.cli.main = lambda **_: exec('raise KeyboardInterrupt'); cli.main(['check'])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "loadtest: interrupted.\n")

@@ -151,6 +151,9 @@ def main(args: list[str] | None = None) -> Any:
         if lost.errors:
             print(f"loadtest: cannot write the output: {lost.errors[0].strerror}.", file=sys.stderr)
             code = code or 3
+    # An interrupt inside exec(), such as a dataclass's at import, has Python end as if killed by SIGINT, though it was
+    # caught here; the next exec() forgets it.
+    exec("")  # noqa: S102
     sys.exit(code)
 
 
