@@ -281,8 +281,14 @@ def test_a_bug_is_no_failed_gate(
     assert words in capsys.readouterr().err
 
 
-def test_an_interrupt_at_import_ends_with_the_same_code() -> None:
-    """Dataclasses are made by exec(), and Python takes an interrupt in there for one that nobody caught."""
-    code = "from loadtest import cli; cli.cli.main = lambda **_: exec('raise KeyboardInterrupt'); cli.main(['check'])"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def test_an_interrupt_at_import_ends_with_the_same_code(tmp_path: Path) -> None:
+    """Dataclasses are made by exec(), and `python -m` takes an interrupt in there for one that nobody caught."""
+    lines = [
+        "from loadtest import cli",
+        "cli.cli.main = lambda **_: exec('raise KeyboardInterrupt')",
+        "cli.main(['check'])",
+    ]
+    (tmp_path / "interrupted.py").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "interrupted"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (130, "loadtest: interrupted.\n")
