@@ -13,9 +13,12 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from loadtest import cli as commands
+from loadtest.errors import TargetError
+from loadtest.measure.control import ask
 from loadtest.measure.interruption import SIGNALS
 from loadtest.records import Outcome, RunFolder
 
@@ -292,3 +295,19 @@ def test_an_interrupt_at_import_ends_with_the_same_code(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "interrupted"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (130, "loadtest: interrupted.\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("certificate verify failed: self-signed certificate", "see --ca-file"),
+        ("certificate verify failed: IP address mismatch, certificate is not valid for '10.0.0.1'", "for another name"),
+    ],
+)
+def test_a_certificate_that_does_not_fit_is_said_with_what_helps(said: str, words: str) -> None:
+    def refuse(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError(f"[SSL: CERTIFICATE_VERIFY_FAILED] {said} (_ssl.c:1006)")
+
+    with httpx.Client(transport=httpx.MockTransport(refuse)) as client, pytest.raises(TargetError, match=words) as told:
+        ask(client, "https://10.0.0.1", "/v1/models")
+    assert ("--ca-file" in str(told.value)) is (words == "see --ca-file")
