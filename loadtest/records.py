@@ -108,6 +108,7 @@ class Record:
     asked_input: int | None = None  # input length asked for, tokens
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    unsent_tokens: int = 0  # of output_tokens, those whose text was never sent: no decode speed can hold them
     token_source: str | None = None  # "server", "tiktoken" or "chunks"
     server: dict[str, Any] | None = None  # what the server said, under the server's own names
     server_us: list[int] | None = None  # created_at of each content event, µs from the first one's
@@ -129,6 +130,11 @@ class Record:
         """Whether an open loop left the request unsent, for --max-in-flight others were in flight."""
         return self.outcome is Outcome.CANCELLED and (self.error or "").startswith(NOT_SENT)
 
+    @property
+    def sent_tokens(self) -> int:
+        """Output tokens that the answer's text is of: those that a decode speed is over."""
+        return (self.output_tokens or 0) - self.unsent_tokens
+
     def to_line(self) -> builtins.bytes:
         """Return the record as one JSON line, absent values left out."""
         found = {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
@@ -146,7 +152,7 @@ class Record:
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Record))
-_LEFT_OUT_AT_ZERO = ("target", "send_us")
+_LEFT_OUT_AT_ZERO = ("target", "send_us", "unsent_tokens")
 
 
 @dataclass(frozen=True, slots=True)

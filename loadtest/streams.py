@@ -235,8 +235,8 @@ def durations(record: Record) -> Iterator[tuple[str, float]]:
         return
     e2e = metrics.e2e(record.t_send + record.chunks[-1] * 1000, record.t_send)
     yield "e2e_s", e2e
-    if (record.output_tokens or 0) > 1:
-        tpot = metrics.tpot(e2e, ttft, record.output_tokens)
+    if record.sent_tokens > 1:
+        tpot = metrics.tpot(e2e, ttft, record.sent_tokens)
         if tpot > 0:  # else all tokens came in one chunk: no decode speed was seen
             yield "tpot_s", tpot
             yield "stream_tokens_per_s", metrics.stream_tokens_per_s(tpot)

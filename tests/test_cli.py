@@ -13,8 +13,12 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from loadtest import cli as commands
+from loadtest.errors import TargetError
+from loadtest.measure.control import ask
 from loadtest.measure.interruption import SIGNALS
 from loadtest.records import Outcome, RunFolder
 
@@ -234,3 +238,74 @@ def test_a_terminal_without_unicode_loses_no_report(simulated_url: str, tmp_path
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
     assert done.returncode in (0, 3), done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_what_the_environment_says_to_other_programs_breaks_no_run(simulated_url: str, tmp_path: Path) -> None:
+    """A process of its own: matplotlib reads its backend when it is imported."""
+    said = {"ALL_PROXY": "socks5://127.0.0.1:1", "MPLBACKEND": "nowhere"}
+    given = ["--url", simulated_url, "--concurrency", "1", "--requests", "1", "--warmup", "0", "--output-tokens", "2"]
+    command = [sys.executable, "-m", "loadtest", "run", *given, "--report", "--out", str(tmp_path / "run")]
+    ended = subprocess.run(command, env={**os.environ, **said}, capture_output=True, text=True, check=False)
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode in (0, 3)  # void where this machine is busy
+    assert (tmp_path / "run/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (503, b"loading", "does not answer a first request: HTTP 503: loading."),
+        (429, b"{}", "does not answer a first request: HTTP 429"),
+    ],
+)
+def test_a_first_request_that_fails_is_said_with_its_status(
+    loadtest: Call, tmp_path: Path, status: int, body: bytes, words: str
+) -> None:
+    with answering(status, "text/plain", body) as url:
+        given = ["--url", url, "--api", "openai", "--model", "m", "--out", tmp_path / "run"]
+        code, _, err = loadtest("run", *given)
+    assert code == 2
+    assert words in one_sentence(err)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(RuntimeError("x"), "loadtest itself failed (RuntimeError)"), (MemoryError(), "out of memory")]
+)
+def test_a_bug_is_no_failed_gate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, words: str
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(commands.cli, "main", fail)
+    assert commands._called(["check"]) == 3
+    assert words in capsys.readouterr().err
+
+
+def test_an_interrupt_at_import_ends_with_the_same_code(tmp_path: Path) -> None:
+    """Dataclasses are made by exec(), and `python -m` takes an interrupt in there for one that nobody caught."""
+    lines = [
+        "from loadtest import cli",
+        "cli.cli.main = lambda **_: exec('raise KeyboardInterrupt')",
+        "cli.main(['check'])",
+    ]
+    (tmp_path / "interrupted.py").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "interrupted"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "loadtest: interrupted.\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("certificate verify failed: self-signed certificate", "see --ca-file"),
+        ("certificate verify failed: IP address mismatch, certificate is not valid for '10.0.0.1'", "for another name"),
+    ],
+)
+def test_a_certificate_that_does_not_fit_is_said_with_what_helps(said: str, words: str) -> None:
+    def refuse(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError(f"[SSL: CERTIFICATE_VERIFY_FAILED] {said} (_ssl.c:1006)")
+
+    with httpx.Client(transport=httpx.MockTransport(refuse)) as client, pytest.raises(TargetError, match=words) as told:
+        ask(client, "https://10.0.0.1", "/v1/models")
+    assert ("--ca-file" in str(told.value)) is (words == "see --ca-file")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
 from loadtest import metrics
+from loadtest.analyse import frames
 from loadtest.measure.dialects import Dialect, Ending, OllamaChat, OpenAIChat
+from loadtest.records import Clock, Outcome, Record, RecordWriter
+from loadtest.streams import Figures
 
 CHAT, V1 = OllamaChat("m"), OpenAIChat("m")
 A = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
@@ -201,3 +206,77 @@ def test_no_shape_of_a_record_breaks_the_reading_of_durations(odd: Any) -> None:
         {"load_duration": odd, "prompt_eval_duration": odd},
     ):
         assert all(map(math.isnan, metrics.server_said(server)[:3]))
+
+
+def piece(text: str, key: str = "content") -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {key: text}, "finish_reason": None}]}
+
+
+def counted(output: int, reasoning: int | None = None) -> dict[str, Any]:
+    details = {} if reasoning is None else {"completion_tokens_details": {"reasoning_tokens": reasoning}}
+    usage = {"prompt_tokens": 7, "completion_tokens": output, "total_tokens": 7 + output}
+    return {"choices": [], "usage": usage | details}
+
+
+UNSENT: dict[str, tuple[list[dict[str, Any]], int, str | None, str | None]] = {
+    "reasoning that is kept back": (
+        [piece("t"), piece("u"), STOP, counted(1000, 998)],
+        998,
+        "sent no text of them",
+        None,
+    ),
+    "reasoning that is streamed": (
+        [piece("hm", "reasoning_content"), piece("t"), STOP, counted(2, 1)],
+        0,
+        None,
+        None,
+    ),
+    "reasoning that is streamed as text": ([*[piece("a b ")] * 8, STOP, counted(8, 6)], 0, None, None),
+    "pieces of several tokens": ([piece("abc def " * 40), STOP, counted(90)], 0, None, None),
+    "more tokens than bytes": ([piece("abc"), piece("def"), STOP, counted(4000)], 4000, None, "more tokens than"),
+    "no text at all": ([STOP, counted(4000)], 0, None, None),
+}
+
+
+@pytest.mark.parametrize("name", UNSENT)
+def test_tokens_that_were_counted_and_not_sent_are_in_no_decode_speed(name: str) -> None:
+    rows, unsent, note, doubt = UNSENT[name]
+    ending = v1(*rows)
+    assert ending.unsent_tokens == unsent
+    assert ending.output_tokens == rows[-1]["usage"]["completion_tokens"]
+    for words, said in ((note, ending.notes), (doubt, ending.doubts)):
+        assert len(said) == (words is not None)
+        assert (words or "") in "".join(said)
+
+
+def test_a_decode_speed_is_over_the_tokens_that_were_sent(tmp_path: Path) -> None:
+    """1000 tokens, 995 of them reasoning that was kept back: five pieces 10 ms apart are 100 tokens/s, not 25,000."""
+    chunks = [300_000 + 10_000 * i for i in range(5)]
+    record = Record(
+        id=0,
+        level=0,
+        seed=0,
+        dialect="openai-chat",
+        model="m",
+        outcome=Outcome.OK,
+        t_sched=0,
+        t_send=0,
+        t_first_token=300_000_000,
+        t_end=400_000_000,
+        chunks=chunks,
+        output_tokens=1000,
+        unsent_tokens=995,
+        token_source="server",
+    )
+    writer = RecordWriter(tmp_path / "requests-0.jsonl", worker="0", driver="asyncio", clock=Clock(0, 0))
+    writer.write(record)
+    writer.write(dataclasses.replace(record, id=1, unsent_tokens=1000))  # which ones, nobody knows
+    writer.close()
+    run = frames.load(tmp_path)
+    speeds = run.column("stream_tokens_per_s")
+    assert speeds[0] == pytest.approx(100)
+    assert math.isnan(speeds[1])
+    assert run.column("output_tokens").tolist() == [1000, 1000]
+    figures = Figures()
+    figures.add(record, 0.0)
+    assert figures.histograms["stream_tokens_per_s"].mean == pytest.approx(100, rel=0.01)

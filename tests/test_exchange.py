@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 
 import pytest
 import recorded
@@ -102,6 +103,30 @@ def test_a_request_that_never_left_is_a_record_too() -> None:
     assert (record.t_send, record.status, record.output_tokens, record.token_source) == (None, None, None, None)
     assert record.chunks == []
     assert record.t_end == T_SEND - ANCHOR.monotonic_ns
+
+
+@pytest.mark.parametrize("reads", [None, at((5, b"")), at((5, line("a"))), at((5, line("a")), (9, DONE))])
+def test_a_request_leaves_nothing_to_the_garbage_collector_however_it_ended(reads: Reads | None) -> None:
+    """The driver switches collection off while it measures: 100,000 refused connections were 400 MB."""
+
+    def alive() -> int:
+        return sum(isinstance(one, Exchange) for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        made = Exchange(recorded.job(), CHAT, ANCHOR, T_SEND)
+        if reads is None:
+            made.failure = Failure(Outcome.CONNECT_ERROR, "refused")
+        else:
+            made.arrivals.play(framed(reads))
+        made.finish()
+        assert alive() == before + 1
+        del made
+        assert alive() == before
+    finally:
+        gc.enable()
 
 
 def test_an_error_status_says_why_and_has_no_tokens() -> None:

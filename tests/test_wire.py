@@ -245,3 +245,23 @@ def test_an_answer_before_the_request_was_taken_is_an_answer(kind: str, hangs_up
         assert one.error is None
         assert (one.arrivals.status, one.arrivals.body()) == (413, b"too large")
     assert server.connections == 2
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="only Linux holds an answer back for its end")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kept_connection_that_is_closed_by_now_is_not_sent_on(kind: str) -> None:
+    """The next request follows at once, before any loop has told of the end that came with the answer."""
+
+    def handler(peer: Peer) -> None:
+        if peer.request() is None:
+            return
+        peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # the end leaves with the answer
+        peer.send(answer(b"a"))
+        peer.sock.shutdown(socket.SHUT_WR)
+        peer.closed_by_client()
+
+    with serving(handler) as server:
+        got = ask(kind, *[httpx.Request("GET", server.url) for _ in range(20)])
+    assert [one.error for one in got] == [None] * 20
+    assert [one.arrivals.t_resent for one in got] == [None] * 20
+    assert server.connections == 20

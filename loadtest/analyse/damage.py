@@ -52,7 +52,9 @@ KINDS: dict[str, Kind] = {
     "chunks": EMPTY,
     **dict.fromkeys(("t_connect", "t_headers", "t_first_byte", "t_first_token", "t_first_visible", "resent"), INSTANT),
     **dict.fromkeys(("asked", "asked_input", "prompt_tokens", "output_tokens", "late_tokens", "late_gaps"), TOKENS),
-    **dict.fromkeys(("reads", "stamped", "arrivals", "late", "bytes", "lag_us", "lag_mean_us", "send_us"), COUNT),
+    **dict.fromkeys(
+        ("reads", "stamped", "arrivals", "late", "bytes", "lag_us", "lag_mean_us", "send_us", "unsent_tokens"), COUNT
+    ),
     "seed": Kind(int, -(1 << 63), (1 << 63) - 1),
     "target": Kind(int, 0, 1_000_000),
     "status": Kind(int, 0, 999),

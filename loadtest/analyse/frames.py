@@ -284,7 +284,8 @@ def _zero(headers: list[Header], shift: Callable[[Header], float], start: float)
 def _frame(columns: Columns, chunks: Ragged, start: float, levels: list[dict[str, Any]]) -> pd.DataFrame:
     c = columns
     last = c["t_send"] + chunks.last() * 1e3
-    tokens = np.where(c["output_tokens"] > 1, c["output_tokens"], np.nan)
+    sent = c["output_tokens"] - c["unsent_tokens"]
+    tokens = np.where(sent > 1, sent, np.nan)
     c["chunks"] = chunks.counts
     c["ok"] = c["outcome"] == Outcome.OK
     c["ttft_s"] = metrics.ttft(c["t_first_token"], c["t_send"])

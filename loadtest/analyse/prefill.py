@@ -180,7 +180,8 @@ def _from_stalls(gaps: Decoding, tokens: FloatArray, step: StepTime) -> Prefill 
 def _from_idle(run: Run, gaps: Decoding, tokens: FloatArray, step: StepTime | None) -> Prefill | None:
     """Take prompts' cost from TTFT of requests, or groups of them sent together, that found the server idle."""
     send = run.column("send")
-    seen = np.flatnonzero(np.isfinite(gaps.first) & np.isfinite(send) & (tokens > 0))
+    told = run.column("unsent_tokens") == 0  # else TTFT holds the time of reasoning that was not sent
+    seen = np.flatnonzero(np.isfinite(gaps.first) & np.isfinite(send) & (tokens > 0) & told)
     if len(seen) < FEWEST:
         return None
     seen = seen[np.argsort(gaps.first[seen], kind="stable")]

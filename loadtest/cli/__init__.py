@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import re
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -137,12 +139,19 @@ def main(args: list[str] | None = None) -> Any:
     A reader of our output that goes away changes nothing; output that is lost for another reason makes a good end a 3.
     """
     interrupting()
+    # Matplotlib cannot be imported under the name of a backend that it does not know, such as a notebook sets.
+    os.environ["MPLBACKEND"] = "agg"
+    # NumPy else takes 30 MiB a core at import, and ends the process where it cannot have them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with lasting_output() as lost:
         code = _called(sys.argv[1:] if args is None else args)
         sys.stdout.flush()
         if lost.errors:
             print(f"loadtest: cannot write the output: {lost.errors[0].strerror}.", file=sys.stderr)
             code = code or 3
+    # An interrupt inside exec(), such as a dataclass's at import, has Python end as if killed by SIGINT, though it was
+    # caught here; the next exec() forgets it.
+    exec("")  # noqa: S102
     sys.exit(code)
 
 
@@ -161,6 +170,13 @@ def _called(args: list[str]) -> int:
         return 3 if isinstance(error, StorageError | WorkerError) else 2
     except OSError as error:
         _say(f"cannot write {error.filename or 'the output'}: {error.strerror}.")
+    except MemoryError:
+        _say("out of memory; what was on disk is kept.")
+        return 3
+    except Exception as error:  # noqa: BLE001 - uncaught it would end as a 1, which says that a gate failed
+        traceback.print_exc()
+        _say(f"loadtest itself failed ({type(error).__name__}); please report the lines above.")
+        return 3
     return 2
 
 

@@ -90,6 +90,10 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
         with client.stream(method, f"{url}{path}", headers=headers, content=content, follow_redirects=False) as answer:
             return _read(path, answer)
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        if "is not valid for" in str(error):
+            raise TargetError(
+                f"{url} has a certificate for another name: {shorten(str(error))}; give the URL with a name that it holds."
+            ) from None
         if "CERTIFICATE" in str(error):
             raise TargetError(
                 f"{url} has a certificate that is not trusted here: {shorten(str(error))}; see --ca-file."

@@ -144,6 +144,7 @@ class Exchange:
     def finish(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Record:
         """Return the request's one Record, whatever went wrong; None for both clocks means stamps of our own."""
         self.decoding = False
+        self.arrivals.forsake()
         try:
             return self._record(self.reads(wall, lag))
         except Exception as error:  # noqa: BLE001 - a bug costs this request, no other
@@ -257,7 +258,12 @@ class Exchange:
             prompt = ending.prompt_tokens if ending.prompt_tokens is not None else count(self.job.prompt)
         else:
             source, output, prompt = "chunks", len(content.events), ending.prompt_tokens
-        return {"token_source": source, "output_tokens": output, "prompt_tokens": prompt}
+        return {
+            "token_source": source,
+            "output_tokens": output,
+            "prompt_tokens": prompt,
+            "unsent_tokens": ending.unsent_tokens,
+        }
 
 
 def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:

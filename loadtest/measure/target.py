@@ -262,7 +262,7 @@ def calibrate(client: httpx.Client, target: Target, workload: Workload) -> tuple
 @contextmanager
 def _stream_wire(target: Target, scenario: Scenario) -> Iterator[tuple[SyncWire, Posts]]:
     wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file))
-    with httpx.Client(transport=wire, timeout=None, headers=target.headers) as client:
+    with httpx.Client(transport=wire, timeout=None, trust_env=False, headers=target.headers) as client:
         yield wire, Posts(client, target.server.url)
 
 
@@ -289,7 +289,9 @@ def _accept(record: Record, target: Target) -> None:
             f"{where} refuses us with status {record.status} ({record.error}); set "
             f"{credentials.KEYS[target.dialect.name.partition('-')[0]][0]} to a key that it accepts."
         )
-    raise TargetError(f"{where} does not answer a first request: {record.error or record.outcome}.")
+    failed = record.status is not None and not 200 <= record.status < 300
+    status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""
+    raise TargetError(f"{where} does not answer a first request: {status}{record.error or record.outcome}.")
 
 
 def run_facts(

@@ -129,7 +129,7 @@ async def opened(
         wire = AsyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file))
         await stack.enter_async_context(wire)
         stack.enter_context(keeper())
-        client = httpx.AsyncClient(transport=wire, timeout=None, headers=part.target.headers)
+        client = httpx.AsyncClient(transport=wire, timeout=None, trust_env=False, headers=part.target.headers)
         await stack.enter_async_context(client)
         records = folder.record_writer(part.clock, worker=str(share.worker))
         stack.callback(records.close)

@@ -72,7 +72,7 @@ class Channel:
             for endpoint in endpoints
         }
         self.wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file), waiter=waiter)
-        self._http = httpx.Client(transport=self.wire, timeout=None, headers=target.headers)
+        self._http = httpx.Client(transport=self.wire, timeout=None, trust_env=False, headers=target.headers)
         self._posts = Posts(self._http, self.url)
         self._numbers = numbers
         self._shelf: defaultdict[Ask, deque[Ready]] = defaultdict(deque)

@@ -309,7 +309,7 @@ def _context(record: Record) -> dict[str, Any]:
     found: dict[str, Any] = {"ttft_s": None, "tpot_s": None, "stream_tokens_per_s": None}
     if record.t_send is not None and record.t_first_token is not None:
         found["ttft_s"] = metrics.ttft(record.t_first_token, record.t_send)
-        tokens = record.output_tokens or 0
+        tokens = record.sent_tokens
         if record.chunks and tokens > 1 and record.chunks[-1] > record.chunks[0]:
             e2e = metrics.e2e(record.t_send + record.chunks[-1] * 1000, record.t_send)
             found["tpot_s"] = metrics.tpot(e2e, found["ttft_s"], tokens)

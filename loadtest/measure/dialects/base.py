@@ -83,6 +83,7 @@ class Ending:
     hint: str | None = None  # why it may have ended without done, e.g. the repeat guard; one sentence
     prompt_tokens: int | None = None  # the server's counts
     output_tokens: int | None = None
+    unsent_tokens: int = 0  # those of them whose text was never sent: hidden reasoning
     server: dict[str, Any] = field(default_factory=dict)  # under the server's own names
     notes: list[str] = field(default_factory=list)  # what is odd in the answer and spoils no figure, a sentence each
     doubts: list[str] = field(default_factory=list)  # what is odd and makes its level suspect, a sentence each

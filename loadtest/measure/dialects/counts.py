@@ -72,6 +72,7 @@ class Usage:
 
     prompt: int | None = None
     output: int | None = None
+    reasoning: int = 0  # of the output; known once settled
     last: dict[str, Any] = field(default_factory=dict)  # as it was sent
 
     def take(self, usage: dict[str, Any], odd: list[str], doubts: list[str]) -> bool:
@@ -94,6 +95,7 @@ class Usage:
         prompt, output, usage = self.prompt, self.output, self.last
         total = number(usage.get("total_tokens"), "total_tokens", odd, MOST_TOKENS)
         reasoning = _detail(usage, "completion_tokens_details", "output_tokens_details", "reasoning_tokens", odd) or 0
+        self.reasoning = reasoning
         cached = _detail(usage, "prompt_tokens_details", "input_tokens_details", "cached_tokens", odd)
         if output is None:
             return None

@@ -188,7 +188,8 @@ class OpenAIRows:
             if isinstance(said, dict):
                 ending.server[name] = kept(said, name, odd)
         if self._usage.output is not None:
-            answer.count(self._usage.prompt, self._usage.settle(odd, doubts))
+            output = self._usage.settle(odd, doubts)
+            answer.count(self._usage.prompt, output, self._usage.reasoning)
         elif not self._count_from_timings() and self._usage.prompt:
             ending.prompt_tokens = self._usage.prompt
         answer.note(*odd)

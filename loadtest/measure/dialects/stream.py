@@ -15,6 +15,9 @@ from loadtest.measure.dialects.texts import Texts
 
 MOST_EVENTS = 1_000_000
 TOO_MANY = f"the answer has more than {MOST_EVENTS:,} events"
+SILENT_TOKENS = 64  # that an answer may have without text: the frame of a tool call, marks of turns
+UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them: TTFT holds their time, the decode speed leaves them out"
+UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
 MOST_SENTENCES = 8  # that an answer's notes keep
 
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
@@ -59,8 +62,11 @@ class Answer:
         if ends.unknown(name):
             self.doubt(f"the server ended the answer with finish_reason {faults.quoted(name, 40)}, which is not known")
 
-    def count(self, prompt: int | None, output: int | None) -> None:
-        """Take the server's last word on an answer's tokens; a zero where there is text is no count."""
+    def count(self, prompt: int | None, output: int | None, reasoning: int = 0) -> None:
+        """Take the server's last word on an answer's tokens; a zero where there is text is no count.
+
+        `reasoning` is how many of the output tokens the server says were reasoning.
+        """
         ending = self.ending
         if prompt == 0:
             self.note("the server counts no token of the prompt: unknown")
@@ -70,6 +76,25 @@ class Answer:
         if output and len(self.events) > 2 * output:
             self.note("the answer came in more than twice as many pieces as the server counts tokens")
         ending.prompt_tokens, ending.output_tokens = prompt or None, output
+        if output and self.events:
+            ending.unsent_tokens = self._unsent(output, reasoning)
+
+    def _unsent(self, output: int, reasoning: int) -> int:
+        """Return how many tokens were counted and not sent: a decode speed over the text that came may not hold them.
+
+        Reasoning that was sent as text is known by its name, or by there being more pieces than other tokens. A token
+        is a byte of text at the least, but for those that end an answer or call a tool.
+        """
+        events = self.events
+        if 0 < reasoning <= output and not events.hidden and len(events) <= output - reasoning:
+            self.note(UNSENT_REASONING)
+            return reasoning
+        if output > SILENT_TOKENS and output > SILENT_TOKENS + sum(
+            len(text.encode(errors="replace")) for text in events.texts
+        ):
+            self.doubt(UNSENT_TOKENS)
+            return output
+        return 0
 
     def note(self, *sentences: str) -> None:
         _say(self.ending.notes, sentences)

@@ -394,6 +394,13 @@ class Arrivals:
                 self.until = self._handled[i] + (MARK_NS if said is End.MARK else FINISH_NS)
             start += len(line) + 1
 
+    def forsake(self) -> None:
+        """Tell nobody of what comes from here on; of a request that never left, nothing ever came.
+
+        Whoever is told holds these arrivals as a rule: a circle, and the driver has collection switched off.
+        """
+        self._live = None
+
     def _end(self, failure: str | None, t: int) -> None:
         if self._suspect and self.marked is not End.MARK:  # a last line without its newline
             self._ask(self._line_start(len(self._body)))

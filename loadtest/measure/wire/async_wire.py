@@ -121,7 +121,7 @@ class AsyncWire(httpx.AsyncBaseTransport):
         """Send `order` over a connection that carries it, and wait until it is answered."""
         self._start()
         arrivals = order.arrivals
-        connection = self._pool.take(order.origin)
+        connection = self._take(order.origin)
         fresh = connection is None
         while True:
             if connection is None:
@@ -134,6 +134,15 @@ class AsyncWire(httpx.AsyncBaseTransport):
                 return call
             connection, fresh = None, True  # closed by the server before it saw this request: once more, on a new one
             arrivals.t_send = arrivals.t_send or now()
+
+    def _take(self, origin: Origin) -> Connection | None:
+        """Return an idle connection; what the server closed in this very turn of the loop nobody has been told of yet."""
+        while (connection := self._pool.take(origin)) is not None:
+            connection.receive()
+            if not connection.broken:
+                return connection
+            self._close(connection)
+        return None
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
