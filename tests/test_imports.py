@@ -98,6 +98,7 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "protocol",
         "predict",
         "goodput",
+        "objectives",
         "capacity",
         "gguf",
         "shapes",
