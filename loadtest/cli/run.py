@@ -126,10 +126,9 @@ def run(
         line.say(said)
     watch = Expected(scenario, line.say) if objectives else (lambda _: None)
     finished = run_scenario(scenario, out, line=line, beside=beside, watch=watch)
-    if finished.failure is not None:
-        return _failed(finished)
-    written = show(finished.folder, charts=report, objectives=objectives)
-    return _interrupted() if finished.state == "interrupted" else exit_code([written], objectives)
+    if finished.state != "done":
+        return ended(finished, charts=report, objectives=objectives)
+    return exit_code([show(finished.folder, charts=report, objectives=objectives)], objectives)
 
 
 def _find_max(
@@ -145,7 +144,7 @@ def _find_max(
     finder = Finder(scenario, objectives, most, line.say)
     finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside)
     if finished.failure is not None:
-        return _failed(finished)
+        return ended(finished)
     found, sentence = finder.conclude(finished.folder)
     written = show(finished.folder, charts=report)
     if finished.state == "interrupted":
@@ -154,8 +153,11 @@ def _find_max(
     return 3 if found.void or lost([written]) else 0 if found.met else 1
 
 
-def _failed(finished: Finished) -> int:
-    """Show what a run left that could not keep all it measured, and say why."""
+def ended(finished: Finished, *, charts: bool = False, objectives: Sequence[Objective] = ()) -> int:
+    """Show what an interrupted run left, or one that could not keep all it measured, and say why; return the exit code."""
+    if finished.failure is None:
+        show(finished.folder, charts=charts, objectives=objectives)
+        return _interrupted()
     try:
         show(finished.folder, charts=False)
     except (LoadTestError, OSError):
