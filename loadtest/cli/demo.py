@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.text import Text
 
 from loadtest.cli.options import Number
 from loadtest.cli.report import lost, show
@@ -95,7 +97,7 @@ def demo(out: Path | None, speed: float) -> int:
         return ended(finished)
     written = show(finished.folder, charts=True)
     for line in _afterwards(written, finished.folder, speed):
-        print(line)
+        Console().print(Text(line), soft_wrap=line.startswith("  "))  # a command that is broken in two cannot be pasted
     return 3 if lost([written]) else 0
 
 
