@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from made_runs import Made, make
+from made_runs import Made, make, write
 from test_published import Machine
 
 Call = Callable[..., tuple[int, str, str]]
@@ -23,11 +23,16 @@ def test_an_objective_sets_the_exit_code_and_goodput(slo: str, expected: int, tm
     assert [level["goodput"]["share"] for level in levels] == [1.0 - expected] * 2
 
 
-def test_an_objective_that_is_not_known_is_not_met(tmp_path: Path, loadtest: Call) -> None:
+def test_an_objective_that_cannot_be_judged_says_so_and_fails(tmp_path: Path, loadtest: Call) -> None:
     make(tmp_path / "run", Made(), users=(1, 2))
     code, out, _ = loadtest("report", tmp_path / "run", "--slo", "ttft_p99=10")
     assert code == 1
-    assert "not met, for it is not known" in out
+    assert "1 stream · 100 in · 20 out: TTFT p99 takes 100 requests and has 8, TTFT p99 ≤ 10 s: not judged" in out
+
+
+def test_an_empty_run_is_no_success(tmp_path: Path, loadtest: Call) -> None:
+    write(tmp_path / "run", [], [])
+    assert loadtest("report", tmp_path / "run")[0] == 3
 
 
 def test_a_run_of_the_published_test_is_set_beside_it(tmp_path: Path, loadtest: Call) -> None:

@@ -40,6 +40,10 @@ def failed(count: int, outcome: Outcome = Outcome.TIMEOUT) -> list[Record]:
     return [dataclasses.replace(record, outcome=outcome) for record in streams(count)]
 
 
+def tokenless(count: int) -> list[Record]:
+    return [dataclasses.replace(record, t_first_token=None, chunks=[], output_tokens=0) for record in streams(count)]
+
+
 def total_of(records: list[Record]) -> Figures:
     total = Figures()
     for record in records:
@@ -59,6 +63,13 @@ def total_of(records: list[Record]) -> Figures:
         ({"max_ttft_p95": 0.6}, streams(), True),
         ({"max_ttft_p95": 0.2}, streams(), False),
         ({"max_ttft_p95": 9.0}, failed(3), False),
+        ({"max_ttft_p95": 9.0}, streams(57) + failed(3), True),  # a failed request is slower than any limit
+        ({"max_ttft_p95": 9.0}, streams(56) + failed(4), False),
+        ({"max_ttft_p95": 9.0}, streams(30) + failed(30, Outcome.CANCELLED), True),  # we stopped those
+        ({"max_ttft_p95": 9.0}, streams(16), False),  # too few for a p95
+        ({"max_ttft_p95": 9.0}, streams(57) + tokenless(4), False),
+        ({"min_tokens_per_s": 99.0}, streams(21) + failed(20), True),
+        ({"min_tokens_per_s": 99.0}, streams(20) + failed(21), False),
         ({"min_tokens_per_s": 99.0}, streams(), True),
         ({"min_tokens_per_s": 101.0}, streams(), False),
         ({"min_tokens_per_s": 0.0}, failed(3), False),
@@ -68,7 +79,16 @@ def test_a_gate_judges_what_was_measured(asked: dict[str, float], records: list[
     (gate,) = gates.judge(Settings(**asked), total_of(records))  # type: ignore[arg-type]
     assert gate.passed == passed
     assert str(gate).startswith("gate --" + next(iter(asked)).replace("_", "-"))
-    assert ("FAILED" in str(gate)) != passed
+    assert (": passed, " in str(gate)) == passed
+
+
+def test_a_gate_that_cannot_be_judged_says_so() -> None:
+    asked = Settings(max_failure_ratio=0.5, max_ttft_p95=1.0, min_tokens_per_s=1.0)
+    said = [str(gate) for gate in gates.judge(asked, total_of([]))]
+    assert all(": NOT JUDGED, " in line for line in said), said
+    assert str(next(gates.judge(Settings(max_ttft_p95=9.0), total_of(streams(16))))) == (
+        "gate --max-ttft-p95 9: NOT JUDGED, TTFT p95 takes 20 requests, and 16 were measured"
+    )
 
 
 def test_the_word_of_the_tests_own_code_counts_in_gates() -> None:

@@ -100,6 +100,7 @@ DOWNWARD = {  # inside measure/ and analyse/: a module imports only those left o
         "predict",
         "fitted",
         "goodput",
+        "objectives",
         "capacity",
         "gguf",
         "shapes",

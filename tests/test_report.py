@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import Made, make, write
+from made_runs import Made, grid, make, write
 from rich.console import Console
 
 from loadtest.analyse import pages, report
 from loadtest.analyse.summary import analyse
 from loadtest.errors import RunFolderError
+from loadtest.records import Record
 
 REAL: dict[str, Any] = {"kind": "ollama", "version": "0.33.0", "simulated": None}
 SIMULATED: dict[str, Any] = {"kind": "ollama", "version": "0.33.0", "simulated": {"profile": "a100", "speed": 20.0}}
@@ -185,3 +186,38 @@ def test_a_percentile_that_is_not_told_says_how_many_requests_it_needs(reported:
     page = (run / "report.md").read_text()
     assert "needs 100" in page
     assert "needs 20" in page
+
+
+def shapes(made: Made) -> dict[str, tuple[list[dict[str, Any]], list[Record]]]:
+    """Return levels and records of a closed loop, of one at a rate and of a search: what tables are made of."""
+    levels, truth = grid(made, (1, 8, 32), each=40)  # long enough for a p99 in every level but the first
+    at_rates = [
+        {**level, "concurrency": None, "rate": rate} for level, rate in zip(levels, (0.5, 12.25, 100.0), strict=True)
+    ]
+    again, more = grid(made, (1, 2, 4, 4, 4, 8, 6, 5), each=40)
+    mixed = [{**level, "output_tokens": tokens} for level, tokens in zip(levels, (20, 200, 2000), strict=True)]
+    replayed = [{**level, "concurrency": None, "trace": f"{'long' * 12}.csv"} for level in levels]
+    return {
+        "closed": (levels, truth.records),
+        "rate": (at_rates, truth.records),
+        "find-max": (again, more.records),
+        "lengths": (mixed, truth.records),
+        "trace": (replayed, truth.records),
+    }
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+@pytest.mark.parametrize("shape", ["closed", "rate", "find-max", "lengths", "trace"])
+def test_the_verdict_is_the_last_column_to_go(tmp_path: Path, shape: str, width: int) -> None:
+    levels, records = shapes(Made(batch_ms=5))[shape]
+    written = report.write_report([write(tmp_path / "run", records, levels)], charts=False)
+    out = io.StringIO()
+    report.console_report(written, Console(file=out, width=width))
+    lines = out.getvalue().splitlines()
+    table = lines[: next(i for i, line in enumerate(lines) if line.startswith("•"))]
+    heads = next(i for i, line in enumerate(table) if set(line.strip()) == {"─"})
+    assert any(line.rstrip().endswith("verdict") for line in table[:heads])
+    assert sum(line.rstrip().split(" ")[-1] in {"valid", "suspect", "void"} for line in table) == len(levels)
+    assert all(len(line) <= width for line in table)
+    assert "…" not in "".join(table)
+    assert f"left out at {width} columns: TTFT p99" in " ".join(table)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from made_runs import Made, grid, write
 
 from loadtest.cli.search import Finder
 from loadtest.errors import ScenarioError
@@ -172,6 +174,26 @@ def test_a_level_with_failures_misses_whatever_its_figures(tmp_path: Path) -> No
     assert finder._judged(level, {**summary, "outcomes": {"ok": 18, "http_error": 2}}).met is True
     void = finder._judged(level, {**summary, "verdict": "void", "reasons": ["late"], "outcomes": {"ok": 20}})
     assert (void.met, void.void, void.saw) == (None, True, "void (late)")
+
+
+def test_an_asked_share_of_errors_decides_over_failures() -> None:
+    finder = Finder(Scenario(), parse("errors=0.1"), 8, print)
+    level = Level(index=0, concurrency=2, input_tokens=1, output_tokens=1, words=None, requests=40)
+    summary = {"verdict": "suspect", "reasons": [], "requests": 40}
+    assert finder._judged(level, {**summary, "outcomes": {"ok": 36, "timeout": 4}}).met is True
+    assert finder._judged(level, {**summary, "outcomes": {"ok": 35, "timeout": 5}}).met is False
+
+
+def test_a_search_for_what_the_server_does_not_say_ends_at_once(tmp_path: Path) -> None:
+    levels, truth = grid(Made(), [1], each=40)
+    silent = [dataclasses.replace(record, server=None) for record in truth.records]
+    folder = write(tmp_path / "run", silent, levels)
+    finder = Finder(Scenario(), parse("queue_wait_p95=2"), 8, print)
+    level = Level(index=0, concurrency=1, input_tokens=1, output_tokens=1, words=None, requests=40)
+    assert finder(folder, [level]) is None
+    found, sentence = finder.conclude(folder)
+    assert found.met is None
+    assert sentence.startswith("Nothing is known about queue wait p95 ≤ 2 s: queue wait p95 is unknown (this server")
 
 
 def test_without_find_max_an_slo_is_a_gate_on_every_level(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:

@@ -19,6 +19,28 @@ from loadtest.analyse.summary import Analysis, analyse, failed
 from loadtest.analyse.verdict import worst
 from loadtest.slo import Objective
 
+HEADS = (
+    "ok / failed",
+    "TTFT p50",
+    "TTFT p95",
+    "TTFT p99",
+    "p95 from t_sched",
+    "queue wait p50",
+    "tokens/s a stream",
+    "output tokens/s",
+)
+# Columns of the terminal's table that a narrow one loses, the first one first; level and verdict are never among them.
+DISPENSABLE = (
+    "TTFT p99",
+    "queue wait p50",
+    "p95 from t_sched",
+    "output tokens/s",
+    "TTFT p50",
+    "tokens/s a stream",
+    "TTFT p95",
+    "ok / failed",
+)
+VERDICT_WIDTH, LEVEL_WIDTH, GAP, EDGES = 7, 20, 2, 2  # columns of a terminal; a longer name of a level is folded
 VERDICT_STYLES = {"valid": "green", "suspect": "yellow", "void": "bold red"}
 
 
@@ -96,7 +118,7 @@ def console_report(report: Report, console: Console) -> None:
     for one in report.analyses:
         for sentence in one.summary["trouble"]:
             console.print(Text(sentence, style="bold yellow"))
-        console.print(console_table(one.summary))
+        console.print(console_table(one.summary, console.width))
         for sentence in findings.all_findings(one):
             console.print(Text(f"• {sentence}"))
         for line in findings.verdicts(one.summary["levels"]):
@@ -110,10 +132,11 @@ def _ended(level: dict[str, Any]) -> str:
     return f"{said} ({level['shed']} not sent)" if level.get("shed") else said
 
 
-def console_table(summary: dict[str, Any]) -> Table:
-    """Return a row a level: requests, TTFT, queue wait, tokens a second, verdict; made for 80 columns.
+def console_table(summary: dict[str, Any], width: int = 80) -> Table:
+    """Return a row a level: requests, TTFT, queue wait, tokens a second, verdict; in `width` columns.
 
-    What all levels share (lengths) moves to the title, and columns that are empty throughout are left out.
+    What all levels share (lengths) moves to the title, and columns that are empty throughout are left out. Where the rest
+    does not fit, columns go by the order of DISPENSABLE and are named below; level and verdict stay.
     """
     levels = summary["levels"]
     parts = [level["label"].split(" · ") for level in levels]
@@ -121,27 +144,50 @@ def console_table(summary: dict[str, Any]) -> Table:
     facts = (summary["name"], findings.measured_on(summary), *shared)
     mark = findings.simulated(summary)
     title = " · ".join(facts) + (f" ({mark})" if mark else "")
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    heads = (
-        "ok / failed",
-        "TTFT p50",
-        "TTFT p95",
-        "TTFT p99",
-        "p95 from t_sched",
-        "queue wait p50",
-        "tokens/s a stream",
-        "output tokens/s",
-    )
     rows = [(_ended(level), *pages.headline(level)) for level in levels]
-    known = [i for i in range(len(heads)) if any(row[i] != pages.NOTHING for row in rows)]
+    known = [i for i in range(len(HEADS)) if any(row[i] != pages.NOTHING for row in rows)]
     if not any(map(offered.is_open, levels)):  # a closed loop sends when its user is free: both are the same there
-        known = [i for i in known if "t_sched" not in heads[i]]
-    table.add_column("level", min_width=10)
-    for i in known:
-        table.add_column(heads[i], justify="right", min_width=max(map(len, heads[i].split())))
-    table.add_column("verdict", min_width=7)
-    for level, names, row in zip(levels, parts, rows, strict=True):
+        known = [i for i in known if "t_sched" not in HEADS[i]]
+    own = [
+        " · ".join(name for name in names if name not in shared) or level["label"]
+        for level, names in zip(levels, parts, strict=True)
+    ]
+    columns, left_out = _fitting({i: [HEADS[i], *(row[i] for row in rows)] for i in known}, own, width)
+    said = f"left out at {width} columns: {', '.join(left_out)}" if left_out else None
+    table = Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        caption=Text(said, style="dim") if said else None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("level", min_width=min(10, max(map(len, own), default=0)), overflow="fold")
+    for i in columns:
+        table.add_column(HEADS[i], justify="right", min_width=_least([HEADS[i], *(row[i] for row in rows)]))
+    table.add_column("verdict", min_width=VERDICT_WIDTH)
+    for level, name, row in zip(levels, own, rows, strict=True):
         verdict = level["verdict"]
-        own = " · ".join(name for name in names if name not in shared) or level["label"]
-        table.add_row(own, *(row[i] for i in known), Text(verdict, style=VERDICT_STYLES[verdict]))
+        table.add_row(name, *(row[i] for i in columns), Text(verdict, style=VERDICT_STYLES[verdict]))
     return table
+
+
+def _fitting(cells: dict[int, list[str]], levels: list[str], width: int) -> tuple[list[int], list[str]]:
+    """Return which columns fit beside level and verdict, and the heads of those that do not."""
+    kept, left_out = dict(cells), []
+    level = max((max(map(len, name.split()), default=0) for name in levels), default=0)
+    room = width - EDGES - min(max(10, level), LEVEL_WIDTH) - GAP - VERDICT_WIDTH
+    for head in DISPENSABLE:
+        if sum(_least(column) + GAP for column in kept.values()) <= room:
+            break
+        if (i := HEADS.index(head)) in kept:
+            del kept[i]
+            left_out.append(head)
+    return list(kept), left_out
+
+
+def _least(cells: list[str]) -> int:
+    """Return how narrow a column may be: its head breaks between words, what a cell says does not but for a count."""
+    head, *rest = cells
+    words = [*head.split(), *(piece for cell in rest for piece in cell.split(" (", 1)[0].split("\n"))]
+    return max(map(len, words), default=1)

@@ -19,6 +19,7 @@ from loadtest.analyse import (
     knee,
     lengths,
     load,
+    objectives,
     offered,
     rates,
     samples,
@@ -95,9 +96,9 @@ class Analysis:
 
 
 def analyse(
-    path: Path, objectives: Sequence[Objective] = (), also: Callable[[Run, Slots, Steps], object] | None = None
+    path: Path, asked: Sequence[Objective] = (), also: Callable[[Run, Slots, Steps], object] | None = None
 ) -> Analysis:
-    """Read a run folder and work out its figures, goodput by `objectives` too; raise RunFolderError when it is not one.
+    """Read a run folder and work out its figures, and whether it meets what is `asked`; raise RunFolderError when it is none.
 
     A run of several models or servers is worked out for each of them by itself. `also` is called when slots and steps of
     a run of one are known, to begin what needs no more than those.
@@ -106,13 +107,13 @@ def analyse(
     run.trouble.extend(said for said in samples.read(run).trouble if said not in run.trouble)
     parts = groups.split(run)
     if not parts:
-        return _analysed(run, objectives, also)
-    return _together(run, [(part, _analysed(part.run, objectives, None, part)) for part in parts])
+        return _analysed(run, asked, also)
+    return _together(run, [(part, _analysed(part.run, asked, None, part)) for part in parts])
 
 
 def _analysed(
     run: Run,
-    objectives: Sequence[Objective],
+    asked: Sequence[Objective],
     also: Callable[[Run, Slots, Steps], object] | None,
     group: Group | None = None,
 ) -> Analysis:
@@ -137,7 +138,7 @@ def _analysed(
     if also is not None:
         also(run, found, measured)
     memory = beside(run, found)
-    summary = summarise(run, found, measured, memory, objectives)
+    summary = summarise(run, found, measured, memory, asked)
     if group is not None:
         summary = {"group": group.name, **summary}
     return Analysis(run, found, measured, summary, None if isinstance(memory, str) else memory)
@@ -207,13 +208,13 @@ def _agreed(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summarise(
-    run: Run, found: Slots, measured: Steps, memory: Beside | str, objectives: Sequence[Objective] = ()
+    run: Run, found: Slots, measured: Steps, memory: Beside | str, asked: Sequence[Objective] = ()
 ) -> dict[str, Any]:
     """Return summary.json of a run whose requests carry their waits; seconds and per second, None for unknown.
 
     A figure that is None has its reason beside it, under the same name with `_reason`.
     """
-    levels = [_level(run, level, objectives) for level in run.levels]
+    levels = [_level(run, level, asked) for level in run.levels]
     facts = run.facts
     return {
         "schema": SCHEMA,
@@ -239,7 +240,7 @@ def summarise(
     }
 
 
-def _level(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> dict[str, Any]:
+def _level(run: Run, level: dict[str, Any], asked: Sequence[Objective]) -> dict[str, Any]:
     index = level["index"]
     rows, good = run.measured(index), run.good(index)
     block = int(level.get("concurrency") or 1)
@@ -255,7 +256,7 @@ def _level(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> 
     stamps = verdict.stamps_of(run.requests[good])
     flow = rates.flow(run, level)
     throughput = rates.summed_up(run, flow, good)
-    return {
+    found: dict[str, Any] = {
         "index": index,
         "label": offered.label(level, run.column("prompt_tokens")[good]),
         **{key: level[key] for key in ("model", "url", "beside") if key in level},
@@ -269,7 +270,7 @@ def _level(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> 
         **({"cold_load": load.cold_load(run, index)} if load.is_cold(run) else {}),
         "wait_source": _commonest(run.requests["wait_source"][good]),
         **throughput,
-        **_goodput(run, index, objectives, throughput["requests_per_s"], flow),
+        **_goodput(run, index, asked, throughput["requests_per_s"], flow),
         "tokens": _tokens(run, rows, good),
         "peak_decoding": slots.peak_decoding(run, np.asarray(run.requests["level"] == index, dtype=np.bool_)),
         "client": {
@@ -282,6 +283,9 @@ def _level(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> 
         "verdict": judged,
         "reasons": reasons,
     }
+    if asked:
+        found["objectives"] = [each.to_dict() for each in objectives.held(run, found, asked)]
+    return found
 
 
 def _described(name: str, values: FloatArray, block: int) -> dict[str, Any]:
@@ -295,12 +299,12 @@ def _known(name: str, described: stats.Described) -> dict[str, Any]:
 
 
 def _goodput(
-    run: Run, index: int, objectives: Sequence[Objective], rate: float | None, flow: rates.Flow | None
+    run: Run, index: int, asked: Sequence[Objective], rate: float | None, flow: rates.Flow | None
 ) -> dict[str, Any]:
-    """Return a level's goodput where objectives were given."""
-    if not objectives:
+    """Return a level's goodput where something is asked of it."""
+    if not asked:
         return {}
-    found = goodput.goodput(run, index, objectives, requests_per_s=rate, flow=flow)
+    found = goodput.goodput(run, index, asked, requests_per_s=rate, flow=flow)
     if found is None:
         return {"goodput": None, "goodput_reason": "no objective is one that a single request can meet or miss here"}
     return {"goodput": found.to_dict()}

@@ -39,7 +39,7 @@ COMMANDS = {
     "monitor": ("loadtest.cli.monitor", "Sample host, GPU and servers into a run folder."),
     "calibrate": ("loadtest.cli.calibrate", "Find how many streams this machine can measure truthfully."),
     "serve": ("loadtest.cli.serve", "Run the simulated model server (Ollama and OpenAI wire)."),
-    "demo": ("loadtest.cli.demo", "Simulated server, a small grid, a report with charts: under a minute."),
+    "demo": ("loadtest.cli.demo", "Simulated server, a small grid, a report with charts: about a minute."),
 }
 
 

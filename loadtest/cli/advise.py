@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.errors import PredictionError
-from loadtest.slo import parse
+from loadtest.errors import PredictionError, ScenarioError
+from loadtest.slo import ERRORS, parse
 
 
 @click.command()
@@ -41,6 +41,8 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
     from loadtest.analyse.summary import analyse
 
     objectives = () if slo is None else parse(slo)
+    if any(each.figure == ERRORS for each in objectives):
+        raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
     room = None if gpu_memory is None else parse_memory(gpu_memory)
     analysis = analyse(run)
     refuse(analysis.run, [each for each, _ in analysis.groups], "advise")

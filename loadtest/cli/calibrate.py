@@ -239,7 +239,7 @@ def _calibrate(driver: str, arrivals: str, stamps: str, most: int) -> Found | No
         folder = Path(name)
         truth = folder / "truth.jsonl"
         kind = Calibrating(arrivals, most, truth)
-        with simulated_server("--profile", PROFILES[arrivals], "--truth", str(truth)) as url:
+        with simulated_server("--profile", PROFILES[arrivals], "--truth", str(truth), apart=True) as url:
             whole = DRIVERS[driver](kind, url, folder)
         if not whole:
             return None

@@ -5,27 +5,43 @@ from __future__ import annotations
 import contextlib
 import importlib.resources
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.text import Text
 
 from loadtest.cli.options import Number
-from loadtest.cli.report import exit_code, show
-from loadtest.cli.run import run_scenario
+from loadtest.cli.report import lost, show
+from loadtest.cli.run import ended, run_scenario
 from loadtest.errors import TargetError
+from loadtest.metrics import VOID
 from loadtest.scenario import Scenario
 
+if TYPE_CHECKING:
+    from loadtest.analyse.report import Report
+
 PROFILE = "a100-80g-llama3.1-70b-q4"
-SPEED = 10
+# Tokens come 20 to 30 ms apart. At 10× they came 4 ms apart, as long as a busy machine may keep a process waiting for a
+# core: beside one other process every level was void.
+SPEED = 2
 SLOTS = 4
+SLO = "ttft_p95=2"  # of the next step that is printed
 
 
 @contextlib.contextmanager
-def simulated_server(*options: str) -> Iterator[str]:
-    """Run `loadtest serve` on a free port while inside; gives its URL."""
+def simulated_server(*options: str, apart: bool = False) -> Iterator[str]:
+    """Run `loadtest serve` on a free port while inside; gives its URL.
+
+    Args:
+        apart: keep it on a core of its own, and this process on the others, for arrivals closer than a few ms.
+    """
     command = [sys.executable, "-m", "loadtest", "serve", "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -33,7 +49,7 @@ def simulated_server(*options: str) -> Iterator[str]:
             said = server.stdout.readline()
             if "http://" not in said:
                 raise TargetError("the simulated server did not start; try `loadtest serve` to see why.")
-            with _cores_apart(server.pid):
+            with _cores_apart(server.pid) if apart else contextlib.nullcontext():
                 yield said.split()[-1]
         finally:
             server.terminate()
@@ -43,7 +59,8 @@ def simulated_server(*options: str) -> Iterator[str]:
 def _cores_apart(server: int) -> Iterator[None]:
     """Keep the server's process on one core and this one on the others while inside, where the system lets us.
 
-    The simulated server spins before a batch is due: on the client's core it would delay it by 2 to 3 ms.
+    The simulated server spins before a batch is due: on the client's core it would delay it by 2 to 3 ms. Where another
+    process is busy a pinned one waits for its core though the other core is free.
     """
     cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
     if len(cores) < 2:
@@ -67,11 +84,51 @@ def _cores_apart(server: int) -> Iterator[None]:
     help="Run the simulated server this many times faster than the profile.",
 )
 def demo(out: Path | None, speed: float) -> int:
-    """Show it all in under a minute: a simulated Ollama with four slots, a small grid, a report with charts.
+    """Show it all in about a minute: a simulated Ollama with four slots, a small grid, a report with charts.
 
-    Everything it prints and draws is labelled simulated. Nothing is reached but this machine.
+    Everything it prints and draws is labelled simulated. Nothing is reached but this machine. Where the machine is too
+    busy to measure on, the levels are void as in any run, and the exit code is 0 all the same.
     """
     path = Path(str(importlib.resources.files("loadtest") / "demo.toml"))
-    with simulated_server("--profile", PROFILE, "--slots", str(SLOTS), "--speed", str(speed)) as url:
+    server = ("--profile", PROFILE, "--slots", str(SLOTS), "--speed", str(speed), "--warm")
+    with simulated_server(*server) as url:
         finished = run_scenario(Scenario.load(path, name="demo", url=url), out)
-    return exit_code([show(finished.folder, charts=True)], ())
+    if finished.state != "done":
+        return ended(finished)
+    written = show(finished.folder, charts=True)
+    for line in _afterwards(written, finished.folder, speed):
+        Console().print(Text(line), soft_wrap=line.startswith("  "))  # a command that is broken in two cannot be pasted
+    return 3 if lost([written]) else 0
+
+
+def _afterwards(written: Report, folder: Path, speed: float) -> Iterator[str]:
+    """Yield what to look at and to do next, with commands that work as pasted."""
+    command = shlex.join(_called())
+    levels = written.summary["levels"]
+    void = sum(level["verdict"] == VOID for level in levels)
+    yield ""
+    yield f"Open {folder / 'report.html'}: every chart, every figure with its formula."
+    if void:
+        yield (
+            f"{void} of {len(levels)} levels are void: this machine was too busy to take the answers in time, so their "
+            "figures tell of it and not of the server. Nothing is broken, and a real run would say the same. Stop what "
+            "else is running and try again, or let tokens come more slowly:"
+        )
+        yield f"  {command} demo --speed {speed / 2:g}"
+    else:
+        yield "What would more slots change?"
+        yield f"  {command} advise {shlex.quote(str(folder))} --slo {SLO}"
+    yield "Your own Ollama (OLLAMA_HOST, else the local one), or another server with --url URL:"
+    yield f"  {command} check"
+
+
+def _called() -> list[str]:
+    """Return how a shell calls this loadtest: by its name where the PATH has it, else by the path that it lies at."""
+    here = Path(sys.executable).with_name("loadtest")
+    on_path = shutil.which("loadtest")
+    if on_path is not None and here.exists() and here.samefile(on_path):
+        return ["loadtest"]
+    if not here.exists():
+        return [sys.executable, "-m", "loadtest"]
+    near = os.path.relpath(here)
+    return [str(here) if near.startswith(os.pardir) else near]

@@ -8,24 +8,38 @@ import sys
 from loadtest.measure.tally import Progress
 
 
-def sentence(at: Progress) -> str:
-    """Say in one line where the level stands."""
+def sentence(at: Progress, width: int | None = None) -> str:
+    """Say in one line where the level stands; of what does not fit, what a person misses least goes first.
+
+    How many requests failed, came late or were not sent, and how long it takes yet, are the last to go.
+    """
     total = f"/{at.planned}" if at.planned else ""
-    parts = [
-        f"[{at.level.index + 1}{f'/{at.levels}' if at.levels else ''}] {at.level.label}",
-        *([] if at.due is None else [f"{at.due} due", f"{at.released - at.shed} sent"]),
-        f"{at.done}{total} done",
-        f"{at.decoding} decoding",
-        f"{at.waiting} waiting",
-        f"TTFT p50 {at.ttft_p50:.2f} s" if at.ttft_p50 is not None else "TTFT p50 –",
-        f"{at.tokens_per_s:.0f} tokens/s",
-    ]
+    number, level = f"[{at.level.index + 1}{f'/{at.levels}' if at.levels else ''}]", at.level.label
     doubts = ((at.failed, "failed"), (at.shed, "not sent (--max-in-flight)"), (at.behind, "late"))
-    after = parts.index(f"{at.done}{total} done") + 1
-    parts[after:after] = [f"{count} {word}" for count, word in doubts if count]
-    if at.eta is not None:
-        parts.append(f"ETA {at.eta:.0f} s")
-    return "  ".join(parts)
+    parts = {
+        "level": f"{number} {level}",
+        "due": "" if at.due is None else f"{at.due} due  {at.released - at.shed} sent",
+        "done": f"{at.done}{total} done",
+        "doubts": "  ".join(f"{count} {word}" for count, word in doubts if count),
+        "decoding": f"{at.decoding} decoding",
+        "waiting": f"{at.waiting} waiting",
+        "ttft": f"TTFT p50 {at.ttft_p50:.2f} s" if at.ttft_p50 is not None else "TTFT p50 –",
+        "tokens": f"{at.tokens_per_s:.0f} tokens/s",
+        "eta": "" if at.eta is None else f"ETA {at.eta:.0f} s",
+    }
+    shorter = {"level": f"{number} {at.level.load}", "doubts": parts["doubts"].replace(" (--max-in-flight)", "")}
+    changes = ("level", "decoding", "tokens", "due", "waiting", "doubts", "ttft")
+    for key in changes:
+        if width is None or len(_joined(parts)) <= width:
+            break
+        parts[key] = shorter.get(key, "")
+    if width is not None and len(_joined(parts)) > width:
+        parts["level"] = number
+    return _joined(parts) if width is None else _joined(parts)[:width]
+
+
+def _joined(parts: dict[str, str]) -> str:
+    return "  ".join(part for part in parts.values() if part)
 
 
 class Line:
@@ -38,7 +52,7 @@ class Line:
     def show(self, at: Progress) -> None:
         if self._live:
             width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(f"\r\x1b[K{sentence(at)[:width]}")
+            sys.stderr.write(f"\r\x1b[K{sentence(at, width)}")
             sys.stderr.flush()
         elif self._said != (key := (at.level.index, int(at.elapsed // 10))):
             self._said = key

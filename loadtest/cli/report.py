@@ -11,13 +11,15 @@ import click
 from rich.console import Console
 
 from loadtest.errors import LoadTestError
+from loadtest.metrics import VOID
 from loadtest.slo import Objective, judge, parse
 
 if TYPE_CHECKING:
     from loadtest.analyse.report import Report
 
 SLO_HELP = (
-    "What every level must meet, e.g. ttft_p95=2,tokens_per_s_p5=10 (seconds; tokens/s); exit code 1 where it does not."
+    "What every level must meet, e.g. ttft_p95=2,tokens_per_s_p5=10,errors=0.01 (seconds; tokens/s; share of requests "
+    "that failed); exit code 1 where it does not, or cannot be judged."
 )
 
 
@@ -34,12 +36,16 @@ def show(folder: Path, *, charts: bool, objectives: Sequence[Objective] = ()) ->
 
 
 def exit_code(reports: Sequence[Report], objectives: Sequence[Objective]) -> int:
-    """Return 3 when a level is void or records are lost, else 1 when a level misses an objective, else 0."""
+    """Return 3 when a level is void or records are lost, else 1 when an objective is missed or not judged, else 0."""
     levels = [level for report in reports for level in report.summary["levels"]]
-    lost = any(one.run.lost for report in reports for one in report.analyses)
-    if lost or any(level["verdict"] == "void" for level in levels):
+    if lost(reports) or any(report.verdict == VOID for report in reports):
         return 3
     return int(any(not judged.met for level in levels for judged in judge(objectives, level)))
+
+
+def lost(reports: Sequence[Report]) -> bool:
+    """Whether records are missing that were written, or should have been."""
+    return any(one.run.lost for report in reports for one in report.analyses)
 
 
 @click.command()
@@ -53,7 +59,7 @@ def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
     level's goodput is in summary.json. A folder that cannot be reported is said, and the others are reported.
 
     \b
-    Exit codes: 0 done · 1 an objective is missed · 2 a folder could not be reported
+    Exit codes: 0 done · 1 an objective is missed or not judged · 2 a folder could not be reported
                 3 a level is void, or records are missing
     """
     objectives = () if slo is None else parse(slo)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from loadtest.cli.expected import Expected, beforehand, enough
 from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options import make_scenario, scenario_options
 from loadtest.cli.progress import Line
-from loadtest.cli.report import SLO_HELP, exit_code, show
+from loadtest.cli.report import SLO_HELP, exit_code, lost, show
 from loadtest.cli.search import Finder
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.measure.search import DEFAULT_MOST
 from loadtest.measure.session import Beside, Choose, Finished, measure
+from loadtest.measure.tally import Progress
 from loadtest.measure.workload import check_files
 from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, parse
@@ -29,13 +31,19 @@ def run_scenario(
     line: Line | None = None,
     choose: Choose | None = None,
     beside: Beside | None = None,
+    watch: Callable[[Progress], object] = lambda _: None,
 ) -> Finished:
-    """Measure `scenario` with the live line on stderr."""
+    """Measure `scenario` with the live line on stderr; `watch` sees the same progress."""
     line = line or Line()
     for note in check_files(scenario):
         line.say(note)
+
+    def progress(at: Progress) -> None:
+        watch(at)
+        line.show(at)
+
     try:
-        return measure(scenario, out, on_progress=line.show, say=line.say, choose=choose, beside=beside)
+        return measure(scenario, out, on_progress=progress, say=line.say, choose=choose, beside=beside)
     finally:
         line.close()
 
@@ -112,11 +120,15 @@ def run(
     )
     if find_max is not None:
         return _find_max(scenario, out, objectives, find_max, report=report, beside=beside)
-    finished = run_scenario(scenario, out, beside=beside)
-    if finished.failure is not None:
-        return _failed(finished)
-    written = show(finished.folder, charts=report, objectives=objectives)
-    return _interrupted() if finished.state == "interrupted" else exit_code([written], objectives)
+    scenario = enough(scenario, objectives, by_time=values.get("duration") is not None)
+    line = Line()
+    if (said := beforehand(scenario, objectives)) is not None:
+        line.say(said)
+    watch = Expected(scenario, line.say) if objectives else (lambda _: None)
+    finished = run_scenario(scenario, out, line=line, beside=beside, watch=watch)
+    if finished.state != "done":
+        return ended(finished, charts=report, objectives=objectives)
+    return exit_code([show(finished.folder, charts=report, objectives=objectives)], objectives)
 
 
 def _find_max(
@@ -132,17 +144,20 @@ def _find_max(
     finder = Finder(scenario, objectives, most, line.say)
     finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside)
     if finished.failure is not None:
-        return _failed(finished)
+        return ended(finished)
     found, sentence = finder.conclude(finished.folder)
-    show(finished.folder, charts=report)
+    written = show(finished.folder, charts=report)
     if finished.state == "interrupted":
         return _interrupted()
     print(sentence)
-    return 3 if found.void else 0 if found.met else 1
+    return 3 if found.void or lost([written]) else 0 if found.met else 1
 
 
-def _failed(finished: Finished) -> int:
-    """Show what a run left that could not keep all it measured, and say why."""
+def ended(finished: Finished, *, charts: bool = False, objectives: Sequence[Objective] = ()) -> int:
+    """Show what an interrupted run left, or one that could not keep all it measured, and say why; return the exit code."""
+    if finished.failure is None:
+        show(finished.folder, charts=charts, objectives=objectives)
+        return _interrupted()
     try:
         show(finished.folder, charts=False)
     except (LoadTestError, OSError):

@@ -12,7 +12,7 @@ from loadtest.errors import ScenarioError
 from loadtest.measure.search import Found, Search, Tried
 from loadtest.records import RunFolder
 from loadtest.scenario import Level, Scenario
-from loadtest.slo import Objective, decided, judge
+from loadtest.slo import ERRORS, Objective, decided, judge
 
 FEWEST = 40  # requests of a level: fewer seldom have an interval
 BEYOND = 3  # requests past a percentile that a level should have: p95 wants 60 in all, p99 300
@@ -24,11 +24,12 @@ class Finder:
     def __init__(
         self, scenario: Scenario, objectives: Sequence[Objective], most: int, say: Callable[[str], object]
     ) -> None:
-        least = max(FEWEST, *(math.ceil(BEYOND / each.tail - 1e-9) for each in objectives), scenario.requests or 0)
+        least = max(FEWEST, *(_least(each) for each in objectives), scenario.requests or 0)
         self._search = Search(least=least, a_stream=scenario.requests_per_stream, most=most)
         self._objectives = objectives
         self._max_error_ratio = scenario.max_error_ratio
         self._say = say
+        self._unknown: str | None = None  # what no further request would tell
         self.tried: list[Tried] = []
 
     def first(self, scenario: Scenario) -> Scenario:
@@ -53,11 +54,13 @@ class Finder:
         from loadtest.analyse.summary import analyse
 
         last = levels[-1]
-        found = next(level for level in analyse(folder).summary["levels"] if level["index"] == last.index)
+        found = next(
+            level for level in analyse(folder, self._objectives).summary["levels"] if level["index"] == last.index
+        )
         self.tried.append(self._judged(last, found))
         self._say(f"{last.label}, {last.requests} requests: {self.tried[-1].saw}.")
         following = self._search.next_level(self.tried)
-        if following is None:
+        if following is None or self._unknown is not None:
             return None
         return dataclasses.replace(
             last, index=last.index + 1, concurrency=following.concurrency, requests=following.requests
@@ -70,10 +73,13 @@ class Finder:
         judged = judge(self._objectives, summary)
         void = summary["verdict"] == "void"
         met, saw = decided(judged), "; ".join(map(str, judged))
-        if failures > self._max_error_ratio * requests:
+        by_share = any(each.figure == ERRORS for each in self._objectives)
+        if not by_share and failures > self._max_error_ratio * requests:
             met, saw = False, f"{failures} of {requests} requests failed"
         elif void:
             met, saw = None, f"void ({'; '.join(summary['reasons'])})"
+        elif met is None:
+            self._unknown = next((str(each) for each in judged if each.unjudged and not each.few), None)
         return Tried(level.concurrency or 0, requests, met, saw, void and met is None)
 
     def conclude(self, folder: Path) -> tuple[Found, str]:
@@ -84,6 +90,8 @@ class Finder:
         simulated = (facts.get("server") or {}).get("simulated")
         server = "The simulated server" if simulated else "The server"
         sentence = found.sentence(asked, self._search.most, server=server)
+        if self._unknown is not None:
+            sentence = f"Nothing is known about {asked}: {self._unknown}."
         facts["find_max"] = {
             "slo": {each.name: each.limit for each in self._objectives},
             **dataclasses.asdict(found),
@@ -92,3 +100,8 @@ class Finder:
         }
         RunFolder(folder).write_run(facts)
         return found, sentence
+
+
+def _least(objective: Objective) -> int:
+    """Return how many requests a level should have, for the objective to be clear at once."""
+    return objective.requests if objective.figure == ERRORS else math.ceil(BEYOND / objective.tail - 1e-9)

@@ -104,7 +104,8 @@ def _when(due: float, rate: float, rate_to: float | None, over: float | None) ->
 def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) -> Sequence[int]:
     """Return every instant of an open-loop level, ns after its start, in order; `trace` where it replays one.
 
-    Ended by the scenario's requests or duration (those due within it); a trace by its own end too.
+    Ended by the scenario's requests or duration (those due within it, and least_requests in any case); a trace by its own
+    end too.
     """
     if trace is not None:
         every: Iterator[int] = iter(trace.offsets)
@@ -119,8 +120,8 @@ def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) ->
             over=_length(scenario, level),
         )
     if scenario.duration is not None:
-        end = round(scenario.duration * NS)
-        every = itertools.takewhile(lambda at: at < end, every)
+        end, least = round(scenario.duration * NS), scenario.least_requests or 0
+        every = (at for _, at in itertools.takewhile(lambda due: due[0] < least or due[1] < end, enumerate(every)))
     elif level.requests:
         every = itertools.islice(every, level.requests)
     try:

@@ -7,7 +7,7 @@ must be together · values: what a single value must be · files: text files tha
 from loadtest.scenario.checks import APIS, ARRIVALS, ENDPOINTS, MAX_TOKENS_KEYS
 from loadtest.scenario.files import looks_like, read_text, stamp
 from loadtest.scenario.level import Level
-from loadtest.scenario.schema import FORMER, Scenario
+from loadtest.scenario.schema import FORMER, OPEN_LOOP_S, Scenario
 from loadtest.scenario.values import (
     BURSTINESS,
     MOST_REQUESTS,
@@ -32,6 +32,7 @@ __all__ = [
     "MOST_REQUESTS",
     "MOST_S",
     "MOST_STREAMS",
+    "OPEN_LOOP_S",
     "RATE",
     "TOKENS",
     "Level",

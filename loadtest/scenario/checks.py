@@ -95,11 +95,13 @@ def _check_size(scenario: Scenario) -> None:
                 f"rate = {rate:g} for {scenario.duration:g} s makes {mean * scenario.duration:.0f} requests; ask for a "
                 f"duration of {MOST_REQUESTS / mean:.0f} s or less."
             )
-        if scenario.requests is not None and scenario.requests / mean > MOST_S:
-            raise ScenarioError(
-                f"requests = {scenario.requests} at rate = {rate:g} would take {scenario.requests / mean / 86400:.0f} days; "
-                "ask for fewer requests or a higher rate."
-            )
+        for key in ("requests", "least_requests"):
+            requests = getattr(scenario, key) or 0
+            if requests / mean > MOST_S:
+                raise ScenarioError(
+                    f"{key} = {requests} at rate = {rate:g} would take {requests / mean / 86400:.0f} days; ask for fewer "
+                    "requests or a higher rate."
+                )
 
 
 def _check_modes(scenario: Scenario) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 import tomllib
 import typing
 from collections.abc import Callable
@@ -106,6 +107,11 @@ class Scenario:
     )
     requests_per_stream: int = _key(
         "Requests of each stream, where neither requests nor duration is given.", 8, bounds=_REQUESTS
+    )
+    least_requests: int | None = _key(
+        "Requests of a level at least, where no number of requests is given; default: what --slo needs.",
+        None,
+        bounds=_REQUESTS,
     )
     duration: float | None = _key(
         "Run each level this long, after its warm-up, instead of a number of requests.",
@@ -262,10 +268,17 @@ class Scenario:
                 input_tokens=input_tokens,
                 output_tokens=output_tokens,
                 words=count,
-                requests=0 if self.duration is not None else self.requests or self.requests_per_stream * (streams or 0),
+                requests=0
+                if self.duration is not None
+                else self.requests or self._each_stream(streams or 0) * (streams or 0),
             )
             for index, (count, input_tokens, output_tokens, (streams, rate)) in enumerate(cells)
         ]
+
+    def _each_stream(self, streams: int) -> int:
+        """Return how many requests each of so many streams sends, where nothing else ends a level."""
+        least = self.least_requests or 0
+        return max(self.requests_per_stream, math.ceil(least / streams)) if streams else self.requests_per_stream
 
 
 def _renamed(table: dict[str, Any], where: str, say: Callable[[str], object] | None) -> dict[str, Any]:

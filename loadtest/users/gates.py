@@ -1,7 +1,7 @@
 """Gates: whether a Locust run passes, from undiluted figures; they set the exit code, and say what they saw.
 
 Locust exits with 1 at the first failed request. Where gates are given, they decide instead: 0 when all pass, 1 when one
-fails. Wrong use, a crash or an exception in a task keeps the code that Locust or others gave it.
+fails or cannot be judged. Wrong use, a crash or an exception in a task keeps the code that Locust or others gave it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 from locust import log
 from locust.env import Environment
 
+from loadtest import metrics
 from loadtest.errors import ScenarioError
-from loadtest.streams import Figures
+from loadtest.streams import ACCEPTED, Figures
 from loadtest.users.figures import board
 from loadtest.users.options import Settings
 
@@ -26,28 +27,56 @@ class Gate:
     option: str  # with its limit
     passed: bool
     saw: str
+    judged: bool = True
 
     def __str__(self) -> str:
-        return f"gate {self.option}: {'passed' if self.passed else 'FAILED'}, {self.saw}"
+        word = ("passed" if self.passed else "FAILED") if self.judged else "NOT JUDGED"
+        return f"gate {self.option}: {word}, {self.saw}"
 
 
 def judge(settings: Settings, total: Figures) -> Iterator[Gate]:
-    """Yield the gates that were asked for, judged by the figures of all requests; what is unknown fails."""
+    """Yield the gates that were asked for, judged by all requests that were sent; what is unknown does not pass."""
     ratio, limit, least = settings.max_failure_ratio, settings.max_ttft_p95, settings.min_tokens_per_s
     if ratio is not None:
         share = total.failures / total.requests if total.requests else None
         saw = "no request was measured"
         if share is not None:
             saw = f"{total.failures} of {total.requests} requests failed ({share:.3g})"
-        yield Gate(f"--max-failure-ratio {ratio:g}", share is not None and share <= ratio, saw)
+        passed = share is not None and share <= ratio
+        yield Gate(f"--max-failure-ratio {ratio:g}", passed, saw, judged=share is not None)
     if limit is not None:
-        p95 = total.histograms["ttft_s"].percentile(0.95)
-        saw = "no request ended well" if p95 is None else f"TTFT p95 of {total.measured} requests is {p95:.3g} s"
-        yield Gate(f"--max-ttft-p95 {limit:g}", p95 is not None and p95 <= limit, saw)
+        yield _ttft(f"--max-ttft-p95 {limit:g}", limit, total)
     if least is not None:
-        p50 = total.histograms["stream_tokens_per_s"].percentile(0.5)
-        saw = "no decode speed was seen" if p50 is None else f"a stream's tokens/s p50 is {p50:.3g}"
-        yield Gate(f"--min-tokens-per-s {least:g}", p50 is not None and p50 >= least, saw)
+        yield _speed(f"--min-tokens-per-s {least:g}", least, total)
+
+
+def _ttft(option: str, limit: float, total: Figures) -> Gate:
+    """Judge TTFT p95 over all requests: one that failed, or never got a token, is slower than any limit."""
+    known = total.histograms["ttft_s"]
+    lost = total.failures + total.measured - known.count
+    requests = total.requests - total.outcomes[ACCEPTED]
+    among = f" with {lost} of {requests} requests failed or without a token" if lost else f" of {requests} requests"
+    if lost > 0.05 * requests:
+        return Gate(option, passed=False, saw=f"TTFT p95{among} is that of a failed one")
+    if not metrics.enough_for(0.95, requests):
+        return Gate(option, passed=False, saw=f"TTFT p95 takes 20 requests, and {requests} were measured", judged=False)
+    p95 = known.percentile(min(0.95 * requests / (requests - lost), 1.0))
+    assert p95 is not None
+    return Gate(option, p95 <= limit, f"TTFT p95{among} is {p95:.3g} s")
+
+
+def _speed(option: str, least: float, total: Figures) -> Gate:
+    """Judge the median stream's tokens/s over all requests, where one that failed has none."""
+    known, lost = total.histograms["stream_tokens_per_s"], total.failures
+    requests = known.count + lost
+    among = f" with {lost} of {requests} requests failed" if lost else ""
+    if not known.count and not lost:
+        return Gate(option, passed=False, saw="no decode speed was seen", judged=False)
+    if lost > 0.5 * requests:
+        return Gate(option, passed=False, saw=f"a stream's tokens/s p50{among} is 0")
+    p50 = known.percentile((0.5 * requests - lost) / known.count)
+    assert p50 is not None
+    return Gate(option, p50 >= least, f"a stream's tokens/s p50{among} is {p50:.3g}")
 
 
 def apply(environment: Environment) -> list[Gate]:

@@ -1,0 +1,170 @@
+"""Objectives over every request that was sent: what fails is slower than any limit, and what cannot be judged is said."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from made_runs import Made, grid, unanswered, write
+
+from loadtest.analyse.summary import analyse
+from loadtest.records import NOT_SENT, Outcome, Record
+from loadtest.slo import Judged, decided, judge, least_requests, parse
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def failing(path: Path, every: Callable[[int], bool], *, users: int = 4, each: int = 15, **more: object) -> Path:
+    """Write a run of one level whose i-th measured request failed where `every` says so; the others take 52 ms."""
+    levels, truth = grid(Made(slots=8), [users], each=each)
+    measured = iter(range(users * each))
+
+    def one(record: Record) -> Record:
+        fails = not record.warmup and every(next(measured))
+        return unanswered(record, Outcome.HTTP_ERROR, status=500, error="busy", **more) if fails else record
+
+    return write(path, [one(record) for record in truth.records], levels)
+
+
+def held(path: Path, asked: str) -> tuple[Judged, ...]:
+    """Judge the only level of a run, by what its summary says."""
+    objectives = parse(asked)
+    (level,) = analyse(path, objectives).summary["levels"]
+    return judge(objectives, level)
+
+
+@pytest.mark.parametrize(
+    ("asked", "share", "met"),
+    [
+        ("ttft_p95=2", 0.0, True),
+        ("ttft_p95=2", 0.4, False),
+        ("ttft_p50=2", 0.4, True),  # the median request was answered in time
+        ("ttft_p50=2", 0.6, False),
+        ("ttft_mean=2", 0.05, False),
+        ("ttft_sched_p90=2", 0.2, False),
+        ("e2e_p95=2", 0.4, False),
+        ("tpot_p95=2", 0.4, False),
+        ("itl_p95=2", 0.4, False),
+        ("itl_p50=2", 0.4, True),
+        ("itl_mean=2", 0.05, False),
+        ("queue_wait_p95=2", 0.4, False),
+        ("tokens_per_s_p5=10", 0.4, False),
+        ("tokens_per_s_p50=10", 0.4, True),
+        ("e2e_tokens_per_s_p5=1", 0.4, False),
+        ("errors=0.4", 0.4, True),
+        ("errors=0.39", 0.4, False),
+        ("errors=0", 0.0, True),
+    ],
+)
+def test_a_failed_request_misses_every_objective(tmp_path: Path, asked: str, share: float, met: bool) -> None:
+    (judged,) = held(failing(tmp_path / "run", lambda i: i % 20 < share * 20), asked)
+    assert judged.unjudged is None
+    assert judged.met == met, str(judged)
+
+
+def test_without_failures_an_objective_is_held_against_the_figure_that_the_report_shows(tmp_path: Path) -> None:
+    objectives = parse("ttft_p95=2,tokens_per_s_p5=10,itl_p99=1")
+    path = failing(tmp_path / "run", lambda _: False)
+    (level,) = analyse(path, objectives).summary["levels"]
+    for judged in judge(objectives, level):
+        assert judged.value == judged.objective.value(level)
+        assert judged.interval == judged.objective.interval(level)
+
+
+def test_an_answer_without_any_token_misses_too(tmp_path: Path) -> None:
+    levels, truth = grid(Made(slots=8), [4], each=15)
+    empty = [unanswered(one, Outcome.OK) if one.id % 5 == 0 else one for one in truth.records]
+    (judged,) = held(write(tmp_path / "run", empty, levels), "ttft_p95=2")
+    assert not judged.met
+    assert math.isinf(judged.value)
+
+
+def test_few_failures_leave_a_percentile_and_are_said(tmp_path: Path) -> None:
+    (judged,) = held(failing(tmp_path / "run", lambda i: i == 7), "ttft_p95=2")
+    assert judged.met
+    assert "with 1 of 60 requests failed" in str(judged)
+
+
+def test_so_few_requests_that_nothing_can_be_said_are_not_judged(tmp_path: Path) -> None:
+    (judged,) = held(failing(tmp_path / "a", lambda _: False, each=4), "ttft_p95=2")
+    assert str(judged) == "TTFT p95 takes 20 requests and has 16, TTFT p95 ≤ 2 s: not judged"
+    (judged,) = held(failing(tmp_path / "b", lambda i: i < 4, each=4), "ttft_p95=2")
+    assert str(judged) == ("TTFT p95 is that of a failed request with 4 of 16 requests failed, TTFT p95 ≤ 2 s: missed")
+
+
+def test_a_figure_that_the_server_does_not_say_is_not_judged(tmp_path: Path) -> None:
+    levels, truth = grid(Made(slots=8), [4], each=15)
+    silent = [
+        unanswered(one, Outcome.OK, **{key: getattr(one, key) for key in ("t_first_token", "output_tokens")})
+        for one in truth.records
+    ]
+    (judged,) = held(write(tmp_path / "run", silent, levels), "queue_wait_p95=2")
+    assert str(judged).startswith("queue wait p95 is unknown (this server does not say")
+    assert str(judged).endswith(": not judged")
+    assert not judged.few
+
+
+def test_what_was_not_sent_may_not_pass(tmp_path: Path) -> None:
+    levels, truth = grid(Made(slots=8), [4], each=15)
+    shed = [
+        unanswered(
+            one, Outcome.CANCELLED, t_send=None, error=f"{NOT_SENT}: 4 requests were in flight (--max-in-flight)"
+        )
+        if one.id % 3 == 0
+        else one
+        for one in truth.records
+    ]
+    opened = [{**level, "concurrency": None, "rate": 4.0} for level in levels]
+    (judged,) = held(write(tmp_path / "run", shed, opened), "ttft_p95=2")
+    assert not judged.met
+    assert "requests that were not sent (--max-in-flight)" in str(judged)
+    assert judged.word == "not judged"
+
+
+@pytest.mark.parametrize(
+    ("failed", "code", "word"), [(0, 0, "met"), (6, 1, "missed"), (24, 1, "missed"), (36, 3, "missed")]
+)
+def test_a_gate_over_failures_sets_the_exit_code(
+    tmp_path: Path, loadtest: Call, failed: int, code: int, word: str
+) -> None:
+    """36 of 60: half or more failed is void, and void comes before a gate."""
+    run = failing(tmp_path / "run", lambda i: i * failed // 60 != (i - 1) * failed // 60)
+    got, out, _ = loadtest("report", run, "--slo", "ttft_p95=2,errors=0.05")
+    lines = [line for line in " ".join(out.split()).split("4 streams") if "≤" in line]
+    assert got == code, out
+    assert len(lines) == 2
+    assert all(f": {word}" in line for line in lines), lines
+    level = json.loads((run / "summary.json").read_bytes())["levels"][0]
+    assert [row["judged"].split(",")[0] for row in level["objectives"]] == [word, word]
+
+
+@pytest.mark.parametrize(
+    ("asked", "requests"),
+    [
+        ("ttft_p95=2", 20),
+        ("tokens_per_s_p5=10", 20),
+        ("ttft_p90=2", 10),
+        ("ttft_p99=2", 100),
+        ("ttft_p50=2,e2e_mean=3", 5),
+        ("output_tokens_per_s=3", 5),
+        ("errors=0.1", 10),
+        ("errors=0.001", 100),
+        ("errors=0", 100),
+        ("ttft_p50=1,tokens_per_s_p5=10", 20),
+    ],
+)
+def test_an_objective_says_how_many_requests_it_takes(asked: str, requests: int) -> None:
+    assert least_requests(parse(asked)) == requests
+
+
+def test_a_share_of_errors_is_clear_from_the_requests_that_were_sent() -> None:
+    objectives = parse("errors=0.05")
+    level = {"outcomes": {"ok": 59, "timeout": 1, "cancelled": 40}}
+    (judged,) = judge(objectives, level)
+    assert str(judged) == "error rate is 1.67 % (0.295 % to 8.86 %), 1 of 60, error rate ≤ 5 %: met, but not surely"
+    assert decided([judged]) is True
+    assert decided(judge(objectives, {"outcomes": {"ok": 50, "timeout": 10}})) is False
+    assert judge(objectives, {"outcomes": {"cancelled": 4}})[0].word == "not judged"

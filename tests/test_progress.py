@@ -1,0 +1,53 @@
+"""The live line: what it says, and what of it stays where the terminal is narrow."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadtest.cli.progress import sentence
+from loadtest.measure.tally import Progress
+from loadtest.scenario import Level
+
+
+def progress(**more: object) -> Progress:
+    level = Level(index=11, concurrency=128, input_tokens=16384, output_tokens=2048, words=None, requests=1024)
+    facts = {
+        "level": level,
+        "levels": 16,
+        "done": 700,
+        "failed": 36,
+        "planned": 1152,
+        "in_flight": 128,
+        "decoding": 4,
+        "ttfts": (1.5, 2.5),
+        "tokens_per_s": 1234.0,
+        "elapsed": 60.0,
+        "eta": 75.0,
+    }
+    return Progress(**{**facts, **more})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [79, 59, 45])
+@pytest.mark.parametrize(
+    ("more", "kept"),
+    [
+        ({}, ["36 failed", "700/1152 done", "ETA 75 s"]),
+        ({"due": 900, "released": 850, "shed": 20}, ["36 failed", "20 not sent", "50 late"]),
+    ],
+)
+def test_failures_and_the_time_left_are_the_last_to_go(width: int, more: dict[str, int], kept: list[str]) -> None:
+    line = sentence(progress(**more), width)
+    assert len(line) <= width
+    assert all(said in line for said in kept if width > 50 or "failed" in said), line
+    assert line.startswith("[12/16]")
+
+
+def test_where_there_is_room_all_is_said() -> None:
+    assert (
+        sentence(progress(), 200)
+        == sentence(progress())
+        == (
+            "[12/16] 128 streams · 16384 in · 2048 out  700/1152 done  36 failed  4 decoding  124 waiting  TTFT p50 2.00 s  "
+            "1234 tokens/s  ETA 75 s"
+        )
+    )
