@@ -66,3 +66,16 @@ def test_flush_does_all() -> None:
 
     asyncio.run(main())
     assert done == [0, 1, 2, 3, 4]
+
+
+def test_the_longer_work_is_overdue_the_more_of_it_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a core that is full a slice is all that work gets: one of fixed length would let the backlog grow for ever."""
+    t = 10**12
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: t)
+    pile = module.Pile()
+    pile.put(bool)
+    instants = [t + module.LONGEST_NS + overdue for overdue in (10**8, 5 * 10**8, 5 * 10**9, 10**12)]
+    first, second, third, last = (pile._end(instant) - instant for instant in instants)
+    assert first > 5_000_000
+    assert second > 4 * first
+    assert third == last == module.LONGEST_SLICE_NS

@@ -16,6 +16,10 @@ QUIET_NS = 2_000_000  # streams end in waves: their users' next requests leave b
 CLEAR_NS = 500_000  # before a scheduled request no work is begun: one piece of it may take that long
 BUSY = 0.6  # share of the core that reading takes: above it no work is begun, for unread arrivals lose their stamps
 LONGEST_NS = 2_000_000_000  # work that waited so long is done whatever else goes on: live figures and memory hang on it
+CATCH_UP = (
+    20  # overdue ns for which a slice grows by 1 ns: on a full core slices that do not grow fall ever further behind
+)
+LONGEST_SLICE_NS = 100_000_000
 
 
 class Pile:
@@ -60,8 +64,8 @@ class Pile:
 
     def _end(self, t: int) -> int:
         """Return until when to work from `t` on; `t` or before where this is no moment for it."""
-        if t - self._work[0][0] > LONGEST_NS:
-            return t + SLICE_NS
+        if (overdue := t - self._work[0][0] - LONGEST_NS) > 0:
+            return t + min(SLICE_NS + overdue // CATCH_UP, LONGEST_SLICE_NS)
         since, used = self._looked
         if time.thread_time_ns() - used > BUSY * (t - since):
             return t

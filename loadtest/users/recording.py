@@ -40,6 +40,10 @@ record_listeners: list[Callable[[str, Record], None]] = []
 """Called with (name, record) for every record, cancelled and warm-up ones included, once it is on disk."""
 
 
+class Stopped(GreenletExit):
+    """Ends what a user of ours has in flight in greenlets of its own, as the end of the test does."""
+
+
 class _Process:
     """What this process has a part in: one test at a time."""
 
