@@ -126,7 +126,7 @@ def _free_port() -> int:
         return port
 
 
-def _until(true: Callable[[], bool], limit: float = 20.0) -> None:
+def _until(true: Callable[[], bool], limit: float = 60.0) -> None:
     end = time.monotonic() + limit
     while not true():
         assert time.monotonic() < end, "it never came about"
