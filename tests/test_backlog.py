@@ -79,3 +79,14 @@ def test_the_longer_work_is_overdue_the_more_of_it_is_done_at_once(monkeypatch: 
     assert first > 5_000_000
     assert second > 4 * first
     assert third == last == module.LONGEST_SLICE_NS
+
+
+def test_a_wave_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others take the core, every look at the clock finds a request that left within the last 2 ms."""
+    monkeypatch.setattr(time, "thread_time_ns", lambda: 0)
+    pile = module.Pile()
+    pile.put(bool)
+    came = pile._work[0][0]
+    for waited, works in ((module.LONGEST_WAVE_NS // 2, False), (module.LONGEST_WAVE_NS, True)):
+        pile.released(came + waited - 1_000_000)
+        assert (pile._end(came + waited) > came + waited) == works

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -195,3 +196,40 @@ def test_former_attributes_of_an_answer_work_and_say_so_once(
     assert [record.message for record in caplog.records if "former name" in record.message] == [
         caplog.records[0].message
     ]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "hopeless"),
+    [
+        ([(0, 0, False)] * 3, True),
+        ([(0, 0, False), (1, 0, True)] * 3, True),  # another server's successes are no sign of life
+        ([(1, 0, False)] * 9, False),  # that one's class does not ask for it
+        ([(0, 0, False), (1, 0, False)] * 2, False),
+        ([(0, 0, False), (0, 1, False)] * 2, False),  # of a level
+        ([(0, 0, False), (0, 0, False), (0, 0, True), (0, 0, False)], False),
+    ],
+)
+def test_failures_in_a_row_are_those_of_one_server_in_one_level(
+    settled: Settled, outcomes: list[tuple[int, int, bool]], hopeless: bool
+) -> None:
+    said: list[str] = []
+    strict = dataclasses.replace(settled, scenario=settled.scenario.replace(stop_after_errors=3))
+    lax = dataclasses.replace(settled, index=1)
+    recorder = recording.open_recorder(
+        settled={"Mine": strict, "Lax": lax},
+        folder=None,
+        worker=0,
+        users=1,
+        source="x",
+        standing=lambda: Standing(0, steady=True),
+        on_hopeless=said.append,
+    )
+    try:
+        for target, level, ok in outcomes:
+            outcome = Outcome.OK if ok else Outcome.HTTP_ERROR
+            why = None if ok else "no GPU"
+            record = Record(0, level, 0, "ollama-chat", "m", outcome, 0, 1, target=target, error=why)
+            recorder._recorded("chat", record)
+    finally:
+        recording.close_recorder()
+    assert said == (["3 requests in a row failed (--stop-after-errors); the last one: no GPU"] if hopeless else [])

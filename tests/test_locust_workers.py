@@ -120,7 +120,7 @@ def test_workers_that_cannot_record_end_the_test_with_their_sentence(start: Star
         one.wait()
     assert "worker 0 cannot record: 200 streams need 264 open files" in run.said
     assert run.facts["state"] == "failed"
-    assert "nothing was measured" in run.said
+    assert "nothing was sent" in run.said
 
 
 def test_a_refused_test_leaves_no_folder(start: Start, simulated_url: str) -> None:
@@ -234,3 +234,9 @@ def test_a_hopeless_test_ends_and_says_so(start: Start, how: tuple[str, ...]) ->
     assert "5 requests in a row failed (--stop-after-errors); the last one: no GPU now" in level["stopped"]
     assert any("5 requests in a row failed" in reason for reason in reasons(run)), run.said
     assert run.said.count("the test ends here") >= 1
+
+
+def test_a_test_without_users_says_that_nothing_was_sent(start: Start, simulated_url: str) -> None:
+    run = start(CHAT, "-u", "0", "-t", "1", "--host", simulated_url)
+    assert run.code == 3, run.said
+    assert "nothing was sent" in run.said

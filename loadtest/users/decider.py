@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ class Decider:
         if runner is None:
             run.levels.reached(1)
             recording.schedule_from(time.time_ns(), 0, 1)
-            atexit.register(self._stop)
+            atexit.register(self._end_single)
         else:
             self._follower = gevent.spawn(self._follow)
 
@@ -335,6 +336,12 @@ class Decider:
         self._run.interrupted = True  # by SIGTERM
         if self._runner is not None and not isinstance(self._runner, MasterRunner):
             self._runner.stop()  # now: whoever sums up in this event has all of it then. A master stops by itself
+
+    def _end_single(self) -> None:
+        """End the test of run_single_user, which fires no event for it."""
+        if self._run is not None:
+            self._run.interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
+        self._stop()
 
     def _stop(self, **_: Any) -> None:
         run = self._run

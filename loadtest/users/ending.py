@@ -30,8 +30,9 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
     if failure := facts.get("failure"):
         yield f"The run is not complete: {failure}"
     verdict, reasons = _judged(run)
-    if verdict is None and not board.total().requests:
-        verdict, reasons = VOID, ["nothing was measured"]
+    total = board.total()
+    if not reasons and not total.requests + total.warmup + total.cancelled:  # no user, or no worker that could record
+        verdict, reasons = VOID, ["nothing was sent"]
     if verdict is not None:
         yield f"Verdict: {verdict}"
         yield from (f"  {reason}" for reason in reasons)
