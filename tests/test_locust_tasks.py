@@ -228,7 +228,18 @@ def test_failures_in_a_row_are_those_of_one_server_in_one_level(
         for target, level, ok in outcomes:
             outcome = Outcome.OK if ok else Outcome.HTTP_ERROR
             why = None if ok else "no GPU"
-            record = Record(0, level, 0, "ollama-chat", "m", outcome, 0, 1, target=target, error=why)
+            record = Record(
+                id=0,
+                level=level,
+                seed=0,
+                dialect="ollama-chat",
+                model="m",
+                outcome=outcome,
+                t_sched=0,
+                t_end=1,
+                target=target,
+                error=why,
+            )
             recorder._recorded("chat", record)
     finally:
         recording.close_recorder()
