@@ -55,15 +55,6 @@ def test_work_that_waited_long_is_done_whatever_else_goes_on(monkeypatch: pytest
     assert after(5000, lambda _: None) == 1
 
 
-def test_at_a_levels_end_old_work_waits_for_quiet_or_for_the_flush(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answers of many streams that ended together, decoded two seconds later, held up those that still streamed."""
-    monkeypatch.setattr(module, "LONGEST_NS", 1_000_000)
-    at_the_end = lambda backlog: setattr(backlog.pile, "ending", True)  # noqa: E731
-    assert after(5000, at_the_end) == 1  # quiet
-    monkeypatch.setattr(module, "BUSY", -1.0)
-    assert after(30, at_the_end) == 0
-
-
 def test_flush_does_all() -> None:
     done: list[int] = []
 
@@ -75,3 +66,27 @@ def test_flush_does_all() -> None:
 
     asyncio.run(main())
     assert done == [0, 1, 2, 3, 4]
+
+
+def test_the_longer_work_is_overdue_the_more_of_it_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a core that is full a slice is all that work gets: one of fixed length would let the backlog grow for ever."""
+    t = 10**12
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: t)
+    pile = module.Pile()
+    pile.put(bool)
+    instants = [t + module.LONGEST_NS + overdue for overdue in (10**8, 5 * 10**8, 5 * 10**9, 10**12)]
+    first, second, third, last = (pile._end(instant) - instant for instant in instants)
+    assert first > 5_000_000
+    assert second > 4 * first
+    assert third == last == module.LONGEST_SLICE_NS
+
+
+def test_a_wave_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others take the core, every look at the clock finds a request that left within the last 2 ms."""
+    monkeypatch.setattr(time, "thread_time_ns", lambda: 0)
+    pile = module.Pile()
+    pile.put(bool)
+    came = pile._work[0][0]
+    for waited, works in ((module.LONGEST_WAVE_NS // 2, False), (module.LONGEST_WAVE_NS, True)):
+        pile.released(came + waited - 1_000_000)
+        assert (pile._end(came + waited) > came + waited) == works

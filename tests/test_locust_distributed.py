@@ -126,7 +126,7 @@ def _free_port() -> int:
         return port
 
 
-def _until(true: Callable[[], bool], limit: float = 20.0) -> None:
+def _until(true: Callable[[], bool], limit: float = 60.0) -> None:
     end = time.monotonic() + limit
     while not true():
         assert time.monotonic() < end, "it never came about"
@@ -227,7 +227,7 @@ def test_the_table_the_gates_and_the_exit_code(done: dict[str, Done]) -> None:
     codes = {name: {run.code} for name, run in done.items()}
     assert codes["alone"] <= {0, 3}
     assert codes["processes"] | codes["workers"] <= {1, 3}
-    assert codes["killed"] == {3}
+    assert codes["killed"] == {130}  # by SIGTERM; the lost worker is said all the same
     assert "was lost (it fell silent)" in done["killed"].said or "was lost (it did not say" in done["killed"].said
 
 

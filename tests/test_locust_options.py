@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -131,3 +132,17 @@ def test_a_single_user_runs_without_a_runner(tmp_path: Path, simulated_url: str,
         folder = RunFolder.open(tmp_path / "run")
         assert [record.asked for record in folder.records()] == [3, 2]
         assert folder.read_run()["state"] == "done"
+
+
+def test_a_single_user_that_is_interrupted_leaves_a_marked_folder(tmp_path: Path, simulated_url: str) -> None:
+    (tmp_path / "single.py").write_text(SINGLE.replace("        raise StopUser\n", "").format(url=simulated_url))
+    run = subprocess.Popen([sys.executable, "single.py"], cwd=tmp_path, env={**os.environ, "LOCUST_OUT": "run"})
+    requests = tmp_path / "run" / "requests-0.jsonl"
+    until = time.monotonic() + 40
+    while not (requests.exists() and requests.read_bytes().count(b"\n") > 3):
+        assert run.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(40) != 0
+    assert RunFolder.open(tmp_path / "run").read_run()["state"] == "interrupted"

@@ -227,3 +227,19 @@ def test_a_test_that_is_being_settled_is_not_ready_to_start() -> None:
     runner.quit()
     assert not settling.is_set()
     assert states() == {"stopped"}
+
+
+def test_a_password_in_the_start_form_is_shown_by_no_page_even_where_a_test_runs() -> None:
+    """Locust takes the form's host over for a running test, too, and answers with it."""
+    web_ui = web_ui_of(board_of("chat"))
+    client, environment = client_of(web_ui), web_ui.environment
+    assert environment.runner is not None
+    environment.runner.start = lambda *_, **__: None  # type: ignore[method-assign]
+    for state in ("ready", "running"):
+        environment.runner.state = state
+        host = "http://somebody:secret-of-theirs@127.0.0.1:9"
+        answer = client.post("/swarm", data={"user_count": "1", "spawn_rate": "1", "host": host})
+        assert answer.get_json()["host"] == "http://127.0.0.1:9"
+        assert environment.host == "http://127.0.0.1:9"
+        assert "secret-of-theirs" not in client.get("/").text
+        assert "secret-of-theirs" not in client.get("/stats/report").text

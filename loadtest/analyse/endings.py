@@ -242,6 +242,13 @@ def _stopped(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID, str(stopped).rstrip("."))
 
 
+def _users_gone(e: Evidence) -> Iterator[Doubt]:
+    gone, users = e.level.get("users_gone"), e.level.get("concurrency")
+    if isinstance(gone, int) and isinstance(users, int) and gone > 0:
+        said = f"{gone} of {users} users ended by themselves (StopUser, or an exception in on_start)"
+        yield Doubt(VOID if 2 * gone >= users else SUSPECT, f"{said}: fewer streams than that were sent")
+
+
 def _mixed(e: Evidence) -> Iterator[Doubt]:
     if said := groups.mixed(e.run):
         yield Doubt(SUSPECT, said)
@@ -259,6 +266,7 @@ RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _stopped,
     _worker_died,
     _worker_lost,
+    _users_gone,
     _mixed,
     _without_text,
     _doubted,

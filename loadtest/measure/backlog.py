@@ -13,22 +13,23 @@ logger = logging.getLogger(__name__)
 SLICE_NS = 500_000  # one stream of 100 events decodes in about 0.5 ms, so a slice is at most about 1 ms
 PAUSE_S = 0.001  # between slices the sockets get their turn
 QUIET_NS = 2_000_000  # streams end in waves: their users' next requests leave before the last answers are looked at
+LONGEST_WAVE_NS = 200_000_000  # where the system gives us little of a core, some request has always just left
 CLEAR_NS = 500_000  # before a scheduled request no work is begun: one piece of it may take that long
 BUSY = 0.6  # share of the core that reading takes: above it no work is begun, for unread arrivals lose their stamps
 LONGEST_NS = 2_000_000_000  # work that waited so long is done whatever else goes on: live figures and memory hang on it
+# Overdue ns for which a slice grows by 1 ns: on a full core slices that do not grow fall ever further behind.
+CATCH_UP = 20
+LONGEST_SLICE_NS = 100_000_000
 
 
 class Pile:
     """Pieces of work in the order they came, to be done while no requests are released and reading leaves the core free.
 
-    `due` is when the next request of a schedule leaves (monotonic ns): no work runs into it. `ending`: a level has nothing
-    left to send, and a flush follows it, so that no work is too old to wait. Many streams end there at once: their answers,
-    decoded after LONGEST_NS beside the last streams' tokens, held those up for a token gap.
+    `due` is when the next request of a schedule leaves (monotonic ns): no work runs into it.
     """
 
     def __init__(self) -> None:
         self.due: int | None = None
-        self.ending = False
         self._work: deque[tuple[int, Callable[[], object]]] = deque()  # each with the instant it came
         self._released = 0
         self._looked = 0, 0  # ns on the clock and of CPU, when `rest` was called
@@ -63,14 +64,16 @@ class Pile:
 
     def _end(self, t: int) -> int:
         """Return until when to work from `t` on; `t` or before where this is no moment for it."""
-        if t - self._work[0][0] > LONGEST_NS and not self.ending:
-            return t + SLICE_NS
+        waited = t - self._work[0][0]
+        if (overdue := waited - LONGEST_NS) > 0:
+            return t + min(SLICE_NS + overdue // CATCH_UP, LONGEST_SLICE_NS)
         since, used = self._looked
         if time.thread_time_ns() - used > BUSY * (t - since):
             return t
         if self.due is not None:
             return min(t + SLICE_NS, self.due - CLEAR_NS)
-        return t if t - self._released <= QUIET_NS else t + SLICE_NS
+        in_a_wave = t - self._released <= QUIET_NS and waited < LONGEST_WAVE_NS
+        return t if in_a_wave else t + SLICE_NS
 
 
 class Backlog:

@@ -175,7 +175,6 @@ class Driver:
         ended = now()
         self._streams = []
         self._backlog.flush()
-        self._backlog.pile.ending = False
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
                 raise result
@@ -210,7 +209,6 @@ class Driver:
         started = now()
         self._tally = Tally(level, len(warmups) + len(schedule), started, schedule=schedule)
         results = await self._all([self._stream(deque(), map(self._numbered, warmups))])
-        self._backlog.pile.ending = False  # only the warm-up was over
         if not self.stopped:
             begin = now() + LEAD_NS if self._in_step is None else await self._in_step.agree()
             results += await self._all([self._release(begin, schedule, ahead, source)])
@@ -281,7 +279,6 @@ class Driver:
             if not ahead:
                 ahead.extend(self._take(source, 1))
             if not ahead or self._over():
-                self._backlog.pile.ending = True
                 return
             ready = ahead.popleft()
             if self._permit is not None:
@@ -334,7 +331,6 @@ class Driver:
                             ready.exchange.failure = Failure(Outcome.CANCELLED, why)
                             self._backlog.add(partial(self._ledger.record, ready.exchange))
                     self._backlog.pile.due = None  # only answers are awaited now
-                    self._backlog.pile.ending = True
         finally:
             self._backlog.pile.due = None
 

@@ -22,6 +22,14 @@ class Failure:
     sentence: str
 
 
+class GivenUpError(BaseException):
+    """What others threw into a task that waited for its answer, kept apart from what the wire itself raises."""
+
+    def __init__(self, thrown: BaseException) -> None:
+        super().__init__(thrown)
+        self.thrown = thrown
+
+
 def failure_of(error: BaseException, stops: tuple[type[BaseException], ...]) -> Failure:
     """Return what an exception out of a request means; `stops` are those with which the driver ends one.
 
@@ -38,7 +46,9 @@ def failure_of(error: BaseException, stops: tuple[type[BaseException], ...]) -> 
             return Failure(Outcome.TRUNCATED, str(error))
         case Exception():
             return bug(error)
-    return Failure(Outcome.CANCELLED, f"given up by the test's own code ({type(error).__name__}: {error})")
+    thrown = error.thrown if isinstance(error, GivenUpError) else error
+    said = f"{type(thrown).__name__}: {thrown}".rstrip(": ")
+    return Failure(Outcome.CANCELLED, f"given up by the test's own code ({said})")
 
 
 def bug(error: Exception) -> Failure:

@@ -5,29 +5,30 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import httpx
 import orjson
 
-from loadtest.errors import ScenarioError
 from loadtest.measure.dialects import Dialect, dialect_for
 from loadtest.measure.exchange import Exchange
+from loadtest.measure.failure import GivenUpError
 from loadtest.measure.target import timeouts_of, trust
 from loadtest.measure.wire import Order, Posts, SyncWire, Waiter, now
 from loadtest.measure.workload import Job, Workload, nonce_of
 from loadtest.records import Clock
 from loadtest.scenario import Level
+from loadtest.users.arguments import Messages, text_of
 from loadtest.users.settle import Settled
 
 logger = logging.getLogger(__name__)
 
-Messages = list[dict[str, Any]]
 Endpoint = Literal["chat", "generate"]  # generate stands for completions, too: each API has one of the two
 MOST_AHEAD = 1024  # users that requests are made ready for before the clock
+MOST_KINDS = 64  # of requests that are made ahead: a task that asks for random lengths would have one more each time
 PATIENCE_S = 5.0
 
 
@@ -75,7 +76,7 @@ class Channel:
         self._http = httpx.Client(transport=self.wire, timeout=None, trust_env=False, headers=target.headers)
         self._posts = Posts(self._http, self.url)
         self._numbers = numbers
-        self._shelf: defaultdict[Ask, deque[Ready]] = defaultdict(deque)
+        self._shelf: dict[Ask, deque[Ready]] = {}  # the one asked for last is the last
 
     def warm_up(self, users: int) -> None:
         """Have connections and requests ready for so many users, and everything imported: untimed, before the clock."""
@@ -86,28 +87,30 @@ class Channel:
             self.wire.prepare(self.url, count)
         except httpx.HTTPError as error:
             logger.debug("%s does not answer before the test: %s", self.url, error)  # the records will tell
+        except GivenUpError as error:  # the test is stopped before it has begun
+            raise error.thrown from None
         for _ in range(count):
             self.restock(plain)
         inspect.stack()  # Locust's Runner.stop() does: 25 to 45 ms the first time, while streams are in flight
 
     def take(self, ask: Ask) -> Ready:
         """Return a request, one made ahead where there is one."""
-        shelf = self._shelf.get(ask)
+        if (shelf := self._shelf.pop(ask, None)) is None:
+            return self._make(ask)
+        self._shelf[ask] = shelf
         return shelf.popleft() if shelf else self._make(ask)
 
     def restock(self, ask: Ask) -> None:
         """Make one more request ahead: for a quiet moment, as a prompt of 128 tokens takes half a millisecond."""
-        self._shelf[ask].append(self._make(ask))
+        if ask not in self._shelf and len(self._shelf) >= MOST_KINDS:
+            del self._shelf[next(iter(self._shelf))]
+        self._shelf.setdefault(ask, deque()).append(self._make(ask))
 
     def conversation(self, messages: Messages, ask: Ask) -> Ready:
         """Return a request that sends these messages as they are: a conversation may well meet its cached prefix."""
         dialect = self._dialects["chat"]
         number = next(self._numbers)
-        try:
-            said = "\n".join(str(message["content"]) for message in messages)
-        except (KeyError, TypeError):
-            raise ScenarioError('messages must look like [{"role": "user", "content": "…"}].') from None
-        job = Job(number, 0, number, said, None, ask.output_tokens)
+        job = Job(number, 0, number, text_of(messages), None, ask.output_tokens)
         path, body = dialect.encode(job)
         return self._ready(job, dialect, path, orjson.dumps({**orjson.loads(body), "messages": messages}))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import gevent
+from gevent import GreenletExit
 from locust.exception import (
     CatchResponseError,
     InterruptTaskSet,
@@ -19,14 +21,19 @@ from locust.exception import (
     StopTest,
     StopUser,
 )
+from locust.runners import STATE_RUNNING, STATE_SPAWNING
+from locust.user.task import LOCUST_STATE_STOPPING
 
 from loadtest import metrics
 from loadtest.measure.driver import back_off
 from loadtest.measure.exchange import Exchange
+from loadtest.measure.failure import Failure, GivenUpError
 from loadtest.measure.wire import now
 from loadtest.records import Outcome, Record
+from loadtest.text import shown
 from loadtest.users import recording
-from loadtest.users.channel import Ask, Channel, Endpoint, Messages, Ready
+from loadtest.users.arguments import Messages, checked_instant, checked_length, checked_prompt
+from loadtest.users.channel import Ask, Channel, Endpoint, Ready
 
 if TYPE_CHECKING:
     from loadtest.users.user import ModelUser
@@ -124,17 +131,20 @@ class Client:
         if self._pending is not None:
             pending, self._pending = self._pending, None
             raise pending
-        due = t_sched if t_sched is not None else now() - self._lag
+        prompt = checked_prompt(prompt, messages_allowed=endpoint == "chat")
+        due = checked_instant(t_sched)
+        if due is None:
+            due = now() - self._lag
         scenario = self._channel.scenario
         ask = Ask(
             endpoint,
-            input_tokens or scenario.input_tokens[0],
-            output_tokens or scenario.output_tokens[0],
+            checked_length("input_tokens", input_tokens) or scenario.input_tokens[0],
+            checked_length("output_tokens", output_tokens) or scenario.output_tokens[0],
             prompt if isinstance(prompt, str) else None,
         )
         made_up = prompt is None
         ready = self._channel.conversation(prompt, ask) if isinstance(prompt, list) else self._channel.take(ask)
-        answer = self._exchange(ready, due, name or ready.path)
+        answer = self._exchange(ready, due, shown(str(name)) if name else ready.path)
         ended = answer.exchange.arrivals.t_over or now()
         self._recorder.backlog.add(answer.settle)
         if made_up:
@@ -156,14 +166,27 @@ class Client:
             warmup = self._warming_up(standing.level) or not standing.steady
             exchange.job = dataclasses.replace(exchange.job, level=standing.level, warmup=warmup)
             channel.wire.fetch(ready.order)
+        except GivenUpError as error:  # a stop, a timeout around this call, a task that kills what it has spawned
+            recorder.ledger.end(exchange, error.thrown if self._stopped_by_us(error.thrown) else error)
+            recorder.backlog.add(answer.settle)
+            raise error.thrown from None
         except BaseException as error:
             recorder.ledger.end(exchange, error)
-            if not isinstance(error, Exception):  # GreenletExit at a stop, gevent.Timeout of the user's, Ctrl-C
+            if not isinstance(error, Exception):
                 recorder.backlog.add(answer.settle)
                 raise
         else:
             recorder.ledger.end(exchange)
         return answer
+
+    def _stopped_by_us(self, thrown: BaseException) -> bool:
+        """Whether the test or this user is being stopped: a task may kill greenlets of its own in the same way."""
+        if not isinstance(thrown, GreenletExit) or isinstance(thrown, recording.Stopped):
+            return isinstance(thrown, recording.Stopped | KeyboardInterrupt | SystemExit)
+        runner, user = self._user.environment.runner, self._user
+        if runner is None or runner.state not in (STATE_SPAWNING, STATE_RUNNING):
+            return True
+        return gevent.getcurrent() is user.greenlet or user._state == LOCUST_STATE_STOPPING  # noqa: SLF001
 
     def _warming_up(self, level: int) -> bool:
         """Count this user's requests of a level; the first ones are warm-up, as each stream's in the other driver."""
@@ -239,6 +262,17 @@ class Answer:
         return self.record.outcome is Outcome.OK
 
     @property
+    def failed_on_the_wire(self) -> bool:
+        """Former way to ask what `ok` says of every request, without the record."""
+        _say_once("Answer.failed_on_the_wire is a former name: use `not answer.ok`.")
+        return self.exchange.plainly_failed
+
+    def fail(self, outcome: Outcome, error: str) -> None:
+        """Former way to say how a request ended, before its record is made; a test's own verdict is `failure`."""
+        _say_once("Answer.fail(outcome, error) is a former name: use failure(why) with catch_response=True.")
+        self.exchange.failure = Failure(outcome, error)
+
+    @property
     def text(self) -> str:
         """What the model said, reasoning left out; as far as it came."""
         reads = self.exchange.reads(self._recorder.wall, self._recorder.lag)
@@ -291,6 +325,11 @@ class Answer:
         if self._verdict is not None:
             return None if self._verdict is True else self._verdict
         return None if record.outcome is Outcome.OK else RequestFailedError(f"{record.outcome}: {record.error}")
+
+
+@functools.cache
+def _say_once(sentence: str) -> None:
+    logger.warning(sentence)
 
 
 def _request_type(dialect: str) -> str:

@@ -10,6 +10,7 @@ from locust.env import Environment
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VALID, VOID
 from loadtest.records import RunFolder
+from loadtest.users.figures import board
 
 INTERRUPTED, MISTAKE, NOT_TO_BE_BELIEVED = 130, 2, 3
 
@@ -29,6 +30,9 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
     if failure := facts.get("failure"):
         yield f"The run is not complete: {failure}"
     verdict, reasons = _judged(run)
+    total = board.total()
+    if not reasons and not total.requests + total.warmup + total.cancelled:  # no user, or no worker that could record
+        verdict, reasons = VOID, ["nothing was sent"]
     if verdict is not None:
         yield f"Verdict: {verdict}"
         yield from (f"  {reason}" for reason in reasons)

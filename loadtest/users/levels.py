@@ -62,6 +62,7 @@ class Levels:
         self._index: dict[int, int] = {}
         self._stretches: list[_Stretch] = []
         self._given_up: dict[int, str] = {}
+        self._missed: dict[int, int] = {}  # users that ended by themselves, the most at once
         self.seen: dict[int, Seen] = {}
 
     def index(self, users: int) -> int:
@@ -81,6 +82,11 @@ class Levels:
     def give_up(self, users: int, why: str) -> None:
         """Note that the level of a user count was ended because it is hopeless."""
         self._given_up.setdefault(self.index(users), why)
+
+    def miss(self, users: int, gone: int) -> None:
+        """Note that of a user count so many are gone."""
+        level = self.index(users)
+        self._missed[level] = max(gone, self._missed.get(level, 0))
 
     def merge_seen(self, seen: dict[int, Seen]) -> None:
         for level, facts in seen.items():
@@ -105,6 +111,8 @@ class Levels:
         facts = {**level_facts(level), "rate": _only(seen.rates)}
         if index in self._given_up:
             facts["stopped"] = self._given_up[index]
+        if index in self._missed:
+            facts["users_gone"] = self._missed[index]
         if len(stretches) == 1 and stretches[0].ended is not None:
             facts |= {"started_ns": stretches[0].started - anchor_ns, "ended_ns": stretches[0].ended - anchor_ns}
         return facts

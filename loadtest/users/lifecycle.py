@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
+from functools import partial
 from typing import Any
 
-import gevent
+from gevent.event import Event
 from locust.env import Environment
 from locust.event import Events
 from locust.runners import Runner, WorkerRunner
@@ -15,7 +14,10 @@ from locust.runners import Runner, WorkerRunner
 from loadtest.users.decider import Decider
 from loadtest.users.options import add_options
 from loadtest.users.run import withhold_passwords
+from loadtest.users.signals import Signals
 from loadtest.users.worker import Worker
+
+INIT_S = 60.0
 
 
 def listen(events: Events) -> None:
@@ -23,21 +25,31 @@ def listen(events: Events) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line a request
     hooks: Any = events  # untyped in Locust
     hooks.init_command_line_parser.add_listener(lambda parser, **_: add_options(parser))
+    initialised = Event()
     hooks.init.add_listener(_init)
+    hooks.init.add_listener(lambda **_: initialised.set())
+    hooks.test_start.add_listener(partial(_wait_for_init, initialised))
+
+
+def _wait_for_init(initialised: Event, environment: Environment, **_: Any) -> None:
+    """Hold back the start of a worker that joined a running test: it is asked for users before its init event.
+
+    Listeners that are added while an event is fired are called for it, too: those of Worker are then.
+    """
+    if getattr(environment.parsed_options, "worker", False):
+        initialised.wait(INIT_S)
 
 
 def _init(environment: Environment, runner: Runner | None, **_: Any) -> None:
-    if runner is not None and environment.parsed_options is not None:
-        _end_on_every_signal()
     withhold_passwords(environment)
+    heeded = runner is not None and environment.parsed_options is not None
     if isinstance(runner, WorkerRunner):
         Worker(environment, runner).listen()
-    else:
-        Decider(environment, runner).listen()
-
-
-def _end_on_every_signal() -> None:
-    """Have a closed terminal and Ctrl-\\ end Locust as SIGTERM does; Locust itself would be gone without a word."""
-    for number in (getattr(signal, name, None) for name in ("SIGHUP", "SIGQUIT")):
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            gevent.signal_handler(number, os.kill, os.getpid(), signal.SIGTERM)
+        if heeded:
+            Signals(environment, runner, begun=lambda: True, interrupt=bool).listen()
+        return
+    decider = Decider(environment, runner)
+    if heeded:
+        assert runner is not None
+        Signals(environment, runner, begun=decider.has_begun, interrupt=decider.interrupt).listen()
+    decider.listen()

@@ -84,7 +84,7 @@ class OpenLoopUser(ModelUser):
             try:
                 self._keep(recorder, share, in_flight)
             finally:
-                in_flight.kill()
+                in_flight.kill(recording.Stopped)
 
     def _keep(self, recorder: recording.Recorder, share: tuple[int, int, int], in_flight: Group) -> None:
         wall_ns, rank, of = share

@@ -110,7 +110,7 @@ OPTIONS = (
         _length,
         "a whole number above 0",
         "N",
-        "End a level after so many requests failed in a row. Default: the user class's, else never.",
+        "End the test after so many requests of one worker failed in a row. Default: the user class's, else never.",
     ),
     Option(
         "max_failure_ratio",

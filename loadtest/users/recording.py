@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -38,6 +39,10 @@ InFlight = dict[str, tuple[int, int]]
 
 record_listeners: list[Callable[[str, Record], None]] = []
 """Called with (name, record) for every record, cancelled and warm-up ones included, once it is on disk."""
+
+
+class Stopped(GreenletExit):
+    """Ends what a user of ours has in flight in greenlets of its own, as the end of the test does."""
 
 
 class _Process:
@@ -164,8 +169,12 @@ class Recorder:
         self._stack.callback(waiter.close)
         self.backlog = GeventBacklog()
         self._on_broken, self._on_hopeless = on_broken, on_hopeless
-        self._failed_in_a_row = 0
-        self._stop_after = {one.index: one.scenario.stop_after_errors for one in settled.values()}
+        self._hopeless = False
+        self._failed_in_a_row: Counter[tuple[int, int]] = Counter()  # of a server and model, in a level
+        self._stop_after: dict[int, int] = {}  # by server and model, the least that a class of theirs asks for
+        for one in settled.values():
+            if (most := one.scenario.stop_after_errors) is not None:
+                self._stop_after[one.index] = min(most, self._stop_after.get(one.index, most))
         self.ledger = self._open_ledger(folder, str(worker), source)
         numbers = itertools.count(worker * WORKER_STRIDE)
         self._channels: dict[int, Channel] = {}
@@ -201,18 +210,19 @@ class Recorder:
         )
 
     def _recorded(self, name: str, record: Record) -> None:
-        """Tell whoever listens to records, and count failures in a row."""
+        """Tell whoever listens to records, and count failures in a row: other servers' successes are no sign of life."""
         for listener in record_listeners:
             try:
                 listener(name, record)
             except Exception:
                 logger.exception("a listener failed over a record")
-        if record.outcome is not Outcome.CANCELLED:
-            self._failed_in_a_row = self._failed_in_a_row + 1 if record.outcome is not Outcome.OK else 0
-        if self._failed_in_a_row == self._stop_after.get(record.target):
-            self._on_hopeless(
-                f"{self._failed_in_a_row} requests in a row failed (--stop-after-errors); the last one: {record.error}"
-            )
+        most, where = self._stop_after.get(record.target), (record.target, record.level)
+        if most is None or record.outcome is Outcome.CANCELLED:
+            return
+        self._failed_in_a_row[where] = self._failed_in_a_row[where] + 1 if record.outcome is not Outcome.OK else 0
+        if self._failed_in_a_row[where] >= most and not self._hopeless:
+            self._hopeless = True
+            self._on_hopeless(f"{most} requests in a row failed (--stop-after-errors); the last one: {record.error}")
 
     def channel(self, class_name: str) -> Channel:
         """Return what users of a class send through."""

@@ -125,6 +125,12 @@ class Run:
         self._ended = {"state": state, "ended": _utc(), "server_at_end": loaded}
         self._write(self._ended)
 
+    def abandon(self) -> None:
+        """Write that the test was interrupted and that nobody waits for its end; not where it has ended."""
+        if self._ended is None:
+            self._ended = {"state": "interrupted", "ended": _utc()}
+            self._write(self._ended)
+
     def _begin(self, environment: Environment) -> dict[str, Any]:
         runner, options = environment.runner, environment.parsed_options
         one = next(iter(self.settled.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import gevent
 from gevent.event import Event
@@ -13,6 +13,7 @@ from gevent.hub import Waiter as Switch
 from gevent.monkey import get_original
 
 from loadtest.measure.backlog import PAUSE_S, Pile
+from loadtest.measure.failure import GivenUpError
 from loadtest.measure.wire import Heartbeat, LagLog, WallClock, now
 from loadtest.measure.wire.clock import BEAT, stamps_wanted
 from loadtest.measure.wire.poller import Poller
@@ -23,6 +24,7 @@ PORTION_NS = 8_000_000  # of sending between two looks at the sockets: less than
 SAMPLE_NS = 1_000_000_000
 
 Deadline = Callable[[], float]
+T = TypeVar("T")
 
 
 class HubReaders:
@@ -69,6 +71,7 @@ class GeventWaiter:
         """Call `step` in the hub whenever `fd` is readable, until it returns True; False once the deadline passed."""
         switch: Switch[bool] = Switch()
         watched = True
+        failed: BaseException | None = None
 
         def rest() -> None:
             nonlocal watched
@@ -77,21 +80,23 @@ class GeventWaiter:
                 self._poller.remove(fd)
 
         def readable() -> None:
+            nonlocal failed
             try:
                 done = step()
-            except BaseException:  # noqa: BLE001 - belongs to the greenlet that waits, not to the hub
-                rest()
-                switch.throw(*sys.exc_info())
-                return
+            except BaseException as error:  # noqa: BLE001 - belongs to the greenlet that waits, not to the hub
+                failed, done = error, True
             if done:
                 rest()
                 switch.switch(True)
 
         self._poller.add(fd, readable)
         try:
-            return self._sleep(fd, switch, deadline)
+            in_time = self._sleep(fd, switch, deadline)
         finally:
             rest()
+        if failed is not None:
+            raise failed
+        return in_time
 
     def writable(self, fd: int, deadline: Deadline) -> bool:
         """Wait until `fd` takes bytes; False once the deadline passed."""
@@ -117,7 +122,7 @@ class GeventWaiter:
             timer = self._loop.timer(max(left, 0) / 1e9)
             timer.start(switch.switch, False, update=True)
         try:
-            return bool(switch.get())
+            return bool(_answer(switch))
         finally:
             if timer is not None:
                 timer.close()
@@ -130,6 +135,14 @@ class GeventWaiter:
         for deadline, switch in list(self._waiting.values()):
             if t >= deadline():
                 switch.switch(False)
+
+
+def _answer(switch: Switch[T]) -> T:
+    """Return what a switch was given; what is thrown into its greenlet comes of no step of ours: raises GivenUpError."""
+    try:
+        return switch.get()
+    except BaseException as thrown:  # noqa: BLE001 - it goes on, as what it is
+        raise GivenUpError(thrown) from None
 
 
 class GeventHeartbeat(Heartbeat):
@@ -150,7 +163,7 @@ class GeventHeartbeat(Heartbeat):
         switch: Switch[None] = Switch()
         self._queue.append(switch)
         try:
-            switch.get()
+            _answer(switch)
         finally:
             if switch in self._queue:  # killed while it waited
                 self._queue.remove(switch)

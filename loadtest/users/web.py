@@ -20,8 +20,10 @@ from locust.web import WebUI
 
 from loadtest.metrics import FORMULAS
 from loadtest.records import RunFolder
+from loadtest.urls import without_secrets
 from loadtest.users import recording, siblings, tables
 from loadtest.users.figures import SMOOTHED_S, Board, board
+from loadtest.users.run import withhold_passwords
 
 TAB = {"key": "streams", "title": "Streams"}
 STATIC = Path(__file__).parent / "static"
@@ -122,6 +124,12 @@ def _amending(web_ui: WebUI, shown: Board, told: Told) -> Callable[[Response], R
             idle = state(web_ui, told) in (STATE_INIT, STATE_STOPPED)
             section = siblings.section(rows, charts.of(told.folder(), rows) if idle else [], mark)
             answer.set_data(siblings.joined(answer.get_data(as_text=True), section))
+        elif request.endpoint == "locust.swarm":  # before the test is started or changed with what the form said
+            withhold_passwords(web_ui.environment)
+            said = orjson.loads(answer.get_data())
+            if isinstance(said.get("host"), str):
+                said["host"] = without_secrets(said["host"])
+            answer.set_data(orjson.dumps(said))
         elif request.endpoint == "locust.request_stats":
             said = orjson.loads(answer.get_data())  # Locust keeps the answer for 2 s: it is not ours to change
             return Response(orjson.dumps({**said, "state": state(web_ui, told)}), mimetype="application/json")

@@ -29,7 +29,7 @@ class Worker:
         self._environment = environment
         self._runner = runner
         self._told: dict[str, Any] | None = None
-        self._level = Standing(0, steady=False)
+        self._level: tuple[int, Standing] = 0, Standing(0, steady=False)  # what the master said last, and of which run
         self._spawned: float = 0.0  # timestamp of the spawn message that was the latest when the level was told
 
     def listen(self) -> None:
@@ -38,33 +38,43 @@ class Worker:
         events: Any = self._environment.events
         events.test_start.add_listener(self._start)
         events.test_stop.add_listener(self._stop)
+        events.quitting.add_listener(self._quitting)
 
     def _take_run(self, msg: Message, **_: Any) -> None:
         self._told = msg.data
-        self._level = Standing(msg.data["level"], steady=False)
 
     def _take_level(self, msg: Message, **_: Any) -> None:
         said = msg.data
-        self._level = Standing(said["level"], steady=said["steady"])
+        self._level = said["id"], Standing(said["level"], steady=said["steady"])
         self._spawned = self._runner.last_received_spawn_timestamp
         if said["steady"] and said["share"] is not None:
             recording.schedule_from(said["start_ns"], *said["share"])
 
     def _standing(self) -> Standing:
         """Say where the test stands; a spawn message later than the master's last word means that users change."""
+        assert self._told is not None
+        run, standing = self._level
+        if run != self._told["id"]:
+            return Standing(self._told["level"], steady=False)
         changing = self._runner.last_received_spawn_timestamp != self._spawned
-        return Standing(self._level.level, steady=self._level.steady and not changing)
+        return Standing(standing.level, steady=standing.steady and not changing)
 
     def _start(self, **_: Any) -> None:
         try:
             self._begin()
         except (LoadTestError, OSError) as error:
             logger.error("this worker cannot record: %s", error)  # noqa: TRY400 - the user's mistake, not ours
+            self._runner.send_message(TROUBLE, {"why": str(error), "refused": True})
             self._environment.process_exit_code = 2
             gevent.spawn(self._runner.quit)
             raise GreenletExit from None
 
+    def _quitting(self, **_: Any) -> None:
+        """End the test here before Locust tells the master that this worker is gone: it would count as lost."""
+        self._runner.stop()
+
     def _begin(self) -> None:
+        self._told = getattr(self._environment.parsed_options, RUN, None) or self._told
         if self._told is None:
             raise TargetError("the master said nothing of a run; give it the same locustfile and version of loadtest.")
         by_scenario: dict[Any, Settled] = {}
@@ -80,15 +90,21 @@ class Worker:
             users=self._told["users"],
             source=f"driver-{index}",
             standing=self._standing,
-            on_broken=lambda why: self._runner.send_message(TROUBLE, {"why": why, "failed": True}),
-            on_hopeless=lambda why: self._runner.send_message(TROUBLE, {"why": why, "failed": False}),
+            on_broken=lambda why: self._runner.send_message(TROUBLE, {"why": why, "refused": False, "failed": True}),
+            on_hopeless=lambda why: self._runner.send_message(TROUBLE, {"why": why, "refused": False, "failed": False}),
         )
 
     def _stop(self, **_: Any) -> None:
         closed = recording.close_recorder()
         if closed is not None:
             seen = {str(level): facts.to_json() for level, facts in closed.seen.items()}
-            said = {"seen": seen, "clock_steps": len(closed.wall.steps), "failure": closed.ledger.failure}
+            assert self._told is not None
+            said = {
+                "id": self._told["id"],
+                "seen": seen,
+                "clock_steps": len(closed.wall.steps),
+                "failure": closed.ledger.failure,
+            }
             self._runner.send_message(ENDED, said)
 
 

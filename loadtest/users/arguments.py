@@ -1,0 +1,80 @@
+"""What a task hands to chat() and generate(), checked before it is sent: a mistake is a sentence, not another request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from loadtest.errors import ScenarioError
+from loadtest.scenario import said
+
+Messages = list[dict[str, Any]]
+LIKE = '[{"role": "user", "content": "…"}]'
+WITHOUT_CONTENT = ("tool_calls", "function_call")  # a message that calls a tool may say nothing
+
+
+def checked_prompt(prompt: object, *, messages_allowed: bool) -> str | Messages | None:
+    """Return a prompt as it can be sent; raises ScenarioError for what is neither text nor messages."""
+    if prompt is None:
+        return None
+    if isinstance(prompt, str):
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise ScenarioError(
+                f"the prompt cannot be sent: {said(prompt[error.start])} is half a character."
+            ) from None
+        return prompt
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
+        raise ScenarioError(f"a prompt must be text, or messages like {LIKE}, not {said(prompt)}.")
+    if not messages_allowed:
+        raise ScenarioError("generate() and completions() take a text; messages go to chat().")
+    return _checked_messages(list(prompt))
+
+
+def _checked_messages(messages: list[Any]) -> Messages:
+    if not messages or not all(isinstance(message, dict) and _says_something(message) for message in messages):
+        raise ScenarioError(f"messages must look like {LIKE}, not {said(messages)}.")
+    try:
+        orjson.dumps(messages)
+    except TypeError as error:
+        raise ScenarioError(f"messages cannot be sent as JSON: {error}.") from None
+    return messages
+
+
+def _says_something(message: dict[str, Any]) -> bool:
+    return "content" in message or any(key in message for key in WITHOUT_CONTENT)
+
+
+def text_of(messages: Messages) -> str:
+    """Return what messages say, a line a message: the text of content parts, nothing of images and calls."""
+    return "\n".join(_text_of(message.get("content")) for message in messages)
+
+
+def _text_of(content: Any) -> str:
+    match content:
+        case str():
+            return content
+        case list():
+            return "".join(_text_of(part.get("text") if isinstance(part, dict) else part) for part in content)
+        case None | dict():
+            return ""
+    return str(content)
+
+
+def checked_length(key: str, value: object) -> int | None:
+    """Return a length in tokens; raises ScenarioError for what is no whole number above 0."""
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 and value == value // 1:
+        return int(value)
+    raise ScenarioError(f"{key} must be a whole number above 0, not {said(value)}.")
+
+
+def checked_instant(t_sched: object) -> int | None:
+    """Return when a request was due; raises ScenarioError for what is no instant."""
+    if t_sched is None or (isinstance(t_sched, int) and not isinstance(t_sched, bool)):
+        return t_sched
+    raise ScenarioError(f"t_sched must be monotonic nanoseconds, a whole number, not {said(t_sched)}.")

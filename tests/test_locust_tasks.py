@@ -1,0 +1,246 @@
+"""What a task may hand to its client or do around a call: each is right, or a sentence; none passes for another."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from loadtest.errors import ScenarioError
+from loadtest.records import Outcome, Record
+
+with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
+    patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
+    from locust.env import Environment
+    from locust.runners import STATE_RUNNING
+
+    from loadtest.users import ModelUser, channel, client, recording
+    from loadtest.users.arguments import text_of
+    from loadtest.users.levels import Standing
+    from loadtest.users.options import Settings
+    from loadtest.users.settle import Settled, settle
+
+USER_SAYS_HI = [{"role": "user", "content": "hi"}]
+
+
+class Mine(ModelUser):
+    abstract = True
+    save_text = True
+
+
+@pytest.fixture(scope="module")
+def settled(simulated_url: str) -> Settled:
+    return settle(Mine.scenario(Settings(output_tokens=4), host=simulated_url, name="x", seed=1), lambda _: None)
+
+
+@pytest.fixture
+def user(settled: Settled) -> Iterator[Mine]:
+    """A user in a test that runs; its recorder writes no file."""
+    environment = Environment(user_classes=[Mine])
+    runner = environment.create_local_runner()
+    runner.state = STATE_RUNNING
+    recording.open_recorder(
+        settled={"Mine": settled}, folder=None, worker=0, users=2, source="x", standing=lambda: Standing(0, steady=True)
+    )
+    try:
+        yield Mine(environment)
+    finally:
+        recording.close_recorder()
+        runner.greenlet.kill()
+
+
+@pytest.fixture
+def records(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    found: list[Record] = []
+    monkeypatch.setattr(recording, "record_listeners", [lambda _, record: found.append(record)])
+    return found
+
+
+@pytest.mark.parametrize(
+    "prompt", [5, b"text", {"role": "user", "content": "x"}, [1], ["x"], [{"role": "user"}], [], [{}], True, set("x")]
+)
+def test_what_is_no_prompt_is_refused_and_no_other_is_sent_for_it(
+    user: Mine, records: list[Record], prompt: Any
+) -> None:
+    with pytest.raises(ScenarioError, match=r'like \[\{"role": "user", "content": "…"\}\], not '):
+        user.client.chat(prompt)
+    assert not records
+
+
+@pytest.mark.parametrize("prompt", ["\ud83d", [{"role": "user", "content": "\ud83d"}], [{"content": object()}]])
+def test_what_cannot_be_encoded_is_a_sentence(user: Mine, prompt: Any) -> None:
+    with pytest.raises(ScenarioError, match="cannot be sent"):
+        user.client.chat(prompt)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "{braces} {words} \U0001f600\n",
+        "",
+        tuple(USER_SAYS_HI),
+        [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+        [{"role": "assistant", "tool_calls": []}, *USER_SAYS_HI],
+    ],
+)
+def test_whatever_is_a_prompt_is_sent_as_it_is(user: Mine, prompt: Any) -> None:
+    record = user.client.chat(prompt).record
+    assert record.outcome is Outcome.OK
+    if isinstance(prompt, str):
+        assert (record.prompt or "").endswith(prompt)
+
+
+def test_messages_are_not_sent_to_an_endpoint_that_takes_a_text(user: Mine) -> None:
+    messages: Any = USER_SAYS_HI
+    with pytest.raises(ScenarioError, match=r"messages go to chat\(\)"):
+        user.client.generate(messages)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "5", True, float("nan"), [3]])
+@pytest.mark.parametrize("key", ["input_tokens", "output_tokens"])
+def test_a_length_that_makes_no_sense_is_refused(user: Mine, key: str, value: Any) -> None:
+    wrong: dict[str, Any] = {key: value}
+    with pytest.raises(ScenarioError, match=rf"{key} must be a whole number above 0, not "):
+        user.client.ask(**wrong)
+
+
+def test_an_instant_that_is_none_is_refused(user: Mine) -> None:
+    wrong: Any = 1.5
+    with pytest.raises(ScenarioError, match="t_sched must be monotonic nanoseconds"):
+        user.client.ask(t_sched=wrong)
+
+
+def test_a_name_can_be_shown_and_sent_to_a_master(user: Mine) -> None:
+    names: list[Any] = ["a\x1b[2J", "\ud83d", 5]
+    assert [user.client.ask(name=name).name for name in names] == [r"a\x1b[2J", r"\ud83d", "5"]
+
+
+def test_the_text_of_messages_is_what_they_say() -> None:
+    parts = [
+        {"type": "text", "text": "a"},
+        {"type": "image_url", "image_url": {"url": "x"}},
+        {"type": "text", "text": "b"},
+    ]
+    assert text_of([{"content": "x"}, {"content": parts}, {"content": None}, {"tool_calls": []}]) == "x\nab\n\n"
+
+
+class TooSlowError(Exception):
+    """A test's own word for a request that it gave up."""
+
+
+@pytest.mark.parametrize(
+    "thrown", [TooSlowError("too slow"), TimeoutError("too slow"), None, gevent.GreenletExit("bye")]
+)
+def test_a_request_that_the_task_gives_up_is_its_own_doing(
+    user: Mine, records: list[Record], thrown: BaseException | None
+) -> None:
+    """Neither a fault of loadtest's, which voids the level, nor our stop; and what was thrown arrives."""
+    expected = type(thrown) if thrown is not None else gevent.Timeout
+    fired: list[Any] = []
+    events: Any = user.environment.events
+    events.request.add_listener(lambda **all_of_it: fired.append(all_of_it))
+    with pytest.raises(expected), gevent.Timeout(0.02, thrown):
+        user.client.ask(output_tokens=400)
+    recording.close_recorder()
+    (record,) = records
+    assert record.outcome is Outcome.CANCELLED
+    assert (record.error or "").startswith(f"given up by the test's own code ({expected.__name__}")
+    assert not fired
+
+
+@pytest.mark.parametrize(
+    ("state", "said"), [(STATE_RUNNING, "given up by the test's own code"), ("cleanup", "stopped by us")]
+)
+def test_who_killed_a_request_is_told_apart(user: Mine, records: list[Record], state: str, said: str) -> None:
+    request = gevent.spawn(user.client.ask, output_tokens=400)
+    gevent.sleep(0.02)
+    assert user.environment.runner is not None
+    user.environment.runner.state = state
+    request.kill()
+    recording.close_recorder()
+    assert [(record.error or "")[: len(said)] for record in records] == [said]
+
+
+def test_a_user_whose_greenlet_is_killed_was_stopped_by_us(user: Mine, records: list[Record]) -> None:
+    user._greenlet = gevent.spawn(user.client.ask, output_tokens=400)
+    gevent.sleep(0.02)
+    user._greenlet.kill()
+    recording.close_recorder()
+    assert [record.error for record in records] == ["stopped by us"]
+
+
+def test_random_lengths_leave_no_requests_behind(user: Mine) -> None:
+    for tokens in range(1, 3 * channel.MOST_KINDS):
+        ask = channel.Ask("chat", 8, tokens)
+        user.client._channel.restock(ask)
+    made: dict[Any, Any] = user.client._channel._shelf
+    assert len(made) == channel.MOST_KINDS
+    assert ask in made
+
+
+@pytest.mark.parametrize(
+    "use", [lambda answer: answer.failed_on_the_wire, lambda answer: answer.fail(Outcome.TIMEOUT, "late")]
+)
+def test_former_attributes_of_an_answer_work_and_say_so_once(
+    user: Mine, caplog: pytest.LogCaptureFixture, use: Callable[[Any], object]
+) -> None:
+    client._say_once.cache_clear()
+    answer = user.client.ask()
+    with caplog.at_level(logging.WARNING):
+        assert not use(answer)
+        use(answer)
+    assert [record.message for record in caplog.records if "former name" in record.message] == [
+        caplog.records[0].message
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "hopeless"),
+    [
+        ([(0, 0, False)] * 3, True),
+        ([(0, 0, False), (1, 0, True)] * 3, True),  # another server's successes are no sign of life
+        ([(1, 0, False)] * 9, False),  # that one's class does not ask for it
+        ([(0, 0, False), (1, 0, False)] * 2, False),
+        ([(0, 0, False), (0, 1, False)] * 2, False),  # of a level
+        ([(0, 0, False), (0, 0, False), (0, 0, True), (0, 0, False)], False),
+    ],
+)
+def test_failures_in_a_row_are_those_of_one_server_in_one_level(
+    settled: Settled, outcomes: list[tuple[int, int, bool]], hopeless: bool
+) -> None:
+    said: list[str] = []
+    strict = dataclasses.replace(settled, scenario=settled.scenario.replace(stop_after_errors=3))
+    lax = dataclasses.replace(settled, index=1)
+    recorder = recording.open_recorder(
+        settled={"Mine": strict, "Lax": lax},
+        folder=None,
+        worker=0,
+        users=1,
+        source="x",
+        standing=lambda: Standing(0, steady=True),
+        on_hopeless=said.append,
+    )
+    try:
+        for target, level, ok in outcomes:
+            outcome = Outcome.OK if ok else Outcome.HTTP_ERROR
+            why = None if ok else "no GPU"
+            record = Record(
+                id=0,
+                level=level,
+                seed=0,
+                dialect="ollama-chat",
+                model="m",
+                outcome=outcome,
+                t_sched=0,
+                t_end=1,
+                target=target,
+                error=why,
+            )
+            recorder._recorded("chat", record)
+    finally:
+        recording.close_recorder()
+    assert said == (["3 requests in a row failed (--stop-after-errors); the last one: no GPU"] if hopeless else [])

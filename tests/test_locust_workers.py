@@ -1,0 +1,242 @@
+"""Workers and users that come and go, and signals in each phase: the folder, the verdict and the exit code say so."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from locust_runs import Run, Start, free_port, starting
+from odd_answers import Wire, control, is_trial, plain
+from odd_server import odd_server
+
+CHAT = """
+import os
+import gevent
+from locust import LoadTestShape, task
+from locust.exception import StopUser
+from loadtest.users import ModelUser
+
+begun = 0
+
+class Chat(ModelUser):
+    input_tokens, output_tokens = 16, 4
+
+    def on_start(self):
+        global begun
+        begun += 1
+        if begun > int(os.environ.get("STAYING", "1000")):
+            raise StopUser
+
+    @task
+    def ask(self):
+        self.client.ask()
+        gevent.sleep(float(os.environ.get("HOLD", "0")))
+"""
+SHAPE = """
+class Steps(LoadTestShape):
+    def tick(self):
+        return 2, 9
+"""
+USERS = ("-u", "4", "-r", "9")
+
+
+@pytest.fixture
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    with starting(tmp_path_factory) as begin:
+        yield begin
+
+
+def eventually(run: Run, true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 40
+    while not true():
+        assert run.process.poll() is None, run.said
+        assert time.monotonic() < until, run.said
+        time.sleep(0.02)
+
+
+def worker(place: Path, port: str, **how: Any) -> subprocess.Popen[bytes]:
+    place.mkdir()
+    (place / "chat.py").write_text(CHAT)
+    command = [sys.executable, "-m", "locust", "-f", "chat.py", "--worker", "--master-port", port]
+    with (place / "log").open("wb") as log:
+        return subprocess.Popen(command, cwd=place, stdout=log, stderr=log, **how)
+
+
+def reasons(run: Run) -> list[str]:
+    return [line.strip() for line in run.said.partition("Verdict:")[2].splitlines()]
+
+
+def test_a_worker_that_joins_a_running_test_records_its_share(start: Start, simulated_url: str) -> None:
+    """Locust asks such a worker for users before its init event is fired."""
+    port = str(free_port())
+    master = ("--master", "--expect-workers", "1", "--master-bind-port", port, "--master-bind-host", "127.0.0.1")
+    run = start(CHAT, *USERS, "--host", simulated_url, *master)
+    workers = [worker(run.place / "first", port)]
+    try:
+        run.wait_for(lambda: len(run.records) > 4)
+        workers.append(worker(run.place / "late", port))
+        late = run.place / "run" / "requests-1.jsonl"
+        eventually(run, lambda: late.exists() and late.read_bytes().count(b"\n") > 8)
+        run.process.send_signal(signal.SIGINT)
+        assert run.code == 130
+        assert [one.wait(30) for one in workers] == [0, 0]
+    finally:
+        for one in workers:
+            one.kill()
+            one.wait()
+    said = (run.place / "late" / "log").read_text()
+    assert "Traceback" not in said
+    assert "Unknown message" not in said
+    assert "lost_workers" not in run.facts["locust"]
+    ids = [record.id for record in run.records]
+    assert len(ids) == len(set(ids))
+
+
+def test_workers_that_cannot_record_end_the_test_with_their_sentence(start: Start, simulated_url: str) -> None:
+    few = (120, 120)  # descriptors: enough for Locust, not for a hundred users of one worker
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few[0], before[1]))
+    port = str(free_port())
+    try:
+        master = ("--master", "--expect-workers", "1", "--master-bind-port", port, "--master-bind-host", "127.0.0.1")
+        run = start(CHAT, "-u", "200", "-r", "200", "--host", simulated_url, *master)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    one = worker(run.place / "w", port, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, few))
+    try:
+        assert run.code == 2, run.said
+    finally:
+        one.kill()
+        one.wait()
+    assert "worker 0 cannot record: 200 streams need 264 open files" in run.said
+    assert run.facts["state"] == "failed"
+    assert "nothing was sent" in run.said
+
+
+def test_a_refused_test_leaves_no_folder(start: Start, simulated_url: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    command = [sys.executable, "-m", "locust", "-f", "chat.py", "--headless", "-u", "200", "-r", "200", "-t", "2"]
+    place = start(CHAT, "--version").place
+    (place / "chat.py").write_text(CHAT)
+    done = subprocess.run(
+        [*command, "--host", simulated_url, "--out", "run"],
+        check=False,
+        cwd=place,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+    )
+    assert before == resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("200 streams need 264 open files") == 1
+    assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize(("staying", "gone"), [("1", 3), ("3", 1)])
+def test_users_that_end_by_themselves_are_missed(start: Start, simulated_url: str, staying: str, gone: int) -> None:
+    run = start(CHAT, *USERS, "-t", "3", "--host", simulated_url, env={"STAYING": staying})
+    assert run.code in ({3} if gone > 1 else {0, 3}), run.said
+    assert [level["users_gone"] for level in run.facts["levels"]] == [gone]
+    assert any(f"{gone} of 4 users ended by themselves" in reason for reason in reasons(run)), run.said
+
+
+def test_a_terminal_s_ctrl_c_loses_no_worker(start: Start, simulated_url: str) -> None:
+    """It goes to the master and to every worker at once."""
+    run = start(CHAT, *USERS, "--host", simulated_url, "--processes", "2", stats=False)
+    run.wait_for(lambda: len(run.records) > 8)
+    children = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+    for pid in (*map(int, children), run.process.pid):
+        os.kill(pid, signal.SIGINT)
+    assert run.code == 130
+    assert run.facts["state"] == "interrupted"
+    assert "lost_workers" not in run.facts["locust"], run.said
+    assert "Traceback" not in run.said
+
+
+@pytest.mark.parametrize("how", [(), ("--processes", "2")], ids=["alone", "workers"])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once_and_leaves_a_marked_folder(
+    start: Start, simulated_url: str, how: tuple[str, ...], second: signal.Signals
+) -> None:
+    more = ("--stop-timeout", "300", *how)
+    run = start(CHAT, *USERS, "--host", simulated_url, *more, env={"HOLD": "300"}, stats=False)
+    run.wait_for(lambda: len(run.records) == 4)
+    run.process.send_signal(signal.SIGINT)
+    time.sleep(0.5)  # the first may not be over: it waits for tasks that are not
+    assert run.process.poll() is None
+    run.process.send_signal(second)
+    assert run.code == 130, run.said
+    assert run.facts["state"] == "interrupted"
+    assert f"interrupted again, by {second.name}: ending at once" in run.said
+    assert "Traceback" not in run.said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_test_with_a_shape_is_interrupted_as_any_other(
+    start: Start, simulated_url: str, number: signal.Signals
+) -> None:
+    """Locust's main is not far enough yet to heed SIGTERM while a shape runs, and calls the test complete after SIGINT."""
+    run = start(CHAT + SHAPE, "--host", simulated_url)
+    run.wait_for(lambda: len(run.records) > 4)
+    run.process.send_signal(number)
+    assert run.code == 130, run.said
+    assert run.facts["state"] == "interrupted"
+    assert "Traceback" not in run.said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name)
+def test_a_signal_while_a_server_is_tried_is_an_interruption(start: Start, number: signal.Signals) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        run = start(CHAT, *USERS, "--host", f"http://127.0.0.1:{silent.getsockname()[1]}", "--api", "ollama")
+        silent.settimeout(40)
+        asked, _ = silent.accept()
+        run.process.send_signal(number)
+        assert run.code == 130, run.said
+        asked.close()
+    assert run.said.count(f"interrupted by {number.name} before the test had begun") == 1
+    assert "Traceback" not in run.said
+    assert not (run.place / "run").exists()
+
+
+def test_a_signal_while_a_master_waits_for_workers_is_an_interruption(start: Start, simulated_url: str) -> None:
+    port = str(free_port())
+    run = start(CHAT, *USERS, "--host", simulated_url, "--master", "--expect-workers", "1", "--master-bind-port", port)
+    eventually(run, lambda: "Prompt tokens" in run.said)
+    time.sleep(0.5)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.code == 130, run.said
+    assert "before the test had begun" in run.said
+
+
+@pytest.mark.parametrize("how", [(), ("--processes", "2")], ids=["alone", "workers"])
+def test_a_hopeless_test_ends_and_says_so(start: Start, how: tuple[str, ...]) -> None:
+    wire, calls = Wire("ollama-chat"), iter(range(10**9))
+
+    def answer(request: Any) -> Any:
+        if is_trial(request) or next(calls) < 8:
+            return wire.good(3)
+        return plain(b'{"error": "no GPU now"}', status=b"500 No")
+
+    with odd_server({**control(wire), wire.path: answer}) as server:
+        run = start(CHAT, *USERS, "--host", server.url, "--stop-after-errors", "5", *how)
+        assert run.code == 3, run.said
+    (level,) = run.facts["levels"]
+    assert "5 requests in a row failed (--stop-after-errors); the last one: no GPU now" in level["stopped"]
+    assert any("5 requests in a row failed" in reason for reason in reasons(run)), run.said
+    assert run.said.count("the test ends here") >= 1
+
+
+def test_a_test_without_users_says_that_nothing_was_sent(start: Start, simulated_url: str) -> None:
+    run = start(CHAT, "-u", "0", "-t", "1", "--host", simulated_url)
+    assert run.code == 3, run.said
+    assert "nothing was sent" in run.said
