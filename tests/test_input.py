@@ -176,7 +176,7 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["check", ""], "URL is empty; give it a value, or leave it away."),
         (["report"], "write `loadtest report [OPTIONS] RUN...`."),
         (["report", ""], "RUN is empty; give it a value"),
-        (["compare", "A"], "Missing argument 'NEW'; write `loadtest compare [OPTIONS] BASE NEW`."),
+        (["compare", "A"], "name two runs, BASE and NEW, or several of each"),
         (["compare", "folder", "./folder"], "are the same run: name two."),
         (["compare", "loop", "folder"], "is not a run folder"),
         (["reprot", "x"], "there is no command 'reprot'; did you mean 'report'?"),
