@@ -30,11 +30,12 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
     from locust import argument_parser
     from locust.env import Environment
+    from locust.event import Events
     from locust.exception import LocustError
     from locust.rpc import Message
 
     from loadtest.measure.schedule import instants
-    from loadtest.users import ModelUser, OllamaUser, OpenAIUser, recording, waiter
+    from loadtest.users import ModelUser, OllamaUser, OpenAIUser, lifecycle, recording, waiter
     from loadtest.users.levels import Levels, Seen, Standing
     from loadtest.users.options import OPTIONS, Settings, add_options
     from loadtest.users.run import free_path
@@ -403,3 +404,25 @@ def test_each_test_of_one_process_gets_a_folder_of_its_own(tmp_path: Path) -> No
     assert free_path(str(tmp_path / "out"), "x.py", {first}) == tmp_path / "out-2"
     assert free_path(str(tmp_path / "out"), "x.py", {first, tmp_path / "out-2"}) == tmp_path / "out-3"
     assert free_path(None, "chat.py", set()).name.endswith("-chat")
+
+
+def test_who_begins_to_listen_at_init_hears_of_a_start_that_came_before_it() -> None:
+    """A worker that joins a running test is asked for users while its runner is being made."""
+    kind: Any = Events
+    events = kind()
+    lifecycle.listen(events)
+    environment = Environment(events=events, parsed_options=argparse.Namespace(worker=True))
+    heard: list[Environment] = []
+
+    def hear(environment: Environment) -> None:
+        heard.append(environment)
+
+    events.init.add_listener(lambda **_: events.test_start.add_listener(hear))
+    start = gevent.spawn(events.test_start.fire, environment=environment)
+    gevent.sleep(0)
+    assert not heard
+    events.init.fire(environment=environment, runner=None, web_ui=None)
+    start.join(5)
+    assert heard == [environment]
+    events.test_start.fire(environment=environment)
+    assert heard == [environment] * 2

@@ -31,13 +31,20 @@ def listen(events: Events) -> None:
     hooks.test_start.add_listener(partial(_wait_for_init, initialised))
 
 
-def _wait_for_init(initialised: Event, environment: Environment, **_: Any) -> None:
-    """Hold back the start of a worker that joined a running test: it is asked for users before its init event.
+def _wait_for_init(initialised: Event, environment: Environment, **more: Any) -> None:
+    """Hold back the start of a worker that joined a running test: it may be asked for users before its init event.
 
-    Listeners that are added while an event is fired are called for it, too: those of Worker are then.
+    Locust calls those who listened when it began to call; who begins to listen at that init event is called here.
     """
-    if getattr(environment.parsed_options, "worker", False):
-        initialised.wait(INIT_S)
+    if initialised.is_set() or not getattr(environment.parsed_options, "worker", False):
+        return
+    start: Any = environment.events.test_start
+    before = len(start._handlers)  # noqa: SLF001 - there is no other way to ask who listens
+    initialised.wait(INIT_S)
+    later: Any = type(start)()
+    for listener in start._handlers[before:]:  # noqa: SLF001
+        later.add_listener(listener)
+    later.fire(environment=environment, **more)
 
 
 def _init(environment: Environment, runner: Runner | None, **_: Any) -> None:
