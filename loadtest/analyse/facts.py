@@ -77,6 +77,7 @@ LEVEL = {
     "started_ns": INSTANT,
     "ended_ns": INSTANT,
     "stopped": TEXT,
+    "users_gone": COUNT,
 }
 ARCHITECTURE = {
     "block_count": SMALL,
