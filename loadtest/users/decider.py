@@ -128,7 +128,8 @@ class Decider:
         if prepared is None:
             return
         if runner is not None and not isinstance(runner, MasterRunner):
-            room_for(runner.target_user_count)
+            opened = any(one.open_loop for one in prepared.settled.values())
+            room_for(None if opened else runner.target_user_count)
         run = self._run = self._last = Run(environment, prepared, path)
         if path is not None:
             self._taken.add(path)

@@ -154,7 +154,7 @@ class Recorder:
         `on_broken` is told why, where the files cannot be written any more; `on_hopeless`, where too many requests in a row
         have failed.
         """
-        room_for(users)
+        room_for(None if any(one.open_loop for one in settled.values()) else users)
         self.standing = standing
         self.seen: dict[int, Seen] = {}
         self.late = self.released = 0  # open loop: arrivals sent late, and all of this process

@@ -21,6 +21,7 @@ from loadtest.measure.target import control_client, loaded_facts, run_facts, tru
 from loadtest.records import Clock, RunFolder
 from loadtest.urls import without_secrets
 from loadtest.users.levels import Levels, Seen
+from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.options import Settings
 from loadtest.users.settle import Settled, settle
 from loadtest.users.user import ModelUser
@@ -68,8 +69,9 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
         one = by_scenario[scenario]
         if one.target.facts not in targets:
             targets.append(one.target.facts)
-        if one.index != (index := targets.index(one.target.facts)):
-            by_scenario[scenario] = one = dataclasses.replace(one, index=index)
+        index, open_loop = targets.index(one.target.facts), one.open_loop or issubclass(user_class, OpenLoopUser)
+        if (one.index, one.open_loop) != (index, open_loop):
+            by_scenario[scenario] = one = dataclasses.replace(one, index=index, open_loop=open_loop)
         settled[user_class.__name__] = one
     return Prepared(name, settled)
 

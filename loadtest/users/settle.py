@@ -23,6 +23,7 @@ class Settled:
     target: Target
     calibration: Calibration
     index: int = 0  # of its server and model among run.json's targets
+    open_loop: bool = False  # some of its users send by a schedule: nobody knows how many streams that will be
 
     @property
     def api(self) -> str:
@@ -40,6 +41,7 @@ class Settled:
             "api": self.api,
             "calibration": dataclasses.asdict(self.calibration),
             "index": self.index,
+            "open_loop": self.open_loop,
         }
 
     @classmethod
@@ -48,7 +50,9 @@ class Settled:
         model = Model(**row["model"])
         server = Server(**{**row["server"], "models": tuple(Model(**one) for one in row["server"]["models"])})
         dialect = dialect_for(scenario, api=row["api"], model=model.name)
-        return cls(scenario, Target(server, model, dialect), Calibration(**row["calibration"]), row["index"])
+        return cls(
+            scenario, Target(server, model, dialect), Calibration(**row["calibration"]), row["index"], row["open_loop"]
+        )
 
 
 def settle(scenario: Scenario, say: Callable[[str], object]) -> Settled:
