@@ -162,7 +162,6 @@ FAILED_SHARE = 0.5  # of the requests, from which on those that ended well say n
 UNREAD_SHARE = 0.01  # answers whose tokens the server counted, and of which no text was understood
 EMPTY_SHARE = 0.01  # answers without any text; suspect, void from EMPTY_VOID_SHARE on
 EMPTY_VOID_SHARE = 0.5
-RESENT_SHARE = 0.01  # requests sent once more on another connection; suspect only
 
 
 def schedule_lag_limit(median_ttft_s: float) -> float:

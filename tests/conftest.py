@@ -14,6 +14,8 @@ from plans import SHORT, Run
 from loadtest.cli import main
 from loadtest.cli.demo import simulated_server
 
+os.environ["LOADTEST_CALIBRATION"] = os.devnull  # for fixtures of a module too, which the one below comes after
+
 
 @pytest.fixture(autouse=True)
 def _no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:

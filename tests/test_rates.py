@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import insight_rates
 import numpy as np
@@ -82,10 +83,9 @@ def test_one_request_a_user_has_no_steady_window() -> None:
 
 def test_answers_without_tokens_count_at_their_end(tmp_path: Path) -> None:
     levels, truth = grid(Made(), (4,), each=8)
-    empty = [
-        dataclasses.replace(r, chunks=[], output_tokens=0, asked=None, server_us=None, server_first=None)
-        for r in truth.records
-    ]
+    nothing: dict[str, Any] = {"chunks": [], "output_tokens": 0, "asked": None, "server_us": None, "server_first": None}
+    nothing |= {"t_first_token": None, "t_first_visible": None}
+    empty = [dataclasses.replace(record, **nothing) for record in truth.records]
     seen = []
     for name, records in (("full", truth.records), ("empty", empty)):
         run = frames.load(write(tmp_path / name, records, levels))

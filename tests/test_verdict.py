@@ -163,7 +163,6 @@ def silent(tokens: int | None) -> Spoil:
         (lambda _: {"notes": ["an unknown key: sound"]}, 1, "valid", ""),
         (lambda _: {"send_us": 6000}, 1, "suspect", "sending took 6.0 ms at p99, above the limit of 5.0 ms"),
         (lambda _: {"send_us": 4000}, 1, "valid", ""),
-        (lambda r: {"resent": r.t_send}, 16, "suspect", "2 of 32 requests were sent twice, above 1 %"),
         (
             silent(20),
             16,

@@ -155,15 +155,6 @@ def _send(e: Evidence) -> Iterator[Doubt]:
         yield from metrics.doubt_send(float(np.quantile(took, 0.99)), e.lag_limit)
 
 
-def _resent(e: Evidence) -> Iterator[Doubt]:
-    count = int(e.measured["resent"].sum())
-    if count > metrics.RESENT_SHARE * len(e.measured):
-        yield Doubt(
-            SUSPECT,
-            f"{count} of {len(e.measured)} requests were sent twice, above {_percent(metrics.RESENT_SHARE)}: {_RESENT}",
-        )
-
-
 def _without_text(e: Evidence) -> Iterator[Doubt]:
     """Doubt answers of which no text was seen, in dialects whose answers are text."""
     ended = _ended(e)
@@ -270,6 +261,5 @@ RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _mixed,
     _without_text,
     _doubted,
-    _resent,
     _send,
 )
