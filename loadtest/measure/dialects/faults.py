@@ -60,8 +60,11 @@ _NUMBERS = re.compile(r"\d+(?:[.:,T+-]?\d+)*")
 
 
 def alike(text: str) -> str:
-    """Return `text` with "#" for what is new in every answer: ids and instants. Equal failures then read alike."""
-    return _ID.sub("#", text)
+    """Return `text` with "#" for what is new in every answer: ids and instants. Equal failures then read alike.
+
+    Our keys go first: one with a "#" in it would not be known again.
+    """
+    return _ID.sub("#", redacted(text))
 
 
 def undecodable(line: bytes) -> str:
