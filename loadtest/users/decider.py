@@ -247,7 +247,7 @@ class Decider:
         runner, run = self._runner, self._run
         assert runner is not None
         assert run is not None
-        while True:
+        while self._run is run:  # a greenlet that is to be killed may have its turn once more
             if runner.target_user_count != self._announced:
                 run.levels.ramp()
                 self._announce(steady=False)
