@@ -253,7 +253,7 @@ def test_records_without_a_run_json_are_reported(run: Path, loadtest: Call) -> N
     whole = level(analyse(run))
     (run / "run.json").unlink()
     code, out, err = loadtest("report", run)
-    assert (code, err) == (0, "")
+    assert (code, err) == (3, "")  # how the run ended is not known
     assert "run.json" in out.splitlines()[0]
     summary = orjson.loads((run / "summary.json").read_bytes())
     assert summary["trouble"][0] in (run / "report.html").read_text()

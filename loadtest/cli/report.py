@@ -44,8 +44,8 @@ def exit_code(reports: Sequence[Report], objectives: Sequence[Objective]) -> int
 
 
 def lost(reports: Sequence[Report]) -> bool:
-    """Whether records are missing that were written, or should have been."""
-    return any(one.run.lost for report in reports for one in report.analyses)
+    """Whether records are missing that were written, or should have been, or run.json cannot be read."""
+    return any(one.run.lost or not one.run.facts.get("state") for report in reports for one in report.analyses)
 
 
 @click.command()
