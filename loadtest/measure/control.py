@@ -29,7 +29,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ControlAnswer:
     """What came back on one question. `status` 0: nothing that is HTTP, and `failure` says why."""
 
     path: str
@@ -72,7 +72,7 @@ class Answer:
         return "JSON of another shape"
 
 
-def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None = None) -> Answer:
+def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None = None) -> ControlAnswer:
     """Ask the server at `url`, with its credentials: GET, or POST of `body`. Redirects are not followed.
 
     Raises TargetError where no connection comes about (refused, not resolved, a certificate that is not trusted).
@@ -102,21 +102,23 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
             f"cannot reach {url}: {shorten(str(error)) or 'no connection in time'}. Is the server running, and the URL right?"
         ) from None
     except httpx.TimeoutException:
-        return Answer(path, failure=SILENT)
+        return ControlAnswer(path, failure=SILENT)
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError) as error:
-        return Answer(path, failure=f"no answer that can be read ({shorten(str(error), 120) or type(error).__name__})")
+        return ControlAnswer(
+            path, failure=f"no answer that can be read ({shorten(str(error), 120) or type(error).__name__})"
+        )
 
 
-def _read(path: str, answer: httpx.Response) -> Answer:
+def _read(path: str, answer: httpx.Response) -> ControlAnswer:
     deadline, body = time.monotonic() + LONGEST_S, bytearray()
     status, headers = answer.status_code, answer.headers
     for part in answer.iter_bytes():
         body += part
         if len(body) > LONGEST_BYTES:
-            return Answer(path, status, headers, failure=f"more than {LONGEST_BYTES >> 20} MiB")
+            return ControlAnswer(path, status, headers, failure=f"more than {LONGEST_BYTES >> 20} MiB")
         if time.monotonic() > deadline:
-            return Answer(path, status, headers, failure=f"no whole answer within {LONGEST_S:.0f} s")
-    return Answer(path, status, headers, bytes(body))
+            return ControlAnswer(path, status, headers, failure=f"no whole answer within {LONGEST_S:.0f} s")
+    return ControlAnswer(path, status, headers, bytes(body))
 
 
 def lenient(body: bytes) -> Any:

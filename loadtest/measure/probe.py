@@ -15,7 +15,19 @@ import httpx
 
 from loadtest import credentials
 from loadtest.errors import TargetError
-from loadtest.measure.control import SILENT, Answer, ask, count, items, mapping, plain, printable, rows, some, text
+from loadtest.measure.control import (
+    SILENT,
+    ControlAnswer,
+    ask,
+    count,
+    items,
+    mapping,
+    plain,
+    printable,
+    rows,
+    some,
+    text,
+)
 from loadtest.text import shown
 from loadtest.urls import OLLAMA_PORT, base_url, default_url
 
@@ -98,7 +110,7 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
     if listed is None and api == "auto":
         raise _unclear(url, version, listing)
     unlisted = None if listed is not None else f"GET /v1/models: {listing.said}"
-    props = Answer("/props") if listing.failure else ask(client, url, "/props")
+    props = ControlAnswer("/props") if listing.failure else ask(client, url, "/props")
     server = _openai(
         client, url, listed or [], props, simulated=_simulated(version) or _simulated(listing), unlisted=unlisted
     )
@@ -107,7 +119,7 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
     return server
 
 
-def _ollama(client: httpx.Client, url: str, version: Answer, said: str | None, api: str) -> Server | None:
+def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | None, api: str) -> Server | None:
     """Return the server as an Ollama, None where too little says that it is one; a refusal of credentials is said."""
     tags = ask(client, url, "/api/tags")
     body = tags.json()
@@ -149,7 +161,7 @@ def _openai(
     client: httpx.Client,
     url: str,
     listed: list[dict[str, Any]],
-    props: Answer,
+    props: ControlAnswer,
     *,
     simulated: dict[str, Any] | None,
     unlisted: str | None,
@@ -167,7 +179,7 @@ def _openai(
     return Server(url, "vllm" if vllm else "openai", version, models, None, simulated, unlisted)
 
 
-def _unclear(url: str, version: Answer, listing: Answer) -> TargetError:
+def _unclear(url: str, version: ControlAnswer, listing: ControlAnswer) -> TargetError:
     """Say what was seen of a server that nothing is known of, and what to do about it."""
     if listing.refused or version.refused:
         return _refused(url, listing if listing.refused else version)
@@ -181,7 +193,7 @@ def _unclear(url: str, version: Answer, listing: Answer) -> TargetError:
     )
 
 
-def _refused(url: str, answer: Answer) -> TargetError:
+def _refused(url: str, answer: ControlAnswer) -> TargetError:
     return TargetError(
         f"{url} refuses us with {answer.said}: set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama) to a key that it accepts; "
         "where only its list of models is closed, add --api openai --model NAME."
@@ -271,7 +283,7 @@ def _architecture(info: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _simulated(answer: Answer) -> dict[str, Any] | None:
+def _simulated(answer: ControlAnswer) -> dict[str, Any] | None:
     """Read "profile=NAME; speed=N" of the simulated server's header."""
     said = answer.header(SIMULATED_HEADER)
     if said is None:

@@ -15,7 +15,7 @@ from loadtest.measure.dialects import ends, faults
 from loadtest.measure.dialects.base import EndMarks
 from loadtest.measure.dialects.counts import MOST, MOST_TOKENS, WIDEST, named, number
 from loadtest.measure.dialects.framing import NO_STAMPED_MOULD, stamped_mould
-from loadtest.measure.dialects.stream import Answer, Rows, StreamDecoder
+from loadtest.measure.dialects.stream import Decoded, Rows, StreamDecoder
 from loadtest.measure.dialects.texts import in_message
 from loadtest.measure.workload import Job
 
@@ -88,7 +88,7 @@ class OllamaRows:
 
     __slots__ = ("_answer", "_chat", "_seen")
 
-    def __init__(self, answer: Answer, *, chat: bool) -> None:
+    def __init__(self, answer: Decoded, *, chat: bool) -> None:
         self._answer = answer
         self._chat = chat
         self._seen = False
@@ -166,7 +166,7 @@ class OllamaDecoder(StreamDecoder):
     __slots__ = ("_hidden", "_mould")
 
     def __init__(self, *, chat: bool) -> None:
-        answer = Answer()
+        answer = Decoded()
         self._mould = NO_STAMPED_MOULD
         self._hidden: set[int] | None = None  # where the events of the mould belong, if they are hidden
         super().__init__(answer, OllamaRows(answer, chat=chat))

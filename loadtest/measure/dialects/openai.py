@@ -11,7 +11,7 @@ from loadtest.measure.dialects import ends, faults
 from loadtest.measure.dialects.base import EndMarks
 from loadtest.measure.dialects.counts import MOST_TOKENS, Usage, kept, number
 from loadtest.measure.dialects.framing import NO_MOULD, mould
-from loadtest.measure.dialects.stream import Answer, Rows, StreamDecoder
+from loadtest.measure.dialects.stream import Decoded, Rows, StreamDecoder
 from loadtest.measure.dialects.texts import in_message, in_value
 from loadtest.measure.workload import Job
 
@@ -84,7 +84,7 @@ class OpenAIRows:
 
     __slots__ = ("_answer", "_before", "_first", "_index", "_last", "_usage")
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Decoded) -> None:
         self._answer = answer
         self._first: dict[str, Any] | None = None
         self._last: dict[str, Any] = {}
@@ -224,7 +224,7 @@ class OpenAIDecoder(StreamDecoder):
     __slots__ = ("_hidden", "_mould")
 
     def __init__(self) -> None:
-        answer = Answer()
+        answer = Decoded()
         self._mould = NO_MOULD
         self._hidden: set[int] | None = None  # where the events of the mould belong, if they are hidden
         super().__init__(answer, OpenAIRows(answer))

@@ -24,7 +24,7 @@ _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 _BOM = b"\xef\xbb\xbf"
 
 
-class Answer:
+class Decoded:
     """What is known of one answer so far."""
 
     __slots__ = ("end", "ending", "events", "kind", "marked", "over", "stamped", "unstamped")
@@ -134,7 +134,7 @@ class StreamDecoder:
 
     __slots__ = ("_answer", "_foreign", "_held", "_lines", "_other", "_own", "_row_seen", "_stray", "events")
 
-    def __init__(self, answer: Answer, own: Rows) -> None:
+    def __init__(self, answer: Decoded, own: Rows) -> None:
         self._answer = answer
         self.events = answer.events
         self._own = own
