@@ -4,7 +4,7 @@
     ttft_p95=2,errors=0.01             TTFT p95 at most 2 s, and at most one request in a hundred failed
 
 A duration and a share must stay at or below their limit, a speed at or above it. Figures are those of summary.json's
-levels or of a prediction, under the same names. A failed request misses every objective (loadtest.analyse.objectives).
+levels or of a prediction, under the same names. A failed request misses every objective (loadtest.analyse.figures.objectives).
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import llamacpp
 import pytest
-from exporter import Exporter
-from plans import SHORT, Run
+from support import llamacpp
+from support.exporter import Exporter
+from support.plans import SHORT, Run
 
 from loadtest.cli import main
 from loadtest.cli.demo import simulated_server

@@ -9,23 +9,25 @@ from typing import Any
 
 import orjson
 import pytest
-import virtual_runs
 from click.testing import CliRunner
-from virtual_runs import Load
+from support import virtual_runs
+from support.virtual_runs import Load
 
-from loadtest.analyse import advice as words
-from loadtest.analyse import advise as work
-from loadtest.analyse import findings, fitted, predict
-from loadtest.analyse.advise import Advice, Group
-from loadtest.analyse.capacity import Capacity, _highest, capacity, meets
 from loadtest.analyse.charts import advice as chart
 from loadtest.analyse.charts import prediction
-from loadtest.analyse.memory import Memory, kv_bytes, memory, parse_memory
-from loadtest.analyse.predict import Model
-from loadtest.analyse.slots import Slots
-from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.reports import advice_report as words
+from loadtest.analyse.reports import findings
+from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.analyse.server.memory import Memory, memory
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.whatif import advise as work
+from loadtest.analyse.whatif import predict, self_check
+from loadtest.analyse.whatif.advise import Advice, Group
+from loadtest.analyse.whatif.predict import Model
+from loadtest.analyse.whatif.sustainable_load import Capacity, _highest, capacity, meets
 from loadtest.cli import cli
 from loadtest.errors import PredictionError, ScenarioError
+from loadtest.memory.loaded import kv_bytes, parse_memory
 from loadtest.simulate.profiles import PROFILES
 from loadtest.slo import parse
 
@@ -123,7 +125,7 @@ def test_now_is_what_was_measured_never_what_is_predicted_of_it(advice: Advice, 
 def test_the_model_gives_back_what_it_was_fitted_to(analysis: Analysis) -> None:
     model, _ = model_of(analysis)
     levels = analysis.summary["levels"]
-    assert fitted.misfit(model.closed, levels) is None
+    assert self_check.misfit(model.closed, levels) is None
     for level in levels:
         cell = model.closed(level["concurrency"])
         assert cell.figure("ttft_s", "p50") == pytest.approx(level["ttft_s"]["p50"], rel=0.12)
@@ -137,7 +139,7 @@ def test_a_model_that_misses_what_was_measured_advises_and_predicts_nothing(anal
         dataclasses.replace(model.closed(load), figures=halved(model.closed(load)), bands={})
         for load in (1, 2, 4, 8, 16)
     ]
-    said = fitted.misfit({each.concurrency: each for each in slow}.__getitem__, analysis.summary["levels"])
+    said = self_check.misfit({each.concurrency: each for each in slow}.__getitem__, analysis.summary["levels"])
     assert said is not None
     assert "tokens/s a stream at" in said
     assert "by the model and" in said
@@ -149,7 +151,7 @@ def test_a_model_that_misses_what_was_measured_advises_and_predicts_nothing(anal
     with pytest.raises(PredictionError, match=r"No advice: the model .* is .* by the model and 999\.0 as measured"):
         work.advise(model, group, levels)
     void = [{**level, "verdict": "void"} for level in levels]  # what is void is no measure
-    assert fitted.misfit(model.closed, void) is None
+    assert self_check.misfit(model.closed, void) is None
 
 
 def halved(one: predict.Prediction) -> dict[str, dict[str, float]]:
@@ -188,7 +190,7 @@ def test_equal_lengths_are_drawn_ten_percent_to_either_side(analysis: Analysis, 
     assert (min(advice.model.prompts), max(advice.model.prompts)) == (90, 110)
     assert (min(advice.model.outputs), max(advice.model.outputs)) == (29, 35)
     several = dataclasses.replace(model, prompts=(50, 60), outputs=(8, 16))
-    assert fitted.spread(several) == several
+    assert self_check.spread(several) == several
 
 
 def test_slots_that_the_run_does_not_show_are_not_advised_on() -> None:

@@ -12,25 +12,26 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import made_runs
 import orjson
 import pytest
+from support import made_runs
 
 from loadtest import metrics
-from loadtest.analyse import headroom, pages
-from loadtest.analyse.findings import all_findings
-from loadtest.analyse.summary import analyse
+from loadtest.analyse.figures import client_capacity
+from loadtest.analyse.reports import pages
+from loadtest.analyse.reports.findings import all_findings
+from loadtest.analyse.reports.summary import analyse
 from loadtest.cli import calibrate as command
 from loadtest.errors import ScenarioError
-from loadtest.measure import capacity
+from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import Errors, Found, Served, Tried, by_nonce, compare, judge, next_streams
-from loadtest.measure.capacity import Capacity
-from loadtest.measure.wire.clock import ask_for_stamps
-from loadtest.measure.workload import nonce_of
+from loadtest.measure.capacity_file import Capacity
 from loadtest.records import Clock, Outcome, Record, RunFolder
 from loadtest.simulate.engine import Request
 from loadtest.simulate.metronome import Metronome
 from loadtest.simulate.profiles import PROFILES
+from loadtest.wire.clock import ask_for_stamps
+from loadtest.workloads.synthetic import nonce_of
 
 Call = Callable[..., tuple[int, str, str]]
 MS = 1_000_000
@@ -257,40 +258,40 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_capacity_applies_to_its_driver_on_its_machine(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert capacity.applying("asyncio") is None
-    capacity.check_writable(kept)
-    capacity.keep(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
-    capacity.keep(kept, dataclasses.replace(FOUND, streams=2), driver="asyncio", arrivals="steps", stamps="user")
-    known = capacity.applying("asyncio")
+    assert capacity_file.applying("asyncio") is None
+    capacity_file.check_writable(kept)
+    capacity_file.keep(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
+    capacity_file.keep(kept, dataclasses.replace(FOUND, streams=2), driver="asyncio", arrivals="steps", stamps="user")
+    known = capacity_file.applying("asyncio")
     assert known is not None
     assert known["arrivals"]["steps"]["kernel"] == dataclasses.asdict(FOUND)
     assert known["arrivals"]["steps"]["user"]["streams"] == 2
-    assert capacity.applying("locust") is None
-    monkeypatch.setattr(capacity, "cores", lambda: 4711)
-    assert capacity.applying("asyncio") is None
+    assert capacity_file.applying("locust") is None
+    monkeypatch.setattr(capacity_file, "cores", lambda: 4711)
+    assert capacity_file.applying("asyncio") is None
 
 
 def test_capacities_of_other_software_are_dropped(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    capacity.check_writable(kept)
-    capacity.keep(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
-    monkeypatch.setattr(capacity, "__version__", "another")
-    capacity.keep(kept, FOUND, driver="locust", arrivals="steps", stamps="kernel")
+    capacity_file.check_writable(kept)
+    capacity_file.keep(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
+    monkeypatch.setattr(capacity_file, "__version__", "another")
+    capacity_file.keep(kept, FOUND, driver="locust", arrivals="steps", stamps="kernel")
     assert set(orjson.loads(kept.read_bytes())["drivers"]) == {"locust"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 99, "drivers": {}}', '{"schema": 1}'])
 def test_a_file_that_makes_no_sense_is_as_none(kept: Path, text: str) -> None:
-    capacity.check_writable(kept)
+    capacity_file.check_writable(kept)
     kept.write_text(text)
-    assert capacity.applying("asyncio") is None
+    assert capacity_file.applying("asyncio") is None
 
 
 def test_where_the_file_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOADTEST_CALIBRATION")
     monkeypatch.setenv("XDG_STATE_HOME", "/somewhere")
-    assert capacity.place() == Path("/somewhere/loadtest/calibration.json")
+    assert capacity_file.place() == Path("/somewhere/loadtest/calibration.json")
     monkeypatch.delenv("XDG_STATE_HOME")
-    assert capacity.place() == Path.home() / ".local/state/loadtest/calibration.json"
+    assert capacity_file.place() == Path.home() / ".local/state/loadtest/calibration.json"
 
 
 def test_a_place_that_cannot_be_written_to_is_found_before_anything_runs(tmp_path: Path, loadtest: Call) -> None:
@@ -301,7 +302,7 @@ def test_a_place_that_cannot_be_written_to_is_found_before_anything_runs(tmp_pat
         assert "--out" in err
         assert err.count("\n") == 1
     with pytest.raises(ScenarioError, match="is a folder"):
-        capacity.check_writable(tmp_path)
+        capacity_file.check_writable(tmp_path)
 
 
 # -- what later runs say ---------------------------------------------------------------------------------------------------
@@ -335,10 +336,10 @@ def test_a_run_says_what_share_of_the_client_it_used(tmp_path: Path) -> None:
     assert 0 < shares[0] < shares[1] < 1
     label = analysis.summary["levels"][1]["label"]
     said = next(finding for finding in all_findings(analysis) if "this client can measure" in finding)
-    assert said.startswith(f"{label} used {headroom.cell(analysis.summary['levels'][1]['client'])} of what")
+    assert said.startswith(f"{label} used {client_capacity.cell(analysis.summary['levels'][1]['client'])} of what")
     grid = pages.client(analysis.summary)
     assert [row[grid.heads.index("of what it can measure")] for row in grid.rows] == [
-        headroom.cell(level["client"]) for level in analysis.summary["levels"]
+        client_capacity.cell(level["client"]) for level in analysis.summary["levels"]
     ]
 
 
@@ -381,8 +382,8 @@ def test_the_busiest_second_is_that_of_one_process(tmp_path: Path) -> None:
         writer.close()
     folder.write_run({"levels": []})
     run = analyse(tmp_path / "run").run
-    assert headroom.busiest(run, 0) == 15
-    assert headroom.busiest(run, 1) == 0
+    assert client_capacity.busiest(run, 0) == 15
+    assert client_capacity.busiest(run, 1) == 0
 
 
 # -- the command -------------------------------------------------------------------------------------------------------------

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import Made, closed_loop, grid, make, recorded, unanswered, write
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from support.made_runs import Made, closed_loop, grid, make, recorded, unanswered, write
 
 from loadtest.analyse import charts
 from loadtest.analyse.charts import depth, itl, style, throughput, timeline, ttft
-from loadtest.analyse.series import Series, series_of
-from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.analyse.run.series import Series, series_of
 from loadtest.records import Outcome, Record
 
 SIMULATED = {"kind": "ollama", "version": "0.33.0", "simulated": {"profile": "a100-80g-llama3.1-70b-q4", "speed": 20.0}}

@@ -7,10 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from loadtest.analyse import findings, knee
-from loadtest.analyse.series import Series
-from loadtest.analyse.slots import Slots
-from loadtest.analyse.steps import Law, Steps
+from loadtest.analyse.figures import knee
+from loadtest.analyse.reports import findings
+from loadtest.analyse.run.series import Series
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.steps import Law, Steps
 
 LIMIT, NO_LIMIT = Slots(4, limit=True, method="seen"), Slots(8, limit=False, method="seen")
 

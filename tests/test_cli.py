@@ -18,9 +18,9 @@ import pytest
 
 from loadtest import cli as commands
 from loadtest.errors import TargetError
-from loadtest.measure.control import ask
 from loadtest.measure.interruption import SIGNALS
 from loadtest.records import Outcome, RunFolder
+from loadtest.target.control import ask
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from made_runs import Made, make, write
+from support.made_runs import Made, make, write
 from test_published import Machine
 
 Call = Callable[..., tuple[int, str, str]]

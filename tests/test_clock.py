@@ -14,8 +14,8 @@ from typing import Self
 
 import pytest
 
-from loadtest.measure.wire import Heartbeat, LagLog, WallClock, keeper, now
-from loadtest.measure.wire.clock import GAP, SO_TIMESTAMPNS, raw_stamp, stamps_ns
+from loadtest.wire import Heartbeat, LagLog, WallClock, keeper, now
+from loadtest.wire.clock import GAP, SO_TIMESTAMPNS, raw_stamp, stamps_ns
 
 MS = 1_000_000
 S = 1_000_000_000

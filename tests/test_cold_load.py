@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import made_runs
 import numpy as np
 import orjson
 import pytest
-from made_runs import Made, closed_loop, write
+from support import made_runs
+from support.made_runs import Made, closed_loop, write
 from test_machine import add
 
-from loadtest.analyse import findings, load, verdict
-from loadtest.analyse.charts import load as chart
-from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.charts import cold_load as chart
+from loadtest.analyse.reports import findings
+from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.analyse.server import cold_load
+from loadtest.analyse.verdict import verdict
+from loadtest.asyncio_driver import session
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError
-from loadtest.measure import session
 from loadtest.records import Outcome, RunFolder
 from loadtest.scenario import Scenario
 from loadtest.simulate import control
@@ -104,7 +106,7 @@ def test_gpu_memory_is_seen_falling_and_coming_in(loadtest: Call, tmp_path: Path
     assert code in (0, 3), err
     assert "The GPU memory (simulated) grew by" in text
     (level,) = orjson.loads((out / "summary.json").read_bytes())["levels"]
-    grown = [load.grown(one, "gpu_memory") or 0 for one in level["cold_load"]["loads"]]
+    grown = [cold_load.grown(one, "gpu_memory") or 0 for one in level["cold_load"]["loads"]]
     assert min(grown) > 20 * GB  # of 40: samples at the edges may be missing on a busy machine
 
 
@@ -234,7 +236,7 @@ def test_page_cache_of_the_first_load_and_later_ones_out_of_it(tmp_path: Path) -
     made(tmp_path / "run", (40.0, 10.0, 10.0))
     analysis = watched(tmp_path / "run", "page_cache", per_s=(GB, 0, 0))
     cold = cold_of(analysis)
-    grown = [load.grown(one, "page_cache") for one in cold["loads"]]
+    grown = [cold_load.grown(one, "page_cache") for one in cold["loads"]]
     assert grown == pytest.approx([40 * GB, 0, 0], abs=GB)
     said = findings.all_findings(analysis)
     assert said[0] == (

@@ -8,21 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import insight_compare
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from insight_compare import Case
-from made_runs import Made, grid, unanswered, write
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from virtual_runs import Load, play
+from support import insight_compare
+from support.insight_compare import Case
+from support.made_runs import Made, grid, unanswered, write
+from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.compare import changes
-from loadtest.analyse.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare, fisher
-from loadtest.analyse.compare_report import markdown, method, sentence, to_dict
-from loadtest.analyse.summary import analyse
+from loadtest.analyse.reports.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare, fisher
+from loadtest.analyse.reports.compare_report import markdown, method, sentence, to_dict
+from loadtest.analyse.reports.summary import analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError, RunFolderError
 from loadtest.records import Outcome, Record

@@ -8,19 +8,19 @@ from typing import Any
 
 import httpx
 import pytest
-from made_runs import Made, grid, write
+from support.made_runs import Made, grid, write
 
-from loadtest.analyse.findings import all_findings
-from loadtest.analyse.summary import analyse
+from loadtest.analyse.reports.findings import all_findings
+from loadtest.analyse.reports.summary import analyse
+from loadtest.dialects.ollama import OllamaChat
 from loadtest.errors import ScenarioError
-from loadtest.measure import target as target_of
-from loadtest.measure.dialects.ollama import OllamaChat
-from loadtest.measure.lengths import check_lengths, not_granted
-from loadtest.measure.probe import Model, Server
-from loadtest.measure.target import Target, calibrate, run_facts
-from loadtest.measure.tokens import Calibration, Counter
-from loadtest.measure.workload import Workload
 from loadtest.scenario import Scenario
+from loadtest.target import settle as target_of
+from loadtest.target.context import check_lengths, not_granted
+from loadtest.target.probe import Model, Server
+from loadtest.target.settle import Target, calibrate, run_facts
+from loadtest.workloads.synthetic import Workload
+from loadtest.workloads.tokens import Calibration, Counter
 
 SERVER = Server("http://x", "ollama", "0.24.0", models=())
 OVERHEAD, RATIO = 10, 3  # of a vocabulary of little more than letters

@@ -1,4 +1,4 @@
-"""Control answers of any shape give facts or sentences, never a traceback; `python tests/test_control_fuzz.py N` tries N shapes."""
+"""Control answers of any shape give facts or sentences, never a traceback; `python tests/support/test_control_fuzz.py N` tries N shapes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import pytest
 
 from loadtest.cli import check as check_module
 from loadtest.cli.check import check
+from loadtest.dialects import dialect_for
 from loadtest.errors import LoadTestError
-from loadtest.measure.dialects import dialect_for
-from loadtest.measure.lengths import check_lengths
-from loadtest.measure.probe import choose_model, describe, hazards, probe
-from loadtest.measure.target import Target, ask_to_unload, loaded_facts, run_facts
-from loadtest.measure.tokens import Calibration, Counter
 from loadtest.scenario import Scenario
+from loadtest.target.context import check_lengths
+from loadtest.target.probe import choose_model, describe, hazards, probe
+from loadtest.target.settle import Target, ask_to_unload, loaded_facts, run_facts
+from loadtest.workloads.tokens import Calibration, Counter
 
 GOOD: dict[str, Any] = {
     "/api/version": {"version": "0.24.0"},

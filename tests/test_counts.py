@@ -12,10 +12,10 @@ import orjson
 import pytest
 
 from loadtest import metrics
-from loadtest.analyse import frames
-from loadtest.measure.dialects import Dialect, Ending, OllamaChat, OpenAIChat
+from loadtest.analyse.run import frames
+from loadtest.dialects import Dialect, Ending, OllamaChat, OpenAIChat
+from loadtest.live import Figures
 from loadtest.records import Clock, Outcome, Record, RecordWriter
-from loadtest.streams import Figures
 
 CHAT, V1 = OllamaChat("m"), OpenAIChat("m")
 A = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}

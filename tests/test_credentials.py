@@ -11,16 +11,16 @@ from typing import Any
 
 import orjson
 import pytest
-from made_servers import OPENAI_STREAM, Made, made, refuse
+from support.made_servers import OPENAI_STREAM, Made, made, refuse
 
 from loadtest import credentials
+from loadtest.dialects import dialect_for
+from loadtest.dialects.server_errors import http_sentence, shorten
 from loadtest.errors import ScenarioError
-from loadtest.measure.dialects import dialect_for
-from loadtest.measure.dialects.faults import http_sentence, shorten
-from loadtest.measure.probe import Model, Server
-from loadtest.measure.target import Target, located
 from loadtest.monitor import process
 from loadtest.scenario import Scenario
+from loadtest.target.probe import Model, Server
+from loadtest.target.settle import Target, located
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -8,15 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import folder_fuzz
 import orjson
 import pytest
-from made_runs import Made, make
+from support import folder_fuzz
+from support.made_runs import Made, make
 
-from loadtest.analyse import facts as facts_of
-from loadtest.analyse import frames, pages
-from loadtest.analyse.damage import KINDS
-from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.reports import pages
+from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.analyse.run import facts as facts_of
+from loadtest.analyse.run import frames
+from loadtest.analyse.run.damage import KINDS
 from loadtest.errors import RunFolderError
 from loadtest.records import RunFolder, read_line
 

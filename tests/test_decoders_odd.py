@@ -7,11 +7,11 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-import decoder_fuzz
 import orjson
 import pytest
+from support import decoder_fuzz
 
-from loadtest.measure.dialects import (
+from loadtest.dialects import (
     Dialect,
     Ending,
     Events,
@@ -19,10 +19,10 @@ from loadtest.measure.dialects import (
     OllamaGenerate,
     OpenAIChat,
     OpenAICompletions,
+    decoding,
     framing,
     ollama,
     openai,
-    stream,
 )
 
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
@@ -330,12 +330,12 @@ def test_instants_of_the_server_that_are_none_are_unknown_and_said(name: str) ->
 def test_an_answer_without_end_has_limits(
     dialect: Dialect, line: str, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "MOST_EVENTS", 50)
+    monkeypatch.setattr(decoding, "MOST_EVENTS", 50)
     monkeypatch.setattr(framing, "LONGEST_LINE", 5000)
     events, ending = decode(dialect, (line * 50 + END).encode(), step)
     assert (len(events), ending.error) == (50, None)
     events, ending = decode(dialect, (line * 60).encode(), step)
-    assert (len(events), ending.error) == (50, stream.TOO_MANY)
+    assert (len(events), ending.error) == (50, decoding.TOO_MANY)
     events, ending = decode(dialect, (line * 3 + "x" * 6000 + "\n" + line * 3).encode(), step)
     assert (len(events), ending.error) == (3, framing.TOO_LONG)
     events, ending = decode(dialect, (line * 3 + "x" * 6000).encode(), step)

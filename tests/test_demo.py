@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_runs import Made, make
+from support.made_runs import Made, make
 
 from loadtest.analyse import report
+from loadtest.asyncio_driver.session import Finished
 from loadtest.cli import demo, run
-from loadtest.measure.session import Finished
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import orjson
 import pytest
 
-from loadtest.measure.dialects import (
+from loadtest.dialects import (
     Dialect,
     Ending,
     Events,
@@ -19,10 +19,10 @@ from loadtest.measure.dialects import (
     OpenAICompletions,
     dialect_for,
 )
-from loadtest.measure.dialects.faults import REPEATS
-from loadtest.measure.dialects.ollama import nanoseconds
-from loadtest.measure.workload import Job
+from loadtest.dialects.ollama import nanoseconds
+from loadtest.dialects.server_errors import REPEATS
 from loadtest.scenario import Scenario
+from loadtest.workloads.synthetic import Job
 
 JOB = Job(id=0, level=0, seed=1, prompt="say “hi”", input_tokens=None, output_tokens=64)
 OPEN_END = Job(id=0, level=0, seed=1, prompt="hi", input_tokens=None, output_tokens=None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-import recorded
+from support import recorded
 
-from loadtest.measure.dialects import Dialect, End, OllamaChat, OllamaGenerate, OpenAIChat, OpenAICompletions
+from loadtest.dialects import Dialect, End, OllamaChat, OllamaGenerate, OpenAIChat, OpenAICompletions
 
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 

@@ -6,12 +6,12 @@ import dataclasses
 import gc
 
 import pytest
-import recorded
-from recorded import ANCHOR, T_SEND, Reads, framed
+from support import recorded
+from support.recorded import ANCHOR, T_SEND, Reads, framed
 
-from loadtest.measure.dialects import OllamaChat, OpenAIChat
-from loadtest.measure.exchange import Exchange
+from loadtest.dialects import OllamaChat, OpenAIChat
 from loadtest.measure.failure import Failure
+from loadtest.measure.request import Exchange
 from loadtest.records import Outcome
 
 MS = 1_000_000

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from loadtest.cli.expected import Expected, beforehand, enough
+from loadtest.measure.progress import Progress
 from loadtest.measure.schedule import schedule_of
-from loadtest.measure.tally import Progress
 from loadtest.scenario import Scenario
 from loadtest.slo import parse
 

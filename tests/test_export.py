@@ -17,17 +17,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from made_runs import recorded
 from prometheus_client.exposition import generate_latest
-from prometheus_server import INSTALLED, get, promtool, samples
+from support.made_runs import recorded
+from support.prometheus_server import INSTALLED, get, promtool, samples
 
-from loadtest.analyse import frames
+from loadtest.analyse.run import frames
 from loadtest.errors import ScenarioError
+from loadtest.live import Figures
 from loadtest.monitor.endpoint import PATIENCE_S, Endpoint, listen, url_of
 from loadtest.monitor.export import HISTOGRAMS, Client, Seen, bounds, families
 from loadtest.monitor.tail import Tail
 from loadtest.records import Clock, Outcome, Record, RunFolder
-from loadtest.streams import Figures
 
 needs_prometheus = pytest.mark.skipif(not INSTALLED, reason="prometheus and promtool are not installed")
 

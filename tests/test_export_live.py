@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exporter import eventually
-from locust_runs import Run, Start, free_port, starting
-from prometheus_server import INSTALLED, Prometheus, Samples, config, get, prometheus, promtool, samples
+from support.exporter import eventually
+from support.locust_runs import Run, Start, free_port, starting
+from support.prometheus_server import INSTALLED, Prometheus, Samples, config, get, prometheus, promtool, samples
 
 import loadtest
-from loadtest.analyse import frames
-from loadtest.analyse.summary import analyse
-from loadtest.measure.session import measure
+from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.run import frames
+from loadtest.asyncio_driver.session import measure
 from loadtest.monitor.export import HISTOGRAMS
 from loadtest.records import RunFolder
 from loadtest.scenario import Level, Scenario

@@ -8,7 +8,7 @@ import httpx
 import orjson
 import pytest
 
-from loadtest.measure.dialects.faults import NO_TEXT, http_sentence, sentence, shorten
+from loadtest.dialects.server_errors import NO_TEXT, http_sentence, sentence, shorten
 from loadtest.text import shown, whole
 
 

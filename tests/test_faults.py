@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from odd_answers import DIALECTS
+from support.odd_answers import DIALECTS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts/casebook"))
 faults: Any = importlib.import_module("faults")

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_runs import MS, WALL, Made, closed_loop, recorded
+from support.made_runs import MS, WALL, Made, closed_loop, recorded
 
-from loadtest.analyse import frames
-from loadtest.analyse.verdict import judge
+from loadtest.analyse.run import frames
+from loadtest.analyse.verdict.verdict import judge
 from loadtest.records import Outcome, Record, RunFolder
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
-    from loadtest.streams import Figures, durations
-    from loadtest.users.figures import HISTORY_S, TOTAL, Board
+    from loadtest.live import Figures, durations
+    from loadtest.users.live_figures import HISTORY_S, TOTAL, Board
     from loadtest.users.recording import InFlight
 
 ZERO = WALL / 1e9  # wall time that the records count from
@@ -125,7 +125,7 @@ def test_failures_warm_up_and_cancelled_requests_are_counted_apart() -> None:
 
 
 def test_queue_wait_is_known_only_where_the_server_says_enough(tmp_path: Path) -> None:
-    from made_runs import write
+    from support.made_runs import write
 
     record = streams(1)[0]
     assert record.t_send is not None
@@ -168,7 +168,7 @@ def test_queue_wait_is_known_only_where_the_server_says_enough(tmp_path: Path) -
     ],
 )
 def test_the_verdict_is_that_of_the_report(tmp_path: Path, change: dict[str, Any], verdict: str) -> None:
-    from made_runs import write
+    from support.made_runs import write
 
     later, only = change.get("schedule", 0), change.get("only", 24)
     fields = {name: value for name, value in change.items() if name not in ("schedule", "only")}
@@ -182,7 +182,7 @@ def test_the_verdict_is_that_of_the_report(tmp_path: Path, change: dict[str, Any
 
 
 def test_no_figures_no_verdict_and_nothing_but_failures_is_void(tmp_path: Path) -> None:
-    from made_runs import write
+    from support.made_runs import write
 
     assert Board().rows()[0]["verdict"] is None
     failed = [dataclasses.replace(record, outcome=Outcome.TIMEOUT) for record in streams(2)]
@@ -220,7 +220,7 @@ def test_a_reset_drops_reports_that_were_on_their_way() -> None:
 
 def test_in_flight_adds_up_over_workers_and_forgets_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now, master = 1000.0, Board()
-    monkeypatch.setattr("loadtest.users.figures.time.monotonic", lambda: now)
+    monkeypatch.setattr("loadtest.users.live_figures.time.monotonic", lambda: now)
     flying: dict[str, InFlight] = {"w1": {"chat": (2, 1)}, "w2": {"chat": (1, 1), "long": (0, 3)}}
     for name, live in flying.items():
         worker = Board(lambda live=live: live)  # type: ignore[misc]

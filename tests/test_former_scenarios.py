@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from locust_runs import Run, starting
+from support.locust_runs import Run, starting
 
 from loadtest.records import Outcome
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import MS, WALL, Made, Truth, closed_loop, make, recorded, unanswered, write
+from support.made_runs import MS, WALL, Made, Truth, closed_loop, make, recorded, unanswered, write
 
-from loadtest.analyse import frames
+from loadtest.analyse.run import frames
 from loadtest.records import Clock, Outcome, RunFolder
 
 LEVEL = {"index": 0, "concurrency": 2, "input_tokens": 100, "output_tokens": 20, "words": None, "rate": None}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import WALL, Made, closed_loop, make
+from support.made_runs import WALL, Made, closed_loop, make
 
 from loadtest.records import Outcome, Record, RunFolder
 
@@ -22,9 +22,9 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust import log
     from locust.env import Environment
 
-    from loadtest.streams import Figures
-    from loadtest.users import figures, gates, siblings, tables
-    from loadtest.users.figures import Board
+    from loadtest.live import Figures
+    from loadtest.users import gates, live_figures, locust_files, tables
+    from loadtest.users.live_figures import Board
     from loadtest.users.options import Settings
 
 ZERO = WALL / 1e9
@@ -187,7 +187,7 @@ def test_the_table_is_aligned_and_says_what_it_leaves_out_and_doubts() -> None:
 
 
 def test_an_empty_board_makes_a_table_too() -> None:
-    assert tables.lines(Board().rows())[-1].startswith(figures.TOTAL)
+    assert tables.lines(Board().rows())[-1].startswith(live_figures.TOTAL)
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ def test_numbers_have_about_three_digits(value: float | None, factor: int, said:
 def test_csv_and_json_have_a_line_a_row_and_name_their_seconds(tmp_path: Path) -> None:
     rows = rows_of(streams())
     asked = argparse.Namespace(csv_prefix=str(tmp_path / "out"), json_file=str(tmp_path / "out"), html_file=None)
-    assert list(siblings.write(asked, rows, None, None)) == []
+    assert list(locust_files.write(asked, rows, None, None)) == []
     table = list(csv.DictReader(StringIO((tmp_path / "out_streams.csv").read_text())))
     written = json.loads((tmp_path / "out_streams.json").read_text())
-    assert [row["name"] for row in table] == [row["name"] for row in written] == ["chat", figures.TOTAL]
+    assert [row["name"] for row in table] == [row["name"] for row in written] == ["chat", live_figures.TOTAL]
     assert float(table[0]["ttft_p50_s"]) == written[0]["ttft_p50_s"] == rows[0]["ttft_p50"]
     assert (table[0]["decoding"], written[0]["decoding"]) == ("0", 0)
 
@@ -220,7 +220,7 @@ def test_a_file_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     asked = argparse.Namespace(
         csv_prefix=str(tmp_path / "no" / "out"), json_file=None, html_file=str(tmp_path / "gone.html")
     )
-    said = list(siblings.write(asked, rows_of(streams(8)), None, None))
+    said = list(locust_files.write(asked, rows_of(streams(8)), None, None))
     assert len(said) == 2
     assert all("No such file or directory" in sentence for sentence in said)
 
@@ -252,14 +252,16 @@ def test_the_page_of_locust_gets_a_section_with_charts_and_names_are_escaped(tmp
     make(tmp_path / "run", users=(1, 8))
     page = tmp_path / "report.html"
     page.write_text(
-        f"<html><script>x = '{siblings.ANCHOR}'</script><body>{siblings.ANCHOR}<script>1</script></body></html>"
+        f"<html><script>x = '{locust_files.ANCHOR}'</script><body>{locust_files.ANCHOR}<script>1</script></body></html>"
     )
     name = "<script>alert(1)</script>"
     asked = argparse.Namespace(csv_prefix=None, json_file=None, html_file=str(page))
-    assert list(siblings.write(asked, rows_of(streams(), name), RunFolder.open(tmp_path / "run"), "profile y")) == []
+    assert (
+        list(locust_files.write(asked, rows_of(streams(), name), RunFolder.open(tmp_path / "run"), "profile y")) == []
+    )
     text = page.read_text(encoding="utf-8")
     before, _, after = text.partition('<section class="loadtest">')
-    assert before.endswith(siblings.ANCHOR)
+    assert before.endswith(locust_files.ANCHOR)
     assert after.endswith("</section><script>1</script></body></html>")
     assert "SIMULATED SERVER" in after
     parser = _Page()
@@ -275,11 +277,11 @@ def test_the_page_of_locust_gets_a_section_with_charts_and_names_are_escaped(tmp
 def test_a_page_of_another_shape_gets_the_section_at_its_end(tmp_path: Path, page: str, rest: str) -> None:
     path = tmp_path / "page.html"
     path.write_text(page)
-    siblings.insert(path, "<p>figures</p>")
+    locust_files.insert(path, "<p>figures</p>")
     assert path.read_text() == page.removesuffix(rest) + "<p>figures</p>" + rest
 
 
 def test_a_run_without_requests_has_no_charts(tmp_path: Path) -> None:
-    assert siblings.pictures(None) == []
+    assert locust_files.pictures(None) == []
     folder = RunFolder.create(tmp_path / "run")
-    assert siblings.pictures(folder) == []
+    assert locust_files.pictures(folder) == []

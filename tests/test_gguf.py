@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gguf
-import llamacpp
 import numpy as np
 import pytest
-from made_memory import write_gguf
+from support import llamacpp
+from support.made_memory import write_gguf
 
-from loadtest.analyse import estimate, shapes, weights
-from loadtest.analyse import gguf as header
-from loadtest.analyse.estimate import Cache
 from loadtest.errors import ScenarioError
+from loadtest.memory import estimate, shapes, weights
+from loadtest.memory import gguf as header
+from loadtest.memory.estimate import Cache
 
 Call = Callable[..., tuple[int, str, str]]
 GIB = 2**30

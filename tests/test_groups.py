@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import MS, Made, grid, make, write
 from rich.console import Console
+from support.made_runs import MS, Made, grid, make, write
 
-from loadtest.analyse import charts, frames, groups, headroom, pages, report
+from loadtest.analyse import charts, report
 from loadtest.analyse.charts import depth
-from loadtest.analyse.findings import all_findings
-from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.figures import client_capacity
+from loadtest.analyse.reports import pages
+from loadtest.analyse.reports.findings import all_findings
+from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.analyse.run import frames, groups
 from loadtest.records import Outcome, Record
 
 HERE, THERE = "http://127.0.0.1:11434", "http://10.0.0.2:8000"
@@ -262,8 +265,8 @@ def test_the_rate_of_an_open_loop_is_shared_out(tmp_path: Path) -> None:
 
 
 def test_what_loads_the_client_is_the_whole_run_s(both: Analysis) -> None:
-    whole = headroom.busiest(both.run, 1)
-    assert [headroom.busiest(group.run, 1) for group, _ in both.groups] == [whole, whole]
+    whole = client_capacity.busiest(both.run, 1)
+    assert [client_capacity.busiest(group.run, 1) for group, _ in both.groups] == [whole, whole]
 
 
 def test_levels_that_a_model_had_no_request_in_are_not_its(tmp_path: Path) -> None:

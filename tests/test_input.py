@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from odd_input import REFUSED, answer, command_line, nothing_started
+from support.odd_input import REFUSED, answer, command_line, nothing_started
 
 from loadtest.cli import COMMANDS
 from loadtest.errors import LoadTestError, ScenarioError

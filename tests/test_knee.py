@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_runs import Made, make, recorded
-from virtual_runs import Load, play
+from support.made_runs import Made, make, recorded
+from support.virtual_runs import Load, play
 
-from loadtest.analyse import frames, knee
+from loadtest.analyse.figures import knee
+from loadtest.analyse.run import frames
 from loadtest.simulate.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005, jitter=0.05)
@@ -179,7 +180,7 @@ def test_two_levels_or_open_loops_have_no_knee() -> None:
 
 
 def test_the_knee_of_made_servers_is_at_their_slots(tmp_path: Path) -> None:
-    from loadtest.analyse.summary import analyse
+    from loadtest.analyse.reports.summary import analyse
 
     for slots in (2, 4):
         make(tmp_path / str(slots), Made(slots=slots, jitter_ms=lambda i: i * 7 % 23), users=(1, 2, 4, 8), each=20)

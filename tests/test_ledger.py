@@ -15,17 +15,17 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-import recorded
-from recorded import ANCHOR, T_SEND, framed
+from support import recorded
+from support.recorded import ANCHOR, T_SEND, framed
 
+from loadtest.dialects import OllamaChat
 from loadtest.errors import StorageError
 from loadtest.measure.backlog import Backlog
-from loadtest.measure.dialects import OllamaChat
-from loadtest.measure.exchange import Exchange
 from loadtest.measure.failure import failure_of
 from loadtest.measure.ledger import Ledger
-from loadtest.measure.wire import LagLog, WallClock
+from loadtest.measure.request import Exchange
 from loadtest.records import LineFile, Outcome, Record, RunFolder
+from loadtest.wire import LagLog, WallClock
 
 CHAT = OllamaChat("m")
 ANSWER = framed(

@@ -10,17 +10,18 @@ from typing import Any
 
 import orjson
 import pytest
-from made_runs import Made, closed_loop, write
+from support.made_runs import Made, closed_loop, write
 from test_machine import add
 
-from loadtest.analyse import findings, lengths
-from loadtest.analyse.charts import lengths as chart
-from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.charts import prompt_length as chart
+from loadtest.analyse.reports import findings
+from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.analyse.server import prompt_length
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError
-from loadtest.measure.lengths import lengths_within
 from loadtest.records import Record, RunFolder
 from loadtest.scenario import Scenario
+from loadtest.target.context import lengths_within
 
 Call = Callable[..., tuple[int, str, str]]
 GB = 10**9
@@ -104,11 +105,11 @@ def test_a_run_reaches_the_context_and_cuts_no_prompt(
 def test_a_server_that_does_not_say_its_context_is_one_sentence(
     loadtest: Call, small_context: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loadtest.measure import target
+    from loadtest.target import settle
 
-    blind = target.reread
+    blind = settle.reread
     monkeypatch.setattr(
-        target,
+        settle,
         "reread",
         lambda client, at: dataclasses.replace(
             blind(client, at), model=dataclasses.replace(at.model, context=None, trained_context=None)
@@ -132,7 +133,7 @@ def test_a_context_that_the_answer_fills_is_one_sentence(loadtest: Call, small_c
 
 def test_figures_against_length_are_the_runs_own(tmp_path: Path) -> None:
     analysis = made(tmp_path / "run", [(500, 250), (1000, 400), (4000, 2000)])
-    (line,) = lengths.lines(analysis.run, analysis.summary["levels"])
+    (line,) = prompt_length.lines(analysis.run, analysis.summary["levels"])
     assert line.label == "1 stream · 20 out"
     assert [point.prefill_per_s for point in line.points] == pytest.approx([2000, 2500, 2000])
     assert [point.ttft_s for point in line.points] == pytest.approx([0.252, 0.402, 2.002])  # 2 ms of load
@@ -169,8 +170,8 @@ def test_prompts_that_wait_for_each_other_tell_no_speed(tmp_path: Path) -> None:
 def lengths_said(analysis: Analysis) -> list[str]:
     return [
         sentence
-        for line in lengths.lines(analysis.run, analysis.summary["levels"])
-        for sentence in lengths.sentences(line)
+        for line in prompt_length.lines(analysis.run, analysis.summary["levels"])
+        for sentence in prompt_length.sentences(line)
     ]
 
 
@@ -182,7 +183,7 @@ def test_a_warm_cache_tells_no_speed(tmp_path: Path) -> None:
 
 def test_only_levels_that_differ_in_length_alone_make_a_line(tmp_path: Path) -> None:
     two = made(tmp_path / "two", [(500, 250), (1000, 500)], users=(1, 2))
-    assert [line.label for line in lengths.lines(two.run, two.summary["levels"])] == [
+    assert [line.label for line in prompt_length.lines(two.run, two.summary["levels"])] == [
         "1 stream · 20 out",
         "2 streams · 20 out",
     ]

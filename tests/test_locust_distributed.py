@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtest.analyse import frames
+from loadtest.analyse.run import frames
 from loadtest.records import Outcome, Record, RunFolder
 
 HALF_BUCKET = 1 / 256

@@ -11,12 +11,12 @@ from statistics import median
 from typing import Any
 
 import pytest
-from locust_runs import SCENARIOS, Run, Start, starting
+from support.locust_runs import SCENARIOS, Run, Start, starting
 
-from loadtest.analyse import frames
+from loadtest.analyse.run import frames
 from loadtest.cli.demo import simulated_server
-from loadtest.measure.workload import nonce_of
 from loadtest.records import Outcome, Record
+from loadtest.workloads.synthetic import nonce_of
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from locust_runs import SCENARIOS, Run, Start, starting
+from support.locust_runs import SCENARIOS, Run, Start, starting
 
+from loadtest.asyncio_driver.driver import BACK_OFF_S
 from loadtest.cli.demo import simulated_server
-from loadtest.measure.driver import BACK_OFF_S
 from loadtest.records import Outcome
 
 CHAT = SCENARIOS / "chat.py"

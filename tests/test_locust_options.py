@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from locust_runs import SCENARIOS, Start, free_port, starting
+from support.locust_runs import SCENARIOS, Start, free_port, starting
 
 from loadtest.records import Outcome, Record, RunFolder
 

@@ -22,7 +22,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from loadtest.users.arguments import text_of
     from loadtest.users.levels import Standing
     from loadtest.users.options import Settings
-    from loadtest.users.settle import Settled, settle
+    from loadtest.users.tryout import Settled, settle
 
 USER_SAYS_HI = [{"role": "user", "content": "hi"}]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from locust_runs import Run, Start, free_port, starting
-from odd_answers import Wire, control, is_trial, plain
-from odd_server import odd_server
+from support.locust_runs import Run, Start, free_port, starting
+from support.odd_answers import Wire, control, is_trial, plain
+from support.odd_server import odd_server
 
 CHAT = """
 import os

@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import made_runs
 import numpy as np
 import pytest
+from support import made_runs
 
-from loadtest.analyse import frames, machine, samples
 from loadtest.analyse.charts import machine as chart
-from loadtest.analyse.summary import analyse
+from loadtest.analyse.reports import machine
+from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.run import frames, samples
 from loadtest.monitor.prometheus import KNOWN
 
 MONOTONIC = 5_000_000_000  # of made_runs' anchor; its first request is scheduled then

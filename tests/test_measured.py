@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import made_runs
 import pytest
+from support import made_runs
 from test_machine import add, beats
 
-from loadtest.analyse import findings, pages
-from loadtest.analyse.estimate import DRIVER
-from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.reports import findings, pages
+from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.memory.estimate import DRIVER
 
 GIB = 2**30
 FILE = 4_920_739_232  # llama3.1:8b in Q4_K_M

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import llamacpp
 import pytest
-from made_memory import HF_CONFIGS, PUBLISHED_FILES, PUBLISHED_PARAMETERS
+from support import llamacpp
+from support.made_memory import HF_CONFIGS, PUBLISHED_FILES, PUBLISHED_PARAMETERS
 
-from loadtest.analyse import estimate, estimate_report, shapes, weights
-from loadtest.analyse import gguf as header
-from loadtest.analyse.estimate import Cache, Facts, Plan
-from loadtest.analyse.memory import kv_bytes, server_facts
 from loadtest.errors import ScenarioError
+from loadtest.memory import estimate, report, shapes, weights
+from loadtest.memory import gguf as header
+from loadtest.memory.estimate import Cache, Facts, Plan
+from loadtest.memory.loaded import kv_bytes, server_facts
 
 Call = Callable[..., tuple[int, str, str]]
 GIB = 2**30
@@ -331,20 +331,20 @@ def test_a_server_that_says_little_is_filled_from_its_name() -> None:
 
 
 def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
-    from loadtest.analyse.memory import Measured
+    from loadtest.memory.loaded import Measured
 
     facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=Cache(2**20), width=4096)
     plan = Plan(facts=facts, context=1024)  # 2 GiB a slot
-    assert estimate_report.sentences(plan, Measured(18 * GIB, 0), None)[2:] == [
+    assert report.sentences(plan, Measured(18 * GIB, 0), None)[2:] == [
         "The server says that the loaded model takes 18.00 GiB; estimated, weights and KV cache: 12.00 GiB.",
         "That is 6.00 GiB (50.0%) more than estimated.",
         "Weights and the KV cache of 4 slots make what it says.",
         "Nothing of it is on a GPU.",
     ]
-    assert "KV cache of 4 slots" not in " ".join(estimate_report.sentences(plan, Measured(17 * GIB, 0), None))
-    less = estimate_report.sentences(plan, Measured(11 * GIB, 11 * GIB), None)
+    assert "KV cache of 4 slots" not in " ".join(report.sentences(plan, Measured(17 * GIB, 0), None))
+    less = report.sentences(plan, Measured(11 * GIB, 11 * GIB), None)
     assert "Weights and KV cache alone would be 1.00 GiB more than it says." in less
-    on_a_gpu = " ".join(estimate_report.sentences(plan, Measured(18 * GIB, 18 * GIB), None))
+    on_a_gpu = " ".join(report.sentences(plan, Measured(18 * GIB, 18 * GIB), None))
     assert "Beside weights and the KV cache of 1 slot it counts 6.00 GiB; the allowance for buffers is" in on_a_gpu
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from exporter import Exporter, eventually, opened
+from support.exporter import Exporter, eventually, opened
 
 from loadtest.errors import RunFolderError, ScenarioError
 from loadtest.monitor import process

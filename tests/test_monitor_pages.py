@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from exporter import Exporter, eventually, opened
+from support.exporter import Exporter, eventually, opened
 
 from loadtest.monitor import pages, prometheus
 from loadtest.monitor.host import Host, listener

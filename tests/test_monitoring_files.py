@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from exporter import Exporter, eventually
-from prometheus_server import INSTALLED, Prometheus, prometheus, promtool
+from support.exporter import Exporter, eventually
+from support.prometheus_server import INSTALLED, Prometheus, prometheus, promtool
 
 from loadtest.monitor.prometheus import KNOWN
 

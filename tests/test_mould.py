@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from loadtest.measure.dialects import Dialect, Ending, Events, OllamaChat, OpenAIChat, ollama, openai
-from loadtest.measure.dialects.framing import Mould, mould, stamped_mould
+from loadtest.dialects import Dialect, Ending, Events, OllamaChat, OpenAIChat, ollama, openai
+from loadtest.dialects.framing import Mould, mould, stamped_mould
 
 TEXTS = [" the", "m", "stop", "", "content", 'say "hi"', "\\", "\\\\n", "é", "\u2028", "\n", "}", '","x":"', "a" * 700]
 PIECES = [

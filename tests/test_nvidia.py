@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-SOURCE = Path(__file__).with_name("nvml_stub.c")
+SOURCE = Path(__file__).parent / "support" / "nvml_stub.c"
 GIB = 2**30
 
 

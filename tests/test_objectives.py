@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_runs import Made, grid, unanswered, write
+from support.made_runs import Made, grid, unanswered, write
 
-from loadtest.analyse.summary import analyse
+from loadtest.analyse.reports.summary import analyse
 from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.slo import Judged, decided, judge, least_requests, parse
 

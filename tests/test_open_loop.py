@@ -15,19 +15,19 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from plans import SHORT, Run, counted, planned
+from support.plans import SHORT, Run, counted, planned
 
+from loadtest.asyncio_driver.driver import Driver
+from loadtest.asyncio_driver.worker import loop_factory
 from loadtest.cli.demo import simulated_server
 from loadtest.cli.progress import sentence
 from loadtest.measure import release
-from loadtest.measure.driver import Driver
+from loadtest.measure.progress import Tally
 from loadtest.measure.schedule import Share, schedule_of
-from loadtest.measure.tally import Tally
-from loadtest.measure.target import control_client, settle, trust
-from loadtest.measure.wire import AsyncWire, Posts, Timerfd, now
-from loadtest.measure.worker import loop_factory
 from loadtest.records import Clock, Outcome, RecordWriter, RunFolder, SampleWriter
 from loadtest.scenario import Scenario
+from loadtest.target.settle import control_client, settle, trust
+from loadtest.wire import AsyncWire, Posts, Timerfd, now
 
 Call = Callable[..., tuple[int, str, str]]
 

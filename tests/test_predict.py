@@ -8,15 +8,17 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-import made_runs
 import numpy as np
 import pytest
-from virtual_runs import Load, play
+from support import made_runs
+from support.virtual_runs import Load, play
 
-from loadtest.analyse import frames, rates, steps
-from loadtest.analyse.frames import Run
-from loadtest.analyse.predict import Model, Prediction
-from loadtest.analyse.slots import Slots
+from loadtest.analyse.figures import rates
+from loadtest.analyse.run import frames
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server import steps
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.whatif.predict import Model, Prediction
 from loadtest.errors import PredictionError
 from loadtest.simulate.timing import StepLaw, Timing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loadtest.errors import TargetError
-from loadtest.measure.probe import Model, Server, base_url, choose_model, default_url, hazards
+from loadtest.target.probe import Model, Server, base_url, choose_model, default_url, hazards
 
 
 @pytest.mark.parametrize(

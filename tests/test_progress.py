@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loadtest.cli.progress import sentence
-from loadtest.measure.tally import Progress
+from loadtest.measure.progress import Progress
 from loadtest.scenario import Level
 
 

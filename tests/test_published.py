@@ -12,23 +12,22 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import made_runs
 import pytest
-import virtual_runs
+from support import made_runs, virtual_runs
 
-from loadtest.analyse import published
-from loadtest.analyse.published import CELLS, Published, compare
-from loadtest.analyse.summary import analyse
+from loadtest.analyse.reports import published
+from loadtest.analyse.reports.published import CELLS, Published, compare
+from loadtest.analyse.reports.summary import analyse
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import RunFolderError
-from loadtest.measure.target import level_facts
-from loadtest.measure.workload import made_up, nonce_of
 from loadtest.records import Record
 from loadtest.scenario import Scenario
 from loadtest.simulate import text
 from loadtest.simulate.engine import NS, Emission, Engine, Request, Stream
 from loadtest.simulate.profiles import PROFILES
 from loadtest.simulate.virtual import closed_loop
+from loadtest.target.settle import level_facts
+from loadtest.workloads.synthetic import made_up, nonce_of
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 A100 = PROFILES["a100-80g-llama3.1-70b-q4"]

@@ -6,16 +6,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import insight_rates
 import numpy as np
 import pytest
-from insight_rates import SHAPES, Shape
-from made_runs import Made, grid, write
-from virtual_runs import Load, play
+from support import insight_rates
+from support.insight_rates import SHAPES, Shape
+from support.made_runs import Made, grid, write
+from support.virtual_runs import Load, play
 
-from loadtest.analyse import frames, rates, stats
-from loadtest.analyse.rates import Window, steady_window
-from loadtest.analyse.summary import analyse
+from loadtest.analyse.figures import rates, stats
+from loadtest.analyse.figures.rates import Window, steady_window
+from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.run import frames
 from loadtest.simulate.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005, jitter=0.02)

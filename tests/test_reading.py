@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import Made, closed_loop, write
+from support.made_runs import Made, closed_loop, write
 
-from loadtest.analyse import frames, reading
-from loadtest.analyse.ragged import Ragged
+from loadtest.analyse.run import frames, reading
+from loadtest.analyse.run.ragged import Ragged
 from loadtest.records import Record
 
 LEVEL = {"index": 0, "concurrency": 8, "input_tokens": 100, "output_tokens": 20, "words": None, "rate": None}

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import llamacpp
 import numpy as np
 import orjson
 import pytest
+from support import llamacpp
 
-from loadtest.analyse.summary import analyse
+from loadtest.analyse.reports.summary import analyse
 from loadtest.records import Outcome, RunFolder
 
 LEVELS = (1, 2, 4, 8)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import recorded
-from recorded import Reads, Stream
+from support import recorded
+from support.recorded import Reads, Stream
 
 from loadtest.records import Outcome, Record
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import Made, grid, make, write
 from rich.console import Console
+from support.made_runs import Made, grid, make, write
 
-from loadtest.analyse import pages, report
-from loadtest.analyse.summary import analyse
+from loadtest.analyse import report
+from loadtest.analyse.reports import pages
+from loadtest.analyse.reports.summary import analyse
 from loadtest.errors import RunFolderError
 from loadtest.records import Record
 

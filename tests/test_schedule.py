@@ -17,9 +17,9 @@ import pytest
 
 from loadtest.errors import ScenarioError
 from loadtest.measure.schedule import NS, Share, Trace, instants, schedule_of
-from loadtest.measure.tokens import Counter
-from loadtest.measure.workload import Workload, check_files
 from loadtest.scenario import Scenario
+from loadtest.workloads.synthetic import Workload, check_files
+from loadtest.workloads.tokens import Counter
 
 WINDOW = 10_000_000  # ns
 

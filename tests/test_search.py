@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_runs import Made, grid, write
+from support.made_runs import Made, grid, write
 
 from loadtest.cli.search import Finder
 from loadtest.errors import ScenarioError

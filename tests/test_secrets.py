@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_servers import CHAT, Made, made, refuse
+from support.made_servers import CHAT, Made, made, refuse
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from made_servers import OPENAI_STREAM, made, refuse
+from support.made_servers import OPENAI_STREAM, made, refuse
 
 from loadtest.errors import TargetError
-from loadtest.measure import control
-from loadtest.measure.probe import Server, choose_model, probe
 from loadtest.records import Outcome, RunFolder
+from loadtest.target import control
+from loadtest.target.probe import Server, choose_model, probe
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import made_runs
 import numpy as np
 import pytest
+from support import made_runs
 
-from loadtest.analyse.frames import load
-from loadtest.analyse.goodput import goodput, widest
+from loadtest.analyse.figures.goodput import goodput, widest
+from loadtest.analyse.run.frames import load
 from loadtest.errors import ScenarioError
 from loadtest.slo import decided, judge, parse
 

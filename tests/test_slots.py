@@ -6,14 +6,15 @@ import dataclasses
 import json
 from pathlib import Path
 
-import insight_slots
 import numpy as np
 import pytest
-from made_runs import RECORDED, Made, closed_loop, grid, make, recorded, write
-from virtual_runs import Load, play
+from support import insight_slots
+from support.made_runs import RECORDED, Made, closed_loop, grid, make, recorded, write
+from support.virtual_runs import Load, play
 
-from loadtest.analyse import frames, slots
-from loadtest.analyse.frames import Run
+from loadtest.analyse.run import frames
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server import slots
 from loadtest.records import Outcome, Record
 from loadtest.simulate.timing import StepLaw, Timing
 

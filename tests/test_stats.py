@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import insight_intervals
 import numpy as np
 import pytest
-from virtual_runs import Load
+from support import insight_intervals
+from support.virtual_runs import Load
 
-from loadtest.analyse import intervals, stats
-from loadtest.analyse.frames import FloatArray
+from loadtest.analyse.figures import intervals, stats
+from loadtest.analyse.run.frames import FloatArray
 
 
 def test_describe_is_exact() -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from virtual_runs import Load, play
+from support.virtual_runs import Load, play
 
-from loadtest.analyse import frames, gaps, intervals, prefill, rates, slots, stats, steps, stretches
-from loadtest.analyse.forecast import Ahead, Forecast
-from loadtest.analyse.frames import Run
-from loadtest.analyse.slots import Slots
-from loadtest.analyse.steps import Steps
+from loadtest.analyse.figures import intervals, rates, stats
+from loadtest.analyse.run import excerpts, frames
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server import prefill, slots, steps, token_gaps
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.whatif.prediction_chart import Ahead, Forecast
 from loadtest.simulate.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.0002, jitter=0.03)
@@ -37,12 +39,12 @@ def measured(run: Run) -> tuple[Slots, Steps]:
 
 
 def test_events_of_stretches_are_whole_there_and_about_as_many_as_asked(run: Run) -> None:
-    every, some = stretches.events(run), stretches.events(run, MOST)
+    every, some = excerpts.events(run), excerpts.events(run, MOST)
     assert every.said is None
     assert every.of == some.of == len(run.chunks.flat)
     assert 0.6 * MOST < len(some.at) < 1.4 * MOST
     assert some.spans is not None
-    assert len(some.spans) == stretches.STRETCHES * len(LOADS)
+    assert len(some.spans) == excerpts.STRETCHES * len(LOADS)
     inside = np.zeros(len(every.at), dtype=np.bool_)
     for start, end in some.spans:
         inside |= (every.at >= start) & (every.at <= end)
@@ -51,16 +53,16 @@ def test_events_of_stretches_are_whole_there_and_about_as_many_as_asked(run: Run
 
 
 def test_a_gap_never_spans_what_lies_between_stretches(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    longest = gaps.decoding(run, slots.estimate(run)).step_s.max()
-    monkeypatch.setattr(stretches, "STRETCHES", 200)  # many a stream is in two of them
-    some = stretches.events(run, MOST)
+    longest = token_gaps.decoding(run, slots.estimate(run)).step_s.max()
+    monkeypatch.setattr(excerpts, "STRETCHES", 200)  # many a stream is in two of them
+    some = excerpts.events(run, MOST)
     assert (np.diff(some.at)[np.diff(some.row) == 0] > longest).any()
     assert np.diff(some.at)[some.inside].max() <= longest
 
 
 def test_stretches_say_what_the_whole_run_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     found, whole = measured(run)
-    monkeypatch.setattr(stretches.events, "__defaults__", (MOST,))
+    monkeypatch.setattr(excerpts.events, "__defaults__", (MOST,))
     monkeypatch.setattr(frames.blocks, "__defaults__", (None, 1000))
     thin, part = measured(run)
     assert (thin.estimate, thin.limit) == (found.estimate, found.limit) == (4, True)
@@ -82,7 +84,7 @@ def test_stretches_say_what_the_whole_run_does(run: Run, monkeypatch: pytest.Mon
 def test_stalls_are_read_from_every_gap(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same step time the stall of each request is the same, block by block or all at once."""
     found = slots.estimate(run)
-    whole = gaps.decoding(run, found)
+    whole = token_gaps.decoding(run, found)
 
     def step(streams: frames.FloatArray) -> frames.FloatArray:
         return np.asarray(0.012 + 0.002 * streams)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import Made, grid, make, write
-from virtual_runs import Load, play
+from support.made_runs import Made, grid, make, write
+from support.virtual_runs import Load, play
 
-from loadtest.analyse.summary import analyse, failed
+from loadtest.analyse.reports.summary import analyse, failed
 from loadtest.records import Outcome
 from loadtest.simulate.timing import StepLaw, Timing
 

@@ -15,10 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from ranks import copy_ranks
+from support.ranks import copy_ranks
 
-from loadtest.measure import tokens
-from loadtest.measure.tokens import CL100K, O200K, Calibration, Counter, Ranks, estimate, load_counter
+from loadtest.workloads import tokens
+from loadtest.workloads.tokens import CL100K, O200K, Calibration, Counter, Ranks, estimate, load_counter
 
 PROSE = (
     "The kernel stamps each segment as it arrives, so a busy client cannot mistake its own lag for the server's. "

@@ -14,17 +14,17 @@ from typing import Any
 import gevent
 import httpx
 import pytest
-from wire_client import PATIENT, Echo, ask
-from wire_server import CHUNKED, STREAM, Peer, chunk, say, serving
+from support.wire_client import PATIENT, Echo, ask
+from support.wire_server import CHUNKED, STREAM, Peer, chunk, say, serving
 
+from loadtest.dialects import OllamaChat
 from loadtest.errors import LoadTestError, ScenarioError
-from loadtest.measure.dialects import OllamaChat
-from loadtest.measure.probe import Model, Server
-from loadtest.measure.target import Target
-from loadtest.measure.tokens import Calibration
-from loadtest.measure.wire import Arrivals, LagLog, Order, SyncWire, Timeouts
-from loadtest.measure.wire.poller import Poller
 from loadtest.scenario import Scenario
+from loadtest.target.probe import Model, Server
+from loadtest.target.settle import Target
+from loadtest.wire import Arrivals, LagLog, Order, SyncWire, Timeouts
+from loadtest.wire.poller import Poller
+from loadtest.workloads.tokens import Calibration
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
@@ -35,21 +35,21 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.rpc import Message
 
     from loadtest.measure.schedule import instants
-    from loadtest.users import ModelUser, OllamaUser, OpenAIUser, lifecycle, recording, waiter
+    from loadtest.users import ModelUser, OllamaUser, OpenAIUser, gevent_hub, lifecycle, recording
     from loadtest.users.levels import Levels, Seen, Standing
     from loadtest.users.options import OPTIONS, Settings, add_options
     from loadtest.users.run import free_path
-    from loadtest.users.settle import Settled, settle
+    from loadtest.users.tryout import Settled, settle
 
 
 @pytest.fixture
-def gevent_waiter() -> Iterator[waiter.GeventWaiter]:
-    one = waiter.GeventWaiter()
+def gevent_waiter() -> Iterator[gevent_hub.GeventWaiter]:
+    one = gevent_hub.GeventWaiter()
     yield one
     one.close()
 
 
-def test_under_gevent_answers_are_those_of_the_blocking_wire(gevent_waiter: waiter.GeventWaiter) -> None:
+def test_under_gevent_answers_are_those_of_the_blocking_wire(gevent_waiter: gevent_hub.GeventWaiter) -> None:
     with serving(say(*STREAM)) as server:
         requests = [httpx.Request("GET", server.url) for _ in range(3)]
         got = ask("sync", *requests, waiter=gevent_waiter)
@@ -59,7 +59,7 @@ def test_under_gevent_answers_are_those_of_the_blocking_wire(gevent_waiter: wait
 
 
 def test_streams_of_many_greenlets_run_at_once_and_leave_nothing_watched(
-    gevent_waiter: waiter.GeventWaiter,
+    gevent_waiter: gevent_hub.GeventWaiter,
 ) -> None:
     together = 5
     begun: list[int] = []
@@ -87,7 +87,7 @@ def test_streams_of_many_greenlets_run_at_once_and_leave_nothing_watched(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ticks need a timer of the Linux kernel")
 def test_gevent_s_hub_ticks_as_a_loop_does() -> None:
-    poller = Poller(waiter.HubReaders(), ticks=True)
+    poller = Poller(gevent_hub.HubReaders(), ticks=True)
     echo = Echo(poller, 50)
     with gevent.Timeout(20):
         for i in range(50):
@@ -102,7 +102,7 @@ def test_gevent_s_hub_ticks_as_a_loop_does() -> None:
     poller.close()
 
 
-def test_a_killed_greenlet_drops_its_connection_and_keeps_what_came(gevent_waiter: waiter.GeventWaiter) -> None:
+def test_a_killed_greenlet_drops_its_connection_and_keeps_what_came(gevent_waiter: gevent_hub.GeventWaiter) -> None:
     closed: list[bool] = []
 
     def handler(peer: Peer) -> None:
@@ -126,7 +126,7 @@ def test_a_killed_greenlet_drops_its_connection_and_keeps_what_came(gevent_waite
     assert not gevent_waiter._waiting
 
 
-def test_limits_hold_under_gevent(gevent_waiter: waiter.GeventWaiter) -> None:
+def test_limits_hold_under_gevent(gevent_waiter: gevent_hub.GeventWaiter) -> None:
     def handler(peer: Peer) -> None:
         peer.request()
         peer.closed_by_client()
@@ -141,7 +141,7 @@ def test_limits_hold_under_gevent(gevent_waiter: waiter.GeventWaiter) -> None:
     assert isinstance(got.error, httpx.ReadTimeout)
 
 
-def test_a_refused_connection_is_an_error_under_gevent(gevent_waiter: waiter.GeventWaiter) -> None:
+def test_a_refused_connection_is_an_error_under_gevent(gevent_waiter: gevent_hub.GeventWaiter) -> None:
     (got,) = ask("sync", httpx.Request("GET", "http://127.0.0.1:9"), waiter=gevent_waiter)
     assert isinstance(got.error, httpx.ConnectError)
 
@@ -155,7 +155,7 @@ def blocked_for(seconds: float) -> None:
 
 def test_the_heartbeat_notes_how_long_the_hub_did_not_come_round() -> None:
     log = LagLog()
-    beat = waiter.GeventHeartbeat(log).start()
+    beat = gevent_hub.GeventHeartbeat(log).start()
     gevent.sleep(0.01)
     before = time.perf_counter_ns()
     blocked_for(0.03)
@@ -167,7 +167,7 @@ def test_the_heartbeat_notes_how_long_the_hub_did_not_come_round() -> None:
 
 def test_a_wave_of_requests_leaves_in_portions_and_in_order() -> None:
     log = LagLog()
-    beat = waiter.GeventHeartbeat(log).start()
+    beat = gevent_hub.GeventHeartbeat(log).start()
     left: list[int] = []
     polls = 0
 
@@ -192,7 +192,7 @@ def test_a_wave_of_requests_leaves_in_portions_and_in_order() -> None:
 
 
 def test_who_is_killed_at_the_gate_lets_the_others_pass() -> None:
-    beat = waiter.GeventHeartbeat(LagLog()).start()
+    beat = gevent_hub.GeventHeartbeat(LagLog()).start()
     left: list[int] = []
 
     def send(number: int) -> None:
@@ -209,7 +209,7 @@ def test_who_is_killed_at_the_gate_lets_the_others_pass() -> None:
 
 
 def test_the_backlog_does_everything_once_whatever_a_piece_raises(caplog: pytest.LogCaptureFixture) -> None:
-    backlog = waiter.GeventBacklog()
+    backlog = gevent_hub.GeventBacklog()
     done: list[int] = []
 
     def piece(number: int) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import MS, RECORDED, Made, grid, loading, recorded, write
+from support.made_runs import MS, RECORDED, Made, grid, loading, recorded, write
 
-from loadtest.analyse import frames
-from loadtest.analyse.findings import all_findings
-from loadtest.analyse.summary import analyse
-from loadtest.analyse.verdict import reloaded
+from loadtest.analyse.reports.findings import all_findings
+from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.run import frames
+from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Scenario
 

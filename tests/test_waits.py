@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_runs import MS, Made, closed_loop, make, recorded, write
-from virtual_runs import Load, Played, play
+from support.made_runs import MS, Made, closed_loop, make, recorded, write
+from support.virtual_runs import Load, Played, play
 
-from loadtest.analyse import frames, slots, waits
-from loadtest.analyse.frames import FloatArray, Run
-from loadtest.analyse.slots import Slots
-from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.analyse.run import frames
+from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.analyse.server import slots, waits
+from loadtest.analyse.server.slots import Slots
 from loadtest.records import Outcome, Record
 from loadtest.simulate.timing import StepLaw, Timing
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import gevent
 import gevent.event
 import pytest
-from made_runs import Made, closed_loop, write
-from made_web import EVIL, FACTS, board_of, client_of, web_ui_of
+from support.made_runs import Made, closed_loop, write
+from support.made_web import EVIL, FACTS, board_of, client_of, web_ui_of
 
 from loadtest.records import RunFolder
 
@@ -22,8 +22,8 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
     from locust.env import Environment
 
-    from loadtest.users import ModelUser, siblings, tables, web
-    from loadtest.users.figures import TOTAL
+    from loadtest.users import ModelUser, locust_files, tables, web
+    from loadtest.users.live_figures import TOTAL
     from loadtest.users.options import OPTIONS
 
 
@@ -89,13 +89,13 @@ def test_every_table_has_every_column() -> None:
     assert None not in rows[-1].values()
     heads, *_, console = (line for line in tables.lines(rows) if "|" in line)
     assert tuple(head.strip() for head in heads.split("|")[1:-1]) == tuple(COLUMNS)
-    cells = re.findall(r"<td>(.*?)</td>", siblings.section(rows, [], None).rpartition("<tr>")[2])
+    cells = re.findall(r"<td>(.*?)</td>", locust_files.section(rows, [], None).rpartition("<tr>")[2])
     assert cells == [cell for part in console.split("|") for cell in part.split()]
-    written = list(csv.DictReader(siblings.csv_text(rows).splitlines()))[-1]
+    written = list(csv.DictReader(locust_files.csv_text(rows).splitlines()))[-1]
     for group, keys in COLUMNS.items():
         for key in keys:
             name = f"{key}_s" if group.endswith(" ms") else key
-            assert float(written[name]) == rows[-1][key] == json.loads(siblings.json_text(rows))[-1][name]
+            assert float(written[name]) == rows[-1][key] == json.loads(locust_files.json_text(rows))[-1][name]
 
 
 def test_a_refused_start_says_why_until_another_begins() -> None:
@@ -117,7 +117,7 @@ def test_a_refused_start_says_why_until_another_begins() -> None:
 
 def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from loadtest.users import recording
-    from loadtest.users.decider import Decider
+    from loadtest.users.coordinator import Decider
 
     monkeypatch.setattr(recording, "_process", recording._Process())
     environment = web_ui_of(board_of()).environment
@@ -149,7 +149,7 @@ def test_the_report_of_locust_carries_the_streaming_figures(tmp_path: Path, quer
     assert runner is not None
     runner.state = "running"
     busy = client.get(path)
-    assert siblings.section(board.rows(), [], "profile a100 at 10× speed") in busy.text
+    assert locust_files.section(board.rows(), [], "profile a100 at 10× speed") in busy.text
     assert int(busy.headers["Content-Length"]) == len(busy.data)
     runner.state = "stopped"
     (charts,) = {client.get(path).text.count("data:image/png;base64,") for _ in range(2)}
@@ -176,7 +176,7 @@ def test_the_start_form_asks_for_our_options() -> None:
 
 def test_csv_is_the_one_that_a_headless_run_writes() -> None:
     board = board_of("chat", EVIL)
-    assert client_of(web_ui_of(board)).get("/loadtest/streams.csv").text == siblings.csv_text(board.rows())
+    assert client_of(web_ui_of(board)).get("/loadtest/streams.csv").text == locust_files.csv_text(board.rows())
 
 
 @pytest.mark.parametrize("path", ["/loadtest", "/loadtest/figures", "/loadtest/streams.csv"])

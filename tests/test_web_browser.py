@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from made_web import EVIL, board_of, client_of, web_ui_of
+from support.made_web import EVIL, board_of, client_of, web_ui_of
 
 from loadtest.records import Outcome, RunFolder
 

@@ -7,11 +7,11 @@ import threading
 
 import httpx
 import pytest
-from wire_client import KINDS, ask, get, run
-from wire_server import CHUNKED, LAST, STREAM, Peer, answer, chunk, say, serving
+from support.wire_client import KINDS, ask, get, run
+from support.wire_server import CHUNKED, LAST, STREAM, Peer, answer, chunk, say, serving
 
-from loadtest.measure.wire import Arrivals, AsyncWire, Order, Posts, SyncWire
-from loadtest.measure.wire.connection import Addresses, Origin
+from loadtest.wire import Arrivals, AsyncWire, Order, Posts, SyncWire
+from loadtest.wire.connection import Addresses, Origin
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,8 +9,8 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from loadtest.measure.wire import Arrivals, LagLog, WallClock
-from loadtest.measure.wire.clock import SO_TIMESTAMPNS, Ancillary
+from loadtest.wire import Arrivals, LagLog, WallClock
+from loadtest.wire.clock import SO_TIMESTAMPNS, Ancillary
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

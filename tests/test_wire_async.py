@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
-from wire_server import CHUNKED, LAST, Peer, answer, chunk, serving
+from support.wire_server import CHUNKED, LAST, Peer, answer, chunk, serving
 
-from loadtest.measure.wire import Arrivals, AsyncWire, Order, Timeouts, keeper
+from loadtest.wire import Arrivals, AsyncWire, Order, Timeouts, keeper
 
 KINDS = ["asyncio", "uvloop"]
 MS = 1_000_000
@@ -263,7 +263,7 @@ def test_the_stamp_is_the_arrival_even_when_the_loop_is_late_and_the_lag_says_so
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_stamps_the_time_of_the_read_serves(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loadtest.measure.wire.connection.ask_for_stamps", lambda _: False)
+    monkeypatch.setattr("loadtest.wire.connection.ask_for_stamps", lambda _: False)
 
     async def main() -> None:
         async with AsyncWire() as wire:

@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from support.wire_client import WAITERS, ask
+from support.wire_server import CHUNKED, LAST, Peer, chunk, serving
 from test_wire_tls import certificate  # noqa: F401 - a fixture
-from wire_client import WAITERS, ask
-from wire_server import CHUNKED, LAST, Peer, chunk, serving
 
-from loadtest.measure.dialects.base import End, EndMarks
-from loadtest.measure.wire import Arrivals, Timeouts
+from loadtest.dialects.base import End, EndMarks
+from loadtest.wire import Arrivals, Timeouts
 
 MS = 1_000_000
 

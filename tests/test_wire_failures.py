@@ -6,10 +6,10 @@ import threading
 
 import httpx
 import pytest
-from wire_client import KINDS, ask, get
-from wire_server import CHUNKED, Peer, answer, chunk, serving
+from support.wire_client import KINDS, ask, get
+from support.wire_server import CHUNKED, Peer, answer, chunk, serving
 
-from loadtest.measure.wire import Arrivals, Timeouts
+from loadtest.wire import Arrivals, Timeouts
 
 IMPATIENT = Timeouts(connect=5, first_token=0.05, idle=0.05)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wire_fuzz import fuzz
+from support.wire_fuzz import fuzz
 
 
 def test_mutated_answers_raise_nothing_and_mean_the_same_wherever_they_are_cut() -> None:

@@ -14,11 +14,11 @@ from types import TracebackType
 
 import httpx
 import pytest
-from wire_client import KINDS, WAITERS, ask, run
-from wire_server import CHUNKED, LAST, Peer, answer, chunk, say, serving
+from support.wire_client import KINDS, WAITERS, ask, run
+from support.wire_server import CHUNKED, LAST, Peer, answer, chunk, say, serving
 
-from loadtest.measure.wire import Arrivals, AsyncWire, Order, SyncWire, Timeouts, WallClock, connection, core
-from loadtest.measure.wire.clock import SO_TIMESTAMPNS, Ancillary
+from loadtest.wire import Arrivals, AsyncWire, Order, SyncWire, Timeouts, WallClock, connection, parser
+from loadtest.wire.clock import SO_TIMESTAMPNS, Ancillary
 
 OK = b"HTTP/1.1 200 OK\r\n"
 MS = 1_000_000
@@ -51,7 +51,7 @@ FLOODS = {
 def test_an_answer_without_end_is_dropped_with_a_sentence(
     kind: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core, "BODY_LIMIT", 1 << 20)
+    monkeypatch.setattr(parser, "BODY_LIMIT", 1 << 20)
     first, more, words = FLOODS[name]
 
     def handler(peer: Peer) -> None:

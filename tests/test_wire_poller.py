@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from wire_client import Echo, run
+from support.wire_client import Echo, run
 
-from loadtest.measure.wire.poller import EPOLL, Poller
+from loadtest.wire.poller import EPOLL, Poller
 
 LOOPS = ["asyncio", "uvloop"]
 

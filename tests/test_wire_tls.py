@@ -9,10 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from wire_client import KINDS, ask
-from wire_server import STREAM, Peer, answer, say, serving
+from support.wire_client import KINDS, ask
+from support.wire_server import STREAM, Peer, answer, say, serving
 
-from loadtest.measure.wire import Timeouts
+from loadtest.wire import Timeouts
 
 
 @pytest.fixture(scope="session")

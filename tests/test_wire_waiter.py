@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from wire_client import PATIENT, ask
-from wire_server import CHUNKED, STREAM, Peer, chunk, say, serving
+from support.wire_client import PATIENT, ask
+from support.wire_server import CHUNKED, STREAM, Peer, chunk, say, serving
 
-from loadtest.measure.wire import Arrivals, BlockingWaiter, Order, SyncWire
+from loadtest.wire import Arrivals, BlockingWaiter, Order, SyncWire
 
 
 class Greedy(BlockingWaiter):

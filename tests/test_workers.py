@@ -21,17 +21,17 @@ from typing import Any
 import orjson
 import psutil
 import pytest
-from plans import SHORT, Run, counted, planned
+from support.plans import SHORT, Run, counted, planned
 
 from loadtest.cli.demo import simulated_server
+from loadtest.measure.progress import Progress, Tally
 from loadtest.measure.release import Permits
 from loadtest.measure.schedule import Share
-from loadtest.measure.tally import Progress, Tally
-from loadtest.measure.tokens import Counter as Tokens
-from loadtest.measure.wire import now
-from loadtest.measure.workload import Workload
 from loadtest.records import Outcome, RunFolder
 from loadtest.scenario import Scenario
+from loadtest.wire import now
+from loadtest.workloads.synthetic import Workload
+from loadtest.workloads.tokens import Counter as Tokens
 
 Call = Callable[..., tuple[int, str, str]]
 WORKERS = ("--workers", "2")

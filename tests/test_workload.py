@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import copy_ranks
+from support.ranks import copy_ranks
 
 from loadtest.errors import ScenarioError
-from loadtest.measure import workload
-from loadtest.measure.tokens import Calibration, Counter, load_counter
-from loadtest.measure.workload import Workload, made_up, nonce_of
 from loadtest.scenario import Scenario
+from loadtest.workloads import synthetic
+from loadtest.workloads.synthetic import Workload, made_up, nonce_of
+from loadtest.workloads.tokens import Calibration, Counter, load_counter
 
 ESTIMATE = Counter("estimate")
 
@@ -48,7 +48,7 @@ def test_a_job_is_a_pure_function_of_seed_level_and_ordinal() -> None:
 
 def test_another_process_makes_the_same_job() -> None:
     code = (
-        "from loadtest.measure.workload import Workload; from loadtest.measure.tokens import Counter;"
+        "from loadtest.workloads.synthetic import Workload; from loadtest.workloads.tokens import Counter;"
         "from loadtest.scenario import Scenario; s = Scenario(seed=3);"
         "print(Workload(s, Counter('estimate')).job(s.levels()[1], 5).prompt)"
     )
@@ -140,7 +140,7 @@ def test_made_up_prompts_have_exactly_the_tokens_asked_for(ranks: Path, model: s
 def test_every_word_is_one_token_and_every_nonce_six_in_both_vocabularies(ranks: Path) -> None:
     for counter in (load_counter("llama3", fetch=False), load_counter("gpt-4o", fetch=False)):
         assert {counter.count(nonce_of(seed)) for seed in range(300)} == {6}
-        for words in workload._COLUMNS:
+        for words in synthetic._COLUMNS:
             assert len(set(words)) == len(words)
             assert [word for word in words if counter.count(f" {word}") != 1 or counter.count(f"a {word}") != 2] == []
 

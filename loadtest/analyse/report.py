@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.analyse import findings, offered, pages
-from loadtest.analyse.forecast import Ahead
-from loadtest.analyse.summary import Analysis, analyse, failed
-from loadtest.analyse.verdict import worst
+from loadtest.analyse.reports import findings, pages
+from loadtest.analyse.reports.summary import Analysis, analyse, failed
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.verdict.verdict import worst
+from loadtest.analyse.whatif.prediction_chart import Ahead
 from loadtest.slo import Objective
 
 HEADS = (
@@ -146,7 +147,7 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     title = " · ".join(facts) + (f" ({mark})" if mark else "")
     rows = [(_ended(level), *pages.headline(level)) for level in levels]
     known = [i for i in range(len(HEADS)) if any(row[i] != pages.NOTHING for row in rows)]
-    if not any(map(offered.is_open, levels)):  # a closed loop sends when its user is free: both are the same there
+    if not any(map(offered_load.is_open, levels)):  # a closed loop sends when its user is free: both are the same there
         known = [i for i in known if "t_sched" not in HEADS[i]]
     own = [
         " · ".join(name for name in names if name not in shared) or level["label"]

@@ -32,13 +32,14 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
       loadtest advise runs/20260101-120000-run
       loadtest advise runs/20260101-120000-run --slo ttft_p95=2,tokens_per_s_p5=10 --gpu-memory 80GB
     """
-    from loadtest.analyse import advice as words
-    from loadtest.analyse import advise as work
     from loadtest.analyse.charts import advice as chart
-    from loadtest.analyse.groups import refuse
-    from loadtest.analyse.memory import memory, parse_memory
-    from loadtest.analyse.predict import Model
-    from loadtest.analyse.summary import analyse
+    from loadtest.analyse.reports import advice_report as words
+    from loadtest.analyse.reports.summary import analyse
+    from loadtest.analyse.run.groups import refuse
+    from loadtest.analyse.server.memory import memory
+    from loadtest.analyse.whatif import advise as work
+    from loadtest.analyse.whatif.predict import Model
+    from loadtest.memory.loaded import parse_memory
 
     objectives = () if slo is None else parse(slo)
     if any(each.figure == ERRORS for each in objectives):

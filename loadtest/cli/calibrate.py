@@ -20,12 +20,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.asyncio_driver.session import measure
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import RunFolderError, ScenarioError, TargetError
-from loadtest.measure import capacity
+from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import Errors, Found, Tried, by_nonce, compare, judge, next_streams
-from loadtest.measure.capacity import Capacity
-from loadtest.measure.session import measure
+from loadtest.measure.capacity_file import Capacity
 from loadtest.records import Record, RunFolder
 from loadtest.scenario import Level, Scenario
 
@@ -205,9 +205,9 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
 
     Later runs on this machine say how much of it each level used.
     """
-    path = out or capacity.place()
-    capacity.check_writable(path)
-    here = capacity.machine()
+    path = out or capacity_file.place()
+    capacity_file.check_writable(path)
+    here = capacity_file.machine()
     _say(
         f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {_cores(here['cores'])}; simulated server."
     )
@@ -226,7 +226,7 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
         done[kind] = found
         _say(f"{kind}: {found.sentence(TOKENS_PER_S)}.")
         if found.best is not None:
-            capacity.keep(path, _capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
+            capacity_file.keep(path, _capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
     Console().print(_table(driver, stamps, done))
     if any(found.best for found in done.values()):
         print(f"wrote {path}")

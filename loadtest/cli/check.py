@@ -7,8 +7,8 @@ import click
 from loadtest.cli.connection import connection_options
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError, TargetError
-from loadtest.measure.probe import Model, Server, choose_model, describe, hazards, probe
-from loadtest.measure.target import control_client, trust
+from loadtest.target.probe import Model, Server, choose_model, describe, hazards, probe
+from loadtest.target.settle import control_client, trust
 from loadtest.text import shown
 from loadtest.urls import default_url, parse
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.analyse import compare_report
-from loadtest.analyse.comparable import ASKED
-from loadtest.analyse.compare import (
+from loadtest.analyse.reports import compare_report
+from loadtest.analyse.reports.comparable import ASKED
+from loadtest.analyse.reports.compare import (
     BETTER,
     NOT_COMPARABLE,
     RUN_NOISE,
@@ -27,9 +27,9 @@ from loadtest.analyse.compare import (
     Comparison,
     Row,
 )
-from loadtest.analyse.compare import compare as compare_runs
-from loadtest.analyse.groups import refuse
-from loadtest.analyse.summary import analyse
+from loadtest.analyse.reports.compare import compare as compare_runs
+from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.run.groups import refuse
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.records import RunFolder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from loadtest.measure.tally import Progress
+from loadtest.measure.progress import Progress
 from loadtest.scenario import OPEN_LOOP_S, Level, Scenario
 from loadtest.slo import Objective, least_requests
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from loadtest.analyse.estimate import Facts, Plan
-    from loadtest.analyse.memory import Measured
+    from loadtest.memory.estimate import Facts, Plan
+    from loadtest.memory.loaded import Measured
 
 DEFAULT_QUANTIZATION = "q4_K_M"  # what most tags of Ollama's library are
 
@@ -105,7 +105,7 @@ def memory(**options: Any) -> None:
     """
     from rich.console import Console
 
-    from loadtest.analyse import estimate_report as report
+    from loadtest.memory import report
 
     asked = Asked(**options)
     _one_source(asked)
@@ -143,7 +143,7 @@ def _one_source(asked: Asked) -> None:
 
 
 def _found(asked: Asked) -> Found:
-    from loadtest.analyse.estimate import CACHE_DTYPES, Plan
+    from loadtest.memory.estimate import CACHE_DTYPES, Plan
 
     cache = asked.cache_dtype.lower()
     if cache not in CACHE_DTYPES:
@@ -174,7 +174,7 @@ def _found(asked: Asked) -> Found:
 
 
 def _facts(asked: Asked) -> tuple[Facts, tuple[str, ...]]:
-    from loadtest.analyse import estimate, gguf, shapes
+    from loadtest.memory import estimate, gguf, shapes
 
     if asked.gguf:
         header = gguf.read(asked.gguf)
@@ -194,7 +194,7 @@ def _facts(asked: Asked) -> tuple[Facts, tuple[str, ...]]:
 
 
 def _of_config(asked: Asked, path: Path) -> Facts:
-    from loadtest.analyse import estimate, shapes
+    from loadtest.memory import estimate, shapes
 
     try:
         config = orjson.loads(path.read_bytes())
@@ -222,7 +222,7 @@ def _of_config(asked: Asked, path: Path) -> Facts:
 
 def _of_flags(asked: Asked, config: Mapping[str, Any]) -> Facts:
     """Return the facts that --parameters and the flags give, with a config.json's numbers where flags are not given."""
-    from loadtest.analyse import estimate, weights
+    from loadtest.memory import estimate, weights
 
     assert asked.parameters is not None
     parameters = int(asked.parameters)
@@ -254,8 +254,10 @@ def _of_flags(asked: Asked, config: Mapping[str, Any]) -> Facts:
 
 
 def _of_run(path: Path) -> Found:
-    from loadtest.analyse import frames, groups, slots
-    from loadtest.analyse.memory import measured, of_run
+    from loadtest.analyse.run import frames, groups
+    from loadtest.analyse.server import slots
+    from loadtest.analyse.server.memory import of_run
+    from loadtest.memory.loaded import measured
 
     run = frames.load(path)
     groups.refuse(run, groups.split(run), "memory")
@@ -271,11 +273,11 @@ def _of_run(path: Path) -> Found:
 
 
 def _of_server(asked: Asked, url: str) -> Found:
-    from loadtest.analyse.estimate import DEFAULT_CONTEXT, Plan
-    from loadtest.analyse.memory import Measured, server_facts
     from loadtest.credentials import withhold
-    from loadtest.measure.probe import choose_model, describe, probe
-    from loadtest.measure.target import control_client, trust
+    from loadtest.memory.estimate import DEFAULT_CONTEXT, Plan
+    from loadtest.memory.loaded import Measured, server_facts
+    from loadtest.target.probe import choose_model, describe, probe
+    from loadtest.target.settle import control_client, trust
     from loadtest.text import shown
     from loadtest.urls import parse
 
@@ -296,7 +298,7 @@ def _of_server(asked: Asked, url: str) -> Found:
 
 
 def _size(text: str | None, option: str) -> float | None:
-    from loadtest.analyse.memory import parse_memory
+    from loadtest.memory.loaded import parse_memory
 
     return None if text is None else parse_memory(text, option)
 
@@ -304,7 +306,7 @@ def _size(text: str | None, option: str) -> float | None:
 def _print(found: Found, room: float | None, console: Console) -> None:
     from rich.text import Text
 
-    from loadtest.analyse import estimate_report as report
+    from loadtest.memory import report
 
     plan = found.plan
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
@@ -319,8 +321,7 @@ def _print_parameters(asked: Asked, found: Found, console: Console) -> None:
     """Print what follows from the number of parameters alone: the rules of thumb, or a training estimate."""
     from rich.text import Text
 
-    from loadtest.analyse import estimate_report as report
-    from loadtest.analyse import weights
+    from loadtest.memory import report, weights
 
     parameters, name = found.plan.facts.parameters, found.plan.facts.name
     if parameters is None:

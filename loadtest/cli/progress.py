@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 
-from loadtest.measure.tally import Progress
+from loadtest.measure.progress import Progress
 
 
 def sentence(at: Progress, width: int | None = None) -> str:

@@ -80,8 +80,8 @@ def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
 
 def _published(reports: Sequence[Report], folder: Path) -> None:
     """Print measured beside published, and write it into the first run's folder."""
-    from loadtest.analyse.groups import refuse
-    from loadtest.analyse.published import compare
+    from loadtest.analyse.reports.published import compare
+    from loadtest.analyse.run.groups import refuse
 
     for one in (one for report in reports for one in report.analyses):
         refuse(one.run, [group for group, _ in one.groups], "the comparison with published figures")

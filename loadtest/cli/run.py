@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from loadtest.asyncio_driver.session import Beside, Choose, Finished, measure
 from loadtest.cli.expected import Expected, beforehand, enough
 from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options import make_scenario, scenario_options
@@ -16,12 +17,11 @@ from loadtest.cli.progress import Line
 from loadtest.cli.report import SLO_HELP, exit_code, lost, show
 from loadtest.cli.search import Finder
 from loadtest.errors import LoadTestError, ScenarioError
+from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST
-from loadtest.measure.session import Beside, Choose, Finished, measure
-from loadtest.measure.tally import Progress
-from loadtest.measure.workload import check_files
 from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, parse
+from loadtest.workloads.synthetic import check_files
 
 
 def run_scenario(

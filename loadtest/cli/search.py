@@ -51,7 +51,7 @@ class Finder:
 
     def __call__(self, folder: Path, levels: Sequence[Level]) -> Level | None:
         """Judge the last of the levels run and return the next one."""
-        from loadtest.analyse.summary import analyse
+        from loadtest.analyse.reports.summary import analyse
 
         last = levels[-1]
         found = next(
@@ -67,7 +67,7 @@ class Finder:
         )
 
     def _judged(self, level: Level, summary: dict[str, Any]) -> Tried:
-        from loadtest.analyse.summary import failed
+        from loadtest.analyse.reports.summary import failed
 
         failures, requests = failed(summary), summary["requests"]
         judged = judge(self._objectives, summary)

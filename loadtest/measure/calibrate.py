@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import Any, Self
 
 from loadtest import metrics
-from loadtest.measure.workload import nonce_of
 from loadtest.records import Clock, Outcome, Record
+from loadtest.workloads.synthetic import nonce_of
 
 FIRST = 50  # streams of the first level
 PRECISION = 8  # the answer is good to one part in so many

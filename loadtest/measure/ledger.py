@@ -9,10 +9,10 @@ from typing import Protocol
 
 from loadtest.errors import StorageError
 from loadtest.measure.backlog import Pile
-from loadtest.measure.exchange import Exchange
 from loadtest.measure.failure import failure_of
-from loadtest.measure.wire import LagLog, WallClock, now
+from loadtest.measure.request import Exchange
 from loadtest.records import Record, RecordWriter, SampleWriter
+from loadtest.wire import LagLog, WallClock, now
 
 logger = logging.getLogger(__name__)
 

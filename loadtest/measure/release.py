@@ -9,7 +9,7 @@ from typing import Self
 from asyncio_throttle.throttler import Throttler
 
 from loadtest.measure.schedule import Share
-from loadtest.measure.wire import Timerfd, now
+from loadtest.wire import Timerfd, now
 
 # A loop's own timers count whole milliseconds, so at 500 requests/s they are as coarse as the gaps. Where the kernel
 # offers no timer that a loop can wait for, one of theirs wakes us this early and turns of the loop fill the rest.

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from loadtest.errors import ScenarioError
-from loadtest.measure.trace import NS, Trace
 from loadtest.scenario import BURSTINESS, RATE, Level, Scenario
+from loadtest.workloads.trace import NS, Trace
 
 __all__ = ["NS", "Share", "Trace", "instants", "schedule_of"]
 

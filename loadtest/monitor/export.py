@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
+from loadtest.live import Figures
 from loadtest.metrics import FORMULAS
 from loadtest.records import Outcome
-from loadtest.streams import Figures
 
 _R10 = ("1", "1.25", "1.6", "2", "2.5", "3.15", "4", "5", "6.3", "8")
 

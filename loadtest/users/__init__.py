@@ -18,7 +18,7 @@ from typing import Any
 from locust import events as _events
 from locust.event import Events
 
-from loadtest.users import console, figures, lifecycle, web
+from loadtest.users import console, lifecycle, live_figures, web
 from loadtest.users.client import Answer, Client, RequestFailedError
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.user import ModelUser, OllamaUser, OpenAIUser
@@ -36,7 +36,7 @@ def connect(events: Events) -> None:
     if any(events is known for known in _connected):
         return
     _connected.append(events)
-    for part in (lifecycle, figures, console, web):  # records come before what is made of them
+    for part in (lifecycle, live_figures, console, web):  # records come before what is made of them
         part.listen(events)
 
 

@@ -13,16 +13,16 @@ from typing import Literal, Self
 import httpx
 import orjson
 
-from loadtest.measure.dialects import Dialect, dialect_for
-from loadtest.measure.exchange import Exchange
+from loadtest.dialects import Dialect, dialect_for
 from loadtest.measure.failure import GivenUpError
-from loadtest.measure.target import timeouts_of, trust
-from loadtest.measure.wire import Order, Posts, SyncWire, Waiter, now
-from loadtest.measure.workload import Job, Workload, nonce_of
+from loadtest.measure.request import Exchange
 from loadtest.records import Clock
 from loadtest.scenario import Level
+from loadtest.target.settle import timeouts_of, trust
 from loadtest.users.arguments import Messages, text_of
-from loadtest.users.settle import Settled
+from loadtest.users.tryout import Settled
+from loadtest.wire import Order, Posts, SyncWire, Waiter, now
+from loadtest.workloads.synthetic import Job, Workload, nonce_of
 
 logger = logging.getLogger(__name__)
 

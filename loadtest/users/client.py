@@ -25,15 +25,15 @@ from locust.runners import STATE_RUNNING, STATE_SPAWNING
 from locust.user.task import LOCUST_STATE_STOPPING
 
 from loadtest import metrics
-from loadtest.measure.driver import back_off
-from loadtest.measure.exchange import Exchange
+from loadtest.asyncio_driver.driver import back_off
 from loadtest.measure.failure import Failure, GivenUpError
-from loadtest.measure.wire import now
+from loadtest.measure.request import Exchange
 from loadtest.records import Outcome, Record
 from loadtest.text import shown
 from loadtest.users import recording
 from loadtest.users.arguments import Messages, checked_instant, checked_length, checked_prompt
 from loadtest.users.channel import Ask, Channel, Endpoint, Ready
+from loadtest.wire import now
 
 if TYPE_CHECKING:
     from loadtest.users.user import ModelUser

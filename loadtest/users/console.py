@@ -9,8 +9,8 @@ from locust.env import Environment
 from locust.event import Events
 from locust.runners import WorkerRunner
 
-from loadtest.users import ending, gates, recording, siblings, tables
-from loadtest.users.figures import board
+from loadtest.users import ending, gates, locust_files, recording, tables
+from loadtest.users.live_figures import board
 
 LOGGER = logging.getLogger("locust.stats_logger")  # Locust's own tables go there
 
@@ -28,7 +28,7 @@ def listen(events: Events) -> None:
         text.extend((*tables.lines(rows, mark), ""))
         text.extend(str(gate) for gate in gates.apply(environment))
         text.extend(ending.conclude(environment, run, facts))
-        text.extend(siblings.write(environment.parsed_options, rows, run, mark))
+        text.extend(locust_files.write(environment.parsed_options, rows, run, mark))
         if run is not None:
             text.append(f"Run folder: {run.path} (charts and report: loadtest report {run.path})")
 

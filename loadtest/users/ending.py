@@ -10,7 +10,7 @@ from locust.env import Environment
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VALID, VOID
 from loadtest.records import RunFolder
-from loadtest.users.figures import board
+from loadtest.users.live_figures import board
 
 INTERRUPTED, MISTAKE, NOT_TO_BE_BELIEVED = 130, 2, 3
 
@@ -44,7 +44,7 @@ def _judged(run: RunFolder) -> tuple[str | None, list[str]]:
     """Return the run's verdict and its reasons; None where its records are not here (workers on other hosts)."""
     if not any(run.path.glob("requests-*.jsonl")):
         return None, []
-    from loadtest.analyse.summary import analyse  # pandas; the test is over
+    from loadtest.analyse.reports.summary import analyse  # pandas; the test is over
 
     try:
         summary = analyse(run.path).summary

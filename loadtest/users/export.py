@@ -12,7 +12,7 @@ from prometheus_client import Metric
 from loadtest.monitor import endpoint
 from loadtest.monitor.export import Client, Seen, families
 from loadtest.users import recording
-from loadtest.users.figures import Board, board
+from loadtest.users.live_figures import Board, board
 from loadtest.users.options import metrics_of
 
 logger = logging.getLogger(__name__)

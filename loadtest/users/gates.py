@@ -15,8 +15,8 @@ from locust.env import Environment
 
 from loadtest import metrics
 from loadtest.errors import ScenarioError
-from loadtest.streams import ACCEPTED, Figures
-from loadtest.users.figures import board
+from loadtest.live import ACCEPTED, Figures
+from loadtest.users.live_figures import board
 from loadtest.users.options import Settings
 
 

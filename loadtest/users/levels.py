@@ -10,9 +10,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from loadtest.measure.target import level_facts
-from loadtest.measure.wire import now
 from loadtest.scenario import Level
+from loadtest.target.settle import level_facts
+from loadtest.wire import now
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from locust.env import Environment
 from locust.event import Events
 from locust.runners import Runner, WorkerRunner
 
-from loadtest.users.decider import Decider
+from loadtest.users.coordinator import Decider
 from loadtest.users.options import add_options
 from loadtest.users.run import withhold_passwords
 from loadtest.users.signals import Signals

@@ -17,12 +17,12 @@ from locust import task
 
 from loadtest.errors import ScenarioError
 from loadtest.measure.schedule import Share, instants
-from loadtest.measure.wire import now
 from loadtest.scenario import Scenario
 from loadtest.users import recording
 from loadtest.users.levels import Seen
 from loadtest.users.options import Settings
 from loadtest.users.user import ModelUser
+from loadtest.wire import now
 
 EARLY_NS = 1_500_000  # a sleep may end 1 ms late: sleep to this much before the instant, then let others run until it
 LATE_NS = 5_000_000  # an arrival that left later than this is counted as late

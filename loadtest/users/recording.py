@@ -20,15 +20,15 @@ from gevent import GreenletExit
 from gevent.lock import BoundedSemaphore
 
 from loadtest.errors import RunFolderError
-from loadtest.measure.exchange import Exchange
+from loadtest.measure.descriptors import room_for
 from loadtest.measure.ledger import Ledger
-from loadtest.measure.limits import room_for
-from loadtest.measure.wire import LagLog, WallClock, keeper
+from loadtest.measure.request import Exchange
 from loadtest.records import Clock, Outcome, Record, RecordWriter, RunFolder, SampleWriter
 from loadtest.users.channel import Channel
+from loadtest.users.gevent_hub import GeventBacklog, GeventHeartbeat, GeventWaiter
 from loadtest.users.levels import Seen, Standing
-from loadtest.users.settle import Settled
-from loadtest.users.waiter import GeventBacklog, GeventHeartbeat, GeventWaiter
+from loadtest.users.tryout import Settled
+from loadtest.wire import LagLog, WallClock, keeper
 
 logger = logging.getLogger(__name__)
 

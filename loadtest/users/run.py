@@ -14,16 +14,16 @@ from typing import Any
 import httpx
 from locust.env import Environment
 
+from loadtest.asyncio_driver.session import default_folder
 from loadtest.credentials import withhold
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
-from loadtest.measure.session import default_folder
-from loadtest.measure.target import control_client, loaded_facts, run_facts, trust
 from loadtest.records import Clock, RunFolder
+from loadtest.target.settle import control_client, loaded_facts, run_facts, trust
 from loadtest.urls import without_secrets
 from loadtest.users.levels import Levels, Seen
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.options import Settings
-from loadtest.users.settle import Settled, settle
+from loadtest.users.tryout import Settled, settle
 from loadtest.users.user import ModelUser
 
 

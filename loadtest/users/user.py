@@ -9,8 +9,8 @@ from typing import Any
 from locust import User
 
 from loadtest.errors import ScenarioError
-from loadtest.measure.target import located
 from loadtest.scenario import Scenario
+from loadtest.target.settle import located
 from loadtest.urls import default_url, without_secrets
 from loadtest.users.client import Client
 from loadtest.users.options import INPUT_TOKENS, OUTPUT_TOKENS, Settings

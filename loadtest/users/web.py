@@ -21,8 +21,8 @@ from locust.web import WebUI
 from loadtest.metrics import FORMULAS
 from loadtest.records import RunFolder
 from loadtest.urls import without_secrets
-from loadtest.users import recording, siblings, tables
-from loadtest.users.figures import SMOOTHED_S, Board, board
+from loadtest.users import locust_files, recording, tables
+from loadtest.users.live_figures import SMOOTHED_S, Board, board
 from loadtest.users.run import withhold_passwords
 
 TAB = {"key": "streams", "title": "Streams"}
@@ -102,7 +102,7 @@ def _routes(web_ui: WebUI, shown: Board, told: Told) -> Blueprint:
     @routes.route("/loadtest/streams.csv")
     @web_ui.auth_required_if_enabled  # type: ignore[untyped-decorator]
     def csv() -> Response:
-        answer = Response(siblings.csv_text(shown.rows()), mimetype="text/csv")
+        answer = Response(locust_files.csv_text(shown.rows()), mimetype="text/csv")
         answer.headers["Content-Disposition"] = "attachment; filename=streams.csv"
         return _fresh(answer)
 
@@ -122,8 +122,8 @@ def _amending(web_ui: WebUI, shown: Board, told: Told) -> Callable[[Response], R
             rows, mark = shown.rows(), tables.simulated(told.facts())
             # To draw keeps the process from all else for seconds.
             idle = state(web_ui, told) in (STATE_INIT, STATE_STOPPED)
-            section = siblings.section(rows, charts.of(told.folder(), rows) if idle else [], mark)
-            answer.set_data(siblings.joined(answer.get_data(as_text=True), section))
+            section = locust_files.section(rows, charts.of(told.folder(), rows) if idle else [], mark)
+            answer.set_data(locust_files.joined(answer.get_data(as_text=True), section))
         elif request.endpoint == "locust.swarm":  # before the test is started or changed with what the form said
             withhold_passwords(web_ui.environment)
             said = orjson.loads(answer.get_data())
@@ -162,11 +162,11 @@ class Charts:
     def __init__(self) -> None:
         self._drawn: tuple[object, list[tuple[str, bytes]]] = (None, [])
 
-    def of(self, run: RunFolder | None, rows: siblings.Rows) -> list[tuple[str, bytes]]:
+    def of(self, run: RunFolder | None, rows: locust_files.Rows) -> list[tuple[str, bytes]]:
         """Return (caption, PNG) of each chart of a run with these figures."""
         key = (run.path if run is not None else None, rows)
         if self._drawn[0] != key:
-            self._drawn = (key, siblings.pictures(run))
+            self._drawn = (key, locust_files.pictures(run))
         return self._drawn[1]
 
 

@@ -15,9 +15,9 @@ from locust.runners import WorkerRunner
 from loadtest.errors import LoadTestError, RunFolderError, TargetError
 from loadtest.records import RunFolder
 from loadtest.users import recording
-from loadtest.users.decider import ENDED, LEVEL, RUN, TROUBLE
+from loadtest.users.coordinator import ENDED, LEVEL, RUN, TROUBLE
 from loadtest.users.levels import Standing
-from loadtest.users.settle import Settled
+from loadtest.users.tryout import Settled
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ import edges
 import numpy as np
 from rig import PYTHON, ROOT, pinned
 
-from loadtest.measure.workload import nonce_of
 from loadtest.records import RunFolder
+from loadtest.workloads.synthetic import nonce_of
 
 CLIENTS = ("asyncio", "locust", "httpx")
 

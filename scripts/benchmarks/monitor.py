@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from rig import CLIENT_CORE, SERVER_CORE, TICKS, pinned
 
-from loadtest.measure.workload import nonce_of
 from loadtest.records import RunFolder
+from loadtest.workloads.synthetic import nonce_of
 
 SERVER = ("--profile", "metronome")
 SETTLED_S = 2.0  # after a monitor came up: its imports and first samples are no steady cost

@@ -107,8 +107,8 @@ async def with_aiohttp(task: Task, seen: Seen) -> None:
 
 def _decoded(task: Task, seen: Seen, wall: Any, all_arrivals: list[Any]) -> None:
     """Turn raw arrivals into what was seen, once all is over: that is not the wire's cost."""
-    from loadtest.measure.dialects import OllamaChat, OpenAIChat
-    from loadtest.measure.exchange import decode
+    from loadtest.dialects import OllamaChat, OpenAIChat
+    from loadtest.measure.request import decode
 
     dialect = (OpenAIChat if task.path.startswith("/v1") else OllamaChat)("llama3.2:1b")
     done = seen.done_ns
@@ -122,7 +122,7 @@ async def with_wire(task: Task, seen: Seen) -> None:
     """This project's transport on asyncio, and nothing above it."""
     import httpx
 
-    from loadtest.measure.wire import AsyncWire, Order, Posts, keeper
+    from loadtest.wire import AsyncWire, Order, Posts, keeper
 
     kept = []
 
@@ -147,8 +147,8 @@ def with_wire_gevent(task: Task, seen: Seen) -> None:
     import gevent
     import httpx
 
-    from loadtest.measure.wire import Order, Posts, SyncWire, WallClock, keeper
-    from loadtest.users.waiter import GeventWaiter
+    from loadtest.users.gevent_hub import GeventWaiter
+    from loadtest.wire import Order, Posts, SyncWire, WallClock, keeper
 
     kept = []
 
@@ -172,7 +172,7 @@ def with_wire_gevent(task: Task, seen: Seen) -> None:
 
 def _orders(task: Task, posts: Any) -> list[list[Any]]:
     """Return each stream's requests, built before the clock."""
-    from loadtest.measure.wire import Arrivals
+    from loadtest.wire import Arrivals
 
     return [
         [

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from commands import OLLAMA, OPENAI, Command, commands, ran
-from odd_answers import DIALECTS, MODEL, WIRES, control, is_trial, plain, streamed
-from odd_answers import json as answer_json
-from odd_server import odd_server
 from replay import records
 from specials import CHAT, WIRE, Held, bare, measured, over, said, slow_server, special, start, until
+from support.odd_answers import DIALECTS, MODEL, WIRES, control, is_trial, plain, streamed
+from support.odd_answers import json as answer_json
+from support.odd_server import odd_server
 
 
 @special("error with status 200")

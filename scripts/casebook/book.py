@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from odd_answers import DIALECTS, Wire
-from odd_server import Request, Script
+from support.odd_answers import DIALECTS, Wire
+from support.odd_server import Request, Script
 
 DRIVERS = ("run", "locust")
 

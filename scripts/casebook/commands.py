@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from book import Result
-from odd_answers import WIRES, good_answers
-from odd_server import OddServer, Paths, Request, odd_server
 from replay import environment, records, summary
+from support.odd_answers import WIRES, good_answers
+from support.odd_server import OddServer, Paths, Request, odd_server
 
 LIMIT_S = 25.0
 OPENAI, OLLAMA = good_answers(WIRES["openai-chat"]), good_answers(WIRES["ollama-chat"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from book import rows
-from odd_answers import LAST, OLLAMA, OPENAI, chunk, head, plain, streamed
-from odd_server import Every, Then, Wait
+from support.odd_answers import LAST, OLLAMA, OPENAI, chunk, head, plain, streamed
+from support.odd_server import Every, Then, Wait
 
 TEXT = "t0 t1 t2 "
 SOON = 1.2  # seconds: far below each limit that a hang would run into, far above what a busy machine adds

@@ -24,9 +24,9 @@ from typing import Any
 import psutil
 from book import DRIVERS
 from faults import FAULTS
-from odd_answers import WIRES, control, is_trial, streamed
-from odd_server import Request, Script, Wait, odd_server
 from replay import environment, records
+from support.odd_answers import WIRES, control, is_trial, streamed
+from support.odd_server import Request, Script, Wait, odd_server
 
 FRESH_S, LATE_S = 0.7, 2.5  # what ended so long before is on disk: below BUSY of a core, and above
 BUSY = 0.6

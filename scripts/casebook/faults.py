@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from book import DRIVERS, Row, Seen
-from odd_answers import DIALECTS, WIRES, Wire, chunk, json, plain, streamed
-from odd_server import Every, Script, Then, Wait
 from replay import Batch
+from support.odd_answers import DIALECTS, WIRES, Wire, chunk, json, plain, streamed
+from support.odd_server import Every, Script, Then, Wait
 
 Answer = Callable[[Wire], Script]
 LIMITS = {"first_byte_timeout": 0.7, "idle_timeout": 0.7, "total_timeout": 2.5}

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from book import Result, Row, Seen, applies, hold
-from odd_answers import WIRES, Wire, control, is_trial
-from odd_server import Request, Script, odd_server
+from support.odd_answers import WIRES, Wire, control, is_trial
+from support.odd_server import Request, Script, odd_server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NUMBER = re.compile(r"\bcase (\d+)\b")

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from commands import OLLAMA, OPENAI, QUICK, RUN, Ran, commands
-from odd_answers import MODEL, OLLAMA_ROW, WIRES, head, is_trial, json, plain
-from odd_server import Answer, Paths, Request, Script, Then
+from support.odd_answers import MODEL, OLLAMA_ROW, WIRES, head, is_trial, json, plain
+from support.odd_server import Answer, Paths, Request, Script, Then
 
 CHECK = ("check", "{url}")
 NAMED = ("--api", "openai", "--model", MODEL)

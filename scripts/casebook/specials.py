@@ -15,10 +15,10 @@ from typing import Any
 
 import psutil
 from commands import COMMANDS, OPENAI, Special
-from odd_answers import WIRES, is_trial, streamed
-from odd_answers import json as answer_json
-from odd_server import OddServer, Paths, Request, Script, Wait, odd_server
 from replay import environment, records, summary
+from support.odd_answers import WIRES, is_trial, streamed
+from support.odd_answers import json as answer_json
+from support.odd_server import OddServer, Paths, Request, Script, Wait, odd_server
 
 Held = list[tuple[str, str, str, bool]]
 WIRE = WIRES["openai-chat"]
@@ -371,7 +371,7 @@ def two_models(place: Path) -> Held:
 @special("throughput")
 def requests_per_s(place: Path) -> Held:
     """26 requests of one length by 8 and 16 streams: requests/s within 2 %"""
-    import virtual_runs
+    from support import virtual_runs
 
     from loadtest.simulate.timing import StepLaw, Timing
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from book import rows
-from odd_answers import OLLAMA, OPENAI, Wire, plain, streamed
-from odd_server import Script, Wait
+from support.odd_answers import OLLAMA, OPENAI, Wire, plain, streamed
+from support.odd_server import Script, Wait
 
 CHAT = ("openai-chat",)
 TEXT = "t0 t1 t2 "
@@ -339,7 +339,7 @@ for label, value in (
 ):
 
     def stamped(wire: Wire, n: int, value: bytes = value) -> Script:
-        from odd_answers import STAMP
+        from support.odd_answers import STAMP
 
         found = [wire.token(f"t{i} ", at=7) for i in range(3)]
         old = b'"' + (STAMP % 7).encode() + b'"'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from commands import OLLAMA, QUICK, Ran, commands
-from odd_answers import MODEL
+from support.odd_answers import MODEL
 
 
 def told_or_measured(ran: Ran) -> bool:

@@ -6,8 +6,8 @@ import gzip
 from typing import Any
 
 from book import rows
-from odd_answers import OPENAI, Wire, chunk, head, json, plain, streamed
-from odd_server import Every, Script, Then, Wait
+from support.odd_answers import OPENAI, Wire, chunk, head, json, plain, streamed
+from support.odd_server import Every, Script, Then, Wait
 
 TEXT = "t0 t1 t2 "
 PAGE = (

@@ -8,11 +8,22 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from loadtest.analyse import groups
-from loadtest.analyse.charts import depth, itl, lengths, load, machine, prediction, style, throughput, timeline, ttft
-from loadtest.analyse.forecast import Ahead
-from loadtest.analyse.series import Series, series_of
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.charts import (
+    cold_load,
+    depth,
+    itl,
+    machine,
+    prediction,
+    prompt_length,
+    style,
+    throughput,
+    timeline,
+    ttft,
+)
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.run import groups
+from loadtest.analyse.run.series import Series, series_of
+from loadtest.analyse.whatif.prediction_chart import Ahead
 
 SeriesChart = Callable[[Axes, Analysis, Series], None]
 
@@ -29,7 +40,9 @@ def draw_all(analysis: Analysis, out: Path, ahead: Ahead | None = None) -> list[
     ahead = ahead or Ahead(analysis.run, analysis.slots, analysis.steps)
     with mpl.rc_context(style.RC):
         return [
-            *filter(None, [load.draw(out / "load.png", analysis), lengths.draw(out / "lengths.png", analysis)]),
+            *filter(
+                None, [cold_load.draw(out / "load.png", analysis), prompt_length.draw(out / "lengths.png", analysis)]
+            ),
             _by_series(out / "ttft.png", analysis, ttft.split, ttft.split_title(analysis)),
             _throughput(out / "throughput.png", analysis),
             _timeline(out / "timeline.png", analysis),

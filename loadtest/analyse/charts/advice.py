@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
-from loadtest.analyse import findings
-from loadtest.analyse.advise import Advice
 from loadtest.analyse.charts import style
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.reports import findings
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.whatif.advise import Advice
 
 PANELS = (  # (title, figure, statistic, colours: dark is better)
     ("TTFT p95", "ttft_s", "p95", "YlGnBu_r"),

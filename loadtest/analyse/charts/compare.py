@@ -10,11 +10,21 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from loadtest.analyse import compare_report
 from loadtest.analyse.charts import style
-from loadtest.analyse.compare import BETTER, FAILED, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Comparison, Metric, Row
-from loadtest.analyse.summary import Analysis
-from loadtest.analyse.verdict import worst
+from loadtest.analyse.reports import compare_report
+from loadtest.analyse.reports.compare import (
+    BETTER,
+    FAILED,
+    NOT_COMPARABLE,
+    SAME,
+    TOO_FEW,
+    WORSE,
+    Comparison,
+    Metric,
+    Row,
+)
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.verdict.verdict import worst
 
 LOOKS = {
     WORSE: (style.VERMILLION, "o"),

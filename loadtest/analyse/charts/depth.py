@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.ttft import tick
-from loadtest.analyse.findings import listed, streams
-from loadtest.analyse.frames import FloatArray
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.reports.findings import listed, streams
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.run.frames import FloatArray
 
 
 def over_time(axes: Axes, analysis: Analysis) -> None:

@@ -7,11 +7,12 @@ from bisect import bisect_left, bisect_right
 import numpy as np
 from matplotlib.axes import Axes
 
-from loadtest.analyse import offered, stats
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings import figure, seconds
-from loadtest.analyse.series import Series
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.figures import stats
+from loadtest.analyse.reports.findings import figure, seconds
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.series import Series
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other
 SHORTEST_MS = 0.1  # gaps below (tokens that came in one read) are drawn here
@@ -28,9 +29,9 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
         drawn = True
         at = np.unique(np.linspace(0, len(gaps) - 1, min(MOST_POINTS, len(gaps))).astype(np.int64))
         together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
-        label = offered.name(level) + (f" ({together * 100:.1f} % in one read)" if together >= 0.001 else "")
+        label = offered_load.name(level) + (f" ({together * 100:.1f} % in one read)" if together >= 0.001 else "")
         x, y = np.maximum(np.array([gaps[rank] for rank in at]) * 1e3, SHORTEST_MS), (at + 1) / len(gaps)
-        axes.plot(x, y, color=colours[offered.name(level)], linewidth=1.8, label=label)
+        axes.plot(x, y, color=colours[offered_load.name(level)], linewidth=1.8, label=label)
     if not drawn:
         style.empty(axes, "No answer had two chunks, so there are no gaps to show.")
         return
@@ -44,7 +45,7 @@ def title(analysis: Analysis) -> str:
     levels = [level for level in analysis.summary["levels"] if figure(level, "itl_s") is not None]
     if not levels:
         return "Gaps between tokens"
-    last = max(reversed(levels), key=offered.amount)
+    last = max(reversed(levels), key=offered_load.amount)
     usual, high = figure(last, "itl_s", "p50"), figure(last, "itl_s", "p99")
     at = f"{last['label']}: the median gap between tokens is {seconds(usual)}"
     return f"{at}, one in a hundred is above {seconds(high)}" if high is not None else at

@@ -12,11 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from loadtest.analyse import machine, samples
 from loadtest.analyse.charts import depth, style
-from loadtest.analyse.frames import US, blocks
-from loadtest.analyse.samples import Machine
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.reports import machine
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.run import samples
+from loadtest.analyse.run.frames import US, blocks
+from loadtest.analyse.run.samples import Machine
 
 MOST_NAMED = 3  # metrics of the user's own that get a panel
 Panel = tuple[str, Callable[[Axes], None]]

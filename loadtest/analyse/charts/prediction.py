@@ -9,11 +9,12 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from loadtest.analyse import findings, fitted
-from loadtest.analyse.advise import Group
 from loadtest.analyse.charts import style
-from loadtest.analyse.predict import Prediction
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.reports import findings
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.whatif import self_check
+from loadtest.analyse.whatif.advise import Group
+from loadtest.analyse.whatif.predict import Prediction
 from loadtest.slo import Objective
 
 PANELS = (  # (title, figure, statistic)
@@ -121,7 +122,7 @@ def misfit(analysis: Analysis, group: Group, curve: Sequence[Prediction]) -> str
     """Say which measured figure the curve misses; None where it meets all of them."""
     by_load = {each.concurrency: each for each in curve}
     levels = [level for level in analysis.summary["levels"] if level["index"] in group.levels]
-    return fitted.misfit(by_load.__getitem__, levels)
+    return self_check.misfit(by_load.__getitem__, levels)
 
 
 def title(analysis: Analysis, group: Group, curve: Sequence[Prediction]) -> str:

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from loadtest.analyse import findings, offered
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.reports import findings
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.run import offered_load
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
@@ -153,7 +154,7 @@ def empty(axes: Axes, why: str) -> None:
 
 def shades(analysis: Analysis) -> dict[str, Any]:
     """Return a colour for each load of a run by its name, light to dark: ordered, told apart by every colour vision."""
-    loads = {offered.name(level): offered.amount(level) for level in analysis.summary["levels"]}
+    loads = {offered_load.name(level): offered_load.amount(level) for level in analysis.summary["levels"]}
     names = sorted(loads, key=loads.__getitem__)
     values = np.linspace(0.85, 0.05, len(names)) if len(names) > 1 else [0.35] * len(names)
     return {name: mpl.colormaps["viridis"](value) for name, value in zip(names, values, strict=True)}

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from loadtest.analyse import offered
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings import figure, knee, telling
-from loadtest.analyse.series import Series
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.reports.findings import figure, knee, telling
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.series import Series
 
 Point = tuple[float, float, list[float] | None]
 
@@ -19,9 +19,9 @@ def a_stream(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> No
     """Draw the median decode speed that one user sees, with its 95 % interval."""
     points = [
         [
-            (offered.amount(level), value, level["stream_tokens_per_s"]["ci95_p50"])
+            (offered_load.amount(level), value, level["stream_tokens_per_s"]["ci95_p50"])
             for level in series.levels
-            if (value := figure(level, "stream_tokens_per_s", "p50")) is not None and offered.amount(level)
+            if (value := figure(level, "stream_tokens_per_s", "p50")) is not None and offered_load.amount(level)
         ]
         for series in all_series
     ]
@@ -34,9 +34,9 @@ def in_all(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None
     """Draw the output of all streams together, with its 95 % interval."""
     points = [
         [
-            (offered.amount(level), level["output_tokens_per_s"], level["output_tokens_per_s_ci95"])
+            (offered_load.amount(level), level["output_tokens_per_s"], level["output_tokens_per_s_ci95"])
             for level in series.levels
-            if level["output_tokens_per_s"] is not None and offered.amount(level)
+            if level["output_tokens_per_s"] is not None and offered_load.amount(level)
         ]
         for series in all_series
     ]
@@ -80,9 +80,9 @@ def _lines(axes: Axes, analysis: Analysis, all_series: Sequence[Series], points:
                 )
     axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
     levels = [level for series in all_series for level in series.levels]
-    style.concurrency_axis(axes, users, offered.axis(levels))
+    style.concurrency_axis(axes, users, offered_load.axis(levels))
     slots = analysis.slots
-    if any(map(offered.is_open, levels)):
+    if any(map(offered_load.is_open, levels)):
         return
     if slots.limit and slots.estimate is not None and min(users) <= slots.estimate < max(users):
         style.slots_line(axes, slots.estimate, slots.estimate)

@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from loadtest.analyse import offered
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings import streams
-from loadtest.analyse.frames import peak_at_once
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.reports.findings import streams
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.frames import peak_at_once
 from loadtest.records import Outcome
 
 MOST_ROWS = 48
@@ -24,7 +24,7 @@ LEAST_PART = 0.001  # of the time shown: what is thinner has no visible colour, 
 
 def pick(analysis: Analysis) -> dict[str, Any] | None:
     """Return the level that shows queueing best: the smallest past the slots, else the largest."""
-    levels: list[dict[str, Any]] = sorted(analysis.summary["levels"], key=offered.amount)
+    levels: list[dict[str, Any]] = sorted(analysis.summary["levels"], key=offered_load.amount)
     if not levels:
         return None
     slots = analysis.slots
@@ -34,7 +34,7 @@ def pick(analysis: Analysis) -> dict[str, Any] | None:
 
 def _at_once(level: dict[str, Any]) -> float:
     """Return how many requests a level keeps at the server: its streams, in an open loop as many as came to be there."""
-    if not offered.is_open(level):
+    if not offered_load.is_open(level):
         return float(level["concurrency"])
     return float(level["little"]["in_flight"]) if level["little"] else 0.0
 

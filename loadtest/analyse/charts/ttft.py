@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from loadtest.analyse import offered
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings import figure, queueing, range_of_ttft, seconds, telling
-from loadtest.analyse.series import Series
-from loadtest.analyse.summary import Analysis
+from loadtest.analyse.reports.findings import figure, queueing, range_of_ttft, seconds, telling
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.series import Series
 
 LEAST_PART = 0.01  # of TTFT: a thinner part would be a line without a visible colour
 
@@ -52,9 +52,9 @@ def split(axes: Axes, analysis: Analysis, series: Series) -> None:
     axes.set_ylim(
         0, max(max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14), axes.get_ylim()[1])
     )
-    axes.set_xlabel(offered.axis(levels))
+    axes.set_xlabel(offered_load.axis(levels))
     axes.set_ylabel(f"mean TTFT and its parts ({unit})")
-    if analysis.slots.limit and analysis.slots.estimate is not None and not any(map(offered.is_open, levels)):
+    if analysis.slots.limit and analysis.slots.estimate is not None and not any(map(offered_load.is_open, levels)):
         within = sum((level["concurrency"] or 0) <= analysis.slots.estimate for level in levels)
         if within < len(levels):
             style.slots_line(axes, within - 0.5, analysis.slots.estimate)
@@ -62,8 +62,8 @@ def split(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 def tick(level: dict[str, Any]) -> str:
     """Name a level under its bar: the number where the axis says of what, else in words."""
-    steady = not offered.is_open(level) or (level.get("rate") and level.get("rate_to") is None)
-    return f"{offered.amount(level):g}" if steady else offered.name(level)
+    steady = not offered_load.is_open(level) or (level.get("rate") and level.get("rate_to") is None)
+    return f"{offered_load.amount(level):g}" if steady else offered_load.name(level)
 
 
 def _top(level: dict[str, Any]) -> float:
@@ -93,7 +93,7 @@ def _part(level: dict[str, Any], name: str) -> float:
 def split_title(analysis: Analysis) -> str:
     """Say what the stack shows, from its own figures."""
     said = telling(analysis, lambda series: queueing(analysis, series)) or telling(analysis, range_of_ttft)
-    return said or f"Time to first token by {offered.axis(analysis.summary['levels']).partition(' (')[0]}"
+    return said or f"Time to first token by {offered_load.axis(analysis.summary['levels']).partition(' (')[0]}"
 
 
 def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
@@ -111,11 +111,11 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
             values * 1e3,
             share,
             drawstyle="steps-post",
-            color=colours[offered.name(level)],
+            color=colours[offered_load.name(level)],
             marker="o" if few else "",
             markersize=3.5,
             linewidth=1.6,
-            label=f"{offered.name(level)} (n = {len(values)})",
+            label=f"{offered_load.name(level)} (n = {len(values)})",
         )
     if not drawn:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")
@@ -132,6 +132,6 @@ def distribution_title(analysis: Analysis) -> str:
     levels = [level for level in analysis.summary["levels"] if figure(level, "ttft_s") is not None]
     if not levels:
         return "Time to first token"
-    last = max(reversed(levels), key=offered.amount)
+    last = max(reversed(levels), key=offered_load.amount)
     low, high = figure(last, "ttft_s", "p50"), figure(last, "ttft_s", "max")
     return f"{last['label']}: half of the first tokens come within {seconds(low)}, the last after {seconds(high)}"

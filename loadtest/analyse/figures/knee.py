@@ -1,0 +1,279 @@
+"""Whether a level was stationary (Little's law, a growing queue), and from which concurrency on more brings no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loadtest.analyse.figures import rates
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.frames import FloatArray, Run
+
+OFF = 0.10  # L against λW by more than this, and by more than the window's edges explain: not stationary
+QUEUE_GROWTH = 1.5  # last third of a level over its first: a queue that grows
+FEW_IN_FLIGHT = 2.0
+LEAST_SHARE = 0.01  # of the requests that came: a queue that grows by less is one long wave, of 500/s more than of 1/s
+FEWEST_ARRIVALS = 12  # to judge growth by
+KNEE_SHARE = 0.95  # of the best throughput: the first level that reaches it is the knee
+FEWEST_LEVELS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Mean requests in flight, as each new one found them with itself, in the first and the last third of a level."""
+
+    before: float
+    after: float
+    per_s: float  # requests in flight that each second added, from the one third to the other
+    share: float  # of the requests that came, that were added
+
+    @property
+    def growing(self) -> bool:
+        """Whether the queue was still growing when the level ended."""
+        more = self.after > QUEUE_GROWTH * self.before and self.after - self.before > FEW_IN_FLIGHT
+        return more and self.share > LEAST_SHARE
+
+    @property
+    def sentence(self) -> str:
+        """Say it with its figures."""
+        return (
+            f"the queue was still growing, by {self.per_s:.2g} requests a second: {self.before:.1f} in flight in the first "
+            f"third of the level, {self.after:.1f} in the last"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Little:
+    """Little's law over the steady window: L = λW holds where as many requests end as come."""
+
+    in_flight: float  # L: mean over the window
+    per_second: float  # λ: ends a second
+    sojourn_s: float  # W: mean time from send to end, of those that ended in the window
+    allowed: float  # by which the ratio may be off 1: 10 %, or one sojourn's share of the window
+    growth: Growth | None  # None: too few requests
+
+    @property
+    def ratio(self) -> float:
+        """L ÷ λW; 1 in a steady state, above 1 where requests pile up."""
+        return self.in_flight / (self.per_second * self.sojourn_s)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the ratio is near enough to 1."""
+        return abs(self.ratio - 1) <= self.allowed
+
+    @property
+    def sentence(self) -> str | None:
+        """Say why the level was not stationary; None where it was."""
+        if self.holds:
+            return None
+        how = "more came than left" if self.ratio > 1 else "more left than came"
+        return (
+            f"not stationary, {how}: {self.in_flight:.1f} requests in flight, and {self.per_second:.3g} ends a second of "
+            f"{self.sojourn_s:.3g} s each make {self.per_second * self.sojourn_s:.1f} (Little's law)"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what summary.json holds of it."""
+        return {
+            "in_flight": self.in_flight,
+            "ends_per_s": self.per_second,
+            "sojourn_s": self.sojourn_s,
+            "ratio": self.ratio,
+            "holds": self.holds,
+            "growing": self.growth.growing if self.growth else None,
+            "growth_per_s": self.growth.per_s if self.growth else None,
+            "in_flight_first": self.growth.before if self.growth else None,
+            "in_flight_last": self.growth.after if self.growth else None,
+        }
+
+
+def little(run: Run, level: int, flow: rates.Flow | None = None) -> Little | None:
+    """Hold Little's law against a level, warm-up and failures included; None where nothing ended in it.
+
+    Ends and times count as rates do, each request by its share of the window: by whole ends alone a window of few rounds
+    would be off by a round. `flow`: the level's, where it is known already.
+    """
+    flow = flow or rates.flow(run, next(each for each in run.levels if each["index"] == level))
+    if flow is None or not flow.shares.any():
+        return None
+    window, rows = flow.window, flow.rows
+    send, end, shares = run.column("send")[rows], run.column("end")[rows], flow.shares[rows]
+    inside = np.clip(np.minimum(end, window.end) - np.maximum(send, window.start), 0.0, None)
+    sojourn = float((shares * (end - send)).sum() / shares.sum())
+    if sojourn <= 0:
+        return None
+    everyone = np.asarray(run.requests["level"] == level, dtype=np.bool_) & np.isfinite(run.column("send"))
+    return Little(
+        in_flight=float(inside.sum()) / window.seconds,
+        per_second=float(shares.sum()) / window.seconds,
+        sojourn_s=sojourn,
+        allowed=max(OFF, sojourn / window.seconds),
+        growth=growth(run.column("send")[everyone], run.column("end")[everyone]),
+    )
+
+
+def growth(send: FloatArray, end: FloatArray) -> Growth | None:
+    """Compare requests in flight early and late, by the send and end of every request of a level, seconds.
+
+    Means something for open loops only: in a closed loop the number of users is the limit. None with too few.
+    """
+    if len(send) < FEWEST_ARRIVALS:
+        return None
+    sends, ends = np.sort(send), np.sort(end)
+    in_flight = np.arange(1, len(sends) + 1) - np.searchsorted(ends, sends, side="right")
+    third = len(sends) // 3
+    before, after = float(in_flight[:third].mean()), float(in_flight[-third:].mean())
+    seconds = float(sends[-third:].mean() - sends[:third].mean())
+    per_s = (after - before) / seconds if seconds > 0 else 0.0
+    return Growth(before, after, per_s, per_s * float(np.ptp(sends)) / len(sends))
+
+
+@dataclass(frozen=True, slots=True)
+class Knee:
+    """The concurrency from which on throughput stays within 5 % of its best."""
+
+    concurrency: int  # the first measured level that reaches it
+    tokens_per_s: float  # at `concurrency`
+    # Measured levels: the knee is surely not below the first, nor above the second (None: output may still grow past the
+    # last). None: some level has too few requests for an interval.
+    interval: tuple[int, int | None] | None
+    first: int  # the lowest level
+    last: int  # the highest level
+    grows: bool  # the last level gives surely more than every level before it
+    stops: bool  # no later level can give 5 % more, by its interval
+
+    @property
+    def sentence(self) -> str:
+        """Say what is sure of it: that levels differ only where their intervals do not overlap."""
+        streams = f"{self.concurrency} stream{'s' if self.concurrency != 1 else ''}"
+        most = f"{self.tokens_per_s:.1f} tokens/s in all"
+        if self.interval is None:
+            return f"Output reaches {most} at {streams}; too few requests to tell whether more streams bring more."
+        low, high = self.interval
+        if self.grows:
+            return f"Output still grows with concurrency: {most} at {streams}."
+        if high is None or (low == self.first and low < high):
+            return (
+                f"Output reaches {most} at {streams}; from {low} to {high or self.last} streams the intervals overlap, so "
+                "whether it grows there is not known."
+            )
+        if not self.stops:
+            return f"Output reaches {most} at {streams}; whether more streams bring more is not known: their intervals are too wide."
+        if low == high:
+            return f"Output stops growing at {streams}: {most} there."
+        return f"Output stops growing at {streams} (95 % interval: {low} to {high}): {most} there."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "concurrency": self.concurrency,
+            "ci95": list(self.interval) if self.interval else None,
+            "output_tokens_per_s": self.tokens_per_s,
+            "grows": self.grows,
+        }
+
+
+def parted(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
+    """Whether two figures differ for sure: both have a 95 % interval, and these do not overlap."""
+    return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])
+
+
+def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
+    """Say up to which rate a server keeps up, from an open loop's levels of summary.json in the order of their rates.
+
+    It does while no queue grows. None where that is unknown of every level, or where the rate itself grew.
+    """
+    known = [
+        level
+        for level in levels
+        if level["little"] and level["little"]["growing"] is not None and level.get("rate_to") is None
+    ]
+    if not known:
+        return None
+    lost = next((level for level in known if level["little"]["growing"]), None)
+    kept = [level for level in known if lost is None or offered_load.amount(level) < offered_load.amount(lost)]
+    if lost is None:
+        return f"The server keeps up at {offered_load.name(known[-1])}: {_steady(known[-1])}."
+    grew = lost["little"]["growth_per_s"]
+    return (
+        f"The server keeps up at {offered_load.name(kept[-1])}, but not" if kept else "The server does not keep up"
+    ) + f" at {offered_load.name(lost)}: there it answers {_answered(lost)}, and each second {grew:.2g} more wait."
+
+
+def _steady(level: dict[str, Any]) -> str:
+    """Say how many requests were in flight early and late; of a level of an older run only that no more were."""
+    ends = level["little"].get("in_flight_first"), level["little"].get("in_flight_last")
+    if None in ends:
+        return "no more requests were in flight at its end than at its start"
+    return f"{ends[0]:.1f} requests in flight in the first third of the level, {ends[1]:.1f} in the last"
+
+
+def _answered(level: dict[str, Any]) -> str:
+    rate = level.get("requests_per_s")
+    return "too few to tell" if rate is None else f"{rate:.3g} a second"
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    users: int
+    rate: float
+    ci95: tuple[float, float] | None
+
+    def surely_above(self, other: _Point, share: float = 1.0) -> bool:
+        """Whether the rate is above that share of another's, their intervals apart."""
+        if self.ci95 is None or other.ci95 is None:
+            return False
+        return self.ci95[0] > share * other.ci95[1]
+
+    def at_most(self, found: _Point) -> bool:
+        """Whether the interval leaves no room for 5 % more than that of another."""
+        return self.ci95 is not None and found.ci95 is not None and KNEE_SHARE * self.ci95[1] <= found.ci95[1]
+
+    def surely_reaches(self, best: _Point) -> bool:
+        """Whether the rate is 95 % of the best one for sure, by the error of the difference."""
+        if self.users == best.users:
+            return True
+        if self.ci95 is None or best.ci95 is None:
+            return False
+        halves = ((self.ci95[1] - self.ci95[0]) / 2, KNEE_SHARE * (best.ci95[1] - best.ci95[0]) / 2)
+        return self.rate - KNEE_SHARE * best.rate >= math.hypot(*halves)
+
+
+def knee(levels: Iterable[dict[str, Any]]) -> tuple[Knee | None, str | None]:
+    """Return the knee of a summary's levels that differ in nothing but concurrency, or None and the reason.
+
+    A level counts as there when its throughput is within 5 % of the best one. The interval runs from the first level whose
+    interval lets it be there to the first that surely is, by the levels' own 95 % intervals.
+    """
+    points = sorted((p for p in map(_point, levels) if p is not None), key=lambda p: p.users)
+    if len({p.users for p in points}) < FEWEST_LEVELS:
+        return None, f"a knee takes {FEWEST_LEVELS} levels of a closed loop with a throughput, here are {len(points)}"
+    best = max(points, key=lambda p: p.rate)
+    found = next(p for p in points if p.rate >= KNEE_SHARE * best.rate)
+    last = points[-1]
+    interval = None
+    if all(p.ci95 is not None for p in points):
+        may = next(p for p in points if p is best or not best.surely_above(p, 1 / KNEE_SHARE))
+        surely = next(p for p in points if p.surely_reaches(best))
+        interval = (may.users, None if surely.users == last.users else surely.users)
+    return Knee(
+        concurrency=found.users,
+        tokens_per_s=found.rate,
+        interval=interval,
+        first=points[0].users,
+        last=last.users,
+        grows=found is last and all(last.surely_above(p) for p in points[:-1]),
+        stops=all(p.at_most(found) for p in points if p.users > found.users),
+    ), None
+
+
+def _point(level: dict[str, Any]) -> _Point | None:
+    users, rate, ci = (level.get(key) for key in ("concurrency", "output_tokens_per_s", "output_tokens_per_s_ci95"))
+    if not users or not rate or level.get("rate"):
+        return None
+    return _Point(int(users), float(rate), (float(ci[0]), float(ci[1])) if ci else None)

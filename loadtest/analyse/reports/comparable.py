@@ -1,0 +1,194 @@
+"""Whether runs may be compared: what they asked of which server, how long prompts and answers were, what is void."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from loadtest.analyse.reports.differences import block_of, geometric, mean_of, ratio
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.run.frames import Run
+from loadtest.errors import RunFolderError
+from loadtest.metrics import VOID
+
+LENGTH_SHARE = 0.05  # lengths that differ by more are other work …
+LENGTH_ERROR = 0.001  # … where chance gives such a difference this rarely
+# Each run calibrates the model's tokens anew, from a few prompts: prompts of one command differ by so much, no more.
+CALIBRATION_SHARE, CALIBRATION_TOKENS = 0.10, 8
+NAMED_SCATTER = 0.01  # of prompt length, from there on said
+
+# Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
+# named by the user (`across`), for they change what the server is asked to do.
+NAMED = ("server", "simulated")
+DEFAULTS = {"warm_cache": False, "prompt": "made up"}  # of a run whose loadtest did not know the key yet; others: None
+ASKED = {name: name for name in ("think_time", "max_rate", "temperature", "prompt_file")} | {"prompt": "prompt_text"}
+EACH = "requests_a_user"  # of a closed loop's level: how much of it is ramp and drain follows from it
+
+Levels = tuple[dict[str, Any], ...]  # of summary.json, one a run
+
+
+def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:
+    """Return the levels that every run has, by what they ask for; one that a run has twice is matched in order.
+
+    Raises RunFolderError where there is none.
+    """
+    runs = [one for side in sides for one in side]
+    free = [list(one.summary["levels"]) for one in runs]
+    found: list[Levels] = []
+    for level in list(free[0]):
+        mine = [next((other for other in levels if asked(other) == asked(level)), None) for levels in free]
+        if all(each is not None for each in mine):
+            found.append(tuple(each for each in mine if each is not None))
+            for levels, each in zip(free, found[-1], strict=True):
+                levels.remove(each)
+    if not found:
+        names = [str(one.run.path) for one in runs]
+        raise RunFolderError(
+            f"{', '.join(names[:-1])} and {names[-1]} have no level in common (same concurrency, lengths and rate): "
+            f"measure {'both' if len(names) == 2 else 'all'} with the same scenario."
+        )
+    return found
+
+
+def asked(level: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a level asks for."""
+    return tuple(level[key] for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words"))
+
+
+def unmatched(pairs: Sequence[Levels], sides: Sequence[Sequence[Analysis]]) -> list[str]:
+    """Say which levels are left out, for a run of the other side lacks them."""
+    known = {asked(levels[0]) for levels in pairs}
+    said = []
+    for name, side in zip(("BASE", "NEW"), sides, strict=True):
+        alone = dict.fromkeys(
+            level["label"] for one in side for level in one.summary["levels"] if asked(level) not in known
+        )
+        if alone:
+            said.append(f"Only {name} has {'; '.join(alone)}: left out.")
+    return said
+
+
+def keys(base: Sequence[Run], new: Sequence[Run], across: frozenset[str]) -> tuple[str, list[str]]:
+    """Return why the runs must not be compared (empty: they may), and a note on every key that differs.
+
+    Raises RunFolderError where the runs of one side differ among themselves.
+    """
+    for name, side in (("BASE", base), ("NEW", new)):
+        for one in side[1:]:
+            refused, _ = _differing(side[0], one, frozenset())
+            if refused:
+                raise RunFolderError(
+                    f"the runs of {name} differ among themselves: {side[0].path} and {one.path} in {', '.join(refused)}; "
+                    "give runs of one command on each side."
+                )
+    refused, notes = _differing(base[0], new[0], across)
+    return (f"the runs differ in {', '.join(refused)}" if refused else ""), notes
+
+
+def _differing(base: Run, new: Run, across: frozenset[str]) -> tuple[list[str], list[str]]:
+    ours, theirs = _facts(base), _facts(new)
+    refused, notes = [], []
+    for key in sorted(ours.keys() | theirs.keys()):
+        one, other = (facts.get(key, DEFAULTS.get(key)) for facts in (ours, theirs))
+        if one == other:
+            continue
+        said = f"{key} ({_text(key, one)} → {_text(key, other)})"
+        half = key == "simulated" and (one is None or other is None)
+        if (key in NAMED or key in across) and not half:
+            notes.append(f"Differs: {said}.")
+        else:
+            refused.append(said)
+            hint = "a simulated server says nothing of a real one" if half else f"--across {key} compares all the same"
+            notes.append(f"Differs: {said}; no verdict ({hint}).")
+    return refused, notes
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    scenario = run.facts.get("scenario") or {}
+    named = {ASKED[key]: scenario[key] for key in ASKED if scenario.get(key)}
+    return named | (run.facts.get("comparability") or {}) | {"simulated": run.simulated}
+
+
+def _text(key: str, value: Any) -> str:
+    if key == "simulated" and isinstance(value, dict):
+        return f"{value.get('profile')} at {float(value.get('speed') or 1):g}×"
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else text[:37] + "…"
+
+
+def void(base: Levels, new: Levels) -> str:
+    """Say on which side a level is void."""
+    sides = [name for name, levels in (("BASE", base), ("NEW", new)) if any(one["verdict"] == VOID for one in levels)]
+    return f"void in {' and '.join(sides)}" if sides else ""
+
+
+def each(base: Sequence[Run], new: Sequence[Run], level: Levels, across: frozenset[str]) -> tuple[str, str]:
+    """Return why a closed loop's level must not be judged for its number of requests a user, and how that is said.
+
+    A level that lasts for a time, not for a number of requests, has as many as the server answers.
+    """
+    counts = [_each(run, one) for run, one in zip((*base, *new), level, strict=True)]
+    known = {count for count in counts if count is not None}
+    if len(known) < 2 or None in counts:
+        return "", ""
+    said = f"{EACH} ({counts[0]:g} → {counts[-1]:g}) at {level[0]['label']}"
+    if EACH in across:
+        return "", f"Differs: {said}."
+    return f"the runs differ in {EACH}", f"Differs: {said}; no verdict (--across {EACH} compares all the same)."
+
+
+def _each(run: Run, level: dict[str, Any]) -> float | None:
+    planned = next((one.get("requests") for one in run.levels if one["index"] == level["index"]), None)
+    users = level.get("concurrency")
+    if not planned or not users or (run.facts.get("scenario") or {}).get("duration"):
+        return None
+    return round(float(planned) / float(users), 2)
+
+
+def lengths(base: Sequence[Run], new: Sequence[Run], level: Levels) -> tuple[str, float, str]:
+    """Return why a level's prompts or answers are other work, else by which factor prompts scatter (log), and how that is said.
+
+    Prompts of a length asked for in tokens follow from each run's own calibration of the model's tokens: what that
+    scatters is no other work, but its share of each figure is not the server's.
+    """
+    ours, theirs = level[: len(base)], level[len(base) :]
+    for column, name in (("output_tokens", "answers"), ("prompt_tokens", "prompts")):
+        sides = [
+            [
+                mean_of(run.column(column)[run.good(one["index"])], block_of(one))
+                for run, one in zip(runs, mine, strict=True)
+            ]
+            for runs, mine in ((base, ours), (new, theirs))
+        ]
+        one, other = ([found for found in side if found] for side in sides)
+        if not one or not other:
+            continue
+        values = geometric(one), geometric(other)
+        if column == "prompt_tokens" and _calibrated_anew((*base, *new), level[0], values):
+            return "", abs(math.log(values[1] / values[0])), _scatter(values, level[0])
+        found = ratio(one[:1], other[:1], 1 - LENGTH_ERROR, noise=0.0)
+        assert found is not None
+        share, interval = found
+        if abs(math.log(share)) > math.log1p(LENGTH_SHARE) and not interval[0] <= 1 <= interval[1]:
+            return f"{name} differ in length ({values[0]:.0f} → {values[1]:.0f} tokens on average)", 0.0, ""
+    return "", 0.0, ""
+
+
+def _calibrated_anew(runs: Sequence[Run], level: dict[str, Any], values: tuple[float, float]) -> bool:
+    """Whether prompts of one length in tokens differ only as far as the runs' calibrations do."""
+    found = [run.facts.get("tokens") or {} for run in runs]
+    calibrations = {(one.get("overhead"), one.get("ratio")) for one in found}
+    apart = abs(values[1] - values[0])
+    near = apart <= max(CALIBRATION_SHARE * min(values), CALIBRATION_TOKENS)
+    return level.get("input_tokens") is not None and len(calibrations) > 1 and (None, None) not in calibrations and near
+
+
+def _scatter(values: tuple[float, float], level: dict[str, Any]) -> str:
+    if abs(values[1] / values[0] - 1) < NAMED_SCATTER:
+        return ""
+    return (
+        f"Prompts of {level['input_tokens']} tokens came out as {values[0]:.0f} → {values[1]:.0f}: each run calibrated the "
+        "model's tokens anew. Intervals of what prompts change are wider by that; --words or --prompt instead of "
+        "--input-tokens sends the same prompts in every run."
+    )

@@ -1,0 +1,369 @@
+"""The published A100 measurements beside a run of the same two tests, in their convention and in ours.
+
+Published for llama3.1:70b (4 bit) in Ollama on one A100 80G: N threads send one prompt each, a stopwatch a thread, one
+token counted for every streamed line. The tables' figure is mean tokens / mean time over the threads, TTFT included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loadtest.analyse.reports import findings
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.run.frames import US, IntArray, Run
+from loadtest.errors import RunFolderError
+from loadtest.metrics import FORMULAS
+
+STORY, TITLE = "tell a story in", "give a title"  # how the two prompts begin
+TEXT = "text_484_words.txt"
+TITLE_WORDS = 10
+SAME_LENGTH = 0.01  # answers' mean length off by less is not worth a word
+NEAR, NEAR_MIXED = 0.05, 0.12  # cells of one thread, and cells in which threads' lengths differ
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One published cell: means over its threads. The input table's `words` are those of the prompt."""
+
+    table: str  # "output" or "input"
+    words: int
+    concurrency: int
+    tokens: float  # streamed lines
+    time_s: float  # request to last line
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.time_s
+
+    @property
+    def near(self) -> float:
+        """How far a figure may be off and still be called the same: threads' lengths differ where there are several."""
+        return NEAR if self.concurrency == 1 else NEAR_MIXED
+
+    def __str__(self) -> str:
+        return f"{self.words} words, {findings.streams(self.concurrency)}"
+
+
+CELLS = (
+    Cell("output", 25, 1, 28, 1.22156),
+    Cell("output", 50, 1, 63, 2.49925),
+    Cell("output", 100, 1, 119, 4.68078),
+    Cell("output", 400, 1, 456, 18.0439),
+    Cell("output", 800, 1, 821, 32.9355),
+    Cell("output", 25, 2, 31, 1.4789),
+    Cell("output", 50, 2, 60.5, 2.84061),
+    Cell("output", 100, 2, 125, 5.59961),
+    Cell("output", 400, 2, 460.5, 21.3357),
+    Cell("output", 800, 2, 877, 42.0024),
+    Cell("output", 25, 4, 30.5, 2.0107),
+    Cell("output", 50, 4, 66.5, 4.21136),
+    Cell("output", 100, 4, 122.75, 7.56207),
+    Cell("output", 400, 4, 478.25, 31.1035),
+    Cell("output", 800, 4, 1066.75, 76.1915),
+    Cell("input", 484, 1, 16, 2.27796),
+    Cell("input", 484, 2, 19, 2.63539),
+    Cell("input", 484, 4, 16.75, 4.58825),
+)
+TITLES = {
+    "output": "Output length: `tell a story in N words:`",
+    "input": f"Input length: `give a title for below text in {TITLE_WORDS} words: …` and 484 words",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A cell and what a run measured for it, in seconds of the server's own pace (a sped-up one's are multiplied)."""
+
+    cell: Cell
+    nonce: bool  # each prompt began with a nonce: nothing came from a prefix cache
+    verdict: str
+    requests: int
+    cut: int  # of these, answers that the server ended at a limit (finish reason "length")
+    tokens: float  # mean lines: chunks with text, and the final line
+    time_s: float  # mean time from t_send to the stream's end
+    time_at_length_s: float  # the same, had every answer had the published number of lines
+    longest_ttft_s: float
+    ttft_s: float  # means, as everywhere else
+    e2e_tokens_per_s: float
+    stream_tokens_per_s: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """The publication's convention: mean tokens / mean time."""
+        return self.tokens / self.time_s
+
+    @property
+    def tokens_per_s_at_length(self) -> float:
+        return self.cell.tokens / self.time_at_length_s
+
+    @property
+    def off(self) -> float:
+        """How much more tokens/s than published, as a share, at the published length."""
+        return self.tokens_per_s_at_length / self.cell.tokens_per_s - 1
+
+    @property
+    def near(self) -> bool:
+        return abs(self.off) <= self.cell.near
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Measured beside published: rows in the tables' order, the ones with a nonce after those without."""
+
+    rows: tuple[Row, ...]
+    simulated: str | None  # profile and speed of a simulated server
+    speed: float
+
+    def of(self, table: str, *, nonce: bool) -> list[Row]:
+        return [row for row in self.rows if row.cell.table == table and row.nonce == nonce]
+
+    def markdown(self) -> str:
+        """Return a table for each of the two tests, and the sentences below."""
+        parts = ["## Beside the published measurements\n", f"{INTRODUCTION}\n"]
+        if self.simulated:
+            parts.append(f"**{self.simulated[0].upper()}{self.simulated[1:]}.**\n")
+        for table, title in TITLES.items():
+            rows = [row for row in self.rows if row.cell.table == table]
+            if rows:
+                parts += [f"### {title}\n", "\n".join(_lines(rows)) + "\n"]
+        parts.append("\n".join(f"- {sentence}" for sentence in self.sentences()) + "\n")
+        return "\n".join(parts)
+
+    def sentences(self) -> list[str]:
+        """Return what the comparison shows and why the figures differ, each sentence with its figures."""
+        return [sentence for kind in _SENTENCES for sentence in kind(self)]
+
+
+INTRODUCTION = (
+    "Published: llama3.1:70b, 4 bit, Ollama on one A100 80G. *tokens* are streamed lines, the final one included; *time* runs from "
+    "the request to the last line, TTFT included; tokens/s is mean tokens / mean time over the threads. *At length* is "
+    "the same figure for answers of the published length: lines too many or too few are taken off or added at the answer's "
+    "median time from line to line; the "
+    f"ratio is of that to the published one. e2e tokens/s: {FORMULAS['e2e_tokens_per_s']}. "
+    f"Stream tokens/s: {FORMULAS['stream_tokens_per_s']}."
+)
+_HEADS = (
+    *("words", "streams", "nonce", "published tokens", "time", "tokens/s", "measured tokens", "time", "tokens/s"),
+    *("tokens/s at length", "ratio", "e2e tokens/s", "stream tokens/s", "TTFT", "verdict"),
+)
+
+
+def _lines(rows: Sequence[Row]) -> Iterator[str]:
+    yield f"| {' | '.join(_HEADS)} |"
+    yield f"|{'---|' * 3}{'---:|' * (len(_HEADS) - 4)}---|"
+    for row in rows:
+        cell = row.cell
+        values = (
+            *(str(cell.words), str(cell.concurrency), "yes" if row.nonce else "no"),
+            *(f"{cell.tokens:g}", f"{cell.time_s:.2f} s", f"{cell.tokens_per_s:.1f}"),
+            *(f"{row.tokens:.4g}", f"{row.time_s:.2f} s", f"{row.tokens_per_s:.1f}"),
+            *(f"{row.tokens_per_s_at_length:.1f}", f"{row.off + 1:.3f}"),
+            *(f"{row.e2e_tokens_per_s:.1f}", f"{row.stream_tokens_per_s:.1f}", findings.seconds(row.ttft_s)),
+            row.verdict,
+        )
+        yield f"| {' | '.join(values)} |"
+
+
+def compare(*analyses: Analysis) -> Published:
+    """Set the levels of runs that did the published tests beside the published cells.
+
+    A level is of the output test when its prompt begins as the published one and {words} is in the table; of the input
+    test when its prompt is the text file of that test, or begins like it. Levels of other concurrencies are left out.
+    Raises RunFolderError when no level of any run is of either test, or servers of different speed are mixed.
+    """
+    rows: list[Row] = []
+    for one in analyses:
+        for level, summed in zip(one.run.levels, one.summary["levels"], strict=True):
+            cell = _cell(one.run, level)
+            if cell is not None and one.run.good(level["index"]).any():
+                rows.append(_row(one.run, level["index"], cell, summed["verdict"]))
+    if not rows:
+        names = " and ".join(str(one.run.path) for one in analyses)
+        raise RunFolderError(
+            f"{names} holds no answered level of the published tests; run scenarios/published_output_words.toml or "
+            "scenarios/published_input_484_words.toml first."
+        )
+    if len({(one.run.simulated or {}).get("speed") for one in analyses}) > 1:
+        raise RunFolderError("these runs are of servers of different speed; compare one speed at a time.")
+    order = {cell: place for place, cell in enumerate(CELLS)}
+    rows.sort(key=lambda row: (row.cell.table != "output", row.nonce, row.cell.words, order[row.cell]))
+    return Published(tuple(rows), findings.simulated(analyses[0].summary), _speed(analyses[0].run))
+
+
+def _speed(run: Run) -> float:
+    return float((run.simulated or {}).get("speed") or 1)
+
+
+def _cell(run: Run, level: dict[str, Any]) -> Cell | None:
+    """Return the published cell that a level repeats, None when there is none."""
+    scenario = run.facts.get("scenario") or {}
+    prompt = str(scenario.get("prompt") or "").lstrip().lower()
+    words = level.get("words")
+    if words is not None:
+        table = "output" if prompt.startswith(STORY) else ""
+    else:
+        titled = prompt.startswith(TITLE) or Path(str(scenario.get("prompt_file") or "")).name == TEXT
+        table, words = "input" if titled else "", 484
+    key = (table, words, level.get("concurrency"))
+    return next((cell for cell in CELLS if (cell.table, cell.words, cell.concurrency) == key), None)
+
+
+def _row(run: Run, index: int, cell: Cell, verdict: str) -> Row:
+    good, speed = run.good(index), _speed(run)
+    lines = run.column("chunks")[good] + 1
+    took = (run.column("end") - run.column("send"))[good] * speed
+    ttft = run.column("ttft_s")[good] * speed
+    a_line = np.array([_a_line(run.chunks.row(int(row))) for row in np.flatnonzero(good)]) * speed
+    return Row(
+        cell=cell,
+        nonce=not (run.facts.get("scenario") or {}).get("warm_cache"),
+        verdict=verdict,
+        requests=int(good.sum()),
+        cut=int((run.requests["finish_reason"][good] == "length").sum()),
+        tokens=float(lines.mean()),
+        time_s=float(took.mean()),
+        time_at_length_s=float((took + a_line * (cell.tokens - lines)).mean()),
+        longest_ttft_s=float(ttft.max()),
+        ttft_s=float(ttft.mean()),
+        e2e_tokens_per_s=float(np.nanmean(run.column("e2e_tokens_per_s")[good])) / speed,
+        stream_tokens_per_s=float(np.nanmean(run.column("stream_tokens_per_s")[good])) / speed,
+    )
+
+
+def _a_line(chunks: IntArray) -> float:
+    """Return the median time from line to line of one answer, s: a stall by another's prefill comes once, not per line."""
+    gaps = np.diff(chunks) * US
+    return float(np.median(gaps) or gaps.mean()) if len(gaps) else 0.0
+
+
+# What the comparison says, a function a subject ------------------------------------------------------------------------
+
+
+def _agreement(found: Published) -> Iterator[str]:
+    """Count the cells that agree; those with a nonce in the input table are another test, and left out."""
+    rows = [row for row in found.rows if not (row.nonce and row.cell.table == "input")]
+    if not rows:
+        return
+    least, most = min(rows, key=lambda row: row.off), max(rows, key=lambda row: row.off)
+    within = sum(abs(row.off) <= NEAR for row in rows)
+    near = sum(row.near for row in rows)
+    yield (
+        f"Tokens/s at the published length: {within} of {len(rows)} cells are within {findings.percent(NEAR)} of the published "
+        f"figure, {near} within {findings.percent(NEAR)} (one stream) or {findings.percent(NEAR_MIXED)} (several, whose lengths "
+        f"differ); from {_signed(least.off, 1)} ({least.cell}) to {_signed(most.off, 1)} ({most.cell})."
+    )
+
+
+def _lengths(found: Published) -> Iterator[str]:
+    shares = [row.tokens / row.cell.tokens - 1 for row in found.rows]
+    if max(map(abs, shares)) > SAME_LENGTH:
+        yield (
+            f"Answers are not of the published length: a cell's mean is off by {_signed(min(shares))} to {_signed(max(shares))}. "
+            "That is why the ratio is taken at length."
+        )
+
+
+def _ends(found: Published) -> Iterator[str]:
+    """Say who ended the answers: the model, or a limit."""
+    total, cut = sum(row.requests for row in found.rows), sum(row.cut for row in found.rows)
+    if cut:
+        yield f"{cut} of {total} answers were cut at a limit (`length`), not ended by the model."
+    else:
+        yield f"No answer was cut at a limit: the model ended all {total} by itself (`stop`)."
+
+
+def _final_line(found: Published) -> Iterator[str]:
+    rows = found.of("output", nonce=False) or list(found.rows)
+    short, long = (pick(rows, key=lambda row: row.cell.tokens).cell for pick in (min, max))
+    yield (
+        "The published count has the final line, which carries no text, as a token: "
+        f"1 of {short.tokens:g} ({1 / short.tokens * 100:.1f} %) at {short}, 1 of {long.tokens:g} at {long}. So it has here."
+    )
+
+
+def _first_token(found: Published) -> Iterator[str]:
+    """Say how much of the published figure is TTFT where that is most of it."""
+    row = max(found.rows, key=lambda row: row.ttft_s / row.time_s)
+    yield (
+        f"The published tokens/s have TTFT in them: at {row.cell}{' with a nonce' if row.nonce else ''} "
+        f"{findings.seconds(row.ttft_s)} of {findings.seconds(row.time_s)} are TTFT, so that the figure is "
+        f"{row.tokens_per_s:.1f} where a stream decodes {row.stream_tokens_per_s:.1f} tokens/s."
+    )
+
+
+def _prefix_cache(found: Published) -> Iterator[str]:
+    """Tell how many of the equal prompts were read: the longest TTFT holds so many prefills, one after another."""
+    warm, cold = found.of("input", nonce=False), found.of("input", nonce=True)
+    alone = next((row.longest_ttft_s for row in (*cold, *warm) if row.cell.concurrency == 1), None)
+    if warm and alone:
+        times = [row.longest_ttft_s / alone for row in warm]
+        counts = _listed([f"{value:.1f}" for value in times])
+        where = _listed([str(row.cell.concurrency) for row in warm])
+        said = (
+            f"Input table, no nonce: the longest TTFT at {where} streams is {counts} times one prefill "
+            f"({findings.seconds(alone)}). "
+        )
+        if not cold and max(times) > max(row.cell.concurrency for row in warm) + 0.5:
+            yield said + "The text was in the prefix cache from the start: reload the model and run the test again."
+        else:
+            yield said + "As many prompts were read as that; the prefix cache answered for the others."
+            yield "The published times say 1, 1 and 2 prompts read at 1, 2 and 4 streams: 0, 1 and 2 came from the cache."
+    if cold and alone:
+        row = cold[-1]
+        read = f"{row.longest_ttft_s / alone:.1f}"
+        yield (
+            f"Input table, a nonce before each prompt, so that nothing is cached: at {findings.streams(row.cell.concurrency)} the "
+            f"longest TTFT is {read} prefills and an answer takes {findings.seconds(row.time_s)}; published, partly from the cache, "
+            f"{findings.seconds(row.cell.time_s)}."
+        )
+
+
+def _long_answers(found: Published) -> Iterator[str]:
+    """Say how tokens/s fall with the length of the answer, published and here."""
+    rows = {(row.cell.words, row.cell.concurrency): row for row in found.of("output", nonce=False)}
+    falls = [
+        (streams, rows[100, streams], rows[800, streams])
+        for streams in (1, 2, 4)
+        if {(100, streams), (800, streams)} <= rows.keys()
+    ]
+    if falls:
+        was = [1 - long.cell.tokens_per_s / short.cell.tokens_per_s for _, short, long in falls]
+        here = [1 - long.tokens_per_s_at_length / short.tokens_per_s_at_length for _, short, long in falls]
+        where = _listed([str(streams) for streams, _, _ in falls])
+        yield (
+            f"From 100 to 800 words tokens/s fall by {_percents(was)} at {where} streams as published, and by {_percents(here)} here: "
+            "a step takes longer the more context the streams hold together."
+        )
+
+
+def _labels(found: Published) -> Iterator[str]:
+    if found.speed != 1:
+        yield (
+            f"The simulated server ran at {found.speed:g}× speed: its times are multiplied by {found.speed:g} here and its tokens/s "
+            "divided, and so is whatever the client and the machine added."
+        )
+    void = sum(row.verdict == "void" for row in found.rows)
+    if void:
+        yield f"{void} of {len(found.rows)} levels are void: do not quote their figures."
+    if found.simulated:
+        yield "Everything measured here is simulated: it holds the model to the published tables, not the hardware."
+
+
+def _signed(share: float, digits: int = 0) -> str:
+    return f"{share * 100:+.{digits}f} %"
+
+
+def _listed(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
+
+
+def _percents(shares: list[float]) -> str:
+    return _listed([str(round(share * 100)) for share in shares]) + " %"
+
+
+_SENTENCES = (_agreement, _lengths, _ends, _final_line, _first_token, _prefix_cache, _long_answers, _labels)

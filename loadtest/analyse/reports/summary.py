@@ -1,0 +1,352 @@
+"""summary.json: a run's figures, a level at a time, as plain JSON values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from loadtest.analyse.figures import client_capacity, goodput, knee, objectives, rates, stats
+from loadtest.analyse.run import frames, groups, offered_load, samples
+from loadtest.analyse.run.frames import BoolArray, FloatArray, Run
+from loadtest.analyse.run.groups import Group
+from loadtest.analyse.run.series import Series, series_of
+from loadtest.analyse.server import cold_load, prompt_length, slots, steps, waits
+from loadtest.analyse.server.memory_parts import Beside, beside
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.verdict import verdict
+from loadtest.records import SCHEMA, Outcome
+from loadtest.slo import Objective
+
+# Figures of a request each, in the order of summary.json; columns of Run.requests.
+PER_REQUEST = (
+    "ttft_s",
+    "ttft_sched_s",
+    "tpot_s",
+    "e2e_s",
+    "e2e_sched_s",
+    "stream_tokens_per_s",
+    "e2e_tokens_per_s",
+    "queue_wait_s",
+    "slot_wait_s",
+    "batch_wait_s",
+    "load_s",
+    "prefill_s",
+    "prefill_tokens_per_s",
+    "stall_s",
+)
+# Columns that are worked out for one model at one server.
+INFERRED = (
+    "queue_wait_s",
+    "slot_wait_s",
+    "batch_wait_s",
+    "wait_source",
+    "unsplit_wait_s",
+    "prefill_tokens_per_s",
+    "stall_s",
+)
+NO_DURATIONS = "this server does not say how long it loaded, waited or prefilled"
+NO_LIMIT = (
+    "more requests were in flight than were ever at work at once, and whether that is the slots' limit is not known"
+)
+SEVERAL = "requests went to several models or servers: `groups` has it for each"
+UNKNOWN = {
+    "queue_wait_s": NO_DURATIONS,
+    "slot_wait_s": NO_DURATIONS,
+    "batch_wait_s": NO_DURATIONS,
+    "load_s": NO_DURATIONS,
+    "prefill_s": NO_DURATIONS,
+    "prefill_tokens_per_s": prompt_length.NO_SPEED,
+    "delivery_delay_s": "this server does not stamp its chunks",
+    "server_itl_s": "this server does not stamp its chunks",
+    "stall_s": "too few gaps between tokens were seen to tell a stall from a step",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """A run folder, read and summed up: what tables, charts and reports are made from."""
+
+    run: Run  # its requests have slot_wait_s and batch_wait_s too
+    slots: Slots
+    steps: Steps
+    summary: dict[str, Any]  # summary.json
+    memory: Beside | None  # None where the run does not hold enough for an estimate, or nothing was measured
+    groups: tuple[tuple[Group, Analysis], ...] = ()  # of a run of several models or servers: what each shows by itself
+
+
+def analyse(
+    path: Path, asked: Sequence[Objective] = (), also: Callable[[Run, Slots, Steps], object] | None = None
+) -> Analysis:
+    """Read a run folder and work out its figures, and whether it meets what is `asked`; raise RunFolderError when it is none.
+
+    A run of several models or servers is worked out for each of them by itself. `also` is called when slots and steps of
+    a run of one are known, to begin what needs no more than those.
+    """
+    run = frames.load(path)
+    run.trouble.extend(said for said in samples.read(run).trouble if said not in run.trouble)
+    parts = groups.split(run)
+    if not parts:
+        return _analysed(run, asked, also)
+    return _together(run, [(part, _analysed(part.run, asked, None, part)) for part in parts])
+
+
+def _analysed(
+    run: Run,
+    asked: Sequence[Objective],
+    also: Callable[[Run, Slots, Steps], object] | None,
+    group: Group | None = None,
+) -> Analysis:
+    """Work out what one model at one server shows."""
+    found = slots.estimate(run)
+    if group is not None and group.shares_slots and found.limit:
+        why = f"{found.method}; those may be slots that {', '.join(group.beside)} had to share, so they are no limit"
+        found = dataclasses.replace(found, limit=False, method=why, witnesses=found.witnesses[:1])
+    run.requests["queue_wait_s"] = waits.told_wait(run)
+    waited = waits.split(run, found)
+    run.requests["slot_wait_s"], run.requests["batch_wait_s"] = waited.slot, waited.batch
+    run.requests["wait_source"] = waited.source
+    run.requests["unsplit_wait_s"] = np.where(np.isnan(waited.slot), run.column("queue_wait_s"), 0.0)
+    run.requests["prefill_tokens_per_s"] = prompt_length.prefill_speed(run)
+    if group is not None:
+        run.requests.loc[run.requests["accompanied"], "prefill_tokens_per_s"] = np.nan
+    measured = steps.measure(run, found)
+    if group is not None and group.beside:
+        why = f"{', '.join(group.beside)} loaded the same server meanwhile, so no prompt had it to itself"
+        measured = dataclasses.replace(measured, prefill=None, prefill_reason=why)
+    run.requests["stall_s"] = measured.stall_s
+    if also is not None:
+        also(run, found, measured)
+    memory = beside(run, found)
+    summary = summarise(run, found, measured, memory, asked)
+    if group is not None:
+        summary = {"group": group.name, **summary}
+    return Analysis(run, found, measured, summary, None if isinstance(memory, str) else memory)
+
+
+def _together(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> Analysis:
+    """Put the parts of a run side by side: what is inferred stays theirs, counts are of the whole run."""
+    for name in INFERRED:
+        known = np.empty(len(run.requests), dtype=object)
+        for group, one in parts:
+            known[group.rows] = one.run.requests[name].to_numpy()
+        run.requests[name] = known if name == "wait_source" else known.astype(np.float64)
+    nothing = Steps(
+        times=(),
+        law=None,
+        law_reason=SEVERAL,
+        slope_s=None,
+        prefill=None,
+        prefill_reason=SEVERAL,
+        interference_s=None,
+        interference_reason=SEVERAL,
+        stall_s=run.column("stall_s"),
+        handling_s=0.0,
+        handover_s=0.0,
+        neighbours=None,
+    )
+    return Analysis(run, Slots(None, limit=False, method=SEVERAL), nothing, _of_all(run, parts), None, tuple(parts))
+
+
+def _of_all(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> dict[str, Any]:
+    """Return summary.json of a run of several models or servers: its levels are rows by group and level."""
+    own = ("slots", "step_law", "step_law_reason", "knee", "lengths", "memory", "memory_reason", "verdict", "levels")
+    summaries = [one.summary for _, one in parts]
+    levels = [level for summary in summaries for level in summary["levels"]]
+    targets, servers = ([summary[key] for summary in summaries] for key in ("target", "server"))
+    return {
+        "schema": SCHEMA,
+        "name": run.name,
+        "driver": run.facts.get("driver"),
+        "started": run.facts.get("started"),
+        "state": run.facts.get("state"),
+        "trouble": run.trouble,
+        "simulated": next((found for summary in summaries if (found := summary["simulated"])), None),
+        "target": _agreed(targets),
+        "server": _agreed(servers),
+        **{key: value for name in ("slots", "step_law", "memory") for key, value in _unpooled(name)},
+        "knee": [],
+        "lengths": [],
+        "requests": sum(level["requests"] for level in levels),
+        "outcomes": groups.outcomes(run),
+        "verdict": verdict.worst([level["verdict"] for level in levels]),
+        "groups": [
+            {**group.to_dict(), **{key: one.summary[key] for key in ("target", "server", *own) if key in one.summary}}
+            for group, one in parts
+        ],
+        "levels": levels,
+    }
+
+
+def _unpooled(name: str) -> list[tuple[str, str | None]]:
+    return [(name, None), (f"{name}_reason", SEVERAL)]
+
+
+def _agreed(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what is the same for all groups."""
+    return {key: value for key, value in facts[0].items() if all(other.get(key) == value for other in facts[1:])}
+
+
+def summarise(
+    run: Run, found: Slots, measured: Steps, memory: Beside | str, asked: Sequence[Objective] = ()
+) -> dict[str, Any]:
+    """Return summary.json of a run whose requests carry their waits; seconds and per second, None for unknown.
+
+    A figure that is None has its reason beside it, under the same name with `_reason`.
+    """
+    levels = [_level(run, level, asked) for level in run.levels]
+    facts = run.facts
+    return {
+        "schema": SCHEMA,
+        "name": run.name,
+        "driver": facts.get("driver"),
+        "started": facts.get("started"),
+        "state": facts.get("state"),
+        "trouble": run.trouble,
+        "simulated": run.simulated,
+        "target": facts.get("target") or {},
+        "server": facts.get("server") or {},
+        "slots": found.to_dict(),
+        **(
+            {"step_law": measured.to_dict()}
+            if measured.times
+            else {"step_law": None, "step_law_reason": measured.law_reason}
+        ),
+        "knee": [_knee(series) for series in series_of(levels)],
+        "lengths": [line.to_dict() for line in prompt_length.lines(run, levels)],
+        **({"memory": None, "memory_reason": memory} if isinstance(memory, str) else {"memory": memory.to_dict()}),
+        "verdict": verdict.worst([level["verdict"] for level in levels]),
+        "levels": levels,
+    }
+
+
+def _level(run: Run, level: dict[str, Any], asked: Sequence[Objective]) -> dict[str, Any]:
+    index = level["index"]
+    rows, good = run.measured(index), run.good(index)
+    block = int(level.get("concurrency") or 1)
+    judged, reasons = verdict.judge(run, level)
+    described: dict[str, Any] = {}
+    for name in PER_REQUEST:
+        described |= _described(name, run.column(name)[good], block)
+    if described["queue_wait_s"] is not None and described["slot_wait_s"] is None:
+        described |= dict.fromkeys(("slot_wait_s_reason", "batch_wait_s_reason"), NO_LIMIT)
+    for name, pooled in (("itl_s", run.itl), ("server_itl_s", run.server_itl), ("delivery_delay_s", run.delivery)):
+        described |= _known(name, stats.describe_pooled(pooled, good, block=block))
+    requests = run.requests[rows]
+    stamps = verdict.stamps_of(run.requests[good])
+    flow = rates.flow(run, level)
+    throughput = rates.summed_up(run, flow, good)
+    found: dict[str, Any] = {
+        "index": index,
+        "label": offered_load.label(level, run.column("prompt_tokens")[good]),
+        **{key: level[key] for key in ("model", "url", "beside") if key in level},
+        **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
+        **_offered(run, level),
+        "requests": int(rows.sum()),
+        "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
+        "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
+        **described,
+        **_little(run, index, flow),
+        **({"cold_load": cold_load.cold_load(run, index)} if cold_load.is_cold(run) else {}),
+        "wait_source": _commonest(run.requests["wait_source"][good]),
+        **throughput,
+        **_goodput(run, index, asked, throughput["requests_per_s"], flow),
+        "tokens": _tokens(run, rows, good),
+        "peak_decoding": slots.peak_decoding(run, np.asarray(run.requests["level"] == index, dtype=np.bool_)),
+        "client": {
+            "lag_s": stats.describe(run.column("lag_s")[good], block=block),
+            "schedule_lag_s": stats.describe(run.column("schedule_lag_s")[good], block=block),
+            "cpu": verdict.client_cpu(run, index),
+            "stamps": stamps,
+            **client_capacity.used(run, index, stamps),
+        },
+        "verdict": judged,
+        "reasons": reasons,
+    }
+    if asked:
+        found["objectives"] = [each.to_dict() for each in objectives.held(run, found, asked)]
+    return found
+
+
+def _described(name: str, values: FloatArray, block: int) -> dict[str, Any]:
+    return _known(name, stats.describe(values, block=block))
+
+
+def _known(name: str, described: stats.Described) -> dict[str, Any]:
+    if described["n"]:
+        return {name: described}
+    return {name: None, f"{name}_reason": UNKNOWN.get(name, "no request of this level had one")}
+
+
+def _goodput(
+    run: Run, index: int, asked: Sequence[Objective], rate: float | None, flow: rates.Flow | None
+) -> dict[str, Any]:
+    """Return a level's goodput where something is asked of it."""
+    if not asked:
+        return {}
+    found = goodput.goodput(run, index, asked, requests_per_s=rate, flow=flow)
+    if found is None:
+        return {"goodput": None, "goodput_reason": "no objective is one that a single request can meet or miss here"}
+    return {"goodput": found.to_dict()}
+
+
+def _offered(run: Run, level: dict[str, Any]) -> dict[str, Any]:
+    """Return what an open-loop level adds: rate_to, trace, requests due a second, and how many were shed."""
+    if not offered_load.is_open(level):
+        return {}
+    index = level["index"]
+    return {
+        "rate_to": level.get("rate_to"),
+        "trace": level.get("trace"),
+        "offered_per_s": offered_load.per_second(run, index),
+        "shed": offered_load.shed(run, index),
+    }
+
+
+def _little(run: Run, index: int, flow: rates.Flow | None) -> dict[str, Any]:
+    found = knee.little(run, index, flow)
+    if found is None:
+        return {"little": None, "little_reason": "no request ended in the steady window"}
+    return {"little": found.to_dict()}
+
+
+def _knee(series: Series) -> dict[str, Any]:
+    found, reason = knee.knee(series.levels)
+    return {"label": series.label, **(found.to_dict() if found else {"concurrency": None, "reason": reason})}
+
+
+def _commonest(sources: pd.Series) -> str:
+    """Return where most of a level's waits were learnt: "server", "inferred" or "unknown"."""
+    return str(sources.mode().iloc[0]) if len(sources) else waits.UNKNOWN
+
+
+def _tokens(run: Run, rows: BoolArray, good: BoolArray) -> dict[str, Any]:
+    requests = run.requests[good]
+    rest = run.requests[rows & ~good]
+    asked = requests[["asked", "output_tokens"]].dropna()
+    sources = requests["token_source"].dropna().unique()
+    return {
+        "prompt": _total(requests["prompt_tokens"].to_numpy(dtype=np.float64)),
+        "output": _total(requests["output_tokens"].to_numpy(dtype=np.float64)),
+        "asked": _total(asked["asked"].to_numpy(dtype=np.float64)),
+        "achieved": float(asked["output_tokens"].sum() / asked["asked"].sum()) if asked["asked"].any() else None,
+        "partial": _total(rest["output_tokens"].to_numpy(dtype=np.float64)) or 0,
+        "source": ", ".join(sorted(str(source) for source in sources)) or None,
+    }
+
+
+def _total(values: FloatArray) -> int | None:
+    known = values[np.isfinite(values)]
+    return int(known.sum()) if len(known) else None
+
+
+def failed(level: dict[str, Any]) -> int:
+    """Return how many requests of a summary's level failed; those that we stopped did not."""
+    outcomes: dict[str, int] = level["outcomes"]
+    return sum(count for name, count in outcomes.items() if name not in (Outcome.OK, Outcome.CANCELLED))

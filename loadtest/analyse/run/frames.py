@@ -1,0 +1,389 @@
+"""Run folders into arrays: one row a request, every duration through loadtest.metrics, and every chunk kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from loadtest import metrics
+from loadtest.analyse.run import facts as facts_of
+from loadtest.analyse.run import reading
+from loadtest.analyse.run.damage import DAY_NS, left_out, no_header
+from loadtest.analyse.run.ragged import Ragged
+from loadtest.analyse.run.reading import INSTANTS, Columns
+from loadtest.metrics import NS
+from loadtest.records import Header, Outcome, RunFolder, read_lines
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+US = reading.US
+MOST_NS = 100 * DAY_NS  # of a sample's instant
+BLOCK = 1 << 17  # chunks worked on at once: what is made of them stays in the processor's cache, not all in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """Intervals between consecutive events of a stream, all streams pooled; worked out when asked for.
+
+    `first` and `last` instants of every gap are neighbours in a row of `events`, in units of `unit` seconds.
+    """
+
+    events: Ragged
+    unit: float = US
+
+    @property
+    def counts(self) -> IntArray:
+        """How many gaps each request has."""
+        return np.maximum(self.events.counts - 1, 0)
+
+    @property
+    def seconds(self) -> FloatArray:
+        return self.of(np.ones(len(self.counts), dtype=np.bool_))
+
+    @property
+    def row(self) -> IntArray:
+        """The row of the request that each gap belongs to."""
+        counts = self.counts
+        return np.repeat(np.arange(len(counts)), counts)
+
+    def of(self, rows: BoolArray) -> FloatArray:
+        """Return the gaps of the requests marked in `rows` (one flag a request), in seconds."""
+        return filled(self.ticks(rows), int(self.counts[rows].sum()), self.unit)
+
+    def ticks(self, rows: BoolArray) -> Iterator[IntArray]:
+        """Yield the same as whole units, block by block."""
+        starts = self.events.starts
+        for low, high in blocks(starts, rows):
+            steps = np.diff(self.events.flat[starts[low] : starts[high]])
+            inside = np.repeat(rows[low:high], self.events.counts[low:high])[1:]
+            edges = starts[low + 1 : high] - starts[low] - 1
+            inside[edges[(edges >= 0) & (edges < len(inside))]] = False
+            yield steps[inside]
+
+
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """Arrival − created_at of every content event, less the smallest of its clock; worked out when asked for."""
+
+    chunks: Ragged
+    server: Ragged
+    usable: BoolArray  # requests whose chunks the server stamped, each of them
+    ahead: IntArray  # a request each: ns to add to arrival − created_at, both counted from their own first instants
+    least: IntArray  # a request each: the smallest delay of its clock, ns
+    unit: float = NS
+
+    @property
+    def counts(self) -> IntArray:
+        """How many stamped events each request has."""
+        return np.where(self.usable, self.chunks.counts, 0)
+
+    @property
+    def seconds(self) -> FloatArray:
+        return self.of(self.usable)
+
+    @property
+    def row(self) -> IntArray:
+        """The row of the request that each event belongs to."""
+        return np.repeat(np.arange(len(self.usable)), self.counts)
+
+    def of(self, rows: BoolArray) -> FloatArray:
+        """Return the delays of the requests marked in `rows` (one flag a request), in seconds."""
+        rows = rows & self.usable
+        counts = self.counts[rows]
+        seconds = filled(self._late(rows), int(counts.sum()), self.unit)
+        clocks = np.unique(self.least[rows])
+        if len(clocks) > 1:
+            seconds -= np.repeat(self.least[rows] * self.unit, counts)
+        elif len(clocks):
+            seconds -= clocks[0] * self.unit
+        return seconds
+
+    def ticks(self, rows: BoolArray) -> Iterator[IntArray]:
+        """Yield the same in nanoseconds, block by block."""
+        return self._late(rows & self.usable, self.least)
+
+    def at(self, row: IntArray, place: IntArray) -> FloatArray:
+        """Return the delays of events, given by request and place in Run.chunks.flat; seconds, zero where unknown."""
+        late = self.chunks.flat[place].astype(np.int64)
+        mirrored = place + (self.server.starts[:-1] - self.chunks.starts[:-1])[row]
+        known = self.usable[row]
+        if not known.all():
+            mirrored = np.where(known, mirrored, 0)
+        if not len(self.server.flat):
+            return np.zeros(len(row))
+        late = (late - self.server.flat[mirrored]) * 1000 + self.ahead[row]
+        seconds = late * self.unit - (self.least * self.unit)[row]
+        return seconds if known.all() else np.where(known, seconds, 0.0)
+
+    def _late(self, rows: BoolArray, less: IntArray | int = 0) -> Iterator[IntArray]:
+        """Yield arrival − created_at of usable `rows`, ns, less a number a request."""
+        ahead = self.ahead - less
+        for low, high in blocks(self.chunks.starts, rows):
+            ours, theirs = (
+                part.flat[part.starts[low] : part.starts[high]][np.repeat(rows[low:high], part.counts[low:high])]
+                for part in (self.chunks, self.server)
+            )
+            counts = np.where(rows[low:high], self.chunks.counts[low:high], 0)
+            yield (ours.astype(np.int64) - theirs) * 1000 + np.repeat(ahead[low:high], counts)
+
+
+def filled(parts: Iterator[IntArray], count: int, unit: float) -> FloatArray:
+    """Return whole units as seconds, one array of so many."""
+    out = np.empty(count)
+    done = 0
+    for part in parts:
+        np.multiply(part, unit, out=out[done : done + len(part)])
+        done += len(part)
+    return out
+
+
+def blocks(starts: IntArray, rows: BoolArray | None = None, size: int = BLOCK) -> Iterator[tuple[int, int]]:
+    """Yield (low, high): ranges of rows that hold about `size` values, from the first of `rows` to the last."""
+    low, end = 0, len(starts) - 1
+    if rows is not None:
+        marked = np.flatnonzero(rows)
+        low, end = (int(marked[0]), int(marked[-1]) + 1) if len(marked) else (0, 0)
+    while low < end:
+        high = int(np.searchsorted(starts, starts[low] + size, side="right")) - 1
+        high = min(max(high, low + 1), end)
+        yield low, high
+        low = high
+
+
+@dataclass(frozen=True, slots=True)
+class Zero:
+    """The instant that a run's axis counts from, on its clocks: what lays other files beside it."""
+
+    wall_ns: int = 0
+    monotonic_ns: int = 0
+    host: str | None = None  # None: requests came from several hosts, so only the wall clock counts
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run folder, read: what was run, and what came of every request.
+
+    requests: one row a request in the order sent; durations in seconds (`ttft_s`, …), instants in seconds since the
+    run's first t_sched (`sched`, `send`, `headers`, `first_token`, `last`, `end`; nan where there was none), the
+    level's facts joined (`concurrency`, `level_input`, `level_output`, `words`, `rate`). `notes` and `doubts` are tuples
+    of sentences.
+    """
+
+    path: Path
+    facts: dict[str, Any]  # run.json
+    levels: list[dict[str, Any]]  # run.json's, and those that only the records know
+    requests: pd.DataFrame
+    chunks: Ragged  # arrival of content events, µs since the request's t_send
+    server_chunks: Ragged  # the same by the server's created_at, µs since the first one's
+    itl: Gaps
+    server_itl: Gaps
+    delivery: Delays
+    samples: pd.DataFrame  # the driver's own, `t` in seconds since the run's first t_sched, `file` which process's
+    zero: Zero = Zero()
+    whole: Run | None = None  # of a run's part (one model at one server): the run that it is a part of
+    trouble: list[str] = field(default_factory=list)  # a sentence on each thing that could not be relied on
+    lost: int = 0  # records that are missing for it, at least
+
+    @property
+    def entire(self) -> Run:
+        """The whole run: what loads the client and its machine is that of all its parts."""
+        return self.whole or self
+
+    @property
+    def name(self) -> str:
+        return str(self.facts.get("name") or self.path.name)
+
+    @property
+    def simulated(self) -> dict[str, Any] | None:
+        """Profile and speed of the simulated server that was measured, None for a real one."""
+        found: dict[str, Any] | None = (self.facts.get("server") or {}).get("simulated")
+        return found
+
+    def column(self, name: str) -> FloatArray:
+        """Return a column of `requests` as floats, one a request."""
+        return self.requests[name].to_numpy(dtype=np.float64)
+
+    def measured(self, level: int) -> BoolArray:
+        """Mark the requests of a level that count: those that were not warm-up."""
+        frame = self.requests
+        return np.asarray((frame["level"] == level) & ~frame["warmup"], dtype=np.bool_)
+
+    def good(self, level: int) -> BoolArray:
+        """Mark the requests that figures come from: measured, and ended well."""
+        return self.measured(level) & np.asarray(self.requests["ok"], dtype=np.bool_)
+
+
+def load(path: Path) -> Run:
+    """Read a run folder; what of it cannot be read is left out and said in `trouble`.
+
+    Raises RunFolderError with one sentence when it is no run folder, or one of a newer loadtest.
+    """
+    folder = RunFolder.open(path)
+    facts, trouble = facts_of.read(folder)
+    found = reading.requests(path)
+    headers, lines, sources = found.headers, found.lines, found.sources
+    trouble += found.trouble
+    columns = lines.columns
+    shift = _shifts(headers)
+    offset = np.array([shift(header) for header in headers], dtype=np.float64)[sources]
+    for name in INSTANTS:
+        columns[name] = columns[name] + offset
+    order = np.argsort(np.where(np.isnan(columns["t_send"]), columns["t_sched"], columns["t_send"]), kind="stable")
+    columns = {name: values[order] for name, values in columns.items()}
+    columns["source"], columns["offset"] = sources[order], offset[order]
+    chunks, server_chunks = lines.chunks.take(order), lines.server_chunks.take(order)
+    lost = found.lost
+    del lines, found
+    anchors = np.array([header.wall_ns for header in headers], dtype=np.int64)
+    delivery = _delivery(anchors, columns, chunks, server_chunks)
+    start = float(columns["t_sched"].min()) if len(order) else 0.0
+    levels = _levels(facts, columns)
+    return Run(
+        path=path,
+        facts=facts,
+        levels=levels,
+        requests=_frame(columns, chunks, start, levels),
+        chunks=chunks,
+        server_chunks=server_chunks,
+        itl=Gaps(chunks),
+        server_itl=Gaps(server_chunks),
+        delivery=delivery,
+        samples=_samples(folder, shift, start, trouble),
+        zero=_zero(headers, shift, start),
+        trouble=trouble,
+        lost=lost,
+    )
+
+
+def _shifts(headers: list[Header]) -> Callable[[Header], float]:
+    """Return what to add to a file's instants so that all files share one axis.
+
+    One host: the monotonic clock, which is the same for every process. Several: the wall clock, the best there is.
+    """
+    one_host = len({header.host for header in headers}) <= 1
+    base = min((h.monotonic_ns if one_host else h.wall_ns for h in headers), default=0)
+    return lambda header: float((header.monotonic_ns if one_host else header.wall_ns) - base)
+
+
+def _zero(headers: list[Header], shift: Callable[[Header], float], start: float) -> Zero:
+    if not headers:
+        return Zero()
+    after = round(start - shift(headers[0]))  # from the first file's anchor to the axis's zero
+    hosts = {header.host for header in headers}
+    return Zero(headers[0].wall_ns + after, headers[0].monotonic_ns + after, hosts.pop() if len(hosts) == 1 else None)
+
+
+def _frame(columns: Columns, chunks: Ragged, start: float, levels: list[dict[str, Any]]) -> pd.DataFrame:
+    c = columns
+    last = c["t_send"] + chunks.last() * 1e3
+    sent = c["output_tokens"] - c["unsent_tokens"]
+    tokens = np.where(sent > 1, sent, np.nan)
+    c["chunks"] = chunks.counts
+    c["ok"] = c["outcome"] == Outcome.OK
+    c["ttft_s"] = metrics.ttft(c["t_first_token"], c["t_send"])
+    c["ttft_sched_s"] = metrics.ttft_sched(c["t_first_token"], c["t_sched"])
+    c["e2e_s"] = metrics.e2e(last, c["t_send"])
+    c["e2e_sched_s"] = metrics.e2e(last, c["t_sched"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        c["tpot_s"] = metrics.tpot(c["e2e_s"], c["ttft_s"], tokens)
+        c["tpot_s"][c["tpot_s"] <= 0] = np.nan  # all tokens in one chunk: no decode speed was seen
+        c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
+        c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
+    c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"])
+    seconds = {name[2:]: (c.pop(name) - start) * metrics.NS for name in INSTANTS}
+    frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.NS})
+    join_levels(frame, levels)
+    return frame
+
+
+def join_levels(frame: pd.DataFrame, levels: list[dict[str, Any]]) -> None:
+    """Set the columns of a frame that hold facts of its requests' levels."""
+    facts = {level["index"]: level for level in levels}
+    for name, key in (
+        ("concurrency", "concurrency"),
+        ("level_input", "input_tokens"),
+        ("level_output", "output_tokens"),
+        ("words", "words"),
+        ("rate", "rate"),
+    ):
+        values = {index: level.get(key) for index, level in facts.items()}
+        frame[name] = np.array([values[level] for level in frame["level"]], dtype=np.float64)
+
+
+def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragged) -> Delays:
+    """Return arrival − created_at, less its smallest value among the requests of one clock (one file)."""
+    stamped, source = columns.pop("stamped_by_server"), columns["source"]
+    usable = (chunks.counts == server.counts) & (chunks.counts > 0) & stamped
+    # Whole nanoseconds since the anchor: wall instants as floats would lose 200 ns.
+    first = np.where(usable, columns.pop("server_first") - anchors[source], 0) if len(anchors) else source
+    sent = np.where(usable, columns["t_send"] - columns["offset"], 0.0).astype(np.int64)
+    least = np.zeros(len(sent), dtype=np.int64)
+    found = Delays(chunks, server, usable, sent - first, least)
+    for file in np.unique(source[usable]):
+        mine = source == file
+        least[mine] = min(int(part.min()) for part in found.ticks(usable & mine))
+    return found
+
+
+def _levels(facts: dict[str, Any], columns: Columns) -> list[dict[str, Any]]:
+    """Return run.json's levels, and one made up for every level that only records know (a run that was cut off)."""
+    levels = [dict(level) for level in facts["levels"]]
+    named = {level["index"] for level in levels}
+    for index in sorted({int(value) for value in columns["level"]} - named):
+        mine = columns["level"] == index
+        levels.append(
+            {
+                "index": index,
+                "concurrency": peak_at_once(columns["t_sched"][mine], columns["t_end"][mine]),
+                "input_tokens": None,
+                "output_tokens": None,
+                "words": None,
+                "rate": None,
+            }
+        )
+    return levels
+
+
+def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
+    """Return the most intervals open at once; one that ends exactly where another starts does not overlap it."""
+    times = np.concatenate((starts, ends))
+    steps = np.concatenate((np.ones(len(starts)), -np.ones(len(ends))))
+    order = np.lexsort((steps, times))
+    return int(np.cumsum(steps[order]).max(initial=0))
+
+
+def _samples(folder: RunFolder, shift: Callable[[Header], float], start: float, trouble: list[str]) -> pd.DataFrame:
+    names = ("t", "level", "in_flight", "decoding", "waiting", "loop_gap_us", "cpu")
+    frames = []
+    for file, path in enumerate(sorted(folder.path.glob("samples-driver*.jsonl"))):
+        lines, wrong = read_lines(path)
+        header = Header.of({"worker": "", "driver": "", **lines[0]}) if lines else None
+        rows = [values for line in lines[1:] if (values := _sample(line, names)) is not None]
+        wrong += len(lines[1:]) - len(rows)
+        if header is None:
+            trouble += [no_header(path.name)] if lines or wrong else []
+            continue
+        if wrong:
+            trouble.append(left_out(wrong, path.name))
+        if rows:
+            frame = pd.DataFrame(np.array(rows, dtype=np.float64), columns=list(names)).assign(file=file)
+            frame["t"] = (frame["t"] + shift(header) - start) * metrics.NS
+            frames.append(frame[frame["t"].abs() < MOST_NS * metrics.NS])  # beyond: of another boot's clock
+    return pd.concat(frames) if frames else pd.DataFrame({name: np.zeros(0) for name in (*names, "file")})
+
+
+def _sample(line: dict[str, Any], names: tuple[str, ...]) -> list[float] | None:
+    """Return the values of a driver's sample, None where one of them is no number that it can be."""
+    values = [line.get(name) for name in names]
+    known = [value for value in values if value is not None]
+    if values[0] is None or any(type(value) not in (int, float) or not abs(value) < MOST_NS for value in known):
+        return None
+    return [np.nan if value is None else float(value) for value in values]

@@ -1,0 +1,265 @@
+"""What monitors sampled beside a run: samples-*.jsonl as frames on the run's own axis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from loadtest.analyse.run.damage import left_out, no_header
+from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.metrics import NS
+from loadtest.records import Header, read_lines
+
+SERVERS = ("vllm", "llamacpp", "prometheus")
+SAME_BOOT_NS = 60_000_000_000  # of one host's clocks: a larger change of their offset is another boot, no stepped clock
+MIB = 2.0**20
+MOST = 1e18  # of a number in a sample: bytes sent since a machine's start are fewer
+PARTS = ("facts", "cores", "values", "gpus", "models", "gap")  # of a sample, that are no number themselves
+# Names of the exporters' metrics, and the factor to bytes, shares or watts.
+GPU_METRICS = {
+    "DCGM_FI_DEV_FB_USED": ("memory_used", MIB),
+    "DCGM_FI_DEV_GPU_UTIL": ("utilisation", 0.01),
+    "DCGM_FI_DEV_POWER_USAGE": ("power", 1.0),
+}
+SERVER_METRICS = {
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:kv_cache_usage_perc": "kv_use",  # 1 is all of it, whatever the name says
+    "vllm:gpu_cache_usage_perc": "kv_use",
+    "llamacpp:requests_processing": "running",
+    "llamacpp:requests_deferred": "waiting",
+    "llamacpp:kv_cache_usage_ratio": "kv_use",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Where a source could not be sampled, seconds on the run's axis; `end` None: to the end of its file."""
+
+    source: str
+    start: float
+    end: float | None
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Every monitor's samples, `t` in seconds on the run's axis; a row of nan stands where samples are missing."""
+
+    hosts: dict[str, pd.DataFrame]  # by host name: busiest, second, mean (shares of a core), memory_used, …
+    gpus: pd.DataFrame | None  # all GPUs together: memory_used (bytes), utilisation (mean share), power (W)
+    gpu_count: int
+    server: pd.DataFrame | None  # by its own count: running, waiting, kv_use (share)
+    models: list[tuple[float, list[dict[str, Any]]]]  # what Ollama has loaded, sample by sample
+    named: dict[str, pd.DataFrame]  # metrics that the user named: t, value
+    gaps: list[Gap]
+    simulated: frozenset[str]  # sources that a simulated server answered
+    trouble: list[str]  # a sentence on each file of which something could not be read
+
+    @property
+    def empty(self) -> bool:
+        return not (self.hosts or self.models or self.named) and self.gpus is None and self.server is None
+
+    def mark(self, *sources: str) -> str:
+        """Return " (simulated)" where one of these sources is."""
+        return " (simulated)" if self.simulated & set(sources) else ""
+
+
+@dataclass(slots=True)
+class _File:
+    """One samples file, read."""
+
+    source: str
+    host: str
+    every: float
+    samples: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
+    trouble: list[str] = field(default_factory=list)
+
+
+def read(run: Run) -> Machine:
+    """Read what monitors left in a run's folder; what is no sample is left out and said in `trouble`."""
+    files = list(_files(run))
+    hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
+    gpu_files = [file for file in files if file.source == "nvidia" and file.samples]
+    gpu_files = gpu_files or [
+        file for file in files if any("DCGM_" in key for key in _keys(file))
+    ]  # the same GPUs again
+    server = next((file for file in files if file.source in SERVERS and _keys(file) & set(SERVER_METRICS)), None)
+    return Machine(
+        hosts=hosts,
+        gpus=_gpus(gpu_files[0]) if gpu_files else None,
+        gpu_count=max((len(_by_gpu(values)) for _, values in gpu_files[0].samples), default=0) if gpu_files else 0,
+        server=_frame(server, _server_values) if server else None,
+        models=sorted(
+            ((t, values["models"]) for file in files for t, values in file.samples if "models" in values),
+            key=lambda entry: entry[0],
+        ),
+        named=dict(_named(files)),
+        gaps=[gap for file in files for gap in file.gaps],
+        simulated=frozenset(file.source for file in files if file.facts.get("simulated")),
+        trouble=[said for file in files for said in file.trouble],
+    )
+
+
+def known(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArray]:
+    """Return the instants and the values of a column where it has one."""
+    t, values = (frame[name].to_numpy(dtype=np.float64) for name in ("t", column))
+    there = np.isfinite(values)
+    return np.asarray(t[there], dtype=np.float64), np.asarray(values[there], dtype=np.float64)
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+
+
+def _files(run: Run) -> Iterator[_File]:
+    for path in sorted(run.path.glob("samples-*.jsonl")):
+        if path.name.startswith("samples-driver"):
+            continue  # frames has them
+        lines, wrong = read_lines(path)
+        if not lines:
+            if wrong:
+                yield _File("", "", 1.0, trouble=[no_header(path.name)])
+            continue
+        header, every = Header.of({"worker": "", "driver": "", **lines[0]}), lines[0].get("every", 0)
+        if header is None or not isinstance(lines[0].get("source"), str) or not _is_number(every) or every <= 0:
+            yield _File("", "", 1.0, trouble=[no_header(path.name)])
+            continue
+        file = _File(lines[0]["source"], header.host, float(every))
+        if wrong := wrong + _fill(file, lines[1:], _shift(run, header)):
+            file.trouble.append(left_out(wrong, path.name))
+        yield file
+
+
+def _shift(run: Run, header: Header) -> int:
+    """Return what brings a file's instants onto the run's axis, ns: by one clock on one host, else by the wall's."""
+    zero = run.zero
+    wall, monotonic = header.wall_ns - zero.wall_ns, header.monotonic_ns - zero.monotonic_ns
+    one_clock = header.host == zero.host and abs(wall - monotonic) < SAME_BOOT_NS
+    return monotonic if one_clock else wall
+
+
+def _fill(file: _File, lines: list[dict[str, Any]], shift: int) -> int:
+    """Put samples, facts and gaps into a file; return how many lines were none of these."""
+    wrong = 0
+    for line in lines:
+        if not _is_sample(line):
+            wrong += 1
+            continue
+        t = (line["t"] + shift) * NS
+        if "gap" in line:
+            file.gaps.append(Gap(file.source, t, None, str(line["gap"])))
+        elif "facts" in line:
+            file.facts |= line["facts"]
+        else:
+            if file.gaps and file.gaps[-1].end is None:
+                file.gaps[-1] = Gap(file.source, file.gaps[-1].start, t, file.gaps[-1].sentence)
+            file.samples.append((t, line))
+    return wrong
+
+
+def _is_sample(line: dict[str, Any]) -> bool:
+    """Whether a line is of the form that monitors write; what they may leave out may be missing."""
+    facts, cores, values, gpus, models = (
+        line.get(name, empty)
+        for name, empty in (("facts", {}), ("cores", []), ("values", {}), ("gpus", []), ("models", []))
+    )
+    if not (isinstance(facts, dict) and isinstance(cores, list) and isinstance(values, dict)):
+        return False
+    if not all(isinstance(some, list) and all(isinstance(one, dict) for one in some) for some in (gpus, models)):
+        return False
+    rest = [value for key, value in line.items() if key not in PARTS and value is not None]
+    readings = [value for gpu in gpus for value in gpu.values()]
+    sizes = [model.get(name) or 0 for model in models for name in ("size", "size_vram", "context_length")]
+    counts = [facts.get(name) or 0 for name in ("cores", "memory_total")]
+    return (
+        _is_number(line.get("t"))
+        and all(map(_is_number, [*rest, *cores, *values.values(), *readings, *sizes, *counts]))
+        and all("gpu" in gpu for gpu in gpus)
+        and all(isinstance(model.get("name"), str) for model in models)
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
+
+
+def _frame(file: _File, values: Any) -> pd.DataFrame:
+    """Return a row a sample, and one of nan after each that was not followed in time."""
+    rows: list[dict[str, float]] = []
+    for t, line in file.samples:
+        if rows and t - rows[-1]["t"] > 2.5 * file.every:
+            rows.append({"t": rows[-1]["t"] + file.every / 2})
+        rows.append({"t": t, **values(line)})
+    return pd.DataFrame(rows, dtype=np.float64)
+
+
+def _host(file: _File) -> pd.DataFrame:
+    def values(line: dict[str, Any]) -> dict[str, float]:
+        cores = sorted(line.get("cores") or [], reverse=True)
+        seen = {key: value for key, value in line.items() if key != "t" and isinstance(value, int | float)}
+        if cores:
+            seen |= {"busiest": cores[0], "mean": float(np.mean(cores))}
+        if len(cores) > 1:
+            seen["second"] = cores[1]
+        return seen
+
+    frame = _frame(file, values)
+    frame.attrs["cores"] = file.facts.get("cores")
+    return frame
+
+
+def _gpus(file: _File) -> pd.DataFrame:
+    def values(line: dict[str, Any]) -> dict[str, float]:
+        seen = list(_by_gpu(line).values())
+        out = {}
+        for key, together in (("memory_used", np.sum), ("utilisation", np.mean), ("power", np.sum)):
+            told = [gpu[key] for gpu in seen if key in gpu]
+            if told and len(told) == len(seen):  # a sum without one of them would be no sum
+                out[key] = float(together(told))
+        return out
+
+    frame = _frame(file, values)
+    frame.attrs |= {"source": file.source, "host": file.host}
+    return frame
+
+
+def _by_gpu(line: dict[str, Any]) -> dict[str, dict[str, float]]:
+    if "gpus" in line:
+        return {str(gpu["gpu"]): gpu for gpu in line["gpus"]}
+    found: dict[str, dict[str, float]] = {}
+    for key, value in line.get("values", {}).items():
+        name, _, labels = key.partition("{")
+        if name in GPU_METRICS:
+            concept, factor = GPU_METRICS[name]
+            found.setdefault(labels, {})[concept] = value * factor
+    return found
+
+
+def _server_values(line: dict[str, Any]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key, value in line.get("values", {}).items():
+        concept = SERVER_METRICS.get(key.partition("{")[0])
+        if concept == "kv_use":  # of several engines the fullest
+            found[concept] = max(found.get(concept, 0.0), value)
+        elif concept:
+            found[concept] = found.get(concept, 0.0) + value
+    return found
+
+
+def _named(files: list[_File]) -> Iterator[tuple[str, pd.DataFrame]]:
+    for file in files:
+        for key in sorted(_keys(file, whole=True)) if file.source == "prometheus" else ():
+            name = key.partition("{")[0]
+            if name not in SERVER_METRICS and name not in GPU_METRICS:
+                yield key, _frame(file, lambda line, key=key: {"value": line["values"].get(key, np.nan)})
+
+
+def _keys(file: _File, *, whole: bool = False) -> set[str]:
+    keys = {key for _, line in file.samples for key in line.get("values", {})}
+    return keys if whole else {key.partition("{")[0] for key in keys}

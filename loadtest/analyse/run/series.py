@@ -1,0 +1,45 @@
+"""Levels of a run that belong on one line: they differ in nothing but concurrency, or in nothing but the rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.analyse.run import offered_load
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Levels that differ in nothing but concurrency (in an open loop: nothing but the rate), in its order."""
+
+    label: str  # what they share, e.g. "128 in · 64 out"; empty where nothing is said
+    levels: tuple[dict[str, Any], ...]  # of summary.json
+
+
+def series_of(levels: Iterable[dict[str, Any]]) -> list[Series]:
+    """Group levels of summary.json by model and server, prompt length, answer length, words and kind of load."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for level in levels:
+        own_rate = None if offered_load.is_open(level) else level["rate"]
+        who = (level.get("model"), level.get("url"))
+        key = (
+            level["words"],
+            level["input_tokens"],
+            level["output_tokens"],
+            own_rate,
+            offered_load.is_open(level),
+            who,
+        )
+        groups.setdefault(key, []).append(level)
+    found = []
+    for (words, asked_in, asked_out, rate, _, _), group in groups.items():
+        parts = (
+            (asked_in, "{} in"),
+            (asked_out, "{} out"),
+            (words, "{} words"),
+            (rate, "{:g} requests/s"),
+        )
+        label = " · ".join(form.format(value) for value, form in parts if value is not None)
+        found.append(Series(label, tuple(sorted(group, key=offered_load.amount))))
+    return found

@@ -1,0 +1,218 @@
+"""Cold loads: how long they took, how fast the file came in, and what memory and page cache did meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pandas as pd
+
+from loadtest.analyse.figures import stats
+from loadtest.analyse.run import samples
+from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.analyse.run.samples import Machine
+from loadtest.analyse.server.prompt_length import seconds, size
+
+ENOUGH_SAMPLES = 2  # while a load goes on: of fewer, a growth would be made up
+FROM_CACHE, FROM_DISK = 0.1, 0.5  # of the file: growth of the page cache up to the one, from the other on
+UNLIKE = 0.5  # of the first load's growth: later ones off by less are told by it; samples at the edges cost them some
+STAYED = 0.02  # of a memory: a smaller change is none
+FASTER = 0.8  # of the first load's time: later ones below it are said to be faster
+
+NOTHING_READ = "the server is simulated: it reads no file"
+NO_HOST = "no samples of the server's machine; add --monitor host, or run loadtest monitor there"
+NO_GPU = "no samples of a GPU; add --monitor nvidia or dcgm=URL"
+TOO_RARE = "too few samples while it loaded; sample more often with --monitor-every"
+
+# What is sampled while a model loads: (key, words).
+MEMORIES = (("page_cache", "page cache"), ("host_memory", "host memory"), ("gpu_memory", "GPU memory"))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One memory's samples, or why there are none."""
+
+    t: FloatArray  # seconds on the run's axis
+    bytes: FloatArray
+    reason: str | None = None
+    mark: str = ""  # " (simulated)"
+
+    @classmethod
+    def none(cls, reason: str) -> Sampled:
+        return cls(np.zeros(0), np.zeros(0), reason)
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame | None, column: str, reason: str, mark: str = "") -> Sampled:
+        if frame is None or column not in frame or not frame[column].notna().any():
+            return cls.none(reason)
+        return cls(*samples.known(frame, column), mark=mark)
+
+    def change(self, start: float, end: float) -> tuple[float, float] | None:
+        """Return the bytes before and after a load that went on from `start` to `end`, None with too few samples.
+
+        The sample just before the load may still show the model of the time before it was unloaded, and the one just
+        after it the time after the next unloading: so the lower of the two at its start, the higher of the two at its end.
+        """
+        inside = (self.t >= start) & (self.t <= end)
+        if inside.sum() < ENOUGH_SAMPLES:
+            return None
+        near = 2.5 * float(np.median(np.diff(self.t)))
+        held, before, after = self.bytes[inside], (self.t < start), (self.t > end)
+        low, high = float(held[0]), float(held[-1])
+        if before.any() and start - self.t[before][-1] <= near:
+            low = min(low, float(self.bytes[before][-1]))
+        if after.any() and self.t[after][0] - end <= near:
+            high = max(high, float(self.bytes[after][0]))
+        return low, high
+
+
+def is_cold(run: Run) -> bool:
+    """Whether the run had the model unloaded before each request."""
+    return bool((run.facts.get("scenario") or {}).get("unload"))
+
+
+def sampled(run: Run, seen: Machine) -> dict[str, Sampled]:
+    """Return what was sampled of each memory that a load fills, by the keys of MEMORIES."""
+    mark = seen.mark(seen.gpus.attrs["source"]) if seen.gpus is not None else ""
+    host = _server_host(run, seen)
+    why = NOTHING_READ if run.simulated else NO_HOST
+    ours = None if run.simulated and not mark else seen.gpus  # a real GPU here holds nothing of a simulated model
+    return {
+        "page_cache": Sampled.of(host, "page_cache", why),
+        "host_memory": Sampled.of(host, "memory_used", why),
+        "gpu_memory": Sampled.of(ours, "memory_used", NO_GPU, mark),
+    }
+
+
+def _server_host(run: Run, seen: Machine) -> pd.DataFrame | None:
+    """Return the samples of the machine that the server runs on, None where there are none or nothing real is loaded."""
+    if run.simulated:
+        return None
+    elsewhere = [frame for host, frame in seen.hosts.items() if host != run.zero.host]
+    if elsewhere:
+        return elsewhere[0]  # somebody sampled there, and that was for the server
+    here = seen.hosts.get(run.zero.host or "")
+    url = str((run.facts.get("target") or {}).get("url") or "")
+    local = urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
+    return here if here is not None and (local or "server_cpu" in here) else None
+
+
+def file_bytes(run: Run) -> tuple[int | None, str | None]:
+    """Return how much a load brings in and where that is from: the model's "file", else its "memory" once loaded."""
+    details = ((run.facts.get("server") or {}).get("facts") or {}).get("details") or {}
+    if details.get("file_size"):
+        return int(details["file_size"]), "file"
+    held = (run.facts.get("server_at_end") or {}).get("size")
+    return (int(held), "memory") if held else (None, None)
+
+
+def cold_load(run: Run, index: int) -> dict[str, Any]:
+    """Return what the loads of a level took, plain JSON: seconds, bytes, bytes a second; None with its reason beside it.
+
+    load_s describes all loads; `first_s` and `later_p50_s` tell the first one from those that may have found the file in
+    the page cache. `loads` holds each with its memories before and after.
+    """
+    good = run.good(index)
+    times, sent = run.column("load_s")[good], run.column("send")[good]
+    known = np.isfinite(times)
+    times, sent = times[known], sent[known]
+    held, from_what = file_bytes(run)
+    watched = sampled(run, samples.read(run))
+    loads = [_load(float(at), float(took), held, watched) for at, took in zip(sent, times, strict=True)]
+    typical = float(np.median(times)) if len(times) else None
+    reasons = {
+        f"{key}_reason": watched[key].reason or TOO_RARE
+        for key, _ in MEMORIES
+        if not any(load[key] is not None for load in loads)
+    }
+    return {
+        "n": len(loads),
+        "load_s": stats.describe(times),
+        "first_s": loads[0]["load_s"] if loads else None,
+        "later_p50_s": float(np.median(times[1:])) if len(times) > 1 else None,
+        "bytes": held,
+        "bytes_from": from_what,
+        "bytes_per_s": held / typical if held and typical else None,
+        "loads": loads,
+        **reasons,
+    }
+
+
+def _load(at: float, took: float, held: int | None, watched: dict[str, Sampled]) -> dict[str, Any]:
+    found: dict[str, Any] = {"start_s": at, "load_s": took, "bytes_per_s": held / took if held and took > 0 else None}
+    for key, one in watched.items():
+        change = one.change(at, at + took)
+        found[key] = {"before": change[0], "after": change[1]} if change else None
+    return found
+
+
+def grown(load: dict[str, Any], key: str) -> float | None:
+    """Return by how many bytes a memory grew in one load of `cold_load`, None where that is unknown."""
+    change = load[key]
+    return None if change is None else float(change["after"] - change["before"])
+
+
+# -- sentences ------------------------------------------------------------------------------------------------------
+
+
+def sentences(cold: dict[str, Any], mark: str = "") -> list[str]:
+    """Say what a level's loads took and where the file went; `mark` stands behind GPU memory that is simulated."""
+    if not cold["n"]:
+        return ["No load was seen: no request ended well, or the server does not say how long it loaded."]
+    said = [loading(cold), *(_growth(cold, key, name, mark) for key, name in MEMORIES)]
+    return [sentence for sentence in said if sentence]
+
+
+def loading(cold: dict[str, Any]) -> str:
+    """Say how long a load takes and how fast the file comes in; the first one apart where later ones were faster."""
+    n, first, later = cold["n"], cold["first_s"], cold["later_p50_s"]
+    if later is not None and later <= FASTER * first:
+        return (
+            f"The first load took {seconds(first)}{_speed(cold, first)}; later ones {seconds(later)} "
+            f"(p50 of {n - 1}){_speed(cold, later)}{_why_faster(cold)}."
+        )
+    typical = cold["load_s"]["p50"]
+    unknown = "" if cold["bytes"] else "; the model's size is not known"
+    of = f"p50 of {n} loads" if n > 1 else "one load"
+    return f"Loading took {seconds(typical)} ({of}){_speed(cold, typical)}{unknown}."
+
+
+def _speed(cold: dict[str, Any], took: float) -> str:
+    if not cold["bytes"] or took <= 0:
+        return ""
+    what = "" if cold["bytes_from"] == "file" else " in memory"
+    return f": {size(cold['bytes'])}{what} at {size(cold['bytes'] / took)}/s"
+
+
+def _why_faster(cold: dict[str, Any]) -> str:
+    """Lay later loads to the page cache only where its growth shows that they were."""
+    first, *rest = [grown(load, "page_cache") for load in cold["loads"]]
+    after = [value for value in rest if value is not None]
+    whole = cold["bytes"] or np.inf
+    if first is not None and after and first >= FROM_DISK * whole and max(after) <= FROM_CACHE * whole:
+        return ", for the file was in the page cache by then"
+    return ""
+
+
+def _growth(cold: dict[str, Any], key: str, name: str, mark: str) -> str | None:
+    seen = [(number, load) for number, load in enumerate(cold["loads"]) if load[key] is not None]
+    if not seen:
+        return None
+    number, load = seen[0]
+    change, grew = load[key], grown(load, key) or 0.0
+    name += mark if key == "gpu_memory" else ""
+    which = (
+        "while the model loaded"
+        if cold["n"] == 1
+        else f"in {'the first load' if number == 0 else f'load {number + 1}'}"
+    )
+    verb = "grew" if grew >= 0 else "shrank"
+    text = f"The {name} {verb} by {size(abs(grew))} {which}, from {size(change['before'])} to {size(change['after'])}"
+    if abs(grew) < STAYED * change["after"]:
+        text = f"The {name} stayed at {size(change['after'])} {which}"
+    rest = [float(later) for _, one in seen[1:] if (later := grown(one, key)) is not None]
+    if rest and abs(float(np.median(rest)) - grew) > UNLIKE * max(abs(grew), 1.0):
+        text += f"; in later ones by {size(float(np.median(rest)))} (p50)"
+    return f"{text}."

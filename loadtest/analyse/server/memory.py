@@ -1,0 +1,84 @@
+"""Memory of a run: what the server said that the model takes, beside the estimate, and what more slots would cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.slots import Slots
+from loadtest.errors import PredictionError, ScenarioError
+from loadtest.memory.estimate import Plan
+from loadtest.memory.loaded import kv_bytes, server_facts
+
+
+def granted(run: Run) -> int | None:
+    """Return the context that the model was given, tokens: as the server said at the run's end, else before it began."""
+    server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
+    context = loaded.get("context_length") or server.get("context")
+    return int(context) if context else None
+
+
+def context_sentences(run: Run) -> list[str]:
+    """Say what context was asked for and what was granted, where these differ."""
+    scenario, server = run.facts.get("scenario") or {}, run.facts.get("server") or {}
+    asked, given = server.get("context_asked") or scenario.get("num_ctx"), granted(run)
+    if not asked or not given or asked == given:
+        return []
+    return [f"The model has a context of {given} tokens, by the server's word; --num-ctx asked for {asked}."]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory by slots: what the server says that the loaded model takes, plus KV cache for the slots it lacks."""
+
+    loaded: int  # bytes as measured, with `slots` slots
+    slots: int
+    context: int  # tokens a slot
+    kv_bytes: int  # a token: 2 · layers · KV heads · head size · 2
+
+    def at(self, slots: int) -> float:
+        """Return the bytes with so many slots: measured + KV cache of the difference (computed, f16)."""
+        return float(self.loaded + (slots - self.slots) * self.context * self.kv_bytes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "loaded_bytes": self.loaded,
+            "slots": self.slots,
+            "context": self.context,
+            "kv_bytes_per_token": self.kv_bytes,
+        }
+
+
+def memory(run: Run, slots: Slots) -> Memory | str:
+    """Return what the run's facts say about memory by slots, or one sentence on what is missing."""
+    server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
+    details = (server.get("facts") or {}).get("details") or {}
+    size, context = loaded.get("size"), granted(run)
+    kv = kv_bytes(details.get("architecture") or {})
+    if not size:
+        return "memory unknown: the server does not say what the loaded model takes."
+    if slots.estimate is None or not slots.limit:
+        return "memory unknown: the slots that share the loaded model's memory were not seen."
+    if not context:
+        return "memory unknown: the server does not say how long its context is."
+    if kv is None:
+        return "memory unknown: the run does not hold the model's layers and KV heads."
+    return Memory(int(size), slots.estimate, int(context), kv)
+
+
+def of_run(run: Run, slots: Slots) -> Plan:
+    """Return the estimate for what the run measured, with its context and slots; raise PredictionError."""
+    server, context = run.facts.get("server") or {}, granted(run)
+    said = server.get("facts") or {}
+    count = server.get("slots_said") or slots.estimate
+    if not context or not count:
+        missing = "how long its context is" if not context else "how many slots it has, and none were seen"
+        raise PredictionError(f"{run.path} does not say {missing}: estimate with --model, --context and --slots.")
+    name = str((run.facts.get("target") or {}).get("model"))
+    try:
+        facts = server_facts(name, said.get("details") or {}, said.get("trained_context"))
+    except ScenarioError as error:
+        raise PredictionError(f"{run.path} is not enough to estimate from: {error}") from None
+    return Plan(facts=facts, context=int(context), slots=int(count))

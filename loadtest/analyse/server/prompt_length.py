@@ -1,0 +1,220 @@
+"""What a longer prompt costs: TTFT, prefill speed and memory against input length, streams and answers being equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from loadtest.analyse.run import samples
+from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.analyse.run.samples import Machine
+from loadtest.analyse.server import prefill
+
+FEWEST = 2  # input lengths that make a line
+CHANGED = 0.05  # of a figure: less is called the same
+NO_SPEED = "no prompt had the server to itself, or none was sure to be read anew"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One input length; what is unknown is None."""
+
+    level: int  # its index
+    asked: int  # input tokens
+    tokens: float  # prompt tokens a request by the server's count, as asked where it gives none
+    ttft_s: float | None  # p50
+    ttft_p95_s: float | None
+    prefill_per_s: float | None  # p50 of prompt tokens a second
+    n: int  # requests that TTFT is of
+    memory: float | None  # bytes, the most in use while the level ran
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Levels that differ in nothing but input length, in its order."""
+
+    label: str  # what they share, e.g. "1 stream · 64 out"
+    points: tuple[Point, ...]
+    memory_of: str | None  # whose memory was sampled, e.g. "GPU memory"
+
+    @property
+    def ttft_per_token_s(self) -> float | None:
+        """TTFT p50 that a further prompt token costs, between the shortest and the longest prompt; seconds."""
+        known = [(point.tokens, point.ttft_s) for point in self.points if point.ttft_s is not None]
+        if len(known) < FEWEST or known[-1][0] <= known[0][0]:
+            return None
+        return (known[-1][1] - known[0][1]) / (known[-1][0] - known[0][0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        points = [
+            {
+                "level": point.level,
+                "input_tokens": point.asked,
+                "prompt_tokens": point.tokens,
+                "ttft_p50_s": point.ttft_s,
+                "ttft_p95_s": point.ttft_p95_s,
+                "prefill_tokens_per_s": point.prefill_per_s,
+                "n": point.n,
+                "memory_bytes": point.memory,
+            }
+            for point in self.points
+        ]
+        return {
+            "label": self.label,
+            "ttft_s_per_token": self.ttft_per_token_s,
+            "memory_of": self.memory_of,
+            "points": points,
+        }
+
+
+def prefill_speed(run: Run) -> FloatArray:
+    """Return the prompt tokens a second of each request whose prompt had the server to itself, nan for the others.
+
+    Uncached prompt tokens / prefill; / TTFT where no request of the run says its prefill. Nothing is known with a warm
+    prefix cache: most servers count tokens as read that they only looked up.
+    """
+    if (run.facts.get("scenario") or {}).get("warm_cache"):
+        return np.full(len(run.requests), np.nan)
+    tokens, seconds = prefill.uncached(run), run.column("prefill_s")
+    if not (seconds > 0).any():
+        seconds = run.column("ttft_s")
+    usable = prefill.lone(run) & (tokens > 0) & (seconds > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(usable, tokens / seconds, np.nan), dtype=np.float64)
+
+
+def lines(run: Run, levels: Iterable[dict[str, Any]]) -> list[Line]:
+    """Group levels of summary.json that differ in input length alone; a group of one length is no line."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for level in levels:
+        if level["input_tokens"] is not None:
+            key = (level["concurrency"], level["rate"], level.get("rate_to"), level["output_tokens"], level["words"])
+            groups.setdefault(key, []).append(level)
+    kept = [group for group in groups.values() if len({level["input_tokens"] for level in group}) >= FEWEST]
+    if not kept:
+        return []
+    seen = samples.read(run)
+    return [_line(run, seen, sorted(group, key=lambda level: level["input_tokens"])) for group in kept]
+
+
+def _line(run: Run, seen: Machine, group: list[dict[str, Any]]) -> Line:
+    shared = [part for part in group[0]["label"].split(" · ") if not part.partition(" (")[0].endswith(" in")]
+    name, frame, column = _memory(run, seen)
+    points = tuple(_point(run, level, frame, column) for level in group)
+    known = any(point.memory is not None for point in points)
+    return Line(" · ".join(shared), points, name if known else None)
+
+
+def _point(run: Run, level: dict[str, Any], frame: pd.DataFrame | None, column: str) -> Point:
+    prompts = run.column("prompt_tokens")[run.good(level["index"])]
+    prompts = prompts[np.isfinite(prompts)]
+    ttft, speed = level["ttft_s"] or {}, level["prefill_tokens_per_s"] or {}
+    rows = run.requests[run.requests["level"] == level["index"]]
+    held = None
+    if frame is not None and rows["send"].notna().any():
+        t, values = samples.known(frame, column)
+        inside = values[(t >= rows["send"].min()) & (t <= rows["end"].max())]
+        held = float(inside.max()) if len(inside) else None
+    return Point(
+        level=level["index"],
+        asked=level["input_tokens"],
+        tokens=float(np.median(prompts)) if len(prompts) else float(level["input_tokens"]),
+        ttft_s=ttft.get("p50"),
+        ttft_p95_s=ttft.get("p95"),
+        prefill_per_s=speed.get("p50"),
+        n=ttft.get("n", 0),
+        memory=held,
+    )
+
+
+def _memory(run: Run, seen: Machine) -> tuple[str, pd.DataFrame | None, str]:
+    """Return the memory nearest to the model that was sampled: the GPU's, the model's own, or the server's process's."""
+    if seen.gpus is not None and "memory_used" in seen.gpus:
+        return f"GPU memory{seen.mark(seen.gpus.attrs['source'])}", seen.gpus, "memory_used"
+    name = (run.facts.get("target") or {}).get("model")
+    loaded = [(t, model) for t, models in seen.models for model in models if model.get("name") == name]
+    if loaded:
+        rows = [(t, float(model.get("size") or np.nan)) for t, model in loaded]
+        return f"The model's memory{seen.mark('ollama')}", pd.DataFrame(rows, columns=["t", "size"]), "size"
+    for host, frame in seen.hosts.items():
+        if "server_memory" in frame:
+            return f"Memory of the server's process on {host}", frame, "server_memory"
+    return "", None, ""
+
+
+# -- sentences ------------------------------------------------------------------------------------------------------
+
+
+def sentences(line: Line) -> list[str]:
+    """Say what a longer prompt costs, with figures."""
+    said = (prefill_sentence(line), ttft_sentence(line), memory_sentence(line))
+    return [sentence for sentence in said if sentence]
+
+
+def prefill_sentence(line: Line) -> str | None:
+    """Say how the speed of reading prompts changes with their length; None with fewer than two speeds."""
+    known = [(point.tokens, point.prefill_per_s) for point in line.points if point.prefill_per_s is not None]
+    if len(known) < FEWEST:
+        return None
+    (low, first), (high, last) = known[0], known[-1]
+    at, best = max(known, key=lambda entry: entry[1])
+    if best > first * (1 + CHANGED) and best > last * (1 + CHANGED):
+        return (
+            f"Prefill went from {count(first)} tokens/s at {tokens(low)} to {count(best)} at {count(at)} and "
+            f"{count(last)} at {count(high)}."
+        )
+    between = f"between {count(low)} and {tokens(high)}"
+    if abs(last / first - 1) <= CHANGED:
+        return f"Prefill stayed at about {count(last)} tokens/s {between}."
+    return f"Prefill went from {count(first)} to {count(last)} tokens/s {between}."
+
+
+def ttft_sentence(line: Line) -> str | None:
+    """Say what TTFT costs a further prompt token; None with fewer than two lengths."""
+    known = [point for point in line.points if point.ttft_s is not None]
+    slope = line.ttft_per_token_s
+    if slope is None:
+        return None
+    first, last = known[0], known[-1]
+    counts = sorted({point.n for point in known})
+    each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return (
+        f"TTFT p50 went from {seconds(first.ttft_s or 0.0)} at {tokens(first.tokens)} to {seconds(last.ttft_s or 0.0)} at "
+        f"{count(last.tokens)}: {slope * 1e3:.3g} ms for each token ({each} requests a length)."
+    )
+
+
+def memory_sentence(line: Line) -> str | None:
+    """Say whether memory in use follows the prompts' length; None where it was sampled at fewer than two lengths."""
+    known = [(point.tokens, point.memory) for point in line.points if point.memory is not None]
+    if len(known) < FEWEST:
+        return None
+    (low, first), (high, last) = known[0], known[-1]
+    most = max(value for _, value in known)
+    if most - min(value for _, value in known) < 0.02 * most:
+        return f"{line.memory_of} stayed at {size(most)} from {count(low)} to {tokens(high)}."
+    return f"{line.memory_of} went from {size(first)} at {tokens(low)} to {size(last)} at {count(high)}, {size(most)} at most."
+
+
+def count(value: float) -> str:
+    """Return a number for people, e.g. "8,192" or "7.25"."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def tokens(value: float) -> str:
+    return f"{count(value)} prompt tokens"
+
+
+def size(value: float) -> str:
+    """Return bytes for people."""
+    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
+
+
+def seconds(value: float) -> str:
+    """Return a duration for people."""
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.2f} s" if value < 10 else f"{value:.1f} s"

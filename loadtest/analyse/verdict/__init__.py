@@ -1,0 +1,1 @@
+"""Whether a level can be believed."""

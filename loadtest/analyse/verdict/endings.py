@@ -1,0 +1,265 @@
+"""Rules of the verdict on how requests, workers and the run itself ended; the limits are in metrics.py."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from loadtest import metrics
+from loadtest.analyse.run import groups, offered_load
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.verdict.evidence import Evidence
+from loadtest.metrics import NS, SUSPECT, VOID, Doubt
+from loadtest.records import Outcome
+
+MOST_NOTES = 5  # kinds of oddities told
+LONGEST = 200  # characters of a server's own words in one reason
+FEWEST_LAST = 3  # failures in a row at a level's end, to say that no request succeeded any more
+BY_CHANCE = 0.01  # how probable such a row may be, given how many failed before it
+STATES = {  # of run.json, in words; "done" needs none
+    "failed": "The run failed",
+    "interrupted": "The run was interrupted before its end.",
+    "running": "The run goes on still, or was killed: these figures are of what was on disk.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A sentence that several records carry: sentences that differ in nothing but numbers are one."""
+
+    sentence: str
+    count: int
+    alike: bool  # every one of them in these very words
+
+    def __str__(self) -> str:
+        return self.sentence if self.alike else f"for example, {self.sentence}"
+
+
+def commonest(sentences: Iterable[Any]) -> list[Said]:
+    """Return what was said by kind, the commonest first; full stops are cut off, long ones shortened."""
+    counts: Counter[str] = Counter()
+    words: dict[str, set[str]] = {}
+    for sentence in sentences:
+        if isinstance(sentence, str) and sentence.strip():
+            kind = re.sub(r"\d+", "0", sentence)
+            counts[kind] += 1
+            words.setdefault(kind, set()).add(sentence)
+    return [
+        Said(textwrap.shorten(min(words[kind]), LONGEST, placeholder=" …").rstrip("."), count, len(words[kind]) == 1)
+        for kind, count in counts.most_common()
+    ]
+
+
+def outcomes(requests: pd.DataFrame) -> str:
+    """List how requests ended, the commonest outcome first, each with what was said most: "4 http_error: HTTP 503"."""
+    parts = []
+    for name, count in requests["outcome"].value_counts().items():
+        said = commonest(requests["error"][requests["outcome"] == name])
+        parts.append(f"{count} {name}" + (f": {said[0]}" if said else ""))
+    return "; ".join(parts) if any(": " in part for part in parts) else ", ".join(parts)
+
+
+def state(run: Run) -> str | None:
+    """Say how a run ended that did not end as planned; None of one that did, and where run.json does not say."""
+    said, failure = str(run.facts.get("state")), run.facts.get("failure")
+    if said == "failed":
+        return f"{STATES[said]}: {str(failure).rstrip('.')}." if failure else f"{STATES[said]}."
+    return STATES.get(said)
+
+
+def notes(run: Run) -> list[str]:
+    """Say once what was odd in answers and spoils no figure; requests that were sent twice too."""
+    counted = run.requests[~run.requests["warmup"].astype(bool)]
+    found = commonest(note for said in counted["notes"] for note in set(said))[:MOST_NOTES]
+    lines = [f"{said.count} of {len(counted)} requests: {said}." for said in found]
+    if resent := int(counted["resent"].sum()):
+        lines.append(f"{resent} of {len(counted)} requests were sent twice: {_RESENT}.")
+    return lines
+
+
+_RESENT = "a kept connection died without a byte of answer, and TTFT counts from the first send"
+
+
+def _ended(e: Evidence) -> pd.DataFrame:
+    """Return the measured requests that ended by themselves, well or not."""
+    return e.measured[e.measured["outcome"] != Outcome.CANCELLED]
+
+
+def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
+    if len(e.requests):
+        return
+    if not e.rows.any() and e.run.facts.get("state") != "done":
+        yield Doubt(VOID, "the run ended before a request of this level counted")
+        return
+    if len(e.everyone) and not e.rows.any():
+        yield Doubt(VOID, "every request of this level was a warm-up")
+        return
+    yield Doubt(VOID, f"no request ended well ({outcomes(e.measured) or 'none was recorded'})")
+
+
+def _failed(e: Evidence) -> Iterator[Doubt]:
+    ended = _ended(e)
+    bad = ended[~ended["outcome"].isin((Outcome.OK, Outcome.CLIENT_ERROR))]
+    allowed = float(e.scenario.get("max_error_ratio") or 0.0)
+    if not len(e.requests) or not len(bad):
+        return
+    share = len(bad) / len(ended)
+    said = f"{len(bad)} of {len(ended)} requests failed ({outcomes(bad)})"
+    last = f"; {when}" if (when := _stopped_answering(e)) else ""
+    if share >= metrics.FAILED_SHARE:
+        yield Doubt(VOID, f"{said}: half or more{last}")
+    elif share > allowed:
+        yield Doubt(SUSPECT, f"{said}, above the allowed {_percent(allowed)}{last}")
+
+
+def _stopped_answering(e: Evidence) -> str | None:
+    """Say from when on every request failed; None where as many failures in a row may be chance."""
+    known = e.everyone[(e.everyone["outcome"] != Outcome.CANCELLED) & e.everyone["outcome"].notna()]
+    good = known["ok"].astype(bool)
+    since = float(known["end"][good].max())
+    after = known["end"] > since
+    before = int((~good & ~after).sum()) / int((~after).sum())
+    count = int(after.sum())
+    if count < FEWEST_LAST or before**count > BY_CHANCE:
+        return None
+    began = float(e.everyone["sched"].min())
+    return f"no request succeeded after {since - began:.1f} s of this level, the last {count} all failed"
+
+
+def _client_error(e: Evidence) -> Iterator[Doubt]:
+    bad = e.everyone[e.everyone["outcome"] == Outcome.CLIENT_ERROR]
+    if len(bad):
+        said = commonest(bad["error"])
+        words = f": {said[0]}" if said else ""
+        yield Doubt(VOID, f"loadtest itself failed over {len(bad)} of {len(e.everyone)} requests{words}")
+
+
+def _doubted(e: Evidence) -> Iterator[Doubt]:
+    found = commonest(doubt for doubts in e.measured["doubts"] for doubt in set(doubts))
+    if found:
+        odd = sum(map(bool, e.measured["doubts"]))
+        more = f" ({odd} are doubtful in all, for {len(found)} reasons)" if len(found) > 1 else ""
+        yield Doubt(SUSPECT, f"{found[0].count} of {len(e.measured)} answers: {found[0]}{more}")
+
+
+def _send(e: Evidence) -> Iterator[Doubt]:
+    took = e.values("send_s")
+    if len(took):
+        yield from metrics.doubt_send(float(np.quantile(took, 0.99)), e.lag_limit)
+
+
+def _without_text(e: Evidence) -> Iterator[Doubt]:
+    """Doubt answers of which no text was seen, in dialects whose answers are text."""
+    ended = _ended(e)
+    silent = ended[ended["ok"].astype(bool) & (ended["chunks"] == 0) & ~ended["dialect"].map(_textless).astype(bool)]
+    counted = silent["output_tokens"] >= 2
+    unread, empty = silent[counted], silent[~counted]
+    if len(unread) > metrics.UNREAD_SHARE * len(ended):
+        yield Doubt(
+            VOID,
+            f"in {len(unread)} of {len(ended)} answers the server counted {float(unread['output_tokens'].mean()):.3g} tokens "
+            f"each on average, and loadtest understood no text of them{_reason(unread)}",
+        )
+    if len(empty) > metrics.EMPTY_SHARE * len(ended):
+        void = len(empty) >= metrics.EMPTY_VOID_SHARE * len(ended)
+        yield Doubt(
+            VOID if void else SUSPECT,
+            f"{len(empty)} of {len(ended)} answers ended well without any text{_reason(empty)}: TTFT and speeds are of the others",
+        )
+
+
+def _textless(dialect: object) -> bool:
+    return "embed" in str(dialect)
+
+
+def _reason(requests: pd.DataFrame) -> str:
+    said = commonest(requests["finish_reason"])
+    return f" (finish_reason {said[0].sentence})" if said and said[0].count == len(requests) else ""
+
+
+def _worker_died(e: Evidence) -> Iterator[Doubt]:
+    for reason in offered_load.missing(e.run, e.level):
+        yield Doubt(VOID, reason)
+
+
+def _worker_lost(e: Evidence) -> Iterator[Doubt]:
+    """Void levels of a Locust run that ran when a worker was lost, or later; all of them where the instant is unknown."""
+    locust = e.run.facts.get("locust")
+    lost = locust.get("lost_workers") if isinstance(locust, dict) else None
+    for worker in lost if isinstance(lost, list) else ():
+        at = worker.get("t_ns")
+        if at is None or _ran_until(e) >= at:
+            when = "" if at is None else f" at {at * NS:.1f} s of the run"
+            why = f" ({str(worker['why']).rstrip('.')})" if worker.get("why") else ""
+            name = worker.get("worker")
+            yield Doubt(VOID, f"worker {name} was lost{when}{why}: what its users had in flight is missing")
+
+
+def _ran_until(e: Evidence) -> float:
+    """Return when a level ended, ns since the run's anchor: run.json's word or its last record's end, the later."""
+    said = e.level.get("ended_ns")
+    last = float(e.everyone["end"].max()) if len(e.everyone) else np.nan
+    clock, zero = e.run.facts.get("clock") or {}, e.run.zero
+    if zero.host is None:  # several hosts share no monotonic clock
+        after = zero.wall_ns - clock.get("wall_ns", zero.wall_ns)
+    else:
+        after = zero.monotonic_ns - clock.get("monotonic_ns", zero.monotonic_ns)
+    known = [float(value) for value in (said, last / NS + after) if value is not None and np.isfinite(value)]
+    return max(known, default=np.inf)
+
+
+def _run_failed(e: Evidence) -> Iterator[Doubt]:
+    failure = e.run.facts.get("failure")
+    if e.run.facts.get("state") == "failed" and failure and _was_running(e):
+        yield Doubt(VOID, f"the run failed while this level ran: {str(failure).rstrip('.')}")
+
+
+def _was_running(e: Evidence) -> bool:
+    """Whether a level was not over when its run failed: it began and has no end, or holds the run's last record."""
+    if e.level.get("started_ns") is not None and e.level.get("ended_ns") is None:
+        return True
+    return bool(len(e.everyone)) and float(e.everyone["end"].max()) >= float(e.run.entire.requests["end"].max())
+
+
+def _stopped(e: Evidence) -> Iterator[Doubt]:
+    if stopped := e.level.get("stopped"):
+        yield Doubt(VOID, str(stopped).rstrip("."))
+
+
+def _users_gone(e: Evidence) -> Iterator[Doubt]:
+    gone, users = e.level.get("users_gone"), e.level.get("concurrency")
+    if isinstance(gone, int) and isinstance(users, int) and gone > 0:
+        said = f"{gone} of {users} users ended by themselves (StopUser, or an exception in on_start)"
+        yield Doubt(VOID if 2 * gone >= users else SUSPECT, f"{said}: fewer streams than that were sent")
+
+
+def _mixed(e: Evidence) -> Iterator[Doubt]:
+    if said := groups.mixed(e.run):
+        yield Doubt(SUSPECT, said)
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g} %"
+
+
+RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
+    _nothing_succeeded,
+    _client_error,
+    _failed,
+    _run_failed,
+    _stopped,
+    _worker_died,
+    _worker_lost,
+    _users_gone,
+    _mixed,
+    _without_text,
+    _doubted,
+    _send,
+)

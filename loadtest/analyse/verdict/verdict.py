@@ -1,0 +1,272 @@
+"""Whether a level's figures can be believed: valid, suspect or void, with the reasons. The limits are in metrics.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from loadtest import metrics
+from loadtest.analyse.figures import client_capacity
+from loadtest.analyse.figures.knee import growth
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.frames import BoolArray, FloatArray, Run
+from loadtest.analyse.server import memory
+from loadtest.analyse.verdict import endings
+from loadtest.analyse.verdict.evidence import Evidence
+from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
+
+CACHED_TOKENS = 32  # cached tokens up to here are the template before the nonce
+CACHED_SHARE = 0.25  # of a prompt, above which the cache answered it
+COLLAPSED_PREFILL = 0.1  # of the usual prefill time a token
+HIT_SHARE = 0.01  # requests that the cache may answer before the level is suspect
+RELOAD_FACTOR = 10  # times the level's median load …
+RELOAD_FLOOR_S = 0.2  # … and at least this much more: warm models say 1-25 ms, a tiny one reloads in 280 ms
+
+
+def judge(run: Run, level: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return a level's verdict and the reasons for it, the gravest first."""
+    evidence = Evidence.of(run, level)
+    doubts = [doubt for rule in RULES for doubt in rule(evidence)]
+    doubts.sort(key=lambda doubt: doubt.severity != VOID)
+    verdict = doubts[0].severity if doubts else VALID
+    return verdict, [doubt.reason for doubt in doubts]
+
+
+def worst(verdicts: list[str]) -> str:
+    """Return the gravest of several verdicts; void where there is none at all."""
+    return max(verdicts, key=(VALID, SUSPECT, VOID).index, default=VOID)
+
+
+def stamps_of(requests: pd.DataFrame) -> str:
+    """Return who stamped the arrivals of these requests, as metrics.stamped_by says it."""
+    return metrics.stamped_by(int(requests["arrivals"].sum()), int(requests["stamped"].sum()))
+
+
+def _schedule_lag(e: Evidence) -> Iterator[Doubt]:
+    lags = e.values("schedule_lag_s")
+    if len(lags):
+        p50, p99 = (float(value) for value in np.quantile(lags, (0.5, 0.99)))
+        yield from metrics.doubt_schedule_lag(len(lags), p50, p99, e.lag_limit)
+
+
+def _client_lag(e: Evidence) -> Iterator[Doubt]:
+    reads, tokens = e.requests["late"], e.requests["late_tokens"]
+    old = (reads > 0) & tokens.isna()  # records of versions that did not count what late reads spoil
+    yield from metrics.doubt_late(int(reads[old].sum()), int(e.requests["arrivals"].sum()))
+    gaps = int(np.maximum(e.requests["chunks"].sum() - (e.requests["chunks"] > 0).sum(), 0))
+    spoilt = int(e.requests["late_gaps"].sum())
+    yield from metrics.doubt_lag(int(reads[~old & (tokens > 0)].sum()), int(tokens.sum()), spoilt, gaps)
+
+
+def _unstamped(e: Evidence) -> Iterator[Doubt]:
+    arrivals, stamped = int(e.requests["arrivals"].sum()), int(e.requests["stamped"].sum())
+    if arrivals:
+        p99 = float(np.quantile(e.values("lag_s"), 0.99))
+        yield from metrics.doubt_stamps(arrivals, stamped, p99, e.lag_limit)
+
+
+def _clock_gap(e: Evidence) -> Iterator[Doubt]:
+    steps = (e.run.facts.get("client") or {}).get("clock_steps") or e.run.facts.get("clock_steps") or 0
+    count = steps if isinstance(steps, int) else len(steps)
+    if count:
+        yield Doubt(VOID, f"a clock of the client jumped {count} time{'s' if count != 1 else ''} during the run")
+
+
+def reloaded(run: Run, rows: BoolArray) -> pd.DataFrame:
+    """Return those of the marked requests, all of one level, that waited for a load while nobody was served.
+
+    A long load by the server's word is not enough: no server reloads a model while it works on another request to it.
+    """
+    requests = run.requests[rows]
+    loads = requests["load_s"].dropna()
+    if len(loads) < 2:
+        return requests[:0]
+    usual = float(loads.median())
+    speed = float((run.simulated or {}).get("speed") or 1.0)  # a simulated server at 20x reloads 20 times faster
+    long = max(RELOAD_FACTOR * usual, usual + RELOAD_FLOOR_S / speed)
+    slow = requests[requests["load_s"] > long]
+    return slow[_unserved(run, slow) > long] if len(slow) else slow
+
+
+def _unserved(run: Run, slow: pd.DataFrame) -> FloatArray:
+    """Return the longest part of each request's load during which no other request to its model was worked on, seconds."""
+    longest = np.zeros(len(slow))
+    start = slow["send"].to_numpy(dtype=np.float64)
+    end = start + slow["load_s"].to_numpy(dtype=np.float64)
+    key = ["target", "model"]
+    served = {name: _served(requests) for name, requests in run.requests.groupby(key)}
+    for name, waiting in slow.reset_index(drop=True).groupby(key):
+        begun, over = served[name]
+        order = np.argsort(begun, kind="stable")
+        begun, over = begun[order], np.maximum.accumulate(over[order])
+        for i in waiting.index:
+            inside = (begun < end[i]) & (over > start[i])
+            free_from = np.append(start[i], over[inside])
+            free_to = np.append(begun[inside], end[i])
+            longest[i] = float((free_to - free_from).max())
+    return longest
+
+
+def _served(requests: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
+    """Return from when to when each request was worked on: its load had ended, else its first token had come."""
+    begun = requests["send"] + requests["load_s"]
+    known = pd.DataFrame({"begun": begun.fillna(requests["first_token"]), "over": requests["last"]}).dropna()
+    known = known[known["over"] > known["begun"]]
+    return known["begun"].to_numpy(dtype=np.float64), known["over"].to_numpy(dtype=np.float64)
+
+
+def _reloaded(e: Evidence) -> Iterator[Doubt]:
+    if e.scenario.get("unload"):
+        return  # its loads are what it measures
+    slow = reloaded(e.run, e.good)
+    if not len(slow):
+        return
+    loads = e.values("load_s")
+    usual = float(np.median(loads))
+    seconds, count = float(slow["load_s"].max()), len(slow)
+    figures = f"{count} of {len(loads)} requests waited up to {seconds:.2f} s for a load, the others {_ms(usual)}"
+    first_answer = float(e.run.requests["first_token"].min())
+    if e.run.requests["warmup"].any() or (slow["send"] > first_answer).any():
+        yield Doubt(VOID, f"the model was reloaded in mid-run: {figures}")
+    else:
+        yield Doubt(SUSPECT, f"the model was loaded inside the measurement, which had no warm-up: {figures}")
+
+
+def _coalesced(e: Evidence) -> Iterator[Doubt]:
+    # Where the server's own stamps say that it made both tokens at once, nothing was merged on the way.
+    merged = int((e.requests["first_coalesced"] & ~e.requests["together"]).sum())
+    yield from metrics.doubt_coalesced(merged, len(e.requests))
+
+
+def _client_busy(e: Evidence) -> Iterator[Doubt]:
+    cpu = client_cpu(e.run, e.level["index"])
+    if cpu is not None and cpu > metrics.CLIENT_CPU_SHARE:
+        who = "the client" if e.run.samples["file"].nunique() < 2 else "the busiest of the client's processes"
+        yield Doubt(SUSPECT, f"{who} used {_percent(cpu)} of a core, above {_percent(metrics.CLIENT_CPU_SHARE)}")
+
+
+def _beyond_capacity(e: Evidence) -> Iterator[Doubt]:
+    if (reason := client_capacity.doubt(e.run, e.level["index"], stamps_of(e.requests))) is not None:
+        yield Doubt(SUSPECT, reason)
+
+
+def client_cpu(run: Run, level: int) -> float | None:
+    """Return the driver's mean use of one core during a level, of several processes the busiest's; None where unknown."""
+    cpu = run.samples[run.samples["level"] == level].dropna(subset=["cpu"]).groupby("file")["cpu"].mean()
+    return float(cpu.max()) if len(cpu) else None
+
+
+def _growing(e: Evidence) -> Iterator[Doubt]:
+    if (offered_load.is_open(e.level) or e.level.get("rate")) and e.level.get("rate_to") is None:
+        found = growth(e.everyone["send"].dropna().to_numpy(), e.everyone["end"].to_numpy())
+        if found is not None and found.growing:
+            yield Doubt(SUSPECT, found.sentence)
+
+
+def _records_lost(e: Evidence) -> Iterator[Doubt]:
+    lost, read = e.run.entire.lost, len(e.run.entire.requests)
+    if lost:
+        share = lost / (lost + read)
+        yield Doubt(
+            VOID if share > metrics.LOST_RECORDS_SHARE else SUSPECT,
+            f"{lost} of the run's {lost + read} records could not be read ({_percent(share)})",
+        )
+
+
+def _shed(e: Evidence) -> Iterator[Doubt]:
+    count = offered_load.shed(e.run, e.level["index"])
+    if count:
+        yield Doubt(
+            SUSPECT,
+            f"{count} of {int(e.rows.sum())} requests were not sent (--max-in-flight): the figures leave out what these "
+            "would have waited",
+        )
+
+
+def _lengths(e: Evidence) -> Iterator[Doubt]:
+    literal = bool(e.scenario.get("prompt") or e.scenario.get("prompt_file"))
+    for said, asked_name, got_name in (("output", "asked", "output_tokens"), ("input", "asked_input", "prompt_tokens")):
+        if said == "output" and literal:
+            continue  # such a text has an answer of its own length, and what was asked for is only its limit
+        both = e.requests[[asked_name, got_name]].dropna()
+        if not both[asked_name].any():
+            continue
+        asked, got = float(both[asked_name].mean()), float(both[got_name].mean())
+        few = offered_load.FEW_TOKENS if said == "input" else 0
+        if abs(got / asked - 1) > metrics.LENGTH_SHARE and abs(got - asked) > few:
+            yield Doubt(SUSPECT, f"{said} length is not as asked: {got:.1f} tokens a request instead of {asked:.1f}")
+
+
+def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
+    context = memory.granted(e.run)
+    if not context:
+        return
+    cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep a token free
+    if cut:
+        yield Doubt(
+            SUSPECT, f"the prompt was cut to the context of {context} tokens in {cut} of {len(e.requests)} requests"
+        )
+
+
+def _cached(e: Evidence) -> Iterator[Doubt]:
+    if e.scenario.get("warm_cache") or not len(e.requests):
+        return
+    prompt, cached = e.requests["prompt_tokens"], e.requests["cached_tokens"]
+    said = int(((cached > CACHED_TOKENS) & (cached > CACHED_SHARE * prompt)).sum())
+    if said > HIT_SHARE * len(e.requests):
+        yield Doubt(
+            SUSPECT,
+            f"the prefix cache answered unasked: in {said} of {len(e.requests)} requests the server took "
+            f"{float(cached.max()):.0f} prompt tokens or fewer from it",
+        )
+    collapsed, usual = _collapsed_prefill(e)
+    if collapsed > HIT_SHARE * len(e.requests):
+        yield Doubt(
+            SUSPECT,
+            f"prefill took less than a tenth of the usual {usual * 1e3:.2f} ms a token in {collapsed} of "
+            f"{len(e.requests)} requests, as where a prefix cache answers, unasked",
+        )
+
+
+def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
+    """Count requests whose prefill a token is far below the usual, which is the level's median or its first request's.
+
+    The first request of a level cannot have been served by what that level left in the cache.
+    """
+    known = e.everyone[(e.everyone["llamacpp"] == 0) & (e.everyone["prompt_tokens"] > CACHED_TOKENS)]
+    known = known[np.isfinite(known["prefill_s"]) & known["ok"]]
+    if not len(known):
+        return 0, 0.0
+    a_token = known["prefill_s"] / known["prompt_tokens"]
+    usual = max(float(a_token.median()), float(a_token.iloc[0]))
+    return int((a_token[~known["warmup"]] < COLLAPSED_PREFILL * usual).sum()), usual
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g} %"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"
+
+
+RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
+    *endings.RULES,
+    _schedule_lag,
+    _client_lag,
+    _unstamped,
+    _clock_gap,
+    _reloaded,
+    _coalesced,
+    _client_busy,
+    _beyond_capacity,
+    _growing,
+    _records_lost,
+    _shed,
+    _lengths,
+    _cut_prompt,
+    _cached,
+)

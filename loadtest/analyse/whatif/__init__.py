@@ -1,0 +1,1 @@
+"""What a server would do at loads and slots that were not measured."""

@@ -1,0 +1,350 @@
+"""What the number of parallel slots should be, and what it, or another lever, would change: predictions laid out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.memory import Memory
+from loadtest.analyse.server.prefill import uncached
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.whatif import self_check
+from loadtest.analyse.whatif.predict import Model, Prediction
+from loadtest.analyse.whatif.sustainable_load import Capacity, capacity, meets
+from loadtest.errors import PredictionError
+from loadtest.metrics import VOID
+from loadtest.slo import Objective
+
+SLOTS = (1, 2, 3, 4, 6, 8, 12, 16)
+MOST_LOADS = 6
+ENOUGH = 0.95  # of the best throughput: the fewest slots that reach it are the best without an SLO
+BEYOND = 2  # times what was measured: past it a figure is worth a try, not a headline
+SEEN = 0.9  # of the users at work at once, from which on nobody is taken to have waited for a slot
+KNOBS = {"ollama": "OLLAMA_NUM_PARALLEL", "llama.cpp": "--parallel", "vllm": "--max-num-seqs"}
+DEFAULT = Objective("ttft_p95", "ttft_s", "p95", math.inf, at_most=True, words="TTFT p95")  # what levers are ranked by
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Levels of a closed loop that differ in nothing but concurrency."""
+
+    label: str  # e.g. "128 in · 64 out"
+    levels: tuple[int, ...]
+    concurrencies: tuple[int, ...]  # ascending
+
+
+@dataclass(frozen=True, slots=True)
+class Lever:
+    """One change of the load or the server other than slots, and what the model says of it."""
+
+    name: str
+    means: str  # what is assumed
+    prediction: Prediction
+    gain: float  # share by which the objective's figure gets better; negative: worse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """Predictions by slots and load, what to choose, and what else would help."""
+
+    model: Model
+    label: str
+    knob: str  # what the server calls its slots
+    measured: tuple[int, ...]  # concurrencies that the run has
+    loads: tuple[int, ...]
+    slots: tuple[int, ...]
+    cells: dict[tuple[int, int], Prediction]  # by (slots, load)
+    objectives: tuple[Objective, ...]
+    memory: Memory | str | None  # None: nobody asked
+    gpu_bytes: float | None
+    best: int | None  # None: no number of slots fits the memory, or the limit was never met and there is nothing to set
+    levers: tuple[Lever, ...]  # the most helpful first
+    ranked_by: Objective
+    capacities: tuple[Capacity, ...]  # as measured, then with the best slots; empty without objectives
+    predicted_now: Prediction  # at `load`, for what the model says of a change: its own error is in both
+    void: tuple[str, ...] = ()  # labels of the group's levels whose figures must not be quoted
+
+    @property
+    def load(self) -> int:
+        """The concurrency that the advice is for: the highest measured."""
+        return self.measured[-1]
+
+    @property
+    def now(self) -> int | None:
+        """The slots as measured; None where their limit was never met."""
+        return self.model.slots
+
+    @property
+    def trial(self) -> int | None:
+        """The slots to set next: the best, of those beyond twice what was measured the most within it; None for none."""
+        if self.best is None or self.best <= self.furthest or self.best == self.now:
+            return self.best
+        return max((each for each in self.slots if each <= self.furthest), default=self.now)
+
+    @property
+    def furthest(self) -> int:
+        """Twice the streams that were measured decoding together."""
+        return BEYOND * self.model.streams
+
+    @property
+    def usual(self) -> int:
+        """The slots of the table that stand for the server as measured."""
+        return self.slots[-1] if self.now is None else self.now
+
+    def fits(self, slots: int) -> bool | None:
+        """Whether so many slots fit the memory given; None where that is not known."""
+        if self.gpu_bytes is None or not isinstance(self.memory, Memory):
+            return None
+        return self.memory.at(slots) <= self.gpu_bytes
+
+    def met(self, slots: int, load: int) -> bool | None:
+        """Whether the objectives are met; None without objectives."""
+        return meets(self.cells[slots, load], self.objectives) if self.objectives else None
+
+    def extrapolated(self, slots: int, load: int) -> bool:
+        """Whether more streams decode together there than the run has seen: their step time is carried on."""
+        return min(slots, load) > self.model.streams
+
+    def as_now(self, load: int) -> Prediction:
+        """Return what was measured with the server as it is, the prediction where nothing was."""
+        return self.cells[self.usual, load]
+
+    def is_measured(self, slots: int, load: int) -> bool:
+        """Whether figures are measured ones: of the slots as they are, or of others that would have stayed empty too."""
+        plenty = self.now is None or (slots >= load and self.now >= load)
+        return load in self.measured and (slots == self.usual or plenty)
+
+
+def busiest(run: Run) -> Group | None:
+    """Return the closed-loop levels to advise on: the lengths with most concurrencies, of equals the last."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for level in run.levels:
+        if level.get("concurrency") and level.get("rate") is None:
+            key = tuple(level.get(name) for name in ("words", "input_tokens", "output_tokens"))
+            groups.setdefault(key, []).append(level)
+    if not groups:
+        return None
+    key, levels = max(reversed(groups.items()), key=lambda item: len({level["concurrency"] for level in item[1]}))
+    parts = ((key[1], "in"), (key[2], "out"), (key[0], "words"))
+    return Group(
+        " · ".join(f"{value} {what}" for value, what in parts if value is not None),
+        tuple(level["index"] for level in levels),
+        tuple(sorted({int(level["concurrency"]) for level in levels})),
+    )
+
+
+def narrowed(model: Model, run: Run, levels: Iterable[int]) -> Model:
+    """Return the model with the lengths of these levels' requests alone: a grid's other lengths are other loads."""
+    rows = np.any([run.good(level) for level in levels], axis=0)
+    lengths = np.stack([uncached(run)[rows], run.column("output_tokens")[rows]])
+    known = lengths[:, np.isfinite(lengths).all(axis=0) & (lengths > 0).all(axis=0)].astype(np.int64)
+    if not known.shape[1]:
+        return model
+    return dataclasses.replace(model, prompts=tuple(known[0].tolist()), outputs=tuple(known[1].tolist()))
+
+
+def advise(
+    model: Model,
+    group: Group,
+    levels: Sequence[dict[str, Any]],
+    *,
+    kind: str | None = None,
+    objectives: Sequence[Objective] = (),
+    memory: Memory | str | None = None,
+    gpu_bytes: float | None = None,
+) -> Advice:
+    """Predict every number of slots at the measured concurrencies and some others, and choose.
+
+    Args:
+        model: of the run, narrowed to the group's lengths.
+        levels: of summary.json; figures of now are the measured ones. Raises PredictionError where the model misses them.
+        kind: of server, as in run.json, for what it calls its slots.
+        memory: by slots, or why that is not known.
+        gpu_bytes: that the loaded model may take.
+    """
+    known = [level for level in levels if level["index"] in group.levels]
+    if missed := self_check.misfit(model.closed, known):
+        raise PredictionError(f"No advice: the model fitted to this run does not give back what it measured: {missed}.")
+    model = self_check.spread(model)
+    loads = loads_for(group.concurrencies)
+    slots = tuple(sorted({*SLOTS, model.slots or max(SLOTS[-1], group.concurrencies[-1])}))
+    cells = _cells(model, slots, loads, {int(level["concurrency"]): level for level in known})
+    advice = Advice(
+        model=model,
+        label=group.label,
+        knob=KNOBS.get(kind or "", "the server's parallel slots"),
+        measured=group.concurrencies,
+        loads=loads,
+        slots=slots,
+        cells=cells,
+        objectives=tuple(objectives),
+        memory=memory,
+        gpu_bytes=gpu_bytes,
+        best=None,
+        levers=(),
+        ranked_by=DEFAULT,
+        capacities=(),
+        predicted_now=model.closed(group.concurrencies[-1]),
+        void=tuple(level["label"] for level in known if level["verdict"] == VOID),
+    )
+    best = _best(advice)
+    advice = dataclasses.replace(advice, best=best, ranked_by=_pressing(advice))
+    tried = dict.fromkeys((model.slots, model.slots if best is None else advice.trial))
+    most = advice.load * (BEYOND if model.slots is not None else 1)  # a limit that was not met may stand just above
+    seen = {load: cells[advice.usual, load] for load in loads if advice.is_measured(advice.usual, load)}
+    capacities = (
+        tuple(
+            capacity(model, objectives, slots=each, most=most, known=seen if each == model.slots else {})
+            for each in tried
+        )
+        if objectives
+        else ()
+    )
+    return dataclasses.replace(advice, levers=levers(advice), capacities=capacities)
+
+
+def loads_for(measured: Sequence[int]) -> tuple[int, ...]:
+    """Return the concurrencies to show: the measured ones (thinned past six), and up to twice the highest."""
+    top = measured[-1]
+    shown = set(measured)
+    if len(shown) > MOST_LOADS - 1:
+        shown = {measured[round(i * (len(measured) - 1) / (MOST_LOADS - 2))] for i in range(MOST_LOADS - 1)}
+    others = [2 * top, *(2**power for power in range(int(math.log2(top)), -1, -1))]
+    for other in others:
+        if len(shown) < MOST_LOADS:
+            shown.add(other)
+    return tuple(sorted(shown))
+
+
+def require_slots(slots: Slots, group: Group) -> None:
+    """Raise PredictionError where a run shows neither the server's slots nor that nobody waited for one."""
+    top = group.concurrencies[-1]
+    if slots.limit or (slots.estimate or 0) >= SEEN * top:
+        return
+    raise PredictionError(
+        f"No advice: with {top} streams at once no more than {slots.estimate or 0} were seen at work, and the run does not "
+        "show whether the others waited for a slot. Measure more streams, with answers of one length (--output-tokens)."
+    )
+
+
+def _cells(
+    model: Model, slots: Sequence[int], loads: Sequence[int], known: dict[int, dict[str, Any]]
+) -> dict[tuple[int, int], Prediction]:
+    """Predict every pair, measured ones apart; slots beyond the users stay empty, so all those are one cell."""
+    cells: dict[tuple[int, int], Prediction] = {}
+
+    def cell(each: int, load: int) -> Prediction:
+        if load in known and (each == model.slots or (model.slots is None and each >= load)):
+            return self_check.as_measured(known[load], each)
+        beyond = math.log2(min(each, load) / model.streams)
+        return self_check.widened(model.closed(load, slots=each), beyond)
+
+    for load in loads:
+        enough = [each for each in slots if each >= load]
+        plenty = model.slots if model.slots in enough else min(enough, default=load)
+        for each in slots:
+            if each < load or each == plenty:
+                cells[each, load] = cell(each, load)
+        for each in enough:
+            cells[each, load] = dataclasses.replace(cells[plenty, load], slots=each)
+    return cells
+
+
+def _best(advice: Advice) -> int | None:
+    """Return the slots to choose: with an SLO those that hold it furthest, else the fewest with nearly all throughput.
+
+    Only loads up to the highest measured count. Of equals the slots as measured, for they are no extrapolation, else
+    the fewest, for each costs memory. None where nothing fits the memory, or where no request ever waited for a slot.
+    """
+    if advice.now is None:
+        return None
+    candidates = [slots for slots in advice.slots if advice.fits(slots) is not False]
+    if not candidates:
+        return None
+    load = advice.load
+    output = {slots: advice.cells[slots, load].figure("output_tokens_per_s", "mean") for slots in candidates}
+    if advice.objectives:
+        reach = {slots: min(held(advice, slots), load) for slots in candidates}
+        if most := max(reach.values()):
+            equals = [slots for slots in candidates if reach[slots] == most]
+            return advice.now if advice.now in equals else min(equals)
+        first = advice.objectives[0]
+        return min(candidates, key=lambda slots: (_badness(first, advice.cells[slots, load]), slots))
+    if advice.now in output:
+        output[advice.now] = advice.predicted_now.figure("output_tokens_per_s", "mean")
+    return min(slots for slots in candidates if output[slots] >= ENOUGH * max(output.values()))
+
+
+def held(advice: Advice, slots: int) -> int:
+    """Return the highest load shown up to which every load meets the objectives, 0 for none."""
+    reach = 0
+    for load in advice.loads:
+        if not advice.met(slots, load):
+            break
+        reach = load
+    return reach
+
+
+def _badness(objective: Objective, prediction: Prediction) -> float:
+    value = prediction.figure(objective.figure, objective.statistic)
+    return math.inf if math.isnan(value) else value if objective.at_most else -value
+
+
+def _pressing(advice: Advice) -> Objective:
+    """Return the objective that levers are ranked by: the first one missed at the load, else the first, else TTFT p95."""
+    now = advice.as_now(advice.load)
+    missed = [each for each in advice.objectives if not meets(now, [each])]
+    return next(iter(missed or advice.objectives), DEFAULT)
+
+
+def levers(advice: Advice) -> tuple[Lever, ...]:
+    """Return what else could be changed, at the highest measured concurrency and the slots as measured, ranked."""
+    model, load = advice.model, advice.load
+    now = advice.predicted_now
+    halved = tuple(max(1, tokens // 2) for tokens in model.prompts)
+    shorter = tuple(max(1, tokens // 2) for tokens in model.outputs)
+    timing, usual = model.timing, float(np.mean(model.prompts))
+    elsewhere = dataclasses.replace(
+        timing, prefill_s=0.0, prompt_s=0.0, handling_s=timing.handling_s + timing.prompt_s + usual * timing.prefill_s
+    )  # the prompt's time stays in TTFT, the batch is spared
+    changes = (
+        ("prompts half as long", "every prompt has half its tokens", dataclasses.replace(model, prompts=halved)),
+        ("answers half as long", "every answer has half its tokens", dataclasses.replace(model, outputs=shorter)),
+        (
+            "a warm prefix cache",
+            "no prompt token is computed: what a shared prefix could bring at most",
+            dataclasses.replace(model, timing=dataclasses.replace(timing, prefill_s=0.0)),
+        ),
+        (
+            "prefilling elsewhere (no stalls)",
+            "prompts are prefilled elsewhere, each taking its time alone, and stall no running stream",
+            dataclasses.replace(model, timing=elsewhere),
+        ),
+    )
+    found = []
+    for name, means, changed in changes:
+        prediction = changed.closed(load)
+        found.append(Lever(name, means, prediction, gain(advice.ranked_by, now, prediction)))
+    return tuple(sorted(found, key=lambda lever: -lever.gain))
+
+
+def gain(objective: Objective, before: Prediction, after: Prediction) -> float:
+    """Return the share by which the objective's figure gets better: 0.4 is 40 % shorter, or 40 % faster."""
+    old = before.figure(objective.figure, objective.statistic)
+    new = after.figure(objective.figure, objective.statistic)
+    if not (math.isfinite(old) and math.isfinite(new) and old > 0):
+        return 0.0
+    return (old - new) / old if objective.at_most else (new - old) / old
+
+
+def curve(model: Model, measured: Sequence[int]) -> tuple[Prediction, ...]:
+    """Predict the concurrencies of the prediction chart: those measured, between them, and up to twice the highest."""
+    top = 2 * max(measured)
+    between = {round(2 ** (step / 2)) for step in range(2 * math.ceil(math.log2(top)) + 1)}
+    return tuple(model.closed(load) for load in sorted({*measured, *between, top}) if load <= top)

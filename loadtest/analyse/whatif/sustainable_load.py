@@ -1,0 +1,148 @@
+"""How much a server takes while it meets its objectives: the highest concurrency and rate, by the model of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.analyse.whatif.predict import Model, Prediction
+from loadtest.slo import Objective
+
+MOST = 128  # streams; past it the answer is "at least"
+RATE_PRECISION = 0.03
+STREAMS_A_SLOT = 3  # enough users to keep every slot busy: their requests/s are the most that the server ever does
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The highest load that meets every objective; `sure_…` counts what the band of uncertainty could miss, too."""
+
+    objectives: tuple[Objective, ...]
+    slots: int | None
+    concurrency: int  # 0: not even one stream
+    sure_concurrency: int
+    more: bool  # False: the next higher concurrency misses; True: none up to MOST does
+    rate: float  # requests/s, Poisson; 0: none
+    sure_rate: float
+    extrapolates: str | None
+
+    @property
+    def sentence(self) -> str:
+        """Say it, e.g. "TTFT p95 ≤ 2 s holds up to 6 streams at once, or 1.1 requests/s"."""
+        asked = " and ".join(map(str, self.objectives))
+        verb = "holds" if len(self.objectives) == 1 else "hold"
+        if not self.concurrency:
+            return f"not even one stream meets {asked}"
+        users = f"{'at least ' if self.more else ''}{self.concurrency}"
+        text = f"{asked} {verb} up to {users} stream{'s' if self.concurrency != 1 else ''} at once"
+        if self.sure_concurrency < self.concurrency:
+            text += f" (surely to {self.sure_concurrency})"
+        if self.rate:
+            text += f", or {self.rate:.3g} requests/s"
+            text += f" (surely {self.sure_rate:.3g})" if self.sure_rate < 0.95 * self.rate else ""
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "slots": self.slots,
+            "concurrency": self.concurrency,
+            "sure_concurrency": self.sure_concurrency,
+            "at_least": self.more,
+            "rate": self.rate,
+            "sure_rate": self.sure_rate,
+            "extrapolates": self.extrapolates,
+            "sentence": self.sentence,
+        }
+
+
+def capacity(
+    model: Model,
+    objectives: Sequence[Objective],
+    *,
+    slots: int | None = None,
+    most: int = MOST,
+    known: Mapping[int, Prediction] | None = None,
+) -> Capacity:
+    """Search the highest concurrency of a closed loop, and the highest Poisson rate, that meet every objective.
+
+    Args:
+        slots: parallel slots in place of the measured ones.
+        most: streams; no prediction goes past it.
+        known: what was measured with those slots, by streams, in the place of predictions.
+    """
+    asked = tuple(objectives)
+    totals = [each for each in asked if not each.a_request]
+    seen: dict[int, Prediction] = dict(known or {})
+
+    def closed(users: int) -> Prediction:
+        if users not in seen:
+            seen[users] = model.closed(users, slots=slots)
+        return seen[users]
+
+    found = _highest(lambda users: meets(closed(users), asked), most)
+    sure = _highest(lambda users: meets(closed(users), asked, surely=True), found) if found else 0
+    rate = sure_rate = 0.0
+    if found and not totals:  # of an open loop the total is what is sent, not what the server can do
+        rate, sure_rate = _rates(model, asked, closed, slots, most)
+    at = closed(found) if found else closed(1)
+    return Capacity(
+        objectives=asked,
+        slots=slots if slots is not None else model.slots,
+        concurrency=found,
+        sure_concurrency=sure,
+        more=found >= most,
+        rate=rate,
+        sure_rate=sure_rate,
+        extrapolates=at.extrapolates,
+    )
+
+
+def meets(prediction: Prediction, objectives: Sequence[Objective], *, surely: bool = False) -> bool:
+    """Whether a prediction meets every objective; `surely`: with the worse edge of its band, where it has one."""
+    for objective in objectives:
+        value = prediction.figure(objective.figure, objective.statistic)
+        band = prediction.bands.get(f"{objective.figure}.{objective.statistic}")
+        if surely and band is not None:
+            value = band[1] if objective.at_most else band[0]
+        if not objective.met(value):
+            return False
+    return True
+
+
+def _highest(holds: Callable[[int], bool], most: int) -> int:
+    """Return the highest number up to `most` that holds, doubling and then halving; 0 where 1 does not."""
+    low, high = 0, 1
+    while high <= most and holds(high):
+        low, high = high, 2 * high
+    if high > most:
+        if low == most or holds(most):
+            return most
+        high = most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def _rates(
+    model: Model, asked: Sequence[Objective], closed: Callable[[int], Prediction], slots: int | None, most: int
+) -> tuple[float, float]:
+    """Return the highest rate that meets the objectives, and that which surely does, requests/s."""
+    limit = slots if slots is not None else model.slots
+    users = min(most, STREAMS_A_SLOT * limit if limit is not None else 2 * model.streams)
+    top = closed(users).figure("requests_per_s", "mean")
+    seen: dict[float, Prediction] = {}
+
+    def highest(high: float, *, surely: bool) -> float:
+        low = 0.0
+        while high - low > RATE_PRECISION * top:
+            middle = (low + high) / 2
+            if middle not in seen:
+                seen[middle] = model.open(middle, slots=slots)
+            low, high = (middle, high) if meets(seen[middle], asked, surely=surely) else (low, middle)
+        return low
+
+    found = highest(top, surely=False)
+    return found, highest(top, surely=True) if found else 0.0

@@ -1,0 +1,1 @@
+"""The asyncio driver: levels, streams, schedules and its worker processes."""

@@ -1,0 +1,404 @@
+"""The asyncio driver: streams in a closed loop or requests by a schedule, level by level, every request a record."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import itertools
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from loadtest import metrics
+from loadtest.dialects.base import Dialect
+from loadtest.measure.backlog import Backlog
+from loadtest.measure.failure import Failure
+from loadtest.measure.ledger import Ledger
+from loadtest.measure.progress import Progress, Span, Tally
+from loadtest.measure.release import Alarm, Permits, issue
+from loadtest.measure.request import Exchange
+from loadtest.measure.schedule import Share, schedule_of
+from loadtest.records import NOT_SENT, Outcome, Record, RecordWriter, SampleWriter
+from loadtest.scenario import Level
+from loadtest.wire import AsyncWire, Order, Posts, now
+from loadtest.workloads.synthetic import Job, Workload
+from loadtest.workloads.tokens import Counter
+
+TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
+BACK_OFF_S = 0.25  # pause of a user after a failure, longer after each further one, so that no dead server is hammered
+LONGEST_BACK_OFF_S = 1.0
+AHEAD = 256  # requests of an open loop that are built before they are due
+CONNECTIONS = 64  # opened before an open loop begins: how many it will need is the server's doing
+LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
+
+
+def back_off(failures: int) -> float:
+    """Return how long a user pauses after so many failures in a row, s."""
+    return min(BACK_OFF_S * failures, LONGEST_BACK_OFF_S)
+
+
+Following = Callable[[Sequence[Span]], Awaitable[Level | None]]  # from the levels run so far: the next, None at the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InStep:
+    """How one of several processes keeps step with the others."""
+
+    agree: Callable[[], Awaitable[int]]  # once a level is prepared: when all of them begin it, monotonic ns
+    counted: Callable[[int], object]  # told when this process's first counted request was released
+    hopeless: Callable[[str], object]  # told why this process gave the level up
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A request built ahead of its release."""
+
+    exchange: Exchange
+    order: Order
+
+
+class Driver:
+    """Runs levels against one server; owns the streams, nothing else.
+
+    `posts` makes its requests, below `url`. `on_progress` is called four times a second on the loop, so it must be
+    quick. `before_each` is awaited before each request is released; a stream is free to send only then. `share` is this
+    process's part of the plan, where several take part `in_step`.
+    """
+
+    def __init__(
+        self,
+        *,
+        workload: Workload,
+        dialect: Dialect,
+        counter: Counter,
+        wire: AsyncWire,
+        posts: Posts,
+        url: str,
+        records: RecordWriter,
+        samples: SampleWriter,
+        on_progress: Callable[[Progress], None],
+        before_each: Callable[[], Awaitable[None]] | None = None,
+        share: Share | None = None,
+        in_step: InStep | None = None,
+    ) -> None:
+        self._scenario = workload.scenario
+        self._workload = workload
+        self._dialect = dialect
+        self._count = counter.count if counter.exact else None
+        self._posts = posts
+        self._wire = wire
+        self._url = url
+        self._clock = records.clock
+        self._on_progress = on_progress
+        self._before_each = before_each
+        self._share = share or Share()
+        self._in_step = in_step
+        self._backlog = Backlog()
+        self._ledger = Ledger(
+            self._backlog,
+            wall=wire.wall,
+            lag=wire.lag,
+            records=records,
+            samples=samples,
+            stops=(asyncio.CancelledError,),
+            on_record=[self._recorded],
+            on_broken=self.stop,
+        )
+        self._next_id = self._share.worker
+        self._streams: list[asyncio.Task[None]] = []
+        self._tally: Tally | None = None
+        self._permit: Callable[[], Awaitable[None]] | None = None
+        self.stopped = False
+
+    @property
+    def failure(self) -> str | None:
+        """Why this process could not keep all that it measured, one sentence."""
+        return self._ledger.failure
+
+    def facts(self) -> dict[str, Any]:
+        """Return what run.json says of this process at the end."""
+        return {"clock_steps": len(self._wire.wall.steps)}
+
+    def stop(self) -> None:
+        """End the run now: what is in flight becomes `cancelled`, what has ended is kept."""
+        self.stopped = True
+        for stream in self._streams:
+            stream.cancel()
+
+    def give_up(self, why: str) -> None:
+        """End the level at hand, which is hopeless: what is in flight becomes `cancelled`, the next level goes on."""
+        if self._tally is not None and self._tally.given_up is None:
+            self._tally.given_up = why
+            for stream in self._streams:
+                stream.cancel()
+
+    async def run(self, following: Following | None = None) -> list[Span]:
+        """Run every level in order and return when each ran; levels that a stop left out are missing.
+
+        With `following` only the scenario's first level comes from it; each further one is what `following` says, asked
+        when nothing is in flight.
+        """
+        spans: list[Span] = []
+        levels = self._scenario.levels()
+        level: Level | None = levels[0]
+        gc.disable()  # a full collection in mid-level is a pause of 10-30 ms; one between levels costs nobody anything
+        background = [asyncio.create_task(self._watch(0 if following else len(levels)))]
+        if self._scenario.max_rate is not None and self._share.of > 1:
+            self._permit = Permits(self._scenario.max_rate, self._share, self._clock.monotonic_ns).take
+        elif self._scenario.max_rate is not None:
+            permits: asyncio.Queue[None] = asyncio.Queue(maxsize=1)
+            background.append(asyncio.create_task(issue(permits, self._scenario.max_rate)))
+            self._permit = permits.get
+        try:
+            while level is not None and not self.stopped:
+                spans.append(await self._run_level(level))
+                if following is None:
+                    level = next(iter(levels[len(spans) :]), None)
+                elif not self.stopped:
+                    self._tally = None  # what is worked out between levels is no level's CPU
+                    level = await following(spans)
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            gc.enable()
+        return spans
+
+    async def _run_level(self, level: Level) -> Span:
+        anchor = self._clock.monotonic_ns
+        loop = self._open_loop(level) if level.concurrency is None else self._closed_loop(level, level.concurrency)
+        started, results = await loop
+        ended = now()
+        self._streams = []
+        self._backlog.flush()
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+                raise result
+        given_up = self._tally.given_up if self._tally is not None else None
+        return Span(level, started - anchor, ended - anchor, given_up)
+
+    async def _closed_loop(self, level: Level, users: int) -> tuple[int, list[BaseException | None]]:
+        """Let this process's users each send as soon as they are free; return when they began, and how they ended."""
+        mine = self._share.part(users)
+        warmups = list(self._warmups(level, users))
+        source = map(self._numbered, itertools.chain(warmups, self._counted(level, users)))
+        ahead = deque(self._take(source, max(64, 2 * mine)))
+        await self._prepare(mine)
+        counted = sum(self._mine(i, users) for i in range(level.requests))
+        started = now()
+        if self._in_step is not None:
+            started = await self._in_step.agree()
+            with Alarm() as alarm:
+                await alarm.until(started)
+        self._tally = Tally(level, len(warmups) + counted if counted else 0, started)
+        return started, await self._all(self._stream(ahead, source) for _ in range(mine))
+
+    async def _open_loop(self, level: Level) -> tuple[int, list[BaseException | None]]:
+        """Warm up with one request after the other, then send each when it is due, whoever still waits."""
+        whole = schedule_of(self._workload.scenario, level, self._workload.trace)
+        schedule = self._share.pick(whole)
+        warmups = list(self._warmups(level, 1))
+        jobs = (self._workload.job(level, i) for i in self._share.pick(range(len(whole))))
+        source = map(self._numbered, jobs)
+        ahead = deque(self._take(source, AHEAD))
+        await self._prepare(min(len(schedule), self._limit or CONNECTIONS))
+        started = now()
+        self._tally = Tally(level, len(warmups) + len(schedule), started, schedule=schedule)
+        results = await self._all([self._stream(deque(), map(self._numbered, warmups))])
+        if not self.stopped:
+            begin = now() + LEAD_NS if self._in_step is None else await self._in_step.agree()
+            results += await self._all([self._release(begin, schedule, ahead, source)])
+        return started, results
+
+    @property
+    def _limit(self) -> int | None:
+        """This process's part of max_in_flight."""
+        limit = self._scenario.max_in_flight
+        return None if limit is None else self._share.part(limit)
+
+    async def _prepare(self, connections: int) -> None:
+        """Open what the level needs, so that no burst has to; a server that is gone shows in the records."""
+        await self._all([self._wire.prepare(self._url, connections)])
+        gc.collect()
+
+    async def _all(self, streams: Iterable[Coroutine[Any, Any, None]]) -> list[BaseException | None]:
+        """Run them as tasks, which stop() ends."""
+        self._streams = [asyncio.create_task(stream) for stream in streams]
+        return await asyncio.gather(*self._streams, return_exceptions=True)
+
+    def _warmups(self, level: Level, users: int) -> Iterator[Job]:
+        """Yield the warm-up jobs of this process's users."""
+        for i in range(users * self._scenario.warmup):
+            if self._mine(i, users):
+                yield self._workload.job(level, i, warmup=True)
+
+    def _counted(self, level: Level, users: int) -> Iterator[Job]:
+        """Yield this process's part of the counted jobs, in order; without end where time ends the level (see _over)."""
+        for i in range(level.requests) if self._scenario.duration is None else itertools.count():
+            if self._mine(i, users):
+                yield self._workload.job(level, i)
+
+    def _mine(self, i: int, users: int) -> bool:
+        """Whether the i-th job of `users` users is this process's, who go round: user j sends jobs j, j + users, …"""
+        return self._share.takes(i % users)
+
+    def _numbered(self, job: Job) -> Job:
+        """Give the job its ordinal in the whole plan."""
+        job = dataclasses.replace(job, id=self._next_id)
+        self._next_id += self._share.of
+        return job
+
+    def _take(self, source: Iterator[Job], count: int) -> Iterator[Ready]:
+        for _, job in zip(range(count), source, strict=False):
+            yield self._build(job)
+
+    def _build(self, job: Job) -> Ready:
+        exchange = Exchange(
+            job,
+            self._dialect,
+            self._clock,
+            now(),  # t_sched is set at release
+            count=self._count,
+            save_text=self._scenario.save_text,
+        )
+        path, body = self._dialect.encode(job)
+        return Ready(exchange, self._posts.order(path, body, exchange.arrivals))
+
+    async def _stream(self, ahead: deque[Ready], source: Iterator[Job]) -> None:
+        """One user: send, wait for the whole answer, think, send again.
+
+        t_sched is when the user was free, not when this task woke up: a late loop shows as schedule lag.
+        """
+        failures = 0
+        free = now()
+        while not self.stopped:
+            if not ahead:
+                ahead.extend(self._take(source, 1))
+            if not ahead or self._over():
+                return
+            ready = ahead.popleft()
+            if self._permit is not None:
+                await self._permit()
+                free = max(free, now())
+            if self._before_each is not None:
+                await self._before_each()
+                free = max(free, now())
+            if not ready.exchange.job.warmup:
+                self._count_from(free)
+                if self._over():
+                    return
+            ready.exchange.t_sched = free
+            await self._exchange(ready)
+            failures = failures + 1 if ready.exchange.plainly_failed else 0
+            self._backlog.add(lambda: ahead.extend(self._take(source, 1)))
+            if not ahead and self._scenario.duration is None:
+                continue  # nothing left to send: no pause before the end
+            pause = self._scenario.think_time + back_off(failures)
+            free = (ready.exchange.arrivals.t_over or now()) + int(pause * 1e9)
+            if pause:
+                await asyncio.sleep((free - now()) * metrics.NS)
+
+    async def _release(self, start: int, schedule: Sequence[int], ahead: deque[Ready], source: Iterator[Job]) -> None:
+        """Send every request of a schedule at its instant after `start`, then wait for the last answer.
+
+        One that cannot leave in time leaves late, with its instant in the record: the schedule waits for nobody.
+        """
+        assert self._tally is not None
+        tally, limit = self._tally, self._limit
+        tally.counted_from = start
+        try:
+            with Alarm() as alarm:
+                async with asyncio.TaskGroup() as answers:
+                    for offset in schedule:
+                        self._backlog.pile.due = start + offset
+                        await alarm.until(start + offset)
+                        if not ahead:
+                            ahead.extend(self._take(source, 1))
+                        ready = ahead.popleft()
+                        ready.exchange.t_sched = start + offset
+                        tally.released += 1
+                        self._backlog.add(lambda: ahead.extend(self._take(source, 1)))
+                        if limit is None or self._ledger.in_flight < limit:
+                            answers.create_task(self._exchange(ready))
+                        else:
+                            tally.shed += 1
+                            whose = "" if self._share.of == 1 else f" of worker {self._share.worker}"
+                            why = f"{NOT_SENT}: {limit} requests{whose} were in flight (--max-in-flight)"
+                            ready.exchange.failure = Failure(Outcome.CANCELLED, why)
+                            self._backlog.add(partial(self._ledger.record, ready.exchange))
+                    self._backlog.pile.due = None  # only answers are awaited now
+        finally:
+            self._backlog.pile.due = None
+
+    def _count_from(self, t: int) -> None:
+        """A level by duration lasts from its first counted request on: its warm-up is not part of it."""
+        if self._tally is not None and self._tally.counted_from is None:
+            self._tally.counted_from = t
+            if self._in_step is not None:
+                self._in_step.counted(t)
+
+    def counted_elsewhere(self, t: int) -> None:
+        """Take another process's first counted request: a level by duration lasts from the first one of all on."""
+        if self._tally is not None:
+            known = self._tally.counted_from
+            self._tally.counted_from = t if known is None else min(known, t)
+
+    def _over(self) -> bool:
+        """Whether a level by duration has had its time: requests built ahead are then left unsent."""
+        if self._scenario.duration is None or self._tally is None or self._tally.counted_from is None:
+            return False
+        return now() >= self._tally.counted_from + int(self._scenario.duration * 1e9)
+
+    async def _exchange(self, ready: Ready) -> None:
+        """Send one request and see its answer to the end, however that is; its record follows in a quiet moment."""
+        exchange, ledger = ready.exchange, self._ledger
+        ledger.begin(exchange)
+        try:
+            await self._wire.fetch(ready.order)
+        except BaseException as error:
+            ledger.end(exchange, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            ledger.end(exchange)
+        finally:
+            self._backlog.add(partial(ledger.record, exchange))
+
+    def _recorded(self, _: str, record: Record) -> None:
+        """Count a record, and give the level up where too many in a row were failures."""
+        if self._tally is None:
+            return
+        self._tally.add(record)
+        most = self._scenario.stop_after_errors
+        if most is not None and self._tally.failed_in_a_row >= most and self._tally.given_up is None:
+            why = f"{most} requests in a row failed (--stop-after-errors); the last one: {record.error}"
+            self.give_up(why)
+            if self._in_step is not None:
+                self._in_step.hopeless(why)
+
+    async def _watch(self, levels: int) -> None:
+        """Show progress four times a second, and write what the driver sees of itself once a second."""
+        tick = 0
+        while True:
+            await asyncio.sleep(1 / TICKS_PER_SAMPLE)
+            if self._tally is None:
+                tick = 0
+                self._ledger.rest()
+                self._wire.heartbeat.take()
+                continue
+            progress = self._tally.progress(
+                now(),
+                levels=levels,
+                in_flight=self._ledger.in_flight,
+                decoding=self._ledger.decoding,
+                duration=self._scenario.duration,
+            )
+            with suppress(OSError):  # whoever looked on may be gone; the run goes on
+                self._on_progress(progress)
+            tick += 1
+            if tick % TICKS_PER_SAMPLE == 0:
+                self._ledger.sample(self._tally.level.index, self._wire.heartbeat.take())

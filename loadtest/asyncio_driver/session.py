@@ -1,0 +1,249 @@
+"""A whole run of the asyncio driver: settle the target, measure every level, leave a complete folder."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import gc
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from loadtest.asyncio_driver.driver import Following
+from loadtest.asyncio_driver.worker import Part, loop_factory, opened
+from loadtest.asyncio_driver.workers import Child, spawned, told
+from loadtest.errors import ScenarioError, StorageError, TargetError
+from loadtest.measure.descriptors import room_for
+from loadtest.measure.interruption import Stopping
+from loadtest.measure.progress import Progress, Span
+from loadtest.records import Clock, RunFolder
+from loadtest.scenario import Level, Scenario
+from loadtest.target.settle import (
+    Target,
+    ask_to_unload,
+    control_client,
+    level_facts,
+    loaded_facts,
+    located,
+    run_facts,
+    settle,
+    trust,
+)
+from loadtest.text import shown
+
+UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
+UNLOAD_POLL_S = 0.05
+
+# Given the run folder, as far as it got, and the levels run so far: the level to run next, None at the end.
+Choose = Callable[[Path, Sequence[Level]], Level | None]
+# Given the run folder and the server's URL: what samples into the folder while it is entered.
+Beside = Callable[[Path, str], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What `measure` leaves: the folder, and how the run ended."""
+
+    folder: Path
+    state: str  # "done", "interrupted" or "failed"
+    failure: str | None = None  # why it could not keep all that it measured, one sentence
+
+
+def default_folder(name: str) -> Path:
+    """Return runs/<time>-<name>, below the working directory."""
+    safe = "".join(char if char.isalnum() or char in "-_." else "-" for char in name)
+    return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{safe}"
+
+
+def measure(
+    scenario: Scenario,
+    out: Path | None,
+    *,
+    on_progress: Callable[[Progress], None],
+    say: Callable[[str], None],
+    choose: Choose | None = None,
+    beside: Beside | None = None,
+) -> Finished:
+    """Run `scenario` into `out` (default: default_folder) and return where it lies.
+
+    With `choose` the scenario gives the first level alone; each further one is what `choose` says. It is called in a
+    thread, between levels, when nothing is in flight. `beside` is entered while the levels run.
+
+    Everything that can be wrong with the request is found before the folder is made: raises TargetError,
+    ScenarioError or RunFolderError and leaves nothing behind.
+    """
+    if choose and (scenario.unload or scenario.up_to_context):
+        raise ScenarioError("--find-max searches over concurrency at one length; leave up_to_context and unload away.")
+    scenario = located(scenario)  # before children start: what it puts into the environment is for them, too
+    path = out or default_folder(scenario.name)
+    RunFolder.check_free(path)
+    if scenario.workers > 1 and sys.platform == "win32":
+        raise ScenarioError("several workers need Linux or macOS; leave workers away.")
+    if not choose and (idle := _idle(scenario)):
+        say(idle)
+    most = scenario.max_in_flight if scenario.open_loop else max(scenario.concurrency, default=None)
+    room_for(None if most is None else -(-most // scenario.workers))
+    if scenario.seed is None:
+        scenario = scenario.replace(seed=secrets.randbelow(2**31))
+    with (
+        control_client(trust(scenario.ca_file), scenario.connect_timeout) as control,
+        spawned(scenario.workers) as children,
+    ):
+        target, workload = settle(control, scenario, say)
+        scenario = workload.scenario
+        loop = loop_factory().__module__.partition(".")[0]
+        facts = run_facts(scenario, target, workload.counter, workload.calibration, driver="asyncio", loop=loop)
+        folder = RunFolder.create(path)
+        folder.write_run({**facts, "state": "running"})
+        ended: dict[str, Any] = {"state": "failed"}
+        try:
+            monitor = beside(path, target.server.url) if beside else nullcontext()
+            with monitor, asyncio.Runner(loop_factory=loop_factory()) as runner:
+                unloading = _Unloading(control, target) if scenario.unload else None
+                part = Part(path, Clock.now(), workload, target)
+                doing = _drive(
+                    part, children, facts, ended, on_progress=on_progress, say=say, choose=choose, unloading=unloading
+                )
+                runner.run(doing)
+        except StorageError as error:
+            ended |= {"state": "failed", "failure": f"{error}."}
+        except (KeyboardInterrupt, asyncio.CancelledError):  # the second signal
+            ended["state"] = "interrupted"
+        except Exception as error:
+            ended |= {"state": "failed", "failure": f"loadtest itself failed ({type(error).__name__}: {error})."}
+            raise
+        finally:
+            _close(folder, facts, ended, control, target)
+    gc.collect()  # what 1000 streams leave in circles is 30 MB, and who analyses next needs them
+    return Finished(path, ended["state"], ended.get("failure"))
+
+
+def _close(
+    folder: RunFolder, facts: dict[str, Any], ended: dict[str, Any], control: httpx.Client, target: Target
+) -> None:
+    """Write how the run ended, whatever signal comes meanwhile."""
+    ended["ended"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    try:
+        ended["server_at_end"] = loaded_facts(control, target) if ended["state"] == "done" else None
+    except KeyboardInterrupt:
+        ended["state"] = "interrupted"
+    try:
+        folder.write_run({**facts, **ended})
+    except StorageError as error:
+        ended |= {"state": "failed", "failure": ended.get("failure") or f"{error}."}
+
+
+@dataclass(frozen=True, slots=True)
+class _Choosing:
+    """Asks for the next level; run.json names the levels so far, for the folder is read meanwhile."""
+
+    folder: RunFolder
+    facts: dict[str, Any]
+    choose: Choose
+    driver: _Driving
+
+    async def __call__(self, spans: Sequence[Span]) -> Level | None:
+        levels = [_span_facts(span) for span in spans]
+        facts = {**self.facts, **self.driver.facts(), "state": "running"}
+        self.folder.write_run({**facts, "levels": levels})
+        following = await asyncio.to_thread(self.choose, self.folder.path, [span.level for span in spans])
+        if following is not None:
+            self.folder.write_run({**facts, "levels": [*levels, level_facts(following)]})
+        return following
+
+
+@dataclass(frozen=True, slots=True)
+class _Unloading:
+    """Has the model unloaded and waits until it is gone; in threads, so that Ctrl-C waits for no answer of these."""
+
+    control: httpx.Client
+    target: Target
+
+    async def __call__(self) -> None:
+        await asyncio.to_thread(ask_to_unload, self.control, self.target)
+        deadline = time.monotonic() + UNLOAD_S
+        while await asyncio.to_thread(loaded_facts, self.control, self.target):
+            if time.monotonic() > deadline:
+                name = shown(self.target.model.name)
+                raise TargetError(
+                    f"{self.target.server.url} still has {name} loaded {UNLOAD_S:.0f} s after it was asked to unload it; "
+                    "does somebody else use it?"
+                )
+            await asyncio.sleep(UNLOAD_POLL_S)
+
+
+class _Driving(Protocol):
+    """Driver, or Workers that drive together."""
+
+    stopped: bool
+
+    @property
+    def failure(self) -> str | None: ...
+
+    def stop(self) -> None: ...
+
+    async def run(self, following: Following | None = None) -> list[Span]: ...
+
+    def facts(self) -> dict[str, Any]: ...
+
+
+async def _drive(
+    part: Part,
+    children: Sequence[Child],
+    facts: dict[str, Any],
+    ended: dict[str, Any],
+    *,
+    on_progress: Callable[[Progress], None],
+    say: Callable[[str], None],
+    choose: Choose | None,
+    unloading: _Unloading | None,
+) -> None:
+    """Run the levels, by `children` where there are any; `facts` is what run.json says from the start, `ended` is given what it says of the end."""
+    folder = RunFolder(part.folder)
+    opening: AbstractAsyncContextManager[_Driving] = opened(part, on_progress, before_each=unloading)
+    if children:
+        opening = told(part, children, say=say, on_progress=on_progress)
+    async with opening as driver:
+        folder.write_run({**facts, **driver.facts(), "state": "running"})
+        choosing = _Choosing(folder, facts, choose, driver) if choose else None
+        try:
+            with Stopping(driver):
+                spans = await driver.run(choosing)
+        finally:
+            ended.update(driver.facts())
+        ended.update(state="interrupted" if driver.stopped else "done", levels=[_span_facts(span) for span in spans])
+        if driver.failure is not None:
+            ended.update(state="failed", failure=driver.failure)
+
+
+def _idle(scenario: Scenario) -> str | None:
+    """Say that some levels have fewer streams than there are workers; raise ScenarioError where all have."""
+    workers = scenario.workers
+    least, most = min(scenario.concurrency, default=workers), max(scenario.concurrency, default=workers)
+    if most < workers:
+        raise ScenarioError(
+            f"{_streams(most)} cannot be shared by {workers} workers; ask for {most} or fewer."
+            if most > 1
+            else "one stream cannot be shared by several workers; leave workers away, or ask for more streams."
+        )
+    return (
+        f"{_streams(least)} keep{'s' if least == 1 else ''} {least} of {workers} workers busy."
+        if least < workers
+        else None
+    )
+
+
+def _streams(count: int) -> str:
+    return f"{count} stream{'s' if count != 1 else ''}"
+
+
+def _span_facts(span: Span) -> dict[str, Any]:
+    stopped = {"stopped": span.given_up} if span.given_up is not None else {}
+    return {**level_facts(span.level), "started_ns": span.started_ns, "ended_ns": span.ended_ns, **stopped}

@@ -1,0 +1,317 @@
+"""Several driver processes that share one plan: started, kept in step, added up, and outlived by their parent."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from loadtest.asyncio_driver.driver import LEAD_NS, TICKS_PER_SAMPLE, Following
+from loadtest.asyncio_driver.worker import (
+    Counted,
+    Ended,
+    Go,
+    Hopeless,
+    Message,
+    Next,
+    Part,
+    Passed,
+    Ready,
+    Stop,
+    receive,
+    send,
+)
+from loadtest.errors import WorkerError
+from loadtest.measure.progress import Progress, Span
+from loadtest.measure.schedule import Share
+from loadtest.scenario import Level
+from loadtest.wire import now
+
+DYING_S = 1.0  # from the closed socket of a process to its end
+
+Child: TypeAlias = tuple[subprocess.Popen[bytes], socket.socket]  # a process, and our end of the line to it
+
+
+class Phase(IntEnum):
+    """How far a worker is with the level at hand."""
+
+    PREPARING = 0
+    READY = 1
+    PASSED = 2
+    ENDED = 3  # and its files are complete
+    DIED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a worker ended before its part did."""
+
+    why: str
+    level: int  # index of the first level that lacks some of its part
+    at: int  # monotonic ns
+    time: datetime.datetime
+
+    def to_dict(self, anchor: int) -> dict[str, Any]:
+        """Return it for run.json, where instants count from the anchor."""
+        time = self.time.isoformat(timespec="milliseconds")
+        return {"why": self.why, "level": self.level, "t": self.at - anchor, "time": time}
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One of the processes, as its parent sees it."""
+
+    share: Share
+    process: subprocess.Popen[bytes]
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    phase: Phase = Phase.PREPARING
+    progress: Progress | None = None
+    spans: dict[int, Span] = field(default_factory=dict)  # by level
+    clock_steps: int = 0
+    failure: str | None = None  # why it could not keep all that it measured
+    death: Death | None = None
+
+    @property
+    def at_work(self) -> bool:
+        return self.phase < Phase.ENDED
+
+    def rest(self) -> None:
+        """Take note that nothing of it is in flight."""
+        if self.progress is not None:
+            self.progress = dataclasses.replace(self.progress, in_flight=0, decoding=0, eta=None)
+
+    def lost(self, level: Level) -> str:
+        """Say what of a level is missing without this worker."""
+        if level.concurrency is None:
+            return f"one request in every {self.share.of} is missing"
+        mine = self.share.part(level.concurrency)
+        if mine == 0:
+            return "no stream of this level was its own; those of larger levels are missing"
+        return f"its {mine} of {level.concurrency} streams {'are' if mine != 1 else 'is'} missing"
+
+
+class Workers:
+    """Runs levels in several processes at once, as Driver does in one.
+
+    `say` is told of a worker's death. `on_progress` is given what all of them say together, four times a second.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        processes: Sequence[Worker],
+        *,
+        say: Callable[[str], object],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._scenario = part.workload.scenario
+        self._anchor = part.clock.monotonic_ns
+        self._workers = processes
+        self._say = say
+        self._on_progress = on_progress
+        self._changed = asyncio.Event()
+        self._level = self._scenario.levels()[0]
+        self.stopped = False
+
+    def stop(self) -> None:
+        """End the run now: what is in flight becomes `cancelled`, what has ended is kept."""
+        self.stopped = True
+        self._tell(Stop())
+
+    @property
+    def failure(self) -> str | None:
+        """Why a worker could not keep all that it measured, one sentence each."""
+        said = [f"worker {one.share.worker}: {one.failure}" for one in self._workers if one.failure is not None]
+        return " ".join(said) or None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what run.json says of the processes."""
+        return {
+            "clock_steps": max(worker.clock_steps for worker in self._workers),
+            "workers": [
+                {
+                    "worker": worker.share.worker,
+                    "pid": worker.process.pid,
+                    **({"died": worker.death.to_dict(self._anchor)} if worker.death is not None else {}),
+                }
+                for worker in self._workers
+            ],
+        }
+
+    async def run(self, following: Following | None = None) -> list[Span]:
+        """Run every level in order, as Driver.run; raise WorkerError when no process is left."""
+        levels = self._scenario.levels()
+        spans: list[Span] = []
+        background = [asyncio.create_task(self._listen(worker)) for worker in self._workers]
+        background.append(asyncio.create_task(self._show(0 if following else len(levels))))
+        try:
+            level: Level | None = levels[0]
+            while level is not None and not self.stopped:
+                self._level = level
+                await self._together(Phase.READY)
+                self._tell(Go(now() + LEAD_NS))
+                await self._together(Phase.PASSED)
+                spans = self._spans()
+                if self.stopped or not any(worker.at_work for worker in self._workers):
+                    break
+                if following is None:
+                    level = next(iter(levels[level.index + 1 :]), None)
+                else:
+                    level = await following(spans)
+                self._begin(level)
+            await self._together(Phase.ENDED)
+        finally:
+            for task in background:
+                task.cancel()
+        if all(worker.death is not None for worker in self._workers):
+            raise WorkerError("every worker has died; what they had recorded is kept.")
+        return self._spans()
+
+    def _begin(self, level: Level | None) -> None:
+        for worker in self._workers:
+            worker.progress = None
+            if worker.at_work:
+                worker.phase = Phase.PREPARING
+        self._tell(Next(level))
+
+    def _tell(self, message: Message, *, but: Worker | None = None) -> None:
+        for worker in self._workers:
+            if worker.at_work and worker is not but:
+                send(worker.writer, message)
+
+    async def _together(self, phase: Phase) -> None:
+        """Wait until every worker has come to this phase, or will not."""
+        while any(worker.phase < phase for worker in self._workers):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _listen(self, worker: Worker) -> None:
+        while (message := await receive(worker.reader)) is not None:
+            match message:
+                case Ready():
+                    worker.phase = Phase.READY
+                case Passed(span):
+                    worker.phase = Phase.PASSED
+                    worker.rest()
+                    worker.spans[span.level.index] = span
+                case Counted() | Hopeless():
+                    self._tell(message, but=worker)
+                case Ended(spans, steps, failure):
+                    worker.phase, worker.clock_steps, worker.failure = Phase.ENDED, steps, failure
+                    if failure is not None and not self.stopped:
+                        self.stop()
+                    worker.spans |= {span.level.index: span for span in spans}
+                case Progress():
+                    worker.progress = message
+            self._changed.set()
+        if worker.at_work:
+            await self._bury(worker)
+            self._changed.set()
+
+    async def _bury(self, worker: Worker) -> None:
+        """Take a worker for dead: say so, and what its death costs."""
+        at, time = now(), datetime.datetime.now(datetime.UTC)
+        level = self._level.index
+        first = level + (level in worker.spans)
+        why = await asyncio.to_thread(_end_of, worker.process)
+        worker.death = Death(why, first, at, time)
+        worker.phase = Phase.DIED
+        worker.rest()
+        left = any(one.phase is not Phase.DIED for one in self._workers)
+        after = "the other workers go on" if left else "no other worker is left"
+        self._say(
+            f"worker {worker.share.worker} died ({why}): {worker.lost(self._level)} from {time:%H:%M:%S} UTC on; "
+            f"{after}."
+        )
+
+    def _spans(self) -> list[Span]:
+        """Return when each level ran: from its first worker's start to its last one's end."""
+        levels = {index: span.level for worker in self._workers for index, span in worker.spans.items()}
+        found = []
+        for index, level in sorted(levels.items()):
+            spans = [worker.spans[index] for worker in self._workers if index in worker.spans]
+            given_up = next((span.given_up for span in spans if span.given_up is not None), None)
+            started, ended = min(span.started_ns for span in spans), max(span.ended_ns for span in spans)
+            found.append(Span(level, started, ended, given_up))
+        return found
+
+    async def _show(self, levels: int) -> None:
+        while True:
+            await asyncio.sleep(1 / TICKS_PER_SAMPLE)
+            said = [worker.progress for worker in self._workers if worker.progress is not None]
+            silent = any(worker.progress is None and worker.phase < Phase.PASSED for worker in self._workers)
+            if said and not silent:
+                self._on_progress(Progress.together(said, levels=levels))
+
+
+@contextmanager
+def spawned(count: int) -> Iterator[list[Child]]:
+    """Give so many processes that wait to be told what to do, none for one; whatever happens, none outlives the context."""
+    children = [_spawn() for _ in range(count if count > 1 else 0)]
+    try:
+        yield children
+    finally:
+        for process, sock in children:
+            process.kill()
+            process.wait()
+            sock.close()
+
+
+def _spawn() -> Child:
+    ours, theirs = socket.socketpair()
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    places = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    with theirs:
+        # A session of its own: Ctrl-C at the terminal is for the parent, who tells its workers to end.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", f"from loadtest.asyncio_driver.worker import serve; serve({theirs.fileno()})"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": places},
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
+    return process, ours
+
+
+@asynccontextmanager
+async def told(
+    part: Part, children: Sequence[Child], *, say: Callable[[str], object], on_progress: Callable[[Progress], None]
+) -> AsyncIterator[Workers]:
+    """Tell each process its share of `part`; give them as one driver."""
+    workers: list[Worker] = []
+    try:
+        for number, (process, sock) in enumerate(children):
+            share = Share(number, len(children))
+            reader, writer = await asyncio.open_unix_connection(sock=sock)
+            workers.append(Worker(share, process, reader, writer))
+            send(writer, dataclasses.replace(part, share=share))
+        yield Workers(part, workers, say=say, on_progress=on_progress)
+    finally:
+        for worker in workers:
+            worker.writer.close()
+
+
+def _end_of(process: subprocess.Popen[bytes]) -> str:
+    """Wait for a process that is about to end, and say how it did."""
+    try:
+        code = process.wait(DYING_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return "it fell silent"
+    if code < 0:
+        return f"killed by signal {-code}, {signal.Signals(-code).name}"
+    return f"exit code {code}"

@@ -1,0 +1,400 @@
+"""An answer's bytes as rows of JSON: server-sent events, one object a line, or one object in all, whoever sends them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import orjson
+
+from loadtest.dialects import ends, server_errors
+from loadtest.dialects.base import Ending, Events
+from loadtest.dialects.framing import TOO_LONG, Lines
+from loadtest.dialects.lenient_json import parse
+from loadtest.dialects.text_shapes import Texts
+
+MOST_EVENTS = 1_000_000
+TOO_MANY = f"the answer has more than {MOST_EVENTS:,} events"
+SILENT_TOKENS = 64  # that an answer may have without text: the frame of a tool call, marks of turns
+UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them: TTFT holds their time, the decode speed leaves them out"
+UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
+MOST_SENTENCES = 8  # that an answer's notes keep
+
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+_BOM = b"\xef\xbb\xbf"
+
+
+class Decoded:
+    """What is known of one answer so far."""
+
+    __slots__ = ("end", "ending", "events", "kind", "marked", "over", "stamped", "unstamped")
+
+    def __init__(self) -> None:
+        self.events = Events()
+        self.ending = Ending()
+        self.end = 0  # offset in the body behind the line at hand
+        self.kind = b""  # the name of the event at hand, where it has one
+        self.marked = False  # [DONE] was seen
+        self.stamped = False  # an instant of the server's was sent, or what should be one
+        self.unstamped = False  # an event came without an instant of the server's
+        self.over = False  # the end mark was: whatever follows is nothing of the answer
+
+    def add(self, texts: Texts) -> None:
+        """Take the text of one piece."""
+        seen, hidden = texts
+        if hidden:
+            self.events.add(hidden, self.end, hidden=True)
+        if seen:
+            self.events.add(seen, self.end)
+
+    def fail(self, why: str) -> None:
+        if self.ending.error is None:  # the first one is the cause, the rest follow from it
+            self.ending.error = why
+
+    def finish(self, name: str, value: Any) -> None:
+        """Take a finish_reason or done_reason by its name, and as it was sent."""
+        ending = self.ending
+        ending.finish_reason = server_errors.shorten(name, 80)
+        if (why := ends.ended_badly(name, value)) is not None:
+            self.fail(why)
+            return
+        ending.done = True
+        if ends.unknown(name):
+            self.doubt(
+                f"the server ended the answer with finish_reason {server_errors.quoted(name, 40)}, which is not known"
+            )
+
+    def count(self, prompt: int | None, output: int | None, reasoning: int = 0) -> None:
+        """Take the server's last word on an answer's tokens; a zero where there is text is no count.
+
+        `reasoning` is how many of the output tokens the server says were reasoning.
+        """
+        ending = self.ending
+        if prompt == 0:
+            self.note("the server counts no token of the prompt: unknown")
+        if output == 0 and self.events:
+            self.doubt("the server counts no token of an answer that has text: unknown")
+            output = None
+        if output and len(self.events) > 2 * output:
+            self.note("the answer came in more than twice as many pieces as the server counts tokens")
+        ending.prompt_tokens, ending.output_tokens = prompt or None, output
+        if output and self.events:
+            ending.unsent_tokens = self._unsent(output, reasoning)
+
+    def _unsent(self, output: int, reasoning: int) -> int:
+        """Return how many tokens were counted and not sent: a decode speed over the text that came may not hold them.
+
+        Reasoning that was sent as text is known by its name, or by there being more pieces than other tokens. A token
+        is a byte of text at the least, but for those that end an answer or call a tool.
+        """
+        events = self.events
+        if 0 < reasoning <= output and not events.hidden and len(events) <= output - reasoning:
+            self.note(UNSENT_REASONING)
+            return reasoning
+        if output > SILENT_TOKENS and output > SILENT_TOKENS + sum(
+            len(text.encode(errors="replace")) for text in events.texts
+        ):
+            self.doubt(UNSENT_TOKENS)
+            return output
+        return 0
+
+    def note(self, *sentences: str) -> None:
+        _say(self.ending.notes, sentences)
+
+    def doubt(self, *sentences: str) -> None:
+        _say(self.ending.doubts, sentences)
+
+
+def _say(said: list[str], sentences: tuple[str, ...]) -> None:
+    for sentence in sentences:
+        if sentence not in said and len(said) < MOST_SENTENCES:
+            said.append(sentence)
+
+
+class Rows(Protocol):
+    """Takes the rows of one API's answers."""
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        """Whether a row is one of this API's without doubt."""
+        ...
+
+    def take(self, row: dict[str, Any]) -> bool:
+        """Take a row; return whether all that it says is the text of its one event."""
+        ...
+
+    def close(self) -> None:
+        """Take the end of the answer."""
+        ...
+
+
+class StreamDecoder:
+    """Decodes an answer, in whichever of the two formats it comes; `own` takes the rows of the API that was asked.
+
+    A data line that is a JSON object by itself is taken at once, without waiting for the blank line after it, which
+    may come in a later read; any other is held until that blank line, joined with its neighbours as the standard says.
+    """
+
+    __slots__ = ("_answer", "_foreign", "_held", "_lines", "_other", "_own", "_row_seen", "_stray", "events")
+
+    def __init__(self, answer: Decoded, own: Rows) -> None:
+        self._answer = answer
+        self.events = answer.events
+        self._own = own
+        self._other: Rows | None = None  # takes the rows of another API, once one was seen that is not of this
+        self._lines = Lines(returns=True)
+        self._held: list[bytes] = []  # data lines of an event not yet whole
+        self._stray: list[bytes] = []  # lines before the first row that are none
+        self._row_seen = False
+        self._foreign: dict[str, Any] | None = None  # the first row that is nothing of an answer
+
+    def forget(self) -> None:
+        """Take no line for alike any more, until one was read by `line`."""
+        raise NotImplementedError
+
+    def other(self) -> Rows:
+        """Make what takes the rows of another API."""
+        raise NotImplementedError
+
+    def lines(self, data: bytes) -> list[bytes] | Iterator[bytes]:
+        """Return the lines that `data` completes, as far as an answer's limits allow."""
+        if self._answer.over:
+            return []
+        lines = self._lines.feed(data)
+        if self._lines.too_long or len(lines) + len(self.events.texts) > MOST_EVENTS:
+            return self._within(lines)
+        return lines
+
+    def _within(self, lines: list[bytes]) -> Iterator[bytes]:
+        answer = self._answer
+        for line in lines:
+            if answer.over:
+                return
+            yield line
+            if len(self.events) > MOST_EVENTS:
+                self.events.cut(MOST_EVENTS)
+                self._stop(TOO_MANY)
+        if self._lines.too_long and not answer.over:
+            self._stop(TOO_LONG)
+
+    def _stop(self, why: str) -> None:
+        self._answer.fail(why)
+        self._over()
+
+    def _over(self) -> None:
+        self._answer.over = True
+        self._held.clear()
+        self.forget()
+
+    def close(self) -> Ending:
+        answer = self._answer
+        ending = answer.ending
+        *lines, rest = self._lines.rest()
+        for line in lines:
+            if not answer.over:
+                answer.end += len(line) + 1
+                self.line(line)
+        answer.end += len(rest)
+        if (rest or self._held) and not answer.over:
+            self._rest(rest)
+        if not self._row_seen and self._stray and not answer.over:
+            self._whole(b"\n".join(self._stray))
+        if answer.kind == b"error" and not self._held:
+            answer.fail(server_errors.NO_TEXT)
+        self._own.close()
+        if self._other is not None:
+            self._other.close()
+        if not ending.done and ending.error is None and self._foreign is not None:
+            self._strange(self._foreign)
+        if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
+            answer.note(odd)
+        if not answer.end:
+            ending.hint = server_errors.EMPTY
+        if ending.done:
+            ending.hint = None
+        return ending
+
+    def _rest(self, rest: bytes) -> None:
+        """Take a last line without its newline."""
+        ending = self._answer.ending
+        bare = rest.strip().removeprefix(_BOM)
+        if bare.startswith(_FIELDS) or bare in ends.DONE:
+            self.line(rest)
+        elif bare and any(field.startswith(bare) for field in _FIELDS):
+            ending.hint = server_errors.MID_LINE
+        elif bare and self._row_seen:
+            if isinstance(row := parse(bare), dict):
+                self._row(row)
+            elif bare.startswith(b"{"):
+                ending.hint = server_errors.MID_LINE
+            else:
+                self._no_field(bare)
+        elif bare:
+            self._stray.append(rest)
+        if self._held and not self._end_event(whole=False):
+            ending.hint = server_errors.MID_LINE
+
+    def line(self, line: bytes) -> bool:
+        """Take a line that is like none before; return whether all that it says is the text of its one event."""
+        if line.endswith(b"\r"):
+            line = line[:-1]
+        if line.startswith(b"data:"):
+            return self._data(line[5:])
+        if line.startswith(b"{") and not self._stray:
+            return self._object(line)
+        if not line:
+            self._blank()
+        elif line.startswith(b"event:"):
+            self._event(line[6:].strip())
+        elif line.startswith(_BOM):  # allowed at the very start
+            return self.line(line[3:])
+        elif line.startswith(b"error:"):  # llama.cpp
+            said = line[6:].strip()
+            row = parse(said)
+            self._answer.fail(server_errors.sentence(said.decode(errors="replace") if row is None else row))
+        elif not line.startswith(_FIELDS):
+            self._no_field(line)
+        return False
+
+    def _event(self, name: bytes) -> None:
+        self._answer.kind = b"" if name == b"message" else name
+        self.forget()
+
+    def _object(self, line: bytes) -> bool:
+        """Take a line that begins like an object: one of NDJSON, or the first of an object that has many."""
+        row = parse(line)
+        if isinstance(row, dict):
+            return self._row(row)
+        if self._row_seen:
+            self._answer.fail(server_errors.undecodable(line))
+        else:
+            self._stray.append(line)
+        return False
+
+    def _no_field(self, line: bytes) -> None:
+        """Take a line that is neither a field of an event nor a row."""
+        if line.strip() in ends.DONE:
+            self._mark()
+        elif self._row_seen:
+            if line.strip():
+                self._odd(line)
+        elif line.startswith(b"{") and isinstance(row := parse(line), dict) and (self._own.takes(row)):
+            self._answer.fail(server_errors.undecodable(b"\n".join(self._stray)))
+            self._stray.clear()
+            self._row(row)
+        else:
+            self._stray.append(line)
+
+    def _odd(self, line: bytes) -> None:
+        self._answer.fail(server_errors.undecodable(line))
+
+    def _data(self, data: bytes) -> bool:
+        answer = self._answer
+        if not self._held:
+            if data.strip() in ends.DONE:
+                self._mark()
+                return False
+            try:
+                row = orjson.loads(data)
+                strict = True
+            except orjson.JSONDecodeError:
+                row, strict = parse(data), False
+            if isinstance(row, dict):
+                return self._row(row) and strict
+        if answer.kind not in (b"", b"error", b"data"):
+            if data.strip() and answer.kind != b"done":
+                answer.note(
+                    f"the answer has events named {server_errors.quoted(answer.kind.decode(errors='replace'), 40)}"
+                )
+            return False
+        self._held.append(data)
+        self.forget()
+        return False
+
+    def _blank(self) -> None:
+        """End an event."""
+        answer = self._answer
+        if self._held:
+            self._end_event(whole=True)
+            self._held.clear()
+        elif answer.kind == b"error":
+            answer.fail(server_errors.NO_TEXT)
+        if answer.kind == b"done":
+            self._mark()
+        answer.kind = b""
+
+    def _mark(self) -> None:
+        self._answer.marked = True
+        self._over()
+
+    def _end_event(self, *, whole: bool) -> bool:
+        """Decode the held data lines as one event, else each for itself; return whether that is possible.
+
+        `whole` says that the event ended: what cannot be read then is an error.
+        """
+        data = b"\n".join(self._held)
+        row = parse(data)
+        if isinstance(row, dict):
+            self._row(row)
+            return True
+        if not data.strip():
+            return True
+        if self._answer.kind == b"error":
+            self._answer.fail(server_errors.sentence(data.decode(errors="replace") if row is None else row))
+            return True
+        if whole:
+            rows = [parse(line) for line in self._held]
+            if len(rows) > 1 and any(isinstance(row, dict) for row in rows):
+                for line, row in zip(self._held, rows, strict=True):
+                    if isinstance(row, dict):
+                        self._row(row)
+                    elif line.strip():
+                        self._answer.fail(server_errors.undecodable(line))
+            else:
+                self._answer.fail(server_errors.undecodable(data))
+        return False
+
+    def _whole(self, body: bytes) -> None:
+        """Take a body that is no stream: a JSON answer or error, or somebody else's page."""
+        row = parse(body.strip().removeprefix(_BOM))
+        if isinstance(row, dict):
+            self._row(row)
+        elif isinstance(row, list) and row and isinstance(row[0], dict) and (said := server_errors.in_row(row[0])):
+            self._answer.fail(said)  # Gemini's [{"error": …}]
+        elif body.lstrip().startswith(b"{"):
+            self._answer.ending.hint = server_errors.MID_LINE
+        else:
+            self._answer.fail(server_errors.stranger(body))
+
+    def _row(self, row: dict[str, Any]) -> bool:
+        answer = self._answer
+        self._row_seen = True
+        if self._own.takes(row):
+            alike = self._own.take(row)
+        else:
+            alike = False
+            self._other = self._other or self.other()
+            if self._other.takes(row):
+                answer.note("the server answers in the format of another API")
+                self._other.take(row)
+            else:
+                self._own.take(row)
+                self._foreigner(row)
+        if answer.over:
+            self._over()
+        return alike
+
+    def _foreigner(self, row: dict[str, Any]) -> None:
+        """Take a row that is nothing of an answer: an error in an envelope, else kept until the answer's end."""
+        if self._answer.kind == b"error":
+            self._answer.fail(server_errors.sentence(row))
+        elif (said := server_errors.in_row(row) or server_errors.envelope(row)) is not None:
+            self._answer.fail(said)
+        elif self._foreign is None:
+            self._foreign = row
+
+    def _strange(self, row: dict[str, Any]) -> None:
+        """Say what an answer is that ended without an end and held a row that is none of an answer's."""
+        if (said := server_errors.words(row)) is not None:
+            self._answer.fail(said)
+        elif not self.events:
+            self._answer.fail(server_errors.stranger(server_errors.compact(row).encode(errors="replace")))

@@ -1,0 +1,86 @@
+"""How an answer says that it is over, and what its finish_reason means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loadtest.dialects.base import End, EndMarks
+from loadtest.dialects.lenient_json import parse
+from loadtest.dialects.server_errors import in_row, quoted, sentence
+
+DONE = (b"[DONE]", b'"[DONE]"')
+
+_WELL = frozenset(("stop", "length", "tool_calls", "function_call", "content_filter", "load", "unload"))
+_BADLY = frozenset(
+    (
+        "abort",
+        "aborted",
+        "error",
+        "cancelled",
+        "canceled",
+        "cancel",
+        "failed",
+    )
+)
+_NONE = frozenset(("", "null", "none"))  # texts that stand for no reason, e.g. DashScope's
+
+
+def reason(value: Any) -> str | None:
+    """Return a finish_reason's name, None where it is none: a string, or SGLang's {"type": name}."""
+    if isinstance(value, dict):
+        value = value.get("type")
+    return value if isinstance(value, str) and value.strip().lower() not in _NONE else None
+
+
+def ended_badly(name: str, value: Any) -> str | None:
+    """Say what went wrong where a finish_reason is one of a failure."""
+    if name.strip().lower() not in _BADLY:
+        return None
+    said = sentence(value) if isinstance(value, dict) and value.get("message") else None
+    return f"the server ended the answer with finish_reason {quoted(name, 40)}" + (f": {said}" if said else "")
+
+
+def unknown(name: str) -> bool:
+    return name.strip().lower() not in _WELL | _BADLY
+
+
+def read(line: bytes) -> End | None:
+    """Say what one line of an answer, streamed in either API's format, says of its end.
+
+    An error is a mark: servers send nothing but [DONE] behind it.
+    """
+    line = line.strip(b"\r\n\xef\xbb\xbf")
+    if b"\r" in line:
+        line = line.rpartition(b"\r")[2]  # an event stream whose lines end in \r alone
+    name, colon, data = line.partition(b":")
+    if line.startswith(b"{"):
+        data = line
+    elif not colon and line.strip() in DONE:
+        return End.MARK
+    elif name == b"event":
+        return End.MARK if data.strip() in (b"done", b"error") else None
+    elif name == b"error":
+        return End.MARK
+    elif name != b"data":
+        return None
+    data = data.strip()
+    if data in DONE:
+        return End.MARK
+    row = parse(data) if data.startswith(b"{") else None
+    return _of_row(row) if isinstance(row, dict) else None
+
+
+def _of_row(row: dict[str, Any]) -> End | None:
+    if row.get("done") is True or in_row(row):
+        return End.MARK
+    choices = row.get("choices")
+    for choice in (choices,) if isinstance(choices, dict) else choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and reason(choice.get("finish_reason")):
+            return End.FINISH
+    return None
+
+
+# Each needle is looked for in every read. "true" and "error" stand in no ordinary piece, whatever blanks surround them.
+# An event named done has none: servers that send it say finish_reason before, and close behind it.
+OLLAMA = EndMarks((b"true", b'"error"'), read)
+OPENAI = EndMarks((b"[DONE]", b'_reason":"', b'_reason": "', b"error"), read)

@@ -1,0 +1,1 @@
+"""Will it fit: what a model takes in memory, from facts alone."""

@@ -1,0 +1,83 @@
+"""What a server says of the model that it has loaded, and sizes as people write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.errors import ScenarioError
+from loadtest.memory.estimate import Facts, Plan, cache_of, of_server
+from loadtest.memory.shapes import Shape, find
+
+KV_BYTES = 2  # of a value, f16: what servers keep unless told otherwise
+UNITS = {
+    "": 1e9,
+    "gb": 1e9,
+    "g": 1e9,
+    "mb": 1e6,
+    "tb": 1e12,
+    "gib": 2.0**30,
+    "gi": 2.0**30,
+    "mib": 2.0**20,
+    "tib": 2.0**40,
+}
+
+
+def kv_bytes(architecture: Mapping[str, Any]) -> int | None:
+    """Return the KV cache's bytes a token from /api/show's model_info without its prefix; None where a fact is missing.
+
+    2 · layers · KV heads · head size · 2 bytes; models whose layers differ (a list of KV heads) add theirs up.
+    """
+    cache = cache_of(architecture)
+    return None if cache is None else (cache.full + cache.windowed) * KV_BYTES
+
+
+def parse_memory(text: str, option: str = "--gpu-memory") -> float:
+    """Read "80GB" or "24GiB" (a bare number: GB) as bytes; raise ScenarioError, which names the option."""
+    digits = text.strip().rstrip("GMTgmtIiBb ")
+    unit = text.strip()[len(digits) :].strip().lower()
+    try:
+        size = float(digits) * UNITS[unit]
+    except (KeyError, ValueError):
+        size = 0.0
+    if not 0 < size < float("inf"):
+        raise ScenarioError(f"{option} is a size like 80GB or 24GiB, not {text!r}.")
+    return size
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the server said of the loaded model when it was asked (Ollama: /api/ps), bytes."""
+
+    size: int
+    size_vram: int | None
+
+    def beside(self, plan: Plan) -> dict[str, Any]:
+        """Return estimate, measured and the difference (measured - estimate, bytes and share of the estimate)."""
+        difference = self.size - plan.loaded
+        return {
+            "estimated_bytes": plan.loaded,
+            "measured_bytes": self.size,
+            "measured_vram_bytes": self.size_vram,
+            "difference_bytes": difference,
+            "difference_share": difference / plan.loaded,
+        }
+
+
+def measured(said: Mapping[str, Any] | None) -> Measured | None:
+    """Return what a row of /api/ps says; None where there is none or it names no size."""
+    size = (said or {}).get("size")
+    return Measured(int(size), (said or {}).get("size_vram")) if size else None
+
+
+def server_facts(name: str, details: Mapping[str, Any], trained: int | None) -> Facts:
+    """Return the facts of a server's model; its name gives the shape where the server says too little."""
+    shape: tuple[Shape, str] | None = None
+    try:
+        _, known, tagged = find(name)
+        if quantization := details.get("quantization_level") or tagged:
+            shape = known, str(quantization)
+    except ScenarioError:
+        pass  # not among the known: the server's own figures must do
+    return of_server(name, details, trained=trained, shape=shape)

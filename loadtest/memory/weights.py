@@ -1,0 +1,175 @@
+"""What weights take: parameters × bytes by dtype, or by GGUF quantisation, tensor by tensor as llama.cpp chooses types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loadtest.errors import ScenarioError
+from loadtest.memory.gguf import TYPES, size_of
+from loadtest.memory.shapes import Shape, Tensor, tensors
+
+DTYPES = {"float32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5}  # bytes a parameter
+_DTYPE_NAMES = {
+    "fp32": "float32",
+    "f32": "float32",
+    "float16": "fp16",
+    "f16": "fp16",
+    "half": "fp16",
+    "bfloat16": "bf16",
+}
+OPTIMIZERS = {"adamw": 8, "adamw-8bit": 2, "sgd": 4}  # bytes of state a parameter; sgd: with momentum
+GRADIENTS = 4  # bytes a parameter, whatever the weights are: float32
+RECIPES = {  # quantisation -> the type of most matrices
+    "F32": "F32",
+    "F16": "F16",
+    "BF16": "BF16",
+    "Q8_0": "Q8_0",
+    "Q6_K": "Q6_K",
+    "Q5_K_M": "Q5_K",
+    "Q5_K_S": "Q5_K",
+    "Q5_1": "Q5_1",
+    "Q5_0": "Q5_0",
+    "Q4_K_M": "Q4_K",
+    "Q4_K_S": "Q4_K",
+    "Q4_1": "Q4_1",
+    "Q4_0": "Q4_0",
+    "Q3_K_L": "Q3_K",
+    "Q3_K_M": "Q3_K",
+    "Q3_K_S": "Q3_K",
+    "Q2_K": "Q2_K",
+}
+_ALIASES = {"FP16": "F16", "FP32": "F32", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "Q3_K": "Q3_K_M"}
+_WHOLE = ("ffn_gate_inp", "position_embd")  # two-dimensional, and left in float32 all the same
+_FALLBACK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Bytes of a model's tensors, in all and by ggml type. A file has its header (the vocabulary) on top: some MB."""
+
+    bytes: int
+    by_type: dict[str, int]
+
+
+def dtype(name: str) -> str:
+    """Return the dtype's name in DTYPES; raise ScenarioError for one that is not known."""
+    known = _DTYPE_NAMES.get(name.lower(), name.lower())
+    if known not in DTYPES:
+        raise ScenarioError(f"--dtype is one of {', '.join(DTYPES)}, not {name!r}.")
+    return known
+
+
+def each(dtype_name: str) -> str:
+    """Say what one parameter takes, "2 bytes"."""
+    size = DTYPES[dtype_name]
+    return f"{size:g} byte{'' if size == 1 else 's'}"
+
+
+def recipe(name: str) -> str:
+    """Return the quantisation's name in RECIPES; raise ScenarioError for one that is not known."""
+    known = {key.upper(): key for key in RECIPES} | _ALIASES
+    if name.upper() not in known:
+        raise ScenarioError(
+            f"--quantization is one of {', '.join(key.lower() for key in RECIPES)}, not {name!r}; "
+            "for a file of any other type: --gguf FILE."
+        )
+    return known[name.upper()]
+
+
+def weigh(shape: Shape, quantization: str) -> Weights:
+    """Return the tensors' bytes of a GGUF file of this shape and quantisation, as llama.cpp's own rules make it.
+
+    Holds for files quantised without an importance matrix and with no type named by hand. Raises ScenarioError.
+    """
+    if shape.layout == "opt":
+        raise ScenarioError("no GGUF server runs OPT models: give --dtype instead of --quantization.")
+    name = recipe(quantization)
+    by_type: dict[str, int] = {}
+    for item in tensors(shape):
+        kind = type_of(item, shape, name)
+        by_type[kind] = by_type.get(kind, 0) + size_of(kind, item.row, item.parameters)
+    return Weights(sum(by_type.values()), by_type)
+
+
+def rough(parameters: int, quantization: str) -> int:
+    """Return parameters × bits of the quantisation's main type: for models whose shape is not known; 1 to 10 % low."""
+    _, block, size = TYPES[RECIPES[recipe(quantization)]]
+    return parameters * size // block
+
+
+def type_of(item: Tensor, shape: Shape, name: str) -> str:
+    """Return the ggml type that llama.cpp's quantize gives a tensor (llama-quant.cpp, llama_tensor_get_type)."""
+    base = RECIPES[name]
+    if item.rows == 1 or item.name in _WHOLE:
+        return "F32"
+    if base in ("F32", "F16", "BF16"):
+        return base
+    if item.name == "output" or (shape.tied and item.name == "token_embd"):
+        kind = "Q8_0" if base == "Q8_0" or item.row % TYPES[base][1] else "Q6_K"
+    else:
+        kind = _raised(item, shape, name, base)
+    if item.row % TYPES[kind][1]:
+        kind = _FALLBACK.get(kind, "F16")
+    return kind if item.row % TYPES[kind][1] == 0 else "F16"
+
+
+def _raised(item: Tensor, shape: Shape, name: str, base: str) -> str:
+    """Return `base`, or the better type that the K mixtures give to the tensors that matter most."""
+    layer = item.layer or 0
+    if item.name == "attn_v":
+        if shape.experts == 8:
+            return "Q8_0"
+        kind = _value(shape, name, base, layer)
+        # 70B models share each attn_v among eight heads: more bits cost them little.
+        seventy = shape.layers == 80 and shape.kv_heads < shape.heads
+        return "Q5_K" if seventy and kind in ("Q3_K", "Q4_K") else kind
+    if item.name == "attn_k" and shape.experts == 8:
+        return "Q8_0"
+    if item.name == "ffn_down":
+        return _down(shape, name, base, layer)
+    if item.name == "attn_output":
+        if shape.experts == 8:
+            return "Q5_K" if name in ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M") else base
+        return {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K"}.get(name, base)
+    if item.name == "attn_qkv":
+        return {"Q3_K_M": "Q4_K", "Q3_K_L": "Q4_K", "Q4_K_M": "Q5_K", "Q5_K_M": "Q6_K"}.get(name, base)
+    return base
+
+
+def _value(shape: Shape, name: str, base: str, layer: int) -> str:
+    if name == "Q2_K":
+        return "Q4_K" if shape.heads // shape.kv_heads >= 4 else "Q3_K"
+    if name == "Q3_K_M":
+        return "Q5_K" if layer < 2 else "Q4_K"
+    if name == "Q3_K_L":
+        return "Q5_K"
+    if name in ("Q4_K_M", "Q5_K_M") and _more_bits(layer, shape.layers):
+        return "Q6_K"
+    return "Q5_K" if name == "Q4_K_S" and layer < 4 else base
+
+
+def _down(shape: Shape, name: str, base: str, layer: int) -> str:
+    if name == "Q2_K":
+        return "Q3_K"
+    if name == "Q3_K_M":
+        return "Q5_K" if layer < shape.layers // 16 else "Q4_K"
+    if name == "Q3_K_L":
+        return "Q5_K"
+    if name in ("Q4_K_M", "Q5_K_M") and _more_bits(layer, shape.layers):
+        return "Q6_K"
+    return "Q5_K" if name == "Q4_K_S" and layer < shape.layers // 8 else base
+
+
+def _more_bits(layer: int, layers: int) -> bool:
+    eighth = layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+
+
+def by_dtype(parameters: int, name: str) -> int:
+    """Return parameters × bytes of the dtype."""
+    return int(parameters * DTYPES[dtype(name)])
+
+
+def training(parameters: int, optimizer: str) -> dict[str, int]:
+    """Return the bytes of optimizer states and gradients that training adds to the weights; activations not counted."""
+    return {"optimizer": parameters * OPTIMIZERS[optimizer], "gradients": parameters * GRADIENTS}

@@ -1,0 +1,1 @@
+"""What server is this, and what is asked of it: settled before the clock."""

@@ -1,0 +1,223 @@
+"""What a server's control plane says, whatever shape it comes in: an answer, a fact or nothing, never an exception of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import orjson
+
+from loadtest import credentials
+from loadtest.dialects.server_errors import http_sentence, shorten
+from loadtest.errors import TargetError
+from loadtest.text import shown
+from loadtest.urls import without_secrets
+
+SILENT = "no answer in time"
+LONGEST_S = 20.0  # for a whole answer
+LONGEST_BYTES = 64 << 20
+DEEPEST, LONGEST_LIST, LONGEST_TEXT = 6, 256, 500  # of what is kept of a server's own facts
+LARGEST = 2**53  # a count above it is no count: JSON's readers elsewhere could not even hold it
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class ControlAnswer:
+    """What came back on one question. `status` 0: nothing that is HTTP, and `failure` says why."""
+
+    path: str
+    status: int = 0
+    headers: httpx.Headers | None = None
+    body: bytes = b""
+    failure: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is an answer to the question, rather than a refusal."""
+        return 200 <= self.status < 300 and self.failure is None
+
+    @property
+    def refused(self) -> bool:
+        """Whether it asks for credentials, or does not take ours."""
+        return self.status in (401, 403)
+
+    def json(self) -> Any:
+        """Return the body as JSON, None where it is none or the answer is a refusal."""
+        return lenient(self.body) if self.ok else None
+
+    def header(self, name: str) -> str | None:
+        return None if self.headers is None else self.headers.get(name)
+
+    @property
+    def said(self) -> str:
+        """Say in a few words what came, to follow "GET /path: "."""
+        if self.failure is not None:
+            return self.failure
+        kind = shown((self.header("content-type") or "").partition(";")[0].strip().lower())
+        if not self.ok:
+            there = f" to {shown(without_secrets(place))[:200]}" if (place := self.header("location")) else ""
+            words = http_sentence(self.status, self.body) if kind == "application/json" and self.body else ""
+            return f"status {self.status}{there}" + (f" ({words})" if words else "")
+        if kind == "text/html":
+            return "a web page"
+        if lenient(self.body) is None:
+            return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"
+        return "JSON of another shape"
+
+
+def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None = None) -> ControlAnswer:
+    """Ask the server at `url`, with its credentials: GET, or POST of `body`. Redirects are not followed.
+
+    Raises TargetError where no connection comes about (refused, not resolved, a certificate that is not trusted).
+    """
+    headers = {
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        **credentials.headers(url, "ollama" if path.startswith("/api/") else "openai"),
+    }
+    content = None if body is None else json.dumps(body).encode("ascii")
+    if content is not None:
+        headers["Content-Type"] = "application/json"
+    try:
+        method = "GET" if body is None else "POST"
+        with client.stream(method, f"{url}{path}", headers=headers, content=content, follow_redirects=False) as answer:
+            return _read(path, answer)
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        if "is not valid for" in str(error):
+            raise TargetError(
+                f"{url} has a certificate for another name: {shorten(str(error))}; give the URL with a name that it holds."
+            ) from None
+        if "CERTIFICATE" in str(error):
+            raise TargetError(
+                f"{url} has a certificate that is not trusted here: {shorten(str(error))}; see --ca-file."
+            ) from None
+        raise TargetError(
+            f"cannot reach {url}: {shorten(str(error)) or 'no connection in time'}. Is the server running, and the URL right?"
+        ) from None
+    except httpx.TimeoutException:
+        return ControlAnswer(path, failure=SILENT)
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError) as error:
+        return ControlAnswer(
+            path, failure=f"no answer that can be read ({shorten(str(error), 120) or type(error).__name__})"
+        )
+
+
+def _read(path: str, answer: httpx.Response) -> ControlAnswer:
+    deadline, body = time.monotonic() + LONGEST_S, bytearray()
+    status, headers = answer.status_code, answer.headers
+    for part in answer.iter_bytes():
+        body += part
+        if len(body) > LONGEST_BYTES:
+            return ControlAnswer(path, status, headers, failure=f"more than {LONGEST_BYTES >> 20} MiB")
+        if time.monotonic() > deadline:
+            return ControlAnswer(path, status, headers, failure=f"no whole answer within {LONGEST_S:.0f} s")
+    return ControlAnswer(path, status, headers, bytes(body))
+
+
+def lenient(body: bytes) -> Any:
+    """Return JSON that a strict or only a lenient parser reads (lone surrogates, NaN, a BOM), None where it is none."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(body.decode("utf-8-sig", errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def text(value: Any) -> str | None:
+    """Return a text that can be written as UTF-8, a whole number as its digits; None for anything else or an empty one."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
+        return str(value)
+    if not isinstance(value, str):
+        return None
+    if _SURROGATE.search(value):
+        value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # halves that meet are one sign
+    return value or None
+
+
+def printable(value: Any) -> str | None:
+    """Return a short text for people, escapes shown; None where there is none."""
+    said = text(value)
+    return None if said is None else shown(credentials.redacted(said))[:LONGEST_TEXT]
+
+
+def count(value: Any) -> int | None:
+    """Return a number of tokens, bytes or slots; None where it is none, below 0 or absurd."""
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST else None
+
+
+def some(value: Any) -> int | None:
+    """Return a count above 0, else None."""
+    return count(value) or None
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return an object, an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: Any) -> list[Any]:
+    """Return a list, an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def plain(value: Any, depth: int = DEEPEST) -> Any:
+    """Return a server's own value as run.json can hold it and anybody print it: no lone surrogates or escapes, no absurd numbers, neither deep nor long."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, str):
+        return printable(value) or ""
+    if isinstance(value, int):
+        return value if abs(value) <= LARGEST else None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if not depth:
+        return None
+    if isinstance(value, list):
+        return [plain(item, depth - 1) for item in value[:LONGEST_LIST]]
+    if isinstance(value, dict):
+        kept = list(value.items())[:LONGEST_LIST]
+        return {printable(key) or "": plain(item, depth - 1) for key, item in kept}
+    return None
+
+
+def rows(body: Any) -> list[dict[str, Any]] | None:
+    """Return the models of a list in any shape in use, each with `name`; None where the body is no list of models.
+
+    Shapes seen: {"data": [{"id"}]}, {"models": [{"name"}]}, the list alone, names as texts, {"models": {name: {…}}}, null
+    for none.
+    """
+    if isinstance(body, dict):
+        found = [body[key] for key in ("data", "models") if key in body]
+        listed = next((one for one in found if isinstance(one, list | dict)), None)
+        if listed is None:
+            return [] if found and all(one is None for one in found) else None
+    elif isinstance(body, list):
+        listed = body
+    else:
+        return None
+    if isinstance(listed, dict):
+        listed = [{**mapping(row), "name": name} for name, row in listed.items()]
+    named = {row["name"]: row for row in reversed(list(_named(listed)))}
+    return list(reversed(named.values()))
+
+
+def _named(listed: list[Any]) -> Iterator[dict[str, Any]]:
+    hide = credentials.redactor()
+    for row in listed:
+        if not isinstance(row, dict):
+            row = {"id": row}  # noqa: PLW2901 - the name alone
+        name = next((said for key in ("name", "id", "model") if (said := text(row.get(key)))), None)
+        if name is not None and len(name) <= LONGEST_TEXT:
+            yield {**row, "name": hide(name)}

@@ -1,0 +1,326 @@
+"""What server is this: its wire, version, models, slots, context and hazards. `check` prints it, `run` goes by it.
+
+What the user says (--api, --model) needs no witness; what nobody says takes two of them for an Ollama: its version, its
+list of models, its greeting. A version alone is no witness: others answer /api/version with their own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+
+from loadtest import credentials
+from loadtest.errors import TargetError
+from loadtest.target.control import (
+    SILENT,
+    ControlAnswer,
+    ask,
+    count,
+    items,
+    mapping,
+    plain,
+    printable,
+    rows,
+    some,
+    text,
+)
+from loadtest.text import shown
+from loadtest.urls import OLLAMA_PORT, base_url, default_url
+
+__all__ = [
+    "OLLAMA_PORT",
+    "SIMULATED_HEADER",
+    "Model",
+    "Server",
+    "base_url",
+    "choose_model",
+    "default_url",
+    "describe",
+    "hazards",
+    "probe",
+]
+
+SIMULATED_HEADER = "loadtest-simulated"  # set on every answer by simulate/server.py; a test holds both to one spelling
+GREETING = b"Ollama is running"
+MOST_NAMED = 30  # models in a sentence
+
+_OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that the server offers, as far as the server says."""
+
+    name: str  # as the server takes it; print it by way of text.shown
+    loaded: bool | None = None
+    context: int | None = None  # what it is loaded with, else None
+    trained_context: int | None = None
+    size: int | None = None  # bytes in memory when loaded
+    size_vram: int | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What answered at a URL."""
+
+    url: str  # base without /v1 and without userinfo
+    kind: str  # "ollama", "llama.cpp", "vllm" or "openai"
+    version: str | None
+    models: tuple[Model, ...]
+    slots: int | None = None  # only where the server says so (llama.cpp)
+    simulated: dict[str, Any] | None = None  # profile and speed, from the header
+    unlisted: str | None = None  # what came in place of a list of models; None: `models` is that list
+
+    @property
+    def native(self) -> str:
+        """The API that this server speaks first: "ollama" or "openai"."""
+        return "ollama" if self.kind == "ollama" else "openai"
+
+    @property
+    def described(self) -> str:
+        """Name the server with its version, and say so where it is simulated."""
+        names = {"ollama": "Ollama", "llama.cpp": "llama.cpp", "vllm": "vLLM", "openai": "an OpenAI-compatible server"}
+        text = names[self.kind] + (f" {self.version}" if self.version else "")
+        if self.simulated:
+            text += f" (simulated: profile {self.simulated['profile']} at {self.simulated['speed']:g}× speed)"
+        return text
+
+
+def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
+    """Find out what answers at `url` (as base_url gives it); with `api` given nothing needs to say what it is.
+
+    Raises TargetError where no connection comes about, and with api auto where nothing says what the server is.
+    """
+    version = ask(client, url, "/api/version")
+    if version.failure == SILENT and api == "auto":
+        raise TargetError(f"{url} does not answer GET /api/version in time; is it a model server, and awake?")
+    said = printable(mapping(version.json()).get("version"))
+    ours = _OLLAMA_VERSION.fullmatch(said or "") is not None
+    if (ours or api == "ollama") and (server := _ollama(client, url, version, said, api)):
+        return server
+    listing = ask(client, url, "/v1/models")
+    listed = rows(listing.json())
+    if listed is None and api == "auto" and not ours and (server := _ollama(client, url, version, said, api)):
+        return server
+    if listed is None and api == "auto":
+        raise _unclear(url, version, listing)
+    unlisted = None if listed is not None else f"GET /v1/models: {listing.said}"
+    props = ControlAnswer("/props") if listing.failure else ask(client, url, "/props")
+    server = _openai(
+        client, url, listed or [], props, simulated=_simulated(version) or _simulated(listing), unlisted=unlisted
+    )
+    if api == "ollama" and server.kind == "openai":
+        server = replace(server, kind="ollama", version=said, unlisted=unlisted or "GET /api/tags")
+    return server
+
+
+def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | None, api: str) -> Server | None:
+    """Return the server as an Ollama, None where too little says that it is one; a refusal of credentials is said."""
+    tags = ask(client, url, "/api/tags")
+    body = tags.json()
+    listed = rows(body) if isinstance(body, dict) and body.get("models") is not None else None
+    needed = 1 if api == "ollama" else 2
+    witnesses = (_OLLAMA_VERSION.fullmatch(said or "") is not None) + (listed is not None)
+    if witnesses < needed:
+        greeting = ask(client, url, "/")
+        witnesses += greeting.ok and GREETING in greeting.body[:1000]
+    if witnesses < needed:
+        return None
+    if api == "auto" and tags.refused:
+        raise _refused(url, tags)
+    unlisted = None if listed is not None else f"GET /api/tags: {tags.said}"
+    simulated = _simulated(version) or _simulated(tags)
+    return Server(url, "ollama", said, _ollama_models(client, url, listed or []), None, simulated, unlisted)
+
+
+def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]]) -> tuple[Model, ...]:
+    running = {row["name"]: row for row in rows(ask(client, url, "/api/ps").json()) or []}
+    models = []
+    for row in listed:
+        live = running.get(row["name"], {})
+        size = some(row.get("size"))
+        models.append(
+            Model(
+                row["name"],
+                loaded=row["name"] in running,
+                context=some(live.get("context_length")),
+                size=some(live.get("size")),
+                size_vram=count(live.get("size_vram")),
+                details={**_details(row.get("details")), **({"file_size": size} if size else {})},
+            )
+        )
+    return tuple(models)
+
+
+def _openai(
+    client: httpx.Client,
+    url: str,
+    listed: list[dict[str, Any]],
+    props: ControlAnswer,
+    *,
+    simulated: dict[str, Any] | None,
+    unlisted: str | None,
+) -> Server:
+    """Tell servers of the OpenAI API apart by what only one kind of them says."""
+    said = mapping(props.json())
+    if "total_slots" in said or "default_generation_settings" in said:
+        context = some(mapping(said.get("default_generation_settings")).get("n_ctx"))
+        models = tuple(Model(row["name"], loaded=True, context=context) for row in listed)
+        version, slots = printable(said.get("build_info")), some(said.get("total_slots"))
+        return Server(url, "llama.cpp", version, models, slots, simulated, unlisted)
+    vllm = any(row.get("owned_by") == "vllm" for row in listed)
+    models = tuple(Model(row["name"], loaded=vllm or None, context=some(row.get("max_model_len"))) for row in listed)
+    version = printable(mapping(ask(client, url, "/version").json()).get("version")) if vllm else None
+    return Server(url, "vllm" if vllm else "openai", version, models, None, simulated, unlisted)
+
+
+def _unclear(url: str, version: ControlAnswer, listing: ControlAnswer) -> TargetError:
+    """Say what was seen of a server that nothing is known of, and what to do about it."""
+    if listing.refused or version.refused:
+        return _refused(url, listing if listing.refused else version)
+    keyless = not credentials.headers(url, "openai")
+    key = " A key may be missing: set OPENAI_API_KEY." if keyless and listing.status >= 400 else ""
+    base = url.removesuffix("/api")
+    nearer = f" An Ollama's URL is the one without /api: {base}." if base != url else ""
+    return TargetError(
+        f"{url} does not say that it is a model server (GET /api/version: {version.said}; GET /v1/models: {listing.said})."
+        f"{key}{nearer} Give the base URL of an Ollama or OpenAI server; where this is one, say so with --api openai --model NAME."
+    )
+
+
+def _refused(url: str, answer: ControlAnswer) -> TargetError:
+    return TargetError(
+        f"{url} refuses us with {answer.said}: set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama) to a key that it accepts; "
+        "where only its list of models is closed, add --api openai --model NAME."
+    )
+
+
+def choose_model(server: Server, asked: str | None) -> Model:
+    """Return the model asked for, else the loaded one, else the only one; TargetError names the ones present."""
+    present = _present(server)
+    if asked is not None:
+        if not asked.strip():
+            raise TargetError(f"the model's name is empty; {server.url} has: {present}. Choose one with --model.")
+        for model in server.models:
+            if model.name in (asked, f"{asked}:latest"):
+                return model
+        # Gateways route names that they do not list; llama.cpp ignores them.
+        if server.unlisted or server.kind in ("openai", "llama.cpp"):
+            return Model(asked)
+        name = shown(asked)
+        how = f" or fetch it with `ollama pull {name}`" if server.kind == "ollama" else ""
+        raise TargetError(f"{server.url} has no model {name!r}; it has: {present}. Choose one with --model{how}.")
+    loaded = [model for model in server.models if model.loaded]
+    if len(loaded) == 1:
+        return loaded[0]
+    if len(server.models) == 1:
+        return server.models[0]
+    if server.unlisted:
+        raise TargetError(f"{server.url} does not list its models ({server.unlisted}); name one with --model.")
+    if not server.models:
+        how = "fetch one (`ollama pull NAME`) or name one" if server.kind == "ollama" else "name one"
+        raise TargetError(f"{server.url} has no model yet; {how} with --model.")
+    raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
+
+
+def _present(server: Server) -> str:
+    names = [shown(model.name) for model in server.models]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more or "none"
+
+
+def describe(client: httpx.Client, server: Server, model: Model) -> Model:
+    """Return `model` with what /api/show adds (Ollama): trained context, parameters, quantisation."""
+    if server.kind != "ollama":
+        return model
+    try:
+        said = mapping(ask(client, server.url, "/api/show", {"model": model.name}).json())
+    except TargetError:
+        return model
+    if not said:
+        return model
+    info = {text(key) or "": value for key, value in mapping(said.get("model_info")).items()}
+    trained = next((some(value) for key, value in info.items() if key.endswith(".context_length")), None)
+    details = {**model.details, **_details(said.get("details")), "architecture": _architecture(info)}
+    return replace(model, trained_context=trained, details=details)
+
+
+def _details(said: Any) -> dict[str, Any]:
+    """Return a model's details: texts are texts, whatever the server made of them."""
+    found = {key: value for key, value in mapping(plain(said)).items() if value is not None}
+    for key in ("parameter_size", "quantization_level", "family", "format", "parent_model"):
+        if key in found and (value := text(found.pop(key))) is not None:
+            found[key] = value
+    return found
+
+
+def _architecture(info: dict[str, Any]) -> dict[str, Any]:
+    """Return what the sizes of weights and KV cache follow from, under GGUF's names without the family's prefix."""
+    names = (
+        "block_count",
+        "embedding_length",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.value_length",
+        "attention.sliding_window",
+        "attention.kv_lora_rank",
+        "feed_forward_length",
+        "vocab_size",
+        "parameter_count",
+    )
+    found = {}
+    for key, value in info.items():
+        if (name := key.partition(".")[2]) in names:
+            one = [count(item) for item in items(value)] if isinstance(value, list) else count(value)
+            if one is not None and not (isinstance(one, list) and None in one):  # a layer's own number each
+                found[name] = one
+    return found
+
+
+def _simulated(answer: ControlAnswer) -> dict[str, Any] | None:
+    """Read "profile=NAME; speed=N" of the simulated server's header."""
+    said = answer.header(SIMULATED_HEADER)
+    if said is None:
+        return None
+    pairs = dict(part.strip().partition("=")[::2] for part in said.split(";"))
+    try:
+        speed = float(pairs.get("speed", "1"))
+    except ValueError:
+        speed = 1.0
+    return {"profile": printable(pairs.get("profile")) or "unknown", "speed": speed if 0 < speed < math.inf else 1.0}
+
+
+def hazards(server: Server, model: Model | None, *, num_ctx: int | None = None) -> list[str]:
+    """Return what may spoil a measurement of this server, a sentence each with what to do about it."""
+    found = []
+    if server.unlisted:
+        found.append(f"The server does not list its models ({server.unlisted}): what you name is taken as it is.")
+    if open_key := credentials.in_the_clear(server.url, server.native):
+        found.append(open_key)
+    if server.kind == "ollama":
+        found.append(
+            "Ollama does not say how many requests it runs at once (OLLAMA_NUM_PARALLEL; 1 unless set since 0.10): "
+            "run past it and read the slots line of the report."
+        )
+        found.append(
+            "Native and /v1 requests, or two values of num_ctx, reload the model each time they change: "
+            "let nothing else use this server while you measure."
+        )
+    if model is None:
+        return found
+    if server.kind == "ollama" and not model.loaded:
+        found.append(
+            f"{shown(model.name)} is not loaded: the first request waits for the load; `run` warms it up before it counts."
+        )
+    if model.size and model.size_vram is not None and 0 <= model.size_vram < model.size:
+        share = 100 * (model.size - model.size_vram) / model.size
+        found.append(f"{share:.0f} % of {shown(model.name)} is in host memory, not on a GPU.")
+    if num_ctx is None and server.kind == "ollama" and model.context is None:
+        found.append("The context length is the server's default; fix it with --num-ctx so that runs can be compared.")
+    return found

@@ -1,0 +1,238 @@
+"""Waiting under gevent: reads without a switch of greenlets, how late the hub was, and work put off to a quiet moment."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+import gevent
+from gevent.event import Event
+from gevent.hub import Waiter as Switch
+from gevent.monkey import get_original
+
+from loadtest.measure.backlog import PAUSE_S, Pile
+from loadtest.measure.failure import GivenUpError
+from loadtest.wire import Heartbeat, LagLog, WallClock, now
+from loadtest.wire.clock import BEAT, stamps_wanted
+from loadtest.wire.poller import Poller
+
+READ, WRITE = 1, 2  # libev's event masks
+OVERDUE_S = 0.25  # between two looks for requests past their deadline; one that is nearer than that has its own timer
+PORTION_NS = 8_000_000  # of sending between two looks at the sockets: less than a token gap of fast streams
+SAMPLE_NS = 1_000_000_000
+
+Deadline = Callable[[], float]
+T = TypeVar("T")
+
+
+class HubReaders:
+    """gevent's hub as what a `Poller` waits on."""
+
+    def __init__(self) -> None:
+        self._loop: Any = gevent.get_hub().loop
+        self._watchers: dict[int, Any] = {}
+
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
+        """Have the hub call `callback` whenever `fd` is readable."""
+        watcher = self._watchers[fd] = self._loop.io(fd, READ)
+        watcher.start(callback)
+
+    def remove_reader(self, fd: int) -> None:
+        """Watch `fd` no more, if it was watched at all."""
+        watcher = self._watchers.pop(fd, None)
+        if watcher is not None:
+            watcher.stop()
+            watcher.close()
+
+
+class GeventWaiter:
+    """A `wire.Waiter` on gevent's hub: the hub itself reads, all sockets together.
+
+    A stream's greenlet sleeps from its headers to its end; each arrival costs one recvmsg and its framing, in the hub
+    (measured at 300 streams: 17 µs a chunk; a watcher for each socket costs 22, a cooperative recv 28 to 33). Belongs to
+    the thread that made it.
+    """
+
+    def __init__(self) -> None:
+        self._loop: Any = gevent.get_hub().loop
+        epoll = get_original("select", "epoll") if sys.platform == "linux" else None  # gevent hides it from others
+        self._poller = Poller(HubReaders(), ticks=stamps_wanted(), epoll=epoll)
+        self._waiting: dict[int, tuple[Deadline, Switch[bool]]] = {}
+        self._overdue: Any = self._loop.timer(OVERDUE_S, OVERDUE_S)
+
+    def close(self) -> None:
+        """Let go of the hub; what still waits is not woken."""
+        self._overdue.close()
+        self._poller.close()
+
+    def pump(self, fd: int, step: Callable[[], bool], deadline: Deadline) -> bool:
+        """Call `step` in the hub whenever `fd` is readable, until it returns True; False once the deadline passed."""
+        switch: Switch[bool] = Switch()
+        watched = True
+        failed: BaseException | None = None
+
+        def rest() -> None:
+            nonlocal watched
+            if watched:  # once: after that the number may be another connection's
+                watched = False
+                self._poller.remove(fd)
+
+        def readable() -> None:
+            nonlocal failed
+            try:
+                done = step()
+            except BaseException as error:  # noqa: BLE001 - belongs to the greenlet that waits, not to the hub
+                failed, done = error, True
+            if done:
+                rest()
+                switch.switch(True)
+
+        self._poller.add(fd, readable)
+        try:
+            in_time = self._sleep(fd, switch, deadline)
+        finally:
+            rest()
+        if failed is not None:
+            raise failed
+        return in_time
+
+    def writable(self, fd: int, deadline: Deadline) -> bool:
+        """Wait until `fd` takes bytes; False once the deadline passed."""
+        switch: Switch[bool] = Switch()
+        watcher = self._loop.io(fd, WRITE)
+        watcher.start(switch.switch, True)
+        try:
+            return self._sleep(fd, switch, deadline)
+        finally:
+            watcher.stop()
+            watcher.close()
+
+    def forget(self, fd: int) -> None:
+        """Call nobody for a descriptor that is about to be closed: its number may come again."""
+        self._poller.remove(fd)
+
+    def _sleep(self, fd: int, switch: Switch[bool], deadline: Deadline) -> bool:
+        if not self._waiting:
+            self._overdue.start(self._wake_overdue, update=True)
+        self._waiting[fd] = deadline, switch
+        timer: Any = None
+        if (left := deadline() - now()) < OVERDUE_S * 1e9:  # an answer's end is waited for in ms
+            timer = self._loop.timer(max(left, 0) / 1e9)
+            timer.start(switch.switch, False, update=True)
+        try:
+            return bool(_answer(switch))
+        finally:
+            if timer is not None:
+                timer.close()
+            del self._waiting[fd]
+            if not self._waiting:
+                self._overdue.stop()
+
+    def _wake_overdue(self) -> None:
+        t = now()
+        for deadline, switch in list(self._waiting.values()):
+            if t >= deadline():
+                switch.switch(False)
+
+
+def _answer(switch: Switch[T]) -> T:
+    """Return what a switch was given; what is thrown into its greenlet comes of no step of ours: raises GivenUpError."""
+    try:
+        return switch.get()
+    except BaseException as thrown:  # noqa: BLE001 - it goes on, as what it is
+        raise GivenUpError(thrown) from None
+
+
+class GeventHeartbeat(Heartbeat):
+    """The wire's heartbeat on gevent's hub instead of an asyncio loop; and the gate through which requests leave.
+
+    Streams that end together send their users' next requests together. gevent runs 50 of those (18 ms) before it looks
+    at a socket again, and unread segments lose their stamps: so a wave leaves in portions, with reads in between.
+    """
+
+    def __init__(self, log: LagLog, wall: WallClock | None = None) -> None:
+        super().__init__(log, wall)
+        self._queue: deque[Switch[None]] = deque()
+
+    def pass_gate(self) -> None:
+        """Return at once while the hub comes round, else when it is this greenlet's turn."""
+        if not self._queue and now() - self._last < PORTION_NS:
+            return
+        switch: Switch[None] = Switch()
+        self._queue.append(switch)
+        try:
+            _answer(switch)
+        finally:
+            if switch in self._queue:  # killed while it waited
+                self._queue.remove(switch)
+
+    def start(self) -> Self:
+        """Begin to beat on this thread's hub."""
+        self._last = now()
+        self._next_sample = self._last + SAMPLE_NS
+        self._timer: Any = gevent.get_hub().loop.timer(BEAT, BEAT)
+        self._timer.start(self._beat)
+        return self
+
+    def stop(self) -> None:
+        """Stop beating; the log keeps what it has, a gap that is still open included."""
+        self._timer.stop()
+        self._timer.close()
+        self._note(now())
+
+    def take(self) -> int:
+        """Return the longest gap between beats since the last take, ns."""
+        worst, self._worst = self._worst, 0
+        return max(worst, now() - self._last)
+
+    def _beat(self) -> None:
+        t = now()
+        self._note(t)
+        if self._wall is not None and t >= self._next_sample:
+            self._wall.sample()
+            self._next_sample = t + SAMPLE_NS
+        while self._queue and now() - t < PORTION_NS:
+            self._queue.popleft().switch(None)
+
+
+class GeventBacklog:
+    """As the asyncio driver's Backlog, in a greenlet of its own: listeners of Locust's events may wait in there."""
+
+    def __init__(self) -> None:
+        self.pile = Pile()
+        self._wake = Event()
+        self._busy = False
+        self._greenlet = gevent.spawn(self._run)
+
+    def add(self, work: Callable[[], object]) -> None:
+        self.pile.put(work)
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Do everything that waits, now; a piece of work that is being done is waited for."""
+        while self.pile or (self._busy and gevent.getcurrent() is not self._greenlet):
+            if self.pile:
+                self.pile.do_next()
+            else:
+                gevent.sleep(PAUSE_S)
+
+    def close(self) -> None:
+        """Do everything that waits, and take no more."""
+        self.flush()
+        if gevent.getcurrent() is not self._greenlet:
+            self._greenlet.kill()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self.pile.rest()
+            gevent.sleep(PAUSE_S)
+            self._busy = True
+            try:
+                self.pile.work_a_slice()
+            finally:
+                self._busy = False
+            if not self.pile:
+                self._wake.clear()

@@ -1,0 +1,339 @@
+"""Streaming figures of all processes, live: what each one measured, added up on the master without loss of precision.
+
+A Board holds figures by request name and second by second, hands them over as a delta (a worker's report to its master),
+takes deltas in, and turns what it holds into rows for tables and points for the live chart. That is plain arithmetic;
+`listen` at the end connects this process's one `board` to Locust.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import gevent
+from locust.env import Environment
+from locust.event import Events
+from locust.rpc import Message
+from locust.runners import STATE_MISSING, MasterRunner, Runner, WorkerRunner
+
+from loadtest import metrics
+from loadtest.live import Figures
+from loadtest.metrics import Histogram
+from loadtest.records import Record
+from loadtest.users import recording
+from loadtest.users.recording import InFlight
+
+TOTAL = "Aggregated"  # Locust's own name for the row of all requests
+HISTORY_S = 900  # how far back the live chart goes
+SMOOTHED_S = 5  # a point's TTFT is the median of so many seconds up to it
+RECENT_S = 120  # the longest decode within so many seconds says how long tokens may still be unknown
+MISSING_S = 10.0  # a worker that reported nothing for so long holds no streams any more; Locust reports every 3 s
+GRACE_S = 5.0  # for workers to stop, beyond --stop-timeout
+RESET, FINISH = "loadtest_reset", "loadtest_finish"  # messages of the master to its workers …
+FIGURES, FINISHED = "loadtest_figures", "loadtest_finished"  # … and of theirs to it
+
+
+@dataclass(slots=True)
+class Second:
+    """One second of the wall clock: what arrived in it, and what was in flight at its end."""
+
+    tokens: float = 0.0
+    ttft: Histogram = field(default_factory=Histogram)  # of first tokens that arrived in it
+    decoding: int = 0
+    waiting: int = 0
+    longest: float = 0.0  # s, the longest decode of a stream whose last token arrived in it
+
+    def merge(self, other: Second) -> None:
+        self.tokens += other.tokens
+        self.ttft.merge(other.ttft)
+        self.decoding += other.decoding
+        self.waiting += other.waiting
+        self.longest = max(self.longest, other.longest)
+
+    def to_json(self) -> list[Any]:
+        return [self.tokens, self.ttft.to_json(), self.decoding, self.waiting, self.longest]
+
+    @classmethod
+    def from_json(cls, row: list[Any]) -> Self:
+        return cls(row[0], Histogram.from_json(row[1]), *row[2:])
+
+
+@dataclass(slots=True)
+class Worker:
+    """What a worker said last."""
+
+    live: InFlight
+    client: tuple[float, float] | None  # of recording.client
+    upto: int  # the last second that it sampled
+    heard: float  # when, on our monotonic clock
+
+
+class Board:
+    """Figures by request name, and what happened second by second.
+
+    A process shows its board (`rows`, `history`: master, or one process alone) or reports it (`take_delta`: a worker).
+    `live` gives what this process has in flight now, by name; `client` what it sees of itself. A `generation` counts the resets, so that a report that was on
+    its way during one is not taken for what came after.
+    """
+
+    def __init__(
+        self, live: Callable[[], InFlight] = dict, client: Callable[[], tuple[float, float] | None] = lambda: None
+    ) -> None:
+        self.live, self.client = live, client
+        self.generation: int | None = None
+        self.reset()
+
+    def reset(self, generation: int | None = None) -> None:
+        self.generation = generation
+        self._workers: dict[str, Worker] = {}
+        self._figures: dict[str, Figures] = {}
+        self._seconds: dict[int, Second] = {}
+        self._points: dict[int, dict[str, Any]] = {}
+        self._upto: int | None = None
+
+    def add(self, name: str, record: Record, zero: float) -> None:
+        """Count a finished request of this process; `zero` is the wall time in seconds that its t_* count from."""
+        self._figures.setdefault(name, Figures()).add(record, zero)
+        if record.t_send is None or record.t_first_token is None or not record.chunks:
+            return
+        sent = zero + record.t_send * metrics.NS
+        first, last = sent + record.chunks[0] * 1e-6, sent + record.chunks[-1] * 1e-6
+        each = (record.output_tokens or len(record.chunks)) / len(record.chunks)
+        before = 0
+        for second in range(int(first), int(last) + 1):
+            upto = bisect_left(record.chunks, (second + 1 - sent) * 1e6, before)
+            self._second(second).tokens += (upto - before) * each
+            before = upto
+        self._second(int(first)).ttft.add(metrics.ttft(record.t_first_token, record.t_send))
+        ended = self._second(int(last))
+        ended.longest = max(ended.longest, last - first)
+
+    def overrule(self, name: str, outcome: str, *, failed: bool) -> None:
+        """Take the word of the test's own code on a request that was added before and was measured."""
+        self._figures.setdefault(name, Figures()).overrule(outcome, failed=failed)
+
+    def sample(self, now: float) -> None:
+        """Note what is in flight; call it at least once a second, `now` is the wall time in seconds."""
+        second = int(now) - 1  # the one that is over
+        decoding, waiting = recording.in_all(self.live())
+        for one in range(self._upto + 1 if self._upto is not None else second, second + 1)[-HISTORY_S:]:
+            self._second(one).decoding += decoding  # a sampler that came late fills in what it missed
+            self._second(one).waiting += waiting
+        self._upto = max(second, self._upto or 0)
+        self._forget()
+
+    def take_delta(self) -> dict[str, Any]:
+        """Hand over all figures as plain JSON; the board holds none of them afterwards."""
+        delta = {
+            "generation": self.generation,
+            "names": {name: figures.to_json() for name, figures in self._figures.items()},
+            "seconds": {str(second): one.to_json() for second, one in self._seconds.items()},
+            "live": self.live(),
+            "client": self.client(),
+            "upto": self._upto,
+        }
+        self._figures, self._seconds, self._points = {}, {}, {}
+        return delta
+
+    def merge(self, delta: dict[str, Any], worker: str) -> None:
+        """Take in a worker's delta; what was measured before the last reset is dropped."""
+        if delta["generation"] not in (None, self.generation):
+            return
+        if delta["upto"] is not None:
+            live = {name: (decoding, waiting) for name, (decoding, waiting) in delta["live"].items()}
+            self._workers[worker] = Worker(live, delta["client"], delta["upto"], time.monotonic())
+        for name, figures in delta["names"].items():
+            self._figures.setdefault(name, Figures()).merge(Figures.from_json(figures))
+        for second, one in delta["seconds"].items():
+            self._second(int(second)).merge(Second.from_json(one))
+        self._forget()
+
+    def figures(self) -> dict[str, Figures]:
+        """Return the figures by name, as they are added to."""
+        return dict(self._figures)
+
+    def clients(self) -> list[tuple[float, float]]:
+        """Return what each process with users sees of itself, as recording.client says."""
+        every = (self.client(), *(worker.client for worker in self._present()))
+        return [one for one in every if one is not None]
+
+    def total(self) -> Figures:
+        """Return the figures of all names together."""
+        total = Figures()
+        for figures in self._figures.values():
+            total.merge(figures)
+        return total
+
+    def in_flight(self) -> InFlight:
+        """Return what is in flight now, by name, here and at the workers."""
+        found: dict[str, tuple[int, int]] = {}
+        for live in (self.live(), *(worker.live for worker in self._present())):
+            for name, (decoding, waiting) in live.items():
+                before = found.get(name, (0, 0))
+                found[name] = before[0] + decoding, before[1] + waiting
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a flat row of plain values for each name, and one of them all (TOTAL) last; see Figures.row."""
+        flying = self.in_flight()
+        names = sorted({*self._figures, *flying})  # a name's first requests are in flight before it has any figure
+        rows = [self._figures.get(name, Figures()).row(name, flying.get(name, (0, 0))) for name in names]
+        return [*rows, self.total().row(TOTAL, recording.in_all(flying))]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Return a point a second, at most HISTORY_S of them, oldest first.
+
+        A point is {t: wall time in s, ttft_p50: s, over SMOOTHED_S seconds, tokens_per_s, decoding, waiting}. Tokens
+        count in the second in which they arrived, which is known once their stream has ended: while streams are
+        decoding, tokens_per_s of the latest seconds (as many as the longest recent decode took) is None.
+        """
+        end = self._end()
+        if end is None or not self._seconds:
+            return []
+        recent = [one for second, one in self._seconds.items() if end - RECENT_S < second]
+        decoding, _ = recording.in_all(self.in_flight())
+        settled = end - math.ceil(max((one.longest for one in recent), default=0.0)) if decoding else end
+        first = max(min(self._seconds), end - HISTORY_S + 1)
+        points = [self._point(second) for second in range(first, end + 1)]
+        return [point if point["t"] <= settled else {**point, "tokens_per_s": None} for point in points]
+
+    def _point(self, second: int) -> dict[str, Any]:
+        point = self._points.get(second)
+        if point is None:
+            ttft = Histogram()
+            for near in range(second - SMOOTHED_S + 1, second + 1):
+                if near in self._seconds:
+                    ttft.merge(self._seconds[near].ttft)
+            one = self._seconds.get(second) or Second()
+            point = {
+                "t": second,
+                "ttft_p50": ttft.percentile(0.5),
+                "tokens_per_s": one.tokens,
+                "decoding": one.decoding,
+                "waiting": one.waiting,
+            }
+            self._points[second] = point
+        return point
+
+    def _second(self, second: int) -> Second:
+        """Return a second to change: the points that were made from it are made anew."""
+        for later in range(second, second + SMOOTHED_S):
+            self._points.pop(later, None)
+        return self._seconds.setdefault(second, Second())
+
+    def _forget(self) -> None:
+        for second in sorted(self._seconds)[: -HISTORY_S - SMOOTHED_S]:
+            del self._seconds[second]
+            self._points.pop(second, None)
+
+    def _present(self) -> list[Worker]:
+        """Return the workers that were heard of lately."""
+        now = time.monotonic()
+        return [worker for worker in self._workers.values() if now - worker.heard < MISSING_S]
+
+    def _end(self) -> int | None:
+        """Return the last second that all processes have told of, as far as they are still there."""
+        if present := [worker.upto for worker in self._present()]:
+            return min(present)
+        return max((worker.upto for worker in self._workers.values()), default=self._upto)
+
+
+board = Board()
+
+
+def listen(events: Events) -> None:
+    """Connect `board` to Locust: reset with each test, reported by workers, merged by the master. Call it once."""
+    board.live, board.client = recording.live, recording.client
+    recording.record_listeners.append(_count)
+    events.init.add_listener(_connect)  # type: ignore[no-untyped-call]
+
+
+def _count(name: str, record: Record) -> None:
+    recorder = recording.recorder()
+    assert recorder is not None  # it is where the record comes from
+    board.add(name, record, recorder.clock.wall_ns * metrics.NS)
+
+
+def _judged(name: str, context: dict[str, Any] | None = None, exception: Exception | None = None, **_: Any) -> None:
+    """Follow a test that itself said whether a request of ours failed (catch_response), once its record was counted."""
+    if context and "dialect" in context and not context["warmup"]:
+        board.overrule(name, context["outcome"], failed=exception is not None)
+
+
+def _connect(environment: Environment, runner: Runner | None, **_: Any) -> None:
+    if runner is None:  # run_single_user
+        return
+    events: Any = environment.events  # untyped in Locust, as is gevent
+    events.request.add_listener(_judged)
+    runner.register_message(RESET, _take_reset)
+    if isinstance(runner, WorkerRunner):
+        runner.register_message(FINISH, _finish)
+        events.report_to_master.add_listener(_report)
+        events.test_stop.add_listener(lambda **_: runner.send_message(FIGURES, board.take_delta()))
+    else:
+        events.test_start.add_listener(lambda **_: _reset(runner))
+        events.reset_stats.add_listener(lambda **_: _reset(runner))
+        events.spawning_complete.add_listener(lambda **_: _reset(runner) if environment.reset_stats else None)
+    if isinstance(runner, MasterRunner):
+        runner.register_message(FIGURES, lambda environment, msg: board.merge(msg.data, msg.node_id))  # noqa: ARG005
+        runner.register_message(FINISHED, lambda environment, msg: _finished.add(msg.node_id))  # noqa: ARG005
+        events.worker_report.add_listener(_merge)
+        return
+    sampler: list[gevent.Greenlet[[], None]] = []
+    events.test_start.add_listener(lambda **_: sampler.append(gevent.spawn(_sample)))
+    events.test_stop.add_listener(lambda **_: gevent.killall([sampler.pop() for _ in list(sampler)]))
+
+
+def _reset(runner: Runner) -> None:
+    generation = (board.generation or 0) + 1
+    board.reset(generation)
+    runner.send_message(RESET, {"generation": generation})
+
+
+def _take_reset(msg: Message, **_: Any) -> None:
+    board.reset(msg.data["generation"])
+
+
+def _report(data: dict[str, Any], **_: Any) -> None:
+    data["loadtest"] = board.take_delta()
+
+
+def _merge(client_id: str, data: dict[str, Any], **_: Any) -> None:
+    if "loadtest" in data:
+        board.merge(data["loadtest"], client_id)
+
+
+_finished: set[str] = set()  # the workers of this master that have stopped and sent their last figures
+
+
+def wait_for_workers(runner: MasterRunner) -> None:
+    """Wait until every worker that is not lost has stopped and sent its last figures.
+
+    A headless master tells its workers to quit and leaves half a second later, whatever --stop-timeout grants them:
+    requests that end in that time would be on disk and in no table.
+    """
+    _finished.clear()
+    runner.send_message(FINISH)
+    waited = gevent.Timeout(runner.environment.stop_timeout + GRACE_S, exception=False)  # type: ignore[arg-type]  # False: it ends the wait in silence
+    with waited:
+        while any(client.state != STATE_MISSING and client.id not in _finished for client in runner.clients.all):
+            gevent.sleep(0.02)
+
+
+def _finish(environment: Environment, **_: Any) -> None:
+    runner = environment.runner
+    assert isinstance(runner, WorkerRunner)
+    runner.stop()  # honours --stop-timeout; nothing where it has stopped already
+    runner.send_message(FIGURES, board.take_delta())
+    runner.send_message(FINISHED)
+
+
+def _sample() -> None:
+    while True:
+        gevent.sleep(1.0 - time.time() % 1.0)
+        board.sample(time.time())

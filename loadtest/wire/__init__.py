@@ -1,0 +1,31 @@
+"""HTTP/1.1 on own sockets with the kernel's arrival stamps, under the httpx API."""
+
+from loadtest.wire.async_wire import AsyncWire
+from loadtest.wire.clock import Heartbeat, Keeper, LagLog, WallClock, keeper, now
+from loadtest.wire.connection import Timeouts
+from loadtest.wire.pool import Order, Posts
+from loadtest.wire.reads import Reads
+from loadtest.wire.received import Arrivals
+from loadtest.wire.sync_wire import BlockingWaiter, SyncWire, Waiter
+from loadtest.wire.timerfd import Timerfd
+from loadtest.wire.tls import Verify
+
+__all__ = [
+    "Arrivals",
+    "AsyncWire",
+    "BlockingWaiter",
+    "Heartbeat",
+    "Keeper",
+    "LagLog",
+    "Order",
+    "Posts",
+    "Reads",
+    "SyncWire",
+    "Timeouts",
+    "Timerfd",
+    "Verify",
+    "Waiter",
+    "WallClock",
+    "keeper",
+    "now",
+]

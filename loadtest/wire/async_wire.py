@@ -1,0 +1,348 @@
+"""The asyncio shell: an httpx transport on own sockets, with kernel arrival stamps; runs on asyncio and uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
+from loadtest.wire.connection import (
+    Address,
+    Addresses,
+    Connection,
+    Origin,
+    Refusal,
+    Timeouts,
+    connect_error,
+    open_socket,
+)
+from loadtest.wire.poller import Poller
+from loadtest.wire.pool import Call, Order, Pool
+from loadtest.wire.tls import Verify, client_context
+
+SWEEP = 0.25  # seconds between two looks for overdue requests
+QUIET_NS = (50_000_000, 1_000_000_000)  # a stream silent for at least and at most this is read once more: see _sweep
+OPENING = 64  # connections that `prepare` opens at a time: a full accept queue costs a SYN retry of one second
+
+
+class AsyncWire(httpx.AsyncBaseTransport):
+    """An HTTP/1.1 transport without a limit on connections, for `httpx.AsyncClient(transport=wire)`.
+
+    What is to be measured goes through `fetch`: the wire's own `timeouts` hold for it, and its body is neither decoded
+    nor copied (see Arrivals). `wall`, `lag` and `heartbeat` run from the first use to `aclose`.
+    """
+
+    def __init__(self, *, timeouts: Timeouts | None = None, verify: Verify = True) -> None:
+        self.timeouts = timeouts or Timeouts()
+        self.wall = WallClock()
+        self.lag = LagLog()
+        self.heartbeat = Heartbeat(self.lag, self.wall)
+        self._verify = verify
+        self._context: ssl.SSLContext | None = None
+        self._addresses = Addresses()
+        self._lookups: dict[Origin, asyncio.Task[list[Address] | Refusal]] = {}
+        self._pool = Pool(self._close)
+        self._calls: set[Call] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        self._start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection; requests in flight fail."""
+        if self._loop is None:
+            return
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.heartbeat.stop()
+        for call in list(self._calls):
+            call.fail(httpx.ReadError("the client was closed"))
+        self._pool.close()
+        self._poller.close()
+        self._loop = None
+
+    async def prepare(self, url: str | httpx.URL, count: int) -> None:
+        """Have `count` idle connections to the origin of `url`, so that a burst opens none; raises as a request does."""
+        self._start()
+        origin = Origin.of(httpx.URL(url))
+        gate = asyncio.Semaphore(OPENING)
+
+        async def open_one() -> None:
+            async with gate:
+                self._pool.park(await self._connect(origin, self.timeouts.connect))
+
+        missing = count - self._pool.count(origin)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(missing):
+                    group.create_task(open_one())
+        except* httpx.TransportError as errors:
+            failure = errors.exceptions[0]
+        else:
+            return
+        raise failure
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send `request` and return its response at the headers; raises httpx's TransportErrors."""
+        await request.aread()
+        order = Order.ordinary(request)
+        body = _Body(await self._call(order))
+        status, headers = order.arrivals.status or 0, order.arrivals.headers
+        return httpx.Response(status, headers=headers, stream=body, extensions={"http_version": b"HTTP/1.1"})
+
+    async def fetch(self, order: Order) -> None:
+        """Send `order` and wait until its answer is over, the stream's only wake-up.
+
+        An answer cut off inside its body is no error: see arrivals.complete and arrivals.failure. Raises httpx's
+        ConnectError and ConnectTimeout, ReadTimeout (which limit, in words), ReadError, WriteError or
+        RemoteProtocolError. Cancelling it drops the connection.
+        """
+        order.arrivals.whole = True
+        call = await self._call(order)
+        call.raise_error()
+
+    async def _call(self, order: Order) -> _AsyncCall:
+        """Send `order` over a connection that carries it, and wait until it is answered."""
+        self._start()
+        arrivals = order.arrivals
+        connection = self._take(order.origin)
+        fresh = connection is None
+        while True:
+            if connection is None:
+                connection = await self._connect(order.origin, (order.limits or self.timeouts).connect)
+                arrivals.new_conn, arrivals.t_connect = True, now()
+            call = _AsyncCall(order, connection, self.timeouts, release=self._release)
+            self._calls.add(call)
+            await call.send(order.payload, fresh=fresh)
+            if not connection.stale:
+                return call
+            connection, fresh = None, True  # closed by the server before it saw this request: once more, on a new one
+            arrivals.t_send = arrivals.t_send or now()
+
+    def _take(self, origin: Origin) -> Connection | None:
+        """Return an idle connection; what the server closed in this very turn of the loop nobody has been told of yet."""
+        while (connection := self._pool.take(origin)) is not None:
+            connection.receive()
+            if not connection.broken:
+                return connection
+            self._close(connection)
+        return None
+
+    def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._poller = Poller(loop, ticks=stamps_wanted())
+            self._loop = loop
+            self.heartbeat.start()
+            self._sweeper = loop.call_later(SWEEP, self._sweep)
+
+    def _sweep(self) -> None:
+        """Give up overdue requests: one timer a wire, so that a read costs none.
+
+        A stream that just fell silent is read once more. Where data and a reset wait together, libuv reports an error
+        and uvloop calls the reader a last time, for good: that read takes the data, and nobody tells of the reset.
+        """
+        assert self._loop is not None
+        t = now()
+        for call in list(self._calls):
+            last = call.arrivals.last_read
+            if last is not None and QUIET_NS[0] < t - last < QUIET_NS[1]:
+                call.connection.receive()
+            call.check(t)
+        self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+
+    def _release(self, call: Call) -> None:
+        self._calls.discard(call)
+        self._pool.release(call)
+
+    def _close(self, connection: Connection) -> None:
+        connection.broken = True
+        connection.wake = bool
+        if connection.fd >= 0 and self._loop is not None:
+            self._poller.remove(connection.fd)
+            self._loop.remove_writer(connection.fd)  # uvloop holds the descriptor otherwise
+        connection.fd = -1
+        connection.sock.close()
+
+    async def _connect(self, origin: Origin, limit: float | None) -> Connection:
+        """Return a new connection, TLS included, to the first address that takes it."""
+        loop = asyncio.get_running_loop()
+        refusals: list[Refusal] = []
+        deadline = None if limit is None else loop.time() + limit
+        addresses = await self._addresses_of(origin, deadline, refusals)
+        for i, address in enumerate(addresses):
+            # A silent address may not eat the time of those behind it.
+            share = None if deadline is None else loop.time() + (deadline - loop.time()) / (len(addresses) - i)
+            sock = None
+            try:
+                sock = open_socket(address[0])
+                async with asyncio.timeout_at(share):
+                    await loop.sock_connect(sock, address[1])
+                connection = Connection(sock, origin)
+                self._poller.add(connection.fd, connection.receive)
+            except OSError as error:  # TimeoutError is one
+                if sock is not None:
+                    sock.close()
+                refusals.append(Refusal.of(error))
+            except BaseException:
+                if sock is not None:
+                    sock.close()
+                raise
+            else:
+                self._addresses.worked(origin, address)
+                if origin.scheme == "https":
+                    await self._handshake(connection, deadline, limit)
+                return connection
+        raise connect_error(origin, refusals, limit)
+
+    async def _addresses_of(self, origin: Origin, deadline: float | None, refusals: list[Refusal]) -> list[Address]:
+        """Return where the origin's name leads; nowhere with a refusal where that is not to be found out in time."""
+        known = self._addresses.get(origin)
+        if known is not None:
+            return known
+        found: list[Address] | Refusal
+        try:
+            async with asyncio.timeout_at(deadline):
+                found = await self._resolve(origin)
+        except TimeoutError as error:
+            found = Refusal.of(error)
+        if isinstance(found, list):
+            return found
+        refusals.append(found)
+        return []
+
+    async def _resolve(self, origin: Origin) -> list[Address] | Refusal:
+        lookup = self._lookups.get(origin)
+        if lookup is None:  # one lookup for all who wait, and none of them cancels it for the others
+            lookup = self._lookups[origin] = asyncio.ensure_future(self._look_up(origin))
+            lookup.add_done_callback(lambda _: self._lookups.pop(origin))
+        return await asyncio.shield(lookup)
+
+    async def _look_up(self, origin: Origin) -> list[Address] | Refusal:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            return Refusal.of(error)
+        return self._addresses.put(origin, [(family, address) for family, _, _, _, address in found])
+
+    async def _handshake(self, connection: Connection, deadline: float | None, limit: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def settle() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        if self._context is None:
+            self._context = client_context(self._verify)
+        connection.wake = settle
+        connection.start_tls(self._context)
+        connection.transmit()
+        try:
+            async with asyncio.timeout_at(deadline):
+                await done
+        except TimeoutError as error:
+            self._close(connection)
+            raise connect_error(connection.origin, [Refusal.of(error)], limit) from None
+        except BaseException:
+            self._close(connection)
+            raise
+        assert connection.tls is not None
+        if not connection.tls.ready:
+            self._close(connection)
+            why = connection.error or "the server closed the connection during the TLS handshake"
+            raise httpx.ConnectError(f"cannot connect to {connection.origin}: {why}")
+
+
+class _AsyncCall(Call):
+    """A Call with the one waiter for what becomes of it."""
+
+    def __init__(
+        self, order: Order, connection: Connection, timeouts: Timeouts, *, release: Callable[[Call], None]
+    ) -> None:
+        super().__init__(order, connection, timeouts, release=release, wake=self._wake_up)
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def send(self, payload: bytes, *, fresh: bool) -> None:
+        """Send the request and wait until it is answered; a stale connection shows in connection.stale."""
+        if not self.begin(payload, fresh=fresh):
+            asyncio.get_running_loop().add_writer(self.connection.fd, self._writable)
+        while not self.answered:
+            await self._wait()
+        if self.arrivals.t_headers is None and not self.connection.stale:
+            self.raise_error()
+
+    async def next_body(self) -> bytes | None:
+        """Return the next body bytes of an ordinary answer, None at its end."""
+        assert self.inbox is not None
+        inbox = self.inbox
+        while not inbox.chunks and not self.over:
+            await self._wait()
+        if inbox.chunks:
+            return inbox.chunks.popleft()
+        self.raise_error()
+        return None
+
+    def _writable(self) -> None:
+        if self.connection.transmit() and self.connection.fd >= 0:
+            asyncio.get_running_loop().remove_writer(self.connection.fd)
+
+    def _expect_end(self) -> None:
+        """As the base says, by a timer: only an answer whose framing does not end with its text costs one."""
+        if self._timer is not None:
+            self._timer.cancel()
+        left = max((self.arrivals.until or 0) - now(), 0)
+        self._timer = asyncio.get_running_loop().call_later(left / 1e9, self._end_is_due)
+
+    def _end_is_due(self) -> None:
+        self._timer = None
+        self.check(now())
+        if not self.over:
+            self._expect_end()
+
+    def _wake_up(self) -> None:
+        if self.over and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        except asyncio.CancelledError:
+            self.fail(httpx.ReadError("cancelled before the answer was over"))
+            raise
+
+
+class _Body(httpx.AsyncByteStream):
+    """An ordinary answer's body for httpx, as it comes."""
+
+    def __init__(self, call: _AsyncCall) -> None:
+        self._call = call
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (data := await self._call.next_body()) is not None:
+            yield data
+
+    async def aclose(self) -> None:
+        self._call.fail(httpx.ReadError("closed before the answer was over"))

@@ -1,0 +1,412 @@
+"""What the wire saw of one request: instants and raw reads, interpreted afterwards.
+
+While a stream runs, a read costs its framing and a look for the answer's end. Kernel stamps are turned into instants at
+the very end, by `reads`.
+"""
+
+from __future__ import annotations
+
+import operator
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from itertools import compress
+from typing import Self
+
+import httpx
+
+from loadtest.dialects.base import End, EndMarks
+from loadtest.wire.clock import STAMP_SIZE, Ancillary, LagLog, WallClock, stamps_ns
+from loadtest.wire.parser import AnswerParser
+from loadtest.wire.reads import Reads
+
+__all__ = ["Arrivals", "Reads"]
+
+NO_STAMP = bytes(STAMP_SIZE)
+MARK_NS = 50_000_000  # after an end mark the framing's end is waited for so long; most often it comes within 0.2 ms
+FINISH_NS = 1_000_000_000  # after a finish without a mark: so long without a data event
+LIKE = 7  # bytes: the end of `…"finish_reason":null}]}`, newlines included, and of `…"done":false}`, but no text
+LOOK_NS = 250_000_000  # what was not looked through is, when nothing has come for so long, as far back as
+LOOK_BACK = 1 << 16  # bytes
+UNFINISHED = 4096  # bytes; a line longer than that is looked at when its newline has come
+SILENT = (b":", b"event:", b"id:", b"retry:")  # lines of an event stream that hold no data
+
+
+class Arrivals:
+    """One request's instants and reads, filled by a wire (or `replay`).
+
+    Instants are monotonic ns. t_send, t_headers, t_first_byte and t_end are our own clock's until `reads` has moved them
+    to kernel stamps. `live` is given body bytes as they come, until it returns True: the first content was seen. `ends`
+    says which lines end an answer: see `until`.
+    """
+
+    __slots__ = (
+        "_body",
+        "_content_at",
+        "_end_at",
+        "_ends",
+        "_handled",
+        "_headers_at",
+        "_like",
+        "_live",
+        "_looked",
+        "_marks",
+        "_needles",
+        "_parser",
+        "_sent",
+        "_stamps",
+        "_suspect",
+        "_tail",
+        "_unstamped",
+        "early_ns",
+        "ended",
+        "failure",
+        "marked",
+        "new_conn",
+        "send_ns",
+        "t_connect",
+        "t_end",
+        "t_first_byte",
+        "t_headers",
+        "t_over",
+        "t_resent",
+        "t_send",
+        "until",
+        "whole",
+    )
+
+    def __init__(self, live: Callable[[bytes], bool] | None = None, ends: EndMarks | None = None) -> None:
+        self.whole = False  # nobody waits for the headers alone
+        self.new_conn = False
+        self.t_connect: int | None = None  # TCP (and TLS) ready, where a connection was opened for this request
+        self.t_send: int | None = None  # the request's last byte handed to the kernel
+        self.t_resent: int | None = None  # the same once more: the first connection had been closed by the server
+        self.t_headers: int | None = None
+        self.t_first_byte: int | None = None
+        self.t_end: int | None = None  # the end mark's arrival, else the finish's, else the last byte's
+        self.t_over: int | None = None  # when that was known: the connection carries the next request, or is closed
+        self.send_ns: int | None = None  # between the stamps before and after the last send: how sure t_send is
+        self.early_ns = 0  # how far the answer's first stamp lies before even the earlier of them
+        self.ended = False  # nothing more will come: complete, cut off, or given up
+        self.failure: str | None = None  # why the answer is not whole, one sentence
+        self.marked: End | None = None  # what the answer said of its end, the most that it said
+        self.until: int | None = None  # when the answer is over though its framing goes on, as after an end mark
+        self._live = live
+        self._marks = ends or EndMarks()
+        self._needles = self._marks.needles
+        self._parser = AnswerParser()
+        # Of every read its raw stamp, its time, and where its body bytes end, in columns: nothing for the collector to walk.
+        self._stamps, self._handled, self._ends = bytearray(), array("q"), array("q")
+        self._unstamped = 0
+        self._body = bytearray()
+        # How the last read ended that held no needle; one that ends so is looked through when nothing comes: to search for
+        # four needles costs a µs, and lines that end an answer nearly always end otherwise. b"" stands for all, () for none.
+        self._like: bytes | tuple[()] = ()
+        self._looked = 0  # offset in the body of what was not looked through
+        self._tail = b""  # of a line without its newline the end, in which a needle may begin
+        self._suspect = False  # that line holds a needle
+        self._sent: tuple[int, int] | None = None
+        self._headers_at: int | None = None
+        self._end_at: int | None = None
+        self._content_at: int | None = None  # the read of the last content that is known of: see content_seen
+
+    @property
+    def status(self) -> int | None:
+        return self._parser.status
+
+    @property
+    def success(self) -> bool:
+        """Whether the server said that all is well (2xx)."""
+        return self._parser.status is not None and 200 <= self._parser.status < 300
+
+    @property
+    def headers(self) -> httpx.Headers:
+        """The answer's headers, empty until they came."""
+        return httpx.Headers(self._parser.headers)
+
+    @property
+    def packed(self) -> str | None:
+        """How the server compressed the body; None where it did not."""
+        return self._parser.packed
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole answer came, as its framing (length, chunks, end of connection) has it."""
+        return self._parser.complete
+
+    @property
+    def malformed(self) -> bool:
+        """Whether the answer is not HTTP/1.1."""
+        return self._parser.error is not None and not self._parser.excessive
+
+    @property
+    def excessive(self) -> str | None:
+        """In one sentence, which limit on an answer's size was passed; None where none was."""
+        return self.failure if self._parser.excessive else None
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection can carry another request."""
+        return self._parser.complete and self._parser.keep_alive and not self._parser.excess
+
+    def expect_no_body(self) -> None:
+        """Take note that the request is a HEAD: the answer ends with its headers."""
+        self._parser.head = True
+
+    @property
+    def read_count(self) -> int:
+        """How many reads there were, those without body bytes included."""
+        return len(self._handled)
+
+    @property
+    def stamped_count(self) -> int:
+        """How many of all reads carry a kernel stamp."""
+        return len(self._handled) - self._unstamped
+
+    @property
+    def size(self) -> int:
+        """How many body bytes came."""
+        return len(self._body)
+
+    @property
+    def last_read(self) -> int | None:
+        """When the latest read was handled, monotonic ns."""
+        return self._handled[-1] if self._handled else None
+
+    @property
+    def content_seen(self) -> int | None:
+        """When content was last handled, as far as `catch_up` has looked; where nobody says what it is, every read."""
+        if (self._live is None and self._content_at is None) or not self.whole:
+            return self.last_read
+        return None if self._content_at is None else self._handled[self._content_at]
+
+    def sent(self, before: int, after: int) -> None:
+        """Take the instants before and after the call that sent the request's last byte."""
+        if self.t_send is None:
+            self.t_send, self._sent, self.send_ns = after, (before, after), after - before
+        else:
+            self.t_resent = after
+
+    def add(self, data: bytes, ancillary: Ancillary, t: int) -> bool:
+        """Take one read, its ancillary data and its time; True when the shell is to look: headers, end, `until`."""
+        self._handled.append(t)
+        if ancillary:
+            self._stamps += ancillary[0][2]
+        else:
+            self._stamps += NO_STAMP
+            self._unstamped += 1
+        body = self._parser.feed(data)
+        self._body += body
+        self._ends.append(len(self._body))
+        if body.endswith(self._like) and not self._parser.over:
+            return False
+        return self._consider(body)
+
+    def eof(self, t: int) -> None:
+        """Take the connection's end at `t`: it completes an answer that has neither length nor chunks."""
+        if self.ended:
+            return
+        self._parser.eof()
+        if self._parser.complete:
+            self._end(None, t)
+        elif not self._handled:
+            self._end("the server closed the connection without an answer", t)
+        else:
+            where = "body" if self._parser.headers_done else "headers"
+            self._end(f"the server closed the connection inside the {where} of the answer", t)
+
+    def abort(self, failure: str, t: int) -> None:
+        """Take the shell's word that nothing more will come (a time limit, a reset, a cancelled request)."""
+        if not self.ended:
+            self._end(failure, t)
+
+    def expire(self, t: int) -> bool:
+        """End an answer whose time to end its framing is up at `t`; False where data have come since its finish."""
+        if self.until is None or self.ended:
+            return self.ended
+        if self.marked is End.FINISH:
+            self.catch_up()
+            assert self._content_at is not None
+            self.until = max(self.until, self._handled[self._content_at] + FINISH_NS)
+        if t >= self.until:
+            self._end(None, t)
+        return self.ended
+
+    @property
+    def look_at(self) -> int | None:
+        """When `look` is worth calling, unless something comes before; None where there is nothing to look at."""
+        if self._looked == len(self._body) or not self._needles or self.marked is End.MARK:
+            return None
+        return self._handled[-1] + LOOK_NS
+
+    def look(self) -> bool:
+        """Look through what passed for ordinary; True when an end was in it."""
+        if self.look_at is None:
+            return False
+        was, begin = self.marked, max(self._looked, len(self._body) - LOOK_BACK)
+        self._looked = len(self._body)
+        if not self.ended and self._holds(self._body[begin:]):
+            self._ask(self._line_start(begin))
+        return self.marked is not was
+
+    def catch_up(self) -> None:
+        """Find the last read that brought data: comments, and what an event stream says beside data, are none."""
+        body, end = self._body, len(self._body)
+        known = -1 if self._content_at is None else self._ends[self._content_at]
+        while end > known:
+            start = body.rfind(b"\n", 0, end) + 1
+            line = body[start : min(end, start + 64)].strip()
+            if line and not line.startswith(SILENT):
+                self._content_at = bisect_left(self._ends, end)
+                return
+            end = start - 1
+
+    def reads(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Reads:
+        """Return the reads that carried body bytes, and move t_send, t_headers, t_first_byte and t_end to their stamps.
+
+        Stamps need `wall`; without it, or where the kernel gave none, a read's instant is the time of the read.
+        """
+        handled, ends = self._handled.tolist(), self._ends.tolist()
+        times = handled if wall is None else wall.instants(stamps_ns(self._stamps), handled)
+        if times:
+            self._settle_send(times[0])
+        lags = list(map(operator.sub, handled, times))
+        if lag is not None and self.t_send is not None:
+            for i, gap in lag.worst_of_each(self.t_send, handled):
+                lags[i] = max(lags[i], gap)
+        carried = list(map(operator.gt, ends, [0, *ends]))
+        out = Reads(bytes(self._body), *(list(compress(column, carried)) for column in (ends, times, lags)))
+        if times:
+            self.t_first_byte = times[0]
+        if self._headers_at is not None:
+            self.t_headers = times[self._headers_at]
+        if self._end_at is not None:
+            self.t_end = times[self._end_at]
+        return out
+
+    def body(self) -> bytes:
+        """Return all body bytes that came."""
+        return bytes(self._body)
+
+    @classmethod
+    def replay(
+        cls,
+        reads: Sequence[tuple[int, bytes]],
+        t_eof: int | None = None,
+        *,
+        t_send: int = 0,
+        live: Callable[[bytes], bool] | None = None,
+        ends: EndMarks | None = None,
+    ) -> tuple[Self, list[tuple[int, bytes]]]:
+        """Return what these (ns, bytes) would have made without a socket or stamps, and the reads left over: see `play`."""
+        arrivals = cls(live, ends)
+        arrivals.t_send = t_send
+        return arrivals, arrivals.play(reads, t_eof)
+
+    def play(self, reads: Sequence[tuple[int, bytes]], t_eof: int | None = None) -> list[tuple[int, bytes]]:
+        """Feed recorded reads as a wire would, up to this answer's end, and return those of the next answer.
+
+        A read that holds the end of this answer and the beginning of the next is cut. With `t_eof` the connection ends there.
+        """
+        for i, (t, data) in enumerate(reads):
+            if self._expired(t):
+                return list(reads[i:])
+            self.add(data, [], t)
+            if self.ended:
+                if not self._parser.excess:
+                    return list(reads[i + 1 :])
+                self._parser.excess = False
+                return [(t, data[-self._parser.extra :]), *reads[i + 1 :]]
+        if t_eof is not None and not self._expired(t_eof):
+            self.eof(t_eof)
+        return []
+
+    def _expired(self, t: int) -> bool:
+        """Whether the answer was over, without an end of its framing, before `t`."""
+        while not self.ended and self.until is not None and t >= self.until:
+            self.expire(self.until)
+        return self.ended
+
+    def _settle_send(self, first: int) -> None:
+        """Settle when the request was sent: not after the answer's first stamp. The call that sends may return 7 ms late."""
+        if self._sent is None:
+            return
+        before, after = self._sent
+        self.early_ns = max(before - first, 0)
+        self.t_send = after if first >= after else min(before, first)
+        if self.t_connect is not None and self.t_resent is None:
+            self.t_connect = min(self.t_connect, self.t_send)
+
+    def _consider(self, body: bytes) -> bool:
+        """Take the read just added, whatever it brought."""
+        parser, i = self._parser, len(self._ends) - 1
+        t, had_ended, was_marked, had_headers = self._handled[i], self.ended, self.marked, self._headers_at is not None
+        if i == 0:
+            self.t_first_byte = t
+        if not had_headers and parser.headers_done:
+            self._headers_at, self.t_headers = i, t
+        if body and self._live is not None and self._live(body):
+            self._live, self._content_at = None, i
+        self._like = self._look(body)
+        if parser.over and not self.ended:
+            self._end_at = i if self._end_at is None else self._end_at
+            self._end(parser.error, t)
+        if self.ended != had_ended or (parser.headers_done != had_headers and not self.whole):
+            return True
+        return self.marked is not was_marked
+
+    def _look(self, body: bytes) -> bytes | tuple[()]:
+        """Ask of lines that hold a needle what they say of the answer's end; return what may pass from now on: _like."""
+        if not self._needles or self.marked is End.MARK:
+            return b"" if self._parser.headers_done and self._live is None else ()
+        region = self._tail + body
+        found, newline = self._holds(region), b"\n" in body
+        size = len(self._body)
+        if self._looked == size - len(body):
+            self._looked = size
+        if found or (self._suspect and body):
+            start = self._line_start(size - len(body))
+            if newline or size - start < UNFINISHED:
+                self._ask(start)
+        self._suspect = self._holds(region.rpartition(b"\n")[2]) if newline else found or self._suspect
+        ended = self._body.endswith(b"\n")
+        self._tail = b"" if ended else region[-max(map(len, self._needles)) :]
+        if found or not ended or len(body) <= LIKE or self._live is not None:
+            return ()
+        return body[-LIKE:]
+
+    def _holds(self, data: bytes | bytearray) -> bool:
+        return any(needle in data for needle in self._needles)
+
+    def _line_start(self, at: int) -> int:
+        r"""Return where the line begins that goes on at `at`; some servers end lines with a b"\r" alone."""
+        start = self._body.rfind(b"\n", 0, at) + 1
+        return max(start, self._body.rfind(b"\r", start, at) + 1)
+
+    def _ask(self, start: int) -> None:
+        """Ask of every line from the one that begins at `start` on."""
+        for line in self._body[start:].split(b"\n"):
+            said = self._marks.read(bytes(line)) if self._holds(line) else None
+            if said is not None and self.marked not in (said, End.MARK):
+                i = bisect_left(self._ends, start + len(line))
+                self.marked, self._end_at, self._content_at = said, i, i
+                self._looked = max(self._looked, start + len(line))
+                self.until = self._handled[i] + (MARK_NS if said is End.MARK else FINISH_NS)
+            start += len(line) + 1
+
+    def forsake(self) -> None:
+        """Tell nobody of what comes from here on; of a request that never left, nothing ever came.
+
+        Whoever is told holds these arrivals as a rule: a circle, and the driver has collection switched off.
+        """
+        self._live = None
+
+    def _end(self, failure: str | None, t: int) -> None:
+        if self._suspect and self.marked is not End.MARK:  # a last line without its newline
+            self._ask(self._line_start(len(self._body)))
+        self.look()
+        self.ended = True
+        self.failure = None if self.marked is not None else failure  # whole, whatever becomes of the connection
+        self.t_end = t if self._end_at is None else self._handled[self._end_at]
+        self.t_over = t
+        self.until = self._live = None

@@ -1,0 +1,1 @@
+"""Servers, runs and clients that several tests use."""
