@@ -10,30 +10,21 @@ Measuring writes, analysing reads, and nothing passes between them but these fil
 from __future__ import annotations
 
 import builtins
-import contextlib
 import dataclasses
-import os
-import platform
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import orjson
 
-from loadtest.credentials import scrubber
-from loadtest.errors import RunFolderError, StorageError
+from loadtest.errors import RunFolderError
 
 SCHEMA = 1
-RESERVE = 1 << 18  # bytes kept for run.json: on a full disk it can still say how the run ended
 MOST_STARTS = 16  # of objects that are looked for on a line which does not parse
 MOST_NS = 1 << 62  # of an instant: a difference of two still fits 64 bits
 NOT_SENT = "not sent"  # how the error of a request begins that was shed: cancelled before it was sent, by its plan
-TRIED_BYTES = 1 << 16  # written to see whether a run's folder can be
 
 
 class Outcome(StrEnum):
@@ -156,7 +147,7 @@ _LEFT_OUT_AT_ZERO = ("target", "send_us", "unsent_tokens")
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class FileHeader:
     """First line of a requests file: who wrote it, and the anchor of its instants."""
 
     schema: int
@@ -181,227 +172,9 @@ class Header:
         return Clock(self.monotonic_ns, self.wall_ns)
 
 
-class LineFile:
-    """A new file of JSON lines, each of them whole or not there at all, whatever becomes of the disk."""
-
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        """Make the file and write its first line; raise StorageError, or FileExistsError where the name is taken."""
-        self.path = path
-        self._end = 0  # of the last whole line
-        self._scrub = scrubber()
-        try:
-            self._file: IO[bytes] = path.open("xb", buffering=0)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise _storage_error(path, error) from None
-        self.append(orjson.dumps(header) + b"\n")
-
-    @property
-    def removed(self) -> bool:
-        """Whether no folder holds the file any more: what is written to it is lost when it is closed."""
-        return os.fstat(self._file.fileno()).st_nlink == 0
-
-    def append(self, line: bytes) -> None:
-        """Write one line, with one write unless that stops short; where it fails, cut the file back and raise StorageError."""
-        line = self._scrub(line)
-        rest = memoryview(line)
-        try:
-            while rest:  # a disk with room for a part of the line takes that, and says at the next write what is wrong
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(self._end)
-                self._file.seek(self._end)
-            raise _storage_error(self.path, error) from None
-        self._end += len(line)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _storage_error(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot write {path}: {(error.strerror or str(error)).lower()}")
-
-
-class RecordWriter(LineFile):
-    """Appends Records to one requests file: one line and one write a record, so that a crash costs at most a line."""
-
-    def __init__(self, path: Path, *, worker: str, driver: str, clock: Clock) -> None:
-        self.clock = clock
-        header = Header(SCHEMA, worker, platform.node(), driver, clock.monotonic_ns, clock.wall_ns)
-        super().__init__(path, dataclasses.asdict(header))
-
-    def write(self, record: Record) -> None:
-        """Append a record; raise StorageError where it cannot be kept."""
-        self.append(record.to_line())
-
-
-class SampleWriter(LineFile):
-    """Appends samples ({"t": ns since the anchor, ...}) to one samples file, as RecordWriter does records."""
-
-    def __init__(self, path: Path, *, source: str, clock: Clock, facts: dict[str, Any] | None = None) -> None:
-        self.clock = clock
-        anchor = {"monotonic_ns": clock.monotonic_ns, "wall_ns": clock.wall_ns}
-        super().__init__(path, {"schema": SCHEMA, "source": source, "host": platform.node(), **anchor, **(facts or {})})
-
-    def write(self, sample: dict[str, Any]) -> None:
-        """Append a sample; raise StorageError where it cannot be kept."""
-        self.append(orjson.dumps(sample) + b"\n")
-
-
-class RunFolder:
-    """A run on disk. Made with `create` by whoever measures, opened with `open` by whoever reads."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @classmethod
-    def check_free(cls, path: Path) -> None:
-        """Raise RunFolderError when `path` holds a run, is no folder or cannot be written to; leave nothing behind."""
-        if path.absolute() == Path(path.absolute().anchor):
-            raise RunFolderError(f"{path} is the root of the file system; choose another --out.")
-        try:
-            if path.exists() and not path.is_dir():
-                raise RunFolderError(f"{path} is a file, not a folder; choose another --out.")
-            if path.is_dir() and ((path / "run.json").exists() or any(path.glob("requests-*.jsonl"))):
-                raise RunFolderError(f"{path} already holds a run; choose another --out or remove it.")
-            if path.is_symlink() and not path.exists():
-                raise RunFolderError(f"{path} is a link that leads to no folder; choose another --out.")
-            nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-            if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-                raise RunFolderError(f"cannot write to {nearest}; choose another --out.")
-            _try(path.absolute(), nearest)
-        except (OSError, ValueError) as error:  # ValueError: a NUL byte, or what is no text
-            why = getattr(error, "strerror", None) or "its name is no path"
-            shown = ascii(str(path))[1:-1]
-            shown = shown if len(shown) <= 200 else f"{shown[:80]}… ({len(shown)} characters)"
-            raise RunFolderError(f"cannot write to {shown}: {why}; choose another --out.") from None
-
-    @classmethod
-    def create(cls, path: Path) -> Self:
-        """Make the folder (parents too); raise RunFolderError when it cannot be, or already holds a run."""
-        cls.check_free(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "run.json.partial").write_bytes(b"")
-        except OSError as error:
-            raise RunFolderError(f"cannot write to {path}: {error.strerror}; choose another --out.") from None
-        return cls(path)
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open a folder that holds a run, be it records alone; raise RunFolderError when it does not."""
-        try:
-            known = (path / "run.json").is_file() or any(path.glob("requests-*.jsonl"))
-        except OSError as error:
-            raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
-        if not known:
-            raise RunFolderError(f"{path} is not a run folder: it has no run.json.")
-        return cls(path)
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    def write_run(self, facts: dict[str, Any]) -> None:
-        """Write run.json whole or not at all, at the start and, with how the run ended, again; raise StorageError.
-
-        It is written over a file that was made beforehand, so that a disk that filled up meanwhile has room for it.
-        """
-        body = orjson.dumps({"schema": SCHEMA, **facts}, option=orjson.OPT_INDENT_2)
-        partial = self.path / "run.json.partial"
-        try:
-            with partial.open("r+b" if partial.exists() else "xb") as file:
-                file.write(scrubber()(body) + b"\n")
-                file.truncate()
-            partial.replace(self.path / "run.json")
-        except OSError as error:
-            raise _storage_error(self.path / "run.json", error) from None
-        if facts.get("state") == "running":
-            self._reserve()
-
-    def _reserve(self) -> None:
-        """Keep room on the disk for the next run.json."""
-        with suppress(OSError), (self.path / "run.json.partial").open("xb") as file:
-            file.write(bytes(RESERVE))
-
-    def read_run(self) -> dict[str, Any]:
-        """Return run.json; raise RunFolderError when it cannot be read, does not parse or is of a newer schema."""
-        try:
-            facts = orjson.loads((self.path / "run.json").read_bytes())
-        except orjson.JSONDecodeError:
-            raise RunFolderError(f"{self.path / 'run.json'} does not parse as JSON.") from None
-        except OSError as error:
-            raise RunFolderError(f"cannot read {self.path / 'run.json'}: {error.strerror}.") from None
-        if not isinstance(facts, dict):
-            raise RunFolderError(f"{self.path / 'run.json'} is not a JSON object.")
-        _check_schema(self.path, facts)
-        return facts
-
-    def record_writer(self, clock: Clock, *, worker: str = "0", driver: str = "asyncio") -> RecordWriter:
-        return RecordWriter(self.path / f"requests-{worker}.jsonl", worker=worker, driver=driver, clock=clock)
-
-    def sample_writer(self, clock: Clock, *, source: str) -> SampleWriter:
-        return SampleWriter(self.path / f"samples-{source}.jsonl", source=source, clock=clock)
-
-    def requests(self) -> Iterator[tuple[Header, list[dict[str, Any]]]]:
-        """Yield every requests file as (header, parsed lines); lines that cannot be read are left out.
-
-        Raises RunFolderError for a file whose first line is no header, or of a newer schema.
-        """
-        for path in sorted(self.path.glob("requests-*.jsonl")):
-            rows, _ = read_lines(path)
-            if rows:
-                _check_schema(path, rows[0])
-                header = Header.of(rows[0])
-                if header is None:
-                    raise RunFolderError(f"the first line of {path} is no header.")
-                yield header, rows[1:]
-
-    def records(self) -> Iterator[Record]:
-        """Yield every Record of every file, in the order written; an id that came before, or no record, is left out."""
-        seen: set[int] = set()
-        for _, rows in self.requests():
-            for row in rows:
-                try:
-                    record = Record.from_json(row)
-                    again = record.id in seen
-                except (KeyError, TypeError, ValueError):
-                    continue
-                if not again:
-                    seen.add(record.id)
-                    yield record
-
-    def samples(self, source: str) -> list[dict[str, Any]]:
-        """Return the samples of one source (header first), empty where there are none that can be read."""
-        path = self.path / f"samples-{source}.jsonl"
-        return read_lines(path)[0] if path.is_file() else []
-
-
 def newer(schema: object) -> bool:
     """Whether a file's schema is one that this version does not know."""
     return isinstance(schema, int) and schema > SCHEMA
-
-
-def _try(path: Path, nearest: Path) -> None:
-    """Make the folder below `nearest`, which is there, write a file of 64 KiB and remove all of it: a full disk shows."""
-    made = [folder for folder in (path, *path.parents) if nearest in folder.parents]  # the deepest first
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".loadtest-", buffering=0) as file:
-            left = TRIED_BYTES
-            while left:  # a write that the disk has not all the room for is short; the next one says why
-                left -= file.write(bytes(left))
-    finally:
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-def _check_schema(path: Path, facts: dict[str, Any]) -> None:
-    if newer(schema := facts.get("schema")):
-        raise RunFolderError(f"{path} was written by a newer loadtest (schema {schema}); update.")
 
 
 def read_line(line: bytes) -> tuple[dict[str, Any] | None, bool]:

@@ -26,7 +26,8 @@ from loadtest.errors import ScenarioError
 from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import Errors, Found, Served, Tried, by_nonce, compare, judge, next_streams
 from loadtest.measure.capacity_file import Capacity
-from loadtest.records import Clock, Outcome, Record, RunFolder
+from loadtest.records import Clock, Outcome, Record
+from loadtest.run_folder import RunFolder
 from loadtest.simulate.engine import Request
 from loadtest.simulate.metronome import Metronome
 from loadtest.simulate.profiles import PROFILES

@@ -19,7 +19,8 @@ import pytest
 from loadtest import cli as commands
 from loadtest.errors import TargetError
 from loadtest.measure.interruption import SIGNALS
-from loadtest.records import Outcome, RunFolder
+from loadtest.records import Outcome
+from loadtest.run_folder import RunFolder
 from loadtest.target.control import ask
 
 Call = Callable[..., tuple[int, str, str]]

@@ -26,7 +26,8 @@ from loadtest.analyse.verdict import verdict
 from loadtest.asyncio_driver import session
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError
-from loadtest.records import Outcome, RunFolder
+from loadtest.records import Outcome
+from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.simulate import control
 from loadtest.simulate.engine import Engine, Request

@@ -15,7 +15,8 @@ from loadtest import metrics
 from loadtest.analyse.run import frames
 from loadtest.dialects import Dialect, Ending, OllamaChat, OpenAIChat
 from loadtest.live import Figures
-from loadtest.records import Clock, Outcome, Record, RecordWriter
+from loadtest.records import Clock, Outcome, Record
+from loadtest.run_folder import RecordWriter
 
 CHAT, V1 = OllamaChat("m"), OpenAIChat("m")
 A = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}

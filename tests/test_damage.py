@@ -19,7 +19,8 @@ from loadtest.analyse.run import facts as facts_of
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.damage import KINDS
 from loadtest.errors import RunFolderError
-from loadtest.records import RunFolder, read_line
+from loadtest.records import read_line
+from loadtest.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
 Change = Callable[[dict[str, Any]], object]

@@ -15,7 +15,8 @@ import orjson
 import pytest
 
 from loadtest.cli.demo import simulated_server
-from loadtest.records import Outcome, Record, RunFolder
+from loadtest.records import Outcome, Record
+from loadtest.run_folder import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -27,7 +27,8 @@ from loadtest.live import Figures
 from loadtest.monitor.endpoint import PATIENCE_S, Endpoint, listen, url_of
 from loadtest.monitor.export import HISTOGRAMS, Client, Seen, bounds, families
 from loadtest.monitor.tail import Tail
-from loadtest.records import Clock, Outcome, Record, RunFolder
+from loadtest.records import Clock, Outcome, Record
+from loadtest.run_folder import RunFolder
 
 needs_prometheus = pytest.mark.skipif(not INSTALLED, reason="prometheus and promtool are not installed")
 

@@ -25,7 +25,7 @@ from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.run import frames
 from loadtest.asyncio_driver.session import measure
 from loadtest.monitor.export import HISTOGRAMS
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 
 needs_prometheus = pytest.mark.skipif(not INSTALLED, reason="prometheus and promtool are not installed")

@@ -10,7 +10,8 @@ import pytest
 from support.made_runs import MS, WALL, Made, Truth, closed_loop, make, recorded, unanswered, write
 
 from loadtest.analyse.run import frames
-from loadtest.records import Clock, Outcome, RunFolder
+from loadtest.records import Clock, Outcome
+from loadtest.run_folder import RunFolder
 
 LEVEL = {"index": 0, "concurrency": 2, "input_tokens": 100, "output_tokens": 20, "words": None, "rate": None}
 

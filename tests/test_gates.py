@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from support.made_runs import WALL, Made, closed_loop, make
 
-from loadtest.records import Outcome, Record, RunFolder
+from loadtest.records import Outcome, Record
+from loadtest.run_folder import RunFolder
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")

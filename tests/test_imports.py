@@ -45,6 +45,7 @@ APART = {
     "analyse": {"wire", "measure", "target", "asyncio_driver", "monitor", "users"},
     "memory": {"wire", "measure", "target", "asyncio_driver", "monitor", "records"},
     "simulate": set(ORDER) - {"errors", "simulate"},
+    "users": {"asyncio_driver"},
     "monitor": {"workloads", "dialects", "wire", "measure", "target", "asyncio_driver"},
 }
 HEAVY = {"pandas", "matplotlib", "locust", "gevent"}

@@ -15,7 +15,7 @@ from support.odd_input import REFUSED, answer, command_line, nothing_started
 
 from loadtest.cli import COMMANDS
 from loadtest.errors import LoadTestError, ScenarioError
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario, looks_like
 from loadtest.slo import parse
 

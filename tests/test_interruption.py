@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from loadtest.measure.interruption import SIGNALS
-from loadtest.records import Outcome, RunFolder
+from loadtest.records import Outcome
+from loadtest.run_folder import RunFolder
 
 CHAT = Path(__file__).parent.parent / "scenarios" / "chat.py"
 DRIVERS = ("asyncio", "locust")

@@ -24,7 +24,8 @@ from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import failure_of
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.request import Exchange
-from loadtest.records import LineFile, Outcome, Record, RunFolder
+from loadtest.records import Outcome, Record
+from loadtest.run_folder import LineFile, RunFolder
 from loadtest.wire import LagLog, WallClock
 
 CHAT = OllamaChat("m")
@@ -125,7 +126,7 @@ SHORT_DISK = """
 import resource, sys
 from pathlib import Path
 from loadtest.errors import StorageError
-from loadtest.records import LineFile
+from loadtest.run_folder import LineFile
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 file = LineFile(Path(sys.argv[1]), {"head": 1})
 file.append(b'"' + b"x" * 40 + b'"\\n')

@@ -19,7 +19,8 @@ from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.analyse.server import prompt_length
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError
-from loadtest.records import Record, RunFolder
+from loadtest.records import Record
+from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.target.context import lengths_within
 

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from loadtest.analyse.run import frames
-from loadtest.records import Outcome, Record, RunFolder
+from loadtest.records import Outcome, Record
+from loadtest.run_folder import RunFolder
 
 HALF_BUCKET = 1 / 256
 LOCUSTFILE = """

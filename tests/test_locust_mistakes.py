@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from support.locust_runs import SCENARIOS, Run, Start, starting
 
-from loadtest.asyncio_driver.driver import BACK_OFF_S
 from loadtest.cli.demo import simulated_server
+from loadtest.measure.release import BACK_OFF_S
 from loadtest.records import Outcome
 
 CHAT = SCENARIOS / "chat.py"

@@ -16,7 +16,8 @@ import httpx
 import pytest
 from support.locust_runs import SCENARIOS, Start, free_port, starting
 
-from loadtest.records import Outcome, Record, RunFolder
+from loadtest.records import Outcome, Record
+from loadtest.run_folder import RunFolder
 
 TWO_KINDS = """
 from locust import constant, task

@@ -24,7 +24,8 @@ from loadtest.cli.progress import sentence
 from loadtest.measure import release
 from loadtest.measure.progress import Tally
 from loadtest.measure.schedule import Share, schedule_of
-from loadtest.records import Clock, Outcome, RecordWriter, RunFolder, SampleWriter
+from loadtest.records import Clock, Outcome
+from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.scenario import Scenario
 from loadtest.target.settle import control_client, settle, trust
 from loadtest.wire import AsyncWire, Posts, Timerfd, now

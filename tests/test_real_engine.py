@@ -12,7 +12,8 @@ import pytest
 from support import llamacpp
 
 from loadtest.analyse.reports.summary import analyse
-from loadtest.records import Outcome, RunFolder
+from loadtest.records import Outcome
+from loadtest.run_folder import RunFolder
 
 LEVELS = (1, 2, 4, 8)
 ASKED = 40

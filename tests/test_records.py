@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from loadtest.errors import RunFolderError
-from loadtest.records import Clock, Outcome, Record, RunFolder
+from loadtest.records import Clock, Outcome, Record
+from loadtest.run_folder import RunFolder
 
 
 def a_record(number: int = 0) -> Record:

@@ -13,7 +13,7 @@ from support.made_runs import Made, grid, write
 from loadtest.cli.search import Finder
 from loadtest.errors import ScenarioError
 from loadtest.measure.search import Found, Search, Tried
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 from loadtest.slo import parse
 

@@ -12,7 +12,8 @@ import pytest
 from support.made_servers import OPENAI_STREAM, made, refuse
 
 from loadtest.errors import TargetError
-from loadtest.records import Outcome, RunFolder
+from loadtest.records import Outcome
+from loadtest.run_folder import RunFolder
 from loadtest.target import control
 from loadtest.target.probe import Server, choose_model, probe
 

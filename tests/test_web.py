@@ -16,7 +16,7 @@ import pytest
 from support.made_runs import Made, closed_loop, write
 from support.made_web import EVIL, FACTS, board_of, client_of, web_ui_of
 
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 from support.made_web import EVIL, board_of, client_of, web_ui_of
 
-from loadtest.records import Outcome, RunFolder
+from loadtest.records import Outcome
+from loadtest.run_folder import RunFolder
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 BROWSER = [

@@ -27,7 +27,8 @@ from loadtest.cli.demo import simulated_server
 from loadtest.measure.progress import Progress, Tally
 from loadtest.measure.release import Permits
 from loadtest.measure.schedule import Share
-from loadtest.records import Outcome, RunFolder
+from loadtest.records import Outcome
+from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import now
 from loadtest.workloads.synthetic import Workload

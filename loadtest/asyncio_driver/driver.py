@@ -19,26 +19,20 @@ from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.progress import Progress, Span, Tally
-from loadtest.measure.release import Alarm, Permits, issue
+from loadtest.measure.release import Alarm, Permits, back_off, issue
 from loadtest.measure.request import Exchange
 from loadtest.measure.schedule import Share, schedule_of
-from loadtest.records import NOT_SENT, Outcome, Record, RecordWriter, SampleWriter
+from loadtest.records import NOT_SENT, Outcome, Record
+from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.scenario import Level
 from loadtest.wire import AsyncWire, Order, Posts, now
 from loadtest.workloads.synthetic import Job, Workload
 from loadtest.workloads.tokens import Counter
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
-BACK_OFF_S = 0.25  # pause of a user after a failure, longer after each further one, so that no dead server is hammered
-LONGEST_BACK_OFF_S = 1.0
 AHEAD = 256  # requests of an open loop that are built before they are due
 CONNECTIONS = 64  # opened before an open loop begins: how many it will need is the server's doing
 LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
-
-
-def back_off(failures: int) -> float:
-    """Return how long a user pauses after so many failures in a row, s."""
-    return min(BACK_OFF_S * failures, LONGEST_BACK_OFF_S)
 
 
 Following = Callable[[Sequence[Span]], Awaitable[Level | None]]  # from the levels run so far: the next, None at the end

@@ -23,7 +23,8 @@ from loadtest.errors import ScenarioError, StorageError, TargetError
 from loadtest.measure.descriptors import room_for
 from loadtest.measure.interruption import Stopping
 from loadtest.measure.progress import Progress, Span
-from loadtest.records import Clock, RunFolder
+from loadtest.records import Clock
+from loadtest.run_folder import RunFolder, default_folder
 from loadtest.scenario import Level, Scenario
 from loadtest.target.settle import (
     Target,
@@ -54,12 +55,6 @@ class Finished:
     folder: Path
     state: str  # "done", "interrupted" or "failed"
     failure: str | None = None  # why it could not keep all that it measured, one sentence
-
-
-def default_folder(name: str) -> Path:
-    """Return runs/<time>-<name>, below the working directory."""
-    safe = "".join(char if char.isalnum() or char in "-_." else "-" for char in name)
-    return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{safe}"
 
 
 def measure(

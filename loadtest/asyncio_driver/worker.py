@@ -22,7 +22,8 @@ from loadtest.asyncio_driver.driver import Driver, InStep
 from loadtest.measure.interruption import SIGNALS
 from loadtest.measure.progress import Progress, Span
 from loadtest.measure.schedule import Share
-from loadtest.records import Clock, RunFolder
+from loadtest.records import Clock
+from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level
 from loadtest.target.settle import Target, timeouts_of, trust
 from loadtest.wire import AsyncWire, Posts, keeper, now

@@ -26,7 +26,8 @@ from loadtest.errors import RunFolderError, ScenarioError, TargetError
 from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import Errors, Found, Tried, by_nonce, compare, judge, next_streams
 from loadtest.measure.capacity_file import Capacity
-from loadtest.records import Record, RunFolder
+from loadtest.records import Record
+from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 
 PROFILES = {"independent": "metronome", "steps": "lockstep"}

@@ -31,7 +31,7 @@ from loadtest.analyse.reports.compare import compare as compare_runs
 from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.run.groups import refuse
 from loadtest.errors import LoadTestError, ScenarioError
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 
 COLUMNS = {"figure": 17, "BASE": 6, "NEW": 6, "change": 6, "interval": 14, "verdict": 18}
 # Keys of run.json's `comparability`, of which a folder may lack those that its loadtest did not know yet.

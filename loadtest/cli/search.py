@@ -10,7 +10,7 @@ from typing import Any
 
 from loadtest.errors import ScenarioError
 from loadtest.measure.search import Found, Search, Tried
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 from loadtest.slo import ERRORS, Objective, decided, judge
 

@@ -11,7 +11,8 @@ from loadtest.errors import StorageError
 from loadtest.measure.backlog import Pile
 from loadtest.measure.failure import failure_of
 from loadtest.measure.request import Exchange
-from loadtest.records import Record, RecordWriter, SampleWriter
+from loadtest.records import Record
+from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.wire import LagLog, WallClock, now
 
 logger = logging.getLogger(__name__)

@@ -15,6 +15,13 @@ from loadtest.wire import Timerfd, now
 # offers no timer that a loop can wait for, one of theirs wakes us this early and turns of the loop fill the rest.
 EARLY_NS = 1_500_000
 _NS = 1_000_000_000
+BACK_OFF_S = 0.25  # pause of a user after a failure, longer after each further one, so that no dead server is hammered
+LONGEST_BACK_OFF_S = 1.0
+
+
+def back_off(failures: int) -> float:
+    """Return how long a user pauses after so many failures in a row, s."""
+    return min(BACK_OFF_S * failures, LONGEST_BACK_OFF_S)
 
 
 class Alarm:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loadtest.errors import LoadTestError, RunFolderError, StorageError
-from loadtest.records import Clock, SampleWriter
+from loadtest.records import Clock
+from loadtest.run_folder import SampleWriter
 
 LONGEST_RETRY_S = 30.0
 

@@ -17,7 +17,8 @@ from loadtest.errors import RunFolderError
 from loadtest.live import Figures
 from loadtest.metrics import NS
 from loadtest.monitor.export import Client, Seen
-from loadtest.records import Record, RunFolder
+from loadtest.records import Record
+from loadtest.run_folder import RunFolder
 
 LIMIT_S = 0.5  # of reading an answer may cost; what is left is read for the next one
 FRESH_S = 5.0  # the driver writes a sample a second; an older one is not of now

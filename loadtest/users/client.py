@@ -25,8 +25,8 @@ from locust.runners import STATE_RUNNING, STATE_SPAWNING
 from locust.user.task import LOCUST_STATE_STOPPING
 
 from loadtest import metrics
-from loadtest.asyncio_driver.driver import back_off
 from loadtest.measure.failure import Failure, GivenUpError
+from loadtest.measure.release import back_off
 from loadtest.measure.request import Exchange
 from loadtest.records import Outcome, Record
 from loadtest.text import shown

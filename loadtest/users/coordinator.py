@@ -17,7 +17,7 @@ from locust.runners import HEARTBEAT_LIVENESS, STATE_MISSING, STATE_RUNNING, STA
 
 from loadtest.errors import LoadTestError, StorageError
 from loadtest.measure.descriptors import room_for
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 from loadtest.users import export, recording
 from loadtest.users.ending import MISTAKE
 from loadtest.users.levels import Seen, Standing

@@ -9,7 +9,7 @@ from locust.env import Environment
 
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VALID, VOID
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 from loadtest.users.live_figures import board
 
 INTERRUPTED, MISTAKE, NOT_TO_BE_BELIEVED = 130, 2, 3

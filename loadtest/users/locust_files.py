@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.errors import LoadTestError
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 from loadtest.users.tables import GROUPS, NOTHING, notes, number
 
 DURATIONS = ("ttft_", "itl_", "tpot_", "queue_wait_", "lag_")  # so begin the keys of a row that are in seconds

@@ -23,7 +23,8 @@ from loadtest.errors import RunFolderError
 from loadtest.measure.descriptors import room_for
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.request import Exchange
-from loadtest.records import Clock, Outcome, Record, RecordWriter, RunFolder, SampleWriter
+from loadtest.records import Clock, Outcome, Record
+from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.users.channel import Channel
 from loadtest.users.gevent_hub import GeventBacklog, GeventHeartbeat, GeventWaiter
 from loadtest.users.levels import Seen, Standing

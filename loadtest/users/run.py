@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 from locust.env import Environment
 
-from loadtest.asyncio_driver.session import default_folder
 from loadtest.credentials import withhold
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
-from loadtest.records import Clock, RunFolder
+from loadtest.records import Clock
+from loadtest.run_folder import RunFolder, default_folder
 from loadtest.target.settle import control_client, loaded_facts, run_facts, trust
 from loadtest.urls import without_secrets
 from loadtest.users.levels import Levels, Seen

@@ -19,7 +19,7 @@ from locust.runners import STATE_INIT, STATE_MISSING, STATE_RUNNING, STATE_SPAWN
 from locust.web import WebUI
 
 from loadtest.metrics import FORMULAS
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 from loadtest.urls import without_secrets
 from loadtest.users import locust_files, recording, tables
 from loadtest.users.live_figures import SMOOTHED_S, Board, board

@@ -13,7 +13,7 @@ from locust.rpc import Message
 from locust.runners import WorkerRunner
 
 from loadtest.errors import LoadTestError, RunFolderError, TargetError
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 from loadtest.users import recording
 from loadtest.users.coordinator import ENDED, LEVEL, RUN, TROUBLE
 from loadtest.users.levels import Standing

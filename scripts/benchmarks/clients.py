@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from rig import HERE, MODEL, PYTHON, ROOT, Array, Meter, Truth, Work, last_json
 
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 
 VENVS = Path.home() / ".cache/loadtest-peers"
 PROMPT_BYTES = 300  # as long as the other clients' prompts

@@ -12,7 +12,7 @@ from clients import CLIENTS, Run
 from peers import LIMIT_S
 from rig import PYTHON, Meter, Truth, Work, build, metered, source
 
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 
 CASES: dict[str, Work] = {
     "burst-1000": Work(1000, requests=1, tokens=50),

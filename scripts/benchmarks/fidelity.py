@@ -23,7 +23,7 @@ import edges
 import numpy as np
 from rig import PYTHON, ROOT, pinned
 
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 from loadtest.workloads.synthetic import nonce_of
 
 CLIENTS = ("asyncio", "locust", "httpx")

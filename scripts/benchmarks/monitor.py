@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from rig import CLIENT_CORE, SERVER_CORE, TICKS, pinned
 
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 from loadtest.workloads.synthetic import nonce_of
 
 SERVER = ("--profile", "metronome")

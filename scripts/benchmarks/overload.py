@@ -15,7 +15,7 @@ from clients import CLIENTS, Run
 from peers import LIMIT_S
 from rig import CLIENT_CORE, PYTHON, Work, build, metered, pinned, source
 
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 
 WORK = Work(100, requests=3, tokens=100, api="ollama")
 

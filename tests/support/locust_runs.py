@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from loadtest.records import Record, RunFolder
+from loadtest.records import Record
+from loadtest.run_folder import RunFolder
 
 SCENARIOS = Path(__file__).parent.parent.parent / "scenarios"
 

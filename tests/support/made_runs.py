@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadtest.records import Clock, Outcome, Record, RunFolder
+from loadtest.records import Clock, Outcome, Record
+from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 
 RECORDED = Path(__file__).parent.parent / "runs"

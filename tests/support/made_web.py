@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.records import RunFolder
+from loadtest.run_folder import RunFolder
 from support.made_runs import WALL, Made, closed_loop
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loadtest.measure.schedule import schedule_of
-from loadtest.records import Record, RunFolder
+from loadtest.records import Record
+from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 
 Run = Callable[..., Path]

@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 
 from loadtest.errors import RunFolderError
-from loadtest.records import RunFolder, newer
+from loadtest.records import newer
+from loadtest.run_folder import RunFolder
 
 MOST_SAID = 5  # sentences about values of run.json: a file that is all wrong is said once
 DAY_NS = 86_400_000_000_000

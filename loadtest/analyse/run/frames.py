@@ -18,7 +18,8 @@ from loadtest.analyse.run.damage import DAY_NS, left_out, no_header
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.analyse.run.reading import INSTANTS, Columns
 from loadtest.metrics import NS
-from loadtest.records import Header, Outcome, RunFolder, read_lines
+from loadtest.records import FileHeader, Outcome, read_lines
+from loadtest.run_folder import RunFolder
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -263,7 +264,7 @@ def load(path: Path) -> Run:
     )
 
 
-def _shifts(headers: list[Header]) -> Callable[[Header], float]:
+def _shifts(headers: list[FileHeader]) -> Callable[[FileHeader], float]:
     """Return what to add to a file's instants so that all files share one axis.
 
     One host: the monotonic clock, which is the same for every process. Several: the wall clock, the best there is.
@@ -273,7 +274,7 @@ def _shifts(headers: list[Header]) -> Callable[[Header], float]:
     return lambda header: float((header.monotonic_ns if one_host else header.wall_ns) - base)
 
 
-def _zero(headers: list[Header], shift: Callable[[Header], float], start: float) -> Zero:
+def _zero(headers: list[FileHeader], shift: Callable[[FileHeader], float], start: float) -> Zero:
     if not headers:
         return Zero()
     after = round(start - shift(headers[0]))  # from the first file's anchor to the axis's zero
@@ -360,12 +361,12 @@ def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
     return int(np.cumsum(steps[order]).max(initial=0))
 
 
-def _samples(folder: RunFolder, shift: Callable[[Header], float], start: float, trouble: list[str]) -> pd.DataFrame:
+def _samples(folder: RunFolder, shift: Callable[[FileHeader], float], start: float, trouble: list[str]) -> pd.DataFrame:
     names = ("t", "level", "in_flight", "decoding", "waiting", "loop_gap_us", "cpu")
     frames = []
     for file, path in enumerate(sorted(folder.path.glob("samples-driver*.jsonl"))):
         lines, wrong = read_lines(path)
-        header = Header.of({"worker": "", "driver": "", **lines[0]}) if lines else None
+        header = FileHeader.of({"worker": "", "driver": "", **lines[0]}) if lines else None
         rows = [values for line in lines[1:] if (values := _sample(line, names)) is not None]
         wrong += len(lines[1:]) - len(rows)
         if header is None:

@@ -27,7 +27,7 @@ from loadtest import metrics
 from loadtest.analyse.run.damage import BEFORE_US, COUNT_MOST, LIST, ORDER_NS, Damage, doubles, mended
 from loadtest.analyse.run.ragged import BoolArray, IntArray, Ragged
 from loadtest.errors import RunFolderError
-from loadtest.records import SCHEMA, Header, Outcome, newer, read_line, read_lines
+from loadtest.records import SCHEMA, FileHeader, Outcome, newer, read_line, read_lines
 
 Rows = list[dict[str, Any]]
 Columns = dict[str, npt.NDArray[Any]]
@@ -98,7 +98,7 @@ class Span:
 class Found:
     """A folder's requests files, read."""
 
-    headers: list[Header]  # a file each
+    headers: list[FileHeader]  # a file each
     lines: Lines
     sources: IntArray  # which file each line is from
     trouble: list[str]  # a sentence on each thing that was left out
@@ -158,7 +158,7 @@ def _once(columns: Columns) -> tuple[IntArray, int, int]:
     return np.sort(first), len(place) - len(first) - others, others
 
 
-def _header(path: Path) -> tuple[Header | None, int] | None:
+def _header(path: Path) -> tuple[FileHeader | None, int] | None:
     """Return a file's header, None where its first line is none, and where its records begin; None without a whole line."""
     with path.open("rb") as file:
         line = file.readline()
@@ -167,19 +167,19 @@ def _header(path: Path) -> tuple[Header | None, int] | None:
     row, damaged = read_line(line)
     if row is not None and newer(schema := row.get("schema")):
         raise RunFolderError(f"{path} was written by a newer loadtest (schema {schema}); update.")
-    header = Header.of(row) if row is not None else None
+    header = FileHeader.of(row) if row is not None else None
     # Half a header with a record behind it is read once more, as a record.
     whole = header is not None or not (damaged or (row is not None and "outcome" in row))
     return header, len(line) if whole else 0
 
 
-def _sampled_header(folder: Path) -> Header:
+def _sampled_header(folder: Path) -> FileHeader:
     """Return the anchor of the driver's own samples, which is that of its records; one at zero where there is none."""
     for path in sorted(folder.glob("samples-driver*.jsonl")):
         rows, _ = read_lines(path)
-        if rows and (header := Header.of({"worker": "", "driver": "", **rows[0]})):
+        if rows and (header := FileHeader.of({"worker": "", "driver": "", **rows[0]})):
             return header
-    return Header(SCHEMA, "", "", "", 0, 0)
+    return FileHeader(SCHEMA, "", "", "", 0, 0)
 
 
 def _spans(path: Path, start: int) -> list[Span]:

@@ -12,7 +12,7 @@ import pandas as pd
 from loadtest.analyse.run.damage import left_out, no_header
 from loadtest.analyse.run.frames import FloatArray, Run
 from loadtest.metrics import NS
-from loadtest.records import Header, read_lines
+from loadtest.records import FileHeader, read_lines
 
 SERVERS = ("vllm", "llamacpp", "prometheus")
 SAME_BOOT_NS = 60_000_000_000  # of one host's clocks: a larger change of their offset is another boot, no stepped clock
@@ -126,7 +126,7 @@ def _files(run: Run) -> Iterator[_File]:
             if wrong:
                 yield _File("", "", 1.0, trouble=[no_header(path.name)])
             continue
-        header, every = Header.of({"worker": "", "driver": "", **lines[0]}), lines[0].get("every", 0)
+        header, every = FileHeader.of({"worker": "", "driver": "", **lines[0]}), lines[0].get("every", 0)
         if header is None or not isinstance(lines[0].get("source"), str) or not _is_number(every) or every <= 0:
             yield _File("", "", 1.0, trouble=[no_header(path.name)])
             continue
@@ -136,7 +136,7 @@ def _files(run: Run) -> Iterator[_File]:
         yield file
 
 
-def _shift(run: Run, header: Header) -> int:
+def _shift(run: Run, header: FileHeader) -> int:
     """Return what brings a file's instants onto the run's axis, ns: by one clock on one host, else by the wall's."""
     zero = run.zero
     wall, monotonic = header.wall_ns - zero.wall_ns, header.monotonic_ns - zero.monotonic_ns
