@@ -22,6 +22,7 @@ ORDER = [
     "credentials",
     "scenario",
     "records",
+    "run_folder",
     "metrics",
     "slo",
     "live",
