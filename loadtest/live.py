@@ -117,8 +117,8 @@ class Figures:
         self.output_tokens += record.output_tokens or 0
         self.prompt_tokens += record.prompt_tokens or 0
         sent = record.t_send if record.t_send is not None else record.t_sched
-        self.first_send = min(self.first_send, zero + sent * metrics.NS)
-        self.last_end = max(self.last_end, zero + record.t_end * metrics.NS)
+        self.first_send = min(self.first_send, zero + sent * metrics.S_PER_NS)
+        self.last_end = max(self.last_end, zero + record.t_end * metrics.S_PER_NS)
         self.arrivals += record.arrivals
         self.stamped += record.stamped
         self.late += record.late

@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
-NS = 1e-9
+NS_PER_S = 1_000_000_000
+S_PER_NS = 1e-9
 
 FORMULAS: dict[str, str] = {
     "ttft_s": "t_first_token − t_send",
@@ -39,17 +40,17 @@ FORMULAS: dict[str, str] = {
 
 def ttft(t_first_token: Any, t_send: Any) -> Any:
     """Time to first token: t_first_token − t_send. Seconds."""
-    return (t_first_token - t_send) * NS
+    return (t_first_token - t_send) * S_PER_NS
 
 
 def ttft_sched(t_first_token: Any, t_sched: Any) -> Any:
     """Time to first token from the intended instant: t_first_token − t_sched. Seconds."""
-    return (t_first_token - t_sched) * NS
+    return (t_first_token - t_sched) * S_PER_NS
 
 
 def e2e(t_last_content: Any, t_send: Any) -> Any:
     """End-to-end latency: t_last_content − t_send (vLLM's E2EL). Seconds."""
-    return (t_last_content - t_send) * NS
+    return (t_last_content - t_send) * S_PER_NS
 
 
 def tpot(e2e_s: Any, ttft_s: Any, output_tokens: Any) -> Any:
@@ -69,7 +70,7 @@ def e2e_tokens_per_s(output_tokens: Any, e2e_s: Any) -> Any:
 
 def schedule_lag(t_send: Any, t_sched: Any) -> Any:
     """How late a request left: t_send − t_sched. Seconds."""
-    return (t_send - t_sched) * NS
+    return (t_send - t_sched) * S_PER_NS
 
 
 def queue_wait_ollama(ttft_s: Any, load_s: Any, prefill_s: Any) -> Any:
@@ -83,12 +84,12 @@ def queue_wait_ollama(ttft_s: Any, load_s: Any, prefill_s: Any) -> Any:
 
 def queue_wait_llamacpp(t_headers: Any, t_send: Any) -> Any:
     """Wait for a slot of llama.cpp's server, which sends headers when the slot starts: t_headers − t_send. Seconds."""
-    return (t_headers - t_send) * NS
+    return (t_headers - t_send) * S_PER_NS
 
 
 def server_decode_tokens_per_s(eval_count: Any, eval_duration_ns: Any) -> Any:
     """Decode rate on the server's clock: (eval_count − 1) / eval_duration, for eval_duration spans n − 1 intervals."""
-    return (eval_count - 1) / (eval_duration_ns * NS)
+    return (eval_count - 1) / (eval_duration_ns * S_PER_NS)
 
 
 class ServerSaid(NamedTuple):
@@ -113,7 +114,7 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
         return ServerSaid(
             math.nan, _number(timings.get("prompt_ms")) / 1e3, cached if math.isnan(reused) else reused, True
         )
-    load, prefill = (_number(server.get(name)) * NS for name in ("load_duration", "prompt_eval_duration"))
+    load, prefill = (_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration"))
     return ServerSaid(load, prefill, cached, False)
 
 

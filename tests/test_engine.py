@@ -10,7 +10,7 @@ from statistics import mean
 
 import pytest
 
-from loadtest.simulate.engine import NS, Engine, Request, Stage, Stream
+from loadtest.simulate.engine import NS_PER_S, Engine, Request, Stage, Stream
 from loadtest.simulate.metronome import Metronome
 from loadtest.simulate.profiles import PROFILES
 from loadtest.simulate.timing import StepLaw, Timing, passes
@@ -278,7 +278,7 @@ def test_a_prompts_fixed_part_comes_once_however_many_slices_it_takes() -> None:
     stream = engine.submit(Request(0, cold_prompt(300, 0), 2), 0)
     while (due := engine.due()) is not None:
         engine.advance(due)
-    assert stream.prefill_ns == pytest.approx(0.8 * NS)
+    assert stream.prefill_ns == pytest.approx(0.8 * NS_PER_S)
 
 
 @pytest.mark.parametrize(("caught", "steps"), [(0.0, 1), (1.0, 0)])
@@ -291,7 +291,7 @@ def test_a_slots_next_stream_waits_a_step_beside_others_unless_it_is_caught(caug
         engine.advance(due)
     waiting = streams[2]
     assert waiting.slot_won == streams[0].last
-    assert (waiting.prefill_start or 0) - (waiting.slot_won or 0) == pytest.approx(steps * 0.01 * NS)
+    assert (waiting.prefill_start or 0) - (waiting.slot_won or 0) == pytest.approx(steps * 0.01 * NS_PER_S)
 
 
 @pytest.mark.parametrize(("apart", "together"), [(0.0, True), (1.0, False)])

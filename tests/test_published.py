@@ -23,7 +23,7 @@ from loadtest.errors import RunFolderError
 from loadtest.records import Record
 from loadtest.scenario import Scenario
 from loadtest.simulate import text
-from loadtest.simulate.engine import NS, Emission, Engine, Request, Stream
+from loadtest.simulate.engine import NS_PER_S, Emission, Engine, Request, Stream
 from loadtest.simulate.profiles import PROFILES
 from loadtest.simulate.virtual import closed_loop
 from loadtest.target.settle import level_facts
@@ -48,7 +48,7 @@ class Machine:
         scenario = Scenario.load(SCENARIOS / f"{name}.toml", **changes)
         levels, records = [], []
         for level in scenario.levels():
-            start = self._now + NS // 10
+            start = self._now + NS_PER_S // 10
             plan, tokens = [], defaultdict[int, list[int]](list)
             assert level.concurrency is not None
             warmups = scenario.warmup * level.concurrency
@@ -61,7 +61,7 @@ class Machine:
                 if emission.text:
                     tokens[emission.stream.request.id].append(emission.at)
 
-            starts = [start / NS + user * 2e-4 / self.speed for user in range(level.concurrency)]
+            starts = [start / NS_PER_S + user * 2e-4 / self.speed for user in range(level.concurrency)]
             streams = closed_loop(self._engine, plan, starts_s=starts, turnaround_s=1e-3 / self.speed, see=see)
             records += [
                 _record(stream, tokens[stream.request.id], level.index, warmup=place < warmups)

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 from loadtest.errors import ScenarioError
-from loadtest.measure.schedule import NS, Share, Trace, instants, schedule_of
+from loadtest.measure.schedule import Share, instants, schedule_of
+from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Scenario
 from loadtest.workloads.synthetic import Workload, check_files
 from loadtest.workloads.tokens import Counter
+from loadtest.workloads.trace import Trace
 
 WINDOW = 10_000_000  # ns
 
@@ -31,7 +33,7 @@ def planned(**keys: Any) -> Sequence[int]:
 
 def dispersion(due: Sequence[int], seconds: float) -> float:
     """Variance over mean of the arrivals in windows of 10 ms: 1 of independent ones, 0 of regular ones."""
-    counts = np.bincount(np.asarray(due) // WINDOW, minlength=round(seconds * NS / WINDOW))
+    counts = np.bincount(np.asarray(due) // WINDOW, minlength=round(seconds * NS_PER_S / WINDOW))
     return float(counts.var() / counts.mean())
 
 
@@ -56,12 +58,12 @@ def test_constant_arrivals_are_exact_to_the_nanosecond_and_never_drift() -> None
     assert len(due) == 30_000
     assert due[0] == 0
     assert due[-1] == 59_998_000_000
-    assert planned(rate=(3.0,), requests=4, arrivals="constant") == array("q", [0, 333_333_333, 666_666_667, NS])
+    assert planned(rate=(3.0,), requests=4, arrivals="constant") == array("q", [0, 333_333_333, 666_666_667, NS_PER_S])
 
 
 @pytest.mark.parametrize("burstiness", [0.25, 1.0, 4.0])
 def test_gamma_gaps_vary_by_their_burstiness(burstiness: float) -> None:
-    gaps = np.diff(planned(rate=(100.0,), requests=20_000, arrivals="gamma", burstiness=burstiness)) / NS
+    gaps = np.diff(planned(rate=(100.0,), requests=20_000, arrivals="gamma", burstiness=burstiness)) / NS_PER_S
     assert gaps.mean() == pytest.approx(0.01, rel=0.05)
     assert gaps.var() / gaps.mean() ** 2 == pytest.approx(1 / burstiness, rel=0.1)
 
@@ -76,7 +78,7 @@ def test_each_level_has_a_pattern_of_its_own_and_keeps_it() -> None:
 
 @pytest.mark.parametrize(("start", "end"), [(10.0, 90.0), (90.0, 10.0)])
 def test_a_ramp_changes_its_rate_evenly(start: float, end: float) -> None:
-    due = np.asarray(planned(rate=(start,), rate_to=end, duration=8.0, arrivals="constant")) / NS
+    due = np.asarray(planned(rate=(start,), rate_to=end, duration=8.0, arrivals="constant")) / NS_PER_S
     assert len(due) == 400  # 50 a second on average
     for second in range(8):
         middle = start + (end - start) * (second + 0.5) / 8
@@ -86,14 +88,14 @@ def test_a_ramp_changes_its_rate_evenly(start: float, end: float) -> None:
 def test_a_ramp_over_a_number_of_requests_takes_the_time_that_these_need() -> None:
     due = planned(rate=(10.0,), rate_to=90.0, requests=400, arrivals="constant")
     assert len(due) == 400
-    assert due[-1] / NS == pytest.approx(8.0, abs=0.02)
+    assert due[-1] / NS_PER_S == pytest.approx(8.0, abs=0.02)
     assert due == planned(rate=(10.0,), rate_to=90.0, duration=8.0, arrivals="constant")
 
 
 def test_after_its_time_a_ramp_goes_on_at_the_rate_it_reached() -> None:
     due = list(itertools.islice(instants(1.0, "constant", 0, rate_to=3.0, over=2.0), 11))
-    assert due[4] == 2 * NS  # 1 to 3 a second over 2 s: four requests
-    assert [at - due[4] for at in due[4:]] == pytest.approx([i / 3 * NS for i in range(7)], abs=1)
+    assert due[4] == 2 * NS_PER_S  # 1 to 3 a second over 2 s: four requests
+    assert [at - due[4] for at in due[4:]] == pytest.approx([i / 3 * NS_PER_S for i in range(7)], abs=1)
 
 
 def test_without_end_or_number_a_level_lasts_a_minute() -> None:
@@ -149,12 +151,12 @@ def test_traces_of_every_make_give_the_same_instants(
 def test_a_schedule_written_as_a_trace_is_that_schedule(tmp_path: Path) -> None:
     due = planned(rate=(50.0,), requests=200)
     path = tmp_path / "trace.txt"
-    path.write_text("".join(f"{at / NS:.9f}\n" for at in due))
+    path.write_text("".join(f"{at / NS_PER_S:.9f}\n" for at in due))
     assert list(Trace.read(path).offsets) == list(due)
     scenario = Scenario(trace=str(path), requests=20)
     assert list(schedule_of(scenario, scenario.levels()[0], Trace.read(path))) == list(due[:20])
     scenario = Scenario(trace=str(path), duration=1.0)
-    assert list(schedule_of(scenario, scenario.levels()[0], Trace.read(path))) == [at for at in due if at < NS]
+    assert list(schedule_of(scenario, scenario.levels()[0], Trace.read(path))) == [at for at in due if at < NS_PER_S]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_a_pipe_is_read_once_though_it_is_asked_for_twice(tmp_path: Path) -> Non
     with ThreadPoolExecutor() as pool:
         pool.submit((tmp_path / "pipe").write_text, "0\n2\n")
         assert check_files(Scenario(trace=str(tmp_path / "pipe"))) == []
-    assert list(Trace.read(tmp_path / "pipe").offsets) == [0, 2 * NS]
+    assert list(Trace.read(tmp_path / "pipe").offsets) == [0, 2 * NS_PER_S]
 
 
 def test_a_plan_too_long_for_the_clock_is_one_sentence() -> None:

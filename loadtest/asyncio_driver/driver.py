@@ -294,7 +294,7 @@ class Driver:
             pause = self._scenario.think_time + back_off(failures)
             free = (ready.exchange.arrivals.t_over or now()) + int(pause * 1e9)
             if pause:
-                await asyncio.sleep((free - now()) * metrics.NS)
+                await asyncio.sleep((free - now()) * metrics.S_PER_NS)
 
     async def _release(self, start: int, schedule: Sequence[int], ahead: deque[Ready], source: Iterator[Job]) -> None:
         """Send every request of a schedule at its instant after `start`, then wait for the last answer.

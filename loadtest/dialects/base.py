@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from loadtest.metrics import NS_PER_S
 from loadtest.text import whole
 from loadtest.workloads.synthetic import Job
-
-NS = 1_000_000_000
 
 
 @dataclass(slots=True)
@@ -66,7 +65,7 @@ class Events:
             odd = "not every piece of the answer carries an instant of the server's: its stamps are unknown"
         elif sorted(stamps) != stamps:  # type: ignore[type-var]  # no None is among them
             odd = "the server's instants go backwards: its stamps are unknown"
-        elif len(stamps) > 1 and not any(stamp % NS for stamp in stamps):  # type: ignore[operator]
+        elif len(stamps) > 1 and not any(stamp % NS_PER_S for stamp in stamps):  # type: ignore[operator]
             odd = "the server's instants are of whole seconds: its stamps are unknown"
         if odd is not None:
             stamps.clear()

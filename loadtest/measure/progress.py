@@ -100,11 +100,11 @@ class Tally:
 
     def progress(self, t: int, *, levels: int, in_flight: int, decoding: int, duration: float | None) -> Progress:
         """Say where the level stands at `t`, monotonic ns; `duration` of a closed loop by time, seconds."""
-        elapsed = (t - self.started) * metrics.NS
-        counted = (t - (self.counted_from or t)) * metrics.NS
+        elapsed = (t - self.started) * metrics.S_PER_NS
+        counted = (t - (self.counted_from or t)) * metrics.S_PER_NS
         eta: float | None = None
         if self.schedule is not None:
-            eta = max(0.0, self.schedule[-1] * metrics.NS - counted) if self.schedule else 0.0
+            eta = max(0.0, self.schedule[-1] * metrics.S_PER_NS - counted) if self.schedule else 0.0
         elif duration is not None:
             eta = max(0.0, duration - counted)
         elif self.done:

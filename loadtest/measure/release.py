@@ -9,12 +9,12 @@ from typing import Self
 from asyncio_throttle.throttler import Throttler
 
 from loadtest.measure.schedule import Share
+from loadtest.metrics import NS_PER_S
 from loadtest.wire import Timerfd, now
 
 # A loop's own timers count whole milliseconds, so at 500 requests/s they are as coarse as the gaps. Where the kernel
 # offers no timer that a loop can wait for, one of theirs wakes us this early and turns of the loop fill the rest.
 EARLY_NS = 1_500_000
-_NS = 1_000_000_000
 BACK_OFF_S = 0.25  # pause of a user after a failure, longer after each further one, so that no dead server is hammered
 LONGEST_BACK_OFF_S = 1.0
 
@@ -52,7 +52,7 @@ class Alarm:
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
             else:
-                await asyncio.sleep(max(left - EARLY_NS, 0) / _NS)
+                await asyncio.sleep(max(left - EARLY_NS, 0) / NS_PER_S)
 
     def _ring(self) -> None:
         assert self._timer is not None
@@ -81,8 +81,8 @@ class Permits:
 
     def __init__(self, rate: float, share: Share, origin: int) -> None:
         """`rate` is that of all processes, requests/s; `origin` the grid's first instant, monotonic ns."""
-        self._step = share.of / rate * _NS
-        self._first = origin + share.worker / rate * _NS
+        self._step = share.of / rate * NS_PER_S
+        self._first = origin + share.worker / rate * NS_PER_S
         self._next = 0
         self._turn = asyncio.Lock()
 
@@ -92,4 +92,4 @@ class Permits:
             number = max(self._next, math.ceil((now() - self._first) / self._step))
             self._next = number + 1
             while (left := self._first + number * self._step - now()) > 0:  # noqa: ASYNC110 - timers may be early
-                await asyncio.sleep(left / _NS)
+                await asyncio.sleep(left / NS_PER_S)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from loadtest.errors import ScenarioError
+from loadtest.metrics import NS_PER_S
 from loadtest.scenario import BURSTINESS, RATE, Level, Scenario
-from loadtest.workloads.trace import NS, Trace
+from loadtest.workloads.trace import Trace
 
-__all__ = ["NS", "Share", "Trace", "instants", "schedule_of"]
+__all__ = ["NS_PER_S", "Share", "Trace", "instants", "schedule_of"]
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ def instants(
             bounds.check(name, value)
     due = 0.0  # in requests at a rate of one
     for gap in _gaps(arrivals, burstiness, random.Random(f"arrivals {seed}")):
-        yield round(_when(due, rate, rate_to, over) * NS)
+        yield round(_when(due, rate, rate_to, over) * NS_PER_S)
         due += gap
 
 
@@ -120,7 +121,7 @@ def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) ->
             over=_length(scenario, level),
         )
     if scenario.duration is not None:
-        end, least = round(scenario.duration * NS), scenario.least_requests or 0
+        end, least = round(scenario.duration * NS_PER_S), scenario.least_requests or 0
         every = (at for _, at in itertools.takewhile(lambda due: due[0] < least or due[1] < end, enumerate(every)))
     elif level.requests:
         every = itertools.islice(every, level.requests)

@@ -15,7 +15,7 @@ import orjson
 
 from loadtest.errors import RunFolderError
 from loadtest.live import Figures
-from loadtest.metrics import NS
+from loadtest.metrics import S_PER_NS
 from loadtest.monitor.export import Client, Seen
 from loadtest.records import Record
 from loadtest.run_folder import RunFolder
@@ -108,7 +108,7 @@ class _Requests:
                 with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                     row = orjson.loads(line)
                     if header:
-                        self.zero = row["wall_ns"] * NS
+                        self.zero = row["wall_ns"] * S_PER_NS
                     else:
                         yield Record.from_json(row)
                 if time.monotonic() > deadline:
@@ -129,4 +129,4 @@ def _latest(path: Path) -> dict[str, Any] | None:
         return None
     here = header["host"] == platform.node()
     now = time.perf_counter_ns() - header["monotonic_ns"] if here else time.time_ns() - header["wall_ns"]
-    return sample if 0 <= now - sample["t"] <= FRESH_S / NS else None
+    return sample if 0 <= now - sample["t"] <= FRESH_S / S_PER_NS else None

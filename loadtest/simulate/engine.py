@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 from loadtest.simulate.timing import Timing, passes
 
-NS = 1_000_000_000
+NS_PER_S = 1_000_000_000
 BURST_NS = 10_000_000  # requests closer together than this are one burst (seen: arrivals 15 ms apart start in order)
 APART_S = 1e-6  # a stream that is later than another by this much misses its batch
 SIMILAR = 0.1  # share of a prompt that a slot must hold for the prompt to be sent there (llama.cpp's default)
@@ -226,7 +226,7 @@ class Engine:
 
     def loading(self, now: int) -> tuple[int, float] | None:
         """Return the context length of the model being loaded and the share of it that is there; None without a load."""
-        whole = round(self.timing.load_s * NS)
+        whole = round(self.timing.load_s * NS_PER_S)
         if self._load_end is None or not whole:
             return None
         return self._load_ctx, min(max(1 - (self._load_end - now) / whole, 0.0), 1.0)
@@ -260,7 +260,7 @@ class Engine:
             if stream.request.num_ctx != self._loaded:
                 if self._alive == 0:
                     self._loaded, self._load_ctx = None, stream.request.num_ctx
-                    self._load_end = now + round(self.timing.load_s * NS)
+                    self._load_end = now + round(self.timing.load_s * NS_PER_S)
                     for slot in self._slots:
                         slot.cache = ()
                 return
@@ -271,7 +271,7 @@ class Engine:
     def _later(self, stream: Stream, stage: Stage, now: int, seconds: float) -> None:
         stream.stage = stage
         self._sequence += 1
-        heapq.heappush(self._timed, (now + round(seconds * NS), self._sequence, stream))
+        heapq.heappush(self._timed, (now + round(seconds * NS_PER_S), self._sequence, stream))
 
     def _enqueue(self, stream: Stream, at: int) -> None:
         stream.scheduled = at
@@ -334,7 +334,7 @@ class Engine:
         seconds = self._seconds(decoding, prompts)
         if self.timing.jitter:
             seconds *= max(self._random.gauss(1.0, self.timing.jitter), 0.1)
-        self._batch = _Batch(at + max(round(seconds * NS), 1), decoding, prompts)
+        self._batch = _Batch(at + max(round(seconds * NS_PER_S), 1), decoding, prompts)
 
     def _assign(self, stream: Stream, at: int) -> bool:
         """Give a ready stream its slot and reuse what that slot's cache holds; False when none is idle."""

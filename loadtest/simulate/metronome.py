@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 
-from loadtest.simulate.engine import NS, Emission, Request, Stage, Stream
+from loadtest.simulate.engine import NS_PER_S, Emission, Request, Stage, Stream
 from loadtest.simulate.timing import Timing
 
 
@@ -20,7 +20,7 @@ class Metronome:
         if timing.first_token_s is None:
             raise ValueError("a metronome needs first_token_s")
         self._mean, self._deviation = timing.first_token_s
-        self._step_ns = round(timing.step.values(1)[0] * NS)
+        self._step_ns = round(timing.step.values(1)[0] * NS_PER_S)
         self._grid_ns = self._step_ns if timing.aligned else 1
         self._random = random.Random(seed)
         self._ticks: list[tuple[int, int, Stream]] = []
@@ -34,7 +34,7 @@ class Metronome:
         stream.prompt_tokens = min(len(request.prompt), request.num_ctx)
         self._num_ctx = request.num_ctx
         wait = 0.0 if request.load_only else max(self._random.gauss(self._mean, self._deviation), 0.0)
-        self._later(stream, now + round(wait * NS))
+        self._later(stream, now + round(wait * NS_PER_S))
         return stream
 
     def cancel(self, stream: Stream, now: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 
-from loadtest.simulate.engine import NS, Emission, Request, Server, Stream
+from loadtest.simulate.engine import NS_PER_S, Emission, Request, Server, Stream
 
 
 def cold_prompt(tokens: int, key: int) -> range:
@@ -27,8 +27,8 @@ def closed_loop(
     closed loop keeps that pattern for long. `turnaround_s` passes between an answer's end and the user's next request.
     `see` is called with every token. Returns the streams in the order sent.
     """
-    sends = [round(start * NS) for start in starts_s]
-    return _run(engine, sends, list(reversed(plan)), round(turnaround_s * NS), see)
+    sends = [round(start * NS_PER_S) for start in starts_s]
+    return _run(engine, sends, list(reversed(plan)), round(turnaround_s * NS_PER_S), see)
 
 
 def open_loop(
@@ -39,7 +39,7 @@ def open_loop(
     see: Callable[[Emission], None] | None = None,
 ) -> list[Stream]:
     """Run `plan`, each request at its own instant in `arrivals_s`, whatever the others do; `see` as in closed_loop."""
-    return _run(engine, [round(instant * NS) for instant in arrivals_s], list(reversed(plan)), None, see)
+    return _run(engine, [round(instant * NS_PER_S) for instant in arrivals_s], list(reversed(plan)), None, see)
 
 
 def _run(

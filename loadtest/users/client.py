@@ -211,7 +211,7 @@ class Client:
                 exception=exception,
                 context={**self._user.context(), **_context(record)},
                 response=answer,
-                start_time=(self._recorder.clock.wall_ns + (record.t_send or record.t_sched)) * metrics.NS,
+                start_time=(self._recorder.clock.wall_ns + (record.t_send or record.t_sched)) * metrics.S_PER_NS,
                 url=answer.url,
             )
         except _CONTROL as control:

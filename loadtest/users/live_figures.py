@@ -100,7 +100,7 @@ class Board:
         self._figures.setdefault(name, Figures()).add(record, zero)
         if record.t_send is None or record.t_first_token is None or not record.chunks:
             return
-        sent = zero + record.t_send * metrics.NS
+        sent = zero + record.t_send * metrics.S_PER_NS
         first, last = sent + record.chunks[0] * 1e-6, sent + record.chunks[-1] * 1e-6
         each = (record.output_tokens or len(record.chunks)) / len(record.chunks)
         before = 0
@@ -256,7 +256,7 @@ def listen(events: Events) -> None:
 def _count(name: str, record: Record) -> None:
     recorder = recording.recorder()
     assert recorder is not None  # it is where the record comes from
-    board.add(name, record, recorder.clock.wall_ns * metrics.NS)
+    board.add(name, record, recorder.clock.wall_ns * metrics.S_PER_NS)
 
 
 def _judged(name: str, context: dict[str, Any] | None = None, exception: Exception | None = None, **_: Any) -> None:

@@ -7,9 +7,10 @@ import struct
 import sys
 from typing import Any
 
+from loadtest.metrics import NS_PER_S
+
 _ITIMERSPEC = struct.Struct("@qqqq")  # interval and first instant, each as seconds and ns
 _MONOTONIC, _ABSOLUTE = 1, 1  # CLOCK_MONOTONIC, which `now` reads; TFD_TIMER_ABSTIME
-_NS = 1_000_000_000
 
 
 class Timerfd:
@@ -35,11 +36,11 @@ class Timerfd:
 
     def set(self, due: int) -> None:
         """Make the descriptor readable once, at `due` (monotonic ns)."""
-        self._arm(_ABSOLUTE, (0, 0, *divmod(due, _NS)))
+        self._arm(_ABSOLUTE, (0, 0, *divmod(due, NS_PER_S)))
 
     def every(self, ns: int) -> None:
         """Make the descriptor readable every `ns` from now on; 0 stops it."""
-        self._arm(0, divmod(ns, _NS) * 2)
+        self._arm(0, divmod(ns, NS_PER_S) * 2)
 
     def clear(self) -> None:
         """Take what made the descriptor readable."""

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.errors import ScenarioError
+from loadtest.metrics import NS_PER_S
 from loadtest.scenario import MOST_REQUESTS, MOST_S, TOKENS, Scenario, read_text, said, stamp, whole
 
-NS = 1_000_000_000
 MOST_BYTES = 1 << 30
 
 # What traces call their columns: Azure's (ContextTokens), Mooncake's (input_length), BurstGPT's (Request tokens), ours.
@@ -96,7 +96,7 @@ def _read(path: Path, _: tuple[int, ...]) -> Trace:
                 bare.setdefault(names[0], number)
             else:
                 lengths.append(length)
-    offsets = array("q", (round((t - times[0]) * NS) for t in times))
+    offsets = array("q", (round((t - times[0]) * NS_PER_S) for t in times))
     empty = outputs.count(0)
     if empty:
         outputs = array("q", (max(length, 1) for length in outputs))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.records import Outcome, Record
-from loadtest.simulate.engine import NS, Emission, Engine, Request, Stream
+from loadtest.simulate.engine import NS_PER_S, Emission, Engine, Request, Stream
 from loadtest.simulate.timing import Timing
 from loadtest.simulate.virtual import closed_loop, cold_prompt, open_loop
 from support import made_runs
@@ -73,10 +73,10 @@ def play(
             tokens[emission.stream.request.id].append(emission.at)
 
         if load.rate:
-            instants = _poisson(load.rate, len(plan), start / NS, draw)
+            instants = _poisson(load.rate, len(plan), start / NS_PER_S, draw)
             streams = open_loop(engine, plan, instants, see=see)
         else:
-            starts = [start / NS + user * 1e-4 for user in range(load.users)]
+            starts = [start / NS_PER_S + user * 1e-4 for user in range(load.users)]
             streams = closed_loop(engine, plan, starts_s=starts, turnaround_s=0.001, see=see)
         for ordinal, stream in enumerate(streams):
             record = _record(stream, tokens[stream.request.id], index, says, noise_s, draw, warmup=ordinal < warmups)

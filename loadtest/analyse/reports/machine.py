@@ -15,7 +15,7 @@ from loadtest.analyse.run.frames import FloatArray, Run
 from loadtest.analyse.run.samples import SERVERS, Gap, Machine, read
 from loadtest.analyse.server import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
-from loadtest.metrics import NS
+from loadtest.metrics import S_PER_NS
 
 LATE_S = 2.0  # a gap that begins sooner was there from the start
 RELOAD_SLACK_S = 2.0  # between a load as sampled and as a request waited for it
@@ -258,7 +258,7 @@ def _end(run: Run) -> float:
 
 
 def _clock(run: Run, t: float) -> str:
-    at = datetime.datetime.fromtimestamp(run.zero.wall_ns * NS + t, tz=datetime.UTC)
+    at = datetime.datetime.fromtimestamp(run.zero.wall_ns * S_PER_NS + t, tz=datetime.UTC)
     return f"{at:%H:%M:%S} UTC"
 
 

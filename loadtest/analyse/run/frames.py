@@ -17,7 +17,7 @@ from loadtest.analyse.run import reading
 from loadtest.analyse.run.damage import DAY_NS, left_out, no_header
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.analyse.run.reading import INSTANTS, Columns
-from loadtest.metrics import NS
+from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, Outcome, read_lines
 from loadtest.run_folder import RunFolder
 
@@ -79,7 +79,7 @@ class Delays:
     usable: BoolArray  # requests whose chunks the server stamped, each of them
     ahead: IntArray  # a request each: ns to add to arrival − created_at, both counted from their own first instants
     least: IntArray  # a request each: the smallest delay of its clock, ns
-    unit: float = NS
+    unit: float = S_PER_NS
 
     @property
     def counts(self) -> IntArray:
@@ -299,8 +299,8 @@ def _frame(columns: Columns, chunks: Ragged, start: float, levels: list[dict[str
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
     c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"])
-    seconds = {name[2:]: (c.pop(name) - start) * metrics.NS for name in INSTANTS}
-    frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.NS})
+    seconds = {name[2:]: (c.pop(name) - start) * metrics.S_PER_NS for name in INSTANTS}
+    frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.S_PER_NS})
     join_levels(frame, levels)
     return frame
 
@@ -376,8 +376,8 @@ def _samples(folder: RunFolder, shift: Callable[[FileHeader], float], start: flo
             trouble.append(left_out(wrong, path.name))
         if rows:
             frame = pd.DataFrame(np.array(rows, dtype=np.float64), columns=list(names)).assign(file=file)
-            frame["t"] = (frame["t"] + shift(header) - start) * metrics.NS
-            frames.append(frame[frame["t"].abs() < MOST_NS * metrics.NS])  # beyond: of another boot's clock
+            frame["t"] = (frame["t"] + shift(header) - start) * metrics.S_PER_NS
+            frames.append(frame[frame["t"].abs() < MOST_NS * metrics.S_PER_NS])  # beyond: of another boot's clock
     return pd.concat(frames) if frames else pd.DataFrame({name: np.zeros(0) for name in (*names, "file")})
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from loadtest.analyse.run.damage import left_out, no_header
 from loadtest.analyse.run.frames import FloatArray, Run
-from loadtest.metrics import NS
+from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
 
 SERVERS = ("vllm", "llamacpp", "prometheus")
@@ -151,7 +151,7 @@ def _fill(file: _File, lines: list[dict[str, Any]], shift: int) -> int:
         if not _is_sample(line):
             wrong += 1
             continue
-        t = (line["t"] + shift) * NS
+        t = (line["t"] + shift) * S_PER_NS
         if "gap" in line:
             file.gaps.append(Gap(file.source, t, None, str(line["gap"])))
         elif "facts" in line:

@@ -16,7 +16,7 @@ from loadtest import metrics
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.verdict.evidence import Evidence
-from loadtest.metrics import NS, SUSPECT, VOID, Doubt
+from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
 from loadtest.records import Outcome
 
 MOST_NOTES = 5  # kinds of oddities told
@@ -196,7 +196,7 @@ def _worker_lost(e: Evidence) -> Iterator[Doubt]:
     for worker in lost if isinstance(lost, list) else ():
         at = worker.get("t_ns")
         if at is None or _ran_until(e) >= at:
-            when = "" if at is None else f" at {at * NS:.1f} s of the run"
+            when = "" if at is None else f" at {at * S_PER_NS:.1f} s of the run"
             why = f" ({str(worker['why']).rstrip('.')})" if worker.get("why") else ""
             name = worker.get("worker")
             yield Doubt(VOID, f"worker {name} was lost{when}{why}: what its users had in flight is missing")
@@ -211,7 +211,7 @@ def _ran_until(e: Evidence) -> float:
         after = zero.wall_ns - clock.get("wall_ns", zero.wall_ns)
     else:
         after = zero.monotonic_ns - clock.get("monotonic_ns", zero.monotonic_ns)
-    known = [float(value) for value in (said, last / NS + after) if value is not None and np.isfinite(value)]
+    known = [float(value) for value in (said, last / S_PER_NS + after) if value is not None and np.isfinite(value)]
     return max(known, default=np.inf)
 
 

@@ -24,7 +24,7 @@ from loadtest.analyse.server.admission import Protocol
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import FAR, Interval, Steps
 from loadtest.errors import PredictionError
-from loadtest.simulate.engine import NS, Emission, Engine, Request, Stream
+from loadtest.simulate.engine import NS_PER_S, Emission, Engine, Request, Stream
 from loadtest.simulate.timing import Timing
 from loadtest.simulate.virtual import closed_loop, cold_prompt, open_loop
 
@@ -333,7 +333,7 @@ def _figures(
 ) -> tuple[dict[str, dict[str, float]], int]:
     """Return the figures of one simulated run by the formulas of a measured one, and the most streams at once."""
     arrived, scheduled, won, start, first, last = (
-        np.array([getattr(stream, name) for stream in streams], dtype=np.float64) / NS
+        np.array([getattr(stream, name) for stream in streams], dtype=np.float64) / NS_PER_S
         for name in ("arrived", "scheduled", "slot_won", "prefill_start", "first", "last")
     )
     tokens = np.array([stream.tokens for stream in streams], dtype=np.float64)
@@ -342,7 +342,7 @@ def _figures(
     with np.errstate(divide="ignore", invalid="ignore"):
         tpot = metrics.tpot(e2e, ttft, np.where(tokens > 1, tokens, np.nan))
     owners = np.array(trace.owners)
-    instants = np.array(trace.instants, dtype=np.float64) / NS
+    instants = np.array(trace.instants, dtype=np.float64) / NS_PER_S
     order = np.lexsort((instants, owners))
     inside = np.diff(owners[order]) == 0
     kept = np.zeros(int(owners.max()) + 1, dtype=np.bool_)
