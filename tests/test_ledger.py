@@ -40,7 +40,7 @@ STOPS = (asyncio.CancelledError,)
 
 def ended() -> Exchange:
     made = recorded.exchange(CHAT)
-    made.arrivals.play(ANSWER)
+    made.received.play(ANSWER)
     return made
 
 

@@ -10,7 +10,7 @@ import pytest
 from support.wire_client import KINDS, ask, get, run
 from support.wire_server import CHUNKED, LAST, STREAM, Peer, answer, chunk, say, serving
 
-from loadtest.wire import Arrivals, AsyncWire, Order, Posts, SyncWire
+from loadtest.wire import AsyncWire, Order, Posts, Received, SyncWire
 from loadtest.wire.connection import Addresses, Origin
 
 
@@ -38,27 +38,27 @@ def test_reads_are_what_the_server_sent_apart_with_stamps_in_order(kind: str) ->
         assert peer.request() is None
 
     with serving(handler) as server:
-        arrivals = Arrivals(live)
+        received = Received(live)
         request = httpx.Request(
             "POST",
             f"{server.url}/api/chat?x=1",
             json={"a": 1},
             headers={"Accept-Encoding": "gzip"},
         )
-        (got,) = ask(kind, request, arrivals=arrivals)
+        (got,) = ask(kind, request, received=received)
     assert got.error is None
-    assert arrivals.status == 200
-    assert arrivals.complete
-    assert arrivals.new_conn
-    reads = arrivals.reads()
+    assert received.status == 200
+    assert received.complete
+    assert received.new_conn
+    reads = received.reads()
     assert (reads.body, list(reads.ends)) == (b"one\ntwo\nthree\n", [4, 8, 14])
     instants = [
-        arrivals.t_connect,
-        arrivals.t_send,
-        arrivals.t_first_byte,
-        arrivals.t_headers,
+        received.t_connect,
+        received.t_send,
+        received.t_first_byte,
+        received.t_headers,
         *reads.t,
-        arrivals.t_end,
+        received.t_end,
     ]
     known = [instant for instant in instants if instant is not None]
     assert len(known) == len(instants)
@@ -93,14 +93,14 @@ def test_every_kind_of_answer_and_of_breaking_off(kind: str, name: str) -> None:
 
     with serving(handler) as server:
         (got,) = ask(kind, httpx.Request("GET", server.url))
-    assert got.arrivals.body() == body
-    assert got.arrivals.complete is complete
-    assert got.arrivals.ended
-    assert got.arrivals.t_end is not None
-    assert (got.arrivals.failure is None) is complete
+    assert got.received.body() == body
+    assert got.received.complete is complete
+    assert got.received.ended
+    assert got.received.t_end is not None
+    assert (got.received.failure is None) is complete
     assert type(got.error) is (error or type(None))
     if got.error is not None:
-        assert str(got.error) == got.arrivals.failure
+        assert str(got.error) == got.received.failure
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -175,9 +175,9 @@ def test_posts_are_what_httpx_would_have_sent() -> None:
     with httpx.Client(headers={"Authorization": "Bearer k"}, transport=SyncWire()) as client:
         posts = Posts(client, "http://host:1/base")
         for path, body in (("/a", b'{"a":1}'), ("/b?c=d", b"{}"), ("/a", b"")):
-            made = posts.order(path, body, Arrivals())
+            made = posts.order(path, body, Received())
             request = client.build_request("POST", f"http://host:1/base{path}", content=body)
-            expected = Order.measured(request, Arrivals())
+            expected = Order.measured(request, Received())
             assert made.origin == expected.origin
             assert sorted(made.payload.split(b"\r\n")) == sorted(expected.payload.split(b"\r\n"))
             assert made.payload.endswith(b"\r\n\r\n" + body)
@@ -194,8 +194,8 @@ def test_connections_are_kept_alive_unless_the_answer_forbids_it(kind: str) -> N
 
     with serving(handler) as server:
         got = ask(kind, *[httpx.Request("GET", server.url) for _ in range(5)])
-    assert [one.arrivals.new_conn for one in got] == [True, False, False, True, False]
-    assert [one.arrivals.t_connect is None for one in got] == [False, True, True, False, True]
+    assert [one.received.new_conn for one in got] == [True, False, False, True, False]
+    assert [one.received.t_connect is None for one in got] == [False, True, True, False, True]
     assert server.connections == 2
 
 
@@ -203,7 +203,7 @@ def test_connections_are_kept_alive_unless_the_answer_forbids_it(kind: str) -> N
 def test_bytes_after_an_answer_cost_the_connection(kind: str) -> None:
     with serving(say(answer(b"a") + answer(b"unasked"))) as server:
         got = ask(kind, *[httpx.Request("GET", server.url) for _ in range(2)])
-    assert [one.arrivals.body() for one in got] == [b"a", b"a"]
+    assert [one.received.body() for one in got] == [b"a", b"a"]
     assert server.connections == 2
 
 
@@ -243,7 +243,7 @@ def test_an_answer_before_the_request_was_taken_is_an_answer(kind: str, hangs_up
         done.set()
     for one in got:
         assert one.error is None
-        assert (one.arrivals.status, one.arrivals.body()) == (413, b"too large")
+        assert (one.received.status, one.received.body()) == (413, b"too large")
     assert server.connections == 2
 
 
@@ -263,5 +263,5 @@ def test_a_kept_connection_that_is_closed_by_now_is_not_sent_on(kind: str) -> No
     with serving(handler) as server:
         got = ask(kind, *[httpx.Request("GET", server.url) for _ in range(20)])
     assert [one.error for one in got] == [None] * 20
-    assert [one.arrivals.t_resent for one in got] == [None] * 20
+    assert [one.received.t_resent for one in got] == [None] * 20
     assert server.connections == 20

@@ -260,7 +260,7 @@ class Driver:
             save_text=self._scenario.save_text,
         )
         path, body = self._dialect.encode(job)
-        return Ready(exchange, self._posts.order(path, body, exchange.arrivals))
+        return Ready(exchange, self._posts.order(path, body, exchange.received))
 
     async def _stream(self, ahead: deque[Ready], source: Iterator[Job]) -> None:
         """One user: send, wait for the whole answer, think, send again.
@@ -292,7 +292,7 @@ class Driver:
             if not ahead and self._scenario.duration is None:
                 continue  # nothing left to send: no pause before the end
             pause = self._scenario.think_time + back_off(failures)
-            free = (ready.exchange.arrivals.t_over or now()) + int(pause * 1e9)
+            free = (ready.exchange.received.t_over or now()) + int(pause * 1e9)
             if pause:
                 await asyncio.sleep((free - now()) * metrics.S_PER_NS)
 

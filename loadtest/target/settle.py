@@ -271,7 +271,7 @@ def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
     exchange = Exchange(job, target.dialect, Clock.now(), now())
     path, body = target.dialect.encode(job)
     try:
-        wire.fetch(posts.order(path, body, exchange.arrivals))
+        wire.fetch(posts.order(path, body, exchange.received))
     except httpx.HTTPError as error:
         raise TargetError(f"{target.server.url}{path} does not answer: {shorten(str(error))}.") from None
     record = exchange.finish()

@@ -141,7 +141,7 @@ class Channel:
             save_text=self.scenario.save_text,
             target=self._target,
         )
-        return Ready(exchange, self._posts.order(path, body, exchange.arrivals), path)
+        return Ready(exchange, self._posts.order(path, body, exchange.received), path)
 
     def __enter__(self) -> Self:
         return self

@@ -145,7 +145,7 @@ class Client:
         made_up = prompt is None
         ready = self._channel.conversation(prompt, ask) if isinstance(prompt, list) else self._channel.take(ask)
         answer = self._exchange(ready, due, shown(str(name)) if name else ready.path)
-        ended = answer.exchange.arrivals.t_over or now()
+        ended = answer.exchange.received.t_over or now()
         self._recorder.backlog.add(answer.settle)
         if made_up:
             self._recorder.backlog.add(lambda: self._channel.restock(ask))
@@ -281,7 +281,7 @@ class Answer:
     @property
     def status(self) -> int | None:
         """The HTTP status, None where no answer began."""
-        return self.exchange.arrivals.status
+        return self.exchange.received.status
 
     @property
     def status_code(self) -> int:

@@ -5,13 +5,12 @@ from loadtest.wire.clock import Heartbeat, Keeper, LagLog, WallClock, keeper, no
 from loadtest.wire.connection import Timeouts
 from loadtest.wire.pool import Order, Posts
 from loadtest.wire.reads import Reads
-from loadtest.wire.received import Arrivals
+from loadtest.wire.received import Received
 from loadtest.wire.sync_wire import BlockingWaiter, SyncWire, Waiter
 from loadtest.wire.timerfd import Timerfd
 from loadtest.wire.tls import Verify
 
 __all__ = [
-    "Arrivals",
     "AsyncWire",
     "BlockingWaiter",
     "Heartbeat",
@@ -20,6 +19,7 @@ __all__ = [
     "Order",
     "Posts",
     "Reads",
+    "Received",
     "SyncWire",
     "Timeouts",
     "Timerfd",

@@ -35,7 +35,7 @@ class AsyncWire(httpx.AsyncBaseTransport):
     """An HTTP/1.1 transport without a limit on connections, for `httpx.AsyncClient(transport=wire)`.
 
     What is to be measured goes through `fetch`: the wire's own `timeouts` hold for it, and its body is neither decoded
-    nor copied (see Arrivals). `wall`, `lag` and `heartbeat` run from the first use to `aclose`.
+    nor copied (see Received). `wall`, `lag` and `heartbeat` run from the first use to `aclose`.
     """
 
     def __init__(self, *, timeouts: Timeouts | None = None, verify: Verify = True) -> None:
@@ -103,37 +103,37 @@ class AsyncWire(httpx.AsyncBaseTransport):
         await request.aread()
         order = Order.ordinary(request)
         body = _Body(await self._call(order))
-        status, headers = order.arrivals.status or 0, order.arrivals.headers
+        status, headers = order.received.status or 0, order.received.headers
         return httpx.Response(status, headers=headers, stream=body, extensions={"http_version": b"HTTP/1.1"})
 
     async def fetch(self, order: Order) -> None:
         """Send `order` and wait until its answer is over, the stream's only wake-up.
 
-        An answer cut off inside its body is no error: see arrivals.complete and arrivals.failure. Raises httpx's
+        An answer cut off inside its body is no error: see received.complete and received.failure. Raises httpx's
         ConnectError and ConnectTimeout, ReadTimeout (which limit, in words), ReadError, WriteError or
         RemoteProtocolError. Cancelling it drops the connection.
         """
-        order.arrivals.whole = True
+        order.received.whole = True
         call = await self._call(order)
         call.raise_error()
 
     async def _call(self, order: Order) -> _AsyncCall:
         """Send `order` over a connection that carries it, and wait until it is answered."""
         self._start()
-        arrivals = order.arrivals
+        received = order.received
         connection = self._take(order.origin)
         fresh = connection is None
         while True:
             if connection is None:
                 connection = await self._connect(order.origin, (order.limits or self.timeouts).connect)
-                arrivals.new_conn, arrivals.t_connect = True, now()
+                received.new_conn, received.t_connect = True, now()
             call = _AsyncCall(order, connection, self.timeouts, release=self._release)
             self._calls.add(call)
             await call.send(order.payload, fresh=fresh)
             if not connection.stale:
                 return call
             connection, fresh = None, True  # closed by the server before it saw this request: once more, on a new one
-            arrivals.t_send = arrivals.t_send or now()
+            received.t_send = received.t_send or now()
 
     def _take(self, origin: Origin) -> Connection | None:
         """Return an idle connection; what the server closed in this very turn of the loop nobody has been told of yet."""
@@ -161,7 +161,7 @@ class AsyncWire(httpx.AsyncBaseTransport):
         assert self._loop is not None
         t = now()
         for call in list(self._calls):
-            last = call.arrivals.last_read
+            last = call.received.last_read
             if last is not None and QUIET_NS[0] < t - last < QUIET_NS[1]:
                 call.connection.receive()
             call.check(t)
@@ -287,7 +287,7 @@ class _AsyncCall(Call):
             asyncio.get_running_loop().add_writer(self.connection.fd, self._writable)
         while not self.answered:
             await self._wait()
-        if self.arrivals.t_headers is None and not self.connection.stale:
+        if self.received.t_headers is None and not self.connection.stale:
             self.raise_error()
 
     async def next_body(self) -> bytes | None:
@@ -309,7 +309,7 @@ class _AsyncCall(Call):
         """As the base says, by a timer: only an answer whose framing does not end with its text costs one."""
         if self._timer is not None:
             self._timer.cancel()
-        left = max((self.arrivals.until or 0) - now(), 0)
+        left = max((self.received.until or 0) - now(), 0)
         self._timer = asyncio.get_running_loop().call_later(left / 1e9, self._end_is_due)
 
     def _end_is_due(self) -> None:

@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 import httpx
 
 from loadtest.wire.clock import ANCILLARY_SIZE, Ancillary, ask_for_stamps, now
-from loadtest.wire.received import Arrivals
+from loadtest.wire.received import Received
 from loadtest.wire.tls import Tls
 
 READ_SIZE = 1 << 13
@@ -50,13 +50,13 @@ class Timeouts:
         asked = request.extensions.get("timeout", {})
         return cls(connect=asked.get("connect"), first_token=asked.get("read"), idle=asked.get("read"))
 
-    def deadline(self, arrivals: Arrivals, started: int) -> tuple[float, str]:
+    def deadline(self, received: Received, started: int) -> tuple[float, str]:
         """Return when this request is overdue (monotonic ns, perhaps infinite) and by which of the limits."""
-        last = arrivals.content_seen
+        last = received.content_seen
         if last is not None:
             soonest = (last + _ns(self.idle), "idle")
-        elif arrivals.t_send is not None:
-            soonest = (arrivals.t_send + _ns(self.first_token), "first_token")
+        elif received.t_send is not None:
+            soonest = (received.t_send + _ns(self.first_token), "first_token")
         else:
             soonest = (started + _ns(self.idle), "sending")
         return min(soonest, (started + _ns(self.total), "total"))
@@ -224,12 +224,12 @@ class Connection:
         "_recvmsg",
         "_sent",
         "_size",
-        "arrivals",
         "broken",
         "error",
         "fd",
         "fresh",
         "origin",
+        "received",
         "sock",
         "stale",
         "tls",
@@ -241,7 +241,7 @@ class Connection:
         self.fd = sock.fileno()
         self.origin = origin
         self.tls: Tls | None = None
-        self.arrivals: Arrivals | None = None
+        self.received: Received | None = None
         self.wake: Callable[[], object] = bool
         self.fresh = True  # opened for the request that it carries
         self.broken = False  # carries no further request
@@ -257,10 +257,10 @@ class Connection:
         self.tls = Tls(context, self.origin.host)
         self._out = memoryview(self.tls.outgoing())
 
-    def begin(self, payload: bytes, arrivals: Arrivals, wake: Callable[[], object], *, fresh: bool) -> None:
+    def begin(self, payload: bytes, received: Received, wake: Callable[[], object], *, fresh: bool) -> None:
         """Take a request; `transmit` sends it."""
         self.fresh = fresh
-        self.arrivals = arrivals
+        self.received = received
         self.wake = wake
         self._began, self._sent = now(), False
         if self.tls is not None:
@@ -287,11 +287,11 @@ class Connection:
                 self._out = memoryview(b"")
                 self.broken = True
                 # The server may have answered before it hung up: what it said outlives the connection in our buffer.
-                if not self.receive() and (self.arrivals is None or not self.arrivals.read_count):
+                if not self.receive() and (self.received is None or not self.received.read_count):
                     self._lose(httpx.WriteError(f"the connection broke while sending: {_reason(error)}"))
                 return True
-        if before and self.arrivals is not None and not self._sent:
-            self.arrivals.sent(before, now())
+        if before and self.received is not None and not self._sent:
+            self.received.sent(before, now())
             self._sent = True
         return True
 
@@ -308,14 +308,14 @@ class Connection:
             self._lose(httpx.ReadError(f"the connection broke: {_reason(error)}"))
             return True
         t = now()
-        arrivals = self.arrivals
+        received = self.received
         if self.tls is not None:
             return self._receive_tls(self.tls, data, ancillary, t)
         if not data:
             self._eof(t)
-        elif arrivals is None:
+        elif received is None:
             self.broken = True
-        elif not arrivals.add(data, ancillary, t):
+        elif not received.add(data, ancillary, t):
             return len(data) == SMALL_READ == self._size and self._read_on()
         self.wake()
         return True
@@ -330,21 +330,21 @@ class Connection:
         return happened
 
     def fail(self, error: httpx.TransportError) -> None:
-        """Give the request up for `error`; what came of its answer stays in its arrivals."""
+        """Give the request up for `error`; what came of its answer stays in `received`."""
         self.broken = True
         if self.error is None:
             self.error = error
-        if self.arrivals is not None:
-            self.arrivals.abort(str(error), now())
+        if self.received is not None:
+            self.received.abort(str(error), now())
 
     def verdict(self) -> httpx.TransportError | None:
         """Return, once, why the request failed; None where its answer is whole, cut off inside the body, or too large."""
-        arrivals, error = self.arrivals, self.error
+        received, error = self.received, self.error
         self.error = None  # who raises it is in its traceback: no circle
-        if arrivals is None or arrivals.failure is None or arrivals.excessive:
+        if received is None or received.failure is None or received.excessive:
             return None
-        if error is None and (arrivals.malformed or arrivals.status is None):
-            return httpx.RemoteProtocolError(arrivals.failure)
+        if error is None and (received.malformed or received.status is None):
+            return httpx.RemoteProtocolError(received.failure)
         return error
 
     def _receive_tls(self, tls: Tls, data: bytes, ancillary: Ancillary, t: int) -> bool:
@@ -357,8 +357,8 @@ class Connection:
         if answer := tls.outgoing():
             self._out = memoryview(bytes(self._out) + answer)
             self.transmit()
-        if plain and self.arrivals is not None:
-            changed = self.arrivals.add(plain, ancillary, t)
+        if plain and self.received is not None:
+            changed = self.received.add(plain, ancillary, t)
         elif plain:
             self.broken = changed = True
         if tls.error is not None:
@@ -374,12 +374,12 @@ class Connection:
 
     def _eof(self, t: int) -> None:
         self.broken = True
-        if self.arrivals is None:
+        if self.received is None:
             return
         if self._unanswered(t):
             self.stale = True
         else:
-            self.arrivals.eof(t)
+            self.received.eof(t)
 
     def _lose(self, error: httpx.TransportError) -> None:
         if self._unanswered(now()):
@@ -393,8 +393,8 @@ class Connection:
 
         Later it may have worked on the request: to send it once more would hide that.
         """
-        arrivals = self.arrivals
-        if arrivals is None or arrivals.read_count or self.fresh:
+        received = self.received
+        if received is None or received.read_count or self.fresh:
             return False
-        since = arrivals.t_send if self._sent and arrivals.t_send is not None else self._began
+        since = received.t_send if self._sent and received.t_send is not None else self._began
         return t - since < STALE_NS

@@ -10,16 +10,16 @@ import httpx
 
 from loadtest.wire.clock import now
 from loadtest.wire.connection import Connection, Inbox, Origin, Timeouts, encode_request
-from loadtest.wire.received import Arrivals
+from loadtest.wire.received import Received
 
 
 @dataclass(slots=True)
 class Order:
-    """A request made ready: where it goes, its bytes, and the arrivals to fill. With an inbox it is an ordinary one."""
+    """A request made ready: where it goes, its bytes, and the Received to fill. With an inbox it is an ordinary one."""
 
     origin: Origin
     payload: bytes
-    arrivals: Arrivals
+    received: Received
     limits: Timeouts | None = None  # None: the wire's own
     inbox: Inbox | None = None  # takes the body as it comes
 
@@ -27,19 +27,19 @@ class Order:
     def ordinary(cls, request: httpx.Request) -> Self:
         """Make ready what httpx asks a transport for; its own limits hold."""
         inbox = Inbox()
-        return cls._of(request, Arrivals(live=inbox.put), Timeouts.of(request), inbox)
+        return cls._of(request, Received(live=inbox.put), Timeouts.of(request), inbox)
 
     @classmethod
-    def measured(cls, request: httpx.Request, arrivals: Arrivals) -> Self:
+    def measured(cls, request: httpx.Request, received: Received) -> Self:
         """Make ready a request whose answer is measured: neither compressed by the server nor decoded here."""
         request.headers["Accept-Encoding"] = "identity"
-        return cls._of(request, arrivals)
+        return cls._of(request, received)
 
     @classmethod
-    def _of(cls, request: httpx.Request, arrivals: Arrivals, *rest: Any) -> Self:
+    def _of(cls, request: httpx.Request, received: Received, *rest: Any) -> Self:
         if request.method == "HEAD":
-            arrivals.expect_no_body()
-        return cls(Origin.of(request.url), encode_request(request), arrivals, *rest)
+            received.expect_no_body()
+        return cls(Origin.of(request.url), encode_request(request), received, *rest)
 
 
 class Posts:
@@ -54,18 +54,18 @@ class Posts:
         self._url = url
         self._heads: dict[str, tuple[Origin, bytes]] = {}
 
-    def order(self, path: str, body: bytes, arrivals: Arrivals) -> Order:
+    def order(self, path: str, body: bytes, received: Received) -> Order:
         """Return a POST of `body` to `path`; raises httpx.UnsupportedProtocol or httpx.LocalProtocolError."""
         head = self._heads.get(path)
         if head is None:
             head = self._heads[path] = self._head(path)
         origin, fixed = head
-        return Order(origin, b"%bContent-Length: %d\r\n\r\n%b" % (fixed, len(body), body), arrivals)
+        return Order(origin, b"%bContent-Length: %d\r\n\r\n%b" % (fixed, len(body), body), received)
 
     def _head(self, path: str) -> tuple[Origin, bytes]:
         request = self._client.build_request("POST", self._url + path)
         del request.headers["Content-Length"]
-        order = Order.measured(request, Arrivals())
+        order = Order.measured(request, Received())
         return order.origin, order.payload.removesuffix(b"\r\n")
 
 
@@ -95,13 +95,13 @@ class Pool:
                 idle.remove(connection)
                 self._close(connection)
 
-        connection.arrivals = None
+        connection.received = None
         connection.wake = drop
         idle.append(connection)
 
     def release(self, call: Call) -> None:
         """Take back the connection of a call that is over, for the next one if it can carry one."""
-        if call.arrivals.reusable and not call.connection.unsent:
+        if call.received.reusable and not call.connection.unsent:
             self.park(call.connection)
         else:
             self._close(call.connection)
@@ -124,7 +124,7 @@ class Call:
         release: Callable[[Call], None],
         wake: Callable[[], object] = bool,
     ) -> None:
-        self.arrivals = order.arrivals
+        self.received = order.received
         self.connection = connection
         self.inbox = order.inbox
         self.over = False
@@ -139,24 +139,24 @@ class Call:
     @property
     def answered(self) -> bool:
         """Whether what is first waited for is there, or never will be: the headers, of a whole answer all."""
-        return self.over or (self.arrivals.t_headers is not None and not self.arrivals.whole)
+        return self.over or (self.received.t_headers is not None and not self.received.whole)
 
     @property
     def deadline(self) -> tuple[float, str]:
         """When the call is overdue (monotonic ns, perhaps infinite), and by which limit.
 
-        "end" and "look" are none: see the arrivals' `until` and `look_at`.
+        "end" and "look" are none: see `until` and `look_at` of what is received.
         """
-        deadline = self._limits.deadline(self.arrivals, self._started)
-        if (until := self.arrivals.until) is not None:
+        deadline = self._limits.deadline(self.received, self._started)
+        if (until := self.received.until) is not None:
             deadline = min(deadline, (until, "end"))
-        if (look_at := self.arrivals.look_at) is not None:
+        if (look_at := self.received.look_at) is not None:
             deadline = min(deadline, (look_at, "look"))
         return deadline
 
     def begin(self, payload: bytes, *, fresh: bool) -> bool:
         """Send what the kernel takes of the request; True when that was all."""
-        self.connection.begin(payload, self.arrivals, self._changed, fresh=fresh)
+        self.connection.begin(payload, self.received, self._changed, fresh=fresh)
         return self.connection.transmit()
 
     def check(self, t: int) -> None:
@@ -165,15 +165,15 @@ class Call:
             return
         deadline, limit = self.deadline
         if limit == "look":
-            if self.arrivals.look():
+            if self.received.look():
                 self._changed()
             return
         if limit == "end":
-            if self.arrivals.expire(t):
+            if self.received.expire(t):
                 self._changed()
             return
         if limit == "idle":
-            self.arrivals.catch_up()  # content may have come since anybody looked
+            self.received.catch_up()  # content may have come since anybody looked
             deadline, limit = self.deadline
         if t >= deadline:
             self.fail(self._limits.error(limit))
@@ -192,23 +192,23 @@ class Call:
                 raise error
             finally:
                 del error  # its traceback holds this frame: no circle
-        if self.over and self.inbox is not None and not self.arrivals.complete:
-            raise httpx.RemoteProtocolError(self.arrivals.failure or "")
+        if self.over and self.inbox is not None and not self.received.complete:
+            raise httpx.RemoteProtocolError(self.received.failure or "")
 
     def _changed(self) -> None:
         """Take the connection's word that something happened."""
         connection = self.connection
-        if not self.over and (self.arrivals.ended or connection.stale):
+        if not self.over and (self.received.ended or connection.stale):
             self.over = True
             self.error = None if connection.stale else connection.verdict()
             self._release(self)
             wake, self._wake = self._wake, bool  # nothing more to tell: no circle is left for the collector
             wake()
             return
-        if self.arrivals.until is None:
+        if self.received.until is None:
             self._wake()
         else:
             self._expect_end()
 
     def _expect_end(self) -> None:
-        """Have `check` called about when the answer is over though its framing goes on: arrivals.until."""
+        """Have `check` called about when the answer is over though its framing goes on: received.until."""

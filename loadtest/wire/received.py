@@ -20,7 +20,7 @@ from loadtest.wire.clock import STAMP_SIZE, Ancillary, LagLog, WallClock, stamps
 from loadtest.wire.parser import AnswerParser
 from loadtest.wire.reads import Reads
 
-__all__ = ["Arrivals", "Reads"]
+__all__ = ["Reads", "Received"]
 
 NO_STAMP = bytes(STAMP_SIZE)
 MARK_NS = 50_000_000  # after an end mark the framing's end is waited for so long; most often it comes within 0.2 ms
@@ -32,7 +32,7 @@ UNFINISHED = 4096  # bytes; a line longer than that is looked at when its newlin
 SILENT = (b":", b"event:", b"id:", b"retry:")  # lines of an event stream that hold no data
 
 
-class Arrivals:
+class Received:
     """One request's instants and reads, filled by a wire (or `replay`).
 
     Instants are monotonic ns. t_send, t_headers, t_first_byte and t_end are our own clock's until `reads` has moved them
@@ -299,9 +299,9 @@ class Arrivals:
         ends: EndMarks | None = None,
     ) -> tuple[Self, list[tuple[int, bytes]]]:
         """Return what these (ns, bytes) would have made without a socket or stamps, and the reads left over: see `play`."""
-        arrivals = cls(live, ends)
-        arrivals.t_send = t_send
-        return arrivals, arrivals.play(reads, t_eof)
+        received = cls(live, ends)
+        received.t_send = t_send
+        return received, received.play(reads, t_eof)
 
     def play(self, reads: Sequence[tuple[int, bytes]], t_eof: int | None = None) -> list[tuple[int, bytes]]:
         """Feed recorded reads as a wire would, up to this answer's end, and return those of the next answer.
@@ -397,7 +397,7 @@ class Arrivals:
     def forsake(self) -> None:
         """Tell nobody of what comes from here on; of a request that never left, nothing ever came.
 
-        Whoever is told holds these arrivals as a rule: a circle, and the driver has collection switched off.
+        Whoever is told holds this object as a rule: a circle, and the driver has collection switched off.
         """
         self._live = None
 

@@ -1,4 +1,4 @@
-"""The blocking shell: the same requests and arrivals as AsyncWire, for threads and (with a waiter) greenlets."""
+"""The blocking shell: the same requests and answers as AsyncWire, for threads and (with a waiter) greenlets."""
 
 from __future__ import annotations
 
@@ -109,29 +109,29 @@ class SyncWire(httpx.BaseTransport):
         request.read()
         order = Order.ordinary(request)
         body = _Body(self._call(order))
-        status, headers = order.arrivals.status or 0, order.arrivals.headers
+        status, headers = order.received.status or 0, order.received.headers
         return httpx.Response(status, headers=headers, stream=body, extensions={"http_version": b"HTTP/1.1"})
 
     def fetch(self, order: Order) -> None:
         """Send `order` and wait until its answer is over; raises as AsyncWire.fetch does."""
-        order.arrivals.whole = True
+        order.received.whole = True
         self._call(order).raise_error()
 
     def _call(self, order: Order) -> _SyncCall:
         """Send `order` over a connection that carries it, and wait until it is answered."""
-        arrivals = order.arrivals
+        received = order.received
         connection = self._take(order.origin)
         fresh = connection is None
         while True:
             if connection is None:
                 connection = self._connect(order.origin, (order.limits or self.timeouts).connect)
-                arrivals.new_conn, arrivals.t_connect = True, now()
+                received.new_conn, received.t_connect = True, now()
             call = _SyncCall(order, connection, self.timeouts, release=self._pool.release, waiter=self._waiter)
             call.send(order.payload, fresh=fresh)
             if not connection.stale:
                 return call
             connection, fresh = None, True  # closed by the server before it saw this request: once more, on a new one
-            arrivals.t_send = arrivals.t_send or now()
+            received.t_send = received.t_send or now()
 
     def _take(self, origin: Origin) -> Connection | None:
         while (connection := self._pool.take(origin)) is not None:
@@ -239,7 +239,7 @@ class _SyncCall(Call):
             sent = self.over or self.connection.transmit()
         while not self.answered:
             self._wait(self._read)
-        if self.arrivals.t_headers is None and not self.connection.stale:
+        if self.received.t_headers is None and not self.connection.stale:
             self.raise_error()
 
     def next_body(self) -> bytes | None:

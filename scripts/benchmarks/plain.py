@@ -105,16 +105,16 @@ async def with_aiohttp(task: Task, seen: Seen) -> None:
         await asyncio.gather(*(user(session, number) for number in range(task.streams)))
 
 
-def _decoded(task: Task, seen: Seen, wall: Any, all_arrivals: list[Any]) -> None:
-    """Turn raw arrivals into what was seen, once all is over: that is not the wire's cost."""
+def _decoded(task: Task, seen: Seen, wall: Any, all_received: list[Any]) -> None:
+    """Turn what the wires received into what was seen, once all is over: that is not the wire's cost."""
     from loadtest.dialects import OllamaChat, OpenAIChat
     from loadtest.measure.request import decode
 
     dialect = (OpenAIChat if task.path.startswith("/v1") else OllamaChat)("llama3.2:1b")
     done = seen.done_ns
-    for arrivals in all_arrivals:
-        reads = arrivals.reads(wall)
-        seen.add(arrivals.t_send or 0, [reads.t[i] for i in decode(dialect, reads).read_of])
+    for received in all_received:
+        reads = received.reads(wall)
+        seen.add(received.t_send or 0, [reads.t[i] for i in decode(dialect, reads).read_of])
     seen.done_ns = done
 
 
@@ -129,7 +129,7 @@ async def with_wire(task: Task, seen: Seen) -> None:
     async def user(wire: AsyncWire, orders: list[Order]) -> None:
         for order in orders:
             await wire.fetch(order)
-            kept.append(order.arrivals)
+            kept.append(order.received)
             seen.done_ns = time.perf_counter_ns()
 
     with keeper():
@@ -155,7 +155,7 @@ def with_wire_gevent(task: Task, seen: Seen) -> None:
     def user(wire: SyncWire, orders: list[Order]) -> None:
         for order in orders:
             wire.fetch(order)
-            kept.append(order.arrivals)
+            kept.append(order.received)
             seen.done_ns = time.perf_counter_ns()
 
     wall = WallClock()
@@ -172,11 +172,11 @@ def with_wire_gevent(task: Task, seen: Seen) -> None:
 
 def _orders(task: Task, posts: Any) -> list[list[Any]]:
     """Return each stream's requests, built before the clock."""
-    from loadtest.wire import Arrivals
+    from loadtest.wire import Received
 
     return [
         [
-            posts.order(task.path, json.dumps(task.body(number * task.requests + turn)).encode(), Arrivals())
+            posts.order(task.path, json.dumps(task.body(number * task.requests + turn)).encode(), Received())
             for turn in range(task.requests)
         ]
         for number in range(task.streams)
