@@ -12,7 +12,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 from support.plans import SHORT, Run, counted, planned
@@ -219,13 +218,13 @@ def test_two_processes_shares_make_up_the_whole_plan(
             await measure(share, records, samples)
 
     async def measure(share: Share, records: RecordWriter, samples: SampleWriter) -> None:
-        async with AsyncWire() as wire, httpx.AsyncClient(transport=wire, headers=target.headers) as client:
+        async with AsyncWire() as wire:
             driver = Driver(
                 workload=workload,
                 dialect=target.dialect,
                 counter=workload.counter,
                 wire=wire,
-                posts=Posts(client, target.server.url),
+                posts=Posts(target.server.url, target.headers),
                 url=target.server.url,
                 records=records,
                 samples=samples,

@@ -75,7 +75,7 @@ def test_streams_of_many_greenlets_run_at_once_and_leave_nothing_watched(
 
         def send() -> bytes:
             received = Received()
-            wire.fetch(Order.measured(httpx.Request("GET", server.url), received))
+            wire.fetch(Order.of(httpx.Request("GET", server.url), received))
             return received.body()
 
         streams = [gevent.spawn(send) for _ in range(together)]
@@ -114,7 +114,7 @@ def test_a_killed_greenlet_drops_its_connection_and_keeps_what_came(gevent_waite
     with serving(handler) as server, SyncWire(waiter=gevent_waiter, timeouts=PATIENT) as wire:
 
         def send() -> None:
-            wire.fetch(Order.measured(httpx.Request("GET", server.url), received))
+            wire.fetch(Order.of(httpx.Request("GET", server.url), received))
 
         stream = gevent.spawn(send)
         while not received.read_count:

@@ -6,7 +6,7 @@ import threading
 
 import httpx
 import pytest
-from support.wire_client import KINDS, ask, get
+from support.wire_client import KINDS, ask
 from support.wire_server import CHUNKED, Peer, answer, chunk, serving
 
 from loadtest.wire import Received, Timeouts
@@ -160,8 +160,7 @@ def test_a_server_that_takes_no_more_of_the_request_meets_the_idle_limit(kind: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ordinary_requests_keep_to_httpx_s_timeouts(kind: str) -> None:
+def test_an_order_s_own_limits_go_before_the_wire_s(kind: str) -> None:
     with serving(lambda peer: peer.request() and peer.closed_by_client()) as server:
-        request = httpx.Request("GET", server.url, extensions={"timeout": {"connect": 5, "read": 0.05}})
-        with pytest.raises(httpx.ReadTimeout):
-            get(kind, request, timeouts=Timeouts(first_token=60))
+        (got,) = ask(kind, httpx.Request("GET", server.url), limits=IMPATIENT, timeouts=Timeouts(first_token=60))
+    assert isinstance(got.error, httpx.ReadTimeout)

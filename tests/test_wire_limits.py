@@ -146,7 +146,7 @@ def test_content_that_comes_in_time_meets_no_limit(kind: str) -> None:
 
 def test_the_idle_limit_counts_from_the_last_content() -> None:
     received = Received(is_text)
-    received.whole, received.t_send = True, 0
+    received.t_send = 0
     limits = Timeouts(first_token=5, idle=1, total=None)
     assert limits.deadline(received, 0) == (5e9, "first_token")
     received.add(CHUNKED, [], 10 * MS)
@@ -291,7 +291,7 @@ def test_without_a_descriptor_a_request_fails_alone_and_says_so(kind: str, host:
 
 
 def order(url: str) -> Order:
-    return Order.measured(httpx.Request("GET", url), Received())
+    return Order.of(httpx.Request("GET", url), Received())
 
 
 @pytest.mark.parametrize("how", ["refused", "reset", "malformed", "no name"])

@@ -60,7 +60,7 @@ def test_who_is_stopped_while_waiting_drops_the_connection_and_keeps_what_came()
     with serving(handler) as server, SyncWire(waiter=Stopping(), timeouts=PATIENT) as wire:
         received = Received()
         with pytest.raises(Stopped):
-            wire.fetch(Order.measured(httpx.Request("GET", server.url), received))
+            wire.fetch(Order.of(httpx.Request("GET", server.url), received))
         assert received.ended
         assert not received.complete
         assert received.failure == "stopped before the answer was over"

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-import httpx
-
 from loadtest.asyncio_driver.driver import Driver, InStep
 from loadtest.measure.interruption import SIGNALS
 from loadtest.measure.progress import Progress, Span
@@ -130,8 +128,6 @@ async def opened(
         wire = AsyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file))
         await stack.enter_async_context(wire)
         stack.enter_context(keeper())
-        client = httpx.AsyncClient(transport=wire, timeout=None, trust_env=False, headers=part.target.headers)
-        await stack.enter_async_context(client)
         records = folder.record_writer(part.clock, worker=str(share.worker))
         stack.callback(records.close)
         source = "driver" if share.of == 1 else f"driver-{share.worker}"
@@ -142,7 +138,7 @@ async def opened(
             dialect=part.target.dialect,
             counter=part.workload.counter,
             wire=wire,
-            posts=Posts(client, url),
+            posts=Posts(url, part.target.headers),
             url=url,
             records=records,
             samples=samples,

@@ -261,9 +261,8 @@ def calibrate(client: httpx.Client, target: Target, workload: Workload) -> tuple
 
 @contextmanager
 def _stream_wire(target: Target, scenario: Scenario) -> Iterator[tuple[SyncWire, Posts]]:
-    wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file))
-    with httpx.Client(transport=wire, timeout=None, trust_env=False, headers=target.headers) as client:
-        yield wire, Posts(client, target.server.url)
+    with SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file)) as wire:
+        yield wire, Posts(target.server.url, target.headers)
 
 
 def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:

@@ -21,7 +21,7 @@ from loadtest.scenario import Level
 from loadtest.target.settle import timeouts_of, trust
 from loadtest.users.arguments import Messages, text_of
 from loadtest.users.tryout import Settled
-from loadtest.wire import Order, Posts, SyncWire, Waiter, now
+from loadtest.wire import Order, Posts, Received, SyncWire, Timeouts, Waiter, now
 from loadtest.workloads.synthetic import Job, Workload, nonce_of
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 Endpoint = Literal["chat", "generate"]  # generate stands for completions, too: each API has one of the two
 MOST_AHEAD = 1024  # users that requests are made ready for before the clock
 MOST_KINDS = 64  # of requests that are made ahead: a task that asks for random lengths would have one more each time
-PATIENCE_S = 5.0
+WARM_UP = Timeouts(connect=5.0, first_token=5.0, idle=5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Channel:
             for endpoint in endpoints
         }
         self.wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file), waiter=waiter)
-        self._http = httpx.Client(transport=self.wire, timeout=None, trust_env=False, headers=target.headers)
-        self._posts = Posts(self._http, self.url)
+        self._headers = target.headers
+        self._posts = Posts(self.url, self._headers)
         self._numbers = numbers
         self._shelf: dict[Ask, deque[Ready]] = {}  # the one asked for last is the last
 
@@ -83,7 +83,8 @@ class Channel:
         count = min(users, MOST_AHEAD)
         plain = Ask(self.endpoint, self.scenario.input_tokens[0], self.scenario.output_tokens[0])
         try:
-            self._http.get(f"{self.url}/", timeout=PATIENCE_S)
+            greeting = httpx.Request("GET", f"{self.url}/", headers=self._headers)
+            self.wire.fetch(Order.of(greeting, Received(), WARM_UP))
             self.wire.prepare(self.url, count)
         except httpx.HTTPError as error:
             logger.debug("%s does not answer before the test: %s", self.url, error)  # the records will tell
@@ -147,4 +148,4 @@ class Channel:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.close()
+        self.wire.close()

@@ -72,11 +72,9 @@ class Received:
         "t_resent",
         "t_send",
         "until",
-        "whole",
     )
 
     def __init__(self, live: Callable[[bytes], bool] | None = None, ends: EndMarks | None = None) -> None:
-        self.whole = False  # nobody waits for the headers alone
         self.new_conn = False
         self.t_connect: int | None = None  # TCP (and TLS) ready, where a connection was opened for this request
         self.t_send: int | None = None  # the request's last byte handed to the kernel
@@ -149,10 +147,6 @@ class Received:
         """Whether the connection can carry another request."""
         return self._parser.complete and self._parser.keep_alive and not self._parser.excess
 
-    def expect_no_body(self) -> None:
-        """Take note that the request is a HEAD: the answer ends with its headers."""
-        self._parser.head = True
-
     @property
     def read_count(self) -> int:
         """How many reads there were, those without body bytes included."""
@@ -176,7 +170,7 @@ class Received:
     @property
     def content_seen(self) -> int | None:
         """When content was last handled, as far as `catch_up` has looked; where nobody says what it is, every read."""
-        if (self._live is None and self._content_at is None) or not self.whole:
+        if self._live is None and self._content_at is None:
             return self.last_read
         return None if self._content_at is None else self._handled[self._content_at]
 
@@ -188,7 +182,7 @@ class Received:
             self.t_resent = after
 
     def add(self, data: bytes, ancillary: Ancillary, t: int) -> bool:
-        """Take one read, its ancillary data and its time; True when the shell is to look: headers, end, `until`."""
+        """Take one read, its ancillary data and its time; True when the shell is to look: the end came, or `until`."""
         self._handled.append(t)
         if ancillary:
             self._stamps += ancillary[0][2]
@@ -340,10 +334,10 @@ class Received:
     def _consider(self, body: bytes) -> bool:
         """Take the read just added, whatever it brought."""
         parser, i = self._parser, len(self._ends) - 1
-        t, had_ended, was_marked, had_headers = self._handled[i], self.ended, self.marked, self._headers_at is not None
+        t, had_ended, was_marked = self._handled[i], self.ended, self.marked
         if i == 0:
             self.t_first_byte = t
-        if not had_headers and parser.headers_done:
+        if self._headers_at is None and parser.headers_done:
             self._headers_at, self.t_headers = i, t
         if body and self._live is not None and self._live(body):
             self._live, self._content_at = None, i
@@ -351,9 +345,7 @@ class Received:
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
-        if self.ended != had_ended or (parser.headers_done != had_headers and not self.whole):
-            return True
-        return self.marked is not was_marked
+        return self.ended != had_ended or self.marked is not was_marked
 
     def _look(self, body: bytes) -> bytes | tuple[()]:
         """Ask of lines that hold a needle what they say of the answer's end; return what may pass from now on: _like."""

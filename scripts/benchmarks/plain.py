@@ -119,9 +119,7 @@ def _decoded(task: Task, seen: Seen, wall: Any, all_received: list[Any]) -> None
 
 
 async def with_wire(task: Task, seen: Seen) -> None:
-    """This project's transport on asyncio, and nothing above it."""
-    import httpx
-
+    """This project's wire on asyncio, and nothing above it."""
     from loadtest.wire import AsyncWire, Order, Posts, keeper
 
     kept = []
@@ -133,8 +131,8 @@ async def with_wire(task: Task, seen: Seen) -> None:
             seen.done_ns = time.perf_counter_ns()
 
     with keeper():
-        async with AsyncWire() as wire, httpx.AsyncClient(transport=wire, timeout=None) as client:
-            plan = _orders(task, Posts(client, task.url))
+        async with AsyncWire() as wire:
+            plan = _orders(task, Posts(task.url))
             await wire.prepare(task.url, task.streams)
             gc.collect()
             gc.disable()
@@ -143,9 +141,8 @@ async def with_wire(task: Task, seen: Seen) -> None:
 
 
 def with_wire_gevent(task: Task, seen: Seen) -> None:
-    """This project's transport on gevent's hub, and nothing above it."""
+    """This project's wire on gevent's hub, and nothing above it."""
     import gevent
-    import httpx
 
     from loadtest.users.gevent_hub import GeventWaiter
     from loadtest.wire import Order, Posts, SyncWire, WallClock, keeper
@@ -160,8 +157,8 @@ def with_wire_gevent(task: Task, seen: Seen) -> None:
 
     wall = WallClock()
     wire = SyncWire(waiter=GeventWaiter())
-    with keeper(), httpx.Client(transport=wire, timeout=None) as client:
-        plan = _orders(task, Posts(client, task.url))
+    with keeper():
+        plan = _orders(task, Posts(task.url))
         wire.prepare(task.url, task.streams)
         gc.collect()
         gc.disable()

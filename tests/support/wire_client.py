@@ -13,7 +13,7 @@ import pytest
 
 from loadtest.dialects.base import EndMarks
 from loadtest.wire import AsyncWire, Order, Received, SyncWire, Timeouts
-from loadtest.wire.connection import Addresses
+from loadtest.wire.address import Addresses
 from loadtest.wire.poller import Poller
 
 T = TypeVar("T")
@@ -51,6 +51,7 @@ def ask(
     addresses: Addresses | None = None,
     received: Received | None = None,
     ends: EndMarks | None = None,
+    limits: Timeouts | None = None,
     **options: Any,
 ) -> list[Got]:
     """Have requests measured one after the other over one wire, each to its end; `received` is the first one's.
@@ -61,7 +62,16 @@ def ask(
     if kind == "gevent":
         waiter = gevent_waiter()
         try:
-            return ask("sync", *requests, addresses=addresses, received=received, ends=ends, waiter=waiter, **options)
+            return ask(
+                "sync",
+                *requests,
+                addresses=addresses,
+                received=received,
+                ends=ends,
+                limits=limits,
+                waiter=waiter,
+                **options,
+            )
         finally:
             waiter.close()
     wire = SyncWire(**options) if kind == "sync" else AsyncWire(**options)
@@ -71,7 +81,7 @@ def ask(
         with wire:
             for request, one in zip(requests, got, strict=True):
                 try:
-                    wire.fetch(Order.measured(request, one.received))
+                    wire.fetch(Order.of(request, one.received, limits))
                 except httpx.TransportError as error:
                     one.error = error
         return got
@@ -80,7 +90,7 @@ def ask(
         async with wire:
             for request, one in zip(requests, got, strict=True):
                 try:
-                    await wire.fetch(Order.measured(request, one.received))
+                    await wire.fetch(Order.of(request, one.received, limits))
                 except httpx.TransportError as error:
                     one.error = error
 
@@ -95,19 +105,6 @@ def gevent_waiter() -> Any:
         from loadtest.users.gevent_hub import GeventWaiter
 
     return GeventWaiter()
-
-
-def get(kind: str, *requests: httpx.Request, timeout: float = 5, **options: Any) -> list[httpx.Response]:
-    """Send ordinary requests one after the other over one wire."""
-    if kind == "sync":
-        with httpx.Client(transport=SyncWire(**options), timeout=timeout) as client:
-            return [client.send(request) for request in requests]
-
-    async def main() -> list[httpx.Response]:
-        async with httpx.AsyncClient(transport=AsyncWire(**options), timeout=timeout) as client:
-            return [await client.send(request) for request in requests]
-
-    return run(kind, main())
 
 
 class Echo:
