@@ -24,7 +24,7 @@ from loadtest.analyse.whatif import advise as work
 from loadtest.analyse.whatif import predict, self_check
 from loadtest.analyse.whatif.advise import Advice, Group
 from loadtest.analyse.whatif.predict import Model
-from loadtest.analyse.whatif.sustainable_load import Capacity, _highest, capacity, meets
+from loadtest.analyse.whatif.sustainable_load import SustainableLoad, _highest, meets, sustainable_load
 from loadtest.cli import cli
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.memory.loaded import kv_bytes, parse_memory
@@ -74,8 +74,8 @@ def analysis(folder: Path) -> Analysis:
 
 
 @pytest.fixture(scope="module")
-def room(analysis: Analysis) -> Capacity:
-    return capacity(model_of(analysis)[0], parse("ttft_p95=2"))
+def room(analysis: Analysis) -> SustainableLoad:
+    return sustainable_load(model_of(analysis)[0], parse("ttft_p95=2"))
 
 
 def model_of(analysis: Analysis) -> tuple[Model, Group]:
@@ -272,7 +272,7 @@ def test_levers_are_ranked_by_what_they_bring(advice: Advice) -> None:
     assert by_name["a warm prefix cache"].gain == pytest.approx((now - warm) / now)
 
 
-def test_capacity_is_where_the_objective_is_met_and_the_next_is_not(analysis: Analysis, room: Capacity) -> None:
+def test_capacity_is_where_the_objective_is_met_and_the_next_is_not(analysis: Analysis, room: SustainableLoad) -> None:
     model, _ = model_of(analysis)
     found, objectives = room, room.objectives
     assert meets(model.closed(found.concurrency), objectives)
@@ -282,14 +282,14 @@ def test_capacity_is_where_the_objective_is_met_and_the_next_is_not(analysis: An
     assert meets(model.open(found.rate), objectives)
     assert not meets(model.open(1.3 * found.rate), objectives)
     assert found.sentence.startswith(f"TTFT p95 ≤ 2 s holds up to {found.concurrency} streams")
-    nothing = capacity(model, parse("ttft_p95=1ms"))
+    nothing = sustainable_load(model, parse("ttft_p95=1ms"))
     assert (nothing.concurrency, nothing.rate) == (0, 0.0)
     assert nothing.sentence == "not even one stream meets TTFT p95 ≤ 1 ms"
-    all_of_them = capacity(model, parse("ttft_p95=1000"), most=9)
+    all_of_them = sustainable_load(model, parse("ttft_p95=1000"), most=9)
     assert (all_of_them.concurrency, all_of_them.more) == (9, True)
 
 
-def test_capacity_agrees_with_the_engine_itself(room: Capacity, tmp_path: Path) -> None:
+def test_capacity_agrees_with_the_engine_itself(room: SustainableLoad, tmp_path: Path) -> None:
     around = [room.concurrency + away for away in (-1, 0, 1, 2)]
     loads = [Load(users=users, requests=60, prompt=(100, 100), output=(32, 32)) for users in around if users]
     truth = [level["ttft_s"]["p95"] <= 2 for level in analyse(play(tmp_path / "run", loads)).summary["levels"]]

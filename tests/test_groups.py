@@ -265,8 +265,8 @@ def test_the_rate_of_an_open_loop_is_shared_out(tmp_path: Path) -> None:
 
 
 def test_what_loads_the_client_is_the_whole_run_s(both: Analysis) -> None:
-    whole = client_capacity.busiest(both.run, 1)
-    assert [client_capacity.busiest(group.run, 1) for group, _ in both.groups] == [whole, whole]
+    whole = client_capacity.peak_events(both.run, 1)
+    assert [client_capacity.peak_events(group.run, 1) for group, _ in both.groups] == [whole, whole]
 
 
 def test_levels_that_a_model_had_no_request_in_are_not_its(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.server.memory import Memory
 from loadtest.analyse.whatif.advise import Advice, Lever, gain, held
 from loadtest.analyse.whatif.predict import Prediction
-from loadtest.analyse.whatif.sustainable_load import Capacity
+from loadtest.analyse.whatif.sustainable_load import SustainableLoad
 
 EXTRAPOLATED, TOO_MUCH = "*", " ✗"
 _EQUAL = "Lengths that were all equal vary by 10 % to either side in it."
@@ -154,7 +154,7 @@ def _doubt(advice: Advice, slots: int) -> str:
     return " (extrapolated: measure it)" if advice.extrapolated(slots, advice.load) else ""
 
 
-def _beyond(advice: Advice, found: Capacity) -> bool:
+def _beyond(advice: Advice, found: SustainableLoad) -> bool:
     return min(found.slots or found.concurrency, found.concurrency) > advice.model.streams
 
 

@@ -75,7 +75,7 @@ def all_findings(analysis: Analysis) -> list[str]:
         found += [f"{who}: {sentence.removeprefix(f'{group.name} · ')}" for sentence in _of_server(one)]
     if not analysis.groups:
         found += _of_server(analysis)
-    if used := client_capacity.sentence(analysis.summary["levels"]):
+    if used := client_capacity.capacity_sentence(analysis.summary["levels"]):
         found.append(used)
     if not analysis.groups:
         found += memory_parts.sentences(analysis.memory)

@@ -179,7 +179,7 @@ def client(summary: dict[str, Any]) -> Grid:
                 _duration(_largest(said["lag_s"])),
                 _duration(_largest(said["schedule_lag_s"])),
                 findings.percent(said["cpu"]) if said["cpu"] is not None else NOTHING,
-                *([client_capacity.cell(said)] if calibrated else []),
+                *([client_capacity.capacity_cell(said)] if calibrated else []),
                 f"{tokens['output'] or 0} of {tokens['asked'] or 'any'}"
                 + (f" ({findings.percent(achieved)})" if achieved else ""),
                 str(tokens["prompt"] or NOTHING),

@@ -149,7 +149,7 @@ def _client_busy(e: Evidence) -> Iterator[Doubt]:
 
 
 def _beyond_capacity(e: Evidence) -> Iterator[Doubt]:
-    if (reason := client_capacity.doubt(e.run, e.level["index"], stamps_of(e.requests))) is not None:
+    if (reason := client_capacity.capacity_doubt(e.run, e.level["index"], stamps_of(e.requests))) is not None:
         yield Doubt(SUSPECT, reason)
 
 

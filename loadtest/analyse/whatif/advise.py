@@ -16,7 +16,7 @@ from loadtest.analyse.server.prefill import uncached
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.whatif import self_check
 from loadtest.analyse.whatif.predict import Model, Prediction
-from loadtest.analyse.whatif.sustainable_load import Capacity, capacity, meets
+from loadtest.analyse.whatif.sustainable_load import SustainableLoad, meets, sustainable_load
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.slo import Objective
@@ -66,7 +66,7 @@ class Advice:
     best: int | None  # None: no number of slots fits the memory, or the limit was never met and there is nothing to set
     levers: tuple[Lever, ...]  # the most helpful first
     ranked_by: Objective
-    capacities: tuple[Capacity, ...]  # as measured, then with the best slots; empty without objectives
+    capacities: tuple[SustainableLoad, ...]  # as measured, then with the best slots; empty without objectives
     predicted_now: Prediction  # at `load`, for what the model says of a change: its own error is in both
     void: tuple[str, ...] = ()  # labels of the group's levels whose figures must not be quoted
 
@@ -200,7 +200,7 @@ def advise(
     seen = {load: cells[advice.usual, load] for load in loads if advice.is_measured(advice.usual, load)}
     capacities = (
         tuple(
-            capacity(model, objectives, slots=each, most=most, known=seen if each == model.slots else {})
+            sustainable_load(model, objectives, slots=each, most=most, known=seen if each == model.slots else {})
             for each in tried
         )
         if objectives
