@@ -321,4 +321,4 @@ def test_a_part_of_no_request_and_odd_targets_do_no_harm(tmp_path: Path) -> None
     odd: tuple[Any, ...] = ("x", [1, None], [{}], {"url": 1})
     for number, targets in enumerate(odd):
         run = frames.load(write(tmp_path / str(number), truth.records, levels, targets=targets))
-        assert groups.split(run) == []
+        assert groups.groups_of(run) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.figures import intervals, rates, stats
 from loadtest.analyse.run import excerpts, frames
+from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import prefill, slots, steps, token_gaps
 from loadtest.analyse.server.slots import Slots
@@ -34,8 +36,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 
 
 def measured(run: Run) -> tuple[Slots, Steps]:
-    found = slots.estimate(run)
-    return found, steps.measure(run, found)
+    found = slots.estimate_slots(run)
+    return found, steps.measure_steps(run, found)
 
 
 def test_events_of_stretches_are_whole_there_and_about_as_many_as_asked(run: Run) -> None:
@@ -53,7 +55,7 @@ def test_events_of_stretches_are_whole_there_and_about_as_many_as_asked(run: Run
 
 
 def test_a_gap_never_spans_what_lies_between_stretches(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    longest = token_gaps.decoding(run, slots.estimate(run)).step_s.max()
+    longest = token_gaps.decoding(run, slots.estimate_slots(run)).step_s.max()
     monkeypatch.setattr(excerpts, "STRETCHES", 200)  # many a stream is in two of them
     some = excerpts.events(run, MOST)
     assert (np.diff(some.at)[np.diff(some.row) == 0] > longest).any()
@@ -83,10 +85,10 @@ def test_stretches_say_what_the_whole_run_does(run: Run, monkeypatch: pytest.Mon
 
 def test_stalls_are_read_from_every_gap(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same step time the stall of each request is the same, block by block or all at once."""
-    found = slots.estimate(run)
+    found = slots.estimate_slots(run)
     whole = token_gaps.decoding(run, found)
 
-    def step(streams: frames.FloatArray) -> frames.FloatArray:
+    def step(streams: FloatArray) -> FloatArray:
         return np.asarray(0.012 + 0.002 * streams)
 
     before = prefill.stalls(run, whole, step)
@@ -110,9 +112,9 @@ def test_pooled_figures_are_the_same_counted_and_sorted(run: Run, monkeypatch: p
 
     sorted_ = figures()
     monkeypatch.setattr(stats, "MANY", 700)
-    monkeypatch.setattr(rates, "BLOCK", 700)
+    monkeypatch.setattr(rates, "blocks", functools.partial(frames.blocks, size=700))
     monkeypatch.setattr(intervals, "TABLE", 13_500)  # some gaps lie beyond the table
-    monkeypatch.setattr(intervals, "BLOCK", 700)
+    monkeypatch.setattr(intervals, "CHUNKS_AT_ONCE", 700)
     for was, now in zip(sorted_, figures(), strict=True):
         flat, again = (stats_values(each) for each in (was, now))
         assert flat == pytest.approx(again, rel=1e-9, nan_ok=True)

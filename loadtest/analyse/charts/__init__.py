@@ -58,7 +58,7 @@ def _together(analysis: Analysis, out: Path) -> list[Path]:
     with mpl.rc_context(style.RC):
         drawn = [_depth(out / "streams.png", analysis), *filter(None, [machine.draw(out / "machine.png", analysis)])]
     for number, (group, one) in enumerate(analysis.groups, 1):
-        drawn += draw_all(one, out / groups.folder(number, group.name))
+        drawn += draw_all(one, out / groups.chart_folder(number, group.name))
     return drawn
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from loadtest import metrics
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.frames import BoolArray, IntArray, Run
-from loadtest.analyse.run.reading import US
+from loadtest.analyse.run.arrays import BoolArray, IntArray
+from loadtest.analyse.run.frames import Run
+from loadtest.metrics import S_PER_US
 
 BIN_US = round(metrics.BIN_S * 1e6)
 
@@ -68,7 +69,7 @@ def peak_events(run: Run, index: int) -> int:
 def _peak_events_of_process(run: Run, rows: BoolArray) -> int:
     if not run.chunks.counts[rows].any():
         return 0
-    sent = np.where(rows, run.column("send") / US, 0.0).astype(np.int64)
+    sent = np.where(rows, run.column("send") / S_PER_US, 0.0).astype(np.int64)
     first = int(sent[rows].min()) // BIN_US
     bins: IntArray = np.zeros(1, dtype=np.int64)
     starts, counts = run.chunks.starts, run.chunks.counts

@@ -17,9 +17,9 @@ from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif import advise
-from loadtest.analyse.whatif.advise import Group
-from loadtest.analyse.whatif.predict import Model, Prediction
+from loadtest.analyse.whatif import slot_advice
+from loadtest.analyse.whatif.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.slot_advice import ClosedLoopSeries
 from loadtest.errors import PredictionError
 
 
@@ -27,21 +27,21 @@ from loadtest.errors import PredictionError
 class Forecast:
     """The levels of a closed loop, and what the model says of them and of concurrencies between and beyond."""
 
-    group: Group
+    group: ClosedLoopSeries
     curve: tuple[Prediction, ...]
 
     @classmethod
     def of(cls, run: Run, slots: Slots, steps: Steps) -> Self | None:
         """Predict, where the run holds a closed loop and says enough to predict from; else None."""
-        group = advise.busiest(run)
+        group = slot_advice.longest_series(run)
         if group is None or len(group.concurrencies) < 2:
             return None
         try:
-            model = Model.of(run, slots, steps)
+            model = ServerModel.of(run, slots, steps)
         except PredictionError:
             return None
-        model = advise.narrowed(model, run, group.levels)
-        return cls(group, advise.curve(model, group.concurrencies))
+        model = slot_advice.narrowed(model, run, group.levels)
+        return cls(group, slot_advice.curve(model, group.concurrencies))
 
 
 class Ahead:
@@ -51,7 +51,7 @@ class Ahead:
         """Begin; `apart`: in another process, by default for a run so long that its summary takes seconds as well."""
         self._work: Callable[[], Forecast | None] = lambda: Forecast.of(run, slots, steps)
         self._child: tuple[int, BinaryIO] | None = None
-        if apart if apart is not None else len(run.chunks.flat) > excerpts.MOST:
+        if apart if apart is not None else len(run.chunks.flat) > excerpts.MOST_READ_EVENTS:
             self._child = _forked(self._work)
 
     def result(self) -> Forecast | None:

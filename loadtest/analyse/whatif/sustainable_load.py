@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.analyse.whatif.predict import Model, Prediction
+from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.slo import Objective
 
-MOST_STREAMS = 128  # streams; past it the answer is "at least"
+MOST_PREDICTED_STREAMS = 128  # streams; past it the answer is "at least"
 RATE_PRECISION = 0.03
 STREAMS_A_SLOT = 3  # enough users to keep every slot busy: their requests/s are the most that the server ever does
 
@@ -58,11 +58,11 @@ class SustainableLoad:
 
 
 def sustainable_load(
-    model: Model,
+    model: ServerModel,
     objectives: Sequence[Objective],
     *,
     slots: int | None = None,
-    most: int = MOST_STREAMS,
+    most: int = MOST_PREDICTED_STREAMS,
     known: Mapping[int, Prediction] | None = None,
 ) -> SustainableLoad:
     """Search the highest concurrency of a closed loop, and the highest Poisson rate, that meet every objective.
@@ -127,7 +127,7 @@ def _highest(holds: Callable[[int], bool], most: int) -> int:
 
 
 def _highest_rates(
-    model: Model, asked: Sequence[Objective], closed: Callable[[int], Prediction], slots: int | None, most: int
+    model: ServerModel, asked: Sequence[Objective], closed: Callable[[int], Prediction], slots: int | None, most: int
 ) -> tuple[float, float]:
     """Return the highest rate that meets the objectives, and that which surely does, requests/s."""
     limit = slots if slots is not None else model.slots
