@@ -18,7 +18,8 @@ from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import prefill, slots, steps, token_gaps
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif.prediction_chart import Ahead, Forecast
+from loadtest.analyse.whatif import slot_advice
+from loadtest.analyse.whatif.prediction_chart import CurveAhead
 from loadtest.simulate.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.0002, jitter=0.03)
@@ -128,23 +129,35 @@ def stats_values(found: object) -> list[float]:
     return [np.nan if value is None else float(value) for value in values]
 
 
-def test_a_forecast_made_apart_is_the_same(tmp_path: Path) -> None:
+def test_a_curve_predicted_in_another_process_is_the_same(tmp_path: Path) -> None:
     loads = [Load(users=users, requests=12, prompt=(20, 20), output=(8, 8)) for users in (1, 2)]
     run = frames.load(play(TIMING, loads, slots=2).write(tmp_path / "run"))
     found, whole = measured(run)
-    there = Ahead(run, found, whole, apart=True)
-    here = Forecast.of(run, found, whole)
+    there = CurveAhead(run, found, whole, apart=True)
+    here = CurveAhead(run, found, whole, apart=False).result()
     assert here is not None
     assert there.result() == here
 
 
-def test_a_forecast_that_the_other_process_does_not_bring_is_made_here(
+def test_a_curve_is_predicted_here_where_the_other_process_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = [Load(users=users, requests=12, prompt=(20, 20), output=(8, 8)) for users in (1, 2)]
     run = frames.load(play(TIMING, loads, slots=2).write(tmp_path / "run"))
     found, whole = measured(run)
-    here = os.getpid()
-    of = Forecast.of
-    monkeypatch.setattr(Forecast, "of", lambda *known: of(*known) if os.getpid() == here else os._exit(9))
-    assert Ahead(run, found, whole, apart=True).result() is not None
+    here, curve = os.getpid(), slot_advice.curve
+    monkeypatch.setattr(slot_advice, "curve", Elsewhere(here))
+    there = CurveAhead(run, found, whole, apart=True)
+    monkeypatch.setattr(slot_advice, "curve", curve)
+    assert there.result() is not None
+
+
+class Elsewhere:
+    """What ends any process but the one named."""
+
+    def __init__(self, here: int) -> None:
+        self.here = here
+
+    def __call__(self, *_: object) -> None:
+        if os.getpid() != self.here:
+            os._exit(9)
