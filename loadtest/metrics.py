@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 
 NS_PER_S = 1_000_000_000
 S_PER_NS = 1e-9
+S_PER_US = 1e-6
 
 FORMULAS: dict[str, str] = {
     "ttft_s": "t_first_token − t_send",
@@ -108,17 +109,17 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
     timings = server.get("timings")
     usage = server.get("usage")
     details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
-    cached = _number(details.get("cached_tokens")) if isinstance(details, dict) else math.nan
+    cached = _said_number(details.get("cached_tokens")) if isinstance(details, dict) else math.nan
     if isinstance(timings, dict):
-        reused = _number(timings.get("cache_n"))
+        reused = _said_number(timings.get("cache_n"))
         return ServerSaid(
-            math.nan, _number(timings.get("prompt_ms")) / 1e3, cached if math.isnan(reused) else reused, True
+            math.nan, _said_number(timings.get("prompt_ms")) / 1e3, cached if math.isnan(reused) else reused, True
         )
-    load, prefill = (_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration"))
+    load, prefill = (_said_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration"))
     return ServerSaid(load, prefill, cached, False)
 
 
-def _number(said: Any) -> float:
+def _said_number(said: Any) -> float:
     """Return what a server sent as a number, nan where that is none or negative."""
     known = isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said < math.inf
     return float(said) if known else math.nan

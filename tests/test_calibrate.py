@@ -25,7 +25,7 @@ from loadtest.cli import calibrate as command
 from loadtest.errors import ScenarioError
 from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import Errors, Found, Served, Tried, by_nonce, compare, judge, next_streams
-from loadtest.measure.capacity_file import Capacity
+from loadtest.measure.capacity_file import KeptCapacity
 from loadtest.records import Clock, Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.simulate.engine import Request
@@ -246,7 +246,7 @@ def test_the_busiest_second_is_found_wherever_it_lies() -> None:
 
 # -- the file --------------------------------------------------------------------------------------------------------------
 
-FOUND = Capacity(
+FOUND = KeptCapacity(
     chunks_per_s=31_000, streams=620, tokens_per_s=50.0, limit="client", measured_at="2026-01-01T00:00:00Z"
 )
 
@@ -337,10 +337,12 @@ def test_a_run_says_what_share_of_the_client_it_used(tmp_path: Path) -> None:
     assert 0 < shares[0] < shares[1] < 1
     label = analysis.summary["levels"][1]["label"]
     said = next(finding for finding in all_findings(analysis) if "this client can measure" in finding)
-    assert said.startswith(f"{label} used {client_capacity.cell(analysis.summary['levels'][1]['client'])} of what")
+    assert said.startswith(
+        f"{label} used {client_capacity.capacity_cell(analysis.summary['levels'][1]['client'])} of what"
+    )
     grid = pages.client(analysis.summary)
     assert [row[grid.heads.index("of what it can measure")] for row in grid.rows] == [
-        client_capacity.cell(level["client"]) for level in analysis.summary["levels"]
+        client_capacity.capacity_cell(level["client"]) for level in analysis.summary["levels"]
     ]
 
 
@@ -383,8 +385,8 @@ def test_the_busiest_second_is_that_of_one_process(tmp_path: Path) -> None:
         writer.close()
     folder.write_run({"levels": []})
     run = analyse(tmp_path / "run").run
-    assert client_capacity.busiest(run, 0) == 15
-    assert client_capacity.busiest(run, 1) == 0
+    assert client_capacity.peak_events(run, 0) == 15
+    assert client_capacity.peak_events(run, 1) == 0
 
 
 # -- the command -------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from loadtest.cli.demo import simulated_server
 from loadtest.errors import RunFolderError, ScenarioError, TargetError
 from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import Errors, Found, Tried, by_nonce, compare, judge, next_streams
-from loadtest.measure.capacity_file import Capacity
+from loadtest.measure.capacity_file import KeptCapacity
 from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
@@ -249,8 +249,8 @@ def _calibrate(driver: str, arrivals: str, stamps: str, most: int) -> Found | No
     return Found.of(kind.tried)
 
 
-def _capacity(found: Found, best: Tried) -> Capacity:
-    return Capacity(
+def _capacity(found: Found, best: Tried) -> KeptCapacity:
+    return KeptCapacity(
         chunks_per_s=best.errors.chunks_per_s,
         streams=best.errors.streams,
         tokens_per_s=TOKENS_PER_S,

@@ -24,7 +24,7 @@ FILE = "calibration.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
+class KeptCapacity:
     """How much one process of a driver measures truthfully."""
 
     chunks_per_s: int  # content events in the busiest second
@@ -102,7 +102,7 @@ def check_writable(path: Path) -> None:
         raise ScenarioError(f"cannot write to {path.parent}; choose another --out.")
 
 
-def keep(path: Path, capacity: Capacity, *, driver: str, arrivals: str, stamps: str) -> None:
+def keep(path: Path, capacity: KeptCapacity, *, driver: str, arrivals: str, stamps: str) -> None:
     """Put a capacity into the file; what it holds of another machine or other software is dropped."""
     same = {"schema": SCHEMA, **machine(), "python": platform.python_version(), "versions": _software()}
     before = read(path)
