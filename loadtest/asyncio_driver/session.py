@@ -21,7 +21,7 @@ from loadtest.asyncio_driver.worker import Part, loop_factory, opened
 from loadtest.asyncio_driver.workers import Child, spawned, told
 from loadtest.errors import ScenarioError, StorageError, TargetError
 from loadtest.measure.descriptors import room_for
-from loadtest.measure.interruption import Stopping
+from loadtest.measure.interruption import Stoppable, Stopping
 from loadtest.measure.progress import Progress, Span
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
@@ -65,11 +65,13 @@ def measure(
     say: Callable[[str], None],
     choose: Choose | None = None,
     beside: Beside | None = None,
+    stopping: Callable[[Stoppable], Stopping] = Stopping,
 ) -> Finished:
     """Run `scenario` into `out` (default: default_folder) and return where it lies.
 
     With `choose` the scenario gives the first level alone; each further one is what `choose` says. It is called in a
-    thread, between levels, when nothing is in flight. `beside` is entered while the levels run.
+    thread, between levels, when nothing is in flight. `beside` is entered while the levels run. `stopping` is called on the
+    loop with the driver that runs the levels: what it returns is how the run can be ended early.
 
     Everything that can be wrong with the request is found before the folder is made: raises TargetError,
     ScenarioError or RunFolderError and leaves nothing behind.
@@ -104,7 +106,15 @@ def measure(
                 unloading = _Unloading(control, target) if scenario.unload else None
                 part = Part(path, Clock.now(), workload, target)
                 doing = _drive(
-                    part, children, facts, ended, on_progress=on_progress, say=say, choose=choose, unloading=unloading
+                    part,
+                    children,
+                    facts,
+                    ended,
+                    on_progress=on_progress,
+                    say=say,
+                    choose=choose,
+                    unloading=unloading,
+                    stopping=stopping,
                 )
                 runner.run(doing)
         except StorageError as error:
@@ -199,6 +209,7 @@ async def _drive(
     say: Callable[[str], None],
     choose: Choose | None,
     unloading: _Unloading | None,
+    stopping: Callable[[Stoppable], Stopping],
 ) -> None:
     """Run the levels, by `children` where there are any; `facts` is what run.json says from the start, `ended` is given what it says of the end."""
     folder = RunFolder(part.folder)
@@ -209,7 +220,7 @@ async def _drive(
         folder.write_run({**facts, **driver.facts(), "state": "running"})
         choosing = _Choosing(folder, facts, choose, driver) if choose else None
         try:
-            with Stopping(driver):
+            with stopping(driver):
                 spans = await driver.run(choosing)
         finally:
             ended.update(driver.facts())
