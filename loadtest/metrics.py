@@ -250,14 +250,14 @@ def doubt_stood_still(gaps: Sequence[float], span: float, processes: int) -> Ite
     long = [gap for gap in gaps if gap >= STOOD_STILL_S]
     if long and span > 0:
         share, times = sum(long) / (span * processes), f"{len(long)} time{'s' if len(long) != 1 else ''}"
-        who, whose = (
-            ("the client", "") if processes == 1 else ("a process of the client", f" of its {processes} processes")
-        )
+        who, whose = "the client", "level's time"
+        if processes > 1:
+            who, whose = "a process of the client", f"time of the level's {processes} processes"
         limit = f", above the limit of {_percent(STOOD_STILL_SHARE)}" if share > STOOD_STILL_SHARE else ""
         yield Doubt(
             VOID if limit else SUSPECT,
             f"{who} stood still for up to {max(long):.1f} s ({times}) and sent and read nothing then: {_percent(share)} of "
-            f"the level's time{whose}{limit}",
+            f"the {whose}{limit}",
         )
 
 

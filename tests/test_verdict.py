@@ -239,7 +239,8 @@ def test_one_of_several_processes_that_stood_still_is_weighed_by_its_share(tmp_p
         writer.close()
     level = analyse(path).summary["levels"][0]
     assert level["verdict"] == "suspect"
-    assert "a process of the client stood still for up to 2.0 s (1 time)" in level["reasons"][0]
+    assert "of the time of the level's 4 processes" in level["reasons"][0]
+    assert "a process of the client stood still for up to 2.0 s (1 time) and sent" in level["reasons"][0]
 
 
 def reloading(path: Path, *, load_ms: int, warmup: int = 1, **facts: Any) -> tuple[str, list[str]]:
