@@ -258,9 +258,53 @@ ERRORS = {
     ),
 }
 
+WORDS = ["The", " cat", " sat", " on", " the", " mat"]
+SO_FAR = ["".join(WORDS[:upto]) for upto in range(1, len(WORDS) + 1)]
+BROKEN = [*SO_FAR[:3], SO_FAR[3] + "\ufffd", SO_FAR[4] + " ", *(SO_FAR[5] + "!" * n for n in range(9))]
+TWICE = [word for word in WORDS for _ in range(2)]
+
+
+def deltas(texts: list[str], name: str = "content") -> list[str]:
+    return [delta(**{name: text}) for text in texts]
+
+
+REPEATED = {
+    "all text so far in each": Case(V1, sse(*deltas(SO_FAR), STOP), SO_FAR, doubts=["repeats all text before it"]),
+    "ollama: all text so far in each": Case(
+        CHAT, "".join(map(chat, SO_FAR)) + END, SO_FAR, doubts=["repeats all text before it"]
+    ),
+    "all text so far, a character cut and pieces that add nothing": Case(
+        V1, sse(*deltas([*BROKEN, BROKEN[-1]]), STOP), [*BROKEN, BROKEN[-1]], doubts=["repeats all text before it"]
+    ),
+    "all reasoning so far, then all text so far": Case(
+        V1,
+        sse(*deltas(SO_FAR, "reasoning"), *deltas(SO_FAR), STOP),
+        SO_FAR,
+        SO_FAR,
+        doubts=["repeats all text before it"],
+    ),
+    "each event twice": Case(V1, sse(*deltas(TWICE), STOP, STOP), TWICE, doubts=["was sent twice"]),
+    "ollama: each event twice": Case(CHAT, "".join(map(chat, TWICE)) + END + END, TWICE, doubts=["was sent twice"]),
+    "reasoning and text, each event twice": Case(
+        V1, sse(*deltas(TWICE, "reasoning"), *deltas(TWICE), STOP), TWICE, TWICE, doubts=["was sent twice"]
+    ),
+    "one text again and again": Case(V1, sse(*deltas(["a "] * 12), STOP), ["a "] * 12),
+    "a token that another begins with": Case(
+        V1, sse(*deltas(["a", "ab", "c", "cd", "cde", "f"]), STOP), ["a", "ab", "c", "cd", "cde", "f"]
+    ),
+    "a few words said twice": Case(V1, sse(*deltas(["no", "no", "yes", "yes"]), STOP), ["no", "no", "yes", "yes"]),
+    "ever longer pieces": Case(V1, sse(*deltas(["a", "bb", "ccc", "dddd"]), STOP), ["a", "bb", "ccc", "dddd"]),
+}
+
 CASES = {
     f"{group}: {name}": case
-    for group, cases in (("text", TEXTS), ("end", ENDS), ("frame", FRAMES), ("error", ERRORS))
+    for group, cases in (
+        ("text", TEXTS),
+        ("end", ENDS),
+        ("frame", FRAMES),
+        ("error", ERRORS),
+        ("repeated", REPEATED),
+    )
     for name, case in cases.items()
 }
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from loadtest.dialects import ends, server_errors
+from loadtest.dialects import ends, repeats, server_errors
 from loadtest.dialects.base import Ending, Events
 from loadtest.dialects.framing import TOO_LONG, Lines
 from loadtest.dialects.lenient_json import parse
@@ -207,6 +207,7 @@ class StreamDecoder:
             self._strange(self._foreign)
         if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
             answer.note(odd)
+        answer.doubt(*repeats.doubts(answer.events))
         if not answer.end:
             ending.hint = server_errors.EMPTY
         if ending.done:
@@ -276,16 +277,13 @@ class StreamDecoder:
             self._mark()
         elif self._row_seen:
             if line.strip():
-                self._odd(line)
+                self._answer.fail(server_errors.undecodable(line))
         elif line.startswith(b"{") and isinstance(row := parse(line), dict) and (self._own.takes(row)):
             self._answer.fail(server_errors.undecodable(b"\n".join(self._stray)))
             self._stray.clear()
             self._row(row)
         else:
             self._stray.append(line)
-
-    def _odd(self, line: bytes) -> None:
-        self._answer.fail(server_errors.undecodable(line))
 
     def _data(self, data: bytes) -> bool:
         answer = self._answer

@@ -62,6 +62,16 @@ def _client_lag(e: Evidence) -> Iterator[Doubt]:
     yield from metrics.doubt_lag(int(reads[~old & (tokens > 0)].sum()), int(tokens.sum()), spoilt, gaps)
 
 
+def _stood_still(e: Evidence) -> Iterator[Doubt]:
+    """Doubt a level in which a process of the client was stopped: its users sent nothing then, and felt nothing."""
+    samples = e.run.samples[e.run.samples["level"] == e.level["index"]]
+    begin, end = float(e.measured["sched"].min()), float(e.measured["end"].max())
+    gaps = samples["loop_gap_us"].to_numpy(dtype=np.float64) * 1e-6
+    since = samples["t"].to_numpy(dtype=np.float64) - gaps  # at the latest: a sample is of the second before it
+    inside = gaps[(since >= begin) & (since <= end)]
+    yield from metrics.doubt_stood_still(inside.tolist(), end - begin, samples["file"].nunique())
+
+
 def _unstamped(e: Evidence) -> Iterator[Doubt]:
     arrivals, stamped = int(e.requests["arrivals"].sum()), int(e.requests["stamped"].sum())
     if arrivals:
@@ -258,6 +268,7 @@ RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     *endings.ENDING_RULES,
     _late_sends,
     _client_lag,
+    _stood_still,
     _unstamped,
     _clock_gap,
     _reload,
