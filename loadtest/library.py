@@ -86,7 +86,7 @@ class Run:
         from loadtest.analyse.verdict import endings
 
         ended = self._failure or (
-            endings.state(self._analysis.run) if self.state != "running" else None
+            endings.end_sentence(self._analysis.run) if self.state != "running" else None
         )  # else: trouble
         levels = [f"{level['label']}: {reason}" for level in self.summary["levels"] for reason in level["reasons"]]
         return [*filter(None, [ended]), *self.summary["trouble"], *levels]

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.reports.summary import failed
-from loadtest.analyse.run.frames import US, Run
+from loadtest.analyse.run.frames import Run
+from loadtest.metrics import S_PER_US
 from loadtest.records import Outcome
 
 # Column of `requests` -> column of the run as arrays.
@@ -118,7 +119,7 @@ def _level(level: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
 def chunks(run: Run) -> pd.DataFrame:
     """Return a row for each content event of each answer, request after request."""
     counts, owner = run.chunks.counts, run.chunks.owner
-    since_send = run.chunks.flat * US
+    since_send = run.chunks.flat * S_PER_US
     gaps = np.diff(since_send, prepend=np.nan)
     gaps[run.chunks.starts[:-1][counts > 0]] = np.nan
     sent = run.column("output_tokens") - run.column("unsent_tokens")
