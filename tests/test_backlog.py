@@ -74,11 +74,37 @@ def test_the_longer_work_is_overdue_the_more_of_it_is_done_at_once(monkeypatch: 
     monkeypatch.setattr(time, "perf_counter_ns", lambda: t)
     pile = module.Pile()
     pile.put(bool)
-    instants = [t + module.LONGEST_NS + overdue for overdue in (10**8, 5 * 10**8, 5 * 10**9, 10**12)]
-    first, second, third, last = (pile._end(instant) - instant for instant in instants)
+    slices = []
+    for overdue in (10**8, 5 * 10**8, 5 * 10**9, 10**11):
+        instant = t + module.LONGEST_NS + overdue
+        pile._looked = instant - 1_000_000, 0
+        slices.append(pile._end(instant) - instant)
+    first, second, third, last = slices
     assert first > 5_000_000
     assert second > 4 * first
     assert third == last == module.LONGEST_SLICE_NS
+
+
+def test_the_backlog_of_a_loop_that_seldom_comes_round_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others take the core, a turn of the loop lasts longer than the longest slice, and so does its turn's work."""
+    t = 10**12
+
+    def work() -> None:
+        nonlocal t
+        t += 5_000_000
+
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: t)
+    pile = module.Pile()
+    waiting = []
+    for _ in range(300):
+        pile.rest()
+        for _ in range(100):  # half a second of work in each turn of a second
+            t += 10_000_000
+            pile.put(work)
+        pile.work_a_slice()
+        waiting.append(len(pile))
+    assert max(waiting[150:]) <= max(waiting[:150])
+    assert max(waiting) < 2000
 
 
 def test_a_wave_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import gevent
 import pytest
 
 from loadtest.errors import ScenarioError
+from loadtest.measure import backlog
 from loadtest.records import Outcome, Record
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
@@ -180,6 +181,16 @@ def test_random_lengths_leave_no_requests_behind(user: Mine) -> None:
     made: dict[Any, Any] = user.client._channel._shelf
     assert len(made) == channel.MOST_KINDS
     assert ask in made
+
+
+def test_requests_made_ahead_do_not_add_up(user: Mine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no moment is quiet every call makes its own request, and what was to stand in for it comes on top later."""
+    monkeypatch.setattr(backlog, "BUSY", -1.0)
+    for _ in range(8):
+        user.client.chat(output_tokens=2)
+    user.client._recorder.backlog.flush()
+    made: dict[Any, Any] = user.client._channel._shelf
+    assert sum(len(shelf) for ask, shelf in made.items() if ask.output_tokens == 2) == 1
 
 
 @pytest.mark.parametrize(

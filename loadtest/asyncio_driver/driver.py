@@ -30,10 +30,9 @@ from loadtest.workloads.synthetic import Job, Workload
 from loadtest.workloads.tokens import Counter
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
-AHEAD = 256  # requests of an open loop that are built before they are due
+AHEAD = 256  # requests that may be built ahead, whatever is in flight; of an open loop so many are before it begins
 CONNECTIONS = 64  # opened before an open loop begins: how many it will need is the server's doing
 LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
-
 
 Following = Callable[[Sequence[Span]], Awaitable[Level | None]]  # from the levels run so far: the next, None at the end
 
@@ -247,8 +246,17 @@ class Driver:
         return job
 
     def _take(self, source: Iterator[Job], count: int) -> Iterator[Ready]:
-        for _, job in zip(range(count), source, strict=False):
-            yield self._build(job)
+        return map(self._build, itertools.islice(source, count))
+
+    def _next(self, ahead: deque[Ready], source: Iterator[Job]) -> Ready | None:
+        """Return a request built ahead, else one built now; in a quiet moment another is, unless enough are there."""
+
+        def restock() -> None:
+            if len(ahead) < max(AHEAD, 2 * self._ledger.peak):
+                ahead.extend(self._take(source, 1))
+
+        self._backlog.add(restock)
+        return ahead.popleft() if ahead else next(self._take(source, 1), None)
 
     def _build(self, job: Job) -> Ready:
         exchange = Exchange(
@@ -267,14 +275,11 @@ class Driver:
 
         t_sched is when the user was free, not when this task woke up: a late loop shows as schedule lag.
         """
-        failures = 0
-        free = now()
+        failures, free = 0, now()
         while not self.stopped:
-            if not ahead:
-                ahead.extend(self._take(source, 1))
-            if not ahead or self._over():
+            ready = self._next(ahead, source)
+            if ready is None or self._over():
                 return
-            ready = ahead.popleft()
             if self._permit is not None:
                 await self._permit()
                 free = max(free, now())
@@ -288,7 +293,6 @@ class Driver:
             ready.exchange.t_sched = free
             await self._exchange(ready)
             failures = failures + 1 if ready.exchange.plainly_failed else 0
-            self._backlog.add(lambda: ahead.extend(self._take(source, 1)))
             if not ahead and self._scenario.duration is None:
                 continue  # nothing left to send: no pause before the end
             pause = self._scenario.think_time + back_off(failures)
@@ -310,12 +314,10 @@ class Driver:
                     for offset in schedule:
                         self._backlog.pile.due = start + offset
                         await alarm.until(start + offset)
-                        if not ahead:
-                            ahead.extend(self._take(source, 1))
-                        ready = ahead.popleft()
+                        ready = self._next(ahead, source)
+                        assert ready is not None  # a schedule has a job for each of its instants
                         ready.exchange.t_sched = start + offset
                         tally.released += 1
-                        self._backlog.add(lambda: ahead.extend(self._take(source, 1)))
                         if limit is None or self._ledger.in_flight < limit:
                             answers.create_task(self._exchange(ready))
                         else:

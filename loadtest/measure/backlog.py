@@ -65,9 +65,11 @@ class Pile:
     def _end(self, t: int) -> int:
         """Return until when to work from `t` on; `t` or before where this is no moment for it."""
         waited = t - self._work[0][0]
-        if (overdue := waited - LONGEST_NS) > 0:
-            return t + min(SLICE_NS + overdue // CATCH_UP, LONGEST_SLICE_NS)
         since, used = self._looked
+        if (overdue := waited - LONGEST_NS) > 0:
+            # A loop that takes long to come round leaves more work behind in each turn than any fixed length takes away.
+            longest = max(LONGEST_SLICE_NS, (t - since) * waited // LONGEST_NS)
+            return t + min(SLICE_NS + overdue // CATCH_UP, longest)
         if time.thread_time_ns() - used > BUSY * (t - since):
             return t
         if self.due is not None:

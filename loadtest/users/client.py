@@ -148,7 +148,7 @@ class Client:
         ended = answer.exchange.received.t_over or now()
         self._recorder.backlog.add(answer.settle)
         if made_up:
-            self._recorder.backlog.add(lambda: self._channel.restock(ask))
+            self._recorder.backlog.add(lambda: self._channel.restock(ask, self._recorder.ledger.peak))
         if catch_response:
             answer.expect_verdict()
         self._lag = max(now() - ended, 0)
