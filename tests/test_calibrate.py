@@ -32,7 +32,7 @@ from loadtest.simulate.engine import Request
 from loadtest.simulate.metronome import Metronome
 from loadtest.simulate.profiles import PROFILES
 from loadtest.wire.clock import ask_for_stamps
-from loadtest.workloads.synthetic import nonce_of
+from loadtest.workloads.nonce import nonce_of
 
 Call = Callable[..., tuple[int, str, str]]
 MS = 1_000_000

@@ -19,10 +19,10 @@ from loadtest.dialects import (
     OpenAICompletions,
     dialect_for,
 )
-from loadtest.dialects.ollama import nanoseconds
+from loadtest.dialects.ollama_rows import nanoseconds
 from loadtest.dialects.server_errors import REPEATS
 from loadtest.scenario import Scenario
-from loadtest.workloads.synthetic import Job
+from loadtest.workloads.job import Job
 
 JOB = Job(id=0, level=0, seed=1, prompt="say “hi”", input_tokens=None, output_tokens=64)
 OPEN_END = Job(id=0, level=0, seed=1, prompt="hi", input_tokens=None, output_tokens=None)
@@ -72,8 +72,7 @@ def test_openai_bodies() -> None:
 
 
 def _sent(dialect: Dialect, job: Job) -> tuple[str, dict[str, object]]:
-    path, body = dialect.encode(job)
-    return path, orjson.loads(body)
+    return dialect.path, orjson.loads(dialect.body(job))
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import now
-from loadtest.workloads.synthetic import Workload
 from loadtest.workloads.tokens import Counter as Tokens
+from loadtest.workloads.workload import Workload
 
 Call = Callable[..., tuple[int, str, str]]
 WORKERS = ("--workers", "2")

@@ -27,7 +27,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level
 from loadtest.target.settle import Target, timeouts_of, trust
 from loadtest.wire import AsyncWire, Posts, keeper, now
-from loadtest.workloads.synthetic import Workload
+from loadtest.workloads.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Wire formats: encode(job) gives a path and a body, decoders turn body bytes into events. No I/O."""
+"""Wire formats: a Dialect turns a Job into a request's body, and its decoder turns an answer's bytes into events. No I/O."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from loadtest.dialects.openai import OpenAIChat, OpenAICompletions
 from loadtest.scenario import Scenario
 
 __all__ = [
+    "DIALECTS",
     "Decoder",
     "Dialect",
     "End",
@@ -22,17 +23,18 @@ __all__ = [
 ]
 
 
+DIALECTS: dict[tuple[str, str], type[Dialect]] = {
+    (dialect.api, dialect.endpoint): dialect for dialect in (OllamaChat, OllamaGenerate, OpenAIChat, OpenAICompletions)
+}
+COUNTERPARTS = {"generate": "completions", "completions": "generate"}  # the same request, by each API's name for it
+
+
 def dialect_for(scenario: Scenario, *, api: str, model: str) -> Dialect:
     """Return the wire format that a scenario speaks, once api ("ollama" or "openai") and model are known.
 
-    An endpoint that the API lacks cannot come here: Scenario refuses it where the API was named, and with "auto" the
-    nearest one is taken (generate and completions are each other's counterpart).
+    Scenario refuses an endpoint that a named API lacks; with api "auto" the endpoint's counterpart is taken.
     """
-    chat = scenario.endpoint == "chat"
-    if api == "ollama":
-        return (OllamaChat if chat else OllamaGenerate)(
-            model, num_ctx=scenario.num_ctx, temperature=scenario.temperature
-        )
-    return (OpenAIChat if chat else OpenAICompletions)(
-        model, temperature=scenario.temperature, max_tokens_key=scenario.max_tokens_key
-    )
+    endpoint = scenario.endpoint
+    if (api, endpoint) not in DIALECTS:
+        endpoint = COUNTERPARTS[endpoint]
+    return DIALECTS[api, endpoint].of(scenario, model)

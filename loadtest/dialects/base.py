@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
-from loadtest.metrics import NS_PER_S
+from loadtest import credentials, metrics
+from loadtest.metrics import NS_PER_S, ServerSaid
+from loadtest.scenario import Scenario
 from loadtest.text import whole
-from loadtest.workloads.synthetic import Job
+from loadtest.workloads.job import Job
 
 
 @dataclass(slots=True)
@@ -123,22 +126,36 @@ class Decoder(Protocol):
         ...
 
 
-class Dialect(Protocol):
-    """One wire format, bound to a model and its options."""
+@dataclass(frozen=True, slots=True)
+class Dialect(ABC):
+    """One wire format, bound to a model and its options; see CONTRIBUTING for how to add one."""
 
-    @property
-    def name(self) -> str:
-        """ollama-chat, ollama-generate, openai-chat or openai-completions."""
-        ...
+    name: ClassVar[str]  # in records and tables, e.g. ollama-chat
+    api: ClassVar[str]  # whose control plane and keys go with it
+    endpoint: ClassVar[str]  # as scenarios name it
+    path: ClassVar[str]  # below the base URL
+    streams: ClassVar[bool] = True  # whether an answer comes in pieces; otherwise its framing alone ends it
+    ends: ClassVar[EndMarks] = EndMarks()
+    model: str
 
-    @property
-    def model(self) -> str: ...
+    @classmethod
+    @abstractmethod
+    def of(cls, scenario: Scenario, model: str) -> Self:
+        """Take from a scenario what this format can say."""
 
-    @property
-    def ends(self) -> EndMarks: ...
+    @abstractmethod
+    def body(self, job: Job) -> bytes:
+        """Return the request's body, JSON."""
 
-    def encode(self, job: Job) -> tuple[str, bytes]:
-        """Return the path below the base URL, and the JSON body."""
-        ...
+    @abstractmethod
+    def decoder(self) -> Decoder:
+        """Return what decodes one answer."""
 
-    def decoder(self) -> Decoder: ...
+    def auth(self, url: str) -> dict[str, str]:
+        """Return the headers that hold the environment's credentials for the measured server at `url`."""
+        return credentials.headers(url, self.api)
+
+    @staticmethod
+    def server_said(server: dict[str, Any]) -> ServerSaid:
+        """Return what a record's `server` says of the server's own durations."""
+        return metrics.server_said(server)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import orjson
@@ -134,13 +134,25 @@ class StreamDecoder:
     may come in a later read; any other is held until that blank line, joined with its neighbours as the standard says.
     """
 
-    __slots__ = ("_answer", "_foreign", "_held", "_lines", "_other", "_own", "_row_seen", "_stray", "events")
+    __slots__ = (
+        "_answer",
+        "_foreign",
+        "_held",
+        "_lines",
+        "_make_other",
+        "_other",
+        "_own",
+        "_row_seen",
+        "_stray",
+        "events",
+    )
 
-    def __init__(self, answer: Decoded, own: Rows) -> None:
+    def __init__(self, answer: Decoded, own: Rows, *, other: Callable[[Decoded], Rows]) -> None:
         self._answer = answer
         self.events = answer.events
         self._own = own
-        self._other: Rows | None = None  # takes the rows of another API, once one was seen that is not of this
+        self._other: Rows | None = None  # takes the rows of another API, once a row was seen that is not of this one
+        self._make_other = other
         self._lines = Lines(returns=True)
         self._held: list[bytes] = []  # data lines of an event not yet whole
         self._stray: list[bytes] = []  # lines before the first row that are none
@@ -149,10 +161,6 @@ class StreamDecoder:
 
     def forget(self) -> None:
         """Take no line for alike any more, until one was read by `line`."""
-        raise NotImplementedError
-
-    def other(self) -> Rows:
-        """Make what takes the rows of another API."""
         raise NotImplementedError
 
     def lines(self, data: bytes) -> list[bytes] | Iterator[bytes]:
@@ -372,7 +380,7 @@ class StreamDecoder:
             alike = self._own.take(row)
         else:
             alike = False
-            self._other = self._other or self.other()
+            self._other = self._other or self._make_other(answer)
             if self._other.takes(row):
                 answer.note("the server answers in the format of another API")
                 self._other.take(row)

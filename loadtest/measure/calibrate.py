@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from loadtest import metrics
 from loadtest.records import Clock, Outcome, Record
-from loadtest.workloads.synthetic import nonce_of
+from loadtest.workloads.nonce import nonce_of
 
 FIRST = 50  # streams of the first level
 PRECISION = 8  # the answer is good to one part in so many

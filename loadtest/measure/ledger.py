@@ -10,7 +10,7 @@ from typing import Protocol
 from loadtest.errors import StorageError
 from loadtest.measure.backlog import Pile
 from loadtest.measure.failure import failure_of
-from loadtest.measure.request import Exchange
+from loadtest.measure.request import Request
 from loadtest.records import Record
 from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.wire import LagLog, WallClock, now
@@ -62,7 +62,7 @@ class Ledger:
         self._stops = stops
         self._on_record = on_record
         self._on_broken = on_broken
-        self._active: dict[Exchange, str] = {}
+        self._active: dict[Request, str] = {}
         self._looked = time.process_time_ns(), now()
 
     @property
@@ -72,14 +72,14 @@ class Ledger:
     @property
     def decoding(self) -> int:
         """How many of the requests in flight have their first token."""
-        return sum(exchange.decoding for exchange in self._active)
+        return sum(request.decoding for request in self._active)
 
     def by_name(self) -> dict[str, tuple[int, int]]:
         """Return what is in flight by name: how many are (decoding, waiting for their first token)."""
         found: dict[str, tuple[int, int]] = {}
-        for exchange, name in self._active.items():
+        for request, name in self._active.items():
             decoding, waiting = found.get(name, (0, 0))
-            found[name] = decoding + exchange.decoding, waiting + (not exchange.decoding)
+            found[name] = decoding + request.decoding, waiting + (not request.decoding)
         return found
 
     @property
@@ -90,20 +90,20 @@ class Ledger:
         lost = f"; {self.lost} record{'s were' if self.lost != 1 else ' was'} lost" if self.lost else ""
         return f"{self.broken}{lost}."
 
-    def begin(self, exchange: Exchange, name: str = "") -> None:
+    def begin(self, request: Request, name: str = "") -> None:
         """Take a request that is about to be sent."""
-        self._active[exchange] = name
+        self._active[request] = name
         self.backlog.pile.released(now())
 
-    def end(self, exchange: Exchange, error: BaseException | None = None) -> None:
+    def end(self, request: Request, error: BaseException | None = None) -> None:
         """Take a request whose answer is over, or whose sending raised `error`."""
-        self._active.pop(exchange, None)
+        self._active.pop(request, None)
         if error is not None:
-            exchange.failure = failure_of(error, self._stops)
+            request.failure = failure_of(error, self._stops)
 
-    def record(self, exchange: Exchange, name: str = "") -> Record:
+    def record(self, request: Request, name: str = "") -> Record:
         """Make the request's record and write it, then tell whoever listens; to be called once a request."""
-        record = exchange.finish(self._wall, self._lag)
+        record = request.finish(self._wall, self._lag)
         if self._records is not None:
             try:
                 self._records.write(record)

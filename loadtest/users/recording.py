@@ -22,7 +22,7 @@ from gevent.lock import BoundedSemaphore
 from loadtest.errors import RunFolderError
 from loadtest.measure.descriptors import room_for
 from loadtest.measure.ledger import Ledger
-from loadtest.measure.request import Exchange
+from loadtest.measure.request import Request
 from loadtest.records import Clock, Outcome, Record
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.users.channel import Channel
@@ -232,11 +232,11 @@ class Recorder:
         except KeyError:
             raise RunFolderError(f"user class {class_name} was not there when the test began; start it anew.") from None
 
-    def begin(self, exchange: Exchange, name: str) -> Standing:
+    def begin(self, request: Request, name: str) -> Standing:
         """Wait for the request's turn to be sent, take it for in flight, and say where the test stands."""
         self._heartbeat.pass_gate()
-        standing, job = self.standing(), exchange.job
-        self.ledger.begin(exchange, name)
+        standing, job = self.standing(), request.job
+        self.ledger.begin(request, name)
         seen = self.seen.get(standing.level)
         if seen is None:
             seen = self.seen[standing.level] = Seen()

@@ -190,25 +190,25 @@ MOST_TOKENS_PER_TOKEN = 16  # a vocabulary of little more than letters makes fiv
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class TokenFit:
     """How the server's prompt_tokens follow from our count of the text: overhead + ratio × ours.
 
     The overhead is the chat template with its BOS, the ratio the difference of the two vocabularies. Without a
-    calibration lengths are those of the text alone.
+    fit lengths are those of the text alone.
     """
 
     overhead: float = 0.0  # tokens
     ratio: float = 1.0  # server's tokens per token of ours
 
     @classmethod
-    def fit(cls, points: Sequence[tuple[int, int]], context: int | None = None) -> Calibration:
+    def fit(cls, points: Sequence[tuple[int, int]], context: int | None = None) -> TokenFit:
         """Fit to (our count, server's prompt_tokens) pairs: a line through the mean of the shortest and of the longest.
 
-        Pairs that the context cut are left out: see whole. Pairs of one length cannot tell overhead from ratio: what is
+        Pairs that the context cut are left out: see uncut. Pairs of one length cannot tell overhead from ratio: what is
         above our count is then taken for overhead. Pairs that make no line (a server that leaves cached tokens out) are
-        refused: the result is Calibration(), which changes nothing.
+        refused: the result is TokenFit(), which changes nothing.
         """
-        points = whole(points, context)
+        points = uncut(points, context)
         if not points:
             return cls()
         short, long = min(points)[0], max(points)[0]
@@ -227,7 +227,7 @@ class Calibration:
         return max(1, round((server - self.overhead) / self.ratio))
 
 
-def whole(points: Sequence[tuple[int, int]], context: int | None = None) -> list[tuple[int, int]]:
+def uncut(points: Sequence[tuple[int, int]], context: int | None = None) -> list[tuple[int, int]]:
     """Return the (our count, server's count) pairs whose prompts were not cut to the server's context.
 
     Cut is what reaches the context or stays a token below it. Where the context is not known: two lengths with one count,

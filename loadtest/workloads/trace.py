@@ -13,13 +13,13 @@ import json
 import math
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S
-from loadtest.scenario import MOST_REQUESTS, MOST_S, TOKENS, Scenario, read_text, said, stamp, whole
+from loadtest.scenario import MOST_REQUESTS, MOST_S, TOKENS, Level, Scenario, read_text, said, stamp, whole
 
 MOST_BYTES = 1 << 30
 
@@ -55,6 +55,14 @@ class Trace:
         """The most tokens, prompt and answer, that the file says of one request; 0 where it says no lengths."""
         said = [lengths for lengths in (self.input_tokens, self.output_tokens) if lengths is not None]
         return max(map(sum, zip(*said, strict=True)), default=0)
+
+    def with_lengths(self, level: Level, i: int) -> Level:
+        """Return a level with the lengths of the i-th request."""
+        return replace(
+            level,
+            input_tokens=level.input_tokens if self.input_tokens is None else self.input_tokens[i],
+            output_tokens=level.output_tokens if self.output_tokens is None else self.output_tokens[i],
+        )
 
     def notes(self, scenario: Scenario) -> list[str]:
         """Return what a user should know of this trace before it is sent, a sentence each."""
