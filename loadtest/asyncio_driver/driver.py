@@ -272,8 +272,7 @@ class Driver:
             if self._over():
                 return
             if self._permits is not None:
-                await self._permits.take()
-                free = max(free, now())
+                free = max(free, await self._permits.take())
             if self._before_each is not None:
                 await self._before_each()
                 free = max(free, now())

@@ -73,11 +73,13 @@ class Permits:
         self._next = 0
         self._turn = asyncio.Lock()
 
-    async def take(self) -> None:
-        """Wait for the next instant that nobody who asked earlier waits for."""
+    async def take(self) -> int:
+        """Wait for the next instant that nobody who asked earlier waits for; return that instant, monotonic ns."""
         asked = now()
         async with self._turn:
             number = max(self._next, math.ceil((asked - self._first) / self._step))
             self._next = number + 1
-            while (left := self._first + number * self._step - now()) > 0:  # noqa: ASYNC110 - timers may be early
+            due = math.ceil(self._first + number * self._step)
+            while (left := due - now()) > 0:  # noqa: ASYNC110 - timers may be early
                 await asyncio.sleep(left / NS_PER_S)
+        return due
