@@ -35,8 +35,8 @@ def test_work_is_done_on_a_quiet_loop() -> None:
 @pytest.mark.parametrize(
     "prepare",
     [
-        lambda backlog: backlog.pile.released(time.perf_counter_ns() + 10**12),  # a wave that does not end
-        lambda backlog: setattr(backlog.pile, "due", time.perf_counter_ns()),  # a request is due at every slice
+        lambda backlog: backlog.queue.released(time.perf_counter_ns() + 10**12),  # a wave that does not end
+        lambda backlog: setattr(backlog.queue, "due", time.perf_counter_ns()),  # a request is due at every slice
     ],
     ids=["in a wave", "before what is due"],
 )
@@ -45,12 +45,12 @@ def test_no_work_is_begun_while_requests_leave(prepare: Callable[[Backlog], obje
 
 
 def test_no_work_is_begun_on_a_busy_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BUSY", -1.0)  # any use of the core is too much
+    monkeypatch.setattr(module, "BUSY_SHARE", -1.0)  # any use of the core is too much
     assert after(30, lambda _: None) == 0
 
 
 def test_work_that_waited_long_is_done_whatever_else_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BUSY", -1.0)
+    monkeypatch.setattr(module, "BUSY_SHARE", -1.0)
     monkeypatch.setattr(module, "LONGEST_NS", 20_000_000)
     assert after(5000, lambda _: None) == 1
 
@@ -72,10 +72,10 @@ def test_the_longer_work_is_overdue_the_more_of_it_is_done_at_once(monkeypatch: 
     """On a core that is full a slice is all that work gets: one of fixed length would let the backlog grow for ever."""
     t = 10**12
     monkeypatch.setattr(time, "perf_counter_ns", lambda: t)
-    pile = module.Pile()
-    pile.put(bool)
+    queue = module.WorkQueue()
+    queue.put(bool)
     instants = [t + module.LONGEST_NS + overdue for overdue in (10**8, 5 * 10**8, 5 * 10**9, 10**12)]
-    first, second, third, last = (pile._end(instant) - instant for instant in instants)
+    first, second, third, last = (queue._end(instant) - instant for instant in instants)
     assert first > 5_000_000
     assert second > 4 * first
     assert third == last == module.LONGEST_SLICE_NS
@@ -84,9 +84,9 @@ def test_the_longer_work_is_overdue_the_more_of_it_is_done_at_once(monkeypatch: 
 def test_a_wave_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where others take the core, every look at the clock finds a request that left within the last 2 ms."""
     monkeypatch.setattr(time, "thread_time_ns", lambda: 0)
-    pile = module.Pile()
-    pile.put(bool)
-    came = pile._work[0][0]
+    queue = module.WorkQueue()
+    queue.put(bool)
+    came = queue._work[0][0]
     for waited, works in ((module.LONGEST_WAVE_NS // 2, False), (module.LONGEST_WAVE_NS, True)):
-        pile.released(came + waited - 1_000_000)
-        assert (pile._end(came + waited) > came + waited) == works
+        queue.released(came + waited - 1_000_000)
+        assert (queue._end(came + waited) > came + waited) == works

@@ -10,9 +10,9 @@ import orjson
 import pytest
 
 from loadtest.dialects import (
+    ContentEvents,
     Dialect,
     Ending,
-    Events,
     OllamaChat,
     OllamaGenerate,
     OpenAIChat,
@@ -29,7 +29,7 @@ OPEN_END = Job(id=0, level=0, seed=1, prompt="hi", input_tokens=None, output_tok
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 
 
-def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[Events, Ending]:
+def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[ContentEvents, Ending]:
     """Decode a body in pieces of `step` bytes (0: whole)."""
     decoder = dialect.decoder()
     for start in range(0, len(body), step or len(body) or 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from support import odd_answers
 from support.odd_server import OddServer, Request, Script, Wait, odd_server
 
 from loadtest.asyncio_driver.session import measure
-from loadtest.dialects import DIALECTS, Decoder, Dialect, End, Ending, EndMarks, Events
+from loadtest.dialects import DIALECTS, ContentEvents, Decoder, Dialect, End, Ending, EndMarks, server_said
+from loadtest.metrics import ServerSaid
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
@@ -36,7 +38,7 @@ class ToyDecoder:
     """Lines: "+text" is a piece of the answer, "=prompt output" its end with both counts, "!" an error."""
 
     def __init__(self) -> None:
-        self.events = Events()
+        self.events = ContentEvents()
         self._ending = Ending()
         self._rest = b""
         self._end = 0
@@ -51,6 +53,7 @@ class ToyDecoder:
             elif kind == b"=":
                 self._ending.prompt_tokens, self._ending.output_tokens = map(int, said.split())
                 self._ending.done = True
+                self._ending.server["work_ms"] = 250
             else:
                 self._ending.error = said
 
@@ -76,6 +79,10 @@ class Toy(Dialect):
 
     def decoder(self) -> Decoder:
         return ToyDecoder()
+
+    @staticmethod
+    def server_said(server: dict[str, Any]) -> ServerSaid:
+        return ServerSaid(math.nan, server["work_ms"] / 1e3, math.nan, starts_with_headers=False)
 
     def auth(self, url: str) -> dict[str, str]:
         return {"X-Toy-Key": "open sesame"}
@@ -255,6 +262,12 @@ def test_a_dialect_and_a_source_run_under_both_drivers(server: OddServer, tmp_pa
     sent = [request for request in server.log if request.path == PATH and len(request.asked["said"]) == 3]
     assert {request.asked["said"][1]["content"] for request in sent} == {"1 messages came "}
     assert {request.headers["x-toy-key"] for request in server.log if request.path == PATH} == {"open sesame"}
+
+
+def test_a_dialect_says_what_its_server_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DIALECTS, ("openai", "chat"), Toy)
+    assert server_said("openai-toy", {"work_ms": 250}).prefill_s == 0.25
+    assert server_said("unheard of", {"prompt_eval_duration": 5_000_000}).prefill_s == 0.005
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -193,7 +193,7 @@ def test_random_lengths_leave_no_requests_behind(user: Mine) -> None:
 def test_former_attributes_of_an_answer_work_and_say_so_once(
     user: Mine, caplog: pytest.LogCaptureFixture, use: Callable[[Any], object]
 ) -> None:
-    client._say_once.cache_clear()
+    client.say_once.cache_clear()
     answer = user.client.ask()
     with caplog.at_level(logging.WARNING):
         assert not use(answer)

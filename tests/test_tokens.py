@@ -18,7 +18,7 @@ import pytest
 from support.ranks import copy_ranks
 
 from loadtest.workloads import tokens
-from loadtest.workloads.tokens import CL100K, O200K, Counter, Ranks, TokenFit, estimate, load_counter
+from loadtest.workloads.tokens import CL100K, O200K, Counter, Ranks, TokenFit, estimate_tokens, load_counter
 
 PROSE = (
     "The kernel stamps each segment as it arrives, so a busy client cannot mistake its own lag for the server's. "
@@ -108,9 +108,9 @@ def test_a_counter_goes_to_worker_processes(real_cache: Path) -> None:
 
 def test_the_estimate_is_near_for_prose(real_cache: Path) -> None:
     exact = load_counter(fetch=False).count(PROSE)
-    assert abs(estimate(PROSE) - exact) <= exact / 10
-    assert estimate("") == 0
-    assert 3 <= estimate("你好世界你好") <= 12
+    assert abs(estimate_tokens(PROSE) - exact) <= exact / 10
+    assert estimate_tokens("") == 0
+    assert 3 <= estimate_tokens("你好世界你好") <= 12
 
 
 def test_the_other_vocabulary_is_better_than_none(real_cache: Path, cache: Path) -> None:

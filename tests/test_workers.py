@@ -28,7 +28,7 @@ from loadtest.cli.demo import simulated_server
 from loadtest.measure import release
 from loadtest.measure.progress import Progress, Tally
 from loadtest.measure.release import Permits
-from loadtest.measure.schedule import Share
+from loadtest.measure.schedule import PlanShare
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
@@ -153,7 +153,7 @@ def test_a_rate_is_shared_and_no_permit_lies_ready() -> None:
 
     async def take() -> tuple[int, list[int]]:
         origin, begin = now() - 1_234_567_890, now()
-        both = [Permits(500.0, Share(worker, 2), origin) for worker in range(2)]
+        both = [Permits(500.0, PlanShare(worker, 2), origin) for worker in range(2)]
 
         async def one(permits: Permits) -> int:
             await permits.take()
@@ -180,7 +180,7 @@ def test_one_processs_permits_are_on_the_grid_and_a_late_timer_loses_none(
 
     monkeypatch.setattr(release, "now", lambda: clock)
     monkeypatch.setattr(release, "asyncio", SimpleNamespace(Lock=asyncio.Lock, sleep=sleep))
-    permits = Permits(1000.0, Share(), origin=clock - 300_000)
+    permits = Permits(1000.0, PlanShare(), origin=clock - 300_000)
 
     async def take() -> tuple[int, int]:
         return await permits.take(), clock

@@ -143,7 +143,7 @@ def test_made_up_prompts_have_exactly_the_tokens_asked_for(ranks: Path, model: s
 def test_every_word_is_one_token_and_every_nonce_six_in_both_vocabularies(ranks: Path) -> None:
     for counter in (load_counter("llama3", fetch=False), load_counter("gpt-4o", fetch=False)):
         assert {counter.count(nonce_of(seed)) for seed in range(300)} == {6}
-        for words in synthetic._COLUMNS:
+        for words in synthetic._WORD_COLUMNS:
             assert len(set(words)) == len(words)
             assert [word for word in words if counter.count(f" {word}") != 1 or counter.count(f"a {word}") != 2] == []
 

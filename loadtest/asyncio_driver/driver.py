@@ -17,10 +17,10 @@ from loadtest.dialects.base import Dialect
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
 from loadtest.measure.ledger import Ledger
-from loadtest.measure.progress import Progress, Span, Tally
+from loadtest.measure.progress import LevelSpan, Progress, Tally
 from loadtest.measure.release import Alarm, Permits, back_off
 from loadtest.measure.request import Request
-from loadtest.measure.schedule import Share, schedule_of
+from loadtest.measure.schedule import PlanShare, schedule_of
 from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.scenario import Level
@@ -33,10 +33,12 @@ from loadtest.workloads.workload import Workload
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
 AHEAD = 256  # requests of an open loop that are built before they are due
 CONNECTIONS = 64  # opened before an open loop begins: how many it will need is the server's doing
-LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
+SCHEDULE_LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
 
 
-Following = Callable[[Sequence[Span]], Awaitable[Level | None]]  # from the levels run so far: the next, None at the end
+Following = Callable[
+    [Sequence[LevelSpan]], Awaitable[Level | None]
+]  # from the levels run so far: the next, None at the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ class Driver:
         samples: SampleWriter,
         on_progress: Callable[[Progress], None],
         before_each: Callable[[], Awaitable[None]] | None = None,
-        share: Share | None = None,
+        share: PlanShare | None = None,
         in_step: InStep | None = None,
     ) -> None:
         self._scenario = workload.scenario
@@ -82,7 +84,7 @@ class Driver:
         self._clock = records.clock
         self._on_progress = on_progress
         self._before_each = before_each
-        self._share = share or Share()
+        self._share = share or PlanShare()
         self._in_step = in_step
         self._backlog = Backlog()
         self._ledger = Ledger(
@@ -124,13 +126,13 @@ class Driver:
             for stream in self._streams:
                 stream.cancel()
 
-    async def run(self, following: Following | None = None) -> list[Span]:
+    async def run(self, following: Following | None = None) -> list[LevelSpan]:
         """Run every level in order and return when each ran; levels that a stop left out are missing.
 
         With `following` only the scenario's first level comes from it; each further one is what `following` says, asked
         when nothing is in flight.
         """
-        spans: list[Span] = []
+        spans: list[LevelSpan] = []
         levels = self._scenario.levels()
         level: Level | None = levels[0]
         gc.disable()  # a full collection in mid-level is a pause of 10-30 ms; one between levels costs nobody anything
@@ -150,7 +152,7 @@ class Driver:
             gc.enable()
         return spans
 
-    async def _run_level(self, level: Level) -> Span:
+    async def _run_level(self, level: Level) -> LevelSpan:
         anchor = self._clock.monotonic_ns
         loop = self._open_loop(level) if level.concurrency is None else self._closed_loop(level, level.concurrency)
         started, results = await loop
@@ -161,7 +163,7 @@ class Driver:
             if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
                 raise result
         given_up = self._tally.given_up if self._tally is not None else None
-        return Span(level, started - anchor, ended - anchor, given_up)
+        return LevelSpan(level, started - anchor, ended - anchor, given_up)
 
     async def _closed_loop(self, level: Level, users: int) -> tuple[int, list[BaseException | None]]:
         """Let this process's users each send as soon as they are free; return when they began, and how they ended."""
@@ -191,7 +193,7 @@ class Driver:
         self._tally = Tally(level, len(warmups) + len(schedule), started, schedule=schedule)
         results = await self._all([self._stream(deque(), iter(warmups))])
         if not self.stopped:
-            begin = now() + LEAD_NS if self._in_step is None else await self._in_step.agree()
+            begin = now() + SCHEDULE_LEAD_NS if self._in_step is None else await self._in_step.agree()
             results += await self._all([self._release(begin, schedule, ahead, sessions)])
         return started, results
 
@@ -308,7 +310,7 @@ class Driver:
             with Alarm() as alarm:
                 async with asyncio.TaskGroup() as answers:
                     for offset in schedule:
-                        self._backlog.pile.due = start + offset
+                        self._backlog.queue.due = start + offset
                         await alarm.until(start + offset)
                         if not ahead:
                             ahead.extend(self._take(sessions, 1))
@@ -324,9 +326,9 @@ class Driver:
                             why = f"{NOT_SENT}: {limit} requests{whose} were in flight (--max-in-flight)"
                             request.failure = Failure(Outcome.CANCELLED, why)
                             self._backlog.add(partial(self._ledger.record, request))
-                    self._backlog.pile.due = None  # only answers are awaited now
+                    self._backlog.queue.due = None  # only answers are awaited now
         finally:
-            self._backlog.pile.due = None
+            self._backlog.queue.due = None
 
     async def _converse(self, first: Request) -> None:
         """Send the turns of one session, each as soon as the answer before it is there."""

@@ -19,11 +19,11 @@ from asyncio_throttle.throttler import Throttler
 
 from loadtest.asyncio_driver.driver import Following
 from loadtest.asyncio_driver.worker import Part, loop_factory, opened
-from loadtest.asyncio_driver.workers import Child, spawned, told
+from loadtest.asyncio_driver.workers import Child, spawned, workers_told
 from loadtest.errors import ScenarioError, StorageError, TargetError
 from loadtest.measure.descriptors import room_for
 from loadtest.measure.interruption import Stopping
-from loadtest.measure.progress import Progress, Span
+from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
 from loadtest.scenario import Level, Scenario
@@ -145,7 +145,7 @@ class _Choosing:
     choose: Choose
     driver: _Driving
 
-    async def __call__(self, spans: Sequence[Span]) -> Level | None:
+    async def __call__(self, spans: Sequence[LevelSpan]) -> Level | None:
         levels = [_span_facts(span) for span in spans]
         facts = {**self.facts, **self.driver.facts(), "state": "running"}
         self.folder.write_run({**facts, "levels": levels})
@@ -188,7 +188,7 @@ class _Driving(Protocol):
 
     def stop(self) -> None: ...
 
-    async def run(self, following: Following | None = None) -> list[Span]: ...
+    async def run(self, following: Following | None = None) -> list[LevelSpan]: ...
 
     def facts(self) -> dict[str, Any]: ...
 
@@ -208,7 +208,7 @@ async def _drive(
     folder = RunFolder(part.folder)
     opening: AbstractAsyncContextManager[_Driving] = opened(part, on_progress, before_each=unloading)
     if children:
-        opening = told(part, children, say=say, on_progress=on_progress)
+        opening = workers_told(part, children, say=say, on_progress=on_progress)
     async with opening as driver:
         folder.write_run({**facts, **driver.facts(), "state": "running"})
         choosing = _Choosing(folder, facts, choose, driver) if choose else None
@@ -228,21 +228,21 @@ def _idle(scenario: Scenario) -> str | None:
     least, most = min(scenario.concurrency, default=workers), max(scenario.concurrency, default=workers)
     if most < workers:
         raise ScenarioError(
-            f"{_streams(most)} cannot be shared by {workers} workers; ask for {most} or fewer."
+            f"{_stream_count(most)} cannot be shared by {workers} workers; ask for {most} or fewer."
             if most > 1
             else "one stream cannot be shared by several workers; leave workers away, or ask for more streams."
         )
     return (
-        f"{_streams(least)} keep{'s' if least == 1 else ''} {least} of {workers} workers busy."
+        f"{_stream_count(least)} keep{'s' if least == 1 else ''} {least} of {workers} workers busy."
         if least < workers
         else None
     )
 
 
-def _streams(count: int) -> str:
+def _stream_count(count: int) -> str:
     return f"{count} stream{'s' if count != 1 else ''}"
 
 
-def _span_facts(span: Span) -> dict[str, Any]:
+def _span_facts(span: LevelSpan) -> dict[str, Any]:
     stopped = {"stopped": span.given_up} if span.given_up is not None else {}
     return {**level_facts(span.level), "started_ns": span.started_ns, "ended_ns": span.ended_ns, **stopped}

@@ -20,8 +20,8 @@ import httpx
 
 from loadtest.asyncio_driver.driver import Driver, InStep
 from loadtest.measure.interruption import SIGNALS
-from loadtest.measure.progress import Progress, Span
-from loadtest.measure.schedule import Share
+from loadtest.measure.progress import LevelSpan, Progress
+from loadtest.measure.schedule import PlanShare
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level
@@ -38,23 +38,23 @@ class Part:
     clock: Clock
     workload: Workload
     target: Target
-    share: Share = field(default_factory=Share)
+    share: PlanShare = field(default_factory=PlanShare)
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class LevelReady:
     """A worker to its parent: the level is prepared."""
 
 
 @dataclass(frozen=True, slots=True)
-class Go:
+class Begin:
     """The answer to it: when all begin, monotonic ns."""
 
     at: int
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class CountingBegan:
     """Either way: a worker's first counted request was released, monotonic ns."""
 
     at: int
@@ -68,14 +68,14 @@ class Hopeless:
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class LevelOver:
     """A worker to its parent: its part of a level is over."""
 
-    span: Span
+    span: LevelSpan
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
+class GoOn:
     """The answer to it; None: there is no other level."""
 
     level: Level | None
@@ -90,22 +90,22 @@ class Stop:
 class Ended:
     """A worker's last word, when its files are complete."""
 
-    spans: Sequence[Span]
+    spans: Sequence[LevelSpan]
     clock_steps: int
     failure: str | None = None  # why it could not keep all that it measured
 
 
-Message: TypeAlias = Part | Ready | Go | Counted | Hopeless | Passed | Next | Stop | Ended | Progress
+Message: TypeAlias = Part | LevelReady | Begin | CountingBegan | Hopeless | LevelOver | GoOn | Stop | Ended | Progress
 
 
-def send(writer: asyncio.StreamWriter, message: Message) -> None:
+def send_message(writer: asyncio.StreamWriter, message: Message) -> None:
     """Send without waiting; a message to one that is gone is dropped."""
     body = pickle.dumps(message, protocol=5)
     if not writer.is_closing():
         writer.write(len(body).to_bytes(4, "big") + body)
 
 
-async def receive(reader: asyncio.StreamReader) -> Message | None:
+async def receive_message(reader: asyncio.StreamReader) -> Message | None:
     """Return the next message, None when the other side is gone."""
     try:
         size = int.from_bytes(await reader.readexactly(4), "big")
@@ -166,32 +166,32 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return asyncio.new_event_loop
 
 
-def serve(fd: int) -> None:
+def run_worker(fd: int) -> None:
     """Be a worker, whose end of the socket pair is `fd`: what is asked for comes over it."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # they are the parent's, who says what to do
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(socket.socket(fileno=fd)))
+        runner.run(_serve_parent(socket.socket(fileno=fd)))
 
 
-async def _serve(sock: socket.socket) -> None:
+async def _serve_parent(sock: socket.socket) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=sock)
-    part = await receive(reader)
+    part = await receive_message(reader)
     if not isinstance(part, Part):
         return  # the parent is gone already
     obeying = _Obeying(writer)
     in_step = InStep(
         agree=obeying.agree,
-        counted=lambda t: send(writer, Counted(t)),
-        hopeless=lambda why: send(writer, Hopeless(why)),
+        counted=lambda t: send_message(writer, CountingBegan(t)),
+        hopeless=lambda why: send_message(writer, Hopeless(why)),
     )
-    async with opened(part, lambda progress: send(writer, progress), in_step=in_step) as driver:
+    async with opened(part, lambda progress: send_message(writer, progress), in_step=in_step) as driver:
         listening = asyncio.create_task(obeying.listen(reader, driver))
         try:
             spans = await driver.run(obeying.following)
         finally:
             listening.cancel()
-    send(writer, Ended(spans, driver.facts()["clock_steps"], driver.failure))
+    send_message(writer, Ended(spans, driver.facts()["clock_steps"], driver.failure))
     writer.close()
     with suppress(ConnectionError):
         await writer.wait_closed()
@@ -202,16 +202,16 @@ class _Obeying:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self._orders: asyncio.Queue[Go | Next | Stop] = asyncio.Queue()
+        self._orders: asyncio.Queue[Begin | GoOn | Stop] = asyncio.Queue()
 
     async def listen(self, reader: asyncio.StreamReader, driver: Driver) -> None:
         while True:
-            message = await receive(reader)
-            if isinstance(message, Counted):
+            message = await receive_message(reader)
+            if isinstance(message, CountingBegan):
                 driver.counted_elsewhere(message.at)
             elif isinstance(message, Hopeless):
                 driver.give_up(message.why)
-            elif isinstance(message, Go | Next):
+            elif isinstance(message, Begin | GoOn):
                 self._orders.put_nowait(message)
             else:
                 driver.stop()
@@ -220,12 +220,12 @@ class _Obeying:
 
     async def agree(self) -> int:
         """Say that the level is prepared; return when it begins, at once where it will not."""
-        send(self._writer, Ready())
+        send_message(self._writer, LevelReady())
         order = await self._orders.get()
-        return order.at if isinstance(order, Go) else now()
+        return order.at if isinstance(order, Begin) else now()
 
-    async def following(self, spans: Sequence[Span]) -> Level | None:
+    async def following(self, spans: Sequence[LevelSpan]) -> Level | None:
         """Say that the level is over; return the next one."""
-        send(self._writer, Passed(spans[-1]))
+        send_message(self._writer, LevelOver(spans[-1]))
         order = await self._orders.get()
-        return order.level if isinstance(order, Next) else None
+        return order.level if isinstance(order, GoOn) else None

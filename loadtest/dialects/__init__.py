@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from loadtest.dialects.base import Decoder, Dialect, End, Ending, EndMarks, Events
+from typing import Any
+
+from loadtest import metrics
+from loadtest.dialects.base import ContentEvents, Decoder, Dialect, End, Ending, EndMarks
 from loadtest.dialects.ollama import OllamaChat, OllamaGenerate
 from loadtest.dialects.openai import OpenAIChat, OpenAICompletions
+from loadtest.metrics import ServerSaid
 from loadtest.scenario import Scenario
 
 __all__ = [
     "DIALECTS",
+    "ContentEvents",
     "Decoder",
     "Dialect",
     "End",
     "EndMarks",
     "Ending",
-    "Events",
     "OllamaChat",
     "OllamaGenerate",
     "OpenAIChat",
     "OpenAICompletions",
     "dialect_for",
+    "server_said",
 ]
 
 
@@ -27,6 +32,12 @@ DIALECTS: dict[tuple[str, str], type[Dialect]] = {
     (dialect.api, dialect.endpoint): dialect for dialect in (OllamaChat, OllamaGenerate, OpenAIChat, OpenAICompletions)
 }
 COUNTERPARTS = {"generate": "completions", "completions": "generate"}  # the same request, by each API's name for it
+
+
+def server_said(dialect: str | None, server: dict[str, Any]) -> ServerSaid:
+    """Return what a record's `server` says of the server's durations, read by the record's dialect where it is known."""
+    known = next((kind for kind in DIALECTS.values() if kind.name == dialect), None)
+    return metrics.server_said(server) if known is None else known.server_said(server)
 
 
 def dialect_for(scenario: Scenario, *, api: str, model: str) -> Dialect:

@@ -16,7 +16,7 @@ from loadtest.workloads.job import Job
 
 
 @dataclass(slots=True)
-class Events:
+class ContentEvents:
     """The content events of one answer, column by column, one entry an event: text that the user could see or hear of."""
 
     texts: list[str] = field(default_factory=list)
@@ -113,7 +113,7 @@ class Decoder(Protocol):
     """Turns body bytes, cut anywhere, into events; one per answer."""
 
     @property
-    def events(self) -> Events:
+    def events(self) -> ContentEvents:
         """What came so far; whole once the decoder is closed."""
         ...
 

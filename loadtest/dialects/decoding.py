@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import orjson
 
 from loadtest.dialects import ends, server_errors
-from loadtest.dialects.base import Ending, Events
-from loadtest.dialects.framing import TOO_LONG, Lines
-from loadtest.dialects.lenient_json import parse
+from loadtest.dialects.base import ContentEvents, Ending
+from loadtest.dialects.framing import TOO_LONG, LineSplitter
+from loadtest.dialects.lenient_json import parse_json
 from loadtest.dialects.text_shapes import Texts
 
 MOST_EVENTS = 1_000_000
@@ -20,7 +20,7 @@ UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them:
 UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
 MOST_SENTENCES = 8  # that an answer's notes keep
 
-_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+_EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -30,7 +30,7 @@ class Decoded:
     __slots__ = ("end", "ending", "events", "kind", "marked", "over", "stamped", "unstamped")
 
     def __init__(self) -> None:
-        self.events = Events()
+        self.events = ContentEvents()
         self.ending = Ending()
         self.end = 0  # offset in the body behind the line at hand
         self.kind = b""  # the name of the event at hand, where it has one
@@ -59,7 +59,7 @@ class Decoded:
             self.fail(why)
             return
         ending.done = True
-        if ends.unknown(name):
+        if ends.is_unknown_reason(name):
             self.doubt(
                 f"the server ended the answer with finish_reason {server_errors.quoted(name, 40)}, which is not known"
             )
@@ -99,13 +99,13 @@ class Decoded:
         return 0
 
     def note(self, *sentences: str) -> None:
-        _say(self.ending.notes, sentences)
+        _add_sentences(self.ending.notes, sentences)
 
     def doubt(self, *sentences: str) -> None:
-        _say(self.ending.doubts, sentences)
+        _add_sentences(self.ending.doubts, sentences)
 
 
-def _say(said: list[str], sentences: tuple[str, ...]) -> None:
+def _add_sentences(said: list[str], sentences: tuple[str, ...]) -> None:
     for sentence in sentences:
         if sentence not in said and len(said) < MOST_SENTENCES:
             said.append(sentence)
@@ -153,7 +153,7 @@ class StreamDecoder:
         self._own = own
         self._other: Rows | None = None  # takes the rows of another API, once a row was seen that is not of this one
         self._make_other = other
-        self._lines = Lines(returns=True)
+        self._lines = LineSplitter(returns=True)
         self._held: list[bytes] = []  # data lines of an event not yet whole
         self._stray: list[bytes] = []  # lines before the first row that are none
         self._row_seen = False
@@ -207,7 +207,7 @@ class StreamDecoder:
         if not self._row_seen and self._stray and not answer.over:
             self._whole(b"\n".join(self._stray))
         if answer.kind == b"error" and not self._held:
-            answer.fail(server_errors.NO_TEXT)
+            answer.fail(server_errors.ERROR_WITHOUT_TEXT)
         self._own.close()
         if self._other is not None:
             self._other.close()
@@ -216,7 +216,7 @@ class StreamDecoder:
         if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
             answer.note(odd)
         if not answer.end:
-            ending.hint = server_errors.EMPTY
+            ending.hint = server_errors.EMPTY_ANSWER
         if ending.done:
             ending.hint = None
         return ending
@@ -225,12 +225,12 @@ class StreamDecoder:
         """Take a last line without its newline."""
         ending = self._answer.ending
         bare = rest.strip().removeprefix(_BOM)
-        if bare.startswith(_FIELDS) or bare in ends.DONE:
+        if bare.startswith(_EVENT_FIELDS) or bare in ends.DONE:
             self.line(rest)
-        elif bare and any(field.startswith(bare) for field in _FIELDS):
+        elif bare and any(field.startswith(bare) for field in _EVENT_FIELDS):
             ending.hint = server_errors.MID_LINE
         elif bare and self._row_seen:
-            if isinstance(row := parse(bare), dict):
+            if isinstance(row := parse_json(bare), dict):
                 self._row(row)
             elif bare.startswith(b"{"):
                 ending.hint = server_errors.MID_LINE
@@ -257,9 +257,9 @@ class StreamDecoder:
             return self.line(line[3:])
         elif line.startswith(b"error:"):  # llama.cpp
             said = line[6:].strip()
-            row = parse(said)
-            self._answer.fail(server_errors.sentence(said.decode(errors="replace") if row is None else row))
-        elif not line.startswith(_FIELDS):
+            row = parse_json(said)
+            self._answer.fail(server_errors.error_sentence(said.decode(errors="replace") if row is None else row))
+        elif not line.startswith(_EVENT_FIELDS):
             self._no_field(line)
         return False
 
@@ -269,7 +269,7 @@ class StreamDecoder:
 
     def _object(self, line: bytes) -> bool:
         """Take a line that begins like an object: one of NDJSON, or the first of an object that has many."""
-        row = parse(line)
+        row = parse_json(line)
         if isinstance(row, dict):
             return self._row(row)
         if self._row_seen:
@@ -285,7 +285,7 @@ class StreamDecoder:
         elif self._row_seen:
             if line.strip():
                 self._odd(line)
-        elif line.startswith(b"{") and isinstance(row := parse(line), dict) and (self._own.takes(row)):
+        elif line.startswith(b"{") and isinstance(row := parse_json(line), dict) and (self._own.takes(row)):
             self._answer.fail(server_errors.undecodable(b"\n".join(self._stray)))
             self._stray.clear()
             self._row(row)
@@ -305,7 +305,7 @@ class StreamDecoder:
                 row = orjson.loads(data)
                 strict = True
             except orjson.JSONDecodeError:
-                row, strict = parse(data), False
+                row, strict = parse_json(data), False
             if isinstance(row, dict):
                 return self._row(row) and strict
         if answer.kind not in (b"", b"error", b"data"):
@@ -325,7 +325,7 @@ class StreamDecoder:
             self._end_event(whole=True)
             self._held.clear()
         elif answer.kind == b"error":
-            answer.fail(server_errors.NO_TEXT)
+            answer.fail(server_errors.ERROR_WITHOUT_TEXT)
         if answer.kind == b"done":
             self._mark()
         answer.kind = b""
@@ -340,17 +340,17 @@ class StreamDecoder:
         `whole` says that the event ended: what cannot be read then is an error.
         """
         data = b"\n".join(self._held)
-        row = parse(data)
+        row = parse_json(data)
         if isinstance(row, dict):
             self._row(row)
             return True
         if not data.strip():
             return True
         if self._answer.kind == b"error":
-            self._answer.fail(server_errors.sentence(data.decode(errors="replace") if row is None else row))
+            self._answer.fail(server_errors.error_sentence(data.decode(errors="replace") if row is None else row))
             return True
         if whole:
-            rows = [parse(line) for line in self._held]
+            rows = [parse_json(line) for line in self._held]
             if len(rows) > 1 and any(isinstance(row, dict) for row in rows):
                 for line, row in zip(self._held, rows, strict=True):
                     if isinstance(row, dict):
@@ -363,7 +363,7 @@ class StreamDecoder:
 
     def _whole(self, body: bytes) -> None:
         """Take a body that is no stream: a JSON answer or error, or somebody else's page."""
-        row = parse(body.strip().removeprefix(_BOM))
+        row = parse_json(body.strip().removeprefix(_BOM))
         if isinstance(row, dict):
             self._row(row)
         elif isinstance(row, list) and row and isinstance(row[0], dict) and (said := server_errors.in_row(row[0])):
@@ -394,7 +394,7 @@ class StreamDecoder:
     def _foreigner(self, row: dict[str, Any]) -> None:
         """Take a row that is nothing of an answer: an error in an envelope, else kept until the answer's end."""
         if self._answer.kind == b"error":
-            self._answer.fail(server_errors.sentence(row))
+            self._answer.fail(server_errors.error_sentence(row))
         elif (said := server_errors.in_row(row) or server_errors.envelope(row)) is not None:
             self._answer.fail(said)
         elif self._foreign is None:

@@ -11,7 +11,7 @@ import orjson
 from loadtest.dialects.base import Dialect, EndMarks
 from loadtest.dialects.decoding import Decoded, StreamDecoder
 from loadtest.dialects.ends import OLLAMA
-from loadtest.dialects.framing import NO_STAMPED_MOULD, stamped_mould
+from loadtest.dialects.framing import NO_STAMPED_SHAPE, stamped_shape_around
 from loadtest.dialects.ollama_rows import OllamaRows
 from loadtest.dialects.openai_rows import OpenAIRows
 from loadtest.scenario import Scenario
@@ -19,7 +19,7 @@ from loadtest.workloads.job import Job
 
 
 @dataclass(frozen=True, slots=True)
-class _Ollama(Dialect):
+class _OllamaDialect(Dialect):
     """What both endpoints take; what is not set stays the server's or the Modelfile's.
 
     num_ctx must stay the same for a whole run, and no /v1 traffic may mix in: every change reloads the model.
@@ -41,7 +41,7 @@ class _Ollama(Dialect):
 
 
 @dataclass(frozen=True, slots=True)
-class OllamaChat(_Ollama):
+class OllamaChat(_OllamaDialect):
     """POST /api/chat. Preferred: the last line of /api/generate repeats every token id, and comes late for that reason."""
 
     name: ClassVar[str] = "ollama-chat"
@@ -56,7 +56,7 @@ class OllamaChat(_Ollama):
 
 
 @dataclass(frozen=True, slots=True)
-class OllamaGenerate(_Ollama):
+class OllamaGenerate(_OllamaDialect):
     """POST /api/generate."""
 
     name: ClassVar[str] = "ollama-generate"
@@ -73,21 +73,21 @@ class OllamaGenerate(_Ollama):
 class OllamaDecoder(StreamDecoder):
     """Decodes what is asked for at /api/chat and /api/generate, one object a line as a rule."""
 
-    __slots__ = ("_hidden", "_mould")
+    __slots__ = ("_hidden", "_shape")
 
     def __init__(self, *, chat: bool) -> None:
         answer = Decoded()
-        self._mould = NO_STAMPED_MOULD
-        self._hidden: set[int] | None = None  # where the events of the mould belong, if they are hidden
+        self._shape = NO_STAMPED_SHAPE
+        self._hidden: set[int] | None = None  # where the events of the shape belong, if they are hidden
         super().__init__(answer, OllamaRows(answer, chat=chat), other=OpenAIRows)
 
     def forget(self) -> None:
-        self._mould = NO_STAMPED_MOULD
+        self._shape = NO_STAMPED_SHAPE
 
     def feed(self, data: bytes) -> None:
         answer, events = self._answer, self.events
         texts, ends_at, created = events.texts, events.ends, events.created
-        (before, middle, after, ns), hidden = self._mould, self._hidden
+        (before, middle, after, ns), hidden = self._shape, self._hidden
         end, digits_at = answer.end, len(before)
         digits_end, least = digits_at + 9, len(after)
         skip = digits_end + len(middle)
@@ -108,8 +108,8 @@ class OllamaDecoder(StreamDecoder):
                     continue
             answer.end = end
             if self.line(line):
-                self._shape(line)
-            (before, middle, after, ns), hidden = self._mould, self._hidden
+                self._take_shape(line)
+            (before, middle, after, ns), hidden = self._shape, self._hidden
             digits_at = len(before)
             digits_end, least = digits_at + 9, len(after)
             skip = digits_end + len(middle)
@@ -117,15 +117,15 @@ class OllamaDecoder(StreamDecoder):
                 return
         answer.end = end
 
-    def _shape(self, line: bytes) -> None:
-        """Shape the mould by a line with one event, of which nothing else is to be known."""
+    def _take_shape(self, line: bytes) -> None:
+        """Take the shape of a line with one event, of which nothing else is to be known."""
         events = self.events
         text, created = events.texts[-1], events.created[-1]
-        if created is not None and (found := _STAMP.search(line)):
-            sides = stamped_mould(line, text, found[1].decode(), created - int(found[2]))
+        if created is not None and (found := _CREATED_AT.search(line)):
+            sides = stamped_shape_around(line, text, found[1].decode(), created - int(found[2]))
             if sides is not None:
-                self._mould = sides
+                self._shape = sides
                 self._hidden = events.hidden if len(events) - 1 in events.hidden else None
 
 
-_STAMP = re.compile(rb'"created_at": ?"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.)(\d{9})Z"')
+_CREATED_AT = re.compile(rb'"created_at": ?"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.)(\d{9})Z"')

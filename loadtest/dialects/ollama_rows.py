@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from loadtest.dialects import ends, server_errors
-from loadtest.dialects.counts import MOST, MOST_TOKENS, WIDEST, named, number
+from loadtest.dialects.counts import MOST_NUMBER, MOST_TOKENS, WIDEST, known_number, short_key
 from loadtest.dialects.decoding import Decoded
 from loadtest.dialects.text_shapes import in_message
 
@@ -43,7 +43,7 @@ class OllamaRows:
         if (said := server_errors.in_row(row)) is not None:
             answer.fail(said)
         elif answer.kind == b"error":
-            answer.fail(server_errors.sentence(row))
+            answer.fail(server_errors.error_sentence(row))
         ending = answer.ending
         return len(events.texts) == before + 1 and not (ending.done or ending.error)
 
@@ -51,7 +51,7 @@ class OllamaRows:
         odd: list[str] = []
         message = row.get("message")
         if not isinstance(message, dict) or (not self._chat and "response" in row):
-            message = {"content": row.get("response")} | {key: row[key] for key in _BESIDE if key in row}
+            message = {"content": row.get("response")} | {key: row[key] for key in _OTHER_TEXTS if key in row}
         texts = in_message(message, odd)
         events = self._answer.events
         if row.get("done") is True and len(events.texts) > 1 and texts[0] and texts[0] == events.answer:
@@ -66,17 +66,18 @@ class OllamaRows:
         answer, odd = self._answer, list[str]()
         answer.over = True
         value = row.get("done_reason")
-        name = ends.reason(value)
+        name = ends.reason_name(value)
         if name is None:
             answer.ending.done = True
         else:
             answer.finish(name, value)
         server = answer.ending.server
         for key, said in islice(row.items(), WIDEST):
-            if key.endswith(_NUMBERS) and (
-                (known := number(said, key, odd, MOST_TOKENS if key.endswith("_count") else MOST)) is not None
+            if key.endswith(_NUMBER_ENDINGS) and (
+                (known := known_number(said, key, odd, MOST_TOKENS if key.endswith("_count") else MOST_NUMBER))
+                is not None
             ):
-                server[named(key)] = known
+                server[short_key(key)] = known
         answer.note(*odd)
         answer.count(server.get("prompt_eval_count"), server.get("eval_count"))
 
@@ -86,8 +87,8 @@ class OllamaRows:
             ending.hint = server_errors.repeated(self._answer.events.texts) or ending.hint
 
 
-_NUMBERS = ("_duration", "_count")
-_BESIDE = ("thinking", "reasoning", "reasoning_content", "tool_calls")  # text in a line of /api/generate
+_NUMBER_ENDINGS = ("_duration", "_count")
+_OTHER_TEXTS = ("thinking", "reasoning", "reasoning_content", "tool_calls")  # text in a line of /api/generate
 
 
 def nanoseconds(stamp: Any) -> int | None:
@@ -101,7 +102,7 @@ def nanoseconds(stamp: Any) -> int | None:
         return None
     try:
         if len(stamp) == 30 and stamp[29] == "Z" and stamp[19] == "." and (nine := stamp[20:29]).isdecimal():
-            return _held(_second(stamp[:19]) * 1_000_000_000 + int(nine))  # by far the most frequent form
+            return _in_64_bits(_second(stamp[:19]) * 1_000_000_000 + int(nine))  # by far the most frequent form
         if stamp[-1] == "Z":
             fraction = stamp[20:-1]
             offset = 0
@@ -113,12 +114,12 @@ def nanoseconds(stamp: Any) -> int | None:
             offset = (int(hours) * 60 + int(minutes)) * {"+": 60, "-": -60}[stamp[-6]]
         if (stamp[19] == ".") != fraction.isdecimal():
             return None
-        return _held((_second(stamp[:19]) - offset) * 1_000_000_000 + int(fraction[:9].ljust(9, "0")))
+        return _in_64_bits((_second(stamp[:19]) - offset) * 1_000_000_000 + int(fraction[:9].ljust(9, "0")))
     except (TypeError, ValueError, KeyError, IndexError, OverflowError):
         return None
 
 
-def _held(instant: int) -> int | None:
+def _in_64_bits(instant: int) -> int | None:
     return instant if -(2**63) <= instant < 2**63 else None
 
 

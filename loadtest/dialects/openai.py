@@ -10,7 +10,7 @@ import orjson
 from loadtest.dialects.base import Dialect, EndMarks
 from loadtest.dialects.decoding import Decoded, StreamDecoder
 from loadtest.dialects.ends import OPENAI
-from loadtest.dialects.framing import NO_MOULD, mould
+from loadtest.dialects.framing import NO_SHAPE, shape_around
 from loadtest.dialects.ollama_rows import OllamaRows
 from loadtest.dialects.openai_rows import OpenAIRows
 from loadtest.scenario import Scenario
@@ -18,7 +18,7 @@ from loadtest.workloads.job import Job
 
 
 @dataclass(frozen=True, slots=True)
-class _OpenAI(Dialect):
+class _OpenAIDialect(Dialect):
     """What both endpoints take.
 
     Ollama ignores max_completion_tokens (its answers then have no end); some OpenAI models refuse max_tokens.
@@ -46,7 +46,7 @@ class _OpenAI(Dialect):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAIChat(_OpenAI):
+class OpenAIChat(_OpenAIDialect):
     """POST /v1/chat/completions; the base URL is the one without /v1."""
 
     name: ClassVar[str] = "openai-chat"
@@ -58,7 +58,7 @@ class OpenAIChat(_OpenAI):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAICompletions(_OpenAI):
+class OpenAICompletions(_OpenAIDialect):
     """POST /v1/completions."""
 
     name: ClassVar[str] = "openai-completions"
@@ -72,20 +72,20 @@ class OpenAICompletions(_OpenAI):
 class OpenAIDecoder(StreamDecoder):
     """Decodes what is asked for at /v1, an event stream as a rule."""
 
-    __slots__ = ("_hidden", "_mould")
+    __slots__ = ("_hidden", "_shape")
 
     def __init__(self) -> None:
         answer = Decoded()
-        self._mould = NO_MOULD
-        self._hidden: set[int] | None = None  # where the events of the mould belong, if they are hidden
+        self._shape = NO_SHAPE
+        self._hidden: set[int] | None = None  # where the events of the shape belong, if they are hidden
         super().__init__(answer, OpenAIRows(answer), other=OllamaRows)
 
     def forget(self) -> None:
-        self._mould = NO_MOULD
+        self._shape = NO_SHAPE
 
     def feed(self, data: bytes) -> None:
         answer, texts, ends_at = self._answer, self.events.texts, self.events.ends
-        (before, after), hidden = self._mould, self._hidden
+        (before, after), hidden = self._shape, self._hidden
         end, skip, least = answer.end, len(before), len(after)
         idle = not (self._held or answer.kind)
         for line in self.lines(data):
@@ -106,10 +106,10 @@ class OpenAIDecoder(StreamDecoder):
             elif idle and (not size or line == b"\r"):
                 continue  # most blank lines end an event that was taken already
             answer.end = end
-            if self.line(line) and (sides := mould(line, texts[-1])) is not None:
-                self._mould = sides
+            if self.line(line) and (sides := shape_around(line, texts[-1])) is not None:
+                self._shape = sides
                 self._hidden = self.events.hidden if len(texts) - 1 in self.events.hidden else None
-            (before, after), hidden = self._mould, self._hidden
+            (before, after), hidden = self._shape, self._hidden
             skip, least = len(before), len(after)
             idle = not (self._held or answer.kind)
             if answer.over:

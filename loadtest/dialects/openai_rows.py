@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loadtest.dialects import ends, server_errors
-from loadtest.dialects.counts import MOST_TOKENS, Usage, kept, number
+from loadtest.dialects.counts import MOST_TOKENS, Usage, kept, known_number
 from loadtest.dialects.decoding import Decoded
 from loadtest.dialects.text_shapes import in_message, in_value
 
@@ -50,7 +50,7 @@ class OpenAIRows:
         if (said := server_errors.in_row(row)) is not None:
             self._answer.fail(said)
         elif self._answer.kind == b"error":
-            self._answer.fail(server_errors.sentence(row))
+            self._answer.fail(server_errors.error_sentence(row))
         ending = self._answer.ending
         return alike and len(events.texts) == before + 1 and not (ending.done or ending.server or ending.error)
 
@@ -84,10 +84,10 @@ class OpenAIRows:
     def _finish(self, choice: dict[str, Any]) -> None:
         answer, value = self._answer, choice.get("finish_reason")
         if error := choice.get("error"):
-            answer.fail(server_errors.sentence(error))
+            answer.fail(server_errors.error_sentence(error))
         if usage := choice.get("usage"):
             self._take_usage(usage)
-        if value is None or (name := ends.reason(value)) is None:
+        if value is None or (name := ends.reason_name(value)) is None:
             return
         answer.finish(name, value)
 
@@ -136,7 +136,7 @@ class OpenAIRows:
         timings = self._answer.ending.server.get("timings", {})
         odd: list[str] = []
         predicted, prompt, cached = (
-            number(timings.get(name), name, odd, MOST_TOKENS) for name in ("predicted_n", "prompt_n", "cache_n")
+            known_number(timings.get(name), name, odd, MOST_TOKENS) for name in ("predicted_n", "prompt_n", "cache_n")
         )
         self._answer.note(*odd)
         if predicted is None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from loadtest.errors import StorageError
-from loadtest.measure.backlog import Pile
+from loadtest.measure.backlog import WorkQueue
 from loadtest.measure.failure import failure_of
 from loadtest.measure.request import Request
 from loadtest.records import Record
@@ -23,7 +23,7 @@ OnRecord = Callable[[str, Record], object]  # given the request's name and its r
 class Waiting(Protocol):
     """Work that can wait for a quiet moment: Backlog on asyncio, GeventBacklog under Locust."""
 
-    pile: Pile
+    queue: WorkQueue
 
     def add(self, work: Callable[[], object]) -> None: ...
 
@@ -93,7 +93,7 @@ class Ledger:
     def begin(self, request: Request, name: str = "") -> None:
         """Take a request that is about to be sent."""
         self._active[request] = name
-        self.backlog.pile.released(now())
+        self.backlog.queue.released(now())
 
     def end(self, request: Request, error: BaseException | None = None) -> None:
         """Take a request whose answer is over, or whose sending raised `error`."""

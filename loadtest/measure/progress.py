@@ -133,7 +133,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class LevelSpan:
     """When a level ran, ns since the run's anchor."""
 
     level: Level

@@ -6,13 +6,13 @@ import asyncio
 import math
 from typing import Self
 
-from loadtest.measure.schedule import Share
+from loadtest.measure.schedule import PlanShare
 from loadtest.metrics import NS_PER_S
 from loadtest.wire import Timerfd, now
 
 # An event loop's own timers count whole milliseconds, as coarse as the gaps at 500 requests/s. Where the kernel offers no
 # timer that a loop can wait for, the loop's timer wakes us this much early and turns of the loop fill the rest.
-WAKE_EARLY_NS = 1_500_000
+LOOP_TIMER_NS = 1_500_000
 BACK_OFF_S = 0.25  # a user's pause after a failure, longer after each further one, so that a dead server is spared
 LONGEST_BACK_OFF_S = 1.0
 
@@ -50,7 +50,7 @@ class Alarm:
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
             else:
-                await asyncio.sleep(max(left - WAKE_EARLY_NS, 0) / NS_PER_S)
+                await asyncio.sleep(max(left - LOOP_TIMER_NS, 0) / NS_PER_S)
 
     def _ring(self) -> None:
         assert self._timer is not None
@@ -66,7 +66,7 @@ class Permits:
     exceeded, however many processes share it, and a late wake-up costs no permit that somebody waits for.
     """
 
-    def __init__(self, rate: float, share: Share, origin: int) -> None:
+    def __init__(self, rate: float, share: PlanShare, origin: int) -> None:
         """`rate` is that of all processes, requests/s; `origin` the grid's first instant, monotonic ns."""
         self._step = share.of / rate * NS_PER_S
         self._first = origin + share.worker / rate * NS_PER_S

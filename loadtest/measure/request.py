@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, cast
 
-from loadtest.dialects.base import Dialect, Ending, Events
+from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.dialects.server_errors import http_sentence
 from loadtest.measure.failure import Failure, bug
 from loadtest.records import Clock, Outcome, Record
@@ -27,7 +27,7 @@ SHORT = 4096  # bytes; an answer up to this long is decoded at once: an error fi
 class Content:
     """What an answer's body held: its events, each with the read that completed it, and how it ended."""
 
-    events: Events
+    events: ContentEvents
     read_of: list[int]  # per event: index of its read
     ending: Ending
 
@@ -44,7 +44,7 @@ def decode(dialect: Dialect, reads: Reads | None) -> Content:
     return Content(events, read_of, ending)
 
 
-def _decoded(dialect: Dialect, body: bytes) -> tuple[Events, Ending]:
+def _decoded(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
     decoder = dialect.decoder()
     if body:
         decoder.feed(body)

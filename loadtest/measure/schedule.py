@@ -19,13 +19,11 @@ from loadtest.metrics import NS_PER_S
 from loadtest.scenario import BURSTINESS, RATE, Level, Scenario
 from loadtest.workloads.trace import Trace
 
-__all__ = ["NS_PER_S", "Share", "Trace", "instants", "schedule_of"]
-
-T = TypeVar("T")
+Piece = TypeVar("Piece")
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class PlanShare:
     """One process's part of a plan that several make in full: every `of`-th piece."""
 
     worker: int = 0
@@ -39,7 +37,7 @@ class Share:
         """Return how many of so many pieces are this process's."""
         return len(range(self.worker, pieces, self.of))
 
-    def pick(self, pieces: Sequence[T]) -> Sequence[T]:
+    def pick(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
         """Return this process's pieces, in order."""
         return pieces[self.worker :: self.of]
 
@@ -71,12 +69,12 @@ def instants(
         if value is not None:
             bounds.check(name, value)
     due = 0.0  # in requests at a rate of one
-    for gap in _gaps(arrivals, burstiness, random.Random(f"arrivals {seed}")):
+    for gap in _unit_gaps(arrivals, burstiness, random.Random(f"arrivals {seed}")):
         yield round(_when(due, rate, rate_to, over) * NS_PER_S)
         due += gap
 
 
-def _gaps(arrivals: str, burstiness: float | None, rng: random.Random) -> Iterator[float]:
+def _unit_gaps(arrivals: str, burstiness: float | None, rng: random.Random) -> Iterator[float]:
     """Yield gaps of mean 1."""
     if arrivals == "constant":
         yield from itertools.repeat(1.0)
@@ -118,7 +116,7 @@ def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) ->
             f"{scenario.seed} {level.index}",
             burstiness=scenario.burstiness,
             rate_to=level.rate_to,
-            over=_length(scenario, level),
+            over=_ramp_seconds(scenario, level),
         )
     if scenario.duration is not None:
         end, least = round(scenario.duration * NS_PER_S), scenario.least_requests or 0
@@ -133,7 +131,7 @@ def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) ->
         ) from None
 
 
-def _length(scenario: Scenario, level: Level) -> float | None:
+def _ramp_seconds(scenario: Scenario, level: Level) -> float | None:
     """Return how long a ramp takes, seconds."""
     if level.rate is None or level.rate_to is None:
         return None

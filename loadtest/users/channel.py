@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 Endpoint = Literal["chat", "generate"]  # generate stands for completions, too: each API has one of the two
 MOST_AHEAD = 1024  # users that requests are made ready for before the clock
 MOST_KINDS = 64  # of requests that are made ahead: a task that asks for random lengths would have one more each time
-PATIENCE_S = 5.0
+GREETING_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Channel:
         count = min(users, MOST_AHEAD)
         plain = RequestKind(self.endpoint, self.scenario.input_tokens[0], self.scenario.output_tokens[0])
         try:
-            self._http.get(f"{self.url}/", timeout=PATIENCE_S)
+            self._http.get(f"{self.url}/", timeout=GREETING_TIMEOUT_S)
             self.wire.prepare(self.url, count)
         except httpx.HTTPError as error:
             logger.debug("%s does not answer before the test: %s", self.url, error)  # the records will tell

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from loadtest.users.user import ModelUser
 
 Prompt = str | Messages | None
-_CONTROL = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, InterruptTaskSet)
+_LOCUST_CONTROL = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, InterruptTaskSet)
 
 logger = logging.getLogger(__name__)
 
@@ -224,12 +224,12 @@ class Client:
                 response_time=_response_time(record),
                 response_length=record.bytes,
                 exception=exception,
-                context={**self._user.context(), **_context(record)},
+                context={**self._user.context(), **_event_context(record)},
                 response=answer,
                 start_time=(self._recorder.clock.wall_ns + (record.t_send or record.t_sched)) * metrics.S_PER_NS,
                 url=answer.url,
             )
-        except _CONTROL as control:
+        except _LOCUST_CONTROL as control:
             self._pending = control
 
 
@@ -274,7 +274,7 @@ class Answer:
     @property
     def exchange(self) -> Request:
         """Former name of `request`."""
-        _say_once("Answer.exchange is a former name: use Answer.request.")
+        say_once("Answer.exchange is a former name: use Answer.request.")
         return self.request
 
     @property
@@ -285,12 +285,12 @@ class Answer:
     @property
     def failed_on_the_wire(self) -> bool:
         """Former way to ask what `ok` says of every request, without the record."""
-        _say_once("Answer.failed_on_the_wire is a former name: use `not answer.ok`.")
+        say_once("Answer.failed_on_the_wire is a former name: use `not answer.ok`.")
         return self.request.plainly_failed
 
     def fail(self, outcome: Outcome, error: str) -> None:
         """Former way to say how a request ended, before its record is made; a test's own verdict is `failure`."""
-        _say_once("Answer.fail(outcome, error) is a former name: use failure(why) with catch_response=True.")
+        say_once("Answer.fail(outcome, error) is a former name: use failure(why) with catch_response=True.")
         self.request.failure = Failure(outcome, error)
 
     @property
@@ -336,7 +336,7 @@ class Answer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if self._verdict is None and isinstance(error, Exception) and not isinstance(error, _CONTROL):
+        if self._verdict is None and isinstance(error, Exception) and not isinstance(error, _LOCUST_CONTROL):
             self._verdict = error
         self._waits = False
         self.settle()
@@ -349,7 +349,7 @@ class Answer:
 
 
 @functools.cache
-def _say_once(sentence: str) -> None:
+def say_once(sentence: str) -> None:
     logger.warning(sentence)
 
 
@@ -364,7 +364,7 @@ def _response_time(record: Record) -> float:
     return float(metrics.e2e(last, start) * 1000)
 
 
-def _context(record: Record) -> dict[str, Any]:
+def _event_context(record: Record) -> dict[str, Any]:
     """Return what listeners of the request event may want of a record; durations in seconds, None where unknown."""
     found: dict[str, Any] = {"ttft_s": None, "tpot_s": None, "stream_tokens_per_s": None}
     if record.t_send is not None and record.t_first_token is not None:

@@ -46,7 +46,7 @@ class Stopped(GreenletExit):
     """Ends what a user of ours has in flight in greenlets of its own, as the end of the test does."""
 
 
-class _Process:
+class _CurrentTest:
     """What this process has a part in: one test at a time."""
 
     recorder: Recorder | None = None
@@ -59,7 +59,7 @@ class _Process:
         self.facts = {}
 
 
-_process = _Process()
+_process = _CurrentTest()
 
 
 def live() -> InFlight:
@@ -67,12 +67,12 @@ def live() -> InFlight:
     return _process.recorder.ledger.by_name() if _process.recorder is not None else {}
 
 
-def client() -> tuple[float, float] | None:
+def client_load() -> tuple[float, float] | None:
     """Return what this process last saw of itself, (longest gap between polls in s, CPU in cores); None without a test."""
     return _process.recorder.ledger.client if _process.recorder is not None else None
 
 
-def in_all(flying: InFlight) -> tuple[int, int]:
+def total_in_flight(flying: InFlight) -> tuple[int, int]:
     """Return how many requests of all names are (decoding, waiting)."""
     return sum(decoding for decoding, _ in flying.values()), sum(waiting for _, waiting in flying.values())
 
@@ -107,7 +107,7 @@ def schedule_from(wall_ns: int, rank: int, of: int) -> None:
     _process.share = wall_ns, rank, of
 
 
-def share() -> tuple[int, int, int] | None:
+def schedule_share() -> tuple[int, int, int] | None:
     """Return what `schedule_from` was last told, None before all users of the test are there."""
     return _process.share
 

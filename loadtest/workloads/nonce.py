@@ -7,7 +7,7 @@ import hashlib
 from loadtest.scenario import Level, Scenario
 
 
-def digest(*parts: object) -> int:
+def seed_from(*parts: object) -> int:
     """Return 53 bits that depend on every part: enough against collisions, and exact in every JSON reader."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 11
 
@@ -15,8 +15,8 @@ def digest(*parts: object) -> int:
 def seed_of(scenario: Scenario, level: Level, i: int, *, warmup: bool) -> int:
     """Return the seed of a level's i-th session: with warm_cache the same for all sessions of one length."""
     if scenario.warm_cache:
-        return digest(scenario.seed, "warm", level.input_tokens, level.words)
-    return digest(scenario.seed, "warm-up" if warmup else "job", level.index, i)
+        return seed_from(scenario.seed, "warm", level.input_tokens, level.words)
+    return seed_from(scenario.seed, "warm-up" if warmup else "job", level.index, i)
 
 
 def nonce_of(seed: int) -> str:
@@ -25,7 +25,7 @@ def nonce_of(seed: int) -> str:
     Vocabularies cut digits evenly (by threes, or one by one), so every nonce has the same number of tokens, 6 in
     cl100k_base and o200k_base. Eight hex digits would have 5 to 10.
     """
-    return f"[{digest('nonce', seed) % 10**12:012d}]"
+    return f"[{seed_from('nonce', seed) % 10**12:012d}]"
 
 
 def behind_nonce(text: str, scenario: Scenario, seed: int) -> str:

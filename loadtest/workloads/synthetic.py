@@ -50,14 +50,14 @@ market school library museum kitchen winter summer morning evening storm cloud w
 dog cat king queen merchant traveler gold silver"""
 _VERBS = """found followed watched carried chased forgot painted visited opened closed crossed reached promised built
 joined saved helped called picked loved wanted needed lost kept gave showed told heard"""
-_COLUMNS = [words.split() for words in (_ADJECTIVES, _NOUNS, _VERBS, _ADJECTIVES, _NOUNS)]
+_WORD_COLUMNS = [words.split() for words in (_ADJECTIVES, _NOUNS, _VERBS, _ADJECTIVES, _NOUNS)]
 _SENTENCE = 8  # tokens: The … … … the … … .
 
 
 def _filler(tokens: int, rng: random.Random) -> str:
     """Return sentences of exactly `tokens` tokens (two or more), to be put after a text that does not end in a blank."""
     count = -(-tokens // _SENTENCE)
-    columns = [rng.choices(words, k=count) for words in _COLUMNS]
+    columns = [rng.choices(words, k=count) for words in _WORD_COLUMNS]
     pieces: list[str] = []
     for first, subject, verb, second, thing in zip(*columns, strict=True):
         pieces += (" The", f" {first}", f" {subject}", f" {verb}", " the", f" {second}", f" {thing}", ".")

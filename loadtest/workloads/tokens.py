@@ -70,14 +70,14 @@ class Counter:
 
     def count(self, text: str) -> int:
         """Return the number of tokens in `text`; text that looks like a special token counts as text."""
-        return estimate(text) if self.encoder is None else len(self.encoder.encode_ordinary(text))
+        return estimate_tokens(text) if self.encoder is None else len(self.encoder.encode_ordinary(text))
 
 
 _PIECES = re.compile(r"[^\W\d_]+|\d{1,3}|[^\w\s]+|_+|\n+")
 LETTERS_PER_EXTRA_TOKEN = 8  # a word of up to eight letters is about one token, and each further eight one more
 
 
-def estimate(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """Return about how many tokens a modern BPE vocabulary (100k entries and more) makes of `text`.
 
     English prose comes out within about a tenth of cl100k_base. Scripts without spaces between words, and letters

@@ -48,7 +48,7 @@ class Trace:
         output_tokens where there are lengths, under the names that the Azure, Mooncake and BurstGPT traces have for
         them. The first instant is the level's start. A file that has not changed is read once.
         """
-        return _read(path, stamp(path))
+        return _read_trace(path, stamp(path))
 
     @property
     def longest(self) -> int:
@@ -83,7 +83,7 @@ class Trace:
 @functools.lru_cache(
     maxsize=1
 )  # it is asked for before anything is sent and again by the workload; a pipe is read once
-def _read(path: Path, _: tuple[int, ...]) -> Trace:
+def _read_trace(path: Path, _: tuple[int, ...]) -> Trace:
     lines = read_text(path, "trace", most=MOST_BYTES).split("\n")
     rows = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
@@ -99,7 +99,7 @@ def _read(path: Path, _: tuple[int, ...]) -> Trace:
         where = f"the trace {path}, line {number},"
         _add_instant(times, row, where)
         for lengths, names, least in ((inputs, INPUTS, 1), (outputs, OUTPUTS, 0)):
-            length = _length(row, names, least, where)
+            length = _row_length(row, names, least, where)
             if length is None:
                 bare.setdefault(names[0], number)
             else:
@@ -113,7 +113,7 @@ def _read(path: Path, _: tuple[int, ...]) -> Trace:
 
 def _add_instant(times: array[float], row: dict[str, Any], where: str) -> None:
     """Take one arrival of a trace."""
-    times.append(_seconds(row, where))
+    times.append(_row_seconds(row, where))
     if len(times) > 1 and times[-1] < times[-2]:
         raise ScenarioError(f"{where} is earlier than the one before it; sort the trace by time.")
     if times[-1] - times[0] > MOST_S:
@@ -123,7 +123,7 @@ def _add_instant(times: array[float], row: dict[str, Any], where: str) -> None:
         )
 
 
-def _length(row: dict[str, Any], names: Sequence[str], least: int, where: str) -> int | None:
+def _row_length(row: dict[str, Any], names: Sequence[str], least: int, where: str) -> int | None:
     """Return a row's length, None where it has none."""
     name = next((name for name in names if row.get(name) not in (None, "")), None)
     if name is None:
@@ -165,7 +165,7 @@ def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[in
 
 
 def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    names, delimiter = _head(path, rows[0])
+    names, delimiter = _column_names(path, rows[0])
     if names is None:
         names = ["t"]
     else:
@@ -180,7 +180,7 @@ def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int
         raise ScenarioError(f"the trace {path}, line {rows[cells.line_num - 1][0]}, is not CSV: {error}.") from None
 
 
-def _head(path: Path, first: tuple[int, str]) -> tuple[list[str] | None, str]:
+def _column_names(path: Path, first: tuple[int, str]) -> tuple[list[str] | None, str]:
     """Return the names of a CSV file's columns, None where it has one column without a name; and what is between them."""
     found: list[str] = []
     for delimiter in DELIMITERS:
@@ -198,7 +198,7 @@ def _head(path: Path, first: tuple[int, str]) -> tuple[list[str] | None, str]:
     )
 
 
-def _seconds(row: dict[str, Any], where: str) -> float:
+def _row_seconds(row: dict[str, Any], where: str) -> float:
     """Return the instant of a row: seconds, milliseconds in a Mooncake trace, or a date and time."""
     name = next((name for name in TIMES if name in row), None)
     given = None if name is None else row[name]
@@ -209,13 +209,13 @@ def _seconds(row: dict[str, Any], where: str) -> float:
     except OverflowError:
         seconds = math.inf
     except ValueError:
-        seconds = _date(str(given), name, where)
+        seconds = _date_seconds(str(given), name, where)
     if not math.isfinite(seconds):
         raise ScenarioError(f"{where} has {said(given)} for an instant (column {name}); give seconds.")
     return seconds / 1e3 if any(name in row for name in MILLISECONDS) else seconds
 
 
-def _date(text: str, name: str | None, where: str) -> float:
+def _date_seconds(text: str, name: str | None, where: str) -> float:
     try:
         moment = datetime.datetime.fromisoformat(text.strip())
         return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()

@@ -7,7 +7,7 @@ from pathlib import Path
 from loadtest.scenario import Level, Scenario
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
-from loadtest.workloads.nonce import digest, nonce_of
+from loadtest.workloads.nonce import nonce_of, seed_from
 from loadtest.workloads.source import Session, Source
 from loadtest.workloads.synthetic import Synthetic, made_up
 from loadtest.workloads.tokens import Counter, TokenFit
@@ -63,7 +63,7 @@ class Workload:
 
     def fit_job(self, number: int, tokens: int) -> tuple[Job, int]:
         """Return a prompt of so many tokens by our count, to fit counts by, and that count; equal numbers are equal texts."""
-        seed = digest(self.scenario.seed, "calibration", number)
+        seed = seed_from(self.scenario.seed, "calibration", number)
         text = made_up(tokens, None, seed, self.counter, nonce=f"{nonce_of(seed)} ")
         return Job(number, -1, seed, text, tokens, 1, warmup=True), self.counter.count(text)
 
