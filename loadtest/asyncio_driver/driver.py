@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from loadtest import metrics
+from loadtest.asyncio_driver.plan import Plan
 from loadtest.dialects.base import Dialect
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
@@ -75,7 +76,7 @@ class Driver:
         in_step: InStep | None = None,
     ) -> None:
         self._scenario = workload.scenario
-        self._workload = workload
+        self._plan = Plan(workload, share or PlanShare())
         self._dialect = dialect
         self._count = counter.count if counter.exact else None
         self._posts = posts
@@ -84,7 +85,7 @@ class Driver:
         self._clock = records.clock
         self._on_progress = on_progress
         self._before_each = before_each
-        self._share = share or PlanShare()
+        self._share = self._plan.share
         self._in_step = in_step
         self._backlog = Backlog()
         self._ledger = Ledger(
@@ -168,11 +169,11 @@ class Driver:
     async def _closed_loop(self, level: Level, users: int) -> tuple[int, list[BaseException | None]]:
         """Let this process's users each send as soon as they are free; return when they began, and how they ended."""
         mine = self._share.part(users)
-        warmups = list(self._warmups(level, users))
-        sessions = itertools.chain(warmups, self._counted(level, users))
+        warmups = list(self._plan.warmups(level, users))
+        sessions = itertools.chain(warmups, self._plan.counted(level, users))
         ahead = deque(self._take(sessions, max(64, 2 * mine)))
         await self._prepare(mine)
-        counted = sum(self._mine(i, users) for i in range(level.requests))
+        counted = sum(self._plan.mine(i, users) for i in range(level.requests))
         started = now()
         if self._in_step is not None:
             started = await self._in_step.agree()
@@ -183,10 +184,10 @@ class Driver:
 
     async def _open_loop(self, level: Level) -> tuple[int, list[BaseException | None]]:
         """Warm up with one request after the other, then send each when it is due, whoever still waits."""
-        whole = schedule_of(self._workload.scenario, level, self._workload.trace)
+        whole = schedule_of(self._scenario, level, self._plan.workload.trace)
         schedule = self._share.pick(whole)
-        warmups = list(self._warmups(level, 1))
-        sessions = (self._workload.session(level, i) for i in self._share.pick(range(len(whole))))
+        warmups = list(self._plan.warmups(level, 1))
+        sessions = self._plan.arrivals(level, len(whole))
         ahead = deque(self._take(sessions, AHEAD))
         await self._prepare(min(len(schedule), self._limit or CONNECTIONS))
         started = now()
@@ -212,22 +213,6 @@ class Driver:
         """Run them as tasks, which stop() ends."""
         self._streams = [asyncio.create_task(stream) for stream in streams]
         return await asyncio.gather(*self._streams, return_exceptions=True)
-
-    def _warmups(self, level: Level, users: int) -> Iterator[Session]:
-        """Yield the warm-up sessions of this process's users."""
-        for i in range(users * self._scenario.warmup):
-            if self._mine(i, users):
-                yield self._workload.session(level, i, warmup=True)
-
-    def _counted(self, level: Level, users: int) -> Iterator[Session]:
-        """Yield this process's part of the counted sessions, in order; without end where time ends the level (see _over)."""
-        for i in range(level.requests) if self._scenario.duration is None else itertools.count():
-            if self._mine(i, users):
-                yield self._workload.session(level, i)
-
-    def _mine(self, i: int, users: int) -> bool:
-        """Whether the i-th session of `users` users is this process's; user j takes sessions j, j + users, …"""
-        return self._share.takes(i % users)
 
     def _take(self, sessions: Iterator[Session], count: int) -> Iterator[Request]:
         """Make the first requests of the next `count` sessions."""

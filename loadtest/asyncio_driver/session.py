@@ -138,7 +138,7 @@ def _close(
 
 @dataclass(frozen=True, slots=True)
 class _Choosing:
-    """Asks for the next level; run.json names the levels so far, for the folder is read meanwhile."""
+    """Asks for the next level; run.json names the levels so far, since the folder is read meanwhile."""
 
     folder: RunFolder
     facts: dict[str, Any]
@@ -157,7 +157,7 @@ class _Choosing:
 
 @dataclass(frozen=True, slots=True)
 class _Unloading:
-    """Has the model unloaded and waits until it is gone; in threads, so that Ctrl-C waits for no answer of these."""
+    """Has the model unloaded and waits until it is gone; in threads, so that Ctrl-C need not wait for the server's answers."""
 
     control: httpx.Client
     target: Target
@@ -223,7 +223,7 @@ async def _drive(
 
 
 def _idle(scenario: Scenario) -> str | None:
-    """Say that some levels have fewer streams than there are workers; raise ScenarioError where all have."""
+    """Say that some levels have fewer streams than workers; raise ScenarioError where all levels do."""
     workers = scenario.workers
     least, most = min(scenario.concurrency, default=workers), max(scenario.concurrency, default=workers)
     if most < workers:

@@ -1,4 +1,4 @@
-"""One driver process: its wire, its files and its driver; beside others it keeps step with them, told by their parent.
+"""One driver process: its wire, its files and its driver; several keep step, as their parent tells them.
 
 Parent and worker talk over a socket pair in pickles, each behind its length. A worker ends when its parent does.
 """
@@ -48,21 +48,21 @@ class LevelReady:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The answer to it: when all begin, monotonic ns."""
+    """The parent's answer to LevelReady: when all begin, monotonic ns."""
 
     at: int
 
 
 @dataclass(frozen=True, slots=True)
 class CountingBegan:
-    """Either way: a worker's first counted request was released, monotonic ns."""
+    """Both ways: when a worker's first counted request was released, monotonic ns."""
 
     at: int
 
 
 @dataclass(frozen=True, slots=True)
 class Hopeless:
-    """Either way: a worker gave the level up, and so do the others."""
+    """Both ways: a worker gave the level up, and the others do so as well."""
 
     why: str
 
@@ -76,7 +76,7 @@ class LevelOver:
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
-    """The answer to it; None: there is no other level."""
+    """The parent's answer to LevelOver: the next level, None where there is none."""
 
     level: Level | None
 
@@ -99,7 +99,7 @@ Message: TypeAlias = Part | LevelReady | Begin | CountingBegan | Hopeless | Leve
 
 
 def send_message(writer: asyncio.StreamWriter, message: Message) -> None:
-    """Send without waiting; a message to one that is gone is dropped."""
+    """Send without waiting; a message to a process that is gone is dropped."""
     body = pickle.dumps(message, protocol=5)
     if not writer.is_closing():
         writer.write(len(body).to_bytes(4, "big") + body)
@@ -167,9 +167,9 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def run_worker(fd: int) -> None:
-    """Be a worker, whose end of the socket pair is `fd`: what is asked for comes over it."""
+    """Be a worker; `fd` is its end of the socket pair over which the parent talks to it."""
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # they are the parent's, who says what to do
+        signal.signal(number, signal.SIG_IGN)  # signals are for the parent, who tells its workers what to do
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve_parent(socket.socket(fileno=fd)))
 
@@ -198,7 +198,7 @@ async def _serve_parent(sock: socket.socket) -> None:
 
 
 class _Obeying:
-    """Asks the parent where the driver asks, and stops it when told to, or when the parent is gone."""
+    """Passes the driver's questions to the parent, and stops the driver when told to or when the parent is gone."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer

@@ -1,4 +1,4 @@
-"""Several driver processes that share one plan: started, kept in step, added up, and outlived by their parent."""
+"""Several driver processes that share one plan: their parent starts them, keeps them in step and adds up what they say."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from loadtest.measure.schedule import PlanShare
 from loadtest.scenario import Level
 from loadtest.wire import now
 
-DYING_S = 1.0  # from the closed socket of a process to its end
+DYING_S = 1.0  # how long a process may take to end after its socket closed
 
 Child: TypeAlias = tuple[subprocess.Popen[bytes], socket.socket]  # a process, and our end of the line to it
 
@@ -55,7 +55,7 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """How a worker ended before its part did."""
+    """How a worker ended before its part of the plan did."""
 
     why: str
     level: int  # index of the first level that lacks some of its part
@@ -88,7 +88,7 @@ class WorkerProcess:
         return self.phase < Phase.ENDED
 
     def rest(self) -> None:
-        """Take note that nothing of it is in flight."""
+        """Note that nothing of this worker's is in flight."""
         if self.progress is not None:
             self.progress = dataclasses.replace(self.progress, in_flight=0, decoding=0, eta=None)
 
@@ -221,7 +221,7 @@ class Workers:
             self._changed.set()
 
     async def _bury(self, worker: WorkerProcess) -> None:
-        """Take a worker for dead: say so, and what its death costs."""
+        """Note that a worker has died; say so, and what its death costs."""
         at, time = now(), datetime.datetime.now(datetime.UTC)
         level = self._level.index
         first = level + (level in worker.spans)

@@ -17,15 +17,19 @@ from loadtest.workloads.job import Job
 
 @dataclass(slots=True)
 class ContentEvents:
-    """The content events of one answer, column by column, one entry an event: text that the user could see or hear of."""
+    """The content events of one answer in columns, an entry per event; an event is a piece of text, visible or hidden."""
 
     texts: list[str] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)  # offset in the body behind each: which read it came with
-    hidden: set[int] = field(default_factory=set)  # which are no answer text: reasoning, thinking, tool calls
+    ends: list[int] = field(
+        default_factory=list
+    )  # per event the offset just behind it in the body, which tells its read
+    hidden: set[int] = field(
+        default_factory=set
+    )  # indices of events that are not answer text: reasoning, thinking, tool calls
     created: list[int | None] = field(default_factory=list)  # the server's own stamps, wall clock, ns; OpenAI has none
 
     def add(self, text: str, end: int, *, hidden: bool = False) -> None:
-        """Take one event that the body completed at `end`."""
+        """Add one event, which the body completed at offset `end`."""
         if hidden:
             self.hidden.add(len(self.texts))
         self.texts.append(text)
@@ -36,7 +40,7 @@ class ContentEvents:
 
     @property
     def first_visible(self) -> int | None:
-        """Which event is the first of the answer's text, None where there is none."""
+        """Index of the first event with answer text; None where there is none."""
         return next((i for i in range(len(self.texts)) if i not in self.hidden), None)
 
     @property
@@ -82,10 +86,10 @@ class Ending:
     done: bool = False  # done:true, finish_reason: the answer is whole
     finish_reason: str | None = None
     error: str | None = None  # an error object in the stream, or why its bytes do not decode; one sentence
-    hint: str | None = None  # why it may have ended without done, e.g. the repeat guard; one sentence
+    hint: str | None = None  # why the answer may have ended without its end mark, e.g. the repeat guard; one sentence
     prompt_tokens: int | None = None  # the server's counts
     output_tokens: int | None = None
-    unsent_tokens: int = 0  # those of them whose text was never sent: hidden reasoning
+    unsent_tokens: int = 0  # output tokens whose text was never sent: hidden reasoning
     server: dict[str, Any] = field(default_factory=dict)  # under the server's own names
     notes: list[str] = field(default_factory=list)  # what is odd in the answer and spoils no figure, a sentence each
     doubts: list[str] = field(default_factory=list)  # what is odd and makes its level suspect, a sentence each
@@ -100,9 +104,9 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EndMarks:
-    """How a wire format says that an answer is over, for whoever reads bytes and decodes nothing.
+    """How a wire format says that an answer is over, for the wire, which decodes nothing.
 
-    A line that ends an answer holds one of the `needles`, and so may any other line: `read` says which.
+    Every line that ends an answer holds one of the `needles`. Other lines may hold one, too, so `read` decides.
     """
 
     needles: tuple[bytes, ...] = ()

@@ -1,4 +1,4 @@
-"""Numbers that a server says of an answer: what is none is unknown and said, and so is what contradicts itself."""
+"""Numbers that a server gives of an answer; one that is no number, or contradicts another, is unknown and said."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any
 from loadtest.dialects.server_errors import quoted, shorten
 
 MOST_TOKENS = 2**31 - 1
-MOST_NUMBER = (
-    2**53 - 1
-)  # above it a double no longer tells neighbours apart, and a duration in ns is longer than 100 days
+MOST_NUMBER = 2**53 - 1  # above it a double cannot tell neighbours apart, and a duration in ns is longer than 100 days
 WIDEST, _DEEPEST = 64, 4  # entries and levels kept of what a server says
 
 
@@ -29,7 +27,7 @@ def known_number(value: Any, name: str, odd: list[str], most: int = MOST_NUMBER)
 
 
 def _kind_seen(value: Any) -> str:
-    """Say what stands where a number should be, without what differs from one answer to the next."""
+    """Say what stands in place of a number, without its value, which differs from one answer to the next."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, int | float):
@@ -60,7 +58,7 @@ def kept(value: Any, name: str, odd: list[str], depth: int = _DEEPEST) -> Any:
 
 
 def short_key(key: str) -> str:
-    """Return a name of the server's, fit for a file."""
+    """Return a key that the server sent, short and plain enough for a file."""
     return key if len(key) <= 80 and key.isascii() and key.isidentifier() else shorten(key, 80)
 
 
@@ -70,7 +68,7 @@ OUTPUT = ("completion_tokens", "output_tokens", "generated_tokens")
 
 @dataclass(slots=True)
 class Usage:
-    """The last usage of an answer that says anything, and what was odd about it and those before."""
+    """The last usage of an answer that is not empty."""
 
     prompt: int | None = None
     output: int | None = None
@@ -93,7 +91,7 @@ class Usage:
         return True
 
     def settle(self, odd: list[str], doubts: list[str]) -> int | None:
-        """Return the output tokens, reasoning included; what the counts contradict each other in is a doubt."""
+        """Return the output tokens, reasoning included; each contradiction between counts is a doubt."""
         prompt, output, usage = self.prompt, self.output, self.last
         total = known_number(usage.get("total_tokens"), "total_tokens", odd, MOST_TOKENS)
         reasoning = _detail(usage, "completion_tokens_details", "output_tokens_details", "reasoning_tokens", odd) or 0

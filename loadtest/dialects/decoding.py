@@ -8,118 +8,27 @@ from typing import Any, Protocol
 import orjson
 
 from loadtest.dialects import ends, server_errors
-from loadtest.dialects.base import ContentEvents, Ending
+from loadtest.dialects.base import Ending
+from loadtest.dialects.decoded import Decoded
 from loadtest.dialects.framing import TOO_LONG, LineSplitter
 from loadtest.dialects.lenient_json import parse_json
-from loadtest.dialects.text_shapes import Texts
 
 MOST_EVENTS = 1_000_000
 TOO_MANY = f"the answer has more than {MOST_EVENTS:,} events"
-SILENT_TOKENS = 64  # that an answer may have without text: the frame of a tool call, marks of turns
-UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them: TTFT holds their time, the decode speed leaves them out"
-UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
-MOST_SENTENCES = 8  # that an answer's notes keep
 
 _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 _BOM = b"\xef\xbb\xbf"
-
-
-class Decoded:
-    """What is known of one answer so far."""
-
-    __slots__ = ("end", "ending", "events", "kind", "marked", "over", "stamped", "unstamped")
-
-    def __init__(self) -> None:
-        self.events = ContentEvents()
-        self.ending = Ending()
-        self.end = 0  # offset in the body behind the line at hand
-        self.kind = b""  # the name of the event at hand, where it has one
-        self.marked = False  # [DONE] was seen
-        self.stamped = False  # an instant of the server's was sent, or what should be one
-        self.unstamped = False  # an event came without an instant of the server's
-        self.over = False  # the end mark was: whatever follows is nothing of the answer
-
-    def add(self, texts: Texts) -> None:
-        """Take the text of one piece."""
-        seen, hidden = texts
-        if hidden:
-            self.events.add(hidden, self.end, hidden=True)
-        if seen:
-            self.events.add(seen, self.end)
-
-    def fail(self, why: str) -> None:
-        if self.ending.error is None:  # the first one is the cause, the rest follow from it
-            self.ending.error = why
-
-    def finish(self, name: str, value: Any) -> None:
-        """Take a finish_reason or done_reason by its name, and as it was sent."""
-        ending = self.ending
-        ending.finish_reason = server_errors.shorten(name, 80)
-        if (why := ends.ended_badly(name, value)) is not None:
-            self.fail(why)
-            return
-        ending.done = True
-        if ends.is_unknown_reason(name):
-            self.doubt(
-                f"the server ended the answer with finish_reason {server_errors.quoted(name, 40)}, which is not known"
-            )
-
-    def count(self, prompt: int | None, output: int | None, reasoning: int = 0) -> None:
-        """Take the server's last word on an answer's tokens; a zero where there is text is no count.
-
-        `reasoning` is how many of the output tokens the server says were reasoning.
-        """
-        ending = self.ending
-        if prompt == 0:
-            self.note("the server counts no token of the prompt: unknown")
-        if output == 0 and self.events:
-            self.doubt("the server counts no token of an answer that has text: unknown")
-            output = None
-        if output and len(self.events) > 2 * output:
-            self.note("the answer came in more than twice as many pieces as the server counts tokens")
-        ending.prompt_tokens, ending.output_tokens = prompt or None, output
-        if output and self.events:
-            ending.unsent_tokens = self._unsent(output, reasoning)
-
-    def _unsent(self, output: int, reasoning: int) -> int:
-        """Return how many tokens were counted and not sent: a decode speed over the text that came may not hold them.
-
-        Reasoning that was sent as text is known by its name, or by there being more pieces than other tokens. A token
-        is a byte of text at the least, but for those that end an answer or call a tool.
-        """
-        events = self.events
-        if 0 < reasoning <= output and not events.hidden and len(events) <= output - reasoning:
-            self.note(UNSENT_REASONING)
-            return reasoning
-        if output > SILENT_TOKENS and output > SILENT_TOKENS + sum(
-            len(text.encode(errors="replace")) for text in events.texts
-        ):
-            self.doubt(UNSENT_TOKENS)
-            return output
-        return 0
-
-    def note(self, *sentences: str) -> None:
-        _add_sentences(self.ending.notes, sentences)
-
-    def doubt(self, *sentences: str) -> None:
-        _add_sentences(self.ending.doubts, sentences)
-
-
-def _add_sentences(said: list[str], sentences: tuple[str, ...]) -> None:
-    for sentence in sentences:
-        if sentence not in said and len(said) < MOST_SENTENCES:
-            said.append(sentence)
 
 
 class Rows(Protocol):
     """Takes the rows of one API's answers."""
 
     def takes(self, row: dict[str, Any]) -> bool:
-        """Whether a row is one of this API's without doubt."""
+        """Whether a row is certainly one of this API's."""
         ...
 
     def take(self, row: dict[str, Any]) -> bool:
-        """Take a row; return whether all that it says is the text of its one event."""
+        """Take a row; return whether the text of one event is all that the row says."""
         ...
 
     def close(self) -> None:
@@ -128,7 +37,7 @@ class Rows(Protocol):
 
 
 class StreamDecoder:
-    """Decodes an answer, in whichever of the two formats it comes; `own` takes the rows of the API that was asked.
+    """Decodes an answer in either API's format: `own` takes the rows of the API that was asked, `other` makes what takes the rest.
 
     A data line that is a JSON object by itself is taken at once, without waiting for the blank line after it, which
     may come in a later read; any other is held until that blank line, joined with its neighbours as the standard says.
@@ -155,12 +64,12 @@ class StreamDecoder:
         self._make_other = other
         self._lines = LineSplitter(returns=True)
         self._held: list[bytes] = []  # data lines of an event not yet whole
-        self._stray: list[bytes] = []  # lines before the first row that are none
+        self._stray: list[bytes] = []  # lines before the first row that are no rows
         self._row_seen = False
-        self._foreign: dict[str, Any] | None = None  # the first row that is nothing of an answer
+        self._foreign: dict[str, Any] | None = None  # the first row of neither format
 
     def forget(self) -> None:
-        """Take no line for alike any more, until one was read by `line`."""
+        """Forget the shape of earlier lines, until `line` has read another."""
         raise NotImplementedError
 
     def lines(self, data: bytes) -> list[bytes] | Iterator[bytes]:
@@ -212,7 +121,7 @@ class StreamDecoder:
         if self._other is not None:
             self._other.close()
         if not ending.done and ending.error is None and self._foreign is not None:
-            self._strange(self._foreign)
+            self._say_what_it_is(self._foreign)
         if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
             answer.note(odd)
         if not answer.end:
@@ -242,7 +151,7 @@ class StreamDecoder:
             ending.hint = server_errors.MID_LINE
 
     def line(self, line: bytes) -> bool:
-        """Take a line that is like none before; return whether all that it says is the text of its one event."""
+        """Parse a line; return whether the text of one event is all that the line says."""
         if line.endswith(b"\r"):
             line = line[:-1]
         if line.startswith(b"data:"):
@@ -362,7 +271,7 @@ class StreamDecoder:
         return False
 
     def _whole(self, body: bytes) -> None:
-        """Take a body that is no stream: a JSON answer or error, or somebody else's page."""
+        """Take a body that is no stream: a JSON answer, a JSON error, or a page of another program."""
         row = parse_json(body.strip().removeprefix(_BOM))
         if isinstance(row, dict):
             self._row(row)
@@ -386,13 +295,13 @@ class StreamDecoder:
                 self._other.take(row)
             else:
                 self._own.take(row)
-                self._foreigner(row)
+                self._foreign_row(row)
         if answer.over:
             self._over()
         return alike
 
-    def _foreigner(self, row: dict[str, Any]) -> None:
-        """Take a row that is nothing of an answer: an error in an envelope, else kept until the answer's end."""
+    def _foreign_row(self, row: dict[str, Any]) -> None:
+        """Take a row of neither format: an error in an envelope, or one to be looked at when the answer has ended."""
         if self._answer.kind == b"error":
             self._answer.fail(server_errors.error_sentence(row))
         elif (said := server_errors.in_row(row) or server_errors.envelope(row)) is not None:
@@ -400,8 +309,8 @@ class StreamDecoder:
         elif self._foreign is None:
             self._foreign = row
 
-    def _strange(self, row: dict[str, Any]) -> None:
-        """Say what an answer is that ended without an end and held a row that is none of an answer's."""
+    def _say_what_it_is(self, row: dict[str, Any]) -> None:
+        """Say what an answer is that held a row of neither format and ended without an end mark."""
         if (said := server_errors.words(row)) is not None:
             self._answer.fail(said)
         elif not self.events:

@@ -22,11 +22,11 @@ _BADLY = frozenset(
         "failed",
     )
 )
-_NONE = frozenset(("", "null", "none"))  # texts that stand for no reason, e.g. DashScope's
+_NONE = frozenset(("", "null", "none"))  # texts that mean "no reason yet", e.g. DashScope's
 
 
 def reason_name(value: Any) -> str | None:
-    """Return a finish_reason's name, None where it is none: a string, or SGLang's {"type": name}."""
+    """Return the name in a finish_reason, which is a string or SGLang's {"type": name}; None where there is none."""
     if isinstance(value, dict):
         value = value.get("type")
     return value if isinstance(value, str) and value.strip().lower() not in _NONE else None
@@ -80,7 +80,7 @@ def _of_row(row: dict[str, Any]) -> End | None:
     return None
 
 
-# Each needle is looked for in every read. "true" and "error" stand in no ordinary piece, whatever blanks surround them.
-# An event named done has none: servers that send it say finish_reason before, and close behind it.
+# The wire looks for each needle in every read. "true" and "error" occur in no ordinary piece, whatever blanks surround them.
+# An event named done has no needle: servers that send it give a finish_reason first, and close the connection afterwards.
 OLLAMA = EndMarks((b"true", b'"error"'), end_said_by)
 OPENAI = EndMarks((b"[DONE]", b'_reason":"', b'_reason": "', b"error"), end_said_by)

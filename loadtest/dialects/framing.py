@@ -1,4 +1,4 @@
-"""What wire formats are made of: lines out of bytes cut anywhere, and lines that are alike."""
+"""Lines out of bytes that are cut anywhere, and the shape that lines of one stream share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LineSplitter:
         self._size = 0
         self._returns = returns
         self._held = False  # a b"\r" is among the parts
-        self.too_long = False  # a line passed LONGEST_LINE: it and all behind it are left out
+        self.too_long = False  # a line passed LONGEST_LINE: that line and everything after it are left out
 
     def feed(self, data: bytes) -> list[bytes]:
         r"""Return the lines that `data` completes, without their b"\n"."""

@@ -12,10 +12,10 @@ _LONG = 400  # digits from which an integer is beyond every number that a server
 
 
 def parse_json(data: bytes) -> Any:
-    """Return what `data` holds; None where no one can read it, and for null.
+    """Return what `data` holds; None where neither parser can read it, and for null.
 
-    Lone surrogates, NaN and Infinity, raw control characters, bytes that are not UTF-8 and numbers beyond a double are
-    what orjson refuses and servers send. The lenient parser takes four times as long, and is asked for objects only.
+    Servers send what orjson refuses: lone surrogates, NaN and Infinity, raw control characters, bytes that are not UTF-8
+    and numbers beyond a double. The lenient parser takes four times as long, so it is used for objects only.
     """
     try:
         return orjson.loads(data)

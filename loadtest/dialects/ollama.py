@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Self
 import orjson
 
 from loadtest.dialects.base import Dialect, EndMarks
-from loadtest.dialects.decoding import Decoded, StreamDecoder
+from loadtest.dialects.decoded import Decoded
+from loadtest.dialects.decoding import StreamDecoder
 from loadtest.dialects.ends import OLLAMA
 from loadtest.dialects.framing import NO_STAMPED_SHAPE, stamped_shape_around
 from loadtest.dialects.ollama_rows import OllamaRows

@@ -9,7 +9,7 @@ from typing import Any
 
 from loadtest.dialects import ends, server_errors
 from loadtest.dialects.counts import MOST_NUMBER, MOST_TOKENS, WIDEST, known_number, short_key
-from loadtest.dialects.decoding import Decoded
+from loadtest.dialects.decoded import Decoded
 from loadtest.dialects.text_shapes import in_message
 
 
@@ -62,7 +62,7 @@ class OllamaRows:
             self._answer.note(*odd)
 
     def _done(self, row: dict[str, Any]) -> None:
-        """Take the last line's facts. A zero is left out by the server, so an absent count is not known to be zero."""
+        """Take the last line's facts. Ollama leaves zeros out, so an absent count is unknown, not zero."""
         answer, odd = self._answer, list[str]()
         answer.over = True
         value = row.get("done_reason")

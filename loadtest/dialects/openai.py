@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Self
 import orjson
 
 from loadtest.dialects.base import Dialect, EndMarks
-from loadtest.dialects.decoding import Decoded, StreamDecoder
+from loadtest.dialects.decoded import Decoded
+from loadtest.dialects.decoding import StreamDecoder
 from loadtest.dialects.ends import OPENAI
 from loadtest.dialects.framing import NO_SHAPE, shape_around
 from loadtest.dialects.ollama_rows import OllamaRows

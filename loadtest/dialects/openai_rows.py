@@ -6,7 +6,7 @@ from typing import Any
 
 from loadtest.dialects import ends, server_errors
 from loadtest.dialects.counts import MOST_TOKENS, Usage, kept, known_number
-from loadtest.dialects.decoding import Decoded
+from loadtest.dialects.decoded import Decoded
 from loadtest.dialects.text_shapes import in_message, in_value
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"

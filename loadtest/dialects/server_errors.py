@@ -1,4 +1,4 @@
-"""What servers say when something is wrong, as one sentence each; and what it means when they say nothing."""
+"""What servers say when something is wrong, one sentence per error; and what it means when they say nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loadtest.credentials import redacted
 from loadtest.dialects.lenient_json import parse_json
 from loadtest.text import shown, whole
 
-MOST_CHARACTERS = 300  # characters of somebody else's text that a record keeps
+MOST_CHARACTERS = 300  # kept of a text that the server sent
 
 MID_LINE = "the answer ended in the middle of a line"
 EMPTY_ANSWER = "the answer is empty"
@@ -23,8 +23,9 @@ REPEATS = 30  # equal pieces after which a silent end is taken for Ollama's repe
 
 
 def repeated(texts: Sequence[str]) -> str | None:
-    """Say so where the last pieces are all equal, blanks around them aside: more than 30 of them end a stream of
-    Ollama's with 200 and no done:true.
+    """Say that Ollama's repeat guard ended the answer, where its last pieces are all equal, blanks around them aside.
+
+    After more than 30 equal pieces Ollama ends a stream with status 200 and without done:true.
     """
     pieces = {text.strip() for text in texts[-REPEATS:]}
     if len(texts) < REPEATS or len(pieces) > 1:
@@ -60,21 +61,21 @@ _DIGITS = re.compile(r"\d+(?:[.:,T+-]?\d+)*")
 
 
 def alike(text: str) -> str:
-    """Return `text` with "#" for what is new in every answer: ids and instants. Equal failures then read alike.
+    """Return `text` with "#" in place of ids and instants, which differ in every answer, so that equal failures read alike.
 
-    Our keys go first: one with a "#" in it would not be known again.
+    Our keys are taken out first: with a "#" in it a key would not be recognised.
     """
     return _ID.sub("#", redacted(text))
 
 
 def undecodable(line: bytes) -> str:
-    """Say that a line of the answer is not the JSON that it should be; its numbers are masked, as every id is one."""
+    """Say that a line of the answer is not the JSON that it should be; numbers are masked, since any may be an id."""
     begin = _DIGITS.sub("#", alike(line[:400].decode(errors="replace")))
     return f"a line of the answer is not a JSON object: {quoted(begin)}"
 
 
 def stranger(body: bytes) -> str:
-    """Say what a body is that is no answer of a model server: a web page, text, or JSON of something else."""
+    """Say what a body is that is no model server's answer: a web page, text, or other JSON."""
     if page := _page_title(body):
         return f"the answer is {page}"
     begin = _DIGITS.sub("#", alike(body[:400].decode(errors="replace")))
@@ -180,9 +181,9 @@ def _error_words(error: Any, depth: int) -> str:
 
 
 def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> str:
-    """Return what an answer with an error status says of itself: its JSON error, else its text, else its status.
+    """Return what an answer with an error status says: its JSON error, else its text, else its status.
 
-    Where a redirect leads, and when to come again, is added; a body that the server compressed is not guessed at.
+    A redirect's target and Retry-After are added; a compressed body is not decompressed.
     """
     said = {name.lower(): value for name, value in (headers or {}).items()}
     packed = said.get("content-encoding", "").strip().lower()

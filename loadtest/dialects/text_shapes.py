@@ -9,14 +9,14 @@ from loadtest.dialects.server_errors import compact, quoted
 DEEPEST = 6  # levels of parts inside parts
 
 
-Texts = tuple[str, str]  # of one piece of an answer: what is read; what is not, as reasoning and calls of tools
+Texts = tuple[str, str]  # of one piece of an answer: visible text, and hidden text such as reasoning and tool calls
 
 NO_TEXTS: Texts = ("", "")
 
 _HIDDEN_PARTS = ("think", "reason", "thought", "tool", "function", "input_json")
 _KEYS_OF_TEXT = ("text", "content", "value", "thinking", "reasoning", "thought", "summary", "refusal", "partial_json")
 
-# Names in a message that hold no text of the model's, beside those of ids and signatures (see _names_no_text).
+# Names in a message that hold no text of the model's; so do those with an ending of _ENDINGS_WITHOUT_TEXT.
 _KEYS_WITHOUT_TEXT = frozenset(
     (
         "role",
@@ -98,10 +98,10 @@ def _in_part(part: dict[str, Any], depth: int) -> Texts:
 
 
 def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
-    """Return the text of a delta or message: what is read, and what is not: reasoning, under any name, and tool calls.
+    """Return a delta's or message's visible text, and its hidden text: reasoning, under any name, and tool calls.
 
-    What is the same under two names counts once. `odd` takes a sentence on each name that is not known; text under such
-    a name counts where the message has no other, so that a mark that every piece carries makes no second piece of it.
+    Text that stands under two names counts once. `odd` is given a sentence on each unknown name. Text under an unknown
+    name counts only where the message has no other text: a mark that every piece carries is not a piece of its own.
     """
     content = message.get("content")
     if type(content) is str and (len(message) == 1 or (len(message) == 2 and "role" in message)):  # nearly always

@@ -1,7 +1,7 @@
-"""How much this client machine can measure: which levels to try, and each held against what the server really did.
+"""How much this client machine can measure: which levels to try, and how each compares with what the server really did.
 
-Streams of a known speed are doubled until a level's figures are untrue, then the gap is halved. A level that fails is
-measured once more before it counts as failed, for a hiccup of the machine is no limit. Pure; nothing is sent here.
+Streams of a known speed are doubled until a level's figures are untrue; then the gap is halved. A level that fails is
+measured once more before it counts as failed, since one hiccup of the machine is no limit. Pure: nothing is sent here.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Errors:
 def errors_against(
     streams: int, records: Iterable[Record], clock: Clock, served: Mapping[str, Served], *, warm: int = 0
 ) -> Errors:
-    """Hold a level's records against what was served. `clock` is the anchor of their instants.
+    """Compare a level's records with what was served. `clock` is the anchor of their instants.
 
     Gaps are compared one by one with those between the server's own `created_at`. The true TTFT of a request lies
     between its arrival at the server and, at the least, the first token's created_at, at most the return of its write:
@@ -107,11 +107,11 @@ def errors_against(
         lost=lost,
         chunks_per_s=most_chunks_per_s(ordered, clock),
         gap_s=statistics.median(gaps) / 1e6 if gaps else None,
-        ttft_p50_s=percentile(ttft, 0.5),
-        ttft_p99_s=percentile(ttft, 0.99),
-        itl_p50_s=percentile(itl, 0.5),
-        itl_p99_s=percentile(itl, 0.99),
-        late_s=percentile(late, 0.5) or 0.0,
+        ttft_p50_s=percentile(ttft, 50),
+        ttft_p99_s=percentile(ttft, 99),
+        itl_p50_s=percentile(itl, 50),
+        itl_p99_s=percentile(itl, 99),
+        late_s=percentile(late, 50) or 0.0,
     )
 
 
@@ -136,15 +136,11 @@ def most_chunks_per_s(records: Iterable[Record], clock: Clock) -> int:
     return metrics.busiest_second([bins[at] for at in range(min(bins), max(bins) + 1)])
 
 
-def percentile(values: Sequence[float], share: float) -> float | None:
+def percentile(values: Sequence[float], percent: int) -> float | None:
     """Return a percentile, interpolated between neighbours in rank; None of nothing."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    rank = share * (len(ordered) - 1)
-    low = int(rank)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (rank - low) * (ordered[high] - ordered[low])
+    if len(values) < 2:
+        return values[0] if values else None
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 @dataclass(frozen=True, slots=True)

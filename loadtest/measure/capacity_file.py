@@ -1,4 +1,4 @@
-"""What `loadtest calibrate` found on this machine, kept in a small file that later runs copy their part of.
+"""What `loadtest calibrate` found on this machine: a small file from which later runs copy what applies to them.
 
 {"schema": 1, "host": …, "cpu": …, "cores": 2, "python": …, "versions": {…},
  "drivers": {"asyncio": {"independent": {"kernel": {"chunks_per_s": 31000, "streams": 620, …}}}}}
@@ -71,7 +71,7 @@ def _software() -> dict[str, str]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Return the file, empty where there is none that we understand: a run is no worse for it."""
+    """Return the file's content, empty where there is no file that we understand: a run can do without."""
     try:
         found = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError):

@@ -1,4 +1,4 @@
-"""What one measuring process keeps of its requests: those in flight, the work that waits, records and samples."""
+"""What one measuring process keeps: its requests in flight, the work that waits, its records and samples."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Waiting(Protocol):
 
 
 class Ledger:
-    """Every request of this process from its release to its record, for both drivers.
+    """All requests of this process from release to record, for both drivers.
 
-    A fault of one request costs that request alone. A fault of the disk ends the run: `broken` then says why, and
-    `on_broken` was called once. `stops` are the exceptions with which the driver ends a request.
+    A fault in one request costs that request alone. A fault of the disk ends the run: `broken` says why, and `on_broken`
+    is called once. `stops` are the exceptions with which the driver ends a request.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Ledger:
             request.failure = failure_of(error, self._stops)
 
     def record(self, request: Request, name: str = "") -> Record:
-        """Make the request's record and write it, then tell whoever listens; to be called once a request."""
+        """Make the request's record, write it and tell the listeners; to be called once per request."""
         record = request.finish(self._wall, self._lag)
         if self._records is not None:
             try:
@@ -118,7 +118,7 @@ class Ledger:
         return record
 
     def rest(self) -> None:
-        """Let the CPU used so far count for no sample: nothing was measured meanwhile."""
+        """Leave the CPU used so far out of the next sample: nothing was measured meanwhile."""
         self._looked = time.process_time_ns(), now()
 
     def sample(self, level: int, loop_gap: int) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a level while it runs, and what of that a person wants to see."""
+"""What is known of a level while it runs, and what a person sees of it."""
 
 from __future__ import annotations
 

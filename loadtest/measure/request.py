@@ -25,7 +25,7 @@ SHORT = 4096  # bytes; an answer up to this long is decoded at once: an error fi
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What an answer's body held: its events, each with the read that completed it, and how it ended."""
+    """What an answer's body held: its events, the read that completed each, and how the answer ended."""
 
     events: ContentEvents
     read_of: list[int]  # per event: index of its read
@@ -33,7 +33,7 @@ class Content:
 
 
 def decode(dialect: Dialect, reads: Reads | None) -> Content:
-    """Decode the body of an answer that arrived in these reads; cut or joined otherwise, the events are the same."""
+    """Decode the body of an answer; the events do not depend on how the reads cut it."""
     events, ending = _decoded(dialect, reads.body if reads is not None else b"")
     read_of, i = [], 0
     for end in events.ends:
@@ -124,7 +124,7 @@ class Request:
 
     @property
     def plainly_failed(self) -> bool:
-        """Whether the request failed, as far as that shows at once: by its end, its status, or a short answer's text."""
+        """Whether the request has visibly failed: by how it ended, by its status, or by the text of a short answer."""
         arrivals = self.arrivals
         if (self.failure is not None and arrivals.marked is None) or not arrivals.success:
             return True
@@ -301,12 +301,12 @@ class Request:
 
 
 def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:
-    """Return the client's lag over the reads with body bytes, how many lagged by more than a token gap, and what that spoilt.
+    """Return the client's lag over the reads with body bytes, how many reads were late, and which events that spoilt.
 
-    The gap is the median one between this stream's distinct arrivals of content: past it the kernel merges segments. What
-    was merged has the stamp of its last segment, which is right for the last token alone; without a stamp (`stamped`:
-    every read has one) the last token is late as well. A stream that arrived at fewer than two instants has no gap, and no
-    late reads.
+    A read is late when its lag exceeds the median gap between this stream's distinct arrivals of content: by then the
+    kernel has merged segments. Merged segments carry the stamp of the last one, which is right for the last token alone;
+    unless every read has a stamp (`stamped`), the last token counts as late as well. A stream that arrived at fewer than
+    two instants has no gap, and so no late reads.
     """
     if not reads:
         return {}

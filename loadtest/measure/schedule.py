@@ -1,7 +1,7 @@
-"""When each request of an open loop is due: one absolute schedule a level, made before its clock starts.
+"""When each request of an open loop is due: one absolute schedule per level, made before the level starts.
 
-A schedule is a pure function of the scenario and its seed, so every process that takes part makes all of it and sends its
-share: arrivals as a whole are what was asked for, however many processes send them.
+A schedule is a pure function of the scenario and its seed. Every process makes the whole schedule and sends its share, so
+the arrivals of all processes together are what was asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Piece = TypeVar("Piece")
 
 @dataclass(frozen=True, slots=True)
 class PlanShare:
-    """One process's part of a plan that several make in full: every `of`-th piece."""
+    """One process's share of a plan that every process makes in full: every `of`-th piece."""
 
     worker: int = 0
     of: int = 1
@@ -101,10 +101,9 @@ def _when(due: float, rate: float, rate_to: float | None, over: float | None) ->
 
 
 def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) -> Sequence[int]:
-    """Return every instant of an open-loop level, ns after its start, in order; `trace` where it replays one.
+    """Return every instant of an open-loop level, ns after its start, in order; those of `trace` where it replays one.
 
-    Ended by the scenario's requests or duration (those due within it, and least_requests in any case); a trace by its own
-    end too.
+    The scenario's requests or duration end it, but not before least_requests; a trace's own end does, too.
     """
     if trace is not None:
         every: Iterator[int] = iter(trace.offsets)

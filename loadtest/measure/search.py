@@ -1,8 +1,8 @@
 """Find-max: which level to measure next, from the levels measured; pure, nothing is sent here.
 
-Concurrency doubles from one stream on until a level misses what is asked; then the gap between the highest that meets
-it and the lowest that misses it is halved. A level that is not clear is measured again with twice the requests, one
-that is void as it was; where it stays void the search ends, for this client cannot measure more streams either.
+Concurrency doubles, from one stream on, until a level misses the objectives. Then the gap between the highest level that
+meets them and the lowest that misses them is halved. An unclear level is measured again with twice the requests, a void
+one with the same number. Where a level stays void the search ends: this client cannot measure more streams either.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a task hands to chat() and generate(), checked before it is sent: a mistake is a sentence, not another request."""
+"""Checks of what a task hands to chat() and generate(): a mistake is reported, not sent."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def checked_length(key: str, value: object) -> int | None:
 
 
 def checked_instant(t_sched: object) -> int | None:
-    """Return when a request was due; raises ScenarioError for what is no instant."""
+    """Return when a request was due; raises ScenarioError for what is not an instant."""
     if t_sched is None or (isinstance(t_sched, int) and not isinstance(t_sched, bool)):
         return t_sched
     raise ScenarioError(f"t_sched must be monotonic nanoseconds, a whole number, not {said(t_sched)}.")

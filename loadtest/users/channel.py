@@ -1,4 +1,4 @@
-"""The way from the users of one process to one server: wire, wire formats, and requests made ahead of their release."""
+"""What the users of one process send through to one server: its wire, its dialects, and requests made ahead."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from loadtest.workloads.workload import Workload
 
 logger = logging.getLogger(__name__)
 
-Endpoint = Literal["chat", "generate"]  # generate stands for completions, too: each API has one of the two
-MOST_AHEAD = 1024  # users that requests are made ready for before the clock
-MOST_KINDS = 64  # of requests that are made ahead: a task that asks for random lengths would have one more each time
+Endpoint = Literal["chat", "generate"]  # generate means completions, too: each API has one of the two
+MOST_AHEAD = 1024  # users for whom a request is made before the clock starts
+MOST_KINDS = 64  # of requests made ahead: a task that asks for random lengths would add one each time
 GREETING_TIMEOUT_S = 5.0
 
 
@@ -94,7 +94,7 @@ class Channel:
         self._shelf.setdefault(kind, deque()).append(self._make(kind))
 
     def conversation(self, messages: Messages, kind: RequestKind) -> Request:
-        """Return a request that sends these messages as they are: a conversation may well meet its cached prefix."""
+        """Return a request that sends these messages as they are, without a nonce: a server may have their prefix cached."""
         number = next(self._numbers)
         job = Job(number, 0, number, text_of(messages), None, kind.output_tokens, messages=tuple(messages))
         return self._request(job, number, self._dialect(kind.endpoint))

@@ -195,7 +195,7 @@ class Client:
         return answer
 
     def _stopped_by_us(self, thrown: BaseException) -> bool:
-        """Whether the test or this user is being stopped: a task may kill greenlets of its own in the same way."""
+        """Whether the test or this user is being stopped; a task may kill greenlets of its own in the same way."""
         if not isinstance(thrown, GreenletExit) or isinstance(thrown, recording.Stopped):
             return isinstance(thrown, recording.Stopped | KeyboardInterrupt | SystemExit)
         runner, user = self._user.environment.runner, self._user
@@ -237,7 +237,7 @@ Fire = Callable[["Answer", Record, Exception | None], None]
 
 
 class Answer:
-    """One request's answer; its record is made in a quiet moment, or as soon as somebody looks at it.
+    """The answer to one request; its record is made in a quiet moment, or as soon as somebody looks at it.
 
     With catch_response, as Locust's own:
 
@@ -322,7 +322,7 @@ class Answer:
         self._waits = True
 
     def settle(self) -> None:
-        """Have the request recorded, and its event fired unless a with block is still to judge it."""
+        """Have the request recorded, and its event fired unless a with block has yet to judge it."""
         record = self.record
         if not self._waits and not self._fired and record.outcome is not Outcome.CANCELLED:
             self._fired = True

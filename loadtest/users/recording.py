@@ -1,8 +1,8 @@
 """Records of a Locust run: one Recorder in each process that runs users, one file each in the run's folder.
 
-`record_listeners` hear of every record once it is on disk; `live` says what is in flight; `run_folder` and `run_facts`
-say which run this process last had a part in, `refusal` why none began since. All of it is state of the process, as a
-Locust test is.
+`record_listeners` are told of every record once it is on disk; `live` says what is in flight; `run_folder` and `run_facts`
+describe the last run that this process had a part in, `refusal` says why no test has begun since. All of this is state of
+the process, as a Locust test is.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Stopped(GreenletExit):
 
 
 class _CurrentTest:
-    """What this process has a part in: one test at a time."""
+    """The test that this process has a part in."""
 
     recorder: Recorder | None = None
     folder: RunFolder | None = None
@@ -149,7 +149,7 @@ class Recorder:
         on_broken: Callable[[str], object] = bool,
         on_hopeless: Callable[[str], object] = bool,
     ) -> None:
-        """Make everything ready for about `users` users of this process.
+        """Prepare everything for about `users` users of this process.
 
         `folder` None: nothing is written; `worker` keeps prompts of several processes apart; `source` names samples;
         `on_broken` is told why, where the files cannot be written any more; `on_hopeless`, where too many requests in a row
@@ -211,7 +211,7 @@ class Recorder:
         )
 
     def _recorded(self, name: str, record: Record) -> None:
-        """Tell whoever listens to records, and count failures in a row: other servers' successes are no sign of life."""
+        """Tell the listeners of a record, and count failures in a row; a success of another server ends no such row."""
         for listener in record_listeners:
             try:
                 listener(name, record)
@@ -233,7 +233,7 @@ class Recorder:
             raise RunFolderError(f"user class {class_name} was not there when the test began; start it anew.") from None
 
     def begin(self, request: Request, name: str) -> Standing:
-        """Wait for the request's turn to be sent, take it for in flight, and say where the test stands."""
+        """Wait until the request may be sent, note it as in flight, and say where the test stands."""
         self._heartbeat.pass_gate()
         standing, job = self.standing(), request.job
         self.ledger.begin(request, name)

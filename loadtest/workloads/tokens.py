@@ -1,7 +1,7 @@
-"""How many tokens a text has: tiktoken's count where its ranks can be had, else an estimate; and the server's own count.
+"""How many tokens a text has: tiktoken's count where its ranks are available, else an estimate; and how the server counts.
 
-tiktoken fetches its ranks without a time limit when they are not in its cache. So the cache is looked into first, what
-is missing is fetched here with a limit, and tiktoken is asked only once the ranks lie where it looks.
+tiktoken fetches ranks that are not in its cache without a time limit. So loadtest looks into the cache first, fetches
+missing ranks itself within a limit, and asks tiktoken only once they lie in the cache.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ def _tiktoken(ranks: Ranks) -> Counter:
     encoding = _loaded.get(ranks.encoding)
     if encoding is None:
         encoding = _loaded[ranks.encoding] = tiktoken.get_encoding(ranks.encoding)
-        registry.ENCODINGS.pop(ranks.encoding, None)  # it keeps 40 MB for good; ours end with the run
+        registry.ENCODINGS.pop(
+            ranks.encoding, None
+        )  # tiktoken's registry would keep 40 MB for good; ours are freed with the run
     return Counter(f"tiktoken {ranks.encoding}", encoding)
 
 
@@ -230,8 +232,8 @@ class TokenFit:
 def uncut(points: Sequence[tuple[int, int]], context: int | None = None) -> list[tuple[int, int]]:
     """Return the (our count, server's count) pairs whose prompts were not cut to the server's context.
 
-    Cut is what reaches the context or stays a token below it. Where the context is not known: two lengths with one count,
-    and the longest of three or more that is well below the line through the shorter ones.
+    A prompt was cut if its count reaches the context or is one token below. Where the context is not known, prompts were cut
+    if two lengths have one count, or if the longest of three or more lies well below the line through the shorter ones.
     """
     if context is None:
         most = max((server for _, server in points), default=0)

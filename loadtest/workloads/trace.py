@@ -1,7 +1,7 @@
 """Recorded arrivals: a file that says when each request is due, and how long it is where it says that.
 
-Traces come as an instant a line, as CSV and as JSON lines, from programs of many kinds: what can be understood is read,
-everything else is named by file, line and column.
+Traces come as one instant per line, as CSV and as JSON lines, from many programs. What cannot be understood is named by
+file, line and column.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Trace:
     offsets: array[int]
     input_tokens: array[int] | None = None
     output_tokens: array[int] | None = None
-    empty_answers: int = 0  # requests that the file gives no output token: they ask for one
+    empty_answers: int = 0  # requests with 0 output tokens in the file: they ask for 1
 
     @classmethod
     def read(cls, path: Path) -> Trace:
