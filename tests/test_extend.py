@@ -17,7 +17,7 @@ from support import odd_answers
 from support.odd_server import OddServer, Request, Script, Wait, odd_server
 
 from loadtest.asyncio_driver.session import measure
-from loadtest.dialects import DIALECTS, ContentEvents, Decoder, Dialect, End, Ending, EndMarks, server_said
+from loadtest.dialects import DIALECTS, ContentEvents, Decoder, Dialect, End, Ending, EndMarks, said_by_server
 from loadtest.metrics import ServerSaid
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
@@ -266,8 +266,8 @@ def test_a_dialect_and_a_source_run_under_both_drivers(server: OddServer, tmp_pa
 
 def test_a_dialect_says_what_its_server_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DIALECTS, ("openai", "chat"), Toy)
-    assert server_said("openai-toy", {"work_ms": 250}).prefill_s == 0.25
-    assert server_said("unheard of", {"prompt_eval_duration": 5_000_000}).prefill_s == 0.005
+    assert said_by_server("openai-toy", {"work_ms": 250}).prefill_s == 0.25
+    assert said_by_server("unheard of", {"prompt_eval_duration": 5_000_000}).prefill_s == 0.005
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -40,7 +40,7 @@ STOPS = (asyncio.CancelledError,)
 
 def ended() -> Request:
     made = recorded.request(CHAT)
-    made.arrivals.play(ANSWER)
+    made.received.play(ANSWER)
     return made
 
 

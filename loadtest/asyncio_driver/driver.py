@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from loadtest import metrics
-from loadtest.asyncio_driver.plan import Plan
+from loadtest.asyncio_driver.plan import SessionPlan
 from loadtest.dialects.base import Dialect
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
@@ -32,7 +32,7 @@ from loadtest.workloads.tokens import Counter
 from loadtest.workloads.workload import Workload
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
-AHEAD = 256  # requests of an open loop that are built before they are due
+AHEAD = 256  # requests that may be made ahead, whatever is in flight; an open loop begins with so many
 CONNECTIONS = 64  # opened before an open loop begins: how many it will need is the server's doing
 SCHEDULE_LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
 
@@ -76,7 +76,7 @@ class Driver:
         in_step: InStep | None = None,
     ) -> None:
         self._scenario = workload.scenario
-        self._plan = Plan(workload, share or PlanShare())
+        self._plan = SessionPlan(workload, share or PlanShare())
         self._dialect = dialect
         self._count = counter.count if counter.exact else None
         self._posts = posts
@@ -220,6 +220,16 @@ class Driver:
             if (job := session.next(None)) is not None:
                 yield self._request(job, session)
 
+    def _next(self, ahead: deque[Request], sessions: Iterator[Session]) -> Request | None:
+        """Return a request made ahead, else one made now; a quiet moment makes another, unless enough are there."""
+
+        def restock() -> None:
+            if len(ahead) < max(AHEAD, 2 * self._ledger.peak):
+                ahead.extend(self._take(sessions, 1))
+
+        self._backlog.add(restock)
+        return ahead.popleft() if ahead else next(self._take(sessions, 1), None)
+
     def _request(self, job: Job, session: Session) -> Request:
         """Make the request of a job, which gets its ordinal in the whole plan; t_sched is set at its release."""
         number = self._next_number
@@ -246,17 +256,11 @@ class Driver:
 
         t_sched is when the user was free, not when this task woke up: a late loop shows as schedule lag.
         """
-        failures = 0
-        free = now()
+        failures, free = 0, now()
         request: Request | None = None
         while not self.stopped:
-            if request is None:
-                if not ahead:
-                    ahead.extend(self._take(sessions, 1))
-                if not ahead:
-                    return
-                request = ahead.popleft()
-            if self._over():
+            request = request or self._next(ahead, sessions)
+            if request is None or self._over():
                 return
             if self._permits is not None:
                 free = max(free, await self._permits.take())
@@ -270,12 +274,10 @@ class Driver:
             request.t_sched = free
             await self._send(request)
             failures = failures + 1 if request.plainly_failed else 0
-            over = request.arrivals.t_over
+            over = request.received.t_over
             request = self._following(request)
-            if request is None:
-                self._backlog.add(lambda: ahead.extend(self._take(sessions, 1)))
-                if not ahead and self._scenario.duration is None:
-                    continue  # nothing left to send: no pause before the end
+            if request is None and not ahead and self._scenario.duration is None:
+                continue  # nothing left to send: no pause before the end
             pause = self._scenario.think_time + back_off(failures)
             free = (over or now()) + int(pause * metrics.NS_PER_S)
             if pause:
@@ -297,12 +299,10 @@ class Driver:
                     for offset in schedule:
                         self._backlog.queue.due = start + offset
                         await alarm.until(start + offset)
-                        if not ahead:
-                            ahead.extend(self._take(sessions, 1))
-                        request = ahead.popleft()
+                        request = self._next(ahead, sessions)
+                        assert request is not None, "each instant of a schedule has a session"
                         request.t_sched = start + offset
                         tally.released += 1
-                        self._backlog.add(lambda: ahead.extend(self._take(sessions, 1)))
                         if limit is None or self._ledger.in_flight < limit:
                             answers.create_task(self._converse(request))
                         else:
@@ -320,7 +320,7 @@ class Driver:
         request: Request | None = first
         while request is not None:
             await self._send(request)
-            over = request.arrivals.t_over
+            over = request.received.t_over
             request = self._following(request)
             if request is not None:
                 request.t_sched = (over or now()) + int(self._scenario.think_time * metrics.NS_PER_S)

@@ -13,7 +13,7 @@ from loadtest.workloads.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SessionPlan:
     """One process's share of a workload's sessions, in order."""
 
     workload: Workload

@@ -24,7 +24,7 @@ __all__ = [
     "OpenAIChat",
     "OpenAICompletions",
     "dialect_for",
-    "server_said",
+    "said_by_server",
 ]
 
 
@@ -34,7 +34,7 @@ DIALECTS: dict[tuple[str, str], type[Dialect]] = {
 COUNTERPARTS = {"generate": "completions", "completions": "generate"}  # the same request, by each API's name for it
 
 
-def server_said(dialect: str | None, server: dict[str, Any]) -> ServerSaid:
+def said_by_server(dialect: str | None, server: dict[str, Any]) -> ServerSaid:
     """Return what a record's `server` says of the server's durations, read by the record's dialect where it is known."""
     known = next((kind for kind in DIALECTS.values() if kind.name == dialect), None)
     return metrics.server_said(server) if known is None else known.server_said(server)

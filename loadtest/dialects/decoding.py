@@ -193,16 +193,13 @@ class StreamDecoder:
             self._mark()
         elif self._row_seen:
             if line.strip():
-                self._odd(line)
+                self._answer.fail(server_errors.undecodable(line))
         elif line.startswith(b"{") and isinstance(row := parse_json(line), dict) and (self._own.takes(row)):
             self._answer.fail(server_errors.undecodable(b"\n".join(self._stray)))
             self._stray.clear()
             self._row(row)
         else:
             self._stray.append(line)
-
-    def _odd(self, line: bytes) -> None:
-        self._answer.fail(server_errors.undecodable(line))
 
     def _data(self, data: bytes) -> bool:
         answer = self._answer

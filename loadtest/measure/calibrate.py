@@ -107,11 +107,11 @@ def errors_against(
         lost=lost,
         chunks_per_s=most_chunks_per_s(ordered, clock),
         gap_s=statistics.median(gaps) / 1e6 if gaps else None,
-        ttft_p50_s=percentile(ttft, 50),
-        ttft_p99_s=percentile(ttft, 99),
-        itl_p50_s=percentile(itl, 50),
-        itl_p99_s=percentile(itl, 99),
-        late_s=percentile(late, 50) or 0.0,
+        ttft_p50_s=error_percentile(ttft, 50),
+        ttft_p99_s=error_percentile(ttft, 99),
+        itl_p50_s=error_percentile(itl, 50),
+        itl_p99_s=error_percentile(itl, 99),
+        late_s=error_percentile(late, 50) or 0.0,
     )
 
 
@@ -136,7 +136,7 @@ def most_chunks_per_s(records: Iterable[Record], clock: Clock) -> int:
     return metrics.busiest_second([bins[at] for at in range(min(bins), max(bins) + 1)])
 
 
-def percentile(values: Sequence[float], percent: int) -> float | None:
+def error_percentile(values: Sequence[float], percent: int) -> float | None:
     """Return a percentile, interpolated between neighbours in rank; None of nothing."""
     if len(values) < 2:
         return values[0] if values else None

@@ -52,6 +52,7 @@ class Ledger:
         self.backlog = backlog
         self.broken: str | None = None
         self.lost = 0  # records that could not be written
+        self.peak = 0  # the most requests that were ever in flight
         self.client: tuple[float, float] | None = (
             None  # longest gap between polls, s, and CPU, cores, at the last sample
         )
@@ -93,6 +94,7 @@ class Ledger:
     def begin(self, request: Request, name: str = "") -> None:
         """Take a request that is about to be sent."""
         self._active[request] = name
+        self.peak = max(self.peak, len(self._active))
         self.backlog.queue.released(now())
 
     def end(self, request: Request, error: BaseException | None = None) -> None:

@@ -54,7 +54,7 @@ def _decoded(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
 class Request:
     """One attempt at a job, from its bytes to its Record.
 
-    The wire is given `order`, the bytes to send and `arrivals` to fill; while the answer comes, `waiting` and `decoding`
+    The wire is given `order`, the bytes to send and `received` to fill; while the answer comes, `waiting` and `decoding`
     say how far it is. Once it is over, `finish` makes its record in a quiet moment: everything that costs time happens
     there. `count` counts tokens where the server does not (None unless it is the model's own tokenizer). Without `posts`
     nothing can be sent. `session` gives the job that follows, where the job is one turn of several.
@@ -64,7 +64,6 @@ class Request:
         "_content",
         "_probe",
         "_reads",
-        "arrivals",
         "clock",
         "count",
         "decoding",
@@ -74,6 +73,7 @@ class Request:
         "job",
         "number",
         "order",
+        "received",
         "save_text",
         "session",
         "t_sched",
@@ -113,34 +113,34 @@ class Request:
         self._probe = dialect.decoder()
         self._reads: Reads | None = None
         self._content: Content | None = None
-        self.arrivals = Arrivals(live=self.live, ends=dialect.ends)
+        self.received = Arrivals(live=self.live, ends=dialect.ends)
         if posts is not None:
-            self.order = posts.order(dialect.path, dialect.body(job), self.arrivals)
+            self.order = posts.order(dialect.path, dialect.body(job), self.received)
 
     @property
     def waiting(self) -> bool:
         """Whether the request was sent and no content has come yet."""
-        return self.first_seen is None and self.arrivals.t_send is not None and not self.arrivals.ended
+        return self.first_seen is None and self.received.t_send is not None and not self.received.ended
 
     @property
     def plainly_failed(self) -> bool:
         """Whether the request has visibly failed: by how it ended, by its status, or by the text of a short answer."""
-        arrivals = self.arrivals
-        if (self.failure is not None and arrivals.marked is None) or not arrivals.success:
+        received = self.received
+        if (self.failure is not None and received.marked is None) or not received.success:
             return True
-        if not self.dialect.streams and arrivals.size > SHORT:
-            return not arrivals.complete
-        if self.first_seen is not None and arrivals.marked is not None and arrivals.size > SHORT:
+        if not self.dialect.streams and received.size > SHORT:
+            return not received.complete
+        if self.first_seen is not None and received.marked is not None and received.size > SHORT:
             return False
         try:
-            ending = _decoded(self.dialect, arrivals.body())[1]
+            ending = _decoded(self.dialect, received.body())[1]
         except Exception:  # noqa: BLE001 - the record will say so
             return True
         return ending.error is not None or not ending.done
 
     def live(self, body: bytes) -> bool:
         """Take body bytes as they come; return True once the first content event was seen: no more bytes are wanted."""
-        if self.arrivals.status is not None and not self.arrivals.success:
+        if self.received.status is not None and not self.received.success:
             return False
         self._probe.feed(body)
         if self._probe.events:
@@ -151,13 +151,13 @@ class Request:
     def reads(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Reads:
         """Return the answer's reads, their stamps taken to our clock by the first call."""
         if self._reads is None:
-            self._reads = self.arrivals.reads(wall, lag)
+            self._reads = self.received.reads(wall, lag)
         return self._reads
 
     def content(self, reads: Reads) -> Content:
         """Return what the body of these reads holds, decoded by the first call; nothing of an error's body."""
         if self._content is None:
-            self._content = decode(self.dialect, reads if self.arrivals.success else None)
+            self._content = decode(self.dialect, reads if self.received.success else None)
         return self._content
 
     def following_job(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Job | None:
@@ -173,7 +173,7 @@ class Request:
     def finish(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Record:
         """Return the request's one Record, whatever went wrong; None for both clocks means stamps of our own."""
         self.decoding = False
-        self.arrivals.forsake()
+        self.received.forsake()
         try:
             return self._record(self.reads(wall, lag))
         except Exception as error:  # noqa: BLE001 - a bug costs this request, no other
@@ -181,27 +181,27 @@ class Request:
         return self._bare(self.failure)
 
     def _record(self, reads: Reads) -> Record:
-        arrivals, content = self.arrivals, self.content(reads)
+        received, content = self.received, self.content(reads)
         ending = content.ending
         return self._bare(
             self._failure(ending, reads),
-            status=arrivals.status,
+            status=received.status,
             finish_reason=ending.finish_reason,
             server=ending.server or None,
             notes=ending.notes or None,
             doubts=ending.doubts or None,
-            new_conn=arrivals.new_conn,
+            new_conn=received.new_conn,
             bytes=len(reads.body),
             prompt=self.job.prompt if self.save_text else None,
             answer=content.events.answer if self.save_text else None,
-            t_connect=self._since(arrivals.t_connect),
-            t_send=self._since(arrivals.t_send),
-            send_us=(arrivals.send_ns or 0) // 1000,
-            resent=self._since(arrivals.t_resent),
-            t_headers=self._since(arrivals.t_headers),
-            t_first_byte=self._since(arrivals.t_first_byte),
+            t_connect=self._since(received.t_connect),
+            t_send=self._since(received.t_send),
+            send_us=(received.send_ns or 0) // 1000,
+            resent=self._since(received.t_resent),
+            t_headers=self._since(received.t_headers),
+            t_first_byte=self._since(received.t_first_byte),
             **self._arrival_of(content, reads),
-            **_lag(content, reads, stamped=arrivals.stamped_count == arrivals.read_count),
+            **_lag(content, reads, stamped=received.stamped_count == received.read_count),
             **_server_clock(cast("list[int]", content.events.created)),  # after close there is no None among them
             **self._tokens(content),
         )
@@ -234,38 +234,38 @@ class Request:
         return None if instant is None else instant - self.clock.monotonic_ns
 
     def _ended(self) -> int:
-        arrivals = self.arrivals
-        known = (arrivals.t_end, arrivals.last_read, arrivals.t_send, arrivals.t_connect)
+        received = self.received
+        known = (received.t_end, received.last_read, received.t_send, received.t_connect)
         return next((instant for instant in known if instant is not None), self.t_sched)
 
     def _failure(self, ending: Ending, reads: Reads) -> Failure | None:
         """Return why the request failed; None where its answer is whole, whatever came behind it."""
-        arrivals, known = self.arrivals, self.failure
+        received, known = self.received, self.failure
         if known is not None and known.outcome is Outcome.CLIENT_ERROR:
             return known
-        if arrivals.early_ns > IMPOSSIBLE_NS:
-            early = f"the answer is stamped {arrivals.early_ns / 1e6:.2f} ms before its request was sent"
+        if received.early_ns > IMPOSSIBLE_NS:
+            early = f"the answer is stamped {received.early_ns / 1e6:.2f} ms before its request was sent"
             return Failure(Outcome.CLIENT_ERROR, f"{early}: one of the clocks is wrong")
-        if arrivals.excessive is not None:
-            return Failure(Outcome.STREAM_ERROR, arrivals.excessive)
-        if known is not None and arrivals.marked is None:
-            return known if known.sentence else Failure(known.outcome, arrivals.failure or "")
-        if arrivals.status is not None and not arrivals.success:
-            return Failure(Outcome.HTTP_ERROR, http_sentence(arrivals.status, reads.body, arrivals.headers))
+        if received.excessive is not None:
+            return Failure(Outcome.STREAM_ERROR, received.excessive)
+        if known is not None and received.marked is None:
+            return known if known.sentence else Failure(known.outcome, received.failure or "")
+        if received.status is not None and not received.success:
+            return Failure(Outcome.HTTP_ERROR, http_sentence(received.status, reads.body, received.headers))
         wrong = ending.error
-        if arrivals.packed is not None:
-            wrong = f"the server compressed the answer ({arrivals.packed}), which it was asked not to do"
+        if received.packed is not None:
+            wrong = f"the server compressed the answer ({received.packed}), which it was asked not to do"
         if wrong is not None:
             return Failure(Outcome.STREAM_ERROR, wrong)
         if ending.done:
             return None
-        if not arrivals.complete and arrivals.marked is None:
-            return Failure(Outcome.TRUNCATED, arrivals.failure or "the connection ended inside the answer")
+        if not received.complete and received.marked is None:
+            return Failure(Outcome.TRUNCATED, received.failure or "the connection ended inside the answer")
         return Failure(Outcome.TRUNCATED, ending.hint or "the answer ended without saying that it is whole")
 
     def _arrival_of(self, content: Content, reads: Reads) -> dict[str, Any]:
         """Return the fields on when content arrived: µs from t_send, one entry an event, never going back."""
-        start = self.arrivals.t_send if self.arrivals.t_send is not None else self.t_sched
+        start = self.received.t_send if self.received.t_send is not None else self.t_sched
         visible = content.events.first_visible
         read_of, at = content.read_of, reads.t
         return {
@@ -274,8 +274,8 @@ class Request:
             "first_coalesced": len(read_of) > 1 and read_of[0] == read_of[1],
             "t_first_token": self._since(at[read_of[0]]) if read_of else None,
             "t_first_visible": self._since(at[read_of[visible]]) if visible is not None else None,
-            "stamped": self.arrivals.stamped_count,
-            "arrivals": self.arrivals.read_count,
+            "stamped": self.received.stamped_count,
+            "arrivals": self.received.read_count,
         }
 
     def _tokens(self, content: Content) -> dict[str, Any]:
@@ -283,7 +283,7 @@ class Request:
         ending, count = content.ending, self.count
         if ending.output_tokens is not None:
             source, output, prompt = "server", ending.output_tokens, ending.prompt_tokens
-        elif not self.arrivals.success:
+        elif not self.received.success:
             return {}
         elif not self.dialect.streams:
             return {"token_source": "server", "prompt_tokens": ending.prompt_tokens}
@@ -303,7 +303,7 @@ class Request:
 def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:
     """Return the client's lag over the reads with body bytes, how many reads were late, and which events that spoilt.
 
-    A read is late when its lag exceeds the median gap between this stream's distinct arrivals of content: by then the
+    A read is late when its lag exceeds the median gap between this stream's distinct received of content: by then the
     kernel has merged segments. Merged segments carry the stamp of the last one, which is right for the last token alone;
     unless every read has a stamp (`stamped`), the last token counts as late as well. A stream that arrived at fewer than
     two instants has no gap, and so no late reads.
@@ -311,7 +311,7 @@ def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:
     if not reads:
         return {}
     lags, worst = reads.lag, max(reads.lag)
-    instants = list(dict.fromkeys(map(reads.t.__getitem__, content.read_of)))  # arrivals do not go back
+    instants = list(dict.fromkeys(map(reads.t.__getitem__, content.read_of)))  # received do not go back
     gap = median(map(operator.sub, instants[1:], instants)) if len(instants) > 1 else worst
     found = {"lag_us": worst // 1000, "lag_mean_us": sum(lags) // len(lags) // 1000}
     if worst <= gap:

@@ -87,11 +87,13 @@ class Channel:
         self._shelf[kind] = shelf
         return shelf.popleft() if shelf else self._make(kind)
 
-    def restock(self, kind: RequestKind) -> None:
-        """Make one more request ahead: for a quiet moment, as a prompt of 128 tokens takes half a millisecond."""
+    def restock(self, kind: RequestKind, most: int = MOST_AHEAD) -> None:
+        """Make one more request ahead, unless `most` are: for a quiet moment, as a prompt of 128 tokens takes 0.5 ms."""
         if kind not in self._shelf and len(self._shelf) >= MOST_KINDS:
             del self._shelf[next(iter(self._shelf))]
-        self._shelf.setdefault(kind, deque()).append(self._make(kind))
+        shelf = self._shelf.setdefault(kind, deque())
+        if len(shelf) < most:
+            shelf.append(self._make(kind))
 
     def conversation(self, messages: Messages, kind: RequestKind) -> Request:
         """Return a request that sends these messages as they are, without a nonce: a server may have their prefix cached."""

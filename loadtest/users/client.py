@@ -152,14 +152,14 @@ class Client:
         turn = self._channel.following(request, self._recorder.wall, self._recorder.lag)
         while turn is not None and t_sched is not None:  # an arrival of an open loop sends the whole of its session
             self._recorder.backlog.add(answer.settle)
-            answer = self._attempt(turn, answer.request.arrivals.t_over or now(), name)
+            answer = self._attempt(turn, answer.request.received.t_over or now(), name)
             turn = self._channel.following(turn, self._recorder.wall, self._recorder.lag)
         if turn is not None:
             self._turn = kind, turn
-        ended = answer.request.arrivals.t_over or now()
+        ended = answer.request.received.t_over or now()
         self._recorder.backlog.add(answer.settle)
         if prompt is None and turn is None:
-            self._recorder.backlog.add(lambda: self._channel.restock(kind))
+            self._recorder.backlog.add(lambda: self._channel.restock(kind, self._recorder.ledger.peak))
         if catch_response:
             answer.expect_verdict()
         self._lag = max(now() - ended, 0)
@@ -302,7 +302,7 @@ class Answer:
     @property
     def status(self) -> int | None:
         """The HTTP status, None where no answer began."""
-        return self.request.arrivals.status
+        return self.request.received.status
 
     @property
     def status_code(self) -> int:

@@ -59,14 +59,14 @@ def job() -> Job:
 def request(dialect: Dialect, **how: Any) -> Request:
     """Return one that was due 1 ms before it was sent."""
     made = Request(job(), dialect, ANCHOR, T_SEND - 1_000_000, **how)
-    made.arrivals.t_send = T_SEND
+    made.received.t_send = T_SEND
     return made
 
 
 def replay(dialect: Dialect, reads: Reads, t_eof: int | None, **how: Any) -> tuple[Record, Reads]:
     """Return the Record of the first answer in these reads, and the reads left over."""
     made = request(dialect, **how)
-    left = made.arrivals.play(reads, t_eof)
+    left = made.received.play(reads, t_eof)
     return made.finish(), left
 
 

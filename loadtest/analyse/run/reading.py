@@ -397,7 +397,7 @@ def _said(row: dict[str, Any], damage: Damage) -> metrics.ServerSaid:
     """Return what the server said of its durations; nothing where that is of a kind or size that no server says."""
     try:
         server = row.get("server") or {}
-        said = dialects.server_said(row.get("dialect"), server)
+        said = dialects.said_by_server(row.get("dialect"), server)
         right = [isinstance(server.get(name), NUMBER) or name not in server for name in DURATIONS]
         right += [isinstance(server.get(name), dict) or name not in server for name in ("usage", "timings")]
         within = (value == 0 or LEAST_S <= value < MOST_S for value in said if not math.isnan(value))
