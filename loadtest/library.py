@@ -147,7 +147,7 @@ def _measured(
     """Measure on this thread, and read what that left."""
     from loadtest.analyse.reports.summary import analyse
     from loadtest.asyncio_driver.session import measure
-    from loadtest.workloads.synthetic import check_files
+    from loadtest.workloads.workload import check_files
 
     for note in check_files(scenario):
         logger.info(note)

@@ -110,6 +110,9 @@ class Record:
     doubts: list[str] | None = None  # what was odd in it and makes its level suspect
     finish_reason: str | None = None
     target: int = 0  # index into run.json's targets
+    session: int | None = None  # which session of its level this was a turn of; None: a request by itself
+    turn: int | None = None  # in that session, from 0
+    row: str | None = None  # of the data file that the request came from
     warmup: bool = False
     new_conn: bool = False
     bytes: int = 0

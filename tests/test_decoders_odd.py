@@ -12,9 +12,9 @@ import pytest
 from support import decoder_fuzz
 
 from loadtest.dialects import (
+    ContentEvents,
     Dialect,
     Ending,
-    Events,
     OllamaChat,
     OllamaGenerate,
     OpenAIChat,
@@ -28,7 +28,7 @@ from loadtest.dialects import (
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 
 
-def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[Events, Ending]:
+def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[ContentEvents, Ending]:
     """Decode a body in pieces of `step` bytes (0: whole)."""
     decoder = dialect.decoder()
     for start in range(0, len(body), step or len(body) or 1):
@@ -394,6 +394,6 @@ def test_odd_lines_read_by_their_likeness_are_what_parsing_makes_of_them(monkeyp
     rng, stock = random.Random(8), decoder_fuzz.bodies()
     bodies = [decoder_fuzz.made(rng, stock) for _ in range(2000)]
     alike = [decode(dialect, body) for body in bodies for dialect in (CHAT, V1)]
-    monkeypatch.setattr(openai, "mould", lambda _line, _text: None)
-    monkeypatch.setattr(ollama, "stamped_mould", lambda *_: None)
+    monkeypatch.setattr(openai, "shape_around", lambda _line, _text: None)
+    monkeypatch.setattr(ollama, "stamped_shape_around", lambda *_: None)
     assert alike == [decode(dialect, body) for body in bodies for dialect in (CHAT, V1)]

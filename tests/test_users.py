@@ -24,7 +24,7 @@ from loadtest.target.probe import Model, Server
 from loadtest.target.settle import Target
 from loadtest.wire import LagLog, Order, Received, SyncWire, Timeouts
 from loadtest.wire.poller import Poller
-from loadtest.workloads.tokens import Calibration
+from loadtest.workloads.tokens import TokenFit
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
@@ -377,7 +377,7 @@ def test_workers_are_told_all_that_was_settled() -> None:
     scenario = Scenario(url="http://127.0.0.1:1", concurrency=(1,), output_tokens=(9,), temperature=0.5, seed=3)
     model = Model("m", loaded=True, context=4096, details={"quantization_level": "Q4_0"})
     server = Server("http://127.0.0.1:1", "ollama", "0.24.0", (model,), None, {"profile": "quick", "speed": 2.0})
-    settled = Settled(scenario, Target(server, model, OllamaChat("m", temperature=0.5)), Calibration(20.0, 1.1))
+    settled = Settled(scenario, Target(server, model, OllamaChat("m", temperature=0.5)), TokenFit(20.0, 1.1))
     assert Settled.from_json(sent(settled.to_json())) == settled
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from loadtest.dialects.base import Events
+from loadtest.dialects.base import ContentEvents
 
 CUMULATIVE = "every piece of the answer repeats all text before it: its text, and tokens counted from it, are wrong"
 DOUBLED = "every piece of the answer was sent twice: its gaps between tokens, and tokens counted by pieces, are wrong"
@@ -15,7 +15,7 @@ FEWEST_TEXTS = 3  # different ones: a simulated server may say one word again an
 BEGINS_ALIKE = 0.9  # of the pieces: a character that is cut in one of them is another in the next
 
 
-def doubts(events: Events) -> Sequence[str]:
+def doubts(events: ContentEvents) -> Sequence[str]:
     """Return what is to be doubted of such an answer, nothing of any other; that costs about as much as one piece."""
     texts, hidden = events.texts, events.hidden
     kinds = [texts]

@@ -14,15 +14,15 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 class Stoppable(Protocol):
-    """What is to end when a signal comes."""
+    """What a signal stops."""
 
     def stop(self) -> None: ...
 
 
 class Stopping:
-    """While inside, on a running loop, the first signal stops the driver in order, and the second cancels this task.
+    """Within this context, on a running loop, the first signal stops the driver in order and the second cancels this task.
 
-    A signal that was ignored before (nohup, a job in the background) stays ignored. Afterwards all are as they were.
+    A signal that was ignored before (nohup, a job in the background) stays ignored. Afterwards all handlers are restored.
     Python handles signals in the main thread alone: on another thread, whoever wants to end the run calls `stop`.
     """
 
@@ -60,7 +60,7 @@ class Stopping:
 
 
 def interrupting() -> None:
-    """Have every signal that ends a process do as Ctrl-C does: raise KeyboardInterrupt, so that all is tidied up."""
+    """Make every signal that ends a process raise KeyboardInterrupt, as Ctrl-C does, so that everything is tidied up."""
 
     def interrupt(number: int, _: object) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)

@@ -9,29 +9,31 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, cast
 
-from loadtest.dialects.base import Dialect, Ending, Events
+from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.dialects.server_errors import http_sentence
 from loadtest.measure.failure import Failure, bug
 from loadtest.records import Clock, Outcome, Record
+from loadtest.wire import Order, Posts
 from loadtest.wire.clock import LagLog, WallClock
 from loadtest.wire.received import Reads, Received
-from loadtest.workloads.synthetic import Job
+from loadtest.workloads.job import Job
+from loadtest.workloads.source import Session
 
-EARLY_NS = 50_000  # an answer stamped further before its request was sent is of no clock that can be believed
-SHORT = 4096  # bytes of an answer that is decoded at once: an error fits, and to decode so much takes some 0.1 ms
+IMPOSSIBLE_NS = 50_000  # an answer stamped this much before its request was sent shows that one of the clocks is wrong
+SHORT = 4096  # bytes; an answer up to this long is decoded at once: an error fits, and decoding it takes about 0.1 ms
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What an answer's body held: its events, each with the read that completed it, and how it ended."""
+    """What an answer's body held: its events, the read that completed each, and how the answer ended."""
 
-    events: Events
+    events: ContentEvents
     read_of: list[int]  # per event: index of its read
     ending: Ending
 
 
 def decode(dialect: Dialect, reads: Reads | None) -> Content:
-    """Decode the body of an answer that arrived in these reads; cut or joined otherwise, the events are the same."""
+    """Decode the body of an answer; the events do not depend on how the reads cut it."""
     events, ending = _decoded(dialect, reads.body if reads is not None else b"")
     read_of, i = [], 0
     for end in events.ends:
@@ -42,19 +44,20 @@ def decode(dialect: Dialect, reads: Reads | None) -> Content:
     return Content(events, read_of, ending)
 
 
-def _decoded(dialect: Dialect, body: bytes) -> tuple[Events, Ending]:
+def _decoded(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
     decoder = dialect.decoder()
     if body:
         decoder.feed(body)
     return decoder.events, decoder.close()
 
 
-class Exchange:
-    """One request from its release to its Record.
+class Request:
+    """One attempt at a job, from its bytes to its Record.
 
-    Give `received` to the wire; while the answer comes, `waiting` and `decoding` say how far it is. Once it is over,
-    `finish` makes its record, at leisure: everything that costs time happens there. `count` counts tokens where the
-    server does not (None unless it is the model's own tokenizer).
+    The wire is given `order`, the bytes to send and `received` to fill; while the answer comes, `waiting` and `decoding`
+    say how far it is. Once it is over, `finish` makes its record in a quiet moment: everything that costs time happens
+    there. `count` counts tokens where the server does not (None unless it is the model's own tokenizer). Without `posts`
+    nothing can be sent. `session` gives the job that follows, where the job is one turn of several.
     """
 
     __slots__ = (
@@ -68,11 +71,16 @@ class Exchange:
         "failure",
         "first_seen",
         "job",
+        "number",
+        "order",
         "received",
         "save_text",
+        "session",
         "t_sched",
         "target",
     )
+
+    order: Order
 
     def __init__(
         self,
@@ -81,6 +89,9 @@ class Exchange:
         clock: Clock,
         t_sched: int,
         *,
+        number: int | None = None,
+        posts: Posts | None = None,
+        session: Session | None = None,
         count: Callable[[str], int] | None = None,
         save_text: bool = False,
         target: int = 0,
@@ -92,13 +103,19 @@ class Exchange:
         self.count = count
         self.save_text = save_text
         self.target = target
-        self.failure: Failure | None = None  # what the driver knows of its end, where that was not the answer's
+        self.number = job.id if number is None else number  # in the whole plan
+        self.session = session if job.session is not None else None
+        self.failure: Failure | None = (
+            None  # what the driver knows of the request's end, where the answer does not say it
+        )
         self.decoding = False  # the first content event came, the answer has not ended
         self.first_seen: int | None = None  # when we saw that event, monotonic ns: for live figures only
         self._probe = dialect.decoder()
         self._reads: Reads | None = None
         self._content: Content | None = None
         self.received = Received(live=self.live, ends=dialect.ends)
+        if posts is not None:
+            self.order = posts.order(dialect.path, dialect.body(job), self.received)
 
     @property
     def waiting(self) -> bool:
@@ -107,10 +124,12 @@ class Exchange:
 
     @property
     def plainly_failed(self) -> bool:
-        """Whether the request failed, as far as that shows at once: by its end, its status, or a short answer's text."""
+        """Whether the request has visibly failed: by how it ended, by its status, or by the text of a short answer."""
         received = self.received
         if (self.failure is not None and received.marked is None) or not received.success:
             return True
+        if not self.dialect.streams and received.size > SHORT:
+            return not received.complete
         if self.first_seen is not None and received.marked is not None and received.size > SHORT:
             return False
         try:
@@ -120,7 +139,7 @@ class Exchange:
         return ending.error is not None or not ending.done
 
     def live(self, body: bytes) -> bool:
-        """Take body bytes as they come; True once the first content event was seen, and no more bytes are wanted."""
+        """Take body bytes as they come; return True once the first content event was seen: no more bytes are wanted."""
         if self.received.status is not None and not self.received.success:
             return False
         self._probe.feed(body)
@@ -140,6 +159,16 @@ class Exchange:
         if self._content is None:
             self._content = decode(self.dialect, reads if self.received.success else None)
         return self._content
+
+    def following_job(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Job | None:
+        """Return the job that follows this answer in its session; None where nothing does, or this turn failed."""
+        if self.session is None or self.plainly_failed:
+            return None
+        try:
+            answer = self.content(self.reads(wall, lag)).events.answer
+        except Exception:  # noqa: BLE001 - the record will say so
+            return None
+        return self.session.next(answer)
 
     def finish(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Record:
         """Return the request's one Record, whatever went wrong; None for both clocks means stamps of our own."""
@@ -181,7 +210,7 @@ class Exchange:
         """Return a record of what is known of every request, and `more`."""
         job = self.job
         return Record(
-            id=job.id,
+            id=self.number,
             level=job.level,
             seed=job.seed,
             dialect=self.dialect.name,
@@ -191,6 +220,9 @@ class Exchange:
             asked=job.output_tokens,
             asked_input=job.input_tokens,
             target=self.target,
+            session=job.session,
+            turn=job.turn,
+            row=job.row,
             warmup=job.warmup,
             t_sched=self.t_sched - self.clock.monotonic_ns,
             t_end=self._ended() - self.clock.monotonic_ns,
@@ -211,7 +243,7 @@ class Exchange:
         received, known = self.received, self.failure
         if known is not None and known.outcome is Outcome.CLIENT_ERROR:
             return known
-        if received.early_ns > EARLY_NS:
+        if received.early_ns > IMPOSSIBLE_NS:
             early = f"the answer is stamped {received.early_ns / 1e6:.2f} ms before its request was sent"
             return Failure(Outcome.CLIENT_ERROR, f"{early}: one of the clocks is wrong")
         if received.excessive is not None:
@@ -253,6 +285,8 @@ class Exchange:
             source, output, prompt = "server", ending.output_tokens, ending.prompt_tokens
         elif not self.received.success:
             return {}
+        elif not self.dialect.streams:
+            return {"token_source": "server", "prompt_tokens": ending.prompt_tokens}
         elif count is not None:
             source, output = "tiktoken", count(content.events.said)
             prompt = ending.prompt_tokens if ending.prompt_tokens is not None else count(self.job.prompt)
@@ -267,17 +301,17 @@ class Exchange:
 
 
 def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:
-    """Return the client's lag over the reads with body bytes, how many lagged by more than a token gap, and what that spoilt.
+    """Return the client's lag over the reads with body bytes, how many reads were late, and which events that spoilt.
 
-    The gap is the median one between this stream's distinct arrivals of content: past it the kernel merges segments. What
-    was merged has the stamp of its last segment, which is right for the last token alone; without a stamp (`stamped`:
-    every read has one) the last token is late as well. A stream that arrived at fewer than two instants has no gap, and no
-    late reads.
+    A read is late when its lag exceeds the median gap between this stream's distinct received of content: by then the
+    kernel has merged segments. Merged segments carry the stamp of the last one, which is right for the last token alone;
+    unless every read has a stamp (`stamped`), the last token counts as late as well. A stream that arrived at fewer than
+    two instants has no gap, and so no late reads.
     """
     if not reads:
         return {}
     lags, worst = reads.lag, max(reads.lag)
-    instants = list(dict.fromkeys(map(reads.t.__getitem__, content.read_of)))  # arrivals do not go back
+    instants = list(dict.fromkeys(map(reads.t.__getitem__, content.read_of)))  # received do not go back
     gap = median(map(operator.sub, instants[1:], instants)) if len(instants) > 1 else worst
     found = {"lag_us": worst // 1000, "lag_mean_us": sum(lags) // len(lags) // 1000}
     if worst <= gap:

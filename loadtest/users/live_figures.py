@@ -120,7 +120,7 @@ class Board:
     def sample(self, now: float) -> None:
         """Note what is in flight; call it at least once a second, `now` is the wall time in seconds."""
         second = int(now) - 1  # the one that is over
-        decoding, waiting = recording.in_all(self.live())
+        decoding, waiting = recording.total_in_flight(self.live())
         for one in range(self._upto + 1 if self._upto is not None else second, second + 1)[-HISTORY_S:]:
             self._second(one).decoding += decoding  # a sampler that came late fills in what it missed
             self._second(one).waiting += waiting
@@ -183,7 +183,7 @@ class Board:
         flying = self.in_flight()
         names = sorted({*self._figures, *flying})  # a name's first requests are in flight before it has any figure
         rows = [self._figures.get(name, Figures()).row(name, flying.get(name, (0, 0))) for name in names]
-        return [*rows, self.total().row(TOTAL, recording.in_all(flying))]
+        return [*rows, self.total().row(TOTAL, recording.total_in_flight(flying))]
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -197,7 +197,7 @@ class Board:
         if end is None or not self._seconds:
             return []
         recent = [one for second, one in self._seconds.items() if end - RECENT_S < second]
-        decoding, _ = recording.in_all(self.in_flight())
+        decoding, _ = recording.total_in_flight(self.in_flight())
         settled = end - math.ceil(max((one.longest for one in recent), default=0.0)) if decoding else end
         first = max(min(self._seconds), end - HISTORY_S + 1)
         points = [self._point(second) for second in range(first, end + 1)]
@@ -249,7 +249,7 @@ board = Board()
 
 def listen(events: Events) -> None:
     """Connect `board` to Locust: reset with each test, reported by workers, merged by the master. Call it once."""
-    board.live, board.client = recording.live, recording.client
+    board.live, board.client = recording.live, recording.client_load
     recording.record_listeners.append(_count)
     events.init.add_listener(_connect)  # type: ignore[no-untyped-call]
 

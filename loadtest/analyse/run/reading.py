@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from loadtest import metrics
+from loadtest import dialects, metrics
 from loadtest.analyse.run.arrays import BoolArray, IntArray
 from loadtest.analyse.run.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, doubles, mended
 from loadtest.analyse.run.ragged import Ragged
@@ -340,7 +340,7 @@ def _trusted_durations(row: dict[str, Any], damage: Damage) -> metrics.ServerSai
     """Return the durations that the server reported; all unknown where one has a type or size that no server sends."""
     try:
         server = row.get("server") or {}
-        said = metrics.server_said(server)
+        said = dialects.said_by_server(row.get("dialect"), server)
         right = [isinstance(server.get(name), NUMBER) or name not in server for name in DURATION_FIELDS]
         right += [isinstance(server.get(name), dict) or name not in server for name in ("usage", "timings")]
         within = (value == 0 or LEAST_S <= value < MOST_S for value in said if not math.isnan(value))
