@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+NS_PER_S = 1_000_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class StepLaw:

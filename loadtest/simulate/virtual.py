@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 
-from loadtest.simulate.engine import NS_PER_S, Emission, Request, Server, Stream
+from loadtest.simulate.stream import Emission, EngineProtocol, EngineRequest, Stream
+from loadtest.simulate.timing import NS_PER_S
 
 
 def cold_prompt(tokens: int, key: int) -> range:
@@ -14,8 +15,8 @@ def cold_prompt(tokens: int, key: int) -> range:
 
 
 def closed_loop(
-    engine: Server,
-    plan: Sequence[Request],
+    engine: EngineProtocol,
+    plan: Sequence[EngineRequest],
     *,
     starts_s: Sequence[float],
     turnaround_s: float = 0.001,
@@ -32,8 +33,8 @@ def closed_loop(
 
 
 def open_loop(
-    engine: Server,
-    plan: Sequence[Request],
+    engine: EngineProtocol,
+    plan: Sequence[EngineRequest],
     arrivals_s: Sequence[float],
     *,
     see: Callable[[Emission], None] | None = None,
@@ -43,9 +44,9 @@ def open_loop(
 
 
 def _run(
-    engine: Server,
+    engine: EngineProtocol,
     sends: list[int],
-    queue: list[Request],
+    queue: list[EngineRequest],
     again_ns: int | None,
     see: Callable[[Emission], None] | None,
 ) -> list[Stream]:

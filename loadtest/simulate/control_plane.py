@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from loadtest.simulate.answers import created_at
-from loadtest.simulate.asks import full_name
-from loadtest.simulate.engine import Stage, Stream
+from loadtest.simulate.answer_formats import created_at
 from loadtest.simulate.profiles import ModelFacts, Profile
+from loadtest.simulate.request_bodies import full_name
+from loadtest.simulate.stream import Stage, Stream
 
-VERSION = "0.24.0"  # whose wire this is
+IMITATED_VERSION = "0.24.0"  # whose wire this is
 _MODIFIED_NS = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000_000 + 123_456_789
 _KEEP_ALIVE_NS = 300 * 1_000_000_000
 _TEMPLATE = (
@@ -22,7 +22,7 @@ _TEMPLATE = (
 
 
 def version() -> dict[str, Any]:
-    return {"version": VERSION}
+    return {"version": IMITATED_VERSION}
 
 
 def tags(profile: Profile) -> dict[str, Any]:
