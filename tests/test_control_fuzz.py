@@ -22,8 +22,10 @@ from loadtest.dialects import dialect_for
 from loadtest.errors import LoadTestError
 from loadtest.scenario import Scenario
 from loadtest.target.context import check_lengths
+from loadtest.target.loaded_model import ask_to_unload, loaded_facts
 from loadtest.target.probe import choose_model, describe, hazards, probe
-from loadtest.target.settle import Target, ask_to_unload, loaded_facts, run_facts
+from loadtest.target.run_facts import run_facts
+from loadtest.target.target import Target
 from loadtest.workloads.tokens import Calibration, Counter
 
 GOOD: dict[str, Any] = {

@@ -28,7 +28,7 @@ from loadtest.simulate.profiles import PROFILES
 from loadtest.simulate.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.timing import NS_PER_S
 from loadtest.simulate.virtual import closed_loop
-from loadtest.target.settle import level_facts
+from loadtest.target.run_facts import level_facts
 from loadtest.workloads.synthetic import made_up, nonce_of
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"

@@ -7,8 +7,8 @@ import click
 from loadtest.cli.connection import connection_options
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError, TargetError
-from loadtest.target.probe import Model, Server, choose_model, describe, hazards, probe
-from loadtest.target.settle import control_client, trust
+from loadtest.target.connect import control_client, trust
+from loadtest.target.probe import ServedModel, Server, choose_model, describe, hazards, probe
 from loadtest.text import shown
 from loadtest.urls import default_url, parse
 
@@ -57,7 +57,7 @@ def check(
 
 def _look(
     url: str, asked: str | None, api: str, ca_file: str | None, connect_timeout: float
-) -> tuple[Server, Model | None, str | None]:
+) -> tuple[Server, ServedModel | None, str | None]:
     with control_client(trust(ca_file), connect_timeout) as client:
         server = probe(client, url, api=api)
         try:
@@ -68,14 +68,14 @@ def _look(
             return server, None, str(error)
 
 
-def _details(model: Model) -> str:
+def _details(model: ServedModel) -> str:
     parts = [
         shown(str(model.details.get(key))) for key in ("parameter_size", "quantization_level") if model.details.get(key)
     ]
     return f"({', '.join(parts)})" if parts else ""
 
 
-def _context(model: Model) -> str:
+def _context(model: ServedModel) -> str:
     trained = f"trained for {model.trained_context}" if model.trained_context else ""
     if model.context:
         return f"{model.context} tokens" + (f", {trained}" if trained else "")

@@ -276,8 +276,8 @@ def _of_server(asked: Asked, url: str) -> Found:
     from loadtest.credentials import withhold
     from loadtest.memory.estimate import DEFAULT_CONTEXT, Plan
     from loadtest.memory.loaded import Measured, server_facts
+    from loadtest.target.connect import control_client, trust
     from loadtest.target.probe import choose_model, describe, probe
-    from loadtest.target.settle import control_client, trust
     from loadtest.text import shown
     from loadtest.urls import parse
 

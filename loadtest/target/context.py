@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from loadtest.errors import ScenarioError
 from loadtest.measure.schedule import Trace
 from loadtest.scenario import Scenario
-from loadtest.target.probe import Model
+from loadtest.target.probe import ServedModel
 from loadtest.text import shown
 
 CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
@@ -40,7 +40,7 @@ def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def not_granted(scenario: Scenario, model: Model) -> str | None:
+def not_granted(scenario: Scenario, model: ServedModel) -> str | None:
     """Say that a loaded model has another context than --num-ctx asked for; None where it has what was asked."""
     asked, granted = scenario.num_ctx, model.context
     if asked is None or granted is None or asked == granted:
@@ -49,7 +49,7 @@ def not_granted(scenario: Scenario, model: Model) -> str | None:
     return f"{shown(model.name)}{trained} has a context of {granted} tokens, not the {asked} asked for with --num-ctx."
 
 
-def check_lengths(scenario: Scenario, model: Model, trace: Trace | None = None, *, loaded: bool = False) -> None:
+def check_lengths(scenario: Scenario, model: ServedModel, trace: Trace | None = None, *, loaded: bool = False) -> None:
     """Raise ScenarioError when a level cannot fit the model's context: Ollama would cut its prompt without a word.
 
     Asked twice: before anything is sent, by what was asked for and what the model was trained for, and once it is loaded,
@@ -69,6 +69,6 @@ def check_lengths(scenario: Scenario, model: Model, trace: Trace | None = None, 
             )
 
 
-def _may_grow(scenario: Scenario, model: Model, wanted: int) -> bool:
+def _may_grow(scenario: Scenario, model: ServedModel, wanted: int) -> bool:
     """Whether a larger --num-ctx may be granted: the model is trained for as much, and no such one was asked for."""
     return wanted <= (model.trained_context or 0) and wanted > (scenario.num_ctx or 0)

@@ -29,20 +29,6 @@ from loadtest.target.control import (
     text,
 )
 from loadtest.text import shown
-from loadtest.urls import OLLAMA_PORT, base_url, default_url
-
-__all__ = [
-    "OLLAMA_PORT",
-    "SIMULATED_HEADER",
-    "Model",
-    "Server",
-    "base_url",
-    "choose_model",
-    "default_url",
-    "describe",
-    "hazards",
-    "probe",
-]
 
 SIMULATED_HEADER = "loadtest-simulated"  # set on every answer by simulate/server.py; a test holds both to one spelling
 GREETING = b"Ollama is running"
@@ -52,7 +38,7 @@ _OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ServedModel:
     """A model that the server offers, as far as the server says."""
 
     name: str  # as the server takes it; print it by way of text.shown
@@ -71,7 +57,7 @@ class Server:
     url: str  # base without /v1 and without userinfo
     kind: str  # "ollama", "llama.cpp", "vllm" or "openai"
     version: str | None
-    models: tuple[Model, ...]
+    models: tuple[ServedModel, ...]
     slots: int | None = None  # only where the server says so (llama.cpp)
     simulated: dict[str, Any] | None = None  # profile and speed, from the header
     unlisted: str | None = None  # what came in place of a list of models; None: `models` is that list
@@ -138,14 +124,14 @@ def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | 
     return Server(url, "ollama", said, _ollama_models(client, url, listed or []), None, simulated, unlisted)
 
 
-def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]]) -> tuple[Model, ...]:
+def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]]) -> tuple[ServedModel, ...]:
     running = {row["name"]: row for row in rows(ask(client, url, "/api/ps").json()) or []}
     models = []
     for row in listed:
         live = running.get(row["name"], {})
         size = some(row.get("size"))
         models.append(
-            Model(
+            ServedModel(
                 row["name"],
                 loaded=row["name"] in running,
                 context=some(live.get("context_length")),
@@ -170,11 +156,13 @@ def _openai(
     said = mapping(props.json())
     if "total_slots" in said or "default_generation_settings" in said:
         context = some(mapping(said.get("default_generation_settings")).get("n_ctx"))
-        models = tuple(Model(row["name"], loaded=True, context=context) for row in listed)
+        models = tuple(ServedModel(row["name"], loaded=True, context=context) for row in listed)
         version, slots = printable(said.get("build_info")), some(said.get("total_slots"))
         return Server(url, "llama.cpp", version, models, slots, simulated, unlisted)
     vllm = any(row.get("owned_by") == "vllm" for row in listed)
-    models = tuple(Model(row["name"], loaded=vllm or None, context=some(row.get("max_model_len"))) for row in listed)
+    models = tuple(
+        ServedModel(row["name"], loaded=vllm or None, context=some(row.get("max_model_len"))) for row in listed
+    )
     version = printable(mapping(ask(client, url, "/version").json()).get("version")) if vllm else None
     return Server(url, "vllm" if vllm else "openai", version, models, None, simulated, unlisted)
 
@@ -200,7 +188,7 @@ def _refused(url: str, answer: ControlAnswer) -> TargetError:
     )
 
 
-def choose_model(server: Server, asked: str | None) -> Model:
+def choose_model(server: Server, asked: str | None) -> ServedModel:
     """Return the model asked for, else the loaded one, else the only one; TargetError names the ones present."""
     present = _present(server)
     if asked is not None:
@@ -211,7 +199,7 @@ def choose_model(server: Server, asked: str | None) -> Model:
                 return model
         # Gateways route names that they do not list; llama.cpp ignores them.
         if server.unlisted or server.kind in ("openai", "llama.cpp"):
-            return Model(asked)
+            return ServedModel(asked)
         name = shown(asked)
         how = f" or fetch it with `ollama pull {name}`" if server.kind == "ollama" else ""
         raise TargetError(f"{server.url} has no model {name!r}; it has: {present}. Choose one with --model{how}.")
@@ -234,7 +222,7 @@ def _present(server: Server) -> str:
     return ", ".join(names[:MOST_NAMED]) + more or "none"
 
 
-def describe(client: httpx.Client, server: Server, model: Model) -> Model:
+def describe(client: httpx.Client, server: Server, model: ServedModel) -> ServedModel:
     """Return `model` with what /api/show adds (Ollama): trained context, parameters, quantisation."""
     if server.kind != "ollama":
         return model
@@ -296,7 +284,7 @@ def _simulated(answer: ControlAnswer) -> dict[str, Any] | None:
     return {"profile": printable(pairs.get("profile")) or "unknown", "speed": speed if 0 < speed < math.inf else 1.0}
 
 
-def hazards(server: Server, model: Model | None, *, num_ctx: int | None = None) -> list[str]:
+def hazards(server: Server, model: ServedModel | None, *, num_ctx: int | None = None) -> list[str]:
     """Return what may spoil a measurement of this server, a sentence each with what to do about it."""
     found = []
     if server.unlisted:

@@ -18,7 +18,9 @@ from loadtest.credentials import withhold
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
-from loadtest.target.settle import control_client, loaded_facts, run_facts, trust
+from loadtest.target.connect import control_client, trust
+from loadtest.target.loaded_model import loaded_facts
+from loadtest.target.run_facts import run_facts
 from loadtest.urls import without_secrets
 from loadtest.users.levels import Levels, Seen
 from loadtest.users.open_loop import OpenLoopUser
