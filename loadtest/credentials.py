@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, MutableMapping
 from urllib.parse import quote, unquote
 
 from loadtest.errors import ScenarioError, TargetError
-from loadtest.urls import AROUND, loopback, origin, parse
+from loadtest.urls import AROUND, loopback, origin, parse_url
 
-KEYS = {  # by the API that is spoken: which variable's key goes first
+KEY_VARIABLES = {  # by the API that is spoken: which variable's key goes first
     "ollama": ("OLLAMA_API_KEY", "OPENAI_API_KEY"),
     "openai": ("OPENAI_API_KEY", "OLLAMA_API_KEY"),
 }
@@ -67,7 +67,7 @@ def headers(url: str, api: str, env: Mapping[str, str] = os.environ) -> dict[str
     """
     if basic := basic_auth(url, env):
         return basic
-    for name in KEYS[api]:
+    for name in KEY_VARIABLES[api]:
         if key := read_key(name, env):
             return {"Authorization": f"Bearer {key}"}
     return {}
@@ -78,7 +78,7 @@ def basic_auth(url: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
     place = origin(url)
     for base, userinfo in _userinfos(env):
         if origin(base) == place:
-            return {"Authorization": f"Basic {_encoded(userinfo)}"}
+            return {"Authorization": f"Basic {_base64(userinfo)}"}
     return {}
 
 
@@ -99,13 +99,13 @@ def withhold(text: str, env: MutableMapping[str, str] = os.environ) -> str:
     """
     if "@" not in text:
         return text
-    address = parse(text)
+    address = parse_url(text)
     if address.userinfo:
-        keep(address.base, address.userinfo, env)
+        keep_userinfo(address.base, address.userinfo, env)
     return address.base + address.endpoint
 
 
-def keep(base: str, userinfo: str, env: MutableMapping[str, str] = os.environ) -> None:
+def keep_userinfo(base: str, userinfo: str, env: MutableMapping[str, str] = os.environ) -> None:
     """Remember the user:pass (percent-encoded) of a URL's origin in the environment."""
     scheme, _, rest = base.partition("://")
     kept = f"{scheme}://{userinfo}@{rest.partition('/')[0]}"
@@ -165,7 +165,7 @@ def _secrets(env: Mapping[str, str], shortest: int) -> list[tuple[str, str]]:
     for _, userinfo in _userinfos(env):
         user, _, password = userinfo.partition(":")
         found |= dict.fromkeys(
-            (_encoded(userinfo), userinfo, unquote(userinfo), password or user), "user:pass of the URL"
+            (_base64(userinfo), userinfo, unquote(userinfo), password or user), "user:pass of the URL"
         )
         found[unquote(password or user)] = "user:pass of the URL"
     spelled = {
@@ -185,7 +185,7 @@ def _userinfos(env: Mapping[str, str]) -> list[tuple[str, str]]:
         if "@" not in text:
             continue
         try:
-            address = parse(text)
+            address = parse_url(text)
         except TargetError:
             continue  # said where the URL is used
         if address.userinfo:
@@ -193,5 +193,5 @@ def _userinfos(env: Mapping[str, str]) -> list[tuple[str, str]]:
     return found
 
 
-def _encoded(userinfo: str) -> str:
+def _base64(userinfo: str) -> str:
     return base64.b64encode(unquote(userinfo).encode()).decode("ascii")

@@ -15,13 +15,13 @@ from loadtest.text import shown
 OLLAMA_PORT = 11434
 AROUND = " \t\r\n\"'\ufeff"  # blanks and quotes around a value, as Ollama drops them; a BOM from an .env file too
 
-ENDPOINTS = {  # paths that say what is measured: the API, and its endpoint as scenarios name it
+ENDPOINT_PATHS = {  # paths that say what is measured: the API, and its endpoint as scenarios name it
     "/v1/chat/completions": ("openai", "chat"),
     "/v1/completions": ("openai", "completions"),
     "/api/chat": ("ollama", "chat"),
     "/api/generate": ("ollama", "generate"),
 }
-CONTROL = (
+CONTROL_PATHS = (
     "/v1/models",
     "/api/version",
     "/api/tags",
@@ -29,11 +29,11 @@ CONTROL = (
     "/api/show",
     "/v1",
 )  # these say only where the server is
-UNMEASURED = ("/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/rerank", "/api/embed", "/api/embeddings")
+UNMEASURED_PATHS = ("/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/rerank", "/api/embed", "/api/embeddings")
 
-_BAD = re.compile(r"[\x00-\x20\x7f\\^`{|}<>\"\ud800-\udfff]")
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\^`{|}<>\"\ud800-\udfff]")
 _HOST = re.compile(r"[\w.~%-]+")  # also names beyond ASCII: the resolver has the last word
-_VERSION = re.compile(r"/v\d+\w*$")
+_VERSIONED = re.compile(r"/v\d+\w*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Address:
     @property
     def asks(self) -> tuple[str | None, str | None]:
         """The API and the endpoint that the URL names, None where it names none."""
-        return ENDPOINTS.get(self.endpoint, (None, None))
+        return ENDPOINT_PATHS.get(self.endpoint, (None, None))
 
 
 def default_url(env: Mapping[str, str] = os.environ, *, api: str = "auto") -> str:
@@ -59,10 +59,10 @@ def default_url(env: Mapping[str, str] = os.environ, *, api: str = "auto") -> st
 
 def base_url(text: str) -> str:
     """Return `text` as scheme://host:port/prefix, without userinfo; raise TargetError where it is no server's URL."""
-    return parse(text).base
+    return parse_url(text).base
 
 
-def parse(text: str) -> Address:
+def parse_url(text: str) -> Address:
     """Read a URL as Ollama reads OLLAMA_HOST ("host", ":11435", "::1", quotes around), or as people copy it: with /v1, or a whole endpoint.
 
     Raises TargetError, which never quotes userinfo or a query, for what is no URL of a server or would be dropped.
@@ -71,14 +71,14 @@ def parse(text: str) -> Address:
     quoted = f"'{shown(without_secrets(given))}'"
     if not given:
         raise TargetError(f"{quoted} is not a URL: it is empty; write it like http://127.0.0.1:{OLLAMA_PORT}.")
-    parts, bare = _split(given, quoted)
+    parts, bare = _split_url(given, quoted)
     if parts.query or "?" in given:
         raise TargetError(f"{quoted} has a query (?…), which is not sent along yet: leave it away.")
     if parts.fragment or "#" in given:
         raise TargetError(f"{quoted} has a fragment (#…), which no server ever sees: leave it away.")
     userinfo = parts.netloc.rpartition("@")[0]
     prefix, endpoint = _path(parts.path, quoted)
-    return Address(f"{parts.scheme}://{_place(parts, quoted, bare=bare)}{prefix}", endpoint, userinfo)
+    return Address(f"{parts.scheme}://{_host_and_port(parts, quoted, bare=bare)}{prefix}", endpoint, userinfo)
 
 
 def without_secrets(text: str) -> str:
@@ -127,9 +127,9 @@ def loopback(url: str) -> bool:
         return found[1] == "localhost" or found[1].endswith(".localhost")
 
 
-def _split(given: str, quoted: str) -> tuple[SplitResult, bool]:
+def _split_url(given: str, quoted: str) -> tuple[SplitResult, bool]:
     """Return the URL's parts, and whether it was written without a scheme."""
-    if _BAD.search(given):
+    if _FORBIDDEN.search(given):
         raise TargetError(
             f"{quoted} is not a URL: it holds a character that none can have; write it like http://127.0.0.1:{OLLAMA_PORT}."
         )
@@ -151,7 +151,7 @@ def _split(given: str, quoted: str) -> tuple[SplitResult, bool]:
     return parts, not found
 
 
-def _place(parts: SplitResult, quoted: str, *, bare: bool) -> str:
+def _host_and_port(parts: SplitResult, quoted: str, *, bare: bool) -> str:
     """Return host and port as a URL has them."""
     try:
         port = parts.port
@@ -176,22 +176,22 @@ def _place(parts: SplitResult, quoted: str, *, bare: bool) -> str:
 def _path(path: str, quoted: str) -> tuple[str, str]:
     """Return the path up to where /v1 or /api is appended, and the endpoint of ENDPOINTS that stood behind it."""
     path = path.rstrip("/")
-    for known in (*ENDPOINTS, *CONTROL, *UNMEASURED):
+    for known in (*ENDPOINT_PATHS, *CONTROL_PATHS, *UNMEASURED_PATHS):
         if not path.endswith(known):
             continue
         prefix = path.removesuffix(known).rstrip("/")
-        if known in UNMEASURED:
-            right = next(name for name in ENDPOINTS if name[:4] == known[:4])
+        if known in UNMEASURED_PATHS:
+            right = next(name for name in ENDPOINT_PATHS if name[:4] == known[:4])
             raise TargetError(f"{quoted} names {known}, which is not measured here; give the URL that ends in {right}.")
         _refuse_other_roots(prefix, quoted)
-        return prefix, known if known in ENDPOINTS else ""
+        return prefix, known if known in ENDPOINT_PATHS else ""
     _refuse_other_roots(path, quoted)
     return path, ""
 
 
 def _refuse_other_roots(prefix: str, quoted: str) -> None:
     """Raise TargetError for a path below which the API is not at /v1: what would be asked for is not there."""
-    if _VERSION.search(prefix) or "/deployments/" in prefix or prefix.endswith("/completions"):
+    if _VERSIONED.search(prefix) or "/deployments/" in prefix or prefix.endswith("/completions"):
         raise TargetError(
             f"{quoted} puts its API elsewhere than at /v1, which cannot be measured yet; give a URL to which "
             "/v1/chat/completions or /api/chat can be appended."

@@ -122,7 +122,7 @@ def test_neither_pickles_nor_messages_nor_arguments_hold_a_secret(monkeypatch: p
     told = orjson.dumps([scenario.to_dict(), dataclasses.asdict(server)])  # what a Locust worker is sent
     for held in (pickle.dumps(target), pickle.dumps(scenario), told):
         assert b"planted" not in held
-    (asked,) = process.parse(["prometheus=http://planted-user:planted-pass@e:9/m:x"])
+    (asked,) = process.parse_sources(["prometheus=http://planted-user:planted-pass@e:9/m:x"])
     assert str(asked) == "prometheus=http://e:9/m:x"
     assert credentials.basic_auth("http://e:9/m") == basic("planted-user:planted-pass")
 

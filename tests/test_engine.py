@@ -14,7 +14,7 @@ from loadtest.simulate.engine import Engine
 from loadtest.simulate.metronome import Metronome
 from loadtest.simulate.profiles import PROFILES
 from loadtest.simulate.stream import EngineRequest, Stage, Stream
-from loadtest.simulate.timing import NS_PER_S, StepLaw, Timing, passes
+from loadtest.simulate.timing import NS_PER_S, StepLaw, Timing, pass_sizes
 from loadtest.simulate.virtual import closed_loop, cold_prompt, open_loop
 
 A100 = PROFILES["a100-80g-llama3.1-70b-q4"]
@@ -189,10 +189,10 @@ def test_cancelling_anything_at_any_time_leaves_the_capacity_whole(when_ms: int)
 
 
 def test_slots_that_are_not_neighbours_cost_a_pass_each() -> None:
-    assert passes([2, 0], neighbours=True) == [1, 1]
-    assert passes([1, 0, 3], neighbours=True) == [2, 1]
-    assert passes([1, 0, 3], neighbours=False) == [3]
-    assert passes([], neighbours=True) == [0]
+    assert pass_sizes([2, 0], neighbours=True) == [1, 1]
+    assert pass_sizes([1, 0, 3], neighbours=True) == [2, 1]
+    assert pass_sizes([1, 0, 3], neighbours=False) == [3]
+    assert pass_sizes([], neighbours=True) == [0]
 
 
 def test_the_table_of_step_times_is_drawn_from_interpolated_and_carried_on() -> None:

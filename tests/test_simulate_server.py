@@ -482,7 +482,7 @@ def test_token_estimates_are_near_cl100k_and_answers_never_repeat_a_piece_31_tim
 
 
 def test_serve_prints_its_address_and_ends_cleanly_on_sigterm() -> None:
-    code = "from loadtest.simulate.server import *; serve(ServerOptions())"
+    code = "from loadtest.simulate.server import *; serve_forever(ServerOptions())"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -28,8 +28,8 @@ from loadtest.run_folder import RunFolder, default_folder
 from loadtest.scenario import Level, Scenario
 from loadtest.target.connect import control_client, trust
 from loadtest.target.loaded_model import ask_to_unload, loaded_facts
-from loadtest.target.prepare import prepare
-from loadtest.target.run_facts import level_facts, run_facts
+from loadtest.target.prepare import prepare_target
+from loadtest.target.run_facts import initial_facts, level_facts
 from loadtest.target.target import Target, located
 from loadtest.text import shown
 
@@ -85,10 +85,10 @@ def measure(
         control_client(trust(scenario.ca_file), scenario.connect_timeout) as control,
         spawned(scenario.workers) as children,
     ):
-        target, workload = prepare(control, scenario, say)
+        target, workload = prepare_target(control, scenario, say)
         scenario = workload.scenario
         loop = loop_factory().__module__.partition(".")[0]
-        facts = run_facts(scenario, target, workload.counter, workload.calibration, driver="asyncio", loop=loop)
+        facts = initial_facts(scenario, target, workload.counter, workload.calibration, driver="asyncio", loop=loop)
         folder = RunFolder.create(path)
         folder.write_run({**facts, "state": "running"})
         ended: dict[str, Any] = {"state": "failed"}

@@ -8,9 +8,9 @@ from loadtest.cli.connection import connection_options
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.target.connect import control_client, trust
-from loadtest.target.probe import ServedModel, Server, choose_model, describe, hazards, probe
+from loadtest.target.probe import ServedModel, Server, choose_model, hazards, probe, with_details
 from loadtest.text import shown
-from loadtest.urls import default_url, parse
+from loadtest.urls import default_url, parse_url
 
 
 @click.command()
@@ -29,7 +29,7 @@ def check(
     if url is not None and named is not None:
         raise ScenarioError("URL and --url both name a server: give one.")
     given = next((one for one in (url, named) if one is not None), None)
-    address = parse(withhold(default_url(api=api) if given is None else given))
+    address = parse_url(withhold(default_url(api=api) if given is None else given))
     api = address.asks[0] or api if api == "auto" else api
     server, chosen, trouble = _look(address.base, model, api, ca_file, connect_timeout)
     rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
@@ -61,7 +61,7 @@ def _look(
     with control_client(trust(ca_file), connect_timeout) as client:
         server = probe(client, url, api=api)
         try:
-            return server, describe(client, server, choose_model(server, asked)), None
+            return server, with_details(client, server, choose_model(server, asked)), None
         except TargetError as error:
             if asked is not None:
                 raise

@@ -14,7 +14,8 @@ from loadtest.dialects.server_errors import http_sentence
 from loadtest.measure.failure import Failure, bug
 from loadtest.records import Clock, Outcome, Record
 from loadtest.wire.clock import LagLog, WallClock
-from loadtest.wire.received import Reads, Received
+from loadtest.wire.reads import Reads
+from loadtest.wire.received import Received
 from loadtest.workloads.synthetic import Job
 
 EARLY_NS = 50_000  # an answer stamped further before its request was sent is of no clock that can be believed

@@ -13,7 +13,7 @@ import orjson
 
 from loadtest.simulate.answer_formats import BUSY_SENTENCE, DIED_SENTENCE, AnswerFormat, refusal_body
 from loadtest.simulate.faults import EQUAL_PIECES, Fault, FaultKind
-from loadtest.simulate.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, head
+from loadtest.simulate.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
 from loadtest.simulate.request_bodies import GenerationRequest
 from loadtest.simulate.stream import Emission, Stream
 from loadtest.simulate.text import ANSWER
@@ -148,7 +148,7 @@ class AnswerWriter:
         data = chunk(body)
         if not self._headed:  # not a byte before the first token, and then both in one write
             self._headed = True
-            data = head(200, self.answer_format.content_type, banner=self.banner, close=self.http.close) + data
+            data = response_head(200, self.answer_format.content_type, banner=self.banner, close=self.http.close) + data
         self.connection.write(data)
 
     def _terminate(self) -> None:
@@ -157,7 +157,7 @@ class AnswerWriter:
         self.connection.finish(close=self.http.close)
 
     def _body(self, status: int, content_type: str, body: bytes) -> None:
-        start = head(status, content_type, banner=self.banner, length=len(body), close=self.http.close)
+        start = response_head(status, content_type, banner=self.banner, length=len(body), close=self.http.close)
         self.connection.write(start + body)
         self._ended()
         self.connection.finish(close=self.http.close)

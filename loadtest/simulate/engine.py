@@ -17,7 +17,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from loadtest.simulate.stream import Emission, EngineRequest, Stage, Stream
-from loadtest.simulate.timing import NS_PER_S, Timing, passes
+from loadtest.simulate.timing import NS_PER_S, Timing, pass_sizes
 
 BURST_NS = 10_000_000  # requests closer together than this are one burst (seen: arrivals 15 ms apart start in order)
 APART_S = 1e-6  # a stream that is later than another by this much misses its batch
@@ -233,7 +233,7 @@ class Engine:
             return
         decoding = [stream for stream in self._active if stream.stage is Stage.DECODE]
         room = None if self.timing.n_batch is None else max(self.timing.n_batch - len(decoding), 1)
-        prompts = list(_fill(self._active, room))
+        prompts = list(_batch_prompts(self._active, room))
         seconds = self._seconds(decoding, prompts)
         if self.timing.jitter:
             seconds *= max(self._random.gauss(1.0, self.timing.jitter), 0.1)
@@ -243,7 +243,9 @@ class Engine:
         """Give a ready stream its slot and reuse what that slot's cache holds; False when none is idle."""
         prompt = stream.request.prompt
         if self._limit is not None:
-            shared = {n: _common(slot.cache, prompt) for n, slot in enumerate(self._slots) if slot.stream is None}
+            shared = {
+                n: _common_prefix(slot.cache, prompt) for n, slot in enumerate(self._slots) if slot.stream is None
+            }
             if not shared:
                 return False
             number = max(shared, key=lambda n: shared[n])
@@ -277,7 +279,7 @@ class Engine:
     def _step(self, slots: list[int], streams: int) -> float:
         if not slots:
             return self._draw(streams)
-        return sum(self._draw(count) for count in passes(slots, neighbours=self.timing.neighbours))
+        return sum(self._draw(count) for count in pass_sizes(slots, neighbours=self.timing.neighbours))
 
     def _draw(self, streams: int) -> float:
         values = self._step_values.get(streams)
@@ -312,7 +314,7 @@ class Engine:
             self._end(stream, at, "stop" if end_token else "length")
 
 
-def _fill(active: Iterable[Stream], room: int | None) -> Iterable[tuple[Stream, int]]:
+def _batch_prompts(active: Iterable[Stream], room: int | None) -> Iterable[tuple[Stream, int]]:
     """Yield each prompt in prefill with the tokens of it that the batch takes, first come first, up to `room`."""
     for stream in active:
         if stream.stage is not Stage.PREFILL:
@@ -325,7 +327,7 @@ def _fill(active: Iterable[Stream], room: int | None) -> Iterable[tuple[Stream, 
             yield stream, tokens
 
 
-def _common(left: Sequence[Hashable], right: Sequence[Hashable]) -> int:
+def _common_prefix(left: Sequence[Hashable], right: Sequence[Hashable]) -> int:
     for index, (one, other) in enumerate(zip(left, right, strict=False)):
         if one != other:
             return index

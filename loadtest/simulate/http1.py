@@ -39,14 +39,16 @@ class HTTPRequest:
     stamped: bool  # by the kernel; else the time of the read
 
 
-def head(status: int, content_type: str, *, banner: bytes, length: int | None = None, close: bool = False) -> bytes:
+def response_head(
+    status: int, content_type: str, *, banner: bytes, length: int | None = None, close: bool = False
+) -> bytes:
     """Return status line and headers in Ollama's order; `length` None announces chunks. `banner` is one more line."""
     body = b"Content-Length: %d\r\n" % length if length is not None else b""
     return b"HTTP/1.1 %d %s\r\nContent-Type: %s\r\nDate: %s\r\n%s%s%s%s\r\n" % (
         status,
         HTTPStatus(status).phrase.encode(),
         content_type.encode(),
-        _date(int(time.time())),
+        _http_date(int(time.time())),
         body,
         b"Connection: close\r\n" if close else b"",
         b"" if length is not None else b"Transfer-Encoding: chunked\r\n",
@@ -62,7 +64,7 @@ def chunk(body: bytes) -> bytes:
 _dates: dict[int, bytes] = {}
 
 
-def _date(second: int) -> bytes:
+def _http_date(second: int) -> bytes:
     if second not in _dates:
         _dates.clear()
         _dates[second] = formatdate(second, usegmt=True).encode()

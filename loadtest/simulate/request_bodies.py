@@ -110,7 +110,7 @@ def read_ollama_request(
     raw = bool(fields.get("raw"))
     if endpoint == "chat":
         messages = _messages(fields.get("messages") or [])
-        prompt, said = text.chat_pieces(messages), _said(messages)
+        prompt, said = text.chat_pieces(messages), _last_user_message(messages)
         empty = not messages
     else:
         said = str(fields.get("prompt") or "")
@@ -126,7 +126,7 @@ def read_ollama_request(
         model=model,
         opening=said[:80],
         prompt=prompt,
-        limit=_limit(asked, num_ctx),
+        limit=_token_limit(asked, num_ctx),
         natural=_natural(asked, said, rng),
         num_ctx=num_ctx,
         stream=fields.get("stream") is not False,
@@ -154,13 +154,13 @@ def read_openai_request(
             400, "json: cannot unmarshal string into Go struct field ChatCompletionRequest.max_tokens of type int"
         )
     options = fields.get("stream_options") or {}
-    said = _said(messages)
+    said = _last_user_message(messages)
     return GenerationRequest(
         endpoint=endpoint,
         model=model,
         opening=said[:80],
         prompt=text.chat_pieces(messages),
-        limit=_limit(asked, profile.num_ctx),
+        limit=_token_limit(asked, profile.num_ctx),
         natural=_natural(asked, said, rng),
         num_ctx=profile.num_ctx,
         stream=bool(fields.get("stream")),
@@ -182,11 +182,11 @@ def _content(content: Any) -> str:
     return str(content or "")
 
 
-def _said(messages: list[tuple[str, str]]) -> str:
+def _last_user_message(messages: list[tuple[str, str]]) -> str:
     return next((content for role, content in reversed(messages) if role == "user"), "")
 
 
-def _limit(asked: int, num_ctx: int) -> int:
+def _token_limit(asked: int, num_ctx: int) -> int:
     """num_predict as Ollama takes it: none, 0, negative or too large means 10 × num_ctx."""
     return asked if 0 < asked <= 10 * num_ctx else 10 * num_ctx
 

@@ -27,7 +27,7 @@ from loadtest.simulate.answer_formats import BUSY_SENTENCE, OllamaFormat, OpenAI
 from loadtest.simulate.answer_writer import AnswerWriter, fault_place, refusal_of
 from loadtest.simulate.engine import Engine
 from loadtest.simulate.faults import Fault
-from loadtest.simulate.http1 import ClientConnection, HTTPRequest, chunk, head
+from loadtest.simulate.http1 import ClientConnection, HTTPRequest, chunk, response_head
 from loadtest.simulate.metronome import Metronome
 from loadtest.simulate.profiles import Profile, load_profile
 from loadtest.simulate.request_bodies import (
@@ -257,8 +257,8 @@ class SimulatedServer:
             self._send(connection, http, 200, METRICS_TYPE, self._metrics().encode())
             return
         answers: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
-            ("GET", "/api/version"): control_plane.version,
-            ("GET", "/api/tags"): lambda: control_plane.tags(self.profile),
+            ("GET", "/api/version"): control_plane.api_version,
+            ("GET", "/api/tags"): lambda: control_plane.api_tags(self.profile),
             ("GET", "/api/ps"): self._ps,
             ("POST", "/api/show"): lambda: self._show(http),
             ("GET", "/v1/models"): lambda: control_plane.v1_models(self.profile),
@@ -276,23 +276,23 @@ class SimulatedServer:
 
     def _ps(self) -> dict[str, Any]:
         self._advance()
-        return control_plane.ps(self.profile, num_ctx=self.engine.loaded_ctx(), wall_ns=time.time_ns())
+        return control_plane.api_ps(self.profile, num_ctx=self.engine.loaded_ctx(), wall_ns=time.time_ns())
 
     def _metrics(self) -> str:
         self._advance()
         ctx, loading = self.engine.loaded_ctx(), self.engine.loading(time.perf_counter_ns())
-        return control_plane.metrics(self.profile, num_ctx=ctx, loading=loading, streams=self._answers)
+        return control_plane.metrics_page(self.profile, num_ctx=ctx, loading=loading, streams=self._answers)
 
     def _show(self, http: HTTPRequest) -> dict[str, Any]:
         fields = parse_body(http.body)
         check_model({"model": fields.get("model") or fields.get("name", "")}, self.profile, required=True)
-        return control_plane.show(self.profile)
+        return control_plane.api_show(self.profile)
 
     def _send(
         self, connection: ClientConnection, http: HTTPRequest, status: int, content_type: str, body: bytes
     ) -> None:
         length = len(body) if len(body) <= CHUNKED_ABOVE else None
-        start = head(status, content_type, banner=self._banner, length=length, close=http.close)
+        start = response_head(status, content_type, banner=self._banner, length=length, close=http.close)
         rest = body if length is not None else chunk(body) + b"0\r\n\r\n"
         connection.write(start + (b"" if http.method == "HEAD" else rest))
         connection.finish(close=http.close)
@@ -316,13 +316,13 @@ class SimulatedServer:
             self._arm()
 
 
-def serve(options: ServerOptions) -> None:
+def serve_forever(options: ServerOptions) -> None:
     """Run the server until SIGINT or SIGTERM; print one line with its address once it listens."""
     _raise_file_limit()
     gc.collect()
     gc.freeze()  # what is there now stays: later collections need not walk it
     with _runner() as runner:
-        runner.run(_serve(options))
+        runner.run(_serve_until_told(options))
 
 
 def _runner() -> asyncio.Runner:
@@ -344,7 +344,7 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _serve(options: ServerOptions) -> None:
+async def _serve_until_told(options: ServerOptions) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):

@@ -29,7 +29,7 @@ def closed_loop(
     `see` is called with every token. Returns the streams in the order sent.
     """
     sends = [round(start * NS_PER_S) for start in starts_s]
-    return _run(engine, sends, list(reversed(plan)), round(turnaround_s * NS_PER_S), see)
+    return _play(engine, sends, list(reversed(plan)), round(turnaround_s * NS_PER_S), see)
 
 
 def open_loop(
@@ -40,10 +40,10 @@ def open_loop(
     see: Callable[[Emission], None] | None = None,
 ) -> list[Stream]:
     """Run `plan`, each request at its own instant in `arrivals_s`, whatever the others do; `see` as in closed_loop."""
-    return _run(engine, [round(instant * NS_PER_S) for instant in arrivals_s], list(reversed(plan)), None, see)
+    return _play(engine, [round(instant * NS_PER_S) for instant in arrivals_s], list(reversed(plan)), None, see)
 
 
-def _run(
+def _play(
     engine: EngineProtocol,
     sends: list[int],
     queue: list[EngineRequest],

@@ -12,7 +12,7 @@ from loadtest.text import shown
 
 CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
 CONTEXT_MARGIN_PART = 64  # … or one part in so many
-MOST_CONTEXT = 1 << 40  # tokens: no limit
+UNLIMITED_CONTEXT = 1 << 40  # tokens: no limit
 ALL_BUT = 0.95  # of the longest prompt that fits: a length from here on stands for it
 
 
@@ -29,14 +29,14 @@ def lengths_within(context: int, lengths: Sequence[int], output_tokens: int) -> 
     return kept if kept and max(kept) >= ALL_BUT * longest else (*kept, longest)
 
 
-def left_out(model: str, context: int, asked: Sequence[int], fitted: Sequence[int]) -> str | None:
+def lengths_left_out(model: str, context: int, asked: Sequence[int], fitted: Sequence[int]) -> str | None:
     """Say which lengths were left out and added; None where none was."""
     left, added = ([str(n) for n in one if n not in other] for one, other in ((asked, fitted), (fitted, asked)))
-    said = [f"{_listed(left)} left out"] * bool(left) + [f"{_listed(added)} added"] * bool(added)
+    said = [f"{_enumerated(left)} left out"] * bool(left) + [f"{_enumerated(added)} added"] * bool(added)
     return f"{model} has a context of {context} tokens: input_tokens {', '.join(said)}." if said else None
 
 
-def _listed(words: Sequence[str]) -> str:
+def _enumerated(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
@@ -55,7 +55,11 @@ def check_lengths(scenario: Scenario, model: ServedModel, trace: Trace | None = 
     Asked twice: before anything is sent, by what was asked for and what the model was trained for, and once it is loaded,
     by what the server granted.
     """
-    asked = min(scenario.num_ctx or MOST_CONTEXT, model.trained_context or MOST_CONTEXT) if scenario.num_ctx else None
+    asked = (
+        min(scenario.num_ctx or UNLIMITED_CONTEXT, model.trained_context or UNLIMITED_CONTEXT)
+        if scenario.num_ctx
+        else None
+    )
     granted = model.context or asked if loaded else asked or model.context
     context = granted or model.trained_context
     if context is None:

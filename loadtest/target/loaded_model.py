@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 
 from loadtest.errors import TargetError
-from loadtest.target.control import ask, count, mapping, plain, rows
+from loadtest.target.control import as_count, as_mapping, as_plain, ask, listed_models
 from loadtest.target.target import Target
 from loadtest.text import shown
 
-_NUMBERS = ("size", "size_vram", "context_length")  # of /api/ps: `plain` would keep them whatever they are
+_COUNTS_OF_PS = ("size", "size_vram", "context_length")  # of /api/ps: as_plain would keep any value of them
 
 
 def loaded_facts(client: httpx.Client, target: Target) -> dict[str, Any] | None:
@@ -19,13 +19,13 @@ def loaded_facts(client: httpx.Client, target: Target) -> dict[str, Any] | None:
     if target.server.kind != "ollama":
         return None
     try:
-        listed = rows(ask(client, target.server.url, "/api/ps").json()) or []
+        listed = listed_models(ask(client, target.server.url, "/api/ps").json()) or []
     except TargetError:
         return None  # gone by now: the records say how it ended
     found = next((row for row in listed if row["name"] == target.model.name), None)
     if found is None:
         return None
-    facts = {**mapping(plain(found)), **{key: count(found.get(key)) for key in _NUMBERS}}
+    facts = {**as_mapping(as_plain(found)), **{key: as_count(found.get(key)) for key in _COUNTS_OF_PS}}
     return {key: value for key, value in facts.items() if value is not None}
 
 

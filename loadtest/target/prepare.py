@@ -18,7 +18,7 @@ from loadtest.workloads.synthetic import Workload
 from loadtest.workloads.tokens import Calibration, load_counter
 
 
-def prepare(client: httpx.Client, scenario: Scenario, say: Callable[[str], object]) -> tuple[Target, Workload]:
+def prepare_target(client: httpx.Client, scenario: Scenario, say: Callable[[str], object]) -> tuple[Target, Workload]:
     """Find the scenario's server and model, load the model, and fit the prompts' lengths to the server's own counts.
 
     The workload's scenario is the one to run: with the lengths that fit the context where it asks for up_to_context,

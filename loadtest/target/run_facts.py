@@ -18,7 +18,7 @@ from loadtest.text import shown
 from loadtest.workloads.tokens import Calibration, Counter
 
 
-def run_facts(
+def initial_facts(
     scenario: Scenario, target: Target, counter: Counter, calibration: Calibration, *, driver: str, loop: str
 ) -> dict[str, Any]:
     """Return what run.json says from the start; `driver` and `loop` are who measures."""
@@ -33,10 +33,10 @@ def run_facts(
         "scenario": scenario.to_dict(),
         "target": {**target.facts, "model": shown(target.model.name)},
         "targets": [target.listed],
-        "server": _server(scenario, target, context),
+        "server": _server_facts(scenario, target, context),
         "tokens": {"counter": counter.source, "overhead": calibration.overhead, "ratio": calibration.ratio},
         "levels": [level_facts(level) for level in scenario.levels()],
-        "client": _client(loop),
+        "client": _client_facts(loop),
         "versions": {
             "loadtest": __version__,
             "httpx": httpx.__version__,
@@ -47,7 +47,7 @@ def run_facts(
     }
 
 
-def _server(scenario: Scenario, target: Target, context: int | None) -> dict[str, Any]:
+def _server_facts(scenario: Scenario, target: Target, context: int | None) -> dict[str, Any]:
     server, model = target.server, target.model
     asked = {"context_asked": scenario.num_ctx} if scenario.num_ctx is not None else {}
     return {
@@ -61,7 +61,7 @@ def _server(scenario: Scenario, target: Target, context: int | None) -> dict[str
     }
 
 
-def _client(loop: str) -> dict[str, Any]:
+def _client_facts(loop: str) -> dict[str, Any]:
     return {
         "host": platform.node(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

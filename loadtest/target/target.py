@@ -11,9 +11,9 @@ from loadtest import credentials
 from loadtest.dialects import Dialect, dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import Scenario
-from loadtest.target.probe import ServedModel, Server, choose_model, describe, probe
+from loadtest.target.probe import ServedModel, Server, choose_model, probe, with_details
 from loadtest.text import shown
-from loadtest.urls import base_url, default_url, parse
+from loadtest.urls import base_url, default_url, parse_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ def located(scenario: Scenario) -> Scenario:
     what is no URL, ScenarioError where the URL's endpoint contradicts api or endpoint.
     """
     given = scenario.url if scenario.url is not None else default_url(api=scenario.api)
-    address = parse(given)
+    address = parse_url(given)
     if address.userinfo:
-        credentials.keep(address.base, address.userinfo)
+        credentials.keep_userinfo(address.base, address.userinfo)
     api, endpoint = address.asks
     changes: dict[str, Any] = {} if scenario.url is None else {"url": address.base}
     if api is not None and endpoint is not None:
@@ -88,7 +88,7 @@ def find_target(client: httpx.Client, scenario: Scenario) -> Target:
         raise TargetError(f"{server.url} is no Ollama (it is {server.described}); only an Ollama unloads when asked.")
     if api == "openai" and scenario.num_ctx is not None:
         raise ScenarioError("num_ctx cannot be set over the OpenAI API; use --api ollama or set it on the server.")
-    model = describe(client, server, choose_model(server, scenario.model))
+    model = with_details(client, server, choose_model(server, scenario.model))
     dialect = dialect_for(scenario, api=api, model=model.name)
     return Target(server, model, dialect)
 
@@ -98,5 +98,5 @@ def reread(client: httpx.Client, target: Target) -> Target:
     server = probe(client, target.server.url, api=target.dialect.name.partition("-")[0])
     if server.kind != target.server.kind:
         return target  # its control plane failed this once: what it said before stands
-    model = describe(client, server, choose_model(server, target.model.name))
+    model = with_details(client, server, choose_model(server, target.model.name))
     return Target(server, model, target.dialect)

@@ -14,7 +14,7 @@ from loadtest.measure.request import Exchange
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Scenario
 from loadtest.target.connect import timeouts_of, trust
-from loadtest.target.context import left_out, lengths_within
+from loadtest.target.context import lengths_left_out, lengths_within
 from loadtest.target.target import Target, reread
 from loadtest.text import shown
 from loadtest.wire import Posts, SyncWire, now
@@ -49,7 +49,7 @@ def fit_to_context(
             f"{shown(target.model.name)} has a context of {context} tokens, which {max(scenario.output_tokens)} output tokens "
             "leave no room in for a prompt; ask for fewer with --output-tokens or set --num-ctx."
         )
-    if sentence := left_out(shown(target.model.name), context, scenario.input_tokens, fitted):
+    if sentence := lengths_left_out(shown(target.model.name), context, scenario.input_tokens, fitted):
         say(sentence)
     return scenario.replace(input_tokens=fitted), target
 
@@ -118,7 +118,7 @@ def _accept(record: Record, target: Target) -> None:
     if record.status in (401, 403):
         raise TargetError(
             f"{where} refuses us with status {record.status} ({record.error}); set "
-            f"{credentials.KEYS[target.dialect.name.partition('-')[0]][0]} to a key that it accepts."
+            f"{credentials.KEY_VARIABLES[target.dialect.name.partition('-')[0]][0]} to a key that it accepts."
         )
     failed = record.status is not None and not 200 <= record.status < 300
     status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""

@@ -10,7 +10,7 @@ from typing import Any, Self
 from loadtest.dialects import dialect_for
 from loadtest.scenario import Scenario
 from loadtest.target.connect import control_client, trust
-from loadtest.target.prepare import prepare
+from loadtest.target.prepare import prepare_target
 from loadtest.target.probe import ServedModel, Server
 from loadtest.target.target import Target
 from loadtest.workloads.tokens import Calibration, Counter, load_counter
@@ -59,5 +59,5 @@ class Settled:
 def settle(scenario: Scenario, say: Callable[[str], object]) -> Settled:
     """Settle a scenario as target.prepare does, its errors included."""
     with control_client(trust(scenario.ca_file), scenario.connect_timeout) as control:
-        target, workload = prepare(control, scenario, say)
+        target, workload = prepare_target(control, scenario, say)
     return Settled(scenario, target, workload.calibration)

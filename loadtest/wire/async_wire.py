@@ -20,7 +20,10 @@ from loadtest.wire.poller import Poller
 from loadtest.wire.tls import Verify, client_context
 
 SWEEP = 0.25  # seconds between two looks for overdue requests
-QUIET_NS = (50_000_000, 1_000_000_000)  # a stream silent for at least and at most this is read once more: see _sweep
+FELL_SILENT_NS = (
+    50_000_000,
+    1_000_000_000,
+)  # a stream silent for at least and at most this is read once more: see _sweep
 OPENING = 64  # connections that `prepare` opens at a time: a full accept queue costs a SYN retry of one second
 
 
@@ -143,7 +146,7 @@ class AsyncWire:
         t = now()
         for call in list(self._calls):
             last = call.received.last_read
-            if last is not None and QUIET_NS[0] < t - last < QUIET_NS[1]:
+            if last is not None and FELL_SILENT_NS[0] < t - last < FELL_SILENT_NS[1]:
                 call.connection.receive()
             call.check(t)
         self._sweeper = self._loop.call_later(SWEEP, self._sweep)

@@ -72,7 +72,7 @@ class Order:
         Raises httpx.UnsupportedProtocol or httpx.LocalProtocolError for one that cannot be sent.
         """
         request.headers["Accept-Encoding"] = "identity"
-        return cls(Origin.of(request.url), _encoded(request), received, limits)
+        return cls(Origin.of(request.url), _request_bytes(request), received, limits)
 
 
 class Posts:
@@ -102,7 +102,7 @@ class Posts:
         return order.origin, order.payload.removesuffix(b"\r\n")
 
 
-def _encoded(request: httpx.Request) -> bytes:
+def _request_bytes(request: httpx.Request) -> bytes:
     """Return the whole request as bytes, its body included, which must be known."""
     head = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii"), request.url.raw_path)]
     for name, value in request.headers.raw:

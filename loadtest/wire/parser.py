@@ -193,7 +193,7 @@ class AnswerParser:
     def _size(self, line: bytes) -> None:
         found = _SIZE.fullmatch(line)
         if found is None:
-            self._fail(f"{_shown(line)} is no length of a chunk")
+            self._fail(f"{_quote_line(line)} is no length of a chunk")
             return
         self._left = int(found[1], 16)
         self._at = _IN_CHUNK if self._left else _IN_TRAILER
@@ -218,7 +218,7 @@ class AnswerParser:
                 del held[:blanks]
                 seen = 0
             if not b"HTTP/".startswith(bytes(held[:5]).upper()):
-                self._fail(f"it begins with {_shown(bytes(held[:40]))}")
+                self._fail(f"it begins with {_quote_line(bytes(held[:40]))}")
                 return b""
             found = _HEAD_END.search(held, seen)
             if self._head_size + (len(held) if found is None else found.end()) > HEAD_LIMIT:
@@ -237,7 +237,7 @@ class AnswerParser:
         first, *lines = head.split(b"\n")
         found = _STATUS.match(first.rstrip(b"\r"))
         if found is None:
-            self._fail(f"{_shown(first)} is no status")
+            self._fail(f"{_quote_line(first)} is no status")
             return
         status = int(found[3])
         if status == 101:
@@ -254,7 +254,7 @@ class AnswerParser:
 
     def _frame(self, status: int, version: tuple[int, int], headers: list[tuple[bytes, bytes]]) -> None:
         """Take what the headers say of the body."""
-        said = _listed(headers)
+        said = _framing_values(headers)
         codings = [coding.partition(b";")[0].strip(b' \t"') for coding in said[b"transfer-encoding"]]
         codings = [coding for coding in codings if coding not in (b"", b"identity")]
         packing = [coding for coding in said[b"content-encoding"] if coding not in (b"", b"identity")]
@@ -263,7 +263,7 @@ class AnswerParser:
         self.packed = b", ".join(packing).decode("latin-1") or None
         without = status in (204, 304)
         if not self.chunked and not codings and not without:
-            length = _length(said[b"content-length"])
+            length = _body_length(said[b"content-length"])
             if isinstance(length, str):
                 self._fail(length)
                 return
@@ -303,12 +303,12 @@ def _headers_of(lines: list[bytes]) -> list[tuple[bytes, bytes]] | str:
             continue
         name, colon, value = line.partition(b":")
         if not colon:
-            return f"{_shown(line)} is no header"
+            return f"{_quote_line(line)} is no header"
         headers.append((name.strip(b" \t"), value.strip(b" \t\r")))
     return headers
 
 
-def _listed(headers: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
+def _framing_values(headers: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
     """Return the members of those lists that framing rests on, in small letters, each over how many headers ever."""
     found: dict[bytes, list[bytes]] = {name: [] for name in _FRAMING}
     for name, value in headers:
@@ -317,19 +317,19 @@ def _listed(headers: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
     return found
 
 
-def _length(said: list[bytes]) -> int | str | None:
+def _body_length(said: list[bytes]) -> int | str | None:
     """Return the body's length, None where nothing is said of it, or what is wrong with it."""
     lengths: set[int] = set()
     for value in said:
         found = _LENGTH.fullmatch(value)
         if found is None:
-            return f"{_shown(value)} is no length"
+            return f"{_quote_line(value)} is no length"
         lengths.add(int(found[1]))
     if len(lengths) > 1:
         return "it says two lengths"
     return lengths.pop() if lengths else None
 
 
-def _shown(data: bytes) -> str:
+def _quote_line(data: bytes) -> str:
     """Quote the beginning of the first line, short and printable."""
     return ascii(data[:40].lstrip(b"\r\n").split(b"\n")[0].rstrip(b"\r").decode("latin-1"))

@@ -11,8 +11,8 @@ from loadtest.wire.timerfd import Timerfd
 
 TICK_NS = 1_000_000
 MANY, FEW = 5.0, 2.0  # arrivals a tick: from the one on it pays to wait for the tick, below the other it does not
-LOOKS = 64  # looks at the sockets between two judgements of that
-MOST = 1024  # sockets that one look reads
+LOOKS_A_JUDGEMENT = 64  # looks at the sockets between two judgements of that
+MOST_SOCKETS = 1024  # sockets that one look reads
 EPOLLIN = 1
 EPOLL = getattr(select, "epoll", None)  # Linux has it, unless somebody patched it away
 
@@ -85,14 +85,14 @@ class Poller:
 
     def _look(self) -> None:
         assert self._epoll is not None
-        callbacks, ready = self._callbacks, self._epoll.poll(0, MOST)
+        callbacks, ready = self._callbacks, self._epoll.poll(0, MOST_SOCKETS)
         for fd, _ in ready:
             callback = callbacks.get(fd)
             if callback is not None:  # the one before may have closed it
                 callback()
         self._events += len(ready)
         self._looks += 1
-        if self._looks == LOOKS:
+        if self._looks == LOOKS_A_JUDGEMENT:
             self._judge()
 
     def _tick(self) -> None:

@@ -20,16 +20,16 @@ from loadtest.wire.clock import STAMP_SIZE, Ancillary, LagLog, WallClock, stamps
 from loadtest.wire.parser import AnswerParser
 from loadtest.wire.reads import Reads
 
-__all__ = ["Reads", "Received"]
-
 NO_STAMP = bytes(STAMP_SIZE)
 MARK_NS = 50_000_000  # after an end mark the framing's end is waited for so long; most often it comes within 0.2 ms
 FINISH_NS = 1_000_000_000  # after a finish without a mark: so long without a data event
-LIKE = 7  # bytes: the end of `…"finish_reason":null}]}`, newlines included, and of `…"done":false}`, but no text
+ORDINARY_END = (
+    7  # bytes: the end of `…"finish_reason":null}]}`, newlines included, and of `…"done":false}`, but no text
+)
 LOOK_NS = 250_000_000  # what was not looked through is, when nothing has come for so long, as far back as
 LOOK_BACK = 1 << 16  # bytes
 UNFINISHED = 4096  # bytes; a line longer than that is looked at when its newline has come
-SILENT = (b":", b"event:", b"id:", b"retry:")  # lines of an event stream that hold no data
+DATALESS = (b":", b"event:", b"id:", b"retry:")  # lines of an event stream that hold no data
 
 
 class Received:
@@ -250,7 +250,7 @@ class Received:
         while end > known:
             start = body.rfind(b"\n", 0, end) + 1
             line = body[start : min(end, start + 64)].strip()
-            if line and not line.startswith(SILENT):
+            if line and not line.startswith(DATALESS):
                 self._content_at = bisect_left(self._ends, end)
                 return
             end = start - 1
@@ -363,9 +363,9 @@ class Received:
         self._suspect = self._holds(region.rpartition(b"\n")[2]) if newline else found or self._suspect
         ended = self._body.endswith(b"\n")
         self._tail = b"" if ended else region[-max(map(len, self._needles)) :]
-        if found or not ended or len(body) <= LIKE or self._live is not None:
+        if found or not ended or len(body) <= ORDINARY_END or self._live is not None:
             return ()
-        return body[-LIKE:]
+        return body[-ORDINARY_END:]
 
     def _holds(self, data: bytes | bytearray) -> bool:
         return any(needle in data for needle in self._needles)

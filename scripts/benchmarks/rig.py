@@ -154,10 +154,10 @@ def write_canned(path: Path) -> Path:
     answers = {
         "GET /": b"Ollama is running",
         "GET /health": b"ok",
-        "GET /api/version": orjson.dumps(control_plane.version()),
-        "GET /api/tags": orjson.dumps(control_plane.tags(profile)),
-        "GET /api/ps": orjson.dumps(control_plane.ps(profile, num_ctx=4096, wall_ns=time.time_ns())),
-        "POST /api/show": orjson.dumps(control_plane.show(profile)),
+        "GET /api/version": orjson.dumps(control_plane.api_version()),
+        "GET /api/tags": orjson.dumps(control_plane.api_tags(profile)),
+        "GET /api/ps": orjson.dumps(control_plane.api_ps(profile, num_ctx=4096, wall_ns=time.time_ns())),
+        "POST /api/show": orjson.dumps(control_plane.api_show(profile)),
         "GET /v1/models": orjson.dumps(control_plane.v1_models(profile)),
     }
     with path.open("wb") as file:
