@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import orjson
@@ -140,9 +139,7 @@ class SimulatedServer:
         asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._socket is not None
         asyncio.get_running_loop().remove_reader(self._socket.fileno())
         self._socket.close()

@@ -11,10 +11,11 @@ import time
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import accumulate
-from types import TracebackType
 from typing import Self
 
+from loadtest.metrics import NS_PER_S
 from loadtest.records import Clock
 
 Ancillary = list[tuple[int, int, bytes]]  # as socket.recvmsg gives it
@@ -42,7 +43,7 @@ def raw_stamp(ancillary: Ancillary) -> bytes | None:
 
 def stamps_ns(raw: bytes | bytearray) -> list[int]:
     """Return raw stamps (SCM_TIMESTAMPNS: a struct timespec each), end to end, as ns on the wall clock."""
-    return [seconds * 1_000_000_000 + nanoseconds for seconds, nanoseconds in _TIMESPEC.iter_unpack(raw)]
+    return [seconds * NS_PER_S + nanoseconds for seconds, nanoseconds in _TIMESPEC.iter_unpack(raw)]
 
 
 def stamps_wanted() -> bool:
@@ -211,7 +212,7 @@ class Heartbeat:
         """Begin to beat on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._last = now()
-        self._next_sample = self._last + 1_000_000_000
+        self._next_sample = self._last + NS_PER_S
         self._handle = self._loop.call_later(BEAT, self._beat)
         return self
 
@@ -232,7 +233,7 @@ class Heartbeat:
         self._note(t)
         if self._wall is not None and t >= self._next_sample:
             self._wall.sample()
-            self._next_sample = t + 1_000_000_000
+            self._next_sample = t + NS_PER_S
         assert self._loop is not None
         self._handle = self._loop.call_later(BEAT, self._beat)
 
@@ -246,56 +247,25 @@ class Heartbeat:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 
-class Keeper:
-    """Holds a socket with stamps on, so that the kernel, which switches stamping on lazily, leaves it on.
+@contextmanager
+def keeper(patience: float = 0.25) -> Iterator[bool]:
+    """Keep the kernel's stamping switched on; give whether reads on loopback carried stamps within `patience` seconds.
 
-    `stamping` says whether stamps were seen to arrive on loopback.
+    The kernel stamps only while some socket asks for it, and a new process misses stamps for its first milliseconds
+    (measured: 2.9). Hence one socket that asks, held open throughout. Enter before the clock starts: it blocks.
     """
-
-    def __init__(self, sockets: list[socket.socket], *, stamping: bool) -> None:
-        self.stamping = stamping
-        self._sockets = sockets
-
-    def close(self) -> None:
-        for sock in self._sockets:
-            sock.close()
-        self._sockets = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def keeper(patience: float = 0.25) -> Keeper:
-    """Switch the kernel's stamping on and wait, `patience` seconds at most, until reads on loopback carry stamps.
-
-    A new process misses stamps for its first milliseconds (measured: 2.9). Call it before the clock starts; it blocks.
-    """
-    listener = socket.socket()
-    sockets: list[socket.socket] = []
-    try:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1)
-        reader = socket.create_connection(listener.getsockname(), timeout=1)
-        sockets.append(reader)
-        asked = ask_for_stamps(reader)
-        writer, _ = listener.accept()
-        sockets.append(writer)
-        return Keeper(sockets, stamping=asked and _stamps_arrive(reader, writer, patience))
-    except OSError:
-        return Keeper(sockets, stamping=False)
-    finally:
-        listener.close()
+    with ExitStack() as sockets:
+        stamping = False
+        with suppress(OSError), socket.create_server(("127.0.0.1", 0)) as listener:
+            reader = sockets.enter_context(socket.create_connection(listener.getsockname(), timeout=1))
+            asked = ask_for_stamps(reader)
+            writer = sockets.enter_context(listener.accept()[0])
+            stamping = asked and _stamps_arrive(reader, writer, patience)
+        yield stamping
 
 
 def _stamps_arrive(reader: socket.socket, writer: socket.socket, patience: float) -> bool:
