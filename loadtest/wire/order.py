@@ -18,10 +18,10 @@ _HEADERS = {"Accept": "*/*", "Connection": "keep-alive", "User-Agent": f"loadtes
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits in seconds, None for none; enforced about four times a second.
+    """Limits in seconds, None for no limit; they are checked about four times a second.
 
-    `first_token` counts from the request's last byte and must cover the server's whole queue: headers, roles and
-    comments may come at once or with the first token.
+    `first_token` counts from the request's last byte and has to cover the wait in the server's queue: headers, roles and
+    comments do not end it, for some servers send them at once and some with the first token.
     """
 
     connect: float | None = 10.0  # name, TCP and TLS together
@@ -30,7 +30,7 @@ class Timeouts:
     total: float | None = None  # from the request's first byte to the answer's last
 
     def deadline(self, received: Received, started: int) -> tuple[float, str]:
-        """Return when this request is overdue (monotonic ns, perhaps infinite) and by which of the limits."""
+        """Return when this request is overdue, monotonic ns or infinite, and by which of the limits."""
         last = received.content_seen
         if last is not None:
             soonest = (last + _ns(self.idle), "idle")
@@ -78,8 +78,8 @@ class Order:
 class Posts:
     """Makes POST requests below one URL ready. Their heads differ in the body's length alone, so each path has one head.
 
-    To build a request with httpx and send it through its client takes 0.25 ms, and a wave of 300 users then leaves over
-    75 ms.
+    Building a request with httpx and sending it through its client takes 0.25 ms: a wave of 300 users would then take
+    75 ms to leave.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
