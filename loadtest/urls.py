@@ -1,4 +1,4 @@
-"""Addresses of model servers as people write them: what OLLAMA_HOST takes, what OPENAI_BASE_URL takes, whole endpoints."""
+"""URLs of model servers as people write them: as OLLAMA_HOST takes them, as OPENAI_BASE_URL does, or whole endpoints."""
 
 from __future__ import annotations
 
@@ -15,25 +15,19 @@ from loadtest.text import shown
 OLLAMA_PORT = 11434
 AROUND = " \t\r\n\"'\ufeff"  # blanks and quotes around a value, as Ollama drops them; a BOM from an .env file too
 
-ENDPOINTS = {  # paths that say what is measured: the API, and its endpoint as scenarios name it
+ENDPOINT_PATHS = {  # a URL that ends in one says what is measured: API and endpoint, as scenarios name them
     "/v1/chat/completions": ("openai", "chat"),
     "/v1/completions": ("openai", "completions"),
     "/api/chat": ("ollama", "chat"),
     "/api/generate": ("ollama", "generate"),
 }
-CONTROL = (
-    "/v1/models",
-    "/api/version",
-    "/api/tags",
-    "/api/ps",
-    "/api/show",
-    "/v1",
-)  # these say only where the server is
-UNMEASURED = ("/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/rerank", "/api/embed", "/api/embeddings")
+# A URL that ends in one of these says only where the server is.
+CONTROL_PATHS = ("/v1/models", "/api/version", "/api/tags", "/api/ps", "/api/show", "/v1")
+UNMEASURED_PATHS = ("/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/rerank", "/api/embed", "/api/embeddings")
 
-_BAD = re.compile(r"[\x00-\x20\x7f\\^`{|}<>\"\ud800-\udfff]")
-_HOST = re.compile(r"[\w.~%-]+")  # also names beyond ASCII: the resolver has the last word
-_VERSION = re.compile(r"/v\d+\w*$")
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\^`{|}<>\"\ud800-\udfff]")
+_HOST = re.compile(r"[\w.~%-]+")  # names beyond ASCII too: the resolver decides
+_VERSIONED = re.compile(r"/v\d+\w*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +35,13 @@ class Address:
     """A server's URL in parts; base + endpoint is the URL without its userinfo."""
 
     base: str  # scheme://host:port/prefix, to which /v1/… and /api/… are appended
-    endpoint: str  # the path of ENDPOINTS that the URL ended in, else ""
+    endpoint: str  # the path of ENDPOINT_PATHS that the URL ended in, else ""
     userinfo: str  # user:pass before the host, percent-encoded as given, else ""
 
     @property
     def asks(self) -> tuple[str | None, str | None]:
         """The API and the endpoint that the URL names, None where it names none."""
-        return ENDPOINTS.get(self.endpoint, (None, None))
+        return ENDPOINT_PATHS.get(self.endpoint, (None, None))
 
 
 def default_url(env: Mapping[str, str] = os.environ, *, api: str = "auto") -> str:
@@ -58,35 +52,36 @@ def default_url(env: Mapping[str, str] = os.environ, *, api: str = "auto") -> st
 
 
 def base_url(text: str) -> str:
-    """Return `text` as scheme://host:port/prefix, without userinfo; raise TargetError where it is no server's URL."""
-    return parse(text).base
+    """Return `text` as scheme://host:port/prefix, without userinfo; raise TargetError where it is not a server's URL."""
+    return parse_url(text).base
 
 
-def parse(text: str) -> Address:
-    """Read a URL as Ollama reads OLLAMA_HOST ("host", ":11435", "::1", quotes around), or as people copy it: with /v1, or a whole endpoint.
+def parse_url(text: str) -> Address:
+    """Read a URL as Ollama reads OLLAMA_HOST ("host", ":11435", "::1", in quotes), or as people copy it: with /v1 or an endpoint.
 
-    Raises TargetError, which never quotes userinfo or a query, for what is no URL of a server or would be dropped.
+    Raises TargetError for a text that is not a server's URL, or of which a part would be dropped. The error never quotes
+    userinfo or a query.
     """
     given = text.strip(AROUND)
     quoted = f"'{shown(without_secrets(given))}'"
     if not given:
         raise TargetError(f"{quoted} is not a URL: it is empty; write it like http://127.0.0.1:{OLLAMA_PORT}.")
-    parts, bare = _split(given, quoted)
+    parts, bare = _split_url(given, quoted)
     if parts.query or "?" in given:
-        raise TargetError(f"{quoted} has a query (?…), which is not sent along yet: leave it away.")
+        raise TargetError(f"{quoted} has a query (?…), which is not sent yet: leave it out.")
     if parts.fragment or "#" in given:
-        raise TargetError(f"{quoted} has a fragment (#…), which no server ever sees: leave it away.")
+        raise TargetError(f"{quoted} has a fragment (#…), which no server ever sees: leave it out.")
     userinfo = parts.netloc.rpartition("@")[0]
     prefix, endpoint = _path(parts.path, quoted)
-    return Address(f"{parts.scheme}://{_place(parts, quoted, bare=bare)}{prefix}", endpoint, userinfo)
+    return Address(f"{parts.scheme}://{_host_and_port(parts, quoted, bare=bare)}{prefix}", endpoint, userinfo)
 
 
 def without_secrets(text: str) -> str:
-    """Return any text that may be a URL without its userinfo and without the values of a query; never raises."""
+    """Return a text, which may be a URL, without its userinfo and without a query's values; never raises."""
     scheme, found, rest = text.partition("://")
     if not found:
         scheme, rest = "", text
-    if "@" in rest:  # up to the last one: a password may hold any sign
+    if "@" in rest:  # up to the last @: a password may hold any character
         rest = rest.rpartition("@")[2]
     path = re.split(r"[?#]", rest, maxsplit=1)[0]
     return f"{scheme}{found}{path}{f'{rest[len(path)]}…' if len(rest) > len(path) else ''}"
@@ -98,7 +93,7 @@ def without_passwords(text: str) -> str:
 
 
 def userinfo_apart(url: str) -> tuple[str, str]:
-    """Return a URL without its user:pass, and that (percent-encoded), "" where there is none."""
+    """Return a URL without its user:pass, and the user:pass, percent-encoded, or ""."""
     parts = urlsplit(url)
     userinfo, _, place = parts.netloc.rpartition("@")
     return parts._replace(netloc=place).geturl() if userinfo else url, userinfo
@@ -117,7 +112,7 @@ def origin(url: str) -> tuple[str, str, int] | None:
 
 
 def loopback(url: str) -> bool:
-    """Whether the URL's host is this machine by name or number."""
+    """Whether the URL's host is this machine's loopback, by name or number."""
     found = origin(url)
     if found is None:
         return False
@@ -127,23 +122,23 @@ def loopback(url: str) -> bool:
         return found[1] == "localhost" or found[1].endswith(".localhost")
 
 
-def _split(given: str, quoted: str) -> tuple[SplitResult, bool]:
+def _split_url(given: str, quoted: str) -> tuple[SplitResult, bool]:
     """Return the URL's parts, and whether it was written without a scheme."""
-    if _BAD.search(given):
+    if _FORBIDDEN.search(given):
         raise TargetError(
-            f"{quoted} is not a URL: it holds a character that none can have; write it like http://127.0.0.1:{OLLAMA_PORT}."
+            f"{quoted} is not a URL: it holds a character that no URL can have; write it like http://127.0.0.1:{OLLAMA_PORT}."
         )
     scheme, found, rest = given.partition("://")
     if not found:
         scheme, rest = "http", given
     if not found and re.fullmatch(r"ollama\.com(/.*)?", rest):
-        scheme, found = "https", "://"  # Ollama's own one exception
+        scheme, found = "https", "://"  # the one exception that Ollama makes
     place, slash, path = rest.partition("/")
     info, at, host = place.rpartition("@")
     if _is_ipv6(host):
         place = f"{info}{at}[{host.strip('[]')}]"
     elif "[" in host and not re.fullmatch(r"\[[^\[\]]+\](:\d*)?", host):
-        raise TargetError(f"{quoted} is not a URL: its IPv6 address is no host.")
+        raise TargetError(f"{quoted} is not a URL: the brackets hold no IPv6 address.")
     try:
         parts = urlsplit(f"{scheme.lower()}://{place}{slash}{path}")
     except ValueError as error:
@@ -151,14 +146,14 @@ def _split(given: str, quoted: str) -> tuple[SplitResult, bool]:
     return parts, not found
 
 
-def _place(parts: SplitResult, quoted: str, *, bare: bool) -> str:
-    """Return host and port as a URL has them."""
+def _host_and_port(parts: SplitResult, quoted: str, *, bare: bool) -> str:
+    """Return host and port as they stand in a URL."""
     try:
         port = parts.port
     except ValueError:
         port = 0
     if port == 0:
-        raise TargetError(f"{quoted} is not a URL: its port is no number between 1 and 65535.")
+        raise TargetError(f"{quoted} is not a URL: its port is not a number between 1 and 65535.")
     if parts.scheme not in ("http", "https") or (not parts.hostname and port is None):
         raise TargetError(f"{quoted} is not a URL of a server; write it like http://127.0.0.1:{OLLAMA_PORT}.")
     host = parts.hostname or "127.0.0.1"
@@ -167,33 +162,35 @@ def _place(parts: SplitResult, quoted: str, *, bare: bool) -> str:
     if _is_ipv6(host):
         host = f"[{host}]"
     elif not _HOST.fullmatch(host) or ".." in host:
-        raise TargetError(f"{quoted} is not a URL: {shown(host)!r} is no name of a host.")
+        raise TargetError(f"{quoted} is not a URL: {shown(host)!r} is not a host name.")
     if port is None and bare:
         port = OLLAMA_PORT
     return f"{host}:{port}" if port else host
 
 
 def _path(path: str, quoted: str) -> tuple[str, str]:
-    """Return the path up to where /v1 or /api is appended, and the endpoint of ENDPOINTS that stood behind it."""
+    """Return the path to which /v1 or /api is appended, and the endpoint of ENDPOINT_PATHS that stood behind it."""
     path = path.rstrip("/")
-    for known in (*ENDPOINTS, *CONTROL, *UNMEASURED):
+    for known in (*ENDPOINT_PATHS, *CONTROL_PATHS, *UNMEASURED_PATHS):
         if not path.endswith(known):
             continue
         prefix = path.removesuffix(known).rstrip("/")
-        if known in UNMEASURED:
-            right = next(name for name in ENDPOINTS if name[:4] == known[:4])
-            raise TargetError(f"{quoted} names {known}, which is not measured here; give the URL that ends in {right}.")
+        if known in UNMEASURED_PATHS:
+            right = next(name for name in ENDPOINT_PATHS if name[:4] == known[:4])
+            raise TargetError(
+                f"{quoted} names {known}, which loadtest does not measure; give the URL that ends in {right}."
+            )
         _refuse_other_roots(prefix, quoted)
-        return prefix, known if known in ENDPOINTS else ""
+        return prefix, known if known in ENDPOINT_PATHS else ""
     _refuse_other_roots(path, quoted)
     return path, ""
 
 
 def _refuse_other_roots(prefix: str, quoted: str) -> None:
-    """Raise TargetError for a path below which the API is not at /v1: what would be asked for is not there."""
-    if _VERSION.search(prefix) or "/deployments/" in prefix or prefix.endswith("/completions"):
+    """Raise TargetError for a path below which the API is not at /v1, where it would be asked for."""
+    if _VERSIONED.search(prefix) or "/deployments/" in prefix or prefix.endswith("/completions"):
         raise TargetError(
-            f"{quoted} puts its API elsewhere than at /v1, which cannot be measured yet; give a URL to which "
+            f"{quoted} has its API at another path than /v1, which cannot be measured yet; give a URL to which "
             "/v1/chat/completions or /api/chat can be appended."
         )
 

@@ -37,9 +37,9 @@ from loadtest.measure.calibrate import (
 from loadtest.measure.capacity_file import KeptCapacity
 from loadtest.records import Clock, Outcome, Record
 from loadtest.run_folder import RunFolder
-from loadtest.simulate.engine import Request
 from loadtest.simulate.metronome import Metronome
 from loadtest.simulate.profiles import PROFILES
+from loadtest.simulate.stream import EngineRequest
 from loadtest.wire.clock import ask_for_stamps
 from loadtest.workloads.nonce import nonce_of
 
@@ -55,7 +55,7 @@ CLOCK = Clock(monotonic_ns=7_000 * MS, wall_ns=1_700_000_000_000 * MS)
 def test_streams_tick_each_for_itself_or_all_together(profile: str, together: bool) -> None:
     engine = Metronome(PROFILES[profile].timing, seed=1)
     for number in range(20):
-        engine.submit(Request(number, (), 10), now=number * 3 * MS)
+        engine.submit(EngineRequest(number, (), 10), now=number * 3 * MS)
     ticks = [(emission.at, emission.stream) for emission in engine.advance(1 << 62)]
     assert len(ticks) == 200
     phases = Counter(at % (20 * MS) for at, _ in ticks)

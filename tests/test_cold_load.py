@@ -29,9 +29,10 @@ from loadtest.errors import ScenarioError
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
-from loadtest.simulate import control
-from loadtest.simulate.engine import Engine, Request
+from loadtest.simulate import control_plane
+from loadtest.simulate.engine import Engine
 from loadtest.simulate.profiles import PROFILES
+from loadtest.simulate.stream import EngineRequest
 
 Call = Callable[..., tuple[int, str, str]]
 ASKED = ("--unload", "--concurrency", "1", "--prompt", "Say hello.", "--output-tokens", "4")
@@ -47,13 +48,13 @@ def test_memory_comes_in_at_a_steady_rate_and_the_cache_at_the_end() -> None:
     engine = Engine(profile.timing, slots=4)
 
     def used() -> float:
-        page = control.metrics(profile, num_ctx=engine.loaded_ctx(), loading=engine.loading(now), streams=())
+        page = control_plane.metrics_page(profile, num_ctx=engine.loaded_ctx(), loading=engine.loading(now), streams=())
         (line,) = [line for line in page.splitlines() if line.startswith("DCGM_FI_DEV_FB_USED")]
         return float(line.split()[-1]) * 2**20
 
     now = 0
     assert used() == 0
-    engine.submit(Request(0, ("a",), 1), now)
+    engine.submit(EngineRequest(0, ("a",), 1), now)
     seen = []
     for tenth in range(10):
         now = round(profile.timing.load_s * S * tenth / 10)
@@ -63,7 +64,7 @@ def test_memory_comes_in_at_a_steady_rate_and_the_cache_at_the_end() -> None:
     now = round(profile.timing.load_s * S)
     engine.advance(now)
     assert engine.loading(now) is None
-    assert used() == pytest.approx(control.loaded_size(profile, 4096), abs=2**20)
+    assert used() == pytest.approx(control_plane.loaded_size(profile, 4096), abs=2**20)
     while (due := engine.due()) is not None:
         engine.advance(due)
     engine.unload()

@@ -15,10 +15,12 @@ from loadtest.analyse.reports.summary import analyse
 from loadtest.dialects.ollama import OllamaChat
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.target import settle as target_of
+from loadtest.target import token_fit
 from loadtest.target.context import check_lengths, not_granted
-from loadtest.target.probe import Model, Server
-from loadtest.target.settle import Target, calibrate, run_facts
+from loadtest.target.probe import ServedModel, Server
+from loadtest.target.run_facts import initial_facts
+from loadtest.target.target import Target
+from loadtest.target.token_fit import fit_token_counts
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload
 
@@ -35,15 +37,17 @@ def served(monkeypatch: pytest.MonkeyPatch, context: int | None, *, cut_to: int)
         sent.append(counter.count(job.prompt))
         return min(OVERHEAD + RATIO * sent[-1], cut_to)
 
-    monkeypatch.setattr(target_of, "first_answer", answer)
-    monkeypatch.setattr(target_of, "reread", lambda _, one: dataclasses.replace(one, model=Model("m", context=context)))
+    monkeypatch.setattr(token_fit, "first_answer", answer)
+    monkeypatch.setattr(
+        token_fit, "reread", lambda _, one: dataclasses.replace(one, model=ServedModel("m", context=context))
+    )
     return sent
 
 
 def calibrated(scenario: Scenario) -> TokenFit:
-    target = Target(SERVER, Model("m"), OllamaChat("m"))
+    target = Target(SERVER, ServedModel("m"), OllamaChat("m"))
     with httpx.Client() as client:
-        return calibrate(client, target, Workload(scenario, Counter("estimate")))[0]
+        return fit_token_counts(client, target, Workload(scenario, Counter("estimate")))[0]
 
 
 @pytest.mark.parametrize("said", [2048, None])
@@ -66,20 +70,22 @@ def test_prompts_that_fit_are_sent_as_before(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_lengths_are_checked_against_what_was_asked_before_the_load_and_against_what_was_granted_after_it() -> None:
     scenario = Scenario(num_ctx=65536, input_tokens=(40_000,), output_tokens=(64,))
-    small = Model("m", context=4096, trained_context=131_072)  # loaded by somebody else
+    small = ServedModel("m", context=4096, trained_context=131_072)  # loaded by somebody else
     check_lengths(scenario, small)
     with pytest.raises(ScenarioError, match="has a context of 32768"):
-        check_lengths(scenario, Model("m", trained_context=32768))
+        check_lengths(scenario, ServedModel("m", trained_context=32768))
     with pytest.raises(ScenarioError, match="needs 40064 tokens, but m has a context of 32768; ask for less"):
-        check_lengths(scenario, Model("m", context=32768, trained_context=131_072), loaded=True)
+        check_lengths(scenario, ServedModel("m", context=32768, trained_context=131_072), loaded=True)
 
 
 def test_what_was_granted_is_said_and_kept_beside_what_was_asked() -> None:
-    scenario, model = Scenario(num_ctx=65536), Model("m", context=32768, trained_context=32768)
+    scenario, model = Scenario(num_ctx=65536), ServedModel("m", context=32768, trained_context=32768)
     said = "m (trained for 32768) has a context of 32768 tokens, not the 65536 asked for with --num-ctx."
     assert not_granted(scenario, model) == said
-    assert not_granted(scenario, Model("m", context=65536)) is None
-    facts = run_facts(scenario, Target(SERVER, model, OllamaChat("m")), Counter("x"), TokenFit(), driver="x", loop="x")
+    assert not_granted(scenario, ServedModel("m", context=65536)) is None
+    facts = initial_facts(
+        scenario, Target(SERVER, model, OllamaChat("m")), Counter("x"), TokenFit(), driver="x", loop="x"
+    )
     assert (facts["server"]["context"], facts["server"]["context_asked"]) == (32768, 65536)
     assert facts["comparability"]["context"] == 32768
 

@@ -22,8 +22,10 @@ from loadtest.dialects import dialect_for
 from loadtest.errors import LoadTestError
 from loadtest.scenario import Scenario
 from loadtest.target.context import check_lengths
-from loadtest.target.probe import choose_model, describe, hazards, probe
-from loadtest.target.settle import Target, ask_to_unload, loaded_facts, run_facts
+from loadtest.target.loaded_model import ask_to_unload, loaded_facts
+from loadtest.target.probe import choose_model, hazards, probe, with_details
+from loadtest.target.run_facts import initial_facts
+from loadtest.target.target import Target
 from loadtest.workloads.tokens import Counter, TokenFit
 
 GOOD: dict[str, Any] = {
@@ -117,12 +119,12 @@ def attempt(seed: int, *, monkey: Callable[[str, Any], None]) -> str:
     try:
         with client() as http:
             server = probe(http, "http://127.0.0.1:1", api=api)
-            model = describe(http, server, choose_model(server, asked))
+            model = with_details(http, server, choose_model(server, asked))
             said = [*hazards(server, model), server.described]
             dialect = dialect_for(Scenario(api=api), api=server.native, model=model.name)
             target = Target(server, model, dialect)
             check_lengths(Scenario(), model)
-            facts = run_facts(Scenario(), target, Counter("x"), TokenFit(), driver="x", loop="x") | {
+            facts = initial_facts(Scenario(), target, Counter("x"), TokenFit(), driver="x", loop="x") | {
                 "server_at_end": loaded_facts(http, target)
             }
             orjson.dumps(facts)  # as write_run does

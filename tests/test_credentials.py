@@ -19,8 +19,8 @@ from loadtest.dialects.server_errors import http_sentence, shorten
 from loadtest.errors import ScenarioError
 from loadtest.monitor import process
 from loadtest.scenario import Scenario
-from loadtest.target.probe import Model, Server
-from loadtest.target.settle import Target, located
+from loadtest.target.probe import ServedModel, Server
+from loadtest.target.target import Target, located
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -116,13 +116,13 @@ def test_neither_pickles_nor_messages_nor_arguments_hold_a_secret(monkeypatch: p
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-1234")
     scenario = located(Scenario(url="http://planted-user:planted-pass@h:1/v1/completions"))
     assert (scenario.url, scenario.api, scenario.endpoint) == ("http://h:1", "openai", "completions")
-    server = Server("http://h:1", "openai", None, (Model("m"),))
-    target = Target(server, Model("m"), dialect_for(scenario, api="openai", model="m"))
+    server = Server("http://h:1", "openai", None, (ServedModel("m"),))
+    target = Target(server, ServedModel("m"), dialect_for(scenario, api="openai", model="m"))
     assert target.headers["Authorization"] == basic("planted-user:planted-pass")["Authorization"]
     told = orjson.dumps([scenario.to_dict(), dataclasses.asdict(server)])  # what a Locust worker is sent
     for held in (pickle.dumps(target), pickle.dumps(scenario), told):
         assert b"planted" not in held
-    (asked,) = process.parse(["prometheus=http://planted-user:planted-pass@e:9/m:x"])
+    (asked,) = process.parse_sources(["prometheus=http://planted-user:planted-pass@e:9/m:x"])
     assert str(asked) == "prometheus=http://e:9/m:x"
     assert credentials.basic_auth("http://e:9/m") == basic("planted-user:planted-pass")
 

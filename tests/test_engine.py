@@ -10,10 +10,11 @@ from statistics import mean
 
 import pytest
 
-from loadtest.simulate.engine import NS_PER_S, Engine, Request, Stage, Stream
+from loadtest.simulate.engine import Engine
 from loadtest.simulate.metronome import Metronome
 from loadtest.simulate.profiles import PROFILES
-from loadtest.simulate.timing import StepLaw, Timing, passes
+from loadtest.simulate.stream import EngineRequest, Stage, Stream
+from loadtest.simulate.timing import NS_PER_S, StepLaw, Timing, pass_sizes
 from loadtest.simulate.virtual import closed_loop, cold_prompt, open_loop
 
 A100 = PROFILES["a100-80g-llama3.1-70b-q4"]
@@ -21,8 +22,8 @@ MS = 1_000_000
 LINE = Timing(step=StepLaw(base_s=0.010, per_stream_s=0.002), prefill_s=0.001, handling_s=0.0, handover_s=0.0)
 
 
-def cold(ident: int, prompt: int, tokens: int, natural: int | None = None) -> Request:
-    return Request(ident, cold_prompt(prompt, ident), tokens, natural)
+def cold(ident: int, prompt: int, tokens: int, natural: int | None = None) -> EngineRequest:
+    return EngineRequest(ident, cold_prompt(prompt, ident), tokens, natural)
 
 
 def seconds(instant: int | None) -> float:
@@ -121,7 +122,11 @@ def test_a_burst_is_taken_last_in_first_out_on_request_and_later_arrivals_in_ord
 def test_the_prefix_cache_serves_repeated_prompts_but_evaluates_one_token() -> None:
     engine = ready(LINE)
     prompt = tuple(range(200))
-    plan = [Request(0, prompt, 2), Request(1, prompt, 2), Request(2, (*prompt[:150], *range(900, 950)), 2)]
+    plan = [
+        EngineRequest(0, prompt, 2),
+        EngineRequest(1, prompt, 2),
+        EngineRequest(2, (*prompt[:150], *range(900, 950)), 2),
+    ]
     first, again, longer = open_loop(engine, plan, [0.0, 1.0, 2.0])
     assert (first.cached, again.cached, longer.cached) == (0, 199, 150)
     assert (first.prompt_tokens, again.prompt_tokens) == (200, 200)
@@ -141,7 +146,7 @@ def test_first_use_loads_and_another_context_loads_again_after_all_have_ended() 
     plan = [
         cold(0, 10, 50),
         cold(1, 10, 5),
-        Request(2, cold_prompt(10, 2), 5, num_ctx=8192),
+        EngineRequest(2, cold_prompt(10, 2), 5, num_ctx=8192),
         cold(3, 10, 5),
     ]
     streams = open_loop(engine, plan, [0.0, 1.5, 2.2, 2.3])
@@ -184,10 +189,10 @@ def test_cancelling_anything_at_any_time_leaves_the_capacity_whole(when_ms: int)
 
 
 def test_slots_that_are_not_neighbours_cost_a_pass_each() -> None:
-    assert passes([2, 0], neighbours=True) == [1, 1]
-    assert passes([1, 0, 3], neighbours=True) == [2, 1]
-    assert passes([1, 0, 3], neighbours=False) == [3]
-    assert passes([], neighbours=True) == [0]
+    assert pass_sizes([2, 0], neighbours=True) == [1, 1]
+    assert pass_sizes([1, 0, 3], neighbours=True) == [2, 1]
+    assert pass_sizes([1, 0, 3], neighbours=False) == [3]
+    assert pass_sizes([], neighbours=True) == [0]
 
 
 def test_the_table_of_step_times_is_drawn_from_interpolated_and_carried_on() -> None:
@@ -247,7 +252,7 @@ def test_the_published_output_table_comes_out(users: int) -> None:
             continue
         tokens = round(row["mean_tokens"]) - 1
         engine = Engine(A100.timing, slots=4, loaded=A100.num_ctx)
-        plan = [Request(i, warm, tokens, num_ctx=A100.num_ctx) for i in range(users)]
+        plan = [EngineRequest(i, warm, tokens, num_ctx=A100.num_ctx) for i in range(users)]
         streams = closed_loop(engine, plan, starts_s=[0.0] * users)
         took = mean(seconds(stream.ended) - seconds(stream.arrived) for stream in streams)
         ratios.append((tokens + 1) / took / row["mean_tokens_per_s"])
@@ -263,7 +268,7 @@ def test_the_published_input_table_comes_out_through_the_prefix_cache() -> None:
     start, cached, times = 0.0, [], []
     for row in rows:
         users = int(row["concurrency"])
-        plan = [Request(i, text, round(row["mean_tokens"]) - 1, num_ctx=A100.num_ctx) for i in range(users)]
+        plan = [EngineRequest(i, text, round(row["mean_tokens"]) - 1, num_ctx=A100.num_ctx) for i in range(users)]
         streams = closed_loop(engine, plan, starts_s=[start] * users)
         cached.append(sum(stream.cached > 0 for stream in streams))
         times.append(mean(seconds(stream.ended) - seconds(stream.arrived) for stream in streams))
@@ -275,7 +280,7 @@ def test_the_published_input_table_comes_out_through_the_prefix_cache() -> None:
 def test_a_prompts_fixed_part_comes_once_however_many_slices_it_takes() -> None:
     timing = Timing(step=StepLaw(0.01, 0.0), prefill_s=0.001, prompt_s=0.5, n_batch=100, handling_s=0, handover_s=0)
     engine = Engine(timing, slots=1, loaded=4096)
-    stream = engine.submit(Request(0, cold_prompt(300, 0), 2), 0)
+    stream = engine.submit(EngineRequest(0, cold_prompt(300, 0), 2), 0)
     while (due := engine.due()) is not None:
         engine.advance(due)
     assert stream.prefill_ns == pytest.approx(0.8 * NS_PER_S)
@@ -285,7 +290,7 @@ def test_a_prompts_fixed_part_comes_once_however_many_slices_it_takes() -> None:
 def test_a_slots_next_stream_waits_a_step_beside_others_unless_it_is_caught(caught: float, steps: int) -> None:
     timing = Timing(step=StepLaw(0.01, 0.0), prefill_s=0.0001, handling_s=0, handover_s=0.002, caught=caught)
     engine = Engine(timing, slots=2, loaded=4096)
-    plan = [Request(number, cold_prompt(10, number), tokens) for number, tokens in enumerate((10, 40, 10))]
+    plan = [EngineRequest(number, cold_prompt(10, number), tokens) for number, tokens in enumerate((10, 40, 10))]
     streams = [engine.submit(request, 0) for request in plan]
     while (due := engine.due()) is not None:
         engine.advance(due)
@@ -300,7 +305,7 @@ def test_streams_let_in_at_one_instant_share_the_idle_loops_first_batch_unless_a
 ) -> None:
     timing = Timing(step=StepLaw(0.01, 0.0), prefill_s=0.001, handling_s=0, apart=apart)
     engine = Engine(timing, slots=2, loaded=4096)
-    streams = [engine.submit(Request(number, cold_prompt(50, number), 5), 0) for number in range(4)]
+    streams = [engine.submit(EngineRequest(number, cold_prompt(50, number), 5), 0) for number in range(4)]
     while (due := engine.due()) is not None:
         engine.advance(due)
     assert (streams[2].prefill_start == streams[3].prefill_start) is together
@@ -309,7 +314,7 @@ def test_streams_let_in_at_one_instant_share_the_idle_loops_first_batch_unless_a
 def test_prompt_jitter_touches_prompts_and_not_steps() -> None:
     timing = Timing(step=StepLaw(0.01, 0.0), prefill_s=0.001, prompt_jitter=0.1)
     engine = Engine(timing, slots=1, loaded=4096)
-    plan = [Request(number, cold_prompt(100, number), 5) for number in range(30)]
+    plan = [EngineRequest(number, cold_prompt(100, number), 5) for number in range(30)]
     streams = closed_loop(engine, plan, starts_s=[0.0])
     assert {stream.decode_ns for stream in streams} == {4 * 10_000_000}
     assert len({stream.prefill_ns for stream in streams}) > 20
@@ -317,7 +322,7 @@ def test_prompt_jitter_touches_prompts_and_not_steps() -> None:
 
 def test_scattered_prompts_take_any_idle_slot() -> None:
     timing = Timing(step=StepLaw(0.01, 0.0), prefill_s=0.001)
-    plan = [Request(number, cold_prompt(100, number), 5) for number in range(40)]
+    plan = [EngineRequest(number, cold_prompt(100, number), 5) for number in range(40)]
     streams = closed_loop(Engine(timing, slots=4, loaded=4096, scatter=True), plan, starts_s=[0.0])
     in_turn = closed_loop(Engine(timing, slots=4, loaded=4096), plan, starts_s=[0.0])
     assert [stream.slot for stream in in_turn] == [3, 2, 1, 0] * 10

@@ -24,8 +24,8 @@ from support.prometheus_server import INSTALLED, get, promtool, samples
 from loadtest.analyse.run import frames
 from loadtest.errors import ScenarioError
 from loadtest.live import Figures
-from loadtest.monitor.endpoint import PATIENCE_S, Endpoint, listen, url_of
-from loadtest.monitor.export import HISTOGRAMS, Client, Seen, bounds, families
+from loadtest.monitor.endpoint import SCRAPER_TIMEOUT_S, Endpoint, open_listener, url_of
+from loadtest.monitor.export import HISTOGRAM_METRICS, ClientState, RunState, bounds, families
 from loadtest.monitor.tail import Tail
 from loadtest.records import Clock, Outcome, Record
 from loadtest.run_folder import RunFolder
@@ -37,13 +37,13 @@ needs_prometheus = pytest.mark.skipif(not INSTALLED, reason="prometheus and prom
 class _Families:
     """What an encoder asks."""
 
-    seen: Seen
+    seen: RunState
 
     def collect(self) -> Iterable[Any]:
         return families(self.seen)
 
 
-def page(seen: Seen) -> bytes:
+def page(seen: RunState) -> bytes:
     return generate_latest(_Families(seen))
 
 
@@ -67,9 +67,9 @@ def test_bounds_are_round_and_about_a_quarter_apart() -> None:
 def test_buckets_hold_what_the_figures_hold(tmp_path: Path) -> None:
     folder = recorded(tmp_path / "run", ["ollama-0.33-mid-slots4-c8"])
     run, figures = frames.load(folder), figures_of(RunFolder.open(folder).records())
-    found = samples(page(Seen(figures={"a": figures})))
+    found = samples(page(RunState(figures={"a": figures})))
     good = run.good(0)
-    for figure, (name, _, limits) in HISTOGRAMS.items():
+    for figure, (name, _, limits) in HISTOGRAM_METRICS.items():
         values = run.itl.of(good) if figure == "itl_s" else run.column(figure)[good]
         values = values[np.isfinite(values)]
         assert found[f"{name}_count", "a", ""] == len(values) > 10, name
@@ -95,7 +95,7 @@ def test_warm_up_is_in_none_of_them_and_every_outcome_is_counted(tmp_path: Path)
     figures = figures_of(
         [ok, *(dataclasses.replace(one, **change) for one, change in zip(others, changes, strict=True))]
     )
-    found = samples(page(Seen(figures={"a": figures})))
+    found = samples(page(RunState(figures={"a": figures})))
     requests = {outcome: count for (name, _, outcome), count in found.items() if name == "loadtest_requests_total"}
     assert requests == {"ok": 1, "cancelled": 1, "http_error": 2}
     assert found["loadtest_ttft_seconds_count", "a", ""] == 1
@@ -108,7 +108,7 @@ def test_the_run_is_named_without_the_credentials_of_its_url() -> None:
         "target": {"model": "m", "url": "https://me:secret@host:1/v1", "dialect": "ollama-chat"},
         "server": {"simulated": {"profile": "p", "speed": 20.0}},
     }
-    text = page(Seen(run="today", facts=facts)).decode()
+    text = page(RunState(run="today", facts=facts)).decode()
     assert (
         'loadtest_run_info{dialect="ollama-chat",driver="asyncio",model="m",run="today",simulated="p at 20× speed",'
         'url="https://host:1/v1"} 1.0\n'
@@ -117,8 +117,8 @@ def test_the_run_is_named_without_the_credentials_of_its_url() -> None:
 
 
 def test_what_is_not_known_now_is_left_out() -> None:
-    assert b"loadtest_streams" not in page(Seen())
-    known = page(Seen(client=Client(decoding=2, waiting=3, loop_gap_s=None, cpu_cores=0.5)))
+    assert b"loadtest_streams" not in page(RunState())
+    known = page(RunState(client=ClientState(decoding=2, waiting=3, loop_gap_s=None, cpu_cores=0.5)))
     assert b"loadtest_streams_in_flight 5.0\n" in known
     assert b"loadtest_client_loop_gap_seconds" not in known
 
@@ -127,8 +127,10 @@ def test_what_is_not_known_now_is_left_out() -> None:
 def test_promtool_finds_nothing_to_say_about_the_page(tmp_path: Path) -> None:
     folder = recorded(tmp_path / "run", ["ollama-0.33-mid-slots4-c8"])
     figures = figures_of(RunFolder.open(folder).records())
-    client = Client(decoding=2, waiting=3, loop_gap_s=0.01, cpu_cores=0.5)
-    text = page(Seen("run", {"driver": "asyncio"}, {"8 streams · 128 in": figures, 'odd "\\\n name': figures}, client))
+    client = ClientState(decoding=2, waiting=3, loop_gap_s=0.01, cpu_cores=0.5)
+    text = page(
+        RunState("run", {"driver": "asyncio"}, {"8 streams · 128 in": figures, 'odd "\\\n name': figures}, client)
+    )
     checked = promtool("check", "metrics", page=text)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
     assert promtool("check", "metrics", page=b"x 1\n").stderr  # it does read
@@ -192,7 +194,7 @@ def test_the_clients_processes_are_added_up_while_they_speak(tmp_path: Path) -> 
             writer.write({"t": 0, **said})
         writer.close()
     (folder.path / "samples-driver-3.jsonl").write_text("{")
-    assert Tail(folder.path).seen().client == Client(decoding=4, waiting=2, loop_gap_s=0.004, cpu_cores=0.5)
+    assert Tail(folder.path).seen().client == ClientState(decoding=4, waiting=2, loop_gap_s=0.004, cpu_cores=0.5)
 
 
 # -- the page -----------------------------------------------------------------------------------------------------------
@@ -200,8 +202,8 @@ def test_the_clients_processes_are_added_up_while_they_speak(tmp_path: Path) -> 
 
 @pytest.fixture
 def served() -> Iterator[str]:
-    listener = listen("127.0.0.1", 0)
-    endpoint = Endpoint(listener, lambda: families(Seen(figures={"a": Figures()})))
+    listener = open_listener("127.0.0.1", 0)
+    endpoint = Endpoint(listener, lambda: families(RunState(figures={"a": Figures()})))
     yield url_of(listener)
     endpoint.close()
 
@@ -220,13 +222,13 @@ def test_only_get_metrics_is_answered(served: str) -> None:
 def test_a_client_that_says_nothing_keeps_nobody_else_waiting(served: str) -> None:
     parts = urlsplit(served)
     with socket.create_connection((parts.hostname or "", parts.port or 0)):
-        assert get(served, patience=PATIENCE_S / 2)[0] == 200  # before the other one is given up
+        assert get(served, patience=SCRAPER_TIMEOUT_S / 2)[0] == 200  # before the other one is given up
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "192.0.2.1", "no.such.host.invalid"])
 def test_a_port_that_cannot_be_had_is_one_sentence(address: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ScenarioError, match=r"^[^\n]*\.$") as error:
-        listen(address, taken.getsockname()[1])
+        open_listener(address, taken.getsockname()[1])
     assert "(while" not in str(error.value)
     assert "choose another --metrics-port" in str(error.value)
 

@@ -24,7 +24,7 @@ import loadtest
 from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.run import frames
 from loadtest.asyncio_driver.session import measure
-from loadtest.monitor.export import HISTOGRAMS
+from loadtest.monitor.export import HISTOGRAM_METRICS
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 
@@ -119,7 +119,7 @@ def test_the_totals_of_a_level_are_those_of_the_summary(scraped: Scraped) -> Non
 def test_quantiles_are_those_of_the_summary_within_a_bucket(scraped: Scraped, share: float) -> None:
     run, level = frames.load(scraped.folder), scraped.summary["levels"][0]
     good = run.good(0)
-    for figure, (name, _, limits) in HISTOGRAMS.items():
+    for figure, (name, _, limits) in HISTOGRAM_METRICS.items():
         values = np.sort(run.itl.of(good) if figure == "itl_s" else run.column(figure)[good])
         values = values[np.isfinite(values)]
         rank = share * (len(values) - 1)

@@ -16,7 +16,7 @@ from loadtest.analyse.charts import machine as chart
 from loadtest.analyse.reports import machine
 from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.run import frames, samples
-from loadtest.monitor.prometheus import KNOWN
+from loadtest.monitor.prometheus import KNOWN_METRICS
 
 MONOTONIC = 5_000_000_000  # of made_runs' anchor; its first request is scheduled then
 GB = 10**9
@@ -223,7 +223,7 @@ def test_a_model_partly_on_the_gpu_is_said(run: Path) -> None:
 
 
 def test_every_metric_that_is_read_is_one_that_is_sampled() -> None:
-    sampled = {name for names in KNOWN.values() for name in names}
+    sampled = {name for names in KNOWN_METRICS.values() for name in names}
     assert set(samples.GPU_METRICS) | set(samples.SERVER_METRICS) <= sampled
 
 

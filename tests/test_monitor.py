@@ -19,8 +19,8 @@ from support.exporter import Exporter, eventually, opened
 
 from loadtest.errors import RunFolderError, ScenarioError
 from loadtest.monitor import process
-from loadtest.monitor.host import Family, Host, listener
-from loadtest.monitor.process import Asked, beside, parse
+from loadtest.monitor.host import Family, Host, listening_pid
+from loadtest.monitor.process import SourceSpec, child_monitor, parse_sources
 from loadtest.monitor.prometheus import Prometheus
 from loadtest.monitor.sampler import Watch, writer_for
 
@@ -35,35 +35,38 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("text", "asked"),
     [
-        ("host", Asked("host")),
-        ("ollama=http://h:11434", Asked("ollama", "http://h:11434")),
-        ("dcgm=http://h:9400", Asked("dcgm", "http://h:9400/metrics")),
-        ("dcgm=http://h/exporter", Asked("dcgm", "http://h/exporter")),
-        ("prometheus=http://h:9100/metrics:a,vllm:b", Asked("prometheus", "http://h:9100/metrics", ("a", "vllm:b"))),
-        ("prometheus=http://[::1]:9100:a", Asked("prometheus", "http://[::1]:9100/metrics", ("a",))),
-        ("prometheus=http://h:a", Asked("prometheus", "http://h/metrics", ("a",))),
+        ("host", SourceSpec("host")),
+        ("ollama=http://h:11434", SourceSpec("ollama", "http://h:11434")),
+        ("dcgm=http://h:9400", SourceSpec("dcgm", "http://h:9400/metrics")),
+        ("dcgm=http://h/exporter", SourceSpec("dcgm", "http://h/exporter")),
+        (
+            "prometheus=http://h:9100/metrics:a,vllm:b",
+            SourceSpec("prometheus", "http://h:9100/metrics", ("a", "vllm:b")),
+        ),
+        ("prometheus=http://[::1]:9100:a", SourceSpec("prometheus", "http://[::1]:9100/metrics", ("a",))),
+        ("prometheus=http://h:a", SourceSpec("prometheus", "http://h/metrics", ("a",))),
     ],
 )
-def test_a_source_is_read_as_written(text: str, asked: Asked) -> None:
-    assert parse([text]) == [asked]
-    assert parse([str(asked)]) == [asked]
+def test_a_source_is_read_as_written(text: str, asked: SourceSpec) -> None:
+    assert parse_sources([text]) == [asked]
+    assert parse_sources([str(asked)]) == [asked]
 
 
 def test_sources_may_be_joined_by_commas_and_stand_for_the_measured_server() -> None:
-    found = parse(["host,ollama,prometheus=http://h/m:a,b,nvidia", "vllm", "host"], server="http://s:8000/v1")
+    found = parse_sources(["host,ollama,prometheus=http://h/m:a,b,nvidia", "vllm", "host"], server="http://s:8000/v1")
     assert found == [
-        Asked("host"),
-        Asked("ollama", "http://s:8000"),
-        Asked("prometheus", "http://h/m", ("a", "b")),
-        Asked("nvidia"),
-        Asked("vllm", "http://s:8000/metrics"),
+        SourceSpec("host"),
+        SourceSpec("ollama", "http://s:8000"),
+        SourceSpec("prometheus", "http://h/m", ("a", "b")),
+        SourceSpec("nvidia"),
+        SourceSpec("vllm", "http://s:8000/metrics"),
     ]
 
 
 @pytest.mark.parametrize("text", ["gpu", "host=http://h", "ollama", "dcgm=h:9400", "ollama=http://h:1:metric", ""])
 def test_a_mistake_is_a_sentence(text: str) -> None:
     with pytest.raises(ScenarioError, match=r"\.$"):
-        parse([text])
+        parse_sources([text])
 
 
 def test_a_run_does_not_begin_with_a_source_that_is_none(
@@ -98,9 +101,11 @@ def test_host_samples_every_core_and_keeps_the_client_apart() -> None:
 def test_the_listening_process_is_found_and_others_are_not() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        assert listener(url) == os.getpid()
-        assert listener(url.replace("127.0.0.1", "192.0.2.1")) is None  # no address of ours: another machine's server
-    assert listener(url) is None
+        assert listening_pid(url) == os.getpid()
+        assert (
+            listening_pid(url.replace("127.0.0.1", "192.0.2.1")) is None
+        )  # no address of ours: another machine's server
+    assert listening_pid(url) is None
 
 
 def test_a_familys_use_counts_its_children_and_ends_with_it() -> None:
@@ -187,7 +192,7 @@ def test_it_samples_alone_for_as_long_as_it_is_told(tmp_path: Path, simulated_ur
 def test_beside_a_run_it_ends_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess.Popen, "kill", lambda _: pytest.fail("it had to be killed"))
     file = tmp_path / "samples-host.jsonl"
-    with beside(tmp_path, [Asked("host")], every=0.05) as pid:
+    with child_monitor(tmp_path, [SourceSpec("host")], every=0.05) as pid:
         assert file.exists()  # it is up before the run begins
         eventually(lambda: sum("client_cpu" in line for line in lines_of(file)) >= 2)
         assert psutil.Process(pid).nice() == process.NICENESS
@@ -198,8 +203,8 @@ def test_beside_a_run_it_ends_with_the_run(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("forks", [False, True])
 def test_it_ends_when_its_parent_is_killed(tmp_path: Path, *, forks: bool) -> None:
     program = (
-        "import os, sys; from pathlib import Path; from loadtest.monitor.process import Asked, beside\n"
-        f"with beside(Path({str(tmp_path)!r}), [Asked('host')], every=0.05) as pid:\n"
+        "import os, sys; from pathlib import Path; from loadtest.monitor.process import SourceSpec, child_monitor\n"
+        f"with child_monitor(Path({str(tmp_path)!r}), [SourceSpec('host')], every=0.05) as pid:\n"
         f"    forked = {forks} and os.fork() == 0  # holds the pipe open when the parent is gone\n"
         "    if not forked: print(pid, flush=True)\n"
         "    sys.stdin.read(); os._exit(0)"
@@ -212,7 +217,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path, *, forks: bool) -> No
 
 
 def test_a_monitor_that_cannot_start_is_no_reason_to_stop_the_run(tmp_path: Path) -> None:
-    with beside(tmp_path, [Asked("ollama", "no address")], every=0.05) as pid:
+    with child_monitor(tmp_path, [SourceSpec("ollama", "no address")], every=0.05) as pid:
         assert pid
     assert not psutil.pid_exists(pid)
 

@@ -12,7 +12,7 @@ import pytest
 from support.exporter import Exporter, eventually, opened
 
 from loadtest.monitor import pages, prometheus
-from loadtest.monitor.host import Host, listener
+from loadtest.monitor.host import Host, listening_pid
 from loadtest.monitor.ollama import Ollama
 from loadtest.monitor.prometheus import Prometheus
 from loadtest.monitor.sampler import SourceError
@@ -86,7 +86,7 @@ def test_every_form_of_a_line_says_what_the_parser_says(exporter: Exporter, line
     exporter.body = f"# TYPE temperature gauge\n\n{line}\nrest 1\n".encode()
     source = Prometheus("prometheus", exporter.url, ("temperature", "other"))
     with opened(source):
-        said = {prometheus._key(sample): sample.value for sample in source._samples(exporter.body)}
+        said = {prometheus._series_key(sample): sample.value for sample in source._samples(exporter.body)}
         assert len(said) == 1 + line.count("other")
         assert [source.sample(), source.sample()] == [{"values": said}] * 2
 
@@ -154,7 +154,7 @@ def test_rubbish_is_a_sentence(exporter: Exporter, status: int, body: bytes, say
 
 
 def test_a_page_that_does_not_come_is_a_sentence(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "LIMIT_S", 0.1)
+    monkeypatch.setattr(pages, "PAGE_LIMIT_S", 0.1)
     exporter.hang.clear()
     with pytest.raises(SourceError, match=r"did not answer within 0.1 s\.$"), opened(Ollama(exporter.url)):
         pass
@@ -226,7 +226,7 @@ def test_llamacpps_own_pages_and_process_are_read(llamacpp_url: str) -> None:
         values = source.sample()["values"]
     assert values["llamacpp:requests_processing"] == 0
     assert values["llamacpp:requests_deferred"] == 0
-    pid = listener(llamacpp_url)
+    pid = listening_pid(llamacpp_url)
     assert pid is not None
     assert "llamacpp.py" in " ".join(psutil.Process(pid).cmdline())
     host = Host(server=llamacpp_url)

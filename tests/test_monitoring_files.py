@@ -21,7 +21,7 @@ import yaml
 from support.exporter import Exporter, eventually
 from support.prometheus_server import INSTALLED, Prometheus, prometheus, promtool
 
-from loadtest.monitor.prometheus import KNOWN
+from loadtest.monitor.prometheus import KNOWN_METRICS
 
 FILES = Path(__file__).parents[1] / "scenarios" / "monitoring"
 DASHBOARD = FILES / "grafana" / "dashboards" / "loadtest.json"
@@ -166,7 +166,7 @@ def test_every_metric_of_the_dashboard_is_on_a_page_that_loadtest_knows(scraped:
     def all_there() -> bool:
         asked = {"match[]": '{job="loadtest"}'}
         answer = httpx.get(f"{scraped.url}/api/v1/label/__name__/values", params=asked, trust_env=False).json()
-        known = {name for names in KNOWN.values() for name in names} | set(answer["data"]) | {"up"}
+        known = {name for names in KNOWN_METRICS.values() for name in names} | set(answer["data"]) | {"up"}
         missing.clear()
         missing.update(name for query in _queries() for name in _metrics(query.expr) - known)
         return not missing or time.monotonic() > started + ENOUGH_S

@@ -26,7 +26,8 @@ from loadtest.measure.schedule import PlanShare, schedule_of
 from loadtest.records import Clock, Outcome
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.scenario import Scenario
-from loadtest.target.settle import control_client, settle, trust
+from loadtest.target.connect import control_client, trust
+from loadtest.target.prepare import prepare_target
 from loadtest.wire import AsyncWire, Posts, Timerfd, now
 
 Call = Callable[..., tuple[int, str, str]]
@@ -207,7 +208,7 @@ def test_two_processes_shares_make_up_the_whole_plan(
 ) -> None:
     scenario = Scenario(url=simulated_url, input_tokens=(32,), output_tokens=(4,), seed=3, **options)
     with control_client(trust(None)) as control:
-        target, workload = settle(control, scenario, lambda _: None)
+        target, workload = prepare_target(control, scenario, lambda _: None)
     folder = RunFolder.create(tmp_path / "run")
 
     async def drive(share: PlanShare) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from loadtest.errors import TargetError
-from loadtest.target.probe import Model, Server, base_url, choose_model, default_url, hazards
+from loadtest.target.probe import ServedModel, Server, choose_model, hazards
+from loadtest.urls import base_url, default_url
 
 
 @pytest.mark.parametrize(
@@ -38,19 +39,19 @@ def test_the_environment_names_the_server() -> None:
     assert default_url({"OPENAI_BASE_URL": "http://a/v1", "OLLAMA_HOST": "b"}) == "b"  # api openai: test_urls
 
 
-def ollama(*models: Model) -> Server:
+def ollama(*models: ServedModel) -> Server:
     return Server("http://host", "ollama", "0.33.0", models)
 
 
 def test_a_model_is_the_one_asked_for_else_the_loaded_else_the_only_one() -> None:
-    cold, warm = Model("a:latest", loaded=False), Model("b:7b", loaded=True)
+    cold, warm = ServedModel("a:latest", loaded=False), ServedModel("b:7b", loaded=True)
     assert choose_model(ollama(cold, warm), "a") is cold
     assert choose_model(ollama(cold, warm), None) is warm
     assert choose_model(ollama(cold), None) is cold
 
 
 def test_models_that_cannot_be_chosen_are_named() -> None:
-    two = ollama(Model("a:latest", loaded=False), Model("b:7b", loaded=False))
+    two = ollama(ServedModel("a:latest", loaded=False), ServedModel("b:7b", loaded=False))
     with pytest.raises(TargetError, match="several models; choose one with --model: a:latest, b:7b"):
         choose_model(two, None)
     with pytest.raises(TargetError, match=r"no model 'c'; it has: a:latest, b:7b.*ollama pull c"):
@@ -60,5 +61,5 @@ def test_models_that_cannot_be_chosen_are_named() -> None:
 
 
 def test_hazards_name_a_model_in_host_memory() -> None:
-    half = Model("m", loaded=True, context=4096, size=100, size_vram=25)
+    half = ServedModel("m", loaded=True, context=4096, size=100, size_vram=25)
     assert any("75 % of m is in host memory" in text for text in hazards(ollama(half), half))

@@ -23,10 +23,12 @@ from loadtest.errors import RunFolderError
 from loadtest.records import Record
 from loadtest.scenario import Scenario
 from loadtest.simulate import text
-from loadtest.simulate.engine import NS_PER_S, Emission, Engine, Request, Stream
+from loadtest.simulate.engine import Engine
 from loadtest.simulate.profiles import PROFILES
+from loadtest.simulate.stream import Emission, EngineRequest, Stream
+from loadtest.simulate.timing import NS_PER_S
 from loadtest.simulate.virtual import closed_loop
-from loadtest.target.settle import level_facts
+from loadtest.target.run_facts import level_facts
 from loadtest.workloads.nonce import nonce_of
 from loadtest.workloads.synthetic import made_up
 
@@ -74,11 +76,11 @@ class Machine:
         server = {"kind": "ollama", "version": "0.24.0", "context": 2048, "simulated": simulated, "facts": {}}
         return made_runs.write(path, records, levels, scenario=scenario.to_dict(), server=server)
 
-    def _request(self, said: str, limit: int | None) -> Request:
+    def _request(self, said: str, limit: int | None) -> EngineRequest:
         self._asked += 1
         prompt = text.chat_pieces([("user", said)])
         natural = text.natural_length(said, self._draw)
-        return Request(self._asked, prompt, limit or 10 * A100.num_ctx, natural, A100.num_ctx)
+        return EngineRequest(self._asked, prompt, limit or 10 * A100.num_ctx, natural, A100.num_ctx)
 
 
 def _record(stream: Stream, tokens: list[int], level: int, *, warmup: bool) -> Record:

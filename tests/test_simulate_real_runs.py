@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from loadtest.metrics import queue_wait_ollama
-from loadtest.simulate.engine import Engine, Request, Stream
+from loadtest.simulate.engine import Engine
+from loadtest.simulate.stream import EngineRequest, Stream
 from loadtest.simulate.timing import StepLaw, Timing
 from loadtest.simulate.virtual import closed_loop, cold_prompt
 
@@ -124,7 +125,9 @@ def fit(runs: Sequence[Run], *, neighbours: bool) -> Timing:
 
 def simulate(timing: Timing, run: Run) -> tuple[float, float]:
     """Return the medians of TTFT and wait of the run's own plan in virtual time, seconds."""
-    plan = [Request(row["id"], cold_prompt(row["prompt_tokens"], row["id"]), row["output_tokens"]) for row in run.rows]
+    plan = [
+        EngineRequest(row["id"], cold_prompt(row["prompt_tokens"], row["id"]), row["output_tokens"]) for row in run.rows
+    ]
     starts = [0.0] * run.first_batch + [0.0002] * (run.users - run.first_batch)
     streams = closed_loop(Engine(timing, slots=run.slots, loaded=4096), plan, starts_s=starts, turnaround_s=0.0015)
     ttfts = [_ttft(stream) for stream in streams]
@@ -189,7 +192,7 @@ def test_the_fit_finds_the_step_times_that_were_seen() -> None:
 def test_two_streams_on_slots_that_are_not_neighbours_decode_as_slowly_as_seen() -> None:
     """Two users on four slots got 40 ms a token in the real run while they sat on slots that are not neighbours."""
     engine = Engine(mid_033(), slots=4, loaded=4096)
-    streams = [engine.submit(Request(i, cold_prompt(30, i), (400, 5, 400)[i]), 0) for i in range(3)]
+    streams = [engine.submit(EngineRequest(i, cold_prompt(30, i), (400, 5, 400)[i]), 0) for i in range(3)]
     while (due := engine.due()) is not None:
         engine.advance(due)
     assert [stream.slot for stream in streams] == [3, 2, 1]

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import pytest
 
 from loadtest.errors import ScenarioError
-from loadtest.simulate.asks import Refusal, ollama_ask
 from loadtest.simulate.faults import EQUAL_PIECES, Fault
 from loadtest.simulate.profiles import PROFILES, load_profile
+from loadtest.simulate.request_bodies import RefusedError, read_ollama_request
 from loadtest.simulate.server import ServerOptions, SimulatedServer
 from loadtest.simulate.text import ANSWER, pieces
 
@@ -313,8 +313,8 @@ def test_more_than_max_queue_waiting_for_a_load_are_refused_with_503(profile: st
     ],
 )
 def test_refusals_are_in_ollamas_words(profile: str, fields: dict[str, Any], status: int, sentence: str) -> None:
-    with pytest.raises(Refusal) as refusal:
-        ollama_ask("chat", fields, load_profile(profile), random.Random(0))
+    with pytest.raises(RefusedError) as refusal:
+        read_ollama_request("chat", fields, load_profile(profile), random.Random(0))
     assert (refusal.value.status, refusal.value.sentence) == (status, sentence)
 
 
@@ -323,7 +323,7 @@ def test_refusals_are_in_ollamas_words(profile: str, fields: dict[str, Any], sta
 )
 def test_num_predict_without_a_limit_means_ten_contexts(profile: str, asked: int, limit: int) -> None:
     fields = {"model": "tiny", **chat(asked)}
-    assert ollama_ask("chat", fields, load_profile(profile), random.Random(0)).limit == limit
+    assert read_ollama_request("chat", fields, load_profile(profile), random.Random(0)).limit == limit
 
 
 # -- slots, truth, faults ------------------------------------------------------------------------------------------------
@@ -482,7 +482,7 @@ def test_token_estimates_are_near_cl100k_and_answers_never_repeat_a_piece_31_tim
 
 
 def test_serve_prints_its_address_and_ends_cleanly_on_sigterm() -> None:
-    code = "from loadtest.simulate.server import *; serve(ServerOptions())"
+    code = "from loadtest.simulate.server import *; serve_forever(ServerOptions())"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loadtest.errors import TargetError
-from loadtest.urls import base_url, default_url, parse, without_secrets
+from loadtest.urls import base_url, default_url, parse_url, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_a_server_as_ollama_and_people_write_it(given: str, url: str) -> None:
     ],
 )
 def test_a_whole_endpoint_says_what_is_measured(given: str, url: str, asks: tuple[str | None, str | None]) -> None:
-    assert parse(given).base == url
-    assert parse(given).asks == asks
+    assert parse_url(given).base == url
+    assert parse_url(given).asks == asks
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_no_sentence_quotes_a_password(given: str) -> None:
 
 
 def test_userinfo_is_no_part_of_the_base() -> None:
-    address = parse("https://me:s%40cret@h:1/x/v1/chat/completions")
+    address = parse_url("https://me:s%40cret@h:1/x/v1/chat/completions")
     assert (address.base, address.userinfo) == ("https://h:1/x", "me:s%40cret")
     assert without_secrets("http://me:x@h/p?key=1") == "http://h/p?…"
 

@@ -20,8 +20,8 @@ from support.wire_server import CHUNKED, STREAM, Peer, chunk, say, serving
 from loadtest.dialects import OllamaChat
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.target.probe import Model, Server
-from loadtest.target.settle import Target
+from loadtest.target.probe import ServedModel, Server
+from loadtest.target.target import Target
 from loadtest.wire import LagLog, Order, Received, SyncWire, Timeouts
 from loadtest.wire.poller import Poller
 from loadtest.workloads.tokens import TokenFit
@@ -375,7 +375,7 @@ def test_a_plain_ask_sends_what_was_made_ahead_and_its_event_says_where_it_went(
 
 def test_workers_are_told_all_that_was_settled() -> None:
     scenario = Scenario(url="http://127.0.0.1:1", concurrency=(1,), output_tokens=(9,), temperature=0.5, seed=3)
-    model = Model("m", loaded=True, context=4096, details={"quantization_level": "Q4_0"})
+    model = ServedModel("m", loaded=True, context=4096, details={"quantization_level": "Q4_0"})
     server = Server("http://127.0.0.1:1", "ollama", "0.24.0", (model,), None, {"profile": "quick", "speed": 2.0})
     settled = Settled(scenario, Target(server, model, OllamaChat("m", temperature=0.5)), TokenFit(20.0, 1.1))
     assert Settled.from_json(sent(settled.to_json())) == settled

@@ -213,8 +213,8 @@ def test_the_stamp_is_the_arrival_even_when_the_loop_is_late_and_the_lag_says_so
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        with keeper() as keep:
-            assert keep.stamping
+        with keeper() as stamping:
+            assert stamping
             async with AsyncWire() as wire:
                 blocked = [0, 0]
 

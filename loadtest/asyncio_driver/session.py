@@ -27,17 +27,11 @@ from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
 from loadtest.scenario import Level, Scenario
-from loadtest.target.settle import (
-    Target,
-    ask_to_unload,
-    control_client,
-    level_facts,
-    loaded_facts,
-    located,
-    run_facts,
-    settle,
-    trust,
-)
+from loadtest.target.connect import control_client, trust
+from loadtest.target.loaded_model import ask_to_unload, loaded_facts
+from loadtest.target.prepare import prepare_target
+from loadtest.target.run_facts import initial_facts, level_facts
+from loadtest.target.target import Target, located
 from loadtest.text import shown
 
 UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
@@ -94,10 +88,10 @@ def measure(
         control_client(trust(scenario.ca_file), scenario.connect_timeout) as control,
         spawned(scenario.workers) as children,
     ):
-        target, workload = settle(control, scenario, say)
+        target, workload = prepare_target(control, scenario, say)
         scenario = workload.scenario
         loop = loop_factory().__module__.partition(".")[0]
-        facts = run_facts(scenario, target, workload.counter, workload.fit, driver="asyncio", loop=loop)
+        facts = initial_facts(scenario, target, workload.counter, workload.fit, driver="asyncio", loop=loop)
         folder = RunFolder.create(path)
         folder.write_run({**facts, "state": "running"})
         ended: dict[str, Any] = {"state": "failed"}

@@ -23,7 +23,8 @@ from loadtest.measure.schedule import PlanShare
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level
-from loadtest.target.settle import Target, timeouts_of, trust
+from loadtest.target.connect import timeouts_of, trust
+from loadtest.target.target import Target
 from loadtest.wire import AsyncWire, Posts, keeper, now
 from loadtest.workloads.workload import Workload
 

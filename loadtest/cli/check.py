@@ -7,10 +7,10 @@ import click
 from loadtest.cli.connection import connection_options
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError, TargetError
-from loadtest.target.probe import Model, Server, choose_model, describe, hazards, probe
-from loadtest.target.settle import control_client, trust
+from loadtest.target.connect import control_client, trust
+from loadtest.target.probe import ServedModel, Server, choose_model, hazards, probe, with_details
 from loadtest.text import shown
-from loadtest.urls import default_url, parse
+from loadtest.urls import default_url, parse_url
 
 
 @click.command()
@@ -29,7 +29,7 @@ def check(
     if url is not None and named is not None:
         raise ScenarioError("URL and --url both name a server: give one.")
     given = next((one for one in (url, named) if one is not None), None)
-    address = parse(withhold(default_url(api=api) if given is None else given))
+    address = parse_url(withhold(default_url(api=api) if given is None else given))
     api = address.asks[0] or api if api == "auto" else api
     server, chosen, trouble = _look(address.base, model, api, ca_file, connect_timeout)
     rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
@@ -57,25 +57,25 @@ def check(
 
 def _look(
     url: str, asked: str | None, api: str, ca_file: str | None, connect_timeout: float
-) -> tuple[Server, Model | None, str | None]:
+) -> tuple[Server, ServedModel | None, str | None]:
     with control_client(trust(ca_file), connect_timeout) as client:
         server = probe(client, url, api=api)
         try:
-            return server, describe(client, server, choose_model(server, asked)), None
+            return server, with_details(client, server, choose_model(server, asked)), None
         except TargetError as error:
             if asked is not None:
                 raise
             return server, None, str(error)
 
 
-def _details(model: Model) -> str:
+def _details(model: ServedModel) -> str:
     parts = [
         shown(str(model.details.get(key))) for key in ("parameter_size", "quantization_level") if model.details.get(key)
     ]
     return f"({', '.join(parts)})" if parts else ""
 
 
-def _context(model: Model) -> str:
+def _context(model: ServedModel) -> str:
     trained = f"trained for {model.trained_context}" if model.trained_context else ""
     if model.context:
         return f"{model.context} tokens" + (f", {trained}" if trained else "")

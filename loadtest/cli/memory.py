@@ -278,18 +278,18 @@ def _of_server(asked: Asked, url: str) -> Found:
     from loadtest.credentials import withhold
     from loadtest.memory.estimate import DEFAULT_CONTEXT, Plan
     from loadtest.memory.loaded import LoadedMemory, server_facts
-    from loadtest.target.probe import choose_model, describe, probe
-    from loadtest.target.settle import control_client, trust
+    from loadtest.target.connect import control_client, trust
+    from loadtest.target.probe import choose_model, probe, with_details
     from loadtest.text import shown
-    from loadtest.urls import parse
+    from loadtest.urls import parse_url
 
     with control_client(trust(asked.ca_file), asked.connect_timeout) as client:
-        server = probe(client, parse(withhold(url)).base, api=asked.api)
+        server = probe(client, parse_url(withhold(url)).base, api=asked.api)
         if server.kind != "ollama":
             raise TargetError(
                 f"{server.described} does not say what its models are made of: give --model, --gguf or --config."
             )
-        model = describe(client, server, choose_model(server, asked.model))
+        model = with_details(client, server, choose_model(server, asked.model))
     facts = server_facts(shown(model.name), model.details, model.trained_context)
     plan = Plan(facts=facts, context=model.context or DEFAULT_CONTEXT)
     notes = ["Ollama does not say how many slots it has: 1 is taken unless --slots says more."]

@@ -54,7 +54,7 @@ def _listener(address: str, port: int | None) -> socket.socket | None:
         return None
     from loadtest.monitor import endpoint  # a web server, which most runs go without
 
-    listener = endpoint.listen(address, port)
+    listener = endpoint.open_listener(address, port)
     click.get_current_context().call_on_close(listener.close)
     print(f"metrics: {endpoint.url_of(listener)}", file=sys.stderr, flush=True)
     return listener
@@ -106,9 +106,9 @@ def monitor(
     if metrics_fd is not None:
         listener = socket.socket(fileno=metrics_fd)
     server = None if server is None else base_url(withhold(server))
-    asked = process.parse(sources or ("host",), server=server) if sources or listener is None else []
-    process.monitor(
-        [process.make(one, client=client, server=server, ca_file=ca_file) for one in asked],
+    asked = process.parse_sources(sources or ("host",), server=server) if sources or listener is None else []
+    process.run_monitor(
+        [process.make_source(one, client=client, server=server, ca_file=ca_file) for one in asked],
         out,
         every=every,
         seconds=seconds,
@@ -139,14 +139,14 @@ def beside_run(
     The port of metrics is taken now.
     """
     if sources:
-        process.parse(sources, server="http://server")  # the measured one's address is not known yet
+        process.parse_sources(sources, server="http://server")  # the measured one's address is not known yet
     listener = _listener(metrics_address, metrics_port)
     if not sources and listener is None:
         return None
 
     def start(folder: Path, url: str) -> AbstractContextManager[int]:
-        asked = process.parse(sources, server=url) if sources else []
-        return process.beside(folder, asked, every=every, server=url, ca_file=ca_file, metrics=listener)
+        asked = process.parse_sources(sources, server=url) if sources else []
+        return process.child_monitor(folder, asked, every=every, server=url, ca_file=ca_file, metrics=listener)
 
     return start
 

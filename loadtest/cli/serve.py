@@ -10,8 +10,7 @@ import click
 from loadtest.cli.options import Number, Whole
 from loadtest.simulate.faults import Fault, FaultKind
 from loadtest.simulate.profiles import PROFILES
-from loadtest.simulate.server import ServerOptions
-from loadtest.simulate.server import serve as serve_forever
+from loadtest.simulate.server import ServerOptions, serve_forever
 
 
 @click.command(

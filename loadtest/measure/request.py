@@ -15,7 +15,8 @@ from loadtest.measure.failure import Failure, bug
 from loadtest.records import Clock, Outcome, Record
 from loadtest.wire import Order, Posts
 from loadtest.wire.clock import LagLog, WallClock
-from loadtest.wire.received import Reads, Received
+from loadtest.wire.reads import Reads
+from loadtest.wire.received import Received
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Session
 

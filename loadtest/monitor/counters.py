@@ -8,7 +8,7 @@ from __future__ import annotations
 import psutil
 
 
-def cores() -> list[tuple[float, float]]:
+def core_times() -> list[tuple[float, float]]:
     """Return (busy, busy and idle) seconds of each core since the machine started."""
     found = []
     for times in psutil.cpu_times(percpu=True):
@@ -18,7 +18,7 @@ def cores() -> list[tuple[float, float]]:
     return found
 
 
-def memory() -> dict[str, int]:
+def memory_use() -> dict[str, int]:
     """Return memory_used, page_cache and swap_used, bytes."""
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
     return {
@@ -28,13 +28,13 @@ def memory() -> dict[str, int]:
     }
 
 
-def networks() -> dict[str, tuple[int, int]]:
+def network_bytes() -> dict[str, tuple[int, int]]:
     """Return (sent, received) bytes by interface."""
     counted = psutil.net_io_counters(pernic=True, nowrap=False)
     return {name: (counter.bytes_sent, counter.bytes_recv) for name, counter in counted.items()}
 
 
-def use(process: psutil.Process) -> tuple[float, int] | None:
+def process_use(process: psutil.Process) -> tuple[float, int] | None:
     """Return a process's (CPU seconds so far, resident bytes); None once it has ended, whoever has its number now."""
     try:
         if not process.is_running():

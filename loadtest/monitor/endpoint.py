@@ -13,10 +13,10 @@ from typing import Any
 from loadtest.errors import ScenarioError
 
 PATH = "/metrics"
-PATIENCE_S = 10.0  # with a client that connects and says nothing
+SCRAPER_TIMEOUT_S = 10.0  # with a client that connects and says nothing
 
 
-def listen(address: str, port: int) -> socket.socket:
+def open_listener(address: str, port: int) -> socket.socket:
     """Return a socket that listens, on any free port where `port` is 0; raise ScenarioError."""
     try:
         family, *_ = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
@@ -36,7 +36,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    timeout = PATIENCE_S
+    timeout = SCRAPER_TIMEOUT_S
     collect: Callable[[], Iterable[object]]
     choose_encoder: Callable[[str], tuple[Callable[[object], bytes], str]]
 
@@ -56,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-class _Server(socketserver.ThreadingTCPServer):
+class _MetricsServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -73,7 +73,7 @@ class Endpoint:
 
         own = {"collect": staticmethod(collect), "choose_encoder": staticmethod(choose_encoder)}
         handler = type("Handler", (_Handler,), own)
-        self._server = _Server(listener.getsockname(), handler, bind_and_activate=False)
+        self._server = _MetricsServer(listener.getsockname(), handler, bind_and_activate=False)
         self._server.socket.close()
         self._server.socket = listener
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()

@@ -26,25 +26,25 @@ def bounds(low: int, high: int) -> tuple[float, ...]:
     return *(float(f"{step}e{power}") for power in range(low, high) for step in _R10), float(f"1e{high}")
 
 
-REQUEST_S = bounds(-3, 3)
-TOKEN_S = bounds(-4, 2)
-SPEED = bounds(-1, 4)
+REQUEST_BOUNDS = bounds(-3, 3)
+TOKEN_BOUNDS = bounds(-4, 2)
+SPEED_BOUNDS = bounds(-1, 4)
 
 # Figure -> (name, what it is, bounds of its buckets).
-HISTOGRAMS: dict[str, tuple[str, str, Sequence[float]]] = {
-    "ttft_s": ("loadtest_ttft_seconds", "Time to first token", REQUEST_S),
-    "ttft_sched_s": ("loadtest_ttft_sched_seconds", "Time to first token from the intended instant", REQUEST_S),
-    "itl_s": ("loadtest_itl_seconds", "Inter-token latency", TOKEN_S),
-    "tpot_s": ("loadtest_tpot_seconds", "Time per output token", TOKEN_S),
-    "e2e_s": ("loadtest_e2e_seconds", "End-to-end latency", REQUEST_S),
-    "queue_wait_s": ("loadtest_queue_wait_seconds", "Queue wait, where the server tells", REQUEST_S),
-    "prefill_s": ("loadtest_prefill_seconds", "Prefill, where the server tells", REQUEST_S),
-    "stream_tokens_per_s": ("loadtest_stream_tokens_per_second", "Tokens a second of a stream", SPEED),
+HISTOGRAM_METRICS: dict[str, tuple[str, str, Sequence[float]]] = {
+    "ttft_s": ("loadtest_ttft_seconds", "Time to first token", REQUEST_BOUNDS),
+    "ttft_sched_s": ("loadtest_ttft_sched_seconds", "Time to first token from the intended instant", REQUEST_BOUNDS),
+    "itl_s": ("loadtest_itl_seconds", "Inter-token latency", TOKEN_BOUNDS),
+    "tpot_s": ("loadtest_tpot_seconds", "Time per output token", TOKEN_BOUNDS),
+    "e2e_s": ("loadtest_e2e_seconds", "End-to-end latency", REQUEST_BOUNDS),
+    "queue_wait_s": ("loadtest_queue_wait_seconds", "Queue wait, where the server tells", REQUEST_BOUNDS),
+    "prefill_s": ("loadtest_prefill_seconds", "Prefill, where the server tells", REQUEST_BOUNDS),
+    "stream_tokens_per_s": ("loadtest_stream_tokens_per_second", "Tokens a second of a stream", SPEED_BOUNDS),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class ClientState:
     """What the client's processes see of themselves now; None where they have not said yet."""
 
     decoding: int
@@ -54,23 +54,23 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class RunState:
     """What has been seen of a run so far."""
 
     run: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)  # run.json; empty: there is none yet
     figures: Mapping[str, Figures] = field(default_factory=dict)  # by what the label `name` says
-    client: Client | None = None  # None: nobody is measuring
+    client: ClientState | None = None  # None: nobody is measuring
 
 
-def families(seen: Seen) -> Iterator[Metric]:
+def families(seen: RunState) -> Iterator[Metric]:
     """Yield a family for every metric; warm-up requests are in none, and durations come from requests that ended well."""
     if seen.facts:
         labels = _info(seen)
         info = GaugeMetricFamily("loadtest_run_info", "The run that the other metrics are of.", labels=list(labels))
         info.add_metric(list(labels.values()), 1)
         yield info
-    for figure, (name, words, limits) in HISTOGRAMS.items():
+    for figure, (name, words, limits) in HISTOGRAM_METRICS.items():
         histograms = HistogramMetricFamily(name, f"{words}: {FORMULAS[figure]}.", labels=["name"])
         for label, figures in seen.figures.items():
             histogram = figures.histograms[figure]
@@ -81,7 +81,7 @@ def families(seen: Seen) -> Iterator[Metric]:
     yield from _gauges(seen.client)
 
 
-def _info(seen: Seen) -> dict[str, str]:
+def _info(seen: RunState) -> dict[str, str]:
     target, said = seen.facts.get("target") or {}, (seen.facts.get("server") or {}).get("simulated")
     return {
         "run": seen.run,
@@ -118,7 +118,7 @@ def _counters(seen: Mapping[str, Figures]) -> Iterator[Metric]:
         yield tokens
 
 
-def _gauges(client: Client | None) -> Iterator[Metric]:
+def _gauges(client: ClientState | None) -> Iterator[Metric]:
     """Yield what is true now; nothing where it is not known, for a zero would be a lie."""
     if client is None:
         return

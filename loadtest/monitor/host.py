@@ -17,7 +17,7 @@ from loadtest.monitor import counters
 from loadtest.monitor.sampler import SourceError
 
 FAMILY_S = 1.0  # how long a list of child processes is believed
-SHORTEST_S = 0.04  # the kernel counts CPU in ticks of 10 ms: of a shorter time it tells nothing
+SHORTEST_INTERVAL_S = 0.04  # the kernel counts CPU in ticks of 10 ms: of a shorter time it tells nothing
 LOOK_AGAIN_S = 10.0  # how long after a search for the server's process the next one may run: it reads all of /proc
 
 
@@ -39,7 +39,7 @@ class Family:
         used: dict[int, float] = {}
         resident = 0
         for pid, member in self._members.items():
-            if (seen := counters.use(member)) is not None:
+            if (seen := counters.process_use(member)) is not None:
                 used[pid] = seen[0]
                 resident += seen[1]
         if self.pid not in used:
@@ -88,7 +88,7 @@ class Host:
 
     def open(self) -> dict[str, Any]:
         try:
-            self._cores = counters.cores()
+            self._cores = counters.core_times()
             memory_total = psutil.virtual_memory().total
         except (psutil.Error, OSError, RuntimeError) as error:
             raise SourceError(f"this machine does not say how busy its cores are ({error}).") from None
@@ -112,12 +112,12 @@ class Host:
         now = time.perf_counter()
         values: dict[str, Any] = {}
         try:
-            if now - self._at >= SHORTEST_S:
-                self._at, before, self._cores = now, self._cores, counters.cores()
-                values["cores"] = _shares(before, self._cores)
+            if now - self._at >= SHORTEST_INTERVAL_S:
+                self._at, before, self._cores = now, self._cores, counters.core_times()
+                values["cores"] = _busy_shares(before, self._cores)
                 values |= self._processes(now)
-            values |= counters.memory()
-            networks = counters.networks()
+            values |= counters.memory_use()
+            networks = counters.network_bytes()
         except (psutil.Error, OSError, LookupError, ValueError) as error:
             raise SourceError(f"this machine does not say what it does ({error}).") from None
         outside = [counted for name, counted in networks.items() if not name.startswith("lo")]
@@ -146,11 +146,11 @@ class Host:
         if not self._url:
             return
         self._looked = time.perf_counter()
-        pid = listener(self._url)
+        pid = listening_pid(self._url)
         self._server = Family(pid) if pid is not None else None
 
 
-def _shares(before: list[tuple[float, float]], now: list[tuple[float, float]]) -> list[float]:
+def _busy_shares(before: list[tuple[float, float]], now: list[tuple[float, float]]) -> list[float]:
     """Return the busy share of each core, 0 to 1; a core that has come meanwhile counts from its start."""
     shares = []
     for number, (busy, total) in enumerate(now):
@@ -159,7 +159,7 @@ def _shares(before: list[tuple[float, float]], now: list[tuple[float, float]]) -
     return shares
 
 
-def listener(url: str) -> int | None:
+def listening_pid(url: str) -> int | None:
     """Return the pid of the process of this machine that listens where `url` points; None where it cannot be seen."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)

@@ -37,7 +37,7 @@ class Nvidia:
         self._handles: list[Any] = []
 
     def open(self) -> dict[str, Any]:
-        with _sentences():
+        with _source_errors():
             pynvml.nvmlInit()
             count = pynvml.nvmlDeviceGetCount()
             self._handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
@@ -46,17 +46,17 @@ class Nvidia:
             gpus = [
                 {
                     "gpu": index,
-                    "name": _known(pynvml.nvmlDeviceGetName, handle),
+                    "name": _ask_driver(pynvml.nvmlDeviceGetName, handle),
                     "memory_total": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
                 }
                 for index, handle in enumerate(self._handles)
             ]
-            return {"driver": _known(pynvml.nvmlSystemGetDriverVersion), "gpus": gpus}
+            return {"driver": _ask_driver(pynvml.nvmlSystemGetDriverVersion), "gpus": gpus}
 
     def sample(self) -> dict[str, Any]:
         """Return per GPU: bytes, shares from 0 to 1, watts, degrees Celsius, MHz."""
-        with _sentences():
-            return {"gpus": [{"gpu": index, **_gpu(handle)} for index, handle in enumerate(self._handles)]}
+        with _source_errors():
+            return {"gpus": [{"gpu": index, **_gpu_sample(handle)} for index, handle in enumerate(self._handles)]}
 
     def close(self) -> None:
         self._handles = []
@@ -64,30 +64,30 @@ class Nvidia:
             pynvml.nvmlShutdown()
 
 
-def _gpu(handle: Any) -> dict[str, Any]:
-    rates = _known(pynvml.nvmlDeviceGetUtilizationRates, handle)
-    power = _known(pynvml.nvmlDeviceGetPowerUsage, handle)
+def _gpu_sample(handle: Any) -> dict[str, Any]:
+    rates = _ask_driver(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    power = _ask_driver(pynvml.nvmlDeviceGetPowerUsage, handle)
     values = {
         "memory_used": _memory_used(handle),
         "utilisation": rates.gpu / 100 if rates is not None else None,
         "memory_utilisation": rates.memory / 100 if rates is not None else None,
         "power": power / 1000 if power is not None else None,
-        "temperature": _known(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
-        "clock_sm": _known(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
-        "clock_memory": _known(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
+        "temperature": _ask_driver(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        "clock_sm": _ask_driver(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+        "clock_memory": _ask_driver(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
     }
     return {key: value for key, value in values.items() if value is not None}
 
 
 def _memory_used(handle: Any) -> int | None:
     """Return bytes in use without what the driver keeps for itself, as nvidia-smi shows; with it on drivers before 510."""
-    memory = _known(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
+    memory = _ask_driver(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
     if memory is None:
-        memory = _known(pynvml.nvmlDeviceGetMemoryInfo, handle)
+        memory = _ask_driver(pynvml.nvmlDeviceGetMemoryInfo, handle)
     return int(memory.used) if memory is not None else None
 
 
-def _known(ask: Callable[..., Any], *arguments: Any) -> Any:
+def _ask_driver(ask: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return ask(*arguments)
     except pynvml.NVMLError as error:
@@ -97,7 +97,7 @@ def _known(ask: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _sentences() -> Any:
+def _source_errors() -> Any:
     try:
         yield
     except pynvml.NVMLError as error:

@@ -11,7 +11,7 @@ import orjson
 from loadtest.monitor.pages import Page
 from loadtest.monitor.sampler import SourceError
 
-_KEYS = ("name", "digest", "size", "size_vram", "context_length", "expires_at")
+_MODEL_KEYS = ("name", "digest", "size", "size_vram", "context_length", "expires_at")
 
 
 class Ollama:
@@ -36,6 +36,6 @@ class Ollama:
     def _models(self) -> list[dict[str, Any]]:
         try:
             models = orjson.loads(self._page.read())["models"] or []
-            return [{key: model[key] for key in _KEYS if key in model} for model in models]
+            return [{key: model[key] for key in _MODEL_KEYS if key in model} for model in models]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise SourceError(f"{self._page.url} does not answer as Ollama does; name an Ollama's address.") from None

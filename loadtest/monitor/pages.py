@@ -19,13 +19,13 @@ import httptools
 from loadtest.monitor.sampler import SourceError
 from loadtest.urls import userinfo_apart
 
-LIMIT_S = 2.0  # whole page; a slower one would tell of another moment than its stamp
-LIMIT_BYTES = 8_000_000
-_SIMULATED = b"loadtest-simulated"
+PAGE_LIMIT_S = 2.0  # whole page; a slower one would tell of another moment than its stamp
+PAGE_LIMIT_BYTES = 8_000_000
+_SIMULATED_NAME = b"loadtest-simulated"
 _IN_A_TARGET = "/%?&=:@!$'()*+,;~"  # signs that a request's target holds as they are
 
 
-class _Answer:
+class _PageAnswer:
     """One answer as httptools tells it, part by part."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class _Answer:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         kind = name.lower()
-        if kind == _SIMULATED:
+        if kind == _SIMULATED_NAME:
             self.simulated = value.decode("latin-1")
         elif kind in (b"content-length", b"transfer-encoding"):
             self.until_close = False
@@ -85,7 +85,7 @@ class Page:
         try:
             answer = self._again() or self._read(self._connect())
         except TimeoutError:
-            raise SourceError(f"{self.url} did not answer within {LIMIT_S:g} s.") from None
+            raise SourceError(f"{self.url} did not answer within {PAGE_LIMIT_S:g} s.") from None
         except (ConnectionRefusedError, socket.gaierror):
             raise SourceError(f"nothing answers at {self.url}; is it running, and is the address right?") from None
         except (OSError, httptools.HttpParserError, ValueError) as error:
@@ -96,7 +96,7 @@ class Page:
         self.simulated = answer.simulated
         return bytes(answer.body)
 
-    def _again(self) -> _Answer | None:
+    def _again(self) -> _PageAnswer | None:
         """Read over the connection that there is; None where there is none or the server has closed it since."""
         if self._connection is None:
             return None
@@ -108,7 +108,7 @@ class Page:
 
     def _connect(self) -> socket.socket:
         host, port, secret = self._parts.hostname or "", self._parts.port, self._parts.scheme == "https"
-        self._connection = socket.create_connection((host, port or (443 if secret else 80)), timeout=LIMIT_S)
+        self._connection = socket.create_connection((host, port or (443 if secret else 80)), timeout=PAGE_LIMIT_S)
         if secret:
             self._connection = self._trust().wrap_socket(self._connection, server_hostname=host)
         return self._connection
@@ -119,9 +119,9 @@ class Page:
         except OSError as error:
             raise SourceError(f"cannot read certificates from {self._ca_file}: {error}; give a PEM file.") from None
 
-    def _read(self, connection: socket.socket) -> _Answer:
-        deadline = time.monotonic() + LIMIT_S
-        answer, length = _Answer(), 0
+    def _read(self, connection: socket.socket) -> _PageAnswer:
+        deadline = time.monotonic() + PAGE_LIMIT_S
+        answer, length = _PageAnswer(), 0
         connection.sendall(self._request)
         while not answer.complete:
             part = connection.recv(65536)
@@ -133,8 +133,8 @@ class Page:
             if answer.status not in (0, 200):
                 raise SourceError(self._refusal(answer.status))
             length += len(part)
-            if length > LIMIT_BYTES:
-                raise SourceError(f"{self.url} is longer than {LIMIT_BYTES // 1_000_000} MB: no page to sample.")
+            if length > PAGE_LIMIT_BYTES:
+                raise SourceError(f"{self.url} is longer than {PAGE_LIMIT_BYTES // 1_000_000} MB: no page to sample.")
             if time.monotonic() > deadline:
                 raise TimeoutError
         return answer

@@ -27,10 +27,10 @@ from loadtest.errors import RunFolderError, ScenarioError
 from loadtest.monitor.sampler import Source, watch_all
 from loadtest.urls import origin, userinfo_apart, without_secrets
 
-KINDS = ("host", "nvidia", "ollama", "dcgm", "vllm", "llamacpp", "prometheus")
+SOURCE_KINDS = ("host", "nvidia", "ollama", "dcgm", "vllm", "llamacpp", "prometheus")
 WITH_URL = ("ollama", "dcgm", "vllm", "llamacpp", "prometheus")
 OF_THE_SERVER = ("ollama", "vllm", "llamacpp")  # beside a run these mean the measured server where no URL is given
-PATIENCE_S = 5.0  # for a monitor to end once told so; a source may be inside its 2 s limit
+END_S = 5.0  # for a monitor to end once told so; a source may be inside its 2 s limit
 NICENESS = 10  # a sample may come late, a stamp of the driver's may not
 
 START_S = 10.0  # for a monitor to come up before the run begins without it; it takes about 0.3 s
@@ -40,7 +40,7 @@ _ENDPOINT = re.compile(r"(?P<url>https?://([^/@]*@)?(\[[^\]]*\]|[^/:]+)(:\d+)?(/
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SourceSpec:
     """One source as the user wrote it: `kind`, and where it needs them a URL and metric names."""
 
     kind: str
@@ -52,26 +52,26 @@ class Asked:
         return f"{self.kind}={self.url}{metrics}" if self.url else self.kind
 
 
-def parse(texts: Sequence[str], *, server: str | None = None) -> list[Asked]:
+def parse_sources(texts: Sequence[str], *, server: str | None = None) -> list[SourceSpec]:
     """Read sources like "host", "nvidia", "ollama=URL", "prometheus=URL:metric,metric", several in one text or in many.
 
     `server` is the URL that ollama, vllm and llamacpp stand for where they name none. Raises ScenarioError.
     """
-    between = re.compile(rf",(?=(?:{'|'.join(KINDS)})(?:=|,|$))")  # metric names have commas between them too
-    asked = [_parse(text.strip(), server) for group in texts for text in between.split(group) if text.strip()]
+    between = re.compile(rf",(?=(?:{'|'.join(SOURCE_KINDS)})(?:=|,|$))")  # metric names have commas between them too
+    asked = [_parse_source(text.strip(), server) for group in texts for text in between.split(group) if text.strip()]
     if not asked:
-        raise ScenarioError(f"name at least one source to monitor: {', '.join(KINDS)}.")
+        raise ScenarioError(f"name at least one source to monitor: {', '.join(SOURCE_KINDS)}.")
     return list(dict.fromkeys(asked))
 
 
-def _parse(text: str, server: str | None) -> Asked:
+def _parse_source(text: str, server: str | None) -> SourceSpec:
     kind, given, rest = text.partition("=")
-    if kind not in KINDS:
-        raise ScenarioError(f"{kind!r} is no source to monitor; there are {', '.join(KINDS)}.")
+    if kind not in SOURCE_KINDS:
+        raise ScenarioError(f"{kind!r} is no source to monitor; there are {', '.join(SOURCE_KINDS)}.")
     if kind not in WITH_URL:
         if given:
             raise ScenarioError(f"{kind} samples this machine and takes no address; write just {kind}.")
-        return Asked(kind)
+        return SourceSpec(kind)
     if not given and kind in OF_THE_SERVER and server:
         rest = server.rstrip("/").removesuffix("/v1") + ("/metrics" if kind != "ollama" else "")
     found = _ENDPOINT.fullmatch(rest)
@@ -84,13 +84,17 @@ def _parse(text: str, server: str | None) -> Asked:
         raise ScenarioError(f"ollama has no metrics to name; write ollama={without_secrets(found['url'])}.")
     url, userinfo = userinfo_apart(found["url"])
     if userinfo:
-        credentials.keep(url, userinfo)  # for this process and the one that samples, whose arguments anybody can read
+        credentials.keep_userinfo(
+            url, userinfo
+        )  # for this process and the one that samples, whose arguments anybody can read
     if kind != "ollama" and urlsplit(url).path in ("", "/"):
         url = url.rstrip("/") + "/metrics"
-    return Asked(kind, url, metrics)
+    return SourceSpec(kind, url, metrics)
 
 
-def make(asked: Asked, *, client: int | None = None, server: str | None = None, ca_file: str | None = None) -> Source:
+def make_source(
+    asked: SourceSpec, *, client: int | None = None, server: str | None = None, ca_file: str | None = None
+) -> Source:
     """Return the source; its library is imported only now. `client` and `server` tell host whose CPU to keep apart.
 
     A page of the same origin as `server` is asked with the measured server's credentials, no other is.
@@ -116,7 +120,7 @@ def make(asked: Asked, *, client: int | None = None, server: str | None = None, 
     return Prometheus(asked.kind, asked.url, asked.metrics, authorization, ca_file)
 
 
-def monitor(
+def run_monitor(
     sources: Sequence[Source],
     folder: Path,
     *,
@@ -141,18 +145,18 @@ def monitor(
         os.nice(NICENESS)  # before the threads: on Linux each has its own, taken over from the one that starts it
     threads = watch_all(sources, folder, every=every, stop=stop, say=say)
     if metrics is not None:
-        _serve(metrics, folder)
+        _serve_metrics(metrics, folder)
     if with_parent:
         threading.Thread(target=_until_alone, args=(stop,), daemon=True).start()
         print(READY, flush=True)
     stop.wait(seconds)
     stop.set()
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + END_S
     for thread in threads:
         thread.join(max(deadline - time.monotonic(), 0.0))
 
 
-def _serve(listener: socket.socket, folder: Path) -> None:
+def _serve_metrics(listener: socket.socket, folder: Path) -> None:
     """Answer Prometheus from now until this process ends."""
     from loadtest.monitor.endpoint import Endpoint
     from loadtest.monitor.export import families
@@ -175,9 +179,9 @@ def _until_alone(stop: threading.Event) -> None:
 
 
 @contextlib.contextmanager
-def beside(
+def child_monitor(
     folder: Path,
-    asked: Sequence[Asked],
+    asked: Sequence[SourceSpec],
     *,
     every: float,
     server: str | None = None,
@@ -211,7 +215,7 @@ def beside(
         child.stdin.close()
         child.stdout.close()
         try:
-            child.wait(PATIENCE_S + 1)
+            child.wait(END_S + 1)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()

@@ -16,7 +16,7 @@ from loadtest.monitor.pages import Page
 from loadtest.monitor.sampler import SourceError
 from loadtest.text import shown
 
-KNOWN = {
+KNOWN_METRICS = {
     "dcgm": (
         "DCGM_FI_DEV_FB_USED",
         "DCGM_FI_DEV_FB_FREE",
@@ -70,10 +70,10 @@ class Prometheus:
     ) -> None:
         self.name = name
         self._page = Page(url, headers, ca_file)
-        self._wanted = frozenset(metrics or [metric for names in KNOWN.values() for metric in names])
+        self._wanted = frozenset(metrics or [metric for names in KNOWN_METRICS.values() for metric in names])
         self._asked = tuple(metrics)
-        if not metrics and name in KNOWN:
-            self._wanted = frozenset(KNOWN[name])
+        if not metrics and name in KNOWN_METRICS:
+            self._wanted = frozenset(KNOWN_METRICS[name])
         self._keys: dict[bytes, str | None] = {}  # lines without their number -> key; None: nobody asked for it
 
     def open(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Prometheus:
         except _RUBBISH:  # or a form that is not so simple: the parser knows them all
             values = {}
         if not values:
-            values = {_key(sample): sample.value for sample in self._samples(page)}
+            values = {_series_key(sample): sample.value for sample in self._samples(page)}
         return {"values": {key: value for key, value in values.items() if math.isfinite(value)}}
 
     def close(self) -> None:
@@ -124,10 +124,10 @@ class Prometheus:
         text = line.decode()
         key = None
         if _NAME_ENDS.split(text, 1)[0] in self._wanted:
-            found = _parse([text])
+            found = _parsed_samples([text])
             if len(found) != 1 or not head.endswith((b"}", found[0].name.encode())):
                 raise ValueError(text)
-            key = _key(found[0])
+            key = _series_key(found[0])
         self._keys[head] = key
         return key
 
@@ -136,29 +136,29 @@ class Prometheus:
         try:
             text = page.decode()
             lines = [line for line in text.splitlines() if _NAME_ENDS.split(line, 1)[0] in self._wanted]
-            found = _parse(lines)
+            found = _parsed_samples(lines)
             if not found:
-                _parse(text.splitlines())  # no page of metrics at all, or one without these?
+                _parsed_samples(text.splitlines())  # no page of metrics at all, or one without these?
         except _RUBBISH as error:
-            raise SourceError(f"{self._page.url} is no page of Prometheus metrics ({_short(error)}).") from None
+            raise SourceError(f"{self._page.url} is no page of Prometheus metrics ({_one_line(error)}).") from None
         if not found:
             names = ", ".join(self._asked) or f"that is known of {self.name}"
             raise SourceError(f"{self._page.url} has no metric {names}; name one: prometheus={self._page.url}:METRIC.")
         return found
 
 
-def _parse(lines: Iterable[str]) -> list[Sample]:
+def _parsed_samples(lines: Iterable[str]) -> list[Sample]:
     families = text_string_to_metric_families("\n".join(lines) + "\n")
     return [sample for family in families for sample in family.samples]
 
 
-def _key(sample: Sample) -> str:
+def _series_key(sample: Sample) -> str:
     dcgm = sample.name.startswith("DCGM_")
     labels = {name: value for name, value in sample.labels.items() if not dcgm or name in _DCGM_LABELS}
     inside = ",".join(f'{name}="{value}"' for name, value in sorted(labels.items()))
     return f"{sample.name}{{{inside}}}" if inside else sample.name
 
 
-def _short(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     text = shown(redacted(str(error).split("\n", 1)[0]))
     return text if len(text) <= 60 else text[:59] + "…"

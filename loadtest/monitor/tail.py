@@ -16,11 +16,11 @@ import orjson
 from loadtest.errors import RunFolderError
 from loadtest.live import Figures
 from loadtest.metrics import S_PER_NS
-from loadtest.monitor.export import Client, Seen
+from loadtest.monitor.export import ClientState, RunState
 from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 
-LIMIT_S = 0.5  # of reading an answer may cost; what is left is read for the next one
+READ_LIMIT_S = 0.5  # of reading an answer may cost; what is left is read for the next one
 FRESH_S = 5.0  # the driver writes a sample a second; an older one is not of now
 END_BYTES = 4096  # of a samples file: many lines
 
@@ -28,7 +28,7 @@ END_BYTES = 4096  # of a samples file: many lines
 class Tail:
     """What the records of a run come to, level by level; may be asked by several threads."""
 
-    def __init__(self, folder: Path, *, limit: float = LIMIT_S) -> None:
+    def __init__(self, folder: Path, *, limit: float = READ_LIMIT_S) -> None:
         """`limit` is how long one `seen` may read, in seconds."""
         self._folder = RunFolder(folder.absolute())
         self._limit = limit
@@ -36,12 +36,12 @@ class Tail:
         self._levels: dict[int, Figures] = {}
         self._lock = threading.Lock()
 
-    def seen(self) -> Seen:
+    def seen(self) -> RunState:
         """Read on, and return what the run comes to; files that appear later are found, a cut last line is waited for."""
         with self._lock:
             self._read()
             facts = self._facts()
-            return Seen(self._folder.name, facts, self._named(facts), self._client())
+            return RunState(self._folder.name, facts, self._named(facts), self._client())
 
     def _read(self) -> None:
         for path in sorted(self._folder.path.glob("requests-*.jsonl")):
@@ -73,13 +73,15 @@ class Tail:
             named[label] = merged
         return named
 
-    def _client(self) -> Client | None:
+    def _client(self) -> ClientState | None:
         now = [
-            sample for path in self._folder.path.glob("samples-driver*.jsonl") if (sample := _latest(path)) is not None
+            sample
+            for path in self._folder.path.glob("samples-driver*.jsonl")
+            if (sample := _latest_sample(path)) is not None
         ]
         if not now:
             return None
-        return Client(
+        return ClientState(
             decoding=sum(sample["decoding"] for sample in now),
             waiting=sum(sample["waiting"] for sample in now),
             loop_gap_s=max(sample["loop_gap_us"] for sample in now) * 1e-6,
@@ -115,7 +117,7 @@ class _Requests:
                     return
 
 
-def _latest(path: Path) -> dict[str, Any] | None:
+def _latest_sample(path: Path) -> dict[str, Any] | None:
     """Return the last sample of a file, None where it is not of now."""
     with path.open("rb") as file:
         first = file.readline()

@@ -15,113 +15,16 @@ import random
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import NamedTuple, Protocol
 
-from loadtest.simulate.timing import Timing, passes
+from loadtest.simulate.stream import Emission, EngineRequest, Stage, Stream
+from loadtest.simulate.timing import NS_PER_S, Timing, pass_sizes
 
-NS_PER_S = 1_000_000_000
 BURST_NS = 10_000_000  # requests closer together than this are one burst (seen: arrivals 15 ms apart start in order)
 APART_S = 1e-6  # a stream that is later than another by this much misses its batch
 SIMILAR = 0.1  # share of a prompt that a slot must hold for the prompt to be sent there (llama.cpp's default)
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the engine must know of a request: prompt tokens by identity, and when its answer ends.
-
-    `limit` is num_predict; `natural` the text tokens after which the model would end by itself (its end token is
-    counted as one more and carries no text), None for never.
-    """
-
-    id: int
-    prompt: Sequence[Hashable]
-    limit: int
-    natural: int | None = None
-    num_ctx: int = 4096
-    load_only: bool = False
-
-
-class Stage(Enum):
-    """Where a stream is on its way."""
-
-    PENDING = auto()  # at the scheduler: model loading, or to be loaded again
-    HANDLING = auto()
-    QUEUED = auto()  # all slots taken
-    HANDOVER = auto()  # has a slot, not yet known to the batch loop
-    READY = auto()  # waits for the batch in flight to end
-    PREFILL = auto()
-    DECODE = auto()
-    ENDED = auto()
-
-
 _WORKING = frozenset({Stage.PREFILL, Stage.DECODE})
 _HOLDS_SLOT = frozenset({Stage.HANDOVER, Stage.READY, Stage.PREFILL, Stage.DECODE})
-
-
-@dataclass(slots=True, eq=False)
-class Stream:
-    """One request's life; instants in ns, None until reached."""
-
-    request: Request
-    arrived: int
-    stage: Stage = Stage.PENDING
-    scheduled: int | None = None  # handling over: load_duration ends
-    slot_won: int | None = None
-    prefill_start: int | None = None
-    first: int | None = None
-    last: int | None = None  # last token (the end token included)
-    ended: int | None = None
-    slot: int | None = None
-    prompt_tokens: int = 0  # after cutting to the context
-    cached: int = 0  # of these, found in the slot's cache
-    todo: int = 0  # prompt tokens not yet evaluated
-    tokens: int = 0  # made so far, the end token included
-    reason: str | None = None  # "stop", "length", "load"; "cancelled" when the client went away
-    burst: int = 0
-
-    @property
-    def load_ns(self) -> int:
-        return (self.scheduled or self.arrived) - self.arrived
-
-    @property
-    def prefill_ns(self) -> int:
-        """Prompt evaluation as Ollama reports it: first visited by the batch loop → first token."""
-        return self.first - self.prefill_start if self.first is not None and self.prefill_start is not None else 0
-
-    @property
-    def decode_ns(self) -> int:
-        """First token → last token: n − 1 intervals for n tokens."""
-        return self.last - self.first if self.last is not None and self.first is not None else 0
-
-
-class Emission(NamedTuple):
-    """One stream's share of one batch: a token with text, the end, or both."""
-
-    stream: Stream
-    at: int  # the instant it was due, ns
-    text: bool
-    done: bool
-
-
-class Server(Protocol):
-    """What the live server and the virtual runs drive: Engine, or Metronome."""
-
-    def submit(self, request: Request, now: int) -> Stream: ...
-
-    def cancel(self, stream: Stream, now: int) -> None: ...
-
-    def due(self) -> int | None: ...
-
-    def advance(self, now: int) -> list[Emission]: ...
-
-    def pending(self) -> int: ...
-
-    def loaded_ctx(self) -> int | None: ...
-
-    def loading(self, now: int) -> tuple[int, float] | None: ...
-
-    def unload(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -178,7 +81,7 @@ class Engine:
         self._step_values: dict[int, tuple[float, ...]] = {}
         self._out: list[Emission] = []
 
-    def submit(self, request: Request, now: int) -> Stream:
+    def submit(self, request: EngineRequest, now: int) -> Stream:
         """Take a request in at `now`; the caller has advanced to `now` before."""
         stream = Stream(request, now)
         self._burst += now - self._last_arrival > BURST_NS
@@ -330,7 +233,7 @@ class Engine:
             return
         decoding = [stream for stream in self._active if stream.stage is Stage.DECODE]
         room = None if self.timing.n_batch is None else max(self.timing.n_batch - len(decoding), 1)
-        prompts = list(_fill(self._active, room))
+        prompts = list(_batch_prompts(self._active, room))
         seconds = self._seconds(decoding, prompts)
         if self.timing.jitter:
             seconds *= max(self._random.gauss(1.0, self.timing.jitter), 0.1)
@@ -340,7 +243,9 @@ class Engine:
         """Give a ready stream its slot and reuse what that slot's cache holds; False when none is idle."""
         prompt = stream.request.prompt
         if self._limit is not None:
-            shared = {n: _common(slot.cache, prompt) for n, slot in enumerate(self._slots) if slot.stream is None}
+            shared = {
+                n: _common_prefix(slot.cache, prompt) for n, slot in enumerate(self._slots) if slot.stream is None
+            }
             if not shared:
                 return False
             number = max(shared, key=lambda n: shared[n])
@@ -374,7 +279,7 @@ class Engine:
     def _step(self, slots: list[int], streams: int) -> float:
         if not slots:
             return self._draw(streams)
-        return sum(self._draw(count) for count in passes(slots, neighbours=self.timing.neighbours))
+        return sum(self._draw(count) for count in pass_sizes(slots, neighbours=self.timing.neighbours))
 
     def _draw(self, streams: int) -> float:
         values = self._step_values.get(streams)
@@ -409,7 +314,7 @@ class Engine:
             self._end(stream, at, "stop" if end_token else "length")
 
 
-def _fill(active: Iterable[Stream], room: int | None) -> Iterable[tuple[Stream, int]]:
+def _batch_prompts(active: Iterable[Stream], room: int | None) -> Iterable[tuple[Stream, int]]:
     """Yield each prompt in prefill with the tokens of it that the batch takes, first come first, up to `room`."""
     for stream in active:
         if stream.stage is not Stage.PREFILL:
@@ -422,7 +327,7 @@ def _fill(active: Iterable[Stream], room: int | None) -> Iterable[tuple[Stream, 
             yield stream, tokens
 
 
-def _common(left: Sequence[Hashable], right: Sequence[Hashable]) -> int:
+def _common_prefix(left: Sequence[Hashable], right: Sequence[Hashable]) -> int:
     for index, (one, other) in enumerate(zip(left, right, strict=False)):
         if one != other:
             return index

@@ -9,8 +9,8 @@ from __future__ import annotations
 import heapq
 import random
 
-from loadtest.simulate.engine import NS_PER_S, Emission, Request, Stage, Stream
-from loadtest.simulate.timing import Timing
+from loadtest.simulate.stream import Emission, EngineRequest, Stage, Stream
+from loadtest.simulate.timing import NS_PER_S, Timing
 
 
 class Metronome:
@@ -27,7 +27,7 @@ class Metronome:
         self._sequence = 0
         self._num_ctx: int | None = None
 
-    def submit(self, request: Request, now: int) -> Stream:
+    def submit(self, request: EngineRequest, now: int) -> Stream:
         """Start a stream at `now`: nothing waits here."""
         stream = Stream(request, now, Stage.PREFILL)
         stream.scheduled = stream.slot_won = stream.prefill_start = now

@@ -192,13 +192,13 @@ def load_profile(name: str) -> Profile:
 
 
 def _profile(fields: dict[str, Any], stem: str) -> Profile:
-    _check_keys(fields, Profile)
+    _refuse_unknown_keys(fields, Profile)
     timing = dict(fields["timing"]) if "timing" in fields else {}
-    _check_keys(timing, Timing)
+    _refuse_unknown_keys(timing, Timing)
     if "step" not in timing or "prefill_s" not in timing:
         raise ValueError("timing needs step and prefill_s")
     step = dict(timing["step"])
-    _check_keys(step, StepLaw)
+    _refuse_unknown_keys(step, StepLaw)
     table = tuple(
         (int(streams), tuple(float(value) for value in (values if isinstance(values, list) else [values])))
         for streams, values in sorted(dict(step.pop("table", {})).items(), key=lambda entry: int(entry[0]))
@@ -209,12 +209,12 @@ def _profile(fields: dict[str, Any], stem: str) -> Profile:
     first = timing.get("first_token_s")
     made = Timing(**{**timing, "step": law, "first_token_s": (float(first[0]), float(first[1])) if first else None})
     model = dict(fields.get("model", {}))
-    _check_keys(model, ModelFacts)
+    _refuse_unknown_keys(model, ModelFacts)
     rest = {key: fields[key] for key in ("slots", "num_ctx") if key in fields}
     return Profile(name=str(fields.get("name", stem)), model=replace(LLAMA_1B, **model), timing=made, **rest)
 
 
-def _check_keys(fields: dict[str, Any], cls: type) -> None:
+def _refuse_unknown_keys(fields: dict[str, Any], cls: type) -> None:
     known = [field.name for field in dataclasses.fields(cls)]
     for key in fields:
         if key not in known:

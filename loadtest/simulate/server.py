@@ -16,28 +16,34 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import orjson
 
 from loadtest.errors import ScenarioError
-from loadtest.simulate import control
-from loadtest.simulate.answers import BUSY, OllamaAnswer, OpenAIAnswer, refusal_body
-from loadtest.simulate.asks import Refusal, check_model, ollama_ask, openai_ask, parse_body
-from loadtest.simulate.connection import Call, Connection, chunk, head
-from loadtest.simulate.engine import Engine, Request, Server, Stream
+from loadtest.simulate import control_plane
+from loadtest.simulate.answer_formats import BUSY_SENTENCE, OllamaFormat, OpenAIFormat, refusal_body
+from loadtest.simulate.answer_writer import AnswerWriter, fault_place, refusal_of
+from loadtest.simulate.engine import Engine
 from loadtest.simulate.faults import Fault
+from loadtest.simulate.http1 import ClientConnection, HTTPRequest, chunk, response_head
 from loadtest.simulate.metronome import Metronome
 from loadtest.simulate.profiles import Profile, load_profile
-from loadtest.simulate.replies import Reply, fault_place, refusal_of
+from loadtest.simulate.request_bodies import (
+    RefusedError,
+    check_model,
+    parse_body,
+    read_ollama_request,
+    read_openai_request,
+)
+from loadtest.simulate.stream import EngineProtocol, EngineRequest, Stream
 from loadtest.simulate.text import OPENINGS
 from loadtest.simulate.truth import TruthLog
 
 WAKE_EARLY_NS = 1_500_000  # timers are this coarse at worst; the rest is spun
 CHUNKED_ABOVE = 2048  # Go announces the length of bodies that fit its buffer and sends longer ones chunked
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-ENDPOINTS = {
+GENERATION_PATHS = {
     "/api/chat": "chat",
     "/api/generate": "generate",
     "/v1/chat/completions": "v1-chat",
@@ -78,7 +84,7 @@ class ServerOptions:
         )
 
 
-def make_engine(profile: Profile, options: ServerOptions) -> Server:
+def make_engine(profile: Profile, options: ServerOptions) -> EngineProtocol:
     """Return the engine, or the metronome where the profile asks for one."""
     if profile.timing.first_token_s is not None:
         return Metronome(profile.timing, seed=options.seed)
@@ -97,9 +103,9 @@ class SimulatedServer:
         self._banner = banner.encode("latin-1", "replace")
         self._socket: socket.socket | None = None
         self._truth: TruthLog | None = None
-        self._connections: set[Connection] = set()
-        self._replies: dict[Stream, Reply] = {}
-        self._by_connection: dict[Connection, Reply] = {}
+        self._connections: set[ClientConnection] = set()
+        self._answers: dict[Stream, AnswerWriter] = {}
+        self._by_connection: dict[ClientConnection, AnswerWriter] = {}
         self._count = 0
         self._wake: asyncio.Handle | None = None
         self._wake_due: int | None = None
@@ -133,9 +139,7 @@ class SimulatedServer:
         asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._socket is not None
         asyncio.get_running_loop().remove_reader(self._socket.fileno())
         self._socket.close()
@@ -155,16 +159,16 @@ class SimulatedServer:
                 return
             except OSError:  # the peer has gone again, or no descriptor is left: the next turn tries again
                 return
-            self._connections.add(Connection(sock, self._call, self._gone))
+            self._connections.add(ClientConnection(sock, self._requested, self._gone))
 
     # -- time -------------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
         """Write everything that is due by now, then see to it that the loop wakes for what comes next."""
         for emission in self.engine.advance(time.perf_counter_ns()):
-            reply = self._replies.get(emission.stream)
-            if reply is not None:
-                reply.emit(emission)
+            answer = self._answers.get(emission.stream)
+            if answer is not None:
+                answer.emit(emission)
         self._arm()
 
     def _arm(self) -> None:
@@ -189,129 +193,133 @@ class SimulatedServer:
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
-    def _call(self, connection: Connection, call: Call) -> None:
+    def _requested(self, connection: ClientConnection, http: HTTPRequest) -> None:
         try:
-            if call.method == "POST" and call.path in ENDPOINTS:
-                self._generate(connection, call)
+            if http.method == "POST" and http.path in GENERATION_PATHS:
+                self._generate(connection, http)
             else:
-                self._control(connection, call)
-        except Refusal as refusal:
-            content_type, body = refusal_body(call.path, refusal.status, refusal.sentence)
-            self._send(connection, call, refusal.status, content_type, body)
+                self._control(connection, http)
+        except RefusedError as refusal:
+            content_type, body = refusal_body(http.path, refusal.status, refusal.sentence)
+            self._send(connection, http, refusal.status, content_type, body)
 
-    def _generate(self, connection: Connection, call: Call) -> None:
+    def _generate(self, connection: ClientConnection, http: HTTPRequest) -> None:
         self._count += 1
         rng = random.Random(f"{self.options.seed}:{self._count}")
-        endpoint, fields = ENDPOINTS[call.path], parse_body(call.body)
+        endpoint, fields = GENERATION_PATHS[http.path], parse_body(http.body)
         if endpoint.startswith("v1"):
-            ask = openai_ask(endpoint, fields, self.profile, rng)
+            request = read_openai_request(endpoint, fields, self.profile, rng)
         else:
-            ask = ollama_ask(endpoint, fields, self.profile, rng)
-        reply = Reply(
+            request = read_ollama_request(endpoint, fields, self.profile, rng)
+        answer = AnswerWriter(
             ordinal=self._count,
-            ask=ask,
-            call=call,
-            answer=OpenAIAnswer(ask, rng) if endpoint.startswith("v1") else OllamaAnswer(ask),
+            request=request,
+            http=http,
+            answer_format=OpenAIFormat(request, rng) if endpoint.startswith("v1") else OllamaFormat(request),
             connection=connection,
             banner=self._banner,
             offset=rng.choice(OPENINGS),
             over=self._over,
             fault=next((fault for fault in self.options.faults if fault.hits(self._count, rng)), None),
-            fault_at=fault_place(ask.limit, ask.natural, rng),
+            fault_at=fault_place(request.limit, request.natural, rng),
         )
-        if ask.unload:
+        if request.unload:
             self.engine.unload()
-            reply.whole(Stream(Request(self._count, (), 0), 0, reason="unload"))
-        elif reply.fault is not None and (refusal := refusal_of(reply.fault.kind)) is not None:
-            reply.refuse(*refusal, outcome=reply.fault.kind.value)
+            answer.whole(Stream(EngineRequest(self._count, (), 0), 0, reason="unload"))
+        elif answer.fault is not None and (refusal := refusal_of(answer.fault.kind)) is not None:
+            answer.refuse(*refusal, outcome=answer.fault.kind.value)
         else:
-            self._submit(reply)
+            self._submit(answer)
 
-    def _submit(self, reply: Reply) -> None:
+    def _submit(self, answer: AnswerWriter) -> None:
         self._advance()  # what was due before this request came must not see it
-        ask = reply.ask
+        request = answer.request
         if self.engine.pending() >= self.options.max_queue:
-            reply.refuse(503, BUSY, "busy")
+            answer.refuse(503, BUSY_SENTENCE, "busy")
             return
-        request = Request(reply.ordinal, ask.prompt, ask.limit, ask.natural, ask.num_ctx, ask.load_only)
-        reply.stream = self.engine.submit(request, time.perf_counter_ns())
-        self._replies[reply.stream] = reply
-        self._by_connection[reply.connection] = reply
+        engine_request = EngineRequest(
+            answer.ordinal, request.prompt, request.limit, request.natural, request.num_ctx, request.load_only
+        )
+        answer.stream = self.engine.submit(engine_request, time.perf_counter_ns())
+        self._answers[answer.stream] = answer
+        self._by_connection[answer.connection] = answer
         self._arm()
 
-    def _control(self, connection: Connection, call: Call) -> None:
-        route = (call.method.replace("HEAD", "GET"), call.path)
+    def _control(self, connection: ClientConnection, http: HTTPRequest) -> None:
+        route = (http.method.replace("HEAD", "GET"), http.path)
         if route == ("GET", "/"):
-            self._send(connection, call, 200, "text/plain; charset=utf-8", b"Ollama is running")
+            self._send(connection, http, 200, "text/plain; charset=utf-8", b"Ollama is running")
             return
         if route == ("GET", "/metrics"):
-            self._send(connection, call, 200, METRICS_TYPE, self._metrics().encode())
+            self._send(connection, http, 200, METRICS_TYPE, self._metrics().encode())
             return
         answers: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
-            ("GET", "/api/version"): control.version,
-            ("GET", "/api/tags"): lambda: control.tags(self.profile),
+            ("GET", "/api/version"): control_plane.api_version,
+            ("GET", "/api/tags"): lambda: control_plane.api_tags(self.profile),
             ("GET", "/api/ps"): self._ps,
-            ("POST", "/api/show"): lambda: self._show(call),
-            ("GET", "/v1/models"): lambda: control.v1_models(self.profile),
+            ("POST", "/api/show"): lambda: self._show(http),
+            ("GET", "/v1/models"): lambda: control_plane.v1_models(self.profile),
         }
         if route in answers:
             body = orjson.dumps(answers[route]())
-            if call.path.startswith("/v1/"):
-                self._send(connection, call, 200, "application/json", body + b"\n")
+            if http.path.startswith("/v1/"):
+                self._send(connection, http, 200, "application/json", body + b"\n")
             else:
-                self._send(connection, call, 200, "application/json; charset=utf-8", body)
-        elif call.path in {path for _, path in answers} | set(ENDPOINTS):
-            self._send(connection, call, 405, "text/plain", b"405 method not allowed")
+                self._send(connection, http, 200, "application/json; charset=utf-8", body)
+        elif http.path in {path for _, path in answers} | set(GENERATION_PATHS):
+            self._send(connection, http, 405, "text/plain", b"405 method not allowed")
         else:
-            self._send(connection, call, 404, "text/plain", b"404 page not found")
+            self._send(connection, http, 404, "text/plain", b"404 page not found")
 
     def _ps(self) -> dict[str, Any]:
         self._advance()
-        return control.ps(self.profile, num_ctx=self.engine.loaded_ctx(), wall_ns=time.time_ns())
+        return control_plane.api_ps(self.profile, num_ctx=self.engine.loaded_ctx(), wall_ns=time.time_ns())
 
     def _metrics(self) -> str:
         self._advance()
         ctx, loading = self.engine.loaded_ctx(), self.engine.loading(time.perf_counter_ns())
-        return control.metrics(self.profile, num_ctx=ctx, loading=loading, streams=self._replies)
+        return control_plane.metrics_page(self.profile, num_ctx=ctx, loading=loading, streams=self._answers)
 
-    def _show(self, call: Call) -> dict[str, Any]:
-        fields = parse_body(call.body)
+    def _show(self, http: HTTPRequest) -> dict[str, Any]:
+        fields = parse_body(http.body)
         check_model({"model": fields.get("model") or fields.get("name", "")}, self.profile, required=True)
-        return control.show(self.profile)
+        return control_plane.api_show(self.profile)
 
-    def _send(self, connection: Connection, call: Call, status: int, content_type: str, body: bytes) -> None:
+    def _send(
+        self, connection: ClientConnection, http: HTTPRequest, status: int, content_type: str, body: bytes
+    ) -> None:
         length = len(body) if len(body) <= CHUNKED_ABOVE else None
-        start = head(status, content_type, banner=self._banner, length=length, close=call.close)
+        start = response_head(status, content_type, banner=self._banner, length=length, close=http.close)
         rest = body if length is not None else chunk(body) + b"0\r\n\r\n"
-        connection.write(start + (b"" if call.method == "HEAD" else rest))
-        connection.finish(close=call.close)
+        connection.write(start + (b"" if http.method == "HEAD" else rest))
+        connection.finish(close=http.close)
 
     # -- ends -------------------------------------------------------------------------------------------------------
 
-    def _over(self, reply: Reply) -> None:
+    def _over(self, answer: AnswerWriter) -> None:
         """An answer has ended, however it did: forget it, drop its stream where it still runs, write the truth."""
-        self._by_connection.pop(reply.connection, None)
-        if reply.stream is not None:
-            self._replies.pop(reply.stream, None)
-            self.engine.cancel(reply.stream, time.perf_counter_ns())
+        self._by_connection.pop(answer.connection, None)
+        if answer.stream is not None:
+            self._answers.pop(answer.stream, None)
+            self.engine.cancel(answer.stream, time.perf_counter_ns())
         if self._truth is not None:
-            self._truth.write(*reply.truth())
+            self._truth.write(*answer.truth())
 
-    def _gone(self, connection: Connection) -> None:
+    def _gone(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)
-        reply = self._by_connection.get(connection)
-        if reply is not None:
-            reply.drop()
+        answer = self._by_connection.get(connection)
+        if answer is not None:
+            answer.drop()
             self._arm()
 
 
-def serve(options: ServerOptions) -> None:
+def serve_forever(options: ServerOptions) -> None:
     """Run the server until SIGINT or SIGTERM; print one line with its address once it listens."""
     _raise_file_limit()
     gc.collect()
     gc.freeze()  # what is there now stays: later collections need not walk it
     with _runner() as runner:
-        runner.run(_serve(options))
+        runner.run(_serve_until_told(options))
 
 
 def _runner() -> asyncio.Runner:
@@ -333,7 +341,7 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _serve(options: ServerOptions) -> None:
+async def _serve_until_told(options: ServerOptions) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):

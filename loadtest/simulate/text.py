@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 import re
 
-_PIECE = re.compile(r"[^\W\d_]+|\d{1,3}|[^\w\s]+|_+|\n\s*")
+_TOKEN = re.compile(r"[^\W\d_]+|\d{1,3}|[^\w\s]+|_+|\n\s*")
 _WORD_TOKEN = 9  # a word of up to so many letters is mostly one token of a 100k vocabulary …
-_PART = 5  # … and a longer one a token per about so many letters
+_LETTERS_A_TOKEN = 5  # … and a longer one a token per about so many letters
 WORDS_ASKED = re.compile(r"\b(\d{1,5})[\s-]words?\b", re.IGNORECASE)
 _TITLE_ASKED = re.compile(r"\btitle\b[^:\n]*\bwords?\b", re.IGNORECASE)
 _TOKENS_A_WORD = (1.03, 1.39)  # of an answer in N words, least and most …
 _TOKENS_A_TITLE_WORD = (1.40, 1.86)  # … and of a title, with its quotation marks
 
-_SENTENCES = """
+_STORY = """
 The river had been high since the morning, and nobody on the quay expected the ferry before dark.
 She counted the crates twice, wrote the number in the ledger, and sent the boy for a lamp.
 A wind from the north carried the smell of tar and wet rope across the yard.
@@ -38,10 +38,10 @@ def pieces(text: str) -> list[str]:
     Equal texts give equal pieces, so a common prefix of two prompts is one of their pieces.
     """
     tokens: list[str] = []
-    for piece in _PIECE.findall(text):
+    for piece in _TOKEN.findall(text):
         tokens.append(piece)
         if len(piece) > _WORD_TOKEN and piece.isalpha():
-            tokens += [""] * (-(-len(piece) // _PART) - 2)
+            tokens += [""] * (-(-len(piece) // _LETTERS_A_TOKEN) - 2)
         elif not piece.isascii():
             tokens += [""] * (len(piece) // 2)
     return tokens
@@ -71,7 +71,7 @@ def natural_length(prompt: str, rng: random.Random) -> int:
 
 def _answer_tokens() -> tuple[str, ...]:
     """One string per token: a word with the space before it, or a punctuation mark; sentences in a fixed shuffle."""
-    sentences = [line.strip() for line in _SENTENCES.strip().splitlines()]
+    sentences = [line.strip() for line in _STORY.strip().splitlines()]
     rng = random.Random(7)
     tokens: list[str] = []
     for _ in range(40):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+NS_PER_S = 1_000_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class StepLaw:
@@ -89,7 +91,7 @@ class Timing:
         )
 
 
-def passes(slots: Sequence[int], *, neighbours: bool) -> list[int]:
+def pass_sizes(slots: Sequence[int], *, neighbours: bool) -> list[int]:
     """Return how many streams each pass over a batch takes, for decoding streams in `slots`.
 
     llama.cpp puts only consecutive slots into one pass: slots 0 and 2 cost two passes of one, slots 0 and 1 one of two.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 
-from loadtest.simulate.engine import NS_PER_S, Emission, Request, Server, Stream
+from loadtest.simulate.stream import Emission, EngineProtocol, EngineRequest, Stream
+from loadtest.simulate.timing import NS_PER_S
 
 
 def cold_prompt(tokens: int, key: int) -> range:
@@ -14,8 +15,8 @@ def cold_prompt(tokens: int, key: int) -> range:
 
 
 def closed_loop(
-    engine: Server,
-    plan: Sequence[Request],
+    engine: EngineProtocol,
+    plan: Sequence[EngineRequest],
     *,
     starts_s: Sequence[float],
     turnaround_s: float = 0.001,
@@ -28,24 +29,24 @@ def closed_loop(
     `see` is called with every token. Returns the streams in the order sent.
     """
     sends = [round(start * NS_PER_S) for start in starts_s]
-    return _run(engine, sends, list(reversed(plan)), round(turnaround_s * NS_PER_S), see)
+    return _play(engine, sends, list(reversed(plan)), round(turnaround_s * NS_PER_S), see)
 
 
 def open_loop(
-    engine: Server,
-    plan: Sequence[Request],
+    engine: EngineProtocol,
+    plan: Sequence[EngineRequest],
     arrivals_s: Sequence[float],
     *,
     see: Callable[[Emission], None] | None = None,
 ) -> list[Stream]:
     """Run `plan`, each request at its own instant in `arrivals_s`, whatever the others do; `see` as in closed_loop."""
-    return _run(engine, [round(instant * NS_PER_S) for instant in arrivals_s], list(reversed(plan)), None, see)
+    return _play(engine, [round(instant * NS_PER_S) for instant in arrivals_s], list(reversed(plan)), None, see)
 
 
-def _run(
-    engine: Server,
+def _play(
+    engine: EngineProtocol,
     sends: list[int],
-    queue: list[Request],
+    queue: list[EngineRequest],
     again_ns: int | None,
     see: Callable[[Emission], None] | None,
 ) -> list[Stream]:

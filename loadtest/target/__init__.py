@@ -1,1 +1,1 @@
-"""What server is this, and what is asked of it: settled before the clock."""
+"""What server is this, and what is asked of it: found out before the clock starts."""

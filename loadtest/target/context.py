@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.target.probe import Model
+from loadtest.target.probe import ServedModel
 from loadtest.text import shown
 from loadtest.workloads.trace import Trace
 
 CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
 CONTEXT_MARGIN_PART = 64  # … or one part in so many
-MOST_CONTEXT = 1 << 40  # tokens: no limit
+UNLIMITED_CONTEXT = 1 << 40  # tokens: no limit
 ALL_BUT = 0.95  # of the longest prompt that fits: a length from here on stands for it
 
 
@@ -29,18 +29,18 @@ def lengths_within(context: int, lengths: Sequence[int], output_tokens: int) -> 
     return kept if kept and max(kept) >= ALL_BUT * longest else (*kept, longest)
 
 
-def left_out(model: str, context: int, asked: Sequence[int], fitted: Sequence[int]) -> str | None:
+def lengths_left_out(model: str, context: int, asked: Sequence[int], fitted: Sequence[int]) -> str | None:
     """Say which lengths were left out and added; None where none was."""
     left, added = ([str(n) for n in one if n not in other] for one, other in ((asked, fitted), (fitted, asked)))
-    said = [f"{_listed(left)} left out"] * bool(left) + [f"{_listed(added)} added"] * bool(added)
+    said = [f"{_enumerated(left)} left out"] * bool(left) + [f"{_enumerated(added)} added"] * bool(added)
     return f"{model} has a context of {context} tokens: input_tokens {', '.join(said)}." if said else None
 
 
-def _listed(words: Sequence[str]) -> str:
+def _enumerated(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def not_granted(scenario: Scenario, model: Model) -> str | None:
+def not_granted(scenario: Scenario, model: ServedModel) -> str | None:
     """Say that a loaded model has another context than --num-ctx asked for; None where it has what was asked."""
     asked, granted = scenario.num_ctx, model.context
     if asked is None or granted is None or asked == granted:
@@ -49,13 +49,17 @@ def not_granted(scenario: Scenario, model: Model) -> str | None:
     return f"{shown(model.name)}{trained} has a context of {granted} tokens, not the {asked} asked for with --num-ctx."
 
 
-def check_lengths(scenario: Scenario, model: Model, trace: Trace | None = None, *, loaded: bool = False) -> None:
+def check_lengths(scenario: Scenario, model: ServedModel, trace: Trace | None = None, *, loaded: bool = False) -> None:
     """Raise ScenarioError when a level cannot fit the model's context: Ollama would cut its prompt without a word.
 
     Asked twice: before anything is sent, by what was asked for and what the model was trained for, and once it is loaded,
     by what the server granted.
     """
-    asked = min(scenario.num_ctx or MOST_CONTEXT, model.trained_context or MOST_CONTEXT) if scenario.num_ctx else None
+    asked = (
+        min(scenario.num_ctx or UNLIMITED_CONTEXT, model.trained_context or UNLIMITED_CONTEXT)
+        if scenario.num_ctx
+        else None
+    )
     granted = model.context or asked if loaded else asked or model.context
     context = granted or model.trained_context
     if context is None:
@@ -69,6 +73,6 @@ def check_lengths(scenario: Scenario, model: Model, trace: Trace | None = None, 
             )
 
 
-def _may_grow(scenario: Scenario, model: Model, wanted: int) -> bool:
+def _may_grow(scenario: Scenario, model: ServedModel, wanted: int) -> bool:
     """Whether a larger --num-ctx may be granted: the model is trained for as much, and no such one was asked for."""
     return wanted <= (model.trained_context or 0) and wanted > (scenario.num_ctx or 0)

@@ -19,7 +19,7 @@ from loadtest.errors import TargetError
 from loadtest.text import shown
 from loadtest.urls import without_secrets
 
-SILENT = "no answer in time"
+NO_ANSWER = "no answer in time"
 LONGEST_S = 20.0  # for a whole answer
 LONGEST_BYTES = 64 << 20
 DEEPEST, LONGEST_LIST, LONGEST_TEXT = 6, 256, 500  # of what is kept of a server's own facts
@@ -50,7 +50,7 @@ class ControlAnswer:
 
     def json(self) -> Any:
         """Return the body as JSON, None where it is none or the answer is a refusal."""
-        return lenient(self.body) if self.ok else None
+        return parse_json(self.body) if self.ok else None
 
     def header(self, name: str) -> str | None:
         return None if self.headers is None else self.headers.get(name)
@@ -67,7 +67,7 @@ class ControlAnswer:
             return f"status {self.status}{there}" + (f" ({words})" if words else "")
         if kind == "text/html":
             return "a web page"
-        if lenient(self.body) is None:
+        if parse_json(self.body) is None:
             return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"
         return "JSON of another shape"
 
@@ -88,7 +88,7 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
     try:
         method = "GET" if body is None else "POST"
         with client.stream(method, f"{url}{path}", headers=headers, content=content, follow_redirects=False) as answer:
-            return _read(path, answer)
+            return _read_answer(path, answer)
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         if "is not valid for" in str(error):
             raise TargetError(
@@ -102,14 +102,14 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
             f"cannot reach {url}: {shorten(str(error)) or 'no connection in time'}. Is the server running, and the URL right?"
         ) from None
     except httpx.TimeoutException:
-        return ControlAnswer(path, failure=SILENT)
+        return ControlAnswer(path, failure=NO_ANSWER)
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError) as error:
         return ControlAnswer(
             path, failure=f"no answer that can be read ({shorten(str(error), 120) or type(error).__name__})"
         )
 
 
-def _read(path: str, answer: httpx.Response) -> ControlAnswer:
+def _read_answer(path: str, answer: httpx.Response) -> ControlAnswer:
     deadline, body = time.monotonic() + LONGEST_S, bytearray()
     status, headers = answer.status_code, answer.headers
     for part in answer.iter_bytes():
@@ -121,7 +121,7 @@ def _read(path: str, answer: httpx.Response) -> ControlAnswer:
     return ControlAnswer(path, status, headers, bytes(body))
 
 
-def lenient(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
     """Return JSON that a strict or only a lenient parser reads (lone surrogates, NaN, a BOM), None where it is none."""
     try:
         return orjson.loads(body)
@@ -133,7 +133,7 @@ def lenient(body: bytes) -> Any:
         return None
 
 
-def text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
     """Return a text that can be written as UTF-8, a whole number as its digits; None for anything else or an empty one."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
         return str(value)
@@ -144,40 +144,40 @@ def text(value: Any) -> str | None:
     return value or None
 
 
-def printable(value: Any) -> str | None:
+def as_printable(value: Any) -> str | None:
     """Return a short text for people, escapes shown; None where there is none."""
-    said = text(value)
+    said = as_text(value)
     return None if said is None else shown(credentials.redacted(said))[:LONGEST_TEXT]
 
 
-def count(value: Any) -> int | None:
+def as_count(value: Any) -> int | None:
     """Return a number of tokens, bytes or slots; None where it is none, below 0 or absurd."""
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST else None
 
 
-def some(value: Any) -> int | None:
+def as_positive(value: Any) -> int | None:
     """Return a count above 0, else None."""
-    return count(value) or None
+    return as_count(value) or None
 
 
-def mapping(value: Any) -> dict[str, Any]:
+def as_mapping(value: Any) -> dict[str, Any]:
     """Return an object, an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
-def items(value: Any) -> list[Any]:
+def as_items(value: Any) -> list[Any]:
     """Return a list, an empty one for anything else."""
     return value if isinstance(value, list) else []
 
 
-def plain(value: Any, depth: int = DEEPEST) -> Any:
+def as_plain(value: Any, depth: int = DEEPEST) -> Any:
     """Return a server's own value as run.json can hold it and anybody print it: no lone surrogates or escapes, no absurd numbers, neither deep nor long."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, str):
-        return printable(value) or ""
+        return as_printable(value) or ""
     if isinstance(value, int):
         return value if abs(value) <= LARGEST else None
     if isinstance(value, float):
@@ -185,14 +185,14 @@ def plain(value: Any, depth: int = DEEPEST) -> Any:
     if not depth:
         return None
     if isinstance(value, list):
-        return [plain(item, depth - 1) for item in value[:LONGEST_LIST]]
+        return [as_plain(item, depth - 1) for item in value[:LONGEST_LIST]]
     if isinstance(value, dict):
         kept = list(value.items())[:LONGEST_LIST]
-        return {printable(key) or "": plain(item, depth - 1) for key, item in kept}
+        return {as_printable(key) or "": as_plain(item, depth - 1) for key, item in kept}
     return None
 
 
-def rows(body: Any) -> list[dict[str, Any]] | None:
+def listed_models(body: Any) -> list[dict[str, Any]] | None:
     """Return the models of a list in any shape in use, each with `name`; None where the body is no list of models.
 
     Shapes seen: {"data": [{"id"}]}, {"models": [{"name"}]}, the list alone, names as texts, {"models": {name: {…}}}, null
@@ -208,16 +208,16 @@ def rows(body: Any) -> list[dict[str, Any]] | None:
     else:
         return None
     if isinstance(listed, dict):
-        listed = [{**mapping(row), "name": name} for name, row in listed.items()]
-    named = {row["name"]: row for row in reversed(list(_named(listed)))}
+        listed = [{**as_mapping(row), "name": name} for name, row in listed.items()]
+    named = {row["name"]: row for row in reversed(list(_with_names(listed)))}
     return list(reversed(named.values()))
 
 
-def _named(listed: list[Any]) -> Iterator[dict[str, Any]]:
+def _with_names(listed: list[Any]) -> Iterator[dict[str, Any]]:
     hide = credentials.redactor()
     for row in listed:
         if not isinstance(row, dict):
             row = {"id": row}  # noqa: PLW2901 - the name alone
-        name = next((said for key in ("name", "id", "model") if (said := text(row.get(key)))), None)
+        name = next((said for key in ("name", "id", "model") if (said := as_text(row.get(key)))), None)
         if name is not None and len(name) <= LONGEST_TEXT:
             yield {**row, "name": hide(name)}

@@ -16,43 +16,29 @@ import httpx
 from loadtest import credentials
 from loadtest.errors import TargetError
 from loadtest.target.control import (
-    SILENT,
+    NO_ANSWER,
     ControlAnswer,
+    as_count,
+    as_items,
+    as_mapping,
+    as_plain,
+    as_positive,
+    as_printable,
+    as_text,
     ask,
-    count,
-    items,
-    mapping,
-    plain,
-    printable,
-    rows,
-    some,
-    text,
+    listed_models,
 )
 from loadtest.text import shown
-from loadtest.urls import OLLAMA_PORT, base_url, default_url
-
-__all__ = [
-    "OLLAMA_PORT",
-    "SIMULATED_HEADER",
-    "Model",
-    "Server",
-    "base_url",
-    "choose_model",
-    "default_url",
-    "describe",
-    "hazards",
-    "probe",
-]
 
 SIMULATED_HEADER = "loadtest-simulated"  # set on every answer by simulate/server.py; a test holds both to one spelling
 GREETING = b"Ollama is running"
-MOST_NAMED = 30  # models in a sentence
+MOST_MODELS_NAMED = 30  # models in a sentence
 
 _OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ServedModel:
     """A model that the server offers, as far as the server says."""
 
     name: str  # as the server takes it; print it by way of text.shown
@@ -71,7 +57,7 @@ class Server:
     url: str  # base without /v1 and without userinfo
     kind: str  # "ollama", "llama.cpp", "vllm" or "openai"
     version: str | None
-    models: tuple[Model, ...]
+    models: tuple[ServedModel, ...]
     slots: int | None = None  # only where the server says so (llama.cpp)
     simulated: dict[str, Any] | None = None  # profile and speed, from the header
     unlisted: str | None = None  # what came in place of a list of models; None: `models` is that list
@@ -97,14 +83,14 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
     Raises TargetError where no connection comes about, and with api auto where nothing says what the server is.
     """
     version = ask(client, url, "/api/version")
-    if version.failure == SILENT and api == "auto":
+    if version.failure == NO_ANSWER and api == "auto":
         raise TargetError(f"{url} does not answer GET /api/version in time; is it a model server, and awake?")
-    said = printable(mapping(version.json()).get("version"))
+    said = as_printable(as_mapping(version.json()).get("version"))
     ours = _OLLAMA_VERSION.fullmatch(said or "") is not None
     if (ours or api == "ollama") and (server := _ollama(client, url, version, said, api)):
         return server
     listing = ask(client, url, "/v1/models")
-    listed = rows(listing.json())
+    listed = listed_models(listing.json())
     if listed is None and api == "auto" and not ours and (server := _ollama(client, url, version, said, api)):
         return server
     if listed is None and api == "auto":
@@ -112,7 +98,12 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
     unlisted = None if listed is not None else f"GET /v1/models: {listing.said}"
     props = ControlAnswer("/props") if listing.failure else ask(client, url, "/props")
     server = _openai(
-        client, url, listed or [], props, simulated=_simulated(version) or _simulated(listing), unlisted=unlisted
+        client,
+        url,
+        listed or [],
+        props,
+        simulated=_simulated_facts(version) or _simulated_facts(listing),
+        unlisted=unlisted,
     )
     if api == "ollama" and server.kind == "openai":
         server = replace(server, kind="ollama", version=said, unlisted=unlisted or "GET /api/tags")
@@ -123,7 +114,7 @@ def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | 
     """Return the server as an Ollama, None where too little says that it is one; a refusal of credentials is said."""
     tags = ask(client, url, "/api/tags")
     body = tags.json()
-    listed = rows(body) if isinstance(body, dict) and body.get("models") is not None else None
+    listed = listed_models(body) if isinstance(body, dict) and body.get("models") is not None else None
     needed = 1 if api == "ollama" else 2
     witnesses = (_OLLAMA_VERSION.fullmatch(said or "") is not None) + (listed is not None)
     if witnesses < needed:
@@ -134,24 +125,24 @@ def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | 
     if api == "auto" and tags.refused:
         raise _refused(url, tags)
     unlisted = None if listed is not None else f"GET /api/tags: {tags.said}"
-    simulated = _simulated(version) or _simulated(tags)
+    simulated = _simulated_facts(version) or _simulated_facts(tags)
     return Server(url, "ollama", said, _ollama_models(client, url, listed or []), None, simulated, unlisted)
 
 
-def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]]) -> tuple[Model, ...]:
-    running = {row["name"]: row for row in rows(ask(client, url, "/api/ps").json()) or []}
+def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]]) -> tuple[ServedModel, ...]:
+    running = {row["name"]: row for row in listed_models(ask(client, url, "/api/ps").json()) or []}
     models = []
     for row in listed:
         live = running.get(row["name"], {})
-        size = some(row.get("size"))
+        size = as_positive(row.get("size"))
         models.append(
-            Model(
+            ServedModel(
                 row["name"],
                 loaded=row["name"] in running,
-                context=some(live.get("context_length")),
-                size=some(live.get("size")),
-                size_vram=count(live.get("size_vram")),
-                details={**_details(row.get("details")), **({"file_size": size} if size else {})},
+                context=as_positive(live.get("context_length")),
+                size=as_positive(live.get("size")),
+                size_vram=as_count(live.get("size_vram")),
+                details={**_model_details(row.get("details")), **({"file_size": size} if size else {})},
             )
         )
     return tuple(models)
@@ -167,15 +158,17 @@ def _openai(
     unlisted: str | None,
 ) -> Server:
     """Tell servers of the OpenAI API apart by what only one kind of them says."""
-    said = mapping(props.json())
+    said = as_mapping(props.json())
     if "total_slots" in said or "default_generation_settings" in said:
-        context = some(mapping(said.get("default_generation_settings")).get("n_ctx"))
-        models = tuple(Model(row["name"], loaded=True, context=context) for row in listed)
-        version, slots = printable(said.get("build_info")), some(said.get("total_slots"))
+        context = as_positive(as_mapping(said.get("default_generation_settings")).get("n_ctx"))
+        models = tuple(ServedModel(row["name"], loaded=True, context=context) for row in listed)
+        version, slots = as_printable(said.get("build_info")), as_positive(said.get("total_slots"))
         return Server(url, "llama.cpp", version, models, slots, simulated, unlisted)
     vllm = any(row.get("owned_by") == "vllm" for row in listed)
-    models = tuple(Model(row["name"], loaded=vllm or None, context=some(row.get("max_model_len"))) for row in listed)
-    version = printable(mapping(ask(client, url, "/version").json()).get("version")) if vllm else None
+    models = tuple(
+        ServedModel(row["name"], loaded=vllm or None, context=as_positive(row.get("max_model_len"))) for row in listed
+    )
+    version = as_printable(as_mapping(ask(client, url, "/version").json()).get("version")) if vllm else None
     return Server(url, "vllm" if vllm else "openai", version, models, None, simulated, unlisted)
 
 
@@ -200,9 +193,9 @@ def _refused(url: str, answer: ControlAnswer) -> TargetError:
     )
 
 
-def choose_model(server: Server, asked: str | None) -> Model:
+def choose_model(server: Server, asked: str | None) -> ServedModel:
     """Return the model asked for, else the loaded one, else the only one; TargetError names the ones present."""
-    present = _present(server)
+    present = _models_present(server)
     if asked is not None:
         if not asked.strip():
             raise TargetError(f"the model's name is empty; {server.url} has: {present}. Choose one with --model.")
@@ -211,7 +204,7 @@ def choose_model(server: Server, asked: str | None) -> Model:
                 return model
         # Gateways route names that they do not list; llama.cpp ignores them.
         if server.unlisted or server.kind in ("openai", "llama.cpp"):
-            return Model(asked)
+            return ServedModel(asked)
         name = shown(asked)
         how = f" or fetch it with `ollama pull {name}`" if server.kind == "ollama" else ""
         raise TargetError(f"{server.url} has no model {name!r}; it has: {present}. Choose one with --model{how}.")
@@ -228,33 +221,33 @@ def choose_model(server: Server, asked: str | None) -> Model:
     raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
 
 
-def _present(server: Server) -> str:
+def _models_present(server: Server) -> str:
     names = [shown(model.name) for model in server.models]
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more or "none"
+    more = f" and {len(names) - MOST_MODELS_NAMED} more" if len(names) > MOST_MODELS_NAMED else ""
+    return ", ".join(names[:MOST_MODELS_NAMED]) + more or "none"
 
 
-def describe(client: httpx.Client, server: Server, model: Model) -> Model:
+def with_details(client: httpx.Client, server: Server, model: ServedModel) -> ServedModel:
     """Return `model` with what /api/show adds (Ollama): trained context, parameters, quantisation."""
     if server.kind != "ollama":
         return model
     try:
-        said = mapping(ask(client, server.url, "/api/show", {"model": model.name}).json())
+        said = as_mapping(ask(client, server.url, "/api/show", {"model": model.name}).json())
     except TargetError:
         return model
     if not said:
         return model
-    info = {text(key) or "": value for key, value in mapping(said.get("model_info")).items()}
-    trained = next((some(value) for key, value in info.items() if key.endswith(".context_length")), None)
-    details = {**model.details, **_details(said.get("details")), "architecture": _architecture(info)}
+    info = {as_text(key) or "": value for key, value in as_mapping(said.get("model_info")).items()}
+    trained = next((as_positive(value) for key, value in info.items() if key.endswith(".context_length")), None)
+    details = {**model.details, **_model_details(said.get("details")), "architecture": _architecture(info)}
     return replace(model, trained_context=trained, details=details)
 
 
-def _details(said: Any) -> dict[str, Any]:
+def _model_details(said: Any) -> dict[str, Any]:
     """Return a model's details: texts are texts, whatever the server made of them."""
-    found = {key: value for key, value in mapping(plain(said)).items() if value is not None}
+    found = {key: value for key, value in as_mapping(as_plain(said)).items() if value is not None}
     for key in ("parameter_size", "quantization_level", "family", "format", "parent_model"):
-        if key in found and (value := text(found.pop(key))) is not None:
+        if key in found and (value := as_text(found.pop(key))) is not None:
             found[key] = value
     return found
 
@@ -277,13 +270,13 @@ def _architecture(info: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for key, value in info.items():
         if (name := key.partition(".")[2]) in names:
-            one = [count(item) for item in items(value)] if isinstance(value, list) else count(value)
+            one = [as_count(item) for item in as_items(value)] if isinstance(value, list) else as_count(value)
             if one is not None and not (isinstance(one, list) and None in one):  # a layer's own number each
                 found[name] = one
     return found
 
 
-def _simulated(answer: ControlAnswer) -> dict[str, Any] | None:
+def _simulated_facts(answer: ControlAnswer) -> dict[str, Any] | None:
     """Read "profile=NAME; speed=N" of the simulated server's header."""
     said = answer.header(SIMULATED_HEADER)
     if said is None:
@@ -293,10 +286,10 @@ def _simulated(answer: ControlAnswer) -> dict[str, Any] | None:
         speed = float(pairs.get("speed", "1"))
     except ValueError:
         speed = 1.0
-    return {"profile": printable(pairs.get("profile")) or "unknown", "speed": speed if 0 < speed < math.inf else 1.0}
+    return {"profile": as_printable(pairs.get("profile")) or "unknown", "speed": speed if 0 < speed < math.inf else 1.0}
 
 
-def hazards(server: Server, model: Model | None, *, num_ctx: int | None = None) -> list[str]:
+def hazards(server: Server, model: ServedModel | None, *, num_ctx: int | None = None) -> list[str]:
     """Return what may spoil a measurement of this server, a sentence each with what to do about it."""
     found = []
     if server.unlisted:

@@ -16,7 +16,7 @@ from loadtest.measure.failure import GivenUpError
 from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import Level
-from loadtest.target.settle import timeouts_of, trust
+from loadtest.target.connect import timeouts_of, trust
 from loadtest.users.arguments import Messages, text_of
 from loadtest.users.tryout import Settled
 from loadtest.wire import LagLog, Order, Posts, Received, SyncWire, Timeouts, Waiter, WallClock

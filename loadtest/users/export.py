@@ -10,7 +10,7 @@ from locust.env import Environment
 from prometheus_client import Metric
 
 from loadtest.monitor import endpoint
-from loadtest.monitor.export import Client, Seen, families
+from loadtest.monitor.export import ClientState, RunState, families
 from loadtest.users import recording
 from loadtest.users.live_figures import Board, board
 from loadtest.users.options import metrics_of
@@ -23,26 +23,26 @@ def begin(environment: Environment) -> None:
     port, address = metrics_of(environment.parsed_options)
     if port is None:
         return
-    listener = endpoint.listen(address, port)
+    listener = endpoint.open_listener(address, port)
     logger.info("metrics: %s", endpoint.url_of(listener))
     endpoint.Endpoint(listener, lambda: _politely(seen(board)))
 
 
-def seen(shown: Board) -> Seen:
+def seen(shown: Board) -> RunState:
     """Return what a board knows of the run."""
     folder, facts, clients = recording.run_folder(), recording.run_facts(), shown.clients()
     decoding, waiting = recording.total_in_flight(shown.in_flight())
-    client = Client(
+    client = ClientState(
         decoding=decoding,
         waiting=waiting,
         loop_gap_s=max(gap for gap, _ in clients) if clients else None,
         cpu_cores=sum(cpu for _, cpu in clients) if clients else None,
     )
     name = folder.name if folder is not None else str(facts.get("name") or "")
-    return Seen(name, facts, shown.figures(), client if shown.generation is not None else None)
+    return RunState(name, facts, shown.figures(), client if shown.generation is not None else None)
 
 
-def _politely(what: Seen) -> Iterator[Metric]:
+def _politely(what: RunState) -> Iterator[Metric]:
     """Yield the families and let others run in between: in a process with users, arrivals are among them."""
     for family in families(what):
         yield family

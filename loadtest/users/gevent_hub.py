@@ -17,13 +17,13 @@ from loadtest.measure.failure import GivenUpError
 from loadtest.wire import Heartbeat, LagLog, WallClock, now
 from loadtest.wire.clock import BEAT, stamps_wanted
 from loadtest.wire.poller import Poller
+from loadtest.wire.sync_wire import Deadline
 
 READ, WRITE = 1, 2  # libev's event masks
 OVERDUE_S = 0.25  # between two looks for requests past their deadline; one that is nearer than that has its own timer
 PORTION_NS = 8_000_000  # of sending between two looks at the sockets: less than a token gap of fast streams
 SAMPLE_NS = 1_000_000_000
 
-Deadline = Callable[[], float]
 T = TypeVar("T")
 
 

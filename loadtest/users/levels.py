@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from loadtest.scenario import Level
-from loadtest.target.settle import level_facts
+from loadtest.target.run_facts import level_facts
 from loadtest.wire import now
 
 T = TypeVar("T")

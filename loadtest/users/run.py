@@ -18,7 +18,9 @@ from loadtest.credentials import withhold
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
-from loadtest.target.settle import control_client, loaded_facts, run_facts, trust
+from loadtest.target.connect import control_client, trust
+from loadtest.target.loaded_model import loaded_facts
+from loadtest.target.run_facts import initial_facts
 from loadtest.urls import without_secrets
 from loadtest.users.levels import Levels, Seen
 from loadtest.users.open_loop import OpenLoopUser
@@ -141,7 +143,7 @@ class Run:
         scenario = one.scenario.replace(
             concurrency=(users,), duration=float(duration) if isinstance(duration, int) and duration > 0 else None
         )
-        facts = run_facts(scenario, one.target, one.counter(), one.fit, driver="locust", loop="gevent")
+        facts = initial_facts(scenario, one.target, one.counter(), one.fit, driver="locust", loop="gevent")
         facts["levels"] = []
         facts["versions"] |= {name: importlib.metadata.version(name) for name in ("gevent", "locust")}
         facts["clock"] = {"monotonic_ns": self.clock.monotonic_ns, "wall_ns": self.clock.wall_ns}

@@ -9,9 +9,10 @@ from typing import Any, Self
 
 from loadtest.dialects import dialect_for
 from loadtest.scenario import Scenario
-from loadtest.target import settle as measured
-from loadtest.target.probe import Model, Server
-from loadtest.target.settle import Target, control_client, trust
+from loadtest.target.connect import control_client, trust
+from loadtest.target.prepare import prepare_target
+from loadtest.target.probe import ServedModel, Server
+from loadtest.target.target import Target
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
 
 
@@ -47,14 +48,14 @@ class Settled:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
         scenario = Scenario.from_dict(row["scenario"], where="the master's message")
-        model = Model(**row["model"])
-        server = Server(**{**row["server"], "models": tuple(Model(**one) for one in row["server"]["models"])})
+        model = ServedModel(**row["model"])
+        server = Server(**{**row["server"], "models": tuple(ServedModel(**one) for one in row["server"]["models"])})
         dialect = dialect_for(scenario, api=row["api"], model=model.name)
         return cls(scenario, Target(server, model, dialect), TokenFit(**row["fit"]), row["index"], row["open_loop"])
 
 
 def settle(scenario: Scenario, say: Callable[[str], object]) -> Settled:
-    """Settle a scenario as measure.target.settle does, its errors included."""
+    """Settle a scenario as target.prepare does, its errors included."""
     with control_client(trust(scenario.ca_file), scenario.connect_timeout) as control:
-        target, workload = measured.settle(control, scenario, say)
+        target, workload = prepare_target(control, scenario, say)
     return Settled(scenario, target, workload.fit)

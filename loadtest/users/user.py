@@ -10,7 +10,7 @@ from locust import User
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.target.settle import located
+from loadtest.target.target import located
 from loadtest.urls import default_url, without_secrets
 from loadtest.users.client import Client
 from loadtest.users.options import INPUT_TOKENS, OUTPUT_TOKENS, Settings

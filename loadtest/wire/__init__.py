@@ -1,7 +1,7 @@
 """HTTP/1.1 on own sockets with the kernel's arrival stamps; requests and errors are httpx's."""
 
 from loadtest.wire.async_wire import AsyncWire
-from loadtest.wire.clock import Heartbeat, Keeper, LagLog, WallClock, keeper, now
+from loadtest.wire.clock import Heartbeat, LagLog, WallClock, keeper, now
 from loadtest.wire.order import Order, Posts, Timeouts
 from loadtest.wire.reads import Reads
 from loadtest.wire.received import Received
@@ -13,7 +13,6 @@ __all__ = [
     "AsyncWire",
     "BlockingWaiter",
     "Heartbeat",
-    "Keeper",
     "LagLog",
     "Order",
     "Posts",

@@ -1,4 +1,4 @@
-"""Where a connection leads: an origin, the addresses that its name stands for, and why none of them took a connection."""
+"""Where a connection leads: origins, the addresses that their names resolve to, and why no address took a connection."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import httpx
 
 from loadtest.wire.clock import ask_for_stamps
 
-Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]
+SocketAddress = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]
 
 
 class Origin(NamedTuple):
-    """Where a connection leads."""
+    """Scheme, host and port of a URL."""
 
     scheme: str
     host: str
@@ -34,26 +34,26 @@ class Origin(NamedTuple):
 
 
 class Addresses:
-    """Resolved names, each looked up once; the address that last worked is tried first."""
+    """The addresses of names, each name resolved once; the address that worked last is tried first."""
 
     def __init__(self) -> None:
-        self._known: dict[Origin, list[Address]] = {}
+        self._known: dict[Origin, list[SocketAddress]] = {}
 
-    def get(self, origin: Origin) -> list[Address] | None:
+    def get(self, origin: Origin) -> list[SocketAddress] | None:
         return self._known.get(origin)
 
-    def put(self, origin: Origin, found: list[Address]) -> list[Address]:
-        """Keep what getaddrinfo found, each address once, in its order."""
+    def put(self, origin: Origin, found: list[SocketAddress]) -> list[SocketAddress]:
+        """Keep the addresses that getaddrinfo found, in its order, without repetitions."""
         return self._known.setdefault(origin, list(dict.fromkeys(found)))
 
-    def worked(self, origin: Origin, address: Address) -> None:
+    def worked(self, origin: Origin, address: SocketAddress) -> None:
         known = self._known[origin]
         if known[0] != address:
             self._known[origin] = [address, *(other for other in known if other != address)]
 
 
 def open_socket(family: socket.AddressFamily) -> socket.socket:
-    """Return a non-blocking TCP socket with stamps on, where the system has them; raises OSError, out of descriptors."""
+    """Return a non-blocking TCP socket that asks for kernel stamps; raises OSError when no descriptor is left."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -68,11 +68,11 @@ def open_socket(family: socket.AddressFamily) -> socket.socket:
 class ConnectFailure(NamedTuple):
     """Why an address did not take a connection.
 
-    Words in place of the exception, whose traceback holds the frame that would hold it: a circle that nobody collects
-    while a run measures.
+    This holds words, not the exception: the exception's traceback would refer to the frame that refers to it, and no
+    garbage collection breaks such a cycle while a run measures.
     """
 
-    slow: bool  # the time limit, not the server's word
+    slow: bool  # the time limit ended it, not the server
     why: str
 
     @classmethod
@@ -81,7 +81,7 @@ class ConnectFailure(NamedTuple):
 
 
 def connect_error(origin: Origin, failures: list[ConnectFailure], limit: float | None) -> httpx.TransportError:
-    """Return the exception for a server that no address led to."""
+    """Return the exception to raise when no address took a connection."""
     slow = f"not ready within {limit or 0:g} s (connect limit)"
     reasons = dict.fromkeys(slow if failure.slow else failure.why for failure in failures)
     text = f"cannot connect to {origin}: {'; '.join(reasons) or 'the name has no address'}"
@@ -101,7 +101,7 @@ def reason_of(error: OSError) -> str:
 
 
 def _out_of_descriptors() -> bool:
-    """Whether no file can be opened: then no name resolves either, and the resolver says something else."""
+    """Whether no file can be opened. Then no name resolves either, and the resolver gives another reason."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:

@@ -6,12 +6,11 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 import httpx
 
-from loadtest.wire.address import Address, Addresses, ConnectFailure, Origin, connect_error, open_socket
+from loadtest.wire.address import Addresses, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
 from loadtest.wire.call import Call
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
 from loadtest.wire.connection import Connection, Pool
@@ -19,9 +18,12 @@ from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.poller import Poller
 from loadtest.wire.tls import Verify, client_context
 
-SWEEP = 0.25  # seconds between two looks for overdue requests
-QUIET_NS = (50_000_000, 1_000_000_000)  # a stream silent for at least and at most this is read once more: see _sweep
-OPENING = 64  # connections that `prepare` opens at a time: a full accept queue costs a SYN retry of one second
+SWEEP = 0.25  # seconds between two checks for overdue requests
+FELL_SILENT_NS = (
+    50_000_000,
+    1_000_000_000,
+)  # a stream that has been silent for between these is read once more: see _sweep
+OPENING = 64  # connections that `prepare` opens at a time: where an accept queue is full, TCP retries after a second
 
 
 class AsyncWire:
@@ -39,7 +41,7 @@ class AsyncWire:
         self._verify = verify
         self._context: ssl.SSLContext | None = None
         self._addresses = Addresses()
-        self._lookups: dict[Origin, asyncio.Task[list[Address] | ConnectFailure]] = {}
+        self._lookups: dict[Origin, asyncio.Task[list[SocketAddress] | ConnectFailure]] = {}
         self._pool = Pool(self._close)
         self._calls: set[Call] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -49,12 +51,7 @@ class AsyncWire:
         self._start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -71,7 +68,7 @@ class AsyncWire:
         self._loop = None
 
     async def prepare(self, url: str | httpx.URL, count: int) -> None:
-        """Have `count` idle connections to the origin of `url`, so that a burst opens none; raises as a request does."""
+        """Open connections until `count` idle ones lead to the origin of `url`, so that a burst opens none; raises as fetch does."""
         self._start()
         origin = Origin.of(httpx.URL(url))
         gate = asyncio.Semaphore(OPENING)
@@ -134,16 +131,16 @@ class AsyncWire:
             self._sweeper = loop.call_later(SWEEP, self._sweep)
 
     def _sweep(self) -> None:
-        """Give up overdue requests: one timer a wire, so that a read costs none.
+        """Give up overdue requests. One timer serves the whole wire, so that a read sets none.
 
-        A stream that just fell silent is read once more. Where data and a reset wait together, libuv reports an error
-        and uvloop calls the reader a last time, for good: that read takes the data, and nobody tells of the reset.
+        A stream that just fell silent is read once more: where data and a reset wait together, libuv reports an error
+        and uvloop calls the reader for the last time. That call reads the data, and no later one reports the reset.
         """
         assert self._loop is not None
         t = now()
         for call in list(self._calls):
             last = call.received.last_read
-            if last is not None and QUIET_NS[0] < t - last < QUIET_NS[1]:
+            if last is not None and FELL_SILENT_NS[0] < t - last < FELL_SILENT_NS[1]:
                 call.connection.receive()
             call.check(t)
         self._sweeper = self._loop.call_later(SWEEP, self._sweep)
@@ -157,7 +154,7 @@ class AsyncWire:
         connection.wake = bool
         if connection.fd >= 0 and self._loop is not None:
             self._poller.remove(connection.fd)
-            self._loop.remove_writer(connection.fd)  # uvloop holds the descriptor otherwise
+            self._loop.remove_writer(connection.fd)  # or uvloop keeps the descriptor open
         connection.fd = -1
         connection.sock.close()
 
@@ -186,7 +183,7 @@ class AsyncWire:
                 return connection
         raise connect_error(origin, failures, limit)
 
-    async def _open(self, origin: Origin, address: Address, until: float | None) -> Connection:
+    async def _open(self, origin: Origin, address: SocketAddress, until: float | None) -> Connection:
         """Return a connection for `origin` to `address`, the only place that opens one; raises OSError."""
         sock = open_socket(address[0])
         try:
@@ -201,12 +198,12 @@ class AsyncWire:
 
     async def _addresses_of(
         self, origin: Origin, deadline: float | None, failures: list[ConnectFailure]
-    ) -> list[Address]:
+    ) -> list[SocketAddress]:
         """Return the addresses of the origin's name; none, and a failure more, where they cannot be found in time."""
         known = self._addresses.get(origin)
         if known is not None:
             return known
-        found: list[Address] | ConnectFailure
+        found: list[SocketAddress] | ConnectFailure
         try:
             async with asyncio.timeout_at(deadline):
                 found = await self._resolve(origin)
@@ -217,14 +214,14 @@ class AsyncWire:
         failures.append(found)
         return []
 
-    async def _resolve(self, origin: Origin) -> list[Address] | ConnectFailure:
+    async def _resolve(self, origin: Origin) -> list[SocketAddress] | ConnectFailure:
         lookup = self._lookups.get(origin)
-        if lookup is None:  # one lookup for all who wait, and none of them cancels it for the others
+        if lookup is None:  # all who wait share one lookup, and a cancelled one leaves it running for the others
             lookup = self._lookups[origin] = asyncio.ensure_future(self._look_up(origin))
             lookup.add_done_callback(lambda _: self._lookups.pop(origin))
         return await asyncio.shield(lookup)
 
-    async def _look_up(self, origin: Origin) -> list[Address] | ConnectFailure:
+    async def _look_up(self, origin: Origin) -> list[SocketAddress] | ConnectFailure:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
@@ -262,7 +259,7 @@ class AsyncWire:
 
 
 class _AsyncCall(Call):
-    """A Call with the one waiter for what becomes of it."""
+    """A Call that one task waits for."""
 
     def __init__(
         self, order: Order, connection: Connection, timeouts: Timeouts, *, release: Callable[[Call], None]
@@ -288,7 +285,7 @@ class _AsyncCall(Call):
             asyncio.get_running_loop().remove_writer(self.connection.fd)
 
     def _expect_end(self) -> None:
-        """As the base says, by a timer: only an answer whose framing does not end with its text costs one."""
+        """Set a timer for that: only an answer whose framing does not end with its text needs one."""
         if self._timer is not None:
             self._timer.cancel()
         left = max((self.received.until or 0) - now(), 0)

@@ -12,7 +12,7 @@ from loadtest.wire.order import Order, Timeouts
 
 
 class Call:
-    """One request on its connection. `over` once nothing more will come; then `error` says what spoilt it, if anything."""
+    """One request on its connection. It is `over` once nothing more will come; `error` then says what spoilt it, if anything."""
 
     def __init__(
         self,
@@ -34,9 +34,9 @@ class Call:
 
     @property
     def deadline(self) -> tuple[float, str]:
-        """When the call is overdue (monotonic ns, perhaps infinite), and by which limit.
+        """When `check` has something to do (monotonic ns or infinite), and why: the name of a limit, "end" or "look".
 
-        "end" and "look" are none: see `until` and `look_at` of what is received.
+        "end" and "look" are no limits: see Received.until and Received.look_at.
         """
         deadline = self._limits.deadline(self.received, self._started)
         if (until := self.received.until) is not None:
@@ -64,7 +64,7 @@ class Call:
                 self._changed()
             return
         if limit == "idle":
-            self.received.catch_up()  # content may have come since anybody looked
+            self.received.catch_up()  # content may have come that nobody has looked for yet
             deadline, limit = self.deadline
         if t >= deadline:
             self.fail(self._limits.error(limit))
@@ -82,16 +82,16 @@ class Call:
             try:
                 raise error
             finally:
-                del error  # its traceback holds this frame: no circle
+                del error  # its traceback refers to this frame: a cycle otherwise
 
     def _changed(self) -> None:
-        """Take the connection's word that something happened."""
+        """Take note that something happened on the connection."""
         connection = self.connection
         if not self.over and (self.received.ended or connection.stale):
             self.over = True
             self.error = None if connection.stale else connection.verdict()
             self._release(self)
-            wake, self._wake = self._wake, bool  # nothing more to tell: no circle is left for the collector
+            wake, self._wake = self._wake, bool  # no cycle is left for the garbage collector
             wake()
             return
         if self.received.until is None:
@@ -100,4 +100,4 @@ class Call:
             self._expect_end()
 
     def _expect_end(self) -> None:
-        """Have `check` called about when the answer is over though its framing goes on: received.until."""
+        """See to it that `check` is called at about received.until, when the answer is over though its framing goes on."""

@@ -1,4 +1,4 @@
-"""The clock of the wire: monotonic instants, kernel stamps brought onto it, and how late the loop was."""
+"""The wire's clock: monotonic instants, kernel stamps converted to it, and how late the loop was."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import time
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import accumulate
-from types import TracebackType
 from typing import Self
 
+from loadtest.metrics import NS_PER_S
 from loadtest.records import Clock
 
 Ancillary = list[tuple[int, int, bytes]]  # as socket.recvmsg gives it
@@ -25,9 +26,9 @@ _TIMESPEC = struct.Struct("@qq")
 STAMP_SIZE = _TIMESPEC.size
 
 BEAT = 0.002  # seconds between two heartbeats
-GAP = 4_000_000  # ns; a shorter gap between beats cannot be told from the beat itself and uvloop's whole milliseconds
-SLEW = 500e-6  # the fastest that a disciplined wall clock drifts (NTP's limit)
-STEP = 1_000_000  # ns; an offset that moved further than SLEW explains, by more than this, is a step
+GAP = 4_000_000  # ns; beats come 2 to 3 ms apart on an idle loop, for uvloop's timers count whole milliseconds
+SLEW = 500e-6  # the fastest drift of a wall clock that NTP disciplines
+STEP = 1_000_000  # ns; an offset that moved by more than this beyond what SLEW explains is a step
 
 
 def now() -> int:
@@ -36,22 +37,22 @@ def now() -> int:
 
 
 def raw_stamp(ancillary: Ancillary) -> bytes | None:
-    """Return the kernel's arrival stamp as it is, None where the read had none; the wire's sockets ask for no other."""
+    """Return the kernel's raw arrival stamp, the only ancillary data that the wire asks for; None where there is none."""
     return ancillary[0][2] if ancillary else None
 
 
 def stamps_ns(raw: bytes | bytearray) -> list[int]:
     """Return raw stamps (SCM_TIMESTAMPNS: a struct timespec each), end to end, as ns on the wall clock."""
-    return [seconds * 1_000_000_000 + nanoseconds for seconds, nanoseconds in _TIMESPEC.iter_unpack(raw)]
+    return [seconds * NS_PER_S + nanoseconds for seconds, nanoseconds in _TIMESPEC.iter_unpack(raw)]
 
 
 def stamps_wanted() -> bool:
-    """Whether kernel stamps are to be had: on Linux, unless LOADTEST_STAMPS=user leaves them off."""
+    """Whether to ask for kernel stamps: on Linux, unless LOADTEST_STAMPS=user says otherwise."""
     return sys.platform == "linux" and os.environ.get("LOADTEST_STAMPS") != "user"
 
 
 def ask_for_stamps(sock: socket.socket) -> bool:
-    """Switch arrival stamps on for `sock`; False where there are none (macOS, some sandboxes): the read's time counts."""
+    """Switch kernel stamps on for `sock`; False where there are none, as on macOS and in some sandboxes."""
     if not stamps_wanted():
         return False
     try:
@@ -62,7 +63,7 @@ def ask_for_stamps(sock: socket.socket) -> bool:
 
 
 class WallClock:
-    """The wall clock's offset from the monotonic clock over time, so that a step of either spoils no stamp.
+    """How far the wall clock is ahead of the monotonic clock, over time, so that a step of the wall clock spoils no stamp.
 
     `steps` lists (monotonic ns, ns moved) of every jump that slewing does not explain.
     """
@@ -71,7 +72,7 @@ class WallClock:
         self.steps: list[tuple[int, int]] = []
         self._at = array("q")
         self._offsets = array("q")
-        self._stepped: set[int] = set()  # samples before which the clock stepped
+        self._stepped: set[int] = set()  # indices of the samples before which the clock stepped
         self.sample()
 
     def sample(self) -> None:
@@ -92,9 +93,9 @@ class WallClock:
     def to_monotonic(self, wall_ns: int, at: int) -> int:
         """Return a wall instant on the monotonic clock, by the offset valid at the monotonic instant `at` of the read.
 
-        Between two samples the offset is interpolated. Where the clock stepped between them either side's offset may
-        be the right one: a stamp cannot be later than its read, so the later of those that are not is taken. The
-        result never exceeds `at`.
+        Between two samples the offset is interpolated. Where the clock stepped between them, either offset may be the
+        right one: of the two results, the later one that does not exceed `at` is taken, for no stamp is later than its
+        read.
         """
         after = bisect_right(self._at, at)
         if after in (0, len(self._at)):
@@ -111,7 +112,8 @@ class WallClock:
     def instants(self, stamps: Sequence[int], handled: Sequence[int]) -> list[int]:
         """Return when each read of a stream arrived: its kernel stamp, wall ns, on the monotonic clock.
 
-        Where there is none (0), when it was handled. Never going back: the conversion is good to about a µs, not to the order of two stamps.
+        A read without a stamp (0) arrived when it was handled. Instants never go back: the conversion is exact to about a
+        µs, which does not keep the order of two stamps.
         """
         out: list[int] = []
         i = 0
@@ -121,7 +123,7 @@ class WallClock:
             pairs = zip(stamps[i:end], handled[i:end], strict=True)
             if moved is None:
                 out += [self.to_monotonic(stamp, at) if stamp else at for stamp, at in pairs]
-            else:  # as to_monotonic does it, without a search for each read
+            else:  # as in to_monotonic, without a search for each read
                 span = until - since
                 out += [
                     t if stamp and (t := stamp - before - moved * (at - since) // span) < at else at
@@ -131,7 +133,7 @@ class WallClock:
         return list(accumulate(out, max))
 
     def _stretch(self, at: int) -> tuple[int, int, int, int | None]:
-        """Return between which two samples `at` lies, the offset at the first and how far it moved; None at a step."""
+        """Return the two samples around `at`, the offset at the first and how far it moved by the second; None at a step."""
         after = bisect_right(self._at, at)
         until = self._at[after] if after < len(self._at) else 1 << 62
         if after == 0:
@@ -143,10 +145,10 @@ class WallClock:
 
 
 class LagLog:
-    """When the loop did not come round: gaps between heartbeats of 4 ms and more, in order of time; 16 bytes each."""
+    """Gaps of 4 ms and more between two heartbeats, in which the loop polled nothing, in order of time; 16 bytes each."""
 
     # Between two beats the loop polls at least once. Data handled at t lay unread at most since the poll before the one
-    # that found it, and that poll lies within the three gaps before t: older gaps delayed other reads, not this one.
+    # that found it, and that poll lies within the last three gaps before t: older gaps delayed other reads.
     _BACK = 3
 
     def __init__(self) -> None:
@@ -161,8 +163,8 @@ class LagLog:
     def worst(self, t0: int, t1: int) -> int:
         """Return the longest gap, ns, that can have delayed what was read at `t1`; `t0` is the stream's previous read.
 
-        Only the part of a gap between the two counts: a read is itself a poll of that stream. 0 where the loop came
-        round in time.
+        Only the part of a gap between the two counts, for a read is itself a poll of that stream. 0 where the loop polled
+        in time.
         """
         newest = bisect_left(self._starts, t1) - 1
         reach = t1 - self._BACK * GAP
@@ -177,7 +179,7 @@ class LagLog:
         return longest
 
     def worst_of_each(self, t_send: int, handled: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Yield (index, `worst`) of those of a stream's reads that a gap is near enough to have delayed.
+        """Yield (index, `worst`) for each of a stream's reads that a gap can have delayed.
 
         The request was sent at `t_send`, its reads handled at these instants, which do not go back.
         """
@@ -211,12 +213,12 @@ class Heartbeat:
         """Begin to beat on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._last = now()
-        self._next_sample = self._last + 1_000_000_000
+        self._next_sample = self._last + NS_PER_S
         self._handle = self._loop.call_later(BEAT, self._beat)
         return self
 
     def stop(self) -> None:
-        """Stop beating; the log keeps what it has, a gap that is still open included."""
+        """Stop beating; a gap that is still open goes into the log."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -232,7 +234,7 @@ class Heartbeat:
         self._note(t)
         if self._wall is not None and t >= self._next_sample:
             self._wall.sample()
-            self._next_sample = t + 1_000_000_000
+            self._next_sample = t + NS_PER_S
         assert self._loop is not None
         self._handle = self._loop.call_later(BEAT, self._beat)
 
@@ -246,56 +248,25 @@ class Heartbeat:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 
-class Keeper:
-    """Holds a socket with stamps on, so that the kernel, which switches stamping on lazily, leaves it on.
+@contextmanager
+def keeper(patience: float = 0.25) -> Iterator[bool]:
+    """Keep the kernel's stamping switched on; give whether reads on loopback carried stamps within `patience` seconds.
 
-    `stamping` says whether stamps were seen to arrive on loopback.
+    The kernel stamps only while some socket asks for it, and a new process misses stamps for its first milliseconds
+    (measured: 2.9). Hence one socket that asks, held open throughout. Enter before the clock starts: it blocks.
     """
-
-    def __init__(self, sockets: list[socket.socket], *, stamping: bool) -> None:
-        self.stamping = stamping
-        self._sockets = sockets
-
-    def close(self) -> None:
-        for sock in self._sockets:
-            sock.close()
-        self._sockets = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def keeper(patience: float = 0.25) -> Keeper:
-    """Switch the kernel's stamping on and wait, `patience` seconds at most, until reads on loopback carry stamps.
-
-    A new process misses stamps for its first milliseconds (measured: 2.9). Call it before the clock starts; it blocks.
-    """
-    listener = socket.socket()
-    sockets: list[socket.socket] = []
-    try:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1)
-        reader = socket.create_connection(listener.getsockname(), timeout=1)
-        sockets.append(reader)
-        asked = ask_for_stamps(reader)
-        writer, _ = listener.accept()
-        sockets.append(writer)
-        return Keeper(sockets, stamping=asked and _stamps_arrive(reader, writer, patience))
-    except OSError:
-        return Keeper(sockets, stamping=False)
-    finally:
-        listener.close()
+    with ExitStack() as sockets:
+        stamping = False
+        with suppress(OSError), socket.create_server(("127.0.0.1", 0)) as listener:
+            reader = sockets.enter_context(socket.create_connection(listener.getsockname(), timeout=1))
+            asked = ask_for_stamps(reader)
+            writer = sockets.enter_context(listener.accept()[0])
+            stamping = asked and _stamps_arrive(reader, writer, patience)
+        yield stamping
 
 
 def _stamps_arrive(reader: socket.socket, writer: socket.socket, patience: float) -> bool:

@@ -18,17 +18,17 @@ from loadtest.wire.received import Received
 from loadtest.wire.tls import Tls
 
 READ_SIZE = 1 << 13
-# Python allocates up to 512 bytes, its own header of a bytes object included, by itself: of libc's larger buffers the
-# unused rest must be given back at every read. A token's chunk fits; what does not is read on at once.
+# Python itself allocates objects of up to 512 bytes, a bytes object's header included. A larger buffer comes from libc,
+# and its unused rest has to be given back at every read. A token's chunk fits; the rest of a larger one is read at once.
 SMALL_READ = 512 - sys.getsizeof(b"")
-STALE_NS = 250_000_000  # a kept connection that dies so soon after the send had been closed before the request came
-FULL = 8  # small reads filled, after which an answer is no stream of small chunks
+STALE_NS = 250_000_000  # a kept connection that dies this soon after the send had been closed before the request came
+FULL = 8  # small reads filled to the last byte: from then on an answer is no stream of small chunks
 
 
 class Connection:
     """One TCP connection and the request that it carries, if any.
 
-    `wake` is called when the request's state changes: headers there, all over, request sent, or (idle) of no more use.
+    `wake` is called when the state changes: the answer's end is known or near, or an idle connection is of no more use.
     """
 
     __slots__ = (
@@ -58,16 +58,18 @@ class Connection:
         self.received: Received | None = None
         self.wake: Callable[[], object] = bool
         self.fresh = True  # opened for the request that it carries
-        self.broken = False  # carries no further request
+        self.broken = False  # it will carry no further request
         self.stale = False  # the server had closed it before this request reached it
-        self.error: httpx.TransportError | None = None  # what became of the request, where framing does not say
+        self.error: httpx.TransportError | None = (
+            None  # why the request failed, where the answer's framing does not say
+        )
         self._out = memoryview(b"")
         self._began, self._sent = 0, False
         self._recvmsg = sock.recvmsg
         self._size, self._full = READ_SIZE, 0
 
     def start_tls(self, context: ssl.SSLContext) -> None:
-        """Begin the handshake; `wake` tells of its end: see tls.ready and error."""
+        """Begin the handshake; `wake` is called at its end: see tls.ready and error."""
         self.tls = Tls(context, self.origin.host)
         self._out = memoryview(self.tls.outgoing())
 
@@ -89,7 +91,7 @@ class Connection:
         return bool(self._out)
 
     def transmit(self) -> bool:
-        """Send what the kernel takes; True when nothing is left to send, be it by failure."""
+        """Send what the kernel takes; True when nothing is left to send, which includes failure."""
         before = 0
         while self._out:
             before = now()
@@ -100,7 +102,7 @@ class Connection:
             except OSError as error:
                 self._out = memoryview(b"")
                 self.broken = True
-                # The server may have answered before it hung up: what it said outlives the connection in our buffer.
+                # The server may have answered before it hung up, and its answer may still lie in our receive buffer.
                 if not self.receive() and (self.received is None or not self.received.read_count):
                     self._lose(httpx.WriteError(f"the connection broke while sending: {reason_of(error)}"))
                 return True
@@ -110,9 +112,9 @@ class Connection:
         return True
 
     def receive(self) -> bool:
-        """Read once; True (after calling `wake`) when something happened that somebody waits for.
+        """Read once; call `wake` and return True when something happened that the caller waits for.
 
-        This is the hot path: with a stream running it is one recvmsg, its framing and a look for the answer's end.
+        This is the hot path: while a stream runs, it is one recvmsg, HTTP framing and a look for the answer's end.
         """
         try:
             data, ancillary, _, _ = self._recvmsg(self._size, ANCILLARY_SIZE)
@@ -135,7 +137,7 @@ class Connection:
         return True
 
     def _read_on(self) -> bool:
-        """Take what a small read left behind."""
+        """Read what a small read left behind."""
         self._full += 1
         self._size = READ_SIZE
         happened = self.receive()
@@ -144,7 +146,7 @@ class Connection:
         return happened
 
     def fail(self, error: httpx.TransportError) -> None:
-        """Give the request up for `error`; what came of its answer stays in `received`."""
+        """End the request with `error`; what came of its answer stays in `received`."""
         self.broken = True
         if self.error is None:
             self.error = error
@@ -154,7 +156,7 @@ class Connection:
     def verdict(self) -> httpx.TransportError | None:
         """Return, once, why the request failed; None where its answer is whole, cut off inside the body, or too large."""
         received, error = self.received, self.error
-        self.error = None  # who raises it is in its traceback: no circle
+        self.error = None  # its traceback will refer to whoever raises it: a cycle otherwise
         if received is None or received.failure is None or received.excessive:
             return None
         if error is None and (received.malformed or received.status is None):
@@ -203,9 +205,10 @@ class Connection:
         self.wake()
 
     def _unanswered(self, t: int) -> bool:
-        """Whether the server had closed a kept connection before it saw the request, as far as anybody can tell at `t`.
+        """Whether the server seems, at `t`, to have closed a kept connection before it saw the request.
 
-        Later it may have worked on the request: to send it once more would hide that.
+        A connection that dies later may have carried the request to the server, which may have worked on it: sending the
+        request once more would hide that.
         """
         received = self.received
         if received is None or received.read_count or self.fresh:
@@ -215,7 +218,7 @@ class Connection:
 
 
 class Pool:
-    """Idle connections by origin, as many as there are; the last one parked is taken first."""
+    """Idle connections by origin, without a limit; the one parked last is taken first."""
 
     def __init__(self, close: Callable[[Connection], None]) -> None:
         self._idle: dict[Origin, list[Connection]] = {}
@@ -229,7 +232,7 @@ class Pool:
         return idle.pop() if idle else None
 
     def park(self, connection: Connection) -> None:
-        """Keep an idle connection; one that breaks while idle (the server closes it) is dropped when that is seen."""
+        """Keep an idle connection; when the server closes it, it is dropped."""
         if connection.broken:
             self._close(connection)
             return

@@ -18,10 +18,10 @@ _HEADERS = {"Accept": "*/*", "Connection": "keep-alive", "User-Agent": f"loadtes
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits in seconds, None for none; enforced about four times a second.
+    """Limits in seconds, None for no limit; they are checked about four times a second.
 
-    `first_token` counts from the request's last byte and must cover the server's whole queue: headers, roles and
-    comments may come at once or with the first token.
+    `first_token` counts from the request's last byte and has to cover the wait in the server's queue: headers, roles and
+    comments do not end it, for some servers send them at once and some with the first token.
     """
 
     connect: float | None = 10.0  # name, TCP and TLS together
@@ -30,7 +30,7 @@ class Timeouts:
     total: float | None = None  # from the request's first byte to the answer's last
 
     def deadline(self, received: Received, started: int) -> tuple[float, str]:
-        """Return when this request is overdue (monotonic ns, perhaps infinite) and by which of the limits."""
+        """Return when this request is overdue, monotonic ns or infinite, and by which of the limits."""
         last = received.content_seen
         if last is not None:
             soonest = (last + _ns(self.idle), "idle")
@@ -72,14 +72,14 @@ class Order:
         Raises httpx.UnsupportedProtocol or httpx.LocalProtocolError for one that cannot be sent.
         """
         request.headers["Accept-Encoding"] = "identity"
-        return cls(Origin.of(request.url), _encoded(request), received, limits)
+        return cls(Origin.of(request.url), _request_bytes(request), received, limits)
 
 
 class Posts:
     """Makes POST requests below one URL ready. Their heads differ in the body's length alone, so each path has one head.
 
-    To build a request with httpx and send it through its client takes 0.25 ms, and a wave of 300 users then leaves over
-    75 ms.
+    Building a request with httpx and sending it through its client takes 0.25 ms: a wave of 300 users would then take
+    75 ms to leave.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
@@ -102,7 +102,7 @@ class Posts:
         return order.origin, order.payload.removesuffix(b"\r\n")
 
 
-def _encoded(request: httpx.Request) -> bytes:
+def _request_bytes(request: httpx.Request) -> bytes:
     """Return the whole request as bytes, its body included, which must be known."""
     head = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii"), request.url.raw_path)]
     for name, value in request.headers.raw:

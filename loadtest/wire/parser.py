@@ -1,6 +1,6 @@
 """HTTP/1.1 answers without I/O: bytes of one read in, the body bytes of that read out.
 
-Untidy answers are taken as curl and httpx take them: bare line feeds, folded headers, blanks around names and sizes, odd
+Untidy answers are accepted as curl and httpx accept them: bare line feeds, folded headers, blanks around names and sizes, odd
 reasons and versions, repeated equal lengths, and a length beside chunks, which then win.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-HEAD_LIMIT = 256 << 10  # bytes of the headers, those of interim answers and trailers included
+HEAD_LIMIT = 256 << 10  # bytes of headers, including those of interim answers and trailers
 LINE_LIMIT = 16 << 10  # bytes of the line that says how long a chunk is
 BODY_LIMIT = 256 << 20
 
@@ -20,7 +20,7 @@ _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?", re.DOTALL)
 _LENGTH = re.compile(rb"\+?(\d{1,18})")
 
 
-# What the next byte of an answer belongs to. Plain numbers: an Enum's members cost ten times as much to name.
+# What the next byte of an answer belongs to. Plain numbers, for looking up an Enum's member takes ten times as long.
 _IN_HEAD = 0
 _IN_LENGTH = 1  # a body of known length
 _TO_CLOSE = 2  # a body that the connection's end ends
@@ -32,7 +32,7 @@ _OVER = 7
 
 
 class AnswerParser:
-    """Parses one answer; malformed bytes end up in `error` as a sentence and are never raised.
+    """Parses one answer. Malformed bytes put a sentence into `error`; no method raises.
 
     Framing only: status, headers, de-chunked body, and whether the message is whole. Interim (1xx) answers are skipped
     and trailers dropped. Each answer has a parser of its own.
@@ -63,7 +63,9 @@ class AnswerParser:
         self.headers: list[tuple[bytes, bytes]] = []
         self.headers_done = False
         self.over = False  # nothing more is parsed: complete, or an error
-        self.keep_alive = False  # what the server allows; the shell also asks for complete and not excess
+        self.keep_alive = (
+            False  # what the server allows; a connection is kept only if the answer is also complete and not `excess`
+        )
         self.excess = False  # bytes came after the end: the connection cannot be used again
         self.chunked = False
         self.length: int | None = None  # Content-Length, where it counts
@@ -71,7 +73,7 @@ class AnswerParser:
         self.error: str | None = None
         self.excessive = False  # the error is one of size
         self._at = _IN_HEAD
-        self._held = bytearray()  # of the headers, or of a line between chunks, what came so far
+        self._held = bytearray()  # the part that came so far of the headers, or of a line between chunks
         self._left = 0  # bytes of the chunk, or of the body by its length, that are still to come
         self._received = self._head_size = self._extra = 0
 
@@ -100,7 +102,7 @@ class AnswerParser:
         return self._feed(data)
 
     def eof(self) -> None:
-        """Take the connection's end, which is what completes an answer with neither length nor chunks."""
+        """Take the connection's end, which completes an answer that has neither a length nor chunks."""
         if self._at == _TO_CLOSE and self.error is None:
             self._end()
 
@@ -133,7 +135,7 @@ class AnswerParser:
         self.over, self._at = True, _OVER
 
     def _after(self, data: bytes) -> None:
-        """Take bytes behind the end; line ends there are no more than untidy."""
+        """Take bytes behind the end; line ends there are untidy and do no harm."""
         self._extra = len(data)
         self.excess = self.excess or bool(data.strip(b"\r\n"))
 
@@ -149,7 +151,7 @@ class AnswerParser:
         return body
 
     def _chunks(self, data: bytes, parts: list[bytes]) -> None:
-        """Take chunks, cut anywhere, and add their body bytes to `parts`."""
+        """Take chunks, which may be cut anywhere, and add their body bytes to `parts`."""
         if self._held:
             data = bytes(self._held) + data
             self._held.clear()
@@ -193,7 +195,7 @@ class AnswerParser:
     def _size(self, line: bytes) -> None:
         found = _SIZE.fullmatch(line)
         if found is None:
-            self._fail(f"{_shown(line)} is no length of a chunk")
+            self._fail(f"{_quote_line(line)} is no length of a chunk")
             return
         self._left = int(found[1], 16)
         self._at = _IN_CHUNK if self._left else _IN_TRAILER
@@ -212,13 +214,13 @@ class AnswerParser:
             seen = max(len(held) - 2, 0)
             held += data
             data = b""
-            if held[0] in b"\r\n":  # of an answer before this one
+            if held[0] in b"\r\n":  # left over from the answer before
                 blanks = len(held) - len(held.lstrip(b"\r\n"))
                 self._head_size += blanks
                 del held[:blanks]
                 seen = 0
             if not b"HTTP/".startswith(bytes(held[:5]).upper()):
-                self._fail(f"it begins with {_shown(bytes(held[:40]))}")
+                self._fail(f"it begins with {_quote_line(bytes(held[:40]))}")
                 return b""
             found = _HEAD_END.search(held, seen)
             if self._head_size + (len(held) if found is None else found.end()) > HEAD_LIMIT:
@@ -233,11 +235,11 @@ class AnswerParser:
         return data
 
     def _headers(self, head: bytes) -> None:
-        """Take the headers, whole; those of an interim answer count for nothing."""
+        """Take the complete headers; those of an interim answer are dropped."""
         first, *lines = head.split(b"\n")
         found = _STATUS.match(first.rstrip(b"\r"))
         if found is None:
-            self._fail(f"{_shown(first)} is no status")
+            self._fail(f"{_quote_line(first)} is no status")
             return
         status = int(found[3])
         if status == 101:
@@ -254,7 +256,7 @@ class AnswerParser:
 
     def _frame(self, status: int, version: tuple[int, int], headers: list[tuple[bytes, bytes]]) -> None:
         """Take what the headers say of the body."""
-        said = _listed(headers)
+        said = _framing_values(headers)
         codings = [coding.partition(b";")[0].strip(b' \t"') for coding in said[b"transfer-encoding"]]
         codings = [coding for coding in codings if coding not in (b"", b"identity")]
         packing = [coding for coding in said[b"content-encoding"] if coding not in (b"", b"identity")]
@@ -263,7 +265,7 @@ class AnswerParser:
         self.packed = b", ".join(packing).decode("latin-1") or None
         without = status in (204, 304)
         if not self.chunked and not codings and not without:
-            length = _length(said[b"content-length"])
+            length = _body_length(said[b"content-length"])
             if isinstance(length, str):
                 self._fail(length)
                 return
@@ -280,7 +282,7 @@ class AnswerParser:
 
 
 def _whole_chunks(data: bytes, i: int, parts: list[bytes]) -> int:
-    """Add the bodies of such chunks as `feed` takes by itself, from `i` on; return where the first other one begins."""
+    """Add the bodies of whole short chunks from `i` on to `parts`; return where the first other chunk begins."""
     while True:
         size, newline, _ = data[i : i + 6].partition(b"\r\n")
         begin = i + len(size) + 2
@@ -295,7 +297,7 @@ def _headers_of(lines: list[bytes]) -> list[tuple[bytes, bytes]] | str:
     """Return names and values, or what is wrong with them."""
     headers: list[tuple[bytes, bytes]] = []
     for line in lines:
-        if line[:1] in (b" ", b"\t"):  # the line before goes on
+        if line[:1] in (b" ", b"\t"):  # it continues the line before
             if not headers:
                 return "its first header begins with a blank"
             name, value = headers[-1]
@@ -303,13 +305,13 @@ def _headers_of(lines: list[bytes]) -> list[tuple[bytes, bytes]] | str:
             continue
         name, colon, value = line.partition(b":")
         if not colon:
-            return f"{_shown(line)} is no header"
+            return f"{_quote_line(line)} is no header"
         headers.append((name.strip(b" \t"), value.strip(b" \t\r")))
     return headers
 
 
-def _listed(headers: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
-    """Return the members of those lists that framing rests on, in small letters, each over how many headers ever."""
+def _framing_values(headers: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
+    """Return the values of each header that decides about framing, in small letters, from however many headers they come."""
     found: dict[bytes, list[bytes]] = {name: [] for name in _FRAMING}
     for name, value in headers:
         if (name := name.lower()) in found:
@@ -317,19 +319,19 @@ def _listed(headers: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
     return found
 
 
-def _length(said: list[bytes]) -> int | str | None:
-    """Return the body's length, None where nothing is said of it, or what is wrong with it."""
+def _body_length(said: list[bytes]) -> int | str | None:
+    """Return the body's length, None where no header gives one, or what is wrong with it."""
     lengths: set[int] = set()
     for value in said:
         found = _LENGTH.fullmatch(value)
         if found is None:
-            return f"{_shown(value)} is no length"
+            return f"{_quote_line(value)} is no length"
         lengths.add(int(found[1]))
     if len(lengths) > 1:
         return "it says two lengths"
     return lengths.pop() if lengths else None
 
 
-def _shown(data: bytes) -> str:
+def _quote_line(data: bytes) -> str:
     """Quote the beginning of the first line, short and printable."""
     return ascii(data[:40].lstrip(b"\r\n").split(b"\n")[0].rstrip(b"\r").decode("latin-1"))

@@ -1,4 +1,4 @@
-"""All sockets of a wire behind one descriptor of the loop, so that a turn of the loop reads all that is there."""
+"""All sockets of a wire behind one descriptor of the loop, so that one turn of the loop reads whatever has arrived."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from loadtest.wire.clock import now
 from loadtest.wire.timerfd import Timerfd
 
 TICK_NS = 1_000_000
-MANY, FEW = 5.0, 2.0  # arrivals a tick: from the one on it pays to wait for the tick, below the other it does not
-LOOKS = 64  # looks at the sockets between two judgements of that
-MOST = 1024  # sockets that one look reads
+MANY, FEW = 5.0, 2.0  # arrivals a tick: above the first, waiting for ticks begins; below the second, it ends
+LOOKS_A_JUDGEMENT = 64  # looks at the sockets after which that is judged anew
+MOST_SOCKETS = 1024  # sockets that one look reads at most
 EPOLLIN = 1
 EPOLL = getattr(select, "epoll", None)  # Linux has it, unless somebody patched it away
 
 
 class Loop(Protocol):
-    """What wakes the process: an asyncio loop as it is, or another that can do the same."""
+    """The loop that wakes the process: asyncio's, or another with these two methods."""
 
     def add_reader(self, fd: int, callback: Callable[[], object], /) -> Any:
         """Have `callback` called whenever `fd` is readable."""
@@ -30,11 +30,11 @@ class Loop(Protocol):
 
 
 class Poller:
-    """Calls back for readable sockets: at once, or, while arrivals are many, every millisecond for all together.
+    """Calls back for readable sockets: each at once, or, while many reads arrive, all together every millisecond.
 
-    To wake up for each of 15,000 arrivals a second costs more than to read them (measured at 300 streams: 1.7 times a
-    bare C reader at once, 1.2 times on ticks). Kernel stamps say when each came, so waiting costs no truth; `ticks` must
-    be False where there are none. A user's next request leaves up to a tick later, which its record says.
+    Waking up for each of 15,000 arrivals a second costs more than reading them (measured at 300 streams: 1.7 times a bare
+    C reader at once, 1.2 times on ticks). Kernel stamps say when each one came, so that waiting makes no figure less
+    true; without stamps `ticks` must be False. A user's next request leaves up to a tick later, and its record says so.
     """
 
     def __init__(self, loop: Loop, *, ticks: bool, epoll: Callable[[], Any] | None = EPOLL) -> None:
@@ -62,7 +62,7 @@ class Poller:
             self._epoll.register(fd, EPOLLIN)
 
     def remove(self, fd: int) -> None:
-        """Call back no more for `fd`, if it was at all; before it is closed, for loops hold descriptors."""
+        """Stop calling back for `fd`; call this before closing it, for loops hold descriptors."""
         if self._callbacks.pop(fd, None) is None:
             return
         if self._epoll is None:
@@ -71,7 +71,7 @@ class Poller:
             self._epoll.unregister(fd)
 
     def close(self) -> None:
-        """Let go of the loop and of every socket; to remove one afterwards does nothing."""
+        """Let go of the loop and of every socket; removing one afterwards does nothing."""
         if self._epoll is None:
             for fd in list(self._callbacks):
                 self.remove(fd)
@@ -85,14 +85,14 @@ class Poller:
 
     def _look(self) -> None:
         assert self._epoll is not None
-        callbacks, ready = self._callbacks, self._epoll.poll(0, MOST)
+        callbacks, ready = self._callbacks, self._epoll.poll(0, MOST_SOCKETS)
         for fd, _ in ready:
             callback = callbacks.get(fd)
             if callback is not None:  # the one before may have closed it
                 callback()
         self._events += len(ready)
         self._looks += 1
-        if self._looks == LOOKS:
+        if self._looks == LOOKS_A_JUDGEMENT:
             self._judge()
 
     def _tick(self) -> None:

@@ -1,4 +1,4 @@
-"""What the wire hands on of an answer: its body and when each part of it arrived."""
+"""What the wire hands on of an answer: its body, and when each part of the body arrived."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """The reads that carried body bytes, column by column: one entry a read."""
+    """The reads that carried body bytes, in columns with an entry for each read."""
 
-    body: bytes  # of all reads, HTTP framing removed
+    body: bytes  # the bodies of all reads, joined, without HTTP framing
     ends: Sequence[int]  # where in the body each read's bytes end
     t: Sequence[int]  # arrival, monotonic ns: the kernel's stamp, else the time of the read
     lag: Sequence[

@@ -1,7 +1,7 @@
-"""What the wire saw of one request: instants and raw reads, interpreted afterwards.
+"""What the wire received of one answer: raw reads and their instants, interpreted afterwards.
 
-While a stream runs, a read costs its framing and a look for the answer's end. Kernel stamps are turned into instants at
-the very end, by `reads`.
+While a stream runs, each read is taken out of its HTTP framing and looked through for the answer's end. `reads` turns
+kernel stamps into instants, once the answer is over.
 """
 
 from __future__ import annotations
@@ -20,24 +20,22 @@ from loadtest.wire.clock import STAMP_SIZE, Ancillary, LagLog, WallClock, stamps
 from loadtest.wire.parser import AnswerParser
 from loadtest.wire.reads import Reads
 
-__all__ = ["Reads", "Received"]
-
 NO_STAMP = bytes(STAMP_SIZE)
-MARK_NS = 50_000_000  # after an end mark the framing's end is waited for so long; most often it comes within 0.2 ms
-FINISH_NS = 1_000_000_000  # after a finish without a mark: so long without a data event
-LIKE = 7  # bytes: the end of `…"finish_reason":null}]}`, newlines included, and of `…"done":false}`, but no text
-LOOK_NS = 250_000_000  # what was not looked through is, when nothing has come for so long, as far back as
+MARK_NS = 50_000_000  # how long to wait for the framing's end after an end mark; most often it comes within 0.2 ms
+FINISH_NS = 1_000_000_000  # after a finish_reason without an end mark, an answer is over when no data event has come for so long
+ORDINARY_END = 7  # bytes at the end of a read: `null}]}` or `false}` with newlines, but no text
+LOOK_NS = 250_000_000  # after so long without a read, what was not looked through is looked through, as far back as
 LOOK_BACK = 1 << 16  # bytes
-UNFINISHED = 4096  # bytes; a line longer than that is looked at when its newline has come
-SILENT = (b":", b"event:", b"id:", b"retry:")  # lines of an event stream that hold no data
+UNFINISHED = 4096  # bytes; a longer line is looked at only when its newline has come
+DATALESS = (b":", b"event:", b"id:", b"retry:")  # lines of an event stream that hold no data
 
 
 class Received:
-    """One request's instants and reads, filled by a wire (or `replay`).
+    """The instants and reads of one request, filled by a wire or by `replay`.
 
-    Instants are monotonic ns. t_send, t_headers, t_first_byte and t_end are our own clock's until `reads` has moved them
-    to kernel stamps. `live` is given body bytes as they come, until it returns True: the first content was seen. `ends`
-    says which lines end an answer: see `until`.
+    Instants are monotonic ns. t_send, t_headers, t_first_byte and t_end are the client's own until `reads` replaces them
+    by kernel stamps. `live` is called with body bytes as they come, until it returns True for the first content. `ends`
+    says which lines end an answer.
     """
 
     __slots__ = (
@@ -76,37 +74,40 @@ class Received:
 
     def __init__(self, live: Callable[[bytes], bool] | None = None, ends: EndMarks | None = None) -> None:
         self.new_conn = False
-        self.t_connect: int | None = None  # TCP (and TLS) ready, where a connection was opened for this request
+        self.t_connect: int | None = None  # TCP, and TLS, ready; None unless a connection was opened for this request
         self.t_send: int | None = None  # the request's last byte handed to the kernel
-        self.t_resent: int | None = None  # the same once more: the first connection had been closed by the server
+        self.t_resent: int | None = None  # of the second send, where the server had closed the first connection
         self.t_headers: int | None = None
         self.t_first_byte: int | None = None
-        self.t_end: int | None = None  # the end mark's arrival, else the finish's, else the last byte's
-        self.t_over: int | None = None  # when that was known: the connection carries the next request, or is closed
-        self.send_ns: int | None = None  # between the stamps before and after the last send: how sure t_send is
-        self.early_ns = 0  # how far the answer's first stamp lies before even the earlier of them
+        self.t_end: int | None = None  # the arrival of the end mark, else of the finish_reason, else of the last byte
+        self.t_over: int | None = (
+            None  # when the end was known: from then on the connection carries the next request, or it is closed
+        )
+        self.send_ns: int | None = None  # from before to after the last send(2): t_send is known this exactly
+        self.early_ns = 0  # by how much the answer's first stamp lies before even the start of that send
         self.ended = False  # nothing more will come: complete, cut off, or given up
-        self.failure: str | None = None  # why the answer is not whole, one sentence
-        self.marked: End | None = None  # what the answer said of its end, the most that it said
-        self.until: int | None = None  # when the answer is over though its framing goes on, as after an end mark
+        self.failure: str | None = None  # why the answer is incomplete, one sentence
+        self.marked: End | None = None  # how the answer announced its end: the strongest sign so far
+        self.until: int | None = None  # when the answer counts as over though its framing goes on, as after an end mark
         self._live = live
         self._marks = ends or EndMarks()
         self._needles = self._marks.needles
         self._parser = AnswerParser()
-        # Of every read its raw stamp, its time, and where its body bytes end, in columns: nothing for the collector to walk.
+        # Of every read its raw stamp, its time and where its body bytes end, in columns that garbage collection need not walk.
         self._stamps, self._handled, self._ends = bytearray(), array("q"), array("q")
         self._unstamped = 0
         self._body = bytearray()
-        # How the last read ended that held no needle; one that ends so is looked through when nothing comes: to search for
-        # four needles costs a µs, and lines that end an answer nearly always end otherwise. b"" stands for all, () for none.
+        # The last bytes of the latest read without a needle. A read that ends alike is not searched at once: searching for
+        # four needles takes a µs, and a line that ends an answer nearly always ends in other bytes. `look` searches what is
+        # left. b"" lets every read pass, () none.
         self._like: bytes | tuple[()] = ()
-        self._looked = 0  # offset in the body of what was not looked through
-        self._tail = b""  # of a line without its newline the end, in which a needle may begin
-        self._suspect = False  # that line holds a needle
+        self._looked = 0  # offset in the body from which on nothing was looked through
+        self._tail = b""  # the end of a line that has no newline yet: a needle may begin in it
+        self._suspect = False  # whether that line holds a needle
         self._sent: tuple[int, int] | None = None
         self._headers_at: int | None = None
         self._end_at: int | None = None
-        self._content_at: int | None = None  # the read of the last content that is known of: see content_seen
+        self._content_at: int | None = None  # index of the latest read known to hold content: see content_seen
 
     @property
     def status(self) -> int | None:
@@ -114,7 +115,7 @@ class Received:
 
     @property
     def success(self) -> bool:
-        """Whether the server said that all is well (2xx)."""
+        """Whether the status is 2xx."""
         return self._parser.status is not None and 200 <= self._parser.status < 300
 
     @property
@@ -129,7 +130,7 @@ class Received:
 
     @property
     def complete(self) -> bool:
-        """Whether the whole answer came, as its framing (length, chunks, end of connection) has it."""
+        """Whether the whole answer came, by its framing: length, chunks, or the end of the connection."""
         return self._parser.complete
 
     @property
@@ -139,7 +140,7 @@ class Received:
 
     @property
     def excessive(self) -> str | None:
-        """In one sentence, which limit on an answer's size was passed; None where none was."""
+        """Which limit on an answer's size was exceeded, as a sentence; None where none was."""
         return self.failure if self._parser.excessive else None
 
     @property
@@ -169,7 +170,7 @@ class Received:
 
     @property
     def content_seen(self) -> int | None:
-        """When content was last handled, as far as `catch_up` has looked; where nobody says what it is, every read."""
+        """When the latest content was handled, as far as `catch_up` has looked; without `live`, any read is content."""
         if self._live is None and self._content_at is None:
             return self.last_read
         return None if self._content_at is None else self._handled[self._content_at]
@@ -182,7 +183,7 @@ class Received:
             self.t_resent = after
 
     def add(self, data: bytes, ancillary: Ancillary, t: int) -> bool:
-        """Take one read, its ancillary data and its time; True when the shell is to look: the end came, or `until`."""
+        """Take one read, its ancillary data and its time; True when the answer has ended or `until` was set."""
         self._handled.append(t)
         if ancillary:
             self._stamps += ancillary[0][2]
@@ -197,7 +198,7 @@ class Received:
         return self._consider(body)
 
     def eof(self, t: int) -> None:
-        """Take the connection's end at `t`: it completes an answer that has neither length nor chunks."""
+        """Take the connection's end at `t`, which completes an answer without length and chunks."""
         if self.ended:
             return
         self._parser.eof()
@@ -210,12 +211,12 @@ class Received:
             self._end(f"the server closed the connection inside the {where} of the answer", t)
 
     def abort(self, failure: str, t: int) -> None:
-        """Take the shell's word that nothing more will come (a time limit, a reset, a cancelled request)."""
+        """End the answer, of which nothing more will come: a time limit, a reset, a cancelled request."""
         if not self.ended:
             self._end(failure, t)
 
     def expire(self, t: int) -> bool:
-        """End an answer whose time to end its framing is up at `t`; False where data have come since its finish."""
+        """End an answer whose `until` has passed at `t`; False where data came since its finish_reason."""
         if self.until is None or self.ended:
             return self.ended
         if self.marked is End.FINISH:
@@ -228,13 +229,13 @@ class Received:
 
     @property
     def look_at(self) -> int | None:
-        """When `look` is worth calling, unless something comes before; None where there is nothing to look at."""
+        """When to call `look` unless a read comes before; None where everything was looked through."""
         if self._looked == len(self._body) or not self._needles or self.marked is End.MARK:
             return None
         return self._handled[-1] + LOOK_NS
 
     def look(self) -> bool:
-        """Look through what passed for ordinary; True when an end was in it."""
+        """Look through reads that were not searched when they came; True when an end was in them."""
         if self.look_at is None:
             return False
         was, begin = self.marked, max(self._looked, len(self._body) - LOOK_BACK)
@@ -244,39 +245,38 @@ class Received:
         return self.marked is not was
 
     def catch_up(self) -> None:
-        """Find the last read that brought data: comments, and what an event stream says beside data, are none."""
+        """Find the latest read that brought data; an event stream's comments and other fields are none."""
         body, end = self._body, len(self._body)
         known = -1 if self._content_at is None else self._ends[self._content_at]
         while end > known:
             start = body.rfind(b"\n", 0, end) + 1
             line = body[start : min(end, start + 64)].strip()
-            if line and not line.startswith(SILENT):
+            if line and not line.startswith(DATALESS):
                 self._content_at = bisect_left(self._ends, end)
                 return
             end = start - 1
 
     def reads(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Reads:
-        """Return the reads that carried body bytes, and move t_send, t_headers, t_first_byte and t_end to their stamps.
+        """Return the reads that carried body bytes, and replace t_send, t_headers, t_first_byte and t_end by kernel stamps.
 
-        Stamps need `wall`; without it, or where the kernel gave none, a read's instant is the time of the read.
+        Stamps need `wall`. Without it, and for reads without a stamp, the time of the read is the instant.
         """
         handled, ends = self._handled.tolist(), self._ends.tolist()
         times = handled if wall is None else wall.instants(stamps_ns(self._stamps), handled)
         if times:
-            self._settle_send(times[0])
+            self._decide_send(times[0])
         lags = list(map(operator.sub, handled, times))
         if lag is not None and self.t_send is not None:
             for i, gap in lag.worst_of_each(self.t_send, handled):
                 lags[i] = max(lags[i], gap)
         carried = list(map(operator.gt, ends, [0, *ends]))
-        out = Reads(bytes(self._body), *(list(compress(column, carried)) for column in (ends, times, lags)))
         if times:
             self.t_first_byte = times[0]
         if self._headers_at is not None:
             self.t_headers = times[self._headers_at]
         if self._end_at is not None:
             self.t_end = times[self._end_at]
-        return out
+        return Reads(bytes(self._body), *(list(compress(column, carried)) for column in (ends, times, lags)))
 
     def body(self) -> bytes:
         """Return all body bytes that came."""
@@ -292,7 +292,7 @@ class Received:
         live: Callable[[bytes], bool] | None = None,
         ends: EndMarks | None = None,
     ) -> tuple[Self, list[tuple[int, bytes]]]:
-        """Return what these (ns, bytes) would have made without a socket or stamps, and the reads left over: see `play`."""
+        """Return what `play` makes of these (ns, bytes), and the reads left over."""
         received = cls(live, ends)
         received.t_send = t_send
         return received, received.play(reads, t_eof)
@@ -300,7 +300,7 @@ class Received:
     def play(self, reads: Sequence[tuple[int, bytes]], t_eof: int | None = None) -> list[tuple[int, bytes]]:
         """Feed recorded reads as a wire would, up to this answer's end, and return those of the next answer.
 
-        A read that holds the end of this answer and the beginning of the next is cut. With `t_eof` the connection ends there.
+        A read that holds the end of this answer and the beginning of the next is cut in two. At `t_eof` the connection ends.
         """
         for i, (t, data) in enumerate(reads):
             if self._expired(t):
@@ -321,8 +321,8 @@ class Received:
             self.expire(self.until)
         return self.ended
 
-    def _settle_send(self, first: int) -> None:
-        """Settle when the request was sent: not after the answer's first stamp. The call that sends may return 7 ms late."""
+    def _decide_send(self, first: int) -> None:
+        """Decide when the request was sent: never after the answer's first stamp, for send(2) may return 7 ms late."""
         if self._sent is None:
             return
         before, after = self._sent
@@ -332,7 +332,7 @@ class Received:
             self.t_connect = min(self.t_connect, self.t_send)
 
     def _consider(self, body: bytes) -> bool:
-        """Take the read just added, whatever it brought."""
+        """Take in what the read just added has brought."""
         parser, i = self._parser, len(self._ends) - 1
         t, had_ended, was_marked = self._handled[i], self.ended, self.marked
         if i == 0:
@@ -348,7 +348,7 @@ class Received:
         return self.ended != had_ended or self.marked is not was_marked
 
     def _look(self, body: bytes) -> bytes | tuple[()]:
-        """Ask of lines that hold a needle what they say of the answer's end; return what may pass from now on: _like."""
+        """Search a read for needles and ask lines with one about the answer's end; return the new _like."""
         if not self._needles or self.marked is End.MARK:
             return b"" if self._parser.headers_done and self._live is None else ()
         region = self._tail + body
@@ -363,20 +363,20 @@ class Received:
         self._suspect = self._holds(region.rpartition(b"\n")[2]) if newline else found or self._suspect
         ended = self._body.endswith(b"\n")
         self._tail = b"" if ended else region[-max(map(len, self._needles)) :]
-        if found or not ended or len(body) <= LIKE or self._live is not None:
+        if found or not ended or len(body) <= ORDINARY_END or self._live is not None:
             return ()
-        return body[-LIKE:]
+        return body[-ORDINARY_END:]
 
     def _holds(self, data: bytes | bytearray) -> bool:
         return any(needle in data for needle in self._needles)
 
     def _line_start(self, at: int) -> int:
-        r"""Return where the line begins that goes on at `at`; some servers end lines with a b"\r" alone."""
+        r"""Return where the line begins that holds `at`; some servers end lines with a b"\r" alone."""
         start = self._body.rfind(b"\n", 0, at) + 1
         return max(start, self._body.rfind(b"\r", start, at) + 1)
 
     def _ask(self, start: int) -> None:
-        """Ask of every line from the one that begins at `start` on."""
+        """Ask every line from `start` on whether it ends the answer."""
         for line in self._body[start:].split(b"\n"):
             said = self._marks.read(bytes(line)) if self._holds(line) else None
             if said is not None and self.marked not in (said, End.MARK):
@@ -387,9 +387,9 @@ class Received:
             start += len(line) + 1
 
     def forsake(self) -> None:
-        """Tell nobody of what comes from here on; of a request that never left, nothing ever came.
+        """Drop `live`, as for a request that was never sent.
 
-        Whoever is told holds this object as a rule: a circle, and the driver has collection switched off.
+        Whoever is called back usually refers to this object: a cycle, and the driver has garbage collection switched off.
         """
         self._live = None
 
@@ -398,7 +398,7 @@ class Received:
             self._ask(self._line_start(len(self._body)))
         self.look()
         self.ended = True
-        self.failure = None if self.marked is not None else failure  # whole, whatever becomes of the connection
+        self.failure = None if self.marked is not None else failure  # complete, whatever happens to the connection
         self.t_end = t if self._end_at is None else self._handled[self._end_at]
         self.t_over = t
         self.until = self._live = None

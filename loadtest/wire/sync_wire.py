@@ -1,4 +1,4 @@
-"""The blocking shell: the same requests and answers as AsyncWire, for threads and (with a waiter) greenlets."""
+"""The blocking shell: sends and receives as AsyncWire does, for threads and, with a waiter of their own, for greenlets."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from typing import Protocol, Self
 import httpx
 
 from loadtest.metrics import NS_PER_S
-from loadtest.wire.address import Address, Addresses, ConnectFailure, Origin, connect_error, open_socket
+from loadtest.wire.address import Addresses, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
 from loadtest.wire.call import Call
 from loadtest.wire.clock import now
 from loadtest.wire.connection import Connection, Pool
 from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.tls import Verify, client_context
 
-LOOK = 250_000_000  # ns between two looks for an answer while the server takes no more of the request
+LOOK_NS = 250_000_000  # between two looks for an answer while the server takes no more of the request
 
-Deadline = Callable[[], float]  # gives the monotonic ns, perhaps infinite, to wait until; reads move it
+Deadline = Callable[[], float]  # returns until when to wait, monotonic ns or infinite; each read may move it
 
 
 class Waiter(Protocol):
-    """How a SyncWire waits: the one seam through which another kind of concurrency (gevent) comes in.
+    """How a SyncWire waits. Another kind of concurrency, such as gevent, brings its own Waiter.
 
-    Both methods return False once the deadline has passed. A BaseException raised out of them gives the request up.
+    `pump` and `writable` return False once the deadline has passed. An exception out of them ends the request.
     """
 
     def pump(self, fd: int, step: Callable[[], bool], deadline: Deadline) -> bool:
-        """Call `step` whenever `fd` is readable until it returns True: a step is one read, most return False."""
+        """Call `step`, which reads once, whenever `fd` is readable, until it returns True; most steps return False."""
         ...
 
     def writable(self, fd: int, deadline: Deadline) -> bool:
@@ -40,7 +40,7 @@ class Waiter(Protocol):
         ...
 
     def forget(self, fd: int) -> None:
-        """Drop what is kept for `fd`: it is about to be closed."""
+        """Drop what is kept for `fd`, which is about to be closed."""
         ...
 
 
@@ -92,7 +92,7 @@ class SyncWire:
         self._pool.close()
 
     def prepare(self, url: str | httpx.URL, count: int) -> None:
-        """Have `count` idle connections to the origin of `url`; raises as a request does."""
+        """Open connections until `count` idle ones lead to the origin of `url`; raises as fetch does."""
         origin = Origin.of(httpx.URL(url))
         for _ in range(count - self._pool.count(origin)):
             self._pool.park(self._connect(origin, self.timeouts.connect))
@@ -123,7 +123,7 @@ class SyncWire:
 
     def _take(self, origin: Origin) -> Connection | None:
         while (connection := self._pool.take(origin)) is not None:
-            connection.receive()  # nobody watched it: has the server closed it since?
+            connection.receive()  # no loop watched it: the server may have closed it since
             if not connection.broken:
                 return connection
             self._close(connection)
@@ -167,7 +167,7 @@ class SyncWire:
                 return connection
         raise connect_error(origin, failures, limit)
 
-    def _open(self, origin: Origin, address: Address, until: float) -> Connection:
+    def _open(self, origin: Origin, address: SocketAddress, until: float) -> Connection:
         """Return a connection for `origin` to `address`, the only place that opens one; raises OSError."""
         sock = open_socket(address[0])
         try:
@@ -184,7 +184,7 @@ class SyncWire:
             raise
         return Connection(sock, origin)
 
-    def _resolve(self, origin: Origin) -> list[Address]:
+    def _resolve(self, origin: Origin) -> list[SocketAddress]:
         known = self._addresses.get(origin)
         if known is None:
             found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
@@ -210,7 +210,7 @@ class SyncWire:
 
 
 class _SyncCall(Call):
-    """A Call that is waited for by blocking."""
+    """A Call whose caller blocks until it is over."""
 
     def __init__(
         self,
@@ -235,7 +235,7 @@ class _SyncCall(Call):
 
     def _write(self) -> bool:
         """Wait to send more, looking now and then whether the server has answered already."""
-        look = now() + LOOK
+        look = now() + LOOK_NS
         ready = self._waiter.writable(self.connection.fd, lambda: min(look, self._until()))
         return ready or self.connection.receive()
 
@@ -248,7 +248,9 @@ class _SyncCall(Call):
     def _wait(self, wait: Callable[[], bool]) -> None:
         try:
             in_time = wait()
-        except BaseException:  # KeyboardInterrupt, GreenletExit: the server must not go on for nobody
+        except (
+            BaseException
+        ):  # as KeyboardInterrupt and GreenletExit: the server must not go on working for a client that has left
             self.fail(httpx.ReadError("stopped before the answer was over"))
             raise
         if not in_time:

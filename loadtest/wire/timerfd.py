@@ -1,4 +1,4 @@
-"""A timer of the Linux kernel behind a descriptor that a loop can wait for: its own timers count whole milliseconds."""
+"""A timer of the Linux kernel with a descriptor that a loop can wait for; the loop's own timers count whole milliseconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MONOTONIC, _ABSOLUTE = 1, 1  # CLOCK_MONOTONIC, which `now` reads; TFD_TIMER_AB
 
 
 class Timerfd:
-    """By way of libc: Python has it from 3.13 on."""
+    """timerfd(2) by way of libc; Python itself has it from 3.13 on."""
 
     def __init__(self, libc: Any, fd: int) -> None:
         self._libc = libc
@@ -22,10 +22,10 @@ class Timerfd:
 
     @classmethod
     def open(cls) -> Timerfd | None:
-        """Return a timer, None where there is no such thing."""
+        """Return a timer, None where the system has none."""
         if sys.platform != "linux":
             return None
-        import ctypes  # a few ms that not every run pays
+        import ctypes  # a few ms that not every run needs to spend
 
         try:
             libc = ctypes.CDLL(None, use_errno=True)
@@ -43,16 +43,16 @@ class Timerfd:
         self._arm(0, divmod(ns, NS_PER_S) * 2)
 
     def clear(self) -> None:
-        """Take what made the descriptor readable."""
+        """Read what made the descriptor readable."""
         try:
             os.read(self.fd, 8)
         except BlockingIOError:
             return
 
     def close(self) -> None:
-        """Give the descriptor back; no loop may wait for it any more."""
+        """Close the descriptor, for which no loop may wait any more."""
         os.close(self.fd)
 
     def _arm(self, flags: int, times: tuple[int, ...]) -> None:
         if self._libc.timerfd_settime(self.fd, flags, _ITIMERSPEC.pack(*times), None) != 0:
-            raise OSError("the kernel refuses a timer that it gave")
+            raise OSError("the kernel refuses to set a timer that it has given")

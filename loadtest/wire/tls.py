@@ -1,4 +1,4 @@
-"""TLS without I/O: ciphertext of one read in, plaintext out, so that stamps stay those of the reads."""
+"""TLS without I/O: the ciphertext of one read in, its plaintext out, so that each read keeps its stamp."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Tls:
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self.ready = False  # the handshake is over
-        self.closed = False  # the server said close_notify
-        self.error: ssl.SSLError | None = None  # what came behind the plaintext that `receive` returned last
+        self.closed = False  # the server has sent close_notify
+        self.error: ssl.SSLError | None = None  # raised behind the plaintext that `receive` returned last
         self._shake()
 
     def receive(self, data: bytes) -> bytes:
-        """Return the plaintext that `data` completes, perhaps none; see `outgoing` for what is to be sent in turn."""
+        """Return the plaintext that `data` completes, if any; `outgoing` then has what is to be sent in reply."""
         self._incoming.write(data)
         if not self.ready:
             self._shake()

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from loadtest.simulate import control
+from loadtest.simulate import control_plane
 from loadtest.simulate.profiles import PROFILES
 
 HERE = Path(__file__).resolve().parent
@@ -154,11 +154,11 @@ def write_canned(path: Path) -> Path:
     answers = {
         "GET /": b"Ollama is running",
         "GET /health": b"ok",
-        "GET /api/version": orjson.dumps(control.version()),
-        "GET /api/tags": orjson.dumps(control.tags(profile)),
-        "GET /api/ps": orjson.dumps(control.ps(profile, num_ctx=4096, wall_ns=time.time_ns())),
-        "POST /api/show": orjson.dumps(control.show(profile)),
-        "GET /v1/models": orjson.dumps(control.v1_models(profile)),
+        "GET /api/version": orjson.dumps(control_plane.api_version()),
+        "GET /api/tags": orjson.dumps(control_plane.api_tags(profile)),
+        "GET /api/ps": orjson.dumps(control_plane.api_ps(profile, num_ctx=4096, wall_ns=time.time_ns())),
+        "POST /api/show": orjson.dumps(control_plane.api_show(profile)),
+        "GET /v1/models": orjson.dumps(control_plane.v1_models(profile)),
     }
     with path.open("wb") as file:
         for route, body in answers.items():

@@ -181,7 +181,7 @@ def nothing_started(place: Path) -> Iterator[None]:
         "cli.serve.serve_forever",
         "cli.demo.simulated_server",
         "cli.calibrate._calibrate",
-        "monitor.process.monitor",
+        "monitor.process.run_monitor",
     )
     with contextlib.ExitStack() as stack:
         for target in targets:

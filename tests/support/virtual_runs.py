@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.records import Outcome, Record
-from loadtest.simulate.engine import NS_PER_S, Emission, Engine, Request, Stream
-from loadtest.simulate.timing import Timing
+from loadtest.simulate.engine import Engine
+from loadtest.simulate.stream import Emission, EngineRequest, Stream
+from loadtest.simulate.timing import NS_PER_S, Timing
 from loadtest.simulate.virtual import closed_loop, cold_prompt, open_loop
 from support import made_runs
 
@@ -88,8 +89,8 @@ def play(
     return played
 
 
-def _request(number: int, load: Load, draw: random.Random) -> Request:
-    return Request(number, cold_prompt(draw.randint(*load.prompt), number), draw.randint(*load.output))
+def _request(number: int, load: Load, draw: random.Random) -> EngineRequest:
+    return EngineRequest(number, cold_prompt(draw.randint(*load.prompt), number), draw.randint(*load.output))
 
 
 def _poisson(rate: float, requests: int, start_s: float, draw: random.Random) -> list[float]:

@@ -28,7 +28,8 @@ from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import SLOPE_CARRIED_STREAMS, Steps
 from loadtest.errors import PredictionError
 from loadtest.metrics import NS_PER_S
-from loadtest.simulate.engine import Emission, Engine, Request, Stream
+from loadtest.simulate.engine import Engine
+from loadtest.simulate.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.timing import Timing
 from loadtest.simulate.virtual import closed_loop, cold_prompt, open_loop
 
@@ -161,7 +162,7 @@ class ServerModel:
         count = max(count, concurrency)
         warmups = concurrency if protocol.warmup else 0
 
-        def play(engine: Engine, plan: list[Request], draw: random.Random, see: See) -> list[Stream]:
+        def play(engine: Engine, plan: list[EngineRequest], draw: random.Random, see: See) -> list[Stream]:
             share = draw.choice(protocol.together) if protocol.together else 0.0
             slots_free = concurrency if at_most is None else min(concurrency, at_most)
             first = 1 + round(share * (slots_free - 1))
@@ -192,7 +193,7 @@ class ServerModel:
     ) -> Prediction:
         """Predict an open loop of `rate` requests a second, Poisson arrivals; arguments as in closed."""
 
-        def play(engine: Engine, plan: list[Request], draw: random.Random, see: See) -> list[Stream]:
+        def play(engine: Engine, plan: list[EngineRequest], draw: random.Random, see: See) -> list[Stream]:
             at, instants = 0.0, []
             for _ in plan:
                 at += draw.expovariate(rate)
@@ -218,7 +219,7 @@ class ServerModel:
 
     def _predict(
         self,
-        play: Callable[[Engine, list[Request], random.Random, See], list[Stream]],
+        play: Callable[[Engine, list[EngineRequest], random.Random, See], list[Stream]],
         *,
         concurrency: int | None,
         rate: float | None,
@@ -300,13 +301,13 @@ class _TokenLog:
         self.instants.append(emission.at)
 
 
-def _plan(lengths: list[tuple[int, int]], count: int, draw: random.Random) -> list[Request]:
+def _plan(lengths: list[tuple[int, int]], count: int, draw: random.Random) -> list[EngineRequest]:
     """Draw requests: each observed one once before any comes again, in random order."""
     drawn: list[tuple[int, int]] = []
     while len(drawn) < count:
         drawn += draw.sample(lengths, len(lengths))
     return [
-        Request(number, cold_prompt(prompt, number), output, num_ctx=CONTEXT)
+        EngineRequest(number, cold_prompt(prompt, number), output, num_ctx=CONTEXT)
         for number, (prompt, output) in enumerate(drawn[:count])
     ]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import orjson
 
-from loadtest.simulate.answers import BUSY, DIED, Answer, refusal_body
-from loadtest.simulate.asks import Ask
-from loadtest.simulate.connection import LAST_CHUNK, Call, Connection, chunk, head
-from loadtest.simulate.engine import Emission, Stream
+from loadtest.simulate.answer_formats import BUSY_SENTENCE, DIED_SENTENCE, AnswerFormat, refusal_body
 from loadtest.simulate.faults import EQUAL_PIECES, Fault, FaultKind
+from loadtest.simulate.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
+from loadtest.simulate.request_bodies import GenerationRequest
+from loadtest.simulate.stream import Emission, Stream
 from loadtest.simulate.text import ANSWER
 
 _ENCODED = tuple(orjson.dumps(token) for token in ANSWER)
@@ -40,20 +40,20 @@ class Lateness:
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Reply:
+class AnswerWriter:
     """Writes one stream's tokens to its connection and keeps the instants of the writes.
 
     `over` is called once, when the answer has ended, however it did: before the connection goes on to its next request.
     """
 
     ordinal: int
-    ask: Ask
-    call: Call
-    answer: Answer
-    connection: Connection
+    request: GenerationRequest
+    http: HTTPRequest
+    answer_format: AnswerFormat
+    connection: ClientConnection
     banner: bytes
     offset: int  # one of OPENINGS: where in ANSWER this answer starts
-    over: Callable[[Reply], None]
+    over: Callable[[AnswerWriter], None]
     fault: Fault | None = None
     fault_at: int = 0  # tokens before it strikes
     stream: Stream | None = None
@@ -79,14 +79,14 @@ class Reply:
     def whole(self, stream: Stream) -> None:
         """Answer with one object: a request that does not stream, or only loads the model."""
         text = "".join(ANSWER[(self.offset + index) % len(ANSWER)] for index in range(self._sent))
-        total = time.perf_counter_ns() - self.call.arrived_ns
-        body = self.answer.whole(text, stream, time.time_ns(), total)
-        self._body(200, self.answer.content_type_whole, body)
+        total = time.perf_counter_ns() - self.http.arrived_ns
+        body = self.answer_format.whole(text, stream, time.time_ns(), total)
+        self._body(200, self.answer_format.content_type_whole, body)
 
     def refuse(self, status: int, sentence: str, outcome: str) -> None:
         """Answer with an error before anything was sent."""
         self.outcome = outcome
-        content_type, body = refusal_body(self.call.path, status, sentence)
+        content_type, body = refusal_body(self.http.path, status, sentence)
         self._body(status, content_type, body)
 
     def drop(self) -> None:
@@ -98,14 +98,14 @@ class Reply:
         """Return what the truth log says of this request: facts, and monotonic instants."""
         facts: dict[str, Any] = {
             "id": self.ordinal,
-            "endpoint": self.ask.endpoint,
-            "prompt": self.ask.opening,
+            "endpoint": self.request.endpoint,
+            "prompt": self.request.opening,
             "outcome": self.outcome,
-            "stamped": self.call.stamped,
+            "stamped": self.http.stamped,
             **self.late.facts(),
         }
         instants = {
-            "arrived": self.call.arrived_ns,
+            "arrived": self.http.arrived_ns,
             "first_token": self.first_ns,
             "last_token": self.last_ns,
             "end": self.end_ns,
@@ -126,15 +126,15 @@ class Reply:
 
     def _write(self, emission: Emission) -> None:
         if emission.text:
-            if self.ask.stream:
-                self._chunk(self.answer.token(self._text(), time.time_ns()))
+            if self.request.stream:
+                self._chunk(self.answer_format.token(self._text(), time.time_ns()))
             self._sent += 1
             self.last_ns = time.perf_counter_ns()
             if self.first_ns is None:
                 self.first_ns = self.last_ns
-        if emission.done and self.ask.stream:
-            total = time.perf_counter_ns() - self.call.arrived_ns
-            self._chunk(self.answer.end(emission.stream, time.time_ns(), total))
+        if emission.done and self.request.stream:
+            total = time.perf_counter_ns() - self.http.arrived_ns
+            self._chunk(self.answer_format.end(emission.stream, time.time_ns(), total))
             self._terminate()
         elif emission.done:
             self.whole(emission.stream)
@@ -148,19 +148,19 @@ class Reply:
         data = chunk(body)
         if not self._headed:  # not a byte before the first token, and then both in one write
             self._headed = True
-            data = head(200, self.answer.content_type, banner=self.banner, close=self.call.close) + data
+            data = response_head(200, self.answer_format.content_type, banner=self.banner, close=self.http.close) + data
         self.connection.write(data)
 
     def _terminate(self) -> None:
         self.connection.write(LAST_CHUNK)
         self._ended()
-        self.connection.finish(close=self.call.close)
+        self.connection.finish(close=self.http.close)
 
     def _body(self, status: int, content_type: str, body: bytes) -> None:
-        start = head(status, content_type, banner=self.banner, length=len(body), close=self.call.close)
+        start = response_head(status, content_type, banner=self.banner, length=len(body), close=self.http.close)
         self.connection.write(start + body)
         self._ended()
-        self.connection.finish(close=self.call.close)
+        self.connection.finish(close=self.http.close)
 
     def _ended(self) -> None:
         if self.end_ns is None:
@@ -177,14 +177,14 @@ class Reply:
         if fault.kind is FaultKind.STALL:
             self._held = [emission]
             asyncio.get_running_loop().call_later(fault.stall_s, self._release)
-        elif fault.kind is FaultKind.ERROR_LINE and not self.ask.stream:
-            self.refuse(500, DIED, fault.kind.value)
-        elif fault.kind in (FaultKind.RESET, FaultKind.TRUNCATE) or not self.ask.stream:
+        elif fault.kind is FaultKind.ERROR_LINE and not self.request.stream:
+            self.refuse(500, DIED_SENTENCE, fault.kind.value)
+        elif fault.kind in (FaultKind.RESET, FaultKind.TRUNCATE) or not self.request.stream:
             self._ended()
             self.connection.abort(reset=fault.kind is FaultKind.RESET)
         else:
             if fault.kind is FaultKind.ERROR_LINE:
-                self._chunk(self.answer.broken())
+                self._chunk(self.answer_format.broken())
             self._terminate()
         return True
 
@@ -203,4 +203,4 @@ def fault_place(limit: int, natural: int | None, rng: random.Random) -> int:
 
 def refusal_of(kind: FaultKind) -> tuple[int, str] | None:
     """Return status and sentence of a fault that refuses at once, None for those that strike in mid-stream."""
-    return {FaultKind.HTTP_503: (503, BUSY), FaultKind.HTTP_500: (500, DIED)}.get(kind)
+    return {FaultKind.HTTP_503: (503, BUSY_SENTENCE), FaultKind.HTTP_500: (500, DIED_SENTENCE)}.get(kind)

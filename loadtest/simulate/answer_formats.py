@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import orjson
 
-from loadtest.simulate.asks import Ask
-from loadtest.simulate.engine import Stream
+from loadtest.simulate.request_bodies import GenerationRequest
+from loadtest.simulate.stream import Stream
 
-KILLED = "an error was encountered while running the model: unexpected EOF"
-DIED = "llama runner process no longer running: -1 "
-BUSY = "server busy, please try again.  maximum pending requests exceeded"
+KILLED_SENTENCE = "an error was encountered while running the model: unexpected EOF"
+DIED_SENTENCE = "llama runner process no longer running: -1 "
+BUSY_SENTENCE = "server busy, please try again.  maximum pending requests exceeded"
 
 _seconds: dict[int, str] = {}
 
@@ -29,7 +29,7 @@ def created_at(wall_ns: int) -> bytes:
     return f"{_seconds[second]}{decimals}Z".encode()
 
 
-class Answer(Protocol):
+class AnswerFormat(Protocol):
     """One answer's bytes: `token` per token with text, then `end`; or `whole` where it is not streamed."""
 
     content_type: str
@@ -44,16 +44,16 @@ class Answer(Protocol):
     def broken(self) -> bytes: ...
 
 
-class OllamaAnswer:
+class OllamaFormat:
     """/api/chat and /api/generate. Texts come JSON-encoded, so that a token costs no encoding."""
 
     content_type = "application/x-ndjson"
     content_type_whole = "application/json; charset=utf-8"
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
-        self._chat = ask.endpoint == "chat"
-        self._start = b'{"model":%s,"created_at":"' % orjson.dumps(ask.model)
+    def __init__(self, request: GenerationRequest) -> None:
+        self._request = request
+        self._chat = request.endpoint == "chat"
+        self._start = b'{"model":%s,"created_at":"' % orjson.dumps(request.model)
         opening, closing = (b'"message":{"role":"assistant","content":', b"}") if self._chat else (b'"response":', b"")
         self._middle = b'",' + opening
         self._closing = closing
@@ -70,14 +70,14 @@ class OllamaAnswer:
 
     def broken(self) -> bytes:
         """Return the line that ends a stream whose engine died."""
-        return orjson.dumps({"error": KILLED}) + b"\n"
+        return orjson.dumps({"error": KILLED_SENTENCE}) + b"\n"
 
     def _final(self, text: bytes, stream: Stream, wall_ns: int, total_ns: int) -> bytes:
         start = b"".join((self._start, created_at(wall_ns), self._middle, text, self._closing))
         tail: dict[str, Any] = {"done": True, "done_reason": stream.reason}
         if stream.reason not in ("load", "unload"):
-            if self._ask.context:
-                tail["context"] = _token_ids(self._ask, stream)
+            if self._request.context:
+                tail["context"] = _token_ids(self._request, stream)
             durations = {
                 "total_duration": total_ns,
                 "load_duration": stream.load_ns,
@@ -90,15 +90,15 @@ class OllamaAnswer:
         return start + b"," + orjson.dumps(tail)[1:]
 
 
-class OpenAIAnswer:
+class OpenAIFormat:
     """/v1/chat/completions and /v1/completions as Ollama 0.24 writes them; `created` is whole seconds, ids not unique."""
 
     content_type = "text/event-stream"
     content_type_whole = "application/json"
 
-    def __init__(self, ask: Ask, rng: random.Random) -> None:
-        self._ask = ask
-        self._chat = ask.endpoint == "v1-chat"
+    def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
+        self._request = request
+        self._chat = request.endpoint == "v1-chat"
         self._id = f"{'chatcmpl' if self._chat else 'cmpl'}-{rng.randrange(999)}"
         self._second = 0
         self._before, self._after = b"", b""
@@ -115,7 +115,7 @@ class OpenAIAnswer:
         """Return the finish chunk, the usage chunk where asked for, and [DONE]."""
         second = wall_ns // 1_000_000_000
         events = [self._event("", stream.reason, second)]
-        if self._ask.usage:
+        if self._request.usage:
             events.append(self._usage_event(stream, second))
         return b"".join(b"data: %s\n\n" % orjson.dumps(event) for event in events) + b"data: [DONE]\n\n"
 
@@ -137,7 +137,7 @@ class OpenAIAnswer:
             choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": reason}
             return self._frame([choice], second, streamed=True)
         event = self._frame([{"text": text, "index": 0, "finish_reason": reason}], second, streamed=True)
-        if self._ask.usage:  # a zero usage on every chunk but the last
+        if self._request.usage:  # a zero usage on every chunk but the last
             event["usage"] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
         return event
 
@@ -150,7 +150,7 @@ class OpenAIAnswer:
                 "id": self._id,
                 "object": "chat.completion.chunk" if streamed else "chat.completion",
                 "created": second,
-                "model": self._ask.model,
+                "model": self._request.model,
                 "system_fingerprint": "fp_ollama",
                 "choices": choices,
             }
@@ -159,7 +159,7 @@ class OpenAIAnswer:
             "object": "text_completion",
             "created": second,
             "choices": choices,
-            "model": self._ask.model,
+            "model": self._request.model,
             "system_fingerprint": "fp_ollama",
         }
 
@@ -181,7 +181,7 @@ def _usage(stream: Stream) -> dict[str, int]:
     }
 
 
-def _token_ids(ask: Ask, stream: Stream) -> list[int]:
+def _token_ids(request: GenerationRequest, stream: Stream) -> list[int]:
     """Return made-up but steady token ids of prompt and answer, as many as the counts say."""
-    prompt = [zlib.crc32(piece.encode()) % 128_000 for piece in ask.prompt[-stream.prompt_tokens :]]
+    prompt = [zlib.crc32(piece.encode()) % 128_000 for piece in request.prompt[-stream.prompt_tokens :]]
     return prompt + [(7919 * index) % 128_000 for index in range(stream.tokens)]

@@ -22,7 +22,7 @@ _FLOATS = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault of ours
+class RefusedError(Exception):
     """An answer other than 200: HTTP status and the sentence that goes into it."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -32,7 +32,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault of ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class GenerationRequest:
     """One request for text, whatever API it came by."""
 
     endpoint: str  # "chat", "generate", "v1-chat" or "v1-completions"
@@ -52,14 +52,14 @@ class Ask:
 def parse_body(body: bytes) -> dict[str, Any]:
     """Return the JSON object; Refusal 400 in Go's words where it is none."""
     if not body:
-        raise Refusal(400, "missing request body")
+        raise RefusedError(400, "missing request body")
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise Refusal(400, _go_sentence(body.decode("utf-8", "replace"), error.pos)) from None
+        raise RefusedError(400, _go_sentence(body.decode("utf-8", "replace"), error.pos)) from None
     if not isinstance(fields, dict):
         kind = {list: "array", str: "string", bool: "bool"}.get(type(fields), "number")
-        raise Refusal(400, f"json: cannot unmarshal {kind} into Go value of type api.ChatRequest")
+        raise RefusedError(400, f"json: cannot unmarshal {kind} into Go value of type api.ChatRequest")
     return fields
 
 
@@ -85,9 +85,9 @@ def check_model(fields: dict[str, Any], profile: Profile, *, required: bool) -> 
     """Return the model's name as asked; Refusal 400 or 404 where it is missing or another than the profile's."""
     model = fields.get("model", "")
     if not model and required:
-        raise Refusal(400, "model is required")
+        raise RefusedError(400, "model is required")
     if not isinstance(model, str) or full_name(model) != full_name(profile.model.name):
-        raise Refusal(404, f"model '{model}' not found")
+        raise RefusedError(404, f"model '{model}' not found")
     return model
 
 
@@ -96,19 +96,21 @@ def full_name(model: str) -> str:
     return model if ":" in model else f"{model}:latest"
 
 
-def ollama_ask(endpoint: str, fields: dict[str, Any], profile: Profile, rng: random.Random) -> Ask:
+def read_ollama_request(
+    endpoint: str, fields: dict[str, Any], profile: Profile, rng: random.Random
+) -> GenerationRequest:
     """Return what /api/chat or /api/generate asks for; raise Refusal as Ollama would."""
     model = check_model(fields, profile, required=endpoint == "chat")
     options = fields.get("options") or {}
     for name, value in options.items():
         if name in _INTEGERS and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise Refusal(500, f'option "{name}" must be of type integer')
+            raise RefusedError(500, f'option "{name}" must be of type integer')
         if name in _FLOATS and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise Refusal(500, f'option "{name}" must be of type float32')
+            raise RefusedError(500, f'option "{name}" must be of type float32')
     raw = bool(fields.get("raw"))
     if endpoint == "chat":
         messages = _messages(fields.get("messages") or [])
-        prompt, said = text.chat_pieces(messages), _said(messages)
+        prompt, said = text.chat_pieces(messages), _last_user_message(messages)
         empty = not messages
     else:
         said = str(fields.get("prompt") or "")
@@ -116,15 +118,15 @@ def ollama_ask(endpoint: str, fields: dict[str, Any], profile: Profile, rng: ran
         chat = [("system", system), ("user", said)] if system else [("user", said)]
         prompt, empty = (text.pieces(said) if raw else text.chat_pieces(chat)), not said
         if raw and (fields.get("template") or system or fields.get("context")):
-            raise Refusal(400, "raw mode does not support template, system, or context")
+            raise RefusedError(400, "raw mode does not support template, system, or context")
     num_ctx = int(options.get("num_ctx") or profile.num_ctx)
     asked = int(options.get("num_predict") or 0)
-    return Ask(
+    return GenerationRequest(
         endpoint=endpoint,
         model=model,
         opening=said[:80],
         prompt=prompt,
-        limit=_limit(asked, num_ctx),
+        limit=_token_limit(asked, num_ctx),
         natural=_natural(asked, said, rng),
         num_ctx=num_ctx,
         stream=fields.get("stream") is not False,
@@ -134,29 +136,31 @@ def ollama_ask(endpoint: str, fields: dict[str, Any], profile: Profile, rng: ran
     )
 
 
-def openai_ask(endpoint: str, fields: dict[str, Any], profile: Profile, rng: random.Random) -> Ask:
+def read_openai_request(
+    endpoint: str, fields: dict[str, Any], profile: Profile, rng: random.Random
+) -> GenerationRequest:
     """Return what /v1/chat/completions or /v1/completions asks for; max_completion_tokens is ignored, as Ollama does."""
     model = check_model(fields, profile, required=True)
     if endpoint == "v1-chat":
         messages = _messages(fields.get("messages") or [])
         if not messages:
-            raise Refusal(400, "[] is too short - 'messages'")
+            raise RefusedError(400, "[] is too short - 'messages'")
     else:
         prompt = fields.get("prompt") or ""
         messages = [("user", prompt if isinstance(prompt, str) else " ".join(map(str, prompt)))]
     asked = fields.get("max_tokens") or 0
     if isinstance(asked, bool) or not isinstance(asked, int):
-        raise Refusal(
+        raise RefusedError(
             400, "json: cannot unmarshal string into Go struct field ChatCompletionRequest.max_tokens of type int"
         )
     options = fields.get("stream_options") or {}
-    said = _said(messages)
-    return Ask(
+    said = _last_user_message(messages)
+    return GenerationRequest(
         endpoint=endpoint,
         model=model,
         opening=said[:80],
         prompt=text.chat_pieces(messages),
-        limit=_limit(asked, profile.num_ctx),
+        limit=_token_limit(asked, profile.num_ctx),
         natural=_natural(asked, said, rng),
         num_ctx=profile.num_ctx,
         stream=bool(fields.get("stream")),
@@ -166,7 +170,9 @@ def openai_ask(endpoint: str, fields: dict[str, Any], profile: Profile, rng: ran
 
 def _messages(messages: Any) -> list[tuple[str, str]]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise Refusal(400, "json: cannot unmarshal into Go struct field ChatRequest.messages of type []api.Message")
+        raise RefusedError(
+            400, "json: cannot unmarshal into Go struct field ChatRequest.messages of type []api.Message"
+        )
     return [(str(message.get("role", "user")), _content(message.get("content"))) for message in messages]
 
 
@@ -176,11 +182,11 @@ def _content(content: Any) -> str:
     return str(content or "")
 
 
-def _said(messages: list[tuple[str, str]]) -> str:
+def _last_user_message(messages: list[tuple[str, str]]) -> str:
     return next((content for role, content in reversed(messages) if role == "user"), "")
 
 
-def _limit(asked: int, num_ctx: int) -> int:
+def _token_limit(asked: int, num_ctx: int) -> int:
     """num_predict as Ollama takes it: none, 0, negative or too large means 10 × num_ctx."""
     return asked if 0 < asked <= 10 * num_ctx else 10 * num_ctx
 

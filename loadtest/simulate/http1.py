@@ -21,13 +21,13 @@ from http import HTTPStatus
 import httptools
 
 SO_TIMESTAMPNS = 35  # Linux; the kernel's arrival time of what a read returns, as ancillary data
-_STAMP = struct.Struct("qq")
+_KERNEL_STAMP = struct.Struct("qq")
 LAST_CHUNK = b"0\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class HTTPRequest:
     """One HTTP request as read: the instants are those at which its last bytes arrived."""
 
     method: str
@@ -39,14 +39,16 @@ class Call:
     stamped: bool  # by the kernel; else the time of the read
 
 
-def head(status: int, content_type: str, *, banner: bytes, length: int | None = None, close: bool = False) -> bytes:
+def response_head(
+    status: int, content_type: str, *, banner: bytes, length: int | None = None, close: bool = False
+) -> bytes:
     """Return status line and headers in Ollama's order; `length` None announces chunks. `banner` is one more line."""
     body = b"Content-Length: %d\r\n" % length if length is not None else b""
     return b"HTTP/1.1 %d %s\r\nContent-Type: %s\r\nDate: %s\r\n%s%s%s%s\r\n" % (
         status,
         HTTPStatus(status).phrase.encode(),
         content_type.encode(),
-        _date(int(time.time())),
+        _http_date(int(time.time())),
         body,
         b"Connection: close\r\n" if close else b"",
         b"" if length is not None else b"Transfer-Encoding: chunked\r\n",
@@ -62,25 +64,28 @@ def chunk(body: bytes) -> bytes:
 _dates: dict[int, bytes] = {}
 
 
-def _date(second: int) -> bytes:
+def _http_date(second: int) -> bytes:
     if second not in _dates:
         _dates.clear()
         _dates[second] = formatdate(second, usegmt=True).encode()
     return _dates[second]
 
 
-class Connection:
+class ClientConnection:
     """One client's socket: reads requests, hands each to `on_call` when the one before is answered."""
 
     def __init__(
-        self, sock: socket.socket, on_call: Callable[[Connection, Call], None], on_gone: Callable[[Connection], None]
+        self,
+        sock: socket.socket,
+        on_request: Callable[[ClientConnection, HTTPRequest], None],
+        on_gone: Callable[[ClientConnection], None],
     ) -> None:
         self._sock = sock
-        self._on_call = on_call
+        self._on_request = on_request
         self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
-        self._calls: deque[Call] = deque()
+        self._requests: deque[HTTPRequest] = deque()
         self._busy = False
         self._closing = False
         self.closed = False
@@ -109,8 +114,8 @@ class Connection:
             return
         self._arrived = (now, wall, False)
         for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(payload) >= _STAMP.size:
-                seconds, nanoseconds = _STAMP.unpack_from(payload)
+            if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(payload) >= _KERNEL_STAMP.size:
+                seconds, nanoseconds = _KERNEL_STAMP.unpack_from(payload)
                 stamp = seconds * 1_000_000_000 + nanoseconds
                 self._arrived = (now - (wall - stamp), stamp, True)
         try:
@@ -144,13 +149,13 @@ class Connection:
         path = self._url.decode("latin-1").split("?", 1)[0]
         method = self._parser.get_method().decode("latin-1")
         close = self._last or not self._parser.should_keep_alive()
-        self._calls.append(Call(method, path, bytes(self._body), close, *self._arrived))
+        self._requests.append(HTTPRequest(method, path, bytes(self._body), close, *self._arrived))
         self._next()
 
     def _next(self) -> None:
-        while self._calls and not self._busy and not self._closing and not self.closed:
+        while self._requests and not self._busy and not self._closing and not self.closed:
             self._busy = True
-            self._on_call(self, self._calls.popleft())
+            self._on_request(self, self._requests.popleft())
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -192,7 +197,7 @@ class Connection:
         if close:
             self._closing = True
             self._close_when_sent()
-        elif self._calls:
+        elif self._requests:
             self._loop.call_soon(self._next)  # not from within the server's loop over a batch
 
     def _close_when_sent(self) -> None:

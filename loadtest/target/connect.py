@@ -1,0 +1,38 @@
+"""How the measured server is connected to: whom to trust, how long to wait."""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+import httpx
+
+from loadtest.errors import ScenarioError
+from loadtest.scenario import Scenario
+from loadtest.target.control import LONGEST_S
+from loadtest.wire import Timeouts
+
+
+def trust(ca_file: str | None) -> ssl.SSLContext:
+    """Return whom to trust over https: the file's authorities, else those of SSL_CERT_FILE, else the known ones."""
+    path = ca_file or os.environ.get("SSL_CERT_FILE")
+    try:
+        return ssl.create_default_context(cafile=path) if path else httpx.create_ssl_context()
+    except (OSError, ssl.SSLError) as error:
+        raise ScenarioError(f"cannot read certificates from {path}: {error}; give a PEM file.") from None
+
+
+def control_client(context: ssl.SSLContext, connect_timeout: float | None = None) -> httpx.Client:
+    """Return a client for control-plane questions; `connect_timeout` in seconds."""
+    limits = httpx.Timeout(LONGEST_S, connect=min(connect_timeout or LONGEST_S, LONGEST_S))
+    return httpx.Client(timeout=limits, trust_env=False, verify=context)
+
+
+def timeouts_of(scenario: Scenario) -> Timeouts:
+    """Return the limits that the scenario sets for a stream."""
+    return Timeouts(
+        connect=scenario.connect_timeout,
+        first_token=scenario.first_token_timeout,
+        idle=scenario.idle_timeout,
+        total=scenario.total_timeout,
+    )

@@ -1,0 +1,113 @@
+"""What run.json says of the scenario, the server, its model and this machine."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import httpx
+
+from loadtest import __version__
+from loadtest.measure import capacity_file
+from loadtest.scenario import Level, Scenario
+from loadtest.target.target import Target
+from loadtest.text import shown
+from loadtest.workloads.tokens import Counter, TokenFit
+
+
+def initial_facts(
+    scenario: Scenario, target: Target, counter: Counter, fit: TokenFit, *, driver: str, loop: str
+) -> dict[str, Any]:
+    """Return what run.json says from the start; `driver` and `loop` are who measures."""
+    # The context that a model was loaded with for others says nothing of the next load.
+    granted = None if scenario.unload else target.model.context
+    context = granted or scenario.num_ctx or target.model.context
+    capacity = capacity_file.applying(driver)
+    return {
+        "name": scenario.name,
+        "driver": driver,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        "scenario": scenario.to_dict(),
+        "target": {**target.facts, "model": shown(target.model.name)},
+        "targets": [target.listed],
+        "server": _server_facts(scenario, target, context),
+        "tokens": {"counter": counter.source, "overhead": fit.overhead, "ratio": fit.ratio},
+        "levels": [level_facts(level) for level in scenario.levels()],
+        "client": _client_facts(loop),
+        "versions": {
+            "loadtest": __version__,
+            "httpx": httpx.__version__,
+            **_versions("httptools", "uvloop", "tiktoken"),
+        },
+        **({"calibration": capacity} if capacity else {}),
+        "comparability": _comparability(scenario, target, context),
+    }
+
+
+def _server_facts(scenario: Scenario, target: Target, context: int | None) -> dict[str, Any]:
+    server, model = target.server, target.model
+    asked = {"context_asked": scenario.num_ctx} if scenario.num_ctx is not None else {}
+    return {
+        "kind": server.kind,
+        "version": server.version,
+        "context": context,
+        **asked,
+        "slots_said": server.slots,
+        "simulated": server.simulated,
+        "facts": {"trained_context": model.trained_context, "details": model.details},
+    }
+
+
+def _client_facts(loop: str) -> dict[str, Any]:
+    return {
+        "host": platform.node(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "loop": loop,
+    }
+
+
+def _comparability(scenario: Scenario, target: Target, context: int | None) -> dict[str, Any]:
+    """Return what two runs must have in common to be compared."""
+    server, model = target.server, target.model
+    return {
+        "dialect": target.dialect.name,
+        "model": shown(model.name),
+        "quantization": model.details.get("quantization_level"),
+        "context": context,
+        "server": f"{server.kind} {server.version}",
+        "simulated": server.simulated,
+        "warm_cache": scenario.warm_cache,
+        "unload": scenario.unload or None,
+        "arrivals": scenario.arrival_pattern,
+        "prompt": "literal" if scenario.prompt or scenario.prompt_file else "made up",
+    }
+
+
+def level_facts(level: Level) -> dict[str, Any]:
+    return {
+        "index": level.index,
+        "label": level.label,
+        "concurrency": level.concurrency,
+        "rate": level.rate,
+        "rate_to": level.rate_to,
+        "trace": level.trace,
+        "input_tokens": level.input_tokens,
+        "output_tokens": level.output_tokens,
+        "words": level.words,
+        "requests": level.requests or None,
+    }
+
+
+def _versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

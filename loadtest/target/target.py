@@ -1,0 +1,102 @@
+"""What is measured: a server, one of its models, and the dialect that requests to it are written in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from loadtest import credentials
+from loadtest.dialects import Dialect, dialect_for
+from loadtest.errors import ScenarioError, TargetError
+from loadtest.scenario import Scenario
+from loadtest.target.probe import ServedModel, Server, choose_model, probe, with_details
+from loadtest.text import shown
+from loadtest.urls import base_url, default_url, parse_url
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is measured: a server, one of its models, one wire format."""
+
+    server: Server
+    model: ServedModel
+    dialect: Dialect
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request carries besides its body; credentials come from this process's environment."""
+        auth = self.dialect.auth(self.server.url)
+        return {"Accept-Encoding": "identity", "Content-Type": "application/json", **auth}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Name server, model and wire for run.json."""
+        api, dialect = self.dialect.api, self.dialect.name
+        return {"url": self.server.url, "api": api, "dialect": dialect, "model": self.model.name}
+
+    @property
+    def listed(self) -> dict[str, Any]:
+        """Return the same with what the server is: an entry of run.json's `targets`."""
+        server = self.server
+        about = {"kind": server.kind, "version": server.version, "simulated": server.simulated}
+        return {**self.facts, "server": about}
+
+    @property
+    def described(self) -> str:
+        """Name server, model and wire in one line."""
+        return f"{self.server.url}: {self.server.described}, model {shown(self.model.name)}, {self.dialect.name}"
+
+
+def located(scenario: Scenario) -> Scenario:
+    """Return the scenario with what its URL says made its own: the base, an API and an endpoint, no user:pass.
+
+    The user:pass is kept in the environment, where children find it: call this before they start. Raises TargetError for
+    what is no URL, ScenarioError where the URL's endpoint contradicts api or endpoint.
+    """
+    given = scenario.url if scenario.url is not None else default_url(api=scenario.api)
+    address = parse_url(given)
+    if address.userinfo:
+        credentials.keep_userinfo(address.base, address.userinfo)
+    api, endpoint = address.asks
+    changes: dict[str, Any] = {} if scenario.url is None else {"url": address.base}
+    if api is not None and endpoint is not None:
+        if scenario.api not in ("auto", api) or scenario.endpoint not in ("chat", endpoint):
+            raise ScenarioError(
+                f"the URL ends in {address.endpoint}, which is the {api} API's {endpoint}, but --api {scenario.api} "
+                f"--endpoint {scenario.endpoint} was asked for; give the base URL {address.base}."
+            )
+        changes |= {"api": api, "endpoint": endpoint}
+    return scenario.replace(**changes) if changes else scenario
+
+
+def find_target(client: httpx.Client, scenario: Scenario) -> Target:
+    """Probe the scenario's server and settle model and dialect; raise TargetError where that is not possible."""
+    url = base_url(default_url(api=scenario.api) if scenario.url is None else scenario.url)
+    server = probe(client, url, api=scenario.api)
+    api = server.native if scenario.api == "auto" else scenario.api
+    if api == "ollama" and server.kind != "ollama":
+        raise TargetError(f"{server.url} is no Ollama (it is {server.described}); use --api openai.")
+    endpoint = scenario.endpoint
+    if (api, endpoint) in (("ollama", "completions"), ("openai", "generate")):
+        other = "generate" if api == "ollama" else "completions"
+        raise ScenarioError(
+            f"{server.url} speaks the {api} API, which has no {endpoint!r}; use --endpoint chat or {other}."
+        )
+    if scenario.unload and api != "ollama":
+        raise TargetError(f"{server.url} is no Ollama (it is {server.described}); only an Ollama unloads when asked.")
+    if api == "openai" and scenario.num_ctx is not None:
+        raise ScenarioError("num_ctx cannot be set over the OpenAI API; use --api ollama or set it on the server.")
+    model = with_details(client, server, choose_model(server, scenario.model))
+    dialect = dialect_for(scenario, api=api, model=model.name)
+    return Target(server, model, dialect)
+
+
+def reread(client: httpx.Client, target: Target) -> Target:
+    """Return the target with what the server says of the model once it is loaded: its context and its size."""
+    server = probe(client, target.server.url, api=target.dialect.api)
+    if server.kind != target.server.kind:
+        return target  # its control plane failed this once: what it said before stands
+    model = with_details(client, server, choose_model(server, target.model.name))
+    return Target(server, model, target.dialect)

@@ -1,0 +1,121 @@
+"""Requests that are sent before the clock, to learn the server's own token counts and the context of the loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from loadtest import credentials
+from loadtest.dialects.server_errors import shorten
+from loadtest.errors import ScenarioError, TargetError
+from loadtest.measure.request import Request
+from loadtest.records import Clock, Outcome, Record
+from loadtest.scenario import Scenario
+from loadtest.target.connect import timeouts_of, trust
+from loadtest.target.context import lengths_left_out, lengths_within
+from loadtest.target.target import Target, reread
+from loadtest.text import shown
+from loadtest.wire import Posts, SyncWire, now
+from loadtest.workloads.job import Job
+from loadtest.workloads.tokens import Counter, TokenFit, uncut
+from loadtest.workloads.workload import FIT_SHORT, Workload
+
+SHORTEST_CONTEXT = 1024  # tokens: no server is known to cut prompts to fewer
+
+
+def fit_to_context(
+    client: httpx.Client, scenario: Scenario, target: Target, counter: Counter, say: Callable[[str], object]
+) -> tuple[Scenario, Target]:
+    """Return the scenario with the prompt lengths that fit the model's context, and the target as it is once loaded.
+
+    A short request is sent first, for a server knows the context of a loaded model only, and ours may load it with
+    another than it had. Raises TargetError where the server does not say the context, ScenarioError where no prompt fits.
+    """
+    seed = (scenario.seed or 0) + 1  # another text than the token fit's: a cached prompt may be counted short
+    job, _ = Workload(scenario.replace(seed=seed), counter).fit_jobs()[0]
+    with _stream_wire(target, scenario) as (wire, posts):
+        first_answer(wire, posts, target, job)
+    target = reread(client, target)
+    context = target.model.context or scenario.num_ctx
+    if context is None:
+        raise TargetError(
+            f"{target.server.url} does not say the context of {shown(target.model.name)}; leave up_to_context away and name "
+            "lengths that fit with --input-tokens."
+        )
+    fitted = lengths_within(context, scenario.input_tokens, max(scenario.output_tokens))
+    if not fitted:
+        raise ScenarioError(
+            f"{shown(target.model.name)} has a context of {context} tokens, which {max(scenario.output_tokens)} output tokens "
+            "leave no room in for a prompt; ask for fewer with --output-tokens or set --num-ctx."
+        )
+    if sentence := lengths_left_out(shown(target.model.name), context, scenario.input_tokens, fitted):
+        say(sentence)
+    return scenario.replace(input_tokens=fitted), target
+
+
+def fit_token_counts(client: httpx.Client, target: Target, workload: Workload) -> tuple[TokenFit, Target]:
+    """Send the jobs of the token fit one by one and fit our counts to the server's; return the fit, and the target once loaded.
+
+    The first one loads the model and proves that it answers: raises TargetError when it does not. A later one that
+    fails is left out. Where the context cut the long ones, half as long a one is sent, until it is whole.
+    """
+    points: list[tuple[int, int]] = []
+    jobs = workload.fit_jobs()
+    longest = max(ours for _, ours in jobs)
+    with _stream_wire(target, workload.scenario) as (wire, posts):
+
+        def measure(job: Job, ours: int) -> None:
+            try:
+                points.append((ours, first_answer(wire, posts, target, job)))
+            except TargetError:
+                if not points:
+                    raise
+
+        for job, ours in jobs:
+            measure(job, ours)
+        target = reread(client, target)
+        context = target.model.context
+        if context is None and max(server for _, server in points) >= SHORTEST_CONTEXT:
+            measure(*workload.fit_job(len(jobs), longest // 2))  # a third length shows whether the longest was cut
+        number = len(jobs) + 1
+        while longest > 2 * FIT_SHORT and max((ours for ours, _ in uncut(points, context)), default=0) < longest:
+            longest //= 2
+            if all(ours != longest for ours, _ in points):
+                measure(*workload.fit_job(number, longest))
+                number += 1
+    return TokenFit.fit(points, context), target
+
+
+@contextmanager
+def _stream_wire(target: Target, scenario: Scenario) -> Iterator[tuple[SyncWire, Posts]]:
+    with SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file)) as wire:
+        yield wire, Posts(target.server.url, target.headers)
+
+
+def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
+    """Send one short request and return the server's prompt_tokens, 0 where it says none; TargetError if it fails."""
+    request = Request(job, target.dialect, Clock.now(), now(), posts=posts)
+    try:
+        wire.fetch(request.order)
+    except httpx.HTTPError as error:
+        raise TargetError(f"{target.server.url}{target.dialect.path} does not answer: {shorten(str(error))}.") from None
+    record = request.finish()
+    _accept(record, target)
+    return record.prompt_tokens or 0
+
+
+def _accept(record: Record, target: Target) -> None:
+    """Raise TargetError unless the request of the token fit was answered."""
+    if record.outcome is Outcome.OK or (record.outcome is Outcome.TRUNCATED and record.chunks):
+        return
+    where = f"{target.server.url} (model {shown(target.model.name)}, {target.dialect.name})"
+    if record.status in (401, 403):
+        raise TargetError(
+            f"{where} refuses us with status {record.status} ({record.error}); set "
+            f"{credentials.KEY_VARIABLES[target.dialect.api][0]} to a key that it accepts."
+        )
+    failed = record.status is not None and not 200 <= record.status < 300
+    status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""
+    raise TargetError(f"{where} does not answer a first request: {status}{record.error or record.outcome}.")
