@@ -16,7 +16,7 @@ from support.odd_input import REFUSED, answer, command_line, nothing_started
 from loadtest.cli import COMMANDS
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.run_folder import RunFolder
-from loadtest.scenario import Scenario, looks_like
+from loadtest.scenario import Scenario, record_format
 from loadtest.slo import parse
 
 LONG = "x" * 300
@@ -65,9 +65,9 @@ WRONG = [
         "--concurrency is given twice; give it once, with commas between: --concurrency N,N,…",
     ),
     (["--model", ""], "model is empty; give it a value, or leave it away."),
-    (["--model", " "], "model is empty; give the model's name, or leave it away"),
-    (["--name", ""], "name is empty; give the run a name, or leave it away."),
-    (["--prompt", ""], "the prompt is empty."),
+    (["--model", " "], "model is empty; give the model's name, or leave it out"),
+    (["--name", ""], "name is empty; give the run a name, or leave it out."),
+    (["--prompt", ""], "prompt is empty; write a prompt, or leave it out."),
     (["--prompt", "a\udcff"], "--prompt is not UTF-8 text ('a\\udcff'); write it in UTF-8"),
     (["--prompt=a\udcff"], "--prompt is not UTF-8 text"),
     (["--name", "\udcff"], "--name is not UTF-8 text"),
@@ -94,7 +94,7 @@ WRONG = [
     (["hex.toml"], "seed must be at most 9223372036854775807, not a number of about 7225 digits."),
     (
         ["table.toml"],
-        "has a table [request], and a scenario has none; write its keys (requests) at the top of the file.",
+        "has a table [request], which no scenario has; write its keys (requests) above all tables.",
     ),
     (["dates.toml"], "requests must be a whole number or nothing, not datetime.date(2024, 1, 1)."),
     (["nul.toml"], "model holds a NUL byte; take it out."),
@@ -223,7 +223,10 @@ def test_any_command_line_ends_in_a_sentence_or_in_what_was_asked_for(place: Pat
         (b'requests = "16"\n', "must be a whole number or nothing, not '16'; leave the quotes away."),
         (b"Concurrency = 1\n", "unknown key 'Concurrency'; did you mean 'concurrency'?"),
         (b"a = 1\na = 2\n", "is not valid TOML"),
-        (b"[data]\nfile = 1\n", "has a table [data], and a scenario has none; write keys that there are at the top"),
+        (
+            b"[data]\nfile = 1\n",
+            "has a table [data], which no scenario has; write the scenario's keys above all tables.",
+        ),
         (b"[trace]\nfile = 1\n", "trace must be text or nothing, not a table."),
         (b"first_byte_timeout = 7\n", None),
         (b"first_byte_timeout = 7\nfirst_token_timeout = 7\n", "its former name; give first_token_timeout alone."),
@@ -274,7 +277,7 @@ def test_an_option_wins_over_the_files_old_name(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_prompt_file_looks_like(text: str, suffix: str, kind: str | None) -> None:
-    assert looks_like(text, suffix) == kind
+    assert record_format(text, suffix) == kind
 
 
 def test_a_prompt_files_mark_and_line_ends_are_no_part_of_the_prompt(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -120,7 +123,45 @@ def test_what_is_odd_but_right_is_taken(caplog: pytest.LogCaptureFixture) -> Non
     assert asked({"output_tokens": 16.0}, input_tokens="1e2").input_tokens == (100,)
     assert asked({"stop_after_errors": 3}, stop_after_errors="5").stop_after_errors == 5
     assert asked({"rate": "4"}, OpenLoopUser).concurrency == (1,)
-    user._say_once.cache_clear()
+    user._warn_once.cache_clear()
     for _ in range(2):
         assert asked({"first_byte_timeout": 7}).first_token_timeout == 7.0
     assert caplog.text.count("has first_byte_timeout, which is called first_token_timeout now") == 1
+
+
+def test_a_key_that_the_schema_opens_to_users_is_their_attribute_and_option_without_another_line() -> None:
+    program = """
+import argparse
+import dataclasses
+import loadtest.scenario as schema
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extended(schema.Scenario):
+    both = (schema.ATTRIBUTE, schema.OPTION)
+    top_p: float | None = schema.key("Share.", None, table="request", locust=both)
+    think: str = schema.key("Thinking.", "auto", choices=("auto", "on", "off"), table="request", locust=both)
+    ignore_eos: bool = schema.key("On and on.", default=False, table="request", locust=both)
+
+schema.Scenario = Extended
+from loadtest.users import OllamaUser
+from loadtest.users.options import OPTIONS, Settings
+
+class Mine(OllamaUser):
+    abstract = True
+    host = "http://127.0.0.1:9"
+    top_p = 0.5
+    think = "on"
+
+def asked(**options):
+    made = Mine.scenario(Settings.of(argparse.Namespace(**options)), host=None, name="x", seed=1)
+    return made.top_p, made.think, made.ignore_eos
+
+assert (OllamaUser.top_p, OllamaUser.think, OllamaUser.ignore_eos) == (None, "auto", False)
+assert {"--top-p", "--think", "--ignore-eos"} <= {option.flag for option in OPTIONS}
+assert asked() == (0.5, "on", False), asked()
+assert asked(top_p="0.2", think="auto", ignore_eos="true") == (0.2, "on", True)
+assert asked(think="off") == (0.5, "off", False)
+"""
+    environment = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -34,7 +34,9 @@ class Mine(ModelUser):
 
 @pytest.fixture(scope="module")
 def settled(simulated_url: str) -> Settled:
-    return settle(Mine.scenario(Settings(output_tokens=4), host=simulated_url, name="x", seed=1), lambda _: None)
+    return settle(
+        Mine.scenario(Settings(keys={"output_tokens": 4}), host=simulated_url, name="x", seed=1), lambda _: None
+    )
 
 
 @pytest.fixture

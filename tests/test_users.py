@@ -265,9 +265,8 @@ def test_options_are_read_alike_from_the_command_line_and_from_the_web_form() ->
     for given in ({"output_tokens": "32", "max_ttft_p95": "0.5"}, {"output_tokens": 32, "max_ttft_p95": 0.5}):
         read = options(**given, model="", input_tokens="", api="auto")
         settings = Settings.of(read)
-        assert (settings.output_tokens, settings.max_ttft_p95) == (32, 0.5)
-        assert (settings.model, settings.input_tokens, settings.endpoint) == (None, None, "chat")
-        assert (read.output_tokens, read.max_ttft_p95, read.model) == (32, 0.5, None)
+        assert (settings.keys, settings.max_ttft_p95) == ({"output_tokens": 32}, 0.5)
+        assert (read.output_tokens, read.max_ttft_p95, read.model, read.endpoint) == (32, 0.5, None, "chat")
     assert Settings.of(None) == Settings()
 
 
@@ -312,7 +311,10 @@ def test_options_win_over_the_user_class_and_it_over_the_defaults() -> None:
     plain = Mine.scenario(Settings(), host=None, name="x", seed=1)
     assert (plain.model, plain.output_tokens, plain.input_tokens, plain.api) == ("mine", (10,), (128,), "ollama")
     asked = Mine.scenario(
-        Settings(model="other", output_tokens=20, input_tokens=30), host="example.com:81", name="x", seed=1
+        Settings(keys={"model": "other", "output_tokens": 20, "input_tokens": 30}),
+        host="example.com:81",
+        name="x",
+        seed=1,
     )
     assert (asked.model, asked.output_tokens, asked.input_tokens) == ("other", (20,), (30,))
     assert asked.url == "http://example.com:81"
@@ -320,8 +322,8 @@ def test_options_win_over_the_user_class_and_it_over_the_defaults() -> None:
 
 def test_a_user_of_one_api_refuses_another() -> None:
     with pytest.raises(ScenarioError, match="OpenAIUser speaks the openai API only"):
-        OpenAIUser.scenario(Settings(api="ollama"), host=None, name="x", seed=1)
-    assert ModelUser.scenario(Settings(api="openai"), host=None, name="x", seed=1).api == "openai"
+        OpenAIUser.scenario(Settings(keys={"api": "ollama"}), host=None, name="x", seed=1)
+    assert ModelUser.scenario(Settings(keys={"api": "openai"}), host=None, name="x", seed=1).api == "openai"
 
 
 def test_a_class_that_makes_no_sense_is_named() -> None:
@@ -359,7 +361,7 @@ def test_a_plain_ask_sends_what_was_made_ahead_and_its_event_says_where_it_went(
     environment = Environment()
     events: Any = environment.events
     events.request.add_listener(lambda name, url, **_: said.append((name, url)))
-    asked = Settings(api=api, endpoint=endpoint, output_tokens=2)
+    asked = Settings(keys={"api": api, "endpoint": endpoint, "output_tokens": 2})
     one = settle(Mine.scenario(asked, host=simulated_url, name="x", seed=1), lambda _: None)
     recording.open_recorder(
         settled={"Mine": one}, folder=None, worker=0, users=2, source="x", standing=lambda: Standing(0, steady=True)

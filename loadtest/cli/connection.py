@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from loadtest.scenario import APIS, Scenario
+from loadtest.scenario import APIS, Scenario, keys_of
 
-_HELP = {field.name: field.metadata["help"] for field in dataclasses.fields(Scenario)}
+_HELP = {key.name: key.declared.help for key in keys_of(Scenario)}
 
 
 def ca_file_option(command: Callable[..., Any]) -> Callable[..., Any]:

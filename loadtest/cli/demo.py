@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.options import Number
+from loadtest.cli.options import NumberParam
 from loadtest.cli.report import lost, show
 from loadtest.cli.run import ended, run_scenario
 from loadtest.errors import TargetError
@@ -78,7 +78,7 @@ def _cores_apart(server: int) -> Iterator[None]:
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make.  [default: runs/<time>-demo]")
 @click.option(
     "--speed",
-    type=Number(0.01, 100),
+    type=NumberParam(0.01, 100),
     default=SPEED,
     show_default=True,
     help="Run the simulated server this many times faster than the profile.",

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from loadtest.cli.connection import ca_file_option
-from loadtest.cli.options import Number
+from loadtest.cli.options import NumberParam
 from loadtest.credentials import withhold
 from loadtest.monitor import process
 from loadtest.scenario import MOST_S
@@ -27,7 +27,7 @@ SOURCE_HELP = (
 
 def _every(flag: str, words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the option of how often to sample."""
-    seconds = Number(SHORTEST_S, 86_400)
+    seconds = NumberParam(SHORTEST_S, 86_400)
     return click.option(flag, type=seconds, default=1.0, show_default=True, metavar="S", help=words)
 
 
@@ -66,7 +66,7 @@ def _listener(address: str, port: int | None) -> socket.socket | None:
 )
 @click.option("--source", "sources", multiple=True, metavar="SOURCE", help=f"{SOURCE_HELP}  [default: host]")
 @_every("--every", "Seconds between samples.")
-@click.option("--for", "seconds", type=Number(0.001, MOST_S), metavar="S", help="End after so many seconds.")
+@click.option("--for", "seconds", type=NumberParam(0.001, MOST_S), metavar="S", help="End after so many seconds.")
 @click.option("--client", type=int, metavar="PID", help="Process of the load generator, whose CPU is kept apart.")
 @click.option("--server", metavar="URL", help="What is measured: its process's CPU is kept apart where it runs here.")
 @ca_file_option

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import APIS, ENDPOINTS, said, sendable, whole
+from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, quoted, sendable
 
 GROUP = "loadtest"
-NAMED = "a name in UTF-8 without control characters"
-INPUT_TOKENS, OUTPUT_TOKENS = 128, 64  # where neither the option nor the user class says
+NAME = "a name in UTF-8 without control characters"
+TRUTH = {"true": True, "false": False}
+# Locust's help where a test of Locust differs from a run: its levels come from its users, its requests from tasks.
+HELP = {
+    "endpoint": "What a plain ask() of a user sends to.",
+    "input_tokens": "Length of made-up prompts, tokens.",
+    "output_tokens": "Answer length asked for, tokens.",
+    "stop_after_errors": "End the test after this many requests of one worker have failed in a row. Default: the user "
+    "class's, else never.",
+}
 
 
 def _text(text: str) -> str:
@@ -21,14 +29,20 @@ def _text(text: str) -> str:
     return text
 
 
-def _length(text: str) -> int:
-    value = whole(text)
+def _count(text: str) -> int:
+    value = parse_whole(text)
     if value < 1:
         raise ValueError
     return value
 
 
-def _share(text: str) -> float:
+def _truth(text: str) -> bool:
+    if text not in TRUTH:
+        raise ValueError
+    return TRUTH[text]
+
+
+def _ratio(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise ValueError
@@ -43,10 +57,18 @@ def _positive(text: str) -> float:
 
 
 def _port(text: str) -> int:
-    value = whole(text)
+    value = parse_whole(text)
     if not 0 <= value <= 65535:
         raise ValueError
     return value
+
+
+READERS: dict[type, tuple[Callable[[str], Any], str, str]] = {  # of a key's values; what they must be; their metavar
+    str: (_text, NAME, "TEXT"),
+    int: (parse_whole, "a whole number", "N"),
+    float: (float, "a number", "X"),
+    bool: (_truth, "true or false", "true|false"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +88,20 @@ class Option:
     def flag(self) -> str:
         return "--" + self.key.replace("_", "-")
 
+    @classmethod
+    def of(cls, key: Key) -> Self:
+        """Return the option of a scenario's key. Most bounds are left to the scenario that is made of the value."""
+        declared = key.declared
+        read, wanted, metavar = READERS[key.kind]
+        if key.kind is int and declared.bounds is not None and declared.bounds.low == 1:
+            read, wanted = _count, "a whole number above 0"
+        text = HELP.get(key.name, declared.help)
+        if key.many:
+            text += f" Default: the user class's, else {key.default[0]}."
+        if declared.choices:
+            return cls(key.name, read, wanted, metavar, text, key.default, declared.choices)
+        return cls(key.name, read, wanted, metavar, text)
+
     def value(self, given: Any) -> Any:
         """Return what was given as a value; empty text (a field of the web form left empty) is None."""
         text = "" if given is None else str(given).strip()
@@ -74,30 +110,14 @@ class Option:
         try:
             value = self.read(text)
         except ValueError:
-            raise ScenarioError(f"{self.flag} must be {self.wanted}, not {said(text)}.") from None
+            raise ScenarioError(f"{self.flag} must be {self.wanted}, not {quoted(text)}.") from None
         if self.choices and value not in self.choices:
-            raise ScenarioError(f"{self.flag} must be one of {', '.join(self.choices)}, not {said(text)}.")
+            raise ScenarioError(f"{self.flag} must be one of {', '.join(self.choices)}, not {quoted(text)}.")
         return value
 
 
-OPTIONS = (
-    Option("model", _text, NAMED, "NAME", "Model name. Default: the one that is loaded, else the only one."),
-    Option("api", _text, "a name", "API", "Wire of the server, where the user class does not fix it.", "auto", APIS),
-    Option("endpoint", _text, "a name", "ENDPOINT", "What a plain ask() of a user sends to.", "chat", ENDPOINTS),
-    Option(
-        "output_tokens",
-        _length,
-        "a whole number above 0",
-        "TOKENS",
-        f"Answer length asked for, tokens. Default: the user class's, else {OUTPUT_TOKENS}.",
-    ),
-    Option(
-        "input_tokens",
-        _length,
-        "a whole number above 0",
-        "TOKENS",
-        f"Length of made-up prompts, tokens. Default: the user class's, else {INPUT_TOKENS}.",
-    ),
+KEY_OPTIONS = tuple(Option.of(key) for key in keys_of(Scenario) if OPTION in key.declared.locust)
+TEST_OPTIONS = (
     Option(
         "out",
         _text,
@@ -106,15 +126,8 @@ OPTIONS = (
         "Run folder to make. Default: runs/<time>-<locustfile>.",
     ),
     Option(
-        "stop_after_errors",
-        _length,
-        "a whole number above 0",
-        "N",
-        "End the test after so many requests of one worker failed in a row. Default: the user class's, else never.",
-    ),
-    Option(
         "max_failure_ratio",
-        _share,
+        _ratio,
         "a number from 0 to 1",
         "RATIO",
         "Gate: exit code 1 when more than this share of the requests failed (cancelled ones do not count).",
@@ -133,6 +146,8 @@ OPTIONS = (
         "TOKENS/S",
         "Gate: exit code 1 when the median stream decodes slower than this, tokens/s.",
     ),
+)
+PROCESS_OPTIONS = (
     Option(
         "metrics_port",
         _port,
@@ -151,6 +166,7 @@ OPTIONS = (
         of_process=True,
     ),
 )
+OPTIONS = KEY_OPTIONS + TEST_OPTIONS + PROCESS_OPTIONS
 
 
 def add_options(parser: Any) -> None:
@@ -175,13 +191,8 @@ def add_options(parser: Any) -> None:
 class Settings:
     """The options' values; None where nothing was said."""
 
-    model: str | None = None
-    api: str = "auto"
-    endpoint: str = "chat"
-    output_tokens: int | None = None
-    input_tokens: int | None = None
+    keys: Mapping[str, Any] = field(default_factory=dict)  # of the scenario, only those that were said
     out: str | None = None
-    stop_after_errors: int | None = None
     max_failure_ratio: float | None = None
     max_ttft_p95: float | None = None
     min_tokens_per_s: float | None = None
@@ -190,16 +201,21 @@ class Settings:
     def of(cls, options: argparse.Namespace | None) -> Self:
         """Read Locust's parsed options and write the values back into them, for whoever looks there.
 
-        Raises ScenarioError, naming the option, for a value that makes no sense.
+        An option with choices always has a value in the start form: its default says nothing. Raises ScenarioError,
+        naming the option, for a value that makes no sense.
         """
         given = vars(options) if options is not None else {}
-        values = {option.key: option.value(given.get(option.key)) for option in OPTIONS if not option.of_process}
-        given.update(values)
-        return cls(**values)
+        keys, others = (
+            {option.key: option.value(given.get(option.key)) for option in these}
+            for these in (KEY_OPTIONS, TEST_OPTIONS)
+        )
+        given.update(keys | others)
+        said = {option.key: keys[option.key] for option in KEY_OPTIONS if keys[option.key] != option.default}
+        return cls(keys=said, **others)
 
 
 def metrics_of(options: argparse.Namespace | None) -> tuple[int | None, str]:
     """Return port (None where none was asked for) and address of --metrics-port; raise ScenarioError."""
     given = vars(options) if options is not None else {}
-    port, address = (option.value(given.get(option.key)) for option in OPTIONS if option.of_process)
+    port, address = (option.value(given.get(option.key)) for option in PROCESS_OPTIONS)
     return port, address
