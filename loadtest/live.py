@@ -14,7 +14,7 @@ from loadtest.metrics import SUSPECT, VALID, VOID, Doubt, Histogram
 from loadtest.records import Outcome, Record
 
 REJECTED, ACCEPTED = "rejected", "accepted"  # outcomes beside those of records: what the test's own code said
-HISTOGRAMS = (
+MEASURED = (
     "ttft_s",
     "ttft_sched_s",
     "itl_s",
@@ -26,7 +26,7 @@ HISTOGRAMS = (
     "lag_s",
     "schedule_lag_s",
 )
-_COUNTS = (
+_SUMMED = (
     "warmup",
     "cancelled",
     "cancelled_warmup",
@@ -67,7 +67,7 @@ class Figures:
     late_tokens: int = 0
     late_gaps: int = 0
     coalesced: int = 0
-    histograms: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in HISTOGRAMS})
+    histograms: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in MEASURED})
 
     @property
     def requests(self) -> int:
@@ -111,7 +111,7 @@ class Figures:
             self.outcomes[REJECTED if failed else ACCEPTED] += 1
 
     def _measure(self, record: Record, zero: float) -> None:
-        for name, value in durations(record):
+        for name, value in durations_of(record):
             self.histograms[name].add(value)
         self.histograms["itl_s"].add(*((after - before) * 1e-6 for before, after in pairwise(record.chunks)))
         self.output_tokens += record.output_tokens or 0
@@ -130,7 +130,7 @@ class Figures:
 
     def merge(self, other: Figures) -> None:
         self.outcomes.update(other.outcomes)
-        for name in _COUNTS:
+        for name in _SUMMED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.first_send = min(self.first_send, other.first_send)
         self.last_end = max(self.last_end, other.last_end)
@@ -139,7 +139,7 @@ class Figures:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **{name: getattr(self, name) for name in _COUNTS},
+            **{name: getattr(self, name) for name in _SUMMED},
             "outcomes": {str(name): count for name, count in self.outcomes.items()},
             "span": [self.first_send, self.last_end] if self.measured else None,
             "histograms": {name: histogram.to_json() for name, histogram in self.histograms.items()},
@@ -149,11 +149,11 @@ class Figures:
     def from_json(cls, row: dict[str, Any]) -> Self:
         first, last = row["span"] or (math.inf, -math.inf)
         return cls(
-            **{name: row[name] for name in _COUNTS},
+            **{name: row[name] for name in _SUMMED},
             outcomes=Counter(row["outcomes"]),
             first_send=first,
             last_end=last,
-            histograms={name: Histogram.from_json(row["histograms"][name]) for name in HISTOGRAMS},
+            histograms={name: Histogram.from_json(row["histograms"][name]) for name in MEASURED},
         )
 
     def percentile(self, name: str, share: float) -> float | None:
@@ -213,7 +213,7 @@ class Figures:
         }
 
 
-def durations(record: Record) -> Iterator[tuple[str, float]]:
+def durations_of(record: Record) -> Iterator[tuple[str, float]]:
     """Yield the durations that a request has one of, by name, in seconds (or tokens a second)."""
     yield "lag_s", record.lag_us * 1e-6
     said = metrics.server_said(record.server or {})

@@ -17,7 +17,7 @@ from loadtest.cli import COMMANDS
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario, record_format
-from loadtest.slo import parse
+from loadtest.slo import parse_objectives
 
 LONG = "x" * 300
 WRONG = [
@@ -289,7 +289,7 @@ def test_a_prompt_files_mark_and_line_ends_are_no_part_of_the_prompt(tmp_path: P
 
 
 def test_an_objective_is_found_in_any_case() -> None:
-    assert [one.name for one in parse("TTFT_p95=2,Requests_Per_S=1")] == ["ttft_p95", "requests_per_s"]
+    assert [one.name for one in parse_objectives("TTFT_p95=2,Requests_Per_S=1")] == ["ttft_p95", "requests_per_s"]
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -36,10 +36,10 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
 
     from loadtest.measure.schedule import instants
     from loadtest.users import ModelUser, OllamaUser, OpenAIUser, gevent_hub, lifecycle, recording
-    from loadtest.users.levels import Levels, Seen, Standing
+    from loadtest.users.levels import CurrentLevel, LevelRequests, Levels
     from loadtest.users.options import OPTIONS, Settings, add_options
     from loadtest.users.run import free_path
-    from loadtest.users.tryout import Settled, settle
+    from loadtest.users.tryout import UserTarget, try_out
 
 
 @pytest.fixture
@@ -235,8 +235,8 @@ def test_levels_are_numbered_by_user_count_and_keep_when_they_ran() -> None:
     levels.reached(4)
     levels.reached(8)
     levels.reached(4)
-    levels.merge_seen({1: Seen({128}, {64}, {2.0}), 2: Seen({128, 256}, {64})})
-    levels.merge_seen({1: Seen({128}, {32})})
+    levels.merge_seen({1: LevelRequests({128}, {64}, {2.0}), 2: LevelRequests({128, 256}, {64})})
+    levels.merge_seen({1: LevelRequests({128}, {32})})
     facts = levels.facts(0)
     assert [level["concurrency"] for level in facts] == [1, 4, 8]
     assert [level["input_tokens"] for level in facts] == [None, 128, None]
@@ -253,8 +253,8 @@ def sent(data: Any) -> Any:
 
 
 def test_what_was_seen_survives_the_way_to_the_master() -> None:
-    seen = Seen({128, None}, {64}, {0.5})
-    assert Seen.from_json(sent(seen.to_json())) == seen
+    seen = LevelRequests({128, None}, {64}, {0.5})
+    assert LevelRequests.from_json(sent(seen.to_json())) == seen
 
 
 def options(**given: Any) -> argparse.Namespace:
@@ -362,9 +362,9 @@ def test_a_plain_ask_sends_what_was_made_ahead_and_its_event_says_where_it_went(
     events: Any = environment.events
     events.request.add_listener(lambda name, url, **_: said.append((name, url)))
     asked = Settings(keys={"api": api, "endpoint": endpoint, "output_tokens": 2})
-    one = settle(Mine.scenario(asked, host=simulated_url, name="x", seed=1), lambda _: None)
+    one = try_out(Mine.scenario(asked, host=simulated_url, name="x", seed=1), lambda _: None)
     recording.open_recorder(
-        settled={"Mine": one}, folder=None, worker=0, users=2, source="x", standing=lambda: Standing(0, steady=True)
+        settled={"Mine": one}, folder=None, worker=0, users=2, source="x", standing=lambda: CurrentLevel(0, steady=True)
     )
     try:
         client = Mine(environment).client
@@ -379,8 +379,8 @@ def test_workers_are_told_all_that_was_settled() -> None:
     scenario = Scenario(url="http://127.0.0.1:1", concurrency=(1,), output_tokens=(9,), temperature=0.5, seed=3)
     model = Model("m", loaded=True, context=4096, details={"quantization_level": "Q4_0"})
     server = Server("http://127.0.0.1:1", "ollama", "0.24.0", (model,), None, {"profile": "quick", "speed": 2.0})
-    settled = Settled(scenario, Target(server, model, OllamaChat("m", temperature=0.5)), Calibration(20.0, 1.1))
-    assert Settled.from_json(sent(settled.to_json())) == settled
+    settled = UserTarget(scenario, Target(server, model, OllamaChat("m", temperature=0.5)), Calibration(20.0, 1.1))
+    assert UserTarget.from_json(sent(settled.to_json())) == settled
 
 
 def test_a_schedule_is_the_same_in_every_process_and_keeps_its_rate() -> None:
@@ -412,7 +412,7 @@ def test_who_begins_to_listen_at_init_hears_of_a_start_that_came_before_it() -> 
     """A worker that joins a running test is asked for users while its runner is being made."""
     kind: Any = Events
     events = kind()
-    lifecycle.listen(events)
+    lifecycle.listen_to(events)
     environment = Environment(events=events, parsed_options=argparse.Namespace(worker=True))
     heard: list[Environment] = []
 

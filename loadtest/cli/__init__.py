@@ -86,8 +86,8 @@ def cli() -> None:
     """
 
 
-LONGEST = 300  # characters without a blank that a sentence quotes
-NAMES = ("url", "model", "server", "profile", "metrics_address")  # options whose empty text means nothing
+QUOTED_MOST = 300  # characters without a blank that a sentence quotes
+NEVER_EMPTY = ("url", "model", "server", "profile", "metrics_address")  # options whose empty text means nothing
 
 
 def _check_given(command: click.Command, args: Sequence[str], parent: click.Context) -> None:
@@ -109,7 +109,7 @@ def _check_given(command: click.Command, args: Sequence[str], parent: click.Cont
             raise ScenarioError(f"{flag} is given {'twice' if times == 2 else f'{times} times'}; give it once{many}.")
     for param in set(order):
         value = values.get(param.name or "")
-        named = isinstance(param.type, click.Path) or param.name in NAMES or isinstance(param, click.Argument)
+        named = isinstance(param.type, click.Path) or param.name in NEVER_EMPTY or isinstance(param, click.Argument)
         if named and "" in (value if isinstance(value, list | tuple) else (value,)):
             what = (
                 max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name.rstrip(".")
@@ -144,7 +144,7 @@ def main(args: list[str] | None = None) -> Any:
     # NumPy else takes 30 MiB a core at import, and ends the process where it cannot have them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with lasting_output() as lost:
-        code = _called(sys.argv[1:] if args is None else args)
+        code = _exit_code_of(sys.argv[1:] if args is None else args)
         sys.stdout.flush()
         if lost.errors:
             print(f"loadtest: cannot write the output: {lost.errors[0].strerror}.", file=sys.stderr)
@@ -155,32 +155,32 @@ def main(args: list[str] | None = None) -> Any:
     sys.exit(code)
 
 
-def _called(args: list[str]) -> int:
+def _exit_code_of(args: list[str]) -> int:
     """Run the command line; return its exit code."""
     try:
         _check_bytes(args)
         return int(cli.main(args=args, prog_name="loadtest", standalone_mode=False) or 0)
     except click.ClickException as error:
-        _show(error)
+        _print_usage_error(error)
     except (click.exceptions.Abort, KeyboardInterrupt):
         print("loadtest: interrupted.", file=sys.stderr)
         return 130
     except LoadTestError as error:
-        _say(str(error))
+        _print_mistake(str(error))
         return 3 if isinstance(error, StorageError | WorkerError) else 2
     except OSError as error:
-        _say(f"cannot write {error.filename or 'the output'}: {error.strerror}.")
+        _print_mistake(f"cannot write {error.filename or 'the output'}: {error.strerror}.")
     except MemoryError:
-        _say("out of memory; what was on disk is kept.")
+        _print_mistake("out of memory; what was on disk is kept.")
         return 3
     except Exception as error:  # noqa: BLE001 - uncaught it would end as a 1, which says that a gate failed
         traceback.print_exc()
-        _say(f"loadtest itself failed ({type(error).__name__}); please report the lines above.")
+        _print_mistake(f"loadtest itself failed ({type(error).__name__}); please report the lines above.")
         return 3
     return 2
 
 
-def _show(error: click.ClickException) -> None:
+def _print_usage_error(error: click.ClickException) -> None:
     """Print a mistake that click has found as one sentence; the help where nothing was asked for."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -193,13 +193,13 @@ def _show(error: click.ClickException) -> None:
         sentence = f"{sentence.rstrip('.')}; write `{usage}`."
     elif not sentence.endswith(("?", "?)")):
         sentence = f"{sentence.rstrip('.')}; see `{path} --help`."
-    _say(sentence)
+    _print_mistake(sentence)
 
 
-def _say(sentence: str) -> None:
+def _print_mistake(sentence: str) -> None:
     """Print a mistake; what was given is quoted in it, and may be of any length."""
     short = re.sub(
-        rf"\S{{{LONGEST},}}",
+        rf"\S{{{QUOTED_MOST},}}",
         lambda found: f"{found[0][:60]}… ({len(found[0])} characters)",
         without_passwords(redacted(sentence)),
     )

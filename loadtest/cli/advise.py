@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.errors import PredictionError, ScenarioError
-from loadtest.slo import ERRORS, parse
+from loadtest.slo import ERRORS, parse_objectives
 
 
 @click.command()
@@ -41,7 +41,7 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
     from loadtest.analyse.whatif.predict import Model
     from loadtest.memory.loaded import parse_memory
 
-    objectives = () if slo is None else parse(slo)
+    objectives = () if slo is None else parse_objectives(slo)
     if any(each.figure == ERRORS for each in objectives):
         raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
     room = None if gpu_memory is None else parse_memory(gpu_memory)
@@ -71,7 +71,7 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
         console.print(Text(sentence, style="bold yellow"))
     if doubt := words.void(found):
         console.print(Text(f"! {doubt}", style="bold yellow"))
-    console.print(_table(words.console_grid(found), words.heading(found, analysis)))
+    console.print(_advice_table(words.console_grid(found), words.heading(found, analysis)))
     for sentence in said:
         console.print(Text(f"• {sentence}"))
     for note in words.notes(found):
@@ -80,7 +80,7 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
         console.print(Text(f"wrote {run / name}", style="dim"), soft_wrap=True)
 
 
-def _table(grid: tuple[tuple[str, ...], list[tuple[str, ...]]], title: str) -> Table:
+def _advice_table(grid: tuple[tuple[str, ...], list[tuple[str, ...]]], title: str) -> Table:
     heads, rows = grid
     table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for head in heads:

@@ -30,14 +30,14 @@ from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 
-PROFILES = {"independent": "metronome", "steps": "lockstep"}
+ARRIVAL_PROFILES = {"independent": "metronome", "steps": "lockstep"}
 STAMPS = ("kernel", "user")
 TOKENS_PER_S = 50.0  # of each stream: both profiles' speed
-REQUESTS = 2  # of each stream of a level, after a warm-up one
+REQUESTS_A_STREAM = 2  # of each stream of a level, after a warm-up one
 OUTPUT_TOKENS = 50  # with the first token's 0.2 s a request takes 1.2 s, so that a level takes about 4
 INPUT_TOKENS = 32
 LOCUST_S = 5  # of a level
-FILES = 100  # that a client has open beside its connections
+OTHER_FILES = 100  # that a client has open beside its connections
 LOCUSTFILE = """from locust import task
 
 from loadtest.users import OllamaUser
@@ -64,13 +64,13 @@ class Calibrating:
 
     def take(self, folder: Path, level: int, streams: int, *, warm: int = 0) -> None:
         """Judge a level from its run folder and the truth log, and say so."""
-        served = by_nonce(_lines(self.truth))
+        served = by_nonce(_json_lines(self.truth))
         (header, rows), *_ = RunFolder.open(folder).requests()
         records = (Record.from_json(row) for row in rows if row["level"] == level)
         errors: Errors = compare(streams, records, header.clock, served, warm=warm)
         tried = judge(errors, step_s=1 / TOKENS_PER_S, together=self.arrivals == "steps")
         self.tried.append(tried)
-        _say(f"  {tried.sentence}")
+        _print_now(f"  {tried.sentence}")
 
     def choose(self, folder: Path, levels: Sequence[Level]) -> Level | None:
         """Judge the last of the levels run by the asyncio driver and return the next one."""
@@ -79,16 +79,18 @@ class Calibrating:
         streams = self.next_streams()
         if streams is None:
             return None
-        return dataclasses.replace(last, index=last.index + 1, concurrency=streams, requests=REQUESTS * streams)
+        return dataclasses.replace(
+            last, index=last.index + 1, concurrency=streams, requests=REQUESTS_A_STREAM * streams
+        )
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().splitlines(keepends=True):
         if line.endswith(b"\n"):
             yield orjson.loads(line)
 
 
-def _say(text: str) -> None:
+def _print_now(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -101,7 +103,7 @@ def _asyncio(kind: Calibrating, url: str, folder: Path) -> bool:
         url=url,
         api="ollama",
         concurrency=(first,),
-        requests=REQUESTS * first,
+        requests=REQUESTS_A_STREAM * first,
         input_tokens=(INPUT_TOKENS,),
         output_tokens=(OUTPUT_TOKENS,),
     )
@@ -142,7 +144,7 @@ DRIVERS = {"asyncio": _asyncio, "locust": _locust}
 
 
 @contextlib.contextmanager
-def _stamped_by(stamps: str) -> Iterator[None]:
+def _with_stamps(stamps: str) -> Iterator[None]:
     """Have the wire of this process, and of those it starts, leave kernel stamps off for "user"."""
     before = os.environ.get("LOADTEST_STAMPS")
     os.environ["LOADTEST_STAMPS"] = stamps
@@ -161,13 +163,13 @@ def _descriptors() -> int:
     except ImportError:
         return sys.maxsize
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if allowed == resource.RLIM_INFINITY else max(allowed - FILES, 1)
+    return sys.maxsize if allowed == resource.RLIM_INFINITY else max(allowed - OTHER_FILES, 1)
 
 
-def _kinds(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+def _arrival_kinds(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
     kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not kinds or any(kind not in PROFILES for kind in kinds):
-        raise click.BadParameter(f"{text!r} is none of {', '.join(PROFILES)}, or both with a comma between.")
+    if not kinds or any(kind not in ARRIVAL_PROFILES for kind in kinds):
+        raise click.BadParameter(f"{text!r} is none of {', '.join(ARRIVAL_PROFILES)}, or both with a comma between.")
     return kinds
 
 
@@ -175,9 +177,9 @@ def _kinds(_context: click.Context, _option: click.Parameter, text: str) -> tupl
 @click.option("--driver", type=click.Choice(list(DRIVERS)), default="asyncio", show_default=True, help="Who measures.")
 @click.option(
     "--arrivals",
-    default=",".join(PROFILES),
+    default=",".join(ARRIVAL_PROFILES),
     show_default=True,
-    callback=_kinds,
+    callback=_arrival_kinds,
     metavar="KIND,…",
     help="How tokens come: each stream's at times of its own, or those of all streams together, as a step of a real "
     "engine sends them.",
@@ -209,38 +211,40 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
     path = out or capacity_file.place()
     capacity_file.check_writable(path)
     here = capacity_file.machine()
-    _say(
+    _print_now(
         f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {_cores(here['cores'])}; simulated server."
     )
     if here["cores"] == 1:
-        _say("The server shares the one core with the client: against a server elsewhere more could be measured.")
+        _print_now("The server shares the one core with the client: against a server elsewhere more could be measured.")
     most = min(streams_most, _descriptors())
     if most < streams_most:
-        _say(f"This shell allows no more than {most} streams (open files, ulimit -n): {streams_most} are not tried.")
+        _print_now(
+            f"This shell allows no more than {most} streams (open files, ulimit -n): {streams_most} are not tried."
+        )
     done: dict[str, Found] = {}
     for kind in arrivals:
-        _say(f"{kind}:")
-        found = _calibrate(driver, kind, stamps, most)
+        _print_now(f"{kind}:")
+        found = _search(driver, kind, stamps, most)
         if found is None:
-            _say("Interrupted: what was found before is kept.")
+            _print_now("Interrupted: what was found before is kept.")
             return 130
         done[kind] = found
-        _say(f"{kind}: {found.sentence(TOKENS_PER_S)}.")
+        _print_now(f"{kind}: {found.sentence(TOKENS_PER_S)}.")
         if found.best is not None:
-            capacity_file.keep(path, _capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
-    Console().print(_table(driver, stamps, done))
+            capacity_file.keep(path, _kept_capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
+    Console().print(_result_table(driver, stamps, done))
     if any(found.best for found in done.values()):
         print(f"wrote {path}")
     return 0 if all(found.best for found in done.values()) else 1
 
 
-def _calibrate(driver: str, arrivals: str, stamps: str, most: int) -> Found | None:
+def _search(driver: str, arrivals: str, stamps: str, most: int) -> Found | None:
     """Search with one kind of arrivals; None when it was interrupted."""
-    with tempfile.TemporaryDirectory() as name, _stamped_by(stamps):
+    with tempfile.TemporaryDirectory() as name, _with_stamps(stamps):
         folder = Path(name)
         truth = folder / "truth.jsonl"
         kind = Calibrating(arrivals, most, truth)
-        with simulated_server("--profile", PROFILES[arrivals], "--truth", str(truth), apart=True) as url:
+        with simulated_server("--profile", ARRIVAL_PROFILES[arrivals], "--truth", str(truth), apart=True) as url:
             whole = DRIVERS[driver](kind, url, folder)
         if not whole:
             return None
@@ -249,7 +253,7 @@ def _calibrate(driver: str, arrivals: str, stamps: str, most: int) -> Found | No
     return Found.of(kind.tried)
 
 
-def _capacity(found: Found, best: Tried) -> Capacity:
+def _kept_capacity(found: Found, best: Tried) -> Capacity:
     return Capacity(
         chunks_per_s=best.errors.chunks_per_s,
         streams=best.errors.streams,
@@ -259,7 +263,7 @@ def _capacity(found: Found, best: Tried) -> Capacity:
     )
 
 
-def _table(driver: str, stamps: str, done: dict[str, Found]) -> Table:
+def _result_table(driver: str, stamps: str, done: dict[str, Found]) -> Table:
     table = Table(
         title=f"What the {driver} driver can measure here, {stamps} stamps (server: simulated)",
         title_justify="left",

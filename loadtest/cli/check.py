@@ -39,8 +39,8 @@ def check(
     names = ", ".join(shown(item.name) + (" (loaded)" if item.loaded else "") for item in server.models)
     rows.append(("models", names or ("not listed by this server" if server.unlisted else "none")))
     if chosen is not None:
-        rows.append(("model", " ".join(filter(None, [shown(chosen.name), _details(chosen)]))))
-        rows.append(("context", _context(chosen)))
+        rows.append(("model", " ".join(filter(None, [shown(chosen.name), _model_details(chosen)]))))
+        rows.append(("context", _context_text(chosen)))
     rows.append(
         (
             "slots",
@@ -68,14 +68,14 @@ def _look(
             return server, None, str(error)
 
 
-def _details(model: Model) -> str:
+def _model_details(model: Model) -> str:
     parts = [
         shown(str(model.details.get(key))) for key in ("parameter_size", "quantization_level") if model.details.get(key)
     ]
     return f"({', '.join(parts)})" if parts else ""
 
 
-def _context(model: Model) -> str:
+def _context_text(model: Model) -> str:
     trained = f"trained for {model.trained_context}" if model.trained_context else ""
     if model.context:
         return f"{model.context} tokens" + (f", {trained}" if trained else "")

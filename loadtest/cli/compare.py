@@ -33,7 +33,7 @@ from loadtest.analyse.run.groups import refuse
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.run_folder import RunFolder
 
-COLUMNS = {"figure": 17, "BASE": 6, "NEW": 6, "change": 6, "interval": 14, "verdict": 18}
+COLUMN_WIDTHS = {"figure": 17, "BASE": 6, "NEW": 6, "change": 6, "interval": 14, "verdict": 18}
 # Keys of run.json's `comparability`, of which a folder may lack those that its loadtest did not know yet.
 ACROSS = (
     "dialect",
@@ -50,7 +50,7 @@ ACROSS = (
 STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
 
 
-class Share(click.ParamType[float]):
+class ShareParam(click.ParamType[float]):
     """A share, "5%" or "0.05"."""
 
     name = "share"
@@ -93,14 +93,14 @@ class Against(click.Command):
 )
 @click.option(
     "--tolerance",
-    type=Share(),
+    type=ShareParam(),
     default=TOLERANCE,
     metavar="SHARE",
     help=f"How much worse a figure may be before it is a regression, e.g. 5%.  [default: {TOLERANCE:.0%}]",
 )
 @click.option(
     "--run-noise",
-    type=Share(),
+    type=ShareParam(),
     default=RUN_NOISE,
     metavar="SHARE",
     help=f"By how much runs of one server differ (standard deviation); one run a side cannot show it.  [default: {RUN_NOISE:.0%}]",
@@ -131,21 +131,21 @@ def compare(
     Exit codes: 0 no regression · 1 a figure is worse by more than --tolerance
                 2 a mistake, or nothing could be compared
     """
-    base, new = _sides(runs, against)
-    keys = _keys(across, *base, *new)
+    base, new = _base_and_new(runs, against)
+    keys = _across_keys(across, *base, *new)
     sides = [[analyse(path) for path in paths] for paths in (base, new)]
     for side in (*sides[0], *sides[1]):
         refuse(side.run, [group for group, _ in side.groups], "compare")
     found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
-    written = _write(found, out or new[0])
-    _print(found, written, Console())
+    written = _write_comparison(found, out or new[0])
+    _print_comparison(found, written, Console())
     if found.verdict == NOT_COMPARABLE:
         said = compare_report.sentence(found)
         raise LoadTestError(f"nothing was judged. {said}.")
     return 1 if found.regressions else 0
 
 
-def _keys(across: str, *runs: Path) -> frozenset[str]:
+def _across_keys(across: str, *runs: Path) -> frozenset[str]:
     """Return what --across names; raise ScenarioError for a key that runs do not have, with the nearest."""
     known = {*ACROSS, *ASKED.values()}
     for run in runs:
@@ -159,7 +159,7 @@ def _keys(across: str, *runs: Path) -> frozenset[str]:
     return keys
 
 
-def _sides(runs: tuple[Path, ...], against: tuple[Path, ...]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+def _base_and_new(runs: tuple[Path, ...], against: tuple[Path, ...]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Return the runs of BASE and of NEW."""
     if not against and len(runs) != 2:
         raise LoadTestError("name two runs, BASE and NEW, or several of each: compare BASE1 BASE2 --against NEW1 NEW2.")
@@ -173,7 +173,7 @@ def _sides(runs: tuple[Path, ...], against: tuple[Path, ...]) -> tuple[tuple[Pat
     return base, new
 
 
-def _write(found: Comparison, out: Path) -> list[Path]:
+def _write_comparison(found: Comparison, out: Path) -> list[Path]:
     from loadtest.analyse.charts.compare import draw
 
     out.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ def _write(found: Comparison, out: Path) -> list[Path]:
     return [*(out / name for name in bodies), picture]
 
 
-def _print(found: Comparison, written: list[Path], console: Console) -> None:
+def _print_comparison(found: Comparison, written: list[Path], console: Console) -> None:
     mark = compare_report.simulated(found)
     console.print(Text(compare_report.sentence(found) + "." + (f" ({mark})" if mark else ""), style="bold"))
     for line in (*compare_report.sides(found), *found.notes):
@@ -214,16 +214,16 @@ def _tables(found: Comparison) -> Iterator[Table]:
             pad_edge=False,
             show_header=number == 0,
         )
-        for head, width in COLUMNS.items():
+        for head, width in COLUMN_WIDTHS.items():
             right = head not in ("figure", "verdict")
             table.add_column(head, justify="right" if right else "left", no_wrap=right, min_width=width)
         for row in found.headline:
             if row.level == level:
-                table.add_row(*_cells(row, found))
+                table.add_row(*_row_cells(row, found))
         yield table
 
 
-def _cells(row: Row, found: Comparison) -> tuple[str | Text, ...]:
+def _row_cells(row: Row, found: Comparison) -> tuple[str | Text, ...]:
     _, figure, base, new, change, between, verdict = compare_report.cells(row, found)
     # Why whole runs or levels are not comparable stands above the table, once.
     short = row.reason if row.reason == TOO_FEW else NOT_COMPARABLE if row.verdict == NOT_COMPARABLE else verdict

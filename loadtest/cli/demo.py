@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.text import Text
 
 from loadtest.cli.options import NumberParam
-from loadtest.cli.report import lost, show
-from loadtest.cli.run import ended, run_scenario
+from loadtest.cli.report import records_lost, show_report
+from loadtest.cli.run import run_scenario, show_ended
 from loadtest.errors import TargetError
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 PROFILE = "a100-80g-llama3.1-70b-q4"
 # Tokens come 20 to 30 ms apart. At 10× they came 4 ms apart, as long as a busy machine may keep a process waiting for a
 # core: beside one other process every level was void.
-SPEED = 2
-SLOTS = 4
+DEMO_SPEED = 2
+DEMO_SLOTS = 4
 SLO = "ttft_p95=2"  # of the next step that is printed
 
 
@@ -79,7 +79,7 @@ def _cores_apart(server: int) -> Iterator[None]:
 @click.option(
     "--speed",
     type=NumberParam(0.01, 100),
-    default=SPEED,
+    default=DEMO_SPEED,
     show_default=True,
     help="Run the simulated server this many times faster than the profile.",
 )
@@ -90,20 +90,20 @@ def demo(out: Path | None, speed: float) -> int:
     busy to measure on, the levels are void as in any run, and the exit code is 0 all the same.
     """
     path = Path(str(importlib.resources.files("loadtest") / "demo.toml"))
-    server = ("--profile", PROFILE, "--slots", str(SLOTS), "--speed", str(speed), "--warm")
+    server = ("--profile", PROFILE, "--slots", str(DEMO_SLOTS), "--speed", str(speed), "--warm")
     with simulated_server(*server) as url:
         finished = run_scenario(Scenario.load(path, name="demo", url=url), out)
     if finished.state != "done":
-        return ended(finished)
-    written = show(finished.folder, charts=True)
+        return show_ended(finished)
+    written = show_report(finished.folder, charts=True)
     for line in _afterwards(written, finished.folder, speed):
         Console().print(Text(line), soft_wrap=line.startswith("  "))  # a command that is broken in two cannot be pasted
-    return 3 if lost([written]) else 0
+    return 3 if records_lost([written]) else 0
 
 
 def _afterwards(written: Report, folder: Path, speed: float) -> Iterator[str]:
     """Yield what to look at and to do next, with commands that work as pasted."""
-    command = shlex.join(_called())
+    command = shlex.join(_command_name())
     levels = written.summary["levels"]
     void = sum(level["verdict"] == VOID for level in levels)
     yield ""
@@ -122,7 +122,7 @@ def _afterwards(written: Report, folder: Path, speed: float) -> Iterator[str]:
     yield f"  {command} check"
 
 
-def _called() -> list[str]:
+def _command_name() -> list[str]:
     """Return how a shell calls this loadtest: by its name where the PATH has it, else by the path that it lies at."""
     here = Path(sys.executable).with_name("loadtest")
     on_path = shutil.which("loadtest")

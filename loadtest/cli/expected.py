@@ -33,17 +33,15 @@ def beforehand(scenario: Scenario, objectives: Sequence[Objective]) -> str | Non
         names = ", ".join(each.name for each in few)
         return f"--slo {names} takes {most} requests a level, and this run sends {scenario.requests}: leave --requests away, or ask for {most}."
     if scenario.rate and scenario.duration is not None:
-        seconds = sum(_lasting(scenario, level) for level in levels)
-        return (
-            f"{_levels(levels)} will take about {_time(seconds)}, the answers that are still to come then not counted."
-        )
+        seconds = sum(_level_seconds(scenario, level) for level in levels)
+        return f"{_the_levels(levels)} will take about {_time(seconds)}, the answers that are still to come then not counted."
     if scenario.duration is not None:
-        return f"{_levels(levels)} will take about {_time(scenario.duration * len(levels))}, warm-up not counted."
+        return f"{_the_levels(levels)} will take about {_time(scenario.duration * len(levels))}, warm-up not counted."
     sent = ", ".join(str(level.requests) for level in levels)
     return (
         None
         if scenario.trace is not None
-        else f"{_levels(levels)} will send {sent} requests; how long that takes is said after the first answers."
+        else f"{_the_levels(levels)} will send {sent} requests; how long that takes is said after the first answers."
     )
 
 
@@ -91,13 +89,13 @@ def _work(level: Level, first: Level) -> float:
     return level.output_tokens / first.output_tokens
 
 
-def _lasting(scenario: Scenario, level: Level) -> float:
+def _level_seconds(scenario: Scenario, level: Level) -> float:
     rates = (level.rate or 0.0, level.rate_to if level.rate_to is not None else level.rate or 0.0)
     mean = sum(rates) / 2
     return max(scenario.duration or 0.0, (scenario.least_requests or 0) / mean if mean else 0.0)
 
 
-def _levels(levels: Sequence[Level]) -> str:
+def _the_levels(levels: Sequence[Level]) -> str:
     return "The level" if len(levels) == 1 else f"The {len(levels)} levels"
 
 

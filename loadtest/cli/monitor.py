@@ -18,7 +18,7 @@ from loadtest.monitor import process
 from loadtest.scenario import MOST_S
 from loadtest.urls import base_url
 
-SHORTEST_S = 0.05  # between samples
+SHORTEST_EVERY_S = 0.05  # between samples
 SOURCE_HELP = (
     "host, nvidia, ollama=URL, dcgm=URL, vllm=URL, llamacpp=URL or prometheus=URL:METRIC,…; may be repeated or joined by "
     "commas."
@@ -27,7 +27,7 @@ SOURCE_HELP = (
 
 def _every(flag: str, words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the option of how often to sample."""
-    seconds = NumberParam(SHORTEST_S, 86_400)
+    seconds = NumberParam(SHORTEST_EVERY_S, 86_400)
     return click.option(flag, type=seconds, default=1.0, show_default=True, metavar="S", help=words)
 
 
@@ -48,7 +48,7 @@ def _metrics_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def _listener(address: str, port: int | None) -> socket.socket | None:
+def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
     """Take the port, say the page's URL, and let go of both with the command; None where none was asked for."""
     if port is None:
         return None
@@ -102,7 +102,7 @@ def monitor(
       loadtest monitor --out runs/today --source prometheus=http://127.0.0.1:9100/metrics:node_load1 --for 60
       loadtest monitor --out runs/today --metrics-port 9464
     """
-    listener = _listener(metrics_address, metrics_port)
+    listener = _metrics_listener(metrics_address, metrics_port)
     if metrics_fd is not None:
         listener = socket.socket(fileno=metrics_fd)
     server = None if server is None else base_url(withhold(server))
@@ -112,7 +112,7 @@ def monitor(
         out,
         every=every,
         seconds=seconds,
-        say=_say,
+        say=_print_above_line,
         with_parent=with_run,
         metrics=listener,
     )
@@ -140,7 +140,7 @@ def beside_run(
     """
     if sources:
         process.parse(sources, server="http://server")  # the measured one's address is not known yet
-    listener = _listener(metrics_address, metrics_port)
+    listener = _metrics_listener(metrics_address, metrics_port)
     if not sources and listener is None:
         return None
 
@@ -151,6 +151,6 @@ def beside_run(
     return start
 
 
-def _say(sentence: str) -> None:
+def _print_above_line(sentence: str) -> None:
     clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # a run's live line may stand there
     print(f"{clear}monitor: {sentence}", file=sys.stderr, flush=True)

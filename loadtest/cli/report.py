@@ -12,7 +12,7 @@ from rich.console import Console
 
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VOID
-from loadtest.slo import Objective, judge, parse
+from loadtest.slo import Objective, judge_objectives, parse_objectives
 
 if TYPE_CHECKING:
     from loadtest.analyse.report import Report
@@ -23,14 +23,14 @@ SLO_HELP = (
 )
 
 
-def show(folder: Path, *, charts: bool, objectives: Sequence[Objective] = ()) -> Report:
+def show_report(folder: Path, *, charts: bool, objectives: Sequence[Objective] = ()) -> Report:
     """Summarise a run folder on the console, objectives too, and write summary.json (and the report)."""
     from loadtest.analyse.report import console_report, write_report
 
     written = write_report([folder], charts=charts, objectives=objectives)
     console_report(written, Console())
     for level in written.summary["levels"] if objectives else ():
-        for judged in judge(objectives, level):
+        for judged in judge_objectives(objectives, level):
             print(f"{level['label']}: {judged}")
     return written
 
@@ -38,12 +38,12 @@ def show(folder: Path, *, charts: bool, objectives: Sequence[Objective] = ()) ->
 def exit_code(reports: Sequence[Report], objectives: Sequence[Objective]) -> int:
     """Return 3 when a level is void or records are lost, else 1 when an objective is missed or not judged, else 0."""
     levels = [level for report in reports for level in report.summary["levels"]]
-    if lost(reports) or any(report.verdict == VOID for report in reports):
+    if records_lost(reports) or any(report.verdict == VOID for report in reports):
         return 3
-    return int(any(not judged.met for level in levels for judged in judge(objectives, level)))
+    return int(any(not judged.met for level in levels for judged in judge_objectives(objectives, level)))
 
 
-def lost(reports: Sequence[Report]) -> bool:
+def records_lost(reports: Sequence[Report]) -> bool:
     """Whether records are missing that were written, or should have been, or run.json cannot be read."""
     return any(one.run.lost or not one.run.facts.get("state") for report in reports for one in report.analyses)
 
@@ -62,11 +62,11 @@ def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
     Exit codes: 0 done · 1 an objective is missed or not judged · 2 a folder could not be reported
                 3 a level is void, or records are missing
     """
-    objectives = () if slo is None else parse(slo)
+    objectives = () if slo is None else parse_objectives(slo)
     written: list[Report] = []
     for folder in runs:
         try:
-            written.append(show(folder, charts=True, objectives=objectives))
+            written.append(show_report(folder, charts=True, objectives=objectives))
         except LoadTestError as error:
             print(f"loadtest: {error}", file=sys.stderr)
         except BrokenPipeError:

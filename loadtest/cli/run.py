@@ -13,14 +13,14 @@ from loadtest.asyncio_driver.session import Beside, Choose, Finished, measure
 from loadtest.cli.expected import Expected, beforehand, enough
 from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options import make_scenario, scenario_options
-from loadtest.cli.progress import Line
-from loadtest.cli.report import SLO_HELP, exit_code, lost, show
+from loadtest.cli.progress import ProgressLine
+from loadtest.cli.report import SLO_HELP, exit_code, records_lost, show_report
 from loadtest.cli.search import Finder
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST
 from loadtest.scenario import MOST_STREAMS, Scenario
-from loadtest.slo import Objective, parse
+from loadtest.slo import Objective, parse_objectives
 from loadtest.workloads.synthetic import check_files
 
 
@@ -28,13 +28,13 @@ def run_scenario(
     scenario: Scenario,
     out: Path | None,
     *,
-    line: Line | None = None,
+    line: ProgressLine | None = None,
     choose: Choose | None = None,
     beside: Beside | None = None,
     watch: Callable[[Progress], object] = lambda _: None,
 ) -> Finished:
     """Measure `scenario` with the live line on stderr; `watch` sees the same progress."""
-    line = line or Line()
+    line = line or ProgressLine()
     for note in check_files(scenario):
         line.say(note)
 
@@ -102,7 +102,7 @@ def run(
       loadtest run --url http://127.0.0.1:11434 --monitor host,nvidia,ollama --report
       loadtest run --url http://127.0.0.1:11434 --duration 300 --metrics-port 9464
     """
-    objectives = () if slo is None else parse(slo)
+    objectives = () if slo is None else parse_objectives(slo)
     if find_max is not None:
         if not objectives:
             raise ScenarioError("--find-max needs to know what to hold: add --slo, e.g. --slo ttft_p95=2.")
@@ -121,14 +121,14 @@ def run(
     if find_max is not None:
         return _find_max(scenario, out, objectives, find_max, report=report, beside=beside)
     scenario = enough(scenario, objectives, by_time=values.get("duration") is not None)
-    line = Line()
+    line = ProgressLine()
     if (said := beforehand(scenario, objectives)) is not None:
         line.say(said)
     watch = Expected(scenario, line.say) if objectives else (lambda _: None)
     finished = run_scenario(scenario, out, line=line, beside=beside, watch=watch)
     if finished.state != "done":
-        return ended(finished, charts=report, objectives=objectives)
-    return exit_code([show(finished.folder, charts=report, objectives=objectives)], objectives)
+        return show_ended(finished, charts=report, objectives=objectives)
+    return exit_code([show_report(finished.folder, charts=report, objectives=objectives)], objectives)
 
 
 def _find_max(
@@ -140,26 +140,26 @@ def _find_max(
     report: bool,
     beside: Beside | None,
 ) -> int:
-    line = Line()
+    line = ProgressLine()
     finder = Finder(scenario, objectives, most, line.say)
     finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside)
     if finished.failure is not None:
-        return ended(finished)
+        return show_ended(finished)
     found, sentence = finder.conclude(finished.folder)
-    written = show(finished.folder, charts=report)
+    written = show_report(finished.folder, charts=report)
     if finished.state == "interrupted":
         return _interrupted()
     print(sentence)
-    return 3 if found.void or lost([written]) else 0 if found.met else 1
+    return 3 if found.void or records_lost([written]) else 0 if found.met else 1
 
 
-def ended(finished: Finished, *, charts: bool = False, objectives: Sequence[Objective] = ()) -> int:
+def show_ended(finished: Finished, *, charts: bool = False, objectives: Sequence[Objective] = ()) -> int:
     """Show what an interrupted run left, or one that could not keep all it measured, and say why; return the exit code."""
     if finished.failure is None:
-        show(finished.folder, charts=charts, objectives=objectives)
+        show_report(finished.folder, charts=charts, objectives=objectives)
         return _interrupted()
     try:
-        show(finished.folder, charts=False)
+        show_report(finished.folder, charts=False)
     except (LoadTestError, OSError):
         pass  # the reason is the same, and it is said once
     print(f"loadtest: {finished.failure}", file=sys.stderr)

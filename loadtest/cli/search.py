@@ -12,10 +12,10 @@ from loadtest.errors import ScenarioError
 from loadtest.measure.search import Found, Search, Tried
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
-from loadtest.slo import ERRORS, Objective, decided, judge
+from loadtest.slo import ERRORS, Objective, all_met, judge_objectives
 
-FEWEST = 40  # requests of a level: fewer seldom have an interval
-BEYOND = 3  # requests past a percentile that a level should have: p95 wants 60 in all, p99 300
+FEWEST_FOR_INTERVAL = 40  # requests of a level: fewer seldom have an interval
+PAST_PERCENTILE = 3  # requests past a percentile that a level should have: p95 wants 60 in all, p99 300
 
 
 class Finder:
@@ -24,7 +24,7 @@ class Finder:
     def __init__(
         self, scenario: Scenario, objectives: Sequence[Objective], most: int, say: Callable[[str], object]
     ) -> None:
-        least = max(FEWEST, *(_least(each) for each in objectives), scenario.requests or 0)
+        least = max(FEWEST_FOR_INTERVAL, *(_requests_needed(each) for each in objectives), scenario.requests or 0)
         self._search = Search(least=least, a_stream=scenario.requests_per_stream, most=most)
         self._objectives = objectives
         self._max_error_ratio = scenario.max_error_ratio
@@ -70,9 +70,9 @@ class Finder:
         from loadtest.analyse.reports.summary import failed
 
         failures, requests = failed(summary), summary["requests"]
-        judged = judge(self._objectives, summary)
+        judged = judge_objectives(self._objectives, summary)
         void = summary["verdict"] == "void"
-        met, saw = decided(judged), "; ".join(map(str, judged))
+        met, saw = all_met(judged), "; ".join(map(str, judged))
         by_share = any(each.figure == ERRORS for each in self._objectives)
         if not by_share and failures > self._max_error_ratio * requests:
             met, saw = False, f"{failures} of {requests} requests failed"
@@ -102,6 +102,6 @@ class Finder:
         return found, sentence
 
 
-def _least(objective: Objective) -> int:
+def _requests_needed(objective: Objective) -> int:
     """Return how many requests a level should have, for the objective to be clear at once."""
-    return objective.requests if objective.figure == ERRORS else math.ceil(BEYOND / objective.tail - 1e-9)
+    return objective.requests if objective.figure == ERRORS else math.ceil(PAST_PERCENTILE / objective.tail - 1e-9)

@@ -74,7 +74,7 @@ class Key:
             if declared.choices and one not in declared.choices:
                 raise ScenarioError(f"{self.name} must be one of {', '.join(declared.choices)}, not {quoted(one)}.")
         if self.many and len(set(value)) != len(value):
-            raise ScenarioError(f"{self.name} names a value twice: {_listed(value)}.")
+            raise ScenarioError(f"{self.name} names a value twice: {_values_text(value)}.")
         if declared.text is not None:
             declared.text.check(self.name, value)
 
@@ -92,6 +92,6 @@ def _keys(schema: Any) -> tuple[Key, ...]:
     )
 
 
-def _listed(values: tuple[Any, ...]) -> str:
+def _values_text(values: tuple[Any, ...]) -> str:
     shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values[:20]]
     return ", ".join([*shown, "…"] if len(values) > 20 else shown)

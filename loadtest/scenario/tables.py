@@ -48,7 +48,7 @@ def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: b
             if name not in tables.values():
                 what = f"its keys ({', '.join(inside)})" if inside else "the scenario's keys"
                 raise ScenarioError(
-                    f"{where} has a table [{_short(name)}], which no scenario has; write {what} above all tables."
+                    f"{where} has a table [{_shortened(name)}], which no scenario has; write {what} above all tables."
                 )
             for one in value:
                 _check_known(one, list(tables), f"{where}, table [{name}],")
@@ -73,10 +73,10 @@ def _check_known(name: str, known: Sequence[str], where: str) -> None:
         return
     near = difflib.get_close_matches(name.replace("-", "_").lower(), known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}."
-    raise ScenarioError(f"{where} has an unknown key {_short(name)!r}{hint}")
+    raise ScenarioError(f"{where} has an unknown key {_shortened(name)!r}{hint}")
 
 
-def _short(name: str) -> str:
+def _shortened(name: str) -> str:
     return name if len(name) <= 40 else name[:39] + "…"
 
 

@@ -37,7 +37,7 @@ def connect(events: Events) -> None:
         return
     _connected.append(events)
     for part in (lifecycle, live_figures, console, web):  # records come before what is made of them
-        part.listen(events)
+        part.listen_to(events)
 
 
 connect(_events)

@@ -20,7 +20,7 @@ from loadtest.records import Clock
 from loadtest.scenario import Level
 from loadtest.target.settle import timeouts_of, trust
 from loadtest.users.arguments import Messages, text_of
-from loadtest.users.tryout import Settled
+from loadtest.users.tryout import UserTarget
 from loadtest.wire import Order, Posts, SyncWire, Waiter, now
 from loadtest.workloads.synthetic import Job, Workload, nonce_of
 
@@ -52,9 +52,9 @@ class Ready:
 
 
 class Channel:
-    """Sends the requests of one Settled; shared by all its users in this process, connections too."""
+    """Sends the requests of one UserTarget; shared by all its users in this process, connections too."""
 
-    def __init__(self, settled: Settled, waiter: Waiter, *, clock: Clock, numbers: Iterator[int]) -> None:
+    def __init__(self, settled: UserTarget, waiter: Waiter, *, clock: Clock, numbers: Iterator[int]) -> None:
         """`numbers` gives every request of this process its ordinal, whichever channel sends it."""
         scenario, target = settled.scenario, settled.target
         self.scenario = scenario

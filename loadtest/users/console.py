@@ -15,7 +15,7 @@ from loadtest.users.live_figures import board
 LOGGER = logging.getLogger("locust.stats_logger")  # Locust's own tables go there
 
 
-def listen(events: Events) -> None:
+def listen_to(events: Events) -> None:
     """Report at the end of a process that shows figures: one alone, or the master. Call it once."""
     text: list[str] = []
 
@@ -24,11 +24,11 @@ def listen(events: Events) -> None:
         if isinstance(environment.runner, WorkerRunner) or board.generation is None:
             return
         rows, run, facts = board.rows(), recording.run_folder(), recording.run_facts()
-        mark = tables.simulated(facts)
-        text.extend((*tables.lines(rows, mark), ""))
-        text.extend(str(gate) for gate in gates.apply(environment))
+        mark = tables.simulated_as(facts)
+        text.extend((*tables.table_lines(rows, mark), ""))
+        text.extend(str(gate) for gate in gates.apply_gates(environment))
         text.extend(ending.conclude(environment, run, facts))
-        text.extend(locust_files.write(environment.parsed_options, rows, run, mark))
+        text.extend(locust_files.write_files(environment.parsed_options, rows, run, mark))
         if run is not None:
             text.append(f"Run folder: {run.path} (charts and report: loadtest report {run.path})")
 

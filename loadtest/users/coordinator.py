@@ -20,30 +20,30 @@ from loadtest.measure.descriptors import room_for
 from loadtest.run_folder import RunFolder
 from loadtest.users import export, recording
 from loadtest.users.ending import MISTAKE
-from loadtest.users.levels import Seen, Standing
+from loadtest.users.levels import CurrentLevel, LevelRequests
 from loadtest.users.live_figures import wait_for_workers
 from loadtest.users.options import Settings
-from loadtest.users.run import Prepared, Run, free_path, prepare
+from loadtest.users.run import LocustRun, Prepared, free_path, prepare
 from loadtest.wire import now
 
 RUN, LEVEL = "loadtest_run", "loadtest_level"  # messages of the master to its workers …
 ENDED, TROUBLE = "loadtest_ended", "loadtest_trouble"  # … and of theirs to it
-POLL_S = 0.05  # how often the target user count is looked at: only warm-ups are sent before it is seen
+USERS_POLL_S = 0.05  # how often the target user count is looked at: only warm-ups are sent before it is seen
 GONE_NS = 500_000_000  # a worker or a user that ends with the test may be gone a moment before we hear of the end
 REPORTED_NS = 7_000_000_000  # workers report their users every 3 s
-LEAD_NS = 200_000_000  # open-loop schedules begin so long after all users are there: every worker has heard by then
+SCHEDULE_LEAD_NS = 200_000_000  # from the last user's start to an open loop's schedule: all workers have heard by then
 
 logger = logging.getLogger(__name__)
 
 
-class Decider:
+class Coordinator:
     """The listeners of a process that decides. `runner` is None under run_single_user."""
 
     def __init__(self, environment: Environment, runner: Runner | None) -> None:
         self._environment = environment
         self._runner = runner
-        self._run: Run | None = None  # while a test runs
-        self._last: Run | None = None
+        self._run: LocustRun | None = None  # while a test runs
+        self._last: LocustRun | None = None
         self._barred: LoadTestError | None = None  # why no test can begin in this process
         self._ahead: Prepared | LoadTestError | None = None
         self._announced = 0  # the target user count that everybody knows of, …
@@ -130,7 +130,7 @@ class Decider:
         if runner is not None and not isinstance(runner, MasterRunner):
             opened = any(one.open_loop for one in prepared.settled.values())
             room_for(None if opened else runner.target_user_count)
-        run = self._run = self._last = Run(environment, prepared, path)
+        run = self._run = self._last = LocustRun(environment, prepared, path)
         if path is not None:
             self._taken.add(path)
             logger.info("Run folder: %s", path)
@@ -235,12 +235,12 @@ class Decider:
         gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
         raise GreenletExit  # no listener after us may begin, and no user be started; Locust logs no traceback of it
 
-    def _standing(self) -> Standing:
+    def _standing(self) -> CurrentLevel:
         """Say where the test stands, for users of this very process."""
         runner, run = self._runner, self._run
         if run is None or runner is None:
-            return Standing(0, steady=runner is None)
-        return Standing(run.levels.index(runner.target_user_count), steady=runner.state == STATE_RUNNING)
+            return CurrentLevel(0, steady=runner is None)
+        return CurrentLevel(run.levels.index(runner.target_user_count), steady=runner.state == STATE_RUNNING)
 
     def _follow(self) -> None:
         """Notice when another number of users is asked for."""
@@ -255,7 +255,7 @@ class Decider:
                 self._announce(steady=True)
             self._look_after_workers()
             self._look_after_users()
-            gevent.sleep(POLL_S)
+            gevent.sleep(USERS_POLL_S)
 
     def _reached(self, **_: Any) -> None:
         if self._run is not None and self._runner is not None:
@@ -268,7 +268,7 @@ class Decider:
         assert runner is not None
         assert run is not None
         self._announced, self._steady, self._shares = runner.target_user_count, steady, self._at_work()
-        start = time.time_ns() + LEAD_NS
+        start = time.time_ns() + SCHEDULE_LEAD_NS
         if not isinstance(runner, MasterRunner):
             if steady:
                 recording.schedule_from(start, 0, 1)
@@ -327,7 +327,7 @@ class Decider:
         if self._last is not None and msg.data["id"] == self._last.clock.wall_ns:
             if (failure := msg.data["failure"]) is not None:
                 self._last.failure = f"worker {self._workers.get(msg.node_id, msg.node_id)}: {failure}"
-            seen = {int(level): Seen.from_json(row) for level, row in msg.data["seen"].items()}
+            seen = {int(level): LevelRequests.from_json(row) for level, row in msg.data["seen"].items()}
             self._last.add_seen(seen, msg.data["clock_steps"])
             self._done.add(msg.node_id)
 

@@ -29,7 +29,7 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
         return
     if failure := facts.get("failure"):
         yield f"The run is not complete: {failure}"
-    verdict, reasons = _judged(run)
+    verdict, reasons = _verdict_of(run)
     total = board.total()
     if not reasons and not total.requests + total.warmup + total.cancelled:  # no user, or no worker that could record
         verdict, reasons = VOID, ["nothing was sent"]
@@ -40,7 +40,7 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
         environment.process_exit_code = NOT_TO_BE_BELIEVED
 
 
-def _judged(run: RunFolder) -> tuple[str | None, list[str]]:
+def _verdict_of(run: RunFolder) -> tuple[str | None, list[str]]:
     """Return the run's verdict and its reasons; None where its records are not here (workers on other hosts)."""
     if not any(run.path.glob("requests-*.jsonl")):
         return None, []

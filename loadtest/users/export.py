@@ -25,10 +25,10 @@ def begin(environment: Environment) -> None:
         return
     listener = endpoint.listen(address, port)
     logger.info("metrics: %s", endpoint.url_of(listener))
-    endpoint.Endpoint(listener, lambda: _politely(seen(board)))
+    endpoint.Endpoint(listener, lambda: _politely(run_so_far(board)))
 
 
-def seen(shown: Board) -> Seen:
+def run_so_far(shown: Board) -> Seen:
     """Return what a board knows of the run."""
     folder, facts, clients = recording.run_folder(), recording.run_facts(), shown.clients()
     decoding, waiting = recording.in_all(shown.in_flight())

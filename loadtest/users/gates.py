@@ -34,7 +34,7 @@ class Gate:
         return f"gate {self.option}: {word}, {self.saw}"
 
 
-def judge(settings: Settings, total: Figures) -> Iterator[Gate]:
+def judge_gates(settings: Settings, total: Figures) -> Iterator[Gate]:
     """Yield the gates that were asked for, judged by all requests that were sent; what is unknown does not pass."""
     ratio, limit, least = settings.max_failure_ratio, settings.max_ttft_p95, settings.min_tokens_per_s
     if ratio is not None:
@@ -45,12 +45,12 @@ def judge(settings: Settings, total: Figures) -> Iterator[Gate]:
         passed = share is not None and share <= ratio
         yield Gate(f"--max-failure-ratio {ratio:g}", passed, saw, judged=share is not None)
     if limit is not None:
-        yield _ttft(f"--max-ttft-p95 {limit:g}", limit, total)
+        yield _ttft_gate(f"--max-ttft-p95 {limit:g}", limit, total)
     if least is not None:
-        yield _speed(f"--min-tokens-per-s {least:g}", least, total)
+        yield _speed_gate(f"--min-tokens-per-s {least:g}", least, total)
 
 
-def _ttft(option: str, limit: float, total: Figures) -> Gate:
+def _ttft_gate(option: str, limit: float, total: Figures) -> Gate:
     """Judge TTFT p95 over all requests: one that failed, or never got a token, is slower than any limit."""
     known = total.histograms["ttft_s"]
     lost = total.failures + total.measured - known.count
@@ -65,7 +65,7 @@ def _ttft(option: str, limit: float, total: Figures) -> Gate:
     return Gate(option, p95 <= limit, f"TTFT p95{among} is {p95:.3g} s")
 
 
-def _speed(option: str, least: float, total: Figures) -> Gate:
+def _speed_gate(option: str, least: float, total: Figures) -> Gate:
     """Judge the median stream's tokens/s over all requests, where one that failed has none."""
     known, lost = total.histograms["stream_tokens_per_s"], total.failures
     requests = known.count + lost
@@ -79,10 +79,10 @@ def _speed(option: str, least: float, total: Figures) -> Gate:
     return Gate(option, p50 >= least, f"a stream's tokens/s p50{among} is {p50:.3g}")
 
 
-def apply(environment: Environment) -> list[Gate]:
+def apply_gates(environment: Environment) -> list[Gate]:
     """Judge the run that `board` holds, set the exit code accordingly, and return the gates."""
     try:
-        gates = list(judge(Settings.of(environment.parsed_options), board.total()))
+        gates = list(judge_gates(Settings.of(environment.parsed_options), board.total()))
     except ScenarioError:  # the test was refused for it, and the user told
         return []
     if gates and not all(gate.passed for gate in gates):

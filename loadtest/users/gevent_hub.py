@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import gevent
 from gevent.event import Event
@@ -17,14 +17,12 @@ from loadtest.measure.failure import GivenUpError
 from loadtest.wire import Heartbeat, LagLog, WallClock, now
 from loadtest.wire.clock import BEAT, stamps_wanted
 from loadtest.wire.poller import Poller
+from loadtest.wire.sync_wire import Deadline
 
 READ, WRITE = 1, 2  # libev's event masks
 OVERDUE_S = 0.25  # between two looks for requests past their deadline; one that is nearer than that has its own timer
 PORTION_NS = 8_000_000  # of sending between two looks at the sockets: less than a token gap of fast streams
 SAMPLE_NS = 1_000_000_000
-
-Deadline = Callable[[], float]
-T = TypeVar("T")
 
 
 class HubReaders:
@@ -137,7 +135,7 @@ class GeventWaiter:
                 switch.switch(False)
 
 
-def _answer(switch: Switch[T]) -> T:
+def _answer(switch: Switch[Any]) -> Any:
     """Return what a switch was given; what is thrown into its greenlet comes of no step of ours: raises GivenUpError."""
     try:
         return switch.get()

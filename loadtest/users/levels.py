@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class CurrentLevel:
     """Where the run stands when a request is sent."""
 
     level: int
@@ -26,14 +26,14 @@ class Standing:
 
 
 @dataclass(slots=True)
-class Seen:
+class LevelRequests:
     """What was asked for in one level: facts that only the processes with users know."""
 
     inputs: set[int | None] = field(default_factory=set)
     outputs: set[int | None] = field(default_factory=set)
     rates: set[float] = field(default_factory=set)
 
-    def merge(self, other: Seen) -> None:
+    def merge(self, other: LevelRequests) -> None:
         self.inputs |= other.inputs
         self.outputs |= other.outputs
         self.rates |= other.rates
@@ -42,12 +42,12 @@ class Seen:
         return [list(self.inputs), list(self.outputs), list(self.rates)]
 
     @classmethod
-    def from_json(cls, row: list[list[Any]]) -> Seen:
+    def from_json(cls, row: list[list[Any]]) -> LevelRequests:
         return cls(*map(set, row))
 
 
 @dataclass(slots=True)
-class _Stretch:
+class _SteadyPeriod:
     """A time in which as many users as asked for were there."""
 
     level: int
@@ -60,10 +60,10 @@ class Levels:
 
     def __init__(self) -> None:
         self._index: dict[int, int] = {}
-        self._stretches: list[_Stretch] = []
+        self._periods: list[_SteadyPeriod] = []
         self._given_up: dict[int, str] = {}
         self._missed: dict[int, int] = {}  # users that ended by themselves, the most at once
-        self.seen: dict[int, Seen] = {}
+        self.seen: dict[int, LevelRequests] = {}
 
     def index(self, users: int) -> int:
         """Return the level of a user count."""
@@ -71,13 +71,13 @@ class Levels:
 
     def ramp(self) -> None:
         """Note that the user count begins to change."""
-        if self._stretches and self._stretches[-1].ended is None:
-            self._stretches[-1].ended = now()
+        if self._periods and self._periods[-1].ended is None:
+            self._periods[-1].ended = now()
 
     def reached(self, users: int) -> None:
         """Note that all users of a level are there."""
         self.ramp()
-        self._stretches.append(_Stretch(self.index(users), now()))
+        self._periods.append(_SteadyPeriod(self.index(users), now()))
 
     def give_up(self, users: int, why: str) -> None:
         """Note that the level of a user count was ended because it is hopeless."""
@@ -88,17 +88,17 @@ class Levels:
         level = self.index(users)
         self._missed[level] = max(gone, self._missed.get(level, 0))
 
-    def merge_seen(self, seen: dict[int, Seen]) -> None:
+    def merge_seen(self, seen: dict[int, LevelRequests]) -> None:
         for level, facts in seen.items():
-            self.seen.setdefault(level, Seen()).merge(facts)
+            self.seen.setdefault(level, LevelRequests()).merge(facts)
 
     def facts(self, anchor_ns: int) -> list[dict[str, Any]]:
-        """Return what run.json says of each level; started_ns and ended_ns only where it ran in one stretch."""
+        """Return what run.json says of each level; started_ns and ended_ns only where it ran in one period."""
         self.ramp()
         return [self._facts(users, index, anchor_ns) for users, index in self._index.items() if users]
 
     def _facts(self, users: int, index: int, anchor_ns: int) -> dict[str, Any]:
-        seen = self.seen.get(index, Seen())
+        seen = self.seen.get(index, LevelRequests())
         level = Level(
             index=index,
             concurrency=users,
@@ -107,14 +107,14 @@ class Levels:
             words=None,
             requests=0,
         )
-        stretches = [stretch for stretch in self._stretches if stretch.level == index and stretch.ended is not None]
+        periods = [period for period in self._periods if period.level == index and period.ended is not None]
         facts = {**level_facts(level), "rate": _only(seen.rates)}
         if index in self._given_up:
             facts["stopped"] = self._given_up[index]
         if index in self._missed:
             facts["users_gone"] = self._missed[index]
-        if len(stretches) == 1 and stretches[0].ended is not None:
-            facts |= {"started_ns": stretches[0].started - anchor_ns, "ended_ns": stretches[0].ended - anchor_ns}
+        if len(periods) == 1 and periods[0].ended is not None:
+            facts |= {"started_ns": periods[0].started - anchor_ns, "ended_ns": periods[0].ended - anchor_ns}
         return facts
 
 

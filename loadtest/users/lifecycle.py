@@ -11,16 +11,16 @@ from locust.env import Environment
 from locust.event import Events
 from locust.runners import Runner, WorkerRunner
 
-from loadtest.users.coordinator import Decider
+from loadtest.users.coordinator import Coordinator
 from loadtest.users.options import add_options
 from loadtest.users.run import withhold_passwords
 from loadtest.users.signals import Signals
-from loadtest.users.worker import Worker
+from loadtest.users.worker import LocustWorker
 
 INIT_S = 60.0
 
 
-def listen(events: Events) -> None:
+def listen_to(events: Events) -> None:
     """Have every test on these events recorded. Call it before others whose figures come of the records."""
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line a request
     hooks: Any = events  # untyped in Locust
@@ -51,12 +51,12 @@ def _init(environment: Environment, runner: Runner | None, **_: Any) -> None:
     withhold_passwords(environment)
     heeded = runner is not None and environment.parsed_options is not None
     if isinstance(runner, WorkerRunner):
-        Worker(environment, runner).listen()
+        LocustWorker(environment, runner).listen()
         if heeded:
             Signals(environment, runner, begun=lambda: True, interrupt=bool).listen()
         return
-    decider = Decider(environment, runner)
+    coordinator = Coordinator(environment, runner)
     if heeded:
         assert runner is not None
-        Signals(environment, runner, begun=decider.has_begun, interrupt=decider.interrupt).listen()
-    decider.listen()
+        Signals(environment, runner, begun=coordinator.has_begun, interrupt=coordinator.interrupt).listen()
+    coordinator.listen()

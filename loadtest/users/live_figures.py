@@ -63,7 +63,7 @@ class Second:
 
 
 @dataclass(slots=True)
-class Worker:
+class WorkerReport:
     """What a worker said last."""
 
     live: InFlight
@@ -89,7 +89,7 @@ class Board:
 
     def reset(self, generation: int | None = None) -> None:
         self.generation = generation
-        self._workers: dict[str, Worker] = {}
+        self._workers: dict[str, WorkerReport] = {}
         self._figures: dict[str, Figures] = {}
         self._seconds: dict[int, Second] = {}
         self._points: dict[int, dict[str, Any]] = {}
@@ -145,7 +145,7 @@ class Board:
             return
         if delta["upto"] is not None:
             live = {name: (decoding, waiting) for name, (decoding, waiting) in delta["live"].items()}
-            self._workers[worker] = Worker(live, delta["client"], delta["upto"], time.monotonic())
+            self._workers[worker] = WorkerReport(live, delta["client"], delta["upto"], time.monotonic())
         for name, figures in delta["names"].items():
             self._figures.setdefault(name, Figures()).merge(Figures.from_json(figures))
         for second, one in delta["seconds"].items():
@@ -231,7 +231,7 @@ class Board:
             del self._seconds[second]
             self._points.pop(second, None)
 
-    def _present(self) -> list[Worker]:
+    def _present(self) -> list[WorkerReport]:
         """Return the workers that were heard of lately."""
         now = time.monotonic()
         return [worker for worker in self._workers.values() if now - worker.heard < MISSING_S]
@@ -246,7 +246,7 @@ class Board:
 board = Board()
 
 
-def listen(events: Events) -> None:
+def listen_to(events: Events) -> None:
     """Connect `board` to Locust: reset with each test, reported by workers, merged by the master. Call it once."""
     board.live, board.client = recording.live, recording.client
     recording.record_listeners.append(_count)
@@ -259,7 +259,7 @@ def _count(name: str, record: Record) -> None:
     board.add(name, record, recorder.clock.wall_ns * metrics.S_PER_NS)
 
 
-def _judged(name: str, context: dict[str, Any] | None = None, exception: Exception | None = None, **_: Any) -> None:
+def _overrule(name: str, context: dict[str, Any] | None = None, exception: Exception | None = None, **_: Any) -> None:
     """Follow a test that itself said whether a request of ours failed (catch_response), once its record was counted."""
     if context and "dialect" in context and not context["warmup"]:
         board.overrule(name, context["outcome"], failed=exception is not None)
@@ -269,7 +269,7 @@ def _connect(environment: Environment, runner: Runner | None, **_: Any) -> None:
     if runner is None:  # run_single_user
         return
     events: Any = environment.events  # untyped in Locust, as is gevent
-    events.request.add_listener(_judged)
+    events.request.add_listener(_overrule)
     runner.register_message(RESET, _take_reset)
     if isinstance(runner, WorkerRunner):
         runner.register_message(FINISH, _finish)

@@ -15,14 +15,15 @@ from typing import Any
 
 from loadtest.errors import LoadTestError
 from loadtest.run_folder import RunFolder
-from loadtest.users.tables import GROUPS, NOTHING, notes, number
+from loadtest.users.tables import GROUPS, NO_FIGURE, figure_text, table_notes
 
-DURATIONS = ("ttft_", "itl_", "tpot_", "queue_wait_", "lag_")  # so begin the keys of a row that are in seconds
+SECONDS_KEYS = ("ttft_", "itl_", "tpot_", "queue_wait_", "lag_")  # so begin the keys of a row that are in seconds
 ANCHOR = '<div id="root"></div>'  # where Locust's page draws itself
-Rows = list[dict[str, Any]]
 
 
-def write(options: argparse.Namespace | None, rows: Rows, run: RunFolder | None, mark: str | None) -> Iterator[str]:
+def write_files(
+    options: argparse.Namespace | None, rows: list[dict[str, Any]], run: RunFolder | None, mark: str | None
+) -> Iterator[str]:
     """Write what the options ask for; yield a sentence for each file that could not be.
 
     --json prints one document of Locust's own to stdout, and a second one there would break who parses it.
@@ -31,7 +32,7 @@ def write(options: argparse.Namespace | None, rows: Rows, run: RunFolder | None,
     jobs = (
         (asked.get("csv_prefix"), "_streams.csv", lambda path: path.write_text(csv_text(rows), encoding="utf-8")),
         (asked.get("json_file"), "_streams.json", lambda path: path.write_text(json_text(rows), encoding="utf-8")),
-        (asked.get("html_file"), "", lambda path: insert(path, section(rows, pictures(run), mark))),
+        (asked.get("html_file"), "", lambda path: insert_section(path, html_section(rows, chart_images(run), mark))),
     )
     for name, suffix, job in jobs:
         if name:
@@ -42,23 +43,23 @@ def write(options: argparse.Namespace | None, rows: Rows, run: RunFolder | None,
                 yield f"The streaming figures are not in {path}: {error.strerror}."
 
 
-def csv_text(rows: Rows) -> str:
+def csv_text(rows: list[dict[str, Any]]) -> str:
     """Return a line a row, None as an empty cell; the heads say which columns are seconds."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([f"{key}_s" if key.startswith(DURATIONS) else key for key in rows[0]])
+    writer.writerow([f"{key}_s" if key.startswith(SECONDS_KEYS) else key for key in rows[0]])
     for row in rows:
         writer.writerow(["; ".join(value) if isinstance(value, list) else value for value in row.values()])
     return text.getvalue()
 
 
-def json_text(rows: Rows) -> str:
+def json_text(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a list of objects; durations in seconds."""
-    named = [{f"{key}_s" if key.startswith(DURATIONS) else key: value for key, value in row.items()} for row in rows]
+    named = [{f"{key}_s" if key.startswith(SECONDS_KEYS) else key: value for key, value in row.items()} for row in rows]
     return json.dumps(named, indent=2) + "\n"
 
 
-def pictures(run: RunFolder | None) -> list[tuple[str, bytes]]:
+def chart_images(run: RunFolder | None) -> list[tuple[str, bytes]]:
     """Draw the run's charts; return (caption, PNG) each, nothing where the folder holds no request to draw."""
     if run is None or next(run.records(), None) is None:
         return []
@@ -73,33 +74,33 @@ def pictures(run: RunFolder | None) -> list[tuple[str, bytes]]:
         return [(CAPTIONS.get(path.name, path.stem), path.read_bytes()) for path in drawn]
 
 
-def section(rows: Rows, charts: list[tuple[str, bytes]], mark: str | None) -> str:
+def html_section(rows: list[dict[str, Any]], charts: list[tuple[str, bytes]], mark: str | None) -> str:
     """Return the figures and charts as a piece of HTML that brings its style and fetches nothing."""
     head = "".join(f'<th colspan="{len(columns)}" scope="colgroup">{escape(group)}</th>' for group, columns in GROUPS)
     parts = "".join(f"<th>{escape(part)}</th>" for _, columns in GROUPS for part, _, _ in columns)
     body = "".join(
         f"<tr><td>{escape(row['name'])}</td>"
-        + "".join(f"<td>{number(row[key], factor)}</td>" for _, columns in GROUPS for _, key, factor in columns)
-        + f"<td>{row['verdict'] or NOTHING}</td></tr>"
+        + "".join(f"<td>{figure_text(row[key], factor)}</td>" for _, columns in GROUPS for _, key, factor in columns)
+        + f"<td>{row['verdict'] or NO_FIGURE}</td></tr>"
         for row in rows
     )
     warning = (
         f"<p><strong>SIMULATED SERVER</strong> ({escape(mark)}): not the figures of a real one.</p>" if mark else ""
     )
-    said = "".join(f"<p>{escape(line)}</p>" for line in notes(rows))
+    said = "".join(f"<p>{escape(line)}</p>" for line in table_notes(rows))
     images = "".join(
         f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
         for caption, image in charts
     )
     return (
-        f'<section class="loadtest"><style>{CSS}</style><h2>Streaming figures</h2>{warning}<div><table>'
+        f'<section class="loadtest"><style>{SECTION_STYLE}</style><h2>Streaming figures</h2>{warning}<div><table>'
         f'<thead><tr><th rowspan="2">Name</th>{head}<th rowspan="2">verdict</th></tr><tr>{parts}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{said}{images}</section>"
     )
 
 
-def joined(page: str, piece: str) -> str:
+def with_section(page: str, piece: str) -> str:
     """Return Locust's page with a piece of HTML in it, beneath what Locust draws."""
     before, anchor, after = page.rpartition(ANCHOR)
     if not anchor:
@@ -108,15 +109,15 @@ def joined(page: str, piece: str) -> str:
     return before + anchor + piece + after
 
 
-def insert(path: Path, piece: str) -> None:
-    """Put a piece of HTML into the page that Locust wrote, as `joined` does; the file is replaced whole or not at all."""
+def insert_section(path: Path, piece: str) -> None:
+    """Put a piece of HTML into the page that Locust wrote, as `with_section` does; the file is replaced whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(joined(path.read_text(encoding="utf-8"), piece), encoding="utf-8")
+    partial.write_text(with_section(path.read_text(encoding="utf-8"), piece), encoding="utf-8")
     partial.replace(path)
 
 
 # Colours come from the page, which Locust paints light or dark.
-CSS = """
+SECTION_STYLE = """
 .loadtest { font: 14px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 24px; }
 .loadtest h2 { font-size: 2.1rem; font-weight: 400; margin: 0 0 .5rem; }
 .loadtest div { overflow-x: auto; }

@@ -19,14 +19,14 @@ from loadtest.errors import ScenarioError
 from loadtest.measure.schedule import Share, instants
 from loadtest.scenario import Scenario
 from loadtest.users import recording
-from loadtest.users.levels import Seen
+from loadtest.users.levels import LevelRequests
 from loadtest.users.options import Settings
 from loadtest.users.user import ModelUser
 from loadtest.wire import now
 
-EARLY_NS = 1_500_000  # a sleep may end 1 ms late: sleep to this much before the instant, then let others run until it
+WAKE_EARLY_NS = 1_500_000  # a sleep may end 1 ms late, so it ends this much before the instant; then others run
 LATE_NS = 5_000_000  # an arrival that left later than this is counted as late
-POLL_S = 0.01
+SHARE_POLL_S = 0.01
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class OpenLoopUser(ModelUser):
         assert recorder is not None
         with recorder.one_schedule:
             while (share := recording.share()) is None:
-                gevent.sleep(POLL_S)
+                gevent.sleep(SHARE_POLL_S)
             in_flight = Group()
             try:
                 self._keep(recorder, share, in_flight)
@@ -94,13 +94,13 @@ class OpenLoopUser(ModelUser):
             if not mine.takes(number):
                 continue
             due = start + offset
-            if (left := due - now()) > EARLY_NS:
-                gevent.sleep((left - EARLY_NS) / 1e9)
+            if (left := due - now()) > WAKE_EARLY_NS:
+                gevent.sleep((left - WAKE_EARLY_NS) / 1e9)
             while now() < due:
                 gevent.sleep(0)
             if recording.share() != share:  # workers came or went: another share of a schedule that begins anew
                 return
             recorder.released += 1
             recorder.late += now() - due > LATE_NS
-            recorder.seen.setdefault(recorder.standing().level, Seen()).rates.add(self.requests_per_s())
+            recorder.seen.setdefault(recorder.standing().level, LevelRequests()).rates.add(self.requests_per_s())
             in_flight.spawn(self.arrive, due)

@@ -20,10 +20,10 @@ from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
 from loadtest.target.settle import control_client, loaded_facts, run_facts, trust
 from loadtest.urls import without_secrets
-from loadtest.users.levels import Levels, Seen
+from loadtest.users.levels import LevelRequests, Levels
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.options import Settings
-from loadtest.users.tryout import Settled, settle
+from loadtest.users.tryout import UserTarget, try_out
 from loadtest.users.user import ModelUser
 
 
@@ -32,7 +32,7 @@ class Prepared:
     """A test that can begin: everything that could be wrong with what it asks has been found."""
 
     name: str
-    settled: dict[str, Settled]  # by the name of the user class
+    settled: dict[str, UserTarget]  # by the name of the user class
 
 
 def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepared | None = None) -> Prepared | None:
@@ -43,7 +43,7 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
     """
     withhold_passwords(environment)  # the start form may have given another host
     settings = Settings.of(environment.parsed_options)
-    name = _name(environment.locustfile)
+    name = _locustfile_name(environment.locustfile)
     classes = [one for one in environment.user_classes if issubclass(one, ModelUser)]
     if not classes:
         return None
@@ -65,7 +65,7 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
             )
         scenario = user_class.scenario(settings, host=environment.host, name=name, seed=seed)
         if scenario not in by_scenario:
-            by_scenario[scenario] = settle(scenario, say)
+            by_scenario[scenario] = try_out(scenario, say)
         one = by_scenario[scenario]
         if one.target.facts not in targets:
             targets.append(one.target.facts)
@@ -87,7 +87,7 @@ def withhold_passwords(environment: Environment) -> None:
                 holder.host = without_secrets(host)  # no URL: said when the test begins
 
 
-class Run:
+class LocustRun:
     """A test that has begun. Its folder holds run.json from the start, in state "running"."""
 
     def __init__(self, environment: Environment, prepared: Prepared, path: Path | None) -> None:
@@ -108,7 +108,7 @@ class Run:
         lost = self.facts["locust"].setdefault("lost_workers", [])
         lost.append({"worker": name, "t_ns": since - self.clock.monotonic_ns, "why": why})
 
-    def add_seen(self, seen: dict[int, Seen], clock_steps: int) -> None:
+    def add_seen(self, seen: dict[int, LevelRequests], clock_steps: int) -> None:
         """Take what a process with users knows at its end; also after `end`, for workers may be late."""
         self.levels.merge_seen(seen)
         self.clock_steps += clock_steps
@@ -183,7 +183,7 @@ class Run:
 
 def free_path(asked: str | None, locustfile: str | None, taken: set[Path]) -> Path:
     """Return the folder for a test: the one asked for, numbered where this process has filled it in an earlier test."""
-    first = Path(asked).absolute() if asked else default_folder(_name(locustfile)).absolute()
+    first = Path(asked).absolute() if asked else default_folder(_locustfile_name(locustfile)).absolute()
     path, number = first, 1
     while path in taken:
         number += 1
@@ -191,7 +191,7 @@ def free_path(asked: str | None, locustfile: str | None, taken: set[Path]) -> Pa
     return path
 
 
-def _name(locustfile: str | None) -> str:
+def _locustfile_name(locustfile: str | None) -> str:
     return Path(locustfile or "locust").stem
 
 

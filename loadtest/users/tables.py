@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-NOTHING = "–"
+NO_FIGURE = "–"
 Groups = tuple[tuple[str, tuple[tuple[str, str, int], ...]], ...]
 # The columns of tables: heading, then (part, key of Figures.row, factor) each; factor 1000 shows seconds as ms.
 GROUPS: Groups = (
@@ -21,23 +21,23 @@ NOW: Groups = (("streams now", (("decoding", "decoding", 0), ("waiting", "waitin
 WIDTH = 7  # of a number
 
 
-def simulated(facts: dict[str, Any]) -> str | None:
+def simulated_as(facts: dict[str, Any]) -> str | None:
     """Return profile and speed of the simulated server of a run (its run.json), None for a real or unknown one."""
     said = (facts.get("server") or {}).get("simulated")
     return f"profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
 
 
-def number(value: float | None, factor: int) -> str:
+def figure_text(value: float | None, factor: int) -> str:
     """Return about three digits, times `factor`; 0 marks a count."""
     if value is None:
-        return NOTHING
+        return NO_FIGURE
     if factor == 0:
         return str(value)
     scaled = value * factor
     return f"{scaled:.0f}" if abs(scaled) >= 99.95 else f"{scaled:.1f}" if abs(scaled) >= 9.995 else f"{scaled:.2f}"
 
 
-def lines(rows: list[dict[str, Any]], mark: str | None = None) -> list[str]:
+def table_lines(rows: list[dict[str, Any]], mark: str | None = None) -> list[str]:
     """Return the rows of a board as lines of an aligned table like Locust's, with what they leave out and doubt."""
     names = max(20, *(len(row["name"]) for row in rows))
     heads, parts, rule = " " * names, f"{'Name':{names}}", "-" * names
@@ -57,13 +57,13 @@ def lines(rows: list[dict[str, Any]], mark: str | None = None) -> list[str]:
             text.append(text[3])
         cells = f"{row['name']:{names}}"
         for group, columns in GROUPS:
-            figures = "".join(f" {number(row[key], factor):>{WIDTH}}" for _, key, factor in columns)
+            figures = "".join(f" {figure_text(row[key], factor):>{WIDTH}}" for _, key, factor in columns)
             cells += f" |{figures:>{widths[group]}}"
-        text.append(f"{cells} | {row['verdict'] or NOTHING}")
-    return [*text, *notes(rows)]
+        text.append(f"{cells} | {row['verdict'] or NO_FIGURE}")
+    return [*text, *table_notes(rows)]
 
 
-def notes(rows: list[dict[str, Any]]) -> Iterator[str]:
+def table_notes(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Yield what stands below a table: what was left out, and every reason for doubt once."""
     total = rows[-1]
     left_out = [

@@ -16,7 +16,7 @@ from loadtest.workloads.tokens import Calibration, Counter, load_counter
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class UserTarget:
     """One server and model with what is asked of it."""
 
     scenario: Scenario
@@ -55,8 +55,8 @@ class Settled:
         )
 
 
-def settle(scenario: Scenario, say: Callable[[str], object]) -> Settled:
+def try_out(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
     """Settle a scenario as measure.target.settle does, its errors included."""
     with control_client(trust(scenario.ca_file), scenario.connect_timeout) as control:
         target, workload = measured.settle(control, scenario, say)
-    return Settled(scenario, target, workload.calibration)
+    return UserTarget(scenario, target, workload.calibration)

@@ -33,7 +33,7 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class LatestRun:
     """Where the web UI hears of the latest run: what its run.json says, its folder, why no other began since."""
 
     facts: Callable[[], dict[str, Any]] = recording.run_facts
@@ -41,7 +41,7 @@ class Told:
     refusal: Callable[[], str | None] = recording.refusal
 
 
-def listen(events: Events) -> None:
+def listen_to(events: Events) -> None:
     """Extend the web UI of the process that has one. Call it once."""
 
     def extend(web_ui: WebUI | None, **_: Any) -> None:
@@ -52,13 +52,13 @@ def listen(events: Events) -> None:
     hooks.init.add_listener(extend)
 
 
-def attach(web_ui: WebUI, shown: Board, told: Told | None = None) -> None:
+def attach(web_ui: WebUI, shown: Board, told: LatestRun | None = None) -> None:
     """Add the tab and the routes /loadtest, /loadtest/figures and /loadtest/streams.csv to a web UI.
 
     They stand below --web-base-path, and with --web-login ask for it as Locust's own do. Locust's report, for reading
     and for download, gets the section that the file of --html has.
     """
-    told = told or Told()
+    told = told or LatestRun()
     app = web_ui.app
     assert app is not None
     app.register_blueprint(_routes(web_ui, shown, told))
@@ -66,7 +66,7 @@ def attach(web_ui: WebUI, shown: Board, told: Told | None = None) -> None:
 
     def begin(_: Flask, context: dict[str, Any], **__: Any) -> None:
         if "template_args" in context:
-            context["template_args"] = {**context["template_args"], "state": state(web_ui, told)}
+            context["template_args"] = {**context["template_args"], "state": test_state(web_ui, told)}
 
     before_render_template.connect(begin, app, weak=False)
     arguments: dict[str, Any] = web_ui.template_args
@@ -75,7 +75,7 @@ def attach(web_ui: WebUI, shown: Board, told: Told | None = None) -> None:
     arguments["extended_csv_files"] = [*arguments.get("extended_csv_files", ()), download]
 
 
-def _routes(web_ui: WebUI, shown: Board, told: Told) -> Blueprint:
+def _routes(web_ui: WebUI, shown: Board, told: LatestRun) -> Blueprint:
     """Return our own pages, below the same prefix and behind the same login as Locust's."""
     assert web_ui.app is not None
     routes = Blueprint(
@@ -109,9 +109,9 @@ def _routes(web_ui: WebUI, shown: Board, told: Told) -> Blueprint:
     return routes
 
 
-def _amending(web_ui: WebUI, shown: Board, told: Told) -> Callable[[Response], Response]:
+def _amending(web_ui: WebUI, shown: Board, told: LatestRun) -> Callable[[Response], Response]:
     """Return what changes Locust's own answers: our script, our section in its report, the state as it is."""
-    charts = Charts()
+    charts = ChartCache()
 
     def amend(answer: Response) -> Response:
         if answer.status_code != 200:
@@ -119,11 +119,11 @@ def _amending(web_ui: WebUI, shown: Board, told: Told) -> Callable[[Response], R
         if request.endpoint == "locust.index":
             answer.set_data(answer.get_data().replace(b"</body>", SCRIPT + b"</body>"))
         elif request.endpoint == "locust.stats_report" and shown.generation is not None:
-            rows, mark = shown.rows(), tables.simulated(told.facts())
+            rows, mark = shown.rows(), tables.simulated_as(told.facts())
             # To draw keeps the process from all else for seconds.
-            idle = state(web_ui, told) in (STATE_INIT, STATE_STOPPED)
-            section = locust_files.section(rows, charts.of(told.folder(), rows) if idle else [], mark)
-            answer.set_data(locust_files.joined(answer.get_data(as_text=True), section))
+            idle = test_state(web_ui, told) in (STATE_INIT, STATE_STOPPED)
+            section = locust_files.html_section(rows, charts.of(told.folder(), rows) if idle else [], mark)
+            answer.set_data(locust_files.with_section(answer.get_data(as_text=True), section))
         elif request.endpoint == "locust.swarm":  # before the test is started or changed with what the form said
             withhold_passwords(web_ui.environment)
             said = orjson.loads(answer.get_data())
@@ -132,13 +132,13 @@ def _amending(web_ui: WebUI, shown: Board, told: Told) -> Callable[[Response], R
             answer.set_data(orjson.dumps(said))
         elif request.endpoint == "locust.request_stats":
             said = orjson.loads(answer.get_data())  # Locust keeps the answer for 2 s: it is not ours to change
-            return Response(orjson.dumps({**said, "state": state(web_ui, told)}), mimetype="application/json")
+            return Response(orjson.dumps({**said, "state": test_state(web_ui, told)}), mimetype="application/json")
         return answer
 
     return amend
 
 
-def state(web_ui: WebUI, told: Told) -> str:
+def test_state(web_ui: WebUI, told: LatestRun) -> str:
     """Return the state of the test, as Locust names it; `spawning` from the moment it is started.
 
     Locust says so only once the listeners of test_start are done. Ours may load a model for a minute, and to hear
@@ -156,23 +156,23 @@ def state(web_ui: WebUI, told: Told) -> str:
     return STATE_SPAWNING if starting else STATE_STOPPED if told.refusal() else found
 
 
-class Charts:
+class ChartCache:
     """The charts of the latest run that somebody wanted, drawn once."""
 
     def __init__(self) -> None:
         self._drawn: tuple[object, list[tuple[str, bytes]]] = (None, [])
 
-    def of(self, run: RunFolder | None, rows: locust_files.Rows) -> list[tuple[str, bytes]]:
+    def of(self, run: RunFolder | None, rows: list[dict[str, Any]]) -> list[tuple[str, bytes]]:
         """Return (caption, PNG) of each chart of a run with these figures."""
         key = (run.path if run is not None else None, rows)
         if self._drawn[0] != key:
-            self._drawn = (key, locust_files.pictures(run))
+            self._drawn = (key, locust_files.chart_images(run))
         return self._drawn[1]
 
 
-def snapshot(shown: Board, told: Told, web_ui: WebUI, *, history: bool) -> dict[str, Any]:
+def snapshot(shown: Board, told: LatestRun, web_ui: WebUI, *, history: bool) -> dict[str, Any]:
     """Return what tab and page show, as plain JSON: rows of Board.rows, points of Board.history, whom it is about."""
-    rows, runner, facts, now = shown.rows(), web_ui.environment.runner, told.facts(), state(web_ui, told)
+    rows, runner, facts, now = shown.rows(), web_ui.environment.runner, told.facts(), test_state(web_ui, told)
     target = facts.get("target") or {}
     return {
         "state": now,
@@ -180,11 +180,11 @@ def snapshot(shown: Board, told: Told, web_ui: WebUI, *, history: bool) -> dict[
         "model": target.get("model"),
         "url": target.get("url"),
         "dialect": target.get("dialect"),
-        "simulated": tables.simulated(facts),
+        "simulated": tables.simulated_as(facts),
         "refused": told.refusal() if now not in (STATE_SPAWNING, STATE_RUNNING) else None,
         "columns": tables.GROUPS + tables.NOW,
         "rows": rows,
-        "notes": list(tables.notes(rows)),
+        "notes": list(tables.table_notes(rows)),
         "formulas": FORMULAS,
         "smoothed_s": SMOOTHED_S,
         "history": shown.history if history else [],

@@ -16,7 +16,7 @@ import numpy as np
 from loadtest.analyse.figures import stats
 from loadtest.analyse.run.frames import BoolArray, FloatArray, Run
 from loadtest.records import Outcome
-from loadtest.slo import SHARES, Judged, Objective, by_figures
+from loadtest.slo import PERCENTILES, Judged, Objective, judge_by_figures
 
 ENDLESS_S = 1e12  # stands for a failed request's duration: what is computed stays a number
 NEVER_S = 1e8  # from here on a duration has a failed request's in it
@@ -32,7 +32,7 @@ def held(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> li
 
 
 def _judged(run: Run, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray) -> Judged:
-    told = by_figures(objective, level)
+    told = judge_by_figures(objective, level)
     failed, requests = int((sent & ~answered).sum()), int(sent.sum())
     if not failed or not objective.a_request:
         return told
@@ -59,7 +59,11 @@ def _of_requests(
     value, interval = found[objective.statistic], found[f"ci95_{objective.statistic}"]
     failed = 1 - float(answered.sum()) / float(sent.sum())
     if value is None:  # too few for this percentile, and yet so many failed that more could not mend it
-        beyond = failed > 1 - SHARES[objective.statistic] if objective.at_most else failed > SHARES[objective.statistic]
+        beyond = (
+            failed > 1 - PERCENTILES[objective.statistic]
+            if objective.at_most
+            else failed > PERCENTILES[objective.statistic]
+        )
         return (_limited(worst) if beyond else math.nan), None
     assert isinstance(value, float)
     bounds = (float(interval[0]), float(interval[1])) if isinstance(interval, list) else None
@@ -73,7 +77,7 @@ def _of_gaps(run: Run, objective: Objective, answered: BoolArray, failed: int) -
     ordered = stats.in_order(run.itl, answered)
     if objective.statistic == "mean" or not len(ordered):
         return math.inf
-    rank = SHARES[objective.statistic] * (1 + failed / float(answered.sum())) * (len(ordered) - 1)
+    rank = PERCENTILES[objective.statistic] * (1 + failed / float(answered.sum())) * (len(ordered) - 1)
     return float(ordered[math.ceil(rank - 1e-9)]) if rank <= len(ordered) - 1 else math.inf
 
 
