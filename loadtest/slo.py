@@ -3,8 +3,9 @@
     ttft_p95=2,tokens_per_s_p5=10      TTFT p95 at most 2 s, and 95 % of the streams at 10 tokens/s or faster
     ttft_p95=2,errors=0.01             TTFT p95 at most 2 s, and at most one request in a hundred failed
 
-A duration and a share must stay at or below their limit, a speed at or above it. Figures are those of summary.json's
-levels or of a prediction, under the same names. A failed request misses every objective (loadtest.analyse.figures.objectives).
+A duration or a share meets its objective at or below the limit, a speed at or above it. The figures come from the levels
+of summary.json or from a prediction, which use the same names. A failed request misses every objective
+(loadtest.analyse.figures.objectives).
 """
 
 from __future__ import annotations
@@ -32,22 +33,22 @@ SPEED_FIGURES = {
     "tokens_per_s": ("stream_tokens_per_s", "tokens/s a stream"),
     "e2e_tokens_per_s": ("e2e_tokens_per_s", "E2E tokens/s"),
 }
-TOTAL_FIGURES = {  # one number a level: no statistic
+TOTAL_FIGURES = {  # one number for a level, so without a statistic
     "output_tokens_per_s": ("output_tokens_per_s", "output tokens/s"),
     "requests_per_s": ("requests_per_s", "requests/s"),
 }
-ERRORS = "errors"  # the share of the requests sent that failed: no statistic either
-PERCENTILES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
-STATISTICS = ("mean", *PERCENTILES)
+ERRORS = "errors"  # share of the requests sent that failed, also without a statistic
+STATISTIC_SHARES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+STATISTICS = ("mean", *STATISTIC_SHARES)
 LIMIT_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3}
-FEWEST_FOR_MEAN = 5  # requests of a mean or a median
-MOST_FOR_ERRORS = 100  # requests that a level sends for a share of errors, however small: what p99 takes
+FEWEST_FOR_MEAN = 5  # requests for a mean or a median
+MOST_FOR_ERRORS = 100  # requests that even the smallest share of errors asks for: as many as p99
 Z = 1.96  # of the standard normal, for 95 %
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """One thing asked of a server: a statistic of a figure on the right side of a limit."""
+    """One thing asked of a server: that a statistic of a figure is on the right side of a limit."""
 
     name: str  # as written in --slo, e.g. "ttft_p95"
     figure: str  # key of summary.json, e.g. "ttft_s"
@@ -61,28 +62,28 @@ class Objective:
 
     @property
     def tail(self) -> float:
-        """The smaller share that the statistic cuts off, e.g. 0.05 of p95 and of p5; 0.5 of a mean."""
-        share = PERCENTILES.get(self.statistic, 0.5)
+        """The share of values beyond the statistic, on its shorter side: 0.05 for p95 and p5, 0.5 for a mean."""
+        share = STATISTIC_SHARES.get(self.statistic, 0.5)
         return min(share, 1 - share)
 
     @property
     def a_request(self) -> bool:
-        """Whether a single request can meet or miss it: a level's totals and its share of errors are of all requests."""
+        """Whether a single request can meet or miss it; totals and the share of errors belong to all requests together."""
         return self.figure not in TOTAL_FIGURES and self.figure != ERRORS
 
     @property
     def requests(self) -> int:
-        """How many requests a level must have, for the objective to be judged (of a share: to be judged well)."""
+        """How many requests a level needs for the objective to be judged; a share of errors: to be judged well."""
         if self.figure == ERRORS:
             return min(math.ceil(1 / self.limit - 1e-9), MOST_FOR_ERRORS) if self.limit else MOST_FOR_ERRORS
-        return max(needed(PERCENTILES.get(self.statistic, 0.5)), FEWEST_FOR_MEAN)
+        return max(needed(STATISTIC_SHARES.get(self.statistic, 0.5)), FEWEST_FOR_MEAN)
 
     def met(self, value: float) -> bool:
-        """Whether `value` is on the right side; what is unknown (nan) is not."""
+        """Whether `value` is on the right side of the limit; an unknown value (nan) is not."""
         return value <= self.limit if self.at_most else value >= self.limit
 
     def value(self, figures: Mapping[str, Any]) -> float:
-        """Return its figure from a level of summary.json or from a prediction's figures; nan where it is unknown."""
+        """Return the objective's figure from a level of summary.json or from a prediction; nan where it is unknown."""
         if self.figure == ERRORS:
             failed, sent = failed_and_sent(figures)
             return failed / sent if sent else math.nan
@@ -92,7 +93,7 @@ class Objective:
         return math.nan if found is None else float(found)
 
     def interval(self, level: Mapping[str, Any]) -> tuple[float, float] | None:
-        """Return its figure's 95 % interval from a level of summary.json, None where there is none."""
+        """Return the 95 % interval of the objective's figure in a level of summary.json, None where there is none."""
         if self.figure == ERRORS:
             return _wilson(*failed_and_sent(level))
         found = level.get(self.figure)
@@ -101,7 +102,7 @@ class Objective:
         return None if bounds is None else (float(bounds[0]), float(bounds[1]))
 
     def quantity(self, value: float) -> str:
-        """Return a value of its figure with its unit, for people."""
+        """Return a value of the objective's figure with its unit, for people."""
         if math.isnan(value):
             return "unknown"
         if math.isinf(value):
@@ -115,15 +116,15 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An objective held against a level's figure. `sure`: its 95 % interval lies on one side of the limit."""
+    """An objective judged by a level's figure; `sure` where the figure's 95 % interval is on one side of the limit."""
 
     objective: Objective
-    value: float  # inf where the percentile is that of a failed request; nan: unknown
+    value: float  # inf where the percentile falls on a failed request, nan where it is unknown
     interval: tuple[float, float] | None
-    failed: int = 0  # requests that failed or never got a token, and miss it
-    requests: int = 0  # those that were sent, where some failed
-    unjudged: str | None = None  # why it cannot be judged: what follows "TTFT p95 …"
-    few: bool = False  # more requests would tell
+    failed: int = 0  # requests that failed or never got a token, and so miss the objective
+    requests: int = 0  # requests sent, where some failed
+    unjudged: str | None = None  # why the objective cannot be judged: what follows "TTFT p95 …"
+    few: bool = False  # whether more requests would make it judged
 
     @property
     def met(self) -> bool:
@@ -137,12 +138,12 @@ class Judged:
 
     @property
     def clear(self) -> bool:
-        """Whether another measurement would say the same: of errors the requests sent are all there is to know."""
+        """Whether more requests would not change the outcome; a share of errors is always taken as it is."""
         return self.sure or (self.objective.figure == ERRORS and self.unjudged is None)
 
     @property
     def word(self) -> str:
-        """Say how it was judged: "met", "missed", either "but not surely", or "not judged"."""
+        """The outcome in words: "met", "missed", "met, but not surely", "missed, but not surely" or "not judged"."""
         if self.unjudged is not None:
             return "not judged"
         said = "met" if self.met else "missed"
@@ -163,7 +164,7 @@ class Judged:
         return f"{text}, {objective}: {self.word}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what summary.json holds; `value` is null on disk where it is that of a failed request."""
+        """Return what summary.json holds; JSON has no infinity, so the value of a failed request is null on disk."""
         return {
             "name": self.objective.name,
             "limit": self.objective.limit,
@@ -178,7 +179,7 @@ class Judged:
 
     @classmethod
     def of(cls, objective: Objective, row: Mapping[str, Any]) -> Self:
-        """Read what to_dict returned."""
+        """Read what `to_dict` returned."""
         value, interval = row["value"], row["interval"]
         return cls(
             objective,
@@ -189,7 +190,7 @@ class Judged:
 
 
 def failed_and_sent(level: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many requests of a summary's level failed, and how many were sent; what we stopped is neither."""
+    """Return how many requests of a summary's level failed, and how many were sent; cancelled ones are neither."""
     outcomes: Mapping[str, int] = level.get("outcomes") or {}
     sent = sum(count for name, count in outcomes.items() if name != Outcome.CANCELLED)
     return sent - outcomes.get(Outcome.OK, 0), sent
@@ -207,7 +208,7 @@ def _wilson(failed: int, sent: int) -> tuple[float, float] | None:
 
 
 def judge_objectives(objectives: Sequence[Objective], level: Mapping[str, Any]) -> tuple[Judged, ...]:
-    """Hold every objective against a level of summary.json, as its `objectives` say where it has them."""
+    """Judge every objective by a level of summary.json, as the level's `objectives` say where it has them."""
     rows = {row["name"]: row for row in level.get("objectives") or ()}
     return tuple(
         Judged.of(each, rows[each.name]) if each.name in rows else judge_by_figures(each, level) for each in objectives
@@ -215,7 +216,7 @@ def judge_objectives(objectives: Sequence[Objective], level: Mapping[str, Any]) 
 
 
 def judge_by_figures(objective: Objective, level: Mapping[str, Any]) -> Judged:
-    """Hold an objective against the level's own figures, which are of the requests that ended well."""
+    """Judge an objective by the level's figures, which come from the requests that ended well."""
     value, interval = objective.value(level), objective.interval(level)
     if math.isnan(value):
         why, few = _why_unknown(objective, level)
@@ -235,12 +236,12 @@ def _why_unknown(objective: Objective, level: Mapping[str, Any]) -> tuple[str, b
 
 
 def least_requests(objectives: Sequence[Objective]) -> int:
-    """Return how many requests a level must have for all of them to be judged."""
+    """Return how many requests a level needs for all objectives to be judged."""
     return max((each.requests for each in objectives), default=0)
 
 
 def all_met(judged: Sequence[Judged]) -> bool | None:
-    """Return whether all are met; None while one is not clear and none is surely missed."""
+    """Return whether all objectives are met; None while one is unclear and none is clearly missed."""
     if any(each.clear and not each.met for each in judged):
         return False
     return True if all(each.clear for each in judged) else None
@@ -276,7 +277,7 @@ def _objective(part: str) -> Objective:
 
 
 def _figure_and_statistic(name: str) -> tuple[str, str]:
-    """Split "ttft_p95" into ("ttft", "p95"), ("requests_per_s", "") for a level's one number."""
+    """Split "ttft_p95" into ("ttft", "p95"); a figure without a statistic, such as "requests_per_s", into (name, "")."""
     if name in TOTAL_FIGURES or name == ERRORS:
         return name, ""
     figure, _, statistic = name.rpartition("_")
@@ -285,13 +286,13 @@ def _figure_and_statistic(name: str) -> tuple[str, str]:
     known = [*DURATION_FIGURES, *SPEED_FIGURES]
     endings = ", ".join(f"_{each}" for each in STATISTICS)
     if name in known:
-        raise ScenarioError(f"--slo: say which statistic of {name} is meant, e.g. {name}_p95; there are {endings}.")
+        raise ScenarioError(f"--slo: {name} needs a statistic, e.g. {name}_p95; there are {endings}.")
     near = difflib.get_close_matches(
         name, [f"{one}_{end}" for one in known for end in STATISTICS] + [*TOTAL_FIGURES, ERRORS], n=1
     )
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ScenarioError(
-        f"--slo: {name[:60]!r} is no objective; {hint}known are {', '.join(known)}, each with {endings}, "
+        f"--slo: {name[:60]!r} is not an objective; {hint}objectives are {', '.join(known)}, each with {endings}, "
         f"and {', '.join((*TOTAL_FIGURES, ERRORS))} as they are."
     )
 

@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import ATTRIBUTE, OPTION, Limits, Load, Prompts, Range, Request, Scenario, key, keys_of
+from loadtest.scenario import (
+    ATTRIBUTE,
+    OPTION,
+    LimitKeys,
+    LoadKeys,
+    PromptKeys,
+    Range,
+    RequestKeys,
+    Scenario,
+    key,
+    keys_of,
+)
 
 HERE = Path(__file__).parent
 
@@ -148,7 +159,7 @@ class Extended(Scenario):
 
 
 def test_no_two_parts_have_a_key_of_the_same_name() -> None:
-    names = Counter(each.name for part in (Load, Prompts, Request, Limits) for each in keys_of(part))
+    names = Counter(each.name for part in (LoadKeys, PromptKeys, RequestKeys, LimitKeys) for each in keys_of(part))
     assert names.most_common(1)[0][1] == 1
     assert {*names} | {"name", "save_text"} == {each.name for each in keys_of(Scenario)}
 

@@ -110,8 +110,8 @@ def test_noise_never_gives_a_wrong_order() -> None:
     ("options", "words"),
     [
         (["--find-max"], "add --slo"),
-        (["--find-max", "--slo", "ttft_p95=2", "--concurrency", "1,2"], "leave --concurrency away"),
-        (["--find-max", "--slo", "ttft_p95=2", "--duration", "3"], "leave --duration away"),
+        (["--find-max", "--slo", "ttft_p95=2", "--concurrency", "1,2"], "leave out --concurrency"),
+        (["--find-max", "--slo", "ttft_p95=2", "--duration", "3"], "leave out --duration"),
         (["--find-max", "--slo", "ttft_p95=2", "--output-tokens", "4,8"], "one combination of lengths"),
         (["--find-max", "0", "--slo", "ttft_p95=2"], "0 is not in the range"),
         (["--slo", "ttft=2"], "say which statistic"),

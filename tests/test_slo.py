@@ -45,10 +45,10 @@ def test_a_duration_may_have_its_unit(text: str, limit: float) -> None:
     [
         ("", "--slo is empty"),
         ("ttft_p95", "has no limit"),
-        ("ttft=2", "say which statistic of ttft"),
+        ("ttft=2", "ttft needs a statistic, e.g. ttft_p95"),
         ("ttft_p97=2", "did you mean 'ttft_p9"),
         ("tftt_p95=2", "did you mean 'ttft_p95'"),
-        ("bogus=2", "known are ttft, ttft_sched, itl"),
+        ("bogus=2", "objectives are ttft, ttft_sched, itl"),
         ("ttft_p95=fast", "is seconds, e.g. 2 or 500ms, not 'fast'"),
         ("ttft_p95=-1", "is seconds"),
         ("ttft_p95=nan", "is seconds"),

@@ -114,7 +114,7 @@ def _check_given(command: click.Command, args: Sequence[str], parent: click.Cont
             what = (
                 max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name.rstrip(".")
             )
-            raise ScenarioError(f"{what} is empty; give it a value, or leave it away.")
+            raise ScenarioError(f"{what} is empty; give it a value, or leave it out.")
 
 
 def _check_bytes(args: Sequence[str]) -> None:

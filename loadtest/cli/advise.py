@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import orjson
@@ -13,6 +14,10 @@ from rich.text import Text
 
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import ERRORS, parse_objectives
+
+if TYPE_CHECKING:
+    from loadtest.analyse.reports.summary import Analysis
+    from loadtest.analyse.whatif.advise import Advice
 
 
 @click.command()
@@ -32,8 +37,6 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
       loadtest advise runs/20260101-120000-run
       loadtest advise runs/20260101-120000-run --slo ttft_p95=2,tokens_per_s_p5=10 --gpu-memory 80GB
     """
-    from loadtest.analyse.charts import advice as chart
-    from loadtest.analyse.reports import advice_report as words
     from loadtest.analyse.reports.summary import analyse
     from loadtest.analyse.run.groups import refuse
     from loadtest.analyse.server.memory import memory
@@ -61,23 +64,37 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
         memory=memory(analysis.run, analysis.slots),
         gpu_bytes=room,
     )
-    said = words.sentences(found)
-    picture = chart.draw(run / "advice.png", analysis, found, words.title(found))
+    written = _write_advice(run, analysis, found)
+    _print_advice(written, analysis, found)
+
+
+def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]:
+    from loadtest.analyse.charts import advice as chart
+    from loadtest.analyse.reports import advice_report as words
+
+    picture = chart.draw(folder / "advice.png", analysis, found, words.title(found))
+    written = [folder / "advice.md", folder / "advice.json", picture]
     body = orjson.dumps(words.to_dict(found, analysis), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
-    (run / "advice.json").write_bytes(body + b"\n")
-    (run / "advice.md").write_text(words.markdown(found, analysis, picture.name), encoding="utf-8")
+    written[0].write_text(words.markdown(found, analysis, picture.name), encoding="utf-8")
+    written[1].write_bytes(body + b"\n")
+    return written
+
+
+def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> None:
+    from loadtest.analyse.reports import advice_report as words
+
     console = Console()
     for sentence in analysis.run.trouble:
         console.print(Text(sentence, style="bold yellow"))
     if doubt := words.void(found):
         console.print(Text(f"! {doubt}", style="bold yellow"))
     console.print(_advice_table(words.console_grid(found), words.heading(found, analysis)))
-    for sentence in said:
+    for sentence in words.sentences(found):
         console.print(Text(f"• {sentence}"))
     for note in words.notes(found):
         console.print(Text(note, style="dim"))
-    for name in ("advice.md", "advice.json", "advice.png"):
-        console.print(Text(f"wrote {run / name}", style="dim"), soft_wrap=True)
+    for path in written:
+        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
 
 
 def _advice_table(grid: tuple[tuple[str, ...], list[tuple[str, ...]]], title: str) -> Table:

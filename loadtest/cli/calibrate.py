@@ -212,7 +212,7 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
     capacity_file.check_writable(path)
     here = capacity_file.machine()
     _print_now(
-        f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {_cores(here['cores'])}; simulated server."
+        f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {_cores_text(here['cores'])}; simulated server."
     )
     if here["cores"] == 1:
         _print_now("The server shares the one core with the client: against a server elsewhere more could be measured.")
@@ -281,5 +281,5 @@ def _result_table(driver: str, stamps: str, done: dict[str, Found]) -> Table:
     return table
 
 
-def _cores(count: int) -> str:
+def _cores_text(count: int) -> str:
     return f"{count} core{'s' if count != 1 else ''}"

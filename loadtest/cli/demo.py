@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from loadtest.cli.options import NumberParam
-from loadtest.cli.report import records_lost, show_report
+from loadtest.cli.report import any_records_lost, show_report
 from loadtest.cli.run import run_scenario, show_ended
 from loadtest.errors import TargetError
 from loadtest.metrics import VOID
@@ -98,7 +98,7 @@ def demo(out: Path | None, speed: float) -> int:
     written = show_report(finished.folder, charts=True)
     for line in _afterwards(written, finished.folder, speed):
         Console().print(Text(line), soft_wrap=line.startswith("  "))  # a command that is broken in two cannot be pasted
-    return 3 if records_lost([written]) else 0
+    return 3 if any_records_lost([written]) else 0
 
 
 def _afterwards(written: Report, folder: Path, speed: float) -> Iterator[str]:

@@ -31,7 +31,7 @@ def beforehand(scenario: Scenario, objectives: Sequence[Objective]) -> str | Non
     if scenario.requests is not None and (few := [each for each in objectives if each.requests > scenario.requests]):
         most = max(each.requests for each in few)
         names = ", ".join(each.name for each in few)
-        return f"--slo {names} takes {most} requests a level, and this run sends {scenario.requests}: leave --requests away, or ask for {most}."
+        return f"--slo {names} takes {most} requests a level, and this run sends {scenario.requests}: leave out --requests, or ask for {most}."
     if scenario.rate and scenario.duration is not None:
         seconds = sum(_level_seconds(scenario, level) for level in levels)
         return f"{_the_levels(levels)} will take about {_time(seconds)}, the answers that are still to come then not counted."

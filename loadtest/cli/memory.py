@@ -109,7 +109,7 @@ def memory(**options: Any) -> None:
 
     asked = MemoryOptions(**options)
     _one_source(asked)
-    found = _estimate(asked)
+    found = _asked_estimate(asked)
     if asked.table or asked.training:
         _print_parameters(asked, found, Console())
         return
@@ -135,14 +135,14 @@ def _one_source(asked: MemoryOptions) -> None:
         raise ScenarioError("--quantization and --dtype both say what the weights are: give one of them.")
     fixed = next((name for name in ("gguf", "url", "run") if name in given), None)
     if fixed and (asked.quantization or asked.dtype) and not (asked.table or asked.training):
-        raise ScenarioError(f"--{fixed} says what the weights are: leave --quantization and --dtype away.")
+        raise ScenarioError(f"--{fixed} says what the weights are: leave out --quantization and --dtype.")
     if asked.table and asked.training:
         raise ScenarioError("--table and --training are two answers: ask for one.")
     if asked.parameters is not None and not 1 <= asked.parameters < 1e15:
         raise ScenarioError(f"--parameters is a number like 7e9, not {asked.parameters:g}.")
 
 
-def _estimate(asked: MemoryOptions) -> MemoryEstimate:
+def _asked_estimate(asked: MemoryOptions) -> MemoryEstimate:
     from loadtest.memory.estimate import CACHE_DTYPES, Plan
 
     cache = asked.cache_dtype.lower()
@@ -327,7 +327,7 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
     if parameters is None:
         raise ScenarioError(f"how many parameters {name} has is not known: give --parameters N.")
     if asked.quantization:
-        raise ScenarioError("--table and --training go by dtype, not by quantisation: give --dtype, or leave it away.")
+        raise ScenarioError("--table and --training go by dtype, not by quantisation: give --dtype, or leave out both.")
     title = f"{name} · {parameters:,} parameters"
     dtype = weights.dtype(asked.dtype or "float32")
     notes = [report.NOT_COUNTED]

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import FORMER, Key, Scenario, keys_of, parse_whole, quoted
+from loadtest.scenario import FORMER, Key, Scenario, keys_of, parse_whole, short_repr
 
 
 class WholeParam(click.ParamType[int]):
@@ -25,7 +25,7 @@ class WholeParam(click.ParamType[int]):
         try:
             read = value if isinstance(value, int) else parse_whole(str(value))
         except ValueError:
-            self.fail(f"{quoted(value)} is not a whole number like 8.", param, ctx)
+            self.fail(f"{short_repr(value)} is not a whole number like 8.", param, ctx)
         _check_bounds(self, read, self._low, self._high, param, ctx)
         return read
 
@@ -42,7 +42,7 @@ class NumberParam(click.ParamType[float]):
         try:
             read = float(value if isinstance(value, int | float) else str(value))
         except (ValueError, OverflowError):
-            self.fail(f"{quoted(value)} is not a number like 0.5.", param, ctx)
+            self.fail(f"{short_repr(value)} is not a number like 0.5.", param, ctx)
         _check_bounds(self, read, self._low, self._high, param, ctx)
         return read
 
@@ -58,7 +58,7 @@ def _check_bounds(
     least, most = -math.inf if low is None else low, math.inf if high is None else high
     if (low is not None or high is not None) and not least <= value <= most:
         ends = f"from {least:.12g} to {most:.12g}" if math.isfinite(most) else f"{least:.12g} or more"
-        kind.fail(f"{quoted(value)} is not a number {ends}.", param, ctx)
+        kind.fail(f"{short_repr(value)} is not a number {ends}.", param, ctx)
 
 
 class ListParam(click.ParamType[tuple[Any, ...]]):
@@ -72,7 +72,7 @@ class ListParam(click.ParamType[tuple[Any, ...]]):
         try:
             return tuple(self._read(item) for item in str(value).split(",") if item.strip())
         except ValueError:
-            self.fail(f"{quoted(value)} is not a list of {self.name} like {self._example}.", param, ctx)
+            self.fail(f"{short_repr(value)} is not a list of {self.name} like {self._example}.", param, ctx)
 
 
 PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: WholeParam(), float: NumberParam()}

@@ -38,12 +38,12 @@ def show_report(folder: Path, *, charts: bool, objectives: Sequence[Objective] =
 def exit_code(reports: Sequence[Report], objectives: Sequence[Objective]) -> int:
     """Return 3 when a level is void or records are lost, else 1 when an objective is missed or not judged, else 0."""
     levels = [level for report in reports for level in report.summary["levels"]]
-    if records_lost(reports) or any(report.verdict == VOID for report in reports):
+    if any_records_lost(reports) or any(report.verdict == VOID for report in reports):
         return 3
     return int(any(not judged.met for level in levels for judged in judge_objectives(objectives, level)))
 
 
-def records_lost(reports: Sequence[Report]) -> bool:
+def any_records_lost(reports: Sequence[Report]) -> bool:
     """Whether records are missing that were written, or should have been, or run.json cannot be read."""
     return any(one.run.lost or not one.run.facts.get("state") for report in reports for one in report.analyses)
 

@@ -14,7 +14,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 from loadtest.slo import ERRORS, Objective, all_met, judge_objectives
 
-FEWEST_FOR_INTERVAL = 40  # requests of a level: fewer seldom have an interval
+SEARCH_FEWEST = 40  # requests of a level: fewer seldom have an interval
 PAST_PERCENTILE = 3  # requests past a percentile that a level should have: p95 wants 60 in all, p99 300
 
 
@@ -24,7 +24,7 @@ class Finder:
     def __init__(
         self, scenario: Scenario, objectives: Sequence[Objective], most: int, say: Callable[[str], object]
     ) -> None:
-        least = max(FEWEST_FOR_INTERVAL, *(_requests_needed(each) for each in objectives), scenario.requests or 0)
+        least = max(SEARCH_FEWEST, *(_requests_needed(each) for each in objectives), scenario.requests or 0)
         self._search = Search(least=least, a_stream=scenario.requests_per_stream, most=most)
         self._objectives = objectives
         self._max_error_ratio = scenario.max_error_ratio
@@ -36,7 +36,7 @@ class Finder:
         """Return the scenario of the first level; raise ScenarioError where the scenario is no single search."""
         if scenario.duration is not None:
             raise ScenarioError(
-                "--find-max measures as many requests as its answer needs; leave --duration away, or set the least with "
+                "--find-max measures as many requests as its answer needs; leave out --duration, or set the least with "
                 "--requests."
             )
         if scenario.open_loop:

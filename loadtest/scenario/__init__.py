@@ -9,10 +9,10 @@ files that a user names.
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
 from loadtest.scenario.level import Level
-from loadtest.scenario.limits import Limits
-from loadtest.scenario.load import OPEN_LOOP_S, Load
-from loadtest.scenario.prompts import Prompts
-from loadtest.scenario.request import APIS, ENDPOINTS, Request
+from loadtest.scenario.limits import LimitKeys
+from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys
+from loadtest.scenario.prompts import PromptKeys
+from loadtest.scenario.request import APIS, ENDPOINT_NAMES, RequestKeys
 from loadtest.scenario.schema import Scenario
 from loadtest.scenario.tables import FORMER
 from loadtest.scenario.values import (
@@ -21,18 +21,18 @@ from loadtest.scenario.values import (
     MOST_S,
     MOST_STREAMS,
     RATE,
-    TOKENS,
+    TOKEN_COUNTS,
     Range,
     parse_whole,
-    quoted,
     sendable,
+    short_repr,
 )
 
 __all__ = [
     "APIS",
     "ATTRIBUTE",
     "BURSTINESS",
-    "ENDPOINTS",
+    "ENDPOINT_NAMES",
     "FORMER",
     "MOST_REQUESTS",
     "MOST_S",
@@ -40,21 +40,21 @@ __all__ = [
     "OPEN_LOOP_S",
     "OPTION",
     "RATE",
-    "TOKENS",
+    "TOKEN_COUNTS",
     "Key",
     "Level",
-    "Limits",
-    "Load",
-    "Prompts",
+    "LimitKeys",
+    "LoadKeys",
+    "PromptKeys",
     "Range",
-    "Request",
+    "RequestKeys",
     "Scenario",
     "file_version",
     "key",
     "keys_of",
     "parse_whole",
-    "quoted",
     "read_text",
     "record_format",
     "sendable",
+    "short_repr",
 ]

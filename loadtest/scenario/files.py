@@ -1,4 +1,4 @@
-"""Text files that a user names: read whole, whatever their line ends and mark, or refused in one sentence."""
+"""Text files that a user names: each is read whole, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _OTHER_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, c
 
 
 def read_text(path: Path, what: str, *, most: int) -> str:
-    """Return a file's text with plain line ends and without UTF-8's mark; raise ScenarioError, naming `what` it is.
+    r"""Return a file's text with \n as its line ends and without a byte order mark.
 
-    Reads `most` bytes at most, for a device has no end.
+    Reads at most `most` bytes, because a device such as /dev/zero has no end. Raises ScenarioError, in which the file is
+    called `what`.
     """
     try:
         with path.open("rb") as file:
@@ -47,7 +48,7 @@ def read_text(path: Path, what: str, *, most: int) -> str:
 
 
 def file_version(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file does; the same for what can be read once only, such as a pipe."""
+    """Return a value that changes when the file changes; always () for what can be read only once, such as a pipe."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -56,7 +57,11 @@ def file_version(path: Path) -> tuple[int, ...]:
 
 
 def prompt_of(path: Path, *, has_words: bool) -> str:
-    """Return the prompt in a file; raise ScenarioError where it is no prompt, or {words} and its values do not meet."""
+    """Return the prompt in a file.
+
+    Raises ScenarioError where the file is not one prompt, or has {words} in it and the scenario has no values for it, or
+    the reverse.
+    """
     text = _prompt_file_text(path, file_version(path))
     if not text.strip():
         raise ScenarioError(f"the prompt file {path} is empty.")
@@ -76,12 +81,12 @@ def prompt_of(path: Path, *, has_words: bool) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _prompt_file_text(path: Path, _: tuple[int, ...]) -> str:
-    """Return a prompt file's text; kept, for it is wanted several times, and a pipe can be read once."""
+    """Return a prompt file's text. It is needed several times, and a pipe can be read only once, so it is kept."""
     return read_text(path, "prompt file", most=MOST_PROMPT)
 
 
 def record_format(text: str, suffix: str = "") -> str | None:
-    """Name the format of many records that a text seems to be in, None where it may well be one prompt."""
+    """Name the format of a text that seems to hold many records; None for a text that may be one prompt."""
     if suffix in RECORD_SUFFIXES:
         return RECORD_SUFFIXES[suffix]
     stripped = text.strip()
@@ -112,12 +117,14 @@ def _parsed(text: str) -> Any:
 
 
 def _is_csv(lines: list[str]) -> bool:
-    """Whether lines are CSV with a head that names a prompt: prose has commas, too."""
+    """Whether lines are CSV whose header names a prompt column; commas alone prove nothing, as prose has them too."""
     if len(lines) < 2:
         return False
     try:
         rows = list(csv.reader(lines[: LINES_LOOKED_AT + 1]))
     except csv.Error:
         return False
-    head = [name.strip().lower() for name in rows[0]]
-    return len(head) > 1 and any(name in CHAT_KEYS for name in head) and all(len(row) == len(head) for row in rows)
+    header = [name.strip().lower() for name in rows[0]]
+    return (
+        len(header) > 1 and any(name in CHAT_KEYS for name in header) and all(len(row) == len(header) for row in rows)
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.values import Range, Text, quoted
+from loadtest.scenario.values import Range, Text, short_repr
 
 ATTRIBUTE, OPTION = "attribute", "option"  # of Locust: an attribute of a user class, an option of the test
 
@@ -72,7 +72,7 @@ class Key:
             if declared.bounds is not None:
                 declared.bounds.check(self.name, one)
             if declared.choices and one not in declared.choices:
-                raise ScenarioError(f"{self.name} must be one of {', '.join(declared.choices)}, not {quoted(one)}.")
+                raise ScenarioError(f"{self.name} must be one of {', '.join(declared.choices)}, not {short_repr(one)}.")
         if self.many and len(set(value)) != len(value):
             raise ScenarioError(f"{self.name} names a value twice: {_values_text(value)}.")
         if declared.text is not None:
@@ -81,11 +81,11 @@ class Key:
 
 def keys_of(schema: Any) -> tuple[Key, ...]:
     """Return the keys of a scenario class, or of one of its parts, in the order in which they are declared."""
-    return _keys(schema)  # mypy takes no class whose instances have their own __hash__ for hashable
+    return _cached_keys(schema)  # mypy takes no class whose instances have their own __hash__ for hashable
 
 
 @functools.cache
-def _keys(schema: Any) -> tuple[Key, ...]:
+def _cached_keys(schema: Any) -> tuple[Key, ...]:
     hints = typing.get_type_hints(schema)
     return tuple(
         Key(spec.name, hints[spec.name], spec.default, spec.metadata["declared"]) for spec in dataclasses.fields(schema)

@@ -9,7 +9,7 @@ from loadtest.scenario.values import MOST_REQUESTS, SECONDS, Range
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class LimitKeys:
     """Keys that end a request or a level early, or put a level in doubt."""
 
     connect_timeout: float = key("Longest wait for a connection.", 10.0, unit="s", bounds=SECONDS)

@@ -18,7 +18,7 @@ REQUEST_COUNTS = Range(1, MOST_REQUESTS, above_zero=True, instead="run several l
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class LoadKeys:
     """Keys that decide how many requests are sent, and when."""
 
     concurrency: tuple[int, ...] = key(
@@ -116,7 +116,7 @@ class Load:
         return self.requests or max(self.requests_per_stream, least) * streams
 
 
-def check_load(load: Load) -> None:
+def check_load(load: LoadKeys) -> None:
     """Raise ScenarioError for keys that exclude each other, or that the load's loop cannot have."""
     if not load.concurrency and not load.open_loop:
         raise ScenarioError("concurrency is empty: name at least one number of streams.")
@@ -142,7 +142,7 @@ def check_load(load: Load) -> None:
         raise ScenarioError("max_in_flight limits an open loop; add rate or trace (concurrency is a limit by itself).")
 
 
-def _check_needs_rate(load: Load) -> None:
+def _check_needs_rate(load: LoadKeys) -> None:
     for name in ("rate_to", "burstiness"):
         if getattr(load, name) is not None:
             raise ScenarioError(f"{name} shapes an open loop at a rate, and there is none; add rate.")
@@ -150,7 +150,7 @@ def _check_needs_rate(load: Load) -> None:
         raise ScenarioError(f"arrivals = {load.arrivals} needs a rate; add rate, e.g. rate = [4].")
 
 
-def _check_open_loop(load: Load) -> None:
+def _check_open_loop(load: LoadKeys) -> None:
     if load.rate and load.trace is not None:
         raise ScenarioError("rate and trace exclude each other; a trace has its own instants.")
     if (load.arrivals == "gamma") != (load.burstiness is not None):

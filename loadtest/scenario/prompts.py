@@ -8,21 +8,21 @@ from pathlib import Path
 from loadtest.errors import ScenarioError
 from loadtest.scenario.files import MOST_PROMPT, prompt_of
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
-from loadtest.scenario.values import TOKENS, Range, Text, quoted
+from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompts:
+class PromptKeys:
     """Keys that decide the texts of a run and the lengths of its answers."""
 
     input_tokens: tuple[int, ...] = key(
-        "Prompt lengths of made-up prompts.", [128], unit="tokens", bounds=TOKENS, locust=(ATTRIBUTE, OPTION)
+        "Prompt lengths of made-up prompts.", [128], unit="tokens", bounds=TOKEN_COUNTS, locust=(ATTRIBUTE, OPTION)
     )
     up_to_context: bool = key(
         "Leave out prompt lengths that do not fit the model's context, and add the longest that does.", default=False
     )
     output_tokens: tuple[int, ...] = key(
-        "Answer lengths asked for.", [64], unit="tokens", bounds=TOKENS, locust=(ATTRIBUTE, OPTION)
+        "Answer lengths asked for.", [64], unit="tokens", bounds=TOKEN_COUNTS, locust=(ATTRIBUTE, OPTION)
     )
     prompt: str | None = key(
         "Send this text instead of made-up tokens; {words} is filled in.",
@@ -59,7 +59,7 @@ class Prompts:
         return prompt_of(Path(self.prompt_file), has_words=bool(self.words))
 
 
-def check_prompts(prompts: Prompts) -> None:
+def check_prompts(prompts: PromptKeys) -> None:
     """Raise ScenarioError for two prompts, or where {words} and its values do not meet."""
     if prompts.prompt is not None and prompts.prompt_file is not None:
         raise ScenarioError("prompt and prompt_file exclude each other; give one.")
@@ -68,6 +68,6 @@ def check_prompts(prompts: Prompts) -> None:
     if prompts.prompt is None:
         return
     if prompts.words and "{words}" not in prompts.prompt:
-        raise ScenarioError(f"words is given, but the prompt has no {{words}} in it: {quoted(prompts.prompt)}.")
+        raise ScenarioError(f"words is given, but the prompt has no {{words}} in it: {short_repr(prompts.prompt)}.")
     if not prompts.words and "{words}" in prompts.prompt:
         raise ScenarioError("the prompt has {words} in it; say which with words, e.g. words = [25, 100].")

@@ -9,12 +9,12 @@ from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import Range, Text
 
 APIS = ("auto", "ollama", "openai")
-ENDPOINTS = ("chat", "generate", "completions")
+ENDPOINT_NAMES = ("chat", "generate", "completions")
 MAX_TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class RequestKeys:
     """Keys that decide where a request goes and what it says beside the prompt."""
 
     url: str | None = key(
@@ -27,7 +27,9 @@ class Request:
     api: str = key(
         "API of the server: auto, ollama (native) or openai.", "auto", choices=APIS, locust=(ATTRIBUTE, OPTION)
     )
-    endpoint: str = key("chat, generate (Ollama) or completions (OpenAI).", "chat", choices=ENDPOINTS, locust=(OPTION,))
+    endpoint: str = key(
+        "chat, generate (Ollama) or completions (OpenAI).", "chat", choices=ENDPOINT_NAMES, locust=(OPTION,)
+    )
     model: str | None = key(
         "Model name; default: the one that is loaded, else the only one.",
         None,
@@ -58,7 +60,7 @@ class Request:
     )
 
 
-def check_request(request: Request) -> None:
+def check_request(request: RequestKeys) -> None:
     """Raise ScenarioError for an endpoint that the API does not have."""
     if (request.api, request.endpoint) in (("ollama", "completions"), ("openai", "generate")):
         other = "generate" if request.api == "ollama" else "completions"

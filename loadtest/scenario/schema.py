@@ -4,7 +4,7 @@ A scenario is a grid: every combination of concurrency (or rate, in an open loop
 {words} is a level, and levels run one after another.
 
 The parts are base classes, not attributes: option, TOML key, key of run.json and attribute are one name each, so all
-parts share one namespace. What needs a part only asks for that part: a Scenario is a Load, a Request and so on.
+parts share one namespace. What needs a part only asks for that part: a Scenario is LoadKeys, RequestKeys and so on.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario.checks import check_together
 from loadtest.scenario.keys import ATTRIBUTE, key, keys_of
 from loadtest.scenario.level import Level
-from loadtest.scenario.limits import Limits
-from loadtest.scenario.load import OPEN_LOOP_S, Load, check_load
-from loadtest.scenario.prompts import Prompts, check_prompts
-from loadtest.scenario.request import Request, check_request
+from loadtest.scenario.limits import LimitKeys
+from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys, check_load
+from loadtest.scenario.prompts import PromptKeys, check_prompts
+from loadtest.scenario.request import RequestKeys, check_request
 from loadtest.scenario.tables import flat, other_loop_left_out, read_toml, renamed
 from loadtest.scenario.values import Text, coerce
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario(Limits, Prompts, Load, Request):  # a dataclass has the fields of its last base first
+class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has the fields of its last base first
     """Everything that decides what is sent; immutable, and written whole into run.json."""
 
     name: str = key(

@@ -11,7 +11,7 @@ from typing import Any
 from loadtest.errors import ScenarioError
 from loadtest.scenario.files import read_text
 from loadtest.scenario.keys import Key
-from loadtest.scenario.values import encodable, quoted
+from loadtest.scenario.values import encodable, short_repr
 
 FORMER = {"first_byte_timeout": "first_token_timeout"}  # former name of a key -> its name
 OPEN_LOOP_KEYS = ("rate", "rate_to", "arrivals", "burstiness", "trace", "max_in_flight")
@@ -21,7 +21,7 @@ MOST_TOML = 4 << 20  # bytes of a scenario file
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raise ScenarioError with one sentence."""
     if not encodable(str(path)):
-        raise ScenarioError(f"the scenario's path is not UTF-8 text ({quoted(str(path))}); rename it.")
+        raise ScenarioError(f"the scenario's path is not UTF-8 text ({short_repr(str(path))}); rename it.")
     text = read_text(path, "scenario", most=MOST_TOML)
     try:
         return tomllib.loads(text)
@@ -48,7 +48,7 @@ def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: b
             if name not in tables.values():
                 what = f"its keys ({', '.join(inside)})" if inside else "the scenario's keys"
                 raise ScenarioError(
-                    f"{where} has a table [{_shortened(name)}], which no scenario has; write {what} above all tables."
+                    f"{where} has a table [{_short_name(name)}], which no scenario has; write {what} above all tables."
                 )
             for one in value:
                 _check_known(one, list(tables), f"{where}, table [{name}],")
@@ -73,10 +73,10 @@ def _check_known(name: str, known: Sequence[str], where: str) -> None:
         return
     near = difflib.get_close_matches(name.replace("-", "_").lower(), known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}."
-    raise ScenarioError(f"{where} has an unknown key {_shortened(name)!r}{hint}")
+    raise ScenarioError(f"{where} has an unknown key {_short_name(name)!r}{hint}")
 
 
-def _shortened(name: str) -> str:
+def _short_name(name: str) -> str:
     return name if len(name) <= 40 else name[:39] + "…"
 
 

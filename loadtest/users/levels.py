@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from loadtest.scenario import Level
 from loadtest.target.settle import level_facts
 from loadtest.wire import now
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,5 +116,5 @@ class Levels:
         return facts
 
 
-def _only(values: Collection[T]) -> T | None:
+def _only(values: Collection[Any]) -> Any:
     return next(iter(values)) if len(values) == 1 else None

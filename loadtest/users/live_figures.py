@@ -249,11 +249,11 @@ board = Board()
 def listen_to(events: Events) -> None:
     """Connect `board` to Locust: reset with each test, reported by workers, merged by the master. Call it once."""
     board.live, board.client = recording.live, recording.client
-    recording.record_listeners.append(_count)
-    events.init.add_listener(_connect)  # type: ignore[no-untyped-call]
+    recording.record_listeners.append(_count_record)
+    events.init.add_listener(_connect_board)  # type: ignore[no-untyped-call]
 
 
-def _count(name: str, record: Record) -> None:
+def _count_record(name: str, record: Record) -> None:
     recorder = recording.recorder()
     assert recorder is not None  # it is where the record comes from
     board.add(name, record, recorder.clock.wall_ns * metrics.S_PER_NS)
@@ -265,7 +265,7 @@ def _overrule(name: str, context: dict[str, Any] | None = None, exception: Excep
         board.overrule(name, context["outcome"], failed=exception is not None)
 
 
-def _connect(environment: Environment, runner: Runner | None, **_: Any) -> None:
+def _connect_board(environment: Environment, runner: Runner | None, **_: Any) -> None:
     if runner is None:  # run_single_user
         return
     events: Any = environment.events  # untyped in Locust, as is gevent
@@ -273,7 +273,7 @@ def _connect(environment: Environment, runner: Runner | None, **_: Any) -> None:
     runner.register_message(RESET, _take_reset)
     if isinstance(runner, WorkerRunner):
         runner.register_message(FINISH, _finish)
-        events.report_to_master.add_listener(_report)
+        events.report_to_master.add_listener(_add_delta)
         events.test_stop.add_listener(lambda **_: runner.send_message(FIGURES, board.take_delta()))
     else:
         events.test_start.add_listener(lambda **_: _reset(runner))
@@ -285,7 +285,7 @@ def _connect(environment: Environment, runner: Runner | None, **_: Any) -> None:
         events.worker_report.add_listener(_merge)
         return
     sampler: list[gevent.Greenlet[[], None]] = []
-    events.test_start.add_listener(lambda **_: sampler.append(gevent.spawn(_sample)))
+    events.test_start.add_listener(lambda **_: sampler.append(gevent.spawn(_sample_each_second)))
     events.test_stop.add_listener(lambda **_: gevent.killall([sampler.pop() for _ in list(sampler)]))
 
 
@@ -299,7 +299,7 @@ def _take_reset(msg: Message, **_: Any) -> None:
     board.reset(msg.data["generation"])
 
 
-def _report(data: dict[str, Any], **_: Any) -> None:
+def _add_delta(data: dict[str, Any], **_: Any) -> None:
     data["loadtest"] = board.take_delta()
 
 
@@ -333,7 +333,7 @@ def _finish(environment: Environment, **_: Any) -> None:
     runner.send_message(FINISHED)
 
 
-def _sample() -> None:
+def _sample_each_second() -> None:
     while True:
         gevent.sleep(1.0 - time.time() % 1.0)
         board.sample(time.time())

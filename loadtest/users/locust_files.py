@@ -32,7 +32,7 @@ def write_files(
     jobs = (
         (asked.get("csv_prefix"), "_streams.csv", lambda path: path.write_text(csv_text(rows), encoding="utf-8")),
         (asked.get("json_file"), "_streams.json", lambda path: path.write_text(json_text(rows), encoding="utf-8")),
-        (asked.get("html_file"), "", lambda path: insert_section(path, html_section(rows, chart_images(run), mark))),
+        (asked.get("html_file"), "", lambda path: insert_section(path, figures_section(rows, chart_images(run), mark))),
     )
     for name, suffix, job in jobs:
         if name:
@@ -74,7 +74,7 @@ def chart_images(run: RunFolder | None) -> list[tuple[str, bytes]]:
         return [(CAPTIONS.get(path.name, path.stem), path.read_bytes()) for path in drawn]
 
 
-def html_section(rows: list[dict[str, Any]], charts: list[tuple[str, bytes]], mark: str | None) -> str:
+def figures_section(rows: list[dict[str, Any]], charts: list[tuple[str, bytes]], mark: str | None) -> str:
     """Return the figures and charts as a piece of HTML that brings its style and fetches nothing."""
     head = "".join(f'<th colspan="{len(columns)}" scope="colgroup">{escape(group)}</th>' for group, columns in GROUPS)
     parts = "".join(f"<th>{escape(part)}</th>" for _, columns in GROUPS for part, _, _ in columns)

@@ -24,7 +24,7 @@ from loadtest.users.options import Settings
 from loadtest.users.user import ModelUser
 from loadtest.wire import now
 
-WAKE_EARLY_NS = 1_500_000  # a sleep may end 1 ms late, so it ends this much before the instant; then others run
+ARRIVE_EARLY_NS = 1_500_000  # a sleep may end 1 ms late, so it ends this much before the instant; then others run
 LATE_NS = 5_000_000  # an arrival that left later than this is counted as late
 SHARE_POLL_S = 0.01
 
@@ -94,8 +94,8 @@ class OpenLoopUser(ModelUser):
             if not mine.takes(number):
                 continue
             due = start + offset
-            if (left := due - now()) > WAKE_EARLY_NS:
-                gevent.sleep((left - WAKE_EARLY_NS) / 1e9)
+            if (left := due - now()) > ARRIVE_EARLY_NS:
+                gevent.sleep((left - ARRIVE_EARLY_NS) / 1e9)
             while now() < due:
                 gevent.sleep(0)
             if recording.share() != share:  # workers came or went: another share of a schedule that begins anew

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, quoted, sendable
+from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, sendable, short_repr
 
 GROUP = "loadtest"
 NAME = "a name in UTF-8 without control characters"
 TRUTH = {"true": True, "false": False}
 # Locust's help where a test of Locust differs from a run: its levels come from its users, its requests from tasks.
-HELP = {
+LOCUST_HELP = {
     "endpoint": "What a plain ask() of a user sends to.",
     "input_tokens": "Length of made-up prompts, tokens.",
     "output_tokens": "Answer length asked for, tokens.",
@@ -23,13 +23,13 @@ HELP = {
 }
 
 
-def _text(text: str) -> str:
+def _one_line(text: str) -> str:
     if not sendable(text):
         raise ValueError
     return text
 
 
-def _count(text: str) -> int:
+def _positive_whole(text: str) -> int:
     value = parse_whole(text)
     if value < 1:
         raise ValueError
@@ -42,7 +42,7 @@ def _truth(text: str) -> bool:
     return TRUTH[text]
 
 
-def _ratio(text: str) -> float:
+def _read_ratio(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise ValueError
@@ -64,7 +64,7 @@ def _port(text: str) -> int:
 
 
 READERS: dict[type, tuple[Callable[[str], Any], str, str]] = {  # of a key's values; what they must be; their metavar
-    str: (_text, NAME, "TEXT"),
+    str: (_one_line, NAME, "TEXT"),
     int: (parse_whole, "a whole number", "N"),
     float: (float, "a number", "X"),
     bool: (_truth, "true or false", "true|false"),
@@ -94,8 +94,8 @@ class Option:
         declared = key.declared
         read, wanted, metavar = READERS[key.kind]
         if key.kind is int and declared.bounds is not None and declared.bounds.low == 1:
-            read, wanted = _count, "a whole number above 0"
-        text = HELP.get(key.name, declared.help)
+            read, wanted = _positive_whole, "a whole number above 0"
+        text = LOCUST_HELP.get(key.name, declared.help)
         if key.many:
             text += f" Default: the user class's, else {key.default[0]}."
         if declared.choices:
@@ -110,9 +110,9 @@ class Option:
         try:
             value = self.read(text)
         except ValueError:
-            raise ScenarioError(f"{self.flag} must be {self.wanted}, not {quoted(text)}.") from None
+            raise ScenarioError(f"{self.flag} must be {self.wanted}, not {short_repr(text)}.") from None
         if self.choices and value not in self.choices:
-            raise ScenarioError(f"{self.flag} must be one of {', '.join(self.choices)}, not {quoted(text)}.")
+            raise ScenarioError(f"{self.flag} must be one of {', '.join(self.choices)}, not {short_repr(text)}.")
         return value
 
 
@@ -120,14 +120,14 @@ KEY_OPTIONS = tuple(Option.of(key) for key in keys_of(Scenario) if OPTION in key
 TEST_OPTIONS = (
     Option(
         "out",
-        _text,
+        _one_line,
         "a path in UTF-8 without control characters",
         "FOLDER",
         "Run folder to make. Default: runs/<time>-<locustfile>.",
     ),
     Option(
         "max_failure_ratio",
-        _ratio,
+        _read_ratio,
         "a number from 0 to 1",
         "RATIO",
         "Gate: exit code 1 when more than this share of the requests failed (cancelled ones do not count).",
@@ -158,7 +158,7 @@ PROCESS_OPTIONS = (
     ),
     Option(
         "metrics_address",
-        _text,
+        _one_line,
         "an address in UTF-8 without control characters",
         "HOST",
         "Address that --metrics-port is on; another one is open to whoever reaches it.",

@@ -122,7 +122,7 @@ def _amending(web_ui: WebUI, shown: Board, told: LatestRun) -> Callable[[Respons
             rows, mark = shown.rows(), tables.simulated_as(told.facts())
             # To draw keeps the process from all else for seconds.
             idle = test_state(web_ui, told) in (STATE_INIT, STATE_STOPPED)
-            section = locust_files.html_section(rows, charts.of(told.folder(), rows) if idle else [], mark)
+            section = locust_files.figures_section(rows, charts.of(told.folder(), rows) if idle else [], mark)
             answer.set_data(locust_files.with_section(answer.get_data(as_text=True), section))
         elif request.endpoint == "locust.swarm":  # before the test is started or changed with what the form said
             withhold_passwords(web_ui.environment)

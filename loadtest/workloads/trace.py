@@ -19,7 +19,16 @@ from typing import Any
 
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S
-from loadtest.scenario import MOST_REQUESTS, MOST_S, TOKENS, Scenario, file_version, parse_whole, quoted, read_text
+from loadtest.scenario import (
+    MOST_REQUESTS,
+    MOST_S,
+    TOKEN_COUNTS,
+    Scenario,
+    file_version,
+    parse_whole,
+    read_text,
+    short_repr,
+)
 
 MOST_BYTES = 1 << 30
 
@@ -125,10 +134,10 @@ def _length(row: dict[str, Any], names: Sequence[str], least: int, where: str) -
         length = -1 if isinstance(given, bool) else parse_whole(given if isinstance(given, str) else repr(given))
     except (TypeError, ValueError):
         length = -1
-    if not least <= length <= TOKENS.high:
+    if not least <= length <= TOKEN_COUNTS.high:
         raise ScenarioError(
-            f"{where} has a length of {quoted(given)} (column {name}); lengths are whole numbers from {least} to "
-            f"{TOKENS.high}."
+            f"{where} has a length of {short_repr(given)} (column {name}); lengths are whole numbers from {least} to "
+            f"{TOKEN_COUNTS.high}."
         )
     return length
 
@@ -186,7 +195,7 @@ def _head(path: Path, first: tuple[int, str]) -> tuple[list[str] | None, str]:
     if len(found) == 1:
         return None, ","
     raise ScenarioError(
-        f"the trace {path} has no column {' or '.join(TIMES)} in its first line; it has {quoted(', '.join(found))}."
+        f"the trace {path} has no column {' or '.join(TIMES)} in its first line; it has {short_repr(', '.join(found))}."
     )
 
 
@@ -195,7 +204,7 @@ def _seconds(row: dict[str, Any], where: str) -> float:
     name = next((name for name in TIMES if name in row), None)
     given = None if name is None else row[name]
     if isinstance(given, bool) or not isinstance(given, str | int | float):
-        raise ScenarioError(f"{where} has no instant under {', '.join(TIMES)}; it has {quoted(', '.join(row))}.")
+        raise ScenarioError(f"{where} has no instant under {', '.join(TIMES)}; it has {short_repr(', '.join(row))}.")
     try:
         seconds = float(given)
     except OverflowError:
@@ -203,7 +212,7 @@ def _seconds(row: dict[str, Any], where: str) -> float:
     except ValueError:
         seconds = _date(str(given), name, where)
     if not math.isfinite(seconds):
-        raise ScenarioError(f"{where} has {quoted(given)} for an instant (column {name}); give seconds.")
+        raise ScenarioError(f"{where} has {short_repr(given)} for an instant (column {name}); give seconds.")
     return seconds / 1e3 if any(name in row for name in MILLISECONDS) else seconds
 
 
@@ -213,5 +222,5 @@ def _date(text: str, name: str | None, where: str) -> float:
         return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()
     except (ValueError, OverflowError):
         raise ScenarioError(
-            f"{where} has {quoted(text)} for an instant (column {name}); give seconds or a date and time."
+            f"{where} has {short_repr(text)} for an instant (column {name}); give seconds or a date and time."
         ) from None

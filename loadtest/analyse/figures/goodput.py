@@ -10,7 +10,7 @@ import numpy as np
 
 from loadtest.analyse.figures.rates import Flow
 from loadtest.analyse.run.frames import US, FloatArray, Run
-from loadtest.slo import PERCENTILES, Objective
+from loadtest.slo import STATISTIC_SHARES, Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def _values(run: Run, objective: Objective) -> FloatArray:
     if objective.figure != "itl_s":
         return run.column(objective.figure)
     values = np.full(len(run.requests), np.nan)
-    share = PERCENTILES.get(objective.statistic)
+    share = STATISTIC_SHARES.get(objective.statistic)
     for row in np.flatnonzero(run.itl.counts):
         gaps = np.diff(run.chunks.row(int(row))) * US
         values[row] = gaps.mean() if share is None else np.quantile(gaps, share)

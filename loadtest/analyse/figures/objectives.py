@@ -16,7 +16,7 @@ import numpy as np
 from loadtest.analyse.figures import stats
 from loadtest.analyse.run.frames import BoolArray, FloatArray, Run
 from loadtest.records import Outcome
-from loadtest.slo import PERCENTILES, Judged, Objective, judge_by_figures
+from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
 
 ENDLESS_S = 1e12  # stands for a failed request's duration: what is computed stays a number
 NEVER_S = 1e8  # from here on a duration has a failed request's in it
@@ -60,9 +60,9 @@ def _of_requests(
     failed = 1 - float(answered.sum()) / float(sent.sum())
     if value is None:  # too few for this percentile, and yet so many failed that more could not mend it
         beyond = (
-            failed > 1 - PERCENTILES[objective.statistic]
+            failed > 1 - STATISTIC_SHARES[objective.statistic]
             if objective.at_most
-            else failed > PERCENTILES[objective.statistic]
+            else failed > STATISTIC_SHARES[objective.statistic]
         )
         return (_limited(worst) if beyond else math.nan), None
     assert isinstance(value, float)
@@ -77,7 +77,7 @@ def _of_gaps(run: Run, objective: Objective, answered: BoolArray, failed: int) -
     ordered = stats.in_order(run.itl, answered)
     if objective.statistic == "mean" or not len(ordered):
         return math.inf
-    rank = PERCENTILES[objective.statistic] * (1 + failed / float(answered.sum())) * (len(ordered) - 1)
+    rank = STATISTIC_SHARES[objective.statistic] * (1 + failed / float(answered.sum())) * (len(ordered) - 1)
     return float(ordered[math.ceil(rank - 1e-9)]) if rank <= len(ordered) - 1 else math.inf
 
 
