@@ -230,7 +230,7 @@ def _why_unknown(objective: Objective, level: Mapping[str, Any]) -> tuple[str, b
     found = level.get(objective.figure)
     if isinstance(found, Mapping):
         count = int(found.get("n") or 0)
-        return f"takes {objective.requests} requests and has {count}", True
+        return f"needs {objective.requests} requests and has {count}", True
     reason = level.get(f"{objective.figure}_reason")
     return f"is unknown{f' ({reason})' if reason else ''}", False
 

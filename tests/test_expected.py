@@ -50,7 +50,7 @@ def test_at_a_rate_a_level_lasts_until_enough_were_sent() -> None:
         is None
     )
     assert beforehand(scenario, parse_objectives("ttft_p95=2")) == (
-        "The 2 levels will take about 5 min, the answers that are still to come then not counted."
+        "The 2 levels will take about 5 min, plus the time for the last answers."
     )
 
 
@@ -61,7 +61,7 @@ def test_it_is_said_beforehand_what_will_be_sent_or_cannot_be_judged() -> None:
         "The 2 levels will send 20, 32 requests; how long that takes is said after the first answers."
     )
     assert beforehand(Scenario(concurrency=(1,), requests=8), objectives) == (
-        "--slo ttft_p95 takes 20 requests a level, and this run sends 8: leave out --requests, or ask for 20."
+        "--slo ttft_p95 needs 20 requests a level, and this run sends 8: leave out --requests, or ask for 20."
     )
 
 
@@ -77,7 +77,7 @@ def test_after_the_first_answers_the_time_is_said_once() -> None:
         assert len(said) == (done >= 2)
     assert said == [
         (
-            "At the pace of the first answers this takes 60 s in all if more streams get more done, 2 min if they wait for "
+            "At the pace of the first answers this takes 60 s in all if streams do not slow each other down, 2 min if they wait for "
             "each other."
         )
     ]

@@ -88,7 +88,7 @@ def test_a_gate_that_cannot_be_judged_says_so() -> None:
     said = [str(gate) for gate in gates.judge_gates(asked, total_of([]))]
     assert all(": NOT JUDGED, " in line for line in said), said
     assert str(next(gates.judge_gates(Settings(max_ttft_p95=9.0), total_of(streams(16))))) == (
-        "gate --max-ttft-p95 9: NOT JUDGED, TTFT p95 takes 20 requests, and 16 were measured"
+        "gate --max-ttft-p95 9: NOT JUDGED, TTFT p95 needs 20 requests, and 16 were measured"
     )
 
 

@@ -180,7 +180,7 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["compare", "folder", "./folder"], "are the same run: name two."),
         (["compare", "loop", "folder"], "is not a run folder"),
         (["reprot", "x"], "there is no command 'reprot'; did you mean 'report'?"),
-        (["zzz"], "there is no command 'zzz'; there are run, report,"),
+        (["zzz"], "there is no command 'zzz'; commands are run, report,"),
         (["advise", "folder", "--gpu-memory", "nan"], "--gpu-memory is a size like 80GB or 24GiB, not 'nan'."),
         (["advise", "folder", "--slo", "ttft_p95=-1"], "the limit of ttft_p95 is seconds"),
     ],
@@ -202,7 +202,7 @@ def test_across_names_keys_that_runs_have(place: Path) -> None:
         in answer(["compare", "a", "b", "--across", "modle"]).err
     )
     assert (
-        "runs have no key 'zzz'; there are arrivals, context," in answer(["compare", "a", "b", "--across", "zzz"]).err
+        "runs have no key 'zzz'; keys are arrivals, context," in answer(["compare", "a", "b", "--across", "zzz"]).err
     )
     assert "--across" not in answer(["compare", "a", "b", "--across", "new_key,model"]).err
 

@@ -90,7 +90,7 @@ def test_few_failures_leave_a_percentile_and_are_said(tmp_path: Path) -> None:
 
 def test_so_few_requests_that_nothing_can_be_said_are_not_judged(tmp_path: Path) -> None:
     (judged,) = held(failing(tmp_path / "a", lambda _: False, each=4), "ttft_p95=2")
-    assert str(judged) == "TTFT p95 takes 20 requests and has 16, TTFT p95 ≤ 2 s: not judged"
+    assert str(judged) == "TTFT p95 needs 20 requests and has 16, TTFT p95 ≤ 2 s: not judged"
     (judged,) = held(failing(tmp_path / "b", lambda i: i < 4, each=4), "ttft_p95=2")
     assert str(judged) == ("TTFT p95 is that of a failed request with 4 of 16 requests failed, TTFT p95 ≤ 2 s: missed")
 

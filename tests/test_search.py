@@ -114,7 +114,7 @@ def test_noise_never_gives_a_wrong_order() -> None:
         (["--find-max", "--slo", "ttft_p95=2", "--duration", "3"], "leave out --duration"),
         (["--find-max", "--slo", "ttft_p95=2", "--output-tokens", "4,8"], "one combination of lengths"),
         (["--find-max", "0", "--slo", "ttft_p95=2"], "0 is not in the range"),
-        (["--slo", "ttft=2"], "say which statistic"),
+        (["--slo", "ttft=2"], "needs a statistic"),
     ],
 )
 def test_a_mistake_is_said_before_anything_is_sent(

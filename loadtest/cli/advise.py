@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
-    "--slo", metavar="NAME=LIMIT,…", help="What users must get, e.g. ttft_p95=2,tokens_per_s_p5=10 (seconds; tokens/s)."
+    "--slo",
+    metavar="NAME=LIMIT,…",
+    help="What every user must get, e.g. ttft_p95=2,tokens_per_s_p5=10 (seconds; tokens/s).",
 )
-@click.option("--gpu-memory", metavar="SIZE", help="What the loaded model may take, e.g. 80GB: more slots take more.")
+@click.option(
+    "--gpu-memory", metavar="SIZE", help="Memory that the loaded model may take, e.g. 80GB: more slots need more."
+)
 def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
     """Say what OLLAMA_NUM_PARALLEL should be, and what it would change.
 
-    From one run: TTFT, queue wait and tokens/s for 1 to 16 slots at the concurrencies measured and some others, where
-    --slo is met, and which other lever matters more. Writes advice.md, advice.json and advice.png into the run folder.
+    From one run it predicts TTFT, queue wait and tokens/s for 1 to 16 slots at the measured concurrencies and some others,
+    and says where --slo is met and which other setting matters more. Writes advice.md, advice.json and advice.png into the run folder.
 
     \b
     Examples:

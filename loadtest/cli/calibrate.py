@@ -1,4 +1,4 @@
-"""`loadtest calibrate`: streams of a known speed until this client's figures are untrue, kept for later runs."""
+"""`loadtest calibrate`: how many streams of a known speed this client measures truthfully, kept for later runs."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from loadtest.scenario import Level, Scenario
 ARRIVAL_PROFILES = {"independent": "metronome", "steps": "lockstep"}
 STAMPS = ("kernel", "user")
 TOKENS_PER_S = 50.0  # of each stream: both profiles' speed
-REQUESTS_A_STREAM = 2  # of each stream of a level, after a warm-up one
+REQUESTS_A_STREAM = 2  # in each level, after one warm-up request
 OUTPUT_TOKENS = 50  # with the first token's 0.2 s a request takes 1.2 s, so that a level takes about 4
 INPUT_TOKENS = 32
 LOCUST_S = 5  # of a level
-OTHER_FILES = 100  # that a client has open beside its connections
+OTHER_FILES = 100  # files that a client has open besides its connections
 LOCUSTFILE = """from locust import task
 
 from loadtest.users import OllamaUser
@@ -52,7 +52,7 @@ class Calibrating(OllamaUser):
 
 @dataclass(slots=True)
 class Calibrating:
-    """One kind of arrivals: what was served so far, and the levels tried."""
+    """One kind of arrivals: where the server logs what it sent, and the levels tried so far."""
 
     arrivals: str
     most: int
@@ -63,7 +63,7 @@ class Calibrating:
         return next_streams(self.tried, self.most)
 
     def take(self, folder: Path, level: int, streams: int, *, warm: int = 0) -> None:
-        """Judge a level from its run folder and the truth log, and say so."""
+        """Judge a level by its run folder and the server's log, and print the outcome."""
         served = by_nonce(_json_lines(self.truth))
         (header, rows), *_ = RunFolder.open(folder).requests()
         records = (Record.from_json(row) for row in rows if row["level"] == level)
@@ -73,7 +73,7 @@ class Calibrating:
         _print_now(f"  {tried.sentence}")
 
     def choose(self, folder: Path, levels: Sequence[Level]) -> Level | None:
-        """Judge the last of the levels run by the asyncio driver and return the next one."""
+        """Judge the last level that the asyncio driver ran and return the next one; None where the search is over."""
         last = levels[-1]
         self.take(folder, last.index, last.concurrency or 0)
         streams = self.next_streams()
@@ -95,7 +95,7 @@ def _print_now(text: str) -> None:
 
 
 def _asyncio(kind: Calibrating, url: str, folder: Path) -> bool:
-    """Search with the asyncio driver, in this process; False when it was interrupted."""
+    """Search with the asyncio driver in this process; return False where it was interrupted."""
     first = kind.next_streams()
     assert first is not None
     scenario = Scenario(
@@ -113,7 +113,7 @@ def _asyncio(kind: Calibrating, url: str, folder: Path) -> bool:
 
 
 def _locust(kind: Calibrating, url: str, folder: Path) -> bool:
-    """Search with the Locust users, a headless process a level; False when it was interrupted."""
+    """Search with Locust users, one headless process for each level; return False where one was interrupted."""
     locustfile = folder / "calibrating.py"
     locustfile.write_text(LOCUSTFILE)
     lengths = ["--input-tokens", str(INPUT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS)]
@@ -145,7 +145,7 @@ DRIVERS = {"asyncio": _asyncio, "locust": _locust}
 
 @contextlib.contextmanager
 def _with_stamps(stamps: str) -> Iterator[None]:
-    """Have the wire of this process, and of those it starts, leave kernel stamps off for "user"."""
+    """Set LOADTEST_STAMPS for this process and those it starts: "user" switches kernel stamps off."""
     before = os.environ.get("LOADTEST_STAMPS")
     os.environ["LOADTEST_STAMPS"] = stamps
     try:
@@ -157,7 +157,7 @@ def _with_stamps(stamps: str) -> Iterator[None]:
 
 
 def _descriptors() -> int:
-    """Return how many connections this process may hold, some files beside them."""
+    """Return how many connections this process may hold besides its other files."""
     try:
         import resource
     except ImportError:
@@ -169,7 +169,7 @@ def _descriptors() -> int:
 def _arrival_kinds(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
     kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not kinds or any(kind not in ARRIVAL_PROFILES for kind in kinds):
-        raise click.BadParameter(f"{text!r} is none of {', '.join(ARRIVAL_PROFILES)}, or both with a comma between.")
+        raise click.BadParameter(f"{text!r} is not {' or '.join(ARRIVAL_PROFILES)}, or both with a comma between.")
     return kinds
 
 
@@ -181,8 +181,8 @@ def _arrival_kinds(_context: click.Context, _option: click.Parameter, text: str)
     show_default=True,
     callback=_arrival_kinds,
     metavar="KIND,…",
-    help="How tokens come: each stream's at times of its own, or those of all streams together, as a step of a real "
-    "engine sends them.",
+    help="When tokens come: each stream's independently, or those of all streams together, as in the steps of a real "
+    "engine.",
 )
 @click.option(
     "--stamps",
@@ -200,13 +200,13 @@ def _arrival_kinds(_context: click.Context, _option: click.Parameter, text: str)
     help="File to keep the result in.  [default: LOADTEST_CALIBRATION, else calibration.json in the user's state folder]",
 )
 def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_most: int, out: Path | None) -> int:
-    """Find how many streams this machine can measure truthfully, and keep it for later runs to compare with.
+    """Find how many streams this machine can measure truthfully, and keep the number for later runs to compare with.
 
     A simulated server in a process of its own sends 50 tokens/s a stream and logs what it did. Streams are doubled until
-    TTFT is off by more than 1 ms at p50 or p99, or ITL by 1 % at p50 or 1 ms at p99; then the gap is halved. Where the
-    server is late itself, that is said, and the capacity is "at least". Takes about a minute a kind of arrivals.
+    TTFT is wrong by more than 1 ms at p50 or p99, or ITL by 1 % at p50 or 1 ms at p99; then the gap is halved. Where the
+    server itself is late, the capacity is given as "at least". Takes about a minute for each kind of arrivals.
 
-    Later runs on this machine say how much of it each level used.
+    Later runs on this machine say how much of the capacity each level used.
     """
     path = out or capacity_file.place()
     capacity_file.check_writable(path)
@@ -215,7 +215,9 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
         f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {_cores_text(here['cores'])}; simulated server."
     )
     if here["cores"] == 1:
-        _print_now("The server shares the one core with the client: against a server elsewhere more could be measured.")
+        _print_now(
+            "Client and server share the only core: with the server elsewhere, the client could measure more streams."
+        )
     most = min(streams_most, _descriptors())
     if most < streams_most:
         _print_now(
@@ -226,7 +228,7 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
         _print_now(f"{kind}:")
         found = _search(driver, kind, stamps, most)
         if found is None:
-            _print_now("Interrupted: what was found before is kept.")
+            _print_now("Interrupted: results found before are kept.")
             return 130
         done[kind] = found
         _print_now(f"{kind}: {found.sentence(TOKENS_PER_S)}.")
@@ -239,7 +241,7 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
 
 
 def _search(driver: str, arrivals: str, stamps: str, most: int) -> Found | None:
-    """Search with one kind of arrivals; None when it was interrupted."""
+    """Search with one kind of arrivals; return None where it was interrupted."""
     with tempfile.TemporaryDirectory() as name, _with_stamps(stamps):
         folder = Path(name)
         truth = folder / "truth.jsonl"

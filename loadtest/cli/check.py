@@ -23,8 +23,8 @@ def check(
 ) -> None:
     """Say what server answers at URL, and what could spoil a measurement.
 
-    Without URL: OLLAMA_HOST, OPENAI_BASE_URL (first with --api openai), else the local Ollama. Sends no prompt. Exit code
-    2 when nothing usable answers.
+    Without URL: OLLAMA_HOST, OPENAI_BASE_URL (first with --api openai), else the local Ollama. No prompt is sent. Exit
+    code 2 when no usable server answers.
     """
     if url is not None and named is not None:
         raise ScenarioError("URL and --url both name a server: give one.")
@@ -46,7 +46,7 @@ def check(
             "slots",
             str(server.slots)
             if server.slots
-            else "not said by this server; a run with more streams than slots can show them",
+            else "unknown, because the server does not say; a run with more streams than slots can show them",
         )
     )
     for name, value in rows:
@@ -79,5 +79,7 @@ def _context_text(model: Model) -> str:
     trained = f"trained for {model.trained_context}" if model.trained_context else ""
     if model.context:
         return f"{model.context} tokens" + (f", {trained}" if trained else "")
-    unknown = "not loaded, so not known yet" if model.loaded is False else "not said by this server"
+    unknown = (
+        "unknown until the model is loaded" if model.loaded is False else "unknown, because the server does not say"
+    )
     return unknown + (f"; {trained}" if trained else "")

@@ -34,7 +34,7 @@ from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.run_folder import RunFolder
 
 COLUMN_WIDTHS = {"figure": 17, "BASE": 6, "NEW": 6, "change": 6, "interval": 14, "verdict": 18}
-# Keys of run.json's `comparability`, of which a folder may lack those that its loadtest did not know yet.
+# Keys of run.json's `comparability`; a folder of an older loadtest may lack some of them.
 ACROSS = (
     "dialect",
     "model",
@@ -60,9 +60,9 @@ class ShareParam(click.ParamType[float]):
         try:
             share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
         except ValueError:
-            self.fail(f"{text!r} is no share; say 5% or 0.05.", param, ctx)
+            self.fail(f"{text!r} is not a share; write 5% or 0.05.", param, ctx)
         if not 0 <= share < 1:
-            self.fail(f"{text!r} is not from 0 to below 1; say 5% or 0.05.", param, ctx)
+            self.fail(f"{text!r} is not from 0 to below 1; write 5% or 0.05.", param, ctx)
         return share
 
 
@@ -76,7 +76,7 @@ class Against(click.Command):
             inside = arg == "--against" or (inside and not arg.startswith("-"))
             given += ["--against", arg] if inside and arg != "--against" else [] if inside else [arg]
         if "--against" in args and "--against" not in given:
-            raise click.BadOptionUsage("--against", "--against names no run; give the runs to hold against BASE.")
+            raise click.BadOptionUsage("--against", "--against names no run; name the runs to compare with BASE.")
         return super().parse_args(ctx, given)
 
 
@@ -103,13 +103,13 @@ class Against(click.Command):
     type=ShareParam(),
     default=RUN_NOISE,
     metavar="SHARE",
-    help=f"By how much runs of one server differ (standard deviation); one run a side cannot show it.  [default: {RUN_NOISE:.0%}]",
+    help=f"How much runs of the same server differ (standard deviation), which one run a side cannot show.  [default: {RUN_NOISE:.0%}]",
 )
 @click.option(
     "--across",
     metavar="KEY,KEY",
     default="",
-    help="What differs on purpose (model, quantization, context, dialect, …): without it such runs get no verdict.",
+    help="What differs on purpose (model, quantization, context, dialect, …): runs that differ otherwise get no verdict.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the files.  [default: NEW]")
 def compare(
@@ -124,8 +124,9 @@ def compare(
     """Say what changed between two run folders, with intervals; write compare.md, compare.json and compare.png.
 
     A verdict (better, worse, no difference seen, not comparable) on TTFT mean and p95, tokens/s a stream, output
-    tokens/s and failures of every level that all runs have; all of them hold together with 99 %. Two runs of one server
-    differ by themselves: several a side, BASE1 BASE2 … --against NEW1 NEW2 …, show by how much, and so smaller changes.
+    tokens/s and failures of every level that all runs have; all verdicts hold together with 99 %. Two runs of the same
+    server always differ a little: several runs a side (BASE1 BASE2 … --against NEW1 NEW2 …) show how much, and so reveal
+    smaller changes.
 
     \b
     Exit codes: 0 no regression · 1 a figure is worse by more than --tolerance
@@ -146,7 +147,7 @@ def compare(
 
 
 def _across_keys(across: str, *runs: Path) -> frozenset[str]:
-    """Return what --across names; raise ScenarioError for a key that runs do not have, with the nearest."""
+    """Return the keys that --across names; raise ScenarioError, with the nearest key, for one that no run has."""
     known = {*ACROSS, *ASKED.values()}
     for run in runs:
         said = RunFolder.open(run).read_run().get("comparability")
@@ -154,7 +155,7 @@ def _across_keys(across: str, *runs: Path) -> frozenset[str]:
     keys = frozenset(key.strip() for key in across.split(",") if key.strip())
     for key in sorted(keys - known):
         near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}."
+        hint = f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(sorted(known))}."
         raise ScenarioError(f"--across: runs have no key {key[:60]!r}{hint}")
     return keys
 
@@ -166,7 +167,7 @@ def _base_and_new(runs: tuple[Path, ...], against: tuple[Path, ...]) -> tuple[tu
     base, new = (runs, against) if against else (runs[:1], runs[1:])
     places: dict[Path, Path] = {}
     for path in (*base, *new):
-        place = Path(os.path.realpath(path))  # Path.resolve raises where links go round
+        place = Path(os.path.realpath(path))  # Path.resolve raises for a link that leads to itself
         if (same := places.get(place)) is not None:
             raise LoadTestError(f"{same} and {path} are the same run: name two.")
         places[place] = path
@@ -202,7 +203,7 @@ def _print_comparison(found: Comparison, written: list[Path], console: Console) 
 
 
 def _tables(found: Comparison) -> Iterator[Table]:
-    """Yield a table a level, a row a headline figure; all of the same widths, made for 80 columns."""
+    """Yield a table for each level with a row for each headline figure; all have the same widths and fit 80 columns."""
     shared, own = compare_report.level_names(found)
     for number, level in enumerate(own):
         name = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
@@ -225,7 +226,7 @@ def _tables(found: Comparison) -> Iterator[Table]:
 
 def _row_cells(row: Row, found: Comparison) -> tuple[str | Text, ...]:
     _, figure, base, new, change, between, verdict = compare_report.cells(row, found)
-    # Why whole runs or levels are not comparable stands above the table, once.
+    # The reason why whole runs or levels are not comparable stands once, above the table.
     short = row.reason if row.reason == TOO_FEW else NOT_COMPARABLE if row.verdict == NOT_COMPARABLE else verdict
     amounts = (base.removesuffix("/s"), new.removesuffix("/s"), change, between.removesuffix(" %"))
     return (figure, *amounts, Text(short, style=STYLES[row.verdict or SAME]))

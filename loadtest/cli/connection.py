@@ -1,4 +1,4 @@
-"""Options of every command that connects to a server: the same words and checks as `loadtest run` has."""
+"""Options of every command that connects to a server, with the same help and checks as in `loadtest run`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loadtest.memory.estimate import Facts, Plan
     from loadtest.memory.loaded import Measured
 
-DEFAULT_QUANTIZATION = "q4_K_M"  # what most tags of Ollama's library are
+DEFAULT_QUANTIZATION = "q4_K_M"  # that of most tags in Ollama's library
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class MemoryOptions:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """An estimate and what stands beside it."""
+    """An estimate, and what is shown beside it."""
 
     plan: Plan
     measured: Measured | None
@@ -66,35 +66,43 @@ class MemoryEstimate:
 @click.option("--model", metavar="NAME", help="A common model, e.g. llama3.1:70b; with --url: the model on the server.")
 @click.option("--gguf", type=click.Path(path_type=Path), metavar="FILE", help="A GGUF file: its header is read.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="A Hugging Face config.json.")
-@click.option("--url", metavar="URL", help="An Ollama server: its model, beside what it says that takes.")
+@click.option(
+    "--url", metavar="URL", help="An Ollama server: estimate its model, and show what the server says the model takes."
+)
 @connection_options
 @click.option("--run", type=click.Path(path_type=Path), metavar="RUN", help="A run folder: estimate beside measured.")
-@click.option("--parameters", type=float, metavar="N", help="Parameters, e.g. 7e9, of a model that is not known.")
-@click.option("--layers", type=click.IntRange(1), metavar="N", help="Layers, for the KV cache of such a model.")
-@click.option("--kv-heads", type=click.IntRange(1), metavar="N", help="KV heads a layer.")
-@click.option("--head-size", type=click.IntRange(1), metavar="N", help="Values a head.")
+@click.option(
+    "--parameters", type=float, metavar="N", help="Number of parameters, e.g. 7e9, for a model not known here."
+)
+@click.option("--layers", type=click.IntRange(1), metavar="N", help="Layers of such a model, for its KV cache.")
+@click.option("--kv-heads", type=click.IntRange(1), metavar="N", help="KV heads of each layer.")
+@click.option("--head-size", type=click.IntRange(1), metavar="N", help="Values of each head.")
 @click.option("--quantization", metavar="Q", help=f"GGUF quantisation.  [default for --model: {DEFAULT_QUANTIZATION}]")
-@click.option("--dtype", metavar="D", help="float32, fp16, bf16, int8 or int4 instead: parameters × bytes.")
+@click.option(
+    "--dtype", metavar="D", help="float32, fp16, bf16, int8 or int4 instead of a quantisation: parameters × bytes."
+)
 @click.option("--context", type=click.IntRange(1), metavar="N", help="Context of a slot, tokens.  [default: 4096]")
 @click.option("--slots", type=click.IntRange(1), metavar="N", help="Parallel slots.  [default: 1]")
-@click.option("--cache-dtype", default="f16", metavar="D", help="Of the KV cache: f16, q8_0, q4_0, …  [default: f16]")
+@click.option(
+    "--cache-dtype", default="f16", metavar="D", help="Type of the KV cache: f16, q8_0, q4_0, …  [default: f16]"
+)
 @click.option(
     "--no-flash-attention",
     "flash_attention",
     flag_value=False,
     default=True,
-    help="Buffers as they are without it: larger.",
+    help="Estimate the larger buffers that a server without flash attention needs.",
 )
-@click.option("--buffers", metavar="SIZE", help="Buffers and driver, e.g. 1GiB, in place of the allowance.")
-@click.option("--gpu-memory", metavar="SIZE", help="Say whether it fits there, e.g. 80GB or 24GiB.")
+@click.option("--buffers", metavar="SIZE", help="Memory for buffers and driver, e.g. 1GiB, instead of the allowance.")
+@click.option("--gpu-memory", metavar="SIZE", help="Say whether the model fits into this, e.g. 80GB or 24GiB.")
 @click.option("--training", type=click.Choice(["adamw", "adamw-8bit", "sgd"]), help="Estimate training instead.")
 @click.option("--table", is_flag=True, help="Rules of thumb: weights and training by dtype.")
 @click.option("--json", is_flag=True, help="Print JSON.")
 def memory(**options: Any) -> None:
-    """Say what a model takes in memory, and whether it fits: weights, KV cache of every slot, buffers.
+    """Say how much memory a model takes, and whether it fits: weights, KV cache of every slot, buffers.
 
     Weights and KV cache are exact where the model is known; buffers are an allowance. With --run or --url the server's
-    own figure stands beside the estimate.
+    own figure is shown beside the estimate.
 
     \b
     Examples:
@@ -167,9 +175,11 @@ def _asked_estimate(asked: MemoryOptions) -> MemoryEstimate:
     )
     extra = list(found.notes)
     if plan.facts.trained and plan.context > plan.facts.trained:
-        extra.append(f"{plan.facts.name} is trained for {plan.facts.trained} tokens: servers cut the context to that.")
+        extra.append(
+            f"{plan.facts.name} is trained for {plan.facts.trained} tokens: servers limit the context to that."
+        )
     if plan.kv is None:
-        extra.append("The KV cache is not counted: layers, KV heads and head size are not known.")
+        extra.append("The KV cache is not counted, because layers, KV heads and head size are unknown.")
     return replace(found, plan=plan, notes=tuple(extra))
 
 
@@ -203,12 +213,12 @@ def _of_config(asked: MemoryOptions, path: Path) -> Facts:
     except orjson.JSONDecodeError as error:
         raise ScenarioError(f"{path} is not JSON: {error}.") from None
     if not isinstance(config, dict):
-        raise ScenarioError(f"{path} is no config.json: it holds no object.")
+        raise ScenarioError(f"{path} is not a config.json: it does not hold an object.")
     shape = shapes.from_config(config, str(path))
     if shape is None and asked.parameters is None:
         raise ScenarioError(
-            f"{path} is of model_type {config.get('model_type')!r}, whose layers are not known here: "
-            "add --parameters N (its model card says how many)."
+            f"{path} has model_type {config.get('model_type')!r}, whose layers are not known here: "
+            "add --parameters N (see its model card)."
         )
     if not asked.quantization and not asked.dtype:
         if "quantization_config" in config:
@@ -221,7 +231,7 @@ def _of_config(asked: MemoryOptions, path: Path) -> Facts:
 
 
 def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
-    """Return the facts that --parameters and the flags give, with a config.json's numbers where flags are not given."""
+    """Return the facts given by --parameters and other options, and by a config.json where an option is not given."""
     from loadtest.memory import estimate, weights
 
     assert asked.parameters is not None
@@ -235,7 +245,7 @@ def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
         "embedding_length": config.get("hidden_size"),
     }
     if "kv_lora_rank" in config and not (asked.layers and asked.kv_heads and asked.head_size):
-        architecture["block_count"] = None  # a compressed cache follows from other numbers
+        architecture["block_count"] = None  # these numbers do not give the size of a compressed cache
     if asked.quantization:
         size = weights.rough(parameters, asked.quantization)
         where = f"{parameters:,} parameters × the bytes of {asked.quantization}; up to a tenth low"
@@ -268,7 +278,7 @@ def _estimate_of_run(path: Path) -> MemoryEstimate:
     if not (run.facts.get("server") or {}).get("slots_said"):
         notes.append(f"Slots as the run saw them: {'' if seen.limit else 'at least '}{plan.slots}.")
     if said is None:
-        notes.append("The server did not say at the run's end what the loaded model takes: nothing to compare with.")
+        notes.append("Nothing to compare with: at the run's end the server did not say what the loaded model takes.")
     return MemoryEstimate(plan, said, tuple(notes), simulated=run.simulated is not None)
 
 
@@ -290,10 +300,10 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
         model = describe(client, server, choose_model(server, asked.model))
     facts = server_facts(shown(model.name), model.details, model.trained_context)
     plan = Plan(facts=facts, context=model.context or DEFAULT_CONTEXT)
-    notes = ["Ollama does not say how many slots it has: 1 is taken unless --slots says more."]
+    notes = ["1 slot is assumed, because Ollama does not say how many it has; give more with --slots."]
     said = Measured(model.size, model.size_vram) if model.size else None
     if said is None:
-        notes.append(f"{shown(model.name)} is not loaded: nothing to compare with.")
+        notes.append(f"Nothing to compare with: {shown(model.name)} is not loaded.")
     return MemoryEstimate(plan, said, tuple(notes), simulated=server.simulated is not None)
 
 
@@ -318,14 +328,14 @@ def _print_estimate(found: MemoryEstimate, room: float | None, console: Console)
 
 
 def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Console) -> None:
-    """Print what follows from the number of parameters alone: the rules of thumb, or a training estimate."""
+    """Print what follows from the number of parameters alone: rules of thumb, or a training estimate."""
     from rich.text import Text
 
     from loadtest.memory import report, weights
 
     parameters, name = found.plan.facts.parameters, found.plan.facts.name
     if parameters is None:
-        raise ScenarioError(f"how many parameters {name} has is not known: give --parameters N.")
+        raise ScenarioError(f"the number of parameters of {name} is unknown: give --parameters N.")
     if asked.quantization:
         raise ScenarioError("--table and --training go by dtype, not by quantisation: give --dtype, or leave out both.")
     title = f"{name} · {parameters:,} parameters"

@@ -1,4 +1,4 @@
-"""The live line of a run: cheap, for it shares the loop's core with the arrivals."""
+"""The progress line of a run. It is cheap, because it runs on the core that reads the answers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from loadtest.measure.progress import Progress
 
 
 def progress_text(at: Progress, width: int | None = None) -> str:
-    """Say in one line where the level stands; of what does not fit, what a person misses least goes first.
+    """Return a level's progress in one line of at most `width` characters.
 
-    How many requests failed, came late or were not sent, and how long it takes yet, are the last to go.
+    Where the line is too long, the least important parts are left out first; failed, late and unsent requests and the
+    ETA stay longest.
     """
     total = f"/{at.planned}" if at.planned else ""
     number, level = f"[{at.level.index + 1}{f'/{at.levels}' if at.levels else ''}]", at.level.label
@@ -43,7 +44,7 @@ def _join_parts(parts: dict[str, str]) -> str:
 
 
 class ProgressLine:
-    """One line that renews itself on a terminal; elsewhere a plain line a level and every ten seconds."""
+    """One line that is redrawn on a terminal; elsewhere a plain line for each level and every ten seconds."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
@@ -59,7 +60,7 @@ class ProgressLine:
             print(progress_text(at), file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """Print a line of its own, above the live one."""
+        """Print a line of its own above the progress line."""
         self.close()
         print(text, file=sys.stderr, flush=True)
 

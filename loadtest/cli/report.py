@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 SLO_HELP = (
     "What every level must meet, e.g. ttft_p95=2,tokens_per_s_p5=10,errors=0.01 (seconds; tokens/s; share of requests "
-    "that failed); exit code 1 where it does not, or cannot be judged."
+    "that failed); exit code 1 where a level does not meet it or cannot be judged."
 )
 
 
 def show_report(folder: Path, *, charts: bool, objectives: Sequence[Objective] = ()) -> Report:
-    """Summarise a run folder on the console, objectives too, and write summary.json (and the report)."""
+    """Print the summary and the objectives of a run folder; write summary.json and, with `charts`, the report."""
     from loadtest.analyse.report import console_report, write_report
 
     written = write_report([folder], charts=charts, objectives=objectives)
@@ -44,19 +44,19 @@ def exit_code(reports: Sequence[Report], objectives: Sequence[Objective]) -> int
 
 
 def any_records_lost(reports: Sequence[Report]) -> bool:
-    """Whether records are missing that were written, or should have been, or run.json cannot be read."""
+    """Whether records are missing that were, or should have been, written, or run.json cannot be read."""
     return any(one.run.lost or not one.run.facts.get("state") for report in reports for one in report.analyses)
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
-@click.option("--published", is_flag=True, help="Also set the runs beside the published A100 tables (published.md).")
+@click.option("--published", is_flag=True, help="Also compare the runs with the published A100 tables (published.md).")
 def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
     """Make summary.json, report.md, report.html and PNG charts in each run folder.
 
-    Reads what is on disk, any number of times; a run still in progress is reported as far as it got. With --slo each
-    level's goodput is in summary.json. A folder that cannot be reported is said, and the others are reported.
+    A folder can be reported any number of times; a run still in progress is reported as far as it got. With --slo
+    summary.json holds each level's goodput. A folder that cannot be reported is named, and the others are reported.
 
     \b
     Exit codes: 0 done · 1 an objective is missed or not judged · 2 a folder could not be reported
@@ -79,7 +79,7 @@ def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
 
 
 def _published(reports: Sequence[Report], folder: Path) -> None:
-    """Print measured beside published, and write it into the first run's folder."""
+    """Print measured beside published figures, and write them into the first run's folder."""
     from loadtest.analyse.reports.published import compare
     from loadtest.analyse.run.groups import refuse
 

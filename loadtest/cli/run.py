@@ -127,7 +127,7 @@ def _measure_levels(
 
 def _check_find_max(objectives: Sequence[Objective], values: dict[str, Any]) -> None:
     if not objectives:
-        raise ScenarioError("--find-max searches for what meets --slo; add it, e.g. --slo ttft_p95=2.")
+        raise ScenarioError("--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")
     if values.get("rate") is not None or values.get("trace") is not None:
         raise ScenarioError("--find-max searches over concurrency, not over rates; leave out --rate and --trace.")
     if values.get("concurrency") is not None:

@@ -1,7 +1,8 @@
-"""Levels of a Locust run: one for every number of users asked for, counted once that many are there.
+"""Levels of a Locust run: one for each number of users that was asked for.
 
-A record belongs to the level of the user count that was the target when it was sent; while users are still being started
-or stopped it is a warm-up, and so is each user's first request in a level. The process that decides (master, or one alone) keeps `Levels`; a worker is told.
+A request belongs to the level of the user count that was asked for when it was sent. It is a warm-up while users are still
+being started or stopped, and so is each user's first request in a level. The master, or a process alone, keeps `Levels`
+and tells workers which level it is.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from loadtest.wire import now
 
 @dataclass(frozen=True, slots=True)
 class CurrentLevel:
-    """Where the run stands when a request is sent."""
+    """The level at the moment when a request is sent."""
 
     level: int
-    steady: bool  # False: users are being started or stopped
+    steady: bool  # False while users are being started or stopped
 
 
 @dataclass(slots=True)
 class LevelRequests:
-    """What was asked for in one level: facts that only the processes with users know."""
+    """Lengths and rates of one level's requests, which only the processes with users know."""
 
     inputs: set[int | None] = field(default_factory=set)
     outputs: set[int | None] = field(default_factory=set)
@@ -46,7 +47,7 @@ class LevelRequests:
 
 @dataclass(slots=True)
 class _SteadyPeriod:
-    """A time in which as many users as asked for were there."""
+    """A period in which all users that were asked for were running."""
 
     level: int
     started: int  # monotonic ns
@@ -54,13 +55,13 @@ class _SteadyPeriod:
 
 
 class Levels:
-    """Numbers the user counts of a run in the order in which they were asked for, and keeps when each was reached."""
+    """Numbers the user counts of a run in the order in which they were asked for, and notes when each was reached."""
 
     def __init__(self) -> None:
         self._index: dict[int, int] = {}
         self._periods: list[_SteadyPeriod] = []
         self._given_up: dict[int, str] = {}
-        self._missed: dict[int, int] = {}  # users that ended by themselves, the most at once
+        self._missed: dict[int, int] = {}  # level -> most users missing at once, because they ended by themselves
         self.seen: dict[int, LevelRequests] = {}
 
     def index(self, users: int) -> int:
@@ -73,16 +74,16 @@ class Levels:
             self._periods[-1].ended = now()
 
     def reached(self, users: int) -> None:
-        """Note that all users of a level are there."""
+        """Note that all users of a level are running."""
         self.ramp()
         self._periods.append(_SteadyPeriod(self.index(users), now()))
 
     def give_up(self, users: int, why: str) -> None:
-        """Note that the level of a user count was ended because it is hopeless."""
+        """Note that a level was ended early, and why."""
         self._given_up.setdefault(self.index(users), why)
 
     def miss(self, users: int, gone: int) -> None:
-        """Note that of a user count so many are gone."""
+        """Note that `gone` of a level's users have ended."""
         level = self.index(users)
         self._missed[level] = max(gone, self._missed.get(level, 0))
 

@@ -1,4 +1,4 @@
-"""Files beside those that Locust writes: PREFIX_streams.csv, NAME_streams.json, and a section in the page of --html."""
+"""The live figures in files beside Locust's: PREFIX_streams.csv, NAME_streams.json, and a section in --html's page."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from loadtest.errors import LoadTestError
 from loadtest.run_folder import RunFolder
 from loadtest.users.tables import GROUPS, NO_FIGURE, figure_text, table_notes
 
-SECONDS_KEYS = ("ttft_", "itl_", "tpot_", "queue_wait_", "lag_")  # so begin the keys of a row that are in seconds
-ANCHOR = '<div id="root"></div>'  # where Locust's page draws itself
+SECONDS_KEYS = ("ttft_", "itl_", "tpot_", "queue_wait_", "lag_")  # how the keys of a row begin that are in seconds
+ANCHOR = '<div id="root"></div>'  # the element in which Locust's page draws itself
 
 
 def write_files(
     options: argparse.Namespace | None, rows: list[dict[str, Any]], run: RunFolder | None, mark: str | None
 ) -> Iterator[str]:
-    """Write what the options ask for; yield a sentence for each file that could not be.
+    """Write the files that the options ask for; yield a sentence for each that could not be written.
 
-    --json prints one document of Locust's own to stdout, and a second one there would break who parses it.
+    Nothing is added to --json, because its readers expect the one document that Locust prints to stdout.
     """
     asked = vars(options) if options else {}
     jobs = (
@@ -44,7 +44,7 @@ def write_files(
 
 
 def csv_text(rows: list[dict[str, Any]]) -> str:
-    """Return a line a row, None as an empty cell; the heads say which columns are seconds."""
+    """Return the rows as CSV, None as an empty cell; names of columns in seconds end in _s."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([f"{key}_s" if key.startswith(SECONDS_KEYS) else key for key in rows[0]])
@@ -54,28 +54,28 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
 
 
 def json_text(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as a list of objects; durations in seconds."""
+    """Return the rows as a JSON list of objects; durations are in seconds."""
     named = [{f"{key}_s" if key.startswith(SECONDS_KEYS) else key: value for key, value in row.items()} for row in rows]
     return json.dumps(named, indent=2) + "\n"
 
 
 def chart_images(run: RunFolder | None) -> list[tuple[str, bytes]]:
-    """Draw the run's charts; return (caption, PNG) each, nothing where the folder holds no request to draw."""
+    """Draw the run's charts and return each as (caption, PNG); none for a folder without requests."""
     if run is None or next(run.records(), None) is None:
         return []
     from loadtest.analyse.report import plot
-    from loadtest.analyse.reports.pages import CAPTIONS  # pandas and Matplotlib; the test is over
+    from loadtest.analyse.reports.pages import CAPTIONS  # imports pandas and Matplotlib, now that the test is over
 
     with tempfile.TemporaryDirectory() as place:
         try:
             drawn = plot([run.path], Path(place))
-        except LoadTestError:  # a run that was never settled: the table stands alone
+        except LoadTestError:  # a run that never began: the table is shown alone
             return []
         return [(CAPTIONS.get(path.name, path.stem), path.read_bytes()) for path in drawn]
 
 
 def figures_section(rows: list[dict[str, Any]], charts: list[tuple[str, bytes]], mark: str | None) -> str:
-    """Return the figures and charts as a piece of HTML that brings its style and fetches nothing."""
+    """Return figures and charts as a piece of HTML that contains its style and loads nothing."""
     head = "".join(f'<th colspan="{len(columns)}" scope="colgroup">{escape(group)}</th>' for group, columns in GROUPS)
     parts = "".join(f"<th>{escape(part)}</th>" for _, columns in GROUPS for part, _, _ in columns)
     body = "".join(
@@ -101,7 +101,7 @@ def figures_section(rows: list[dict[str, Any]], charts: list[tuple[str, bytes]],
 
 
 def with_section(page: str, piece: str) -> str:
-    """Return Locust's page with a piece of HTML in it, beneath what Locust draws."""
+    """Return Locust's page with a piece of HTML below what Locust draws."""
     before, anchor, after = page.rpartition(ANCHOR)
     if not anchor:
         before, anchor, after = page.rpartition("</body>")
@@ -116,7 +116,7 @@ def insert_section(path: Path, piece: str) -> None:
     partial.replace(path)
 
 
-# Colours come from the page, which Locust paints light or dark.
+# Colours are inherited from the page, which Locust shows light or dark.
 SECTION_STYLE = """
 .loadtest { font: 14px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 24px; }
 .loadtest h2 { font-size: 2.1rem; font-weight: 400; margin: 0 0 .5rem; }

@@ -1,4 +1,4 @@
-"""What Locust is told on its command line, in the environment or in the start form of its web UI."""
+"""Options of Locust: given on its command line, in the environment or in the start form of its web UI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, senda
 GROUP = "loadtest"
 NAME = "a name in UTF-8 without control characters"
 TRUTH = {"true": True, "false": False}
-# Locust's help where a test of Locust differs from a run: its levels come from its users, its requests from tasks.
+# Help that differs from the scenario's own, because levels and requests of a Locust test come from its users and tasks.
 LOCUST_HELP = {
     "endpoint": "What a plain ask() of a user sends to.",
     "input_tokens": "Length of made-up prompts, tokens.",
@@ -73,7 +73,7 @@ READERS: dict[type, tuple[Callable[[str], Any], str, str]] = {  # of a key's val
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: its key in Locust's parsed options, how text becomes its value, what that must be, how help names it."""
+    """One option: its key in Locust's parsed options, how its text is read, and the words of its help and error."""
 
     key: str
     read: Callable[[str], Any]
@@ -82,7 +82,7 @@ class Option:
     help: str
     default: str | None = None
     choices: tuple[str, ...] | None = None
-    of_process: bool = False  # no field in the start form: it holds for every test of the process
+    of_process: bool = False  # holds for all tests of the process, so it has no field in the start form
 
     @property
     def flag(self) -> str:
@@ -90,7 +90,7 @@ class Option:
 
     @classmethod
     def of(cls, key: Key) -> Self:
-        """Return the option of a scenario's key. Most bounds are left to the scenario that is made of the value."""
+        """Return the option of a scenario's key. The scenario made from the value checks most bounds."""
         declared = key.declared
         read, wanted, metavar = READERS[key.kind]
         if key.kind is int and declared.bounds is not None and declared.bounds.low == 1:
@@ -103,7 +103,7 @@ class Option:
         return cls(key.name, read, wanted, metavar, text)
 
     def value(self, given: Any) -> Any:
-        """Return what was given as a value; empty text (a field of the web form left empty) is None."""
+        """Return the value of a text; for an empty one, such as an empty field of the web form, the default."""
         text = "" if given is None else str(given).strip()
         if not text:
             return self.default
@@ -161,7 +161,7 @@ PROCESS_OPTIONS = (
         _one_line,
         "an address in UTF-8 without control characters",
         "HOST",
-        "Address that --metrics-port is on; another one is open to whoever reaches it.",
+        "Address of --metrics-port; any other than the default lets everybody who can reach it read the figures.",
         "127.0.0.1",
         of_process=True,
     ),
@@ -170,9 +170,9 @@ OPTIONS = KEY_OPTIONS + TEST_OPTIONS + PROCESS_OPTIONS
 
 
 def add_options(parser: Any) -> None:
-    """Add our group to Locust's parser: LOCUST_… in the environment, a field each in the web UI's start form.
+    """Add our options to Locust's parser; each has a LOCUST_… variable and most a field in the web UI's start form.
 
-    Values stay text here: the form fills them in as text too, and `Settings.of` reads both alike.
+    Values stay text here, because the form gives text too; `Settings.of` reads both.
     """
     group = parser.add_argument_group(GROUP, "What the users of loadtest send, where records go, and when a run fails.")
     for option in OPTIONS:
@@ -184,14 +184,14 @@ def add_options(parser: Any) -> None:
             env_var=f"LOCUST_{option.key.upper()}",
             help=option.help,
         )
-        action.include_in_web_ui = not option.of_process  # Locust hides what comes through a group
+        action.include_in_web_ui = not option.of_process  # Locust's own add_argument sets it, a group's does not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The options' values; None where nothing was said."""
+    """The options' values; None where an option was not given."""
 
-    keys: Mapping[str, Any] = field(default_factory=dict)  # of the scenario, only those that were said
+    keys: Mapping[str, Any] = field(default_factory=dict)  # the scenario's keys that were given
     out: str | None = None
     max_failure_ratio: float | None = None
     max_ttft_p95: float | None = None
@@ -199,10 +199,10 @@ class Settings:
 
     @classmethod
     def of(cls, options: argparse.Namespace | None) -> Self:
-        """Read Locust's parsed options and write the values back into them, for whoever looks there.
+        """Read Locust's parsed options and write the values back, for code of the test that reads them there.
 
-        An option with choices always has a value in the start form: its default says nothing. Raises ScenarioError,
-        naming the option, for a value that makes no sense.
+        The start form always gives an option with choices a value, so its default counts as not given. Raises
+        ScenarioError, naming the option, for a value that makes no sense.
         """
         given = vars(options) if options is not None else {}
         keys, others = (
@@ -215,7 +215,7 @@ class Settings:
 
 
 def metrics_of(options: argparse.Namespace | None) -> tuple[int | None, str]:
-    """Return port (None where none was asked for) and address of --metrics-port; raise ScenarioError."""
+    """Return the port of --metrics-port (None where it was not given) and its address; raise ScenarioError."""
     given = vars(options) if options is not None else {}
     port, address = (option.value(given.get(option.key)) for option in PROCESS_OPTIONS)
     return port, address

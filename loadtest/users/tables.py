@@ -1,4 +1,4 @@
-"""Tables of the streaming figures, for console and page alike: which columns, and what is said below them."""
+"""Tables of the live figures, the same for console and page: their columns, and the notes below them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 NO_FIGURE = "–"
 Groups = tuple[tuple[str, tuple[tuple[str, str, int], ...]], ...]
-# The columns of tables: heading, then (part, key of Figures.row, factor) each; factor 1000 shows seconds as ms.
+# The columns: a heading, then (part, key of Figures.row, factor) for each column; factor 1000 shows seconds as ms.
 GROUPS: Groups = (
     ("requests", (("all", "requests", 0), ("failed", "failures", 0))),
     ("TTFT ms", (("p50", "ttft_p50", 1000), ("p95", "ttft_p95", 1000), ("p99", "ttft_p99", 1000))),
@@ -22,13 +22,13 @@ WIDTH = 7  # of a number
 
 
 def simulated_as(facts: dict[str, Any]) -> str | None:
-    """Return profile and speed of the simulated server of a run (its run.json), None for a real or unknown one."""
+    """Return profile and speed of a run's simulated server, from its run.json; None for a real or unknown server."""
     said = (facts.get("server") or {}).get("simulated")
     return f"profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
 
 
 def figure_text(value: float | None, factor: int) -> str:
-    """Return about three digits, times `factor`; 0 marks a count."""
+    """Return `value` times `factor` with about three digits; factor 0 marks a count."""
     if value is None:
         return NO_FIGURE
     if factor == 0:
@@ -38,7 +38,7 @@ def figure_text(value: float | None, factor: int) -> str:
 
 
 def table_lines(rows: list[dict[str, Any]], mark: str | None = None) -> list[str]:
-    """Return the rows of a board as lines of an aligned table like Locust's, with what they leave out and doubt."""
+    """Return a board's rows as lines of an aligned table like Locust's, followed by its notes."""
     names = max(20, *(len(row["name"]) for row in rows))
     heads, parts, rule = " " * names, f"{'Name':{names}}", "-" * names
     widths = {group: max((WIDTH + 1) * len(columns), len(group) + 1) for group, columns in GROUPS}
@@ -64,13 +64,13 @@ def table_lines(rows: list[dict[str, Any]], mark: str | None = None) -> list[str
 
 
 def table_notes(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield what stands below a table: what was left out, and every reason for doubt once."""
+    """Yield the notes below a table: which requests it leaves out, and each reason for doubt once."""
     total = rows[-1]
     left_out = [
         f"{total[key]} {said}" for key, said in (("cancelled", "cancelled"), ("warmup", "warm-up")) if total[key]
     ]
     if left_out:
         yield f"Left out: {' and '.join(left_out)}."
-    for row in rows if len(rows) > 2 else rows[:1]:  # of one name, the total says the same again
+    for row in rows if len(rows) > 2 else rows[:1]:  # with one name the total would repeat it
         if row["reasons"]:
             yield f"{row['name']} is {row['verdict']}: {'; '.join(row['reasons'])}."

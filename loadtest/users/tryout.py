@@ -1,4 +1,4 @@
-"""What a user class is about to ask, tried out before the clock: by the process that decides, and told to its workers."""
+"""What a user class asks of which server and model: tried out before the test begins, then sent to workers."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from loadtest.workloads.tokens import Calibration, Counter, load_counter
 
 @dataclass(frozen=True, slots=True)
 class UserTarget:
-    """One server and model with what is asked of it."""
+    """A server and model, and what users of a class ask of it."""
 
     scenario: Scenario
     target: Target
     calibration: Calibration
-    index: int = 0  # of its server and model among run.json's targets
-    open_loop: bool = False  # some of its users send by a schedule: nobody knows how many streams that will be
+    index: int = 0  # place of the server and model among run.json's targets
+    open_loop: bool = False  # some users send by a schedule, so the number of streams cannot be known
 
     @property
     def api(self) -> str:
         return self.target.dialect.name.partition("-")[0]
 
     def counter(self) -> Counter:
-        """Return what counts tokens in this process; the ranks were fetched when this was settled, if they could be."""
+        """Return this process's token counter; its ranks were fetched in `try_out`, where possible."""
         return load_counter(self.target.model.name, fetch=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class UserTarget:
 
 
 def try_out(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
-    """Settle a scenario as measure.target.settle does, its errors included."""
+    """Choose server and model of a scenario and make its workload ready; raises what target.settle raises."""
     with control_client(trust(scenario.ca_file), scenario.connect_timeout) as control:
         target, workload = measured.settle(control, scenario, say)
     return UserTarget(scenario, target, workload.calibration)

@@ -21,17 +21,17 @@ USER_KEYS = tuple(key for key in keys_of(Scenario) if ATTRIBUTE in key.declared.
 
 
 class ModelUser(User):
-    """A user of whatever model server --host names: Ollama by its native API, anything else by OpenAI's.
+    """A user of the model server that --host names: of Ollama by its native API, of any other by OpenAI's.
 
-    Class attributes say what is asked for; --host, --model, --api, --endpoint, --input-tokens, --output-tokens and
-    --stop-after-errors win over them. Every key that the scenario's schema opens to user classes is such an attribute, and means the same here.
+    Class attributes say what is asked for: each key of a scenario that the schema opens to user classes is one of them.
+    Options given to Locust (--host, --model, --input-tokens, …) win over the attributes.
     """
 
     abstract = True
 
-    host: str | None = without_secrets(default_url())  # Locust shows it and sends it to workers
+    host: str | None = without_secrets(default_url())  # without a password: Locust shows it and sends it to workers
 
-    # Set below, by the scenario's own keys; these lines are for type checkers.
+    # Declared for type checkers; the defaults are set below, from the scenario's keys.
     model: str | None
     api: str
     input_tokens: int | None
@@ -58,9 +58,9 @@ class ModelUser(User):
 
     @classmethod
     def scenario(cls, settings: Settings, *, host: str | None, name: str, seed: int) -> Scenario:
-        """Return what users of this class ask for; `host` is Locust's --host, which wins.
+        """Return what users of this class ask for; `host` is Locust's --host, which wins over the class's.
 
-        Raises ScenarioError or TargetError where that makes no sense.
+        Raises ScenarioError or TargetError where the attributes and options make no sense.
         """
         said_api = settings.keys.get("api", "auto")
         if cls.api != "auto" and said_api not in ("auto", cls.api):
@@ -80,7 +80,7 @@ class ModelUser(User):
 
     @classmethod
     def _keys(cls) -> dict[str, Any]:
-        """Return the scenario's keys that the class sets, under their former names where it uses those."""
+        """Return the values of the scenario's keys, under a former name where the class sets that."""
         keys = {key.name: getattr(cls, key.name) for key in USER_KEYS}
         keys = {key.name: keys[key.name] for key in USER_KEYS if not (key.many and keys[key.name] is None)}
         for former, name in FORMER.items():
@@ -103,14 +103,14 @@ def _warn_once(sentence: str) -> None:
 
 
 class OllamaUser(ModelUser):
-    """A user of an Ollama, by its native API: the one that says how long load, prefill and decode took."""
+    """A user of Ollama by its native API, which says how long load, prefill and decode took."""
 
     abstract = True
     api = "ollama"
 
 
 class OpenAIUser(ModelUser):
-    """A user of an OpenAI-compatible server (llama.cpp, vLLM, Ollama's /v1); OPENAI_API_KEY is its key, OPENAI_BASE_URL its URL."""
+    """A user of an OpenAI-compatible server (llama.cpp, vLLM, Ollama's /v1), by OPENAI_BASE_URL and OPENAI_API_KEY."""
 
     abstract = True
     host = without_secrets(default_url(api="openai"))

@@ -1,4 +1,4 @@
-"""A Locust worker: told by its master what is measured, where records go and which level it is."""
+"""A Locust worker: its master tells it what is measured, where records go and which level it is."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class LocustWorker:
         self._level: tuple[int, CurrentLevel] = (
             0,
             CurrentLevel(0, steady=False),
-        )  # what the master said last, and of which run
-        self._spawned: float = 0.0  # timestamp of the spawn message that was the latest when the level was told
+        )  # run and level in the master's last message
+        self._spawned: float = 0.0  # timestamp of the latest spawn message when that message came
 
     def listen(self) -> None:
         self._runner.register_message(RUN, self._take_run)
@@ -54,7 +54,7 @@ class LocustWorker:
             recording.schedule_from(said["start_ns"], *said["share"])
 
     def _standing(self) -> CurrentLevel:
-        """Say where the test stands; a spawn message later than the master's last word means that users change."""
+        """Return the current level; a spawn message after the master's last message means that users are changing."""
         assert self._told is not None
         run, standing = self._level
         if run != self._told["id"]:
@@ -73,13 +73,15 @@ class LocustWorker:
             raise GreenletExit from None
 
     def _quitting(self, **_: Any) -> None:
-        """End the test here before Locust tells the master that this worker is gone: it would count as lost."""
+        """End the test before Locust tells the master that this worker is gone, because it would count as lost."""
         self._runner.stop()
 
     def _begin(self) -> None:
         self._told = getattr(self._environment.parsed_options, RUN, None) or self._told
         if self._told is None:
-            raise TargetError("the master said nothing of a run; give it the same locustfile and version of loadtest.")
+            raise TargetError(
+                "the master did not say what to measure; give it the same locustfile and version of loadtest."
+            )
         by_scenario: dict[Any, UserTarget] = {}
         settled = {}
         for name, row in self._told["settled"].items():
@@ -112,7 +114,7 @@ class LocustWorker:
 
 
 def _records_folder(told: str | None) -> RunFolder | None:
-    """Return the master's folder, or on another host, where it cannot be made, one of its name in runs/ here."""
+    """Return the master's folder; on another host, where it cannot be made, the folder of its name in runs/ here."""
     if told is None:
         return None
     path = Path(told)

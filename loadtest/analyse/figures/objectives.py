@@ -44,7 +44,7 @@ def _judged(run: Run, level: dict[str, Any], objective: Objective, sent: BoolArr
             return told  # this server does not say it of any request
         value, interval = _of_requests(objective, values, sent, answered, block=int(level.get("concurrency") or 1))
     if math.isnan(value):
-        few = f"takes {objective.requests} requests and has {requests}, {failed} of them failed"
+        few = f"needs {objective.requests} requests and has {requests}, {failed} of them failed"
         return Judged(objective, value, None, failed, requests, unjudged=few, few=True)
     return Judged(objective, value, interval, failed, requests)
 
