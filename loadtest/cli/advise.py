@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 import orjson
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from loadtest.cli.tables import console_table
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import ERRORS, parse_objectives
 
@@ -92,20 +91,11 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
         console.print(Text(sentence, style="bold yellow"))
     if doubt := words.void(found):
         console.print(Text(f"! {doubt}", style="bold yellow"))
-    console.print(_advice_table(words.console_grid(found), words.heading(found, analysis)))
+    heads, rows = words.console_grid(found)
+    console.print(console_table(words.heading(found, analysis), heads, rows, wrap=heads))
     for sentence in words.sentences(found):
         console.print(Text(f"• {sentence}"))
     for note in words.notes(found):
         console.print(Text(note, style="dim"))
     for path in written:
         console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
-
-
-def _advice_table(grid: tuple[tuple[str, ...], list[tuple[str, ...]]], title: str) -> Table:
-    heads, rows = grid
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in heads:
-        table.add_column(head, justify="right", min_width=max(map(len, head.split())))
-    for row in rows:
-        table.add_row(*row)
-    return table

@@ -16,12 +16,12 @@ from typing import Any
 
 import click
 import orjson
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from loadtest.asyncio_driver.session import measure
 from loadtest.cli.demo import simulated_server
+from loadtest.cli.tables import console_table
 from loadtest.errors import RunFolderError, ScenarioError, TargetError
 from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import Errors, Found, Tried, by_nonce, compare, judge, next_streams
@@ -266,21 +266,20 @@ def _kept_capacity(found: Found, best: Tried) -> Capacity:
 
 
 def _result_table(driver: str, stamps: str, done: dict[str, Found]) -> Table:
-    table = Table(
-        title=f"What the {driver} driver can measure here, {stamps} stamps (server: simulated)",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("arrivals")
-    table.add_column(f"streams × {TOKENS_PER_S:g} tokens/s", justify="right")
-    table.add_column("tokens/s in the busiest second", justify="right")
-    table.add_column("limit")
+    streams = f"streams × {TOKENS_PER_S:g} tokens/s"
+    rows = []
     for kind, found in done.items():
         least = "" if found.limit == "client" else "≥ "
         best = found.best.errors if found.best else None
         cells = (f"{least}{best.streams}", f"{least}{best.chunks_per_s}") if best else ("none", "–")
-        table.add_row(kind, *cells, {"asked": "not reached"}.get(found.limit, f"the {found.limit}"))
-    return table
+        rows.append((kind, *cells, {"asked": "not reached"}.get(found.limit, f"the {found.limit}")))
+    return console_table(
+        f"What the {driver} driver can measure here, {stamps} stamps (server: simulated)",
+        ("arrivals", streams, "tokens/s in the busiest second", "limit"),
+        rows,
+        left=("arrivals", "limit"),
+        wrap=(streams, "tokens/s in the busiest second"),
+    )
 
 
 def _cores_text(count: int) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 import orjson
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +29,7 @@ from loadtest.analyse.reports.compare import (
 from loadtest.analyse.reports.compare import compare as compare_runs
 from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.run.groups import refuse
+from loadtest.cli.tables import console_table
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.run_folder import RunFolder
 
@@ -207,21 +207,16 @@ def _tables(found: Comparison) -> Iterator[Table]:
     shared, own = compare_report.level_names(found)
     for number, level in enumerate(own):
         name = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
-        table = Table(
-            title=Text(name, style="bold"),
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            pad_edge=False,
+        rows = [_row_cells(row, found) for row in found.headline if row.level == level]
+        yield console_table(
+            name,
+            list(COLUMN_WIDTHS),
+            rows,
+            left=("figure", "verdict"),
+            wrap=("figure", "verdict"),
+            widths=list(COLUMN_WIDTHS.values()),
             show_header=number == 0,
         )
-        for head, width in COLUMN_WIDTHS.items():
-            right = head not in ("figure", "verdict")
-            table.add_column(head, justify="right" if right else "left", no_wrap=right, min_width=width)
-        for row in found.headline:
-            if row.level == level:
-                table.add_row(*_row_cells(row, found))
-        yield table
 
 
 def _row_cells(row: Row, found: Comparison) -> tuple[str | Text, ...]:

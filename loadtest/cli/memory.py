@@ -15,11 +15,11 @@ from loadtest.errors import ScenarioError, TargetError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from loadtest.memory.estimate import Facts, Plan
     from loadtest.memory.loaded import Measured
 
+SIZE_HEADS = ("", "size", "from")
 DEFAULT_QUANTIZATION = "q4_K_M"  # that of most tags in Ollama's library
 
 
@@ -316,11 +316,13 @@ def _memory_size(text: str | None, option: str) -> float | None:
 def _print_estimate(found: MemoryEstimate, room: float | None, console: Console) -> None:
     from rich.text import Text
 
+    from loadtest.cli.tables import console_table
     from loadtest.memory import report
 
     plan = found.plan
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
-    console.print(_memory_table(" · ".join(filter(None, marks)), ("", "size", "from"), report.rows(plan)))
+    title = " · ".join(filter(None, marks))
+    console.print(console_table(title, SIZE_HEADS, report.rows(plan), left=("", "from"), wrap=("from",)))
     for line in report.sentences(plan, found.measured, room, simulated=found.simulated):
         console.print(Text(f"• {line}"))
     for note in found.notes:
@@ -331,6 +333,7 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
     """Print what follows from the number of parameters alone: rules of thumb, or a training estimate."""
     from rich.text import Text
 
+    from loadtest.cli.tables import console_table
     from loadtest.memory import report, weights
 
     parameters, name = found.plan.facts.parameters, found.plan.facts.name
@@ -344,7 +347,7 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
     rows: Sequence[Sequence[str]]
     if asked.training:
         rows = report.training_rows(parameters, dtype, asked.training)
-        heads: Sequence[str] = ("", "size", "from")
+        heads: Sequence[str] = SIZE_HEADS
     else:
         rows, heads = report.rules(parameters), ("dtype", "bytes", "weights", *weights.OPTIMIZERS)
         notes.insert(
@@ -354,22 +357,6 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
         body = {"model": name, "parameters": parameters, "rows": [dict(zip(heads, row, strict=True)) for row in rows]}
         print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
         return
-    console.print(_memory_table(title, heads, rows))
+    console.print(console_table(title, heads, rows, left=("", "from", "dtype"), wrap=("from",)))
     for note in notes:
         console.print(Text(note, style="dim"))
-
-
-def _memory_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
-    for index, head in enumerate(heads):
-        words = index == 0 or head == "from"
-        table.add_column(head, justify="left" if words else "right", no_wrap=head != "from")
-    for row in rows:
-        table.add_row(*row, style="bold" if row[0] == "total" else None)
-    return table

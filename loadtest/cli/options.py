@@ -13,52 +13,35 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import FORMER, Key, Scenario, keys_of, parse_whole, short_repr
 
 
-class WholeParam(click.ParamType[int]):
-    """A whole number, also written 1e3 or 16.0; `low` and `high` are its bounds where nobody else checks them."""
-
-    name = "integer"
-
-    def __init__(self, low: int | None = None, high: int | None = None) -> None:
-        self._low, self._high = low, high
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            read = value if isinstance(value, int) else parse_whole(str(value))
-        except ValueError:
-            self.fail(f"{short_repr(value)} is not a whole number like 8.", param, ctx)
-        _check_bounds(self, read, self._low, self._high, param, ctx)
-        return read
-
-
-class NumberParam(click.ParamType[float]):
+class NumberParam(click.ParamType[Any]):
     """A number; `low` and `high` are its bounds where nobody else checks them, and nan is outside of any."""
 
     name = "float"
+    what = "a number like 0.5"
+    read: Callable[[str], Any] = staticmethod(float)
 
     def __init__(self, low: float | None = None, high: float | None = None) -> None:
-        self._low, self._high = low, high
+        self._bounded = low is not None or high is not None
+        self._low, self._high = -math.inf if low is None else low, math.inf if high is None else high
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            read = float(value if isinstance(value, int | float) else str(value))
+            number = self.read(str(value))
         except (ValueError, OverflowError):
-            self.fail(f"{short_repr(value)} is not a number like 0.5.", param, ctx)
-        _check_bounds(self, read, self._low, self._high, param, ctx)
-        return read
+            self.fail(f"{short_repr(value)} is not {self.what}.", param, ctx)
+        if self._bounded and not self._low <= number <= self._high:
+            finite = math.isfinite(self._high)
+            ends = f"from {self._low:.12g} to {self._high:.12g}" if finite else f"{self._low:.12g} or more"
+            self.fail(f"{short_repr(value)} is not a number {ends}.", param, ctx)
+        return number
 
 
-def _check_bounds(
-    kind: click.ParamType[Any],
-    value: float,
-    low: float | None,
-    high: float | None,
-    param: click.Parameter | None,
-    ctx: click.Context | None,
-) -> None:
-    least, most = -math.inf if low is None else low, math.inf if high is None else high
-    if (low is not None or high is not None) and not least <= value <= most:
-        ends = f"from {least:.12g} to {most:.12g}" if math.isfinite(most) else f"{least:.12g} or more"
-        kind.fail(f"{short_repr(value)} is not a number {ends}.", param, ctx)
+class WholeParam(NumberParam):
+    """A whole number, also written 1e3 or 16.0."""
+
+    name = "integer"
+    what = "a whole number like 8"
+    read = staticmethod(parse_whole)
 
 
 class ListParam(click.ParamType[tuple[Any, ...]]):
