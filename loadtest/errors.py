@@ -1,21 +1,21 @@
-"""The user's mistakes: each is one clear sentence that says what to do, and exit code 2.
+"""Errors that end a command: each is one clear sentence that says what to do.
 
 LoadTestError
-├── ScenarioError     a scenario file or an option makes no sense
-├── TargetError       the server cannot be reached, refuses us, or is no model server
-├── RunFolderError    a folder holds a run already, or does not hold one
-├── StorageError      a run's files cannot be written any more
-├── WorkerError       every driver process of a run has died
-└── PredictionError   a run does not say enough to predict from
+├── ScenarioError     a scenario file or an option makes no sense                    exit code 2
+├── TargetError       the server cannot be reached, refuses us, or serves no model    exit code 2
+├── RunFolderError    a folder already holds a run, or does not hold one              exit code 2
+├── StorageError      a run's files can no longer be written                          exit code 3
+├── WorkerError       every driver process of a run has died                          exit code 3
+└── PredictionError   a run does not show enough to predict from                      exit code 2
 """
 
 
 class LoadTestError(Exception):
-    """Base of every error meant for the user; its text is one sentence, printed without a traceback."""
+    """Base of every error meant for the user: one sentence, printed without a traceback."""
 
 
 class ScenarioError(LoadTestError):
-    """What was asked for makes no sense: an unknown key, an impossible level list, a missing prompt file."""
+    """What was asked for makes no sense: an unknown key, an impossible list of levels, a missing prompt file."""
 
 
 class TargetError(LoadTestError):
@@ -23,16 +23,16 @@ class TargetError(LoadTestError):
 
 
 class RunFolderError(LoadTestError):
-    """A run folder is in the way (it holds a run already) or is not one."""
+    """A folder already holds a run, or is not a run folder."""
 
 
 class StorageError(LoadTestError):
-    """A run's files cannot be written any more (disk full, folder removed); every line they hold is whole."""
+    """A run's files can no longer be written (disk full, folder removed); every line written before is whole."""
 
 
 class WorkerError(LoadTestError):
-    """Every driver process of a run has died; what they recorded is kept."""
+    """Every driver process of a run has died; the records they wrote are kept."""
 
 
 class PredictionError(LoadTestError):
-    """A run does not say enough to predict from; the sentence says what to measure."""
+    """A run does not show enough to predict from; the sentence says what to measure."""

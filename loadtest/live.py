@@ -1,4 +1,4 @@
-"""Streaming figures of the requests of one name, and whether to believe them: sums and histograms, all of which merge."""
+"""Live figures of the requests of one name, and whether to trust them: sums and histograms that can be merged."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from loadtest import metrics
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt, Histogram
 from loadtest.records import Outcome, Record
 
-REJECTED, ACCEPTED = "rejected", "accepted"  # outcomes beside those of records: what the test's own code said
-HISTOGRAMS = (
+REJECTED, ACCEPTED = "rejected", "accepted"  # outcomes beside those of records: the verdict of the test's own code
+MEASURED = (
     "ttft_s",
     "ttft_sched_s",
     "itl_s",
@@ -26,7 +26,7 @@ HISTOGRAMS = (
     "lag_s",
     "schedule_lag_s",
 )
-_COUNTS = (
+_SUMMED = (
     "warmup",
     "cancelled",
     "cancelled_warmup",
@@ -45,29 +45,29 @@ _COUNTS = (
 
 @dataclass(slots=True)
 class Figures:
-    """What is known of the requests of one name; everything in it adds up.
+    """What is known of the requests of one name; figures of several processes can be added up.
 
-    Figures come from measured requests that ended well, as in a report. Warm-up and cancelled requests are counted,
-    and neither is a request here nor a failure.
+    Figures come from measured requests that ended well, as in a report. Warm-up and cancelled requests are counted
+    apart: they are neither requests nor failures here.
     """
 
-    outcomes: Counter[str] = field(default_factory=Counter)  # of measured requests, cancelled ones left out
+    outcomes: Counter[str] = field(default_factory=Counter)  # of measured requests without the cancelled ones
     warmup: int = 0
     cancelled: int = 0
-    cancelled_warmup: int = 0  # those of the cancelled ones that were warm-up
+    cancelled_warmup: int = 0  # cancelled warm-up requests, counted in `cancelled` too
     output_tokens: int = 0
     prompt_tokens: int = 0
-    first_send: float = math.inf  # wall clock, s: workers may live on several hosts
+    first_send: float = math.inf  # wall clock, s, because workers may run on several hosts
     last_end: float = -math.inf
     arrivals: int = 0
     stamped: int = 0
     late: int = 0
-    late_uncounted: int = 0  # those of records that do not say what late reads spoilt
-    late_spoiling: int = 0  # those of records with late tokens
+    late_uncounted: int = 0  # late reads of records that do not say what they spoiled
+    late_spoiling: int = 0  # late reads of records with late tokens
     late_tokens: int = 0
     late_gaps: int = 0
     coalesced: int = 0
-    histograms: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in HISTOGRAMS})
+    histograms: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in MEASURED})
 
     @property
     def requests(self) -> int:
@@ -79,7 +79,7 @@ class Figures:
 
     @property
     def measured(self) -> int:
-        """Requests that figures come from: answers that came whole, whatever the test's own code thought of them."""
+        """Requests that figures come from: complete answers, whatever the test's own code thought of them."""
         return self.histograms["lag_s"].count
 
     @property
@@ -88,12 +88,12 @@ class Figures:
 
     @property
     def output_tokens_per_s(self) -> float | None:
-        """Output tokens of all measured requests that ended well, from the first one's send to the last one's end."""
+        """Output tokens per second of all measured requests that ended well, from the first send to the last end."""
         span = self.last_end - self.first_send
         return self.output_tokens / span if span > 0 and math.isfinite(span) else None
 
     def add(self, record: Record, zero: float) -> None:
-        """Count a request; `zero` is the wall time in seconds that its t_* count from."""
+        """Count a request; `zero` is the wall time in seconds at which the record's t_* are 0."""
         if record.outcome == Outcome.CANCELLED:
             self.cancelled += 1
             self.cancelled_warmup += record.warmup
@@ -105,13 +105,13 @@ class Figures:
                 self._measure(record, zero)
 
     def overrule(self, outcome: str, *, failed: bool) -> None:
-        """Take the word of the test's own code (catch_response) on a measured request that ended as `outcome`."""
+        """Let the test's own code (catch_response) decide on a measured request that ended as `outcome`."""
         if failed != (outcome != Outcome.OK):
             self.outcomes[outcome] -= 1
             self.outcomes[REJECTED if failed else ACCEPTED] += 1
 
     def _measure(self, record: Record, zero: float) -> None:
-        for name, value in durations(record):
+        for name, value in durations_of(record):
             self.histograms[name].add(value)
         self.histograms["itl_s"].add(*((after - before) * 1e-6 for before, after in pairwise(record.chunks)))
         self.output_tokens += record.output_tokens or 0
@@ -130,7 +130,7 @@ class Figures:
 
     def merge(self, other: Figures) -> None:
         self.outcomes.update(other.outcomes)
-        for name in _COUNTS:
+        for name in _SUMMED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.first_send = min(self.first_send, other.first_send)
         self.last_end = max(self.last_end, other.last_end)
@@ -139,7 +139,7 @@ class Figures:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **{name: getattr(self, name) for name in _COUNTS},
+            **{name: getattr(self, name) for name in _SUMMED},
             "outcomes": {str(name): count for name, count in self.outcomes.items()},
             "span": [self.first_send, self.last_end] if self.measured else None,
             "histograms": {name: histogram.to_json() for name, histogram in self.histograms.items()},
@@ -149,20 +149,20 @@ class Figures:
     def from_json(cls, row: dict[str, Any]) -> Self:
         first, last = row["span"] or (math.inf, -math.inf)
         return cls(
-            **{name: row[name] for name in _COUNTS},
+            **{name: row[name] for name in _SUMMED},
             outcomes=Counter(row["outcomes"]),
             first_send=first,
             last_end=last,
-            histograms={name: Histogram.from_json(row["histograms"][name]) for name in HISTOGRAMS},
+            histograms={name: Histogram.from_json(row["histograms"][name]) for name in MEASURED},
         )
 
     def percentile(self, name: str, share: float) -> float | None:
-        """Return a percentile, None where there are too few values for it (p95 wants 20, p99 100), as in reports."""
+        """Return a percentile; None where there are too few values for it (p95 needs 20, p99 100), as in reports."""
         histogram = self.histograms[name]
         return histogram.percentile(share) if metrics.enough_for(share, histogram.count) else None
 
     def doubts(self) -> Iterator[Doubt]:
-        """Yield the reasons to doubt these figures: whether the client kept up, in the words and limits of a report."""
+        """Yield the reasons to doubt these figures, by the limits and in the words of a report: did the client keep up?"""
         if not self.measured:
             if self.requests:
                 yield Doubt(VOID, f"no request ended well ({self._outcomes()})")
@@ -183,7 +183,7 @@ class Figures:
     def row(self, name: str, in_flight: tuple[int, int] = (0, 0)) -> dict[str, Any]:
         """Return the figures as one flat row of plain values: seconds and tokens a second, None where unknown.
 
-        `in_flight` is how many streams of this name are (decoding, waiting) now.
+        `in_flight` counts the streams of this name that are (decoding, waiting) now.
         """
         doubts = list(self.doubts())
         grades = {grade for grade, _ in doubts}
@@ -213,8 +213,8 @@ class Figures:
         }
 
 
-def durations(record: Record) -> Iterator[tuple[str, float]]:
-    """Yield the durations that a request has one of, by name, in seconds (or tokens a second)."""
+def durations_of(record: Record) -> Iterator[tuple[str, float]]:
+    """Yield a request's durations by name, in seconds, and its speed in tokens a second."""
     yield "lag_s", record.lag_us * 1e-6
     said = metrics.server_said(record.server or {})
     if not math.isnan(said.prefill_s):
@@ -237,6 +237,6 @@ def durations(record: Record) -> Iterator[tuple[str, float]]:
     yield "e2e_s", e2e
     if record.sent_tokens > 1:
         tpot = metrics.tpot(e2e, ttft, record.sent_tokens)
-        if tpot > 0:  # else all tokens came in one chunk: no decode speed was seen
+        if tpot > 0:  # 0 where all tokens came in one chunk, which shows no decode speed
             yield "tpot_s", tpot
             yield "stream_tokens_per_s", metrics.stream_tokens_per_s(tpot)

@@ -29,7 +29,7 @@ from loadtest.cli import cli
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.memory.loaded import kv_bytes, parse_memory
 from loadtest.simulate.profiles import PROFILES
-from loadtest.slo import parse
+from loadtest.slo import parse_objectives
 
 PROFILE = PROFILES["a100-80g-llama3.1-70b-q4"]
 LLAMA_70B = {"block_count": 80, "embedding_length": 8192, "attention.head_count": 64, "attention.head_count_kv": 8}
@@ -75,7 +75,7 @@ def analysis(folder: Path) -> Analysis:
 
 @pytest.fixture(scope="module")
 def room(analysis: Analysis) -> SustainableLoad:
-    return sustainable_load(model_of(analysis)[0], parse("ttft_p95=2"))
+    return sustainable_load(model_of(analysis)[0], parse_objectives("ttft_p95=2"))
 
 
 def model_of(analysis: Analysis) -> tuple[ServerModel, ClosedLoopSeries]:
@@ -89,7 +89,9 @@ def model_of(analysis: Analysis) -> tuple[ServerModel, ClosedLoopSeries]:
 def advice(analysis: Analysis) -> Advice:
     model, group = model_of(analysis)
     levels = analysis.summary["levels"]
-    return work.advise_slots(model, group, levels, kind="ollama", objectives=parse("ttft_p95=2,tokens_per_s_p5=10"))
+    return work.advise_slots(
+        model, group, levels, kind="ollama", objectives=parse_objectives("ttft_p95=2,tokens_per_s_p5=10")
+    )
 
 
 def test_more_slots_than_users_change_nothing_and_fewer_queue(advice: Advice) -> None:
@@ -250,7 +252,7 @@ def test_where_no_request_waited_nothing_is_to_be_set(tmp_path: Path) -> None:
     loads = [Load(users=users, requests=24, prompt=(100, 100), output=(16, 16)) for users in (1, 3)]
     found = analyse(play(tmp_path / "run", loads))
     model, group = model_of(found)
-    advice = work.advise_slots(model, group, found.summary["levels"], objectives=parse("ttft_p95=60"))
+    advice = work.advise_slots(model, group, found.summary["levels"], objectives=parse_objectives("ttft_p95=60"))
     assert (advice.now, advice.best) == (None, None)
     (room,) = advice.capacities
     assert (room.slots, room.concurrency, room.more) == (None, 3, True)
@@ -284,10 +286,10 @@ def test_capacity_is_where_the_objective_is_met_and_the_next_is_not(analysis: An
     assert meets(model.open(found.rate), objectives)
     assert not meets(model.open(1.3 * found.rate), objectives)
     assert found.sentence.startswith(f"TTFT p95 ≤ 2 s holds up to {found.concurrency} streams")
-    nothing = sustainable_load(model, parse("ttft_p95=1ms"))
+    nothing = sustainable_load(model, parse_objectives("ttft_p95=1ms"))
     assert (nothing.concurrency, nothing.rate) == (0, 0.0)
     assert nothing.sentence == "not even one stream meets TTFT p95 ≤ 1 ms"
-    all_of_them = sustainable_load(model, parse("ttft_p95=1000"), most=9)
+    all_of_them = sustainable_load(model, parse_objectives("ttft_p95=1000"), most=9)
     assert (all_of_them.concurrency, all_of_them.more) == (9, True)
 
 
@@ -379,7 +381,7 @@ def test_the_prediction_chart_shows_measured_beside_predicted(analysis: Analysis
     points = prediction.measured(analysis, group, "ttft_s", "p50")
     assert [users for users, _, _ in points] == [1, 2, 4, 8]
     assert "where measured it is off by at most" in prediction.title(analysis, group, curve)
-    picture = prediction.draw(tmp_path / "prediction.png", analysis, group, curve, parse("ttft_p95=2"))
+    picture = prediction.draw(tmp_path / "prediction.png", analysis, group, curve, parse_objectives("ttft_p95=2"))
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -397,7 +399,7 @@ def test_the_command_writes_its_files_and_says_three_sentences(folder: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [(("--slo", "ttft=2"), "say which statistic"), (("--gpu-memory", "big"), "a size like 80GB")]
+    ("options", "words"), [(("--slo", "ttft=2"), "ttft needs a statistic"), (("--gpu-memory", "big"), "a size like 80GB")]
 )
 def test_a_mistake_in_the_command_is_one_sentence(folder: Path, options: tuple[str, ...], words: str) -> None:
     result = CliRunner().invoke(cli, ["advise", str(folder), *options])

@@ -279,7 +279,7 @@ def test_a_bug_is_no_failed_gate(
         raise error
 
     monkeypatch.setattr(commands.cli, "main", fail)
-    assert commands._called(["check"]) == 3
+    assert commands._exit_code_of(["check"]) == 3
     assert words in capsys.readouterr().err
 
 

@@ -27,7 +27,7 @@ def test_an_objective_that_cannot_be_judged_says_so_and_fails(tmp_path: Path, lo
     make(tmp_path / "run", Made(), users=(1, 2))
     code, out, _ = loadtest("report", tmp_path / "run", "--slo", "ttft_p99=10")
     assert code == 1
-    assert "1 stream · 100 in · 20 out: TTFT p99 takes 100 requests and has 8, TTFT p99 ≤ 10 s: not judged" in out
+    assert "1 stream · 100 in · 20 out: TTFT p99 needs 100 requests and has 8, TTFT p99 ≤ 10 s: not judged" in out
 
 
 def test_an_empty_run_is_no_success(tmp_path: Path, loadtest: Call) -> None:

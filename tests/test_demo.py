@@ -76,6 +76,6 @@ def test_a_demo_that_was_interrupted_ends_as_any_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(tmp_path / "run", Made(), users=(1,), state="interrupted")
-    assert run.ended(Finished(tmp_path / "run", "interrupted")) == 130
-    assert run.ended(Finished(tmp_path / "run", "failed", "no space is left.")) == 3
+    assert run.show_ended(Finished(tmp_path / "run", "interrupted")) == 130
+    assert run.show_ended(Finished(tmp_path / "run", "failed", "no space is left.")) == 3
     assert "no space is left." in capsys.readouterr().err

@@ -13,7 +13,7 @@ from loadtest.cli.expected import Expected, beforehand, enough
 from loadtest.measure.progress import Progress
 from loadtest.measure.schedule import schedule_of
 from loadtest.scenario import Scenario
-from loadtest.slo import parse
+from loadtest.slo import parse_objectives
 
 Call = Callable[..., tuple[int, str, str]]
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -35,30 +35,33 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 def test_a_level_sends_what_its_objective_needs_in_whole_rounds(
     slo: str, keys: dict[str, object], requests: list[int]
 ) -> None:
-    scenario = enough(Scenario(**keys), parse(slo), by_time=False)  # type: ignore[arg-type]
+    scenario = enough(Scenario(**keys), parse_objectives(slo), by_time=False)  # type: ignore[arg-type]
     assert [level.requests for level in scenario.levels()] == requests
     assert all(level.requests % (level.concurrency or 1) == 0 for level in scenario.levels())
 
 
 def test_at_a_rate_a_level_lasts_until_enough_were_sent() -> None:
     plain = Scenario(rate=(0.1, 5.0), seed=1)
-    scenario = enough(plain, parse("ttft_p95=2"), by_time=False)
+    scenario = enough(plain, parse_objectives("ttft_p95=2"), by_time=False)
     slow, fast = (len(schedule_of(scenario, level)) for level in scenario.levels())
     assert (slow, fast) == (20, len(schedule_of(plain, plain.levels()[1])))
-    assert enough(Scenario(rate=(0.1,), duration=60.0), parse("ttft_p95=2"), by_time=True).least_requests is None
-    assert beforehand(scenario, parse("ttft_p95=2")) == (
-        "The 2 levels will take about 5 min, the answers that are still to come then not counted."
+    assert (
+        enough(Scenario(rate=(0.1,), duration=60.0), parse_objectives("ttft_p95=2"), by_time=True).least_requests
+        is None
+    )
+    assert beforehand(scenario, parse_objectives("ttft_p95=2")) == (
+        "The 2 levels will take about 5 min, plus the time for the last answers."
     )
 
 
 def test_it_is_said_beforehand_what_will_be_sent_or_cannot_be_judged() -> None:
-    objectives = parse("ttft_p95=2")
+    objectives = parse_objectives("ttft_p95=2")
     assert beforehand(Scenario(), ()) is None
     assert beforehand(enough(Scenario(concurrency=(1, 4)), objectives, by_time=False), objectives) == (
         "The 2 levels will send 20, 32 requests; how long that takes is said after the first answers."
     )
     assert beforehand(Scenario(concurrency=(1,), requests=8), objectives) == (
-        "--slo ttft_p95 takes 20 requests a level, and this run sends 8: leave --requests away, or ask for 20."
+        "--slo ttft_p95 needs 20 requests a level, and this run sends 8: leave out --requests, or ask for 20."
     )
 
 
@@ -74,7 +77,7 @@ def test_after_the_first_answers_the_time_is_said_once() -> None:
         assert len(said) == (done >= 2)
     assert said == [
         (
-            "At the pace of the first answers this takes 60 s in all if more streams get more done, 2 min if they wait for "
+            "At the pace of the first answers this takes 60 s in all if streams do not slow each other down, 2 min if they wait for "
             "each other."
         )
     ]

@@ -170,16 +170,16 @@ def by_locust(url: str, ask: Callable[[Any], object]) -> list[Record]:
     from locust.runners import STATE_RUNNING
 
     from loadtest.users import OpenAIUser, recording
-    from loadtest.users.levels import Standing
+    from loadtest.users.levels import CurrentLevel
     from loadtest.users.options import Settings
-    from loadtest.users.tryout import settle
+    from loadtest.users.tryout import try_out
 
     class ToyUser(OpenAIUser):
         save_text = True
         output_tokens = 3
         warmup = 0
 
-    settled = settle(ToyUser.scenario(Settings(), host=url, name="x", seed=1), lambda _: None)
+    settled = try_out(ToyUser.scenario(Settings(), host=url, name="x", seed=1), lambda _: None)
     environment = Environment(user_classes=[ToyUser])
     runner = environment.create_local_runner()
     runner.state = STATE_RUNNING
@@ -191,7 +191,7 @@ def by_locust(url: str, ask: Callable[[Any], object]) -> list[Record]:
         worker=0,
         users=1,
         source="x",
-        standing=lambda: Standing(0, steady=True),
+        standing=lambda: CurrentLevel(0, steady=True),
     )
     ask(ToyUser(environment))
     recording.close_recorder()

@@ -21,7 +21,7 @@ from loadtest.run_folder import RunFolder
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
-    from loadtest.live import Figures, durations
+    from loadtest.live import Figures, durations_of
     from loadtest.users.live_figures import HISTORY_S, TOTAL, Board
     from loadtest.users.recording import InFlight
 
@@ -132,15 +132,15 @@ def test_queue_wait_is_known_only_where_the_server_says_enough(tmp_path: Path) -
     record = streams(1)[0]
     assert record.t_send is not None
     silent = dataclasses.replace(record, server={"usage": {"completion_tokens": 20}})
-    assert "queue_wait_s" not in dict(durations(silent))
+    assert "queue_wait_s" not in dict(durations_of(silent))
     headers = dataclasses.replace(record, server={"timings": {"prompt_ms": 1}}, t_headers=record.t_send + 7 * MS)
-    assert dict(durations(headers))["queue_wait_s"] == pytest.approx(0.007)
+    assert dict(durations_of(headers))["queue_wait_s"] == pytest.approx(0.007)
     odd = dataclasses.replace(record, server={**(record.server or {}), "prompt_eval_duration": 10**12})
-    assert dict(durations(odd))["queue_wait_s"] == 0.0
+    assert dict(durations_of(odd))["queue_wait_s"] == 0.0
     headless = dataclasses.replace(headers, t_headers=None)
     both = [dataclasses.replace(one, id=number) for number, one in enumerate((silent, headers, odd, headless))]
     reported = frames.load(write(tmp_path / "run", both, [])).column("queue_wait_s")
-    live = [dict(durations(one)).get("queue_wait_s", np.nan) for one in both]
+    live = [dict(durations_of(one)).get("queue_wait_s", np.nan) for one in both]
     assert live == pytest.approx(reported.tolist(), nan_ok=True)
     assert np.isnan(live).tolist() == [True, False, False, True]
 

@@ -77,7 +77,7 @@ def total_of(records: list[Record]) -> Figures:
     ],
 )
 def test_a_gate_judges_what_was_measured(asked: dict[str, float], records: list[Record], passed: bool) -> None:
-    (gate,) = gates.judge(Settings(**asked), total_of(records))  # type: ignore[arg-type]
+    (gate,) = gates.judge_gates(Settings(**asked), total_of(records))  # type: ignore[arg-type]
     assert gate.passed == passed
     assert str(gate).startswith("gate --" + next(iter(asked)).replace("_", "-"))
     assert (": passed, " in str(gate)) == passed
@@ -85,10 +85,10 @@ def test_a_gate_judges_what_was_measured(asked: dict[str, float], records: list[
 
 def test_a_gate_that_cannot_be_judged_says_so() -> None:
     asked = Settings(max_failure_ratio=0.5, max_ttft_p95=1.0, min_tokens_per_s=1.0)
-    said = [str(gate) for gate in gates.judge(asked, total_of([]))]
+    said = [str(gate) for gate in gates.judge_gates(asked, total_of([]))]
     assert all(": NOT JUDGED, " in line for line in said), said
-    assert str(next(gates.judge(Settings(max_ttft_p95=9.0), total_of(streams(16))))) == (
-        "gate --max-ttft-p95 9: NOT JUDGED, TTFT p95 takes 20 requests, and 16 were measured"
+    assert str(next(gates.judge_gates(Settings(max_ttft_p95=9.0), total_of(streams(16))))) == (
+        "gate --max-ttft-p95 9: NOT JUDGED, TTFT p95 needs 20 requests, and 16 were measured"
     )
 
 
@@ -118,9 +118,9 @@ def test_rejected_answers_were_measured_all_the_same() -> None:
 
 
 def test_every_gate_asked_for_says_its_line_and_no_other() -> None:
-    assert list(gates.judge(Settings(), total_of(streams()))) == []
+    assert list(gates.judge_gates(Settings(), total_of(streams()))) == []
     asked = Settings(max_failure_ratio=0.0, max_ttft_p95=0.1, min_tokens_per_s=50.0)
-    assert [gate.passed for gate in gates.judge(asked, total_of(streams()))] == [True, False, True]
+    assert [gate.passed for gate in gates.judge_gates(asked, total_of(streams()))] == [True, False, True]
 
 
 class _Runner:
@@ -158,7 +158,7 @@ def test_gates_set_the_exit_code_unless_worse_happened(
     environment = Environment(parsed_options=asked)
     environment.runner = _Runner(exceptions=exceptions)  # type: ignore[assignment]
     environment.process_exit_code = before
-    gates.apply(environment)
+    gates.apply_gates(environment)
     assert environment.process_exit_code == after
 
 
@@ -171,7 +171,7 @@ def rows_of(records: list[Record], name: str = "chat") -> list[dict[str, Any]]:
 
 def test_the_table_is_aligned_and_says_what_it_leaves_out_and_doubts() -> None:
     late = [dataclasses.replace(record, late=1) for record in streams()]
-    lines = tables.lines(
+    lines = tables.table_lines(
         rows_of(late + failed(3, Outcome.CANCELLED), "a name of some length"), "profile x at 20× speed"
     )
     assert lines[0] == "Streaming figures (SIMULATED SERVER: profile x at 20× speed)"
@@ -188,7 +188,7 @@ def test_the_table_is_aligned_and_says_what_it_leaves_out_and_doubts() -> None:
 
 
 def test_an_empty_board_makes_a_table_too() -> None:
-    assert tables.lines(Board().rows())[-1].startswith(live_figures.TOTAL)
+    assert tables.table_lines(Board().rows())[-1].startswith(live_figures.TOTAL)
 
 
 @pytest.mark.parametrize(
@@ -203,13 +203,13 @@ def test_an_empty_board_makes_a_table_too() -> None:
     ],
 )
 def test_numbers_have_about_three_digits(value: float | None, factor: int, said: str) -> None:
-    assert tables.number(value, factor) == said
+    assert tables.figure_text(value, factor) == said
 
 
 def test_csv_and_json_have_a_line_a_row_and_name_their_seconds(tmp_path: Path) -> None:
     rows = rows_of(streams())
     asked = argparse.Namespace(csv_prefix=str(tmp_path / "out"), json_file=str(tmp_path / "out"), html_file=None)
-    assert list(locust_files.write(asked, rows, None, None)) == []
+    assert list(locust_files.write_files(asked, rows, None, None)) == []
     table = list(csv.DictReader(StringIO((tmp_path / "out_streams.csv").read_text())))
     written = json.loads((tmp_path / "out_streams.json").read_text())
     assert [row["name"] for row in table] == [row["name"] for row in written] == ["chat", live_figures.TOTAL]
@@ -221,7 +221,7 @@ def test_a_file_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     asked = argparse.Namespace(
         csv_prefix=str(tmp_path / "no" / "out"), json_file=None, html_file=str(tmp_path / "gone.html")
     )
-    said = list(locust_files.write(asked, rows_of(streams(8)), None, None))
+    said = list(locust_files.write_files(asked, rows_of(streams(8)), None, None))
     assert len(said) == 2
     assert all("No such file or directory" in sentence for sentence in said)
 
@@ -258,7 +258,8 @@ def test_the_page_of_locust_gets_a_section_with_charts_and_names_are_escaped(tmp
     name = "<script>alert(1)</script>"
     asked = argparse.Namespace(csv_prefix=None, json_file=None, html_file=str(page))
     assert (
-        list(locust_files.write(asked, rows_of(streams(), name), RunFolder.open(tmp_path / "run"), "profile y")) == []
+        list(locust_files.write_files(asked, rows_of(streams(), name), RunFolder.open(tmp_path / "run"), "profile y"))
+        == []
     )
     text = page.read_text(encoding="utf-8")
     before, _, after = text.partition('<section class="loadtest">')
@@ -278,11 +279,11 @@ def test_the_page_of_locust_gets_a_section_with_charts_and_names_are_escaped(tmp
 def test_a_page_of_another_shape_gets_the_section_at_its_end(tmp_path: Path, page: str, rest: str) -> None:
     path = tmp_path / "page.html"
     path.write_text(page)
-    locust_files.insert(path, "<p>figures</p>")
+    locust_files.insert_section(path, "<p>figures</p>")
     assert path.read_text() == page.removesuffix(rest) + "<p>figures</p>" + rest
 
 
 def test_a_run_without_requests_has_no_charts(tmp_path: Path) -> None:
-    assert locust_files.pictures(None) == []
+    assert locust_files.chart_images(None) == []
     folder = RunFolder.create(tmp_path / "run")
-    assert locust_files.pictures(folder) == []
+    assert locust_files.chart_images(folder) == []

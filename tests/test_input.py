@@ -16,8 +16,8 @@ from support.odd_input import REFUSED, answer, command_line, nothing_started
 from loadtest.cli import COMMANDS
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.run_folder import RunFolder
-from loadtest.scenario import Scenario, looks_like
-from loadtest.slo import parse
+from loadtest.scenario import Scenario, record_format
+from loadtest.slo import parse_objectives
 
 LONG = "x" * 300
 WRONG = [
@@ -52,8 +52,8 @@ WRONG = [
     (["--first-token-timeout", "3", "--first-byte-timeout", "3"], "give first_token_timeout alone."),
     (["--stop-after-errors", "0"], "stop_after_errors must be 1 or more, not 0."),
     (["--workers", "1000000"], "workers must be at most 1024"),
-    (["--monitor", "host", "--monitor-every", "nan"], "nan is not a number from 0.05"),
-    (["--monitor", "host", "--monitor-every", "0"], "0.0 is not a number from 0.05"),
+    (["--monitor", "host", "--monitor-every", "nan"], "'nan' is not a number from 0.05"),
+    (["--monitor", "host", "--monitor-every", "0"], "'0' is not a number from 0.05"),
     (["--metrics-port", "99999"], "--metrics-port"),
     (["--find-max", "1000000000", "--slo", "ttft_p95=2"], "1<=x<=100000"),
     (["--slo", "ttft_p95=nan"], "the limit of ttft_p95 is seconds"),
@@ -64,10 +64,10 @@ WRONG = [
         ["--concurrency", "1", "--concurrency=2"],
         "--concurrency is given twice; give it once, with commas between: --concurrency N,N,…",
     ),
-    (["--model", ""], "model is empty; give it a value, or leave it away."),
-    (["--model", " "], "model is empty; give the model's name, or leave it away"),
-    (["--name", ""], "name is empty; give the run a name, or leave it away."),
-    (["--prompt", ""], "the prompt is empty."),
+    (["--model", ""], "model is empty; give it a value, or leave it out."),
+    (["--model", " "], "model is empty; give the model's name, or leave it out"),
+    (["--name", ""], "name is empty; give the run a name, or leave it out."),
+    (["--prompt", ""], "prompt is empty; write a prompt, or leave it out."),
     (["--prompt", "a\udcff"], "--prompt is not UTF-8 text ('a\\udcff'); write it in UTF-8"),
     (["--prompt=a\udcff"], "--prompt is not UTF-8 text"),
     (["--name", "\udcff"], "--name is not UTF-8 text"),
@@ -94,12 +94,12 @@ WRONG = [
     (["hex.toml"], "seed must be at most 9223372036854775807, not a number of about 7225 digits."),
     (
         ["table.toml"],
-        "has a table [request], and a scenario has none; write its keys (requests) at the top of the file.",
+        "has a table [request], which no scenario has; write its keys (requests) above all tables.",
     ),
     (["dates.toml"], "requests must be a whole number or nothing, not datetime.date(2024, 1, 1)."),
     (["nul.toml"], "model holds a NUL byte; take it out."),
     (["folder"], "cannot read the scenario folder: Is a directory."),
-    (["--out", ""], "--out is empty; give it a value, or leave it away."),
+    (["--out", ""], "--out is empty; give it a value, or leave it out."),
     (["--out", "/"], "is the root of the file system; choose another --out."),
     (["--out", "empty"], "empty is a file, not a folder; choose another --out."),
     (["--out", "empty/run"], "choose another --out."),
@@ -162,25 +162,25 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["serve", "--port", "99999"], "99999 is not a number from 0 to 65535"),
-        (["serve", "--speed", "nan"], "nan is not a number from 0.001 to 1000"),
-        (["serve", "--speed", "0"], "0.0 is not a number from 0.001 to 1000"),
-        (["serve", "--slots", "-1"], "-1 is not a number from 0 to 100000"),
+        (["serve", "--port", "99999"], "'99999' is not a number from 0 to 65535"),
+        (["serve", "--speed", "nan"], "'nan' is not a number from 0.001 to 1000"),
+        (["serve", "--speed", "0"], "'0' is not a number from 0.001 to 1000"),
+        (["serve", "--slots", "-1"], "'-1' is not a number from 0 to 100000"),
         (["serve", "--slots", "0"], "all that was asked for is right."),
-        (["serve", "--jitter", "inf"], "inf is not a number from 0 to 1"),
-        (["serve", "--num-ctx", "-1"], "-1 is not a number from 1 to 100000000"),
-        (["serve", "--profile", ""], "--profile is empty; give it a value, or leave it away."),
-        (["demo", "--speed", "nan"], "nan is not a number from 0.01 to 100"),
-        (["monitor", "--out", "x", "--every", "nan"], "nan is not a number from 0.05 to 86400"),
-        (["monitor", "--out", "x", "--for", "inf"], "inf is not a number from 0.001 to 2592000"),
-        (["check", ""], "URL is empty; give it a value, or leave it away."),
+        (["serve", "--jitter", "inf"], "'inf' is not a number from 0 to 1"),
+        (["serve", "--num-ctx", "-1"], "'-1' is not a number from 1 to 100000000"),
+        (["serve", "--profile", ""], "--profile is empty; give it a value, or leave it out."),
+        (["demo", "--speed", "nan"], "'nan' is not a number from 0.01 to 100"),
+        (["monitor", "--out", "x", "--every", "nan"], "'nan' is not a number from 0.05 to 86400"),
+        (["monitor", "--out", "x", "--for", "inf"], "'inf' is not a number from 0.001 to 2592000"),
+        (["check", ""], "URL is empty; give it a value, or leave it out."),
         (["report"], "write `loadtest report [OPTIONS] RUN...`."),
         (["report", ""], "RUN is empty; give it a value"),
         (["compare", "A"], "name two runs, BASE and NEW, or several of each"),
         (["compare", "folder", "./folder"], "are the same run: name two."),
         (["compare", "loop", "folder"], "is not a run folder"),
         (["reprot", "x"], "there is no command 'reprot'; did you mean 'report'?"),
-        (["zzz"], "there is no command 'zzz'; there are run, report,"),
+        (["zzz"], "there is no command 'zzz'; commands are run, report,"),
         (["advise", "folder", "--gpu-memory", "nan"], "--gpu-memory is a size like 80GB or 24GiB, not 'nan'."),
         (["advise", "folder", "--slo", "ttft_p95=-1"], "the limit of ttft_p95 is seconds"),
     ],
@@ -201,9 +201,7 @@ def test_across_names_keys_that_runs_have(place: Path) -> None:
         "--across: runs have no key 'modle'; did you mean 'model'?"
         in answer(["compare", "a", "b", "--across", "modle"]).err
     )
-    assert (
-        "runs have no key 'zzz'; there are arrivals, context," in answer(["compare", "a", "b", "--across", "zzz"]).err
-    )
+    assert "runs have no key 'zzz'; keys are arrivals, context," in answer(["compare", "a", "b", "--across", "zzz"]).err
     assert "--across" not in answer(["compare", "a", "b", "--across", "new_key,model"]).err
 
 
@@ -220,10 +218,13 @@ def test_any_command_line_ends_in_a_sentence_or_in_what_was_asked_for(place: Pat
     ("body", "words"),
     [
         (b"requests = 16.0\n", None),
-        (b'requests = "16"\n', "must be a whole number or nothing, not '16'; leave the quotes away."),
+        (b'requests = "16"\n', "must be a whole number or nothing, not '16'; leave out the quotes."),
         (b"Concurrency = 1\n", "unknown key 'Concurrency'; did you mean 'concurrency'?"),
         (b"a = 1\na = 2\n", "is not valid TOML"),
-        (b"[data]\nfile = 1\n", "has a table [data], and a scenario has none; write keys that there are at the top"),
+        (
+            b"[data]\nfile = 1\n",
+            "has a table [data], which no scenario has; write the scenario's keys above all tables.",
+        ),
         (b"[trace]\nfile = 1\n", "trace must be text or nothing, not a table."),
         (b"first_byte_timeout = 7\n", None),
         (b"first_byte_timeout = 7\nfirst_token_timeout = 7\n", "its former name; give first_token_timeout alone."),
@@ -274,7 +275,7 @@ def test_an_option_wins_over_the_files_old_name(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_prompt_file_looks_like(text: str, suffix: str, kind: str | None) -> None:
-    assert looks_like(text, suffix) == kind
+    assert record_format(text, suffix) == kind
 
 
 def test_a_prompt_files_mark_and_line_ends_are_no_part_of_the_prompt(tmp_path: Path) -> None:
@@ -286,7 +287,7 @@ def test_a_prompt_files_mark_and_line_ends_are_no_part_of_the_prompt(tmp_path: P
 
 
 def test_an_objective_is_found_in_any_case() -> None:
-    assert [one.name for one in parse("TTFT_p95=2,Requests_Per_S=1")] == ["ttft_p95", "requests_per_s"]
+    assert [one.name for one in parse_objectives("TTFT_p95=2,Requests_Per_S=1")] == ["ttft_p95", "requests_per_s"]
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -31,14 +34,14 @@ def asked(attributes: dict[str, Any], base: type[ModelUser] = ModelUser, **optio
         ({"model": ""}, "model is empty; give the model's name"),
         ({"api": None}, "api must be text, not None."),
         ({"api": "grpc"}, "api must be one of auto, ollama, openai, not 'grpc'."),
-        ({"input_tokens": "128"}, "input_tokens must be a whole number, not '128'; leave the quotes away."),
+        ({"input_tokens": "128"}, "input_tokens must be a whole number, not '128'; leave out the quotes."),
         ({"input_tokens": 0}, "input_tokens must be 1 or more, not 0."),
         ({"output_tokens": 10**30}, "output_tokens must be at most 10000000"),
         ({"output_tokens": True}, "output_tokens must be a whole number, not True."),
         ({"prompt": b"bytes"}, "prompt must be text or nothing, not b'bytes'."),
         ({"prompt": "a\udcff"}, "prompt holds bytes that are not UTF-8 text"),
         ({"warmup": -1}, "warmup must be 0 or more, not -1."),
-        ({"warmup": "1"}, "warmup must be a whole number, not '1'; leave the quotes away."),
+        ({"warmup": "1"}, "warmup must be a whole number, not '1'; leave out the quotes."),
         ({"warm_cache": "yes"}, "warm_cache must be true or false, not 'yes'."),
         ({"num_ctx": 0}, "num_ctx must be above 0, not 0."),
         ({"temperature": float("nan")}, "temperature must be a number, not nan."),
@@ -120,7 +123,45 @@ def test_what_is_odd_but_right_is_taken(caplog: pytest.LogCaptureFixture) -> Non
     assert asked({"output_tokens": 16.0}, input_tokens="1e2").input_tokens == (100,)
     assert asked({"stop_after_errors": 3}, stop_after_errors="5").stop_after_errors == 5
     assert asked({"rate": "4"}, OpenLoopUser).concurrency == (1,)
-    user._say_once.cache_clear()
+    user._warn_once.cache_clear()
     for _ in range(2):
         assert asked({"first_byte_timeout": 7}).first_token_timeout == 7.0
     assert caplog.text.count("has first_byte_timeout, which is called first_token_timeout now") == 1
+
+
+def test_a_key_that_the_schema_opens_to_users_is_their_attribute_and_option_without_another_line() -> None:
+    program = """
+import argparse
+import dataclasses
+import loadtest.scenario as schema
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extended(schema.Scenario):
+    both = (schema.ATTRIBUTE, schema.OPTION)
+    top_p: float | None = schema.key("Share.", None, table="request", locust=both)
+    think: str = schema.key("Thinking.", "auto", choices=("auto", "on", "off"), table="request", locust=both)
+    ignore_eos: bool = schema.key("On and on.", default=False, table="request", locust=both)
+
+schema.Scenario = Extended
+from loadtest.users import OllamaUser
+from loadtest.users.options import OPTIONS, Settings
+
+class Mine(OllamaUser):
+    abstract = True
+    host = "http://127.0.0.1:9"
+    top_p = 0.5
+    think = "on"
+
+def asked(**options):
+    made = Mine.scenario(Settings.of(argparse.Namespace(**options)), host=None, name="x", seed=1)
+    return made.top_p, made.think, made.ignore_eos
+
+assert (OllamaUser.top_p, OllamaUser.think, OllamaUser.ignore_eos) == (None, "auto", False)
+assert {"--top-p", "--think", "--ignore-eos"} <= {option.flag for option in OPTIONS}
+assert asked() == (0.5, "on", False), asked()
+assert asked(top_p="0.2", think="auto", ignore_eos="true") == (0.2, "on", True)
+assert asked(think="off") == (0.5, "off", False)
+"""
+    environment = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

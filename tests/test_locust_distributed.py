@@ -229,7 +229,9 @@ def test_the_table_the_gates_and_the_exit_code(done: dict[str, Done]) -> None:
     assert codes["alone"] <= {0, 3}
     assert codes["processes"] | codes["workers"] <= {1, 3}
     assert codes["killed"] == {130}  # by SIGTERM; the lost worker is said all the same
-    assert "was lost (it fell silent)" in done["killed"].said or "was lost (it did not say" in done["killed"].said
+    assert (
+        "was lost (it stopped answering)" in done["killed"].said or "was lost (it did not report" in done["killed"].said
+    )
 
 
 def test_the_page_of_html_carries_the_figures_and_the_charts(done: dict[str, Done]) -> None:

@@ -21,9 +21,9 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
 
     from loadtest.users import ModelUser, channel, client, recording
     from loadtest.users.arguments import text_of
-    from loadtest.users.levels import Standing
+    from loadtest.users.levels import CurrentLevel
     from loadtest.users.options import Settings
-    from loadtest.users.tryout import Settled, settle
+    from loadtest.users.tryout import UserTarget, try_out
 
 USER_SAYS_HI = [{"role": "user", "content": "hi"}]
 
@@ -34,18 +34,25 @@ class Mine(ModelUser):
 
 
 @pytest.fixture(scope="module")
-def settled(simulated_url: str) -> Settled:
-    return settle(Mine.scenario(Settings(output_tokens=4), host=simulated_url, name="x", seed=1), lambda _: None)
+def settled(simulated_url: str) -> UserTarget:
+    return try_out(
+        Mine.scenario(Settings(keys={"output_tokens": 4}), host=simulated_url, name="x", seed=1), lambda _: None
+    )
 
 
 @pytest.fixture
-def user(settled: Settled) -> Iterator[Mine]:
+def user(settled: UserTarget) -> Iterator[Mine]:
     """A user in a test that runs; its recorder writes no file."""
     environment = Environment(user_classes=[Mine])
     runner = environment.create_local_runner()
     runner.state = STATE_RUNNING
     recording.open_recorder(
-        settled={"Mine": settled}, folder=None, worker=0, users=2, source="x", standing=lambda: Standing(0, steady=True)
+        settled={"Mine": settled},
+        folder=None,
+        worker=0,
+        users=2,
+        source="x",
+        standing=lambda: CurrentLevel(0, steady=True),
     )
     try:
         yield Mine(environment)
@@ -226,7 +233,7 @@ def test_former_attributes_of_an_answer_work_and_say_so_once(
     ],
 )
 def test_failures_in_a_row_are_those_of_one_server_in_one_level(
-    settled: Settled, outcomes: list[tuple[int, int, bool]], hopeless: bool
+    settled: UserTarget, outcomes: list[tuple[int, int, bool]], hopeless: bool
 ) -> None:
     said: list[str] = []
     strict = dataclasses.replace(settled, scenario=settled.scenario.replace(stop_after_errors=3))
@@ -237,7 +244,7 @@ def test_failures_in_a_row_are_those_of_one_server_in_one_level(
         worker=0,
         users=1,
         source="x",
-        standing=lambda: Standing(0, steady=True),
+        standing=lambda: CurrentLevel(0, steady=True),
         on_hopeless=said.append,
     )
     try:

@@ -300,7 +300,7 @@ def test_beside_a_server(loadtest: Call, simulated_url: str) -> None:
     assert said["measured"]["difference_bytes"] == -said["compute_bytes"]
     _, out, _ = loadtest("memory", "--url", simulated_url, "--slots", "4")
     assert "The simulated server says" in out
-    assert "does not say how many slots" in " ".join(out.split())
+    assert "Ollama does not say how many it has" in " ".join(out.split())
 
 
 def test_a_server_that_says_nothing_of_its_models(loadtest: Call, llamacpp_url: str) -> None:

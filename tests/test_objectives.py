@@ -12,7 +12,7 @@ from support.made_runs import Made, grid, unanswered, write
 
 from loadtest.analyse.reports.summary import analyse
 from loadtest.records import NOT_SENT, Outcome, Record
-from loadtest.slo import Judged, decided, judge, least_requests, parse
+from loadtest.slo import Judged, all_met, judge_objectives, least_requests, parse_objectives
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -31,9 +31,9 @@ def failing(path: Path, every: Callable[[int], bool], *, users: int = 4, each: i
 
 def held(path: Path, asked: str) -> tuple[Judged, ...]:
     """Judge the only level of a run, by what its summary says."""
-    objectives = parse(asked)
+    objectives = parse_objectives(asked)
     (level,) = analyse(path, objectives).summary["levels"]
-    return judge(objectives, level)
+    return judge_objectives(objectives, level)
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,10 @@ def test_a_failed_request_misses_every_objective(tmp_path: Path, asked: str, sha
 
 
 def test_without_failures_an_objective_is_held_against_the_figure_that_the_report_shows(tmp_path: Path) -> None:
-    objectives = parse("ttft_p95=2,tokens_per_s_p5=10,itl_p99=1")
+    objectives = parse_objectives("ttft_p95=2,tokens_per_s_p5=10,itl_p99=1")
     path = failing(tmp_path / "run", lambda _: False)
     (level,) = analyse(path, objectives).summary["levels"]
-    for judged in judge(objectives, level):
+    for judged in judge_objectives(objectives, level):
         assert judged.value == judged.objective.value(level)
         assert judged.interval == judged.objective.interval(level)
 
@@ -90,7 +90,7 @@ def test_few_failures_leave_a_percentile_and_are_said(tmp_path: Path) -> None:
 
 def test_so_few_requests_that_nothing_can_be_said_are_not_judged(tmp_path: Path) -> None:
     (judged,) = held(failing(tmp_path / "a", lambda _: False, each=4), "ttft_p95=2")
-    assert str(judged) == "TTFT p95 takes 20 requests and has 16, TTFT p95 ≤ 2 s: not judged"
+    assert str(judged) == "TTFT p95 needs 20 requests and has 16, TTFT p95 ≤ 2 s: not judged"
     (judged,) = held(failing(tmp_path / "b", lambda i: i < 4, each=4), "ttft_p95=2")
     assert str(judged) == ("TTFT p95 is that of a failed request with 4 of 16 requests failed, TTFT p95 ≤ 2 s: missed")
 
@@ -157,14 +157,14 @@ def test_a_gate_over_failures_sets_the_exit_code(
     ],
 )
 def test_an_objective_says_how_many_requests_it_takes(asked: str, requests: int) -> None:
-    assert least_requests(parse(asked)) == requests
+    assert least_requests(parse_objectives(asked)) == requests
 
 
 def test_a_share_of_errors_is_clear_from_the_requests_that_were_sent() -> None:
-    objectives = parse("errors=0.05")
+    objectives = parse_objectives("errors=0.05")
     level = {"outcomes": {"ok": 59, "timeout": 1, "cancelled": 40}}
-    (judged,) = judge(objectives, level)
+    (judged,) = judge_objectives(objectives, level)
     assert str(judged) == "error rate is 1.67 % (0.295 % to 8.86 %), 1 of 60, error rate ≤ 5 %: met, but not surely"
-    assert decided([judged]) is True
-    assert decided(judge(objectives, {"outcomes": {"ok": 50, "timeout": 10}})) is False
-    assert judge(objectives, {"outcomes": {"cancelled": 4}})[0].word == "not judged"
+    assert all_met([judged]) is True
+    assert all_met(judge_objectives(objectives, {"outcomes": {"ok": 50, "timeout": 10}})) is False
+    assert judge_objectives(objectives, {"outcomes": {"cancelled": 4}})[0].word == "not judged"

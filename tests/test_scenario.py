@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import Scenario
+from loadtest.scenario import (
+    ATTRIBUTE,
+    OPTION,
+    LimitKeys,
+    LoadKeys,
+    PromptKeys,
+    Range,
+    RequestKeys,
+    Scenario,
+    key,
+    keys_of,
+)
 
 HERE = Path(__file__).parent
 
@@ -111,7 +124,7 @@ def test_every_shipped_scenario_loads(path: Path) -> None:
         ({"words": [5]}, ["there is none"]),
         ({"words": [5], "prompt": "no place"}, ["no {words} in it"]),
         ({"prompt": "in {words} words"}, ["say which with words"]),
-        ({"prompt": "  "}, ["the prompt is empty"]),
+        ({"prompt": "  "}, ["prompt is empty"]),
         ({"api": "grpc"}, ["auto, ollama, openai"]),
         ({"api": "openai", "endpoint": "generate"}, ["no endpoint 'generate'"]),
     ],
@@ -135,3 +148,48 @@ def test_a_broken_file_is_one_sentence(tmp_path: Path, content: bytes | None, wo
         path.write_bytes(content)
     with pytest.raises(ScenarioError, match=words):
         Scenario.load(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extended(Scenario):
+    """A scenario with a key in a table of its own, as parts get them."""
+
+    top_p: float | None = key("Share of the likeliest tokens.", None, bounds=Range(0, 1), table="request")
+    stop: tuple[str, ...] = key("Texts that end an answer.", [], table="request", locust=(ATTRIBUTE, OPTION))
+
+
+def test_no_two_parts_have_a_key_of_the_same_name() -> None:
+    names = Counter(each.name for part in (LoadKeys, PromptKeys, RequestKeys, LimitKeys) for each in keys_of(part))
+    assert names.most_common(1)[0][1] == 1
+    assert {*names} | {"name", "save_text"} == {each.name for each in keys_of(Scenario)}
+
+
+def test_a_key_of_a_table_is_read_there_in_a_file_and_flat_everywhere_else(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("temperature = 0.5\n[request]\ntop_p = 0.9\n")
+    scenario = Extended.load(path)
+    assert (scenario.temperature, scenario.top_p, scenario.name) == (0.5, 0.9, "mine")
+    assert Extended.load(path, top_p=0.2).top_p == 0.2
+    assert scenario.to_dict()["top_p"] == 0.9
+    assert Extended.from_dict(scenario.to_dict()) == scenario
+    assert Extended.from_dict({"request": {"stop": "x"}}).stop == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("top_p = 0.9\n", "has top_p above all tables; it belongs in [request]."),
+        ("[request]\ntemperature = 0.9\n", "has temperature in [request]; it belongs above all tables."),
+        ("[request]\ntopp = 0.9\n", "table [request], has an unknown key 'topp'; did you mean 'top_p'?"),
+        ("[request]\ntop_p = 2\n", "top_p must be at most 1, not 2.0."),
+        ("[sessions]\nturns = 2\n", "has a table [sessions], which no scenario has; write the scenario's keys above"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_one_sentence_that_says_where_it_belongs(
+    tmp_path: Path, content: str, words: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(content)
+    with pytest.raises(ScenarioError) as error:
+        Extended.load(path)
+    assert words in str(error.value)

@@ -15,7 +15,7 @@ from loadtest.errors import ScenarioError
 from loadtest.measure.search import Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
-from loadtest.slo import parse
+from loadtest.slo import parse_objectives
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -112,11 +112,11 @@ def test_noise_never_gives_a_wrong_order() -> None:
     ("options", "words"),
     [
         (["--find-max"], "add --slo"),
-        (["--find-max", "--slo", "ttft_p95=2", "--concurrency", "1,2"], "leave --concurrency away"),
-        (["--find-max", "--slo", "ttft_p95=2", "--duration", "3"], "leave --duration away"),
+        (["--find-max", "--slo", "ttft_p95=2", "--concurrency", "1,2"], "leave out --concurrency"),
+        (["--find-max", "--slo", "ttft_p95=2", "--duration", "3"], "leave out --duration"),
         (["--find-max", "--slo", "ttft_p95=2", "--output-tokens", "4,8"], "one combination of lengths"),
         (["--find-max", "0", "--slo", "ttft_p95=2"], "0 is not in the range"),
-        (["--slo", "ttft=2"], "say which statistic"),
+        (["--slo", "ttft=2"], "needs a statistic"),
     ],
 )
 def test_a_mistake_is_said_before_anything_is_sent(
@@ -130,9 +130,9 @@ def test_a_mistake_is_said_before_anything_is_sent(
 
 def test_the_levels_of_a_search_are_long_enough_for_what_is_asked() -> None:
     said: list[str] = []
-    finder = Finder(Scenario(), parse("ttft_p95=2,tokens_per_s_mean=1"), 64, said.append)
+    finder = Finder(Scenario(), parse_objectives("ttft_p95=2,tokens_per_s_mean=1"), 64, said.append)
     assert finder.first(Scenario()).requests == 60
-    assert Finder(Scenario(), parse("ttft_p99=2"), 64, said.append).first(Scenario()).requests == 300
+    assert Finder(Scenario(), parse_objectives("ttft_p99=2"), 64, said.append).first(Scenario()).requests == 300
     with pytest.raises(ScenarioError):
         finder.first(Scenario(duration=3.0))
 
@@ -167,7 +167,7 @@ def test_when_not_even_one_stream_meets_it_the_exit_code_says_so(
 
 
 def test_a_level_with_failures_misses_whatever_its_figures(tmp_path: Path) -> None:
-    finder = Finder(Scenario(max_error_ratio=0.1), parse("ttft_p50=2"), 8, print)
+    finder = Finder(Scenario(max_error_ratio=0.1), parse_objectives("ttft_p50=2"), 8, print)
     level = Level(index=0, concurrency=2, input_tokens=1, output_tokens=1, words=None, requests=20)
     good = {"n": 20, "p50": 1.0, "ci95_p50": [0.9, 1.1]}
     summary = {"verdict": "suspect", "reasons": [], "requests": 20, "ttft_s": good}
@@ -179,7 +179,7 @@ def test_a_level_with_failures_misses_whatever_its_figures(tmp_path: Path) -> No
 
 
 def test_an_asked_share_of_errors_decides_over_failures() -> None:
-    finder = Finder(Scenario(), parse("errors=0.1"), 8, print)
+    finder = Finder(Scenario(), parse_objectives("errors=0.1"), 8, print)
     level = Level(index=0, concurrency=2, input_tokens=1, output_tokens=1, words=None, requests=40)
     summary = {"verdict": "suspect", "reasons": [], "requests": 40}
     assert finder._judged(level, {**summary, "outcomes": {"ok": 36, "timeout": 4}}).met is True
@@ -190,7 +190,7 @@ def test_a_search_for_what_the_server_does_not_say_ends_at_once(tmp_path: Path) 
     levels, truth = grid(Made(), [1], each=40)
     silent = [dataclasses.replace(record, server=None) for record in truth.records]
     folder = write(tmp_path / "run", silent, levels)
-    finder = Finder(Scenario(), parse("queue_wait_p95=2"), 8, print)
+    finder = Finder(Scenario(), parse_objectives("queue_wait_p95=2"), 8, print)
     level = Level(index=0, concurrency=1, input_tokens=1, output_tokens=1, words=None, requests=40)
     assert finder(folder, [level]) is None
     found, sentence = finder.conclude(folder)

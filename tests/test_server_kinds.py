@@ -102,7 +102,7 @@ def test_check_says_what_was_not_answered_and_that_unknown_is_not_unloaded(loadt
         assert "name one with --model" in err
     with made({"/v1/models": LISTED}) as server:
         code, out, _ = loadtest("check", "--url", server.url)
-    assert "context    not said by this server" in out
+    assert "context    unknown, because the server does not say" in out
     assert "not loaded" not in out
 
 

@@ -36,10 +36,10 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
 
     from loadtest.measure.schedule import instants
     from loadtest.users import ModelUser, OllamaUser, OpenAIUser, gevent_hub, lifecycle, recording
-    from loadtest.users.levels import Levels, Seen, Standing
+    from loadtest.users.levels import CurrentLevel, LevelRequests, Levels
     from loadtest.users.options import OPTIONS, Settings, add_options
     from loadtest.users.run import free_path
-    from loadtest.users.tryout import Settled, settle
+    from loadtest.users.tryout import UserTarget, try_out
 
 
 @pytest.fixture
@@ -235,8 +235,8 @@ def test_levels_are_numbered_by_user_count_and_keep_when_they_ran() -> None:
     levels.reached(4)
     levels.reached(8)
     levels.reached(4)
-    levels.merge_seen({1: Seen({128}, {64}, {2.0}), 2: Seen({128, 256}, {64})})
-    levels.merge_seen({1: Seen({128}, {32})})
+    levels.merge_seen({1: LevelRequests({128}, {64}, {2.0}), 2: LevelRequests({128, 256}, {64})})
+    levels.merge_seen({1: LevelRequests({128}, {32})})
     facts = levels.facts(0)
     assert [level["concurrency"] for level in facts] == [1, 4, 8]
     assert [level["input_tokens"] for level in facts] == [None, 128, None]
@@ -253,8 +253,8 @@ def sent(data: Any) -> Any:
 
 
 def test_what_was_seen_survives_the_way_to_the_master() -> None:
-    seen = Seen({128, None}, {64}, {0.5})
-    assert Seen.from_json(sent(seen.to_json())) == seen
+    seen = LevelRequests({128, None}, {64}, {0.5})
+    assert LevelRequests.from_json(sent(seen.to_json())) == seen
 
 
 def options(**given: Any) -> argparse.Namespace:
@@ -265,9 +265,8 @@ def test_options_are_read_alike_from_the_command_line_and_from_the_web_form() ->
     for given in ({"output_tokens": "32", "max_ttft_p95": "0.5"}, {"output_tokens": 32, "max_ttft_p95": 0.5}):
         read = options(**given, model="", input_tokens="", api="auto")
         settings = Settings.of(read)
-        assert (settings.output_tokens, settings.max_ttft_p95) == (32, 0.5)
-        assert (settings.model, settings.input_tokens, settings.endpoint) == (None, None, "chat")
-        assert (read.output_tokens, read.max_ttft_p95, read.model) == (32, 0.5, None)
+        assert (settings.keys, settings.max_ttft_p95) == ({"output_tokens": 32}, 0.5)
+        assert (read.output_tokens, read.max_ttft_p95, read.model, read.endpoint) == (32, 0.5, None, "chat")
     assert Settings.of(None) == Settings()
 
 
@@ -312,7 +311,10 @@ def test_options_win_over_the_user_class_and_it_over_the_defaults() -> None:
     plain = Mine.scenario(Settings(), host=None, name="x", seed=1)
     assert (plain.model, plain.output_tokens, plain.input_tokens, plain.api) == ("mine", (10,), (128,), "ollama")
     asked = Mine.scenario(
-        Settings(model="other", output_tokens=20, input_tokens=30), host="example.com:81", name="x", seed=1
+        Settings(keys={"model": "other", "output_tokens": 20, "input_tokens": 30}),
+        host="example.com:81",
+        name="x",
+        seed=1,
     )
     assert (asked.model, asked.output_tokens, asked.input_tokens) == ("other", (20,), (30,))
     assert asked.url == "http://example.com:81"
@@ -320,8 +322,8 @@ def test_options_win_over_the_user_class_and_it_over_the_defaults() -> None:
 
 def test_a_user_of_one_api_refuses_another() -> None:
     with pytest.raises(ScenarioError, match="OpenAIUser speaks the openai API only"):
-        OpenAIUser.scenario(Settings(api="ollama"), host=None, name="x", seed=1)
-    assert ModelUser.scenario(Settings(api="openai"), host=None, name="x", seed=1).api == "openai"
+        OpenAIUser.scenario(Settings(keys={"api": "ollama"}), host=None, name="x", seed=1)
+    assert ModelUser.scenario(Settings(keys={"api": "openai"}), host=None, name="x", seed=1).api == "openai"
 
 
 def test_a_class_that_makes_no_sense_is_named() -> None:
@@ -359,10 +361,10 @@ def test_a_plain_ask_sends_what_was_made_ahead_and_its_event_says_where_it_went(
     environment = Environment()
     events: Any = environment.events
     events.request.add_listener(lambda name, url, **_: said.append((name, url)))
-    asked = Settings(api=api, endpoint=endpoint, output_tokens=2)
-    one = settle(Mine.scenario(asked, host=simulated_url, name="x", seed=1), lambda _: None)
+    asked = Settings(keys={"api": api, "endpoint": endpoint, "output_tokens": 2})
+    one = try_out(Mine.scenario(asked, host=simulated_url, name="x", seed=1), lambda _: None)
     recording.open_recorder(
-        settled={"Mine": one}, folder=None, worker=0, users=2, source="x", standing=lambda: Standing(0, steady=True)
+        settled={"Mine": one}, folder=None, worker=0, users=2, source="x", standing=lambda: CurrentLevel(0, steady=True)
     )
     try:
         client = Mine(environment).client
@@ -377,8 +379,8 @@ def test_workers_are_told_all_that_was_settled() -> None:
     scenario = Scenario(url="http://127.0.0.1:1", concurrency=(1,), output_tokens=(9,), temperature=0.5, seed=3)
     model = ServedModel("m", loaded=True, context=4096, details={"quantization_level": "Q4_0"})
     server = Server("http://127.0.0.1:1", "ollama", "0.24.0", (model,), None, {"profile": "quick", "speed": 2.0})
-    settled = Settled(scenario, Target(server, model, OllamaChat("m", temperature=0.5)), TokenFit(20.0, 1.1))
-    assert Settled.from_json(sent(settled.to_json())) == settled
+    settled = UserTarget(scenario, Target(server, model, OllamaChat("m", temperature=0.5)), TokenFit(20.0, 1.1))
+    assert UserTarget.from_json(sent(settled.to_json())) == settled
 
 
 def test_a_schedule_is_the_same_in_every_process_and_keeps_its_rate() -> None:
@@ -410,7 +412,7 @@ def test_who_begins_to_listen_at_init_hears_of_a_start_that_came_before_it() -> 
     """A worker that joins a running test is asked for users while its runner is being made."""
     kind: Any = Events
     events = kind()
-    lifecycle.listen(events)
+    lifecycle.listen_to(events)
     environment = Environment(events=events, parsed_options=argparse.Namespace(worker=True))
     heard: list[Environment] = []
 

@@ -1,6 +1,7 @@
 """The command line: wiring and printing. Nobody imports it.
 
-Commands are loaded when they are called, so that `loadtest --help` opens neither pandas, matplotlib nor httpx.
+A command's module is imported when the command is called, so that `loadtest --help` imports neither pandas, matplotlib
+nor httpx.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when called; listing them needs no import."""
+    """A group that imports a command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
@@ -58,10 +59,10 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that `args` names; a name that there is not, and an option given twice, are the user's mistakes."""
+        """Return the command that `args` names; raise ScenarioError for an unknown one, and for an option given twice."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0].lower(), COMMANDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}."
+            hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}."
             raise ScenarioError(f"there is no command {args[0][:60]!r}; {hint}")
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:
@@ -87,21 +88,21 @@ def cli() -> None:
     """
 
 
-LONGEST = 300  # characters without a blank that a sentence quotes
-NAMES = ("url", "model", "server", "profile", "metrics_address")  # options whose empty text means nothing
+QUOTED_MOST = 300  # characters without a blank that an error sentence quotes in full
+NEVER_EMPTY = ("url", "model", "server", "profile", "metrics_address")  # options whose empty text means nothing
 
 
 def _check_given(command: click.Command, args: Sequence[str], parent: click.Context) -> None:
-    """Raise ScenarioError for an option that is given twice, of which click takes the last, and for empty names.
+    """Raise ScenarioError for an option given twice, of which click would take the last, and for an empty name.
 
-    An empty path is the working folder to pathlib, and an empty URL another server than the one that was meant.
+    pathlib takes an empty path for the working folder, and an empty URL would mean the default server.
     """
-    # The parent's settings must be there: click keeps the help option that it makes for the first context.
+    # click makes a command's help option once, from the first context: without the parent it would lack -h.
     with click.Context(command, parent=parent, resilient_parsing=True) as context:
         try:
             values, _, order = command.make_parser(context).parse_args(list(args))
         except click.UsageError:
-            return  # said when the command is made
+            return  # click says it when the command is made
     given = Counter(param for param in order if isinstance(param, click.Option) and not param.multiple)
     for option, times in given.items():
         if times > 1 and not option.is_flag:
@@ -110,16 +111,16 @@ def _check_given(command: click.Command, args: Sequence[str], parent: click.Cont
             raise ScenarioError(f"{flag} is given {'twice' if times == 2 else f'{times} times'}; give it once{many}.")
     for param in set(order):
         value = values.get(param.name or "")
-        named = isinstance(param.type, click.Path) or param.name in NAMES or isinstance(param, click.Argument)
+        named = isinstance(param.type, click.Path) or param.name in NEVER_EMPTY or isinstance(param, click.Argument)
         if named and "" in (value if isinstance(value, list | tuple) else (value,)):
             what = (
                 max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name.rstrip(".")
             )
-            raise ScenarioError(f"{what} is empty; give it a value, or leave it away.")
+            raise ScenarioError(f"{what} is empty; give it a value, or leave it out.")
 
 
 def _check_bytes(args: Sequence[str]) -> None:
-    """Raise ScenarioError for an argument that no text, file name in a page or JSON could hold."""
+    """Raise ScenarioError for an argument that is not UTF-8 or holds a NUL byte: no page or JSON could hold it."""
     for before, arg in zip(("", *args), args, strict=False):
         option, equals, _ = arg.partition("=")
         named = option if arg.startswith("--") and equals else before if before.startswith("-") else "an argument"
@@ -137,52 +138,53 @@ def _check_bytes(args: Sequence[str]) -> None:
 def main(args: list[str] | None = None) -> Any:
     """Run the command line and exit; a user's mistake is one sentence on stderr and exit code 2.
 
-    A reader of our output that goes away changes nothing; output that is lost for another reason makes a good end a 3.
+    The exit code stays the same when the reader of the output goes away. Where output is lost for another reason, such as
+    a full disk, 0 becomes 3.
     """
     interrupting()
-    # Matplotlib cannot be imported under the name of a backend that it does not know, such as a notebook sets.
+    # A notebook may have set MPLBACKEND to a backend that is not installed here: importing Matplotlib would fail.
     os.environ["MPLBACKEND"] = "agg"
-    # NumPy else takes 30 MiB a core at import, and ends the process where it cannot have them.
+    # OpenBLAS takes 30 MiB a core at import, and ends the process where it cannot get them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with lasting_output() as lost:
-        code = _called(sys.argv[1:] if args is None else args)
+        code = _exit_code_of(sys.argv[1:] if args is None else args)
         sys.stdout.flush()
         if lost.errors:
             print(f"loadtest: cannot write the output: {lost.errors[0].strerror}.", file=sys.stderr)
             code = code or 3
-    # An interrupt inside exec(), such as a dataclass's at import, has Python end as if killed by SIGINT, though it was
-    # caught here; the next exec() forgets it.
+    # An interrupt inside an exec(), such as the one that makes a dataclass at import, makes Python end as if SIGINT had
+    # killed it, although the interrupt was caught; another exec() makes Python forget it.
     exec("")  # noqa: S102
     sys.exit(code)
 
 
-def _called(args: list[str]) -> int:
+def _exit_code_of(args: list[str]) -> int:
     """Run the command line; return its exit code."""
     try:
         _check_bytes(args)
         return int(cli.main(args=args, prog_name="loadtest", standalone_mode=False) or 0)
     except click.ClickException as error:
-        _show(error)
+        _print_usage_error(error)
     except (click.exceptions.Abort, KeyboardInterrupt):
         print("loadtest: interrupted.", file=sys.stderr)
         return 130
     except LoadTestError as error:
-        _say(str(error))
+        _print_mistake(str(error))
         return 3 if isinstance(error, StorageError | WorkerError) else 2
     except OSError as error:
-        _say(f"cannot write {error.filename or 'the output'}: {error.strerror}.")
+        _print_mistake(f"cannot write {error.filename or 'the output'}: {error.strerror}.")
     except MemoryError:
-        _say("out of memory; what was on disk is kept.")
+        _print_mistake("out of memory; what was on disk is kept.")
         return 3
-    except Exception as error:  # noqa: BLE001 - uncaught it would end as a 1, which says that a gate failed
+    except Exception as error:  # noqa: BLE001 - uncaught, the exit code would be 1, which means that a gate failed
         traceback.print_exc()
-        _say(f"loadtest itself failed ({type(error).__name__}); please report the lines above.")
+        _print_mistake(f"loadtest itself failed ({type(error).__name__}); please report the lines above.")
         return 3
     return 2
 
 
-def _show(error: click.ClickException) -> None:
-    """Print a mistake that click has found as one sentence; the help where nothing was asked for."""
+def _print_usage_error(error: click.ClickException) -> None:
+    """Print a mistake that click has found as one sentence; where no command was given, print the help."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
@@ -194,13 +196,13 @@ def _show(error: click.ClickException) -> None:
         sentence = f"{sentence.rstrip('.')}; write `{usage}`."
     elif not sentence.endswith(("?", "?)")):
         sentence = f"{sentence.rstrip('.')}; see `{path} --help`."
-    _say(sentence)
+    _print_mistake(sentence)
 
 
-def _say(sentence: str) -> None:
-    """Print a mistake; what was given is quoted in it, and may be of any length."""
+def _print_mistake(sentence: str) -> None:
+    """Print a mistake without secrets; what the user gave is quoted in it, so long words are shortened."""
     short = re.sub(
-        rf"\S{{{LONGEST},}}",
+        rf"\S{{{QUOTED_MOST},}}",
         lambda found: f"{found[0][:60]}… ({len(found[0])} characters)",
         without_passwords(redacted(sentence)),
     )

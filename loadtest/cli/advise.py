@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import orjson
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from loadtest.cli.tables import console_table
 from loadtest.errors import PredictionError, ScenarioError
-from loadtest.slo import ERRORS, parse
+from loadtest.slo import ERRORS, parse_objectives
+
+if TYPE_CHECKING:
+    from loadtest.analyse.reports.summary import Analysis
+    from loadtest.analyse.whatif.slot_advice import Advice
 
 
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
-    "--slo", metavar="NAME=LIMIT,…", help="What users must get, e.g. ttft_p95=2,tokens_per_s_p5=10 (seconds; tokens/s)."
+    "--slo",
+    metavar="NAME=LIMIT,…",
+    help="What every user must get, e.g. ttft_p95=2,tokens_per_s_p5=10 (seconds; tokens/s).",
 )
-@click.option("--gpu-memory", metavar="SIZE", help="What the loaded model may take, e.g. 80GB: more slots take more.")
+@click.option(
+    "--gpu-memory", metavar="SIZE", help="Memory that the loaded model may take, e.g. 80GB: more slots need more."
+)
 def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
     """Say what OLLAMA_NUM_PARALLEL should be, and what it would change.
 
-    From one run: TTFT, queue wait and tokens/s for 1 to 16 slots at the concurrencies measured and some others, where
-    --slo is met, and which other lever matters more. Writes advice.md, advice.json and advice.png into the run folder.
+    From one run it predicts TTFT, queue wait and tokens/s for 1 to 16 slots at the measured concurrencies and some others,
+    and says where --slo is met and which other setting matters more. Writes advice.md, advice.json and advice.png into the run folder.
 
     \b
     Examples:
       loadtest advise runs/20260101-120000-run
       loadtest advise runs/20260101-120000-run --slo ttft_p95=2,tokens_per_s_p5=10 --gpu-memory 80GB
     """
-    from loadtest.analyse.charts import advice as chart
-    from loadtest.analyse.reports import advice_report as words
     from loadtest.analyse.reports.summary import analyse
     from loadtest.analyse.run.groups import refuse
     from loadtest.analyse.server.memory import memory_by_slots
@@ -41,7 +47,7 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
     from loadtest.analyse.whatif.predict import ServerModel
     from loadtest.memory.loaded import parse_memory
 
-    objectives = () if slo is None else parse(slo)
+    objectives = () if slo is None else parse_objectives(slo)
     if any(each.figure == ERRORS for each in objectives):
         raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
     room = None if gpu_memory is None else parse_memory(gpu_memory)
@@ -61,30 +67,35 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
         memory=memory_by_slots(analysis.run, analysis.slots),
         gpu_bytes=room,
     )
-    said = words.sentences(found)
-    picture = chart.draw(run / "advice.png", analysis, found, words.title(found))
+    written = _write_advice(run, analysis, found)
+    _print_advice(written, analysis, found)
+
+
+def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]:
+    from loadtest.analyse.charts import advice as chart
+    from loadtest.analyse.reports import advice_report as words
+
+    picture = chart.draw(folder / "advice.png", analysis, found, words.title(found))
+    written = [folder / "advice.md", folder / "advice.json", picture]
     body = orjson.dumps(words.to_dict(found, analysis), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
-    (run / "advice.json").write_bytes(body + b"\n")
-    (run / "advice.md").write_text(words.markdown(found, analysis, picture.name), encoding="utf-8")
+    written[0].write_text(words.markdown(found, analysis, picture.name), encoding="utf-8")
+    written[1].write_bytes(body + b"\n")
+    return written
+
+
+def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> None:
+    from loadtest.analyse.reports import advice_report as words
+
     console = Console()
     for sentence in analysis.run.trouble:
         console.print(Text(sentence, style="bold yellow"))
     if doubt := words.void(found):
         console.print(Text(f"! {doubt}", style="bold yellow"))
-    console.print(_table(words.console_grid(found), words.heading(found, analysis)))
-    for sentence in said:
+    heads, rows = words.console_grid(found)
+    console.print(console_table(words.heading(found, analysis), heads, rows, wrap=heads))
+    for sentence in words.sentences(found):
         console.print(Text(f"• {sentence}"))
     for note in words.notes(found):
         console.print(Text(note, style="dim"))
-    for name in ("advice.md", "advice.json", "advice.png"):
-        console.print(Text(f"wrote {run / name}", style="dim"), soft_wrap=True)
-
-
-def _table(grid: tuple[tuple[str, ...], list[tuple[str, ...]]], title: str) -> Table:
-    heads, rows = grid
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in heads:
-        table.add_column(head, justify="right", min_width=max(map(len, head.split())))
-    for row in rows:
-        table.add_row(*row)
-    return table
+    for path in written:
+        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`loadtest calibrate`: streams of a known speed until this client's figures are untrue, kept for later runs."""
+"""`loadtest calibrate`: how many streams of a known speed this client measures truthfully, kept for later runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 
 import click
 import orjson
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from loadtest.asyncio_driver.session import measure
 from loadtest.cli.demo import simulated_server
+from loadtest.cli.tables import console_table
 from loadtest.errors import RunFolderError, ScenarioError, TargetError
 from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import (
@@ -38,14 +38,14 @@ from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 
-PROFILES = {"independent": "metronome", "steps": "lockstep"}
+ARRIVAL_PROFILES = {"independent": "metronome", "steps": "lockstep"}
 STAMPS = ("kernel", "user")
 TOKENS_PER_S = 50.0  # of each stream: both profiles' speed
-REQUESTS = 2  # of each stream of a level, after a warm-up one
+REQUESTS_A_STREAM = 2  # in each level, after one warm-up request
 OUTPUT_TOKENS = 50  # with the first token's 0.2 s a request takes 1.2 s, so that a level takes about 4
 INPUT_TOKENS = 32
 LOCUST_S = 5  # of a level
-FILES = 100  # that a client has open beside its connections
+OTHER_FILES = 100  # files that a client has open besides its connections
 LOCUSTFILE = """from locust import task
 
 from loadtest.users import OllamaUser
@@ -60,7 +60,7 @@ class Calibrating(OllamaUser):
 
 @dataclass(slots=True)
 class Calibrating:
-    """One kind of arrivals: what was served so far, and the levels tried."""
+    """One kind of arrivals: where the server logs what it sent, and the levels tried so far."""
 
     arrivals: str
     most: int
@@ -71,37 +71,39 @@ class Calibrating:
         return next_streams(self.tried, self.most)
 
     def take(self, folder: Path, level: int, streams: int, *, warm: int = 0) -> None:
-        """Judge a level from its run folder and the truth log, and say so."""
-        served = by_nonce(_lines(self.truth))
+        """Judge a level by its run folder and the server's log, and print the outcome."""
+        served = by_nonce(_json_lines(self.truth))
         (header, rows), *_ = RunFolder.open(folder).requests()
         records = (Record.from_json(row) for row in rows if row["level"] == level)
         errors: Errors = errors_against(streams, records, header.clock, served, warm=warm)
         tried = checked(errors, step_s=1 / TOKENS_PER_S, together=self.arrivals == "steps")
         self.tried.append(tried)
-        _say(f"  {tried.sentence}")
+        _print_now(f"  {tried.sentence}")
 
     def choose(self, folder: Path, levels: Sequence[Level]) -> Level | None:
-        """Judge the last of the levels run by the asyncio driver and return the next one."""
+        """Judge the last level that the asyncio driver ran and return the next one; None where the search is over."""
         last = levels[-1]
         self.take(folder, last.index, last.concurrency or 0)
         streams = self.next_streams()
         if streams is None:
             return None
-        return dataclasses.replace(last, index=last.index + 1, concurrency=streams, requests=REQUESTS * streams)
+        return dataclasses.replace(
+            last, index=last.index + 1, concurrency=streams, requests=REQUESTS_A_STREAM * streams
+        )
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().splitlines(keepends=True):
         if line.endswith(b"\n"):
             yield orjson.loads(line)
 
 
-def _say(text: str) -> None:
+def _print_now(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def _asyncio(kind: Calibrating, url: str, folder: Path) -> bool:
-    """Search with the asyncio driver, in this process; False when it was interrupted."""
+    """Search with the asyncio driver in this process; return False where it was interrupted."""
     first = kind.next_streams()
     assert first is not None
     scenario = Scenario(
@@ -109,7 +111,7 @@ def _asyncio(kind: Calibrating, url: str, folder: Path) -> bool:
         url=url,
         api="ollama",
         concurrency=(first,),
-        requests=REQUESTS * first,
+        requests=REQUESTS_A_STREAM * first,
         input_tokens=(INPUT_TOKENS,),
         output_tokens=(OUTPUT_TOKENS,),
     )
@@ -119,7 +121,7 @@ def _asyncio(kind: Calibrating, url: str, folder: Path) -> bool:
 
 
 def _locust(kind: Calibrating, url: str, folder: Path) -> bool:
-    """Search with the Locust users, a headless process a level; False when it was interrupted."""
+    """Search with Locust users, one headless process for each level; return False where one was interrupted."""
     locustfile = folder / "calibrating.py"
     locustfile.write_text(LOCUSTFILE)
     lengths = ["--input-tokens", str(INPUT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS)]
@@ -150,8 +152,8 @@ DRIVERS = {"asyncio": _asyncio, "locust": _locust}
 
 
 @contextlib.contextmanager
-def _stamped_by(stamps: str) -> Iterator[None]:
-    """Have the wire of this process, and of those it starts, leave kernel stamps off for "user"."""
+def _with_stamps(stamps: str) -> Iterator[None]:
+    """Set LOADTEST_STAMPS for this process and those it starts: "user" switches kernel stamps off."""
     before = os.environ.get("LOADTEST_STAMPS")
     os.environ["LOADTEST_STAMPS"] = stamps
     try:
@@ -163,19 +165,19 @@ def _stamped_by(stamps: str) -> Iterator[None]:
 
 
 def _descriptors() -> int:
-    """Return how many connections this process may hold, some files beside them."""
+    """Return how many connections this process may hold besides its other files."""
     try:
         import resource
     except ImportError:
         return sys.maxsize
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if allowed == resource.RLIM_INFINITY else max(allowed - FILES, 1)
+    return sys.maxsize if allowed == resource.RLIM_INFINITY else max(allowed - OTHER_FILES, 1)
 
 
-def _kinds(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+def _arrival_kinds(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
     kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not kinds or any(kind not in PROFILES for kind in kinds):
-        raise click.BadParameter(f"{text!r} is none of {', '.join(PROFILES)}, or both with a comma between.")
+    if not kinds or any(kind not in ARRIVAL_PROFILES for kind in kinds):
+        raise click.BadParameter(f"{text!r} is not {' or '.join(ARRIVAL_PROFILES)}, or both with a comma between.")
     return kinds
 
 
@@ -183,12 +185,12 @@ def _kinds(_context: click.Context, _option: click.Parameter, text: str) -> tupl
 @click.option("--driver", type=click.Choice(list(DRIVERS)), default="asyncio", show_default=True, help="Who measures.")
 @click.option(
     "--arrivals",
-    default=",".join(PROFILES),
+    default=",".join(ARRIVAL_PROFILES),
     show_default=True,
-    callback=_kinds,
+    callback=_arrival_kinds,
     metavar="KIND,…",
-    help="How tokens come: each stream's at times of its own, or those of all streams together, as a step of a real "
-    "engine sends them.",
+    help="When tokens come: each stream's independently, or those of all streams together, as in the steps of a real "
+    "engine.",
 )
 @click.option(
     "--stamps",
@@ -206,49 +208,53 @@ def _kinds(_context: click.Context, _option: click.Parameter, text: str) -> tupl
     help="File to keep the result in.  [default: LOADTEST_CALIBRATION, else calibration.json in the user's state folder]",
 )
 def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_most: int, out: Path | None) -> int:
-    """Find how many streams this machine can measure truthfully, and keep it for later runs to compare with.
+    """Find how many streams this machine can measure truthfully, and keep the number for later runs to compare with.
 
     A simulated server in a process of its own sends 50 tokens/s a stream and logs what it did. Streams are doubled until
-    TTFT is off by more than 1 ms at p50 or p99, or ITL by 1 % at p50 or 1 ms at p99; then the gap is halved. Where the
-    server is late itself, that is said, and the capacity is "at least". Takes about a minute a kind of arrivals.
+    TTFT is wrong by more than 1 ms at p50 or p99, or ITL by 1 % at p50 or 1 ms at p99; then the gap is halved. Where the
+    server itself is late, the capacity is given as "at least". Takes about a minute for each kind of arrivals.
 
-    Later runs on this machine say how much of it each level used.
+    Later runs on this machine say how much of the capacity each level used.
     """
     path = out or capacity_file.file_path()
     capacity_file.check_writable(path)
     here = capacity_file.machine()
-    _say(
-        f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {_cores(here['cores'])}; simulated server."
+    _print_now(
+        f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {_cores_text(here['cores'])}; simulated server."
     )
     if here["cores"] == 1:
-        _say("The server shares the one core with the client: against a server elsewhere more could be measured.")
+        _print_now(
+            "Client and server share the only core: with the server elsewhere, the client could measure more streams."
+        )
     most = min(streams_most, _descriptors())
     if most < streams_most:
-        _say(f"This shell allows no more than {most} streams (open files, ulimit -n): {streams_most} are not tried.")
+        _print_now(
+            f"This shell allows no more than {most} streams (open files, ulimit -n): {streams_most} are not tried."
+        )
     done: dict[str, ClientLimit] = {}
     for kind in arrivals:
-        _say(f"{kind}:")
-        found = _calibrate(driver, kind, stamps, most)
+        _print_now(f"{kind}:")
+        found = _search(driver, kind, stamps, most)
         if found is None:
-            _say("Interrupted: what was found before is kept.")
+            _print_now("Interrupted: results found before are kept.")
             return 130
         done[kind] = found
-        _say(f"{kind}: {found.sentence(TOKENS_PER_S)}.")
+        _print_now(f"{kind}: {found.sentence(TOKENS_PER_S)}.")
         if found.best is not None:
-            capacity_file.store(path, _capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
-    Console().print(_table(driver, stamps, done))
+            capacity_file.store(path, _kept_capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
+    Console().print(_result_table(driver, stamps, done))
     if any(found.best for found in done.values()):
         print(f"wrote {path}")
     return 0 if all(found.best for found in done.values()) else 1
 
 
-def _calibrate(driver: str, arrivals: str, stamps: str, most: int) -> ClientLimit | None:
-    """Search with one kind of arrivals; None when it was interrupted."""
-    with tempfile.TemporaryDirectory() as name, _stamped_by(stamps):
+def _search(driver: str, arrivals: str, stamps: str, most: int) -> ClientLimit | None:
+    """Search with one kind of arrivals; return None where it was interrupted."""
+    with tempfile.TemporaryDirectory() as name, _with_stamps(stamps):
         folder = Path(name)
         truth = folder / "truth.jsonl"
         kind = Calibrating(arrivals, most, truth)
-        with simulated_server("--profile", PROFILES[arrivals], "--truth", str(truth), apart=True) as url:
+        with simulated_server("--profile", ARRIVAL_PROFILES[arrivals], "--truth", str(truth), apart=True) as url:
             whole = DRIVERS[driver](kind, url, folder)
         if not whole:
             return None
@@ -257,7 +263,7 @@ def _calibrate(driver: str, arrivals: str, stamps: str, most: int) -> ClientLimi
     return ClientLimit.of(kind.tried)
 
 
-def _capacity(found: ClientLimit, best: CheckedLevel) -> KeptCapacity:
+def _kept_capacity(found: ClientLimit, best: CheckedLevel) -> KeptCapacity:
     return KeptCapacity(
         chunks_per_s=best.errors.chunks_per_s,
         streams=best.errors.streams,
@@ -267,23 +273,22 @@ def _capacity(found: ClientLimit, best: CheckedLevel) -> KeptCapacity:
     )
 
 
-def _table(driver: str, stamps: str, done: dict[str, ClientLimit]) -> Table:
-    table = Table(
-        title=f"What the {driver} driver can measure here, {stamps} stamps (server: simulated)",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("arrivals")
-    table.add_column(f"streams × {TOKENS_PER_S:g} tokens/s", justify="right")
-    table.add_column("tokens/s in the busiest second", justify="right")
-    table.add_column("limit")
+def _result_table(driver: str, stamps: str, done: dict[str, ClientLimit]) -> Table:
+    streams = f"streams × {TOKENS_PER_S:g} tokens/s"
+    rows = []
     for kind, found in done.items():
         least = "" if found.limit == "client" else "≥ "
         best = found.best.errors if found.best else None
         cells = (f"{least}{best.streams}", f"{least}{best.chunks_per_s}") if best else ("none", "–")
-        table.add_row(kind, *cells, {"asked": "not reached"}.get(found.limit, f"the {found.limit}"))
-    return table
+        rows.append((kind, *cells, {"asked": "not reached"}.get(found.limit, f"the {found.limit}")))
+    return console_table(
+        f"What the {driver} driver can measure here, {stamps} stamps (server: simulated)",
+        ("arrivals", streams, "tokens/s in the busiest second", "limit"),
+        rows,
+        left=("arrivals", "limit"),
+        wrap=(streams, "tokens/s in the busiest second"),
+    )
 
 
-def _cores(count: int) -> str:
+def _cores_text(count: int) -> str:
     return f"{count} core{'s' if count != 1 else ''}"

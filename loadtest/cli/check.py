@@ -23,8 +23,8 @@ def check(
 ) -> None:
     """Say what server answers at URL, and what could spoil a measurement.
 
-    Without URL: OLLAMA_HOST, OPENAI_BASE_URL (first with --api openai), else the local Ollama. Sends no prompt. Exit code
-    2 when nothing usable answers.
+    Without URL: OLLAMA_HOST, OPENAI_BASE_URL (first with --api openai), else the local Ollama. No prompt is sent. Exit
+    code 2 when no usable server answers.
     """
     if url is not None and named is not None:
         raise ScenarioError("URL and --url both name a server: give one.")
@@ -39,14 +39,14 @@ def check(
     names = ", ".join(shown(item.name) + (" (loaded)" if item.loaded else "") for item in server.models)
     rows.append(("models", names or ("not listed by this server" if server.unlisted else "none")))
     if chosen is not None:
-        rows.append(("model", " ".join(filter(None, [shown(chosen.name), _details(chosen)]))))
-        rows.append(("context", _context(chosen)))
+        rows.append(("model", " ".join(filter(None, [shown(chosen.name), _model_details(chosen)]))))
+        rows.append(("context", _context_text(chosen)))
     rows.append(
         (
             "slots",
             str(server.slots)
             if server.slots
-            else "not said by this server; a run with more streams than slots can show them",
+            else "unknown, because the server does not say; a run with more streams than slots can show them",
         )
     )
     for name, value in rows:
@@ -68,16 +68,18 @@ def _look(
             return server, None, str(error)
 
 
-def _details(model: ServedModel) -> str:
+def _model_details(model: ServedModel) -> str:
     parts = [
         shown(str(model.details.get(key))) for key in ("parameter_size", "quantization_level") if model.details.get(key)
     ]
     return f"({', '.join(parts)})" if parts else ""
 
 
-def _context(model: ServedModel) -> str:
+def _context_text(model: ServedModel) -> str:
     trained = f"trained for {model.trained_context}" if model.trained_context else ""
     if model.context:
         return f"{model.context} tokens" + (f", {trained}" if trained else "")
-    unknown = "not loaded, so not known yet" if model.loaded is False else "not said by this server"
+    unknown = (
+        "unknown until the model is loaded" if model.loaded is False else "unknown, because the server does not say"
+    )
     return unknown + (f"; {trained}" if trained else "")

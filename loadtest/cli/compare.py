@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 import orjson
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -30,11 +29,12 @@ from loadtest.analyse.reports.compare import (
 from loadtest.analyse.reports.compare import compare as compare_runs
 from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.run.groups import refuse
+from loadtest.cli.tables import console_table
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.run_folder import RunFolder
 
-COLUMNS = {"figure": 17, "BASE": 6, "NEW": 6, "change": 6, "interval": 14, "verdict": 18}
-# Keys of run.json's `comparability`, of which a folder may lack those that its loadtest did not know yet.
+COLUMN_WIDTHS = {"figure": 17, "BASE": 6, "NEW": 6, "change": 6, "interval": 14, "verdict": 18}
+# Keys of run.json's `comparability`; a folder of an older loadtest may lack some of them.
 ACROSS = (
     "dialect",
     "model",
@@ -50,7 +50,7 @@ ACROSS = (
 STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
 
 
-class Share(click.ParamType[float]):
+class ShareParam(click.ParamType[float]):
     """A share, "5%" or "0.05"."""
 
     name = "share"
@@ -60,9 +60,9 @@ class Share(click.ParamType[float]):
         try:
             share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
         except ValueError:
-            self.fail(f"{text!r} is no share; say 5% or 0.05.", param, ctx)
+            self.fail(f"{text!r} is not a share; write 5% or 0.05.", param, ctx)
         if not 0 <= share < 1:
-            self.fail(f"{text!r} is not from 0 to below 1; say 5% or 0.05.", param, ctx)
+            self.fail(f"{text!r} is not from 0 to below 1; write 5% or 0.05.", param, ctx)
         return share
 
 
@@ -76,7 +76,7 @@ class Against(click.Command):
             inside = arg == "--against" or (inside and not arg.startswith("-"))
             given += ["--against", arg] if inside and arg != "--against" else [] if inside else [arg]
         if "--against" in args and "--against" not in given:
-            raise click.BadOptionUsage("--against", "--against names no run; give the runs to hold against BASE.")
+            raise click.BadOptionUsage("--against", "--against names no run; name the runs to compare with BASE.")
         return super().parse_args(ctx, given)
 
 
@@ -93,23 +93,23 @@ class Against(click.Command):
 )
 @click.option(
     "--tolerance",
-    type=Share(),
+    type=ShareParam(),
     default=TOLERANCE,
     metavar="SHARE",
     help=f"How much worse a figure may be before it is a regression, e.g. 5%.  [default: {TOLERANCE:.0%}]",
 )
 @click.option(
     "--run-noise",
-    type=Share(),
+    type=ShareParam(),
     default=RUN_NOISE,
     metavar="SHARE",
-    help=f"By how much runs of one server differ (standard deviation); one run a side cannot show it.  [default: {RUN_NOISE:.0%}]",
+    help=f"How much runs of the same server differ (standard deviation), which one run a side cannot show.  [default: {RUN_NOISE:.0%}]",
 )
 @click.option(
     "--across",
     metavar="KEY,KEY",
     default="",
-    help="What differs on purpose (model, quantization, context, dialect, …): without it such runs get no verdict.",
+    help="What differs on purpose (model, quantization, context, dialect, …): runs that differ otherwise get no verdict.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the files.  [default: NEW]")
 def compare(
@@ -124,29 +124,30 @@ def compare(
     """Say what changed between two run folders, with intervals; write compare.md, compare.json and compare.png.
 
     A verdict (better, worse, no difference seen, not comparable) on TTFT mean and p95, tokens/s a stream, output
-    tokens/s and failures of every level that all runs have; all of them hold together with 99 %. Two runs of one server
-    differ by themselves: several a side, BASE1 BASE2 … --against NEW1 NEW2 …, show by how much, and so smaller changes.
+    tokens/s and failures of every level that all runs have; all verdicts hold together with 99 %. Two runs of the same
+    server always differ a little: several runs a side (BASE1 BASE2 … --against NEW1 NEW2 …) show how much, and so reveal
+    smaller changes.
 
     \b
     Exit codes: 0 no regression · 1 a figure is worse by more than --tolerance
                 2 a mistake, or nothing could be compared
     """
-    base, new = _sides(runs, against)
-    keys = _keys(across, *base, *new)
+    base, new = _base_and_new(runs, against)
+    keys = _across_keys(across, *base, *new)
     sides = [[analyse(path) for path in paths] for paths in (base, new)]
     for side in (*sides[0], *sides[1]):
         refuse(side.run, [group for group, _ in side.groups], "compare")
     found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
-    written = _write(found, out or new[0])
-    _print(found, written, Console())
+    written = _write_comparison(found, out or new[0])
+    _print_comparison(found, written, Console())
     if found.verdict == NOT_COMPARABLE:
         said = compare_report.sentence(found)
         raise LoadTestError(f"nothing was judged. {said}.")
     return 1 if found.regressions else 0
 
 
-def _keys(across: str, *runs: Path) -> frozenset[str]:
-    """Return what --across names; raise ScenarioError for a key that runs do not have, with the nearest."""
+def _across_keys(across: str, *runs: Path) -> frozenset[str]:
+    """Return the keys that --across names; raise ScenarioError, with the nearest key, for one that no run has."""
     known = {*ACROSS, *ASKED.values()}
     for run in runs:
         said = RunFolder.open(run).read_run().get("comparability")
@@ -154,26 +155,26 @@ def _keys(across: str, *runs: Path) -> frozenset[str]:
     keys = frozenset(key.strip() for key in across.split(",") if key.strip())
     for key in sorted(keys - known):
         near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}."
+        hint = f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(sorted(known))}."
         raise ScenarioError(f"--across: runs have no key {key[:60]!r}{hint}")
     return keys
 
 
-def _sides(runs: tuple[Path, ...], against: tuple[Path, ...]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+def _base_and_new(runs: tuple[Path, ...], against: tuple[Path, ...]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Return the runs of BASE and of NEW."""
     if not against and len(runs) != 2:
         raise LoadTestError("name two runs, BASE and NEW, or several of each: compare BASE1 BASE2 --against NEW1 NEW2.")
     base, new = (runs, against) if against else (runs[:1], runs[1:])
     places: dict[Path, Path] = {}
     for path in (*base, *new):
-        place = Path(os.path.realpath(path))  # Path.resolve raises where links go round
+        place = Path(os.path.realpath(path))  # Path.resolve raises for a link that leads to itself
         if (same := places.get(place)) is not None:
             raise LoadTestError(f"{same} and {path} are the same run: name two.")
         places[place] = path
     return base, new
 
 
-def _write(found: Comparison, out: Path) -> list[Path]:
+def _write_comparison(found: Comparison, out: Path) -> list[Path]:
     from loadtest.analyse.charts.compare import draw
 
     out.mkdir(parents=True, exist_ok=True)
@@ -189,7 +190,7 @@ def _write(found: Comparison, out: Path) -> list[Path]:
     return [*(out / name for name in bodies), picture]
 
 
-def _print(found: Comparison, written: list[Path], console: Console) -> None:
+def _print_comparison(found: Comparison, written: list[Path], console: Console) -> None:
     mark = compare_report.simulated(found)
     console.print(Text(compare_report.sentence(found) + "." + (f" ({mark})" if mark else ""), style="bold"))
     for line in (*compare_report.sides(found), *found.notes):
@@ -202,30 +203,25 @@ def _print(found: Comparison, written: list[Path], console: Console) -> None:
 
 
 def _tables(found: Comparison) -> Iterator[Table]:
-    """Yield a table a level, a row a headline figure; all of the same widths, made for 80 columns."""
+    """Yield a table for each level with a row for each headline figure; all have the same widths and fit 80 columns."""
     shared, own = compare_report.level_names(found)
     for number, level in enumerate(own):
         name = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
-        table = Table(
-            title=Text(name, style="bold"),
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            pad_edge=False,
+        rows = [_row_cells(row, found) for row in found.headline if row.level == level]
+        yield console_table(
+            name,
+            list(COLUMN_WIDTHS),
+            rows,
+            left=("figure", "verdict"),
+            wrap=("figure", "verdict"),
+            widths=list(COLUMN_WIDTHS.values()),
             show_header=number == 0,
         )
-        for head, width in COLUMNS.items():
-            right = head not in ("figure", "verdict")
-            table.add_column(head, justify="right" if right else "left", no_wrap=right, min_width=width)
-        for row in found.headline:
-            if row.level == level:
-                table.add_row(*_cells(row, found))
-        yield table
 
 
-def _cells(row: Row, found: Comparison) -> tuple[str | Text, ...]:
+def _row_cells(row: Row, found: Comparison) -> tuple[str | Text, ...]:
     _, figure, base, new, change, between, verdict = compare_report.cells(row, found)
-    # Why whole runs or levels are not comparable stands above the table, once.
+    # The reason why whole runs or levels are not comparable stands once, above the table.
     short = row.reason if row.reason == TOO_FEW else NOT_COMPARABLE if row.verdict == NOT_COMPARABLE else verdict
     amounts = (base.removesuffix("/s"), new.removesuffix("/s"), change, between.removesuffix(" %"))
     return (figure, *amounts, Text(short, style=STYLES[row.verdict or SAME]))

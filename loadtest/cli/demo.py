@@ -17,9 +17,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.options import Number
-from loadtest.cli.report import lost, show
-from loadtest.cli.run import ended, run_scenario
+from loadtest.cli.options import NumberParam
+from loadtest.cli.report import any_records_lost, show_report
+from loadtest.cli.run import run_scenario, show_ended
 from loadtest.errors import TargetError
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from loadtest.analyse.report import Report
 
 PROFILE = "a100-80g-llama3.1-70b-q4"
-# Tokens come 20 to 30 ms apart. At 10× they came 4 ms apart, as long as a busy machine may keep a process waiting for a
-# core: beside one other process every level was void.
-SPEED = 2
-SLOTS = 4
-SLO = "ttft_p95=2"  # of the next step that is printed
+# At 2× tokens come 20 to 30 ms apart. At 10× they came 4 ms apart, which is as long as a process may wait for a core of
+# a busy machine: one other process made every level void.
+DEMO_SPEED = 2
+DEMO_SLOTS = 4
+SLO = "ttft_p95=2"  # in the next step that is printed
 
 
 @contextlib.contextmanager
 def simulated_server(*options: str, apart: bool = False) -> Iterator[str]:
-    """Run `loadtest serve` on a free port while inside; gives its URL.
+    """Run `loadtest serve` on a free port inside the context; yields its URL.
 
     Args:
-        apart: keep it on a core of its own, and this process on the others, for arrivals closer than a few ms.
+        apart: pin the server to one core and this process to the others, for tokens that come less than a few ms apart.
     """
     command = [sys.executable, "-m", "loadtest", "serve", "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -57,10 +57,10 @@ def simulated_server(*options: str, apart: bool = False) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _cores_apart(server: int) -> Iterator[None]:
-    """Keep the server's process on one core and this one on the others while inside, where the system lets us.
+    """Pin the server's process to one core and this process to the others inside the context, on Linux with two cores.
 
-    The simulated server spins before a batch is due: on the client's core it would delay it by 2 to 3 ms. Where another
-    process is busy a pinned one waits for its core though the other core is free.
+    The simulated server spins before a batch is due, and would delay a client on the same core by 2 to 3 ms. The price:
+    beside another busy process a pinned process waits for its core even when another core is free.
     """
     cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
     if len(cores) < 2:
@@ -78,32 +78,32 @@ def _cores_apart(server: int) -> Iterator[None]:
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make.  [default: runs/<time>-demo]")
 @click.option(
     "--speed",
-    type=Number(0.01, 100),
-    default=SPEED,
+    type=NumberParam(0.01, 100),
+    default=DEMO_SPEED,
     show_default=True,
     help="Run the simulated server this many times faster than the profile.",
 )
 def demo(out: Path | None, speed: float) -> int:
     """Show it all in about a minute: a simulated Ollama with four slots, a small grid, a report with charts.
 
-    Everything it prints and draws is labelled simulated. Nothing is reached but this machine. Where the machine is too
-    busy to measure on, the levels are void as in any run, and the exit code is 0 all the same.
+    Everything printed and drawn is labelled simulated. Nothing but this machine is contacted. Where the machine is too
+    busy to measure on, levels are void as in any run, but the exit code is still 0.
     """
     path = Path(str(importlib.resources.files("loadtest") / "demo.toml"))
-    server = ("--profile", PROFILE, "--slots", str(SLOTS), "--speed", str(speed), "--warm")
+    server = ("--profile", PROFILE, "--slots", str(DEMO_SLOTS), "--speed", str(speed), "--warm")
     with simulated_server(*server) as url:
         finished = run_scenario(Scenario.load(path, name="demo", url=url), out)
     if finished.state != "done":
-        return ended(finished)
-    written = show(finished.folder, charts=True)
+        return show_ended(finished)
+    written = show_report(finished.folder, charts=True)
     for line in _afterwards(written, finished.folder, speed):
-        Console().print(Text(line), soft_wrap=line.startswith("  "))  # a command that is broken in two cannot be pasted
-    return 3 if lost([written]) else 0
+        Console().print(Text(line), soft_wrap=line.startswith("  "))  # a wrapped command could not be pasted
+    return 3 if any_records_lost([written]) else 0
 
 
 def _afterwards(written: Report, folder: Path, speed: float) -> Iterator[str]:
-    """Yield what to look at and to do next, with commands that work as pasted."""
-    command = shlex.join(_called())
+    """Yield what to look at and to do next, with commands that can be pasted."""
+    command = shlex.join(_command_name())
     levels = written.summary["levels"]
     void = sum(level["verdict"] == VOID for level in levels)
     yield ""
@@ -122,8 +122,8 @@ def _afterwards(written: Report, folder: Path, speed: float) -> Iterator[str]:
     yield f"  {command} check"
 
 
-def _called() -> list[str]:
-    """Return how a shell calls this loadtest: by its name where the PATH has it, else by the path that it lies at."""
+def _command_name() -> list[str]:
+    """Return how a shell calls this loadtest: by name where it is on the PATH, else by its path."""
     here = Path(sys.executable).with_name("loadtest")
     on_path = shutil.which("loadtest")
     if on_path is not None and here.exists() and here.samefile(on_path):

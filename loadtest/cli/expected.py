@@ -1,4 +1,4 @@
-"""How many requests a run's objectives need, and how long these may take: said before they are sent, and after the first."""
+"""How many requests a run's objectives need, and how long the run takes: said beforehand and after the first answers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from loadtest.slo import Objective, least_requests
 
 
 def enough(scenario: Scenario, objectives: Sequence[Objective], *, by_time: bool) -> Scenario:
-    """Return the scenario with as many requests a level as the objectives need, where it does not say how many itself.
+    """Return the scenario with as many requests a level as the objectives need, unless it has a number of its own.
 
     Args:
-        by_time: the user gave a duration.
+        by_time: whether the user gave a duration.
     """
     if not objectives or scenario.requests is not None or by_time or scenario.trace is not None:
         return scenario
@@ -24,31 +24,32 @@ def enough(scenario: Scenario, objectives: Sequence[Objective], *, by_time: bool
 
 
 def beforehand(scenario: Scenario, objectives: Sequence[Objective]) -> str | None:
-    """Say what will be sent for the objectives, or which of them will not be judged; None where there are none."""
+    """Say what will be sent for the objectives, or which of them cannot be judged; None without objectives."""
     if not objectives:
         return None
     levels = scenario.levels()
     if scenario.requests is not None and (few := [each for each in objectives if each.requests > scenario.requests]):
         most = max(each.requests for each in few)
         names = ", ".join(each.name for each in few)
-        return f"--slo {names} takes {most} requests a level, and this run sends {scenario.requests}: leave --requests away, or ask for {most}."
-    if scenario.rate and scenario.duration is not None:
-        seconds = sum(_lasting(scenario, level) for level in levels)
         return (
-            f"{_levels(levels)} will take about {_time(seconds)}, the answers that are still to come then not counted."
+            f"--slo {names} needs {most} requests a level, and this run sends {scenario.requests}: leave out --requests, "
+            f"or ask for {most}."
         )
+    if scenario.rate and scenario.duration is not None:
+        seconds = sum(_level_seconds(scenario, level) for level in levels)
+        return f"{_the_levels(levels)} will take about {_time(seconds)}, plus the time for the last answers."
     if scenario.duration is not None:
-        return f"{_levels(levels)} will take about {_time(scenario.duration * len(levels))}, warm-up not counted."
+        return f"{_the_levels(levels)} will take about {_time(scenario.duration * len(levels))}, plus warm-up."
     sent = ", ".join(str(level.requests) for level in levels)
     return (
         None
         if scenario.trace is not None
-        else f"{_levels(levels)} will send {sent} requests; how long that takes is said after the first answers."
+        else f"{_the_levels(levels)} will send {sent} requests; how long that takes is said after the first answers."
     )
 
 
 class Expected:
-    """Says once, after the first answers, how long a closed loop's levels will take in all."""
+    """Says once, after the first answers, how long the levels of a closed loop will take in all."""
 
     def __init__(self, scenario: Scenario, say: Callable[[str], object]) -> None:
         self._levels = scenario.levels()
@@ -56,7 +57,7 @@ class Expected:
         self._said = scenario.open_loop or scenario.duration is not None
 
     def __call__(self, at: Progress) -> None:
-        """Take note of how fast the first level goes."""
+        """Look at the progress of the first level."""
         first = self._levels[0]
         if self._said or at.level.index or not first.concurrency or at.done < max(first.concurrency, 2):
             return
@@ -66,14 +67,15 @@ class Expected:
             self._say(f"At the pace of the first answers this takes {_time(low)}.")
         else:
             self._say(
-                f"At the pace of the first answers this takes {_time(low)} in all if more streams get more done, "
+                f"At the pace of the first answers this takes {_time(low)} in all if streams do not slow each other down, "
                 f"{_time(high)} if they wait for each other."
             )
 
     def _between(self, rate: float, first: Level) -> tuple[float, float]:
-        """Return how long all levels take, seconds, where `first` gets `rate` requests/s done.
+        """Return the shortest and the longest time for all levels in seconds, where `first` completes `rate` requests/s.
 
-        Between a server that answers each stream as fast whatever the others do, and one that answers one after another.
+        The shortest is that of a server whose streams do not slow each other down, the longest that of a server that
+        answers one request after another.
         """
         low = high = 0.0
         for level in self._levels:
@@ -85,24 +87,24 @@ class Expected:
 
 
 def _work(level: Level, first: Level) -> float:
-    """Return how many times as much work a request of `level` is, by the tokens that it asks for."""
+    """Return the work of a request of `level` relative to one of `first`, by the output tokens they ask for."""
     if not level.output_tokens or not first.output_tokens:
         return 1.0
     return level.output_tokens / first.output_tokens
 
 
-def _lasting(scenario: Scenario, level: Level) -> float:
+def _level_seconds(scenario: Scenario, level: Level) -> float:
     rates = (level.rate or 0.0, level.rate_to if level.rate_to is not None else level.rate or 0.0)
     mean = sum(rates) / 2
     return max(scenario.duration or 0.0, (scenario.least_requests or 0) / mean if mean else 0.0)
 
 
-def _levels(levels: Sequence[Level]) -> str:
+def _the_levels(levels: Sequence[Level]) -> str:
     return "The level" if len(levels) == 1 else f"The {len(levels)} levels"
 
 
 def _time(seconds: float) -> str:
-    """Return a time to wait, for people: 40 s, 5 min, 2 h 10 min."""
+    """Return a duration for people: 40 s, 5 min, 2 h 10 min."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     minutes = math.ceil(seconds / 60)

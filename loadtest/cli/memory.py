@@ -15,16 +15,16 @@ from loadtest.errors import ScenarioError, TargetError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from loadtest.memory.estimate import Facts, Plan
     from loadtest.memory.loaded import LoadedMemory
 
-DEFAULT_QUANTIZATION = "q4_K_M"  # what most tags of Ollama's library are
+SIZE_HEADS = ("", "size", "from")
+DEFAULT_QUANTIZATION = "q4_K_M"  # that of most tags in Ollama's library
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class MemoryOptions:
     """The command's options, None or False where not given."""
 
     model: str | None
@@ -53,8 +53,8 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """An estimate and what stands beside it."""
+class MemoryEstimate:
+    """An estimate, and what is shown beside it."""
 
     plan: Plan
     measured: LoadedMemory | None
@@ -66,35 +66,43 @@ class Found:
 @click.option("--model", metavar="NAME", help="A common model, e.g. llama3.1:70b; with --url: the model on the server.")
 @click.option("--gguf", type=click.Path(path_type=Path), metavar="FILE", help="A GGUF file: its header is read.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="A Hugging Face config.json.")
-@click.option("--url", metavar="URL", help="An Ollama server: its model, beside what it says that takes.")
+@click.option(
+    "--url", metavar="URL", help="An Ollama server: estimate its model, and show what the server says the model takes."
+)
 @connection_options
 @click.option("--run", type=click.Path(path_type=Path), metavar="RUN", help="A run folder: estimate beside measured.")
-@click.option("--parameters", type=float, metavar="N", help="Parameters, e.g. 7e9, of a model that is not known.")
-@click.option("--layers", type=click.IntRange(1), metavar="N", help="Layers, for the KV cache of such a model.")
-@click.option("--kv-heads", type=click.IntRange(1), metavar="N", help="KV heads a layer.")
-@click.option("--head-size", type=click.IntRange(1), metavar="N", help="Values a head.")
+@click.option(
+    "--parameters", type=float, metavar="N", help="Number of parameters, e.g. 7e9, for a model not known here."
+)
+@click.option("--layers", type=click.IntRange(1), metavar="N", help="Layers of such a model, for its KV cache.")
+@click.option("--kv-heads", type=click.IntRange(1), metavar="N", help="KV heads of each layer.")
+@click.option("--head-size", type=click.IntRange(1), metavar="N", help="Values of each head.")
 @click.option("--quantization", metavar="Q", help=f"GGUF quantisation.  [default for --model: {DEFAULT_QUANTIZATION}]")
-@click.option("--dtype", metavar="D", help="float32, fp16, bf16, int8 or int4 instead: parameters × bytes.")
+@click.option(
+    "--dtype", metavar="D", help="float32, fp16, bf16, int8 or int4 instead of a quantisation: parameters × bytes."
+)
 @click.option("--context", type=click.IntRange(1), metavar="N", help="Context of a slot, tokens.  [default: 4096]")
 @click.option("--slots", type=click.IntRange(1), metavar="N", help="Parallel slots.  [default: 1]")
-@click.option("--cache-dtype", default="f16", metavar="D", help="Of the KV cache: f16, q8_0, q4_0, …  [default: f16]")
+@click.option(
+    "--cache-dtype", default="f16", metavar="D", help="Type of the KV cache: f16, q8_0, q4_0, …  [default: f16]"
+)
 @click.option(
     "--no-flash-attention",
     "flash_attention",
     flag_value=False,
     default=True,
-    help="Buffers as they are without it: larger.",
+    help="Estimate the larger buffers that a server without flash attention needs.",
 )
-@click.option("--buffers", metavar="SIZE", help="Buffers and driver, e.g. 1GiB, in place of the allowance.")
-@click.option("--gpu-memory", metavar="SIZE", help="Say whether it fits there, e.g. 80GB or 24GiB.")
+@click.option("--buffers", metavar="SIZE", help="Memory for buffers and driver, e.g. 1GiB, instead of the allowance.")
+@click.option("--gpu-memory", metavar="SIZE", help="Say whether the model fits into this, e.g. 80GB or 24GiB.")
 @click.option("--training", type=click.Choice(["adamw", "adamw-8bit", "sgd"]), help="Estimate training instead.")
 @click.option("--table", is_flag=True, help="Rules of thumb: weights and training by dtype.")
 @click.option("--json", is_flag=True, help="Print JSON.")
 def memory(**options: Any) -> None:
-    """Say what a model takes in memory, and whether it fits: weights, KV cache of every slot, buffers.
+    """Say how much memory a model takes, and whether it fits: weights, KV cache of every slot, buffers.
 
     Weights and KV cache are exact where the model is known; buffers are an allowance. With --run or --url the server's
-    own figure stands beside the estimate.
+    own figure is shown beside the estimate.
 
     \b
     Examples:
@@ -107,21 +115,21 @@ def memory(**options: Any) -> None:
 
     from loadtest.memory import report
 
-    asked = Asked(**options)
+    asked = MemoryOptions(**options)
     _one_source(asked)
-    found = _found(asked)
+    found = _asked_estimate(asked)
     if asked.table or asked.training:
         _print_parameters(asked, found, Console())
         return
-    room = _size(asked.gpu_memory, "--gpu-memory")
+    room = _memory_size(asked.gpu_memory, "--gpu-memory")
     if asked.json:
         body = report.estimate_dict(found.plan, found.measured, room, found.notes, simulated=found.simulated)
         print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
         return
-    _print(found, room, Console())
+    _print_estimate(found, room, Console())
 
 
-def _one_source(asked: Asked) -> None:
+def _one_source(asked: MemoryOptions) -> None:
     sources = ["model", "gguf", "config", "url", "run", "parameters"]
     given = [name for name in sources if getattr(asked, name) is not None]
     together = ({"model", "url"}, {"config", "parameters"})
@@ -135,27 +143,27 @@ def _one_source(asked: Asked) -> None:
         raise ScenarioError("--quantization and --dtype both say what the weights are: give one of them.")
     fixed = next((name for name in ("gguf", "url", "run") if name in given), None)
     if fixed and (asked.quantization or asked.dtype) and not (asked.table or asked.training):
-        raise ScenarioError(f"--{fixed} says what the weights are: leave --quantization and --dtype away.")
+        raise ScenarioError(f"--{fixed} says what the weights are: leave out --quantization and --dtype.")
     if asked.table and asked.training:
         raise ScenarioError("--table and --training are two answers: ask for one.")
     if asked.parameters is not None and not 1 <= asked.parameters < 1e15:
         raise ScenarioError(f"--parameters is a number like 7e9, not {asked.parameters:g}.")
 
 
-def _found(asked: Asked) -> Found:
+def _asked_estimate(asked: MemoryOptions) -> MemoryEstimate:
     from loadtest.memory.estimate import CACHE_DTYPES, Plan
 
     cache = asked.cache_dtype.lower()
     if cache not in CACHE_DTYPES:
         raise ScenarioError(f"--cache-dtype is one of {', '.join(CACHE_DTYPES)}, not {asked.cache_dtype!r}.")
     if asked.run:
-        found = _of_run(asked.run)
+        found = _estimate_of_run(asked.run)
     elif asked.url is not None:
-        found = _of_server(asked, asked.url)
+        found = _estimate_of_server(asked, asked.url)
     else:
-        facts, notes = _facts(asked)
-        found = Found(Plan(facts=facts), None, notes)
-    size = _size(asked.buffers, "--buffers")
+        facts, notes = _asked_facts(asked)
+        found = MemoryEstimate(Plan(facts=facts), None, notes)
+    size = _memory_size(asked.buffers, "--buffers")
     plan = replace(
         found.plan,
         context=asked.context or min(found.plan.context, found.plan.facts.trained or found.plan.context),
@@ -167,13 +175,15 @@ def _found(asked: Asked) -> Found:
     )
     extra = list(found.notes)
     if plan.facts.trained and plan.context > plan.facts.trained:
-        extra.append(f"{plan.facts.name} is trained for {plan.facts.trained} tokens: servers cut the context to that.")
+        extra.append(
+            f"{plan.facts.name} is trained for {plan.facts.trained} tokens: servers limit the context to that."
+        )
     if plan.kv is None:
-        extra.append("The KV cache is not counted: layers, KV heads and head size are not known.")
+        extra.append("The KV cache is not counted, because layers, KV heads and head size are unknown.")
     return replace(found, plan=plan, notes=tuple(extra))
 
 
-def _facts(asked: Asked) -> tuple[Facts, tuple[str, ...]]:
+def _asked_facts(asked: MemoryOptions) -> tuple[Facts, tuple[str, ...]]:
     from loadtest.memory import estimate, gguf, shapes
 
     if asked.gguf:
@@ -195,7 +205,7 @@ def _facts(asked: Asked) -> tuple[Facts, tuple[str, ...]]:
     return _of_flags(asked, {}), ()
 
 
-def _of_config(asked: Asked, path: Path) -> Facts:
+def _of_config(asked: MemoryOptions, path: Path) -> Facts:
     from loadtest.memory import estimate, shapes
 
     try:
@@ -205,12 +215,12 @@ def _of_config(asked: Asked, path: Path) -> Facts:
     except orjson.JSONDecodeError as error:
         raise ScenarioError(f"{path} is not JSON: {error}.") from None
     if not isinstance(config, dict):
-        raise ScenarioError(f"{path} is no config.json: it holds no object.")
+        raise ScenarioError(f"{path} is not a config.json: it does not hold an object.")
     shape = shapes.from_config(config, str(path))
     if shape is None and asked.parameters is None:
         raise ScenarioError(
-            f"{path} is of model_type {config.get('model_type')!r}, whose layers are not known here: "
-            "add --parameters N (its model card says how many)."
+            f"{path} has model_type {config.get('model_type')!r}, whose layers are not known here: "
+            "add --parameters N (see its model card)."
         )
     if not asked.quantization and not asked.dtype:
         if "quantization_config" in config:
@@ -222,8 +232,8 @@ def _of_config(asked: Asked, path: Path) -> Facts:
     return estimate.facts_of_shape(name, shape, quantization=asked.quantization, dtype=asked.dtype)
 
 
-def _of_flags(asked: Asked, config: Mapping[str, Any]) -> Facts:
-    """Return the facts that --parameters and the flags give, with a config.json's numbers where flags are not given."""
+def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
+    """Return the facts given by --parameters and other options, and by a config.json where an option is not given."""
     from loadtest.memory import estimate, weights
 
     assert asked.parameters is not None
@@ -237,7 +247,7 @@ def _of_flags(asked: Asked, config: Mapping[str, Any]) -> Facts:
         "embedding_length": config.get("hidden_size"),
     }
     if "kv_lora_rank" in config and not (asked.layers and asked.kv_heads and asked.head_size):
-        architecture["block_count"] = None  # a compressed cache follows from other numbers
+        architecture["block_count"] = None  # these numbers do not give the size of a compressed cache
     if asked.quantization:
         size = weights.rough(parameters, asked.quantization)
         where = f"{parameters:,} parameters × the bytes of {asked.quantization}; up to a tenth low"
@@ -255,7 +265,7 @@ def _of_flags(asked: Asked, config: Mapping[str, Any]) -> Facts:
     )
 
 
-def _of_run(path: Path) -> Found:
+def _estimate_of_run(path: Path) -> MemoryEstimate:
     from loadtest.analyse.run import frames, groups
     from loadtest.analyse.server import slots
     from loadtest.analyse.server.memory import plan_of_run
@@ -270,11 +280,11 @@ def _of_run(path: Path) -> Found:
     if not (run.facts.get("server") or {}).get("slots_said"):
         notes.append(f"Slots as the run saw them: {'' if seen.limit else 'at least '}{plan.slots}.")
     if said is None:
-        notes.append("The server did not say at the run's end what the loaded model takes: nothing to compare with.")
-    return Found(plan, said, tuple(notes), simulated=run.simulated is not None)
+        notes.append("Nothing to compare with: at the run's end the server did not say what the loaded model takes.")
+    return MemoryEstimate(plan, said, tuple(notes), simulated=run.simulated is not None)
 
 
-def _of_server(asked: Asked, url: str) -> Found:
+def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.credentials import withhold
     from loadtest.memory.estimate import DEFAULT_CONTEXT, Plan
     from loadtest.memory.loaded import LoadedMemory, server_facts
@@ -292,51 +302,54 @@ def _of_server(asked: Asked, url: str) -> Found:
         model = with_details(client, server, choose_model(server, asked.model))
     facts = server_facts(shown(model.name), model.details, model.trained_context)
     plan = Plan(facts=facts, context=model.context or DEFAULT_CONTEXT)
-    notes = ["Ollama does not say how many slots it has: 1 is taken unless --slots says more."]
+    notes = ["1 slot is assumed, because Ollama does not say how many it has; give more with --slots."]
     said = LoadedMemory(model.size, model.size_vram) if model.size else None
     if said is None:
-        notes.append(f"{shown(model.name)} is not loaded: nothing to compare with.")
-    return Found(plan, said, tuple(notes), simulated=server.simulated is not None)
+        notes.append(f"Nothing to compare with: {shown(model.name)} is not loaded.")
+    return MemoryEstimate(plan, said, tuple(notes), simulated=server.simulated is not None)
 
 
-def _size(text: str | None, option: str) -> float | None:
+def _memory_size(text: str | None, option: str) -> float | None:
     from loadtest.memory.loaded import parse_memory
 
     return None if text is None else parse_memory(text, option)
 
 
-def _print(found: Found, room: float | None, console: Console) -> None:
+def _print_estimate(found: MemoryEstimate, room: float | None, console: Console) -> None:
     from rich.text import Text
 
+    from loadtest.cli.tables import console_table
     from loadtest.memory import report
 
     plan = found.plan
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
-    console.print(_table(" · ".join(filter(None, marks)), ("", "size", "from"), report.estimate_rows(plan)))
+    title = " · ".join(filter(None, marks))
+    console.print(console_table(title, SIZE_HEADS, report.estimate_rows(plan), left=("", "from"), wrap=("from",)))
     for line in report.estimate_sentences(plan, found.measured, room, simulated=found.simulated):
         console.print(Text(f"• {line}"))
     for note in found.notes:
         console.print(Text(note, style="dim"))
 
 
-def _print_parameters(asked: Asked, found: Found, console: Console) -> None:
-    """Print what follows from the number of parameters alone: the rules of thumb, or a training estimate."""
+def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Console) -> None:
+    """Print what follows from the number of parameters alone: rules of thumb, or a training estimate."""
     from rich.text import Text
 
+    from loadtest.cli.tables import console_table
     from loadtest.memory import report, weights
 
     parameters, name = found.plan.facts.parameters, found.plan.facts.name
     if parameters is None:
-        raise ScenarioError(f"how many parameters {name} has is not known: give --parameters N.")
+        raise ScenarioError(f"the number of parameters of {name} is unknown: give --parameters N.")
     if asked.quantization:
-        raise ScenarioError("--table and --training go by dtype, not by quantisation: give --dtype, or leave it away.")
+        raise ScenarioError("--table and --training go by dtype, not by quantisation: give --dtype, or leave out both.")
     title = f"{name} · {parameters:,} parameters"
     dtype = weights.dtype(asked.dtype or "float32")
     notes = [report.NOT_COUNTED]
     rows: Sequence[Sequence[str]]
     if asked.training:
         rows = report.training_rows(parameters, dtype, asked.training)
-        heads: Sequence[str] = ("", "size", "from")
+        heads: Sequence[str] = SIZE_HEADS
     else:
         rows, heads = report.rules(parameters), ("dtype", "bytes", "weights", *weights.OPTIMIZERS)
         notes.insert(
@@ -346,22 +359,6 @@ def _print_parameters(asked: Asked, found: Found, console: Console) -> None:
         body = {"model": name, "parameters": parameters, "rows": [dict(zip(heads, row, strict=True)) for row in rows]}
         print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
         return
-    console.print(_table(title, heads, rows))
+    console.print(console_table(title, heads, rows, left=("", "from", "dtype"), wrap=("from",)))
     for note in notes:
         console.print(Text(note, style="dim"))
-
-
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
-    for index, head in enumerate(heads):
-        words = index == 0 or head == "from"
-        table.add_column(head, justify="left" if words else "right", no_wrap=head != "from")
-    for row in rows:
-        table.add_row(*row, style="bold" if row[0] == "total" else None)
-    return table

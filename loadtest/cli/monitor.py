@@ -12,13 +12,13 @@ from typing import Any
 import click
 
 from loadtest.cli.connection import ca_file_option
-from loadtest.cli.options import Number
+from loadtest.cli.options import NumberParam
 from loadtest.credentials import withhold
 from loadtest.monitor import process
 from loadtest.scenario import MOST_S
 from loadtest.urls import base_url
 
-SHORTEST_S = 0.05  # between samples
+SHORTEST_EVERY_S = 0.05  # between samples
 SOURCE_HELP = (
     "host, nvidia, ollama=URL, dcgm=URL, vllm=URL, llamacpp=URL or prometheus=URL:METRIC,…; may be repeated or joined by "
     "commas."
@@ -27,7 +27,7 @@ SOURCE_HELP = (
 
 def _every(flag: str, words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the option of how often to sample."""
-    seconds = Number(SHORTEST_S, 86_400)
+    seconds = NumberParam(SHORTEST_EVERY_S, 86_400)
     return click.option(flag, type=seconds, default=1.0, show_default=True, metavar="S", help=words)
 
 
@@ -38,21 +38,21 @@ def _metrics_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="HOST",
         default="127.0.0.1",
         show_default=True,
-        help="Address that --metrics-port is on; another one is open to whoever reaches it.",
+        help="Address of --metrics-port; any other than the default lets everybody who can reach it read the figures.",
     )(command)
     return click.option(
         "--metrics-port",
         type=click.IntRange(0, 65535),
         metavar="PORT",
-        help="Serve the run's figures to Prometheus at this port while it goes on; 0 takes a free one.",
+        help="Serve the figures of the running test to Prometheus at this port; 0 takes a free one.",
     )(command)
 
 
-def _listener(address: str, port: int | None) -> socket.socket | None:
-    """Take the port, say the page's URL, and let go of both with the command; None where none was asked for."""
+def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
+    """Listen on the port until the command ends, and print the page's URL; return None where no port was asked for."""
     if port is None:
         return None
-    from loadtest.monitor import endpoint  # a web server, which most runs go without
+    from loadtest.monitor import endpoint  # imports a web server, which most runs do not need
 
     listener = endpoint.open_listener(address, port)
     click.get_current_context().call_on_close(listener.close)
@@ -66,9 +66,15 @@ def _listener(address: str, port: int | None) -> socket.socket | None:
 )
 @click.option("--source", "sources", multiple=True, metavar="SOURCE", help=f"{SOURCE_HELP}  [default: host]")
 @_every("--every", "Seconds between samples.")
-@click.option("--for", "seconds", type=Number(0.001, MOST_S), metavar="S", help="End after so many seconds.")
-@click.option("--client", type=int, metavar="PID", help="Process of the load generator, whose CPU is kept apart.")
-@click.option("--server", metavar="URL", help="What is measured: its process's CPU is kept apart where it runs here.")
+@click.option("--for", "seconds", type=NumberParam(0.001, MOST_S), metavar="S", help="End after so many seconds.")
+@click.option(
+    "--client", type=int, metavar="PID", help="Process of the load generator, whose CPU use is counted apart."
+)
+@click.option(
+    "--server",
+    metavar="URL",
+    help="The measured server: the CPU use of its process is counted apart where it runs on this machine.",
+)
 @ca_file_option
 @_metrics_options
 @click.option("--metrics-fd", type=int, hidden=True)
@@ -89,11 +95,13 @@ def monitor(
 ) -> None:
     """Sample host, GPU and servers into a run folder, until Ctrl-C, --for or the run's end.
 
-    `loadtest run --monitor` starts this beside a run. By itself it serves a Locust run, or the server's own machine: copy
-    its samples-*.jsonl into the run folder, and the report aligns them by the wall clock. Each source leaves a file,
-    samples-<source>.jsonl. A source that fails is said once and tried again; it leaves a gap, never a zero.
+    `loadtest run --monitor` starts this beside a run. Started by hand it samples for a Locust run, or on the server's own
+    machine: copy its samples-*.jsonl into the run folder, and the report aligns them by the wall clock. Each source
+    writes a file, samples-<source>.jsonl. A source that fails is reported once and tried again; it leaves a gap, never a
+    zero.
 
-    With --metrics-port it also serves the figures of the run in that folder, whoever writes it; alone, without sources.
+    With --metrics-port it also serves the figures of the run in that folder, from whichever driver; without --source it
+    does that alone.
 
     \b
     Examples:
@@ -102,7 +110,7 @@ def monitor(
       loadtest monitor --out runs/today --source prometheus=http://127.0.0.1:9100/metrics:node_load1 --for 60
       loadtest monitor --out runs/today --metrics-port 9464
     """
-    listener = _listener(metrics_address, metrics_port)
+    listener = _metrics_listener(metrics_address, metrics_port)
     if metrics_fd is not None:
         listener = socket.socket(fileno=metrics_fd)
     server = None if server is None else base_url(withhold(server))
@@ -112,7 +120,7 @@ def monitor(
         out,
         every=every,
         seconds=seconds,
-        say=_say,
+        say=_print_above_line,
         with_parent=with_run,
         metrics=listener,
     )
@@ -134,13 +142,15 @@ def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def beside_run(
     sources: Sequence[str], every: float, *, metrics_port: int | None, metrics_address: str, ca_file: str | None = None
 ) -> Callable[[Path, str], AbstractContextManager[int]] | None:
-    """Return what to enter while a run goes on, None without sources and metrics; raise ScenarioError before anything is sent.
+    """Return a context to enter for the time of a run; None without sources and metrics.
 
-    The port of metrics is taken now.
+    The metrics port is taken at once. Raises ScenarioError before anything is sent.
     """
     if sources:
-        process.parse_sources(sources, server="http://server")  # the measured one's address is not known yet
-    listener = _listener(metrics_address, metrics_port)
+        process.parse_sources(
+            sources, server="http://server"
+        )  # checked now, although the measured server's address is not known yet
+    listener = _metrics_listener(metrics_address, metrics_port)
     if not sources and listener is None:
         return None
 
@@ -151,6 +161,6 @@ def beside_run(
     return start
 
 
-def _say(sentence: str) -> None:
-    clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # a run's live line may stand there
+def _print_above_line(sentence: str) -> None:
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # where a run's progress line may stand
     print(f"{clear}monitor: {sentence}", file=sys.stderr, flush=True)

@@ -1,122 +1,94 @@
-"""Command-line options made from the scenario's own fields, so that keys and options cannot drift apart."""
+"""Command-line options made from the scenario's own keys, so that keys and options cannot drift apart."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
-import types
-import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import APIS, ARRIVALS, ENDPOINTS, FORMER, MAX_TOKENS_KEYS, Scenario, number, said, whole
-
-CHOICES = {"api": APIS, "endpoint": ENDPOINTS, "arrivals": ARRIVALS, "max_tokens_key": MAX_TOKENS_KEYS}
+from loadtest.scenario import FORMER, Key, Scenario, keys_of, parse_whole, short_repr
 
 
-class Whole(click.ParamType[int]):
-    """A whole number, also written 1e3 or 16.0; `low` and `high` are its bounds where nobody else checks them."""
-
-    name = "integer"
-
-    def __init__(self, low: int | None = None, high: int | None = None) -> None:
-        self._low, self._high = low, high
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            read = value if isinstance(value, int) else whole(str(value))
-        except ValueError:
-            self.fail(f"{said(value)} is not a whole number like 8.", param, ctx)
-        _bounded(self, read, self._low, self._high, param, ctx)
-        return read
-
-
-class Number(click.ParamType[float]):
+class NumberParam(click.ParamType[Any]):
     """A number; `low` and `high` are its bounds where nobody else checks them, and nan is outside of any."""
 
     name = "float"
+    what = "a number like 0.5"
+    read: Callable[[str], Any] = staticmethod(float)
 
     def __init__(self, low: float | None = None, high: float | None = None) -> None:
-        self._low, self._high = low, high
+        self._bounded = low is not None or high is not None
+        self._low, self._high = -math.inf if low is None else low, math.inf if high is None else high
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            read = float(value) if isinstance(value, int | float) else number(str(value))
+            number = self.read(str(value))
         except (ValueError, OverflowError):
-            self.fail(f"{said(value)} is not a number like 0.5.", param, ctx)
-        _bounded(self, read, self._low, self._high, param, ctx)
-        return read
+            self.fail(f"{short_repr(value)} is not {self.what}.", param, ctx)
+        if self._bounded and not self._low <= number <= self._high:
+            finite = math.isfinite(self._high)
+            ends = f"from {self._low:.12g} to {self._high:.12g}" if finite else f"{self._low:.12g} or more"
+            self.fail(f"{short_repr(value)} is not a number {ends}.", param, ctx)
+        return number
 
 
-def _bounded(
-    kind: click.ParamType[Any],
-    value: float,
-    low: float | None,
-    high: float | None,
-    param: click.Parameter | None,
-    ctx: click.Context | None,
-) -> None:
-    least, most = -math.inf if low is None else low, math.inf if high is None else high
-    if (low is not None or high is not None) and not least <= value <= most:
-        ends = f"from {least:.12g} to {most:.12g}" if math.isfinite(most) else f"{least:.12g} or more"
-        kind.fail(f"{said(value)} is not a number {ends}.", param, ctx)
+class WholeParam(NumberParam):
+    """A whole number, also written 1e3 or 16.0."""
+
+    name = "integer"
+    what = "a whole number like 8"
+    read = staticmethod(parse_whole)
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """Read a list of whole numbers, "1,2,4,8"."""
-    try:
-        return tuple(whole(item) for item in text.split(",") if item.strip())
-    except ValueError:
-        raise click.BadParameter(f"{said(text)} is not a list of whole numbers like 1,2,4,8.") from None
+class ListParam(click.ParamType[tuple[Any, ...]]):
+    """Numbers with commas between; `example` is how a list of them looks."""
+
+    def __init__(self, read: Callable[[str], Any], kind: str, example: str) -> None:
+        self.name = kind
+        self._read, self._example = read, example
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        try:
+            return tuple(self._read(item) for item in str(value).split(",") if item.strip())
+        except ValueError:
+            self.fail(f"{short_repr(value)} is not a list of {self.name} like {self._example}.", param, ctx)
 
 
-def rates(text: str) -> tuple[float, ...]:
-    """Read a list of numbers, "0.5,1,2"."""
-    try:
-        return tuple(number(item) for item in text.split(",") if item.strip())
-    except ValueError:
-        raise click.BadParameter(f"{said(text)} is not a list of numbers like 0.5,1,2.") from None
-
-
-KINDS: dict[Any, click.ParamType[Any]] = {int: Whole(), float: Number()}
+PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: WholeParam(), float: NumberParam()}
+LISTS_OF = {int: ListParam(parse_whole, "whole numbers", "1,2,4,8"), float: ListParam(float, "numbers", "0.5,1,2")}
+LIST_METAVARS = {int: "N,N,…", float: "R,R,…"}
 
 
 def scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command an option for every field of Scenario, all None by default so that a file's values stand."""
-    hints = typing.get_type_hints(Scenario)
+    """Give a command an option for every key of Scenario, all None by default so that a file's values stand."""
+    keys = keys_of(Scenario)
+    kinds = {one.name: one.kind for one in keys}
     for former, name in FORMER.items():
-        flag, taken = "--" + former.replace("_", "-"), KINDS.get(_scalar(hints[name]))
-        command = click.option(flag, former, type=taken, default=None, hidden=True)(command)
-    for spec in reversed(dataclasses.fields(Scenario)):
-        unit = spec.metadata.get("unit")
-        text = spec.metadata["help"] + (f" [{unit}]" if unit else "")
-        default = spec.default if spec.default is not dataclasses.MISSING else None
-        if default is None and spec.default_factory is not dataclasses.MISSING:
-            default = ",".join(map(str, spec.default_factory()))
-        if default not in (None, "", False):
-            text += f"  [default: {default}]"
-        flag = "--" + spec.name.replace("_", "-")
-        kind: Any = KINDS.get(_scalar(hints[spec.name]), _scalar(hints[spec.name]))
-        if typing.get_origin(hints[spec.name]) is Sequence:
-            kind = rates if float in typing.get_args(hints[spec.name]) else numbers
-        if spec.name in CHOICES:
-            kind = click.Choice(CHOICES[spec.name])
-        if kind is bool:
-            command = click.option(flag, spec.name, is_flag=True, default=None, help=text)(command)
-        else:
-            metavar = {numbers: "N,N,…", rates: "R,R,…"}.get(kind)
-            command = click.option(flag, spec.name, type=kind, default=None, metavar=metavar, help=text)(command)
+        flag = "--" + former.replace("_", "-")
+        command = click.option(flag, former, type=PARAM_TYPES.get(kinds[name]), hidden=True)(command)
+    for one in reversed(keys):
+        command = _option(one)(command)
     return command
 
 
-def _scalar(hint: Any) -> Any:
-    if isinstance(hint, types.UnionType):
-        hint = next(option for option in typing.get_args(hint) if option is not type(None))
-    return hint
+def _option(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    declared, kind, default = key.declared, key.kind, key.default
+    text = declared.help + (f" [{declared.unit}]" if declared.unit else "")
+    if key.many:
+        default = ",".join(map(str, default))
+    if default not in (None, "", False):
+        text += f"  [default: {default}]"
+    if kind is bool:
+        return click.option(key.flag, key.name, is_flag=True, default=None, help=text)
+    taken: Any = click.Choice(declared.choices) if declared.choices else PARAM_TYPES.get(kind, kind)
+    if key.many:
+        taken = LISTS_OF[kind]
+    metavar = LIST_METAVARS[kind] if key.many else None
+    return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)
 
 
 def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
@@ -126,9 +98,9 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
         if value == ():
             raise ScenarioError(f"--{key.replace('_', '-')} is empty: name at least one number.")
     if path is not None:
-        return Scenario.load(path, say=_say, **given)
-    return Scenario.from_dict(given, where="the command line", say=_say)
+        return Scenario.load(path, say=_warn, **given)
+    return Scenario.from_dict(given, where="the command line", say=_warn)
 
 
-def _say(sentence: str) -> None:
+def _warn(sentence: str) -> None:
     print(f"loadtest: {sentence}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""stdout and stderr that may go away: a reader that has seen enough, a closed terminal or a full disk ends no work."""
+"""stdout and stderr that cannot fail: a closed pipe or terminal, or a full disk, ends no work."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TextIO, cast
 
-GONE = (errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET)  # nobody reads it any more: nothing is lost
+GONE = (errno.EPIPE, errno.EBADF, errno.EIO, errno.ECONNRESET)  # nobody reads the output any more, so nothing is lost
 
 
 @dataclass(slots=True)
 class Lost:
-    """What could not be printed, by the error that says why; what nobody reads is none."""
+    """The errors for which output was lost; a reader that went away is not one."""
 
     errors: list[OSError] = field(default_factory=list)
 
 
 class _Outlet(io.FileIO):
-    """A descriptor whose first failed write is its last: from then on everything is taken and dropped."""
+    """A descriptor that drops everything from its first failed write on."""
 
     def __init__(self, fd: int, lost: Lost) -> None:
         super().__init__(fd, "wb", closefd=False)
@@ -35,7 +35,7 @@ class _Outlet(io.FileIO):
             return len(data)
         try:
             while (written := super().write(data)) is None:
-                select.select([], [self], [])  # it does not block, as a terminal that another program has left so
+                select.select([], [self], [])  # another program left the terminal non-blocking
         except OSError as error:
             self._over = True
             if error.errno not in GONE:
@@ -45,34 +45,34 @@ class _Outlet(io.FileIO):
 
 
 def _open_descriptors() -> None:
-    """Have descriptors 0 to 2 open: else the next file or socket would get one of them, and what is printed."""
+    """Open descriptors 0 to 2 where they are closed: else a file or socket would get one, and with it what is printed."""
     with contextlib.suppress(OSError):
         while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
             os.set_inheritable(fd, True)
         os.close(fd)
 
 
-def _lasting(stream: TextIO | None, fd: int, lost: Lost) -> TextIO:
-    """Return a stream that writes where `stream` does, loses what its encoding lacks, and never fails."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none of the system's
+def _lasting_stream(stream: TextIO | None, fd: int, lost: Lost) -> TextIO:
+    """Return a stream that writes where `stream` does, replaces what its encoding lacks, and never fails."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # `stream` is closed, or has no descriptor
         fd = stream.fileno() if stream is not None else fd
         encoding = getattr(stream, "encoding", None) or "utf-8"
         buffer = io.BufferedWriter(cast("io.RawIOBase", _Outlet(fd, lost)))
-        # A terminal that knows no "·" is no reason to lose a report.
+        # errors="replace": a terminal whose encoding lacks "·" is no reason to lose a report.
         return io.TextIOWrapper(buffer, encoding=encoding, errors="replace", line_buffering=fd == 2 or buffer.isatty())
     return stream or io.StringIO()
 
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[Lost]:
-    """Have prints succeed while inside, whatever becomes of stdout and stderr; gives what was lost, once over."""
+    """Make prints succeed inside the context, whatever happens to stdout and stderr; yields what was lost."""
     _open_descriptors()
     before = sys.stdout, sys.stderr
     for stream in before:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
     lost = Lost()
-    now = _lasting(before[0], 1, lost), _lasting(before[1], 2, Lost())
+    now = _lasting_stream(before[0], 1, lost), _lasting_stream(before[1], 2, Lost())
     sys.stdout, sys.stderr = now
     try:
         yield lost

@@ -1,4 +1,4 @@
-"""The live line of a run: cheap, for it shares the loop's core with the arrivals."""
+"""The progress line of a run. It is cheap, because it runs on the core that reads the answers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import sys
 from loadtest.measure.progress import Progress
 
 
-def sentence(at: Progress, width: int | None = None) -> str:
-    """Say in one line where the level stands; of what does not fit, what a person misses least goes first.
+def progress_text(at: Progress, width: int | None = None) -> str:
+    """Return a level's progress in one line of at most `width` characters.
 
-    How many requests failed, came late or were not sent, and how long it takes yet, are the last to go.
+    Where the line is too long, the least important parts are left out first; failed, late and unsent requests and the
+    ETA stay longest.
     """
     total = f"/{at.planned}" if at.planned else ""
     number, level = f"[{at.level.index + 1}{f'/{at.levels}' if at.levels else ''}]", at.level.label
@@ -30,20 +31,20 @@ def sentence(at: Progress, width: int | None = None) -> str:
     shorter = {"level": f"{number} {at.level.load}", "doubts": parts["doubts"].replace(" (--max-in-flight)", "")}
     changes = ("level", "decoding", "tokens", "due", "waiting", "doubts", "ttft")
     for key in changes:
-        if width is None or len(_joined(parts)) <= width:
+        if width is None or len(_join_parts(parts)) <= width:
             break
         parts[key] = shorter.get(key, "")
-    if width is not None and len(_joined(parts)) > width:
+    if width is not None and len(_join_parts(parts)) > width:
         parts["level"] = number
-    return _joined(parts) if width is None else _joined(parts)[:width]
+    return _join_parts(parts) if width is None else _join_parts(parts)[:width]
 
 
-def _joined(parts: dict[str, str]) -> str:
+def _join_parts(parts: dict[str, str]) -> str:
     return "  ".join(part for part in parts.values() if part)
 
 
-class Line:
-    """One line that renews itself on a terminal; elsewhere a plain line a level and every ten seconds."""
+class ProgressLine:
+    """One line that is redrawn on a terminal; elsewhere a plain line for each level and every ten seconds."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
@@ -52,14 +53,14 @@ class Line:
     def show(self, at: Progress) -> None:
         if self._live:
             width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(f"\r\x1b[K{sentence(at, width)}")
+            sys.stderr.write(f"\r\x1b[K{progress_text(at, width)}")
             sys.stderr.flush()
         elif self._said != (key := (at.level.index, int(at.elapsed // 10))):
             self._said = key
-            print(sentence(at), file=sys.stderr, flush=True)
+            print(progress_text(at), file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """Print a line of its own, above the live one."""
+        """Print a line of its own above the progress line."""
         self.close()
         print(text, file=sys.stderr, flush=True)
 

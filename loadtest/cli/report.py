@@ -12,25 +12,25 @@ from rich.console import Console
 
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VOID
-from loadtest.slo import Objective, judge, parse
+from loadtest.slo import Objective, judge_objectives, parse_objectives
 
 if TYPE_CHECKING:
     from loadtest.analyse.report import Report
 
 SLO_HELP = (
     "What every level must meet, e.g. ttft_p95=2,tokens_per_s_p5=10,errors=0.01 (seconds; tokens/s; share of requests "
-    "that failed); exit code 1 where it does not, or cannot be judged."
+    "that failed); exit code 1 where a level does not meet it or cannot be judged."
 )
 
 
-def show(folder: Path, *, charts: bool, objectives: Sequence[Objective] = ()) -> Report:
-    """Summarise a run folder on the console, objectives too, and write summary.json (and the report)."""
+def show_report(folder: Path, *, charts: bool, objectives: Sequence[Objective] = ()) -> Report:
+    """Print the summary and the objectives of a run folder; write summary.json and, with `charts`, the report."""
     from loadtest.analyse.report import console_report, write_report
 
     written = write_report([folder], charts=charts, objectives=objectives)
     console_report(written, Console())
     for level in written.summary["levels"] if objectives else ():
-        for judged in judge(objectives, level):
+        for judged in judge_objectives(objectives, level):
             print(f"{level['label']}: {judged}")
     return written
 
@@ -38,35 +38,35 @@ def show(folder: Path, *, charts: bool, objectives: Sequence[Objective] = ()) ->
 def exit_code(reports: Sequence[Report], objectives: Sequence[Objective]) -> int:
     """Return 3 when a level is void or records are lost, else 1 when an objective is missed or not judged, else 0."""
     levels = [level for report in reports for level in report.summary["levels"]]
-    if lost(reports) or any(report.verdict == VOID for report in reports):
+    if any_records_lost(reports) or any(report.verdict == VOID for report in reports):
         return 3
-    return int(any(not judged.met for level in levels for judged in judge(objectives, level)))
+    return int(any(not judged.met for level in levels for judged in judge_objectives(objectives, level)))
 
 
-def lost(reports: Sequence[Report]) -> bool:
-    """Whether records are missing that were written, or should have been, or run.json cannot be read."""
+def any_records_lost(reports: Sequence[Report]) -> bool:
+    """Whether records are missing that were, or should have been, written, or run.json cannot be read."""
     return any(one.run.lost or not one.run.facts.get("state") for report in reports for one in report.analyses)
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
-@click.option("--published", is_flag=True, help="Also set the runs beside the published A100 tables (published.md).")
+@click.option("--published", is_flag=True, help="Also compare the runs with the published A100 tables (published.md).")
 def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
     """Make summary.json, report.md, report.html and PNG charts in each run folder.
 
-    Reads what is on disk, any number of times; a run still in progress is reported as far as it got. With --slo each
-    level's goodput is in summary.json. A folder that cannot be reported is said, and the others are reported.
+    A folder can be reported any number of times; a run still in progress is reported as far as it got. With --slo
+    summary.json holds each level's goodput. A folder that cannot be reported is named, and the others are reported.
 
     \b
     Exit codes: 0 done · 1 an objective is missed or not judged · 2 a folder could not be reported
                 3 a level is void, or records are missing
     """
-    objectives = () if slo is None else parse(slo)
+    objectives = () if slo is None else parse_objectives(slo)
     written: list[Report] = []
     for folder in runs:
         try:
-            written.append(show(folder, charts=True, objectives=objectives))
+            written.append(show_report(folder, charts=True, objectives=objectives))
         except LoadTestError as error:
             print(f"loadtest: {error}", file=sys.stderr)
         except BrokenPipeError:
@@ -79,7 +79,7 @@ def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
 
 
 def _published(reports: Sequence[Report], folder: Path) -> None:
-    """Print measured beside published, and write it into the first run's folder."""
+    """Print measured beside published figures, and write them into the first run's folder."""
     from loadtest.analyse.reports.published import compare
     from loadtest.analyse.run.groups import refuse
 

@@ -1,4 +1,4 @@
-"""`loadtest run --find-max`: measure a level, read it from the run folder, decide on the next."""
+"""`loadtest run --find-max`: measure a level, read its figures from the run folder, choose the next level."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from loadtest.errors import ScenarioError
 from loadtest.measure.search import Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
-from loadtest.slo import ERRORS, Objective, decided, judge
+from loadtest.slo import ERRORS, Objective, all_met, judge_objectives
 
-FEWEST = 40  # requests of a level: fewer seldom have an interval
-BEYOND = 3  # requests past a percentile that a level should have: p95 wants 60 in all, p99 300
+SEARCH_FEWEST = 40  # requests of a level; with fewer there is seldom an interval
+PAST_PERCENTILE = 3  # requests beyond a percentile that a level should have: 60 in all for p95, 300 for p99
 
 
 class Finder:
@@ -24,19 +24,19 @@ class Finder:
     def __init__(
         self, scenario: Scenario, objectives: Sequence[Objective], most: int, say: Callable[[str], object]
     ) -> None:
-        least = max(FEWEST, *(_least(each) for each in objectives), scenario.requests or 0)
+        least = max(SEARCH_FEWEST, *(_requests_needed(each) for each in objectives), scenario.requests or 0)
         self._search = Search(least=least, a_stream=scenario.requests_per_stream, most=most)
         self._objectives = objectives
         self._max_error_ratio = scenario.max_error_ratio
         self._say = say
-        self._unknown: str | None = None  # what no further request would tell
+        self._unknown: str | None = None  # what more requests would not tell either
         self.tried: list[TriedLevel] = []
 
     def first(self, scenario: Scenario) -> Scenario:
-        """Return the scenario of the first level; raise ScenarioError where the scenario is no single search."""
+        """Return the scenario of the first level; raise ScenarioError for a scenario that is not one search."""
         if scenario.duration is not None:
             raise ScenarioError(
-                "--find-max measures as many requests as its answer needs; leave --duration away, or set the least with "
+                "--find-max measures as many requests as its answer needs; leave out --duration, and set the fewest with "
                 "--requests."
             )
         if scenario.open_loop:
@@ -50,7 +50,7 @@ class Finder:
         return scenario.replace(concurrency=(start.concurrency,), requests=start.requests)
 
     def __call__(self, folder: Path, levels: Sequence[Level]) -> Level | None:
-        """Judge the last of the levels run and return the next one."""
+        """Judge the last level that ran and return the next one; None where the search is over."""
         from loadtest.analyse.reports.summary import analyse
 
         last = levels[-1]
@@ -70,9 +70,9 @@ class Finder:
         from loadtest.analyse.reports.summary import failed
 
         failures, requests = failed(summary), summary["requests"]
-        judged = judge(self._objectives, summary)
+        judged = judge_objectives(self._objectives, summary)
         void = summary["verdict"] == "void"
-        met, saw = decided(judged), "; ".join(map(str, judged))
+        met, saw = all_met(judged), "; ".join(map(str, judged))
         by_share = any(each.figure == ERRORS for each in self._objectives)
         if not by_share and failures > self._max_error_ratio * requests:
             met, saw = False, f"{failures} of {requests} requests failed"
@@ -102,6 +102,6 @@ class Finder:
         return found, sentence
 
 
-def _least(objective: Objective) -> int:
-    """Return how many requests a level should have, for the objective to be clear at once."""
-    return objective.requests if objective.figure == ERRORS else math.ceil(BEYOND / objective.tail - 1e-9)
+def _requests_needed(objective: Objective) -> int:
+    """Return how many requests a level should have for the objective to be clear at the first measurement."""
+    return objective.requests if objective.figure == ERRORS else math.ceil(PAST_PERCENTILE / objective.tail - 1e-9)

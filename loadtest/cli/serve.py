@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from loadtest.cli.options import Number, Whole
+from loadtest.cli.options import NumberParam, WholeParam
 from loadtest.simulate.faults import Fault, FaultKind
 from loadtest.simulate.profiles import PROFILES
 from loadtest.simulate.server import ServerOptions, serve_forever
@@ -17,22 +17,26 @@ from loadtest.simulate.server import ServerOptions, serve_forever
     epilog=f"Profiles: {', '.join(PROFILES)}, or a JSON file. Faults: {', '.join(FaultKind)}. "
     "Everything measured on this server is labelled simulated."
 )
-@click.option("--profile", default="a100-80g-llama3.1-70b-q4", show_default=True, help="What model on what machine.")
+@click.option("--profile", default="a100-80g-llama3.1-70b-q4", show_default=True, help="Model and machine to simulate.")
 @click.option(
-    "--slots", type=Whole(0, 100_000), help="Requests decoded at once, 0 for no limit.  [default: the profile's]"
+    "--slots", type=WholeParam(0, 100_000), help="Requests decoded at once, 0 for no limit.  [default: the profile's]"
 )
 @click.option(
-    "--port", type=Whole(0, 65535), default=11434, show_default=True, help="Port on 127.0.0.1; 0 takes a free one."
+    "--port", type=WholeParam(0, 65535), default=11434, show_default=True, help="Port on 127.0.0.1; 0 takes a free one."
 )
-@click.option("--speed", type=Number(0.001, 1000), default=1.0, show_default=True, help="Divide every time by this.")
-@click.option("--num-ctx", type=Whole(1, 100_000_000), help="Context length of a slot.  [default: the profile's]")
+@click.option(
+    "--speed", type=NumberParam(0.001, 1000), default=1.0, show_default=True, help="Divide all durations by this."
+)
+@click.option("--num-ctx", type=WholeParam(1, 100_000_000), help="Context length of a slot.  [default: the profile's]")
 @click.option(
     "--burst", type=click.Choice(["fifo", "lifo"]), default="fifo", show_default=True, help="Order of a burst."
 )
 @click.option(
-    "--jitter", type=Number(0, 1), help="Standard deviation of a batch's time, as a share.  [default: the profile's]"
+    "--jitter",
+    type=NumberParam(0, 1),
+    help="Standard deviation of a batch's time, as a share.  [default: the profile's]",
 )
-@click.option("--warm", is_flag=True, help="The model is loaded from the start.")
+@click.option("--warm", is_flag=True, help="Start with the model loaded.")
 @click.option(
     "--truth", type=click.Path(path_type=Path), help="Log what really happened to each request, as JSON lines."
 )
@@ -41,7 +45,7 @@ from loadtest.simulate.server import ServerOptions, serve_forever
 )
 @click.option(
     "--seed",
-    type=Whole(-(2**63) + 1, 2**63 - 1),
+    type=WholeParam(-(2**63) + 1, 2**63 - 1),
     default=0,
     show_default=True,
     help="Seed of answers, jitter and faults.",
@@ -59,9 +63,9 @@ def serve(
     faults: tuple[str, ...],
     seed: int,
 ) -> None:
-    """Run a model server without a model: Ollama's native API and /v1, slots, a queue, continuous batching.
+    """Run a simulated model server: Ollama's native API and /v1, slots, a queue, continuous batching, but no model.
 
-    Listens on loopback only and prints its URL; Ctrl-C ends it. Any Ollama or OpenAI client works with it.
+    It listens on loopback only and prints its URL; Ctrl-C ends it. Any Ollama or OpenAI client works with it.
     """
     serve_forever(
         ServerOptions(

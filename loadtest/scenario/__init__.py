@@ -1,48 +1,60 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
-schema: a scenario's keys, each with its help, its unit and its bounds · level: one cell of its grid · checks: what keys
-must be together · values: what a single value must be · files: text files that a user names.
+schema: Scenario, its grid, reading and writing · request, load, prompts, limits: the parts that hold its keys, each with
+what they must be together · checks: what keys of several parts must be together · keys: what a key says of itself ·
+tables: TOML files and former names · values: what a single value must be · level: one cell of the grid · files: text
+files that a user names.
 """
 
-from loadtest.scenario.checks import APIS, ARRIVALS, ENDPOINTS, MAX_TOKENS_KEYS
-from loadtest.scenario.files import looks_like, read_text, stamp
+from loadtest.scenario.files import file_version, read_text, record_format
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
 from loadtest.scenario.level import Level
-from loadtest.scenario.schema import FORMER, OPEN_LOOP_S, Scenario
+from loadtest.scenario.limits import LimitKeys
+from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys
+from loadtest.scenario.prompts import PromptKeys
+from loadtest.scenario.request import APIS, ENDPOINT_NAMES, RequestKeys
+from loadtest.scenario.schema import Scenario
+from loadtest.scenario.tables import FORMER
 from loadtest.scenario.values import (
     BURSTINESS,
     MOST_REQUESTS,
     MOST_S,
     MOST_STREAMS,
     RATE,
-    TOKENS,
+    TOKEN_COUNTS,
     Range,
-    number,
-    said,
+    parse_whole,
     sendable,
-    whole,
+    short_repr,
 )
 
 __all__ = [
     "APIS",
-    "ARRIVALS",
+    "ATTRIBUTE",
     "BURSTINESS",
-    "ENDPOINTS",
+    "ENDPOINT_NAMES",
     "FORMER",
-    "MAX_TOKENS_KEYS",
     "MOST_REQUESTS",
     "MOST_S",
     "MOST_STREAMS",
     "OPEN_LOOP_S",
+    "OPTION",
     "RATE",
-    "TOKENS",
+    "TOKEN_COUNTS",
+    "Key",
     "Level",
+    "LimitKeys",
+    "LoadKeys",
+    "PromptKeys",
     "Range",
+    "RequestKeys",
     "Scenario",
-    "looks_like",
-    "number",
+    "file_version",
+    "key",
+    "keys_of",
+    "parse_whole",
     "read_text",
-    "said",
+    "record_format",
     "sendable",
-    "stamp",
-    "whole",
+    "short_repr",
 ]

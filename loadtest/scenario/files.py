@@ -1,4 +1,4 @@
-"""Text files that a user names: read whole, whatever their line ends and mark, or refused in one sentence."""
+"""Text files that a user names: each is read whole, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from typing import Any
 from loadtest.errors import ScenarioError
 
 MOST_PROMPT = 64 << 20  # bytes
-ROWS = 3  # lines of a file that are looked at to see what it is
+LINES_LOOKED_AT = 3  # lines of a file that are looked at to see what it is
 CHAT_KEYS = ("prompt", "messages", "conversations", "question", "instruction", "text", "input")  # of data sets
-LISTS = {".jsonl": "JSON lines", ".ndjson": "JSON lines", ".csv": "CSV", ".tsv": "CSV with tabs"}
+RECORD_SUFFIXES = {".jsonl": "JSON lines", ".ndjson": "JSON lines", ".csv": "CSV", ".tsv": "CSV with tabs"}
 _OTHER_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: Path, what: str, *, most: int) -> str:
-    """Return a file's text with plain line ends and without UTF-8's mark; raise ScenarioError, naming `what` it is.
+    r"""Return a file's text with \n as its line ends and without a byte order mark.
 
-    Reads `most` bytes at most, for a device has no end.
+    Reads at most `most` bytes, because a device such as /dev/zero has no end. Raises ScenarioError, in which the file is
+    called `what`.
     """
     try:
         with path.open("rb") as file:
@@ -46,8 +47,8 @@ def read_text(path: Path, what: str, *, most: int) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def stamp(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file does; the same for what can be read once only, such as a pipe."""
+def file_version(path: Path) -> tuple[int, ...]:
+    """Return a value that changes when the file changes; always () for what can be read only once, such as a pipe."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -56,11 +57,15 @@ def stamp(path: Path) -> tuple[int, ...]:
 
 
 def prompt_of(path: Path, *, has_words: bool) -> str:
-    """Return the prompt in a file; raise ScenarioError where it is no prompt, or {words} and its values do not meet."""
-    text = _prompt(path, stamp(path))
+    """Return the prompt in a file.
+
+    Raises ScenarioError where the file is not one prompt, or has {words} in it and the scenario has no values for it, or
+    the reverse.
+    """
+    text = _prompt_file_text(path, file_version(path))
     if not text.strip():
         raise ScenarioError(f"the prompt file {path} is empty.")
-    if kind := looks_like(text, path.suffix.lower()):
+    if kind := record_format(text, path.suffix.lower()):
         raise ScenarioError(
             f"the prompt file {path} looks like {kind}, and would be sent whole, as one prompt; put each prompt into a "
             "text file of its own."
@@ -75,15 +80,15 @@ def prompt_of(path: Path, *, has_words: bool) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def _prompt(path: Path, _: tuple[int, ...]) -> str:
-    """Return a prompt file's text; kept, for it is wanted several times, and a pipe can be read once."""
+def _prompt_file_text(path: Path, _: tuple[int, ...]) -> str:
+    """Return a prompt file's text. It is needed several times, and a pipe can be read only once, so it is kept."""
     return read_text(path, "prompt file", most=MOST_PROMPT)
 
 
-def looks_like(text: str, suffix: str = "") -> str | None:
-    """Name the format of many records that a text seems to be in, None where it may well be one prompt."""
-    if suffix in LISTS:
-        return LISTS[suffix]
+def record_format(text: str, suffix: str = "") -> str | None:
+    """Name the format of a text that seems to hold many records; None for a text that may be one prompt."""
+    if suffix in RECORD_SUFFIXES:
+        return RECORD_SUFFIXES[suffix]
     stripped = text.strip()
     lines = [line for line in stripped.splitlines() if line.strip()]
     if stripped.startswith("["):
@@ -92,15 +97,15 @@ def looks_like(text: str, suffix: str = "") -> str | None:
             shared = isinstance(items[0], dict) and "conversations" in items[0]
             return f"a JSON array of {len(items)} {'conversations (ShareGPT)' if shared else 'records'}"
     if stripped.startswith("{"):
-        rows = [_parsed(line) for line in lines[:ROWS]]
-        if all(isinstance(row, dict) for row in rows) and (len(rows) > 1 or _record(rows[0])):
+        rows = [_parsed(line) for line in lines[:LINES_LOOKED_AT]]
+        if all(isinstance(row, dict) for row in rows) and (len(rows) > 1 or _is_record(rows[0])):
             return "JSON lines"
-        if _record(_parsed(stripped)):
+        if _is_record(_parsed(stripped)):
             return "a JSON record"
-    return "CSV" if _table(lines) else None
+    return "CSV" if _is_csv(lines) else None
 
 
-def _record(value: Any) -> bool:
+def _is_record(value: Any) -> bool:
     return isinstance(value, dict) and any(key in value for key in CHAT_KEYS)
 
 
@@ -111,13 +116,15 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _table(lines: list[str]) -> bool:
-    """Whether lines are CSV with a head that names a prompt: prose has commas, too."""
+def _is_csv(lines: list[str]) -> bool:
+    """Whether lines are CSV whose header names a prompt column; commas alone prove nothing, as prose has them too."""
     if len(lines) < 2:
         return False
     try:
-        rows = list(csv.reader(lines[: ROWS + 1]))
+        rows = list(csv.reader(lines[: LINES_LOOKED_AT + 1]))
     except csv.Error:
         return False
-    head = [name.strip().lower() for name in rows[0]]
-    return len(head) > 1 and any(name in CHAT_KEYS for name in head) and all(len(row) == len(head) for row in rows)
+    header = [name.strip().lower() for name in rows[0]]
+    return (
+        len(header) > 1 and any(name in CHAT_KEYS for name in header) and all(len(row) == len(header) for row in rows)
+    )

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """One cell of the grid."""
+    """One cell of the grid: what is put on the server at once, and for how many requests."""
 
     index: int
-    concurrency: int | None  # None: an open loop
-    input_tokens: int | None  # None: a literal prompt decides
-    output_tokens: int | None  # None: the model decides
+    concurrency: int | None  # None in an open loop
+    input_tokens: int | None  # None where a literal prompt decides
+    output_tokens: int | None  # None where the model decides
     words: int | None  # what {words} in a literal prompt stands for
-    requests: int  # total, warm-up not counted; with a duration, its upper limit does not exist (0)
-    rate: float | None = None  # requests/s, at its start where rate_to is another; None: closed loop, or a trace
-    rate_to: float | None = None  # requests/s at its end
+    requests: int  # in all, without warm-up; 0 where the duration decides
+    rate: float | None = None  # requests/s, at the start where rate_to differs; None in a closed loop and with a trace
+    rate_to: float | None = None  # requests/s at the end
     trace: str | None = None  # name of the file that is replayed
 
     @property
     def load(self) -> str:
-        """Name what the level puts on the server: "8 streams", "4 requests/s", "1 to 8 requests/s" or "trace day.csv"."""
+        """Name the level's load: "8 streams", "4 requests/s", "1 to 8 requests/s" or "trace day.csv"."""
         if self.trace is not None:
             return f"trace {self.trace}"
         if self.concurrency is None and self.rate is not None:

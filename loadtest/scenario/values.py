@@ -1,4 +1,4 @@
-"""What a single value must be: numbers within bounds, texts that can be sent, written and shown."""
+"""What a single value must be: a number within bounds, a text that can be sent, stored and shown."""
 
 from __future__ import annotations
 
@@ -17,46 +17,49 @@ MOST_REQUESTS = 10_000_000  # of a level: a schedule of them takes 80 MB, their 
 MOST_STREAMS = 100_000
 MOST_DIGITS = 40  # of what was given, in a sentence
 
-_NAMES: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_TYPE_NAMES: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bounds of a number; `above_zero` words a low bound that only keeps out what would never end."""
+    """Bounds of a number.
+
+    With `above_zero` a value of 0 or less is refused as "above 0", and `low` only keeps out what would take for ever.
+    """
 
     low: float
     high: float
     above_zero: bool = False
-    instead: str = ""  # what to do where more is wanted
+    instead: str = ""  # what to do for more than `high`
 
     def check(self, key: str, value: float) -> None:
-        """Raise ScenarioError, naming the key, where `value` is no number or out of bounds."""
+        """Raise ScenarioError, naming the key, for a `value` that is nan or out of bounds."""
         if isinstance(value, float) and math.isnan(value):
             raise ScenarioError(f"{key} must be a number, not {value}.")
         if self.above_zero and value <= 0:
-            raise ScenarioError(f"{key} must be above 0, not {said(value)}.")
+            raise ScenarioError(f"{key} must be above 0, not {short_repr(value)}.")
         if value < self.low:
-            more = f"at least {plain(self.low)}" if self.above_zero else f"{plain(self.low)} or more"
-            raise ScenarioError(f"{key} must be {more}, not {said(value)}.")
+            more = f"at least {_bound(self.low)}" if self.above_zero else f"{_bound(self.low)} or more"
+            raise ScenarioError(f"{key} must be {more}, not {short_repr(value)}.")
         if value > self.high:
             instead = f"; {self.instead}" if self.instead else ""
-            raise ScenarioError(f"{key} must be at most {plain(self.high)}, not {said(value)}{instead}.")
+            raise ScenarioError(f"{key} must be at most {_bound(self.high)}, not {short_repr(value)}{instead}.")
 
 
-TOKENS = Range(1, 10_000_000)
+TOKEN_COUNTS = Range(1, 10_000_000)
 RATE = Range(1e-6, 1e6, above_zero=True)
 SECONDS = Range(1e-6, MOST_S, above_zero=True, instead="2592000 s are 30 days")
 BURSTINESS = Range(0.01, 1e6, above_zero=True)
 
 
-def plain(value: float) -> str:
-    """Return a bound as people write it: whole numbers without an exponent."""
+def _bound(value: float) -> str:
+    """Return a bound as people write it: a whole number without an exponent."""
     return str(int(value)) if float(value).is_integer() else f"{value:g}"
 
 
-def said(value: Any) -> str:
-    """Return a value as a sentence quotes it, short: a number of thousands of digits cannot even be printed."""
+def short_repr(value: Any) -> str:
+    """Return a value as a sentence quotes it, shortened: Python refuses to print a number of thousands of digits."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > MOST_DIGITS * 3:
         return f"a number of about {round(value.bit_length() * 0.30103)} digits"
     if isinstance(value, dict):
@@ -68,26 +71,21 @@ def said(value: Any) -> str:
     return text if len(text) <= MOST_DIGITS + 20 else f"{text[:MOST_DIGITS]}… ({len(text)} characters)"
 
 
-def whole(text: str) -> int:
-    """Read a whole number, written "16", "16.0" or "1e3"; raise ValueError."""
+def parse_whole(text: str) -> int:
+    """Read a whole number, written as "16", "16.0" or "1e3"; raise ValueError."""
     try:
         return int(text)
     except ValueError:
         value = float(text)
-        if not value.is_integer():  # False of inf and nan, too
+        if not value.is_integer():  # false for inf and nan, too
             raise ValueError(text) from None
         return int(value)
 
 
-def number(text: str) -> float:
-    """Read a number; nan and inf are numbers here, for their bounds refuse them. Raise ValueError."""
-    return float(text)
-
-
 def coerce(key: str, value: Any, wanted: Any, where: str) -> Any:
-    """Return `value` as the type that the field wants; a lone number is a list of one. Raise ScenarioError."""
+    """Return `value` as a field's type; a single value becomes a list of one. Raise ScenarioError."""
     origin = typing.get_origin(wanted)
-    if origin is Sequence:
+    if origin in (Sequence, tuple):
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(coerce(key, item, typing.get_args(wanted)[0], where) for item in items)
     options = typing.get_args(wanted) if origin in (typing.Union, types.UnionType) else (wanted,)
@@ -98,20 +96,20 @@ def coerce(key: str, value: Any, wanted: Any, where: str) -> Any:
             try:
                 return float(value)
             except OverflowError:
-                raise ScenarioError(f"{where}: {key} must be a number of use, not {said(value)}.") from None
+                raise ScenarioError(f"{where}: {key} is too large: {short_repr(value)}.") from None
         if int in options and isinstance(value, float) and value.is_integer():
             return int(value)
     for option in options:
         if isinstance(value, option) and not (option is int and isinstance(value, bool)):
             return value
-    names = " or ".join("nothing" if option is type(None) else _NAMES[option] for option in options)
+    names = " or ".join("nothing" if option is type(None) else _TYPE_NAMES[option] for option in options)
     quotes = ""
-    if isinstance(value, str) and (int in options or float in options) and _reads(value):
-        quotes = "; leave the quotes away"
-    raise ScenarioError(f"{where}: {key} must be {names}, not {said(value)}{quotes}.")
+    if isinstance(value, str) and (int in options or float in options) and _reads_as_number(value):
+        quotes = "; leave out the quotes"
+    raise ScenarioError(f"{where}: {key} must be {names}, not {short_repr(value)}{quotes}.")
 
 
-def _reads(text: str) -> bool:
+def _reads_as_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
@@ -120,7 +118,7 @@ def _reads(text: str) -> bool:
 
 
 def encodable(text: str) -> bool:
-    """Whether a text is one in UTF-8; a command line's other bytes arrive as lone surrogates."""
+    """Whether a text can be written as UTF-8: bytes of a command line that are not UTF-8 arrive as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -134,25 +132,27 @@ def sendable(text: str) -> bool:
 
 
 def _controls(text: str) -> list[str]:
-    """Return what a terminal or a page would execute instead of showing it."""
+    """Return the characters that a terminal or a page would obey instead of showing them."""
     return [char for char in text if char in _BIDI or unicodedata.category(char) in ("Cc", "Zl", "Zp")]
 
 
-def check_text(key: str, text: str, *, most: int, empty: str, lines: bool = False) -> None:
-    """Raise ScenarioError, naming the key, for a text that cannot be sent, written or shown.
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What must hold of a text that is sent, written into files and shown."""
 
-    Args:
-        most: bytes in UTF-8.
-        empty: what to do instead where it is empty.
-        lines: line ends, tabs and other control characters but NUL may be in it.
-    """
-    if not encodable(text):
-        raise ScenarioError(f"{key} holds bytes that are not UTF-8 text ({said(text)}); write it in UTF-8.")
-    if not text.strip():
-        raise ScenarioError(f"{key} is empty; {empty}.")
-    if "\0" in text:
-        raise ScenarioError(f"{key} holds a NUL byte; take it out.")
-    if len(text) > most or len(text.encode()) > most:
-        raise ScenarioError(f"{key} is {len(text.encode())} bytes long; make it {most} or fewer.")
-    if not lines and (odd := _controls(text)):
-        raise ScenarioError(f"{key} holds a control character ({odd[0]!a}); take it out.")
+    most: int  # bytes in UTF-8
+    empty: str  # what to do where it is empty
+    lines: bool = False  # whether line ends, tabs and other control characters but NUL are allowed
+
+    def check(self, key: str, text: str) -> None:
+        """Raise ScenarioError, naming the key, for a text that cannot be sent, written or shown."""
+        if not encodable(text):
+            raise ScenarioError(f"{key} holds bytes that are not UTF-8 text ({short_repr(text)}); write it in UTF-8.")
+        if not text.strip():
+            raise ScenarioError(f"{key} is empty; {self.empty}.")
+        if "\0" in text:
+            raise ScenarioError(f"{key} holds a NUL byte; take it out.")
+        if len(text) > self.most or len(text.encode()) > self.most:
+            raise ScenarioError(f"{key} is {len(text.encode())} bytes long; make it {self.most} or fewer.")
+        if not self.lines and (odd := _controls(text)):
+            raise ScenarioError(f"{key} holds a control character ({odd[0]!a}); take it out.")

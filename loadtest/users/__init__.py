@@ -29,15 +29,15 @@ _connected: list[Any] = []
 
 
 def connect(events: Events) -> None:
-    """Connect to the events of an Environment of one's own, before its `init` event is fired; once is enough.
+    """Connect to the events of your own Environment, before its `init` event is fired; calling it again does nothing.
 
-    Only where Locust is used as a library: its own events are connected when this package is imported.
+    Needed only where Locust is used as a library: Locust's own events are connected when this package is imported.
     """
     if any(events is known for known in _connected):
         return
     _connected.append(events)
-    for part in (lifecycle, live_figures, console, web):  # records come before what is made of them
-        part.listen(events)
+    for part in (lifecycle, live_figures, console, web):  # records first: the others use them
+        part.listen_to(events)
 
 
 connect(_events)

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import said
+from loadtest.scenario import short_repr
 
 Messages = list[dict[str, Any]]
 MESSAGES_EXAMPLE = '[{"role": "user", "content": "…"}]'
@@ -24,11 +24,11 @@ def checked_prompt(prompt: object, *, messages_allowed: bool) -> str | Messages 
             prompt.encode()
         except UnicodeEncodeError as error:
             raise ScenarioError(
-                f"the prompt cannot be sent: {said(prompt[error.start])} is half a character."
+                f"the prompt cannot be sent: {short_repr(prompt[error.start])} is half a character."
             ) from None
         return prompt
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
-        raise ScenarioError(f"a prompt must be text, or messages like {MESSAGES_EXAMPLE}, not {said(prompt)}.")
+        raise ScenarioError(f"a prompt must be text, or messages like {MESSAGES_EXAMPLE}, not {short_repr(prompt)}.")
     if not messages_allowed:
         raise ScenarioError("generate() and completions() take a text; messages go to chat().")
     return _checked_messages(list(prompt))
@@ -36,7 +36,7 @@ def checked_prompt(prompt: object, *, messages_allowed: bool) -> str | Messages 
 
 def _checked_messages(messages: list[Any]) -> Messages:
     if not messages or not all(isinstance(message, dict) and _says_something(message) for message in messages):
-        raise ScenarioError(f"messages must look like {MESSAGES_EXAMPLE}, not {said(messages)}.")
+        raise ScenarioError(f"messages must look like {MESSAGES_EXAMPLE}, not {short_repr(messages)}.")
     try:
         orjson.dumps(messages)
     except TypeError as error:
@@ -70,11 +70,11 @@ def checked_length(key: str, value: object) -> int | None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 and value == value // 1:
         return int(value)
-    raise ScenarioError(f"{key} must be a whole number above 0, not {said(value)}.")
+    raise ScenarioError(f"{key} must be a whole number above 0, not {short_repr(value)}.")
 
 
 def checked_instant(t_sched: object) -> int | None:
     """Return when a request was due; raises ScenarioError for what is not an instant."""
     if t_sched is None or (isinstance(t_sched, int) and not isinstance(t_sched, bool)):
         return t_sched
-    raise ScenarioError(f"t_sched must be monotonic nanoseconds, a whole number, not {said(t_sched)}.")
+    raise ScenarioError(f"t_sched must be monotonic nanoseconds, a whole number, not {short_repr(t_sched)}.")

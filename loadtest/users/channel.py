@@ -18,7 +18,7 @@ from loadtest.records import Clock
 from loadtest.scenario import Level
 from loadtest.target.connect import timeouts_of, trust
 from loadtest.users.arguments import Messages, text_of
-from loadtest.users.tryout import Settled
+from loadtest.users.tryout import UserTarget
 from loadtest.wire import LagLog, Order, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
@@ -44,9 +44,9 @@ class RequestKind:
 
 
 class Channel:
-    """Sends the requests of one Settled; shared by all its users in this process, connections too."""
+    """Sends the requests of one UserTarget; shared by all its users in this process, connections too."""
 
-    def __init__(self, settled: Settled, waiter: Waiter, *, clock: Clock, numbers: Iterator[int]) -> None:
+    def __init__(self, settled: UserTarget, waiter: Waiter, *, clock: Clock, numbers: Iterator[int]) -> None:
         """`numbers` gives every request of this process its ordinal, whichever channel sends it."""
         scenario, target = settled.scenario, settled.target
         self.scenario = scenario

@@ -1,4 +1,4 @@
-"""What a Locust run says at its end: a table of the streaming figures beneath Locust's own, and how the gates went."""
+"""What a Locust run prints at its end: a table of the live figures below Locust's own, and the outcome of the gates."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from locust.runners import WorkerRunner
 from loadtest.users import ending, gates, locust_files, recording, tables
 from loadtest.users.live_figures import board
 
-LOGGER = logging.getLogger("locust.stats_logger")  # Locust's own tables go there
+LOGGER = logging.getLogger("locust.stats_logger")  # Locust prints its tables to it
 
 
-def listen(events: Events) -> None:
-    """Report at the end of a process that shows figures: one alone, or the master. Call it once."""
+def listen_to(events: Events) -> None:
+    """Print at the end of a master, or of a process alone. To be called once."""
     text: list[str] = []
 
     def quitting(environment: Environment, **_: Any) -> None:
-        # A worker shows none, and a web UI closed before any test has none.
+        # A worker shows no figures, and a web UI that is closed before any test has none.
         if isinstance(environment.runner, WorkerRunner) or board.generation is None:
             return
         rows, run, facts = board.rows(), recording.run_folder(), recording.run_facts()
-        mark = tables.simulated(facts)
-        text.extend((*tables.lines(rows, mark), ""))
-        text.extend(str(gate) for gate in gates.apply(environment))
+        mark = tables.simulated_as(facts)
+        text.extend((*tables.table_lines(rows, mark), ""))
+        text.extend(str(gate) for gate in gates.apply_gates(environment))
         text.extend(ending.conclude(environment, run, facts))
-        text.extend(locust_files.write(environment.parsed_options, rows, run, mark))
+        text.extend(locust_files.write_files(environment.parsed_options, rows, run, mark))
         if run is not None:
             text.append(f"Run folder: {run.path} (charts and report: loadtest report {run.path})")
 

@@ -1,4 +1,4 @@
-"""The process that decides on a Locust test, one alone or a master: settles it, tells workers, follows its levels."""
+"""The process that controls a Locust test (a master, or a process alone): begins it, tells workers, follows its levels."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ from loadtest.measure.descriptors import room_for
 from loadtest.run_folder import RunFolder
 from loadtest.users import export, recording
 from loadtest.users.ending import MISTAKE
-from loadtest.users.levels import Seen, Standing
+from loadtest.users.levels import CurrentLevel, LevelRequests
 from loadtest.users.live_figures import wait_for_workers
 from loadtest.users.options import Settings
-from loadtest.users.run import Prepared, Run, free_path, prepare
+from loadtest.users.run import LocustRun, Prepared, free_path, prepare
 from loadtest.wire import now
 
-RUN, LEVEL = "loadtest_run", "loadtest_level"  # messages of the master to its workers …
-ENDED, TROUBLE = "loadtest_ended", "loadtest_trouble"  # … and of theirs to it
-POLL_S = 0.05  # how often the target user count is looked at: only warm-ups are sent before it is seen
-GONE_NS = 500_000_000  # a worker or a user that ends with the test may be gone a moment before we hear of the end
+RUN, LEVEL = "loadtest_run", "loadtest_level"  # messages from the master to its workers
+ENDED, TROUBLE = "loadtest_ended", "loadtest_trouble"  # messages from a worker to its master
+USERS_POLL_S = 0.05  # between two looks at the target user count; until a change is seen only warm-ups are sent
+GONE_NS = 500_000_000  # a worker or user that ends with the test may be gone this long before the end is known here
 REPORTED_NS = 7_000_000_000  # workers report their users every 3 s
-LEAD_NS = 200_000_000  # open-loop schedules begin so long after all users are there: every worker has heard by then
+SCHEDULE_LEAD_NS = 200_000_000  # from the last user's start to an open loop's schedule: all workers have heard by then
 
 logger = logging.getLogger(__name__)
 
 
-class Decider:
-    """The listeners of a process that decides. `runner` is None under run_single_user."""
+class Coordinator:
+    """The listeners of the process that controls a test. `runner` is None under run_single_user."""
 
     def __init__(self, environment: Environment, runner: Runner | None) -> None:
         self._environment = environment
         self._runner = runner
-        self._run: Run | None = None  # while a test runs
-        self._last: Run | None = None
+        self._run: LocustRun | None = None  # while a test runs
+        self._last: LocustRun | None = None
         self._barred: LoadTestError | None = None  # why no test can begin in this process
         self._ahead: Prepared | LoadTestError | None = None
-        self._announced = 0  # the target user count that everybody knows of, …
-        self._steady = False  # … whether all users are there, …
-        self._shares: list[str] = []  # … and the workers that share an open loop's schedule
+        self._announced = 0  # the target user count that workers were told last
+        self._steady = False  # whether they were told that all users are running
+        self._shares: list[str] = []  # the workers that they were told share an open loop's schedule
         self._follower: gevent.Greenlet[[], None] | None = None
         self._taken: set[Path] = set()
         self._begins = False  # whether a test has ever been started
-        self._workers: dict[str, int] = {}  # those that have had users in this test, with their index, …
-        self._done: set[str] = set()  # … those that have ended it, …
-        self._lost: set[str] = set()  # … and those that are known to be lost
-        self._heard: dict[str, int] = {}  # when each was last heard of, monotonic ns
-        self._short: int | None = None  # since when fewer users are at work than were asked for, monotonic ns
+        self._workers: dict[str, int] = {}  # id -> index of the workers that have had users in this test
+        self._done: set[str] = set()  # workers that have ended the test
+        self._lost: set[str] = set()  # workers that are known to be lost
+        self._heard: dict[str, int] = {}  # when each worker was last heard of, monotonic ns
+        self._short: int | None = None  # since when fewer users run than were asked for, monotonic ns
 
     def listen(self) -> None:
         events: Any = self._environment.events
@@ -72,12 +72,12 @@ class Decider:
             try:
                 export.begin(self._environment)
             except LoadTestError as error:
-                # The test is refused for it, not the process ended here: Locust would leave its workers behind.
+                # The test is refused later; to end the process here would leave Locust's workers running.
                 self._barred = error
                 if not self._at_once:
                     logger.error(error)  # noqa: TRY400 - the user's mistake, not ours
         if self._at_once and self._barred is None:
-            # Before Locust starts the clock of --run-time: loading a model may take a minute.
+            # Now, because Locust has not yet started the clock of --run-time: loading a model may take a minute.
             try:
                 if asked := Settings.of(self._environment.parsed_options).out:
                     RunFolder.check_free(Path(asked))
@@ -86,11 +86,11 @@ class Decider:
                 self._ahead = error
 
     def has_begun(self) -> bool:
-        """Whether a test has begun, or whether none begins by itself."""
+        """Whether a test has begun; also true where tests are begun from the web UI."""
         return self._begins or not self._at_once
 
     def interrupt(self) -> None:
-        """Note that the test ends early; told again, that there is no time to end it."""
+        """Note that the test ends early; called again, write so at once, because the process is about to go."""
         run = self._run or self._last
         if run is not None and run.interrupted:
             run.abandon()
@@ -130,7 +130,7 @@ class Decider:
         if runner is not None and not isinstance(runner, MasterRunner):
             opened = any(one.open_loop for one in prepared.settled.values())
             room_for(None if opened else runner.target_user_count)
-        run = self._run = self._last = Run(environment, prepared, path)
+        run = self._run = self._last = LocustRun(environment, prepared, path)
         if path is not None:
             self._taken.add(path)
             logger.info("Run folder: %s", path)
@@ -159,7 +159,7 @@ class Decider:
             self._follower = gevent.spawn(self._follow)
 
     def _end_early(self, why: str, *, failed: bool) -> None:
-        """End the test, because records cannot be kept any more or because a level is hopeless."""
+        """End the test because records can no longer be kept (`failed`), or because a level is hopeless."""
         run, runner = self._run, self._runner
         if run is None or runner is None:
             return
@@ -176,7 +176,7 @@ class Decider:
         worker = int(runner.get_worker_index(msg.node_id))  # type: ignore[no-untyped-call]
         if not msg.data["refused"]:
             self._end_early(f"worker {worker}: {why}", failed=msg.data["failed"])
-        elif self._run is not None and self._workers.keys() - {msg.node_id}:  # the others are at work already
+        elif self._run is not None and self._workers.keys() - {msg.node_id}:  # others are already running
             self._workers[msg.node_id] = worker
             self._lose(msg.node_id, f"it cannot record: {why.rstrip('.')}")
         elif self._run is not None:
@@ -184,7 +184,7 @@ class Decider:
             self._end_early(f"worker {worker} cannot record: {why.rstrip('.')}", failed=True)
 
     def _look_after_workers(self) -> None:
-        """Notice workers that are gone while their users are at work."""
+        """Notice workers that are gone while their users were running."""
         runner = self._runner
         if not isinstance(runner, MasterRunner) or runner.state not in (STATE_SPAWNING, STATE_RUNNING):
             return
@@ -196,12 +196,12 @@ class Decider:
         for client_id in self._workers.keys() - self._lost:
             known = runner.clients.get(client_id)
             if known is not None and known.state == STATE_MISSING:
-                self._lose(client_id, "it fell silent")
+                self._lose(client_id, "it stopped answering")
             elif known is None and now() - self._heard.get(client_id, 0) > GONE_NS:
-                self._lose(client_id, "it quit in mid-test")
+                self._lose(client_id, "it quit during the test")
 
     def _look_after_users(self) -> None:
-        """Notice that fewer users are at work than were asked for, worker by worker or one by one."""
+        """Notice that fewer users are running than were asked for."""
         runner, run = self._runner, self._run
         assert runner is not None
         assert run is not None
@@ -221,10 +221,10 @@ class Decider:
         index = self._workers[client_id]
         self._lost.add(client_id)
         run.lose_worker(str(index), why, self._heard.get(client_id, run.clock.monotonic_ns))
-        logger.error("worker %d was lost (%s): what its users had in flight is missing from here on", index, why)
+        logger.error("worker %d was lost (%s): its users' requests are missing from here on", index, why)
 
     def _refuse(self, sentence: str, code: int = 2) -> None:
-        """Say why the test cannot begin, and end it: the process, too, unless a web UI is there to try again."""
+        """Say why the test cannot begin, and end it; end the process too, unless there is a web UI to try again."""
         logger.error(sentence)
         recording.note_refusal(sentence)
         runner = self._runner
@@ -233,29 +233,29 @@ class Decider:
         if self._at_once:
             self._environment.process_exit_code = code
         gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
-        raise GreenletExit  # no listener after us may begin, and no user be started; Locust logs no traceback of it
+        raise GreenletExit  # stops later listeners and the start of users; Locust logs no traceback for it
 
-    def _standing(self) -> Standing:
-        """Say where the test stands, for users of this very process."""
+    def _standing(self) -> CurrentLevel:
+        """Return the current level, for users of this process."""
         runner, run = self._runner, self._run
         if run is None or runner is None:
-            return Standing(0, steady=runner is None)
-        return Standing(run.levels.index(runner.target_user_count), steady=runner.state == STATE_RUNNING)
+            return CurrentLevel(0, steady=runner is None)
+        return CurrentLevel(run.levels.index(runner.target_user_count), steady=runner.state == STATE_RUNNING)
 
     def _follow(self) -> None:
         """Notice when another number of users is asked for."""
         runner, run = self._runner, self._run
         assert runner is not None
         assert run is not None
-        while self._run is run:  # a greenlet that is to be killed may have its turn once more
+        while self._run is run:  # a killed greenlet may run once more
             if runner.target_user_count != self._announced:
                 run.levels.ramp()
                 self._announce(steady=False)
-            elif self._steady and self._at_work() != self._shares:  # a worker was late to say that its users are there
+            elif self._steady and self._at_work() != self._shares:  # a worker reported its users late
                 self._announce(steady=True)
             self._look_after_workers()
             self._look_after_users()
-            gevent.sleep(POLL_S)
+            gevent.sleep(USERS_POLL_S)
 
     def _reached(self, **_: Any) -> None:
         if self._run is not None and self._runner is not None:
@@ -263,12 +263,12 @@ class Decider:
             self._announce(steady=True)
 
     def _announce(self, *, steady: bool) -> None:
-        """Tell every process with users which level this is, and which share of an open loop's schedule is its own."""
+        """Tell every process with users the current level and its own share of an open loop's schedule."""
         runner, run = self._runner, self._run
         assert runner is not None
         assert run is not None
         self._announced, self._steady, self._shares = runner.target_user_count, steady, self._at_work()
-        start = time.time_ns() + LEAD_NS
+        start = time.time_ns() + SCHEDULE_LEAD_NS
         if not isinstance(runner, MasterRunner):
             if steady:
                 recording.schedule_from(start, 0, 1)
@@ -302,8 +302,8 @@ class Decider:
     def _tell(self, runner: MasterRunner) -> None:
         """Tell workers what is measured and where records go, before Locust asks them for users.
 
-        It travels among the options that Locust sends along with every request for users: a worker that joins a test
-        gets that before it can take any message of ours. Only Locust as a library may have no options.
+        The message travels among the options that Locust sends with every request for users, because a worker that joins
+        a running test gets those before any message of ours. Without options (Locust as a library) it is sent directly.
         """
         options = self._environment.parsed_options
         if options is None:
@@ -327,7 +327,7 @@ class Decider:
         if self._last is not None and msg.data["id"] == self._last.clock.wall_ns:
             if (failure := msg.data["failure"]) is not None:
                 self._last.failure = f"worker {self._workers.get(msg.node_id, msg.node_id)}: {failure}"
-            seen = {int(level): Seen.from_json(row) for level, row in msg.data["seen"].items()}
+            seen = {int(level): LevelRequests.from_json(row) for level, row in msg.data["seen"].items()}
             self._last.add_seen(seen, msg.data["clock_steps"])
             self._done.add(msg.node_id)
 
@@ -336,10 +336,10 @@ class Decider:
             return
         self._run.interrupted = True  # by SIGTERM
         if self._runner is not None and not isinstance(self._runner, MasterRunner):
-            self._runner.stop()  # now: whoever sums up in this event has all of it then. A master stops by itself
+            self._runner.stop()  # now, so that later listeners of this event see all records; a master stops by itself
 
     def _end_single(self) -> None:
-        """End the test of run_single_user, which fires no event for it."""
+        """End the test of run_single_user, for which Locust fires no event."""
         if self._run is not None:
             self._run.interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
         self._stop()
@@ -354,7 +354,7 @@ class Decider:
         if isinstance(self._runner, MasterRunner):
             wait_for_workers(self._runner)
             for client_id in self._workers.keys() - self._done - self._lost:
-                self._lose(client_id, "it did not say that it had ended")
+                self._lose(client_id, "it did not report its end")
         self._run = None
         if closed := recording.close_recorder():
             run.failure = closed.ledger.failure or run.failure

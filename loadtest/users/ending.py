@@ -1,4 +1,4 @@
-"""How a Locust run ended: its verdict from the run folder, and the exit code that follows, as `loadtest run` has it."""
+"""How a Locust run ended: its verdict from the run folder, and the same exit code as `loadtest run` would have."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ INTERRUPTED, MISTAKE, NOT_TO_BE_BELIEVED = 130, 2, 3
 
 
 def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, Any]) -> Iterator[str]:
-    """Yield what is to be said of how the run ended, and set the process's exit code.
+    """Yield lines on how the run ended, and set the process's exit code.
 
-    The first that holds: 130 interrupted, 2 a mistake of the user's, 3 void or not all kept, then what gates or Locust
-    say. A test that somebody started from the web UI sets none.
+    The exit code is the first that holds: 130 interrupted, 2 the user's mistake, 3 void or records lost, else that of
+    gates or Locust. A test started from the web UI sets none.
     """
     options = environment.parsed_options
     if run is None or not (getattr(options, "headless", False) or getattr(options, "autostart", False)):
@@ -29,9 +29,11 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
         return
     if failure := facts.get("failure"):
         yield f"The run is not complete: {failure}"
-    verdict, reasons = _judged(run)
+    verdict, reasons = _verdict_of(run)
     total = board.total()
-    if not reasons and not total.requests + total.warmup + total.cancelled:  # no user, or no worker that could record
+    if (
+        not reasons and not total.requests + total.warmup + total.cancelled
+    ):  # there was no user, or no worker that could record
         verdict, reasons = VOID, ["nothing was sent"]
     if verdict is not None:
         yield f"Verdict: {verdict}"
@@ -40,11 +42,11 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
         environment.process_exit_code = NOT_TO_BE_BELIEVED
 
 
-def _judged(run: RunFolder) -> tuple[str | None, list[str]]:
-    """Return the run's verdict and its reasons; None where its records are not here (workers on other hosts)."""
+def _verdict_of(run: RunFolder) -> tuple[str | None, list[str]]:
+    """Return the run's verdict and its reasons; None where its records are on other hosts, with their workers."""
     if not any(run.path.glob("requests-*.jsonl")):
         return None, []
-    from loadtest.analyse.reports.summary import analyse  # pandas; the test is over
+    from loadtest.analyse.reports.summary import analyse  # imports pandas, now that the test is over
 
     try:
         summary = analyse(run.path).summary

@@ -1,4 +1,4 @@
-"""The streaming figures for Prometheus, from the process that shows figures: one alone, or the master for its workers."""
+"""The live figures for Prometheus, served by the master for its workers or by a process alone."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ logger = logging.getLogger(__name__)
 
 
 def begin(environment: Environment) -> None:
-    """Serve the figures for as long as this process lives, where --metrics-port asks for it; raise ScenarioError."""
+    """Serve the figures until this process ends, where --metrics-port asks for it; raise ScenarioError."""
     port, address = metrics_of(environment.parsed_options)
     if port is None:
         return
     listener = endpoint.open_listener(address, port)
     logger.info("metrics: %s", endpoint.url_of(listener))
-    endpoint.Endpoint(listener, lambda: _politely(seen(board)))
+    endpoint.Endpoint(listener, lambda: _politely(run_so_far(board)))
 
 
-def seen(shown: Board) -> RunState:
-    """Return what a board knows of the run."""
+def run_so_far(shown: Board) -> RunState:
+    """Return what a board shows of the run so far."""
     folder, facts, clients = recording.run_folder(), recording.run_facts(), shown.clients()
     decoding, waiting = recording.total_in_flight(shown.in_flight())
     client = ClientState(
@@ -43,7 +43,7 @@ def seen(shown: Board) -> RunState:
 
 
 def _politely(what: RunState) -> Iterator[Metric]:
-    """Yield the families and let others run in between: in a process with users, arrivals are among them."""
+    """Yield the families and let other greenlets run in between, because a process with users must read answers."""
     for family in families(what):
         yield family
         gevent.sleep(0)

@@ -1,7 +1,7 @@
-"""Gates: whether a Locust run passes, from undiluted figures; they set the exit code, and say what they saw.
+"""Gates: whether a Locust run passes. They set the exit code, and say which figures they saw.
 
-Locust exits with 1 at the first failed request. Where gates are given, they decide instead: 0 when all pass, 1 when one
-fails or cannot be judged. Wrong use, a crash or an exception in a task keeps the code that Locust or others gave it.
+By itself Locust exits with 1 when any request failed. Where gates are given, they decide instead: 0 when all pass, 1 when
+one fails or cannot be judged. After wrong use, a crash or an exception in a task the exit code stays what it was.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from loadtest.users.options import Settings
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One gate, judged."""
+    """The outcome of one gate."""
 
-    option: str  # with its limit
+    option: str  # with its limit, e.g. "--max-ttft-p95 2"
     passed: bool
     saw: str
     judged: bool = True
@@ -34,8 +34,8 @@ class Gate:
         return f"gate {self.option}: {word}, {self.saw}"
 
 
-def judge(settings: Settings, total: Figures) -> Iterator[Gate]:
-    """Yield the gates that were asked for, judged by all requests that were sent; what is unknown does not pass."""
+def judge_gates(settings: Settings, total: Figures) -> Iterator[Gate]:
+    """Yield the outcome of each gate that was asked for, over all requests sent; an unknown figure does not pass."""
     ratio, limit, least = settings.max_failure_ratio, settings.max_ttft_p95, settings.min_tokens_per_s
     if ratio is not None:
         share = total.failures / total.requests if total.requests else None
@@ -45,28 +45,28 @@ def judge(settings: Settings, total: Figures) -> Iterator[Gate]:
         passed = share is not None and share <= ratio
         yield Gate(f"--max-failure-ratio {ratio:g}", passed, saw, judged=share is not None)
     if limit is not None:
-        yield _ttft(f"--max-ttft-p95 {limit:g}", limit, total)
+        yield _ttft_gate(f"--max-ttft-p95 {limit:g}", limit, total)
     if least is not None:
-        yield _speed(f"--min-tokens-per-s {least:g}", least, total)
+        yield _speed_gate(f"--min-tokens-per-s {least:g}", least, total)
 
 
-def _ttft(option: str, limit: float, total: Figures) -> Gate:
-    """Judge TTFT p95 over all requests: one that failed, or never got a token, is slower than any limit."""
+def _ttft_gate(option: str, limit: float, total: Figures) -> Gate:
+    """Judge TTFT p95 over all requests; one that failed, or never got a token, counts as slower than any limit."""
     known = total.histograms["ttft_s"]
     lost = total.failures + total.measured - known.count
     requests = total.requests - total.outcomes[ACCEPTED]
     among = f" with {lost} of {requests} requests failed or without a token" if lost else f" of {requests} requests"
     if lost > 0.05 * requests:
-        return Gate(option, passed=False, saw=f"TTFT p95{among} is that of a failed one")
+        return Gate(option, passed=False, saw=f"TTFT p95{among} falls on a failed request")
     if not metrics.enough_for(0.95, requests):
-        return Gate(option, passed=False, saw=f"TTFT p95 takes 20 requests, and {requests} were measured", judged=False)
+        return Gate(option, passed=False, saw=f"TTFT p95 needs 20 requests, and {requests} were measured", judged=False)
     p95 = known.percentile(min(0.95 * requests / (requests - lost), 1.0))
     assert p95 is not None
     return Gate(option, p95 <= limit, f"TTFT p95{among} is {p95:.3g} s")
 
 
-def _speed(option: str, least: float, total: Figures) -> Gate:
-    """Judge the median stream's tokens/s over all requests, where one that failed has none."""
+def _speed_gate(option: str, least: float, total: Figures) -> Gate:
+    """Judge the median stream's tokens/s over all requests; one that failed counts as 0."""
     known, lost = total.histograms["stream_tokens_per_s"], total.failures
     requests = known.count + lost
     among = f" with {lost} of {requests} requests failed" if lost else ""
@@ -79,11 +79,11 @@ def _speed(option: str, least: float, total: Figures) -> Gate:
     return Gate(option, p50 >= least, f"a stream's tokens/s p50{among} is {p50:.3g}")
 
 
-def apply(environment: Environment) -> list[Gate]:
-    """Judge the run that `board` holds, set the exit code accordingly, and return the gates."""
+def apply_gates(environment: Environment) -> list[Gate]:
+    """Judge the figures on `board`, set the exit code accordingly, and return the gates."""
     try:
-        gates = list(judge(Settings.of(environment.parsed_options), board.total()))
-    except ScenarioError:  # the test was refused for it, and the user told
+        gates = list(judge_gates(Settings.of(environment.parsed_options), board.total()))
+    except ScenarioError:  # the test was refused because of it, and the user was told
         return []
     if gates and not all(gate.passed for gate in gates):
         environment.process_exit_code = environment.process_exit_code or 1
@@ -93,5 +93,5 @@ def apply(environment: Environment) -> list[Gate]:
 
 
 def _broken(environment: Environment) -> Any:
-    """Whether more went wrong than requests: a crash, or an exception in a task."""
+    """Whether anything but requests failed: a crash, or an exception in a task."""
     return log.unhandled_greenlet_exception or (environment.runner is not None and environment.runner.exceptions)

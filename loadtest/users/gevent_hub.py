@@ -1,11 +1,11 @@
-"""Waiting under gevent: reads without a switch of greenlets, how late the hub was, and work put off to a quiet moment."""
+"""Waiting under gevent: reads in the hub without switching greenlets, the hub's own lag, and work for quiet moments."""
 
 from __future__ import annotations
 
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import gevent
 from gevent.event import Event
@@ -20,15 +20,13 @@ from loadtest.wire.poller import Poller
 from loadtest.wire.sync_wire import Deadline
 
 READ, WRITE = 1, 2  # libev's event masks
-OVERDUE_S = 0.25  # between two looks for requests past their deadline; one that is nearer than that has its own timer
-PORTION_NS = 8_000_000  # of sending between two looks at the sockets: less than a token gap of fast streams
+OVERDUE_S = 0.25  # between two looks for requests past their deadline; a nearer deadline gets a timer of its own
+PORTION_NS = 8_000_000  # longest sending between two reads of the sockets: less than a token gap of fast streams
 SAMPLE_NS = 1_000_000_000
-
-T = TypeVar("T")
 
 
 class HubReaders:
-    """gevent's hub as what a `Poller` waits on."""
+    """gevent's hub in the form that a `Poller` waits on."""
 
     def __init__(self) -> None:
         self._loop: Any = gevent.get_hub().loop
@@ -40,7 +38,7 @@ class HubReaders:
         watcher.start(callback)
 
     def remove_reader(self, fd: int) -> None:
-        """Watch `fd` no more, if it was watched at all."""
+        """Stop watching `fd`; do nothing where it is not watched."""
         watcher = self._watchers.pop(fd, None)
         if watcher is not None:
             watcher.stop()
@@ -48,34 +46,34 @@ class HubReaders:
 
 
 class GeventWaiter:
-    """A `wire.Waiter` on gevent's hub: the hub itself reads, all sockets together.
+    """A `wire.Waiter` on gevent's hub: the hub itself reads all sockets together.
 
-    A stream's greenlet sleeps from its headers to its end; each arrival costs one recvmsg and its framing, in the hub
-    (measured at 300 streams: 17 µs a chunk; a watcher for each socket costs 22, a cooperative recv 28 to 33). Belongs to
-    the thread that made it.
+    A stream's greenlet sleeps from the headers to the end of its answer. Each arrival costs one recvmsg and its framing
+    in the hub: 17 µs a chunk at 300 streams, where a watcher for each socket cost 22 and a cooperative recv 28 to 33.
+    A waiter belongs to the thread that made it.
     """
 
     def __init__(self) -> None:
         self._loop: Any = gevent.get_hub().loop
-        epoll = get_original("select", "epoll") if sys.platform == "linux" else None  # gevent hides it from others
+        epoll = get_original("select", "epoll") if sys.platform == "linux" else None  # gevent's patches hide epoll
         self._poller = Poller(HubReaders(), ticks=stamps_wanted(), epoll=epoll)
         self._waiting: dict[int, tuple[Deadline, Switch[bool]]] = {}
         self._overdue: Any = self._loop.timer(OVERDUE_S, OVERDUE_S)
 
     def close(self) -> None:
-        """Let go of the hub; what still waits is not woken."""
+        """Let go of the hub; greenlets that still wait are not woken."""
         self._overdue.close()
         self._poller.close()
 
     def pump(self, fd: int, step: Callable[[], bool], deadline: Deadline) -> bool:
-        """Call `step` in the hub whenever `fd` is readable, until it returns True; False once the deadline passed."""
+        """Call `step` in the hub whenever `fd` is readable, until it returns True; return False once the deadline passed."""
         switch: Switch[bool] = Switch()
         watched = True
         failed: BaseException | None = None
 
         def rest() -> None:
             nonlocal watched
-            if watched:  # once: after that the number may be another connection's
+            if watched:  # only once: the number may soon be another connection's
                 watched = False
                 self._poller.remove(fd)
 
@@ -83,7 +81,7 @@ class GeventWaiter:
             nonlocal failed
             try:
                 done = step()
-            except BaseException as error:  # noqa: BLE001 - belongs to the greenlet that waits, not to the hub
+            except BaseException as error:  # noqa: BLE001 - raised in the waiting greenlet, not in the hub
                 failed, done = error, True
             if done:
                 rest()
@@ -99,7 +97,7 @@ class GeventWaiter:
         return in_time
 
     def writable(self, fd: int, deadline: Deadline) -> bool:
-        """Wait until `fd` takes bytes; False once the deadline passed."""
+        """Wait until `fd` takes bytes; return False once the deadline passed."""
         switch: Switch[bool] = Switch()
         watcher = self._loop.io(fd, WRITE)
         watcher.start(switch.switch, True)
@@ -110,7 +108,7 @@ class GeventWaiter:
             watcher.close()
 
     def forget(self, fd: int) -> None:
-        """Call nobody for a descriptor that is about to be closed: its number may come again."""
+        """Stop watching a descriptor that is about to be closed, because its number may be reused."""
         self._poller.remove(fd)
 
     def _sleep(self, fd: int, switch: Switch[bool], deadline: Deadline) -> bool:
@@ -118,7 +116,7 @@ class GeventWaiter:
             self._overdue.start(self._wake_overdue, update=True)
         self._waiting[fd] = deadline, switch
         timer: Any = None
-        if (left := deadline() - now()) < OVERDUE_S * 1e9:  # an answer's end is waited for in ms
+        if (left := deadline() - now()) < OVERDUE_S * 1e9:  # e.g. the wait for an answer's end, some ms
             timer = self._loop.timer(max(left, 0) / 1e9)
             timer.start(switch.switch, False, update=True)
         try:
@@ -137,19 +135,20 @@ class GeventWaiter:
                 switch.switch(False)
 
 
-def _answer(switch: Switch[T]) -> T:
-    """Return what a switch was given; what is thrown into its greenlet comes of no step of ours: raises GivenUpError."""
+def _answer(switch: Switch[Any]) -> Any:
+    """Return what a switch was given; raise GivenUpError for an exception that others throw into the greenlet."""
     try:
         return switch.get()
-    except BaseException as thrown:  # noqa: BLE001 - it goes on, as what it is
+    except BaseException as thrown:  # noqa: BLE001 - kept inside GivenUpError
         raise GivenUpError(thrown) from None
 
 
 class GeventHeartbeat(Heartbeat):
-    """The wire's heartbeat on gevent's hub instead of an asyncio loop; and the gate through which requests leave.
+    """The wire's heartbeat on gevent's hub instead of an asyncio loop, and the gate that requests pass when sent.
 
-    Streams that end together send their users' next requests together. gevent runs 50 of those (18 ms) before it looks
-    at a socket again, and unread segments lose their stamps: so a wave leaves in portions, with reads in between.
+    Streams that end together make their users send together. gevent would run 50 such users (18 ms) before it reads a
+    socket again, and segments that wait unread lose their stamps. So the gate lets a wave pass in portions, with reads in
+    between.
     """
 
     def __init__(self, log: LagLog, wall: WallClock | None = None) -> None:
@@ -157,7 +156,7 @@ class GeventHeartbeat(Heartbeat):
         self._queue: deque[Switch[None]] = deque()
 
     def pass_gate(self) -> None:
-        """Return at once while the hub comes round, else when it is this greenlet's turn."""
+        """Return at once while the hub keeps beating, else when it is this greenlet's turn."""
         if not self._queue and now() - self._last < PORTION_NS:
             return
         switch: Switch[None] = Switch()
@@ -165,7 +164,7 @@ class GeventHeartbeat(Heartbeat):
         try:
             _answer(switch)
         finally:
-            if switch in self._queue:  # killed while it waited
+            if switch in self._queue:  # the greenlet was killed while it waited
                 self._queue.remove(switch)
 
     def start(self) -> Self:
@@ -177,7 +176,7 @@ class GeventHeartbeat(Heartbeat):
         return self
 
     def stop(self) -> None:
-        """Stop beating; the log keeps what it has, a gap that is still open included."""
+        """Stop beating, and log the gap that is still open."""
         self._timer.stop()
         self._timer.close()
         self._note(now())
@@ -198,7 +197,7 @@ class GeventHeartbeat(Heartbeat):
 
 
 class GeventBacklog:
-    """As the asyncio driver's Backlog, in a greenlet of its own: listeners of Locust's events may wait in there."""
+    """Like the asyncio driver's Backlog, but in a greenlet of its own, because listeners of Locust's events may wait."""
 
     def __init__(self) -> None:
         self.queue = WorkQueue()
@@ -211,7 +210,7 @@ class GeventBacklog:
         self._wake.set()
 
     def flush(self) -> None:
-        """Do everything that waits, now; a piece of work that is being done is waited for."""
+        """Do all waiting work now, and wait for the piece that is being done."""
         while self.queue or (self._busy and gevent.getcurrent() is not self._greenlet):
             if self.queue:
                 self.queue.do_next()
@@ -219,7 +218,7 @@ class GeventBacklog:
                 gevent.sleep(PAUSE_S)
 
     def close(self) -> None:
-        """Do everything that waits, and take no more."""
+        """Do all waiting work, and take no more."""
         self.flush()
         if gevent.getcurrent() is not self._greenlet:
             self._greenlet.kill()

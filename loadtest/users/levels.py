@@ -1,39 +1,38 @@
-"""Levels of a Locust run: one for every number of users asked for, counted once that many are there.
+"""Levels of a Locust run: one for each number of users that was asked for.
 
-A record belongs to the level of the user count that was the target when it was sent; while users are still being started
-or stopped it is a warm-up, and so is each user's first request in a level. The process that decides (master, or one alone) keeps `Levels`; a worker is told.
+A request belongs to the level of the user count that was asked for when it was sent. It is a warm-up while users are still
+being started or stopped, and so is each user's first request in a level. The master, or a process alone, keeps `Levels`
+and tells workers which level it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from loadtest.scenario import Level
 from loadtest.target.run_facts import level_facts
 from loadtest.wire import now
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where the run stands when a request is sent."""
+class CurrentLevel:
+    """The level at the moment when a request is sent."""
 
     level: int
-    steady: bool  # False: users are being started or stopped
+    steady: bool  # False while users are being started or stopped
 
 
 @dataclass(slots=True)
-class Seen:
-    """What was asked for in one level: facts that only the processes with users know."""
+class LevelRequests:
+    """Lengths and rates of one level's requests, which only the processes with users know."""
 
     inputs: set[int | None] = field(default_factory=set)
     outputs: set[int | None] = field(default_factory=set)
     rates: set[float] = field(default_factory=set)
 
-    def merge(self, other: Seen) -> None:
+    def merge(self, other: LevelRequests) -> None:
         self.inputs |= other.inputs
         self.outputs |= other.outputs
         self.rates |= other.rates
@@ -42,13 +41,13 @@ class Seen:
         return [list(self.inputs), list(self.outputs), list(self.rates)]
 
     @classmethod
-    def from_json(cls, row: list[list[Any]]) -> Seen:
+    def from_json(cls, row: list[list[Any]]) -> LevelRequests:
         return cls(*map(set, row))
 
 
 @dataclass(slots=True)
-class _Stretch:
-    """A time in which as many users as asked for were there."""
+class _SteadyPeriod:
+    """A period in which all users that were asked for were running."""
 
     level: int
     started: int  # monotonic ns
@@ -56,14 +55,14 @@ class _Stretch:
 
 
 class Levels:
-    """Numbers the user counts of a run in the order in which they were asked for, and keeps when each was reached."""
+    """Numbers the user counts of a run in the order in which they were asked for, and notes when each was reached."""
 
     def __init__(self) -> None:
         self._index: dict[int, int] = {}
-        self._stretches: list[_Stretch] = []
+        self._periods: list[_SteadyPeriod] = []
         self._given_up: dict[int, str] = {}
-        self._missed: dict[int, int] = {}  # users that ended by themselves, the most at once
-        self.seen: dict[int, Seen] = {}
+        self._missed: dict[int, int] = {}  # level -> most users missing at once, because they ended by themselves
+        self.seen: dict[int, LevelRequests] = {}
 
     def index(self, users: int) -> int:
         """Return the level of a user count."""
@@ -71,34 +70,34 @@ class Levels:
 
     def ramp(self) -> None:
         """Note that the user count begins to change."""
-        if self._stretches and self._stretches[-1].ended is None:
-            self._stretches[-1].ended = now()
+        if self._periods and self._periods[-1].ended is None:
+            self._periods[-1].ended = now()
 
     def reached(self, users: int) -> None:
-        """Note that all users of a level are there."""
+        """Note that all users of a level are running."""
         self.ramp()
-        self._stretches.append(_Stretch(self.index(users), now()))
+        self._periods.append(_SteadyPeriod(self.index(users), now()))
 
     def give_up(self, users: int, why: str) -> None:
-        """Note that the level of a user count was ended because it is hopeless."""
+        """Note that a level was ended early, and why."""
         self._given_up.setdefault(self.index(users), why)
 
     def miss(self, users: int, gone: int) -> None:
-        """Note that of a user count so many are gone."""
+        """Note that `gone` of a level's users have ended."""
         level = self.index(users)
         self._missed[level] = max(gone, self._missed.get(level, 0))
 
-    def merge_seen(self, seen: dict[int, Seen]) -> None:
+    def merge_seen(self, seen: dict[int, LevelRequests]) -> None:
         for level, facts in seen.items():
-            self.seen.setdefault(level, Seen()).merge(facts)
+            self.seen.setdefault(level, LevelRequests()).merge(facts)
 
     def facts(self, anchor_ns: int) -> list[dict[str, Any]]:
-        """Return what run.json says of each level; started_ns and ended_ns only where it ran in one stretch."""
+        """Return what run.json says of each level; started_ns and ended_ns only where it ran in one period."""
         self.ramp()
         return [self._facts(users, index, anchor_ns) for users, index in self._index.items() if users]
 
     def _facts(self, users: int, index: int, anchor_ns: int) -> dict[str, Any]:
-        seen = self.seen.get(index, Seen())
+        seen = self.seen.get(index, LevelRequests())
         level = Level(
             index=index,
             concurrency=users,
@@ -107,16 +106,16 @@ class Levels:
             words=None,
             requests=0,
         )
-        stretches = [stretch for stretch in self._stretches if stretch.level == index and stretch.ended is not None]
+        periods = [period for period in self._periods if period.level == index and period.ended is not None]
         facts = {**level_facts(level), "rate": _only(seen.rates)}
         if index in self._given_up:
             facts["stopped"] = self._given_up[index]
         if index in self._missed:
             facts["users_gone"] = self._missed[index]
-        if len(stretches) == 1 and stretches[0].ended is not None:
-            facts |= {"started_ns": stretches[0].started - anchor_ns, "ended_ns": stretches[0].ended - anchor_ns}
+        if len(periods) == 1 and periods[0].ended is not None:
+            facts |= {"started_ns": periods[0].started - anchor_ns, "ended_ns": periods[0].ended - anchor_ns}
         return facts
 
 
-def _only(values: Collection[T]) -> T | None:
+def _only(values: Collection[Any]) -> Any:
     return next(iter(values)) if len(values) == 1 else None

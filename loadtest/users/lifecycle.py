@@ -1,4 +1,4 @@
-"""Where Locust's events meet ours: a process decides on the test or is told, and either way records what its users send."""
+"""Connects each Locust process to its part: a master or process alone to a Coordinator, a worker to a LocustWorker."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from locust.env import Environment
 from locust.event import Events
 from locust.runners import Runner, WorkerRunner
 
-from loadtest.users.coordinator import Decider
+from loadtest.users.coordinator import Coordinator
 from loadtest.users.options import add_options
 from loadtest.users.run import withhold_passwords
 from loadtest.users.signals import Signals
-from loadtest.users.worker import Worker
+from loadtest.users.worker import LocustWorker
 
 INIT_S = 60.0
 
 
-def listen(events: Events) -> None:
-    """Have every test on these events recorded. Call it before others whose figures come of the records."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line a request
+def listen_to(events: Events) -> None:
+    """Record every test on these events. To be called before the listeners that use the records."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # httpx would log a line for each request
     hooks: Any = events  # untyped in Locust
     hooks.init_command_line_parser.add_listener(lambda parser, **_: add_options(parser))
     initialised = Event()
@@ -32,14 +32,14 @@ def listen(events: Events) -> None:
 
 
 def _wait_for_init(initialised: Event, environment: Environment, **more: Any) -> None:
-    """Hold back the start of a worker that joined a running test: it may be asked for users before its init event.
+    """Delay the start of a worker that joins a running test, because it may be asked for users before its init event.
 
-    Locust calls those who listened when it began to call; who begins to listen at that init event is called here.
+    Locust calls the listeners that were there when it fired test_start; those added at the init event are called here.
     """
     if initialised.is_set() or not getattr(environment.parsed_options, "worker", False):
         return
     start: Any = environment.events.test_start
-    before = len(start._handlers)  # noqa: SLF001 - there is no other way to ask who listens
+    before = len(start._handlers)  # noqa: SLF001 - Locust has no public list of listeners
     initialised.wait(INIT_S)
     later: Any = type(start)()
     for listener in start._handlers[before:]:  # noqa: SLF001
@@ -51,12 +51,12 @@ def _init(environment: Environment, runner: Runner | None, **_: Any) -> None:
     withhold_passwords(environment)
     heeded = runner is not None and environment.parsed_options is not None
     if isinstance(runner, WorkerRunner):
-        Worker(environment, runner).listen()
+        LocustWorker(environment, runner).listen()
         if heeded:
             Signals(environment, runner, begun=lambda: True, interrupt=bool).listen()
         return
-    decider = Decider(environment, runner)
+    coordinator = Coordinator(environment, runner)
     if heeded:
         assert runner is not None
-        Signals(environment, runner, begun=decider.has_begun, interrupt=decider.interrupt).listen()
-    decider.listen()
+        Signals(environment, runner, begun=coordinator.has_begun, interrupt=coordinator.interrupt).listen()
+    coordinator.listen()

@@ -1,8 +1,8 @@
-"""Streaming figures of all processes, live: what each one measured, added up on the master without loss of precision.
+"""Live figures of all processes, added up on the master without loss of precision.
 
-A Board holds figures by request name and second by second, hands them over as a delta (a worker's report to its master),
-takes deltas in, and turns what it holds into rows for tables and points for the live chart. That is plain arithmetic;
-`listen` at the end connects this process's one `board` to Locust.
+A Board holds figures by request name and by second. A worker hands its figures over as a delta, the master's board takes
+deltas in and turns all into rows for tables and points for the live chart. That is plain arithmetic; `listen_to` connects
+this process's one `board` to Locust.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from loadtest.users.recording import InFlight
 
 TOTAL = "Aggregated"  # Locust's own name for the row of all requests
 HISTORY_S = 900  # how far back the live chart goes
-SMOOTHED_S = 5  # a point's TTFT is the median of so many seconds up to it
-RECENT_S = 120  # the longest decode within so many seconds says how long tokens may still be unknown
-MISSING_S = 10.0  # a worker that reported nothing for so long holds no streams any more; Locust reports every 3 s
-GRACE_S = 5.0  # for workers to stop, beyond --stop-timeout
-RESET, FINISH = "loadtest_reset", "loadtest_finish"  # messages of the master to its workers …
-FIGURES, FINISHED = "loadtest_figures", "loadtest_finished"  # … and of theirs to it
+SMOOTHED_S = 5  # a point's TTFT is the median over this many seconds up to it
+RECENT_S = 120  # the longest decode within this many seconds bounds how long tokens may still be unknown
+MISSING_S = 10.0  # a worker that has not reported for this long holds no streams; Locust workers report every 3 s
+GRACE_S = 5.0  # time for workers to stop, beyond --stop-timeout
+RESET, FINISH = "loadtest_reset", "loadtest_finish"  # messages from the master to its workers
+FIGURES, FINISHED = "loadtest_figures", "loadtest_finished"  # messages from a worker to its master
 
 
 @dataclass(slots=True)
@@ -64,8 +64,8 @@ class Second:
 
 
 @dataclass(slots=True)
-class Worker:
-    """What a worker said last."""
+class WorkerReport:
+    """A worker's last report."""
 
     live: InFlight
     client: tuple[float, float] | None  # of recording.client
@@ -76,9 +76,9 @@ class Worker:
 class Board:
     """Figures by request name, and what happened second by second.
 
-    A process shows its board (`rows`, `history`: master, or one process alone) or reports it (`take_delta`: a worker).
-    `live` gives what this process has in flight now, by name; `client` what it sees of itself. A `generation` counts the resets, so that a report that was on
-    its way during one is not taken for what came after.
+    A master, or a process alone, shows its board (`rows`, `history`); a worker reports it (`take_delta`). `live` returns
+    what this process has in flight now, by name; `client` its own loop gap and CPU use. `generation` counts the resets: a
+    report that was on its way during a reset has the old number, and is dropped.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class Board:
 
     def reset(self, generation: int | None = None) -> None:
         self.generation = generation
-        self._workers: dict[str, Worker] = {}
+        self._workers: dict[str, WorkerReport] = {}
         self._figures: dict[str, Figures] = {}
         self._seconds: dict[int, Second] = {}
         self._points: dict[int, dict[str, Any]] = {}
         self._upto: int | None = None
 
     def add(self, name: str, record: Record, zero: float) -> None:
-        """Count a finished request of this process; `zero` is the wall time in seconds that its t_* count from."""
+        """Count a finished request of this process; `zero` is the wall time in seconds at which the record's t_* are 0."""
         self._figures.setdefault(name, Figures()).add(record, zero)
         if record.t_send is None or record.t_first_token is None or not record.chunks:
             return
@@ -114,21 +114,21 @@ class Board:
         ended.longest = max(ended.longest, last - first)
 
     def overrule(self, name: str, outcome: str, *, failed: bool) -> None:
-        """Take the word of the test's own code on a request that was added before and was measured."""
+        """Let the test's own code decide on a measured request that was added before."""
         self._figures.setdefault(name, Figures()).overrule(outcome, failed=failed)
 
     def sample(self, now: float) -> None:
-        """Note what is in flight; call it at least once a second, `now` is the wall time in seconds."""
+        """Note what is in flight; called at least once a second, with the wall time in seconds."""
         second = int(now) - 1  # the one that is over
         decoding, waiting = recording.total_in_flight(self.live())
         for one in range(self._upto + 1 if self._upto is not None else second, second + 1)[-HISTORY_S:]:
-            self._second(one).decoding += decoding  # a sampler that came late fills in what it missed
+            self._second(one).decoding += decoding  # a late sampler fills in the seconds that it missed
             self._second(one).waiting += waiting
         self._upto = max(second, self._upto or 0)
         self._forget()
 
     def take_delta(self) -> dict[str, Any]:
-        """Hand over all figures as plain JSON; the board holds none of them afterwards."""
+        """Hand over all figures as plain JSON, and forget them."""
         delta = {
             "generation": self.generation,
             "names": {name: figures.to_json() for name, figures in self._figures.items()},
@@ -141,12 +141,12 @@ class Board:
         return delta
 
     def merge(self, delta: dict[str, Any], worker: str) -> None:
-        """Take in a worker's delta; what was measured before the last reset is dropped."""
+        """Add a worker's delta; one from before the last reset is dropped."""
         if delta["generation"] not in (None, self.generation):
             return
         if delta["upto"] is not None:
             live = {name: (decoding, waiting) for name, (decoding, waiting) in delta["live"].items()}
-            self._workers[worker] = Worker(live, delta["client"], delta["upto"], time.monotonic())
+            self._workers[worker] = WorkerReport(live, delta["client"], delta["upto"], time.monotonic())
         for name, figures in delta["names"].items():
             self._figures.setdefault(name, Figures()).merge(Figures.from_json(figures))
         for second, one in delta["seconds"].items():
@@ -154,11 +154,11 @@ class Board:
         self._forget()
 
     def figures(self) -> dict[str, Figures]:
-        """Return the figures by name, as they are added to."""
+        """Return the figures by name; they go on changing."""
         return dict(self._figures)
 
     def clients(self) -> list[tuple[float, float]]:
-        """Return what each process with users sees of itself, as recording.client says."""
+        """Return (loop gap, CPU cores) of each process with users, as in recording.client."""
         every = (self.client(), *(worker.client for worker in self._present()))
         return [one for one in every if one is not None]
 
@@ -170,7 +170,7 @@ class Board:
         return total
 
     def in_flight(self) -> InFlight:
-        """Return what is in flight now, by name, here and at the workers."""
+        """Return what is in flight now in this process and its workers, by name."""
         found: dict[str, tuple[int, int]] = {}
         for live in (self.live(), *(worker.live for worker in self._present())):
             for name, (decoding, waiting) in live.items():
@@ -179,19 +179,19 @@ class Board:
         return found
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a flat row of plain values for each name, and one of them all (TOTAL) last; see Figures.row."""
+        """Return a flat row of plain values for each name, and one for all together (TOTAL) last; see Figures.row."""
         flying = self.in_flight()
-        names = sorted({*self._figures, *flying})  # a name's first requests are in flight before it has any figure
+        names = sorted({*self._figures, *flying})  # a name whose first requests are in flight has no figures yet
         rows = [self._figures.get(name, Figures()).row(name, flying.get(name, (0, 0))) for name in names]
         return [*rows, self.total().row(TOTAL, recording.total_in_flight(flying))]
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """Return a point a second, at most HISTORY_S of them, oldest first.
+        """Return one point for each second, at most HISTORY_S of them, oldest first.
 
-        A point is {t: wall time in s, ttft_p50: s, over SMOOTHED_S seconds, tokens_per_s, decoding, waiting}. Tokens
-        count in the second in which they arrived, which is known once their stream has ended: while streams are
-        decoding, tokens_per_s of the latest seconds (as many as the longest recent decode took) is None.
+        A point is {t: wall time in s, ttft_p50: s, over SMOOTHED_S seconds, tokens_per_s, decoding, waiting}. A token
+        counts in the second in which it arrived, which is known once its stream has ended. So while streams are decoding,
+        tokens_per_s is None in the latest seconds, as many as the longest recent decode took.
         """
         end = self._end()
         if end is None or not self._seconds:
@@ -222,7 +222,7 @@ class Board:
         return point
 
     def _second(self, second: int) -> Second:
-        """Return a second to change: the points that were made from it are made anew."""
+        """Return a second to change, and drop the points that were made from it."""
         for later in range(second, second + SMOOTHED_S):
             self._points.pop(later, None)
         return self._seconds.setdefault(second, Second())
@@ -232,13 +232,13 @@ class Board:
             del self._seconds[second]
             self._points.pop(second, None)
 
-    def _present(self) -> list[Worker]:
-        """Return the workers that were heard of lately."""
+    def _present(self) -> list[WorkerReport]:
+        """Return the workers that have reported within MISSING_S."""
         now = time.monotonic()
         return [worker for worker in self._workers.values() if now - worker.heard < MISSING_S]
 
     def _end(self) -> int | None:
-        """Return the last second that all processes have told of, as far as they are still there."""
+        """Return the last second that all present processes have reported."""
         if present := [worker.upto for worker in self._present()]:
             return min(present)
         return max((worker.upto for worker in self._workers.values()), default=self._upto)
@@ -247,34 +247,34 @@ class Board:
 board = Board()
 
 
-def listen(events: Events) -> None:
-    """Connect `board` to Locust: reset with each test, reported by workers, merged by the master. Call it once."""
+def listen_to(events: Events) -> None:
+    """Connect `board` to Locust: each test resets it, workers report it, the master merges it. To be called once."""
     board.live, board.client = recording.live, recording.client_load
-    recording.record_listeners.append(_count)
-    events.init.add_listener(_connect)  # type: ignore[no-untyped-call]
+    recording.record_listeners.append(_count_record)
+    events.init.add_listener(_connect_board)  # type: ignore[no-untyped-call]
 
 
-def _count(name: str, record: Record) -> None:
+def _count_record(name: str, record: Record) -> None:
     recorder = recording.recorder()
     assert recorder is not None  # it is where the record comes from
     board.add(name, record, recorder.clock.wall_ns * metrics.S_PER_NS)
 
 
-def _judged(name: str, context: dict[str, Any] | None = None, exception: Exception | None = None, **_: Any) -> None:
-    """Follow a test that itself said whether a request of ours failed (catch_response), once its record was counted."""
+def _overrule(name: str, context: dict[str, Any] | None = None, exception: Exception | None = None, **_: Any) -> None:
+    """Follow the test's own code (catch_response) on whether a request failed; its record was counted before."""
     if context and "dialect" in context and not context["warmup"]:
         board.overrule(name, context["outcome"], failed=exception is not None)
 
 
-def _connect(environment: Environment, runner: Runner | None, **_: Any) -> None:
+def _connect_board(environment: Environment, runner: Runner | None, **_: Any) -> None:
     if runner is None:  # run_single_user
         return
     events: Any = environment.events  # untyped in Locust, as is gevent
-    events.request.add_listener(_judged)
+    events.request.add_listener(_overrule)
     runner.register_message(RESET, _take_reset)
     if isinstance(runner, WorkerRunner):
         runner.register_message(FINISH, _finish)
-        events.report_to_master.add_listener(_report)
+        events.report_to_master.add_listener(_add_delta)
         events.test_stop.add_listener(lambda **_: runner.send_message(FIGURES, board.take_delta()))
     else:
         events.test_start.add_listener(lambda **_: _reset(runner))
@@ -286,7 +286,7 @@ def _connect(environment: Environment, runner: Runner | None, **_: Any) -> None:
         events.worker_report.add_listener(_merge)
         return
     sampler: list[gevent.Greenlet[[], None]] = []
-    events.test_start.add_listener(lambda **_: sampler.append(gevent.spawn(_sample)))
+    events.test_start.add_listener(lambda **_: sampler.append(gevent.spawn(_sample_each_second)))
     events.test_stop.add_listener(lambda **_: gevent.killall([sampler.pop() for _ in list(sampler)]))
 
 
@@ -300,7 +300,7 @@ def _take_reset(msg: Message, **_: Any) -> None:
     board.reset(msg.data["generation"])
 
 
-def _report(data: dict[str, Any], **_: Any) -> None:
+def _add_delta(data: dict[str, Any], **_: Any) -> None:
     data["loadtest"] = board.take_delta()
 
 
@@ -309,14 +309,14 @@ def _merge(client_id: str, data: dict[str, Any], **_: Any) -> None:
         board.merge(data["loadtest"], client_id)
 
 
-_finished: set[str] = set()  # the workers of this master that have stopped and sent their last figures
+_finished: set[str] = set()  # workers of this master that have stopped and sent their last figures
 
 
 def wait_for_workers(runner: MasterRunner) -> None:
     """Wait until every worker that is not lost has stopped and sent its last figures.
 
-    A headless master tells its workers to quit and leaves half a second later, whatever --stop-timeout grants them:
-    requests that end in that time would be on disk and in no table.
+    A headless master tells its workers to quit and ends half a second later, whatever --stop-timeout grants them:
+    without this wait, requests that end in the granted time would be on disk but in no table.
     """
     _finished.clear()
     runner.send_message(FINISH)
@@ -329,12 +329,12 @@ def wait_for_workers(runner: MasterRunner) -> None:
 def _finish(environment: Environment, **_: Any) -> None:
     runner = environment.runner
     assert isinstance(runner, WorkerRunner)
-    runner.stop()  # honours --stop-timeout; nothing where it has stopped already
+    runner.stop()  # honours --stop-timeout; does nothing where the worker has stopped
     runner.send_message(FIGURES, board.take_delta())
     runner.send_message(FINISHED)
 
 
-def _sample() -> None:
+def _sample_each_second() -> None:
     while True:
         gevent.sleep(1.0 - time.time() % 1.0)
         board.sample(time.time())

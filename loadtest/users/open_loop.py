@@ -1,7 +1,7 @@
-"""A true open loop: requests leave by an absolute schedule, whoever is still waiting for an answer.
+"""An open loop: requests are sent by an absolute schedule, however many are still unanswered.
 
-The schedule is one for the whole test. Every process makes all of it from the run's seed and sends its share, so neither
-the number of users nor that of workers changes the rate; it begins once all users are there.
+The whole test has one schedule. Every process makes all of it from the run's seed and sends its share, so the rate does not
+depend on the number of users or workers. The schedule begins once all users are running.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from loadtest.errors import ScenarioError
 from loadtest.measure.schedule import PlanShare, instants
 from loadtest.scenario import Scenario
 from loadtest.users import recording
-from loadtest.users.levels import Seen
+from loadtest.users.levels import LevelRequests
 from loadtest.users.options import Settings
 from loadtest.users.user import ModelUser
 from loadtest.wire import now
 
-EARLY_NS = 1_500_000  # a sleep may end 1 ms late: sleep to this much before the instant, then let others run until it
-LATE_NS = 5_000_000  # an arrival that left later than this is counted as late
-POLL_S = 0.01
+ARRIVE_EARLY_NS = 1_500_000  # a sleep may end 1 ms late, so it ends this much before the instant; then others run
+LATE_NS = 5_000_000  # a request sent later than this after its instant counts as late
+SHARE_POLL_S = 0.01
 
 logger = logging.getLogger(__name__)
 
 
 class OpenLoopUser(ModelUser):
-    """Sends by the schedule instead of in a loop: `rate` requests a second over all users and workers together.
+    """Sends `rate` requests a second by the schedule, over all users and workers together.
 
-    Redefine `arrive` to send something else than a plain ask(); it must hand `t_sched` on. One user of each process
-    keeps the schedule, the others stand by.
+    Override `arrive` to send something other than a plain ask(); it must pass `t_sched` on. One user of each process
+    keeps the schedule, the others do nothing.
     """
 
     abstract = True
@@ -43,18 +43,18 @@ class OpenLoopUser(ModelUser):
     warmup = 0
     rate: float | str = 1.0  # requests/s, or its text as the environment has it
     arrivals: Literal["poisson", "constant", "gamma"] = "poisson"
-    burstiness: float | None = None  # of gamma arrivals: 1 is Poisson, below it they come in bursts
+    burstiness: float | None = None  # of gamma arrivals: 1 is Poisson, below 1 requests come in bursts
 
     @classmethod
     def schedule(cls, seed: int | None) -> Iterator[int]:
-        """Yield when requests are due, ns from the beginning of the test's schedule; raises ScenarioError."""
+        """Yield when requests are due, ns from the beginning of the schedule; raise ScenarioError."""
         if not isinstance(cls.burstiness, int | float | None) or isinstance(cls.burstiness, bool):
             raise ScenarioError(f"burstiness must be a number, not {cls.burstiness!r}.")
         return instants(cls.requests_per_s(), cls.arrivals, seed, burstiness=cls.burstiness)
 
     @classmethod
     def requests_per_s(cls) -> float:
-        """Return `rate` as a number; raises ScenarioError where it is none."""
+        """Return `rate` as a number; raise ScenarioError where it is not one."""
         try:
             return float("no" if isinstance(cls.rate, bool) else cls.rate)
         except (TypeError, ValueError, OverflowError):
@@ -79,7 +79,7 @@ class OpenLoopUser(ModelUser):
         assert recorder is not None
         with recorder.one_schedule:
             while (share := recording.schedule_share()) is None:
-                gevent.sleep(POLL_S)
+                gevent.sleep(SHARE_POLL_S)
             in_flight = Group()
             try:
                 self._keep(recorder, share, in_flight)
@@ -94,15 +94,13 @@ class OpenLoopUser(ModelUser):
             if not mine.takes(number):
                 continue
             due = start + offset
-            if (left := due - now()) > EARLY_NS:
-                gevent.sleep((left - EARLY_NS) / 1e9)
+            if (left := due - now()) > ARRIVE_EARLY_NS:
+                gevent.sleep((left - ARRIVE_EARLY_NS) / 1e9)
             while now() < due:
                 gevent.sleep(0)
-            if (
-                recording.schedule_share() != share
-            ):  # workers came or went: another share of a schedule that begins anew
+            if recording.schedule_share() != share:  # workers came or went: the schedule begins anew, in other shares
                 return
             recorder.released += 1
             recorder.late += now() - due > LATE_NS
-            recorder.seen.setdefault(recorder.standing().level, Seen()).rates.add(self.requests_per_s())
+            recorder.seen.setdefault(recorder.standing().level, LevelRequests()).rates.add(self.requests_per_s())
             in_flight.spawn(self.arrive, due)

@@ -1,34 +1,48 @@
-"""What Locust is told on its command line, in the environment or in the start form of its web UI."""
+"""Options of Locust: given on its command line, in the environment or in the start form of its web UI."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import APIS, ENDPOINTS, said, sendable, whole
+from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, sendable, short_repr
 
 GROUP = "loadtest"
-NAMED = "a name in UTF-8 without control characters"
-INPUT_TOKENS, OUTPUT_TOKENS = 128, 64  # where neither the option nor the user class says
+NAME = "a name in UTF-8 without control characters"
+TRUTH = {"true": True, "false": False}
+# Help that differs from the scenario's own, because levels and requests of a Locust test come from its users and tasks.
+LOCUST_HELP = {
+    "endpoint": "What a plain ask() of a user sends to.",
+    "input_tokens": "Length of made-up prompts, tokens.",
+    "output_tokens": "Answer length asked for, tokens.",
+    "stop_after_errors": "End the test after this many requests of one worker have failed in a row. Default: the user "
+    "class's, else never.",
+}
 
 
-def _text(text: str) -> str:
+def _one_line(text: str) -> str:
     if not sendable(text):
         raise ValueError
     return text
 
 
-def _length(text: str) -> int:
-    value = whole(text)
+def _positive_whole(text: str) -> int:
+    value = parse_whole(text)
     if value < 1:
         raise ValueError
     return value
 
 
-def _share(text: str) -> float:
+def _truth(text: str) -> bool:
+    if text not in TRUTH:
+        raise ValueError
+    return TRUTH[text]
+
+
+def _read_ratio(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise ValueError
@@ -43,15 +57,23 @@ def _positive(text: str) -> float:
 
 
 def _port(text: str) -> int:
-    value = whole(text)
+    value = parse_whole(text)
     if not 0 <= value <= 65535:
         raise ValueError
     return value
 
 
+READERS: dict[type, tuple[Callable[[str], Any], str, str]] = {  # of a key's values; what they must be; their metavar
+    str: (_one_line, NAME, "TEXT"),
+    int: (parse_whole, "a whole number", "N"),
+    float: (float, "a number", "X"),
+    bool: (_truth, "true or false", "true|false"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: its key in Locust's parsed options, how text becomes its value, what that must be, how help names it."""
+    """One option: its key in Locust's parsed options, how its text is read, and the words of its help and error."""
 
     key: str
     read: Callable[[str], Any]
@@ -60,61 +82,52 @@ class Option:
     help: str
     default: str | None = None
     choices: tuple[str, ...] | None = None
-    of_process: bool = False  # no field in the start form: it holds for every test of the process
+    of_process: bool = False  # holds for all tests of the process, so it has no field in the start form
 
     @property
     def flag(self) -> str:
         return "--" + self.key.replace("_", "-")
 
+    @classmethod
+    def of(cls, key: Key) -> Self:
+        """Return the option of a scenario's key. The scenario made from the value checks most bounds."""
+        declared = key.declared
+        read, wanted, metavar = READERS[key.kind]
+        if key.kind is int and declared.bounds is not None and declared.bounds.low == 1:
+            read, wanted = _positive_whole, "a whole number above 0"
+        text = LOCUST_HELP.get(key.name, declared.help)
+        if key.many:
+            text += f" Default: the user class's, else {key.default[0]}."
+        if declared.choices:
+            return cls(key.name, read, wanted, metavar, text, key.default, declared.choices)
+        return cls(key.name, read, wanted, metavar, text)
+
     def value(self, given: Any) -> Any:
-        """Return what was given as a value; empty text (a field of the web form left empty) is None."""
+        """Return the value of a text; for an empty one, such as an empty field of the web form, the default."""
         text = "" if given is None else str(given).strip()
         if not text:
             return self.default
         try:
             value = self.read(text)
         except ValueError:
-            raise ScenarioError(f"{self.flag} must be {self.wanted}, not {said(text)}.") from None
+            raise ScenarioError(f"{self.flag} must be {self.wanted}, not {short_repr(text)}.") from None
         if self.choices and value not in self.choices:
-            raise ScenarioError(f"{self.flag} must be one of {', '.join(self.choices)}, not {said(text)}.")
+            raise ScenarioError(f"{self.flag} must be one of {', '.join(self.choices)}, not {short_repr(text)}.")
         return value
 
 
-OPTIONS = (
-    Option("model", _text, NAMED, "NAME", "Model name. Default: the one that is loaded, else the only one."),
-    Option("api", _text, "a name", "API", "Wire of the server, where the user class does not fix it.", "auto", APIS),
-    Option("endpoint", _text, "a name", "ENDPOINT", "What a plain ask() of a user sends to.", "chat", ENDPOINTS),
-    Option(
-        "output_tokens",
-        _length,
-        "a whole number above 0",
-        "TOKENS",
-        f"Answer length asked for, tokens. Default: the user class's, else {OUTPUT_TOKENS}.",
-    ),
-    Option(
-        "input_tokens",
-        _length,
-        "a whole number above 0",
-        "TOKENS",
-        f"Length of made-up prompts, tokens. Default: the user class's, else {INPUT_TOKENS}.",
-    ),
+KEY_OPTIONS = tuple(Option.of(key) for key in keys_of(Scenario) if OPTION in key.declared.locust)
+TEST_OPTIONS = (
     Option(
         "out",
-        _text,
+        _one_line,
         "a path in UTF-8 without control characters",
         "FOLDER",
         "Run folder to make. Default: runs/<time>-<locustfile>.",
     ),
     Option(
-        "stop_after_errors",
-        _length,
-        "a whole number above 0",
-        "N",
-        "End the test after so many requests of one worker failed in a row. Default: the user class's, else never.",
-    ),
-    Option(
         "max_failure_ratio",
-        _share,
+        _read_ratio,
         "a number from 0 to 1",
         "RATIO",
         "Gate: exit code 1 when more than this share of the requests failed (cancelled ones do not count).",
@@ -133,6 +146,8 @@ OPTIONS = (
         "TOKENS/S",
         "Gate: exit code 1 when the median stream decodes slower than this, tokens/s.",
     ),
+)
+PROCESS_OPTIONS = (
     Option(
         "metrics_port",
         _port,
@@ -143,20 +158,21 @@ OPTIONS = (
     ),
     Option(
         "metrics_address",
-        _text,
+        _one_line,
         "an address in UTF-8 without control characters",
         "HOST",
-        "Address that --metrics-port is on; another one is open to whoever reaches it.",
+        "Address of --metrics-port; any other than the default lets everybody who can reach it read the figures.",
         "127.0.0.1",
         of_process=True,
     ),
 )
+OPTIONS = KEY_OPTIONS + TEST_OPTIONS + PROCESS_OPTIONS
 
 
 def add_options(parser: Any) -> None:
-    """Add our group to Locust's parser: LOCUST_… in the environment, a field each in the web UI's start form.
+    """Add our options to Locust's parser; each has a LOCUST_… variable and most a field in the web UI's start form.
 
-    Values stay text here: the form fills them in as text too, and `Settings.of` reads both alike.
+    Values stay text here, because the form gives text too; `Settings.of` reads both.
     """
     group = parser.add_argument_group(GROUP, "What the users of loadtest send, where records go, and when a run fails.")
     for option in OPTIONS:
@@ -168,38 +184,38 @@ def add_options(parser: Any) -> None:
             env_var=f"LOCUST_{option.key.upper()}",
             help=option.help,
         )
-        action.include_in_web_ui = not option.of_process  # Locust hides what comes through a group
+        action.include_in_web_ui = not option.of_process  # Locust's own add_argument sets it, a group's does not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The options' values; None where nothing was said."""
+    """The options' values; None where an option was not given."""
 
-    model: str | None = None
-    api: str = "auto"
-    endpoint: str = "chat"
-    output_tokens: int | None = None
-    input_tokens: int | None = None
+    keys: Mapping[str, Any] = field(default_factory=dict)  # the scenario's keys that were given
     out: str | None = None
-    stop_after_errors: int | None = None
     max_failure_ratio: float | None = None
     max_ttft_p95: float | None = None
     min_tokens_per_s: float | None = None
 
     @classmethod
     def of(cls, options: argparse.Namespace | None) -> Self:
-        """Read Locust's parsed options and write the values back into them, for whoever looks there.
+        """Read Locust's parsed options and write the values back, for code of the test that reads them there.
 
-        Raises ScenarioError, naming the option, for a value that makes no sense.
+        The start form always gives an option with choices a value, so its default counts as not given. Raises
+        ScenarioError, naming the option, for a value that makes no sense.
         """
         given = vars(options) if options is not None else {}
-        values = {option.key: option.value(given.get(option.key)) for option in OPTIONS if not option.of_process}
-        given.update(values)
-        return cls(**values)
+        keys, others = (
+            {option.key: option.value(given.get(option.key)) for option in these}
+            for these in (KEY_OPTIONS, TEST_OPTIONS)
+        )
+        given.update(keys | others)
+        said = {option.key: keys[option.key] for option in KEY_OPTIONS if keys[option.key] != option.default}
+        return cls(keys=said, **others)
 
 
 def metrics_of(options: argparse.Namespace | None) -> tuple[int | None, str]:
-    """Return port (None where none was asked for) and address of --metrics-port; raise ScenarioError."""
+    """Return the port of --metrics-port (None where it was not given) and its address; raise ScenarioError."""
     given = vars(options) if options is not None else {}
-    port, address = (option.value(given.get(option.key)) for option in OPTIONS if option.of_process)
+    port, address = (option.value(given.get(option.key)) for option in PROCESS_OPTIONS)
     return port, address

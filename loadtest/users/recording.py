@@ -27,8 +27,8 @@ from loadtest.records import Clock, Outcome, Record
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.users.channel import Channel
 from loadtest.users.gevent_hub import GeventBacklog, GeventHeartbeat, GeventWaiter
-from loadtest.users.levels import Seen, Standing
-from loadtest.users.tryout import Settled
+from loadtest.users.levels import CurrentLevel, LevelRequests
+from loadtest.users.tryout import UserTarget
 from loadtest.wire import LagLog, WallClock, keeper
 
 logger = logging.getLogger(__name__)
@@ -140,12 +140,12 @@ class Recorder:
     def __init__(
         self,
         *,
-        settled: dict[str, Settled],
+        settled: dict[str, UserTarget],
         folder: RunFolder | None,
         worker: int,
         users: int,
         source: str,
-        standing: Callable[[], Standing],
+        standing: Callable[[], CurrentLevel],
         on_broken: Callable[[str], object] = bool,
         on_hopeless: Callable[[str], object] = bool,
     ) -> None:
@@ -157,7 +157,7 @@ class Recorder:
         """
         room_for(None if any(one.open_loop for one in settled.values()) else users)
         self.standing = standing
-        self.seen: dict[int, Seen] = {}
+        self.seen: dict[int, LevelRequests] = {}
         self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
         self.one_schedule = BoundedSemaphore()  # held by the user who keeps this process's share
         self._stack = ExitStack()
@@ -232,14 +232,14 @@ class Recorder:
         except KeyError:
             raise RunFolderError(f"user class {class_name} was not there when the test began; start it anew.") from None
 
-    def begin(self, request: Request, name: str) -> Standing:
-        """Wait until the request may be sent, note it as in flight, and say where the test stands."""
+    def begin(self, request: Request, name: str) -> CurrentLevel:
+        """Wait for the request's turn to be sent, take it for in flight, and say where the test stands."""
         self._heartbeat.pass_gate()
         standing, job = self.standing(), request.job
         self.ledger.begin(request, name)
         seen = self.seen.get(standing.level)
         if seen is None:
-            seen = self.seen[standing.level] = Seen()
+            seen = self.seen[standing.level] = LevelRequests()
         seen.inputs.add(job.input_tokens)
         seen.outputs.add(job.output_tokens)
         return standing

@@ -1,4 +1,4 @@
-"""One Locust test as the process that decides sees it: what it asks, its folder, its run.json, its levels."""
+"""One Locust test in the master, or in a process alone: what its users ask, its folder, its run.json, its levels."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from loadtest.target.connect import control_client, trust
 from loadtest.target.loaded_model import loaded_facts
 from loadtest.target.run_facts import initial_facts
 from loadtest.urls import without_secrets
-from loadtest.users.levels import Levels, Seen
+from loadtest.users.levels import LevelRequests, Levels
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.options import Settings
-from loadtest.users.tryout import Settled, settle
+from loadtest.users.tryout import UserTarget, try_out
 from loadtest.users.user import ModelUser
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A test that can begin: everything that could be wrong with what it asks has been found."""
+    """A test that can begin: all its user classes were tried out without an error."""
 
     name: str
-    settled: dict[str, Settled]  # by the name of the user class
+    settled: dict[str, UserTarget]  # by the name of the user class
 
 
 def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepared | None = None) -> Prepared | None:
-    """Settle every user class of the test; None where none of them is ours.
+    """Try out every user class of the test; return None where none of them is a ModelUser.
 
-    What was settled `ahead` is taken where the test still asks for just that. Raises LoadTestError; leaves nothing
-    behind.
+    `ahead` is an earlier result: what it holds is not tried out again where the test still asks for the same. Writes
+    nothing. Raises LoadTestError.
     """
-    withhold_passwords(environment)  # the start form may have given another host
+    withhold_passwords(environment)  # the start form may have set another host
     settings = Settings.of(environment.parsed_options)
-    name = _name(environment.locustfile)
+    name = _locustfile_name(environment.locustfile)
     classes = [one for one in environment.user_classes if issubclass(one, ModelUser)]
     if not classes:
         return None
@@ -60,14 +60,14 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
     targets: list[dict[str, Any]] = []
     settled = {}
     for user_class in classes:
-        if tagged and not user_class.tasks:  # Locust would log a traceback without end
+        if tagged and not user_class.tasks:  # without tasks Locust would log tracebacks for ever
             raise ScenarioError(
                 f"user class {user_class.__name__} has no task with these tags; leave it out, or change --tags and "
                 f"--exclude-tags."
             )
         scenario = user_class.scenario(settings, host=environment.host, name=name, seed=seed)
         if scenario not in by_scenario:
-            by_scenario[scenario] = settle(scenario, say)
+            by_scenario[scenario] = try_out(scenario, say)
         one = by_scenario[scenario]
         if one.target.facts not in targets:
             targets.append(one.target.facts)
@@ -79,26 +79,26 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
 
 
 def withhold_passwords(environment: Environment) -> None:
-    """Take the user:pass out of every host that Locust would show or send; it stays in this process's environment."""
+    """Remove user:pass from every host that Locust would show or send; this process keeps the credentials."""
     holders: list[Any] = [environment, environment.parsed_options, *environment.user_classes]
     for holder in holders:
         if isinstance(host := getattr(holder, "host", None), str) and "@" in host:
             try:
                 holder.host = withhold(host)
             except LoadTestError:
-                holder.host = without_secrets(host)  # no URL: said when the test begins
+                holder.host = without_secrets(host)  # not a URL: `prepare` will say so
 
 
-class Run:
+class LocustRun:
     """A test that has begun. Its folder holds run.json from the start, in state "running"."""
 
     def __init__(self, environment: Environment, prepared: Prepared, path: Path | None) -> None:
-        """`path` None: nothing is written. Raises RunFolderError."""
+        """Make the folder at `path` and write run.json; with None nothing is written. Raises RunFolderError."""
         self.settled = prepared.settled
         self.levels = Levels()
         self.clock = Clock.now()
         self.interrupted = False
-        self.failure: str | None = None  # why not all could be kept, one sentence
+        self.failure: str | None = None  # one sentence: why not all records could be kept
         self.clock_steps = 0
         self._ended: dict[str, Any] | None = None
         self.folder = RunFolder.create(path) if path is not None else None
@@ -106,19 +106,19 @@ class Run:
         self._write({"state": "running"})
 
     def lose_worker(self, name: str, why: str, since: int) -> None:
-        """Note that a worker is gone whose users were at work: their requests are missing `since` then, monotonic ns."""
+        """Note that a worker with running users is gone; their requests are missing `since` then, monotonic ns."""
         lost = self.facts["locust"].setdefault("lost_workers", [])
         lost.append({"worker": name, "t_ns": since - self.clock.monotonic_ns, "why": why})
 
-    def add_seen(self, seen: dict[int, Seen], clock_steps: int) -> None:
-        """Take what a process with users knows at its end; also after `end`, for workers may be late."""
+    def add_seen(self, seen: dict[int, LevelRequests], clock_steps: int) -> None:
+        """Take what a process with users knows at its end; workers may be late, so this works after `end` too."""
         self.levels.merge_seen(seen)
         self.clock_steps += clock_steps
         if self._ended is not None:
             self._write(self._ended)
 
     def end(self) -> None:
-        """Write how the test ended. Nothing is in flight any more in this process."""
+        """Write how the test ended; no request of this process may be in flight."""
         one = next(iter(self.settled.values()))
         with control_client(trust(one.scenario.ca_file)) as control:
             try:
@@ -130,7 +130,7 @@ class Run:
         self._write(self._ended)
 
     def abandon(self) -> None:
-        """Write that the test was interrupted and that nobody waits for its end; not where it has ended."""
+        """Write that the test was interrupted, without waiting for its end; do nothing where it has ended."""
         if self._ended is None:
             self._ended = {"state": "interrupted", "ended": _utc()}
             self._write(self._ended)
@@ -184,8 +184,8 @@ class Run:
 
 
 def free_path(asked: str | None, locustfile: str | None, taken: set[Path]) -> Path:
-    """Return the folder for a test: the one asked for, numbered where this process has filled it in an earlier test."""
-    first = Path(asked).absolute() if asked else default_folder(_name(locustfile)).absolute()
+    """Return the folder for a test: the one asked for, with a number where an earlier test of this process took it."""
+    first = Path(asked).absolute() if asked else default_folder(_locustfile_name(locustfile)).absolute()
     path, number = first, 1
     while path in taken:
         number += 1
@@ -193,7 +193,7 @@ def free_path(asked: str | None, locustfile: str | None, taken: set[Path]) -> Pa
     return path
 
 
-def _name(locustfile: str | None) -> str:
+def _locustfile_name(locustfile: str | None) -> str:
     return Path(locustfile or "locust").stem
 
 

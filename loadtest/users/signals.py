@@ -1,7 +1,7 @@
-"""What ends Locust before its test is over: the first signal ends it in order, the second at once; neither leaves a traceback.
+"""Signals that end a Locust test early: the first ends it in order, the second at once, neither with a traceback.
 
-Locust answers SIGTERM only once its main has come that far (not while a LoadTestShape runs headless, nor while a master
-waits for workers), SIGHUP and SIGQUIT never, and SIGINT wherever Python happens to be, in the middle of a user too.
+Locust itself answers SIGTERM only in some of its states (not while a LoadTestShape runs headless, nor while a master waits
+for workers), never answers SIGHUP and SIGQUIT, and raises SIGINT wherever Python happens to be, inside a user too.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 
 class Signals:
-    """The signals of a process that Locust's command line runs."""
+    """The signal handlers of a process that Locust's command line runs."""
 
     def __init__(
         self, environment: Environment, runner: Runner, *, begun: Callable[[], bool], interrupt: Callable[[], object]
     ) -> None:
-        """`begun` says whether a test has begun, or whether one need not; `interrupt` notes that it ends early.
+        """`begun` says whether a test has begun (or need not), `interrupt` notes that the test ends early.
 
-        `interrupt` is called once more before the process is gone at once.
+        `interrupt` is called again before the process ends at once.
         """
         self._environment = environment
         self._runner = runner
@@ -41,7 +41,7 @@ class Signals:
         self._ending = False
 
     def listen(self) -> None:
-        """Take over; a signal that was ignored before (nohup) stays ignored."""
+        """Handle the signals; one that was ignored before (nohup) stays ignored."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
@@ -54,7 +54,7 @@ class Signals:
         if self._ending:
             self._again(number)
         self._ending = True
-        for other in self._heeded:  # of Python itself: the hub may be busy, and Locust would answer SIGTERM once more
+        for other in self._heeded:  # by Python itself: gevent's hub may be busy
             signal.signal(other, self._again)
         if not self._begun():
             logger.error("interrupted by %s before the test had begun", number.name)
@@ -62,7 +62,7 @@ class Signals:
             _throw(SystemExit(INTERRUPTED))
             return
         self._interrupt()
-        if number != signal.SIGTERM or self._shaped():  # SIGTERM is answered by Locust itself
+        if number != signal.SIGTERM or self._shaped():  # Locust answers SIGTERM itself
             _throw(KeyboardInterrupt())
 
     def _shaped(self) -> bool:
@@ -71,17 +71,17 @@ class Signals:
         return shape is not None and not shape.ready() and bool(getattr(options, "headless", False))
 
     def _quitting(self, **_: Any) -> None:
-        """From here on a signal is one too many: what happened is being summed up."""
+        """Let any further signal end the process at once, because the results are being written."""
         self._ending = True
 
     def _again(self, number: int, _: object = None) -> None:
-        """End the process at once: nothing may wait any more, not even a log's lock."""
+        """End the process at once, without waiting for anything, even a log's lock."""
         for other in self._heeded:
             signal.signal(other, signal.SIG_IGN)
         self._interrupt()
         os.write(2, f"interrupted again, by {signal.Signals(number).name}: ending at once\n".encode())
         if getattr(self._environment.parsed_options, "processes", None) and not isinstance(self._runner, WorkerRunner):
-            for child in psutil.Process().children():  # Locust's workers, which would wait a minute for their master
+            for child in psutil.Process().children():  # Locust's workers would wait a minute for their master
                 child.send_signal(signal.SIGINT)
         os._exit(INTERRUPTED)
 

@@ -1,13 +1,13 @@
-"""Tables of the streaming figures, for console and page alike: which columns, and what is said below them."""
+"""Tables of the live figures, the same for console and page: their columns, and the notes below them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-NOTHING = "–"
+NO_FIGURE = "–"
 Groups = tuple[tuple[str, tuple[tuple[str, str, int], ...]], ...]
-# The columns of tables: heading, then (part, key of Figures.row, factor) each; factor 1000 shows seconds as ms.
+# The columns: a heading, then (part, key of Figures.row, factor) for each column; factor 1000 shows seconds as ms.
 GROUPS: Groups = (
     ("requests", (("all", "requests", 0), ("failed", "failures", 0))),
     ("TTFT ms", (("p50", "ttft_p50", 1000), ("p95", "ttft_p95", 1000), ("p99", "ttft_p99", 1000))),
@@ -21,24 +21,24 @@ NOW: Groups = (("streams now", (("decoding", "decoding", 0), ("waiting", "waitin
 WIDTH = 7  # of a number
 
 
-def simulated(facts: dict[str, Any]) -> str | None:
-    """Return profile and speed of the simulated server of a run (its run.json), None for a real or unknown one."""
+def simulated_as(facts: dict[str, Any]) -> str | None:
+    """Return profile and speed of a run's simulated server, from its run.json; None for a real or unknown server."""
     said = (facts.get("server") or {}).get("simulated")
     return f"profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
 
 
-def number(value: float | None, factor: int) -> str:
-    """Return about three digits, times `factor`; 0 marks a count."""
+def figure_text(value: float | None, factor: int) -> str:
+    """Return `value` times `factor` with about three digits; factor 0 marks a count."""
     if value is None:
-        return NOTHING
+        return NO_FIGURE
     if factor == 0:
         return str(value)
     scaled = value * factor
     return f"{scaled:.0f}" if abs(scaled) >= 99.95 else f"{scaled:.1f}" if abs(scaled) >= 9.995 else f"{scaled:.2f}"
 
 
-def lines(rows: list[dict[str, Any]], mark: str | None = None) -> list[str]:
-    """Return the rows of a board as lines of an aligned table like Locust's, with what they leave out and doubt."""
+def table_lines(rows: list[dict[str, Any]], mark: str | None = None) -> list[str]:
+    """Return a board's rows as lines of an aligned table like Locust's, followed by its notes."""
     names = max(20, *(len(row["name"]) for row in rows))
     heads, parts, rule = " " * names, f"{'Name':{names}}", "-" * names
     widths = {group: max((WIDTH + 1) * len(columns), len(group) + 1) for group, columns in GROUPS}
@@ -57,20 +57,20 @@ def lines(rows: list[dict[str, Any]], mark: str | None = None) -> list[str]:
             text.append(text[3])
         cells = f"{row['name']:{names}}"
         for group, columns in GROUPS:
-            figures = "".join(f" {number(row[key], factor):>{WIDTH}}" for _, key, factor in columns)
+            figures = "".join(f" {figure_text(row[key], factor):>{WIDTH}}" for _, key, factor in columns)
             cells += f" |{figures:>{widths[group]}}"
-        text.append(f"{cells} | {row['verdict'] or NOTHING}")
-    return [*text, *notes(rows)]
+        text.append(f"{cells} | {row['verdict'] or NO_FIGURE}")
+    return [*text, *table_notes(rows)]
 
 
-def notes(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield what stands below a table: what was left out, and every reason for doubt once."""
+def table_notes(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the notes below a table: which requests it leaves out, and each reason for doubt once."""
     total = rows[-1]
     left_out = [
         f"{total[key]} {said}" for key, said in (("cancelled", "cancelled"), ("warmup", "warm-up")) if total[key]
     ]
     if left_out:
         yield f"Left out: {' and '.join(left_out)}."
-    for row in rows if len(rows) > 2 else rows[:1]:  # of one name, the total says the same again
+    for row in rows if len(rows) > 2 else rows[:1]:  # with one name the total would repeat it
         if row["reasons"]:
             yield f"{row['name']} is {row['verdict']}: {'; '.join(row['reasons'])}."

@@ -1,4 +1,4 @@
-"""What a user class is about to ask, tried out before the clock: by the process that decides, and told to its workers."""
+"""What a user class asks of which server and model: tried out before the test begins, then sent to workers."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from loadtest.workloads.tokens import Counter, TokenFit, load_counter
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """One server and model with what is asked of it."""
+class UserTarget:
+    """A server and model, and what users of a class ask of it."""
 
     scenario: Scenario
     target: Target
     fit: TokenFit
-    index: int = 0  # of its server and model among run.json's targets
-    open_loop: bool = False  # some of its users send by a schedule: nobody knows how many streams that will be
+    index: int = 0  # place of the server and model among run.json's targets
+    open_loop: bool = False  # some users send by a schedule, so the number of streams cannot be known
 
     @property
     def api(self) -> str:
         return self.target.dialect.api
 
     def counter(self) -> Counter:
-        """Return what counts tokens in this process; the ranks were fetched when this was settled, if they could be."""
+        """Return this process's token counter; its ranks were fetched in `try_out`, where possible."""
         return load_counter(self.target.model.name, fetch=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -54,8 +54,8 @@ class Settled:
         return cls(scenario, Target(server, model, dialect), TokenFit(**row["fit"]), row["index"], row["open_loop"])
 
 
-def settle(scenario: Scenario, say: Callable[[str], object]) -> Settled:
-    """Settle a scenario as target.prepare does, its errors included."""
+def try_out(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
+    """Choose server and model of a scenario and make its workload ready; raises what prepare_target raises."""
     with control_client(trust(scenario.ca_file), scenario.connect_timeout) as control:
         target, workload = prepare_target(control, scenario, say)
-    return Settled(scenario, target, workload.fit)
+    return UserTarget(scenario, target, workload.fit)

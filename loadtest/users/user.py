@@ -9,42 +9,46 @@ from typing import Any
 from locust import User
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import Scenario
+from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, keys_of
 from loadtest.target.target import located
 from loadtest.urls import default_url, without_secrets
 from loadtest.users.client import Client
-from loadtest.users.options import INPUT_TOKENS, OUTPUT_TOKENS, Settings
+from loadtest.users.options import Settings
 
 logger = logging.getLogger(__name__)
 
+USER_KEYS = tuple(key for key in keys_of(Scenario) if ATTRIBUTE in key.declared.locust)
+
 
 class ModelUser(User):
-    """A user of whatever model server --host names: Ollama by its native API, anything else by OpenAI's.
+    """A user of the model server that --host names: of Ollama by its native API, of any other by OpenAI's.
 
-    Class attributes say what is asked for; --host, --model, --api, --endpoint, --input-tokens, --output-tokens and
-    --stop-after-errors win over them. Those that scenario.Scenario has, too, mean the same here.
+    Class attributes say what is asked for: each key of a scenario that the schema opens to user classes is one of them.
+    Options given to Locust (--host, --model, --input-tokens, …) win over the attributes.
     """
 
     abstract = True
 
-    host: str | None = without_secrets(default_url())  # Locust shows it and sends it to workers
-    model: str | None = None
-    api: str = "auto"
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    prompt: str | None = None
-    warmup: int = 1  # requests of each user at the start of a level that are kept but not counted
-    warm_cache: bool = False
-    num_ctx: int | None = None
-    temperature: float | None = None
-    max_tokens_key: str = "max_tokens"
-    first_token_timeout: float = 3600.0  # s; covers the server's whole queue
-    first_byte_timeout: float | None = None  # s; former name of first_token_timeout
-    idle_timeout: float = 300.0  # s
-    total_timeout: float | None = None  # s
-    stop_after_errors: int | None = None  # failed requests in a row that end a level
-    ca_file: str | None = None
-    save_text: bool = False
+    host: str | None = without_secrets(default_url())  # without a password: Locust shows it and sends it to workers
+
+    # Declared for type checkers; the defaults are set below, from the scenario's keys.
+    model: str | None
+    api: str
+    input_tokens: int | None
+    output_tokens: int | None
+    prompt: str | None
+    warmup: int  # requests of each user at the start of a level that are kept but not counted
+    warm_cache: bool
+    num_ctx: int | None
+    temperature: float | None
+    max_tokens_key: str
+    first_token_timeout: float  # s; covers the server's whole queue
+    first_byte_timeout: float | None  # s; former name of first_token_timeout
+    idle_timeout: float  # s
+    total_timeout: float | None  # s
+    stop_after_errors: int | None  # failed requests in a row that end a level
+    ca_file: str | None
+    save_text: bool
 
     client: Client
 
@@ -54,79 +58,59 @@ class ModelUser(User):
 
     @classmethod
     def scenario(cls, settings: Settings, *, host: str | None, name: str, seed: int) -> Scenario:
-        """Return what users of this class ask for; `host` is Locust's --host, which wins.
+        """Return what users of this class ask for; `host` is Locust's --host, which wins over the class's.
 
-        Raises ScenarioError or TargetError where that makes no sense.
+        Raises ScenarioError or TargetError where the attributes and options make no sense.
         """
-        if cls.api != "auto" and settings.api not in ("auto", cls.api):
-            raise ScenarioError(f"{cls.__name__} speaks the {cls.api} API only; leave --api {settings.api} out.")
-        if not isinstance(cls.host, str | None):
-            raise ScenarioError(f"user class {cls.__name__}: host must be text, not {cls.host!r}.")
+        said_api = settings.keys.get("api", "auto")
+        if cls.api != "auto" and said_api not in ("auto", cls.api):
+            raise ScenarioError(f"{cls.__name__} speaks the {cls.api} API only; leave --api {said_api} out.")
         where = f"user class {cls.__name__}"
-        api = cls.api if cls.api != "auto" else settings.api
+        if not isinstance(cls.host, str | None):
+            raise ScenarioError(f"{where}: host must be text, not {cls.host!r}.")
         own = cls.host if cls.host not in (ModelUser.host, OpenAIUser.host) else None
+        asked = {**cls._keys(), **settings.keys, "name": name, "seed": seed, "concurrency": [1]}
+        asked["url"] = host or own or default_url(api=asked["api"])
         try:
-            scenario = Scenario.from_dict(
-                {
-                    "name": name,
-                    "seed": seed,
-                    "url": host or own or default_url(api=api),
-                    "api": api,
-                    "endpoint": settings.endpoint,
-                    "model": _first(settings.model, cls.model),
-                    "concurrency": [1],
-                    "input_tokens": [_first(settings.input_tokens, cls.input_tokens, INPUT_TOKENS)],
-                    "output_tokens": [_first(settings.output_tokens, cls.output_tokens, OUTPUT_TOKENS)],
-                    "prompt": cls.prompt,
-                    "warm_cache": cls.warm_cache,
-                    "num_ctx": cls.num_ctx,
-                    "temperature": cls.temperature,
-                    "max_tokens_key": cls.max_tokens_key,
-                    "warmup": cls.warmup,
-                    **cls._first_token(),
-                    "idle_timeout": cls.idle_timeout,
-                    "total_timeout": cls.total_timeout,
-                    "stop_after_errors": _first(settings.stop_after_errors, cls.stop_after_errors),
-                    "ca_file": cls.ca_file,
-                    "save_text": cls.save_text,
-                },
-                where=where,
-                say=_say_once,
-            )
-            return located(scenario)
+            return located(Scenario.from_dict(asked, where=where, say=_warn_once))
         except ScenarioError as error:
             if str(error).startswith(where):
                 raise
             raise ScenarioError(f"{where}: {error}") from None
 
     @classmethod
-    def _first_token(cls) -> dict[str, Any]:
-        """Return first_token_timeout by the name, or names, that the class has for it."""
-        new, old = {"first_token_timeout": cls.first_token_timeout}, {"first_byte_timeout": cls.first_byte_timeout}
-        if cls.first_byte_timeout is None:
-            return new
-        return old if cls.first_token_timeout == ModelUser.first_token_timeout else new | old
+    def _keys(cls) -> dict[str, Any]:
+        """Return the values of the scenario's keys, under a former name where the class sets that."""
+        keys = {key.name: getattr(cls, key.name) for key in USER_KEYS}
+        keys = {key.name: keys[key.name] for key in USER_KEYS if not (key.many and keys[key.name] is None)}
+        for former, name in FORMER.items():
+            if (value := getattr(cls, former)) is not None:
+                if keys[name] == getattr(ModelUser, name):
+                    del keys[name]
+                keys[former] = value
+        return keys
 
 
-def _first(*values: Any) -> Any:
-    """Return the first value that was given: 0 is one."""
-    return next((value for value in values if value is not None), None)
+for _key in USER_KEYS:
+    setattr(ModelUser, _key.name, None if _key.many else _key.default)  # a user has one value, not a list
+for _former in FORMER:
+    setattr(ModelUser, _former, None)
 
 
 @functools.cache
-def _say_once(sentence: str) -> None:
+def _warn_once(sentence: str) -> None:
     logger.warning(sentence)
 
 
 class OllamaUser(ModelUser):
-    """A user of an Ollama, by its native API: the one that says how long load, prefill and decode took."""
+    """A user of Ollama by its native API, which says how long load, prefill and decode took."""
 
     abstract = True
     api = "ollama"
 
 
 class OpenAIUser(ModelUser):
-    """A user of an OpenAI-compatible server (llama.cpp, vLLM, Ollama's /v1); OPENAI_API_KEY is its key, OPENAI_BASE_URL its URL."""
+    """A user of an OpenAI-compatible server (llama.cpp, vLLM, Ollama's /v1), by OPENAI_BASE_URL and OPENAI_API_KEY."""
 
     abstract = True
     host = without_secrets(default_url(api="openai"))

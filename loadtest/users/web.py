@@ -1,8 +1,8 @@
-"""The streaming figures in Locust's web UI: a tab "Streams", and a page of live charts at /loadtest.
+"""The live figures in Locust's web UI: a tab "Streams", and a page of live charts at /loadtest.
 
-Locust 2.47 draws tabs that a test adds (`extended_tabs`), but refreshes their tables only while a test runs: what ends
-at its stop would be missing. So the tab's content is ours, as the page is: both read /loadtest/figures. An answer costs
-the process under 1 ms (10 names, 15 minutes of history), so that a process that also runs users may be watched.
+Locust 2.47 draws tabs that a test adds (`extended_tabs`), but refreshes their tables only while a test runs: requests that
+end when it stops would be missing. So we fill the tab ourselves, like the page; both read /loadtest/figures. One answer
+takes under 1 ms (10 names, 15 minutes of history), so a process that also runs users can be watched.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from loadtest.users.run import withhold_passwords
 TAB = {"key": "streams", "title": "Streams"}
 STATIC = Path(__file__).parent / "static"
 SCRIPT = b'<script type="module" src="./loadtest/static/tab.js"></script>'
-# The page needs nothing from anywhere else, and no name of a request can make it ask.
+# The page loads nothing from elsewhere, and no request's name can make it do so.
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Where the web UI hears of the latest run: what its run.json says, its folder, why no other began since."""
+class LatestRun:
+    """Where the web UI finds the latest run: its run.json, its folder, and why a later test was refused."""
 
     facts: Callable[[], dict[str, Any]] = recording.run_facts
     folder: Callable[[], RunFolder | None] = recording.run_folder
     refusal: Callable[[], str | None] = recording.refusal
 
 
-def listen(events: Events) -> None:
-    """Extend the web UI of the process that has one. Call it once."""
+def listen_to(events: Events) -> None:
+    """Extend the web UI of a process that has one. To be called once."""
 
     def extend(web_ui: WebUI | None, **_: Any) -> None:
         if web_ui is not None:
@@ -52,13 +52,13 @@ def listen(events: Events) -> None:
     hooks.init.add_listener(extend)
 
 
-def attach(web_ui: WebUI, shown: Board, told: Told | None = None) -> None:
+def attach(web_ui: WebUI, shown: Board, told: LatestRun | None = None) -> None:
     """Add the tab and the routes /loadtest, /loadtest/figures and /loadtest/streams.csv to a web UI.
 
-    They stand below --web-base-path, and with --web-login ask for it as Locust's own do. Locust's report, for reading
-    and for download, gets the section that the file of --html has.
+    The routes are below --web-base-path and behind --web-login, like Locust's own. Locust's report, shown or downloaded,
+    gets the same section as the file of --html.
     """
-    told = told or Told()
+    told = told or LatestRun()
     app = web_ui.app
     assert app is not None
     app.register_blueprint(_routes(web_ui, shown, told))
@@ -66,7 +66,7 @@ def attach(web_ui: WebUI, shown: Board, told: Told | None = None) -> None:
 
     def begin(_: Flask, context: dict[str, Any], **__: Any) -> None:
         if "template_args" in context:
-            context["template_args"] = {**context["template_args"], "state": state(web_ui, told)}
+            context["template_args"] = {**context["template_args"], "state": test_state(web_ui, told)}
 
     before_render_template.connect(begin, app, weak=False)
     arguments: dict[str, Any] = web_ui.template_args
@@ -75,8 +75,8 @@ def attach(web_ui: WebUI, shown: Board, told: Told | None = None) -> None:
     arguments["extended_csv_files"] = [*arguments.get("extended_csv_files", ()), download]
 
 
-def _routes(web_ui: WebUI, shown: Board, told: Told) -> Blueprint:
-    """Return our own pages, below the same prefix and behind the same login as Locust's."""
+def _routes(web_ui: WebUI, shown: Board, told: LatestRun) -> Blueprint:
+    """Return our pages, below the same prefix and behind the same login as Locust's."""
     assert web_ui.app is not None
     routes = Blueprint(
         "loadtest",
@@ -109,9 +109,9 @@ def _routes(web_ui: WebUI, shown: Board, told: Told) -> Blueprint:
     return routes
 
 
-def _amending(web_ui: WebUI, shown: Board, told: Told) -> Callable[[Response], Response]:
-    """Return what changes Locust's own answers: our script, our section in its report, the state as it is."""
-    charts = Charts()
+def _amending(web_ui: WebUI, shown: Board, told: LatestRun) -> Callable[[Response], Response]:
+    """Return a function that amends Locust's answers: adds our script and our section, and corrects the state."""
+    charts = ChartCache()
 
     def amend(answer: Response) -> Response:
         if answer.status_code != 200:
@@ -119,31 +119,31 @@ def _amending(web_ui: WebUI, shown: Board, told: Told) -> Callable[[Response], R
         if request.endpoint == "locust.index":
             answer.set_data(answer.get_data().replace(b"</body>", SCRIPT + b"</body>"))
         elif request.endpoint == "locust.stats_report" and shown.generation is not None:
-            rows, mark = shown.rows(), tables.simulated(told.facts())
-            # To draw keeps the process from all else for seconds.
-            idle = state(web_ui, told) in (STATE_INIT, STATE_STOPPED)
-            section = locust_files.section(rows, charts.of(told.folder(), rows) if idle else [], mark)
-            answer.set_data(locust_files.joined(answer.get_data(as_text=True), section))
-        elif request.endpoint == "locust.swarm":  # before the test is started or changed with what the form said
+            rows, mark = shown.rows(), tables.simulated_as(told.facts())
+            # Drawing blocks the process for seconds, so it waits for the end of the test.
+            idle = test_state(web_ui, told) in (STATE_INIT, STATE_STOPPED)
+            section = locust_files.figures_section(rows, charts.of(told.folder(), rows) if idle else [], mark)
+            answer.set_data(locust_files.with_section(answer.get_data(as_text=True), section))
+        elif request.endpoint == "locust.swarm":  # comes before the test starts or changes by the form's values
             withhold_passwords(web_ui.environment)
             said = orjson.loads(answer.get_data())
             if isinstance(said.get("host"), str):
                 said["host"] = without_secrets(said["host"])
             answer.set_data(orjson.dumps(said))
         elif request.endpoint == "locust.request_stats":
-            said = orjson.loads(answer.get_data())  # Locust keeps the answer for 2 s: it is not ours to change
-            return Response(orjson.dumps({**said, "state": state(web_ui, told)}), mimetype="application/json")
+            said = orjson.loads(answer.get_data())  # a new answer, because Locust caches its own for 2 s
+            return Response(orjson.dumps({**said, "state": test_state(web_ui, told)}), mimetype="application/json")
         return answer
 
     return amend
 
 
-def state(web_ui: WebUI, told: Told) -> str:
+def test_state(web_ui: WebUI, told: LatestRun) -> str:
     """Return the state of the test, as Locust names it; `spawning` from the moment it is started.
 
-    Locust says so only once the listeners of test_start are done. Ours may load a model for a minute, and to hear
-    `ready` meanwhile sends the web UI back to its start form for good. A test that was refused is `stopped`: a master
-    that is still `ready` would leave the web UI at "running", and its start form has no tab to say why in.
+    Locust says `spawning` only after the listeners of test_start. Ours may load a model for a minute, and a web UI that
+    hears `ready` meanwhile goes back to its start form for good. A refused test is `stopped`: with a master that is still
+    `ready` the web UI would stay at "running", and its start form has no tab that could say why.
     """
     runner = web_ui.environment.runner
     if runner is None:
@@ -156,23 +156,23 @@ def state(web_ui: WebUI, told: Told) -> str:
     return STATE_SPAWNING if starting else STATE_STOPPED if told.refusal() else found
 
 
-class Charts:
-    """The charts of the latest run that somebody wanted, drawn once."""
+class ChartCache:
+    """The charts of the run that was asked for last, drawn once."""
 
     def __init__(self) -> None:
         self._drawn: tuple[object, list[tuple[str, bytes]]] = (None, [])
 
-    def of(self, run: RunFolder | None, rows: locust_files.Rows) -> list[tuple[str, bytes]]:
+    def of(self, run: RunFolder | None, rows: list[dict[str, Any]]) -> list[tuple[str, bytes]]:
         """Return (caption, PNG) of each chart of a run with these figures."""
         key = (run.path if run is not None else None, rows)
         if self._drawn[0] != key:
-            self._drawn = (key, locust_files.pictures(run))
+            self._drawn = (key, locust_files.chart_images(run))
         return self._drawn[1]
 
 
-def snapshot(shown: Board, told: Told, web_ui: WebUI, *, history: bool) -> dict[str, Any]:
-    """Return what tab and page show, as plain JSON: rows of Board.rows, points of Board.history, whom it is about."""
-    rows, runner, facts, now = shown.rows(), web_ui.environment.runner, told.facts(), state(web_ui, told)
+def snapshot(shown: Board, told: LatestRun, web_ui: WebUI, *, history: bool) -> dict[str, Any]:
+    """Return what tab and page show, as plain JSON: the test's target and state, Board.rows and Board.history."""
+    rows, runner, facts, now = shown.rows(), web_ui.environment.runner, told.facts(), test_state(web_ui, told)
     target = facts.get("target") or {}
     return {
         "state": now,
@@ -180,11 +180,11 @@ def snapshot(shown: Board, told: Told, web_ui: WebUI, *, history: bool) -> dict[
         "model": target.get("model"),
         "url": target.get("url"),
         "dialect": target.get("dialect"),
-        "simulated": tables.simulated(facts),
+        "simulated": tables.simulated_as(facts),
         "refused": told.refusal() if now not in (STATE_SPAWNING, STATE_RUNNING) else None,
         "columns": tables.GROUPS + tables.NOW,
         "rows": rows,
-        "notes": list(tables.notes(rows)),
+        "notes": list(tables.table_notes(rows)),
         "formulas": FORMULAS,
         "smoothed_s": SMOOTHED_S,
         "history": shown.history if history else [],

@@ -1,4 +1,4 @@
-"""A Locust worker: told by its master what is measured, where records go and which level it is."""
+"""A Locust worker: its master tells it what is measured, where records go and which level it is."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from loadtest.errors import LoadTestError, RunFolderError, TargetError
 from loadtest.run_folder import RunFolder
 from loadtest.users import recording
 from loadtest.users.coordinator import ENDED, LEVEL, RUN, TROUBLE
-from loadtest.users.levels import Standing
-from loadtest.users.tryout import Settled
+from loadtest.users.levels import CurrentLevel
+from loadtest.users.tryout import UserTarget
 
 logger = logging.getLogger(__name__)
 
 
-class Worker:
+class LocustWorker:
     """The listeners of a worker process."""
 
     def __init__(self, environment: Environment, runner: WorkerRunner) -> None:
         self._environment = environment
         self._runner = runner
         self._told: dict[str, Any] | None = None
-        self._level: tuple[int, Standing] = 0, Standing(0, steady=False)  # what the master said last, and of which run
-        self._spawned: float = 0.0  # timestamp of the spawn message that was the latest when the level was told
+        self._level: tuple[int, CurrentLevel] = (
+            0,
+            CurrentLevel(0, steady=False),
+        )  # run and level in the master's last message
+        self._spawned: float = 0.0  # timestamp of the latest spawn message when that message came
 
     def listen(self) -> None:
         self._runner.register_message(RUN, self._take_run)
@@ -45,19 +48,19 @@ class Worker:
 
     def _take_level(self, msg: Message, **_: Any) -> None:
         said = msg.data
-        self._level = said["id"], Standing(said["level"], steady=said["steady"])
+        self._level = said["id"], CurrentLevel(said["level"], steady=said["steady"])
         self._spawned = self._runner.last_received_spawn_timestamp
         if said["steady"] and said["share"] is not None:
             recording.schedule_from(said["start_ns"], *said["share"])
 
-    def _standing(self) -> Standing:
-        """Say where the test stands; a spawn message later than the master's last word means that users change."""
+    def _standing(self) -> CurrentLevel:
+        """Return the current level; a spawn message after the master's last message means that users are changing."""
         assert self._told is not None
         run, standing = self._level
         if run != self._told["id"]:
-            return Standing(self._told["level"], steady=False)
+            return CurrentLevel(self._told["level"], steady=False)
         changing = self._runner.last_received_spawn_timestamp != self._spawned
-        return Standing(standing.level, steady=standing.steady and not changing)
+        return CurrentLevel(standing.level, steady=standing.steady and not changing)
 
     def _start(self, **_: Any) -> None:
         try:
@@ -70,22 +73,24 @@ class Worker:
             raise GreenletExit from None
 
     def _quitting(self, **_: Any) -> None:
-        """End the test here before Locust tells the master that this worker is gone: it would count as lost."""
+        """End the test before Locust tells the master that this worker is gone, because it would count as lost."""
         self._runner.stop()
 
     def _begin(self) -> None:
         self._told = getattr(self._environment.parsed_options, RUN, None) or self._told
         if self._told is None:
-            raise TargetError("the master said nothing of a run; give it the same locustfile and version of loadtest.")
-        by_scenario: dict[Any, Settled] = {}
+            raise TargetError(
+                "the master did not say what to measure; give it the same locustfile and version of loadtest."
+            )
+        by_scenario: dict[Any, UserTarget] = {}
         settled = {}
         for name, row in self._told["settled"].items():
-            one = Settled.from_json(row)
+            one = UserTarget.from_json(row)
             settled[name] = by_scenario.setdefault(one.scenario, one)
         index = max(self._runner.worker_index, 0)
         recording.open_recorder(
             settled=settled,
-            folder=_folder(self._told["folder"]),
+            folder=_records_folder(self._told["folder"]),
             worker=index,
             users=self._told["users"],
             source=f"driver-{index}",
@@ -108,8 +113,8 @@ class Worker:
             self._runner.send_message(ENDED, said)
 
 
-def _folder(told: str | None) -> RunFolder | None:
-    """Return the master's folder, or on another host, where it cannot be made, one of its name in runs/ here."""
+def _records_folder(told: str | None) -> RunFolder | None:
+    """Return the master's folder; on another host, where it cannot be made, the folder of its name in runs/ here."""
     if told is None:
         return None
     path = Path(told)

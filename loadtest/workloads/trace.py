@@ -19,7 +19,17 @@ from typing import Any
 
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S
-from loadtest.scenario import MOST_REQUESTS, MOST_S, TOKENS, Level, Scenario, read_text, said, stamp, whole
+from loadtest.scenario import (
+    MOST_REQUESTS,
+    MOST_S,
+    TOKEN_COUNTS,
+    Level,
+    Scenario,
+    file_version,
+    parse_whole,
+    read_text,
+    short_repr,
+)
 
 MOST_BYTES = 1 << 30
 
@@ -48,7 +58,7 @@ class Trace:
         output_tokens where there are lengths, under the names that the Azure, Mooncake and BurstGPT traces have for
         them. The first instant is the level's start. A file that has not changed is read once.
         """
-        return _read_trace(path, stamp(path))
+        return _read_trace(path, file_version(path))
 
     @property
     def longest(self) -> int:
@@ -130,13 +140,13 @@ def _row_length(row: dict[str, Any], names: Sequence[str], least: int, where: st
         return None
     given = row[name]
     try:
-        length = -1 if isinstance(given, bool) else whole(given if isinstance(given, str) else repr(given))
+        length = -1 if isinstance(given, bool) else parse_whole(given if isinstance(given, str) else repr(given))
     except (TypeError, ValueError):
         length = -1
-    if not least <= length <= TOKENS.high:
+    if not least <= length <= TOKEN_COUNTS.high:
         raise ScenarioError(
-            f"{where} has a length of {said(given)} (column {name}); lengths are whole numbers from {least} to "
-            f"{TOKENS.high}."
+            f"{where} has a length of {short_repr(given)} (column {name}); lengths are whole numbers from {least} to "
+            f"{TOKEN_COUNTS.high}."
         )
     return length
 
@@ -194,7 +204,7 @@ def _column_names(path: Path, first: tuple[int, str]) -> tuple[list[str] | None,
     if len(found) == 1:
         return None, ","
     raise ScenarioError(
-        f"the trace {path} has no column {' or '.join(TIMES)} in its first line; it has {said(', '.join(found))}."
+        f"the trace {path} has no column {' or '.join(TIMES)} in its first line; it has {short_repr(', '.join(found))}."
     )
 
 
@@ -203,7 +213,7 @@ def _row_seconds(row: dict[str, Any], where: str) -> float:
     name = next((name for name in TIMES if name in row), None)
     given = None if name is None else row[name]
     if isinstance(given, bool) or not isinstance(given, str | int | float):
-        raise ScenarioError(f"{where} has no instant under {', '.join(TIMES)}; it has {said(', '.join(row))}.")
+        raise ScenarioError(f"{where} has no instant under {', '.join(TIMES)}; it has {short_repr(', '.join(row))}.")
     try:
         seconds = float(given)
     except OverflowError:
@@ -211,7 +221,7 @@ def _row_seconds(row: dict[str, Any], where: str) -> float:
     except ValueError:
         seconds = _date_seconds(str(given), name, where)
     if not math.isfinite(seconds):
-        raise ScenarioError(f"{where} has {said(given)} for an instant (column {name}); give seconds.")
+        raise ScenarioError(f"{where} has {short_repr(given)} for an instant (column {name}); give seconds.")
     return seconds / 1e3 if any(name in row for name in MILLISECONDS) else seconds
 
 
@@ -221,5 +231,5 @@ def _date_seconds(text: str, name: str | None, where: str) -> float:
         return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()
     except (ValueError, OverflowError):
         raise ScenarioError(
-            f"{where} has {said(text)} for an instant (column {name}); give seconds or a date and time."
+            f"{where} has {short_repr(text)} for an instant (column {name}); give seconds or a date and time."
         ) from None

@@ -45,7 +45,7 @@ def web_ui_of(
     environment = Environment()
     environment.create_local_runner()
     web_ui = environment.create_web_ui(delayed_start=True, **options)
-    web.attach(web_ui, board, web.Told(facts, folder, refusal))
+    web.attach(web_ui, board, web.LatestRun(facts, folder, refusal))
     return web_ui
 
 

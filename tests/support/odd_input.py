@@ -180,7 +180,7 @@ def nothing_started(place: Path) -> Iterator[None]:
     targets = (
         "cli.serve.serve_forever",
         "cli.demo.simulated_server",
-        "cli.calibrate._calibrate",
+        "cli.calibrate._search",
         "monitor.process.run_monitor",
     )
     with contextlib.ExitStack() as stack:

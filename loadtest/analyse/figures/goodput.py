@@ -12,7 +12,7 @@ from loadtest.analyse.figures.rates import Flow
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.metrics import S_PER_US
-from loadtest.slo import SHARES, Objective
+from loadtest.slo import STATISTIC_SHARES, Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def _values(run: Run, objective: Objective) -> FloatArray:
     if objective.figure != "itl_s":
         return run.column(objective.figure)
     values = np.full(len(run.requests), np.nan)
-    share = SHARES.get(objective.statistic)
+    share = STATISTIC_SHARES.get(objective.statistic)
     for row in np.flatnonzero(run.itl.counts):
         gaps = np.diff(run.chunks.row(int(row))) * S_PER_US
         values[row] = gaps.mean() if share is None else np.quantile(gaps, share)

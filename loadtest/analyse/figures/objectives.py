@@ -17,7 +17,7 @@ from loadtest.analyse.figures import stats
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.records import Outcome
-from loadtest.slo import SHARES, Judged, Objective, by_figures
+from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
 
 ENDLESS_S = 1e12  # stands for a failed request's duration: what is computed stays a number
 NEVER_S = 1e8  # from here on a duration has a failed request's in it
@@ -35,7 +35,7 @@ def held_against_requests(run: Run, level: dict[str, Any], objectives: Sequence[
 def _judged_objective(
     run: Run, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray
 ) -> Judged:
-    told = by_figures(objective, level)
+    told = judge_by_figures(objective, level)
     failed, requests = int((sent & ~answered).sum()), int(sent.sum())
     if not failed or not objective.a_request:
         return told
@@ -47,7 +47,7 @@ def _judged_objective(
             return told  # this server does not say it of any request
         value, interval = _of_requests(objective, values, sent, answered, block=int(level.get("concurrency") or 1))
     if math.isnan(value):
-        few = f"takes {objective.requests} requests and has {requests}, {failed} of them failed"
+        few = f"needs {objective.requests} requests and has {requests}, {failed} of them failed"
         return Judged(objective, value, None, failed, requests, unjudged=few, few=True)
     return Judged(objective, value, interval, failed, requests)
 
@@ -62,7 +62,11 @@ def _of_requests(
     value, interval = found[objective.statistic], found[f"ci95_{objective.statistic}"]
     failed = 1 - float(answered.sum()) / float(sent.sum())
     if value is None:  # too few for this percentile, and yet so many failed that more could not mend it
-        beyond = failed > 1 - SHARES[objective.statistic] if objective.at_most else failed > SHARES[objective.statistic]
+        beyond = (
+            failed > 1 - STATISTIC_SHARES[objective.statistic]
+            if objective.at_most
+            else failed > STATISTIC_SHARES[objective.statistic]
+        )
         return (_limited(worst) if beyond else math.nan), None
     assert isinstance(value, float)
     bounds = (float(interval[0]), float(interval[1])) if isinstance(interval, list) else None
@@ -76,7 +80,7 @@ def _of_gaps(run: Run, objective: Objective, answered: BoolArray, failed: int) -
     ordered = stats.ranked(run.itl, answered)
     if objective.statistic == "mean" or not len(ordered):
         return math.inf
-    rank = SHARES[objective.statistic] * (1 + failed / float(answered.sum())) * (len(ordered) - 1)
+    rank = STATISTIC_SHARES[objective.statistic] * (1 + failed / float(answered.sum())) * (len(ordered) - 1)
     return float(ordered[math.ceil(rank - 1e-9)]) if rank <= len(ordered) - 1 else math.inf
 
 

@@ -1,0 +1,98 @@
+"""A scenario's key: one declaration from which the TOML key, the command-line option and the Locust user's attribute are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from loadtest.errors import ScenarioError
+from loadtest.scenario.values import Range, Text, short_repr
+
+ATTRIBUTE, OPTION = "attribute", "option"  # of Locust: an attribute of a user class, an option of the test
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """What a field of a part says about its key beyond name, type and default.
+
+    `table` names the TOML table that the key stands in; the keys of the first releases stand above all tables.
+    `locust` says where Locust's users can set the key.
+    """
+
+    help: str
+    unit: str = ""
+    bounds: Range | None = None
+    choices: tuple[str, ...] = ()
+    text: Text | None = None
+    table: str | None = None
+    locust: tuple[str, ...] = ()
+
+
+def key(help_text: str, default: Any, **declared: Any) -> Any:
+    """Return the dataclass field of a key; `declared` are the fields of `Declared`. A default list becomes a tuple."""
+    metadata = {"declared": Declared(help=help_text, **declared)}
+    return field(default=tuple(default) if isinstance(default, list) else default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key with all that its readers need: TOML files, command lines and Locust."""
+
+    name: str
+    hint: Any  # its type, as `coerce` takes it
+    default: Any
+    declared: Declared
+
+    @property
+    def many(self) -> bool:
+        """Whether the key takes a list, each value a level of its own."""
+        return typing.get_origin(self.hint) in (Sequence, tuple)
+
+    @property
+    def kind(self) -> type:
+        """The type of one value: int, float, str or bool."""
+        options = typing.get_args(self.hint) if self.many or isinstance(self.hint, types.UnionType) else (self.hint,)
+        kind: type = next(option for option in options if option not in (type(None), ...))
+        return kind
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    def check(self, value: Any) -> None:
+        """Raise ScenarioError, naming the key, for a value that no scenario could have; None is always one."""
+        declared = self.declared
+        if value is None:
+            return
+        for one in value if self.many else (value,):
+            if declared.bounds is not None:
+                declared.bounds.check(self.name, one)
+            if declared.choices and one not in declared.choices:
+                raise ScenarioError(f"{self.name} must be one of {', '.join(declared.choices)}, not {short_repr(one)}.")
+        if self.many and len(set(value)) != len(value):
+            raise ScenarioError(f"{self.name} names a value twice: {_values_text(value)}.")
+        if declared.text is not None:
+            declared.text.check(self.name, value)
+
+
+def keys_of(schema: Any) -> tuple[Key, ...]:
+    """Return the keys of a scenario class, or of one of its parts, in the order in which they are declared."""
+    return _cached_keys(schema)  # mypy takes no class whose instances have their own __hash__ for hashable
+
+
+@functools.cache
+def _cached_keys(schema: Any) -> tuple[Key, ...]:
+    hints = typing.get_type_hints(schema)
+    return tuple(
+        Key(spec.name, hints[spec.name], spec.default, spec.metadata["declared"]) for spec in dataclasses.fields(schema)
+    )
+
+
+def _values_text(values: tuple[Any, ...]) -> str:
+    shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values[:20]]
+    return ", ".join([*shown, "…"] if len(values) > 20 else shown)

@@ -1,0 +1,35 @@
+"""Limits: how long a request may take, and how many may fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
+from loadtest.scenario.values import MOST_REQUESTS, SECONDS, Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitKeys:
+    """Keys that end a request or a level early, or put a level in doubt."""
+
+    connect_timeout: float = key("Longest wait for a connection.", 10.0, unit="s", bounds=SECONDS)
+    first_token_timeout: float = key(
+        "Longest wait for the first token; covers the server's whole queue.",
+        3600.0,
+        unit="s",
+        bounds=SECONDS,
+        locust=(ATTRIBUTE,),
+    )
+    idle_timeout: float = key("Longest silence inside an answer.", 300.0, unit="s", bounds=SECONDS, locust=(ATTRIBUTE,))
+    total_timeout: float | None = key(
+        "Longest time for a whole request.", None, unit="s", bounds=SECONDS, locust=(ATTRIBUTE,)
+    )
+    max_error_ratio: float = key(
+        "Share of failed requests above which a level is suspect.", 0.0, bounds=Range(0, 1, instead="5 % is 0.05")
+    )
+    stop_after_errors: int | None = key(
+        "End a level after this many requests have failed in a row.",
+        None,
+        bounds=Range(1, MOST_REQUESTS),
+        locust=(ATTRIBUTE, OPTION),
+    )

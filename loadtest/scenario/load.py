@@ -1,0 +1,161 @@
+"""Load: how many requests are sent, when, and by how many processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest.errors import ScenarioError
+from loadtest.scenario.keys import ATTRIBUTE, key
+from loadtest.scenario.values import BURSTINESS, MOST_REQUESTS, MOST_STREAMS, RATE, SECONDS, Range, Text
+
+ARRIVALS = ("poisson", "constant", "gamma")
+OPEN_LOOP_S = 60.0  # length of a level at a rate, where neither requests nor duration is given
+STREAM_COUNTS = Range(1, MOST_STREAMS, instead="share more between several machines")
+REQUEST_COUNTS = Range(1, MOST_REQUESTS, above_zero=True, instead="run several levels, or give duration")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadKeys:
+    """Keys that decide how many requests are sent, and when."""
+
+    concurrency: Sequence[int] = key(
+        "Streams at once (closed loop); a list makes a level each.", [1, 2, 4, 8], bounds=STREAM_COUNTS
+    )
+    rate: Sequence[float] = key(
+        "Requests a second, each sent when it is due however many are still unanswered (open loop, instead of "
+        "concurrency); a list makes a level each.",
+        [],
+        unit="requests/s",
+        bounds=RATE,
+    )
+    rate_to: float | None = key(
+        "Let the rate change evenly over each level, up or down to this.", None, unit="requests/s", bounds=RATE
+    )
+    arrivals: str = key(
+        "How requests come at a rate: poisson (independent of each other), constant, or gamma (see burstiness).",
+        "poisson",
+        choices=ARRIVALS,
+    )
+    burstiness: float | None = key(
+        "Shape of gamma arrivals: 1 is Poisson, below 1 requests come in bursts, above 1 more and more evenly.",
+        None,
+        bounds=BURSTINESS,
+    )
+    trace: str | None = key(
+        "Send when this file says (open loop): an instant a line in seconds, or CSV or JSON lines, with lengths if it has them.",
+        None,
+        text=Text(4096, "name a file of arrivals, or leave it out"),
+    )
+    max_in_flight: int | None = key(
+        "Open loop: while this many requests are in flight, a request that is due is not sent but recorded as shed.",
+        None,
+        bounds=dataclasses.replace(STREAM_COUNTS, above_zero=True),
+    )
+    requests: int | None = key(
+        "Requests of a level in all; default: requests_per_stream × concurrency; at a rate: those of 60 s.",
+        None,
+        bounds=REQUEST_COUNTS,
+    )
+    requests_per_stream: int = key(
+        "Requests of each stream, where neither requests nor duration is given.", 8, bounds=REQUEST_COUNTS
+    )
+    least_requests: int | None = key(
+        "Fewest requests of a level, where no number of requests is given; default: what --slo needs.",
+        None,
+        bounds=REQUEST_COUNTS,
+    )
+    duration: float | None = key(
+        "Run each level this long, after its warm-up, instead of a number of requests.",
+        None,
+        unit="s",
+        bounds=SECONDS,
+    )
+    warmup: int = key(
+        "Warm-up requests a stream at the start of a level, kept but not counted (open loop: one by one, in all).",
+        1,
+        bounds=Range(0, 100_000),
+        locust=(ATTRIBUTE,),
+    )
+    max_rate: float | None = key("Never start more requests than this.", None, unit="requests/s", bounds=RATE)
+    think_time: float = key(
+        "Pause of a stream between its answer and its next request.", 0.0, unit="s", bounds=Range(0, 86_400)
+    )
+    workers: int = key(
+        "Processes that send, each with a core of its own to use; they share the load exactly, and begin levels together.",
+        1,
+        bounds=Range(1, 1024),
+    )
+    unload: bool = key(
+        "Unload the model before every request, so that each waits for a cold load; one stream, no warm-up (Ollama).",
+        default=False,
+    )
+
+    @property
+    def open_loop(self) -> bool:
+        """Whether requests are sent when they are due, however many are still unanswered."""
+        return bool(self.rate) or self.trace is not None
+
+    @property
+    def arrival_pattern(self) -> str | None:
+        """Name how requests come, None in a closed loop: two runs that differ in it cannot be compared."""
+        if not self.open_loop:
+            return None
+        if self.trace is not None:
+            return f"trace {Path(self.trace).name}"
+        pattern = self.arrivals if self.burstiness is None else f"{self.arrivals}, burstiness {self.burstiness:g}"
+        return pattern if self.rate_to is None else f"{pattern}, rate to {self.rate_to:g}"
+
+    def requests_at(self, streams: int) -> int:
+        """Return how many requests a level sends; 0 where its duration decides."""
+        if self.duration is not None:
+            return 0
+        least = math.ceil((self.least_requests or 0) / streams) if streams else 0
+        return self.requests or max(self.requests_per_stream, least) * streams
+
+
+def check_load(load: LoadKeys) -> None:
+    """Raise ScenarioError for keys that exclude each other, or that the load's loop cannot have."""
+    if not load.concurrency and not load.open_loop:
+        raise ScenarioError("concurrency is empty: name at least one number of streams.")
+    if load.requests is not None and load.duration is not None:
+        raise ScenarioError("requests and duration exclude each other; give one.")
+    streams = max(load.concurrency, default=0)
+    if load.requests is not None and load.requests < streams:
+        raise ScenarioError(
+            f"requests = {load.requests} cannot keep {streams} streams busy; ask for {streams} or more."
+        )
+    most = load.max_in_flight
+    if most is not None and most < load.workers:
+        raise ScenarioError(
+            f"max_in_flight = {most} cannot be shared by {load.workers} workers; ask for {most} workers or fewer."
+        )
+    if load.unload and load.concurrency != (1,):
+        raise ScenarioError("unload measures one load at a time; set concurrency = 1, and requests to how many loads.")
+    if not load.rate:
+        _check_needs_rate(load)
+    if load.open_loop:
+        _check_open_loop(load)
+    elif load.max_in_flight is not None:
+        raise ScenarioError("max_in_flight limits an open loop; add rate or trace (concurrency is a limit by itself).")
+
+
+def _check_needs_rate(load: LoadKeys) -> None:
+    for name in ("rate_to", "burstiness"):
+        if getattr(load, name) is not None:
+            raise ScenarioError(f"{name} shapes an open loop at a rate, and there is none; add rate.")
+    if load.arrivals != "poisson":
+        raise ScenarioError(f"arrivals = {load.arrivals} needs a rate; add rate, e.g. rate = [4].")
+
+
+def _check_open_loop(load: LoadKeys) -> None:
+    if load.rate and load.trace is not None:
+        raise ScenarioError("rate and trace exclude each other; a trace has its own instants.")
+    if (load.arrivals == "gamma") != (load.burstiness is not None):
+        raise ScenarioError("gamma arrivals and burstiness go together; give both, e.g. burstiness = 0.5, or neither.")
+    for name in ("max_rate", "think_time"):
+        if getattr(load, name):
+            raise ScenarioError(f"{name} slows the streams of a closed loop; leave it out in an open loop.")

@@ -1,0 +1,72 @@
+"""Prompts: what each request asks, and how long an answer it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest.errors import ScenarioError
+from loadtest.scenario.files import MOST_PROMPT, prompt_of
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
+from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptKeys:
+    """Keys that decide the texts of a run and the lengths of its answers."""
+
+    input_tokens: Sequence[int] = key(
+        "Prompt lengths of made-up prompts.", [128], unit="tokens", bounds=TOKEN_COUNTS, locust=(ATTRIBUTE, OPTION)
+    )
+    up_to_context: bool = key(
+        "Leave out prompt lengths that do not fit the model's context, and add the longest that does.", default=False
+    )
+    output_tokens: Sequence[int] = key(
+        "Answer lengths asked for.", [64], unit="tokens", bounds=TOKEN_COUNTS, locust=(ATTRIBUTE, OPTION)
+    )
+    prompt: str | None = key(
+        "Send this text instead of made-up tokens; {words} is filled in.",
+        None,
+        text=Text(MOST_PROMPT, "write a prompt, or leave it out", lines=True),
+        locust=(ATTRIBUTE,),
+    )
+    prompt_file: str | None = key(
+        "Send the text of this file; {words} is filled in.", None, text=Text(4096, "name a text file, or leave it out")
+    )
+    words: Sequence[int] = key("Values of {words} in the prompt; a list makes a level each.", [], bounds=Range(1, 1e9))
+    seed: int | None = key(
+        "Seed of every prompt; default: drawn anew (and kept in run.json), for the same texts meet a warm prefix cache.",
+        None,
+        bounds=Range(-(2**63) + 1, 2**63 - 1),
+    )
+    warm_cache: bool = key(
+        "Leave the nonce out, so that the server's prefix cache may answer; labelled.",
+        default=False,
+        locust=(ATTRIBUTE,),
+    )
+
+    @property
+    def literal(self) -> bool:
+        """Whether the user wrote the prompt, rather than having one made up."""
+        return self.prompt is not None or self.prompt_file is not None
+
+    def prompt_text(self) -> str | None:
+        """Return the literal prompt, read from its file where it has one; None when prompts are made up."""
+        if self.prompt_file is None:
+            return self.prompt
+        return prompt_of(Path(self.prompt_file), has_words=bool(self.words))
+
+
+def check_prompts(prompts: PromptKeys) -> None:
+    """Raise ScenarioError for two prompts, or where {words} and its values do not meet."""
+    if prompts.prompt is not None and prompts.prompt_file is not None:
+        raise ScenarioError("prompt and prompt_file exclude each other; give one.")
+    if prompts.words and not prompts.literal:
+        raise ScenarioError("words fills {words} in a prompt, and there is none; give prompt or prompt_file.")
+    if prompts.prompt is None:
+        return
+    if prompts.words and "{words}" not in prompts.prompt:
+        raise ScenarioError(f"words is given, but the prompt has no {{words}} in it: {short_repr(prompts.prompt)}.")
+    if not prompts.words and "{words}" in prompts.prompt:
+        raise ScenarioError("the prompt has {words} in it; say which with words, e.g. words = [25, 100].")
