@@ -399,7 +399,8 @@ def test_the_command_writes_its_files_and_says_three_sentences(folder: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [(("--slo", "ttft=2"), "ttft needs a statistic"), (("--gpu-memory", "big"), "a size like 80GB")]
+    ("options", "words"),
+    [(("--slo", "ttft=2"), "ttft needs a statistic"), (("--gpu-memory", "big"), "a size like 80GB")],
 )
 def test_a_mistake_in_the_command_is_one_sentence(folder: Path, options: tuple[str, ...], words: str) -> None:
     result = CliRunner().invoke(cli, ["advise", str(folder), *options])

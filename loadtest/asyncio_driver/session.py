@@ -64,26 +64,14 @@ def measure(
 ) -> Finished:
     """Run `scenario` into `out` (default: default_folder) and return where it lies.
 
-    With `choose` the scenario gives the first level alone; each further one is what `choose` says. It is called in a
-    thread, between levels, when nothing is in flight. `beside` is entered while the levels run. `stopping` is called on the
-    loop with the driver that runs the levels: what it returns is how the run can be ended early.
-
-    Everything that can be wrong with the request is found before the folder is made: raises TargetError,
-    ScenarioError or RunFolderError and leaves nothing behind.
+    With `choose` the scenario gives the first level alone; `choose`, called in a thread between levels, gives each further
+    one. `beside` is entered while the levels run. `stopping` gets the driver and returns how the run can be ended early.
+    Raises TargetError, ScenarioError or RunFolderError before the folder is made, and leaves nothing behind.
     """
-    if choose and (scenario.unload or scenario.up_to_context):
-        raise ScenarioError("--find-max searches over concurrency at one length; leave up_to_context and unload away.")
     scenario = located(scenario)  # before children start: what it puts into the environment is for them, too
     path = out or default_folder(scenario.name)
     RunFolder.check_free(path)
-    if scenario.workers > 1 and sys.platform == "win32":
-        raise ScenarioError("several workers need Linux or macOS; leave workers away.")
-    if not choose and (idle := _idle(scenario)):
-        say(idle)
-    most = scenario.max_in_flight if scenario.open_loop else max(scenario.concurrency, default=None)
-    room_for(None if most is None else -(-most // scenario.workers))
-    if scenario.seed is None:
-        scenario = scenario.replace(seed=secrets.randbelow(2**31))
+    scenario = _checked(scenario, say, searching=choose is not None)
     with (
         control_client(trust(scenario.ca_file), scenario.connect_timeout) as control,
         spawned(scenario.workers) as children,
@@ -123,6 +111,19 @@ def measure(
             _close(folder, facts, ended, control, target)
     gc.collect()  # what 1000 streams leave in circles is 30 MB, and who analyses next needs them
     return Finished(path, ended["state"], ended.get("failure"))
+
+
+def _checked(scenario: Scenario, say: Callable[[str], None], *, searching: bool) -> Scenario:
+    """Return the scenario with a seed; raise ScenarioError where this machine or a search cannot run it."""
+    if searching and (scenario.unload or scenario.up_to_context):
+        raise ScenarioError("--find-max searches over concurrency at one length; leave up_to_context and unload away.")
+    if scenario.workers > 1 and sys.platform == "win32":
+        raise ScenarioError("several workers need Linux or macOS; leave workers away.")
+    if not searching and (idle := _idle(scenario)):
+        say(idle)
+    most = scenario.max_in_flight if scenario.open_loop else max(scenario.concurrency, default=None)
+    room_for(None if most is None else -(-most // scenario.workers))
+    return scenario if scenario.seed is not None else scenario.replace(seed=secrets.randbelow(2**31))
 
 
 def _close(

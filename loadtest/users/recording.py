@@ -11,7 +11,7 @@ import gc
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -134,6 +134,15 @@ def close_recorder() -> Recorder | None:
     return closed
 
 
+def _failures_allowed(settled: Iterable[UserTarget]) -> dict[int, int]:
+    """Return by server and model the fewest failures in a row with which one of its user classes ends a level."""
+    found: dict[int, int] = {}
+    for one in settled:
+        if (most := one.scenario.stop_after_errors) is not None:
+            found[one.index] = min(most, found.get(one.index, most))
+    return found
+
+
 class Recorder:
     """Everything that one process needs to measure its users' requests: wires, clock, lag, files."""
 
@@ -172,10 +181,7 @@ class Recorder:
         self._on_broken, self._on_hopeless = on_broken, on_hopeless
         self._hopeless = False
         self._failed_in_a_row: Counter[tuple[int, int]] = Counter()  # of a server and model, in a level
-        self._stop_after: dict[int, int] = {}  # by server and model, the least that a class of theirs asks for
-        for one in settled.values():
-            if (most := one.scenario.stop_after_errors) is not None:
-                self._stop_after[one.index] = min(most, self._stop_after.get(one.index, most))
+        self._stop_after = _failures_allowed(settled.values())
         self.ledger = self._open_ledger(folder, str(worker), source)
         numbers = itertools.count(worker * WORKER_STRIDE)
         self._channels: dict[int, Channel] = {}
