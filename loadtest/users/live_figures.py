@@ -21,8 +21,8 @@ from locust.rpc import Message
 from locust.runners import STATE_MISSING, MasterRunner, Runner, WorkerRunner
 
 from loadtest import metrics
+from loadtest.histogram import Histogram
 from loadtest.live import Figures
-from loadtest.metrics import Histogram
 from loadtest.records import Record
 from loadtest.users import recording
 from loadtest.users.recording import InFlight
