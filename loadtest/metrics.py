@@ -88,11 +88,6 @@ def queue_wait_llamacpp(t_headers: Any, t_send: Any) -> Any:
     return (t_headers - t_send) * S_PER_NS
 
 
-def server_decode_tokens_per_s(eval_count: Any, eval_duration_ns: Any) -> Any:
-    """Decode rate on the server's clock: (eval_count − 1) / eval_duration, for eval_duration spans n − 1 intervals."""
-    return (eval_count - 1) / (eval_duration_ns * S_PER_NS)
-
-
 class ServerSaid(NamedTuple):
     """What a server said of its work on one request; nan for what it does not say."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import bisect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,16 +149,9 @@ class Plan:
         )
 
 
-def _largest_fitting(fits: Any, limit: int) -> int:
-    """Return the largest whole number up to `limit` that fits: what does not fit does not fit with more either."""
-    low, high = 0, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
+    """Return the largest number up to `limit` that fits, given that all smaller ones do; 0 where not even 1 fits."""
+    return bisect.bisect_left(range(1, limit + 1), True, key=lambda number: not fits(number))
 
 
 def facts_of_shape(name: str, shape: Shape, *, quantization: str | None = None, dtype: str | None = None) -> Facts:

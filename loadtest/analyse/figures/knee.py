@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,11 +179,6 @@ class Knee:
             "output_tokens_per_s": self.tokens_per_s,
             "grows": self.grows,
         }
-
-
-def parted(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
-    """Whether two figures differ for sure: both have a 95 % interval, and these do not overlap."""
-    return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])
 
 
 def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:

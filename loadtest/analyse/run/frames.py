@@ -46,12 +46,6 @@ class EventGaps:
     def seconds(self) -> FloatArray:
         return self.of(np.ones(len(self.counts), dtype=np.bool_))
 
-    @property
-    def row(self) -> IntArray:
-        """The row of the request that each gap belongs to."""
-        counts = self.counts
-        return np.repeat(np.arange(len(counts)), counts)
-
     def of(self, rows: BoolArray) -> FloatArray:
         """Return the gaps of the requests marked in `rows` (one flag a request), in seconds."""
         return filled(self.ticks(rows), int(self.counts[rows].sum()), self.unit)
@@ -86,11 +80,6 @@ class Delays:
     @property
     def seconds(self) -> FloatArray:
         return self.of(self.usable)
-
-    @property
-    def row(self) -> IntArray:
-        """The row of the request that each event belongs to."""
-        return np.repeat(np.arange(len(self.usable)), self.counts)
 
     def of(self, rows: BoolArray) -> FloatArray:
         """Return the delays of the requests marked in `rows` (one flag a request), in seconds."""

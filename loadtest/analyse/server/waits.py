@@ -33,11 +33,6 @@ class Waits:
     batch: FloatArray
     source: npt.NDArray[np.object_]  # "server": its durations; "inferred": slots and ends; "unknown"
 
-    def source_of(self, rows: BoolArray) -> str:
-        """Return the source that most requests of `rows` share; "unknown" without any."""
-        names, counts = np.unique(self.source[rows].astype(str), return_counts=True)
-        return str(names[np.argmax(counts)]) if len(names) else UNKNOWN
-
 
 def split_waits(run: Run, slots: Slots) -> Waits:
     """Return slot wait and batch wait of every request.

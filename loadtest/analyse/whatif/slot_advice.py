@@ -195,22 +195,22 @@ def advise_slots(
         predicted_now=model.closed(group.concurrencies[-1]),
         void=tuple(level["label"] for level in known if level["verdict"] == VOID),
     )
-    best = _best(advice)
-    advice = dataclasses.replace(advice, best=best, ranked_by=_pressing(advice))
-    tried = dict.fromkeys((model.slots, model.slots if best is None else advice.trial))
-    most = advice.load * (
-        TRUSTED_MULTIPLE if model.slots is not None else 1
-    )  # a limit that was not met may stand just above
-    seen = {load: cells[advice.usual, load] for load in loads if advice.is_measured(advice.usual, load)}
-    capacities = (
-        tuple(
-            sustainable_load(model, objectives, slots=each, most=most, known=seen if each == model.slots else {})
-            for each in tried
-        )
-        if objectives
-        else ()
+    advice = dataclasses.replace(advice, best=_best(advice), ranked_by=_pressing(advice))
+    return dataclasses.replace(advice, levers=rank_levers(advice), capacities=_sustainable(advice))
+
+
+def _sustainable(advice: Advice) -> tuple[SustainableLoad, ...]:
+    """Return what meets the objectives with the slots as measured, and with those to set next; nothing without objectives."""
+    if not advice.objectives:
+        return ()
+    now, load = advice.now, advice.load
+    most = load * (TRUSTED_MULTIPLE if now is not None else 1)  # a limit that was not met may stand just above
+    measured = [each for each in advice.loads if advice.is_measured(advice.usual, each)]
+    known = {each: advice.cells[advice.usual, each] for each in measured}
+    return tuple(
+        sustainable_load(advice.model, advice.objectives, slots=slots, most=most, known=known if slots == now else {})
+        for slots in dict.fromkeys((now, now if advice.best is None else advice.trial))
     )
-    return dataclasses.replace(advice, levers=rank_levers(advice), capacities=capacities)
 
 
 def loads_for(measured: Sequence[int]) -> tuple[int, ...]:

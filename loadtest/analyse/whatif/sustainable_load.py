@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,18 +113,8 @@ def meets(prediction: Prediction, objectives: Sequence[Objective], *, surely: bo
 
 
 def _highest(holds: Callable[[int], bool], most: int) -> int:
-    """Return the highest number up to `most` that holds, doubling and then halving; 0 where 1 does not."""
-    low, high = 0, 1
-    while high <= most and holds(high):
-        low, high = high, 2 * high
-    if high > most:
-        if low == most or holds(most):
-            return most
-        high = most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+    """Return the highest number up to `most` that holds, given that all lower ones do; 0 where not even 1 holds."""
+    return bisect.bisect_left(range(1, most + 1), True, key=lambda number: not holds(number))
 
 
 def _highest_rates(
