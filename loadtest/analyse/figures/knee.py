@@ -17,9 +17,7 @@ from loadtest.analyse.run.frames import Run
 LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's edges explain, is not stationary
 QUEUE_GROWTH = 1.5  # requests in flight in the last third of a level over the first, above which a queue grows …
 FEW_IN_FLIGHT = 2.0  # … if it is also more than so many requests …
-LEAST_GROWTH_SHARE = (
-    0.01  # of the requests that came: a queue that grows by less is one long wave, of 500/s more than of 1/s
-)
+LEAST_GROWTH_SHARE = 0.01  # … and more than this share of the requests that came: else it is one slow wave
 FEWEST_ARRIVALS = 12  # requests that growth is judged by
 KNEE_SHARE = 0.95  # of the best throughput; the first level that reaches it is the knee
 FEWEST_LEVELS = 3  # of different concurrency, for a knee
