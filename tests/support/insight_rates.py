@@ -18,7 +18,7 @@ import numpy as np
 
 from loadtest import slo
 from loadtest.analyse.figures.goodput import goodput
-from loadtest.analyse.figures.rates import flow, throughput
+from loadtest.analyse.figures.rates import flow, weighted_rate
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import load as read
 from loadtest.analyse.run.offered_load import per_second
@@ -99,7 +99,9 @@ def measured(shape: Shape, seed: int, limit_s: float) -> Rates:
         run = read(play(TIMING, [shape.load], slots=shape.slots, seed=seed).write(Path(place, "run")))
     found = flow(run, run.levels[0])
     assert found is not None
-    rates = [throughput(run, found, weights) for weights in (np.ones(len(run.requests)), run.column("output_tokens"))]
+    rates = [
+        weighted_rate(run, found, weights) for weights in (np.ones(len(run.requests)), run.column("output_tokens"))
+    ]
     requests, tokens = (rate.per_second if rate else float("nan") for rate in rates)
     if not shape.exact:  # of the lengths that this run drew
         requests *= float(run.column("output_tokens").mean()) / (sum(shape.load.output) / 2)

@@ -58,7 +58,7 @@ def _of_requests(
     """Return the statistic of a figure over all requests sent, and its interval."""
     worst = ENDLESS_S if objective.at_most else 0.0
     everyone = np.where(answered, values, worst)[sent]
-    found = stats.describe(everyone, block=block)
+    found = stats.describe_values(everyone, block=block)
     value, interval = found[objective.statistic], found[f"ci95_{objective.statistic}"]
     failed = 1 - float(answered.sum()) / float(sent.sum())
     if (

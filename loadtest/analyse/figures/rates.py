@@ -116,10 +116,10 @@ def flow(run: Run, level: dict[str, Any]) -> Flow | None:
     if window.seconds <= 0:
         return None
     rows = everyone if window.steady else measured
-    return Flow(window, int(users) if users is not None else None, rows, shares(run, rows, window))
+    return Flow(window, int(users) if users is not None else None, rows, window_shares(run, rows, window))
 
 
-def shares(run: Run, rows: BoolArray, window: Window) -> FloatArray:
+def window_shares(run: Run, rows: BoolArray, window: Window) -> FloatArray:
     """Return the share of each request's chunks that arrived in the window; 0 for requests not marked in `rows`."""
     send, counts = run.column("send"), run.chunks.counts
     found = np.where(rows & (counts == 0), window.holds(run.column("end")), 0.0)
@@ -143,7 +143,7 @@ class Throughput:
     ci95: list[float] | None  # None: too few requests, or the window is the whole level
 
 
-def throughput(run: Run, found: Flow, weights: FloatArray) -> Throughput | None:
+def weighted_rate(run: Run, found: Flow, weights: FloatArray) -> Throughput | None:
     """Return the rate of requests that ended well, each counted by its weight; None where no weight is known."""
     good = found.rows & np.asarray(run.requests["ok"], dtype=np.bool_) & np.isfinite(weights)
     if not good.any():
@@ -217,7 +217,7 @@ def summed_up(run: Run, found: Flow | None, good: BoolArray) -> dict[str, Any]:
     tokens, prompts = run.column("output_tokens"), run.column("prompt_tokens")
     figures: dict[str, Any] = {}
     for name, weights in zip(names, (tokens, prompts, np.ones(len(tokens))), strict=True):
-        rate = throughput(run, found, weights)
+        rate = weighted_rate(run, found, weights)
         figures[name] = rate.per_second if rate else None
         figures[f"{name}_ci95"] = rate.ci95 if rate else None
     window = found.window

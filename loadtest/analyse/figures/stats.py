@@ -24,7 +24,7 @@ MANY = 1 << 19  # pooled values; more of them are counted instead of sorted
 FEWEST_FOR_INTERVAL = 20  # samples that an interval needs
 
 
-def describe(values: FloatArray, *, block: int = 1, requests: IntArray | None = None) -> Described:
+def describe_values(values: FloatArray, *, block: int = 1, requests: IntArray | None = None) -> Described:
     """Return {n, mean, p5, p50, p90, p95, p99, max, ci95_mean, ci95_p5, …, ci95_p99} of `values`, which are in time order.
 
     Unknown values (nan) are left out. A percentile is None with too few samples (p5, p95: 20, p99: 100). An interval is None
@@ -37,9 +37,9 @@ def describe(values: FloatArray, *, block: int = 1, requests: IntArray | None = 
     """
     finite = np.isfinite(values)
     if finite.all():
-        return _figures_of(values, np.sort(values), block, requests=requests)
+        return _described_values(values, np.sort(values), block, requests=requests)
     known = values[finite]
-    return _figures_of(known, np.sort(known), block, requests=None if requests is None else requests[finite])
+    return _described_values(known, np.sort(known), block, requests=None if requests is None else requests[finite])
 
 
 def describe_pooled(pooled: EventGaps | Delays, rows: BoolArray, *, block: int = 1) -> Described:
@@ -47,10 +47,10 @@ def describe_pooled(pooled: EventGaps | Delays, rows: BoolArray, *, block: int =
     counts = pooled.counts[rows]
     counts = counts[counts > 0]
     if counts.sum() <= MANY:
-        return describe(pooled.of(rows), block=block, requests=np.repeat(np.arange(len(counts)), counts))
+        return describe_values(pooled.of(rows), block=block, requests=np.repeat(np.arange(len(counts)), counts))
     ordered = ranked(pooled, rows)
     values = filled(pooled.ticks(rows), int(counts.sum()), pooled.unit)
-    return _figures_of(values, ordered, block, starts=np.cumsum(counts) - counts)
+    return _described_values(values, ordered, block, starts=np.cumsum(counts) - counts)
 
 
 def ranked(pooled: EventGaps | Delays, rows: BoolArray) -> Ordered:
@@ -60,7 +60,7 @@ def ranked(pooled: EventGaps | Delays, rows: BoolArray) -> Ordered:
     return ValueCounts.of(pooled.ticks(rows), pooled.unit)
 
 
-def _figures_of(
+def _described_values(
     known: FloatArray,
     ordered: Ordered,
     block: int,
