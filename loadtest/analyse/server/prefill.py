@@ -62,7 +62,8 @@ class Prefill:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON values."""
-        return {name: value for name, value in asdict(self).items() if name != "jitter"}
+        found = {name: value for name, value in asdict(self).items() if name != "jitter"}
+        return {**found, "ci95": list(self.ci95)}
 
 
 def uncached(run: Run) -> FloatArray:

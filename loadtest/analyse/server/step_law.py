@@ -47,7 +47,8 @@ class StepTimes:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {name: value for name, value in asdict(self).items() if name not in ("error_s", "sample")}
+        found = {name: value for name, value in asdict(self).items() if name not in ("error_s", "sample")}
+        return {**found, "kinds": [asdict(kind) for kind in self.kinds]}
 
 
 @dataclass(frozen=True, slots=True)

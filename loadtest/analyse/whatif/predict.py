@@ -76,7 +76,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return asdict(self)
+        return {**asdict(self), "bands": {name: list(band) for name, band in self.bands.items()}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
