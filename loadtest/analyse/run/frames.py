@@ -22,9 +22,7 @@ from loadtest.records import FileHeader, Outcome, read_lines
 from loadtest.run_folder import RunFolder
 
 MOST_SAMPLE_NS = 100 * DAY_NS  # an instant beyond it is of another boot's clock
-CHUNKS_AT_ONCE = (
-    1 << 17
-)  # chunks worked on at once: what is made of them stays in the processor's cache, not all in memory
+CHUNKS_AT_ONCE = 1 << 17  # few enough for the processor's cache, and to spare memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,9 @@ import numpy as np
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 
-TIE_S = (
-    0.001  # the arrivals of one batch scatter by this much: an end and a start this close are one slot changing hands
-)
+TIE_S = 0.001  # scatter of arrivals of one batch: an end and a start this close are one slot changing hands
 UNNOTICED_S = 0.005  # the batch loop has not noticed a request yet that came this shortly before a step began
-HEADERS_ERROR_S = (
-    0.020  # largest median difference of llama.cpp's headers from its timings; one token gap if that is more
-)
+HEADERS_ERROR_S = 0.020  # largest median difference of llama.cpp's headers from its timings (or one token gap)
 TOLD_SHARE = 0.8  # of the answers must carry durations for the server to count as one that reports them
 LEAST_HELD = 0.02  # of the time at work: a number of streams seen for less is a delayed token or two, not another slot
 

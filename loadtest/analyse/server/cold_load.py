@@ -19,9 +19,7 @@ from loadtest.analyse.server.prompt_length import seconds, size
 ENOUGH_SAMPLES = 2  # during a load, for a growth to be computed
 # Growth of the page cache as a share of the file: up to the first the file came from the cache, from the second on from disk.
 FROM_CACHE, FROM_DISK = 0.1, 0.5
-UNLIKE_FIRST_LOAD = (
-    0.5  # of the first load's growth: later ones off by less are told by it; samples at the edges cost them some
-)
+UNLIKE_FIRST_LOAD = 0.5  # of the first load's growth; later ones that differ by less are not mentioned
 STAYED = 0.02  # of a memory; a smaller change counts as none
 FASTER = 0.8  # of the first load's time, below which later loads are called faster
 

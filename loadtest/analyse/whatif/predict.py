@@ -35,9 +35,7 @@ TOKENS_SIMULATED = 60_000  # simulated for one prediction, over all repetitions:
 FEWEST_SEEDS, MOST_SEEDS = 3, 12
 FEWEST_REQUESTS = 20
 OPEN_REQUESTS = 200
-MOST_SLOPE = (
-    0.6  # of the last step time, for each further stream, where no growth was seen: 1 would be no batching at all
-)
+MOST_SLOPE = 0.6  # of the last step time, for each further stream, where no growth was seen; 1: no gain from batches
 ENGINE_ERROR = 0.05  # of any figure, in 95 of 100 cases: what the engine was off by on recorded runs of real servers
 SPACING_S = 0.0001  # between the first requests of a level's users
 
