@@ -10,7 +10,8 @@ from itertools import pairwise
 from typing import Any, Self
 
 from loadtest import metrics
-from loadtest.metrics import SUSPECT, VALID, VOID, Doubt, Histogram
+from loadtest.histogram import Histogram
+from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
 from loadtest.records import Outcome, Record
 
 REJECTED, ACCEPTED = "rejected", "accepted"  # outcomes beside those of records: the verdict of the test's own code

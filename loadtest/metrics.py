@@ -1,16 +1,15 @@
 """Every formula in one place: durations from a Record's instants, and the limits of a verdict.
 
-Instants are nanoseconds, results seconds. A function of instants and durations takes scalars or NumPy arrays alike (it
-only computes), so the live line, the frames and the Locust users cannot disagree; what a server said is read a request
-at a time. Definitions are those of vLLM's `bench serve` where it has one; the formula stands in the docstring and in
-FORMULAS, from which reports print it.
+Instants are nanoseconds, results are seconds. Functions of instants and durations take scalars or NumPy arrays, so the live
+line, the analysis and the Locust users compute the same figures with the same code. Definitions are those of vLLM's
+`bench serve` where it has one. Each formula stands in its docstring and in FORMULAS, from which reports print it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 NS_PER_S = 1_000_000_000
 S_PER_NS = 1e-9
@@ -60,51 +59,47 @@ def tpot(e2e_s: Any, ttft_s: Any, output_tokens: Any) -> Any:
 
 
 def stream_tokens_per_s(tpot_s: Any) -> Any:
-    """Decode speed that a user sees: 1 / TPOT. Tokens per second."""
+    """Decode speed of one stream as its user sees it: 1 / TPOT. Tokens per second."""
     return 1 / tpot_s
 
 
 def e2e_tokens_per_s(output_tokens: Any, e2e_s: Any) -> Any:
-    """Output tokens / E2E, waiting included: the convention of older tables. Tokens per second."""
+    """Output tokens / E2E, which includes waiting: the convention of older tables. Tokens per second."""
     return output_tokens / e2e_s
 
 
 def schedule_lag(t_send: Any, t_sched: Any) -> Any:
-    """How late a request left: t_send − t_sched. Seconds."""
+    """How late a request was sent: t_send − t_sched. Seconds."""
     return (t_send - t_sched) * S_PER_NS
 
 
 def queue_wait_ollama(ttft_s: Any, load_s: Any, prefill_s: Any) -> Any:
-    """Wait before the server worked on the prompt, from Ollama's own durations: TTFT − load − prompt_eval. Seconds.
+    """Wait before the server began with the prompt, from Ollama's own durations: TTFT − load − prompt_eval. Seconds.
 
-    May come out a little below zero (rounding, scheduling); readers clamp at 0. Held against a real Ollama it is right
-    within 10-20 ms on a busy one-core server. The native API only: /v1 carries no durations.
+    It may be slightly negative (rounding, scheduling), and readers clamp it at 0. On a real, busy one-core Ollama it was
+    right to 10-20 ms. Only the native API reports durations; /v1 does not.
     """
     return ttft_s - load_s - prefill_s
 
 
 def queue_wait_llamacpp(t_headers: Any, t_send: Any) -> Any:
-    """Wait for a slot of llama.cpp's server, which sends headers when the slot starts: t_headers − t_send. Seconds."""
+    """Wait for a slot of llama.cpp's server, which sends headers when a slot takes the request: t_headers − t_send. Seconds."""
     return (t_headers - t_send) * S_PER_NS
 
 
-def server_decode_tokens_per_s(eval_count: Any, eval_duration_ns: Any) -> Any:
-    """Decode rate on the server's clock: (eval_count − 1) / eval_duration, for eval_duration spans n − 1 intervals."""
-    return (eval_count - 1) / (eval_duration_ns * S_PER_NS)
-
-
 class ServerSaid(NamedTuple):
-    """What a server said of its work on one request; nan for what it does not say."""
+    """What a server reported about its work on one request; nan where it did not."""
 
     load_s: float
     prefill_s: float
     cached_tokens: float
-    starts_with_headers: bool  # llama.cpp: headers leave when the slot starts
+    starts_with_headers: bool  # llama.cpp: it sends headers when a slot takes the request
 
 
 def server_said(server: dict[str, Any]) -> ServerSaid:
-    """Read a record's `server`. A duration that was not sent is unknown: Ollama's own servers always send load and
-    prompt_eval, and what stands before other machines may send total_duration alone.
+    """Return what a record's `server` says; a duration that was not sent is unknown, never zero.
+
+    Ollama itself always sends load and prompt_eval durations, but a proxy before several machines may send only the total.
     """
     timings = server.get("timings")
     usage = server.get("usage")
@@ -120,15 +115,15 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
 
 
 def _said_number(said: Any) -> float:
-    """Return what a server sent as a number, nan where that is none or negative."""
+    """Return a value of the server as a number; nan where it is not one or negative."""
     known = isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said < math.inf
     return float(said) if known else math.nan
 
 
 def queue_wait(t_send: float, t_headers: float, t_first_token: float, said: ServerSaid) -> float:
-    """Return one request's wait before the server worked on its prompt, at least 0; nan where that is unknown.
+    """Return one request's wait before the server began with its prompt, at least 0; nan where unknown. Seconds.
 
-    Instants that there were not are nan. Formulas: queue_wait_llamacpp, queue_wait_ollama. Seconds.
+    It is queue_wait_llamacpp or queue_wait_ollama. An instant that never came is nan.
     """
     if said.starts_with_headers:
         wait = queue_wait_llamacpp(t_headers, t_send)
@@ -138,32 +133,32 @@ def queue_wait(t_send: float, t_headers: float, t_first_token: float, said: Serv
 
 
 def made_together(server_us: Sequence[int] | None) -> bool:
-    """Whether the server itself made the first two tokens within a millisecond, as real Ollama does at times."""
+    """Return whether the server made the first two tokens within a millisecond of each other, as Ollama does at times."""
     return server_us is not None and len(server_us) > 1 and server_us[1] - server_us[0] < 1000
 
 
 def enough_for(share: float, count: int) -> bool:
-    """Whether so many values tell a percentile: p5 and p95 want 20, p99 100, the median one."""
+    """Return whether so many values are enough for a percentile: 20 for p5 and p95, 100 for p99, one for the median."""
     return count > 0 and (share == 0.5 or count * min(share, 1 - share) >= 1 - 1e-9)
 
 
 def needed(share: float) -> int:
-    """Return how many values a percentile takes at least."""
+    """Return how many values a percentile needs."""
     return 1 if share == 0.5 else math.ceil(1 / min(share, 1 - share) - 1e-9)
 
 
 # Limits of the verdict (a level is void past these, suspect past half of them).
 SCHEDULE_LAG_SHARE_OF_TTFT = 0.01  # of the median TTFT, at p99 …
 SCHEDULE_LAG_FLOOR_S = 0.005  # … or this, whichever is larger
-LATE_GAPS_SHARE = 0.01  # gaps between tokens beside one that client lag of more than a token gap made late
+LATE_GAPS_SHARE = 0.01  # gaps between tokens that a late read of the client spoilt (late by more than a token gap)
 STOOD_STILL_S = 1.0  # between two polls of one process: suspect, whatever its share …
 STOOD_STILL_SHARE = 0.01  # … of the time of all the level's processes
 COALESCED_FIRST_TOKENS_SHARE = 0.01  # suspect only
 LOST_RECORDS_SHARE = 0.01  # of a run's records: suspect from the first on
 CLIENT_CPU_SHARE = 0.9  # of one core; suspect only
 LENGTH_SHARE = 0.1  # achieved output length off the asked one; suspect only
-FAILED_SHARE = 0.5  # of the requests, from which on those that ended well say nothing of the load that was offered
-UNREAD_SHARE = 0.01  # answers whose tokens the server counted, and of which no text was understood
+FAILED_SHARE = 0.5  # of the requests: from there on those that ended well do not stand for the load
+UNREAD_SHARE = 0.01  # answers without any text that was understood, although the server counted tokens
 EMPTY_SHARE = 0.01  # answers without any text; suspect, void from EMPTY_VOID_SHARE on
 EMPTY_VOID_SHARE = 0.5
 
@@ -173,7 +168,7 @@ def schedule_lag_limit(median_ttft_s: float) -> float:
     return max(SCHEDULE_LAG_SHARE_OF_TTFT * median_ttft_s, SCHEDULE_LAG_FLOOR_S)
 
 
-# What `loadtest calibrate` calls a true figure; errors are against what the server itself says that it did.
+# Errors up to which `loadtest calibrate` calls a figure true, against what the server itself logged.
 TRUE_WITHIN_S = 0.001  # errors of TTFT at p50 and p99, of ITL at p99
 TRUE_WITHIN_SHARE = 0.01  # of the true median gap: error of ITL at p50
 BIN_S = 0.01  # content events are counted in bins of this length for the busiest second
@@ -190,21 +185,21 @@ def busiest_second(bins: Sequence[int]) -> int:
 
 
 ENOUGH_FOR_P99 = 100  # requests: of fewer, p99 is the maximum
-ENOUGH_LATE = 3  # late reads that void a level
+ENOUGH_LATE = 3  # late reads from which on a level may be void
 
 VALID, SUSPECT, VOID = "valid", "suspect", "void"
 
 
 class Doubt(NamedTuple):
-    """One reason to doubt figures."""
+    """A reason to doubt figures, and how severe it is."""
 
     severity: str
     reason: str
 
 
 def doubt_schedule_lag(count: int, p50: float, p99: float, limit: float) -> Iterator[Doubt]:
-    """Doubt requests that left late: their number and schedule lag in seconds, `limit` of schedule_lag_limit."""
-    # Of few requests p99 is the worst one: it alone makes a level suspect, never void.
+    """Doubt requests that were sent late: `count` of them, with percentiles of schedule lag in seconds."""
+    # With few requests p99 is the worst one, which alone makes a level suspect but not void.
     yield from _graded(
         p99,
         limit,
@@ -214,7 +209,7 @@ def doubt_schedule_lag(count: int, p50: float, p99: float, limit: float) -> Iter
 
 
 def doubt_lag(reads: int, tokens: int, spoilt: int, gaps: int) -> Iterator[Doubt]:
-    """Doubt a client whose lag spoilt gaps between tokens, by `reads` of more than a token gap's lag; void from three on."""
+    """Doubt a client whose late reads (by more than a token gap) spoilt gaps between tokens; void from three reads on."""
     if gaps and spoilt and (reads > 1 or spoilt / gaps > LATE_GAPS_SHARE):
         share, limit = spoilt / gaps, LATE_GAPS_SHARE
         yield from _graded(
@@ -229,7 +224,7 @@ def doubt_lag(reads: int, tokens: int, spoilt: int, gaps: int) -> Iterator[Doubt
 
 
 def doubt_late(late: int, arrivals: int) -> Iterator[Doubt]:
-    """Doubt late reads of records that do not say what these spoilt; one proves nothing, whatever its share."""
+    """Doubt late reads in records of older versions, which do not count the gaps spoilt; a single read proves nothing."""
     if arrivals and late > 1:
         share, limit = late / arrivals, LATE_GAPS_SHARE
         yield from _graded(
@@ -263,7 +258,7 @@ def doubt_stood_still(gaps: Sequence[float], span: float, processes: int) -> Ite
 
 
 def doubt_send(p99: float, limit: float) -> Iterator[Doubt]:
-    """Doubt t_send where handing the request to the kernel took longer than schedule_lag_limit. Seconds."""
+    """Doubt t_send where passing the request to the kernel took longer than the limit of schedule lag. Seconds."""
     if p99 > limit:
         yield Doubt(
             SUSPECT,
@@ -272,7 +267,7 @@ def doubt_send(p99: float, limit: float) -> Iterator[Doubt]:
 
 
 def doubt_stamps(arrivals: int, stamped: int, lag_p99: float, limit: float) -> Iterator[Doubt]:
-    """Doubt arrivals without kernel stamps whose lag is above schedule_lag_limit: the time of a late read is wrong."""
+    """Doubt arrivals without kernel stamps: where the client lagged, the time of its read is not that of the arrival."""
     if stamped_by(arrivals, stamped) in ("user", "mixed"):
         yield from _graded(
             lag_p99,
@@ -282,7 +277,7 @@ def doubt_stamps(arrivals: int, stamped: int, lag_p99: float, limit: float) -> I
 
 
 def doubt_coalesced(merged: int, requests: int) -> Iterator[Doubt]:
-    """Doubt TTFT where first tokens shared their read with a later one that the server did not make with it."""
+    """Doubt TTFT where the first token came in one read with a later token that the server made after it."""
     if requests and merged / requests > COALESCED_FIRST_TOKENS_SHARE:
         yield Doubt(
             SUSPECT,
@@ -292,15 +287,15 @@ def doubt_coalesced(merged: int, requests: int) -> Iterator[Doubt]:
 
 
 def stamped_by(arrivals: int, stamped: int) -> str:
-    """Return who stamped the arrivals: "kernel", "user" (the time of the read), "mixed", or "none" without any."""
+    """Return what stamped the arrivals: "kernel", "user" (the time of the read), "mixed", or "none" without arrivals."""
     if arrivals == 0:
         return "none"
-    # A new process misses the stamps of its first reads, and the end of a stream has none.
+    # The first reads of a new process and the end of a stream have no kernel stamp.
     return "kernel" if stamped >= 0.99 * arrivals else "user" if stamped == 0 else "mixed"
 
 
 def _graded(value: float, limit: float, reason: Callable[[str], str], *, few: bool = False) -> Iterator[Doubt]:
-    """Yield void past the limit, suspect past half of it; never void on few samples."""
+    """Yield a doubt: void above the limit (suspect if `few`), suspect above half of it."""
     if value > limit:
         yield Doubt(SUSPECT if few else VOID, reason("above the limit of"))
     elif value > limit / 2:
@@ -313,127 +308,3 @@ def _percent(share: float) -> str:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.1f} ms"
-
-
-# Figures that several processes measure together: percentiles do not add up, bucket counts do.
-
-
-class Histogram:
-    """A distribution that merges: counts in log-linear buckets, as HdrHistogram has them (hdrhistogram.org).
-
-    Every power of two is cut into 128 buckets of equal width, so that a bucket is at most 1/128 of its value wide and a
-    percentile is off by at most half of that, 0.4 %, whatever the scale. Count, sum, least and largest value are exact.
-    Values are floats of any unit, zero or more; what is not finite is unknown and left out, below zero counts as zero.
-    """
-
-    __slots__ = ("_buckets", "_zeros", "count", "max", "min", "sum")
-
-    def __init__(self) -> None:
-        self._buckets: dict[int, int] = {}
-        self._zeros = 0  # zero has no logarithm: gaps between events of one read
-        self.count = 0
-        self.sum = 0.0
-        self.min = math.inf
-        self.max = -math.inf
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Self:
-        histogram = cls()
-        histogram.add(*values)
-        return histogram
-
-    def add(self, *values: float) -> None:
-        buckets, known = self._buckets, [max(value, 0.0) for value in values if math.isfinite(value)]
-        if not known:
-            return
-        for value in known:
-            if value:
-                mantissa, exponent = math.frexp(value)  # value = mantissa · 2^exponent, mantissa from 0.5 to 1
-                index = (exponent << 7) + int(mantissa * 256) - 128
-                buckets[index] = buckets.get(index, 0) + 1
-            else:
-                self._zeros += 1
-        self.count += len(known)
-        self.sum += math.fsum(known)
-        self.min = min(self.min, *known)
-        self.max = max(self.max, *known)
-
-    def merge(self, other: Histogram) -> None:
-        """Add all that `other` holds; the same as if every value had been added here."""
-        for index, count in other._buckets.items():
-            self._buckets[index] = self._buckets.get(index, 0) + count
-        self._zeros += other._zeros
-        self.count += other.count
-        self.sum += other.sum
-        self.min = min(self.min, other.min)
-        self.max = max(self.max, other.max)
-
-    @property
-    def mean(self) -> float | None:
-        return self.sum / self.count if self.count else None
-
-    def percentile(self, share: float) -> float | None:
-        """Return the value below which `share` (0 to 1) of all values lie, None of nothing.
-
-        Interpolated between neighbours in rank as numpy.quantile does, so that it equals the exact percentile of the
-        same values to within half a bucket.
-        """
-        if not self.count:
-            return None
-        rank = share * (self.count - 1)
-        below = math.floor(rank)
-        low, high = self._at(below), self._at(min(below + 1, self.count - 1))
-        return low + (rank - below) * (high - low)
-
-    def _at(self, rank: int) -> float:
-        """Return the value of a rank (0 is the least): the middle of its bucket, the ends exact."""
-        if rank == 0 or rank == self.count - 1:
-            return self.min if rank == 0 else self.max
-        seen = self._zeros
-        if rank < seen:
-            return 0.0
-        for index in sorted(self._buckets):
-            seen += self._buckets[index]
-            if rank < seen:
-                return min(max(_middle(index), self.min), self.max)
-        raise AssertionError("counts and buckets disagree")
-
-    def at_most(self, bounds: Sequence[float]) -> list[int]:
-        """Return how many values are at or below each of `bounds`, which ascend from 0 or more.
-
-        A value within half a bucket (0.4 %) of a bound may count on its other side.
-        """
-        counts, seen = [], self._zeros
-        rest = sorted(self._buckets, reverse=True)
-        for bound in bounds:
-            while rest and min(_middle(rest[-1]), self.max) <= bound:
-                seen += self._buckets[rest.pop()]
-            counts.append(seen)
-        return counts
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain JSON: only buckets that hold something, the whole of it a few hundred bytes."""
-        if not self.count:
-            return {}
-        return {
-            "buckets": {str(index): count for index, count in self._buckets.items()},
-            "zeros": self._zeros,
-            "sum": self.sum,
-            "min": self.min,
-            "max": self.max,
-        }
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Self:
-        histogram = cls()
-        if row:
-            histogram._buckets = {int(index): count for index, count in row["buckets"].items()}
-            histogram._zeros = row["zeros"]
-            histogram.count = histogram._zeros + sum(histogram._buckets.values())
-            histogram.sum, histogram.min, histogram.max = row["sum"], row["min"], row["max"]
-        return histogram
-
-
-def _middle(index: int) -> float:
-    """Return the middle of a Histogram's bucket."""
-    return math.ldexp((index & 127) + 128.5, (index >> 7) - 8)

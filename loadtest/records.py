@@ -1,10 +1,10 @@
-"""The one thing that both halves share: a Record per request, and the folder that a run leaves on disk.
+"""A record of one request, as it is kept on disk: the only thing that measuring and analysing share.
 
-Measuring writes, analysing reads, and nothing passes between them but these files:
+Measuring writes these files of a run folder, and analysing reads them (run_folder.py has the writers):
 
-    run.json            what was run, against what, from where (RunFolder.write_run)
-    requests-*.jsonl    a header line, then one Record a line; one file per measuring process (RecordWriter)
-    samples-*.jsonl     what monitors and the driver itself saw over time (SampleWriter)
+    run.json            what was run, against which server, from which client
+    requests-*.jsonl    a header line, then one Record per line; one file per measuring process
+    samples-*.jsonl     what the driver and monitors sampled over time
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ import orjson
 from loadtest.errors import RunFolderError
 
 SCHEMA = 1
-MOST_STARTS = 16  # of objects that are looked for on a line which does not parse
-MOST_ANCHOR_NS = 1 << 62  # of an instant: a difference of two still fits 64 bits
-NOT_SENT = "not sent"  # how the error of a request begins that was shed: cancelled before it was sent, by its plan
+MOST_STARTS = 16  # places on a damaged line at which an object is looked for
+MOST_ANCHOR_NS = 1 << 62  # largest instant, so that the difference of two fits 64 bits
+NOT_SENT = "not sent"  # begins the error of a request that its open loop left unsent because of --max-in-flight
 
 
 class Outcome(StrEnum):
-    """How a request ended; every request ends as exactly one of these."""
+    """How a request ended: as exactly one of these."""
 
     OK = "ok"
     HTTP_ERROR = "http_error"  # a status other than 2xx
-    STREAM_ERROR = "stream_error"  # an error object inside a stream that began well, or bytes that do not decode
+    STREAM_ERROR = "stream_error"  # an error object in a stream that began well, or bytes that do not decode
     TRUNCATED = "truncated"  # the stream ended without done:true or finish_reason
     CONNECT_ERROR = "connect_error"
     TIMEOUT = "timeout"
-    CANCELLED = "cancelled"  # we stopped it
-    CLIENT_ERROR = "client_error"  # loadtest itself failed over it: no figure of its level can be believed
+    CANCELLED = "cancelled"  # loadtest stopped it
+    CLIENT_ERROR = "client_error"  # a bug of loadtest: makes the whole level void
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Clock:
 
     @classmethod
     def now(cls) -> Self:
-        """Read both clocks, keeping the tightest of several pairs so that their offset is good to about 1 µs."""
+        """Read both clocks nine times and keep the closest pair of readings: their offset is then right to about 1 µs."""
         best: tuple[int, int, int] | None = None
         for _ in range(9):
             before = time.perf_counter_ns()
@@ -63,24 +63,24 @@ class Clock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One request, as instants and counts; every duration is derived from these by loadtest.metrics.
+    """One request as instants and counts, from which loadtest.metrics derives every duration.
 
-    t_* are integer nanoseconds on the monotonic clock since the file's anchor; None where the request did not get
-    that far. Absent values are left out of the JSON line.
+    t_* are integer nanoseconds on the monotonic clock since the file's anchor; None where the request did not get so far.
+    Absent values are left out of the JSON line.
     """
 
-    id: int  # ordinal in the plan
+    id: int  # position in the plan
     level: int  # index of the level (grid cell)
     seed: int  # from which the prompt can be rebuilt
     dialect: str
     model: str
     outcome: Outcome
-    t_sched: int  # when it should have been sent
+    t_sched: int  # when it was due
     t_end: int  # when it was over, however it ended
     t_connect: int | None = None  # TCP (and TLS) ready, where a connection was opened for it
     t_send: int | None = None  # the request's last byte handed to the kernel
-    send_us: int = 0  # between the stamps before and after that: t_send may be off by as much
-    resent: int | None = None  # when it was sent once more, after a kept connection died without a byte of answer
+    send_us: int = 0  # time that handing it over took: t_send may be off by as much
+    resent: int | None = None  # when it was sent again, because a kept connection died without a byte of answer
     t_headers: int | None = None
     t_first_byte: int | None = None
     t_first_token: int | None = None  # first event with any text, reasoning included
@@ -91,23 +91,23 @@ class Record:
     arrivals: int = 0  # reads in all: stamped == arrivals means that every stamp is the kernel's
     lag_us: int = 0  # client lag, worst of its reads
     lag_mean_us: int = 0
-    late: int = 0  # reads whose client lag was above the stream's own median token gap
-    late_tokens: int | None = None  # content events whose instant that spoilt; None: no late reads, or not counted
-    late_gaps: int | None = None  # gaps between content events that begin or end with one of those
+    late: int = 0  # reads whose client lag exceeded the stream's own median token gap
+    late_tokens: int | None = None  # content events with a wrong instant for that; None: no late reads, or not counted
+    late_gaps: int | None = None  # gaps that begin or end at such an event
     first_coalesced: bool = False  # the first token shared its read with a later one
     asked: int | None = None  # output length asked for, tokens
     asked_input: int | None = None  # input length asked for, tokens
     prompt_tokens: int | None = None
     output_tokens: int | None = None
-    unsent_tokens: int = 0  # of output_tokens, those whose text was never sent: no decode speed can hold them
+    unsent_tokens: int = 0  # those of output_tokens whose text was not sent; decode speed leaves them out
     token_source: str | None = None  # "server", "tiktoken" or "chunks"
     server: dict[str, Any] | None = None  # what the server said, under the server's own names
     server_us: list[int] | None = None  # created_at of each content event, µs from the first one's
     server_first: int | None = None  # the first one's wall time, ns
     status: int | None = None
     error: str | None = None
-    notes: list[str] | None = None  # what was odd in the answer and spoils no figure
-    doubts: list[str] | None = None  # what was odd in it and makes its level suspect
+    notes: list[str] | None = None  # oddities of the answer that spoil no figure
+    doubts: list[str] | None = None  # oddities that make its level suspect
     finish_reason: str | None = None
     target: int = 0  # index into run.json's targets
     session: int | None = None  # which session of its level this was a turn of; None: a request by itself
@@ -121,12 +121,12 @@ class Record:
 
     @property
     def was_shed(self) -> bool:
-        """Whether an open loop left the request unsent, for --max-in-flight others were in flight."""
+        """Whether an open loop left the request unsent because of --max-in-flight."""
         return self.outcome is Outcome.CANCELLED and (self.error or "").startswith(NOT_SENT)
 
     @property
     def sent_tokens(self) -> int:
-        """Output tokens that the answer's text is of: those that a decode speed is over."""
+        """Output tokens whose text was sent: those that a decode speed counts."""
         return (self.output_tokens or 0) - self.unsent_tokens
 
     def to_line(self) -> builtins.bytes:
@@ -151,7 +151,7 @@ _LEFT_OUT_AT_ZERO = ("target", "send_us", "unsent_tokens")
 
 @dataclass(frozen=True, slots=True)
 class FileHeader:
-    """First line of a requests file: who wrote it, and the anchor of its instants."""
+    """The first line of a requests file: who wrote the file, and the anchor of its instants."""
 
     schema: int
     worker: str
@@ -162,7 +162,7 @@ class FileHeader:
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> Self | None:
-        """Take a parsed first line; None where it is no header."""
+        """Read a parsed first line; None where it is not a header."""
         texts, instants = ("worker", "host", "driver"), ("monotonic_ns", "wall_ns")
         if not all(isinstance(row.get(name), str) for name in texts):
             return None
@@ -176,15 +176,15 @@ class FileHeader:
 
 
 def newer(schema: object) -> bool:
-    """Whether a file's schema is one that this version does not know."""
+    """Return whether a file's schema is newer than this version knows."""
     return isinstance(schema, int) and schema > SCHEMA
 
 
 def read_line(line: bytes) -> tuple[dict[str, Any] | None, bool]:
-    """Return the object that a line holds, and whether something on the line could not be read.
+    """Return the object on a line, and whether part of the line could not be read.
 
-    A write that a full disk cut off leaves half a line, and the next record stands right behind it. A crashed file system
-    leaves NUL bytes. The object at the end of such a line is whole.
+    A full disk may cut off a line, and the next record then follows right behind it; a crashed file system may leave NUL
+    bytes. In both cases the object at the end of the line is whole.
     """
     start = 0
     for _ in range(MOST_STARTS):
@@ -200,9 +200,9 @@ def read_line(line: bytes) -> tuple[dict[str, Any] | None, bool]:
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the objects of a file of JSON lines, and how many of its lines could not be read.
+    """Return the objects of a file of JSON lines, and how many lines could not be read.
 
-    A last line without its end is still being written, or was cut off by a kill: it is left out and not counted. Raises
+    A last line without a newline is still being written or was cut off by a kill; it is left out and not counted. Raises
     RunFolderError where the file cannot be opened.
     """
     try:

@@ -1,4 +1,4 @@
-"""The folder that a run leaves on disk: how its files are written, and how run.json is read back."""
+"""The folder of a run on disk: its files are written and read here."""
 
 from __future__ import annotations
 
@@ -19,17 +19,15 @@ from loadtest.credentials import scrubber
 from loadtest.errors import RunFolderError, StorageError
 from loadtest.records import SCHEMA, Clock, FileHeader, Record, newer, read_lines
 
-RESERVE = 1 << 18  # bytes kept for run.json: on a full disk it can still say how the run ended
-
-
-TRIED_BYTES = 1 << 16  # written to see whether a run's folder can be
+RESERVED_BYTES = 1 << 18  # kept for run.json, which says on a full disk as well how the run ended
+TRIED_BYTES = 1 << 16  # written on trial, to find a full disk before the run begins
 
 
 class LineFile:
-    """A new file of JSON lines, each of them whole or not there at all, whatever becomes of the disk."""
+    """A new file of JSON lines; a line is written whole or, where the disk fails, not at all."""
 
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        """Make the file and write its first line; raise StorageError, or FileExistsError where the name is taken."""
+        """Create the file and write its header line; raise StorageError, or FileExistsError where the name is taken."""
         self.path = path
         self._end = 0  # of the last whole line
         self._scrub = scrubber()
@@ -43,15 +41,15 @@ class LineFile:
 
     @property
     def removed(self) -> bool:
-        """Whether no folder holds the file any more: what is written to it is lost when it is closed."""
+        """Whether the file was deleted, so that what is written to it is lost."""
         return os.fstat(self._file.fileno()).st_nlink == 0
 
     def append(self, line: bytes) -> None:
-        """Write one line, with one write unless that stops short; where it fails, cut the file back and raise StorageError."""
+        """Write one line; where that fails, cut the file back to its last whole line and raise StorageError."""
         line = self._scrub(line)
         rest = memoryview(line)
         try:
-            while rest:  # a disk with room for a part of the line takes that, and says at the next write what is wrong
+            while rest:  # a disk that fills up takes part of the line, and the next write says why
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             with suppress(OSError):
@@ -69,7 +67,7 @@ def _storage_error(path: Path, error: OSError) -> StorageError:
 
 
 class RecordWriter(LineFile):
-    """Appends Records to one requests file: one line and one write a record, so that a crash costs at most a line."""
+    """Appends Records to a requests file with one write each, so that a crash loses at most one line."""
 
     def __init__(self, path: Path, *, worker: str, driver: str, clock: Clock) -> None:
         self.clock = clock
@@ -77,12 +75,12 @@ class RecordWriter(LineFile):
         super().__init__(path, dataclasses.asdict(header))
 
     def write(self, record: Record) -> None:
-        """Append a record; raise StorageError where it cannot be kept."""
+        """Append a record; raise StorageError where it cannot be written."""
         self.append(record.to_line())
 
 
 class SampleWriter(LineFile):
-    """Appends samples ({"t": ns since the anchor, ...}) to one samples file, as RecordWriter does records."""
+    """Appends samples ({"t": ns since the anchor, ...}) to a samples file, with one write each."""
 
     def __init__(self, path: Path, *, source: str, clock: Clock, facts: dict[str, Any] | None = None) -> None:
         self.clock = clock
@@ -90,25 +88,25 @@ class SampleWriter(LineFile):
         super().__init__(path, {"schema": SCHEMA, "source": source, "host": platform.node(), **anchor, **(facts or {})})
 
     def write(self, sample: dict[str, Any]) -> None:
-        """Append a sample; raise StorageError where it cannot be kept."""
+        """Append a sample; raise StorageError where it cannot be written."""
         self.append(orjson.dumps(sample) + b"\n")
 
 
 def default_folder(name: str) -> Path:
-    """Return runs/<time>-<name>, below the working directory."""
+    """Return runs/<time>-<name>, relative to the working directory."""
     safe = "".join(char if char.isalnum() or char in "-_." else "-" for char in name)
     return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{safe}"
 
 
 class RunFolder:
-    """A run on disk. Made with `create` by whoever measures, opened with `open` by whoever reads."""
+    """A run on disk: `create` makes one to measure into, `open` opens one to read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def check_free(cls, path: Path) -> None:
-        """Raise RunFolderError when `path` holds a run, is no folder or cannot be written to; leave nothing behind."""
+        """Raise RunFolderError where `path` holds a run, is not a folder or cannot be written to; leave nothing behind."""
         if path.absolute() == Path(path.absolute().anchor):
             raise RunFolderError(f"{path} is the root of the file system; choose another --out.")
         try:
@@ -130,7 +128,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """Make the folder (parents too); raise RunFolderError when it cannot be, or already holds a run."""
+        """Create the folder and its parents; raise RunFolderError where that fails or it already holds a run."""
         cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -141,7 +139,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a folder that holds a run, be it records alone; raise RunFolderError when it does not."""
+        """Open a folder with run.json or requests files; raise RunFolderError where it has neither."""
         try:
             known = (path / "run.json").is_file() or any(path.glob("requests-*.jsonl"))
         except OSError as error:
@@ -155,9 +153,10 @@ class RunFolder:
         return self.path.name
 
     def write_run(self, facts: dict[str, Any]) -> None:
-        """Write run.json whole or not at all, at the start and, with how the run ended, again; raise StorageError.
+        """Write run.json, whole or not at all; raise StorageError.
 
-        It is written over a file that was made beforehand, so that a disk that filled up meanwhile has room for it.
+        It is written at the start, and again at the end with how the run ended. It is written over a file that was reserved
+        before, so that there is room for it on a disk that has filled up meanwhile.
         """
         body = orjson.dumps({"schema": SCHEMA, **facts}, option=orjson.OPT_INDENT_2)
         partial = self.path / "run.json.partial"
@@ -172,12 +171,12 @@ class RunFolder:
             self._reserve()
 
     def _reserve(self) -> None:
-        """Keep room on the disk for the next run.json."""
+        """Reserve room on the disk for the next run.json."""
         with suppress(OSError), (self.path / "run.json.partial").open("xb") as file:
-            file.write(bytes(RESERVE))
+            file.write(bytes(RESERVED_BYTES))
 
     def read_run(self) -> dict[str, Any]:
-        """Return run.json; raise RunFolderError when it cannot be read, does not parse or is of a newer schema."""
+        """Return run.json; raise RunFolderError where it cannot be read, does not parse or has a newer schema."""
         try:
             facts = orjson.loads((self.path / "run.json").read_bytes())
         except orjson.JSONDecodeError:
@@ -196,9 +195,9 @@ class RunFolder:
         return SampleWriter(self.path / f"samples-{source}.jsonl", source=source, clock=clock)
 
     def requests(self) -> Iterator[tuple[FileHeader, list[dict[str, Any]]]]:
-        """Yield every requests file as (header, parsed lines); lines that cannot be read are left out.
+        """Yield the header and the parsed lines of every requests file; lines that cannot be read are left out.
 
-        Raises RunFolderError for a file whose first line is no header, or of a newer schema.
+        Raises RunFolderError for a file without a header, or of a newer schema.
         """
         for path in sorted(self.path.glob("requests-*.jsonl")):
             rows, _ = read_lines(path)
@@ -210,7 +209,7 @@ class RunFolder:
                 yield header, rows[1:]
 
     def records(self) -> Iterator[Record]:
-        """Yield every Record of every file, in the order written; an id that came before, or no record, is left out."""
+        """Yield every Record of every file in the order written; repeated ids and lines that are no record are left out."""
         seen: set[int] = set()
         for _, rows in self.requests():
             for row in rows:
@@ -224,19 +223,19 @@ class RunFolder:
                     yield record
 
     def samples(self, source: str) -> list[dict[str, Any]]:
-        """Return the samples of one source (header first), empty where there are none that can be read."""
+        """Return the readable lines of one source's samples file, header first; empty where there is no file."""
         path = self.path / f"samples-{source}.jsonl"
         return read_lines(path)[0] if path.is_file() else []
 
 
 def _try(path: Path, nearest: Path) -> None:
-    """Make the folder below `nearest`, which is there, write a file of 64 KiB and remove all of it: a full disk shows."""
+    """Create the folder below `nearest`, which exists, write 64 KiB into it and remove everything: finds a full disk."""
     made = [folder for folder in (path, *path.parents) if nearest in folder.parents]  # the deepest first
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path, prefix=".loadtest-", buffering=0) as file:
             left = TRIED_BYTES
-            while left:  # a write that the disk has not all the room for is short; the next one says why
+            while left:  # a disk that fills up takes part of it, and the next write says why
                 left -= file.write(bytes(left))
     finally:
         for folder in made:

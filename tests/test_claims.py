@@ -11,7 +11,8 @@ from loadtest.analyse.figures import knee
 from loadtest.analyse.reports import findings
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Law, Steps
+from loadtest.analyse.server.step_law import Law
+from loadtest.analyse.server.steps import Steps
 
 LIMIT, NO_LIMIT = Slots(4, limit=True, method="seen"), Slots(8, limit=False, method="seen")
 

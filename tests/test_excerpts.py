@@ -109,7 +109,7 @@ def test_pooled_figures_are_the_same_counted_and_sorted(run: Run, monkeypatch: p
         pooled = [stats.describe_pooled(each, rows, block=8) for each in (run.itl, run.server_itl, run.delivery)]
         flow = rates.flow(run, run.levels[2])
         assert flow is not None
-        return [*pooled, rates.throughput(run, flow, run.column("output_tokens"))]
+        return [*pooled, rates.weighted_rate(run, flow, run.column("output_tokens"))]
 
     sorted_ = figures()
     monkeypatch.setattr(stats, "MANY", 700)

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from loadtest.metrics import Histogram
+from loadtest.histogram import Histogram
 
 HALF_BUCKET = 1 / 256  # of the value
 SHARES = (0.0, 0.01, 0.25, 0.5, 0.9, 0.95, 0.99, 1.0)

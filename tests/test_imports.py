@@ -24,6 +24,7 @@ ORDER = [
     "records",
     "run_folder",
     "metrics",
+    "histogram",
     "slo",
     "live",
     "workloads",

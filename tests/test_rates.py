@@ -107,7 +107,7 @@ def test_fewer_than_five_rounds_have_no_interval(tmp_path: Path) -> None:
 
 def test_waits_have_no_negative_end() -> None:
     values = np.random.default_rng(5).exponential(0.01, size=40) * (np.arange(40) % 8 == 0)
-    described = stats.describe(values, block=4)
+    described = stats.describe_values(values, block=4)
     ends = [each for key, each in described.items() if key.startswith("ci95") and isinstance(each, list)]
     assert ends
     assert all(each[0] >= 0 for each in ends)
@@ -132,7 +132,7 @@ def test_a_rate_over_a_whole_level_has_no_interval(tmp_path: Path) -> None:
     flow = rates.flow(run, run.levels[0])
     assert flow is not None
     assert not flow.window.steady
-    found = rates.throughput(run, flow, run.column("output_tokens"))
+    found = rates.weighted_rate(run, flow, run.column("output_tokens"))
     assert found is not None
     assert found.ci95 is None
 

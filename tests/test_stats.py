@@ -12,7 +12,7 @@ from loadtest.analyse.run.arrays import FloatArray
 
 
 def test_describe_is_exact() -> None:
-    described = stats.describe(np.arange(1.0, 101.0))
+    described = stats.describe_values(np.arange(1.0, 101.0))
     assert described["n"] == 100
     assert described["mean"] == 50.5
     assert described["p50"] == 50.5
@@ -31,14 +31,14 @@ def test_describe_is_exact() -> None:
     ],
 )
 def test_a_percentile_that_needs_more_samples_is_unknown(n: int, known: set[str]) -> None:
-    described = stats.describe(np.arange(float(n)))
+    described = stats.describe_values(np.arange(float(n)))
     assert {name for name in stats.PERCENTILES if described[name] is not None} == known
 
 
 def test_unknown_values_are_left_out_and_none_at_all_is_empty() -> None:
-    assert stats.describe(np.array([1.0, np.nan, 3.0]))["n"] == 2
-    assert stats.describe(np.array([np.nan]))["p50"] is None
-    assert stats.describe(np.zeros(0)) == {
+    assert stats.describe_values(np.array([1.0, np.nan, 3.0]))["n"] == 2
+    assert stats.describe_values(np.array([np.nan]))["p50"] is None
+    assert stats.describe_values(np.zeros(0)) == {
         "n": 0,
         "mean": None,
         "p5": None,
@@ -58,13 +58,13 @@ def test_unknown_values_are_left_out_and_none_at_all_is_empty() -> None:
 
 def test_no_interval_from_few_samples() -> None:
     values = np.random.default_rng(1).normal(size=20)
-    assert stats.describe(values[:19])["ci95_mean"] is None
-    assert stats.describe(values)["ci95_mean"] is not None
+    assert stats.describe_values(values[:19])["ci95_mean"] is None
+    assert stats.describe_values(values)["ci95_mean"] is not None
 
 
 def test_the_low_tail_has_the_high_tails_interval_upside_down() -> None:
     values = np.random.default_rng(1).normal(size=400)
-    low, high = stats.describe(values)["ci95_p5"], stats.describe(-values)["ci95_p95"]
+    low, high = stats.describe_values(values)["ci95_p5"], stats.describe_values(-values)["ci95_p95"]
     assert isinstance(low, list)
     assert isinstance(high, list)
     assert low == pytest.approx([-high[1], -high[0]])
@@ -87,7 +87,7 @@ def test_intervals_cover_the_truth_although_samples_are_correlated(n: int, block
     trials, known, inside_mean, inside_median, inside_naive = 200, 0, 0, 0, 0
     for _ in range(trials):
         series = correlated(rng, n, 0.6)
-        described = stats.describe(series, block=block)
+        described = stats.describe_values(series, block=block)
         known += described["ci95_p50"] is not None  # of 64 such samples some are worth fewer than ten
         inside_mean += described["ci95_mean"] is not None and holds(described["ci95_mean"], 0.0)
         inside_median += described["ci95_p50"] is not None and holds(described["ci95_p50"], 0.0)
@@ -130,33 +130,33 @@ def test_mixed_lengths_do_not_blur_a_closed_loops_throughput() -> None:
 
 def test_few_requests_have_no_interval_however_many_gaps() -> None:
     gaps = np.random.default_rng(9).normal(0.02, 0.001, size=900)
-    assert stats.describe(gaps)["ci95_mean"] is not None
-    assert stats.describe(gaps, requests=np.repeat(np.arange(9), 100))["ci95_mean"] is None
+    assert stats.describe_values(gaps)["ci95_mean"] is not None
+    assert stats.describe_values(gaps, requests=np.repeat(np.arange(9), 100))["ci95_mean"] is None
 
 
 def test_a_run_too_short_for_its_own_memory_has_no_interval() -> None:
     walk = np.cumsum(np.random.default_rng(2).normal(size=400)) + 100  # a queue that grows and shrinks slowly
-    described = stats.describe(walk)
+    described = stats.describe_values(walk)
     assert described["p95"] is not None
     assert [described[f"ci95_{name}"] for name in ("mean", *stats.PERCENTILES)] == [None] * (1 + len(stats.PERCENTILES))
 
 
 def test_a_tail_hardly_seen_has_no_interval() -> None:
-    described = stats.describe(np.random.default_rng(3).gamma(2, size=100))
+    described = stats.describe_values(np.random.default_rng(3).gamma(2, size=100))
     assert described["ci95_p90"] is not None
     assert described["p99"] is not None
     assert described["ci95_p99"] is None
 
 
 def test_intervals_of_equal_values_are_points() -> None:
-    described = stats.describe(np.full(64, 0.25), block=8)
+    described = stats.describe_values(np.full(64, 0.25), block=8)
     assert described["ci95_mean"] == [0.25, 0.25]
     assert described["ci95_p50"] == [0.25, 0.25]
 
 
 def test_rounds_of_a_closed_loop_are_never_cut() -> None:
     """Five users of whom each round's last waits longest: every round is alike, so the mean is certain."""
-    described = stats.describe(np.tile([1.0, 2.0, 3.0, 4.0, 5.0], 13), block=5)
+    described = stats.describe_values(np.tile([1.0, 2.0, 3.0, 4.0, 5.0], 13), block=5)
     assert described["ci95_mean"] == pytest.approx([3.0, 3.0])
 
 
@@ -168,9 +168,9 @@ def test_gaps_of_one_request_are_one_piece_of_evidence() -> None:
         speeds = rng.normal(0.02, 0.002, size=40)
         gaps = np.repeat(speeds, 100) + rng.normal(0, 0.0005, size=4000)
         owner = np.repeat(np.arange(40), 100)
-        held += holds(stats.describe(gaps, requests=owner)["ci95_mean"], 0.02)
+        held += holds(stats.describe_values(gaps, requests=owner)["ci95_mean"], 0.02)
         shuffled = rng.permutation(gaps)
-        held_by_gaps += holds(stats.describe(shuffled)["ci95_mean"], 0.02)
+        held_by_gaps += holds(stats.describe_values(shuffled)["ci95_mean"], 0.02)
     assert held >= 44
     assert held_by_gaps < 25
 
@@ -180,14 +180,14 @@ def test_requests_count_by_how_many_gaps_they_have() -> None:
     lengths = np.tile([10, 200], 20)
     owner = np.repeat(np.arange(40), lengths)
     gaps = np.where(lengths[owner] == 10, 0.1, 0.02) + np.random.default_rng(5).normal(0, 0.001, size=len(owner))
-    described = stats.describe(gaps, requests=owner)
+    described = stats.describe_values(gaps, requests=owner)
     assert holds(described["ci95_mean"], float(gaps.mean()))
     assert not holds(described["ci95_mean"], 0.06)
 
 
 def test_the_same_samples_give_the_same_interval() -> None:
     series = correlated(np.random.default_rng(1), 100, 0.5)
-    assert stats.describe(series, block=4) == stats.describe(series, block=4)
+    assert stats.describe_values(series, block=4) == stats.describe_values(series, block=4)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""Will it fit: weights, KV cache and buffers of a model by slots and context, from facts and without a server."""
+"""The memory that a model takes: weights, KV cache and buffers, by slots and context; needs no server."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import bisect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,43 +23,48 @@ CACHE_DTYPES = {  # values a block, bytes a block
     "q4_1": (32, 20),
     "q4_0": (32, 18),
 }
-DEFAULT_CONTEXT = 4096  # tokens: what Ollama takes on small GPUs since 0.6.7
-BATCH = 512  # prompt tokens a pass: what llama.cpp and Ollama take unless told otherwise
-DRIVER = 457 * 2**20  # a CUDA context; Ollama sets this much aside on every GPU
-UNKNOWN_COMPUTE = 512 * 2**20  # allowance where the model's width is not known
-_WINDOWED = {**FULL_EVERY, "gpt-oss": 2, "gptoss": 2, "cohere2": 4}  # GGUF architecture -> every n-th layer sees all
-_PADDING = 256  # llama.cpp rounds a sliding window's cells up to this
+DEFAULT_CONTEXT = 4096  # tokens: Ollama's default on small GPUs since 0.6.7
+BATCH = 512  # prompt tokens per pass: the default of llama.cpp and Ollama
+DRIVER = 457 * 2**20  # bytes of a CUDA context; Ollama reserves as much on every GPU
+UNKNOWN_COMPUTE = 512 * 2**20  # bytes allowed for buffers where the model's width is unknown
+_WINDOWED = {
+    **FULL_EVERY,
+    "gpt-oss": 2,
+    "gptoss": 2,
+    "cohere2": 4,
+}  # GGUF architecture → every n-th layer sees the whole context
+_PADDING = 256  # to a multiple of which llama.cpp rounds up the cells of a sliding window
 MOST_SLOTS = 4096
-LEAST_SLOT = 0.02  # of the loaded model: a smaller slot drowns in what the weights' figure may be off by
-WHOLE_SLOT_TOLERANCE = 0.1  # of a slot: how near a number of slots must be to a whole one
+LEAST_SLOT = 0.02  # of the loaded model; a smaller slot is lost in the error of the weights
+WHOLE_SLOT_TOLERANCE = 0.1  # by which an inferred number of slots may differ from a whole number
 LONGEST_CONTEXT = 2**24
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """The KV cache of one token in values: 2 · KV heads · head size, summed over the layers."""
+    """Values in the KV cache per token: 2 · KV heads · head size, summed over the layers."""
 
-    full: int  # in layers that keep every token
-    windowed: int = 0  # in layers that keep the last `window` tokens only
+    full: int  # of layers that keep every token
+    windowed: int = 0  # of layers that keep only the last `window` tokens
     window: int = 0
 
     def values(self, context: int) -> int:
-        """Return the values that one slot of `context` tokens keeps; a window has room for the batch in flight."""
+        """Return the values that a slot of `context` tokens holds; a window has additional room for one batch."""
         cells = min(context, -(-(self.window + BATCH) // _PADDING) * _PADDING)
         return self.full * context + self.windowed * cells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What an estimate stands on."""
+    """The facts of a model that an estimate is made from."""
 
     name: str
     weights: int  # bytes
-    weights_from: str  # where that figure is from, for the reader
-    tensors_only: bool = False  # a file's tensors, worked out: its header is not in the figure
+    weights_from: str  # the source of that figure, in words
+    tensors_only: bool = False  # computed from tensors, without the header that a file has as well
     parameters: int | None = None
-    cache: Cache | None = None  # None: the layers are not known
-    trained: int | None = None  # tokens
+    cache: Cache | None = None  # None: the layers are unknown
+    trained: int | None = None  # context that the model was trained for, tokens
     width: int | None = None
     feed_forward: int | None = None
     heads: int | None = None
@@ -67,25 +73,25 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A model served with so many slots of so much context."""
+    """A model served with a number of slots of a context each."""
 
     facts: Facts
     context: int = DEFAULT_CONTEXT  # tokens a slot
     slots: int = 1
     cache_dtype: str = "f16"
     flash: bool = True
-    buffers: int | None = None  # bytes, in place of the allowance
-    gpu: bool = True  # False: all of it lies in host memory
+    buffers: int | None = None  # bytes that replace the allowance
+    gpu: bool = True  # False: the model lies in host memory
 
     @property
     def token_bytes(self) -> float | None:
-        """KV cache of one token in all layers that keep it, bytes."""
+        """KV cache of one token over all layers, bytes."""
         block, size = CACHE_DTYPES[self.cache_dtype]
         return None if self.facts.cache is None else (self.facts.cache.full + self.facts.cache.windowed) * size / block
 
     @property
     def kv(self) -> int | None:
-        """KV cache of all slots, bytes: taken when the model is loaded, whether requests fill it or not."""
+        """KV cache of all slots, bytes; servers allocate all of it when they load the model."""
         if self.facts.cache is None:
             return None
         block, size = CACHE_DTYPES[self.cache_dtype]
@@ -93,7 +99,7 @@ class Plan:
 
     @property
     def compute(self) -> int:
-        """Allowance for the buffers of a pass over 512 tokens, bytes.
+        """Allowance for the buffers of one pass over 512 tokens, bytes.
 
         With flash attention: 4 · 512 · max(width + vocabulary, 2 · feed-forward + 8 · width) and a mask of
         2 · 512 · context. Without: Ollama's own formula, 4 · 512 · (1 + 4 · width + context of all slots · (1 + heads)).
@@ -115,7 +121,7 @@ class Plan:
 
     @property
     def loaded(self) -> int:
-        """Bytes that a server would say the loaded model takes: all but the driver's own; without a GPU no buffers either."""
+        """Bytes that a server would report for the loaded model: without the driver, and without a GPU also without buffers."""
         return self.facts.weights + (self.kv or 0) + (self.compute if self.gpu else 0)
 
     @property
@@ -123,9 +129,10 @@ class Plan:
         return self.facts.weights + (self.kv or 0) + self.compute + self.driver
 
     def slots_of(self, loaded: int) -> int | None:
-        """Return how many slots make `loaded` bytes, where the server counts weights and KV cache alone; None for no number.
+        """Return the number of slots whose KV cache and weights add up to `loaded` bytes; None where no number does.
 
-        Ollama does so without a GPU. A slot must be more than the weights' own error, and its number whole to a tenth.
+        It applies where the server reports only these two, as Ollama does without a GPU. A slot must be larger than the
+        error of the weights, and the number must be whole to within a tenth.
         """
         one = (self.kv or 0) / self.slots
         if self.gpu or one < LEAST_SLOT * loaded:
@@ -134,13 +141,13 @@ class Plan:
         return round(slots) if round(slots) >= 1 and abs(slots - round(slots)) <= WHOLE_SLOT_TOLERANCE else None
 
     def most_slots(self, gpu: float) -> int | None:
-        """Return the most slots of this context that fit; 0 where not even one does, None where the KV is not known."""
+        """Return the most slots of this context that fit; 0 where none does, None where the KV cache is unknown."""
         if self.kv is None:
             return None
         return _largest_fitting(lambda slots: replace(self, slots=slots).total <= gpu, MOST_SLOTS)
 
     def most_context(self, gpu: float) -> int | None:
-        """Return the longest context of this many slots that fits, at most what the model was trained for."""
+        """Return the longest context of so many slots that fits, at most the one that the model was trained for."""
         if self.kv is None:
             return None
         return _largest_fitting(
@@ -148,20 +155,13 @@ class Plan:
         )
 
 
-def _largest_fitting(fits: Any, limit: int) -> int:
-    """Return the largest whole number up to `limit` that fits: what does not fit does not fit with more either."""
-    low, high = 0, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
+    """Return the largest number up to `limit` that fits, given that all smaller ones do; 0 where not even 1 fits."""
+    return bisect.bisect_left(range(1, limit + 1), True, key=lambda number: not fits(number))
 
 
 def facts_of_shape(name: str, shape: Shape, *, quantization: str | None = None, dtype: str | None = None) -> Facts:
-    """Return the facts of a model whose shape is known, as a GGUF file of `quantization` or with weights of `dtype`."""
+    """Return the facts of a model of known shape, as a GGUF file of `quantization` or with weights of `dtype`."""
     if quantization is not None:
         size = weights.weigh(shape, quantization).bytes
         where = f"every tensor as llama.cpp quantises to {weights.recipe(quantization)}"
@@ -208,10 +208,10 @@ def facts_of_server(
     trained: int | None = None,
     shape: tuple[Shape, str] | None = None,
 ) -> Facts:
-    """Return the facts that a server gives of its model (Ollama's /api/tags and /api/show); raise ScenarioError.
+    """Return the facts that a server reports of its model (Ollama's /api/tags and /api/show); raise ScenarioError.
 
-    `details` as measure.probe keeps them: quantization_level, parameter_size, family, file_size and the architecture.
-    Without the file's size the weights follow from `shape` (and its quantisation), else from the parameters.
+    `details` are as target/probe.py keeps them: quantization_level, parameter_size, family, file_size and architecture.
+    Where the file's size is missing, the weights follow from `shape` and its quantisation, else from the parameters.
     """
     architecture = details.get("architecture") or {}
     quantization = str(details.get("quantization_level") or "")
@@ -238,10 +238,10 @@ def facts_of_server(
 
 
 def cache_of(architecture: Mapping[str, Any], family: str = "") -> Cache | None:
-    """Return the KV cache of a token from GGUF's keys without their prefix; None where a fact is missing.
+    """Return the KV cache of a token from GGUF's keys without their prefix; None where a key is missing.
 
-    Layers may differ (a list of KV heads). Sliding windows are known for Gemma 2 and 3, gpt-oss and Command R7B; for any
-    other family every layer counts as keeping the whole context. Compressed caches (DeepSeek's) are not known.
+    A list of KV heads means that layers differ. Sliding windows are known for Gemma 2 and 3, gpt-oss and Command R7B; of any
+    other family each layer is taken to keep the whole context. Compressed caches (DeepSeek's) are not supported.
     """
     layers, heads = architecture.get("block_count"), architecture.get("attention.head_count")
     kv_heads, key = architecture.get("attention.head_count_kv"), architecture.get("attention.key_length")

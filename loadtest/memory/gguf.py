@@ -1,4 +1,4 @@
-"""GGUF files: what their header says, and ggml's tensor types. Tensor data is never read.
+"""Headers of GGUF files, and ggml's tensor types. Tensor data is never read.
 
 Layout: magic "GGUF", version, tensor count, metadata count; metadata as (key, type, value); then for every tensor its
 name, dimensions, type and offset. All little-endian (github.com/ggml-org/ggml, docs/gguf.md).
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from loadtest.errors import ScenarioError
 
-TYPES: dict[str, tuple[int, int, int]] = {  # name -> (number in the file, values a block, bytes a block)
+TYPES: dict[str, tuple[int, int, int]] = {  # name → (number in the file, values per block, bytes per block)
     "F32": (0, 1, 4),
     "F16": (1, 1, 2),
     "Q4_0": (2, 32, 18),
@@ -53,17 +53,17 @@ TYPES: dict[str, tuple[int, int, int]] = {  # name -> (number in the file, value
 _TYPE_NAMES = {number: name for name, (number, _, _) in TYPES.items()}
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_LONGEST_ARRAY = 4096  # longest array kept (a value a layer is worth keeping, a vocabulary is not)
+_LONGEST_ARRAY = 4096  # longer arrays are not kept: one value per layer is needed, a vocabulary is not
 _SPLIT_NAME = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 class _BadHeaderError(Exception):
-    """What is wrong with the file, as the end of a sentence that begins with its name."""
+    """What is wrong with a file, as the rest of a sentence that begins with its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in the file; `dimensions` fastest first, as ggml counts them."""
+    """A tensor in the file; the first of `dimensions` is the one that varies fastest, as in ggml."""
 
     name: str
     dimensions: tuple[int, ...]
@@ -78,18 +78,18 @@ class StoredTensor:
 
     @property
     def bytes(self) -> int:
-        """Bytes of its data, without the padding up to the next tensor."""
+        """Bytes of its data, without padding."""
         return size_of(self.type, self.dimensions[0] if self.dimensions else 1, self.parameters)
 
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a GGUF file says of its model. Arrays longer than 4096 and arrays of strings are left out of `metadata`."""
+    """The header of a GGUF file. `metadata` leaves out arrays of strings and arrays longer than 4096."""
 
     metadata: dict[str, Any]
     tensors: tuple[StoredTensor, ...]
     file_bytes: int  # of all parts
-    missing: int  # bytes that the header promises and the file lacks: a download that is not complete
+    missing: int  # bytes by which the file is shorter than its header says: an incomplete download
 
     @property
     def architecture(self) -> str:
@@ -105,13 +105,13 @@ class GgufHeader:
         return sum(item.bytes for item in self.tensors)
 
     def facts(self) -> dict[str, Any]:
-        """Return the architecture's keys without their prefix, as /api/show's model_info is kept in a run."""
+        """Return the keys of the architecture without their prefix, as run.json keeps /api/show's model_info."""
         prefix = self.architecture + "."
         return {key.removeprefix(prefix): value for key, value in self.metadata.items() if key.startswith(prefix)}
 
 
 def size_of(kind: str, row: int, values: int) -> int:
-    """Return the bytes of so many values in rows of `row`; raise ValueError where a row is no whole number of blocks."""
+    """Return the bytes of so many values in rows of `row`; raise ValueError where a row is not made of whole blocks."""
     _, block, size = TYPES[kind]
     if row % block:
         raise ValueError(f"rows of {row} cannot be cut into blocks of {block}")
@@ -119,7 +119,7 @@ def size_of(kind: str, row: int, values: int) -> int:
 
 
 def read_gguf(path: Path) -> GgufHeader:
-    """Read the header of a GGUF file, or of all parts of a split one; raise ScenarioError with what is wrong."""
+    """Read the header of a GGUF file, or of all parts of a split one; raise ScenarioError."""
     first = _read_one(path)
     parts = int(first.metadata.get("split.count") or 1)
     match = _SPLIT_NAME.search(path.name)
@@ -152,7 +152,7 @@ def _read_one(path: Path) -> GgufHeader:
 
 
 class _HeaderReader:
-    """Little-endian values from a file; every length is checked against the file's, for rubbish has huge ones."""
+    """Reads little-endian values; every length is checked against the file's, because damage shows as a huge length."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file = file
@@ -176,7 +176,7 @@ class _HeaderReader:
         return self.take(self.number("Q")).decode("utf-8", "replace")
 
     def value(self, kind: int) -> Any:
-        """Return a value; None for arrays that are not kept."""
+        """Return a value; None for an array that is not kept."""
         if kind in _SCALARS:
             return self.number(_SCALARS[kind])
         if kind == _STRING:

@@ -1,4 +1,4 @@
-"""What a server says of the model that it has loaded, and sizes as people write them."""
+"""What a server reports of its loaded model, and sizes as people write them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loadtest.errors import ScenarioError
 from loadtest.memory.estimate import Facts, Plan, cache_of, facts_of_server
 from loadtest.memory.shapes import Shape, find
 
-KV_BYTES = 2  # of a value, f16: what servers keep unless told otherwise
+KV_BYTES = 2  # per value: f16, the default of servers
 MEMORY_UNITS = {
     "": 1e9,
     "gb": 1e9,
@@ -25,16 +25,16 @@ MEMORY_UNITS = {
 
 
 def kv_bytes(architecture: Mapping[str, Any]) -> int | None:
-    """Return the KV cache's bytes a token from /api/show's model_info without its prefix; None where a fact is missing.
+    """Return the KV cache's bytes per token: 2 · layers · KV heads · head size · 2; None where a fact is missing.
 
-    2 · layers · KV heads · head size · 2 bytes; models whose layers differ (a list of KV heads) add theirs up.
+    The facts come from /api/show's model_info without its prefix. Layers that differ (a list of KV heads) are added up.
     """
     cache = cache_of(architecture)
     return None if cache is None else (cache.full + cache.windowed) * KV_BYTES
 
 
 def parse_memory(text: str, option: str = "--gpu-memory") -> float:
-    """Read "80GB" or "24GiB" (a bare number: GB) as bytes; raise ScenarioError, which names the option."""
+    """Return "80GB" or "24GiB" as bytes (a number alone is GB); raise ScenarioError, which names the option."""
     digits = text.strip().rstrip("GMTgmtIiBb ")
     unit = text.strip()[len(digits) :].strip().lower()
     try:
@@ -48,13 +48,13 @@ def parse_memory(text: str, option: str = "--gpu-memory") -> float:
 
 @dataclass(frozen=True, slots=True)
 class LoadedMemory:
-    """What the server said of the loaded model when it was asked (Ollama: /api/ps), bytes."""
+    """What the server reported of the loaded model (Ollama: /api/ps), bytes."""
 
     size: int
     size_vram: int | None
 
     def beside(self, plan: Plan) -> dict[str, Any]:
-        """Return estimate, measured and the difference (measured - estimate, bytes and share of the estimate)."""
+        """Return estimate, measurement and difference (measured − estimated; bytes, and share of the estimate)."""
         difference = self.size - plan.loaded
         return {
             "estimated_bytes": plan.loaded,
@@ -66,18 +66,18 @@ class LoadedMemory:
 
 
 def loaded_memory(said: Mapping[str, Any] | None) -> LoadedMemory | None:
-    """Return what a row of /api/ps says; None where there is none or it names no size."""
+    """Return the sizes in a row of /api/ps; None without a row or a size."""
     size = (said or {}).get("size")
     return LoadedMemory(int(size), (said or {}).get("size_vram")) if size else None
 
 
 def server_facts(name: str, details: Mapping[str, Any], trained: int | None) -> Facts:
-    """Return the facts of a server's model; its name gives the shape where the server says too little."""
+    """Return the facts of a server's model; where the server reports too little, the shape comes from the model's name."""
     shape: tuple[Shape, str] | None = None
     try:
         _, known, tagged = find(name)
         if quantization := details.get("quantization_level") or tagged:
             shape = known, str(quantization)
     except ScenarioError:
-        pass  # not among the known: the server's own figures must do
+        pass  # an unknown name: only the server's own figures are left
     return facts_of_server(name, details, trained=trained, shape=shape)

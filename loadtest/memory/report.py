@@ -1,4 +1,4 @@
-"""A memory estimate in words: rows, sentences and JSON, beside what was measured."""
+"""A memory estimate as table rows, sentences and JSON, compared with what was measured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def count_slots(count: int) -> str:
 
 
 def estimate_rows(plan: Plan) -> list[tuple[str, str, str]]:
-    """Return (part, size, where it is from) of an estimate, the total last."""
+    """Return (part, size, source) for each part of an estimate, the total last."""
     facts, found = plan.facts, [("weights", gib(plan.facts.weights), plan.facts.weights_from)]
     if plan.kv is not None:
         found.append(("KV cache", gib(plan.kv), _cache(plan)))
@@ -53,7 +53,7 @@ def _cache(plan: Plan) -> str:
 def estimate_sentences(
     plan: Plan, measured: LoadedMemory | None, gpu: float | None, *, simulated: bool = False
 ) -> list[str]:
-    """Return what the estimate says: the file, the GPU's verdict, estimate beside measured."""
+    """Return sentences on the weights, on whether the model fits the GPU, and on what was measured."""
     besides = "; a file holds its vocabulary besides, some MB" if plan.facts.tensors_only else ""
     found = [f"The weights are {plan.facts.weights / 1e9:.2f} GB ({plan.facts.weights:,} bytes){besides}."]
     if plan.token_bytes is not None:
@@ -164,7 +164,7 @@ def estimate_dict(
 
 
 def training_rows(parameters: int, dtype: str, optimizer: str) -> list[tuple[str, str, str]]:
-    """Return (part, size, where it is from) of a training estimate, the total last."""
+    """Return (part, size, source) for each part of a training estimate, the total last."""
     weight, parts = weights.by_dtype(parameters, dtype), weights.training(parameters, optimizer)
     total = weight + sum(parts.values())
     return [
@@ -176,7 +176,7 @@ def training_rows(parameters: int, dtype: str, optimizer: str) -> list[tuple[str
 
 
 def rules(parameters: int) -> list[tuple[str, ...]]:
-    """Return the rules of thumb, a row a dtype: bytes a parameter, weights, and training with each optimizer in GiB."""
+    """Return rules of thumb, one row per dtype: bytes per parameter, weights, and training with each optimizer in GiB."""
     found = []
     for dtype, each in weights.DTYPES.items():
         weight = weights.by_dtype(parameters, dtype)

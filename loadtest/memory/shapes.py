@@ -1,4 +1,4 @@
-"""Shapes of common language models: layers, heads and matrices, from which weights and KV cache follow exactly."""
+"""Shapes of common language models (layers, heads, matrices), from which weights and KV cache follow exactly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from loadtest.errors import ScenarioError
 
-MODEL_TYPES = {  # Hugging Face's model_type -> the layout of the layers
+MODEL_TYPES = {  # Hugging Face's model_type → layout of the layers
     "llama": "llama",
     "mistral": "llama",
     "mixtral": "llama",
@@ -30,7 +30,7 @@ PADDED_POSITIONS = 2  # OPT's position table starts with two rows that are never
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A weight, or `count` equal ones: `row` values a row (what quantisation blocks are cut from) and `rows` rows."""
+    """A weight, or `count` equal ones, of `rows` rows with `row` values each; quantisation cuts rows into blocks."""
 
     name: str  # as GGUF names it, without "blk.N." and ".weight"
     row: int
@@ -45,7 +45,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A decoder's dimensions; `layout` names the family whose layers it has."""
+    """The dimensions of a decoder; `layout` names the family that its layers are like."""
 
     layout: str
     layers: int
@@ -72,12 +72,12 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """Parameters as published: every weight once, tied embeddings once, no tables of constants."""
+        """Parameters as published: tied embeddings count once, tables of constants do not count."""
         return sum(item.parameters for item in tensors_of(self) if item.name != "rope_freqs")
 
 
 def tensors_of(shape: Shape) -> Iterator[Tensor]:
-    """Yield every weight that a model of this shape has, once."""
+    """Yield every weight of a model of this shape."""
     yield Tensor("token_embd", shape.width, shape.vocabulary)
     if shape.layout == "opt" and shape.context:
         yield Tensor("position_embd", shape.width, shape.context + PADDED_POSITIONS)
@@ -197,10 +197,10 @@ _LATEST = {"mistral": "mistral:7b", "mixtral": "mixtral:8x7b", "phi4": "phi4:14b
 
 
 def find(name: str) -> tuple[str, Shape, str | None]:
-    """Return the known name, the shape and the quantisation in the tag (else None) of a model named as people name it.
+    """Return the known name, the shape, and the quantisation in the tag (else None) of a model.
 
-    Takes Ollama's tags ("llama3.1:70b-instruct-q4_0") and Hugging Face's names ("meta-llama/Llama-3.1-70B-Instruct").
-    Raises ScenarioError with the nearest known names.
+    `name` may be an Ollama tag ("llama3.1:70b-instruct-q4_0") or a Hugging Face name ("meta-llama/Llama-3.1-70B-Instruct").
+    Raises ScenarioError, which names the nearest known models.
     """
     quantization = None
     text = name.strip()
@@ -230,16 +230,16 @@ def _plain_name(name: str) -> str:
 
 
 def from_config(config: Mapping[str, Any], where: str) -> Shape | None:
-    """Return the shape that a Hugging Face config.json describes; None for a model type whose layers are not known.
+    """Return the shape that a Hugging Face config.json describes; None for a model type with unknown layers.
 
-    Raises ScenarioError where a number that the shape needs is missing.
+    Raises ScenarioError where a number is missing.
     """
     body = config.get("text_config") if isinstance(config.get("text_config"), Mapping) else config
     assert isinstance(body, Mapping)
     kind = str(body.get("model_type") or config.get("model_type") or "")
     layout = MODEL_TYPES.get(kind)
     if layout is None or body.get("word_embed_proj_dim", body.get("hidden_size")) != body.get("hidden_size"):
-        return None  # OPT-350m alone projects its embeddings
+        return None  # embeddings of another width, which are projected: only OPT-350m has them
     wide = "ffn_dim" if layout == "opt" else "intermediate_size"
     needed = {
         key: body.get(key) for key in ("num_hidden_layers", "hidden_size", wide, "num_attention_heads", "vocab_size")

@@ -1,4 +1,4 @@
-"""What weights take: parameters × bytes by dtype, or by GGUF quantisation, tensor by tensor as llama.cpp chooses types."""
+"""Bytes of a model's weights: parameters × bytes of a dtype, or tensor by tensor as llama.cpp quantises them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _DTYPE_NAMES = {
     "bfloat16": "bf16",
 }
 OPTIMIZERS = {"adamw": 8, "adamw-8bit": 2, "sgd": 4}  # bytes of state a parameter; sgd: with momentum
-GRADIENTS = 4  # bytes a parameter, whatever the weights are: float32
-RECIPES = {  # quantisation -> the type of most matrices
+GRADIENTS = 4  # bytes per parameter: float32 for weights of any dtype
+RECIPES = {  # quantisation → the type of most matrices
     "F32": "F32",
     "F16": "F16",
     "BF16": "BF16",
@@ -39,20 +39,20 @@ RECIPES = {  # quantisation -> the type of most matrices
     "Q2_K": "Q2_K",
 }
 _ALIASES = {"FP16": "F16", "FP32": "F32", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "Q3_K": "Q3_K_M"}
-_KEPT_FLOAT32 = ("ffn_gate_inp", "position_embd")  # two-dimensional, and left in float32 all the same
+_KEPT_FLOAT32 = ("ffn_gate_inp", "position_embd")  # matrices that stay float32
 _FALLBACK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Bytes of a model's tensors, in all and by ggml type. A file has its header (the vocabulary) on top: some MB."""
+    """Bytes of a model's tensors, in all and by ggml type; the header of a file (its vocabulary) adds some MB."""
 
     bytes: int
     by_type: dict[str, int]
 
 
 def dtype(name: str) -> str:
-    """Return the dtype's name in DTYPES; raise ScenarioError for one that is not known."""
+    """Return the dtype's name in DTYPES; raise ScenarioError for an unknown one."""
     known = _DTYPE_NAMES.get(name.lower(), name.lower())
     if known not in DTYPES:
         raise ScenarioError(f"--dtype is one of {', '.join(DTYPES)}, not {name!r}.")
@@ -60,13 +60,13 @@ def dtype(name: str) -> str:
 
 
 def bytes_each(dtype_name: str) -> str:
-    """Say what one parameter takes, "2 bytes"."""
+    """Return the size of one parameter in words, "2 bytes"."""
     size = DTYPES[dtype_name]
     return f"{size:g} byte{'' if size == 1 else 's'}"
 
 
 def recipe(name: str) -> str:
-    """Return the quantisation's name in RECIPES; raise ScenarioError for one that is not known."""
+    """Return the quantisation's name in RECIPES; raise ScenarioError for an unknown one."""
     known = {key.upper(): key for key in RECIPES} | _ALIASES
     if name.upper() not in known:
         raise ScenarioError(
@@ -77,9 +77,9 @@ def recipe(name: str) -> str:
 
 
 def weigh(shape: Shape, quantization: str) -> Weights:
-    """Return the tensors' bytes of a GGUF file of this shape and quantisation, as llama.cpp's own rules make it.
+    """Return the bytes of all tensors of a GGUF file with this shape and quantisation, by llama.cpp's rules.
 
-    Holds for files quantised without an importance matrix and with no type named by hand. Raises ScenarioError.
+    It holds for files made without an importance matrix and without types chosen by hand. Raises ScenarioError.
     """
     if shape.layout == "opt":
         raise ScenarioError("no GGUF server runs OPT models: give --dtype instead of --quantization.")
@@ -92,7 +92,7 @@ def weigh(shape: Shape, quantization: str) -> Weights:
 
 
 def rough(parameters: int, quantization: str) -> int:
-    """Return parameters × bits of the quantisation's main type: for models whose shape is not known; 1 to 10 % low."""
+    """Return parameters × bytes of the quantisation's main type, for models of unknown shape; 1 to 10 % too low."""
     _, block, size = TYPES[RECIPES[recipe(quantization)]]
     return parameters * size // block
 
@@ -114,7 +114,7 @@ def type_of(item: Tensor, shape: Shape, name: str) -> str:
 
 
 def _raised(item: Tensor, shape: Shape, name: str, base: str) -> str:
-    """Return `base`, or the better type that the K mixtures give to the tensors that matter most."""
+    """Return `base`, or the larger type that K mixtures (Q4_K_M, …) use for the tensors that matter most."""
     layer = item.layer or 0
     if item.name == "attn_v":
         if shape.experts == 8:
@@ -171,5 +171,5 @@ def by_dtype(parameters: int, name: str) -> int:
 
 
 def training(parameters: int, optimizer: str) -> dict[str, int]:
-    """Return the bytes of optimizer states and gradients that training adds to the weights; activations not counted."""
+    """Return the bytes that training adds to the weights: optimizer states and gradients, without activations."""
     return {"optimizer": parameters * OPTIMIZERS[optimizer], "gradients": parameters * GRADIENTS}

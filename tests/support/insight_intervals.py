@@ -72,7 +72,7 @@ def queue_covers(runs: int, *, seed: int, before: int) -> Iterator[Cover]:
     """Yield how often the intervals of an M/D/4 queue hold: wait, sojourn, throughput."""
     arrivals, waits = queue(runs, 2000, seed=seed, before=before)
     for name, shift in (("wait", 0.0), ("sojourn", SERVICE)):
-        described = [stats.describe(row + shift) for row in waits]
+        described = [stats.describe_values(row + shift) for row in waits]
         for figure in FIGURES:
             found = [one[f"ci95_{figure}"] for one in described]
             yield cover(f"{name} {figure}", found, WAIT[figure] + shift)
@@ -104,13 +104,13 @@ def closed_covers(runs: int, load: Load) -> Iterator[Cover]:
     timing = Timing(step=StepLaw(0.02, 0.003), prefill_s=0.0005, jitter=0.05)
     seen = [_see(play(timing, [load], slots=4, seed=seed)) for seed in range(runs)]
     ttft, speed, gaps = (np.concatenate([getattr(one, name) for one in seen]) for name in ("ttft", "speed", "gaps"))
-    described = [stats.describe(one.ttft, block=load.users) for one in seen]
+    described = [stats.describe_values(one.ttft, block=load.users) for one in seen]
     truths = (("mean", ttft.mean()), ("p50", np.median(ttft)), ("p95", np.quantile(ttft, 0.95)))
     for figure, truth in truths:
         yield cover(f"TTFT {figure}", [one[f"ci95_{figure}"] for one in described], float(truth))
-    found = [stats.describe(one.speed, block=load.users)["ci95_mean"] for one in seen]
+    found = [stats.describe_values(one.speed, block=load.users)["ci95_mean"] for one in seen]
     yield cover("tokens/s a stream mean", found, float(speed.mean()))
-    described = [stats.describe(one.gaps, block=load.users, requests=one.owner) for one in seen]
+    described = [stats.describe_values(one.gaps, block=load.users, requests=one.owner) for one in seen]
     for figure, truth in (("mean", gaps.mean()), ("p50", np.median(gaps))):
         yield cover(f"ITL {figure}", [one[f"ci95_{figure}"] for one in described], float(truth))
     outputs = [one.output for one in seen if one.output is not None]
@@ -123,7 +123,7 @@ def _see(played: Played) -> Seen:
         run = read(played.write(Path(place, "run")))
     found = rates.flow(run, run.levels[0])
     assert found is not None
-    output = rates.throughput(run, found, run.column("output_tokens"))
+    output = rates.weighted_rate(run, found, run.column("output_tokens"))
     records = sorted(played.records, key=lambda record: record.t_send or 0)
     mine = [record for record in records if not record.warmup]
     return Seen(

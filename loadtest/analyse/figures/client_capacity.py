@@ -1,4 +1,4 @@
-"""How much of what this client machine can measure a level used, where `loadtest calibrate` has said what that is."""
+"""The share of this client's capacity that a level used, where `loadtest calibrate` has measured that capacity."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ BIN_US = round(metrics.BIN_S * 1e6)
 
 @dataclass(frozen=True, slots=True)
 class ClientCapacity:
-    """What one process of the run's driver measures truthfully, as calibrated on its machine."""
+    """What one process of the driver can measure truthfully, as calibrated on its machine."""
 
     chunks_per_s: float  # content events in the busiest second
-    arrivals: str  # the kind that it holds for: "independent" or "steps"
-    least: bool  # it may be more: something else than the client ended the calibration
+    arrivals: str  # the kind of arrivals that it holds for: "independent" or "steps"
+    least: bool  # a lower bound: the calibration did not end because of the client
     measured_at: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON."""
+        """Return plain JSON values."""
         return {
             "chunks_per_s": self.chunks_per_s,
             "arrivals": self.arrivals,
@@ -36,14 +36,14 @@ class ClientCapacity:
 
 
 def client_capacity(run: Run, stamps: str) -> ClientCapacity | None:
-    """Return the capacity with these stamps, None where nothing was calibrated.
+    """Return the capacity with this kind of stamps; None where it was not calibrated.
 
-    Of several kinds of arrivals it is the smaller one: a real engine sends the tokens of a step together, servers with
-    several engines or a proxy do not quite, and what fits both is safe.
+    The smaller of the capacities for both kinds of arrivals is taken: an engine sends the tokens of a step together, but
+    behind a proxy or several engines they spread out.
     """
     calibration = run.facts.get("calibration") or {}
     if calibration.get("host") != run.zero.host:
-        return None  # Locust workers on other machines
+        return None  # the workers ran on other machines
     kinds = calibration.get("arrivals") or {}
     known = {kind: found[stamps] for kind, found in kinds.items() if found.get(stamps)}
     if not known:
@@ -54,9 +54,9 @@ def client_capacity(run: Run, stamps: str) -> ClientCapacity | None:
 
 
 def peak_events(run: Run, index: int) -> int:
-    """Return the most content events of a level that one of the client's processes received in a second.
+    """Return the most content events of a level that one process of the client received within a second.
 
-    Warm-ups and requests that failed load the client as well, so theirs count; and those of other models and servers.
+    Warm-ups, failed requests and requests to other models or servers load the client as well and count too.
     """
     run = run.entire
     rows = np.asarray(run.requests["level"] == index, dtype=np.bool_) & np.isfinite(run.column("send"))
@@ -84,7 +84,7 @@ def _peak_events_of_process(run: Run, rows: BoolArray) -> int:
 
 
 def used(run: Run, index: int, stamps: str) -> dict[str, Any]:
-    """Return a level's part of summary.json's `client`; empty where nothing was calibrated."""
+    """Return the capacity's part of a level's `client` in summary.json; empty where nothing was calibrated."""
     known = client_capacity(run, stamps)
     if known is None:
         return {}
@@ -97,7 +97,7 @@ def used(run: Run, index: int, stamps: str) -> dict[str, Any]:
 
 
 def capacity_doubt(run: Run, index: int, stamps: str) -> str | None:
-    """Return why more events came than this client measures truthfully; None where that is not known."""
+    """Return a sentence where more events came than this client can measure truthfully; None otherwise."""
     known = client_capacity(run, stamps)
     if known is None or known.least:
         return None
@@ -111,13 +111,13 @@ def capacity_doubt(run: Run, index: int, stamps: str) -> str | None:
 
 
 def capacity_cell(client: dict[str, Any]) -> str:
-    """Return a level's share as a report's table shows it."""
+    """Return the share of a level as a table cell."""
     share = client.get("capacity_share")
     return "–" if share is None else ("≤ " if client["capacity"]["at_least"] else "") + _percent(share)
 
 
 def capacity_sentence(levels: list[dict[str, Any]]) -> str | None:
-    """Say how much of what it can measure the client used in the level that used most; None where that is unknown."""
+    """Return a sentence on the level that used the largest share of the client's capacity; None where it is unknown."""
     known = [level for level in levels if level["client"].get("capacity_share") is not None]
     if not known:
         return None

@@ -1,4 +1,4 @@
-"""Goodput: how many requests, and how many a second, each met every objective by itself."""
+"""Goodput: the requests, and the requests per second, that each met every objective by itself."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from loadtest.slo import STATISTIC_SHARES, Objective
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
-    """Requests of a level that met every objective that a single request can meet."""
+    """The requests of a level that met every objective that applies to a single request."""
 
     good: int
-    requests: int  # measured ones, failed ones among them; those that we stopped are not
-    per_second: float | None  # None where the level has no length
+    requests: int  # measured ones, including failed ones and without those that loadtest cancelled
+    per_second: float | None  # None where the level has no rate
 
     @property
     def share(self) -> float:
@@ -40,15 +40,16 @@ def goodput(
     requests_per_s: float | None,
     flow: Flow | None = None,
 ) -> Goodput | None:
-    """Return a level's goodput: how many requests meet every objective, and how many of `requests_per_s` do.
+    """Return a level's goodput: how many requests meet every objective, and the part of `requests_per_s` that does.
 
-    A failed request meets none. Where a figure has several limits (p50 and p95) the widest counts, for the tighter one
-    speaks of the median and not of each request; totals of a level are left out, and itl is a request's own gaps at the
-    statistic asked for. None without a request, without such an objective, or where an objective's figure is unknown.
+    A failed request meets none. Where a figure has several limits (at p50 and p95) a request is held against the widest,
+    because the others are about the median and not about each request. ITL of a request is the statistic asked for over its
+    own gaps. Objectives on a level's totals do not count. None where no request was sent, no objective applies, or the
+    figure of one is unknown.
 
     Args:
-        requests_per_s: of the level's requests that ended well, as summary.json has it.
-        flow: the level's window: each request then counts by its share of it, as in `requests_per_s`.
+        requests_per_s: rate of the requests that ended well, as in summary.json.
+        flow: the level's window, by which requests are weighted as in `requests_per_s`; without it each counts as 1.
     """
     asked = widest(objectives)
     rows = run.measured(level) & np.asarray(run.requests["outcome"] != "cancelled", dtype=np.bool_)
@@ -60,7 +61,7 @@ def goodput(
         values = _values(run, objective)
         if ok.any() and np.isnan(values[ok]).all():
             return None
-        # What a request does not have (the tokens/s of an answer of one token) it cannot miss.
+        # A request without the figure (tokens/s of an answer of one token) does not miss the objective.
         met &= np.isnan(values) | (values <= objective.limit if objective.at_most else values >= objective.limit)
     good = int(met.sum())
     shares = flow.shares if flow is not None else ok.astype(np.float64)
@@ -70,7 +71,7 @@ def goodput(
 
 
 def widest(objectives: Iterable[Objective]) -> tuple[Objective, ...]:
-    """Return for each figure the objective that asks the least of a single request."""
+    """Return for each figure the objective whose limit is the easiest for a single request."""
     found: dict[str, Objective] = {}
     for objective in objectives:
         other = found.get(objective.figure)

@@ -1,10 +1,11 @@
-"""How sure a figure is, when neighbouring samples are alike: batch means, adjusted for correlation and skewness.
+"""Confidence intervals of means and percentiles whose samples are correlated: batch means, adjusted for skewness.
 
-Requests that share a queue or a batch have latencies that resemble each other, so s/√n is far too small. Samples in time
-order are cut into batches of several correlation times; the batches' own spread is the error of the figure (Schmeiser,
-Oper. Res. 30, 1982). Latencies are skewed, hence the adjusted t interval of Willink (Commun. Stat. 34, 2005), as in
-N-Skart (Tafazzoli, Steiger, Wilson, Oper. Res. 59, 2011). Percentiles are bounded by order statistics, whose ranks come
-from the batch means of "above the percentile". `python tests/insight_intervals.py` says how often these intervals hold.
+Requests that share a queue or a batch have similar latencies, so s / √n is far too small an error. The samples, in time
+order, are therefore cut into batches of several correlation times, and the error is the spread of the batch means
+(Schmeiser, Oper. Res. 30, 1982). Latencies are skewed, so the interval is the skewness-adjusted t interval of Willink
+(Commun. Stat. 34, 2005), as in N-Skart (Tafazzoli, Steiger, Wilson, Oper. Res. 59, 2011). A percentile is bounded by order
+statistics; their ranks come from the batch means of the indicator "above the percentile". `scripts/bench intervals`
+measures how often these intervals hold the truth.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ import numpy as np
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import CHUNKS_AT_ONCE
 
-TABLE = 1 << 20  # whole numbers from 0 that are counted each in its place; what is beyond is sorted
+TABLE = 1 << 20  # whole numbers from 0 that have a counter each; larger ones are kept and sorted
 MOST_BATCHES, FEWEST_BATCHES = 20, 10
-FEWEST_ROUNDS = 5  # whole rounds of a closed loop that an interval takes
-BATCH_TIMES = 5  # a batch is so many correlation times long, where that leaves ten batches
-# A few batches show too little of the skewness that there is: with this factor intervals of a long queue's mean hold in
-# 94 of 100 cases from an empty start, without it in 93.
+FEWEST_ROUNDS = 5  # whole rounds of a closed loop that an interval needs
+BATCH_TIMES = 5  # correlation times in a batch, where that leaves at least ten batches
+# A few batches show less skewness than there is. With this factor the intervals of a long queue's mean hold in 94 of 100
+# runs that start empty, without it in 93.
 SKEWNESS_SEEN = 1.25
-# Independent samples' worth that an interval needs; a tail needs more, for too short a run has not seen it.
+# Effective number of independent samples that an interval needs; a tail needs more, since a short run has not seen it.
 FEWEST_INDEPENDENT_AT = {0.05: 20, 0.50: 10, 0.90: 10, 0.95: 20, 0.99: 300}
 FEWEST_INDEPENDENT = 10
 
 
 @dataclass(frozen=True, slots=True)
 class ValueCounts:
-    """Very many values by rank, as a sorted array would have them, but of most only how many there are of each."""
+    """Very many values that are indexed by rank like a sorted array, but stored as a count per value."""
 
-    below: IntArray  # whole numbers under zero, sorted
-    upto: IntArray  # how many values come up to each whole number from 0
-    above: IntArray  # whole numbers past the table, sorted
-    unit: float  # what one stands for; of the other sign: the values are the other way up
+    below: IntArray  # negative whole numbers, sorted
+    upto: IntArray  # how many values are at most 0, 1, 2, …
+    above: IntArray  # whole numbers beyond the table, sorted
+    unit: float  # seconds that 1 stands for; negative where all values have the other sign
 
     @classmethod
     def of(cls, parts: Iterable[IntArray], unit: float) -> Self:
@@ -59,7 +60,7 @@ class ValueCounts:
         return cls(below, len(below) + np.cumsum(table), above, unit)
 
     def negative(self) -> ValueCounts:
-        """Return the same values with the other sign, sorted again."""
+        """Return the same values with the other sign, in ascending order again."""
         return replace(self, unit=-self.unit)
 
     def __len__(self) -> int:
@@ -83,19 +84,19 @@ Ordered = FloatArray | ValueCounts
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How far a mean may be off: standard error, its degrees of freedom, and the lean of its distribution."""
+    """The error of a mean: standard error, degrees of freedom, and skewness."""
 
     error: float
     freedom: int
     lean: float = 0.0  # skewness of the mean ÷ 6
 
     def around(self, value: float, confidence: float = 0.95) -> tuple[float, float]:
-        """Return the interval about `value`, longer on the side that skewness makes less certain."""
+        """Return the interval about `value`, which skewness makes longer on one side (Willink's transformation)."""
         t = t_quantile(self.freedom, confidence)
         return value - self._bent(t) * self.error, value - self._bent(-t) * self.error
 
     def scaled(self, factor: float) -> Self:
-        """Return the spread of `factor` (above 0) times the mean."""
+        """Return the error of the mean times `factor`, which is above 0."""
         return replace(self, error=self.error * factor)
 
     def _bent(self, t: float) -> float:
@@ -108,16 +109,16 @@ class Spread:
 class Sample:
     """Values in time order, cut into batches of whole requests.
 
-    A value counts for itself, or many belong to one request (token gaps): then requests are what is batched, and a
-    figure of all values is a ratio of sums over requests.
+    Each value is a request of its own, or many values belong to one request (token gaps). In the second case a figure is a
+    ratio of sums over requests, and batches are cut between requests.
     """
 
     values: FloatArray
     starts: IntArray | None  # index of each request's first value; None: one value a request
     requests: int
-    time: float  # correlation time: how many requests say as much as one independent one; at least 1
+    time: float  # correlation time: n requests are worth n / time independent ones; at least 1
     batches: int
-    length: int  # requests a batch
+    length: int  # requests in a batch
 
     @classmethod
     def of(
@@ -131,16 +132,16 @@ class Sample:
         """Cut `values`, at least one and none of them nan, into batches.
 
         Args:
-            block: requests that share their fate in a closed loop, the concurrency: batches hold whole multiples.
-            requests: which request each value belongs to, equal numbers side by side.
-            starts: the same, said by the index of each request's first value.
+            block: requests that depend on each other, in a closed loop the concurrency; a batch holds a multiple of them.
+            requests: the request that each value belongs to, equal numbers side by side.
+            starts: the same, as the index of each request's first value.
         """
         if requests is not None:
             starts = np.flatnonzero(np.diff(requests, prepend=requests[0] - 1))
         n = len(values) if starts is None else len(starts)
         time = correlation_time(_residuals(values, starts))
         batches = min(MOST_BATCHES, max(FEWEST_BATCHES, int(n / (BATCH_TIMES * time))), n)
-        whole = n // max(block, 1)  # rounds of the loop
+        whole = n // max(block, 1)  # whole rounds of a closed loop
         if whole >= FEWEST_ROUNDS:
             batches = min(batches, whole)
             length = n // batches // block * block
@@ -150,21 +151,21 @@ class Sample:
 
     @property
     def effective(self) -> float:
-        """Independent samples that this one is worth."""
+        """The effective number of independent samples."""
         return self.requests / self.time
 
     def mean(self) -> Spread:
-        """Return how sure the mean is."""
+        """Return the error of the mean."""
         return self.spread_of(_residuals(self.values, self.starts))
 
     def spread_of(self, residuals: FloatArray) -> Spread:
-        """Return how far the mean of one residual a request may be off; needs two batches."""
+        """Return the error of the mean of `residuals`, one per request; needs two batches."""
         means = residuals[len(residuals) - self.batches * self.length :].reshape(self.batches, self.length).mean(axis=1)
-        # Batches of a few correlation times still resemble their neighbours: their spread understates the long run's.
+        # Batches of a few correlation times still resemble their neighbours, so their spread is too small: divide by 1 − alike.
         alike = self.time / self.length if self.time > 1 else 0.0
         apart = means - means.mean()
         square = float(apart @ apart)
-        # One less than batches have: their likeness is estimated too, and five rounds show little of it.
+        # One degree of freedom less than batches − 1, because the correlation is estimated from the same values.
         freedom = max(self.batches - 2, 1)
         if square <= 1e-24 * max(1.0, _square(residuals)):
             return Spread(0.0, freedom)
@@ -177,17 +178,18 @@ class Sample:
         return Spread(math.sqrt(variance / self.batches), freedom, lean)
 
     def above(self, limit: float, share: float) -> Spread:
-        """Return how sure the share of values above `limit` is, which is percentile `share`."""
+        """Return the error of the share of values above `limit`, where `limit` is the percentile `share`."""
         found = self.spread_of(_residuals(self.values, self.starts, above=limit))
-        # In the tail the indicator is too rare to show its own correlation: at least that of the values.
+        # In the tail the indicator is too rare to show its correlation: take at least that of the values themselves.
         floor = share * (1 - share) / len(self.values) * (self.time if share > 0.5 else 0.6)
         return Spread(max(found.error, math.sqrt(floor)), found.freedom)
 
 
 def _residuals(values: FloatArray, starts: IntArray | None, *, above: float | None = None) -> FloatArray:
-    """Return one residual a request: how much its values add to the mean of all, above their part.
+    """Return one residual per request: the sum of its values − their mean, scaled so that the residuals are per request.
 
-    With `above` a value counts as 1 where it is above that limit, else as 0. Worked on in blocks: there may be very many.
+    With `above` a value counts as 1 where it is above that limit, else as 0. Values are summed block by block, because
+    there may be very many.
     """
     mean = float(values.mean()) if above is None else np.count_nonzero(values > above) / len(values)
     if starts is None:
@@ -205,7 +207,7 @@ def _residuals(values: FloatArray, starts: IntArray | None, *, above: float | No
 
 
 def mean_interval(sample: Sample, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Return the interval of the mean; None where there are fewer than ten independent samples' worth."""
+    """Return the interval of the mean; None with fewer than ten independent samples."""
     if sample.effective < FEWEST_INDEPENDENT:
         return None
     return sample.mean().around(float(sample.values.mean()), confidence)
@@ -214,13 +216,13 @@ def mean_interval(sample: Sample, confidence: float = 0.95) -> tuple[float, floa
 def percentile_interval(
     sample: Sample, ordered: Ordered, share: float, confidence: float = 0.95
 ) -> tuple[float, float] | None:
-    """Return the interval of a percentile of `sample`, whose values sorted are `ordered`.
+    """Return the interval of the percentile `share` of `sample`, whose sorted values are `ordered`.
 
-    None where the run is too short to know that tail: by its correlation time, or where the lower end meets the median.
+    None where the run is too short for that tail: too few independent samples, or a lower end that reaches the median.
     """
     if sample.effective < FEWEST_INDEPENDENT:
         return None
-    if share < 0.5:  # the tail of small values is the upper one, upside down
+    if share < 0.5:  # mirror the values, so that the lower tail becomes the upper one
         mirrored = ordered.negative() if isinstance(ordered, ValueCounts) else -ordered[::-1]
         flipped = percentile_interval(replace(sample, values=-sample.values), mirrored, 1 - share, confidence)
         least = 0.0 if ordered[0] >= 0 else -math.inf
@@ -235,7 +237,7 @@ def percentile_interval(
     low, high = (quantile_of_sorted(ordered, 1 / (1 + math.exp(-(logit + side)))) for side in (-away, away))
     if share == 0.5 or low == middle == high:
         return low, high
-    # Where few long waits were seen the largest one bounds nothing: upwards the tail may be off by the same factor.
+    # The largest of a few long waits is no upper bound: let the distance from the median be off by the same factor upwards.
     median = quantile_of_sorted(ordered, 0.5)
     if low <= median:
         return None
@@ -243,7 +245,7 @@ def percentile_interval(
 
 
 def quantile_of_sorted(ordered: Ordered, share: float) -> float:
-    """Return numpy.quantile of values that are sorted already."""
+    """Return numpy.quantile of values that are already sorted, without sorting them again."""
     rank = share * (len(ordered) - 1)
     below = min(int(rank), len(ordered) - 2) if len(ordered) > 1 else 0
     above = min(below + 1, len(ordered) - 1)
@@ -251,9 +253,9 @@ def quantile_of_sorted(ordered: Ordered, share: float) -> float:
 
 
 def correlation_time(series: FloatArray) -> float:
-    """Return 1 + 2·Σ autocorrelation of a series: how many samples say as much as one independent one; at least 1.
+    """Return the integrated autocorrelation time 1 + 2 · Σ ρ(lag) of a series, at least 1.
 
-    The sum ends at five times its own value (Sokal's window), for the far end of it is noise.
+    The sum stops at the first lag of at least five times its value so far (Sokal's window), because the rest is noise.
     """
     n = len(series)
     apart = series - series.mean()
@@ -268,12 +270,12 @@ def correlation_time(series: FloatArray) -> float:
 
 
 def _square(values: FloatArray) -> float:
-    """Return Σ values². Not by BLAS, whose threads cost more than the sum where a core is taken by another process."""
+    """Return Σ values²; not by BLAS, whose threads take longer than the sum where another process uses a core."""
     return float(np.square(values).sum())
 
 
 def t_tail(t: float, freedom: int) -> float:
-    """Return the chance that Student's |t| is above `t` (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    """Return P(|T| > t) of Student's distribution (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
     angle = math.atan2(abs(t), math.sqrt(freedom))
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = freedom % 2
@@ -288,7 +290,7 @@ def t_tail(t: float, freedom: int) -> float:
 
 @functools.cache
 def t_quantile(freedom: int, confidence: float = 0.95) -> float:
-    """Return what Student's |t| stays below with chance `confidence`; at least one degree of freedom is taken."""
+    """Return t with P(|T| ≤ t) = `confidence`; fewer than one degree of freedom count as one."""
     freedom = max(freedom, 1)
     low, high = 0.0, 2.0
     while t_tail(high, freedom) > 1 - confidence:

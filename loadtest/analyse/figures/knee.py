@@ -1,9 +1,9 @@
-"""Whether a level was stationary (Little's law, a growing queue), and from which concurrency on more brings no more."""
+"""Whether a level was stationary (Little's law, a growing queue), and the concurrency at which throughput stops growing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,25 +14,23 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
 
-LITTLE_TOLERANCE = 0.10  # L against λW by more than this, and by more than the window's edges explain: not stationary
-QUEUE_GROWTH = 1.5  # last third of a level over its first: a queue that grows
-FEW_IN_FLIGHT = 2.0
-LEAST_GROWTH_SHARE = (
-    0.01  # of the requests that came: a queue that grows by less is one long wave, of 500/s more than of 1/s
-)
-FEWEST_ARRIVALS = 12  # to judge growth by
-KNEE_SHARE = 0.95  # of the best throughput: the first level that reaches it is the knee
-FEWEST_LEVELS = 3
+LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's edges explain, is not stationary
+QUEUE_GROWTH = 1.5  # requests in flight in the last third of a level over the first, above which a queue grows …
+FEW_IN_FLIGHT = 2.0  # … if it is also more than so many requests …
+LEAST_GROWTH_SHARE = 0.01  # … and more than this share of the requests that came: else it is one slow wave
+FEWEST_ARRIVALS = 12  # requests that growth is judged by
+KNEE_SHARE = 0.95  # of the best throughput; the first level that reaches it is the knee
+FEWEST_LEVELS = 3  # of different concurrency, for a knee
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """Mean requests in flight, as each new one found them with itself, in the first and the last third of a level."""
+    """Mean number of requests in flight when one was sent (itself included), in the first and last third of a level."""
 
     before: float
     after: float
-    per_s: float  # requests in flight that each second added, from the one third to the other
-    share: float  # of the requests that came, that were added
+    per_s: float  # growth of the number in flight, requests per second
+    share: float  # the same as a share of the requests that came
 
     @property
     def growing(self) -> bool:
@@ -51,17 +49,17 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class Little:
-    """Little's law over the steady window: L = λW holds where as many requests end as come."""
+    """Little's law over the steady window: L = λW holds in a stationary state."""
 
-    in_flight: float  # L: mean over the window
-    per_second: float  # λ: ends a second
-    sojourn_s: float  # W: mean time from send to end, of those that ended in the window
-    allowed: float  # by which the ratio may be off 1: 10 %, or one sojourn's share of the window
+    in_flight: float  # L: mean number of requests in flight
+    per_second: float  # λ: ends per second
+    sojourn_s: float  # W: mean time from send to end of the requests that ended
+    allowed: float  # by which the ratio may differ from 1: 10 %, or W / window length if that is more
     growth: Growth | None  # None: too few requests
 
     @property
     def ratio(self) -> float:
-        """L ÷ λW; 1 in a steady state, above 1 where requests pile up."""
+        """L / λW: 1 in a stationary state, above 1 where requests pile up."""
         return self.in_flight / (self.per_second * self.sojourn_s)
 
     @property
@@ -96,10 +94,10 @@ class Little:
 
 
 def little(run: Run, level: int, flow: rates.Flow | None = None) -> Little | None:
-    """Hold Little's law against a level, warm-up and failures included; None where nothing ended in it.
+    """Apply Little's law to a level, warm-ups and failures included; None where nothing ended in its window.
 
-    Ends and times count as rates do, each request by its share of the window: by whole ends alone a window of few rounds
-    would be off by a round. `flow`: the level's, where it is known already.
+    Each request counts by its share of the window, as in rates: counted by whole ends, λ would be off by up to a round. Pass
+    the level's `flow` where it is known already.
     """
     flow = flow or rates.flow(run, next(each for each in run.levels if each["index"] == level))
     if flow is None or not flow.shares.any():
@@ -121,9 +119,9 @@ def little(run: Run, level: int, flow: rates.Flow | None = None) -> Little | Non
 
 
 def growth(send: FloatArray, end: FloatArray) -> Growth | None:
-    """Compare requests in flight early and late, by the send and end of every request of a level, seconds.
+    """Compare the number in flight early and late, by the send and end of every request of a level, seconds.
 
-    Means something for open loops only: in a closed loop the number of users is the limit. None with too few.
+    It is meant for open loops; in a closed loop the number of users is the limit. None with fewer than 12 requests.
     """
     if len(send) < FEWEST_ARRIVALS:
         return None
@@ -138,17 +136,17 @@ def growth(send: FloatArray, end: FloatArray) -> Growth | None:
 
 @dataclass(frozen=True, slots=True)
 class Knee:
-    """The concurrency from which on throughput stays within 5 % of its best."""
+    """The lowest concurrency whose throughput is within 5 % of the best."""
 
     concurrency: int  # the first measured level that reaches it
     tokens_per_s: float  # at `concurrency`
-    # Measured levels: the knee is surely not below the first, nor above the second (None: output may still grow past the
-    # last). None: some level has too few requests for an interval.
+    # Measured concurrencies: the knee is not below the first nor above the second with 95 % confidence; the second is None
+    # where output may still grow past the last level. None as a whole: some level has too few requests for an interval.
     interval: tuple[int, int | None] | None
     first: int  # the lowest level
     last: int  # the highest level
-    grows: bool  # the last level gives surely more than every level before it
-    stops: bool  # no later level can give 5 % more, by its interval
+    grows: bool  # the interval of the last level lies above those of all others
+    stops: bool  # the intervals of all higher levels exclude 5 % more
 
     @property
     def sentence(self) -> str:
@@ -181,15 +179,10 @@ class Knee:
         }
 
 
-def parted(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
-    """Whether two figures differ for sure: both have a 95 % interval, and these do not overlap."""
-    return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])
-
-
 def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
-    """Say up to which rate a server keeps up, from an open loop's levels of summary.json in the order of their rates.
+    """Return a sentence on the rate up to which a server keeps up: the queue of no lower level grew.
 
-    It does while no queue grows. None where that is unknown of every level, or where the rate itself grew.
+    `levels` of an open loop in summary.json, by rate. None where growth is unknown for every level, or the rate itself grew.
     """
     known = [
         level
@@ -209,7 +202,7 @@ def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
 
 
 def _steady(level: dict[str, Any]) -> str:
-    """Say how many requests were in flight early and late; of a level of an older run only that no more were."""
+    """Return how many requests were in flight early and late; runs of older versions say only that there were no more."""
     ends = level["little"].get("in_flight_first"), level["little"].get("in_flight_last")
     if None in ends:
         return "no more requests were in flight at its end than at its start"
@@ -228,17 +221,17 @@ class _LevelRate:
     ci95: tuple[float, float] | None
 
     def surely_above(self, other: _LevelRate, share: float = 1.0) -> bool:
-        """Whether the rate is above that share of another's, their intervals apart."""
+        """Whether the interval lies above `share` times that of another level."""
         if self.ci95 is None or other.ci95 is None:
             return False
         return self.ci95[0] > share * other.ci95[1]
 
     def at_most(self, found: _LevelRate) -> bool:
-        """Whether the interval leaves no room for 5 % more than that of another."""
+        """Whether the interval excludes 5 % more than another level may give."""
         return self.ci95 is not None and found.ci95 is not None and KNEE_SHARE * self.ci95[1] <= found.ci95[1]
 
     def surely_reaches(self, best: _LevelRate) -> bool:
-        """Whether the rate is 95 % of the best one for sure, by the error of the difference."""
+        """Whether the rate is at least 95 % of the best one, by the interval of their difference."""
         if self.users == best.users:
             return True
         if self.ci95 is None or best.ci95 is None:
@@ -248,10 +241,10 @@ class _LevelRate:
 
 
 def knee(levels: Iterable[dict[str, Any]]) -> tuple[Knee | None, str | None]:
-    """Return the knee of a summary's levels that differ in nothing but concurrency, or None and the reason.
+    """Return the knee of levels of summary.json that differ only in concurrency, or None and the reason.
 
-    A level counts as there when its throughput is within 5 % of the best one. The interval runs from the first level whose
-    interval lets it be there to the first that surely is, by the levels' own 95 % intervals.
+    The knee is the first level within 5 % of the best throughput. Its interval runs from the first level that may be so
+    near, by the levels' 95 % intervals, to the first that is for sure.
     """
     points = sorted((p for p in map(_level_rate, levels) if p is not None), key=lambda p: p.users)
     if len({p.users for p in points}) < FEWEST_LEVELS:

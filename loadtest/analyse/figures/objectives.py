@@ -1,7 +1,7 @@
-"""Objectives held against every request that was sent: one that failed, or never got a token, is slower than any limit.
+"""Objectives held against all requests that were sent, where a failed one counts as slower than any limit.
 
-Figures of a level are of requests that ended well; a server that answers half of its requests fast and drops the rest
-would meet any objective by those.
+The figures of a level are of requests that ended well. By those alone a server that answers half of its requests fast and
+drops the others would meet any objective.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from loadtest.analyse.run.frames import Run
 from loadtest.records import Outcome
 from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
 
-ENDLESS_S = 1e12  # stands for a failed request's duration: what is computed stays a number
-NEVER_S = 1e8  # from here on a duration has a failed request's in it
+ENDLESS_S = 1e12  # stands for the duration of a failed request; a finite number, so that figures can be computed
+NEVER_S = 1e8  # a figure above it was computed from a failed request and is reported as infinite
 
 
 def held_against_requests(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> list[Judged]:
-    """Hold objectives against a level of summary.json and the requests of the run that it is of."""
+    """Judge objectives by a level of summary.json and by the requests of its run."""
     index = int(level["index"])
     good = run.good(index)
     answered = good & np.isfinite(run.column("first_token"))
@@ -44,7 +44,7 @@ def _judged_objective(
     else:
         values = run.column(objective.figure)
         if answered.any() and not np.isfinite(values[answered]).any():
-            return told  # this server does not say it of any request
+            return told  # this server does not report the figure for any request
         value, interval = _of_requests(objective, values, sent, answered, block=int(level.get("concurrency") or 1))
     if math.isnan(value):
         few = f"needs {objective.requests} requests and has {requests}, {failed} of them failed"
@@ -55,13 +55,15 @@ def _judged_objective(
 def _of_requests(
     objective: Objective, values: FloatArray, sent: BoolArray, answered: BoolArray, *, block: int
 ) -> tuple[float, tuple[float, float] | None]:
-    """Return the figure's statistic over all requests sent, and its interval."""
+    """Return the statistic of a figure over all requests sent, and its interval."""
     worst = ENDLESS_S if objective.at_most else 0.0
     everyone = np.where(answered, values, worst)[sent]
-    found = stats.describe(everyone, block=block)
+    found = stats.describe_values(everyone, block=block)
     value, interval = found[objective.statistic], found[f"ci95_{objective.statistic}"]
     failed = 1 - float(answered.sum()) / float(sent.sum())
-    if value is None:  # too few for this percentile, and yet so many failed that more could not mend it
+    if (
+        value is None
+    ):  # too few for this percentile; but where enough of them failed, it is a failed request's in any case
         beyond = (
             failed > 1 - STATISTIC_SHARES[objective.statistic]
             if objective.at_most
@@ -76,7 +78,7 @@ def _of_requests(
 
 
 def _of_gaps(run: Run, objective: Objective, answered: BoolArray, failed: int) -> float:
-    """Return ITL's statistic where each failed request counts as so many endless gaps as the others have on average."""
+    """Return the statistic of ITL; a failed request counts as the mean number of gaps of the others, each endless."""
     ordered = stats.ranked(run.itl, answered)
     if objective.statistic == "mean" or not len(ordered):
         return math.inf
@@ -89,7 +91,7 @@ def _limited(value: float) -> float:
 
 
 def _all_sent(judged: Judged, level: dict[str, Any]) -> Judged:
-    """Refuse to call an objective met where requests that were due were not sent: nobody knows what they would have waited."""
+    """Leave an objective unjudged where it was met but requests were not sent: their wait is unknown."""
     shed = int(level.get("shed") or 0)
     if not shed or not judged.met:
         return judged

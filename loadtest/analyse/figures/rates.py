@@ -1,4 +1,7 @@
-"""What a level did a second: the window between ramp and drain, each request's share of it, and how sure a rate is."""
+"""Rates of a level: the window between ramp-up and drain, each request's share in it, and the error of a rate.
+
+rate = Σ (share of a request's tokens that arrived in the window) · (its tokens, prompt tokens, or 1) / window length
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run, blocks
 from loadtest.metrics import S_PER_US
 
-SHORTEST_WINDOW = 0.2  # of the level: a shorter steady window says less than the whole level
-FEWEST_OPEN = 20  # answers of an open loop that an interval takes
-FEWEST_INDEPENDENT_ROUNDS = 4.0  # independent answers' worth that a closed loop's interval takes
-FEWEST_INDEPENDENT_ANSWERS = 10.0
-IN_STEP = 0.05  # of a round: answers that end within it end together
-MOST_PARTS = 60  # of a closed loop's window
-DRAIN_SHARE = 0.1  # of a level's requests that end in the drain …
-DRAIN_SHIFT = 0.02  # … and move the mean decode speed by so much: said
+SHORTEST_WINDOW = 0.2  # of the level: where the steady window is shorter, the whole level is used
+FEWEST_OPEN = 20  # answers that an interval of an open loop needs
+FEWEST_INDEPENDENT_ROUNDS = 4.0  # effective number of independent rounds that a closed loop's interval needs
+FEWEST_INDEPENDENT_ANSWERS = 10.0  # effective number of independent answers that an open loop's interval needs
+IN_STEP = 0.05  # of a round: answers that end within it count as ending together
+MOST_PARTS = 60  # into which a closed loop's window is cut for its error
+# The drain is reported where it holds this share of a level's requests and moves the mean decode speed by this share.
+DRAIN_SHARE, DRAIN_SHIFT = 0.1, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +32,29 @@ class Window:
 
     start: float
     end: float
-    steady: bool  # False: ramp and drain left nothing between them, so this is the whole level
+    steady: bool  # False: ramp-up and drain left too little between them, so this is the whole level
 
     @property
     def seconds(self) -> float:
         return self.end - self.start
 
     def holds(self, instants: FloatArray) -> FloatArray:
-        """Return 1.0 for every instant inside (start, end], else 0.0."""
+        """Return 1.0 for every instant in (start, end], else 0.0."""
         return ((instants > self.start) & (instants <= self.end)).astype(np.float64)
 
 
 def steady_window(send: FloatArray, end: FloatArray, first_measured: float, users: int | None = None) -> Window:
-    """Return the level between ramp and drain, by `send` and `end` of all its requests, warm-up included.
+    """Return the part of a level between ramp-up and drain, from the send and end of all its requests, warm-ups included.
 
-    A closed loop of `users` is steady from its first measured request, or from the instant at which every user has
-    sent one, until the first user has nothing left to send: of N requests that is the (N − users + 1)-th end, for every
-    earlier end let its user send once more. From one round on it holds whole rounds, the last ones: users that run in step
-    give no tokens while they all prefill, so part of a round has a rate of its own. An open loop (no `users`) is steady from its first answer to its last send.
-    Where that is less than a fifth of the level, or nobody sent twice, it is the whole level.
+    A closed loop of `users` is steady once every user has sent a request and the first measured one was sent. It stays so
+    until a user has nothing left to send: of N requests, until the (N − users + 1)-th end, because after each earlier end
+    its user sent another request. The window is cut at its start to whole rounds (`users` ends each): users in step give
+    no tokens while all of them prefill, so that part of a round has another rate than a whole one. An open loop is steady
+    from its first answer to its last send. A window of less than a fifth of the level is replaced by the whole level.
 
     Args:
         first_measured: the first t_send that counts.
+        users: of a closed loop; None for an open one.
     """
     whole = Window(first_measured, float(end.max()), steady=False)
     if users is None:
@@ -64,9 +68,10 @@ def steady_window(send: FloatArray, end: FloatArray, first_measured: float, user
 
 
 def _rounds(ends: FloatArray, opens: float, users: int) -> Window:
-    """Return the window from `opens` on, less the part of a round that it would begin with; `ends` are sorted.
+    """Return the window of whole rounds that begins at `opens` or later; `ends` are sorted.
 
-    Where a whole round more begins just before `opens` (users in step, whose answers end together) it is taken in.
+    Where users run in step their answers end together, and `opens` may lie just behind the first of these ends: the round
+    that begins there is taken in as well.
     """
     last = len(ends) - users
     before = int(np.searchsorted(ends, opens, side="right"))
@@ -81,24 +86,23 @@ def _rounds(ends: FloatArray, opens: float, users: int) -> Window:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A level's window, and which share of each request of the run belongs to it."""
+    """A level's window, and the share of each request of the run that lies in it."""
 
     window: Window
     users: int | None  # of a closed loop
-    rows: BoolArray  # requests that count: of a steady window warm-up and failed ones too
-    shares: FloatArray  # of a request's output tokens that arrived inside; 0 for other levels' requests
+    rows: BoolArray  # requests that count; of a steady window warm-ups and failed ones too
+    shares: FloatArray  # of each request's output tokens that arrived in the window; 0 for other levels' requests
 
     def per_second(self, weights: FloatArray, rows: BoolArray) -> float:
-        """Return Σ share × weight of the requests marked in `rows`, a second; unknown weights count for nothing."""
+        """Return Σ share · weight / seconds over the requests marked in `rows`; an unknown weight counts as 0."""
         return float((self.shares[rows] * np.nan_to_num(weights[rows])).sum()) / self.window.seconds
 
 
 def flow(run: Run, level: dict[str, Any]) -> Flow | None:
-    """Return a level's window and shares; None where no request of it was sent and ended, or it has no length.
+    """Return a level's window and shares; None where no measured request was sent and ended, or the window is empty.
 
-    A request counts by the share of its output tokens that arrived inside the window (an answer's tokens are spread
-    evenly over its chunks), one without tokens at its end. In a steady window streams still on their warm-up answer load
-    the server as well, so they count too.
+    The tokens of an answer are taken to be spread evenly over its chunks; a request without tokens counts at its end. In a
+    steady window warm-ups and failed requests load the server as well, so they count too.
     """
     index, users = level["index"], level.get("concurrency")
     send, end = run.column("send"), run.column("end")
@@ -112,11 +116,11 @@ def flow(run: Run, level: dict[str, Any]) -> Flow | None:
     if window.seconds <= 0:
         return None
     rows = everyone if window.steady else measured
-    return Flow(window, int(users) if users is not None else None, rows, shares(run, rows, window))
+    return Flow(window, int(users) if users is not None else None, rows, window_shares(run, rows, window))
 
 
-def shares(run: Run, rows: BoolArray, window: Window) -> FloatArray:
-    """Return which share of each request's chunks arrived inside the window; 0 where `rows` does not mark it."""
+def window_shares(run: Run, rows: BoolArray, window: Window) -> FloatArray:
+    """Return the share of each request's chunks that arrived in the window; 0 for requests not marked in `rows`."""
     send, counts = run.column("send"), run.chunks.counts
     found = np.where(rows & (counts == 0), window.holds(run.column("end")), 0.0)
     chunked = rows & (counts > 0)
@@ -133,14 +137,14 @@ def shares(run: Run, rows: BoolArray, window: Window) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Something a second in a window, with a 95 % interval from how much its rounds or answers differ."""
+    """A rate, with a 95 % interval from how much the rounds or answers of its window differ."""
 
     per_second: float
-    ci95: list[float] | None  # None: too few requests, or ramp and drain are part of the window
+    ci95: list[float] | None  # None: too few requests, or the window is the whole level
 
 
-def throughput(run: Run, found: Flow, weights: FloatArray) -> Throughput | None:
-    """Return what requests that ended well gave a second, each of them its `weights`; None where none is known."""
+def weighted_rate(run: Run, found: Flow, weights: FloatArray) -> Throughput | None:
+    """Return the rate of requests that ended well, each counted by its weight; None where no weight is known."""
     good = found.rows & np.asarray(run.requests["ok"], dtype=np.bool_) & np.isfinite(weights)
     if not good.any():
         return None
@@ -152,7 +156,7 @@ def throughput(run: Run, found: Flow, weights: FloatArray) -> Throughput | None:
 
 
 def spread_of(run: Run, found: Flow, weights: FloatArray) -> Spread | None:
-    """Return how far a rate may be off, as a share of it; None with too few rounds or answers."""
+    """Return the error of a rate as a share of it; None with too few rounds or answers."""
     good = found.rows & np.asarray(run.requests["ok"], dtype=np.bool_) & np.isfinite(weights)
     if not found.window.steady:
         return None
@@ -165,7 +169,7 @@ def spread_of(run: Run, found: Flow, weights: FloatArray) -> Spread | None:
 
 
 def round_edges(ends: FloatArray, window: Window, users: int) -> FloatArray:
-    """Return the instants between a closed loop's whole rounds, by the ends of its requests; of many rounds every n-th."""
+    """Return the borders of a closed loop's rounds, every n-th of many: each `users`-th end in the window is one."""
     inside = np.sort(ends[(ends > window.start) & (ends <= window.end)])
     every = inside[users - 1 :: users]
     apart = -(-len(every) // MOST_PARTS) or 1
@@ -173,10 +177,11 @@ def round_edges(ends: FloatArray, window: Window, users: int) -> FloatArray:
 
 
 def rounds_spread(first: FloatArray, last: FloatArray, amounts: FloatArray, edges: FloatArray) -> Spread | None:
-    """Return how far a closed loop's rate may be off, as a share of it, by how much its rounds differ.
+    """Return the error of a closed loop's rate as a share of it, from how much its rounds differ.
 
-    What a request gave is spread evenly from its first token to its last. By requests instead of rounds a queue of mixed
-    lengths would seem to know its rate only half as well. None with fewer than five whole rounds, or too few independent.
+    A request's amount is spread evenly from its first to its last token, and each round counts what fell into it. Single
+    requests as the unit would make the error of a queue of mixed lengths twice too large, because a long answer delays
+    others by what it gives itself. None with fewer than five whole rounds, or fewer than four independent ones.
     """
     if len(edges) - 1 < FEWEST_ROUNDS:
         return None
@@ -191,9 +196,9 @@ def rounds_spread(first: FloatArray, last: FloatArray, amounts: FloatArray, edge
 
 
 def rate_spread(ends: FloatArray, amounts: FloatArray) -> Spread | None:
-    """Return how far an open loop's rate may be off, as a share of it, by the ends of its requests and what each gave.
+    """Return the error of an open loop's rate as a share of it, from what each request gave and the time since the end before.
 
-    A request's time is what passed since the end before. None with fewer than 20 answers or too few independent ones.
+    None with fewer than 20 answers, or fewer than ten independent ones.
     """
     order = np.argsort(ends, kind="stable")
     spent, counted = np.diff(ends[order]), amounts[order][1:]
@@ -204,7 +209,7 @@ def rate_spread(ends: FloatArray, amounts: FloatArray) -> Spread | None:
 
 
 def summed_up(run: Run, found: Flow | None, good: BoolArray) -> dict[str, Any]:
-    """Return a level's rates and its window as summary.json holds them; `good`: measured requests that ended well."""
+    """Return a level's rates and window as summary.json holds them; `good` marks measured requests that ended well."""
     names = ("output_tokens_per_s", "input_tokens_per_s", "requests_per_s")
     if found is None or not good.any():
         reason = "no request of this level ended well"
@@ -212,7 +217,7 @@ def summed_up(run: Run, found: Flow | None, good: BoolArray) -> dict[str, Any]:
     tokens, prompts = run.column("output_tokens"), run.column("prompt_tokens")
     figures: dict[str, Any] = {}
     for name, weights in zip(names, (tokens, prompts, np.ones(len(tokens))), strict=True):
-        rate = throughput(run, found, weights)
+        rate = weighted_rate(run, found, weights)
         figures[name] = rate.per_second if rate else None
         figures[f"{name}_ci95"] = rate.ci95 if rate else None
     window = found.window
@@ -224,9 +229,9 @@ def summed_up(run: Run, found: Flow | None, good: BoolArray) -> dict[str, Any]:
 
 
 def _drain(run: Run, window: Window, good: BoolArray) -> dict[str, Any]:
-    """Return how many requests ended after the window, and by which share that moved the mean decode speed.
+    """Return how many requests ended after the window, and the share by which they moved the mean decode speed.
 
-    Latencies are of all measured requests: leaving out what ends late would leave out long answers.
+    Latencies are of all measured requests, those in the drain included: leaving them out would leave out long answers.
     """
     late = good & (run.column("end") > window.end) if window.steady else np.zeros(len(good), dtype=np.bool_)
     speed = run.column("stream_tokens_per_s")
@@ -236,7 +241,7 @@ def _drain(run: Run, window: Window, good: BoolArray) -> dict[str, Any]:
 
 
 def drained(levels: Sequence[dict[str, Any]]) -> list[str]:
-    """Say of each level whose latencies hold much of its drain how many requests that are, and what they change."""
+    """Return a sentence for each level of which many requests ended in the drain and changed the decode speed."""
     said = []
     for level in levels:
         window = level.get("window") or {}

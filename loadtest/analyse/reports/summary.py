@@ -261,8 +261,8 @@ def _level(run: Run, level: dict[str, Any], asked: Sequence[Objective]) -> dict[
         "tokens": _tokens(run, rows, good),
         "peak_decoding": slots.peak_decoding(run, np.asarray(run.requests["level"] == index, dtype=np.bool_)),
         "client": {
-            "lag_s": stats.describe(run.column("lag_s")[good], block=block),
-            "schedule_lag_s": stats.describe(run.column("schedule_lag_s")[good], block=block),
+            "lag_s": stats.describe_values(run.column("lag_s")[good], block=block),
+            "schedule_lag_s": stats.describe_values(run.column("schedule_lag_s")[good], block=block),
             "cpu": verdict.client_cpu(run, index),
             "stamps": stamps,
             **client_capacity.used(run, index, stamps),
@@ -276,7 +276,7 @@ def _level(run: Run, level: dict[str, Any], asked: Sequence[Objective]) -> dict[
 
 
 def _described(name: str, values: FloatArray, block: int) -> dict[str, Any]:
-    return _known(name, stats.describe(values, block=block))
+    return _known(name, stats.describe_values(values, block=block))
 
 
 def _known(name: str, described: stats.Described) -> dict[str, Any]:

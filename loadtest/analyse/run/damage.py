@@ -1,4 +1,4 @@
-"""Which lines of a requests file are records that figures can be made from, and what is wrong with the others."""
+"""Which lines of a requests file are usable records, and what is wrong with the others."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, Self
 from loadtest.records import Outcome
 
 DAY_NS = 86_400_000_000_000
-ORDER_NS = 1_000_000_000  # by which instants of a request may be out of order: no clock of a run is off by more
-BEFORE_US = 50  # before its t_send, from which on a token cannot have come in answer to it
+ORDER_NS = 1_000_000_000  # by which instants of a request may be out of order; no clock of a run is off by more
+BEFORE_US = 50  # by which a token may seem to precede t_send; an earlier one cannot be an answer to it
 COUNT_MOST = 1 << 53
 TOKENS_MOST = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class ValueKind:
-    """What a value of a record may be; numbers between two bounds."""
+    """The type that a value of a record has, and the bounds of a number."""
 
     kind: type
     low: int = 0
@@ -26,7 +26,7 @@ class ValueKind:
     needed: bool = False
 
     def fits(self, values: list[Any]) -> bool:
-        """Whether all of these values are of the kind; None is absent."""
+        """Return whether all of these values are of the kind; None stands for absent."""
         kinds = set(map(type, values))
         kinds.discard(type(None))
         if not kinds <= {self.kind}:
@@ -45,8 +45,8 @@ COUNT_KIND, TOKENS_KIND, TEXT_KIND, FLAG_KIND = (
     ValueKind(str),
     ValueKind(bool),
 )
-LIST_ENTRY = ValueKind(int, -COUNT_MOST, COUNT_MOST)  # an entry of it
-TAKEN_OUT = ValueKind(type(None))  # lists that can be used were taken out before
+LIST_ENTRY = ValueKind(int, -COUNT_MOST, COUNT_MOST)
+TAKEN_OUT = ValueKind(type(None))  # a list that can be used was taken out of the row before
 RECORD_KINDS: dict[str, ValueKind] = {
     "id": ValueKind(int, needed=True),
     "level": ValueKind(int, 0, 1_000_000, needed=True),
@@ -77,18 +77,18 @@ RECORD_KINDS: dict[str, ValueKind] = {
     "server": ValueKind(dict),
     "server_us": TAKEN_OUT,
 }
-# Without these a record cannot be placed: one of a wrong kind costs the record. Any other is unknown then.
+# A record with a wrong value under one of these is left out; any other wrong value becomes unknown.
 INDISPENSABLE = ("id", "level", "outcome", "t_sched", "t_end", "t_send", "t_first_token", "chunks", "warmup")
 OUTCOMES = frozenset(Outcome)
 
 
 @dataclass(slots=True)
 class Damage:
-    """What is wrong with the lines of a file, counted."""
+    """Counts of what is wrong with the lines of a file."""
 
-    unread: int = 0  # lines that hold something that is no JSON object
-    records: Counter[str] = field(default_factory=Counter)  # left out, by why
-    values: Counter[str] = field(default_factory=Counter)  # unknown, by name
+    unread: int = 0  # lines with something on them that is not a JSON object
+    records: Counter[str] = field(default_factory=Counter)  # records left out, by reason
+    values: Counter[str] = field(default_factory=Counter)  # values that became unknown, by name
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -100,11 +100,11 @@ class Damage:
 
     @property
     def lost(self) -> int:
-        """Records that are missing, at least: a line that cannot be read may have held several."""
+        """How many records are missing at least; an unreadable line may have held several."""
         return self.unread + self.records.total()
 
     def sentences(self, name: str) -> Iterator[str]:
-        """Say what was left out of the file of that name."""
+        """Yield sentences on what was left out of the file of that name."""
         if self.unread:
             yield f"{_count_lines(self.unread)} of {name} could not be read and {_are(self.unread)} left out."
         for why, count in self.records.items():
@@ -114,7 +114,7 @@ class Damage:
 
 
 def doubles(again: int, others: int) -> Iterator[str]:
-    """Say how many records are there twice, and how many are others under an id that was taken."""
+    """Yield sentences on records that are there twice, and on other requests under an id already used."""
     if again:
         yield f"{_count_records(again)} {_are(again)} there twice; {'it counts' if again == 1 else 'they count'} once."
     if others:
@@ -122,12 +122,12 @@ def doubles(again: int, others: int) -> Iterator[str]:
 
 
 def lines_left_out(count: int, name: str) -> str:
-    """Say that lines of a samples file hold no sample."""
+    """Return a sentence on lines of a samples file that hold no sample."""
     return f"{_count_lines(count)} of {name} {'holds' if count == 1 else 'hold'} no sample and {_are(count)} left out."
 
 
 def no_header(name: str) -> str:
-    """Say that a samples file cannot be laid beside the run."""
+    """Return a sentence on a samples file that cannot be placed on the run's axis."""
     return f"{name} does not begin with a header that can be read and is left out."
 
 
@@ -148,7 +148,7 @@ def _have(count: int) -> str:
 
 
 def mended(rows: list[dict[str, Any]], damage: Damage) -> list[bool]:
-    """Take values out of rows that cannot be right, count them, and mark the rows that are records all the same."""
+    """Remove impossible values from rows, count them, and mark the rows that are usable records."""
     if all(_column_fits(rows, name, kind) for name, kind in RECORD_KINDS.items()):
         return [True] * len(rows)
     return [_mend(row, damage) for row in rows]

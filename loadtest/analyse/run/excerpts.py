@@ -1,7 +1,7 @@
-"""Which content events step times and slots are read from: all of a run's, or, of a very long run, stretches of it.
+"""The content events that step times and slots are read from: all of a run, or stretches of a very long one.
 
-What a stretch holds, it holds of all streams at once, so that batches are whole. Requests' own instants are never
-thinned, and so the number of streams decoding at any instant is always exact.
+A stretch holds the events of all streams during some time, so that its batches are complete. Instants of requests (send,
+first token, end) are always complete, so the number of streams decoding at an instant is exact in any case.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import Run
 from loadtest.metrics import S_PER_US
 
-MOST_READ_EVENTS = 2_000_000  # content events; more of them tell the same step times
-STRETCHES = 8  # of a level, evenly spaced
+MOST_READ_EVENTS = 2_000_000  # content events; more of them give the same step times
+STRETCHES = 8  # per level, evenly spaced
 
 
 @dataclass(frozen=True, slots=True)
 class ContentEvents:
-    """Content events by request and time; seconds since the run's first t_sched, by arrival."""
+    """Content events in order of requests and time; arrivals in seconds since the run's first t_sched."""
 
     row: IntArray
     place: IntArray  # in Run.chunks.flat
     at: FloatArray
-    spans: FloatArray | None  # the stretches, (start, end) each; None: these are all events of the run
-    of: int  # events of the run
+    spans: FloatArray | None  # (start, end) of each stretch; None: these are all events of the run
+    of: int  # number of events of the run
 
     @property
     def inside(self) -> BoolArray:
-        """Mark, of each pair of neighbours, those that follow one another in a stream."""
+        """Mark the pairs of neighbours that follow one another in one stream."""
         return np.asarray((np.diff(self.row) == 0) & (np.diff(self.place) == 1), dtype=np.bool_)
 
     @property
     def said(self) -> str | None:
-        """Say that this is a part of the run; None where it is all."""
+        """A clause that says which part of the run this is; None where it is all of it."""
         if self.spans is None:
             return None
         return f"read from {len(self.spans)} stretches of the run with {len(self.at)} of its {self.of} chunks"
 
 
 def events(run: Run, most: int = MOST_READ_EVENTS) -> ContentEvents:
-    """Return all content events of a run, or about `most` of them in stretches of every level that has many."""
+    """Return all content events of a run, or about `most` of them from stretches of every level."""
     total = len(run.chunks.flat)
     if total <= most:
         row = run.chunks.owner
@@ -60,12 +60,12 @@ def events(run: Run, most: int = MOST_READ_EVENTS) -> ContentEvents:
     parts = [_events_between(run, send, low, high) for low, high in edges]
     row, place, at = (np.concatenate(values) for values in zip(*parts, strict=True))
     order = np.lexsort((place, row))
-    order = order[np.diff(place[order], prepend=-1) > 0]  # once, where stretches of two levels meet
+    order = order[np.diff(place[order], prepend=-1) > 0]  # an event in stretches of two levels only once
     return ContentEvents(row[order], place[order], at[order], edges, total)
 
 
 def _stretches(start: float, end: float, share: float) -> list[tuple[float, float]]:
-    """Return stretches of a level that together are `share` of it."""
+    """Return stretches of a level that together last `share` of it."""
     apart = (end - start) / STRETCHES
     return [(start + (i + 0.5 - share / 2) * apart, start + (i + 0.5 + share / 2) * apart) for i in range(STRETCHES)]
 

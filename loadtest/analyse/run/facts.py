@@ -1,4 +1,4 @@
-"""run.json as it can be relied on: a value of the wrong type is left out, and said, before anything reads it."""
+"""run.json, checked: a value of the wrong type or size is left out and reported before anything else reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loadtest.errors import RunFolderError
 from loadtest.records import newer
 from loadtest.run_folder import RunFolder
 
-MOST_SAID = 5  # sentences about values of run.json: a file that is all wrong is said once
+MOST_SAID = 5  # sentences on wrong values of run.json; the rest are counted
 MOST_INSTANT_NS = 1000 * DAY_NS
 
 
@@ -32,7 +32,7 @@ class NumberKind:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A list whose entries are all of one kind; one that is not is left out of the list."""
+    """A list whose entries are of one kind; an entry that is not is left out."""
 
     kind: Any
     needs: tuple[str, ...] = ()  # keys that an entry cannot be without
@@ -40,7 +40,7 @@ class ListOf:
 
 @dataclass(frozen=True, slots=True)
 class ObjectOf:
-    """An object whose values, under whatever keys, are all of one kind."""
+    """An object whose values are of one kind, under any keys."""
 
     kind: Any
     needs: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class ObjectOf:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """A value of one of several kinds that hold no others."""
+    """A value of one of several simple kinds."""
 
     kinds: tuple[Any, ...]
 
@@ -101,7 +101,7 @@ CAPACITY = {"chunks_per_s": POSITIVE, "limit": TEXT, "measured_at": TEXT}
 LOADED = {"name": TEXT, "size": COUNT, "size_vram": COUNT, "context_length": TOKEN_COUNT}
 WORKER_DIED = {"why": TEXT, "level": COUNT, "t": INSTANT_NS, "time": TEXT}
 WORKER = {"worker": COUNT, "died": WORKER_DIED}
-# What analysing reads of run.json, and of which kind it is; None stands for absent everywhere. Other keys stay as they are.
+# The keys of run.json that analysing reads, with the kinds of their values; null stands for absent. Other keys are kept as they are.
 RUN: dict[str, Any] = {
     "name": TEXT,
     "driver": TEXT,
@@ -162,7 +162,7 @@ KIND_NAMES = (
 
 
 def read_facts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
-    """Return what of run.json can be relied on, and a sentence on each thing that cannot, and on how the run ended.
+    """Return run.json without its wrong values, and sentences on these and on a run that did not end as planned.
 
     Raises RunFolderError where a newer loadtest wrote it, or where it cannot be opened.
     """
@@ -188,14 +188,14 @@ def read_facts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
 
 
 def _facts_unknown(folder: RunFolder, why: str) -> tuple[dict[str, Any], list[str]]:
-    """Return no facts at all; raise RunFolderError where there are no records either."""
+    """Return empty facts; raise RunFolderError where there are no records either."""
     if not any(folder.path.glob("requests-*.jsonl")):
         raise RunFolderError(f"{folder.path}: {why}, and there are no records.")
     return {"levels": []}, [f"{why}: what was run is only known as far as the records tell."]
 
 
 def _known_profile(said: Any, known: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return what is known of a simulated server: that it is one must not be lost with its profile."""
+    """Return profile and speed of a simulated server, with defaults: it stays simulated where these are damaged."""
     if not said:
         return None
     told = {key: value for key, value in (known or {}).items() if value is not None}
@@ -219,7 +219,7 @@ def _shortened(said: list[str]) -> Iterator[str]:
 
 
 def _distinct_levels(levels: list[dict[str, Any]], said: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield levels, of those with the same index the first."""
+    """Yield the first level of each index."""
     seen: set[int] = set()
     for level in levels:
         if level["index"] in seen:
@@ -230,7 +230,7 @@ def _distinct_levels(levels: list[dict[str, Any]], said: list[str]) -> Iterator[
 
 
 def _cleaned(value: Any, kind: Any, at: str, said: list[str]) -> Any:
-    """Return a value without what is not of its kind, None where nothing is left of it."""
+    """Return a value without the parts that are not of their kind; None where nothing is left."""
     if value is None:
         return None
     if isinstance(kind, OneOf):
@@ -258,7 +258,7 @@ def _cleaned(value: Any, kind: Any, at: str, said: list[str]) -> Any:
 
 
 def _entry(value: Any, kind: ListOf | ObjectOf, at: str, said: list[str]) -> Any:
-    """Return an entry of a list or an object, None where it lacks what it needs."""
+    """Return an entry of a list or an object; None where it lacks a key that it needs."""
     found = _cleaned(value, kind.kind, at, said)
     if found is not None and any(found.get(name) is None for name in kind.needs):
         said.append(f"run.json: {at} lacks {' or '.join(kind.needs)}, and is left out.")
@@ -267,7 +267,7 @@ def _entry(value: Any, kind: ListOf | ObjectOf, at: str, said: list[str]) -> Any
 
 
 def _holds(value: Any, kind: Any) -> bool:
-    """Whether a value is of a kind on the outside; what it holds is not looked at."""
+    """Return whether a value is of a kind, without looking at what it contains."""
     if isinstance(kind, NumberKind):
         return kind.fits(value)
     return isinstance(value, list if isinstance(kind, ListOf) else dict if isinstance(kind, ObjectOf | dict) else kind)

@@ -1,4 +1,4 @@
-"""Run folders into arrays: one row a request, every duration through loadtest.metrics, and every chunk kept."""
+"""A run folder as arrays: a table of requests, whose durations come from loadtest.metrics, and every chunk's arrival."""
 
 from __future__ import annotations
 
@@ -21,17 +21,15 @@ from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import FileHeader, Outcome, read_lines
 from loadtest.run_folder import RunFolder
 
-MOST_SAMPLE_NS = 100 * DAY_NS  # of a sample's instant
-CHUNKS_AT_ONCE = (
-    1 << 17
-)  # chunks worked on at once: what is made of them stays in the processor's cache, not all in memory
+MOST_SAMPLE_NS = 100 * DAY_NS  # an instant beyond it is of another boot's clock
+CHUNKS_AT_ONCE = 1 << 17  # few enough for the processor's cache, and to spare memory
 
 
 @dataclass(frozen=True, slots=True)
 class EventGaps:
-    """Intervals between consecutive events of a stream, all streams pooled; worked out when asked for.
+    """Gaps between consecutive events of a stream, of all streams together; computed on demand, because they are many.
 
-    `first` and `last` instants of every gap are neighbours in a row of `events`, in units of `unit` seconds.
+    `events` holds the instants of each stream in units of `unit` seconds.
     """
 
     events: Ragged
@@ -46,18 +44,12 @@ class EventGaps:
     def seconds(self) -> FloatArray:
         return self.of(np.ones(len(self.counts), dtype=np.bool_))
 
-    @property
-    def row(self) -> IntArray:
-        """The row of the request that each gap belongs to."""
-        counts = self.counts
-        return np.repeat(np.arange(len(counts)), counts)
-
     def of(self, rows: BoolArray) -> FloatArray:
         """Return the gaps of the requests marked in `rows` (one flag a request), in seconds."""
         return filled(self.ticks(rows), int(self.counts[rows].sum()), self.unit)
 
     def ticks(self, rows: BoolArray) -> Iterator[IntArray]:
-        """Yield the same as whole units, block by block."""
+        """Yield the same gaps as whole units, block by block."""
         starts = self.events.starts
         for low, high in blocks(starts, rows):
             steps = np.diff(self.events.flat[starts[low] : starts[high]])
@@ -69,13 +61,15 @@ class EventGaps:
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """Arrival − created_at of every content event, less the smallest of its clock; worked out when asked for."""
+    """Delivery delay of every content event: arrival − created_at, less the smallest of its clock; computed on demand."""
 
     chunks: Ragged
     server: Ragged
-    usable: BoolArray  # requests whose chunks the server stamped, each of them
-    ahead: IntArray  # a request each: ns to add to arrival − created_at, both counted from their own first instants
-    least: IntArray  # a request each: the smallest delay of its clock, ns
+    usable: BoolArray  # requests of which the server stamped every chunk
+    ahead: (
+        IntArray  # per request: t_send − the first created_at, ns; chunks count from the one, created_at from the other
+    )
+    least: IntArray  # per request: the smallest arrival − created_at in its file, ns
     unit: float = S_PER_NS
 
     @property
@@ -86,11 +80,6 @@ class Delays:
     @property
     def seconds(self) -> FloatArray:
         return self.of(self.usable)
-
-    @property
-    def row(self) -> IntArray:
-        """The row of the request that each event belongs to."""
-        return np.repeat(np.arange(len(self.usable)), self.counts)
 
     def of(self, rows: BoolArray) -> FloatArray:
         """Return the delays of the requests marked in `rows` (one flag a request), in seconds."""
@@ -105,11 +94,11 @@ class Delays:
         return seconds
 
     def ticks(self, rows: BoolArray) -> Iterator[IntArray]:
-        """Yield the same in nanoseconds, block by block."""
+        """Yield the same delays in nanoseconds, block by block."""
         return self._late(rows & self.usable, self.least)
 
     def at(self, row: IntArray, place: IntArray) -> FloatArray:
-        """Return the delays of events, given by request and place in Run.chunks.flat; seconds, zero where unknown."""
+        """Return the delays of the events at `place` in Run.chunks.flat, of requests `row`; seconds, zero where unknown."""
         late = self.chunks.flat[place].astype(np.int64)
         mirrored = place + (self.server.starts[:-1] - self.chunks.starts[:-1])[row]
         known = self.usable[row]
@@ -122,7 +111,7 @@ class Delays:
         return seconds if known.all() else np.where(known, seconds, 0.0)
 
     def _late(self, rows: BoolArray, less: IntArray | int = 0) -> Iterator[IntArray]:
-        """Yield arrival − created_at of usable `rows`, ns, less a number a request."""
+        """Yield arrival − created_at of usable `rows` in ns, less the request's entry of `less`."""
         ahead = self.ahead - less
         for low, high in blocks(self.chunks.starts, rows):
             ours, theirs = (
@@ -134,7 +123,7 @@ class Delays:
 
 
 def filled(parts: Iterator[IntArray], count: int, unit: float) -> FloatArray:
-    """Return whole units as seconds, one array of so many."""
+    """Return parts of whole units, `count` in all, as one array of seconds."""
     out = np.empty(count)
     done = 0
     for part in parts:
@@ -144,7 +133,7 @@ def filled(parts: Iterator[IntArray], count: int, unit: float) -> FloatArray:
 
 
 def blocks(starts: IntArray, rows: BoolArray | None = None, size: int = CHUNKS_AT_ONCE) -> Iterator[tuple[int, int]]:
-    """Yield (low, high): ranges of rows that hold about `size` values, from the first of `rows` to the last."""
+    """Yield ranges (low, high) of rows with about `size` values each, from the first to the last row marked in `rows`."""
     low, end = 0, len(starts) - 1
     if rows is not None:
         marked = np.flatnonzero(rows)
@@ -158,41 +147,41 @@ def blocks(starts: IntArray, rows: BoolArray | None = None, size: int = CHUNKS_A
 
 @dataclass(frozen=True, slots=True)
 class Zero:
-    """The instant that a run's axis counts from, on its clocks: what lays other files beside it."""
+    """The instant at which a run's time axis is zero, on both clocks; other files are placed on the axis by it."""
 
     wall_ns: int = 0
     monotonic_ns: int = 0
-    host: str | None = None  # None: requests came from several hosts, so only the wall clock counts
+    host: str | None = None  # None: several hosts sent requests, so only the wall clock is shared
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run folder, read: what was run, and what came of every request.
+    """A run folder that was read: what was run, and the outcome of every request.
 
-    requests: one row a request in the order sent; durations in seconds (`ttft_s`, …), instants in seconds since the
-    run's first t_sched (`sched`, `send`, `headers`, `first_token`, `last`, `end`; nan where there was none), the
-    level's facts joined (`concurrency`, `level_input`, `level_output`, `words`, `rate`). `notes` and `doubts` are tuples
-    of sentences.
+    `requests` has one row per request in the order sent. It holds durations in seconds (`ttft_s`, …), instants in seconds
+    since the run's first t_sched (`sched`, `send`, `headers`, `first_token`, `last`, `end`; nan where there was none) and
+    facts of the level (`concurrency`, `level_input`, `level_output`, `words`, `rate`). `notes` and `doubts` are tuples of
+    sentences.
     """
 
     path: Path
     facts: dict[str, Any]  # run.json
-    levels: list[dict[str, Any]]  # run.json's, and those that only the records know
+    levels: list[dict[str, Any]]  # of run.json, and those that appear in records alone
     requests: pd.DataFrame
     chunks: Ragged  # arrival of content events, µs since the request's t_send
     server_chunks: Ragged  # the same by the server's created_at, µs since the first one's
     itl: EventGaps
     server_itl: EventGaps
     delivery: Delays
-    samples: pd.DataFrame  # the driver's own, `t` in seconds since the run's first t_sched, `file` which process's
+    samples: pd.DataFrame  # of the driver: `t` in seconds since the run's first t_sched, `file` the process
     zero: Zero = Zero()
-    whole: Run | None = None  # of a run's part (one model at one server): the run that it is a part of
-    trouble: list[str] = field(default_factory=list)  # a sentence on each thing that could not be relied on
-    lost: int = 0  # records that are missing for it, at least
+    whole: Run | None = None  # the whole run, where this is its part for one model at one server
+    trouble: list[str] = field(default_factory=list)  # one sentence on each thing that could not be read
+    lost: int = 0  # how many records are missing for that, at least
 
     @property
     def entire(self) -> Run:
-        """The whole run: what loads the client and its machine is that of all its parts."""
+        """The whole run: all of its parts load the client and its machine."""
         return self.whole or self
 
     @property
@@ -201,28 +190,28 @@ class Run:
 
     @property
     def simulated(self) -> dict[str, Any] | None:
-        """Profile and speed of the simulated server that was measured, None for a real one."""
+        """Profile and speed of the simulated server; None for a real one."""
         found: dict[str, Any] | None = (self.facts.get("server") or {}).get("simulated")
         return found
 
     def column(self, name: str) -> FloatArray:
-        """Return a column of `requests` as floats, one a request."""
+        """Return a column of `requests` as floats."""
         return self.requests[name].to_numpy(dtype=np.float64)
 
     def measured(self, level: int) -> BoolArray:
-        """Mark the requests of a level that count: those that were not warm-up."""
+        """Mark the measured requests of a level: those that were not warm-ups."""
         frame = self.requests
         return np.asarray((frame["level"] == level) & ~frame["warmup"], dtype=np.bool_)
 
     def good(self, level: int) -> BoolArray:
-        """Mark the requests that figures come from: measured, and ended well."""
+        """Mark the requests that figures come from: measured ones that ended well."""
         return self.measured(level) & np.asarray(self.requests["ok"], dtype=np.bool_)
 
 
 def load(path: Path) -> Run:
-    """Read a run folder; what of it cannot be read is left out and said in `trouble`.
+    """Read a run folder; what cannot be read is left out and described in `trouble`.
 
-    Raises RunFolderError with one sentence when it is no run folder, or one of a newer loadtest.
+    Raises RunFolderError where it is not a run folder, or was written by a newer loadtest.
     """
     folder = RunFolder.open(path)
     facts, trouble = facts_of.read_facts(folder)
@@ -262,9 +251,9 @@ def load(path: Path) -> Run:
 
 
 def _shifts(headers: list[FileHeader]) -> Callable[[FileHeader], float]:
-    """Return what to add to a file's instants so that all files share one axis.
+    """Return a function that gives what to add to a file's instants for all files to share one axis.
 
-    One host: the monotonic clock, which is the same for every process. Several: the wall clock, the best there is.
+    On one host the monotonic clock places them, for all processes share it; on several hosts only the wall clock can.
     """
     one_host = len({header.host for header in headers}) <= 1
     base = min((h.monotonic_ns if one_host else h.wall_ns for h in headers), default=0)
@@ -303,7 +292,7 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
 
 
 def join_levels(frame: pd.DataFrame, levels: list[dict[str, Any]]) -> None:
-    """Set the columns of a frame that hold facts of its requests' levels."""
+    """Add the columns that hold facts of each request's level."""
     facts = {level["index"]: level for level in levels}
     for name, key in (
         ("concurrency", "concurrency"),
@@ -317,10 +306,10 @@ def join_levels(frame: pd.DataFrame, levels: list[dict[str, Any]]) -> None:
 
 
 def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragged) -> Delays:
-    """Return arrival − created_at, less its smallest value among the requests of one clock (one file)."""
+    """Return the delivery delays, whose zero is the smallest arrival − created_at among the requests of a file."""
     stamped, source = columns.pop("stamped_by_server"), columns["source"]
     usable = (chunks.counts == server.counts) & (chunks.counts > 0) & stamped
-    # Whole nanoseconds since the anchor: wall instants as floats would lose 200 ns.
+    # Integers, since the anchor: as a float a wall instant in nanoseconds is rounded to 200 ns.
     first = np.where(usable, columns.pop("server_first") - anchors[source], 0) if len(anchors) else source
     sent = np.where(usable, columns["t_send"] - columns["offset"], 0.0).astype(np.int64)
     least = np.zeros(len(sent), dtype=np.int64)
@@ -332,7 +321,7 @@ def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragge
 
 
 def _all_levels(facts: dict[str, Any], columns: Columns) -> list[dict[str, Any]]:
-    """Return run.json's levels, and one made up for every level that only records know (a run that was cut off)."""
+    """Return the levels of run.json, and one made from the records for each level missing there (a run cut off)."""
     levels = [dict(level) for level in facts["levels"]]
     named = {level["index"] for level in levels}
     for index in sorted({int(value) for value in columns["level"]} - named):
@@ -351,7 +340,7 @@ def _all_levels(facts: dict[str, Any], columns: Columns) -> list[dict[str, Any]]
 
 
 def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
-    """Return the most intervals open at once; one that ends exactly where another starts does not overlap it."""
+    """Return the most intervals open at once; one that ends where another starts does not overlap it."""
     times = np.concatenate((starts, ends))
     steps = np.concatenate((np.ones(len(starts)), -np.ones(len(ends))))
     order = np.lexsort((steps, times))
@@ -381,7 +370,7 @@ def _samples(folder: RunFolder, shift: Callable[[FileHeader], float], start: flo
 
 
 def _driver_sample(line: dict[str, Any], names: tuple[str, ...]) -> list[float] | None:
-    """Return the values of a driver's sample, None where one of them is no number that it can be."""
+    """Return the values of a driver's sample; None where one of them is not a possible number."""
     values = [line.get(name) for name in names]
     known = [value for value in values if value is not None]
     if values[0] is None or any(type(value) not in (int, float) or not abs(value) < MOST_SAMPLE_NS for value in known):

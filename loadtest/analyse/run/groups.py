@@ -1,7 +1,7 @@
-"""A run's parts by model and server: two of them share no law, no slots and no level, so each is a run of its own.
+"""A run divided by model and server. Each combination has its own slots, step law and levels, and is read as its own run.
 
-A record names its model, and its server by `target`, an index into run.json's `targets`. Older folders have no targets:
-there the model alone tells, and `other_targets` (one line of text each) which server it was at.
+A record names its model, and its server by `target`, an index into run.json's `targets`. Folders of older versions have no
+targets: there the model alone divides the run, and a line of text in `other_targets` names its server.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from loadtest.analyse.run.frames import Delays, EventGaps, Run, join_levels, pea
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.errors import LoadTestError
 
-BESIDE_SHARE = 0.01  # of a part's requests that ran beside another part's at its server, from which on it is said
-DESCRIBED = re.compile(r"(?P<url>\S+): (?P<server>.*), model (?P<model>.*), (?P<dialect>[\w-]+)")  # of other_targets
+BESIDE_SHARE = 0.01  # of a group's requests; if more ran beside another group's at the same server, this is reported
+DESCRIBED = re.compile(r"(?P<url>\S+): (?P<server>.*), model (?P<model>.*), (?P<dialect>[\w-]+)")  # in other_targets
 SIMULATED_NOTE = re.compile(r"\(simulated: profile (?P<profile>.*) at (?P<speed>[\d.e+]+)× speed\)")
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What a run asked of one model at one server."""
+    """The requests of a run to one model at one server."""
 
-    name: str  # the model, its server too where that is needed to tell groups apart
+    name: str  # the model, with its server where several groups have the same model
     model: str
     url: str
     dialect: str
-    rows: BoolArray  # its requests among the run's
-    run: Run  # of its requests alone; their `accompanied` marks those beside another group's at the same server
-    beside: tuple[str, ...]  # names of the groups that were in use at the same server at the same time
+    rows: BoolArray  # marks its requests in the whole run
+    run: Run  # its requests alone; column `accompanied` marks those beside another group's at the same server
+    beside: tuple[str, ...]  # names of the groups that loaded the same server at the same time
 
     @property
     def shares_slots(self) -> bool:
-        """Whether its slots may be those of other groups as well: Ollama alone is known to give each model its own."""
+        """Whether it may share slots with other groups; only Ollama is known to give each model its own."""
         return bool(self.beside) and (self.run.facts.get("server") or {}).get("kind") != "ollama"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what summary.json's `groups` says of it besides figures."""
+        """Return the entry of summary.json's `groups` without its figures."""
         return {
             "name": self.name,
             "model": self.model,
@@ -66,7 +66,7 @@ class _Destination:
 
 
 def groups_of(run: Run) -> list[Group]:
-    """Return a run's parts in the order of their first request; none where all of it is one model at one server."""
+    """Return a run's groups in the order of their first request; none where it has one model at one server."""
     requests = run.requests
     if requests["model"].nunique() < 2 and requests["target"].nunique() < 2:
         return []
@@ -101,7 +101,7 @@ def groups_of(run: Run) -> list[Group]:
 
 
 def refuse(run: Run, groups: Sequence[Group], what: str) -> None:
-    """Raise LoadTestError where a run has several parts, for a command that works on one model at one server."""
+    """Raise LoadTestError where a run has groups, for a command that needs one model at one server."""
     if groups:
         names = ", ".join(group.name for group in groups)
         raise LoadTestError(
@@ -117,14 +117,14 @@ def chart_folder(number: int, name: str) -> str:
 
 
 def unused(run: Run) -> list[str]:
-    """Return the targets of run.json that no request went to, by name."""
+    """Return the names of run.json's targets that no request went to."""
     used = {_target(run, *pair).key for pair in set(zip(run.requests["target"], run.requests["model"], strict=True))}
     every = list(dict.fromkeys(target.key for target in _targets(run)))
     return [name for name, key in zip(_group_names(every), every, strict=True) if key not in used] if used else []
 
 
 def undistinguished_servers(run: Run) -> str | None:
-    """Say which servers a folder without targets does not tell apart: several that served the same model."""
+    """Return a clause on the servers of one model that a folder without targets cannot tell apart."""
     if _targets(run):
         return None
     main = run.facts.get("target") or {}
@@ -150,7 +150,7 @@ def _read_target(said: dict[str, Any]) -> _Destination:
 
 
 def _older_targets(run: Run) -> list[_Destination]:
-    """Return the targets but the first of an older Locust run, where each is a line of text."""
+    """Return the further targets of an older Locust run, which describes each in a line of text."""
     said = run.facts.get("other_targets")
     lines = [DESCRIBED.fullmatch(str(line)) for line in said] if isinstance(said, list) else []
     return [
@@ -159,7 +159,7 @@ def _older_targets(run: Run) -> list[_Destination]:
 
 
 def _server(said: str) -> dict[str, Any]:
-    """Read a server's kind and version, and whether it is simulated, from how it is described."""
+    """Return a server's kind, version and simulated profile from its description."""
     plain = SIMULATED_NOTE.sub("", said).replace("an OpenAI-compatible server", "openai").strip()
     kind, _, version = plain.partition(" ")
     found: dict[str, Any] = {"kind": kind.lower(), "version": version or None}
@@ -169,7 +169,7 @@ def _server(said: str) -> dict[str, Any]:
 
 
 def _target(run: Run, index: int, model: Any) -> _Destination:
-    """Return what a record with this target and this model was sent to; its own model counts."""
+    """Return what a record with this target and model was sent to; the record's model counts, not the target's."""
     main = _read_target(run.facts.get("target") or {})
     named = _targets(run)
     if 0 <= index < len(named):
@@ -181,7 +181,7 @@ def _target(run: Run, index: int, model: Any) -> _Destination:
         server = found.server
     elif found.url == main.url:
         said = run.facts.get("server") or {}
-        # Context, slots and the like were asked of one model; kind and version are the server's.
+        # Context and slots are facts of the main model; kind and version are the server's.
         server = said if name == main.model else {key: said.get(key) for key in ("kind", "version", "simulated")}
     else:
         same = (other.server for other in _older_targets(run) if other.url == found.url)
@@ -190,7 +190,7 @@ def _target(run: Run, index: int, model: Any) -> _Destination:
 
 
 def _group_names(keys: Sequence[tuple[str, str]]) -> list[str]:
-    """Name groups by model; by server where the models are the same; by both where that needs both."""
+    """Return a name per group: the model, the server where all models are the same, or both."""
     models, urls = [model for model, _ in keys], [url for _, url in keys]
     if len(set(models)) == len(models):
         return models
@@ -237,7 +237,7 @@ def _ragged_rows(ragged: Ragged, rows: BoolArray) -> Ragged:
 
 
 def _level_of_group(run: Run, level: dict[str, Any], rows: BoolArray) -> dict[str, Any]:
-    """Return a level as one group had it: its own streams at once (or its share of the rate), and its own lengths."""
+    """Return a level as one group saw it: with the group's own streams at once, share of the rate and lengths."""
     everyone = np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)
     mine = everyone & rows
     counted = mine & run.measured(level["index"])
@@ -266,7 +266,7 @@ def _level_of_group(run: Run, level: dict[str, Any], rows: BoolArray) -> dict[st
 
 
 def _accompanied(run: Run, mine: BoolArray, theirs: BoolArray) -> BoolArray:
-    """Mark those of `mine` during which one of `theirs` was in flight."""
+    """Mark the requests of `mine` during which one of `theirs` was in flight."""
     send, end = run.column("send"), run.column("end")
     theirs = theirs & np.isfinite(send) & np.isfinite(end)
     began, over = np.sort(send[theirs]), np.sort(end[theirs])
@@ -280,6 +280,6 @@ def _dialect(part: Run) -> str:
 
 
 def outcome_counts(run: Run) -> dict[str, int]:
-    """Return how many measured requests of a run ended how."""
+    """Return the number of measured requests of a run by outcome."""
     counted = run.requests[~run.requests["warmup"].astype(bool)]
     return {str(name): int(count) for name, count in counted["outcome"].value_counts().items()}

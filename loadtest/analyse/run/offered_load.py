@@ -1,4 +1,4 @@
-"""What a level put on the server: so many streams at once (closed loop), or so many requests a second (open loop)."""
+"""The load of a level: users in a closed loop, or requests per second in an open loop."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from loadtest.analyse.run.frames import Run
 from loadtest.records import NOT_SENT, Outcome
 from loadtest.scenario import Level
 
-FEW_TOKENS = 16  # a prompt off by less than this is a chat template, not a wrong length
+FEW_TOKENS = 16  # a prompt longer by no more than this has a chat template, not a wrong length
 
 
 def is_open(level: dict[str, Any]) -> bool:
-    """Whether requests were sent when due, whoever still waited; takes a level of run.json or of summary.json."""
+    """Return whether a level of run.json or summary.json was an open loop: requests are sent when due."""
     return level.get("concurrency") is None
 
 
 def level_of(level: dict[str, Any]) -> Level:
-    """Return a level of run.json or of summary.json as its scenario had it, so that it is named the same."""
+    """Return a level of run.json or summary.json as a scenario's level, which has the names for it."""
     keys = ("concurrency", "rate", "rate_to", "trace", "input_tokens", "output_tokens", "words")
     return Level(index=level["index"], requests=0, **{key: level.get(key) for key in keys})
 
 
 def load_name(level: dict[str, Any]) -> str:
-    """Name a level's load as its label does: "8 streams", "4 requests/s"."""
+    """Return the name of a level's load as in its label: "8 streams", "4 requests/s"."""
     if is_open(level) and level.get("rate") is None and level.get("trace") is None:
         return "an unknown load"
     return level_of(level).load
 
 
 def label(level: dict[str, Any], prompt_tokens: FloatArray) -> str:
-    """Name a level, with the prompts' length as it was where that is not what was asked: "4 streams · 1513 in (512 asked)"."""
+    """Return a level's label, with the real prompt length where it is not as asked: "4 streams · 1513 in (512 asked)"."""
     named = str(level.get("label") or level_of(level).label)
     known, asked = prompt_tokens[np.isfinite(prompt_tokens)], level.get("input_tokens")
     if not len(known) or not asked:
@@ -47,10 +47,7 @@ def label(level: dict[str, Any], prompt_tokens: FloatArray) -> str:
 
 
 def amount(level: dict[str, Any]) -> float:
-    """Return where a level of summary.json stands on its series' axis: streams, or requests/s; 0 where unknown.
-
-    Of a ramp or a trace it is the mean rate that was due.
-    """
+    """Return a level's load as a number: users, or requests/s (of a ramp or trace the mean rate due); 0 where unknown."""
     if not is_open(level):
         return float(level["concurrency"])
     steady = level.get("rate_to") is None and level.get("rate")
@@ -58,7 +55,7 @@ def amount(level: dict[str, Any]) -> float:
 
 
 def axis(levels: Iterable[dict[str, Any]]) -> str:
-    """Name the axis that these levels lie on."""
+    """Return the name of the axis that these levels lie on."""
     kinds = {is_open(level) for level in levels}
     if kinds == {True}:
         return "offered load (requests/s)"
@@ -66,17 +63,17 @@ def axis(levels: Iterable[dict[str, Any]]) -> str:
 
 
 def per_second(run: Run, index: int) -> float | None:
-    """Return how many requests a second were due in a level, warm-up left out; None for fewer than two."""
+    """Return the rate at which measured requests of a level were due; None for fewer than two."""
     due = run.column("sched")[run.measured(index)]
     seconds = float(np.ptp(due)) if len(due) > 1 else 0.0
     return (len(due) - 1) / seconds if seconds > 0 else None
 
 
 def missing(run: Run, level: dict[str, Any]) -> Iterator[str]:
-    """Say for each driver process that died before the end of a level, or before it, what the level lacks of its part."""
+    """Yield a clause for each driver process that died during a level or before it: which part of the load is missing."""
     said = run.facts.get("workers")
-    workers = said if isinstance(said, list) else []  # of a Locust run it is how many
-    # The workers share a level's streams whichever model or server each is for.
+    workers = said if isinstance(said, list) else []  # a Locust run has their number here
+    # Workers share the streams of the whole level, also where these go to several models or servers.
     level = next((one for one in run.entire.levels if one["index"] == level["index"]), level)
     for worker in workers:
         died = worker.get("died")
@@ -92,7 +89,7 @@ def missing(run: Run, level: dict[str, Any]) -> Iterator[str]:
 
 
 def shed_requests(run: Run, index: int) -> int:
-    """Return how many requests of a level were not sent, for --max-in-flight others were in flight."""
+    """Return how many requests of a level were not sent because of --max-in-flight."""
     rows = run.requests[run.measured(index)]
     stopped = rows["error"][rows["outcome"] == Outcome.CANCELLED]
     return sum(str(error).startswith(NOT_SENT) for error in stopped)

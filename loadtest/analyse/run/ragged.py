@@ -29,18 +29,18 @@ class Ragged:
 
     @classmethod
     def flattened(cls, flat: IntArray, lengths: IntArray) -> Self:
-        """Take values that lie one row after another already."""
+        """Take values that already lie row after row."""
         return cls(_narrow(flat), np.concatenate(([0], np.cumsum(lengths))))
 
     @classmethod
     def joined(cls, parts: Sequence[Ragged]) -> Self:
-        """Put the rows of several one after another."""
+        """Join the rows of several."""
         return cls.flattened(
             np.concatenate([part.flat for part in parts]), np.concatenate([part.counts for part in parts])
         )
 
     def take(self, order: IntArray) -> Ragged:
-        """Return rows in the order given."""
+        """Return the rows at these positions, in this order."""
         if np.array_equal(order, np.arange(len(self.starts) - 1)):
             return self
         rows = [self.row(int(index)) for index in order]
@@ -55,7 +55,7 @@ class Ragged:
 
     @property
     def owner(self) -> IntArray:
-        """The row of every value."""
+        """The row that each value belongs to."""
         return np.repeat(np.arange(len(self.starts) - 1), self.counts)
 
     def first(self) -> FloatArray:

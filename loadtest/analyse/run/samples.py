@@ -1,4 +1,4 @@
-"""What monitors sampled beside a run: samples-*.jsonl as frames on the run's own axis."""
+"""What monitors sampled during a run: samples-*.jsonl as frames on the run's time axis."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
 
 SERVERS = ("vllm", "llamacpp", "prometheus")
-SAME_BOOT_NS = 60_000_000_000  # of one host's clocks: a larger change of their offset is another boot, no stepped clock
+SAME_BOOT_NS = 60_000_000_000  # by which the offset of a host's clocks may change; more means that it was rebooted
 MIB = 2.0**20
-MOST_READING = 1e18  # of a number in a sample: bytes sent since a machine's start are fewer
-NOT_NUMBERS = ("facts", "cores", "values", "gpus", "models", "gap")  # of a sample, that are no number themselves
-# Names of the exporters' metrics, and the factor to bytes, shares or watts.
+MOST_READING = 1e18  # largest number in a sample; counters of bytes stay below it
+NOT_NUMBERS = ("facts", "cores", "values", "gpus", "models", "gap")  # keys of a sample whose values are not numbers
+# Metrics of GPU exporters: our name for each, and the factor to bytes, shares or watts.
 GPU_METRICS = {
     "DCGM_FI_DEV_FB_USED": ("memory_used", MIB),
     "DCGM_FI_DEV_GPU_UTIL": ("utilisation", 0.01),
@@ -29,7 +29,7 @@ GPU_METRICS = {
 SERVER_METRICS = {
     "vllm:num_requests_running": "running",
     "vllm:num_requests_waiting": "waiting",
-    "vllm:kv_cache_usage_perc": "kv_use",  # 1 is all of it, whatever the name says
+    "vllm:kv_cache_usage_perc": "kv_use",  # a share, despite its name
     "vllm:gpu_cache_usage_perc": "kv_use",
     "llamacpp:requests_processing": "running",
     "llamacpp:requests_deferred": "waiting",
@@ -39,7 +39,7 @@ SERVER_METRICS = {
 
 @dataclass(frozen=True, slots=True)
 class SamplingGap:
-    """Where a source could not be sampled, seconds on the run's axis; `end` None: to the end of its file."""
+    """A time in which a source could not be sampled, in seconds on the run's axis; `end` None: to the end of its file."""
 
     source: str
     start: float
@@ -49,30 +49,30 @@ class SamplingGap:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Every monitor's samples, `t` in seconds on the run's axis; a row of nan stands where samples are missing."""
+    """The samples of all monitors, `t` in seconds on the run's axis; a row of nan stands where samples are missing."""
 
-    hosts: dict[str, pd.DataFrame]  # by host name: busiest, second, mean (shares of a core), memory_used, …
+    hosts: dict[str, pd.DataFrame]  # by host name: busiest, second, mean (use of the cores, shares), memory_used, …
     gpus: pd.DataFrame | None  # all GPUs together: memory_used (bytes), utilisation (mean share), power (W)
     gpu_count: int
-    server: pd.DataFrame | None  # by its own count: running, waiting, kv_use (share)
+    server: pd.DataFrame | None  # the server's own metrics: running, waiting, kv_use (share)
     models: list[tuple[float, list[dict[str, Any]]]]  # what Ollama has loaded, sample by sample
     named: dict[str, pd.DataFrame]  # metrics that the user named: t, value
     gaps: list[SamplingGap]
-    simulated: frozenset[str]  # sources that a simulated server answered
-    trouble: list[str]  # a sentence on each file of which something could not be read
+    simulated: frozenset[str]  # sources that a simulated server provided
+    trouble: list[str]  # one sentence on each file that could not be read in full
 
     @property
     def empty(self) -> bool:
         return not (self.hosts or self.models or self.named) and self.gpus is None and self.server is None
 
     def mark(self, *sources: str) -> str:
-        """Return " (simulated)" where one of these sources is."""
+        """Return " (simulated)" where one of these sources is simulated."""
         return " (simulated)" if self.simulated & set(sources) else ""
 
 
 @dataclass(slots=True)
 class _SamplesFile:
-    """One samples file, read."""
+    """The contents of one samples file."""
 
     source: str
     host: str
@@ -84,7 +84,7 @@ class _SamplesFile:
 
 
 def read_machine(run: Run) -> Machine:
-    """Read what monitors left in a run's folder; what is no sample is left out and said in `trouble`."""
+    """Read the monitors' files in a run folder; lines that are no samples are left out and reported in `trouble`."""
     files = list(_files(run))
     hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
     gpu_files = [file for file in files if file.source == "nvidia" and file.samples]
@@ -111,7 +111,7 @@ def read_machine(run: Run) -> Machine:
 
 
 def known_values(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArray]:
-    """Return the instants and the values of a column where it has one."""
+    """Return the instants and values of a column where its value is known."""
     t, values = (frame[name].to_numpy(dtype=np.float64) for name in ("t", column))
     there = np.isfinite(values)
     return np.asarray(t[there], dtype=np.float64), np.asarray(values[there], dtype=np.float64)
@@ -123,7 +123,7 @@ def known_values(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArr
 def _files(run: Run) -> Iterator[_SamplesFile]:
     for path in sorted(run.path.glob("samples-*.jsonl")):
         if path.name.startswith("samples-driver"):
-            continue  # frames has them
+            continue  # read by frames.py
         lines, wrong = read_lines(path)
         if not lines:
             if wrong:
@@ -140,7 +140,7 @@ def _files(run: Run) -> Iterator[_SamplesFile]:
 
 
 def _shift(run: Run, header: FileHeader) -> int:
-    """Return what brings a file's instants onto the run's axis, ns: by one clock on one host, else by the wall's."""
+    """Return what to add to a file's instants for the run's axis, ns: by the monotonic clock on one host, else the wall's."""
     zero = run.zero
     wall, monotonic = header.wall_ns - zero.wall_ns, header.monotonic_ns - zero.monotonic_ns
     one_clock = header.host == zero.host and abs(wall - monotonic) < SAME_BOOT_NS
@@ -148,7 +148,7 @@ def _shift(run: Run, header: FileHeader) -> int:
 
 
 def _fill_samples(file: _SamplesFile, lines: list[dict[str, Any]], shift: int) -> int:
-    """Put samples, facts and gaps into a file; return how many lines were none of these."""
+    """Sort lines into samples, facts and gaps; return how many were none of these."""
     wrong = 0
     for line in lines:
         if not _is_sample(line):
@@ -167,7 +167,7 @@ def _fill_samples(file: _SamplesFile, lines: list[dict[str, Any]], shift: int) -
 
 
 def _is_sample(line: dict[str, Any]) -> bool:
-    """Whether a line is of the form that monitors write; what they may leave out may be missing."""
+    """Return whether a line has the form that monitors write; optional parts may be missing."""
     facts, cores, values, gpus, models = (
         line.get(name, empty)
         for name, empty in (("facts", {}), ("cores", []), ("values", {}), ("gpus", []), ("models", []))
@@ -193,7 +193,7 @@ def _is_number(value: object) -> bool:
 
 
 def _sample_frame(file: _SamplesFile, values: Any) -> pd.DataFrame:
-    """Return a row a sample, and one of nan after each that was not followed in time."""
+    """Return a row per sample, and a row of nan behind each sample whose successor came too late."""
     rows: list[dict[str, float]] = []
     for t, line in file.samples:
         if rows and t - rows[-1]["t"] > 2.5 * file.every:
@@ -223,7 +223,7 @@ def _gpus(file: _SamplesFile) -> pd.DataFrame:
         out = {}
         for key, together in (("memory_used", np.sum), ("utilisation", np.mean), ("power", np.sum)):
             told = [gpu[key] for gpu in seen if key in gpu]
-            if told and len(told) == len(seen):  # a sum without one of them would be no sum
+            if told and len(told) == len(seen):  # a sum needs all GPUs
                 out[key] = float(together(told))
         return out
 
@@ -248,7 +248,7 @@ def _server_values(line: dict[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for key, value in line.get("values", {}).items():
         concept = SERVER_METRICS.get(key.partition("{")[0])
-        if concept == "kv_use":  # of several engines the fullest
+        if concept == "kv_use":  # the fullest of several engines
             found[concept] = max(found.get(concept, 0.0), value)
         elif concept:
             found[concept] = found.get(concept, 0.0) + value

@@ -1,4 +1,4 @@
-"""Levels of a run that belong on one line: they differ in nothing but concurrency, or in nothing but the rate."""
+"""Levels of a run that belong on one line of a chart: they differ only in concurrency, or only in rate."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from loadtest.analyse.run import offered_load
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Levels that differ in nothing but concurrency (in an open loop: nothing but the rate), in its order."""
+    """Levels that differ only in concurrency (in an open loop: only in rate), in ascending order of it."""
 
-    label: str  # what they share, e.g. "128 in · 64 out"; empty where nothing is said
+    label: str  # what they share, e.g. "128 in · 64 out"; may be empty
     levels: tuple[dict[str, Any], ...]  # of summary.json
 
 

@@ -1,4 +1,4 @@
-"""How a run was driven and how its server let requests in: what a prediction has to repeat beside the step times."""
+"""How a run sent its requests and how its server admitted them: a prediction has to repeat both."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.errors import PredictionError
 
-TAKEN_UP_TOGETHER_S = 0.005  # prompts whose work began this close were taken up together
-TURNAROUND_S = 0.001
-MOST_LENGTHS = 2000
-FEWEST_RACES = 4  # to tell the odds of one
-ASSUMED_CAUGHT = 0.5  # where no race was seen and the engine is not known to lose it: as often as not
-LLAMA_SERVER_SINCE = (0, 30)  # Ollama's versions that run llama.cpp's server, which splits passes by neighbours
+TAKEN_UP_TOGETHER_S = 0.005  # prompts whose prefills began this close were admitted together
+TURNAROUND_S = 0.001  # assumed between an answer and the user's next request where the run shows none
+MOST_LENGTHS = 2000  # pairs kept for predictions to draw from
+FEWEST_RACES = 4  # from which odds are taken
+ASSUMED_CAUGHT = 0.5  # how often a freed slot's next stream makes the next batch, where the run shows no case
+LLAMA_SERVER_SINCE = (0, 30)  # from this version on Ollama runs llama.cpp's server, which splits passes by slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPattern:
-    """How the run measured, so that a prediction measures the same: its figures depend on it where runs are short."""
+    """How a run sent its requests. A prediction repeats it, because the figures of short runs depend on it."""
 
-    warmup: bool  # whether each user's first request was left out
-    requests: int | None  # a level, where all had as many
-    each: float  # a user, otherwise
-    turnaround_s: float  # a user's answer ended → its next request sent
-    together: tuple[float, ...]  # of each level's first burst: the share of those after the first in the first batch
+    warmup: bool  # whether each user's first request was a warm-up
+    requests: int | None  # measured requests of each level, where all levels had as many
+    each: float  # median number of measured requests per user
+    turnaround_s: float  # median time from a user's last token to its next request
+    together: tuple[
+        float, ...
+    ]  # per level: share of the first burst's other requests that joined its first one's batch
 
 
 def load_pattern(run: Run, slots: Slots) -> LoadPattern:
-    """Read how the run measured from its records."""
+    """Read from the records how the run sent its requests."""
     warm = np.asarray(run.requests["warmup"], dtype=np.bool_)
     levels = run.requests["level"].to_numpy()
     send, last = run.column("send"), run.column("last")
@@ -83,34 +85,34 @@ def request_lengths(run: Run) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def admission_odds(run: Run, slots: Slots, steps: Steps) -> tuple[float, float]:
-    """Return how often a freed slot's next stream made the batch that followed at once, and how often of streams let
-    in at one instant a later one missed the first's batch.
+    """Return (caught, apart), two shares that decide whether streams stay in step.
 
-    Both decide whether streams stay in step: in step their prompts are worked on together, out of step each stalls the
-    others.
+    caught: how often the next stream of a freed slot made the batch that began at that moment. apart: of streams admitted
+    together with another, how often one began a batch later than it. Streams in step have their prompts evaluated
+    together; out of step, each prompt stalls the other streams.
     """
     gaps = gaps_of.decoding(run, slots)
-    if not gaps.told.any():
+    if not gaps.requests.told.any():
         return 0.0, 0.0
     arrived = run.column("send") + np.nan_to_num(run.column("load_s"))
-    open_to = np.maximum(arrived, gaps.free)
-    known = np.isfinite(gaps.started) & np.isfinite(open_to) & gaps.told & ~_first_burst(run)
+    open_to = np.maximum(arrived, gaps.requests.free)
+    known = np.isfinite(gaps.requests.started) & np.isfinite(open_to) & gaps.requests.told & ~_first_burst(run)
     step = min(entry.median_s for entry in steps.times)
-    queued = known & (gaps.free > arrived)
-    beside = queued & (gaps.decoding_at(np.where(queued, gaps.free + gaps.edge_s, 0.0)) > 0)
-    waited = gaps.started - gaps.free
+    queued = known & (gaps.requests.free > arrived)
+    beside = queued & (gaps.decoding_at(np.where(queued, gaps.requests.free + gaps.requests.edge_s, 0.0)) > 0)
+    waited = gaps.requests.started - gaps.requests.free
     caught = float((waited[beside] < 0.5 * step).mean()) if beside.sum() >= FEWEST_RACES else _caught_usually(run)
-    return caught, _apart(open_to[known], gaps.started[known], step, gaps.edge_s)
+    return caught, _apart(open_to[known], gaps.requests.started[known], step, gaps.requests.edge_s)
 
 
 def _caught_usually(run: Run) -> float:
-    """Return how often the race is won where the run shows none: never in the engines that Ollama had before 0.30."""
+    """Return `caught` where the run does not show it: zero for the engine that Ollama had before 0.30."""
     version = _ollama_version(run)
     return 0.0 if version is not None and version < LLAMA_SERVER_SINCE else ASSUMED_CAUGHT
 
 
 def _ollama_version(run: Run) -> tuple[int, ...] | None:
-    """Return (major, minor) of a real Ollama, None of any other server."""
+    """Return (major, minor) of a real Ollama; None for any other server."""
     server = run.facts.get("server") or {}
     if server.get("kind") != "ollama" or run.simulated is not None:
         return None
@@ -119,7 +121,7 @@ def _ollama_version(run: Run) -> tuple[int, ...] | None:
 
 
 def _apart(open_to: FloatArray, started: FloatArray, step: float, edge: float) -> float:
-    """Return the share of streams let in together with another, which began at once, that began later than it."""
+    """Return `apart`: of streams admitted together with one that began at once, the share that began later than that one."""
     order = np.argsort(open_to, kind="stable")
     open_to, started = open_to[order], started[order]
     head = np.diff(open_to, prepend=-np.inf) > edge
@@ -134,7 +136,7 @@ def _apart(open_to: FloatArray, started: FloatArray, step: float, edge: float) -
 
 
 def _first_burst(run: Run) -> BoolArray:
-    """Mark each level's first request a user: they came as no later ones do."""
+    """Mark the first request of each user in each level: they came all at once, as no later ones do."""
     levels = run.requests["level"].to_numpy()
     marked = np.zeros(len(levels), dtype=np.bool_)
     for level in run.levels:
@@ -144,14 +146,14 @@ def _first_burst(run: Run) -> BoolArray:
 
 
 class PassRule(NamedTuple):
-    """Whether a step is a pass per run of neighbouring slots, and the sentence to say where that is not from the run."""
+    """Whether streams in slots that are not neighbours take separate passes; `guess` is said where the run did not show it."""
 
     split: bool
     guess: str | None
 
 
 def pass_rule(run: Run, slots: Slots, steps: Steps) -> PassRule:
-    """Say whether passes split by neighbouring slots: as seen, or as the server's version is known to do it."""
+    """Return whether passes are split by neighbouring slots: as the run shows, else by what the server's version does."""
     if steps.neighbours is not None:
         return PassRule(steps.neighbours, None)
     version = _ollama_version(run)

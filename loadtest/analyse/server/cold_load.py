@@ -1,4 +1,4 @@
-"""Cold loads: how long they took, how fast the file came in, and what memory and page cache did meanwhile."""
+"""Cold loads: their duration, the rate at which the file was read, and how memory and page cache grew meanwhile."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.server.prompt_length import seconds, size
 
-ENOUGH_SAMPLES = 2  # while a load goes on: of fewer, a growth would be made up
-FROM_CACHE, FROM_DISK = 0.1, 0.5  # of the file: growth of the page cache up to the one, from the other on
-UNLIKE_FIRST_LOAD = (
-    0.5  # of the first load's growth: later ones off by less are told by it; samples at the edges cost them some
-)
-STAYED = 0.02  # of a memory: a smaller change is none
-FASTER = 0.8  # of the first load's time: later ones below it are said to be faster
+ENOUGH_SAMPLES = 2  # during a load, for a growth to be computed
+# Growth of the page cache as a share of the file: up to the first the file came from the cache, from the second on from disk.
+FROM_CACHE, FROM_DISK = 0.1, 0.5
+UNLIKE_FIRST_LOAD = 0.5  # of the first load's growth; later ones that differ by less are not mentioned
+STAYED = 0.02  # of a memory; a smaller change counts as none
+FASTER = 0.8  # of the first load's time, below which later loads are called faster
 
 NOTHING_READ = "the server is simulated: it reads no file"
 NO_HOST = "no samples of the server's machine; add --monitor host, or run loadtest monitor there"
@@ -35,7 +34,7 @@ MEMORIES = (("page_cache", "page cache"), ("host_memory", "host memory"), ("gpu_
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One memory's samples, or why there are none."""
+    """The samples of one kind of memory, or the reason why there are none."""
 
     t: FloatArray  # seconds on the run's axis
     bytes: FloatArray
@@ -53,10 +52,10 @@ class Sampled:
         return cls(*samples.known_values(frame, column), mark=mark)
 
     def change(self, start: float, end: float) -> tuple[float, float] | None:
-        """Return the bytes before and after a load that went on from `start` to `end`, None with too few samples.
+        """Return the bytes before and after a load from `start` to `end`; None with too few samples.
 
-        The sample just before the load may still show the model of the time before it was unloaded, and the one just
-        after it the time after the next unloading: so the lower of the two at its start, the higher of the two at its end.
+        The last sample before the load may show the model before it was unloaded, and the first one behind it the time after
+        the next unloading. So the lower of the two samples about the start counts, and the higher of those about the end.
         """
         inside = (self.t >= start) & (self.t <= end)
         if inside.sum() < ENOUGH_SAMPLES:
@@ -72,12 +71,12 @@ class Sampled:
 
 
 def is_cold(run: Run) -> bool:
-    """Whether the run had the model unloaded before each request."""
+    """Return whether the run had the model unloaded before each request."""
     return bool((run.facts.get("scenario") or {}).get("unload"))
 
 
 def sampled(run: Run, seen: Machine) -> dict[str, Sampled]:
-    """Return what was sampled of each memory that a load fills, by the keys of MEMORIES."""
+    """Return the samples of each memory that a load fills, by the keys of MEMORIES."""
     mark = seen.mark(seen.gpus.attrs["source"]) if seen.gpus is not None else ""
     host = _server_host(run, seen)
     why = NOTHING_READ if run.simulated else NO_HOST
@@ -90,12 +89,12 @@ def sampled(run: Run, seen: Machine) -> dict[str, Sampled]:
 
 
 def _server_host(run: Run, seen: Machine) -> pd.DataFrame | None:
-    """Return the samples of the machine that the server runs on, None where there are none or nothing real is loaded."""
+    """Return the samples of the server's machine; None where there are none, or the server is simulated."""
     if run.simulated:
         return None
     elsewhere = [frame for host, frame in seen.hosts.items() if host != run.zero.host]
     if elsewhere:
-        return elsewhere[0]  # somebody sampled there, and that was for the server
+        return elsewhere[0]  # a monitor on another machine is there for the server
     here = seen.hosts.get(run.zero.host or "")
     url = str((run.facts.get("target") or {}).get("url") or "")
     local = urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
@@ -103,7 +102,7 @@ def _server_host(run: Run, seen: Machine) -> pd.DataFrame | None:
 
 
 def file_bytes(run: Run) -> tuple[int | None, str | None]:
-    """Return how much a load brings in and where that is from: the model's "file", else its "memory" once loaded."""
+    """Return the bytes that a load reads, and their source: the model's "file", else its "memory" once loaded."""
     details = ((run.facts.get("server") or {}).get("facts") or {}).get("details") or {}
     if details.get("file_size"):
         return int(details["file_size"]), "file"
@@ -112,10 +111,10 @@ def file_bytes(run: Run) -> tuple[int | None, str | None]:
 
 
 def cold_load(run: Run, index: int) -> dict[str, Any]:
-    """Return what the loads of a level took, plain JSON: seconds, bytes, bytes a second; None with its reason beside it.
+    """Return plain JSON on the loads of a level: seconds, bytes, bytes per second; a None has its reason beside it.
 
-    load_s describes all loads; `first_s` and `later_p50_s` tell the first one from those that may have found the file in
-    the page cache. `loads` holds each with its memories before and after.
+    `load_s` describes all loads. `first_s` and `later_p50_s` separate the first load from later ones, which may have found
+    the file in the page cache. `loads` holds each load with its memories before and after.
     """
     good = run.good(index)
     times, sent = run.column("load_s")[good], run.column("send")[good]
@@ -132,7 +131,7 @@ def cold_load(run: Run, index: int) -> dict[str, Any]:
     }
     return {
         "n": len(loads),
-        "load_s": stats.describe(times),
+        "load_s": stats.describe_values(times),
         "first_s": loads[0]["load_s"] if loads else None,
         "later_p50_s": float(np.median(times[1:])) if len(times) > 1 else None,
         "bytes": held,
@@ -152,7 +151,7 @@ def _load_figures(at: float, took: float, held: int | None, watched: dict[str, S
 
 
 def grown(load: dict[str, Any], key: str) -> float | None:
-    """Return by how many bytes a memory grew in one load of `cold_load`, None where that is unknown."""
+    """Return the bytes by which a memory grew during one of `loads`; None where that is unknown."""
     change = load[key]
     return None if change is None else float(change["after"] - change["before"])
 
@@ -161,7 +160,7 @@ def grown(load: dict[str, Any], key: str) -> float | None:
 
 
 def cold_load_sentences(cold: dict[str, Any], mark: str = "") -> list[str]:
-    """Say what a level's loads took and where the file went; `mark` stands behind GPU memory that is simulated."""
+    """Return sentences on the loads of a level; `mark` is appended to GPU memory that is simulated."""
     if not cold["n"]:
         return ["No load was seen: no request ended well, or the server does not say how long it loaded."]
     said = [loading(cold), *(_growth_sentence(cold, key, name, mark) for key, name in MEMORIES)]
@@ -169,7 +168,7 @@ def cold_load_sentences(cold: dict[str, Any], mark: str = "") -> list[str]:
 
 
 def loading(cold: dict[str, Any]) -> str:
-    """Say how long a load takes and how fast the file comes in; the first one apart where later ones were faster."""
+    """Return a sentence on duration and rate of a load, with the first one apart where later ones were faster."""
     n, first, later = cold["n"], cold["first_s"], cold["later_p50_s"]
     if later is not None and later <= FASTER * first:
         return (
@@ -190,7 +189,7 @@ def _speed_words(cold: dict[str, Any], took: float) -> str:
 
 
 def _why_faster(cold: dict[str, Any]) -> str:
-    """Lay later loads to the page cache only where its growth shows that they were."""
+    """Return a clause that names the page cache as the reason, where its growth shows it; else nothing."""
     first, *rest = [grown(load, "page_cache") for load in cold["loads"]]
     after = [value for value in rest if value is not None]
     whole = cold["bytes"] or np.inf

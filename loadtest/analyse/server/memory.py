@@ -1,4 +1,4 @@
-"""Memory of a run: what the server said that the model takes, beside the estimate, and what more slots would cost."""
+"""Memory of a run's model: the context that it was given, what more slots would cost, and the estimate for it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from loadtest.memory.loaded import kv_bytes, server_facts
 
 
 def granted(run: Run) -> int | None:
-    """Return the context that the model was given, tokens: as the server said at the run's end, else before it began."""
+    """Return the context of the model in tokens, as the server reported it at the run's end, else before it."""
     server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
     context = loaded.get("context_length") or server.get("context")
     return int(context) if context else None
 
 
 def context_sentences(run: Run) -> list[str]:
-    """Say what context was asked for and what was granted, where these differ."""
+    """Return a sentence on the context where the server granted another one than was asked for."""
     scenario, server = run.facts.get("scenario") or {}, run.facts.get("server") or {}
     asked, given = server.get("context_asked") or scenario.get("num_ctx"), granted(run)
     if not asked or not given or asked == given:
@@ -30,15 +30,15 @@ def context_sentences(run: Run) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class MemoryBySlots:
-    """Memory by slots: what the server says that the loaded model takes, plus KV cache for the slots it lacks."""
+    """Memory by slots: what the server reports for the loaded model, plus the KV cache of additional slots."""
 
     loaded: int  # bytes as measured, with `slots` slots
     slots: int
-    context: int  # tokens a slot
-    kv_bytes: int  # a token: 2 · layers · KV heads · head size · 2
+    context: int  # tokens per slot
+    kv_bytes: int  # per token: 2 · layers · KV heads · head size · 2
 
     def at(self, slots: int) -> float:
-        """Return the bytes with so many slots: measured + KV cache of the difference (computed, f16)."""
+        """Return the bytes with so many slots: measured + computed KV cache (f16) of the additional slots."""
         return float(self.loaded + (slots - self.slots) * self.context * self.kv_bytes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class MemoryBySlots:
 
 
 def memory_by_slots(run: Run, slots: Slots) -> MemoryBySlots | str:
-    """Return what the run's facts say about memory by slots, or one sentence on what is missing."""
+    """Return memory by slots from the facts of a run, or a sentence on what is missing."""
     server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
     details = (server.get("facts") or {}).get("details") or {}
     size, context = loaded.get("size"), granted(run)
@@ -69,7 +69,7 @@ def memory_by_slots(run: Run, slots: Slots) -> MemoryBySlots | str:
 
 
 def plan_of_run(run: Run, slots: Slots) -> Plan:
-    """Return the estimate for what the run measured, with its context and slots; raise PredictionError."""
+    """Return the estimate for the run's model with its context and slots; raise PredictionError."""
     server, context = run.facts.get("server") or {}, granted(run)
     said = server.get("facts") or {}
     count = server.get("slots_said") or slots.estimate

@@ -1,4 +1,4 @@
-"""Memory of a run: the estimate part by part, beside what the server and the GPU said, and what may explain a difference."""
+"""The memory estimate of a run, compared with what the server and the GPU reported, and what may explain a difference."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from loadtest.memory import report
 from loadtest.memory.estimate import Plan
 from loadtest.memory.loaded import loaded_memory
 
-NOTABLE_DIFFERENCE = 0.1  # of the estimate: a larger difference wants an explanation
-EXPLAINED = 0.02  # of what was measured: another plan that comes this near may be the one that was served
-MOST_EXPLAINED_SLOTS = 64  # that a difference is taken to speak of
+NOTABLE_DIFFERENCE = 0.1  # of the estimate; a larger difference is reported
+EXPLAINED = 0.02  # of the measurement; another plan that comes so near may be the one that was served
+MOST_EXPLAINED_SLOTS = 64  # more slots are no explanation
 SMALLER_CACHES = ("q8_0", "q4_0")
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """What one source said that the model takes, bytes, beside the estimate of the same."""
+    """What one source reported for the model, and the estimate of the same parts; bytes."""
 
     by: str  # "ollama", "nvidia" or "dcgm"
-    what: str  # for people
+    what: str  # in words
     size: int
     estimate: int
     simulated: bool
 
     @property
     def share(self) -> float:
-        """The difference (measured less estimated) as a share of the estimate."""
+        """The difference, measured − estimated, as a share of the estimate."""
         return (self.size - self.estimate) / self.estimate
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,12 +55,12 @@ class MemoryReading:
 
 @dataclass(frozen=True, slots=True)
 class MemoryComparison:
-    """An estimate for what a run measured, and what was measured of it."""
+    """The estimate for the model of a run, and what was measured."""
 
     plan: Plan
     slots_from: str  # "server", "inferred", or "assumed" where the run saw no limit
-    readings: tuple[MemoryReading, ...]  # the server's own first
-    vram: int | None  # bytes of it that the server says lie on a GPU
+    readings: tuple[MemoryReading, ...]  # the server's first
+    vram: int | None  # bytes on a GPU, as the server reports
     simulated: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class MemoryComparison:
 
 
 def compare_memory(run: Run, slots: Slots) -> MemoryComparison | str:
-    """Return estimate and measurement of a run, or one sentence on what is missing for it."""
+    """Return estimate and measurements of a run, or a sentence on what is missing."""
     try:
         plan = memory.plan_of_run(run, slots)
     except PredictionError as error:
@@ -92,7 +92,7 @@ def compare_memory(run: Run, slots: Slots) -> MemoryComparison | str:
     if plan.kv is None:
         return "the run does not hold the model's layers and KV heads, which its KV cache follows from."
     if run.simulated is not None:
-        plan = replace(plan, buffers=0)  # it counts a file and a cache: no engine, no buffers
+        plan = replace(plan, buffers=0)  # the simulated server has no engine, and so no buffers
     machine = samples.read_machine(run)
     loaded = _loaded(run, machine)
     said = loaded_memory(loaded)
@@ -103,7 +103,7 @@ def compare_memory(run: Run, slots: Slots) -> MemoryComparison | str:
         what = "loaded model, as the server says (/api/ps)"
         readings.append(MemoryReading("ollama", what, said.size, plan.loaded, run.simulated is not None))
     if (on_gpus := _on_gpus(run, machine)) is not None and (said is None or vram == said.size):
-        # Of a model that lies partly in host memory the estimate does not say which part.
+        # The estimate does not say which part of a model lies in host memory: compare only where all of it is on GPUs.
         readings.append(_gpu_reading(machine, on_gpus, plan))
     if not readings:
         return "neither the server nor a monitor of its GPU said what the loaded model takes."
@@ -117,7 +117,7 @@ def _slots_from(run: Run, slots: Slots) -> str:
 
 
 def _loaded(run: Run, machine: Machine) -> Mapping[str, Any] | None:
-    """Return what /api/ps said of the model: at the run's end, else the last time that a monitor saw it."""
+    """Return the model's row of /api/ps at the run's end, else the last one that a monitor saw."""
     if at_end := run.facts.get("server_at_end"):
         return dict(at_end)
     name, end = (run.facts.get("target") or {}).get("model"), _run_end(run)
@@ -132,7 +132,7 @@ def _loaded(run: Run, machine: Machine) -> Mapping[str, Any] | None:
 
 
 def _on_gpus(run: Run, machine: Machine) -> int | None:
-    """Return the most GPU memory in use while requests ran, bytes; None where no GPU of the server's was watched."""
+    """Return the most GPU memory in use while requests ran, bytes; None where no GPU of the server was sampled."""
     frame = machine.gpus
     if frame is None or "memory_used" not in frame:
         return None
@@ -144,7 +144,7 @@ def _on_gpus(run: Run, machine: Machine) -> int | None:
 
 
 def _same_machine(run: Run, sampled: str) -> bool:
-    """Return whether GPUs sampled on a machine may be the server's: the client's own are not a remote server's."""
+    """Return whether GPUs sampled on a machine may be the server's; those of the client are not a remote server's."""
     url = str((run.facts.get("target") or {}).get("url") or "")
     client = (run.facts.get("client") or {}).get("host")
     return sampled != client or urlsplit(url).hostname in (*LOCAL, client)
@@ -169,7 +169,7 @@ def _run_end(run: Run) -> float:
 
 
 def _part_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str]]:
-    """Yield (part, size, where it is from) of the estimate without its sums."""
+    """Yield (part, size, source) of the estimate without the total."""
     slots = {"server": "", "inferred": "; slots as the run saw them", "assumed": "; slots assumed: no limit was seen"}
     for part, size, where in report.estimate_rows(found.plan):
         if part == "KV cache":
@@ -183,7 +183,7 @@ def _part_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str]]:
 
 
 def comparison_rows(found: MemoryComparison) -> list[tuple[str, str, str, str, str]]:
-    """Return a table's rows: part, estimate, measured, difference, where they are from; an unknown cell is empty."""
+    """Return table rows of part, estimate, measurement, difference and source; an unknown cell is empty."""
     lines = [(part, size, "", "", where) for part, size, where in _part_rows(found)]
     for reading in found.readings:
         difference = reading.size - reading.estimate
@@ -205,7 +205,7 @@ def _what(plan: Plan) -> str:
 
 
 def difference_sentences(found: MemoryComparison | None) -> list[str]:
-    """Return one sentence on a difference of more than a tenth; nothing where estimate and measurement agree."""
+    """Return a sentence on a difference of more than a tenth; nothing where estimate and measurement agree."""
     off = [reading for reading in found.readings if abs(reading.share) > NOTABLE_DIFFERENCE] if found else []
     if found is None or not off:
         return []
@@ -226,7 +226,7 @@ def difference_sentences(found: MemoryComparison | None) -> list[str]:
 
 
 def _explained(found: MemoryComparison, reading: MemoryReading) -> str:
-    """Return which other plans would take as much as was measured, and what the estimate assumes; empty for neither."""
+    """Return a clause that may explain the difference: plans that take as much, or what was assumed; else empty."""
     if reading.by != "ollama" and found.readings[0].by == "ollama":  # the server's own figure agrees
         if reading.share < 0:
             less = reading.size < found.readings[0].size
@@ -245,7 +245,7 @@ def _explained(found: MemoryComparison, reading: MemoryReading) -> str:
 
 
 def _other_plans(found: MemoryComparison, reading: MemoryReading) -> Iterator[tuple[str, int]]:
-    """Yield plans that a server may have served instead, with what they would take by the same count as the reading."""
+    """Yield other plans that may have been served, with what they would take by the count of the reading."""
     plan = found.plan
     besides = reading.estimate - plan.loaded  # drivers
 

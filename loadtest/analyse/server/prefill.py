@@ -1,11 +1,20 @@
-"""What a prompt costs, from requests that were worked on alone, and what it costs the streams that run meanwhile."""
+"""What a prompt costs: prefill time by prompt tokens, and how long it stalls the streams that decode meanwhile.
+
+The model is spent = max(shared + fixed + per_token · tokens, least). `spent` is the time from the start of the prefill to
+the first token, `shared` the steps of other streams that the prompt was evaluated beside, and `least` one step: a short
+prompt takes no less. `spent` comes from the best source that the run has:
+
+1. the server's own durations, of prompts that were evaluated while no other prompt was;
+2. without durations, gaps of running streams that whole prompts fell into, less a step;
+3. else TTFT of requests that found the server idle.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,57 +27,56 @@ from loadtest.analyse.server.token_gaps import Decoding
 Interval = tuple[float, float]
 StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 
-SLICES = (512, 1024, 2048, 4096, 256, 128, None)  # prompt tokens a batch, the likeliest first; None: a prompt at once
-NEAR_S = 0.001  # instants of prompts that began and ended together
-FEWEST_PROMPTS = 3  # prompts
-FEWEST_TO_SPLIT = 8  # prompts of unlike lengths, to tell the fixed part from the part a token
-LEAST_LENGTH_RATIO = 2.0  # longest / shortest
-ABOVE_LEAST = 1.02  # of a token's time: a prompt that takes no longer says nothing about its tokens
-MOST_FITTED = 1500  # prompts fitted; more say nothing new
-WIDEST_INTERVAL = 0.3  # width of the interval, of the speed: then TTFT of an idle server says more
-LEAST_PREFILL_ERROR = 0.005  # a speed is never known better than this share
+SLICES = (
+    512,
+    1024,
+    2048,
+    4096,
+    256,
+    128,
+    None,
+)  # prompt tokens that a batch takes, the likeliest first; None: any prompt whole
+NEAR_S = 0.001  # prompts whose starts and ends are this close were evaluated together
+FEWEST_PROMPTS = 3  # that give a speed
+FEWEST_TO_SPLIT = 8  # prompts of different lengths, from which on the fixed part is fitted too
+LEAST_LENGTH_RATIO = 2.0  # longest / shortest prompt, for the fixed part to show
+ABOVE_LEAST = 1.02  # of `least`: the cost of a prompt below it is hidden behind the step
+MOST_FITTED = 1500  # prompts; more do not change the fit
+WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
+LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken to be below
 MOST_JITTER = 0.3
-OUTLYING = 4.0  # robust standard deviations
+OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
 
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """What a prompt costs: fixed_s + per_token_s · uncached prompt tokens; `n` prompts that overlapped no other."""
+    """A prompt costs fixed_s + per_token_s · uncached prompt tokens, as `n` prompts showed that overlapped no other."""
 
     per_token_s: float
     ci95: Interval
     fixed_s: float
     n: int
     method: str
-    jitter: float = 0.0  # standard deviation of a prompt's time, as a share of it
-    n_batch: int | None = 512  # prompt tokens that a batch takes; None: all that wait
+    jitter: float = 0.0  # standard deviation of prompts' times as a share of them
+    n_batch: int | None = 512  # prompt tokens that a batch takes; None: no limit
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON values."""
-        return {
-            "per_token_s": self.per_token_s,
-            "ci95": list(self.ci95),
-            "fixed_s": self.fixed_s,
-            "n": self.n,
-            "method": self.method,
-            "n_batch": self.n_batch,
-        }
+        found = {name: value for name, value in asdict(self).items() if name != "jitter"}
+        return {**found, "ci95": list(self.ci95)}
 
 
 def uncached(run: Run) -> FloatArray:
-    """Return the prompt tokens that had to be evaluated, one a request; nan unknown."""
+    """Return each request's prompt tokens less those that the prefix cache held; nan unknown."""
     return np.asarray(run.column("prompt_tokens") - np.nan_to_num(run.column("cached_tokens")), dtype=np.float64)
 
 
 def measure_prefill(run: Run, gaps: Decoding, step: StepTime | None) -> tuple[Prefill | None, str | None]:
-    """Return the prefill speed, or the reason why it is not known.
-
-    `step` gives the step time, which a prompt shares with the streams that decode meanwhile.
-    """
+    """Return the prefill speed, or the reason why it is unknown; `step` gives step times by number of streams."""
     tokens = uncached(run)
-    if gaps.told.any():
+    if gaps.requests.told.any():
         found, reason = _from_durations(gaps, tokens, step)
-        if found is not None and found.n < FEWEST_PROMPTS and step is not None:  # hidden below a token's time
+        if found is not None and found.n < FEWEST_PROMPTS and step is not None:  # too short to take longer than a step
             return _from_stalls(gaps, tokens, step) or found, None
         return found, reason
     found = _from_stalls(gaps, tokens, step) if step else None
@@ -80,11 +88,16 @@ def measure_prefill(run: Run, gaps: Decoding, step: StepTime | None) -> tuple[Pr
 
 
 def _from_durations(gaps: Decoding, tokens: FloatArray, step: StepTime | None) -> tuple[Prefill | None, str | None]:
-    """Take prompts' cost from the server's own durations, of those worked on alone or, where few were, together."""
-    rows = np.flatnonzero(gaps.told & np.isfinite(gaps.first) & (tokens > 0) & (gaps.first > gaps.started))
+    """Take the cost from the server's durations, of prompts evaluated alone or, where few were, of several together."""
+    rows = np.flatnonzero(
+        gaps.requests.told
+        & np.isfinite(gaps.requests.first)
+        & (tokens > 0)
+        & (gaps.requests.first > gaps.requests.started)
+    )
     group = _prompt_groups(gaps, rows)
     alone = group.size == 1
-    beside = gaps.decoding_at(group.start + gaps.edge_s).astype(np.float64)
+    beside = gaps.decoding_at(group.start + gaps.requests.edge_s).astype(np.float64)
     evaluated = np.add.reduceat(tokens[group.rows], group.head) if len(group.head) else np.zeros(0)
     n_batch = _slice_tokens(gaps, evaluated[alone], beside[alone], group.start[alone], group.end[alone])
     few = alone.sum() < FEWEST_TO_SPLIT
@@ -103,19 +116,19 @@ def _from_durations(gaps: Decoding, tokens: FloatArray, step: StepTime | None) -
 
 
 class _PromptGroups(NamedTuple):
-    """Prompts worked on together, and no other meanwhile; one entry a group, but for `rows`."""
+    """Groups of prompts that were evaluated together and beside no other; one entry per group, except `rows`."""
 
-    rows: IntArray  # of their requests, group by group
-    head: IntArray  # where each group begins in `rows`
+    rows: IntArray  # rows of the requests, group after group
+    head: IntArray  # index into `rows` of each group's first request
     size: IntArray
     start: FloatArray
     end: FloatArray
 
 
 def _prompt_groups(gaps: Decoding, rows: IntArray) -> _PromptGroups:
-    near = max(gaps.edge_s, NEAR_S)
-    rows = rows[np.argsort(gaps.first[rows], kind="stable")]
-    start, end = gaps.started[rows], gaps.first[rows]
+    near = max(gaps.requests.edge_s, NEAR_S)
+    rows = rows[np.argsort(gaps.requests.first[rows], kind="stable")]
+    start, end = gaps.requests.started[rows], gaps.requests.first[rows]
     head = np.flatnonzero(np.diff(end, prepend=-np.inf) > near)
     if not len(head):
         return _PromptGroups(rows, head, head, start, end)
@@ -133,13 +146,18 @@ def _prompt_groups(gaps: Decoding, rows: IntArray) -> _PromptGroups:
 def _slice_tokens(
     gaps: Decoding, tokens: FloatArray, beside: FloatArray, start: FloatArray, end: FloatArray
 ) -> int | None:
-    """Return how many prompt tokens a batch takes: running streams get a token after each slice of a long prompt."""
+    """Return how many prompt tokens a batch takes, None for any number.
+
+    A running stream gets one token after each slice of a long prompt, so its tokens during the prefill count the slices.
+    """
     long = (beside > 0) & (tokens > min(size for size in SLICES if size)) & gaps.covers(start, end)
     if not long.any():
         return SLICES[0]
     instants = np.sort(gaps.right)
-    inside = np.searchsorted(instants, end[long] - gaps.edge_s) - np.searchsorted(instants, start[long] + gaps.edge_s)
-    seen = inside / beside[long]  # tokens a running stream got meanwhile
+    inside = np.searchsorted(instants, end[long] - gaps.requests.edge_s) - np.searchsorted(
+        instants, start[long] + gaps.requests.edge_s
+    )
+    seen = inside / beside[long]  # tokens that each running stream got meanwhile
 
     def off(size: int | None) -> float:
         expected = 0.0 if size is None else np.ceil(tokens[long] / np.maximum(size - beside[long], 1)) - 1
@@ -150,29 +168,29 @@ def _slice_tokens(
 
 
 def _from_stalls(gaps: Decoding, tokens: FloatArray, step: StepTime) -> Prefill | None:
-    """Take prompts' cost from the gaps of running streams that whole prompts fell into."""
-    seen = np.flatnonzero(np.isfinite(gaps.first) & np.isfinite(gaps.started) & (tokens > 0))
+    """Take the cost from gaps of running streams that whole prompts fell into."""
+    seen = np.flatnonzero(np.isfinite(gaps.requests.first) & np.isfinite(gaps.requests.started) & (tokens > 0))
     if not len(seen) or not len(gaps.right):
         return None
-    seen = seen[np.argsort(gaps.first[seen])]
-    firsts, beside = gaps.first[seen], gaps.streams.astype(np.float64)
-    before = np.searchsorted(firsts, gaps.left + gaps.edge_s, side="right")
-    after = np.searchsorted(firsts, gaps.right + gaps.edge_s, side="right")
+    seen = seen[np.argsort(gaps.requests.first[seen])]
+    firsts, beside = gaps.requests.first[seen], gaps.streams.astype(np.float64)
+    before = np.searchsorted(firsts, gaps.left + gaps.requests.edge_s, side="right")
+    after = np.searchsorted(firsts, gaps.right + gaps.requests.edge_s, side="right")
     joined = after - before
-    at_work = np.searchsorted(np.sort(gaps.started[seen]), gaps.right - gaps.edge_s) - before
+    at_work = np.searchsorted(np.sort(gaps.requests.started[seen]), gaps.right - gaps.requests.edge_s) - before
     sums = np.concatenate(([0.0], np.cumsum(tokens[seen])))
     evaluated = sums[after] - sums[before]
-    # A prompt that may have begun before the batch that ended at `left` may have been in that one in part; it was not
-    # where that batch had room for all of it.
-    begun = np.minimum.accumulate(gaps.started[seen][::-1])[::-1][np.minimum(before, len(seen) - 1)]
+    # A prompt that may have begun before the batch that ended at `left` may have been evaluated in part by that batch. Such
+    # prompts do not count, except where that batch had room for the whole prompt.
+    begun = np.minimum.accumulate(gaps.requests.started[seen][::-1])[::-1][np.minimum(before, len(seen) - 1)]
     instants = np.sort(np.concatenate((gaps.right, firsts)))
-    previous = np.searchsorted(instants, gaps.left - gaps.edge_s) - 1
-    fresh = begun >= np.where(previous >= 0, instants[np.maximum(previous, 0)], -np.inf) - gaps.edge_s
+    previous = np.searchsorted(instants, gaps.left - gaps.requests.edge_s) - 1
+    fresh = begun >= np.where(previous >= 0, instants[np.maximum(previous, 0)], -np.inf) - gaps.requests.edge_s
     most = (SLICES[0] or math.inf) - beside
-    just_before = sums[before] - sums[np.searchsorted(firsts, gaps.left - gaps.edge_s)]
+    just_before = sums[before] - sums[np.searchsorted(firsts, gaps.left - gaps.requests.edge_s)]
     whole = fresh & (evaluated + just_before <= most)
     rows = np.flatnonzero((joined > 0) & (at_work <= joined) & (beside > 0) & whole)
-    rows = rows[np.unique(before[rows], return_index=True)[1]]  # a step once, however many streams saw it
+    rows = rows[np.unique(before[rows], return_index=True)[1]]  # each step once, however many streams saw it
     if len(rows) < FEWEST_TO_SPLIT:
         return None
     method = "pauses of running streams that prompts fell into, less a step (the server gives no durations)"
@@ -181,19 +199,19 @@ def _from_stalls(gaps: Decoding, tokens: FloatArray, step: StepTime) -> Prefill 
 
 
 def _from_idle(run: Run, gaps: Decoding, tokens: FloatArray, step: StepTime | None) -> Prefill | None:
-    """Take prompts' cost from TTFT of requests, or groups of them sent together, that found the server idle."""
+    """Take the cost from TTFT of requests, or of groups sent together, that found the server idle."""
     send = run.column("send")
-    told = run.column("unsent_tokens") == 0  # else TTFT holds the time of reasoning that was not sent
-    seen = np.flatnonzero(np.isfinite(gaps.first) & np.isfinite(send) & (tokens > 0) & told)
+    told = run.column("unsent_tokens") == 0  # with unsent reasoning tokens TTFT holds their decode as well
+    seen = np.flatnonzero(np.isfinite(gaps.requests.first) & np.isfinite(send) & (tokens > 0) & told)
     if len(seen) < FEWEST_PROMPTS:
         return None
-    seen = seen[np.argsort(gaps.first[seen], kind="stable")]
-    firsts = gaps.first[seen]
-    starts = np.flatnonzero(np.diff(firsts, prepend=-np.inf) > max(gaps.edge_s, 1e-4))
+    seen = seen[np.argsort(gaps.requests.first[seen], kind="stable")]
+    firsts = gaps.requests.first[seen]
+    starts = np.flatnonzero(np.diff(firsts, prepend=-np.inf) > max(gaps.requests.edge_s, 1e-4))
     sizes = np.diff(starts, append=len(seen))
     sent = np.minimum.reduceat(send[seen], starts)
     evaluated = np.add.reduceat(tokens[seen], starts)
-    done = np.searchsorted(np.sort(gaps.last[seen]), sent, side="right")
+    done = np.searchsorted(np.sort(gaps.requests.last[seen]), sent, side="right")
     earlier = np.searchsorted(np.sort(send[seen]), sent, side="left")
     by_then = np.searchsorted(np.sort(send[seen]), firsts[starts], side="left")
     idle = (earlier == done) & (by_then - earlier == sizes) & (evaluated <= (SLICES[0] or math.inf))
@@ -205,11 +223,11 @@ def _from_idle(run: Run, gaps: Decoding, tokens: FloatArray, step: StepTime | No
     least = nothing if step is None else step(sizes[idle].astype(np.float64))
     method = "TTFT of requests that found the server idle (it gives no durations)"
     found = fit_prefill(evaluated[idle], spent, nothing, least, method, SLICES[0])
-    return replace(found, fixed_s=0.0)  # that part is handling: once, not once a prompt
+    return replace(found, fixed_s=0.0)  # the fixed part is handling of the request, which steps.py measures
 
 
 def lone(run: Run) -> BoolArray:
-    """Mark the requests that had the server to themselves from being sent to their first token."""
+    """Mark the requests that were alone in flight from their send to their first token."""
     send, end = run.column("send"), run.column("end")
     sent = np.isfinite(send) & np.isfinite(end)
     until = run.column("first_token")
@@ -218,79 +236,88 @@ def lone(run: Run) -> BoolArray:
     return np.asarray(sent & (before - over == 1), dtype=np.bool_)
 
 
-def fit_prefill(
-    tokens: FloatArray, spent: FloatArray, shared: FloatArray, least: FloatArray, method: str, n_batch: int | None
-) -> Prefill:
-    """Fit spent = max(shared + fixed_s + per_token_s · tokens, least), whose error is a share of it; seconds.
+@dataclass(frozen=True, slots=True)
+class _Prompts:
+    """What is fitted, one entry per prompt or group: seconds, and tokens evaluated."""
 
-    `shared` is what the streams beside took, `least` the step time with the prompt's stream: a short prompt costs no
-    less. The fixed part is kept only where prompts of unlike lengths show it for certain.
-    """
-    if len(tokens) > MOST_FITTED:
-        keep = np.linspace(0, len(tokens) - 1, MOST_FITTED).astype(np.int64)
-        tokens, spent, shared, least = tokens[keep], spent[keep], shared[keep], least[keep]
-    most = 2 * float(np.max(spent / tokens))
+    tokens: FloatArray
+    spent: FloatArray
+    shared: FloatArray
+    least: FloatArray
 
-    def best(fixed: float) -> tuple[float, float]:
-        low, high = most * 1e-4, most
-        slope = loss = 0.0
-        for _ in range(4):  # a grid, narrowed round its best: the loss has flat parts, where prompts are hidden
+    def log_ratio(self, slope: float | FloatArray, fixed: float) -> FloatArray:
+        """Return ln(spent / model): the error of a time is a share of it."""
+        model = np.maximum(self.shared + fixed + slope * self.tokens, self.least)
+        return np.asarray(np.log(self.spent / np.maximum(model, 1e-9)), dtype=np.float64)
+
+    def best_slope(self, fixed: float) -> tuple[float, float]:
+        """Return the seconds per token with the least loss, and that loss: a sum of squares, large deviations cut.
+
+        The loss is flat where prompts are hidden behind `least`, so it is searched on a grid that narrows around its best.
+        """
+        high = 2 * float(np.max(self.spent / self.tokens))
+        low, slope, loss = high * 1e-4, 0.0, 0.0
+        for _ in range(4):
             grid = np.geomspace(low, high, 60)
-            off = _log_ratio(spent, np.maximum(shared + fixed + grid[:, None] * tokens, least))
-            losses = np.minimum(np.abs(off), OUTLYING * np.median(np.abs(off), axis=1, keepdims=True) + 1e-3) ** 2
-            index = int(np.argmin(losses.sum(axis=1)))
-            slope, loss = float(grid[index]), float(losses[index].sum())
+            off = np.abs(self.log_ratio(grid[:, None], fixed))
+            losses = (np.minimum(off, OUTLYING * np.median(off, axis=1, keepdims=True) + 1e-3) ** 2).sum(axis=1)
+            index = int(np.argmin(losses))
+            slope, loss = float(grid[index]), float(losses[index])
             low, high = grid[max(index - 1, 0)], grid[min(index + 1, 59)]
         return slope, loss
 
-    slope, loss = best(0.0)
-    fixed = 0.0
-    n = len(tokens)
-    if n >= FEWEST_TO_SPLIT and tokens.max() >= LEAST_LENGTH_RATIO * tokens.min():
-        usual = float(np.median(spent - shared))
-        tries = [float(share * usual) for share in (0.02, 0.04, 0.06, *np.linspace(0.1, 0.8, 15))]
-        index = int(np.argmin([best(value)[1] for value in tries]))
-        around = tries[max(index - 1, 0)], tries[min(index + 1, len(tries) - 1)]
-        tries = [float(value) for value in np.linspace(*around, 9)]
-        losses = [best(value)[1] for value in tries]
+    def best_fixed(self) -> float:
+        """Return the fixed part; 0 where prompts are few or alike, or it does not improve the fit by an F of more than 20."""
+        n = len(self.tokens)
+        if n < FEWEST_TO_SPLIT or self.tokens.max() < LEAST_LENGTH_RATIO * self.tokens.min():
+            return 0.0
+        usual = float(np.median(self.spent - self.shared))
+        tries = usual * np.array([0.02, 0.04, 0.06, *np.linspace(0.1, 0.8, 15)])
+        index = int(np.argmin([self.best_slope(float(value))[1] for value in tries]))
+        tries = np.linspace(tries[max(index - 1, 0)], tries[min(index + 1, len(tries) - 1)], 9)
+        losses = [self.best_slope(float(value))[1] for value in tries]
         index = int(np.argmin(losses))
-        # Worth it only far beyond chance: an F of 20 on one more parameter.
-        if loss - losses[index] > 20 * losses[index] / max(n - 2, 1):
-            fixed = tries[index]
-            slope, _ = best(fixed)
-    off = _log_ratio(spent, np.maximum(shared + fixed + slope * tokens, least))
+        gained = self.best_slope(0.0)[1] - losses[index]
+        return float(tries[index]) if gained > 20 * losses[index] / max(n - 2, 1) else 0.0
+
+
+def fit_prefill(
+    tokens: FloatArray, spent: FloatArray, shared: FloatArray, least: FloatArray, method: str, n_batch: int | None
+) -> Prefill:
+    """Fit spent = max(shared + fixed_s + per_token_s · tokens, least), all in seconds; see the module's docstring."""
+    if len(tokens) > MOST_FITTED:
+        keep = np.linspace(0, len(tokens) - 1, MOST_FITTED).astype(np.int64)
+        tokens, spent, shared, least = tokens[keep], spent[keep], shared[keep], least[keep]
+    prompts = _Prompts(tokens, spent, shared, least)
+    fixed = prompts.best_fixed()
+    slope, _ = prompts.best_slope(fixed)
+    off = prompts.log_ratio(slope, fixed)
     spread = 1.4826 * float(np.median(np.abs(off - np.median(off))))
-    tells = shared + fixed + slope * tokens > least * ABOVE_LEAST
-    if tells.sum() < FEWEST_PROMPTS:
+    jitter = min(spread, MOST_JITTER)
+    visible = shared + fixed + slope * tokens > least * ABOVE_LEAST
+    n = int(visible.sum())
+    if n < FEWEST_PROMPTS:
         bound = float(np.median((least - shared) / tokens))
-        slope = bound / 2
-        told = "no prompt took longer than a token: taken as half of what that allows"
-        return Prefill(
-            slope, (0.0, bound), 0.0, int(tells.sum()), told, jitter=min(spread, MOST_JITTER), n_batch=n_batch
-        )
-    weight = (slope * tokens / spent)[tells]
+        method = "no prompt took longer than a token: taken as half of what that allows"
+        return Prefill(bound / 2, (0.0, bound), 0.0, n, method, jitter=jitter, n_batch=n_batch)
+    weight = (slope * tokens / spent)[visible]  # the share of each time that its tokens account for
     error = max(spread, 1e-4) / math.sqrt(float((weight**2).sum())) * slope
     error = math.hypot(error * (2.0 if fixed else 1.0), LEAST_PREFILL_ERROR * slope)
-    half = t_quantile(int(tells.sum()) - 1) * error
-    ci95 = (max(slope - half, 0.0), slope + half)
-    return Prefill(slope, ci95, fixed, int(tells.sum()), method, jitter=min(spread, MOST_JITTER), n_batch=n_batch)
-
-
-def _log_ratio(spent: FloatArray, model: FloatArray) -> FloatArray:
-    return np.asarray(np.log(spent / np.maximum(model, 1e-9)), dtype=np.float64)
+    half = t_quantile(n - 1) * error
+    return Prefill(slope, (max(slope - half, 0.0), slope + half), fixed, n, method, jitter=jitter, n_batch=n_batch)
 
 
 def stalls(run: Run, gaps: Decoding, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:
-    """Return each request's stall (nan unknown), the stall a prompt token of others' costs a stream, or why not.
+    """Return each request's stall (nan unknown), and the stall per prompt token of others or why that is unknown.
 
-    A request's stall is what its gaps took above the step time of as many streams while others' prompts were in work.
-    All gaps are read for it, in blocks where they are very many.
+    A stall is the sum over a request's gaps, while another's prompt was evaluated, of gap − step time of as many streams.
+    All gaps of the run are read for it, in blocks where there are very many.
     """
-    rows = len(gaps.first)
+    rows = len(gaps.requests.first)
     if step is None:
         return np.full(rows, np.nan), None, "no step time is known to hold pauses against"
     work = _Work.of(gaps, uncached(run))
-    most = int(np.isfinite(gaps.first).sum())  # streams at once, surely
+    most = int(np.isfinite(gaps.requests.first).sum())  # no more streams than this can have decoded at once
 
     def read(made: Callable[[], Decoding]) -> tuple[slice, FloatArray, float, float]:
         block = made()
@@ -316,7 +343,7 @@ def stalls(run: Run, gaps: Decoding, step: StepTime | None) -> tuple[FloatArray,
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """Prompt tokens worked on up to an instant, each prompt spread evenly over its work."""
+    """Prompt tokens evaluated up to each instant: those of a prompt are spread evenly over its prefill."""
 
     at: FloatArray
     done: FloatArray
@@ -324,21 +351,23 @@ class _Work:
 
     @classmethod
     def of(cls, gaps: Decoding, tokens: FloatArray) -> _Work:
-        known = np.isfinite(gaps.first) & np.isfinite(gaps.started) & (tokens > 0)
-        start, end = gaps.started[known], gaps.first[known]
-        if not gaps.told.any():  # the work may be any part of the window; it ends with the first token
+        known = np.isfinite(gaps.requests.first) & np.isfinite(gaps.requests.started) & (tokens > 0)
+        start, end = gaps.requests.started[known], gaps.requests.first[known]
+        if not gaps.requests.told.any():  # when the prefill began is unknown; it ended with the first token
             start = end
-        start = np.minimum(start, end - gaps.edge_s)
+        start = np.minimum(start, end - gaps.requests.edge_s)
         slope = tokens[known] / (end - start)
         at = np.concatenate((start, end))
         order = np.argsort(at, kind="stable")
         at = at[order]
         rate = np.cumsum(np.concatenate((slope, -slope))[order])
         done = np.concatenate(([0.0], np.cumsum(rate[:-1] * np.diff(at)))) if len(at) else at
-        return cls(at, done, 0.5 * gaps.edge_s)  # half an edge later: first tokens end the gap that they come with
+        return cls(
+            at, done, 0.5 * gaps.requests.edge_s
+        )  # half an edge later, so that first tokens lie inside the gap that they end
 
     def between(self, left: FloatArray, right: FloatArray) -> FloatArray:
-        """Return the tokens worked on in each span."""
+        """Return the tokens evaluated between `left` and `right`."""
         if not len(self.at):
             return np.zeros(len(left))
         return np.asarray(

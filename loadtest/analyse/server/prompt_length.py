@@ -1,4 +1,4 @@
-"""What a longer prompt costs: TTFT, prefill speed and memory against input length, streams and answers being equal."""
+"""What a longer prompt costs: TTFT, prefill speed and memory by input length, at equal load and output length."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.server import prefill
 
-FEWEST_LENGTHS = 2  # input lengths that make a line
-CHANGED = 0.05  # of a figure: less is called the same
+FEWEST_LENGTHS = 2  # input lengths in a series
+CHANGED = 0.05  # of a figure; a smaller change counts as none
 NO_SPEED = "no prompt had the server to itself, or none was sure to be read anew"
 
 
 @dataclass(frozen=True, slots=True)
 class PromptLengthPoint:
-    """One input length; what is unknown is None."""
+    """The figures of one input length; unknown ones are None."""
 
     level: int  # its index
     asked: int  # input tokens
-    tokens: float  # prompt tokens a request by the server's count, as asked where it gives none
+    tokens: float  # median prompt tokens by the server's count, else those asked for
     ttft_s: float | None  # p50
     ttft_p95_s: float | None
     prefill_per_s: float | None  # p50 of prompt tokens a second
-    n: int  # requests that TTFT is of
-    memory: float | None  # bytes, the most in use while the level ran
+    n: int  # requests that TTFT is from
+    memory: float | None  # the most bytes in use while the level ran
 
 
 @dataclass(frozen=True, slots=True)
 class PromptLengthSeries:
-    """Levels that differ in nothing but input length, in its order."""
+    """Levels that differ only in input length, in ascending order of it."""
 
     label: str  # what they share, e.g. "1 stream · 64 out"
     points: tuple[PromptLengthPoint, ...]
-    memory_of: str | None  # whose memory was sampled, e.g. "GPU memory"
+    memory_of: str | None  # which memory was sampled, e.g. "GPU memory"
 
     @property
     def ttft_per_token_s(self) -> float | None:
-        """TTFT p50 that a further prompt token costs, between the shortest and the longest prompt; seconds."""
+        """Growth of TTFT p50 per prompt token, between the shortest and the longest prompt; seconds."""
         known = [(point.tokens, point.ttft_s) for point in self.points if point.ttft_s is not None]
         if len(known) < FEWEST_LENGTHS or known[-1][0] <= known[0][0]:
             return None
@@ -74,10 +74,10 @@ class PromptLengthSeries:
 
 
 def prefill_speed(run: Run) -> FloatArray:
-    """Return the prompt tokens a second of each request whose prompt had the server to itself, nan for the others.
+    """Return prompt tokens per second of each request that had the server to itself; nan for the others.
 
-    Uncached prompt tokens / prefill; / TTFT where no request of the run says its prefill. Nothing is known with a warm
-    prefix cache: most servers count tokens as read that they only looked up.
+    It is uncached prompt tokens / prefill time, or / TTFT where the server reports no prefill time. With a warm prefix cache
+    it is unknown, because most servers count tokens from the cache as evaluated.
     """
     if (run.facts.get("scenario") or {}).get("warm_cache"):
         return np.full(len(run.requests), np.nan)
@@ -90,7 +90,7 @@ def prefill_speed(run: Run) -> FloatArray:
 
 
 def prompt_length_series(run: Run, levels: Iterable[dict[str, Any]]) -> list[PromptLengthSeries]:
-    """Group levels of summary.json that differ in input length alone; a group of one length is no line."""
+    """Group the levels of summary.json that differ only in input length; a group needs two lengths."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for level in levels:
         if level["input_tokens"] is not None:
@@ -134,7 +134,7 @@ def _point_of(run: Run, level: dict[str, Any], frame: pd.DataFrame | None, colum
 
 
 def _sampled_memory(run: Run, seen: Machine) -> tuple[str, pd.DataFrame | None, str]:
-    """Return the memory nearest to the model that was sampled: the GPU's, the model's own, or the server's process's."""
+    """Return the sampled memory that is closest to the model: of the GPU, of the model, or of the server's process."""
     if seen.gpus is not None and "memory_used" in seen.gpus:
         return f"GPU memory{seen.mark(seen.gpus.attrs['source'])}", seen.gpus, "memory_used"
     name = (run.facts.get("target") or {}).get("model")

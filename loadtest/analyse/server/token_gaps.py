@@ -1,8 +1,9 @@
-"""Every gap between two tokens of a stream: how many streams decoded all through it, and whether a prompt was in work.
+"""Every gap between two tokens of a stream, with the streams that decoded through it and the prompts evaluated in it.
 
-Batching servers decode in lockstep: the gap between two tokens of any stream is one step of all. The number of streams
-decoding through it comes from the others' first and last tokens. Instants are the server's own (created_at) where it
-stamps its chunks, arrivals otherwise; seconds since the run's first t_sched.
+A server with continuous batching gives every stream one token per step, so the gap between two tokens of any stream is one
+step of the whole batch. How many streams shared that step follows from the first and last tokens of all requests: those
+that had begun before the gap and ended after it. Instants are the server's own (created_at) where it stamps its chunks,
+else arrivals; in seconds since the run's first t_sched.
 """
 
 from __future__ import annotations
@@ -19,99 +20,71 @@ from loadtest.analyse.run.frames import Run, blocks
 from loadtest.analyse.server.slots import Slots
 from loadtest.metrics import S_PER_US
 
-EDGE_SHARE = 0.25  # of the median gap: tokens of one batch arrive within this …
-EDGE_MOST_S = 0.005  # … and within this
-MERGED_SHARE = 0.1  # of the stream's median gap: shorter ones are two tokens in one read, or written together
+EDGE_SHARE = 0.25  # of the median gap, within which tokens of one batch arrive …
+EDGE_MOST_S = 0.005  # … but within no more than this
+MERGED_SHARE = 0.1  # of the stream's mean gap: after a shorter one two tokens came in one read or one write
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """The gaps of a run, one entry a gap in order of requests and time, and the prompts that were in work.
+    """The gaps of a run in order of requests and time, and the instants of its requests.
 
-    Of a very long run the gaps are those of stretches of it (`spans`, see stretches); what is one a request never is.
+    Of a very long run the gaps are from stretches of it (`spans`; see run/excerpts.py). Instants of requests are complete.
     """
 
     row: IntArray
     left: FloatArray
     right: FloatArray
-    step_s: FloatArray  # the gap; tokens that came together share the gap before them evenly
-    streams: IntArray  # decoding all through the gap, the own included; 0 where one began or ended inside it
-    begun: IntArray  # streams decoding when the gap began
-    held: BoolArray  # another's prompt was, or may have been, in work during it
-    lives: TokenInstants
-    spans: FloatArray | None  # (start, end) each; None: all gaps are here
-    said: str | None  # which gaps these are; None: all
-
-    @property
-    def first(self) -> FloatArray:
-        """One a request: its first token."""
-        return self.lives.first
-
-    @property
-    def last(self) -> FloatArray:
-        return self.lives.last
-
-    @property
-    def free(self) -> FloatArray:
-        """One a request: when a slot became free for it; −inf where none had to."""
-        return self.lives.free
-
-    @property
-    def started(self) -> FloatArray:
-        """One a request: when work on its prompt began, at the earliest; nan unknown."""
-        return self.lives.started
-
-    @property
-    def told(self) -> BoolArray:
-        """One a request: whether `started` comes from the server's own durations."""
-        return self.lives.told
-
-    @property
-    def edge_s(self) -> float:
-        return self.lives.edge_s
+    step_s: FloatArray  # the gap; tokens that came together share the gap before them equally
+    streams: IntArray  # streams that decoded all through the gap, its own included; 0 where one began or ended in it
+    begun: IntArray  # streams that were decoding when the gap began
+    held: BoolArray  # another request's prompt was, or may have been, evaluated in it
+    requests: TokenInstants
+    spans: FloatArray | None  # (start, end) of each stretch; None: all gaps of the run are here
+    said: str | None  # which part of the run the gaps are from; None: all of it
 
     @property
     def clean(self) -> BoolArray:
-        """Mark the gaps that are one step of a known number of streams and nothing else."""
+        """Mark the gaps that are one decode step of a known number of streams and hold no prefill."""
         return np.asarray((self.streams > 0) & ~self.held & (self.step_s > 0), dtype=np.bool_)
 
     def decoding_at(self, instants: FloatArray) -> IntArray:
-        """Return how many streams are between first and last token at each instant."""
-        first, last = (np.sort(ends[np.isfinite(self.first)]) for ends in (self.first, self.last))
-        return np.searchsorted(first, instants, side="right") - np.searchsorted(last, instants, side="right")
+        """Return how many streams are between their first and last token at each instant."""
+        begun = np.searchsorted(self.requests.firsts, instants, side="right")
+        return begun - np.searchsorted(self.requests.lasts, instants, side="right")
 
     def covers(self, start: FloatArray, end: FloatArray) -> BoolArray:
-        """Mark the windows all of whose gaps are here."""
+        """Mark the windows of which all gaps are here."""
         if self.spans is None:
             return np.ones(len(start), dtype=np.bool_)
         span = np.maximum(np.searchsorted(self.spans[:, 0], start, side="right") - 1, 0)
         return np.asarray((start >= self.spans[span, 0]) & (end <= self.spans[span, 1]), dtype=np.bool_)
 
     def every(self, run: Run) -> list[Callable[[], Decoding]]:
-        """Return what reads all gaps of the run, block by block; there `step_s` is the gap as it is."""
+        """Return functions that each read a block of all the run's gaps; their `step_s` is the plain gap."""
         if self.spans is None:
             return [lambda: self]
-        return [partial(_block, self.lives, run, low, high) for low, high in blocks(run.chunks.starts)]
+        return [partial(_block, self.requests, run, low, high) for low, high in blocks(run.chunks.starts)]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenInstants:
-    """When each request's tokens came and its prompt was in work; one entry a request, seconds, nan unknown."""
+    """When each request's tokens came and its prompt was evaluated; one entry per request, seconds, nan unknown."""
 
-    first: FloatArray
-    last: FloatArray
-    free: FloatArray
-    started: FloatArray
-    told: BoolArray
-    edge_s: float
-    firsts: FloatArray  # sorted, as are the next three
+    first: FloatArray  # first token
+    last: FloatArray  # last token
+    free: FloatArray  # when a slot became free for it; −inf where none was needed
+    started: FloatArray  # when its prefill began, at the earliest
+    told: BoolArray  # whether `started` comes from the server's durations
+    edge_s: float  # tokens of one batch arrive within this
+    firsts: FloatArray  # the known values of `first`, sorted; likewise the next three
     lasts: FloatArray
-    starts: FloatArray  # of the prompts of which both is known
+    starts: FloatArray  # starts and ends of the prefills of which both are known
     ends: FloatArray
 
     @classmethod
     def of(cls, run: Run, slots: Slots, edge_s: float) -> TokenInstants:
-        """Read them; `edge_s` is within what tokens of one batch arrive."""
+        """Read the instants; tokens of one batch arrive within `edge_s`."""
         starts, counts = run.chunks.starts, run.chunks.counts
         seen = counts > 0
         rows = np.flatnonzero(seen)
@@ -119,7 +92,7 @@ class TokenInstants:
         for instants, places in ((first, starts[:-1][seen]), (last, starts[1:][seen] - 1)):
             at = run.column("send")[rows] + run.chunks.flat[places] * S_PER_US
             instants[seen] = at - run.delivery.at(rows, places)
-        # The end token is counted, not sent: such a stream decodes on for a step.
+        # An end token is counted in output_tokens but not sent: such a stream decodes for one more step.
         silent = np.asarray(run.requests["finish_reason"] == "stop", dtype=np.bool_) & (
             run.column("output_tokens") > counts
         )
@@ -127,7 +100,7 @@ class TokenInstants:
         free = _free(first, last, slots)
         spent = run.column("prefill_s")
         told = np.isfinite(spent)
-        # Without the server's word work begins as early as it may: sent, and a slot free.
+        # Without durations prefill is taken to begin as early as possible: when the request was sent and a slot was free.
         started = np.where(told, first - spent, np.minimum(np.maximum(run.column("send"), free), first))
         known = np.isfinite(started) & np.isfinite(first)
         every = (first[seen], last[seen], started[known], first[known])
@@ -138,7 +111,7 @@ class TokenInstants:
 
 
 def decoding(run: Run, slots: Slots) -> Decoding:
-    """Read a run's gaps."""
+    """Read the gaps of a run."""
     seen = excerpts.events(run)
     inside = seen.inside
     at = seen.at - run.delivery.at(seen.row, seen.place)
@@ -150,7 +123,7 @@ def decoding(run: Run, slots: Slots) -> Decoding:
     group = _number_merged(found.row, seconds, len(lives.first))
     size = np.bincount(group)
     shared = (np.bincount(group, weights=seconds) / size)[group] if len(group) else seconds
-    # Tokens that came together share what happened in the gap before them: a prompt, or a stream that began or ended.
+    # Tokens that came together share one gap, and so what happened in it: a prefill, or a stream that began or ended.
     odd = (found.streams == 0) | (np.diff(found.streams, prepend=0) != 0) & (np.diff(group, prepend=-1) == 0)
     spoilt = (np.bincount(group, weights=odd | found.held) > 0)[group] if len(group) else found.held
     return replace(
@@ -159,7 +132,7 @@ def decoding(run: Run, slots: Slots) -> Decoding:
 
 
 def _block(lives: TokenInstants, run: Run, low: int, high: int) -> Decoding:
-    """Read all gaps of the requests from row `low` up to row `high`."""
+    """Read all gaps of the requests in rows `low` to `high` − 1."""
     starts = run.chunks.starts
     place = np.arange(starts[low], starts[high])
     row = np.repeat(np.arange(low, high), run.chunks.counts[low:high])
@@ -168,7 +141,7 @@ def _block(lives: TokenInstants, run: Run, low: int, high: int) -> Decoding:
 
 
 def _gaps_of(lives: TokenInstants, row: IntArray, at: FloatArray, inside: BoolArray) -> Decoding:
-    """Read the gaps between neighbouring tokens of a stream, those marked in `inside`."""
+    """Describe the gaps between neighbouring tokens, of which `inside` marks those within one stream."""
     edge = lives.edge_s
     started = np.searchsorted(lives.firsts, at + edge, side="right")
     ended = np.searchsorted(lives.lasts, at + edge, side="right")
@@ -188,14 +161,14 @@ def _gaps_of(lives: TokenInstants, row: IntArray, at: FloatArray, inside: BoolAr
         streams=np.where((through == at_left) & (through > 0), through, 0),
         begun=at_left,
         held=joined | (opened[1:][inside] > done[:-1][inside]),
-        lives=lives,
+        requests=lives,
         spans=None,
         said=None,
     )
 
 
 def _number_merged(row: IntArray, seconds: FloatArray, rows: int) -> IntArray:
-    """Number the gaps so that one shares its number with those right after it that are next to nothing."""
+    """Number the gaps; one that is next to zero gets the number of the gap before it."""
     total = np.bincount(row, weights=seconds, minlength=rows)
     count = np.bincount(row, minlength=rows)
     usual = (total / np.maximum(count, 1))[row]
@@ -204,7 +177,7 @@ def _number_merged(row: IntArray, seconds: FloatArray, rows: int) -> IntArray:
 
 
 def _free(first: FloatArray, last: FloatArray, slots: Slots) -> FloatArray:
-    """Return when a slot became free for each request, by order of first tokens; −inf without a limit or wait."""
+    """Return when a slot became free for each request, in the order of first tokens; −inf where none was needed."""
     free = np.full(len(first), -np.inf)
     seen = np.isfinite(first)
     if slots.limit and slots.estimate is not None:

@@ -1,9 +1,10 @@
-"""Where queue wait went: slot wait (all slots taken) and batch wait (a slot is free, the batch in flight must end).
+"""Queue wait in two parts: slot wait (all slots are taken) and batch wait (a slot is free, but a batch must end first).
 
-A server with S slots lets its k-th request in (k from 0, in order of admission) when k − S + 1 others have left, so the
-instant at which a slot became free for it is the (k − S)-th end in order of time. That needs no guess about who took
-whose slot. Slot wait lasts from the send (and load) until then; the rest of queue wait is batch wait. Where the server
-tells no durations the order of first tokens stands for that of admissions: slot wait can then be inferred, batch wait not.
+Number the requests in the order in which a server with S slots admits them, from 0. Request k can be admitted once k − S + 1
+earlier ones have left, so a slot became free for it at the (k − S + 1)-th end in order of time, whoever held that slot.
+Slot wait = that instant − arrival (send, or end of the load), at least 0. Batch wait = queue wait − slot wait. Where the
+server reports no durations, requests are taken to be admitted in the order of their first tokens: this infers slot wait,
+but batch wait stays unknown.
 """
 
 from __future__ import annotations
@@ -15,36 +16,30 @@ import numpy.typing as npt
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run, peak_at_once
-from loadtest.analyse.server.slots import Slots, headers_mark_start
+from loadtest.analyse.server.at_work import headers_mark_start
+from loadtest.analyse.server.slots import Slots
 from loadtest.records import Outcome
 
-ADMISSION_ERROR_S = (
-    0.020  # admissions closer than the error of the server's durations count as one, taken in order sent
-)
+ADMISSION_ERROR_S = 0.020  # of an admission by the server's durations: closer ones are ordered by arrival
 SERVER, INFERRED, UNKNOWN = "server", "inferred", "unknown"
 NEVER_SERVED = {Outcome.HTTP_ERROR, Outcome.CONNECT_ERROR}
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """The waits of every request of a run, seconds, nan where unknown, and where each was learnt."""
+    """The waits of every request in seconds, nan where unknown, and the source of each."""
 
     slot: FloatArray
     batch: FloatArray
-    source: npt.NDArray[np.object_]  # "server": its durations; "inferred": from slots and ends; "unknown"
-
-    def source_of(self, rows: BoolArray) -> str:
-        """Return the source that most requests of `rows` share; "unknown" without any."""
-        names, counts = np.unique(self.source[rows].astype(str), return_counts=True)
-        return str(names[np.argmax(counts)]) if len(names) else UNKNOWN
+    source: npt.NDArray[np.object_]  # "server": its durations; "inferred": slots and ends; "unknown"
 
 
 def split_waits(run: Run, slots: Slots) -> Waits:
-    """Return slot wait and batch wait of every request of the run.
+    """Return slot wait and batch wait of every request.
 
-    Slot wait is zero where the load never exceeded the slots, and for a request that never saw more requests in flight
-    than there are slots. Where the slots are only known to be at least so many, a level that had more in flight is not
-    split: both are nan. Of a server without durations only slot wait is told, and labelled inferred.
+    Slot wait is zero for a request that, while it waited, never saw more requests in flight than there are slots. Where
+    only a lower bound of the slots is known, both waits are nan in levels that had more requests in flight than that. Of a
+    server without durations only slot wait is known, and its source is "inferred".
     """
     wait = told_wait(run)
     nothing = np.full(len(wait), np.nan)
@@ -58,9 +53,9 @@ def split_waits(run: Run, slots: Slots) -> Waits:
 
 
 def told_wait(run: Run) -> FloatArray:
-    """Return queue wait by the server's word, seconds; nan where it gives none.
+    """Return queue wait as the server reported it, seconds; nan where it did not.
 
-    That of llama.cpp's headers gives way to its timings where something on the way sends headers early or late.
+    Of llama.cpp it comes from the headers, or from its timings where a proxy sends the headers at another moment.
     """
     wait = run.column("queue_wait_s")
     timed = run.column("llamacpp") == 1
@@ -77,7 +72,7 @@ def _sources(slot: FloatArray, wait: FloatArray) -> npt.NDArray[np.object_]:
 
 
 def _slot_wait(run: Run, slots: int, wait: FloatArray) -> FloatArray:
-    """Return slot wait, given as many slots; at most the queue wait, or TTFT where that is not told."""
+    """Return slot wait, given so many slots; at most the queue wait, or TTFT where that is unknown."""
     send, end, first = run.column("send"), run.column("end"), run.column("first_token")
     arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
     admitted = _admitted(run, arrived, wait)
@@ -93,10 +88,10 @@ def _slot_wait(run: Run, slots: int, wait: FloatArray) -> FloatArray:
 
 
 def _admitted(run: Run, arrived: FloatArray, wait: FloatArray) -> FloatArray:
-    """Return when each request was let in; nan where nothing came of it.
+    """Return when each request was admitted; nan where it never got a token.
 
-    Where its server did not tell: llama.cpp's headers, else a usual prefill before the first token. Of servers that
-    tell nothing at all it is the first token itself, which comes in the same order.
+    Without a reported wait it is when llama.cpp's headers came, else the first token less the median prefill. Of a server
+    that reports nothing it is the first token itself: only the order counts, and first tokens come in the same order.
     """
     prefill = run.column("prefill_s")
     usual = float(np.nanmedian(prefill)) if np.isfinite(prefill).any() else 0.0
@@ -107,23 +102,23 @@ def _admitted(run: Run, arrived: FloatArray, wait: FloatArray) -> FloatArray:
 
 
 def _left(run: Run) -> FloatArray:
-    """Return when each request gave its slot back: its last token, or its end where more was to come or an end token."""
+    """Return when each request freed its slot: at its last token; at its end where it was cut off or sent an end token."""
     last, end = run.column("last"), run.column("end")
     done = np.asarray(run.requests["ok"] & (run.requests["finish_reason"] != "stop"), dtype=np.bool_)
     return np.where(done & np.isfinite(last), last, end)
 
 
 def _held_without_token(run: Run, arrived: FloatArray, admitted: FloatArray, left: FloatArray, slots: int) -> BoolArray:
-    """Mark the requests that held a slot without ever giving a token: cancelled, timed out or cut off in prefill.
+    """Mark the requests that held a slot but never gave a token: cancelled, timed out or cut off during prefill.
 
-    One that found a slot free when it came had it; one that did not is taken to have been given up in the queue.
+    A request without a token is taken to have held a slot if one was free when it arrived, else to have left the queue.
     """
     never = run.requests["outcome"].isin(NEVER_SERVED).to_numpy(dtype=np.bool_)
     holds = np.isfinite(admitted) & np.isfinite(left)
     lost = np.zeros(len(arrived), dtype=np.bool_)
     silent = np.flatnonzero(np.isfinite(arrived) & ~np.isfinite(admitted) & ~never)
     before, after = np.sort(admitted[holds]), np.sort(left[holds])
-    held: list[float] = []  # ends of the lost ones that hold a slot
+    held: list[float] = []  # ends of the requests marked so far that still hold a slot
     for index in silent[np.argsort(arrived[silent], kind="stable")]:
         at = arrived[index]
         held = [end for end in held if end > at]
@@ -146,10 +141,10 @@ def in_crowded_levels(run: Run, slots: int) -> BoolArray:
 
 
 def slot_free(arrived: FloatArray, admitted: FloatArray, left: FloatArray, slots: int) -> FloatArray:
-    """Return the instant from which a slot was free for each request, −inf for those that found one free at the start.
+    """Return when a slot became free for each request; −inf for the first ones, which found a free slot.
 
-    Requests admitted within one batch are ordered by arrival: queues of model servers are first in, first out, and the
-    admission instants, estimated from durations, are only good to some 20 ms.
+    Admissions are known to about 20 ms. Requests admitted closer together than that are ordered by arrival, because model
+    servers queue first in, first out.
     """
     by_admission = np.argsort(admitted, kind="stable")
     new_batch = np.diff(admitted[by_admission], prepend=-np.inf) > ADMISSION_ERROR_S
@@ -163,9 +158,9 @@ def slot_free(arrived: FloatArray, admitted: FloatArray, left: FloatArray, slots
 
 
 def more_in_flight(send: FloatArray, end: FloatArray, admitted: FloatArray, slots: int) -> BoolArray:
-    """Mark the requests that, between being sent and admitted, saw more than `slots` requests in flight, own included.
+    """Mark the requests that saw more than `slots` requests in flight, themselves included, before they were admitted.
 
-    In flight only grows when a request is sent, so it is enough to look at those instants.
+    The number in flight only grows when a request is sent, so only those instants are looked at.
     """
     sent = np.isfinite(send)
     sends, ends = np.sort(send[sent]), np.sort(end[sent])

@@ -1,4 +1,4 @@
-"""Rules of the verdict on how requests, workers and the run itself ended; the limits are in metrics.py."""
+"""Rules of the verdict on how requests, workers and the run ended. The limits are in metrics.py."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
 from loadtest.records import Outcome
 
-MOST_NOTES = 5  # kinds of oddities told
+MOST_NOTES = 5  # kinds of notes that are shown
 LONGEST_QUOTE = 200  # characters of a server's own words in one reason
-FEWEST_LAST = 3  # failures in a row at a level's end, to say that no request succeeded any more
-BY_CHANCE = 0.01  # how probable such a row may be, given how many failed before it
-STATE_SENTENCES = {  # of run.json, in words; "done" needs none
+FEWEST_LAST = 3  # failures in a row at the end of a level, from which on the level is said to have stopped answering …
+BY_CHANCE = 0.01  # … if such a row is no more probable than this, given the share that failed before
+STATE_SENTENCES = {  # by `state` in run.json; "done" needs no sentence
     "failed": "The run failed",
     "interrupted": "The run was interrupted before its end.",
     "running": "The run goes on still, or was killed: these figures are of what was on disk.",
@@ -32,18 +32,18 @@ STATE_SENTENCES = {  # of run.json, in words; "done" needs none
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A sentence that several records carry: sentences that differ in nothing but numbers are one."""
+    """A sentence that several records carry; sentences that differ only in numbers count as the same."""
 
     sentence: str
     count: int
-    alike: bool  # every one of them in these very words
+    alike: bool  # all of them are the same to the letter
 
     def __str__(self) -> str:
         return self.sentence if self.alike else f"for example, {self.sentence}"
 
 
 def commonest(sentences: Iterable[Any]) -> list[Said]:
-    """Return what was said by kind, the commonest first; full stops are cut off, long ones shortened."""
+    """Return the kinds of sentences, the commonest first, without full stops and shortened where they are long."""
     counts: Counter[str] = Counter()
     words: dict[str, set[str]] = {}
     for sentence in sentences:
@@ -62,7 +62,7 @@ def commonest(sentences: Iterable[Any]) -> list[Said]:
 
 
 def list_outcomes(requests: pd.DataFrame) -> str:
-    """List how requests ended, the commonest outcome first, each with what was said most: "4 http_error: HTTP 503"."""
+    """List outcomes with their commonest error, the commonest outcome first: "4 http_error: HTTP 503"."""
     parts = []
     for name, count in requests["outcome"].value_counts().items():
         said = commonest(requests["error"][requests["outcome"] == name])
@@ -71,7 +71,7 @@ def list_outcomes(requests: pd.DataFrame) -> str:
 
 
 def end_sentence(run: Run) -> str | None:
-    """Say how a run ended that did not end as planned; None of one that did, and where run.json does not say."""
+    """Return a sentence on a run that did not end as planned; None otherwise, and where run.json does not say."""
     said, failure = str(run.facts.get("state")), run.facts.get("failure")
     if said == "failed":
         return f"{STATE_SENTENCES[said]}: {str(failure).rstrip('.')}." if failure else f"{STATE_SENTENCES[said]}."
@@ -79,7 +79,7 @@ def end_sentence(run: Run) -> str | None:
 
 
 def answer_notes(run: Run) -> list[str]:
-    """Say once what was odd in answers and spoils no figure; requests that were sent twice too."""
+    """Return sentences on what was odd in answers without spoiling figures, and on requests that were sent twice."""
     counted = run.requests[~run.requests["warmup"].astype(bool)]
     found = commonest(note for said in counted["notes"] for note in set(said))[:MOST_NOTES]
     lines = [f"{said.count} of {len(counted)} requests: {said}." for said in found]
@@ -92,7 +92,7 @@ _RESENT = "a kept connection died without a byte of answer, and TTFT counts from
 
 
 def _ended_by_itself(e: Evidence) -> pd.DataFrame:
-    """Return the measured requests that ended by themselves, well or not."""
+    """Return the measured requests that loadtest did not cancel."""
     return e.measured[e.measured["outcome"] != Outcome.CANCELLED]
 
 
@@ -124,7 +124,7 @@ def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
 
 
 def _stopped_answering(e: Evidence) -> str | None:
-    """Say from when on every request failed; None where as many failures in a row may be chance."""
+    """Return a clause on when the level stopped answering; None where the failures at its end may be chance."""
     known = e.everyone[(e.everyone["outcome"] != Outcome.CANCELLED) & e.everyone["outcome"].notna()]
     good = known["ok"].astype(bool)
     since = float(known["end"][good].max())
@@ -160,7 +160,7 @@ def _slow_send(e: Evidence) -> Iterator[Doubt]:
 
 
 def _without_text(e: Evidence) -> Iterator[Doubt]:
-    """Doubt answers of which no text was seen, in dialects whose answers are text."""
+    """Doubt answers without text, in dialects whose answers are text."""
     ended = _ended_by_itself(e)
     silent = ended[ended["ok"].astype(bool) & (ended["chunks"] == 0) & ~ended["dialect"].map(_textless).astype(bool)]
     counted = silent["output_tokens"] >= 2
@@ -194,7 +194,7 @@ def _worker_died(e: Evidence) -> Iterator[Doubt]:
 
 
 def _worker_lost(e: Evidence) -> Iterator[Doubt]:
-    """Void levels of a Locust run that ran when a worker was lost, or later; all of them where the instant is unknown."""
+    """Void the levels of a Locust run that ended after a worker was lost, or all where that instant is unknown."""
     locust = e.run.facts.get("locust")
     lost = locust.get("lost_workers") if isinstance(locust, dict) else None
     for worker in lost if isinstance(lost, list) else ():
@@ -207,7 +207,7 @@ def _worker_lost(e: Evidence) -> Iterator[Doubt]:
 
 
 def _ran_until(e: Evidence) -> float:
-    """Return when a level ended, ns since the run's anchor: run.json's word or its last record's end, the later."""
+    """Return when a level ended, ns since the run's anchor: by run.json or its last record, whichever is later."""
     said = e.level.get("ended_ns")
     last = float(e.everyone["end"].max()) if len(e.everyone) else np.nan
     clock, zero = e.run.facts.get("clock") or {}, e.run.zero
@@ -226,7 +226,7 @@ def _run_failed(e: Evidence) -> Iterator[Doubt]:
 
 
 def _was_running(e: Evidence) -> bool:
-    """Whether a level was not over when its run failed: it began and has no end, or holds the run's last record."""
+    """Return whether a level was running when its run failed: it has no end, or it holds the run's last record."""
     if e.level.get("started_ns") is not None and e.level.get("ended_ns") is None:
         return True
     return bool(len(e.everyone)) and float(e.everyone["end"].max()) >= float(e.run.entire.requests["end"].max())

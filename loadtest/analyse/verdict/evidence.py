@@ -1,4 +1,4 @@
-"""What the rules of the verdict look at: the requests of one level, by how they ended."""
+"""What the rules of the verdict look at: the requests of one level, selected by how they ended."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Evidence:
         return cls(run, level, rows, good, run.requests[good], run.requests[run.requests["level"] == index])
 
     def values(self, name: str) -> FloatArray:
-        """Return the known values of a column, of the good requests."""
+        """Return the known values of a column for the requests that ended well."""
         values: FloatArray = self.requests[name].to_numpy(dtype=np.float64)
         return values[np.isfinite(values)]
 
@@ -46,5 +46,5 @@ class Evidence:
 
     @property
     def measured(self) -> pd.DataFrame:
-        """The measured requests of the level, whatever became of them."""
+        """All measured requests of the level, however they ended."""
         return self.run.requests[self.rows]

@@ -1,4 +1,4 @@
-"""Whether a level's figures can be believed: valid, suspect or void, with the reasons. The limits are in metrics.py."""
+"""The verdict on a level (valid, suspect or void) with its reasons. The limits are in metrics.py."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from loadtest.analyse.verdict import endings
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
 
-CACHED_TOKENS = 32  # cached tokens up to here are the template before the nonce
-CACHED_SHARE = 0.25  # of a prompt, above which the cache answered it
-COLLAPSED_PREFILL = 0.1  # of the usual prefill time a token
-HIT_SHARE = 0.01  # requests that the cache may answer before the level is suspect
-RELOAD_FACTOR = 10  # times the level's median load …
-RELOAD_FLOOR_S = 0.2  # … and at least this much more: warm models say 1-25 ms, a tiny one reloads in 280 ms
+CACHED_TOKENS = 32  # up to so many cached tokens are the chat template, which comes before the nonce in each prompt
+CACHED_SHARE = 0.25  # of a prompt; with more of it cached the request counts as a cache hit
+COLLAPSED_PREFILL = 0.1  # of the usual prefill time per token; a shorter one counts as a cache hit
+HIT_SHARE = 0.01  # of the requests; with more cache hits the level is suspect
+RELOAD_FACTOR = 10  # a reload takes so many times the level's median load …
+RELOAD_FLOOR_S = 0.2  # … and at least so much more: loaded models report 1-25 ms, a tiny one reloads in 280 ms
 
 
 def verdict_of(run: Run, level: dict[str, Any]) -> tuple[str, list[str]]:
-    """Return a level's verdict and the reasons for it, the gravest first."""
+    """Return a level's verdict and its reasons, those for void first."""
     evidence = Evidence.of(run, level)
     doubts = [doubt for rule in RULES for doubt in rule(evidence)]
     doubts.sort(key=lambda doubt: doubt.severity != VOID)
@@ -37,12 +37,12 @@ def verdict_of(run: Run, level: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 def worst(verdicts: list[str]) -> str:
-    """Return the gravest of several verdicts; void where there is none at all."""
+    """Return the worst of several verdicts; void where there are none."""
     return max(verdicts, key=(VALID, SUSPECT, VOID).index, default=VOID)
 
 
 def stamps_of(requests: pd.DataFrame) -> str:
-    """Return who stamped the arrivals of these requests, as metrics.stamped_by says it."""
+    """Return what stamped the arrivals of these requests; see metrics.stamped_by."""
     return metrics.stamped_by(int(requests["arrivals"].sum()), int(requests["stamped"].sum()))
 
 
@@ -55,7 +55,7 @@ def _late_sends(e: Evidence) -> Iterator[Doubt]:
 
 def _client_lag(e: Evidence) -> Iterator[Doubt]:
     reads, tokens = e.requests["late"], e.requests["late_tokens"]
-    old = (reads > 0) & tokens.isna()  # records of versions that did not count what late reads spoil
+    old = (reads > 0) & tokens.isna()  # records of older versions do not count the tokens that late reads spoil
     yield from metrics.doubt_late(int(reads[old].sum()), int(e.requests["arrivals"].sum()))
     gaps = int(np.maximum(e.requests["chunks"].sum() - (e.requests["chunks"] > 0).sum(), 0))
     spoilt = int(e.requests["late_gaps"].sum())
@@ -87,23 +87,24 @@ def _clock_gap(e: Evidence) -> Iterator[Doubt]:
 
 
 def reloaded(run: Run, rows: BoolArray) -> pd.DataFrame:
-    """Return those of the marked requests, all of one level, that waited for a load while nobody was served.
+    """Return those of the marked requests of a level that waited for a reload of the model.
 
-    A long load by the server's word is not enough: no server reloads a model while it works on another request to it.
+    A long load_duration alone is not enough: a server does not reload a model while it works on another request to it. So
+    for that long no other request to the model may have been worked on.
     """
     requests = run.requests[rows]
     loads = requests["load_s"].dropna()
     if len(loads) < 2:
         return requests[:0]
     usual = float(loads.median())
-    speed = float((run.simulated or {}).get("speed") or 1.0)  # a simulated server at 20x reloads 20 times faster
+    speed = float((run.simulated or {}).get("speed") or 1.0)  # a simulated server at 20× speed reloads 20 times faster
     long = max(RELOAD_FACTOR * usual, usual + RELOAD_FLOOR_S / speed)
     slow = requests[requests["load_s"] > long]
     return slow[_unserved(run, slow) > long] if len(slow) else slow
 
 
 def _unserved(run: Run, slow: pd.DataFrame) -> FloatArray:
-    """Return the longest part of each request's load during which no other request to its model was worked on, seconds."""
+    """Return the longest time within each request's load in which no other request to its model was worked on, seconds."""
     longest = np.zeros(len(slow))
     start = slow["send"].to_numpy(dtype=np.float64)
     end = start + slow["load_s"].to_numpy(dtype=np.float64)
@@ -122,7 +123,7 @@ def _unserved(run: Run, slow: pd.DataFrame) -> FloatArray:
 
 
 def _served(requests: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
-    """Return from when to when each request was worked on: its load had ended, else its first token had come."""
+    """Return when work on each request began (its load ended, else its first token) and when its last token came."""
     begun = requests["send"] + requests["load_s"]
     known = pd.DataFrame({"begun": begun.fillna(requests["first_token"]), "over": requests["last"]}).dropna()
     known = known[known["over"] > known["begun"]]
@@ -131,7 +132,7 @@ def _served(requests: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
 
 def _reload(e: Evidence) -> Iterator[Doubt]:
     if e.scenario.get("unload"):
-        return  # its loads are what it measures
+        return  # a cold-load run measures its loads
     slow = reloaded(e.run, e.good)
     if not len(slow):
         return
@@ -147,7 +148,7 @@ def _reload(e: Evidence) -> Iterator[Doubt]:
 
 
 def _coalesced(e: Evidence) -> Iterator[Doubt]:
-    # Where the server's own stamps say that it made both tokens at once, nothing was merged on the way.
+    # Tokens that the server itself made at once, by its own stamps, were not merged on the way.
     merged = int((e.requests["first_coalesced"] & ~e.requests["together"]).sum())
     yield from metrics.doubt_coalesced(merged, len(e.requests))
 
@@ -165,7 +166,7 @@ def _beyond_capacity(e: Evidence) -> Iterator[Doubt]:
 
 
 def client_cpu(run: Run, level: int) -> float | None:
-    """Return the driver's mean use of one core during a level, of several processes the busiest's; None where unknown."""
+    """Return the share of a core that the client's busiest process used in a level on average; None where unknown."""
     cpu = run.samples[run.samples["level"] == level].dropna(subset=["cpu"]).groupby("file")["cpu"].mean()
     return float(cpu.max()) if len(cpu) else None
 
@@ -201,7 +202,7 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
     literal = bool(e.scenario.get("prompt") or e.scenario.get("prompt_file"))
     for said, asked_name, got_name in (("output", "asked", "output_tokens"), ("input", "asked_input", "prompt_tokens")):
         if said == "output" and literal:
-            continue  # such a text has an answer of its own length, and what was asked for is only its limit
+            continue  # the answer to a literal prompt has its own length; the length asked for is only a limit
         both = e.requests[[asked_name, got_name]].dropna()
         if not both[asked_name].any():
             continue
@@ -215,7 +216,7 @@ def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
     context = memory.granted(e.run)
     if not context:
         return
-    cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep a token free
+    cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep one token free
     if cut:
         yield Doubt(
             SUSPECT, f"the prompt was cut to the context of {context} tokens in {cut} of {len(e.requests)} requests"
@@ -243,9 +244,9 @@ def _cached(e: Evidence) -> Iterator[Doubt]:
 
 
 def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
-    """Count requests whose prefill a token is far below the usual, which is the level's median or its first request's.
+    """Return how many requests had a prefill per token far below the usual one, and the usual one.
 
-    The first request of a level cannot have been served by what that level left in the cache.
+    The usual one is the larger of the level's median and its first request's, which the level itself cannot have cached.
     """
     known = e.everyone[(e.everyone["llamacpp"] == 0) & (e.everyone["prompt_tokens"] > CACHED_TOKENS)]
     known = known[np.isfinite(known["prefill_s"]) & known["ok"]]

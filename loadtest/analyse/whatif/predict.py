@@ -1,8 +1,10 @@
-"""What users would feel at loads and slots that were not measured: the engine of simulate/ run in virtual time.
+"""What users would feel at loads and slots that were not measured: the engine of simulate/, run in virtual time.
 
-A prediction plays the run's own protocol (its lengths, its warm-up, its number of requests) against an engine whose
-timing came from the run, several times over, each time with a timing drawn anew within its uncertainty. A figure is the
-mean of what those runs measured; its band is where one run of that size would show it in 95 of 100 cases.
+A prediction repeats the run as it was measured (its lengths, warm-up and number of requests) on an engine whose step
+times, prefill speed and admissions were read from the run. It is repeated 3 to 12 times; each time every timing is drawn
+anew within its standard error. A figure is the mean over these repetitions. Its band is the prediction interval of one
+more repetition, mean ± t · s · √(1 + 1/n), widened by the 5 % by which the engine itself was off on real servers: one
+measured run of that size should fall into it in 95 of 100 cases.
 """
 
 from __future__ import annotations
@@ -10,37 +12,32 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from loadtest import metrics
-from loadtest.analyse.figures import rates
 from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
-from loadtest.analyse.server import admission as protocol_of
+from loadtest.analyse.server import admission
 from loadtest.analyse.server.admission import LoadPattern
 from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import SLOPE_CARRIED_STREAMS, Steps
+from loadtest.analyse.whatif.play import CONTEXT, See, TokenLog, draw_requests, figures_of_play, queue_grows
 from loadtest.errors import PredictionError
-from loadtest.metrics import NS_PER_S
 from loadtest.simulate.engine import Engine
-from loadtest.simulate.stream import Emission, EngineRequest, Stream
+from loadtest.simulate.stream import EngineRequest, Stream
 from loadtest.simulate.timing import Timing
-from loadtest.simulate.virtual import closed_loop, cold_prompt, open_loop
+from loadtest.simulate.virtual import closed_loop, open_loop
 
-TOKENS_SIMULATED = 60_000  # simulated a prediction, seeds together: a quarter of a second
+TOKENS_SIMULATED = 60_000  # simulated for one prediction, over all repetitions: takes a quarter of a second
 FEWEST_SEEDS, MOST_SEEDS = 3, 12
 FEWEST_REQUESTS = 20
 OPEN_REQUESTS = 200
-GROWN = 1.5  # E2E in the last quarter of an open loop, of that in the second: its queue has not settled
-MOST_SLOPE = 0.6  # of the last step time a stream, where no law is known: 1 would be no gain from batching
+MOST_SLOPE = 0.6  # of the last step time, for each further stream, where no growth was seen; 1: no gain from batches
 ENGINE_ERROR = 0.05  # of any figure, in 95 of 100 cases: what the engine was off by on recorded runs of real servers
-CONTEXT = 1 << 30  # no cutting: the lengths were observed
 SPACING_S = 0.0001  # between the first requests of a level's users
 
 HEADLINES = {
@@ -56,23 +53,21 @@ HEADLINES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What the model says of one load. Names and units are those of summary.json.
+    """What the model says of one load, under the names and in the units of summary.json.
 
-    figures: per name an object {mean, p5, p50, p90, p95, p99}, seconds or tokens per second, over requests (itl_s: over
-    gaps); output_tokens_per_s and requests_per_s are one number each, kept as {mean}. Names: ttft_s, queue_wait_s,
-    slot_wait_s, batch_wait_s, prefill_s, e2e_s, tpot_s, itl_s, stream_tokens_per_s, output_tokens_per_s, requests_per_s.
-    bands: (low, high) by "name.statistic" of the headlines: ttft_s.mean, .p50, .p95, stream_tokens_per_s.mean, .p5, .p50,
-    output_tokens_per_s.mean, requests_per_s.mean, queue_wait_s.p50, .p95, slot_wait_s.p50, .p95, e2e_s.p50, .p95.
+    `figures` holds {mean, p5, p50, p90, p95, p99} per name, over requests (itl_s: over gaps between tokens);
+    output_tokens_per_s and requests_per_s are one number each and have a mean alone. `bands` holds (low, high) of the
+    figures in HEADLINES, by "name.statistic", for example "ttft_s.p95".
     """
 
     concurrency: int | None
     rate: float | None
     slots: int | None  # None: no limit
-    requests: int  # that the figures are made from
+    requests: int  # how many simulated requests the figures are made from
     figures: dict[str, dict[str, float]]
     bands: dict[str, Interval]
-    extrapolates: str | None  # one sentence where it rests on streams or slots that were never measured
-    grows: bool = False  # an open loop of more than the server can do: the longer it runs, the longer its queue
+    extrapolates: str | None  # a clause that says on which streams or slots, never measured, the prediction rests
+    grows: bool = False  # the rate is above what the server can do: the queue grows for as long as the load lasts
 
     def figure(self, name: str, statistic: str) -> float:
         """Return one figure, e.g. ("ttft_s", "p95"); nan where there is none."""
@@ -80,35 +75,41 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            "concurrency": self.concurrency,
-            "rate": self.rate,
-            "slots": self.slots,
-            "requests": self.requests,
-            "figures": self.figures,
-            "bands": {name: list(band) for name, band in self.bands.items()},
-            "extrapolates": self.extrapolates,
-            "grows": self.grows,
-        }
+        return {**asdict(self), "bands": {name: list(band) for name, band in self.bands.items()}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What a simulated run sends."""
+
+    send: Callable[[Engine, list[EngineRequest], random.Random, See], list[Stream]]  # plays a plan on an engine
+    concurrency: int | None
+    rate: float | None
+    slots: int | None
+    lengths: list[tuple[int, int]]  # prompt and output tokens, to draw from
+    requests: int  # measured ones
+    warmups: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerModel:
-    """A server as a run shows it: what predictions are made from."""
+    """A server as a run shows it: all that a prediction is made from."""
 
-    timing: Timing  # with the slots measured: step times as they came, whichever slots the streams had
-    other_slots: Timing  # with others: a pass per run of neighbouring slots, where the server works so
+    timing: Timing  # for the slots measured: step times as they were, whatever slots the streams happened to have
+    other_slots: Timing  # for other numbers of slots: a pass per run of neighbouring slots, where the server works so
     slots: int | None  # None: no limit was ever met
-    prompts: tuple[int, ...]  # uncached lengths in tokens as observed, to draw from
-    outputs: tuple[int, ...]  # paired with `prompts`
-    streams: int  # the most that were measured decoding together
+    prompts: tuple[int, ...]  # uncached prompt tokens as observed, one per request
+    outputs: tuple[int, ...]  # output tokens of the same requests
+    streams: int  # the most streams that were seen decoding together
     simulated: bool
-    protocol: LoadPattern
+    pattern: LoadPattern
     step_errors: dict[int, float]  # standard error of each step time, as a share of it
     prefill_error: float  # likewise
-    in_flight: int  # the most requests at once that the run had
-    slope_known: bool  # False: how the step time grows with more streams than measured is drawn from a wide range
-    guess: str | None  # what the timing takes for granted when slots are more than measured
+    in_flight: int  # the most users of a level
+    slope_known: (
+        bool  # False: growth of the step time past the streams measured is unknown, and drawn from 0 to MOST_SLOPE
+    )
+    guess: str | None  # what the timing for more slots than measured takes for granted
 
     @classmethod
     def of(cls, run: Run, slots: Slots, steps: Steps) -> ServerModel:
@@ -117,12 +118,12 @@ class ServerModel:
             raise PredictionError("No prediction: no steps between tokens were seen; measure answers of more tokens.")
         if steps.prefill is None:
             raise PredictionError(f"No prediction: {steps.prefill_reason}.")
-        prompts, outputs = protocol_of.request_lengths(run)
+        prompts, outputs = admission.request_lengths(run)
         prefill = steps.prefill
         half = (prefill.ci95[1] - prefill.ci95[0]) / 2
         concurrency = [int(level.get("concurrency") or 0) for level in run.levels]
-        passes = protocol_of.pass_rule(run, slots, steps)
-        caught, apart = protocol_of.admission_odds(run, slots, steps)
+        passes = admission.pass_rule(run, slots, steps)
+        caught, apart = admission.admission_odds(run, slots, steps)
         return cls(
             timing=replace(steps.timing(neighbours=False), caught=caught, apart=apart),
             other_slots=replace(steps.timing(neighbours=passes.split), caught=caught, apart=apart),
@@ -131,7 +132,7 @@ class ServerModel:
             outputs=outputs,
             streams=max(entry.streams for entry in steps.times),
             simulated=run.simulated is not None,
-            protocol=protocol_of.load_pattern(run, slots),
+            pattern=admission.load_pattern(run, slots),
             step_errors={entry.streams: entry.error_s / entry.mean_s for entry in steps.times},
             prefill_error=half / 1.96 / max(prefill.per_token_s, 1e-12),
             in_flight=max([*concurrency, 1]),
@@ -155,31 +156,27 @@ class ServerModel:
             slots: parallel slots in place of the measured ones.
             prompt: prompt tokens of every request in place of the lengths observed; likewise `output`.
             requests: how many are measured, warm-up apart; as the run did it when not given.
-            seeds: how many such runs are simulated; as many as a quarter of a second allows when not given.
+            seeds: how many repetitions are simulated; as many as a quarter of a second allows when not given.
         """
-        protocol = self.protocol
-        count = requests or protocol.requests or round(protocol.each * concurrency)
-        count = max(count, concurrency)
-        warmups = concurrency if protocol.warmup else 0
+        pattern, limit = self.pattern, slots or self.slots
+        burst = concurrency if limit is None else min(concurrency, limit)
 
-        def play(engine: Engine, plan: list[EngineRequest], draw: random.Random, see: See) -> list[Stream]:
-            share = draw.choice(protocol.together) if protocol.together else 0.0
-            slots_free = concurrency if at_most is None else min(concurrency, at_most)
-            first = 1 + round(share * (slots_free - 1))
+        def send(engine: Engine, plan: list[EngineRequest], draw: random.Random, see: See) -> list[Stream]:
+            share = draw.choice(pattern.together) if pattern.together else 0.0
+            first = 1 + round(share * (burst - 1))
             starts = [0.0] * first + [SPACING_S * (1 + user) for user in range(concurrency - first)]
-            return closed_loop(engine, plan, starts_s=starts, turnaround_s=protocol.turnaround_s, see=see)
+            return closed_loop(engine, plan, starts_s=starts, turnaround_s=pattern.turnaround_s, see=see)
 
-        at_most = slots or self.slots
-        return self._predict(
-            play,
+        load = Load(
+            send=send,
             concurrency=concurrency,
             rate=None,
-            slots=at_most,
+            slots=limit,
             lengths=self._lengths(prompt, output),
-            requests=count,
-            warmups=warmups,
-            seeds=seeds,
+            requests=max(requests or pattern.requests or round(pattern.each * concurrency), concurrency),
+            warmups=concurrency if pattern.warmup else 0,
         )
+        return self._predict(load, seeds)
 
     def open(
         self,
@@ -191,25 +188,22 @@ class ServerModel:
         requests: int | None = None,
         seeds: int | None = None,
     ) -> Prediction:
-        """Predict an open loop of `rate` requests a second, Poisson arrivals; arguments as in closed."""
+        """Predict an open loop of `rate` requests a second with Poisson arrivals; arguments as in closed."""
 
-        def play(engine: Engine, plan: list[EngineRequest], draw: random.Random, see: See) -> list[Stream]:
-            at, instants = 0.0, []
-            for _ in plan:
-                at += draw.expovariate(rate)
-                instants.append(at)
+        def send(engine: Engine, plan: list[EngineRequest], draw: random.Random, see: See) -> list[Stream]:
+            instants = list(accumulate(draw.expovariate(rate) for _ in plan))
             return open_loop(engine, plan, instants, see=see)
 
-        return self._predict(
-            play,
+        load = Load(
+            send=send,
             concurrency=None,
             rate=rate,
             slots=slots or self.slots,
             lengths=self._lengths(prompt, output),
             requests=requests or OPEN_REQUESTS,
             warmups=0,
-            seeds=seeds,
         )
+        return self._predict(load, seeds)
 
     def _lengths(self, prompt: int | None, output: int | None) -> list[tuple[int, int]]:
         return [
@@ -217,59 +211,68 @@ class ServerModel:
             for of, made in zip(self.prompts, self.outputs, strict=True)
         ]
 
-    def _predict(
-        self,
-        play: Callable[[Engine, list[EngineRequest], random.Random, See], list[Stream]],
-        *,
-        concurrency: int | None,
-        rate: float | None,
-        slots: int | None,
-        lengths: list[tuple[int, int]],
-        requests: int,
-        warmups: int,
-        seeds: int | None,
-    ) -> Prediction:
-        tokens = sum(output for _, output in lengths) / len(lengths)
-        tokens *= 1 + 2 / min(concurrency or self.streams, slots or self.streams, self.streams)  # a step costs time too
-        fewest = max(FEWEST_REQUESTS, 2 * (concurrency or 1))
-        most = max(int(TOKENS_SIMULATED / FEWEST_SEEDS / tokens) - warmups, fewest)
-        requests = min(requests, most)
-        seeds = seeds or max(FEWEST_SEEDS, min(MOST_SEEDS, int(TOKENS_SIMULATED / tokens / (requests + warmups))))
-        timing = self.timing if slots == self.slots else self.other_slots
-        seen, growing = [], []
-        deepest = 0
-        for seed in range(seeds):
+    def _predict(self, load: Load, seeds: int | None) -> Prediction:
+        requests, affordable = self._affordable(load)
+        played, growing, deepest = [], [], 0
+        for seed in range(seeds or affordable):
             draw = random.Random(seed)
-            plan = _plan(lengths, requests + warmups, draw)
-            engine = Engine(
-                _drawn(timing, self, draw), slots=slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours
-            )
-            trace = _TokenLog([], [])
-            streams = play(engine, plan, draw, trace.see)
-            figures, depth = _figures_of_play(streams, trace, warmups, concurrency)
-            seen.append(figures)
+            plan = draw_requests(load.lengths, requests + load.warmups, draw)
+            timing = self._drawn(load.slots, draw)
+            engine = Engine(timing, slots=load.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours)
+            log = TokenLog()
+            streams = load.send(engine, plan, draw, log.see)
+            figures, depth = figures_of_play(streams, log, load.warmups, load.concurrency)
+            played.append(figures)
             deepest = max(deepest, depth)
-            growing.append(rate is not None and _grows(streams))
-        figures = {
-            name: {
-                key: float(np.mean([one[name][key] for one in seen])) for key in seen[0][name] if key[-1] not in "-+"
-            }
-            for name in seen[0]
-        }
+            growing.append(load.rate is not None and queue_grows(streams))
         return Prediction(
-            concurrency=concurrency,
-            rate=rate,
-            slots=slots,
-            requests=requests * seeds,
-            figures=figures,
+            concurrency=load.concurrency,
+            rate=load.rate,
+            slots=load.slots,
+            requests=requests * len(played),
+            figures={
+                name: {key: float(np.mean([one[name][key] for one in played])) for key in found if key[-1] not in "-+"}
+                for name, found in played[0].items()
+            },
             bands={
-                f"{name}.{key}": _band([one[name] for one in seen], key)
+                f"{name}.{key}": _band([one[name] for one in played], key)
                 for name, keys in HEADLINES.items()
                 for key in keys
-                if name in seen[0]
+                if name in played[0]
             },
-            extrapolates=self._extrapolates(slots, concurrency, deepest),
+            extrapolates=self._extrapolates(load.slots, load.concurrency, deepest),
             grows=2 * sum(growing) > len(growing),
+        )
+
+    def _affordable(self, load: Load) -> tuple[int, int]:
+        """Return how many requests a repetition has and how many repetitions there are, within TOKENS_SIMULATED."""
+        tokens = sum(output for _, output in load.lengths) / len(load.lengths)
+        at_once = min(load.concurrency or self.streams, load.slots or self.streams, self.streams)
+        tokens *= 1 + 2 / at_once  # a step takes time to simulate as well, however few streams share it
+        fewest = max(FEWEST_REQUESTS, 2 * (load.concurrency or 1))
+        requests = min(load.requests, max(int(TOKENS_SIMULATED / FEWEST_SEEDS / tokens) - load.warmups, fewest))
+        seeds = int(TOKENS_SIMULATED / tokens / (requests + load.warmups))
+        return requests, max(FEWEST_SEEDS, min(MOST_SEEDS, seeds))
+
+    def _drawn(self, slots: int | None, draw: random.Random) -> Timing:
+        """Return the timing for so many slots, each measured part of it drawn anew within its standard error."""
+        timing = self.timing if slots == self.slots else self.other_slots
+        table = tuple(
+            (streams, tuple(value * factor for value in values))
+            for streams, values in timing.step.table
+            for factor in (max(1 + draw.gauss(0, min(self.step_errors.get(streams, 0.0), 0.3)), 0.1),)
+        )
+        if not self.slope_known:
+            most, values = table[-1]
+            last = sum(values) / len(values)
+            slope = draw.uniform(0, MOST_SLOPE) * last / most
+            table += ((most + SLOPE_CARRIED_STREAMS, (last + slope * SLOPE_CARRIED_STREAMS,)),)
+        factor = max(1 + draw.gauss(0, min(self.prefill_error, 0.3)), 0.1)
+        return replace(
+            timing,
+            step=replace(timing.step, table=table),
+            prefill_s=timing.prefill_s * factor,
+            prompt_s=timing.prompt_s * factor,
         )
 
     def _extrapolates(self, slots: int | None, concurrency: int | None, deepest: int) -> str | None:
@@ -286,135 +289,18 @@ class ServerModel:
         return None
 
 
-See = Callable[[Emission], None]
+def _band(repetitions: list[dict[str, float]], key: str) -> Interval:
+    """Return the 95 % prediction interval of a figure: where one more repetition would show it.
 
-
-@dataclass(frozen=True, slots=True)
-class _TokenLog:
-    """Every token of a simulated run: whose, and when (ns)."""
-
-    owners: list[int]
-    instants: list[int]
-
-    def see(self, emission: Emission) -> None:
-        self.owners.append(emission.stream.request.id)
-        self.instants.append(emission.at)
-
-
-def _plan(lengths: list[tuple[int, int]], count: int, draw: random.Random) -> list[EngineRequest]:
-    """Draw requests: each observed one once before any comes again, in random order."""
-    drawn: list[tuple[int, int]] = []
-    while len(drawn) < count:
-        drawn += draw.sample(lengths, len(lengths))
-    return [
-        EngineRequest(number, cold_prompt(prompt, number), output, num_ctx=CONTEXT)
-        for number, (prompt, output) in enumerate(drawn[:count])
-    ]
-
-
-def _drawn(timing: Timing, model: ServerModel, draw: random.Random) -> Timing:
-    """Return `timing` with every measured part drawn anew within its error."""
-    table = tuple(
-        (streams, tuple(value * factor for value in values))
-        for streams, values in timing.step.table
-        for factor in (max(1 + draw.gauss(0, min(model.step_errors.get(streams, 0.0), 0.3)), 0.1),)
-    )
-    if not model.slope_known:
-        most, values = table[-1]
-        last = sum(values) / len(values)
-        table += (
-            (most + SLOPE_CARRIED_STREAMS, (last * (1 + draw.uniform(0, MOST_SLOPE) * SLOPE_CARRIED_STREAMS / most),)),
-        )
-    factor = max(1 + draw.gauss(0, min(model.prefill_error, 0.3)), 0.1)
-    return replace(
-        timing,
-        step=replace(timing.step, table=table),
-        prefill_s=timing.prefill_s * factor,
-        prompt_s=timing.prompt_s * factor,
-    )
-
-
-def _figures_of_play(
-    streams: list[Stream], trace: _TokenLog, warmups: int, users: int | None
-) -> tuple[dict[str, dict[str, float]], int]:
-    """Return the figures of one simulated run by the formulas of a measured one, and the most streams at once."""
-    arrived, scheduled, won, start, first, last = (
-        np.array([getattr(stream, name) for stream in streams], dtype=np.float64) / NS_PER_S
-        for name in ("arrived", "scheduled", "slot_won", "prefill_start", "first", "last")
-    )
-    tokens = np.array([stream.tokens for stream in streams], dtype=np.float64)
-    measured = np.arange(len(streams)) >= warmups
-    ttft, e2e = first - arrived, last - arrived
-    with np.errstate(divide="ignore", invalid="ignore"):
-        tpot = metrics.tpot(e2e, ttft, np.where(tokens > 1, tokens, np.nan))
-    owners = np.array(trace.owners)
-    instants = np.array(trace.instants, dtype=np.float64) / NS_PER_S
-    order = np.lexsort((instants, owners))
-    inside = np.diff(owners[order]) == 0
-    kept = np.zeros(int(owners.max()) + 1, dtype=np.bool_)
-    kept[[stream.request.id for stream, keep in zip(streams, measured, strict=True) if keep]] = True
-    gaps = np.diff(instants[order])[inside & kept[owners[order][1:]]]
-    figures = {
-        name: _with_rank_errors(values[measured])
-        for name, values in (
-            ("ttft_s", ttft),
-            ("queue_wait_s", start - scheduled),
-            ("slot_wait_s", won - scheduled),
-            ("batch_wait_s", start - won),
-            ("prefill_s", first - start),
-            ("e2e_s", e2e),
-            ("tpot_s", tpot),
-            ("stream_tokens_per_s", metrics.stream_tokens_per_s(tpot)),
-        )
-    }
-    figures["itl_s"] = _with_rank_errors(gaps)
-    window = rates.steady_window(arrived, last, float(arrived[measured].min()), users)
-    if window.seconds > 0:
-        inside = window.holds(instants) if window.steady else window.holds(instants) * kept[owners]
-        whole = np.maximum(np.bincount(owners), 1)  # tokens of each answer: a request counts by its share of them
-        figures["output_tokens_per_s"] = {"mean": float(inside.sum()) / window.seconds}
-        figures["requests_per_s"] = {"mean": float((inside / whole[owners]).sum()) / window.seconds}
-    else:
-        figures["output_tokens_per_s"] = figures["requests_per_s"] = {"mean": math.nan}
-    depth = np.cumsum(
-        np.concatenate((np.ones(len(first)), -np.ones(len(last))))[
-            np.argsort(np.concatenate((first, last - 1e-6)), kind="stable")
-        ]
-    )
-    return figures, int(depth.max())
-
-
-def _grows(streams: list[Stream]) -> bool:
-    """Whether requests sent later wait longer and longer."""
-    quarter = len(streams) // 4
-    taken = [((stream.last or 0) - stream.arrived) / stream.tokens for stream in streams]
-    return quarter > 0 and sum(taken[-quarter:]) > GROWN * sum(taken[quarter : 2 * quarter])
-
-
-def _with_rank_errors(values: FloatArray) -> dict[str, float]:
-    """Return mean and percentiles, and as "p50-" and "p50+" those a standard error of the rank below and above."""
-    known = values[np.isfinite(values)]
-    shares = {"mean": math.nan}
-    for name, share in PERCENTILES.items():
-        error = math.sqrt(share * (1 - share) / max(len(known), 1))
-        shares |= {name: share, f"{name}-": max(share - error, 0.0), f"{name}+": min(share + error, 1.0)}
-    if not len(known):
-        return dict.fromkeys(shares, math.nan)
-    found = np.quantile(known, [share for name, share in shares.items() if name != "mean"])
-    return {"mean": float(known.mean())} | dict(zip(list(shares)[1:], map(float, found), strict=True))
-
-
-def _band(runs: list[dict[str, float]], key: str) -> Interval:
-    """Return where one more run would show the figure in 95 of 100 cases, from the runs simulated.
-
-    Where half the requests wait and half do not, as with three users on two slots, the median lies on a cliff: the band
-    then takes in both sides.
+    With three users on two slots half of the requests wait and half do not, so their median jumps from run to run by a
+    whole wait, which a few repetitions may not show. The band therefore always reaches as far as the percentiles one
+    standard error of the rank below and above.
     """
-    values = [run[key] for run in runs]
+    values = [figures[key] for figures in repetitions]
     n = len(values)
     mean = float(np.mean(values))
     half = t_quantile(n - 1) * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / n) if n > 1 else 0.0
     half = math.hypot(half, ENGINE_ERROR * mean)
-    low = min(mean - half, float(np.mean([run.get(f"{key}-", run[key]) for run in runs])))
-    high = max(mean + half, float(np.mean([run.get(f"{key}+", run[key]) for run in runs])))
+    low = min(mean - half, float(np.mean([figures.get(f"{key}-", figures[key]) for figures in repetitions])))
+    high = max(mean + half, float(np.mean([figures.get(f"{key}+", figures[key]) for figures in repetitions])))
     return max(low, 0.0), high

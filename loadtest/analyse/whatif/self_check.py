@@ -1,4 +1,4 @@
-"""The levels that a model was fitted to: what they measured, and whether the model gives it back."""
+"""Whether a model reproduces the levels that it was fitted to, and how far it may be carried beyond them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.metrics import VOID
 
-GIVEN_BACK = 0.15  # off a measured figure, beside the band: more is a model of another server
-FITTED = (  # what a model must give back: (words, figure, statistic, share of the percentile)
+GIVEN_BACK = 0.15  # by which a prediction may miss a measured figure, where its band is narrower
+FITTED = (  # figures that a model must reproduce: (words, figure, statistic, share of the percentile)
     ("TTFT p50", "ttft_s", "p50", 0.5),
     ("TTFT p95", "ttft_s", "p95", 0.95),
     ("tokens/s a stream", "stream_tokens_per_s", "p50", 0.5),
     ("output tokens/s", "output_tokens_per_s", "mean", 0.5),
 )
 REQUEST_FIGURES = ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s", "prefill_s", "e2e_s", "tpot_s", "itl_s")
-SPREAD_SHARE = 0.1  # to either side of one length: requests of real users are not all equally long
-SPREAD_LENGTHS = 21  # drawn where all observed ones are equal
-WIDER = 0.4  # of a figure, for each doubling of streams beyond those measured
+SPREAD_SHARE = 0.1  # by which lengths are varied to either side where all observed ones are equal
+SPREAD_LENGTHS = 21  # different lengths then
+WIDER = 0.4  # of a figure, by which a band grows with each doubling of streams beyond those measured
 
 
 def as_measured(level: Mapping[str, Any], slots: int | None) -> Prediction:
-    """Return what a level of summary.json measured, in the place of a prediction; its bands are its 95 % intervals."""
+    """Return a level of summary.json in the form of a prediction, with its 95 % intervals as bands."""
     figures, bands = {}, {}
     for name in (*REQUEST_FIGURES, "stream_tokens_per_s"):
         described = level.get(name) or {}
@@ -55,9 +55,10 @@ def _or_nan(value: Any) -> float:
 
 
 def unmatched_figure(predict: Callable[[int], Prediction], levels: Iterable[Mapping[str, Any]]) -> str | None:
-    """Say which measured figure a model does not give back; None where it gives back all of them.
+    """Return a clause on the measured figure that the model misses by most; None where it reproduces all of them.
 
-    Void levels are no measure. A figure is given back within its band or 15 %, the measured one's own interval allowed for.
+    A figure is reproduced where the measured one's interval overlaps the prediction's band, or 15 % about the prediction if
+    that is wider. Void levels are left out.
     """
     found: list[tuple[float, str]] = []
     for level in levels:
@@ -86,9 +87,10 @@ def _figure_text(name: str, value: float) -> str:
 
 
 def with_spread_lengths(model: ServerModel) -> ServerModel:
-    """Return the model with lengths of 10 % to either side where all those observed are equal.
+    """Return the model with lengths spread by 10 % to either side where all observed ones are equal.
 
-    Equal answers end together, and their successors' prompts are worked on together for ever: real users' do not.
+    Streams with equally long answers stay in step for ever, and have their prompts evaluated together. Those of real users
+    do not.
     """
     draw = random.Random(0)
     prompts, outputs = (_spread_lengths(values, draw) for values in (model.prompts, model.outputs))
@@ -108,7 +110,7 @@ def _spread_lengths(values: tuple[int, ...], draw: random.Random) -> tuple[int, 
 
 
 def widened(prediction: Prediction, doublings: float) -> Prediction:
-    """Return a prediction with bands widened for so many doublings of streams beyond those that were measured."""
+    """Return a prediction whose bands are widened by 40 % for each doubling of streams beyond those measured."""
     if doublings <= 0:
         return prediction
     factor = 1 + WIDER * doublings

@@ -1,4 +1,4 @@
-"""What the number of parallel slots should be, and what it, or another lever, would change: predictions laid out."""
+"""Advice on the number of parallel slots: predictions by slots and load, the number to choose, and what else would help."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from loadtest.slo import Objective
 
 TRIED_SLOTS = (1, 2, 3, 4, 6, 8, 12, 16)
 MOST_SHOWN_LOADS = 6
-NEAR_BEST_SHARE = 0.95  # of the best throughput: the fewest slots that reach it are the best without an SLO
-TRUSTED_MULTIPLE = 2  # times what was measured: past it a figure is worth a try, not a headline
-AT_WORK_SHARE = 0.9  # of the users at work at once, from which on nobody is taken to have waited for a slot
+NEAR_BEST_SHARE = 0.95  # of the best throughput; without objectives the fewest slots that reach it are chosen
+TRUSTED_MULTIPLE = 2  # times the streams measured; a prediction beyond it is to be tried first
+AT_WORK_SHARE = 0.9  # of the users; if so many were at work at once, nobody is taken to have waited for a slot
 KNOBS = {"ollama": "OLLAMA_NUM_PARALLEL", "llama.cpp": "--parallel", "vllm": "--max-num-seqs"}
 DEFAULT_OBJECTIVE = Objective(
     "ttft_p95", "ttft_s", "p95", math.inf, at_most=True, words="TTFT p95"
@@ -34,7 +34,7 @@ DEFAULT_OBJECTIVE = Objective(
 
 @dataclass(frozen=True, slots=True)
 class ClosedLoopSeries:
-    """Levels of a closed loop that differ in nothing but concurrency."""
+    """Levels of a closed loop that differ only in concurrency."""
 
     label: str  # e.g. "128 in · 64 out"
     levels: tuple[int, ...]
@@ -43,48 +43,48 @@ class ClosedLoopSeries:
 
 @dataclass(frozen=True, slots=True)
 class Lever:
-    """One change of the load or the server other than slots, and what the model says of it."""
+    """A change of the load or the server other than its slots, and what the model predicts for it."""
 
     name: str
-    means: str  # what is assumed
+    means: str  # what the prediction assumes
     prediction: Prediction
-    gain: float  # share by which the objective's figure gets better; negative: worse
+    gain: float  # share by which the objective's figure improves; negative: it gets worse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """Predictions by slots and load, what to choose, and what else would help."""
+    """Predictions by slots and load, the slots to choose, and what else would help."""
 
     model: ServerModel
     label: str
     knob: str  # what the server calls its slots
-    measured: tuple[int, ...]  # concurrencies that the run has
+    measured: tuple[int, ...]  # concurrencies of the run
     loads: tuple[int, ...]
     slots: tuple[int, ...]
     cells: dict[tuple[int, int], Prediction]  # by (slots, load)
     objectives: tuple[Objective, ...]
-    memory: MemoryBySlots | str | None  # None: nobody asked
+    memory: MemoryBySlots | str | None  # a text says why it is unknown; None: it was not asked for
     gpu_bytes: float | None
-    best: int | None  # None: no number of slots fits the memory, or the limit was never met and there is nothing to set
+    best: int | None  # None: no number of slots fits the memory, or the run never reached the slots' limit
     levers: tuple[Lever, ...]  # the most helpful first
     ranked_by: Objective
     capacities: tuple[SustainableLoad, ...]  # as measured, then with the best slots; empty without objectives
-    predicted_now: Prediction  # at `load`, for what the model says of a change: its own error is in both
-    void: tuple[str, ...] = ()  # labels of the group's levels whose figures must not be quoted
+    predicted_now: Prediction  # at `load`: changes are compared with it, so that the model's error cancels
+    void: tuple[str, ...] = ()  # labels of the void levels, whose figures must not be quoted
 
     @property
     def load(self) -> int:
-        """The concurrency that the advice is for: the highest measured."""
+        """The concurrency that the advice is for: the highest measured one."""
         return self.measured[-1]
 
     @property
     def now(self) -> int | None:
-        """The slots as measured; None where their limit was never met."""
+        """The slots as measured; None where the run never reached their limit."""
         return self.model.slots
 
     @property
     def trial(self) -> int | None:
-        """The slots to set next: the best, of those beyond twice what was measured the most within it; None for none."""
+        """The slots to set next: the best, or the most within `furthest` where the best lies beyond; None for none."""
         if self.best is None or self.best <= self.furthest or self.best == self.now:
             return self.best
         return max((each for each in self.slots if each <= self.furthest), default=self.now)
@@ -106,25 +106,25 @@ class Advice:
         return self.memory.at(slots) <= self.gpu_bytes
 
     def met(self, slots: int, load: int) -> bool | None:
-        """Whether the objectives are met; None without objectives."""
+        """Whether a cell meets the objectives; None without objectives."""
         return meets(self.cells[slots, load], self.objectives) if self.objectives else None
 
     def extrapolated(self, slots: int, load: int) -> bool:
-        """Whether more streams decode together there than the run has seen: their step time is carried on."""
+        """Whether more streams decode together in a cell than were measured, so that their step time is extrapolated."""
         return min(slots, load) > self.model.streams
 
     def as_now(self, load: int) -> Prediction:
-        """Return what was measured with the server as it is, the prediction where nothing was."""
+        """Return the figures with the server as it is: measured ones, or the prediction where none were."""
         return self.cells[self.usual, load]
 
     def is_measured(self, slots: int, load: int) -> bool:
-        """Whether figures are measured ones: of the slots as they are, or of others that would have stayed empty too."""
+        """Whether a cell holds measured figures: with the slots as they are, or with others that no user would have needed."""
         plenty = self.now is None or (slots >= load and self.now >= load)
         return load in self.measured and (slots == self.usual or plenty)
 
 
 def longest_series(run: Run) -> ClosedLoopSeries | None:
-    """Return the closed-loop levels to advise on: the lengths with most concurrencies, of equals the last."""
+    """Return the closed-loop levels of the lengths that were measured at most concurrencies; of equals the last."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for level in run.levels:
         if level.get("concurrency") and level.get("rate") is None:
@@ -142,7 +142,7 @@ def longest_series(run: Run) -> ClosedLoopSeries | None:
 
 
 def narrowed(model: ServerModel, run: Run, levels: Iterable[int]) -> ServerModel:
-    """Return the model with the lengths of these levels' requests alone: a grid's other lengths are other loads."""
+    """Return the model with the lengths of these levels' requests alone; other levels may have other lengths."""
     rows = np.any([run.good(level) for level in levels], axis=0)
     lengths = np.stack([uncached(run)[rows], run.column("output_tokens")[rows]])
     known = lengths[:, np.isfinite(lengths).all(axis=0) & (lengths > 0).all(axis=0)].astype(np.int64)
@@ -161,14 +161,14 @@ def advise_slots(
     memory: MemoryBySlots | str | None = None,
     gpu_bytes: float | None = None,
 ) -> Advice:
-    """Predict every number of slots at the measured concurrencies and some others, and choose.
+    """Predict figures for several numbers of slots at the measured concurrencies and a few others, and choose slots.
 
     Args:
-        model: of the run, narrowed to the group's lengths.
-        levels: of summary.json; figures of now are the measured ones. Raises PredictionError where the model misses them.
-        kind: of server, as in run.json, for what it calls its slots.
-        memory: by slots, or why that is not known.
-        gpu_bytes: that the loaded model may take.
+        model: the run's model, narrowed to the group's lengths.
+        levels: levels of summary.json. Raises PredictionError where the model does not reproduce them.
+        kind: the kind of server as in run.json, which decides the name of its slots' setting.
+        memory: memory by slots, or why it is unknown.
+        gpu_bytes: what the loaded model may take.
     """
     known = [level for level in levels if level["index"] in group.levels]
     if missed := self_check.unmatched_figure(model.closed, known):
@@ -195,26 +195,26 @@ def advise_slots(
         predicted_now=model.closed(group.concurrencies[-1]),
         void=tuple(level["label"] for level in known if level["verdict"] == VOID),
     )
-    best = _best(advice)
-    advice = dataclasses.replace(advice, best=best, ranked_by=_pressing(advice))
-    tried = dict.fromkeys((model.slots, model.slots if best is None else advice.trial))
-    most = advice.load * (
-        TRUSTED_MULTIPLE if model.slots is not None else 1
-    )  # a limit that was not met may stand just above
-    seen = {load: cells[advice.usual, load] for load in loads if advice.is_measured(advice.usual, load)}
-    capacities = (
-        tuple(
-            sustainable_load(model, objectives, slots=each, most=most, known=seen if each == model.slots else {})
-            for each in tried
-        )
-        if objectives
-        else ()
+    advice = dataclasses.replace(advice, best=_best(advice), ranked_by=_pressing(advice))
+    return dataclasses.replace(advice, levers=rank_levers(advice), capacities=_sustainable(advice))
+
+
+def _sustainable(advice: Advice) -> tuple[SustainableLoad, ...]:
+    """Return what meets the objectives with the slots as measured, and with those to set next; nothing without objectives."""
+    if not advice.objectives:
+        return ()
+    now, load = advice.now, advice.load
+    most = load * (TRUSTED_MULTIPLE if now is not None else 1)  # a limit that was not met may stand just above
+    measured = [each for each in advice.loads if advice.is_measured(advice.usual, each)]
+    known = {each: advice.cells[advice.usual, each] for each in measured}
+    return tuple(
+        sustainable_load(advice.model, advice.objectives, slots=slots, most=most, known=known if slots == now else {})
+        for slots in dict.fromkeys((now, now if advice.best is None else advice.trial))
     )
-    return dataclasses.replace(advice, levers=rank_levers(advice), capacities=capacities)
 
 
 def loads_for(measured: Sequence[int]) -> tuple[int, ...]:
-    """Return the concurrencies to show: the measured ones (thinned past six), and up to twice the highest."""
+    """Return up to six concurrencies to show: measured ones, and others up to twice the highest."""
     top = measured[-1]
     shown = set(measured)
     if len(shown) > MOST_SHOWN_LOADS - 1:
@@ -227,7 +227,7 @@ def loads_for(measured: Sequence[int]) -> tuple[int, ...]:
 
 
 def require_slots(slots: Slots, group: ClosedLoopSeries) -> None:
-    """Raise PredictionError where a run shows neither the server's slots nor that nobody waited for one."""
+    """Raise PredictionError where a run shows neither the limit of the slots nor that no request waited for one."""
     top = group.concurrencies[-1]
     if slots.limit or (slots.estimate or 0) >= AT_WORK_SHARE * top:
         return
@@ -240,7 +240,7 @@ def require_slots(slots: Slots, group: ClosedLoopSeries) -> None:
 def _predict_table(
     model: ServerModel, slots: Sequence[int], loads: Sequence[int], known: dict[int, dict[str, Any]]
 ) -> dict[tuple[int, int], Prediction]:
-    """Predict every pair, measured ones apart; slots beyond the users stay empty, so all those are one cell."""
+    """Return figures by (slots, load), measured ones where there are any; slots beyond the load make no difference."""
     cells: dict[tuple[int, int], Prediction] = {}
 
     def cell(each: int, load: int) -> Prediction:
@@ -261,10 +261,11 @@ def _predict_table(
 
 
 def _best(advice: Advice) -> int | None:
-    """Return the slots to choose: with an SLO those that hold it furthest, else the fewest with nearly all throughput.
+    """Return the slots to choose; None where none fits the memory, or the run never reached the limit of the slots.
 
-    Only loads up to the highest measured count. Of equals the slots as measured, for they are no extrapolation, else
-    the fewest, for each costs memory. None where nothing fits the memory, or where no request ever waited for a slot.
+    With objectives: the slots that meet them up to the highest load, counted up to the highest measured one. Of equals the
+    slots as measured, which are no extrapolation, else the fewest, because each costs memory. Without objectives: the
+    fewest slots with 95 % of the best throughput.
     """
     if advice.now is None:
         return None
@@ -286,7 +287,7 @@ def _best(advice: Advice) -> int | None:
 
 
 def highest_met_load(advice: Advice, slots: int) -> int:
-    """Return the highest load shown up to which every load meets the objectives, 0 for none."""
+    """Return the highest load shown up to which all loads meet the objectives; 0 where the lowest misses them."""
     reach = 0
     for load in advice.loads:
         if not advice.met(slots, load):
@@ -301,14 +302,14 @@ def _badness(objective: Objective, prediction: Prediction) -> float:
 
 
 def _pressing(advice: Advice) -> Objective:
-    """Return the objective that levers are ranked by: the first one missed at the load, else the first, else TTFT p95."""
+    """Return the objective that levers are ranked by: the first that is missed now, else the first, else TTFT p95."""
     now = advice.as_now(advice.load)
     missed = [each for each in advice.objectives if not meets(now, [each])]
     return next(iter(missed or advice.objectives), DEFAULT_OBJECTIVE)
 
 
 def rank_levers(advice: Advice) -> tuple[Lever, ...]:
-    """Return what else could be changed, at the highest measured concurrency and the slots as measured, ranked."""
+    """Return changes other than slots, predicted at the highest measured concurrency, the most helpful first."""
     model, load = advice.model, advice.load
     now = advice.predicted_now
     halved = tuple(max(1, tokens // 2) for tokens in model.prompts)
@@ -316,7 +317,7 @@ def rank_levers(advice: Advice) -> tuple[Lever, ...]:
     timing, usual = model.timing, float(np.mean(model.prompts))
     elsewhere = dataclasses.replace(
         timing, prefill_s=0.0, prompt_s=0.0, handling_s=timing.handling_s + timing.prompt_s + usual * timing.prefill_s
-    )  # the prompt's time stays in TTFT, the batch is spared
+    )  # the prompt's time stays in TTFT but stalls no other stream
     changes = (
         ("prompts half as long", "every prompt has half its tokens", dataclasses.replace(model, prompts=halved)),
         ("answers half as long", "every answer has half its tokens", dataclasses.replace(model, outputs=shorter)),
@@ -339,7 +340,7 @@ def rank_levers(advice: Advice) -> tuple[Lever, ...]:
 
 
 def gain(objective: Objective, before: Prediction, after: Prediction) -> float:
-    """Return the share by which the objective's figure gets better: 0.4 is 40 % shorter, or 40 % faster."""
+    """Return the share by which the objective's figure improves: 0.4 is 40 % shorter, or 40 % faster."""
     old = before.figure(objective.figure, objective.statistic)
     new = after.figure(objective.figure, objective.statistic)
     if not (math.isfinite(old) and math.isfinite(new) and old > 0):
@@ -348,7 +349,7 @@ def gain(objective: Objective, before: Prediction, after: Prediction) -> float:
 
 
 def curve(model: ServerModel, measured: Sequence[int]) -> tuple[Prediction, ...]:
-    """Predict the concurrencies of the prediction chart: those measured, between them, and up to twice the highest."""
+    """Predict the concurrencies of the prediction chart: measured ones, those between, and up to twice the highest."""
     top = 2 * max(measured)
     between = {round(2 ** (step / 2)) for step in range(2 * math.ceil(math.log2(top)) + 1)}
     return tuple(model.closed(load) for load in sorted({*measured, *between, top}) if load <= top)

@@ -1,7 +1,8 @@
-"""How much a server takes while it meets its objectives: the highest concurrency and rate, by the model of a run."""
+"""The highest concurrency and the highest rate at which a server meets its objectives, by the model of a run."""
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,20 +10,20 @@ from typing import Any
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.slo import Objective
 
-MOST_PREDICTED_STREAMS = 128  # streams; past it the answer is "at least"
-RATE_PRECISION = 0.03
-STREAMS_A_SLOT = 3  # enough users to keep every slot busy: their requests/s are the most that the server ever does
+MOST_PREDICTED_STREAMS = 128  # where even these meet the objectives, the answer is "at least"
+RATE_PRECISION = 0.03  # of the most requests/s that the server does
+STREAMS_A_SLOT = 3  # so many users keep every slot busy: their requests/s are the most that the server does
 
 
 @dataclass(frozen=True, slots=True)
 class SustainableLoad:
-    """The highest load that meets every objective; `sure_…` counts what the band of uncertainty could miss, too."""
+    """The highest load that meets every objective; `sure_…` is the highest whose whole band meets them."""
 
     objectives: tuple[Objective, ...]
     slots: int | None
-    concurrency: int  # 0: not even one stream
+    concurrency: int  # 0: one stream misses an objective
     sure_concurrency: int
-    more: bool  # False: the next higher concurrency misses; True: none up to MOST does
+    more: bool  # True: every concurrency that was tried meets them
     rate: float  # requests/s, Poisson; 0: none
     sure_rate: float
     extrapolates: str | None
@@ -65,12 +66,12 @@ def sustainable_load(
     most: int = MOST_PREDICTED_STREAMS,
     known: Mapping[int, Prediction] | None = None,
 ) -> SustainableLoad:
-    """Search the highest concurrency of a closed loop, and the highest Poisson rate, that meet every objective.
+    """Find the highest concurrency of a closed loop and the highest Poisson rate that meet every objective.
 
     Args:
         slots: parallel slots in place of the measured ones.
-        most: streams; no prediction goes past it.
-        known: what was measured with those slots, by streams, in the place of predictions.
+        most: the highest concurrency that is tried.
+        known: measured figures by concurrency, which replace predictions.
     """
     asked = tuple(objectives)
     totals = [each for each in asked if not each.a_request]
@@ -84,7 +85,7 @@ def sustainable_load(
     found = _highest(lambda users: meets(closed(users), asked), most)
     sure = _highest(lambda users: meets(closed(users), asked, surely=True), found) if found else 0
     rate = sure_rate = 0.0
-    if found and not totals:  # of an open loop the total is what is sent, not what the server can do
+    if found and not totals:  # an open loop's total is what is sent, so it cannot be searched for
         rate, sure_rate = _highest_rates(model, asked, closed, slots, most)
     at = closed(found) if found else closed(1)
     return SustainableLoad(
@@ -100,7 +101,7 @@ def sustainable_load(
 
 
 def meets(prediction: Prediction, objectives: Sequence[Objective], *, surely: bool = False) -> bool:
-    """Whether a prediction meets every objective; `surely`: with the worse edge of its band, where it has one."""
+    """Return whether a prediction meets every objective; `surely`: with the worse end of its band."""
     for objective in objectives:
         value = prediction.figure(objective.figure, objective.statistic)
         band = prediction.bands.get(f"{objective.figure}.{objective.statistic}")
@@ -112,24 +113,14 @@ def meets(prediction: Prediction, objectives: Sequence[Objective], *, surely: bo
 
 
 def _highest(holds: Callable[[int], bool], most: int) -> int:
-    """Return the highest number up to `most` that holds, doubling and then halving; 0 where 1 does not."""
-    low, high = 0, 1
-    while high <= most and holds(high):
-        low, high = high, 2 * high
-    if high > most:
-        if low == most or holds(most):
-            return most
-        high = most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+    """Return the highest number up to `most` that holds, given that all lower ones do; 0 where not even 1 holds."""
+    return bisect.bisect_left(range(1, most + 1), True, key=lambda number: not holds(number))
 
 
 def _highest_rates(
     model: ServerModel, asked: Sequence[Objective], closed: Callable[[int], Prediction], slots: int | None, most: int
 ) -> tuple[float, float]:
-    """Return the highest rate that meets the objectives, and that which surely does, requests/s."""
+    """Return the highest rate that meets the objectives, and the highest whose band does, requests/s."""
     limit = slots if slots is not None else model.slots
     users = min(most, STREAMS_A_SLOT * limit if limit is not None else 2 * model.streams)
     top = closed(users).figure("requests_per_s", "mean")

@@ -1,0 +1,156 @@
+"""When each request arrived, was worked on and left, as slots are inferred from it; and how many were so at an instant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run
+
+TIE_S = 0.001  # scatter of arrivals of one batch: an end and a start this close are one slot changing hands
+UNNOTICED_S = 0.005  # the batch loop has not noticed a request yet that came this shortly before a step began
+HEADERS_ERROR_S = 0.020  # largest median difference of llama.cpp's headers from its timings (or one token gap)
+TOLD_SHARE = 0.8  # of the answers must carry durations for the server to count as one that reports them
+LEAST_HELD = 0.02  # of the time at work: a number of streams seen for less is a delayed token or two, not another slot
+
+
+def headers_mark_start(run: Run) -> bool:
+    """Return whether the response headers show when a slot took the request up.
+
+    llama.cpp's server sends headers at that moment, but a proxy before it may send them earlier or later. So the wait by
+    headers is compared with TTFT − prompt time from the server's own timings, by the median over all requests.
+    """
+    timed = run.column("llamacpp") == 1
+    off = np.abs(run.column("queue_wait_s") - np.maximum(run.column("ttft_s") - run.column("prefill_s"), 0.0))[timed]
+    off = off[np.isfinite(off)]
+    return bool(len(off)) and float(np.median(off)) <= max(HEADERS_ERROR_S, token_gap(run))
+
+
+def token_gap(run: Run) -> float:
+    """Return the median over streams of (last − first token) / gaps, seconds; 2 ms where no stream had two tokens.
+
+    The median of all gaps would not do: a server that sends its tokens in pairs has every second gap next to zero.
+    """
+    gaps = run.chunks.counts - 1
+    spent = (run.column("last") - run.column("first_token"))[gaps > 0] / gaps[gaps > 0]
+    spent = spent[spent > 0]
+    return float(np.median(spent)) if len(spent) else 2 * TIE_S
+
+
+@dataclass(frozen=True, slots=True)
+class RequestInstants:
+    """The instants of every request that was sent, seconds; nan where one is unknown or never came."""
+
+    arrived: FloatArray  # when it was sent, or the model was loaded if that was later
+    started: FloatArray  # when its prefill began, by what the server reported
+    first: FloatArray
+    last: FloatArray  # last token, made earlier by the scatter of arrivals
+    gone: FloatArray  # `last`, or the end of a request without a token
+    gap: float  # token_gap
+    told: bool  # whether the server reported for nearly every answer when work on it began
+
+    @classmethod
+    def of(cls, run: Run, rows: BoolArray | None = None) -> RequestInstants:
+        """Read the instants of the requests marked in `rows`, or of all."""
+        send, first, end = run.column("send"), run.column("first_token"), run.column("end")
+        arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
+        started = first - run.column("prefill_s")
+        if headers_mark_start(run):
+            started = run.column("headers")
+        started = np.clip(started, arrived, first)
+        gap = token_gap(run)
+        last = np.maximum(run.column("last") - min(TIE_S, gap / 2), first + 1e-9)
+        gone = np.where(np.isfinite(last), last, end)
+        keep = np.isfinite(send) & (rows if rows is not None else True)
+        seen = keep & np.isfinite(first)
+        told = bool(seen.any()) and float(np.isfinite(started[seen]).mean()) >= TOLD_SHARE
+        arrived, started, first, last, gone = (values[keep] for values in (arrived, started, first, last, gone))
+        return cls(arrived, started, first, last, gone, gap, told)
+
+    @property
+    def in_flight(self) -> Depth:
+        """Requests between arrival and end."""
+        return Depth.of(self.arrived, np.maximum(self.gone, self.arrived))
+
+    @property
+    def slack(self) -> float:
+        """Arrivals closer together than this belong to one batch, seconds."""
+        return min(3 * TIE_S, 0.3 * self.gap)
+
+    @property
+    def handover(self) -> float:
+        """How long before a step a request must have arrived to count as passed over by it, seconds."""
+        return min(UNNOTICED_S, self.gap / 2)
+
+    @property
+    def begun(self) -> FloatArray:
+        """When work on each request was seen to begin: its prefill where the server reports durations, else its first token."""
+        return np.where(np.isfinite(self.started), self.started, self.first) if self.told else self.first
+
+    def peak(self) -> int:
+        """Return the most streams at work at once; a number held for less than 2 % of the time at work does not count."""
+        seen = np.isfinite(self.first)
+        if not seen.any():
+            return 0
+        late = np.minimum(self.begun + self.slack, self.first)
+        early = np.maximum(self.last - self.slack, late + 1e-9)  # a last token delayed is no second slot
+        work = Depth.of(late[seen], early[seen])
+        levels, held = np.unique(work.depth, return_inverse=True)
+        spent = np.bincount(held, weights=np.diff(work.times, append=work.times[-1:]), minlength=len(levels))
+        spent[levels == 0] = 0.0
+        at_least = np.cumsum(spent[::-1])[::-1]
+        return int(levels[at_least >= LEAST_HELD * at_least[0]].max())
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """A step function of time: `depth` intervals are open from each of `times` on."""
+
+    times: FloatArray
+    depth: FloatArray
+
+    @classmethod
+    def of(cls, starts: FloatArray, ends: FloatArray) -> Depth:
+        """Count the open intervals; of an end and a start at one instant the end comes first."""
+        times = np.concatenate((starts, ends))
+        change = np.concatenate((np.ones(len(starts)), -np.ones(len(ends))))
+        order = np.lexsort((change, times))
+        return cls(times[order], np.cumsum(change[order]))
+
+    def at(self, instants: FloatArray) -> FloatArray:
+        """Return the depth at `instants`; zero before the first."""
+        if not len(self.times):
+            return np.zeros(len(instants))
+        index = np.searchsorted(self.times, instants, side="right") - 1
+        return np.where(index >= 0, self.depth[np.maximum(index, 0)], 0.0)
+
+
+def count_within(instants: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
+    """Count the instants in [left, right)."""
+    ordered = np.sort(instants)
+    return np.asarray(np.searchsorted(ordered, right) - np.searchsorted(ordered, left), dtype=np.float64)
+
+
+def last_before(instants: FloatArray, at: FloatArray) -> FloatArray:
+    """Return the latest of `instants` at or before each of `at`; −inf where there is none."""
+    ordered = np.concatenate(([-np.inf], np.sort(instants)))
+    return np.asarray(ordered[np.searchsorted(ordered, at, side="right") - 1], dtype=np.float64)
+
+
+def calm_starts(starts: FloatArray, ends: FloatArray) -> FloatArray:
+    """Return the starts of the intervals that began while no other was open."""
+    open_now = Depth.of(starts, ends)
+    opened: BoolArray = (open_now.depth == 1) & (np.diff(open_now.depth, prepend=0) > 0)
+    return np.asarray(open_now.times[opened], dtype=np.float64)
+
+
+def latest_end(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> FloatArray:
+    """Return the latest end among the intervals that had begun by each instant; −inf where none had."""
+    if not len(starts):
+        return np.full(len(instants), -np.inf)
+    order = np.argsort(starts, kind="stable")
+    latest = np.maximum.accumulate(ends[order])
+    index = np.searchsorted(starts[order], instants, side="right") - 1
+    return np.where(index >= 0, latest[np.maximum(index, 0)], -np.inf)

@@ -1,0 +1,109 @@
+"""One simulated run: the requests it sends, and its figures by the formulas that a measured run's figures come from."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from loadtest import metrics
+from loadtest.analyse.figures import rates
+from loadtest.analyse.figures.stats import PERCENTILES
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.metrics import NS_PER_S
+from loadtest.simulate.stream import Emission, EngineRequest, Stream
+from loadtest.simulate.virtual import cold_prompt
+
+CONTEXT = 1 << 30  # the engine cuts no prompt: the lengths come from answers that were observed
+GROWN = 1.5  # time a token in the last quarter of an open loop, over that in the second: the queue still grows
+
+See = Callable[[Emission], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLog:
+    """Every token of a simulated run: the id of its request, and its instant in nanoseconds."""
+
+    owners: list[int] = field(default_factory=list)
+    instants: list[int] = field(default_factory=list)
+
+    def see(self, emission: Emission) -> None:
+        self.owners.append(emission.stream.request.id)
+        self.instants.append(emission.at)
+
+
+def draw_requests(lengths: list[tuple[int, int]], count: int, draw: random.Random) -> list[EngineRequest]:
+    """Draw requests by (prompt, output) tokens in random order; no pair is drawn again before all have been."""
+    drawn: list[tuple[int, int]] = []
+    while len(drawn) < count:
+        drawn += draw.sample(lengths, len(lengths))
+    return [
+        EngineRequest(number, cold_prompt(prompt, number), output, num_ctx=CONTEXT)
+        for number, (prompt, output) in enumerate(drawn[:count])
+    ]
+
+
+def figures_of_play(
+    streams: list[Stream], log: TokenLog, warmups: int, users: int | None
+) -> tuple[dict[str, dict[str, float]], int]:
+    """Return the figures of one simulated run (its first `warmups` requests left out), and the most streams at once."""
+    arrived, scheduled, won, start, first, last = (
+        np.array([getattr(stream, name) for stream in streams], dtype=np.float64) / NS_PER_S
+        for name in ("arrived", "scheduled", "slot_won", "prefill_start", "first", "last")
+    )
+    tokens = np.array([stream.tokens for stream in streams], dtype=np.float64)
+    measured = np.arange(len(streams)) >= warmups
+    ttft, e2e = first - arrived, last - arrived
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tpot = metrics.tpot(e2e, ttft, np.where(tokens > 1, tokens, np.nan))
+    values = {
+        "ttft_s": ttft,
+        "queue_wait_s": start - scheduled,
+        "slot_wait_s": won - scheduled,
+        "batch_wait_s": start - won,
+        "prefill_s": first - start,
+        "e2e_s": e2e,
+        "tpot_s": tpot,
+        "stream_tokens_per_s": metrics.stream_tokens_per_s(tpot),
+    }
+    figures = {name: _with_rank_errors(each[measured]) for name, each in values.items()}
+    owners = np.array(log.owners)
+    instants = np.array(log.instants, dtype=np.float64) / NS_PER_S
+    kept = np.zeros(int(owners.max()) + 1, dtype=np.bool_)
+    kept[[stream.request.id for stream, keep in zip(streams, measured, strict=True) if keep]] = True
+    order = np.lexsort((instants, owners))
+    same_stream = np.diff(owners[order]) == 0
+    figures["itl_s"] = _with_rank_errors(np.diff(instants[order])[same_stream & kept[owners[order][1:]]])
+    figures["output_tokens_per_s"] = figures["requests_per_s"] = {"mean": math.nan}
+    window = rates.steady_window(arrived, last, float(arrived[measured].min()), users)
+    if window.seconds > 0:
+        inside = window.holds(instants) if window.steady else window.holds(instants) * kept[owners]
+        whole = np.maximum(np.bincount(owners), 1)  # tokens of each answer: a request counts by its share of them
+        figures["output_tokens_per_s"] = {"mean": float(inside.sum()) / window.seconds}
+        figures["requests_per_s"] = {"mean": float((inside / whole[owners]).sum()) / window.seconds}
+    change = np.concatenate((np.ones(len(first)), -np.ones(len(last))))
+    decoding = np.cumsum(change[np.argsort(np.concatenate((first, last - 1e-6)), kind="stable")])
+    return figures, int(decoding.max())
+
+
+def queue_grows(streams: list[Stream]) -> bool:
+    """Return whether a token of the last quarter of requests took far longer (waiting included) than one of the second."""
+    quarter = len(streams) // 4
+    taken = [((stream.last or 0) - stream.arrived) / stream.tokens for stream in streams]
+    return quarter > 0 and sum(taken[-quarter:]) > GROWN * sum(taken[quarter : 2 * quarter])
+
+
+def _with_rank_errors(values: FloatArray) -> dict[str, float]:
+    """Return mean and percentiles; "p50-" and "p50+" are those one standard error of the rank, √(p(1 − p)/n), away."""
+    known = values[np.isfinite(values)]
+    ranks: dict[str, float] = {}
+    for name, share in PERCENTILES.items():
+        error = math.sqrt(share * (1 - share) / max(len(known), 1))
+        ranks |= {name: share, f"{name}-": max(share - error, 0.0), f"{name}+": min(share + error, 1.0)}
+    if not len(known):
+        return dict.fromkeys(("mean", *ranks), math.nan)
+    found = np.quantile(known, list(ranks.values()))
+    return {"mean": float(known.mean())} | dict(zip(ranks, map(float, found), strict=True))
