@@ -21,7 +21,7 @@ from loadtest.analyse.reports import findings, pages
 from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.analyse.run import frames, samples
 from loadtest.analyse.run.series import Series
-from loadtest.monitor import process, sampler
+from loadtest.monitor import process
 from loadtest.monitor.sampler import Source, SourceError, Watch, writer_for
 from loadtest.records import Clock
 
