@@ -83,9 +83,8 @@ def test_what_a_sampler_saw_is_read_by_the_names_of_its_values(folder: Path, mon
 
 
 def test_a_sampler_that_breaks_leaves_a_gap_and_a_finding(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        sampler.Clock, "now", lambda: Clock(time.perf_counter_ns(), WALL)
-    )  # sampled while the run went on
+    now = Clock(time.perf_counter_ns(), WALL)  # the samples come while the made-up run goes on
+    monkeypatch.setattr(Clock, "now", lambda: now)
     assert sampled(folder, Toy(), 3)[1:] == ["the toy is broken."]
     (gap,) = samples.read(frames.load(folder)).gaps
     assert (gap.source, gap.sentence) == ("toy", "the toy is broken.")
