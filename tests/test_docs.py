@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 
 import click
+import yaml
+from test_imports import ANALYSE, ORDER
 
 from loadtest import metrics
 from loadtest.cli import COMMANDS, cli
@@ -58,6 +60,37 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_what_contributing_names_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:loadtest|tests|docs|scripts)/[\w/.]*)`", text)
+    assert len(named) > 30
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    for module, name in (
+        ("monitor/process.py", "KINDS"),
+        ("monitor/process.py", "make"),
+        ("cli/monitor.py", "SOURCE_HELP"),
+    ):
+        assert re.search(rf"^(def )?{name}\b", (ROOT / "loadtest" / module).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_picture_of_the_rooms_has_every_room_in_its_order() -> None:
+    picture = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[3]
+    firsts = [line[:31].strip() for line in picture.strip().splitlines()]
+    rooms = [name.removesuffix("/") for line in firsts for name in line.split()]
+    assert [room for room in rooms if room in ORDER] == ORDER
+    inner = [name.removesuffix(".py") for name in rooms if name.removesuffix(".py") in ANALYSE]
+    assert inner == ANALYSE
+
+
+def test_pre_commit_runs_the_commands_of_scripts_check() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    commands = [line for line in (ROOT / "scripts/check").read_text().splitlines() if line.startswith(".venv/bin/")]
+    assert [hook["entry"] for hook in hooks] == commands
+    assert {hook["language"] for hook in hooks} == {"system"}
+    assert not any(hook["pass_filenames"] for hook in hooks)
 
 
 def test_the_changelog_names_the_version_or_what_is_unreleased() -> None:

@@ -8,12 +8,25 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from book import DRIVERS
 from commands import OLLAMA, OPENAI, Command, commands, ran
+from drivers import (
+    CHAT,
+    WIRE,
+    Held,
+    calm,
+    each_started,
+    locust_words,
+    measured,
+    over,
+    run_words,
+    slow_server,
+    until,
+)
 from replay import records
-from specials import CHAT, WIRE, Held, bare, measured, over, said, slow_server, special, start, until
+from specials import special
 from support.odd_answers import DIALECTS, MODEL, WIRES, control, is_trial, plain, streamed
 from support.odd_answers import json as answer_json
-from support.odd_server import odd_server
 
 
 @special("error with status 200")
@@ -23,11 +36,8 @@ def backed_off(place: Path) -> Held:
     page = plain(b"<html><head><title>Sign in</title></head></html>", b"Content-Type: text/html")
     for label, script in (("envelope", answer_json({"code": 50508, "message": "busy"})), ("page", page)):
         paths = {**OPENAI, WIRE.path: lambda request, script=script: WIRE.good(1) if is_trial(request) else script}
-        for driver in ("run", "locust"):
-            home = place / f"{driver}-{label}"
-            home.mkdir()
-            with odd_server(paths) as server:
-                process = start(driver, server, home)
+        for driver in DRIVERS:
+            with each_started(place, driver, paths, name=f"{driver}-{label}") as (home, server, process):
                 until(lambda server=server: bool(measured(server)))
                 before = len(measured(server))
                 time.sleep(2.0)
@@ -35,19 +45,13 @@ def backed_off(place: Path) -> Held:
                 process.send_signal(signal.SIGINT)
                 code = over(process)
             got = records(home / "run")
-            found.append(
-                (driver, f"{label}: at most 40 requests in 2 s by 4 streams", f"{asked}, exit {code}", asked <= 40)
-            )
-            errors = {record.get("error") for record in got if record["outcome"] != "cancelled"}
+            errors = {str(record.get("error")) for record in got if record["outcome"] != "cancelled"}
             word = "busy" if label == "envelope" else "Sign in"
-            found.append(
-                (
-                    driver,
-                    f"{label}: its words",
-                    str(errors)[:120],
-                    bool(errors) and all(word in str(one) for one in errors),
-                )
-            )
+            spoken = bool(errors) and all(word in error for error in errors)
+            found += [
+                (driver, f"{label}: at most 40 requests in 2 s by 4 streams", f"{asked}, exit {code}", asked <= 40),
+                (driver, f"{label}: its words", str(errors)[:120], spoken),
+            ]
     return found
 
 
@@ -60,39 +64,14 @@ def order_of_instants(place: Path) -> Held:
         at_once = [b"".join(part for part in streamed(*wire.whole()) if isinstance(part, bytes))]
         home = place / dialect
         home.mkdir()
-        words = (
-            "run",
-            "--url",
-            "{url}",
-            "--concurrency",
-            "4",
-            "--requests",
-            "1500",
-            "--warmup",
-            "0",
-            "--output-tokens",
-            "3",
-            "--out",
-            "run",
-            "--api",
-            wire.api,
-        )
+        words = (*run_words("{url}", "--concurrency", "4", "--requests", "1500"), "--api", wire.api)
         left = ran(Command("x", "x", words, paths={**control(wire), wire.path: at_once}, limit_s=60), home)
-        early = [
-            one
-            for one in left.records
-            if min(one[key] for key in ("t_headers", "t_first_byte", "t_first_token") if one.get(key) is not None)
-            < one["t_send"]
-        ]
+        instants = ("t_headers", "t_first_byte", "t_first_token")
+        early = [one for one in left.records if any(one.get(key, one["t_send"]) < one["t_send"] for key in instants)]
         negative = [one for one in left.records if one.get("chunks") and one["chunks"][0] < 0]
-        found.append(
-            (
-                "run",
-                f"{dialect}: none of {len(left.records)} early",
-                f"{len(early)} early, {len(negative)} negative",
-                len(left.records) == 1500 and not early and not negative,
-            )
-        )
+        right = len(left.records) == 1500 and not early and not negative
+        wanted = f"{dialect}: none of {len(left.records)} early"
+        found.append(("run", wanted, f"{len(early)} early, {len(negative)} negative", right))
     return found
 
 
@@ -100,46 +79,24 @@ def order_of_instants(place: Path) -> Held:
 def refused(place: Path) -> Held:
     """Server gone in mid-run: each is recorded, the level is void, and it is said"""
     found: Held = []
-    for driver in ("run", "locust"):
-        home = place / driver
-        home.mkdir()
-        with odd_server(slow_server(0.05)) as server:
-            process = start(driver, server, home, users=3)
+    for driver in DRIVERS:
+        with each_started(place, driver, slow_server(0.05), users=3) as (home, server, process):
             until(lambda server=server: len(measured(server)) > 6)
         time.sleep(2.0)
         process.send_signal(signal.SIGINT)
         code = over(process)
         outcomes = Counter(record["outcome"] for record in records(home / "run"))
-        found.append(
-            (
-                driver,
-                "connect_error for the rest",
-                str(dict(outcomes)),
-                outcomes["connect_error"] > 2 and outcomes["ok"] > 0,
-            )
-        )
-        found.append((driver, "exit 130", f"exit {code}", code == 130))
-        found.append((driver, "no traceback", bare(said(home)), "Traceback" not in said(home)))
+        right = outcomes["connect_error"] > 2 and outcomes["ok"] > 0
+        found += [
+            (driver, "connect_error for the rest", str(dict(outcomes)), right),
+            (driver, "exit 130", f"exit {code}", code == 130),
+            calm(driver, home),
+        ]
     return found
 
 
 cmd = commands("Locust's command line")
-LOCUST = (
-    "--headless",
-    "--only-summary",
-    "-u",
-    "2",
-    "-r",
-    "100",
-    "-t",
-    "2",
-    "-H",
-    "{url}",
-    "--output-tokens",
-    "3",
-    "--out",
-    "run",
-)
+LOCUST = locust_words("{url}", users=2, seconds=2)
 
 
 def locust(name: str, *words: str, text: str = CHAT, **how: Any) -> None:

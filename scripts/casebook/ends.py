@@ -127,38 +127,17 @@ row(
     text=TEXT,
     within=SOON,
 )
-row(
-    "finish_reason without a mark, framing ends",
-    lambda w: streamed(*w.tokens(), w.done()),
-    dialects=OPENAI,
-    outcome="ok",
-    text=TEXT,
-    kept=True,
-)
-row(
-    "finish_reason without a mark, open",
-    lambda w: streamed(*w.tokens(), w.done(), Then.HOLD, last=False),
-    dialects=OPENAI,
-    outcome="ok",
-    text=TEXT,
-    output=3,
-    within=1.9,
-)
-row(
-    "finish_reason without a mark, pings",
-    lambda w: streamed(*w.tokens(), w.done(), Every(chunk(b": ping\n\n"), 0.2), last=False),
-    dialects=OPENAI,
-    outcome="ok",
-    text=TEXT,
-    within=1.9,
-)
-row(
-    "finish_reason without a mark, reset",
-    lambda w: streamed(*w.tokens(), w.done(), Then.RST, last=False),
-    dialects=OPENAI,
-    outcome="ok",
-    text=TEXT,
-)
+for word, steps, must in (
+    ("framing ends", (), {"kept": True}),
+    ("open", (Then.HOLD,), {"output": 3, "within": 1.9}),
+    ("pings", (Every(chunk(b": ping\n\n"), 0.2),), {"within": 1.9}),
+    ("reset", (Then.RST,), {}),
+):
+    row(
+        f"finish_reason without a mark, {word}",
+        lambda w, n, steps=steps: streamed(*w.tokens(), w.done(), *steps, last=not steps),
+        **{"dialects": OPENAI, "outcome": "ok", "text": TEXT, **must},
+    )
 row(
     "counts 300 ms after the finish_reason",
     lambda w: streamed(

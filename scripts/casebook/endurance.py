@@ -12,7 +12,6 @@ import random
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,43 +22,24 @@ from typing import Any
 
 import psutil
 from book import DRIVERS
+from drivers import ASKS, USER, WIRE, Process, measured, report, start, until
 from faults import FAULTS
-from replay import environment, records
-from support.odd_answers import WIRES, control, is_trial, streamed
+from replay import records
+from support.odd_answers import control, is_trial, streamed
 from support.odd_server import Request, Script, Wait, odd_server
 
 FRESH_S, LATE_S = 0.7, 2.5  # what ended so long before is on disk: below BUSY of a core, and above
 BUSY = 0.6
 USERS_AT_ONCE = 8
-WIRE = WIRES["openai-chat"]
-LOCUSTFILE = """
-from locust import task
-from loadtest.users import ModelUser
-
-class Chat(ModelUser):
-    save_text = True
-    warmup = 0
-    first_byte_timeout = 2.0
-    idle_timeout = 2.0
-    total_timeout = 10.0
-
-    @task
-    def ask(self):
-        self.client.ask()
-"""
+LIMITS = {"first_byte_timeout": 2.0, "idle_timeout": 2.0, "total_timeout": 10.0}
+OPTIONS = [word for key, value in LIMITS.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+ATTRIBUTES = "".join(f"\n    {key} = {value}" for key, value in {"save_text": True, "warmup": 0, **LIMITS}.items())
+LOCUSTFILE = f"{USER}\nclass Chat(ModelUser):{ATTRIBUTES}\n{ASKS}"
 
 
-def begin(driver: str, url: str, place: Path, *, streams: int, seconds: float) -> subprocess.Popen[bytes]:
-    if driver == "run":
-        argv = ["loadtest", "run", "--url", url, "--concurrency", str(streams), "--duration", str(seconds)]
-        argv += ["--warmup", "0", "--output-tokens", "8", "--save-text", "--out", "run"]
-        argv += ["--first-byte-timeout", "2", "--idle-timeout", "2", "--total-timeout", "10"]
-    else:
-        (place / "locustfile.py").write_text(LOCUSTFILE)
-        argv = ["locust", "--headless", "--only-summary", "-u", str(streams), "-r", "1000", "-t", str(int(seconds))]
-        argv += ["-H", url, "--output-tokens", "8", "--out", "run", "--stop-timeout", "15"]
-    with (place / "said").open("wb") as log:
-        return subprocess.Popen([sys.executable, "-m", *argv], cwd=place, env=environment(), stdout=log, stderr=log)
+def begin(driver: str, url: str, place: Path, *, streams: int, seconds: float) -> Process:
+    more = ["--save-text", *OPTIONS] if driver == "run" else ["--stop-timeout", "15"]
+    return start(driver, url, place, *more, users=streams, seconds=seconds, tokens=8, text=LOCUSTFILE)
 
 
 def paced(request: Request) -> Script:
@@ -74,9 +54,7 @@ def kill_one(driver: str, place: Path, wait_s: float) -> tuple[int, int, float, 
     """Kill a run after a while; return (ended, missing, oldest missing s, core use, reportable, what was said)."""
     with odd_server({**control(WIRE), WIRE.path: paced}) as server:
         process = begin(driver, server.url, place, streams=USERS_AT_ONCE, seconds=60)
-        limit = time.monotonic() + 30
-        while time.monotonic() < limit and sum(not is_trial(one) for one in server.log if one.method == "POST") < 8:
-            time.sleep(0.02)
+        until(lambda: len(measured(server)) >= 8, 30)
         client = psutil.Process(process.pid)
         client.cpu_percent()
         time.sleep(wait_s)
@@ -84,23 +62,12 @@ def kill_one(driver: str, place: Path, wait_s: float) -> tuple[int, int, float, 
         process.kill()
         killed = time.perf_counter_ns()
         process.wait()
-        ended = [
-            one
-            for one in server.log
-            if one.method == "POST" and not is_trial(one) and one.t_over and one.t_over < killed
-        ]
+        ended = [one for one in measured(server) if one.t_over and one.t_over < killed]
     kept = {record.get("prompt") for record in records(place / "run")}
     missing = [(killed - (one.t_over or 0)) * 1e-9 for one in ended if one.prompt not in kept]
-    report = subprocess.run(
-        [sys.executable, "-m", "loadtest", "report", "run"],
-        cwd=place,
-        env=environment(),
-        capture_output=True,
-        check=False,
-        timeout=120,
-    )
-    said = (report.stderr or report.stdout).decode(errors="replace").strip()
-    reportable = report.returncode in (0, 3) and "Traceback" not in said
+    reported = report(place, limit_s=120)
+    said = (reported.stderr or reported.stdout).decode(errors="replace").strip()
+    reportable = reported.returncode in (0, 3) and "Traceback" not in said
     return len(ended), len(missing), max(missing, default=0.0), used, reportable, said.splitlines()[-1] if said else ""
 
 

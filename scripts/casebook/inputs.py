@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from commands import OLLAMA, QUICK, RUN, Command, Ran, commands, ran
+from drivers import run_words
 
 cmd = commands("numbers that make no sense")
 BIG = str(10**30)
@@ -71,144 +74,93 @@ for flag in ("--prompt", "--name", "--model", "--out", "--url", "--prompt-file",
         says=flag.strip("-").replace("-", ".") + "|UTF-8|utf-8",
         limit_s=15,
     )
-cmd(
-    "NUL in a scenario file",
-    ("run", "s.toml", "--url", "{url}", *QUICK),
-    files={"s.toml": b'name = "a\\u0000b"\n'},
-    code=(0, 2, 3),
-)
-cmd(
-    "scenario file with a byte order mark",
-    ("run", "s.toml", "--url", "{url}", *QUICK),
-    files={"s.toml": b'\xef\xbb\xbfname = "marked"\n'},
-)
-cmd(
-    "scenario file in UTF-16",
-    ("run", "s.toml", "--url", "{url}", *QUICK),
-    files={"s.toml": 'name = "x"\n'.encode("utf-16")},
-    code=2,
-    says="UTF-8",
-)
-cmd(
-    "scenario with a nan",
-    ("run", "s.toml", "--url", "{url}", *QUICK),
-    files={"s.toml": b"max_error_ratio = nan\n"},
-    code=2,
-    says="max_error_ratio",
-)
-cmd(
-    "scenario with 30 for 30 %",
-    ("run", "s.toml", "--url", "{url}", *QUICK),
-    files={"s.toml": b"max_error_ratio = 30\n"},
-    code=2,
-    says="max_error_ratio.*(0 (to|and) 1|1)",
-)
+
+
+def scenario_file(name: str, body: bytes, **how: Any) -> None:
+    """Add a run of this scenario file."""
+    cmd(name, ("run", "s.toml", "--url", "{url}", *QUICK), files={"s.toml": body}, **how)
+
+
+scenario_file("NUL in a scenario file", b'name = "a\\u0000b"\n', code=(0, 2, 3))
+scenario_file("scenario file with a byte order mark", b'\xef\xbb\xbfname = "marked"\n')
+scenario_file("scenario file in UTF-16", 'name = "x"\n'.encode("utf-16"), code=2, says="UTF-8")
+scenario_file("scenario with a nan", b"max_error_ratio = nan\n", code=2, says="max_error_ratio")
+scenario_file("scenario with 30 for 30 %", b"max_error_ratio = 30\n", code=2, says="max_error_ratio.*(0 (to|and) 1|1)")
 
 cmd = commands("prompt files")
 LINES = b"".join(b'{"prompt": "question %d"}\n' % i for i in range(20))
-FILE = (*RUN, "--prompt-file")
-cmd("JSON lines for one prompt", (*FILE, "prompts.jsonl"), files={"prompts.jsonl": LINES}, code=2, says="JSON")
-cmd("JSON lines under another name", (*FILE, "prompts.txt"), files={"prompts.txt": LINES}, code=2, says="JSON")
-cmd(
-    "a JSON array of prompts",
-    (*FILE, "prompts.json"),
-    files={"prompts.json": b'[{"prompt":"a"},{"prompt":"b"}]'},
-    code=2,
-    says="JSON",
-)
-cmd(
+
+
+def prompt_file(name: str, file: str, body: bytes, *more: str, **how: Any) -> None:
+    """Add a run of the prompt in this file."""
+    cmd(name, (*RUN, "--prompt-file", file, *more), files={file: body}, **how)
+
+
+prompt_file("JSON lines for one prompt", "prompts.jsonl", LINES, code=2, says="JSON")
+prompt_file("JSON lines under another name", "prompts.txt", LINES, code=2, says="JSON")
+prompt_file("a JSON array of prompts", "prompts.json", b'[{"prompt":"a"},{"prompt":"b"}]', code=2, says="JSON")
+prompt_file(
     "a prompt that is plain text",
-    (*FILE, "p.txt"),
-    files={"p.txt": b"Tell me a story.\nA long one, please.\n"},
+    "p.txt",
+    b"Tell me a story.\nA long one, please.\n",
     looks={"records": (lambda ran: len(ran.records), 2)},
 )
-cmd(
-    "{words} in a file without --words",
-    (*FILE, "p.txt"),
-    files={"p.txt": b"Write {words} words."},
-    code=2,
-    says="words",
+prompt_file("{words} in a file without --words", "p.txt", b"Write {words} words.", code=2, says="words")
+prompt_file(
+    "--words with a file that has none", "p.txt", b"Write some words.", "--words", "10,20", code=2, says="words"
 )
-cmd(
-    "--words with a file that has none",
-    (*FILE, "p.txt", "--words", "10,20"),
-    files={"p.txt": b"Write some words."},
-    code=2,
-    says="words",
-)
-cmd(
+prompt_file(
     "a prompt file with a byte order mark",
-    (*FILE, "p.txt", "--save-text"),
-    files={"p.txt": b"\xef\xbb\xbfTell me."},
+    "p.txt",
+    b"\xef\xbb\xbfTell me.",
+    "--save-text",
     looks={"mark not sent": (lambda ran: any("\ufeff" in one.prompt for one in ran.measured), False)},
 )
 
 cmd = commands("traces")
-TRACE = ("run", "--url", "{url}", "--warmup", "0", "--out", "run", "--trace", "t.csv")
 HEAD = b"t,input_tokens,output_tokens\n"
-cmd(
+
+
+def trace(name: str, body: bytes, *more: str, **how: Any) -> None:
+    """Add a run of this trace."""
+    words = ("run", "--url", "{url}", "--warmup", "0", "--out", "run", "--trace", "t.csv", *more)
+    cmd(name, words, files={"t.csv": body}, **how)
+
+
+trace(
     "trace lengths as 16.0",
-    TRACE,
-    files={"t.csv": HEAD + b"0,16.0,3.0\n0.1,16.0,3.0\n"},
+    HEAD + b"0,16.0,3.0\n0.1,16.0,3.0\n",
     looks={"records": (lambda ran: len(ran.records), 2)},
 )
-cmd("trace lengths as 16.5", TRACE, files={"t.csv": HEAD + b"0,16.5,3\n"}, code=2, says="line 2")
-cmd(
+trace("trace lengths as 16.5", HEAD + b"0,16.5,3\n", code=2, says="line 2")
+trace(
     "trace row with no answer",
-    TRACE,
-    files={"t.csv": HEAD + b"0,16,3\n0.1,16,0\n0.2,16,3\n"},
+    HEAD + b"0,16,3\n0.1,16,0\n0.2,16,3\n",
     says=r"\b0\b|no answer|without",
     looks={"records": (lambda ran: len(ran.records) in (2, 3), True)},
 )
-cmd(
+trace(
     "ten requests of a trace of three",
-    (*TRACE, "--requests", "10"),
-    files={"t.csv": b"t\n0\n0.1\n0.2\n"},
+    b"t\n0\n0.1\n0.2\n",
+    "--requests",
+    "10",
     says=r"\b3\b.*\b10\b|\b10\b.*\b3\b|three",
     code=(0, 2, 3),
 )
 for label, instant in (("1e30", b"1e30"), ("inf", b"inf"), ("nan", b"nan"), ("minus", b"-1"), ("words", b"soon")):
-    cmd(
-        f"trace instant of {label}",
-        TRACE,
-        files={"t.csv": b"t\n0\n" + instant + b"\n"},
-        code=2,
-        says="line 3",
-        limit_s=15,
-    )
-cmd("trace of JSON lines with odd rows", TRACE, files={"t.csv": b'{"t": 0}\n[1]\n'}, code=2, says="line 2")
-
-RECORD_FOLDERS: dict[str, Path] = {}
+    trace(f"trace instant of {label}", b"t\n0\n" + instant + b"\n", code=2, says="line 3", limit_s=15)
+trace("trace of JSON lines with odd rows", b'{"t": 0}\n[1]\n', code=2, says="line 2")
 
 
-def made_once(name: str) -> Path:
+@functools.cache
+def made_once() -> Path:
     """Return a run folder that was made once, of 12 requests by two streams."""
-    if name not in RECORD_FOLDERS:
-        import tempfile
-
-        place = Path(tempfile.mkdtemp(prefix="casebook-made-"))
-        words = (
-            "run",
-            "--url",
-            "{url}",
-            "--concurrency",
-            "2",
-            "--requests",
-            "12",
-            "--warmup",
-            "0",
-            "--output-tokens",
-            "3",
-            "--out",
-            "run",
-            "--seed",
-            "5",
-        )
-        made = ran(Command("made", "made", words, paths=OLLAMA), place)
-        if made.code not in (0, 3):
-            raise AssertionError(made.said)
-        RECORD_FOLDERS[name] = place / "run"
-    return RECORD_FOLDERS[name]
+    place = Path(tempfile.mkdtemp(prefix="casebook-made-"))
+    words = run_words("{url}", "--concurrency", "2", "--requests", "12", "--seed", "5")
+    made = ran(Command("made", "made", words, paths=OLLAMA), place)
+    if made.code not in (0, 3):
+        raise AssertionError(made.said)
+    return place / "run"
 
 
 def with_runs(*names: str, damage: Callable[[Path], object] | None = None) -> Callable[[Path], None]:
@@ -216,7 +168,7 @@ def with_runs(*names: str, damage: Callable[[Path], object] | None = None) -> Ca
 
     def prepare(place: Path) -> None:
         for name in names:
-            shutil.copytree(made_once("a"), place / name)
+            shutil.copytree(made_once(), place / name)
             for old in ("summary.json", "report.md", "report.html"):
                 (place / name / old).unlink(missing_ok=True)
         if damage is not None:

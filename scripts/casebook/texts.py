@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from book import rows
@@ -196,57 +197,6 @@ row(
 )
 row("no eval_count", lambda w: streamed(*w.tokens(), w.end(output=...)), dialects=OLLAMA, outcome="ok", source="chunks")
 row(
-    "reasoning beside completion",
-    lambda w: streamed(
-        *w.tokens(),
-        w.finish(),
-        w.usage(
-            {
-                "prompt_tokens": 15,
-                "completion_tokens": 2,
-                "total_tokens": 23,
-                "completion_tokens_details": {"reasoning_tokens": 6},
-            }
-        ),
-        w.mark,
-    ),
-    dialects=OPENAI,
-    outcome="ok",
-    output=8,
-)
-row(
-    "reasoning beside completion, flat",
-    lambda w: streamed(
-        *w.tokens(),
-        w.finish(),
-        w.usage({"prompt_tokens": 15, "completion_tokens": 2, "total_tokens": 23, "reasoning_tokens": 6}),
-        w.mark,
-    ),
-    dialects=OPENAI,
-    outcome="ok",
-    output=8,
-)
-row(
-    "reasoning inside completion",
-    lambda w: streamed(
-        *w.tokens(),
-        w.finish(),
-        w.usage(
-            {
-                "prompt_tokens": 15,
-                "completion_tokens": 8,
-                "total_tokens": 23,
-                "completion_tokens_details": {"reasoning_tokens": 6},
-            }
-        ),
-        w.mark,
-    ),
-    dialects=OPENAI,
-    outcome="ok",
-    output=8,
-    odd=None,
-)
-row(
     "total that contradicts its parts",
     lambda w: slow(w, *w.tokens(), w.end(total_tokens=99)),
     dialects=OPENAI,
@@ -261,6 +211,18 @@ def used(name: str, *parts: Any, **must: Any) -> None:
     row(name, lambda w, n: streamed(*parts[0](w)), **{"dialects": OPENAI, "outcome": "ok", "output": 3, **must})
 
 
+THOUGHT = {"completion_tokens_details": {"reasoning_tokens": 6}}
+
+
+def thought(name: str, completion: int, reasoning: Mapping[str, Any], **must: Any) -> None:
+    """Add an answer to a prompt of 15 tokens, of six reasoning tokens and two others."""
+    usage = {"prompt_tokens": 15, "completion_tokens": completion, "total_tokens": 23, **reasoning}
+    used(name, lambda w: [*w.tokens(), w.finish(), w.usage(usage), w.mark], output=8, **must)
+
+
+thought("reasoning beside completion", 2, THOUGHT)
+thought("reasoning beside completion, flat", 2, {"reasoning_tokens": 6})
+thought("reasoning inside completion", 8, THOUGHT, odd=None)
 USAGE = {"prompt_tokens": 20, "completion_tokens": 3, "total_tokens": 23}
 used("usage in the last choice", lambda w: [*w.tokens(), _with(w, usage=USAGE), w.mark], source="server")
 used("usage beside the finish_reason", lambda w: [*w.tokens(), w.finish(usage=USAGE), w.mark], source="server")

@@ -259,32 +259,22 @@ row(
 )
 
 row = rows("connections")
-row(
-    "reset before the headers",
-    lambda w: [Wait(0.4), Then.RST],
-    outcome=("truncated", "connect_error"),
-    error=r"\w",
-    asked=1,
-)
-row(
-    "closed before the headers",
-    lambda w: [Wait(0.4), Then.FIN],
-    outcome=("truncated", "connect_error"),
-    error=r"\w",
-    asked=1,
-)
-row(
-    "closed 1 s after the request, then well",
-    lambda w, n: w.good() if n else [Wait(1.0), Then.FIN],
-    outcome=("truncated", "connect_error"),
-    asked=1,
-)
-row(
-    "reset 1 s after the request, then well",
-    lambda w, n: w.good() if n else [Wait(1.0), Then.RST],
-    outcome=("truncated", "connect_error"),
-    asked=1,
-)
+ENDS = (("reset", Then.RST), ("closed", Then.FIN))
+NO_ANSWER = ("truncated", "connect_error")
+for word, end in ENDS:
+    row(f"{word} before the headers", lambda w, n, end=end: [Wait(0.4), end], outcome=NO_ANSWER, error=r"\w", asked=1)
+    row(
+        f"{word} 1 s after the request, then well",
+        lambda w, n, end=end: w.good() if n else [Wait(1.0), end],
+        outcome=NO_ANSWER,
+        asked=1,
+    )
+    row(
+        f"{word} inside the headers",
+        lambda w, n, end=end: [b"HTTP/1.1 200 OK\r\nContent-Ty", Wait(0.02), end],
+        outcome="truncated",
+        asked=1,
+    )
 row(
     "kept connection closed at once, then well",
     lambda w, n: w.good() if n else [Then.FIN],
@@ -301,18 +291,6 @@ row(
     asked=2,
 )
 row(
-    "reset inside the headers",
-    lambda w: [b"HTTP/1.1 200 OK\r\nContent-Ty", Wait(0.02), Then.RST],
-    outcome="truncated",
-    asked=1,
-)
-row(
-    "closed inside the headers",
-    lambda w: [b"HTTP/1.1 200 OK\r\nContent-Ty", Wait(0.02), Then.FIN],
-    outcome="truncated",
-    asked=1,
-)
-row(
     "reset inside the body",
     lambda w: streamed(*w.tokens(), Wait(0.02), Then.RST, last=False),
     outcome="truncated",
@@ -326,42 +304,24 @@ row(
 )
 
 row = rows("waiting limits")
+
+
+def late(name: str, parts: Any, *, error: str = "first|token", **must: Any) -> None:
+    """Add an answer that begins like this and never ends."""
+    row(name, lambda w, n: streamed(*parts(w), last=False), **{"outcome": "timeout", "error": error, **must})
+
+
+def pings(wire: Wire) -> Every:
+    return Every(chunk(b"\n" if wire.is_ollama else b": ping\n\n"), 0.2)
+
+
 row("silent for ever", lambda w: [Then.HOLD], outcome="timeout", error="first|byte|token")
-row("headers, then silent", lambda w: streamed(Then.HOLD, last=False), outcome="timeout", error="first|token")
-row(
-    "headers and pings, no token",
-    lambda w: streamed(Every(chunk(b"\n" if w.is_ollama else b": ping\n\n"), 0.2), last=False),
-    outcome="timeout",
-    error="first|token",
-    within=3.5,
-)
-row(
-    "a role, then pings",
-    lambda w: streamed(w.token(""), Every(chunk(b"\n" if w.is_ollama else b": ping\n\n"), 0.2), last=False),
-    outcome="timeout",
-    error="first|token",
-    within=3.5,
-)
-row(
-    "silent after a token",
-    lambda w: streamed(w.token("a"), Then.HOLD, last=False),
-    outcome="timeout",
-    error="idle|still",
-    text="a",
-)
-row(
-    "pings after a token",
-    lambda w: streamed(w.token("a"), Every(chunk(b"\n" if w.is_ollama else b": ping\n\n"), 0.2), last=False),
-    outcome="timeout",
-    error="idle|still",
-    within=3.5,
-)
-row(
-    "tokens for ever",
-    lambda w: streamed(Every(chunk(w.token("a")), 0.3), last=False),
-    outcome="timeout",
-    error="total",
-)
+late("headers, then silent", lambda w: [Then.HOLD])
+late("headers and pings, no token", lambda w: [pings(w)], within=3.5)
+late("a role, then pings", lambda w: [w.token(""), pings(w)], within=3.5)
+late("silent after a token", lambda w: [w.token("a"), Then.HOLD], error="idle|still", text="a")
+late("pings after a token", lambda w: [w.token("a"), pings(w)], error="idle|still", within=3.5)
+late("tokens for ever", lambda w: [Every(chunk(w.token("a")), 0.3)], error="total")
 row(
     "slow, then well",
     lambda w: [Wait(0.6), *streamed(*(s for p in w.whole() for s in (Wait(0.3), p)))],
