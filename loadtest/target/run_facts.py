@@ -21,7 +21,7 @@ from loadtest.workloads.tokens import Calibration, Counter
 def initial_facts(
     scenario: Scenario, target: Target, counter: Counter, calibration: Calibration, *, driver: str, loop: str
 ) -> dict[str, Any]:
-    """Return what run.json says from the start; `driver` and `loop` are who measures."""
+    """Return what run.json says when a run begins; `driver` and `loop` name what measures."""
     # The context that a model was loaded with for others says nothing of the next load.
     granted = None if scenario.unload else target.model.context
     context = granted or scenario.num_ctx or target.model.context
