@@ -185,7 +185,7 @@ def load_profile(name: str) -> Profile:
     try:
         fields = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
-        raise ScenarioError(f"profile {name} is not valid JSON: {error}.") from None
+        raise ScenarioError(f"profile {name} does not parse as JSON: {error}.") from None
     try:
         return _profile(fields, path.stem)
     except (TypeError, ValueError, AttributeError) as error:
