@@ -19,9 +19,7 @@ KEY_VARIABLES = {  # by API: the variables that a key is read from, the first on
     "ollama": ("OLLAMA_API_KEY", "OPENAI_API_KEY"),
     "openai": ("OPENAI_API_KEY", "OLLAMA_API_KEY"),
 }
-BASIC_AUTH = (
-    "LOADTEST_BASIC_AUTH"  # URLs with their user:pass, blanks between: what was taken out of URLs that were given
-)
+BASIC_AUTH = "LOADTEST_BASIC_AUTH"  # holds the user:pass taken out of URLs, as URLs with blanks between
 _NAMING = ("OLLAMA_HOST", "OPENAI_BASE_URL")  # variables whose URL may hold user:pass
 
 SHORTEST = 6  # characters that a secret must have to be looked for in other people's text

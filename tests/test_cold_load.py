@@ -116,7 +116,7 @@ def test_only_an_ollama_is_asked_and_nothing_is_sent_to_others(
     loadtest: Call, cold_url: str, llamacpp_url: str, tmp_path: Path
 ) -> None:
     for url, api, says in (
-        (llamacpp_url, "auto", "only an Ollama unloads when asked"),
+        (llamacpp_url, "auto", "only an Ollama unloads a model when asked"),
         (cold_url, "openai", "unload works over Ollama's own API only"),
     ):
         code, _, err = loadtest("run", "--url", url, "--api", api, *ASKED, "--out", tmp_path / "run")

@@ -74,7 +74,7 @@ def test_a_run_does_not_begin_with_a_source_that_is_none(
 ) -> None:
     code, _, err = loadtest("run", "--url", "http://127.0.0.1:9", "--monitor", "gpu", "--out", tmp_path / "run")
     assert (code, err.count("\n")) == (2, 1)
-    assert "'gpu' is no source to monitor" in err
+    assert "'gpu' is not a source to monitor" in err
     assert not (tmp_path / "run").exists()
 
 

@@ -139,8 +139,8 @@ def test_an_answer_is_whole_or_a_sentence(answer: str, pages_read: str) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "says"),
     [
-        (200, b"<html>not this</html>", "is no page of Prometheus metrics"),
-        (200, b"\xff\xfe\x00", "is no page of Prometheus metrics"),
+        (200, b"<html>not this</html>", "is not a page of Prometheus metrics"),
+        (200, b"\xff\xfe\x00", "is not a page of Prometheus metrics"),
         (200, b"x" * 9_000_000, "is longer than 8 MB"),
         (200, b"", "has no metric"),
         (404, b"", "answers 404"),

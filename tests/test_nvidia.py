@@ -85,7 +85,7 @@ def test_what_a_gpu_does_not_tell_is_left_out(library: Path, tmp_path: Path) -> 
     [
         ("no-driver", "NVIDIA: the NVIDIA driver is not loaded."),
         ("no-permission", "NVIDIA: this user may not read the GPU; try as another user or with the device passed in."),
-        ("no-gpu", "NVIDIA: the driver runs, but sees no GPU."),
+        ("no-gpu", "NVIDIA: the driver runs, but finds no GPU."),
     ],
 )
 def test_a_failure_is_one_sentence_and_one_gap(library: Path, tmp_path: Path, state: str, why: str) -> None:

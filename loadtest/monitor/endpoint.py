@@ -1,4 +1,4 @@
-"""The page that Prometheus scrapes: a port taken before anything is sent, and what answers there."""
+"""The page that Prometheus scrapes: its port, which is opened before anything is sent, and the server behind it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 from loadtest.errors import ScenarioError
 
 PATH = "/metrics"
-SCRAPER_TIMEOUT_S = 10.0  # with a client that connects and says nothing
+SCRAPER_TIMEOUT_S = 10.0  # after which a client that connects and sends nothing is dropped
 
 
 def open_listener(address: str, port: int) -> socket.socket:
-    """Return a socket that listens, on any free port where `port` is 0; raise ScenarioError."""
+    """Return a listening socket, at any free port where `port` is 0; raise ScenarioError where the port cannot be had."""
     try:
         family, *_ = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((address, port), family=family)
     except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (while")[0]  # create_server tells its arguments, too
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # create_server adds its arguments
         raise ScenarioError(
             f"cannot serve metrics at {address} port {port} ({reason}); choose another --metrics-port (0 takes a "
             "free one) or --metrics-address."
@@ -45,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         encode, kind = self.choose_encoder(self.headers.get("Accept", ""))
-        page = encode(self)  # which only calls its `collect`
+        page = encode(self)  # the encoder calls `collect` of the registry that it is given: this handler
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(page)))
@@ -60,16 +60,18 @@ class _MetricsServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # else the client has left
+        if not isinstance(sys.exception(), OSError):  # an OSError means that the client has left
             super().handle_error(request, client_address)
 
 
 class Endpoint:
-    """Answers GET /metrics from a daemon thread: nothing runs while nobody asks, and it ends with the process."""
+    """Answers GET /metrics from a daemon thread, which sleeps until it is asked and ends with the process."""
 
     def __init__(self, listener: socket.socket, collect: Callable[[], Iterable[object]]) -> None:
-        """Take over `listener`; `collect` gives the metric families of each answer, and may be called by several threads."""
-        from prometheus_client.exposition import choose_encoder  # now: it takes a while, and requests may be under way
+        """Take over `listener`; `collect` returns the metric families of an answer, and several threads may call it."""
+        from prometheus_client.exposition import (
+            choose_encoder,  # imported now, for it takes a while, and later requests may be in flight
+        )
 
         own = {"collect": staticmethod(collect), "choose_encoder": staticmethod(choose_encoder)}
         handler = type("Handler", (_Handler,), own)

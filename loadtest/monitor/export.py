@@ -1,7 +1,7 @@
-"""Figures as Prometheus wants them: from what was seen of a run to metric families, by its naming conventions.
+"""A run's figures as Prometheus metrics, named by its conventions.
 
-Classic histograms, for which every Prometheus has `histogram_quantile`. Bounds are those of the Renard series R10, a factor
-of about 1.25 apart: a quantile is off by at most its bucket, and round limits (0.5 s, 2 s) are bounds themselves.
+Histograms are classic ones, which every Prometheus can evaluate by `histogram_quantile`. Their bounds are the Renard series
+R10, a factor of about 1.25 apart: a quantile is exact to one bucket, and round limits such as 0.5 s and 2 s are bounds.
 """
 
 from __future__ import annotations
@@ -30,44 +30,44 @@ REQUEST_BOUNDS = bounds(-3, 3)
 TOKEN_BOUNDS = bounds(-4, 2)
 SPEED_BOUNDS = bounds(-1, 4)
 
-# Figure -> (name, what it is, bounds of its buckets).
+# Figure -> (metric name, description, bounds of its buckets).
 HISTOGRAM_METRICS: dict[str, tuple[str, str, Sequence[float]]] = {
     "ttft_s": ("loadtest_ttft_seconds", "Time to first token", REQUEST_BOUNDS),
     "ttft_sched_s": ("loadtest_ttft_sched_seconds", "Time to first token from the intended instant", REQUEST_BOUNDS),
     "itl_s": ("loadtest_itl_seconds", "Inter-token latency", TOKEN_BOUNDS),
     "tpot_s": ("loadtest_tpot_seconds", "Time per output token", TOKEN_BOUNDS),
     "e2e_s": ("loadtest_e2e_seconds", "End-to-end latency", REQUEST_BOUNDS),
-    "queue_wait_s": ("loadtest_queue_wait_seconds", "Queue wait, where the server tells", REQUEST_BOUNDS),
-    "prefill_s": ("loadtest_prefill_seconds", "Prefill, where the server tells", REQUEST_BOUNDS),
+    "queue_wait_s": ("loadtest_queue_wait_seconds", "Queue wait, where the server reports it", REQUEST_BOUNDS),
+    "prefill_s": ("loadtest_prefill_seconds", "Prefill, where the server reports it", REQUEST_BOUNDS),
     "stream_tokens_per_s": ("loadtest_stream_tokens_per_second", "Tokens a second of a stream", SPEED_BOUNDS),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ClientState:
-    """What the client's processes see of themselves now; None where they have not said yet."""
+    """What the client's processes last said of themselves."""
 
     decoding: int
     waiting: int
-    loop_gap_s: float | None  # longest of all processes, over about a second
+    loop_gap_s: float | None  # the longest of all processes in about a second
     cpu_cores: float | None  # of all processes together
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What has been seen of a run so far."""
+    """What is known of a run so far."""
 
     run: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)  # run.json; empty: there is none yet
-    figures: Mapping[str, Figures] = field(default_factory=dict)  # by what the label `name` says
-    client: ClientState | None = None  # None: nobody is measuring
+    facts: Mapping[str, Any] = field(default_factory=dict)  # run.json; empty while there is none
+    figures: Mapping[str, Figures] = field(default_factory=dict)  # by the value of the label `name`
+    client: ClientState | None = None  # None: nothing is measured now
 
 
 def families(seen: RunState) -> Iterator[Metric]:
-    """Yield a family for every metric; warm-up requests are in none, and durations come from requests that ended well."""
+    """Yield a family for each metric, without warm-up requests; durations come from successful requests."""
     if seen.facts:
         labels = _info(seen)
-        info = GaugeMetricFamily("loadtest_run_info", "The run that the other metrics are of.", labels=list(labels))
+        info = GaugeMetricFamily("loadtest_run_info", "The run that the other metrics belong to.", labels=list(labels))
         info.add_metric(list(labels.values()), 1)
         yield info
     for figure, (name, words, limits) in HISTOGRAM_METRICS.items():
@@ -119,7 +119,7 @@ def _counters(seen: Mapping[str, Figures]) -> Iterator[Metric]:
 
 
 def _gauges(client: ClientState | None) -> Iterator[Metric]:
-    """Yield what is true now; nothing where it is not known, for a zero would be a lie."""
+    """Yield the present values; an unknown one is left out, for a zero would be false."""
     if client is None:
         return
     for name, words, value in (

@@ -1,4 +1,4 @@
-"""What the machine itself does: cores, memory, page cache, network, and the client's use apart from the server's."""
+"""What this machine does: its cores, memory, page cache and network, and the shares of client and server."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import psutil
 from loadtest.monitor import counters
 from loadtest.monitor.sampler import SourceError
 
-FAMILY_S = 1.0  # how long a list of child processes is believed
-SHORTEST_INTERVAL_S = 0.04  # the kernel counts CPU in ticks of 10 ms: of a shorter time it tells nothing
-LOOK_AGAIN_S = 10.0  # how long after a search for the server's process the next one may run: it reads all of /proc
+FAMILY_S = 1.0  # how long a list of child processes is used before it is read again
+SHORTEST_INTERVAL_S = 0.04  # the kernel counts CPU time in ticks of 10 ms, which say nothing of a shorter time
+LOOK_AGAIN_S = 10.0  # between two searches for the server's process: each reads all of /proc
 
 
 class Family:
-    """A process and its children, by what they have used: Ollama's work is done by a child of the one that listens."""
+    """The CPU and memory use of a process and its children: an Ollama's work is done by a child of the process that listens."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -50,7 +50,10 @@ class Family:
 
     def _list(self, now: float) -> None:
         self._listed = now
-        pids = {self.pid, *(set(_descendants(self.pid)) - {os.getpid()})}  # a monitor is no part of its run
+        pids = {
+            self.pid,
+            *(set(_descendants(self.pid)) - {os.getpid()}),
+        }  # the monitor is a child of the run, and not part of it
         for pid in self._members.keys() - pids:
             del self._members[pid]
         for pid in pids - self._members.keys():
@@ -59,7 +62,7 @@ class Family:
 
 
 def _descendants(pid: int) -> Iterable[int]:
-    """Yield the processes below `pid`. Linux lists each thread's children in a file; psutil would read all of /proc."""
+    """Yield the processes below `pid`. Linux lists the children of each thread in a file; psutil would read all of /proc."""
     tasks = Path(f"/proc/{pid}/task")
     try:
         children = [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
@@ -96,7 +99,7 @@ class Host:
         self._find_server()
         for family in (self._client, self._server):
             if family is not None:
-                family.use()  # what it had used before is not of this sample
+                family.use()  # what it used before belongs to no sample
         self._at = time.perf_counter()
         facts: dict[str, Any] = {
             "host": socket.gethostname(),
@@ -104,11 +107,13 @@ class Host:
             "memory_total": memory_total,
         }
         if self._url and self._server is None:
-            facts["server_process"] = f"not seen: no process of this machine that we may look at listens at {self._url}"
+            facts["server_process"] = (
+                f"not seen: no process on this machine that this user may look at listens at {self._url}"
+            )
         return facts
 
     def sample(self) -> dict[str, Any]:
-        """Return shares of a core (0 to 1 each), bytes, and bytes a counter has seen since the machine started."""
+        """Return shares of each core (0 to 1), bytes in use, and bytes counted since the machine started."""
         now = time.perf_counter()
         values: dict[str, Any] = {}
         try:
@@ -151,7 +156,7 @@ class Host:
 
 
 def _busy_shares(before: list[tuple[float, float]], now: list[tuple[float, float]]) -> list[float]:
-    """Return the busy share of each core, 0 to 1; a core that has come meanwhile counts from its start."""
+    """Return the busy share of each core, 0 to 1; a core that came online meanwhile counts from its start."""
     shares = []
     for number, (busy, total) in enumerate(now):
         was, were = before[number] if number < len(before) else (0.0, 0.0)
@@ -160,7 +165,7 @@ def _busy_shares(before: list[tuple[float, float]], now: list[tuple[float, float
 
 
 def listening_pid(url: str) -> int | None:
-    """Return the pid of the process of this machine that listens where `url` points; None where it cannot be seen."""
+    """Return the pid of the process on this machine that listens at `url`; None where there is none to be seen."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
@@ -170,7 +175,7 @@ def listening_pid(url: str) -> int | None:
             return None
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr[1] == port:
-                return connection.pid  # None where it is another user's
+                return connection.pid  # None where the process belongs to another user
     except (OSError, psutil.Error):
         return None
     return None

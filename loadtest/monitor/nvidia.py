@@ -10,7 +10,7 @@ import pynvml
 
 from loadtest.monitor.sampler import SourceError
 
-# What a GPU or a driver may lack: that value is left out. Everything else is the GPU's or the driver's failure.
+# Codes for a value that a GPU or a driver lacks, which is left out. Any other code is a failure.
 _LACKING = frozenset(
     {
         pynvml.NVML_ERROR_NOT_SUPPORTED,
@@ -42,7 +42,7 @@ class Nvidia:
             count = pynvml.nvmlDeviceGetCount()
             self._handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
             if not self._handles:
-                raise SourceError("NVIDIA: the driver runs, but sees no GPU.")
+                raise SourceError("NVIDIA: the driver runs, but finds no GPU.")
             gpus = [
                 {
                     "gpu": index,
@@ -80,7 +80,7 @@ def _gpu_sample(handle: Any) -> dict[str, Any]:
 
 
 def _memory_used(handle: Any) -> int | None:
-    """Return bytes in use without what the driver keeps for itself, as nvidia-smi shows; with it on drivers before 510."""
+    """Return the bytes in use as nvidia-smi does, without the driver's own; drivers before 510 include those."""
     memory = _ask_driver(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
     if memory is None:
         memory = _ask_driver(pynvml.nvmlDeviceGetMemoryInfo, handle)

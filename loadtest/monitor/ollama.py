@@ -27,7 +27,7 @@ class Ollama:
         return self._page.facts()
 
     def sample(self) -> dict[str, Any]:
-        """Return the models, sizes in bytes, contexts in tokens; an empty list says that none is loaded."""
+        """Return the loaded models, perhaps none, with sizes in bytes and contexts in tokens."""
         return {"models": self._models()}
 
     def close(self) -> None:
@@ -38,4 +38,4 @@ class Ollama:
             models = orjson.loads(self._page.read())["models"] or []
             return [{key: model[key] for key in _MODEL_KEYS if key in model} for model in models]
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            raise SourceError(f"{self._page.url} does not answer as Ollama does; name an Ollama's address.") from None
+            raise SourceError(f"{self._page.url} does not answer as Ollama does; give an Ollama's address.") from None

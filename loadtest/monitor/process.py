@@ -1,7 +1,8 @@
-"""A monitor's life: which sources are meant, the process of its own that samples them, and how it ends with its run.
+"""The monitor: the sources that the user names, and the child process that samples them until its run ends.
 
-A thread beside the driver would share the interpreter lock with it and make its stamps late; hence a child process, which
-also serves the run's figures to Prometheus. It holds the reading end of a pipe whose writing end is the run's alone: when the run ends, however it does, the pipe closes.
+A thread beside the driver would share the interpreter lock with it and make its stamps late. Hence the child process, which
+also serves the run's figures to Prometheus. The child holds the reading end of a pipe whose writing end only the run has:
+when the run ends, in whatever way, the pipe closes.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from loadtest.urls import origin, userinfo_apart, without_secrets
 
 SOURCE_KINDS = ("host", "nvidia", "ollama", "dcgm", "vllm", "llamacpp", "prometheus")
 WITH_URL = ("ollama", "dcgm", "vllm", "llamacpp", "prometheus")
-OF_THE_SERVER = ("ollama", "vllm", "llamacpp")  # beside a run these mean the measured server where no URL is given
-END_S = 5.0  # for a monitor to end once told so; a source may be inside its 2 s limit
-NICENESS = 10  # a sample may come late, a stamp of the driver's may not
+OF_THE_SERVER = ("ollama", "vllm", "llamacpp")  # beside a run, without a URL, these stand for the measured server
+END_S = 5.0  # for a monitor to end once it is told to; a source may take its 2 s limit
+NICENESS = 10  # samples may be late, the driver's stamps may not
 
-START_S = 10.0  # for a monitor to come up before the run begins without it; it takes about 0.3 s
+START_S = 10.0  # for a monitor to start, after which the run begins without it; starting takes about 0.3 s
 READY = "sampling"
 
 _ENDPOINT = re.compile(r"(?P<url>https?://([^/@]*@)?(\[[^\]]*\]|[^/:]+)(:\d+)?(/[^:]*)?)(:(?P<metrics>.+))?")
@@ -41,7 +42,7 @@ _ENDPOINT = re.compile(r"(?P<url>https?://([^/@]*@)?(\[[^\]]*\]|[^/:]+)(:\d+)?(/
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """One source as the user wrote it: `kind`, and where it needs them a URL and metric names."""
+    """A source as the user wrote it: its kind, and where needed a URL and metric names."""
 
     kind: str
     url: str | None = None
@@ -53,11 +54,11 @@ class SourceSpec:
 
 
 def parse_sources(texts: Sequence[str], *, server: str | None = None) -> list[SourceSpec]:
-    """Read sources like "host", "nvidia", "ollama=URL", "prometheus=URL:metric,metric", several in one text or in many.
+    """Read sources like "host", "nvidia", "ollama=URL", "prometheus=URL:metric,metric", one or several in each text.
 
-    `server` is the URL that ollama, vllm and llamacpp stand for where they name none. Raises ScenarioError.
+    `server` is the URL for ollama, vllm and llamacpp where they come without one. Raises ScenarioError.
     """
-    between = re.compile(rf",(?=(?:{'|'.join(SOURCE_KINDS)})(?:=|,|$))")  # metric names have commas between them too
+    between = re.compile(rf",(?=(?:{'|'.join(SOURCE_KINDS)})(?:=|,|$))")  # commas separate metric names, too
     asked = [_parse_source(text.strip(), server) for group in texts for text in between.split(group) if text.strip()]
     if not asked:
         raise ScenarioError(f"name at least one source to monitor: {', '.join(SOURCE_KINDS)}.")
@@ -67,10 +68,10 @@ def parse_sources(texts: Sequence[str], *, server: str | None = None) -> list[So
 def _parse_source(text: str, server: str | None) -> SourceSpec:
     kind, given, rest = text.partition("=")
     if kind not in SOURCE_KINDS:
-        raise ScenarioError(f"{kind!r} is no source to monitor; there are {', '.join(SOURCE_KINDS)}.")
+        raise ScenarioError(f"{kind!r} is not a source to monitor; the sources are {', '.join(SOURCE_KINDS)}.")
     if kind not in WITH_URL:
         if given:
-            raise ScenarioError(f"{kind} samples this machine and takes no address; write just {kind}.")
+            raise ScenarioError(f"{kind} samples this machine and takes no address; write {kind} alone.")
         return SourceSpec(kind)
     if not given and kind in OF_THE_SERVER and server:
         rest = server.rstrip("/").removesuffix("/v1") + ("/metrics" if kind != "ollama" else "")
@@ -84,9 +85,7 @@ def _parse_source(text: str, server: str | None) -> SourceSpec:
         raise ScenarioError(f"ollama has no metrics to name; write ollama={without_secrets(found['url'])}.")
     url, userinfo = userinfo_apart(found["url"])
     if userinfo:
-        credentials.keep_userinfo(
-            url, userinfo
-        )  # for this process and the one that samples, whose arguments anybody can read
+        credentials.keep_userinfo(url, userinfo)  # for this process and its child: anybody can read arguments
     if kind != "ollama" and urlsplit(url).path in ("", "/"):
         url = url.rstrip("/") + "/metrics"
     return SourceSpec(kind, url, metrics)
@@ -95,9 +94,9 @@ def _parse_source(text: str, server: str | None) -> SourceSpec:
 def make_source(
     asked: SourceSpec, *, client: int | None = None, server: str | None = None, ca_file: str | None = None
 ) -> Source:
-    """Return the source; its library is imported only now. `client` and `server` tell host whose CPU to keep apart.
+    """Return the source; its library is imported only now. `client` and `server` tell `host` whose CPU use to report apart.
 
-    A page of the same origin as `server` is asked with the measured server's credentials, no other is.
+    Only a page of the same origin as `server` is sent the measured server's credentials.
     """
     if asked.kind == "host":
         from loadtest.monitor.host import Host
@@ -142,7 +141,9 @@ def run_monitor(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: stop.set())
     if with_parent:
-        os.nice(NICENESS)  # before the threads: on Linux each has its own, taken over from the one that starts it
+        os.nice(
+            NICENESS
+        )  # before the threads start: on Linux each has a niceness of its own, copied from the thread that starts it
     threads = watch_all(sources, folder, every=every, stop=stop, say=say)
     if metrics is not None:
         _serve_metrics(metrics, folder)
@@ -157,7 +158,7 @@ def run_monitor(
 
 
 def _serve_metrics(listener: socket.socket, folder: Path) -> None:
-    """Answer Prometheus from now until this process ends."""
+    """Serve Prometheus from now until this process ends."""
     from loadtest.monitor.endpoint import Endpoint
     from loadtest.monitor.export import families
     from loadtest.monitor.tail import Tail
@@ -167,9 +168,9 @@ def _serve_metrics(listener: socket.socket, folder: Path) -> None:
 
 
 def _until_alone(stop: threading.Event) -> None:
-    """Set `stop` when the parent is gone: its end of the pipe has closed, or another process has adopted us.
+    """Set `stop` when the parent is gone: its end of the pipe has closed, or this process has another parent.
 
-    A child that the parent forked meanwhile may hold the pipe open, hence the second sign.
+    The second sign is needed because another child of the parent may hold the pipe open.
     """
     parent, pipe = os.getppid(), sys.stdin.fileno()
     while not stop.is_set():
@@ -188,9 +189,9 @@ def child_monitor(
     ca_file: str | None = None,
     metrics: socket.socket | None = None,
 ) -> Iterator[int]:
-    """Sample into `folder` while inside, from a child process that ends with this one; gives its pid.
+    """Sample into `folder` from a child process, while inside and no longer than this process lives; give its pid.
 
-    `metrics` is the socket at which the child serves the run's figures; only the child has it afterwards.
+    `metrics` is the socket at which the child serves the run's figures; it is closed in this process.
     """
     command = [sys.executable, "-m", "loadtest", "monitor", "--out", str(folder), "--every", str(every), "--with-run"]
     command += [part for source in asked for part in ("--source", str(source))]
@@ -201,15 +202,15 @@ def child_monitor(
         command += ["--ca-file", ca_file]
     inherited = [metrics.fileno()] if metrics is not None else []
     command += [part for number in inherited for part in ("--metrics-fd", str(number))]
-    # A session of its own: Ctrl-C at the terminal is for the run, which ends its monitor when it has ended itself.
+    # In a session of its own the child does not get the terminal's Ctrl-C: the run ends first, then its monitor.
     own: dict[str, Any] = {"start_new_session": True} if sys.platform != "win32" else {}
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=inherited, **own)
     if metrics is not None:
-        metrics.close()  # else it would seem to listen after the child has ended
+        metrics.close()  # it would seem to listen after the child's end otherwise
     assert child.stdin is not None
     assert child.stdout is not None
     try:
-        select.select([child.stdout], [], [], START_S)  # its start-up is over before the run's clock starts
+        select.select([child.stdout], [], [], START_S)  # so that its start-up is over before the run's clock starts
         yield child.pid
     finally:
         child.stdin.close()

@@ -1,4 +1,4 @@
-"""Prometheus text pages: DCGM's exporter, vLLM and llama.cpp by the names they are known to have, any other by yours."""
+"""Prometheus text pages: of DCGM's exporter, vLLM and llama.cpp the metrics known here, of any other those the user names."""
 
 from __future__ import annotations
 
@@ -51,14 +51,19 @@ KNOWN_METRICS = {
     ),
 }
 _NAME_ENDS = re.compile(r"[{ \t]")
-# Labels that tell one GPU (or slice of one) from another; the rest repeats host, driver and model on each line.
+# Labels that tell GPUs, or slices of one, apart; the others repeat host, driver and model on each line.
 _DCGM_LABELS = frozenset({"gpu", "GPU_I_ID"})
-_RUBBISH = (ValueError, KeyError, IndexError, AttributeError)  # what the parser is seen to raise on it
-_MOST_SERIES = 20_000  # of a page, whose lines are remembered
+_RUBBISH = (
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+)  # what the parser was seen to raise on pages that are not metrics
+_MOST_SERIES = 20_000  # lines of a page that are remembered
 
 
 class Prometheus:
-    """Samples the metrics of a page. `name` is "dcgm", "vllm", "llamacpp", or "prometheus" for those that you name."""
+    """Samples a page's metrics. `name` is "dcgm", "vllm", "llamacpp", or "prometheus" for metrics that the user names."""
 
     def __init__(
         self,
@@ -74,7 +79,9 @@ class Prometheus:
         self._asked = tuple(metrics)
         if not metrics and name in KNOWN_METRICS:
             self._wanted = frozenset(KNOWN_METRICS[name])
-        self._keys: dict[bytes, str | None] = {}  # lines without their number -> key; None: nobody asked for it
+        self._keys: dict[
+            bytes, str | None
+        ] = {}  # line without its number -> key, None for a metric that nobody asked for
 
     def open(self) -> dict[str, Any]:
         samples = self._samples(self._page.read())
@@ -90,8 +97,8 @@ class Prometheus:
     def sample(self) -> dict[str, Any]:
         """Return {"values": {name{labels}: number}} as the page has them; NaN and ±Inf are left out.
 
-        The parser takes about 20 µs a line, and a vLLM page has hundreds. It sees a line once; from then on what stands
-        before the line's number says whether the number counts, and for what.
+        The parser takes about 20 µs a line, and a vLLM page has hundreds of lines. So it parses a line only once: from then
+        on, the text before the line's number is the key to what the number is of.
         """
         page = self._page.read()
         values: dict[str, float] = {}
@@ -101,7 +108,7 @@ class Prometheus:
                 key = self._keys[head] if head in self._keys else self._learn(head, line)
                 if key is not None:
                     values[key] = float(number)
-        except _RUBBISH:  # or a form that is not so simple: the parser knows them all
+        except _RUBBISH:  # or a less usual form, which the parser knows
             values = {}
         if not values:
             values = {_series_key(sample): sample.value for sample in self._samples(page)}
@@ -111,15 +118,15 @@ class Prometheus:
         self._page.close()
 
     def _learn(self, head: bytes, line: bytes) -> str | None:
-        """Return the key of a line that begins so, and remember it; None for a comment or a metric not asked for.
+        """Return and remember the key of a line that begins with `head`; None for comments and metrics not asked for.
 
-        Raises ValueError where more than a number stands behind the labels (a time), or no space before it.
+        Raises ValueError where a time follows the number, or no space comes before it.
         """
         if not head:
             if line.strip():
                 raise ValueError(line)
             return None
-        if len(self._keys) >= _MOST_SERIES:  # labels that change all the time
+        if len(self._keys) >= _MOST_SERIES:  # its labels keep changing
             self._keys.clear()
         text = line.decode()
         key = None
@@ -132,17 +139,17 @@ class Prometheus:
         return key
 
     def _samples(self, page: bytes) -> list[Sample]:
-        """Return what the parser makes of the lines that count; raise SourceError where there are none."""
+        """Return the samples asked for; raise SourceError where there are none."""
         try:
             text = page.decode()
             lines = [line for line in text.splitlines() if _NAME_ENDS.split(line, 1)[0] in self._wanted]
             found = _parsed_samples(lines)
             if not found:
-                _parsed_samples(text.splitlines())  # no page of metrics at all, or one without these?
+                _parsed_samples(text.splitlines())  # raises where this is not a page of metrics
         except _RUBBISH as error:
-            raise SourceError(f"{self._page.url} is no page of Prometheus metrics ({_one_line(error)}).") from None
+            raise SourceError(f"{self._page.url} is not a page of Prometheus metrics ({_one_line(error)}).") from None
         if not found:
-            names = ", ".join(self._asked) or f"that is known of {self.name}"
+            names = ", ".join(self._asked) or f"that {self.name} is known by"
             raise SourceError(f"{self._page.url} has no metric {names}; name one: prometheus={self._page.url}:METRIC.")
         return found
 

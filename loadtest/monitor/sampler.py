@@ -1,7 +1,7 @@
-"""The beat of a monitor: each source is asked on its own thread, at whole multiples of the interval from the start.
+"""The beat of a monitor: each source is sampled on its own thread, at whole multiples of the interval from the start.
 
-A source that fails costs its own samples alone: its sentence is said once and written as a gap, it is tried again ever
-more rarely, and nothing is written in between, for a zero would be a lie.
+A source that fails spoils its own samples only. Its sentence is printed once and written as a gap; the source is tried again
+at growing intervals, and nothing is written in between, for a zero would be false.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ LONGEST_RETRY_S = 30.0
 
 
 class SourceError(LoadTestError):
-    """A source cannot be sampled now; its text is the sentence that the user sees and the gap holds."""
+    """A source cannot be sampled now. The text is the sentence for the user and for the gap."""
 
 
 class Source(Protocol):
-    """Something that can be asked what it sees now."""
+    """Something that can be sampled."""
 
     @property
     def name(self) -> str:
-        """What its file is called after: samples-<name>.jsonl."""
+        """Names its file: samples-<name>.jsonl."""
 
     def open(self) -> dict[str, Any]:
-        """Get ready and return facts that do not change while it is open; raise SourceError. A second call opens anew.
+        """Get ready and return facts that do not change while the source is open; raise SourceError. May be called again.
 
         The fact `note` is a sentence that the user should see.
         """
 
     def sample(self) -> dict[str, Any]:
-        """Return the values of this instant, unknown ones left out; raise SourceError."""
+        """Return the present values without unknown ones; raise SourceError."""
 
     def close(self) -> None:
         """Let go of everything; never raises."""
 
 
 class Watch:
-    """One source's way through a monitor's life: open, sample on the beat, gaps, retries."""
+    """Watches one source: opens it, samples it on the beat, writes gaps and tries again."""
 
     def __init__(self, source: Source, writer: SampleWriter, every: float, say: Callable[[str], None]) -> None:
         self._source = source
@@ -58,7 +58,7 @@ class Watch:
         self._failures = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Sample until `stop` is set. A beat that was missed is left out: late samples do not come in a burst."""
+        """Sample until `stop` is set. A missed beat is left out, so that late samples do not come in a burst."""
         start = time.perf_counter()
         while not stop.is_set():
             hold = self.beat()
@@ -68,7 +68,7 @@ class Watch:
         self._writer.close()
 
     def beat(self) -> float:
-        """Take one sample, or write the gap; return how long to hold off beyond the beat, seconds."""
+        """Take one sample, or write a gap; return how many seconds to wait beyond the next beat."""
         before = time.perf_counter_ns()
         try:
             if not self._open:
@@ -82,7 +82,7 @@ class Watch:
             return self._failed(before, str(error))
         except Exception as error:  # noqa: BLE001 - a source's own fault must not end the other sources
             return self._failed(before, f"{self._source.name} cannot be sampled: {error!r}.")
-        # Over a network the values were true somewhere between asking and hearing.
+        # The values were true at some instant between question and answer.
         self._write((before + time.perf_counter_ns()) // 2, values)
         self._gap, self._failures = None, 0
         return 0.0
@@ -104,7 +104,7 @@ class Watch:
             self._say(sentence)
 
     def _write(self, at: int, values: dict[str, Any]) -> None:
-        """Write a sample; one that does not fit on the disk is left out, and the next one is tried."""
+        """Write a sample, or leave it out where the disk is full."""
         try:
             self._writer.write({"t": at - self._writer.clock.monotonic_ns, **values})
         except StorageError as error:
@@ -122,13 +122,13 @@ def writer_for(folder: Path, source: str, every: float) -> SampleWriter:
             continue
         except StorageError as error:
             raise RunFolderError(f"{error}; choose another --out.") from None
-    raise RunFolderError(f"{folder} holds a thousand sample files of {source} already; choose another --out.")
+    raise RunFolderError(f"{folder} already holds a thousand sample files of {source}; choose another --out.")
 
 
 def watch_all(
     sources: Iterable[Source], folder: Path, *, every: float, stop: threading.Event, say: Callable[[str], None]
 ) -> list[threading.Thread]:
-    """Start a thread a source, so that a slow one delays no other; they end when `stop` is set."""
+    """Start a thread for each source, so that a slow one delays no other; they end when `stop` is set."""
     threads = []
     with contextlib.ExitStack() as undo:
         for source in sources:

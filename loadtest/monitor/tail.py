@@ -1,4 +1,4 @@
-"""A run folder that is being written, read as it grows: every record once, the driver's samples as they are now."""
+"""A run folder that is read while it is written: each record once, and the driver's latest samples."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from loadtest.monitor.export import ClientState, RunState
 from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 
-READ_LIMIT_S = 0.5  # of reading an answer may cost; what is left is read for the next one
-FRESH_S = 5.0  # the driver writes a sample a second; an older one is not of now
+READ_LIMIT_S = 0.5  # that one answer may spend on reading; what is left is read for the next answer
+FRESH_S = 5.0  # the driver writes a sample every second; an older one than this is out of date
 END_BYTES = 4096  # of a samples file: many lines
 
 
 class Tail:
-    """What the records of a run come to, level by level; may be asked by several threads."""
+    """Figures of a run's records, level by level; several threads may ask."""
 
     def __init__(self, folder: Path, *, limit: float = READ_LIMIT_S) -> None:
         """`limit` is how long one `seen` may read, in seconds."""
@@ -37,7 +37,7 @@ class Tail:
         self._lock = threading.Lock()
 
     def seen(self) -> RunState:
-        """Read on, and return what the run comes to; files that appear later are found, a cut last line is waited for."""
+        """Read on and return the run's state; later files are found, and a last line is read once it is complete."""
         with self._lock:
             self._read()
             facts = self._facts()
@@ -50,7 +50,7 @@ class Tail:
         left = len(self._files)
         for file in self._files.values():
             now = time.monotonic()
-            for record in file.read(now + (deadline - now) / left):  # no file waits for the others to end
+            for record in file.read(now + (deadline - now) / left):  # each file gets its share of the time
                 self._levels.setdefault(record.level, Figures()).add(record, file.zero)
             left -= 1
 
@@ -61,11 +61,11 @@ class Tail:
             return {}
 
     def _named(self, facts: dict[str, Any]) -> dict[str, Figures]:
-        """Return the figures by the levels' labels; levels of one label are added up."""
+        """Return figures by the levels' labels; levels with the same label are added up."""
         labels = {level["index"]: level["label"] for level in facts.get("levels") or () if level.get("label")}
         named: dict[str, Figures] = {}
         for index, figures in sorted(self._levels.items()):
-            merged = Figures()  # a copy too: the answer is written while others read on
+            merged = Figures()  # a copy, for other threads read on while the answer is written
             merged.merge(figures)
             label = labels.get(index, f"level {index}")
             if label in named:
@@ -98,7 +98,7 @@ class _Requests:
         self.zero = 0.0  # wall time in seconds that its t_* count from
 
     def read(self, deadline: float) -> Iterator[Record]:
-        """Yield the records of the whole lines written since; at least one, then until `deadline` on the monotonic clock."""
+        """Yield the records of complete lines written since: at least one, and more until `deadline`, a monotonic instant."""
         with self._path.open("rb") as file:
             file.seek(self._offset)
             for line in file:
@@ -106,7 +106,7 @@ class _Requests:
                     return
                 header = self._offset == 0
                 self._offset += len(line)
-                # A broken line is not ours to judge: the report will say so.
+                # The report names broken lines.
                 with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                     row = orjson.loads(line)
                     if header:
@@ -118,7 +118,7 @@ class _Requests:
 
 
 def _latest_sample(path: Path) -> dict[str, Any] | None:
-    """Return the last sample of a file, None where it is not of now."""
+    """Return the last sample of a file, None where it is out of date."""
     with path.open("rb") as file:
         first = file.readline()
         file.seek(max(file.seek(0, 2) - END_BYTES, len(first)))

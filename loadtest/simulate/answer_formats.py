@@ -1,4 +1,4 @@
-"""Answers byte for byte as a real Ollama writes them: NDJSON natively, SSE on /v1, key by key in its order."""
+"""Answers byte for byte as Ollama writes them: NDJSON for its own API, SSE for /v1, with the keys in Ollama's order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def created_at(wall_ns: int) -> bytes:
 
 
 class AnswerFormat(Protocol):
-    """One answer's bytes: `token` per token with text, then `end`; or `whole` where it is not streamed."""
+    """Makes one answer's bytes: `token` for each token with text, then `end`; or `whole` where it is not streamed."""
 
     content_type: str
     content_type_whole: str
@@ -45,7 +45,7 @@ class AnswerFormat(Protocol):
 
 
 class OllamaFormat:
-    """/api/chat and /api/generate. Texts come JSON-encoded, so that a token costs no encoding."""
+    """/api/chat and /api/generate. The texts given to `token` are JSON-encoded already, to save time."""
 
     content_type = "application/x-ndjson"
     content_type_whole = "application/json; charset=utf-8"
@@ -105,7 +105,7 @@ class OpenAIFormat:
 
     def token(self, text: bytes, wall_ns: int) -> bytes:
         second = wall_ns // 1_000_000_000
-        if second != self._second:  # all but the text stays the same for a second
+        if second != self._second:  # within a second only the text differs
             self._second = second
             event = orjson.dumps(self._event("\0", None, second))
             self._before, self._after = event.split(b'"\\u0000"')
@@ -127,7 +127,7 @@ class OpenAIFormat:
         return orjson.dumps(answer | {"usage": _usage(stream)}) + b"\n"
 
     def broken(self) -> bytes:
-        """Return what is left of an engine's death on /v1: an empty chunk without a model, the error lost."""
+        """Return what /v1 sends when the engine has died: an empty chunk without a model, and not a word of the error."""
         event = self._event("", None, time.time_ns() // 1_000_000_000)
         event["model"] = ""
         return b"data: %s\n\n" % orjson.dumps(event)
@@ -165,7 +165,7 @@ class OpenAIFormat:
 
 
 def refusal_body(path: str, status: int, sentence: str) -> tuple[str, bytes]:
-    """Return (content type, body) of an error answer on `path`: Ollama's own form, or OpenAI's on /v1."""
+    """Return content type and body of an error answer on `path`, in OpenAI's form on /v1 and in Ollama's elsewhere."""
     if not path.startswith("/v1/"):
         return "application/json; charset=utf-8", orjson.dumps({"error": sentence})
     kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")
@@ -182,6 +182,6 @@ def _usage(stream: Stream) -> dict[str, int]:
 
 
 def _token_ids(request: GenerationRequest, stream: Stream) -> list[int]:
-    """Return made-up but steady token ids of prompt and answer, as many as the counts say."""
+    """Return as many made-up token ids as prompt and answer have tokens; the same text always gives the same ids."""
     prompt = [zlib.crc32(piece.encode()) % 128_000 for piece in request.prompt[-stream.prompt_tokens :]]
     return prompt + [(7919 * index) % 128_000 for index in range(stream.tokens)]

@@ -1,4 +1,4 @@
-"""One answer on its way to a client: each emission of the engine becomes bytes here, faults included."""
+"""Writes one answer to its client: the engine's emissions as bytes, or the fault that is injected."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Lateness:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class AnswerWriter:
-    """Writes one stream's tokens to its connection and keeps the instants of the writes.
+    """Writes one stream's tokens to its connection and notes when.
 
-    `over` is called once, when the answer has ended, however it did: before the connection goes on to its next request.
+    `over` is called once, when the answer has ended in whatever way, and before the connection takes its next request.
     """
 
     ordinal: int
@@ -52,10 +52,10 @@ class AnswerWriter:
     answer_format: AnswerFormat
     connection: ClientConnection
     banner: bytes
-    offset: int  # one of OPENINGS: where in ANSWER this answer starts
+    offset: int  # where in ANSWER this answer starts: one of OPENINGS
     over: Callable[[AnswerWriter], None]
     fault: Fault | None = None
-    fault_at: int = 0  # tokens before it strikes
+    fault_at: int = 0  # tokens before the fault
     stream: Stream | None = None
     outcome: str = "ok"
     first_ns: int | None = None
@@ -67,7 +67,7 @@ class AnswerWriter:
     _held: list[Emission] | None = None  # while stalled
 
     def emit(self, emission: Emission) -> None:
-        """Write what the engine made."""
+        """Write a token or an end that the engine has made."""
         self.late.add(max(time.perf_counter_ns() - emission.at, 0))
         if emission.stream.request.load_only:
             self.whole(emission.stream)
@@ -77,7 +77,7 @@ class AnswerWriter:
             self._write(emission)
 
     def whole(self, stream: Stream) -> None:
-        """Answer with one object: a request that does not stream, or only loads the model."""
+        """Answer with one object, for a request that does not stream or only loads the model."""
         text = "".join(ANSWER[(self.offset + index) % len(ANSWER)] for index in range(self._sent))
         total = time.perf_counter_ns() - self.http.arrived_ns
         body = self.answer_format.whole(text, stream, time.time_ns(), total)
@@ -90,7 +90,7 @@ class AnswerWriter:
         self._body(status, content_type, body)
 
     def drop(self) -> None:
-        """The client is gone."""
+        """Take note that the client is gone."""
         self.outcome = "cancelled" if self.outcome == "ok" else self.outcome
         self._ended()
 
@@ -146,7 +146,7 @@ class AnswerWriter:
 
     def _chunk(self, body: bytes) -> None:
         data = chunk(body)
-        if not self._headed:  # not a byte before the first token, and then both in one write
+        if not self._headed:  # as Ollama: nothing before the first token, then headers and token in one write
             self._headed = True
             data = response_head(200, self.answer_format.content_type, banner=self.banner, close=self.http.close) + data
         self.connection.write(data)
@@ -170,7 +170,7 @@ class AnswerWriter:
     # -- faults -----------------------------------------------------------------------------------------------------
 
     def _strike(self, fault: Fault, emission: Emission) -> bool:
-        """Do the fault where its time has come; True when the emission is not to be written."""
+        """Inject the fault if its time has come; True when the emission is not to be written."""
         if self._sent < self.fault_at + (EQUAL_PIECES if fault.kind is FaultKind.REPEAT_GUARD else 0):
             return False
         self.outcome = fault.kind.value

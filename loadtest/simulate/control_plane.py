@@ -1,4 +1,4 @@
-"""The control plane: what Ollama says of itself and its models, and exporters of the machine below it."""
+"""The control plane: what Ollama says of itself and its models, and what exporters say of its machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loadtest.simulate.profiles import ModelFacts, Profile
 from loadtest.simulate.request_bodies import full_name
 from loadtest.simulate.stream import Stage, Stream
 
-IMITATED_VERSION = "0.24.0"  # whose wire this is
+IMITATED_VERSION = "0.24.0"  # the Ollama that is imitated
 _MODIFIED_NS = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000_000 + 123_456_789
 _KEEP_ALIVE_NS = 300 * 1_000_000_000
 _TEMPLATE = (
@@ -40,7 +40,7 @@ def api_tags(profile: Profile) -> dict[str, Any]:
 
 
 def api_ps(profile: Profile, *, num_ctx: int | None, wall_ns: int) -> dict[str, Any]:
-    """Return /api/ps: the loaded model with its KV cache of every slot; none while `num_ctx` is None."""
+    """Return /api/ps: the loaded model, with the KV cache of all slots; no model while `num_ctx` is None."""
     if num_ctx is None:
         return {"models": []}
     model = profile.model
@@ -59,7 +59,7 @@ def api_ps(profile: Profile, *, num_ctx: int | None, wall_ns: int) -> dict[str, 
 
 
 def loaded_size(profile: Profile, num_ctx: int) -> int:
-    """Return bytes of the loaded model: the file and the KV cache of every slot, taken as a whole when it is loaded."""
+    """Return the loaded model's bytes: its file and the KV cache of all slots, which is allocated when the model is loaded."""
     return profile.model.size + num_ctx * (profile.slots or 1) * profile.model.kv_bytes_per_token
 
 
@@ -68,10 +68,10 @@ def metrics_page(
 ) -> str:
     """Return a Prometheus page that agrees with /api/ps: a GPU as DCGM's exporter shows it, slots as llama.cpp does.
 
-    Memory is flat while a model is loaded, as llama.cpp's is; what active streams hold of it is the KV cache's use. In
-    a load (`loading`: context length, share of the way) the weights come in at a steady rate, then the cache at once.
-    Utilisation is that of the instant: 100 while a batch is worked on, else 0. Like an Ollama, it never says "deferred":
-    what waits, waits in front of the engine.
+    The memory in use stays the same while a model is loaded, as with llama.cpp; the KV cache's use is what active streams
+    hold of it. During a load (`loading`: context length, share done) the weights come in at a steady rate, then the cache
+    at once. Utilisation is 100 while a batch runs, else 0. No request is ever "deferred", as with Ollama, where requests
+    wait in front of the engine.
     """
     working = [stream for stream in streams if stream.stage in (Stage.PREFILL, Stage.DECODE)]
     lines = []

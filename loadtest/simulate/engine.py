@@ -1,11 +1,11 @@
-"""A batching model server in virtual time: slots, FIFO, batches, prefix cache and model load, without a clock.
+"""A batching model server without a clock of its own: slots, queue, batches, prefix cache and model load.
 
-The one model behind both the live simulated server and predictions. Instants are integer nanoseconds on whatever clock
-the caller keeps; `due` says when something happens next, `advance` makes it happen. The way of a request:
+The live simulated server and all predictions use this model. Instants are integer nanoseconds on the caller's clock; `due`
+says when something happens next, and `advance` makes it happen. The way of a request:
 
     submit → (model load) → handling → slot queue → slot won → handover → next batch: prefill → tokens → done
 
-Everything random comes from `seed`, so equal calls give equal results.
+All randomness comes from `seed`, so that equal calls give equal results.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from dataclasses import dataclass, field
 from loadtest.simulate.stream import Emission, EngineRequest, Stage, Stream
 from loadtest.simulate.timing import NS_PER_S, Timing, pass_sizes
 
-BURST_NS = 10_000_000  # requests closer together than this are one burst (seen: arrivals 15 ms apart start in order)
-APART_S = 1e-6  # a stream that is later than another by this much misses its batch
-SIMILAR = 0.1  # share of a prompt that a slot must hold for the prompt to be sent there (llama.cpp's default)
+BURST_NS = (
+    10_000_000  # requests closer together than this are one burst; requests 15 ms apart were seen to start in order
+)
+APART_S = 1e-6  # by this much later than another, a stream misses that one's batch
+SIMILAR = 0.1  # share of a prompt that a slot must have cached to be chosen for it (llama.cpp's default)
 
 _WORKING = frozenset({Stage.PREFILL, Stage.DECODE})
 _HOLDS_SLOT = frozenset({Stage.HANDOVER, Stage.READY, Stage.PREFILL, Stage.DECODE})
@@ -30,7 +32,7 @@ _HOLDS_SLOT = frozenset({Stage.HANDOVER, Stage.READY, Stage.PREFILL, Stage.DECOD
 @dataclass(slots=True)
 class _Slot:
     cache: Sequence[Hashable] = ()
-    used: int = -1  # when it was last released
+    used: int = -1  # when the slot was last freed
     stream: Stream | None = None
 
 
@@ -38,14 +40,14 @@ class _Slot:
 class _Batch:
     end: int
     decoding: list[Stream]
-    prompts: list[tuple[Stream, int]] = field(default_factory=list)  # with the tokens taken from each
+    prompts: list[tuple[Stream, int]] = field(default_factory=list)  # each with the number of its tokens in the batch
 
 
 class Engine:
     """The batching server. `slots` None: no limit (vLLM-like, and then no prefix cache).
 
-    `scatter` puts a prompt that is like none before into any idle slot in place of the longest idle one: for a server
-    whose earlier traffic, and so whose order of slots, is not known.
+    `scatter` puts a prompt that resembles none before into a random idle slot, not into the longest idle one: for a
+    server whose earlier traffic, and hence the order of whose slots, is not known.
     """
 
     def __init__(
@@ -74,15 +76,15 @@ class Engine:
         self._slots = [_Slot() for _ in range(slots or 0)]
         self._active: list[Stream] = []
         self._batch: _Batch | None = None
-        self._granted = -1  # when a slot was last given away
-        self._tickets = 0  # slots taken, as the queue in front of the batch loop counts them
-        self._alive = 0  # streams past the scheduler and not ended
+        self._granted = -1  # when a slot was last given to a stream
+        self._tickets = 0  # slots in use, as counted in front of the batch loop
+        self._alive = 0  # streams that have passed the scheduler and not ended
         self._burst, self._last_arrival = 0, -BURST_NS
         self._step_values: dict[int, tuple[float, ...]] = {}
         self._out: list[Emission] = []
 
     def submit(self, request: EngineRequest, now: int) -> Stream:
-        """Take a request in at `now`; the caller has advanced to `now` before."""
+        """Take a request at `now`, up to which the caller has advanced."""
         stream = Stream(request, now)
         self._burst += now - self._last_arrival > BURST_NS
         stream.burst, self._last_arrival = self._burst, now
@@ -92,7 +94,7 @@ class Engine:
         return stream
 
     def cancel(self, stream: Stream, now: int) -> None:
-        """Drop a stream whose client is gone: its place in the queue is free at once, its slot after the batch."""
+        """Drop a stream whose client is gone: its place in the queue is freed at once, its slot after the batch."""
         if stream.stage is Stage.ENDED:
             return
         if stream.stage is Stage.PENDING:
@@ -113,14 +115,14 @@ class Engine:
         return min(instants) if instants else None
 
     def advance(self, now: int) -> list[Emission]:
-        """Let everything happen that is due by `now`; return the tokens and ends in order."""
+        """Let everything happen that is due by `now`; return tokens and ends in order."""
         while (at := self.due()) is not None and at <= now:
             self._turn(at)
         out, self._out = self._out, []
         return out
 
     def pending(self) -> int:
-        """Return how many wait at the scheduler: past OLLAMA_MAX_QUEUE of these a server says 503."""
+        """Return how many requests wait at the scheduler, of which OLLAMA_MAX_QUEUE allows so many."""
         return len(self._pending)
 
     def loaded_ctx(self) -> int | None:
@@ -128,14 +130,14 @@ class Engine:
         return self._loaded
 
     def loading(self, now: int) -> tuple[int, float] | None:
-        """Return the context length of the model being loaded and the share of it that is there; None without a load."""
+        """Return the context length of a model that is being loaded and the share that is loaded; None without a load."""
         whole = round(self.timing.load_s * NS_PER_S)
         if self._load_end is None or not whole:
             return None
         return self._load_ctx, min(max(1 - (self._load_end - now) / whole, 0.0), 1.0)
 
     def unload(self) -> None:
-        """Drop the model if nothing runs on it; the next request loads it again."""
+        """Drop the model if no request runs on it; the next request loads it again."""
         if self._alive == 0 and self._load_end is None:
             self._loaded = None
 
@@ -157,7 +159,7 @@ class Engine:
             self._start_batch(at)
 
     def _schedule(self, now: int) -> None:
-        """Pass pending requests on while the loaded model fits them; start a load when it does not and all is idle."""
+        """Pass pending requests on while they suit the loaded model; if one does not and all is idle, start a load."""
         while self._pending and self._load_end is None:
             stream = self._pending[0]
             if stream.request.num_ctx != self._loaded:
@@ -190,7 +192,7 @@ class Engine:
         self._grant(at)
 
     def _grant(self, at: int, *, beside: bool = False) -> None:
-        """Give free slots to those queued; `beside`: at a batch's end, after which others decode on."""
+        """Give free slots to queued streams; `beside`: at a batch's end, while other streams decode on."""
         timing = self.timing
         while self._queue and (self._limit is None or self._tickets < self._limit):
             stream = self._queue.popleft()
@@ -240,7 +242,7 @@ class Engine:
         self._batch = _Batch(at + max(round(seconds * NS_PER_S), 1), decoding, prompts)
 
     def _assign(self, stream: Stream, at: int) -> bool:
-        """Give a ready stream its slot and reuse what that slot's cache holds; False when none is idle."""
+        """Give a ready stream a slot and reuse what that slot has cached; False when no slot is idle."""
         prompt = stream.request.prompt
         if self._limit is not None:
             shared = {
@@ -249,13 +251,15 @@ class Engine:
             if not shared:
                 return False
             number = max(shared, key=lambda n: shared[n])
-            if shared[number] <= SIMILAR * len(prompt):  # nothing alike: the longest idle, of equals the last
+            if shared[number] <= SIMILAR * len(
+                prompt
+            ):  # no similar prompt: take the longest idle slot, the last of equals
                 number = min(shared, key=lambda n: (self._slots[n].used, -n))
                 if self._scatter:
                     number = self._random.choice(list(shared))
             length, slot = shared[number], self._slots[number]
             slot.stream, slot.cache, stream.slot = stream, prompt, number
-            stream.cached = max(min(length, stream.prompt_tokens - 1), 0)  # one token is always evaluated
+            stream.cached = max(min(length, stream.prompt_tokens - 1), 0)  # at least one token is evaluated
         stream.todo = stream.prompt_tokens - stream.cached
         stream.stage, stream.prefill_start = Stage.PREFILL, at
         return True
@@ -295,7 +299,7 @@ class Engine:
             if stream.todo == 0:
                 self._token(stream, batch.end)
         self._batch = None
-        # Slots pass on only now that it is known whether anyone decodes on beside their next streams.
+        # Only now is it known whether others decode on beside the streams that get the freed slots.
         self._grant(batch.end, beside=any(stream.stage in _WORKING for stream in self._active))
 
     def _token(self, stream: Stream, at: int) -> None:
@@ -315,7 +319,7 @@ class Engine:
 
 
 def _batch_prompts(active: Iterable[Stream], room: int | None) -> Iterable[tuple[Stream, int]]:
-    """Yield each prompt in prefill with the tokens of it that the batch takes, first come first, up to `room`."""
+    """Yield each prompt in prefill with the number of its tokens in the batch, in order of arrival, `room` in all."""
     for stream in active:
         if stream.stage is not Stage.PREFILL:
             continue

@@ -1,4 +1,4 @@
-"""Faults that real servers show, injected on purpose: how each looks on the wire is in the kind's name."""
+"""Faults of real servers, injected on purpose; each kind is named after what it does on the wire."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FaultKind(StrEnum):
     HTTP_500 = "http-500"
     HTTP_503 = "http-503"
     RESET = "reset"  # RST in mid-stream
-    STALL = "stall"  # nothing for stall_s, then all that was held
+    STALL = "stall"  # nothing for stall_s, then everything held back
     SILENT_END = "silent-end"  # a clean end without done:true, finish_reason or [DONE]
     REPEAT_GUARD = "repeat-guard"  # 31 equal pieces, then a silent end
 
@@ -28,7 +28,7 @@ EQUAL_PIECES = 31  # Ollama ends a stream after more than 30 equal ones
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One kind of fault and who gets it: a share of the requests, or every nth."""
+    """One kind of fault, and which requests get it: a share of them, or every nth."""
 
     kind: FaultKind
     share: float = 0.0
@@ -47,14 +47,14 @@ class Fault:
                 fault = cls(kind=kind, share=float(amount or 1))
         except ValueError:
             raise ScenarioError(
-                f"no fault reads {text!r}; write KIND=SHARE or KIND=every:N with one of {', '.join(FaultKind)}."
+                f"{text!r} is not a fault; write KIND=SHARE or KIND=every:N with one of {', '.join(FaultKind)}."
             ) from None
         if not 0 <= fault.share <= 1 or (fault.every is not None and fault.every < 1):
             raise ScenarioError(f"fault {text!r}: the share must lie between 0 and 1, every:N at 1 or above.")
         return fault
 
     def hits(self, ordinal: int, rng: random.Random) -> bool:
-        """Say whether the request with this ordinal (from 1) gets the fault."""
+        """Whether the request with this ordinal, counted from 1, gets the fault."""
         if self.every is not None:
             return ordinal % self.every == 0
         return rng.random() < self.share

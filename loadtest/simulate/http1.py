@@ -1,7 +1,7 @@
-"""HTTP/1.1 for the simulated server on bare non-blocking sockets: what is written is in the kernel when `write` returns.
+"""HTTP/1.1 for the simulated server on non-blocking sockets: when `write` returns, the kernel has the bytes.
 
-asyncio's and uvloop's transports may hold a write until the end of the loop's turn; then created_at and the truth log
-would be early by that much. A connection answers one request at a time and keeps pipelined ones waiting.
+Transports of asyncio and uvloop may keep a write until the end of the loop's turn, and created_at and the truth log would
+be early by that. A connection answers one request at a time; pipelined ones wait.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from http import HTTPStatus
 
 import httptools
 
-SO_TIMESTAMPNS = 35  # Linux; the kernel's arrival time of what a read returns, as ancillary data
+SO_TIMESTAMPNS = 35  # Linux: has reads return the kernel's arrival time as ancillary data
 _KERNEL_STAMP = struct.Struct("qq")
 LAST_CHUNK = b"0\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -28,7 +28,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class HTTPRequest:
-    """One HTTP request as read: the instants are those at which its last bytes arrived."""
+    """One HTTP request, and when its last bytes arrived."""
 
     method: str
     path: str
@@ -36,13 +36,13 @@ class HTTPRequest:
     close: bool  # the client wants the connection closed after the answer
     arrived_ns: int  # monotonic
     arrived_wall_ns: int
-    stamped: bool  # by the kernel; else the time of the read
+    stamped: bool  # whether the instant is the kernel's, not the time of the read
 
 
 def response_head(
     status: int, content_type: str, *, banner: bytes, length: int | None = None, close: bool = False
 ) -> bytes:
-    """Return status line and headers in Ollama's order; `length` None announces chunks. `banner` is one more line."""
+    """Return status line and headers in Ollama's order; `length` None means chunks. `banner` is one more header line."""
     body = b"Content-Length: %d\r\n" % length if length is not None else b""
     return b"HTTP/1.1 %d %s\r\nContent-Type: %s\r\nDate: %s\r\n%s%s%s%s\r\n" % (
         status,
@@ -72,7 +72,7 @@ def _http_date(second: int) -> bytes:
 
 
 class ClientConnection:
-    """One client's socket: reads requests, hands each to `on_call` when the one before is answered."""
+    """One client's socket: reads requests and hands each to `on_request` once the one before is answered."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class ClientConnection:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if sys.platform == "linux":
-            with contextlib.suppress(OSError):  # some sandboxes refuse; then the time of the read stands in
+            with contextlib.suppress(OSError):  # some sandboxes refuse: the time of the read is taken instead
                 sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._loop.add_reader(sock.fileno(), self._readable)
 
@@ -109,7 +109,7 @@ class ClientConnection:
         except OSError:
             data, ancillary = b"", []
         now, wall = time.perf_counter_ns(), time.time_ns()
-        if not data:  # a client that only shuts its sending side counts as gone, too: so it does for Go's server
+        if not data:  # as for Go's server, a client that shuts only its sending side is gone, too
             self.abort()
             return
         self._arrived = (now, wall, False)
@@ -160,7 +160,7 @@ class ClientConnection:
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Hand `data` to the kernel now; what it does not take goes as soon as it can."""
+        """Hand `data` to the kernel now, and what it does not take as soon as it can."""
         if self.closed:
             return
         if self._unsent:
@@ -192,20 +192,20 @@ class ClientConnection:
                 self._shut()
 
     def finish(self, *, close: bool) -> None:
-        """End the current answer; go on with the next request, or close once all is sent."""
+        """End the answer; go on with the next request, or close once all is sent."""
         self._busy = False
         if close:
             self._closing = True
             self._close_when_sent()
         elif self._requests:
-            self._loop.call_soon(self._next)  # not from within the server's loop over a batch
+            self._loop.call_soon(self._next)  # later, for the server may be in its loop over a batch
 
     def _close_when_sent(self) -> None:
         if not self._unsent and not self.closed:
             self._shut()
 
     def abort(self, *, reset: bool = False) -> None:
-        """Close at once; with `reset` the peer gets RST instead of the end of the stream."""
+        """Close at once; with `reset` the client gets an RST, not a FIN."""
         if self.closed:
             return
         if reset:

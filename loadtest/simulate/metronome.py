@@ -1,7 +1,7 @@
-"""A server without an engine: every stream ticks on a phase of its own, so that arrivals do not come in waves.
+"""A server without an engine, for benchmarks of clients: every stream sends tokens at its own phase.
 
-For benching clients: first tokens are spread as drawn, then one token each step time, whatever the others do. With
-timing.aligned every tick waits for the next instant of one grid, so that the tokens of all streams come together.
+The first token's time is drawn, then a token follows each step time, whatever other streams do. With timing.aligned each
+token waits for the next instant of a common grid, so that the tokens of all streams come together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from loadtest.simulate.timing import NS_PER_S, Timing
 
 
 class Metronome:
-    """Drop-in for Engine: no slots, no coupling. Needs timing.first_token_s; a step takes timing.step at one stream."""
+    """An engine without slots, whose streams are independent. Needs timing.first_token_s; a step takes timing.step of one stream."""
 
     def __init__(self, timing: Timing, *, seed: int = 0) -> None:
         if timing.first_token_s is None:
@@ -28,7 +28,7 @@ class Metronome:
         self._num_ctx: int | None = None
 
     def submit(self, request: EngineRequest, now: int) -> Stream:
-        """Start a stream at `now`: nothing waits here."""
+        """Start a stream at `now`, without waiting."""
         stream = Stream(request, now, Stage.PREFILL)
         stream.scheduled = stream.slot_won = stream.prefill_start = now
         stream.prompt_tokens = min(len(request.prompt), request.num_ctx)
@@ -60,7 +60,7 @@ class Metronome:
         return out
 
     def pending(self) -> int:
-        """Nothing ever waits at the scheduler."""
+        """Return 0: nothing ever waits."""
         return 0
 
     def loaded_ctx(self) -> int | None:
@@ -68,11 +68,11 @@ class Metronome:
         return self._num_ctx
 
     def loading(self, now: int) -> tuple[int, float] | None:  # noqa: ARG002 - the engine's signature
-        """Nothing is ever loaded here."""
+        """Return None: nothing is ever loaded."""
         return None
 
     def unload(self) -> None:
-        """Forget the context length asked for: nothing is ever loaded here."""
+        """Forget the context length last asked for."""
         self._num_ctx = None
 
     def _later(self, stream: Stream, at: int) -> None:

@@ -1,6 +1,6 @@
-"""Which server is simulated: the model's facts for the control plane, and the timing of the machine it runs on.
+"""Profiles of simulated servers: the model's facts for the control plane, and the timing of its machine.
 
-Built-in profiles stand on measurements; a profile may also be read from a JSON file of the same fields:
+Most built-in profiles rest on measurements. A profile may also come from a JSON file with the same fields:
 
     {"name": "my-box", "slots": 4, "num_ctx": 4096,
      "timing": {"step": {"table": {"1": [0.020], "2": [0.0235, 0.040]}}, "prefill_s": 0.0028, "handover_s": 0.002},
@@ -22,13 +22,13 @@ from loadtest.simulate.timing import StepLaw, Timing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What /api/show, /api/tags and /api/ps say of the model."""
+    """What the control plane says of the model."""
 
     name: str
     family: str = "llama"
     parameters: int
     quantization: str
-    file_type: int  # GGUF's number of the quantisation: 1 F16, 2 Q4_0
+    file_type: int  # GGUF's number for the quantisation: 1 for F16, 2 for Q4_0
     size: int  # bytes of the file
     context_length: int
     layers: int
@@ -52,7 +52,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """A machine with a model on it. `slots` None: no limit; `num_ctx`: the context where a request names none."""
+    """A machine with a model. `slots` None means no limit; `num_ctx` is the context of requests that name none."""
 
     name: str
     model: ModelFacts
@@ -118,9 +118,10 @@ LLAMA_98M = ModelFacts(
 )
 
 _BUILT_IN = (
-    # Fitted to the published A100 tables (tests/test_published.py): 25 / 21.5 / 15.5 tokens/s a stream at 1 / 2 / 4
-    # streams, less with longer answers and the more so at higher concurrency (from 100 to 800 words by 2, 6 and 14 %); the 484-word text took about 1.7 s cold, un-interleaved as Ollama was in mid-2024. The file was
-    # read at about 1 GB/s; num_ctx 2048 · 4 slots makes the 42 GB of GPU memory seen.
+    # Fitted to the published A100 tables (tests/test_published.py): 25, 21.5 and 15.5 tokens/s a stream with 1, 2 and 4
+    # streams, less by 2, 6 and 14 % for answers of 800 words than of 100. The 484-word text took about 1.7 s cold, not
+    # interleaved, as with Ollama in mid-2024. The file was read at about 1 GB/s. A num_ctx of 2048 and 4 slots come to the
+    # 42 GB of GPU memory that were seen.
     Profile(
         name="a100-80g-llama3.1-70b-q4",
         model=LLAMA_70B,
@@ -149,20 +150,20 @@ _BUILT_IN = (
             neighbours=True,
         ),
     ),
-    # Made up: a small model on a good GPU, quick enough for demos and tests.
+    # Made up: a small model on a good GPU, fast enough for demos and tests.
     Profile(
         name="quick",
         model=LLAMA_1B,
         timing=Timing(step=StepLaw(base_s=0.008, per_stream_s=0.002), prefill_s=0.00025, load_s=0.3),
     ),
-    # No engine: arrivals independent of each other, TTFT p50 200 ms and p99 239 ms, 50 tokens/s a stream.
+    # Without an engine: independent streams of 50 tokens/s, TTFT p50 200 ms and p99 239 ms.
     Profile(
         name="metronome",
         model=LLAMA_1B,
         timing=Timing(step=StepLaw(base_s=0.020), prefill_s=0.0, first_token_s=(0.200, 0.0168)),
         slots=None,
     ),
-    # The same, but the tokens of all streams come together, as those of an engine's step do.
+    # The same with the tokens of all streams together, as those of an engine's step are.
     Profile(
         name="lockstep",
         model=LLAMA_1B,
@@ -180,7 +181,7 @@ def load_profile(name: str) -> Profile:
         return PROFILES[name]
     path = Path(name)
     if not path.is_file():
-        raise ScenarioError(f"no profile and no file is called {name!r}; the profiles are {', '.join(PROFILES)}.")
+        raise ScenarioError(f"{name!r} is neither a profile nor a file; the profiles are {', '.join(PROFILES)}.")
     try:
         fields = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""What a request asks for, the same for every API, and the refusals that Ollama answers with."""
+"""Request bodies of every API read into one kind of request, or refused with the errors that Ollama answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FLOATS = {
 
 
 class RefusedError(Exception):
-    """An answer other than 200: HTTP status and the sentence that goes into it."""
+    """The request is answered with an error: its HTTP status and its sentence."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -33,10 +33,10 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One request for text, whatever API it came by."""
+    """One request for text, through whichever API it came."""
 
     endpoint: str  # "chat", "generate", "v1-chat" or "v1-completions"
-    model: str  # as asked: answers echo it
+    model: str  # as the request spells it: answers repeat it
     opening: str  # the prompt's first 80 characters, for the truth log
     prompt: Sequence[str]  # estimated tokens, template included
     limit: int
@@ -50,7 +50,7 @@ class GenerationRequest:
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
-    """Return the JSON object; Refusal 400 in Go's words where it is none."""
+    """Return the JSON object; raise RefusedError 400, in Go's words, where the body is not one."""
     if not body:
         raise RefusedError(400, "missing request body")
     try:
@@ -82,7 +82,7 @@ def _go_sentence(body: str, position: int) -> str:
 
 
 def check_model(fields: dict[str, Any], profile: Profile, *, required: bool) -> str:
-    """Return the model's name as asked; Refusal 400 or 404 where it is missing or another than the profile's."""
+    """Return the model's name as asked; raise RefusedError 400 or 404 where it is missing or not the profile's."""
     model = fields.get("model", "")
     if not model and required:
         raise RefusedError(400, "model is required")
@@ -99,7 +99,7 @@ def full_name(model: str) -> str:
 def read_ollama_request(
     endpoint: str, fields: dict[str, Any], profile: Profile, rng: random.Random
 ) -> GenerationRequest:
-    """Return what /api/chat or /api/generate asks for; raise Refusal as Ollama would."""
+    """Return what /api/chat or /api/generate asks for; raise RefusedError where Ollama answers with an error."""
     model = check_model(fields, profile, required=endpoint == "chat")
     options = fields.get("options") or {}
     for name, value in options.items():
@@ -139,7 +139,7 @@ def read_ollama_request(
 def read_openai_request(
     endpoint: str, fields: dict[str, Any], profile: Profile, rng: random.Random
 ) -> GenerationRequest:
-    """Return what /v1/chat/completions or /v1/completions asks for; max_completion_tokens is ignored, as Ollama does."""
+    """Return what /v1/chat/completions or /v1/completions asks for; max_completion_tokens is ignored, as by Ollama."""
     model = check_model(fields, profile, required=True)
     if endpoint == "v1-chat":
         messages = _messages(fields.get("messages") or [])
@@ -187,12 +187,12 @@ def _last_user_message(messages: list[tuple[str, str]]) -> str:
 
 
 def _token_limit(asked: int, num_ctx: int) -> int:
-    """num_predict as Ollama takes it: none, 0, negative or too large means 10 × num_ctx."""
+    """Return num_predict as Ollama understands it: missing, 0, negative or too large means 10 × num_ctx."""
     return asked if 0 < asked <= 10 * num_ctx else 10 * num_ctx
 
 
 def _natural(asked: int, said: str, rng: random.Random) -> int | None:
-    """After how many tokens the answer ends by itself: never before an asked length, unless the text asks for words."""
+    """Return after how many tokens the answer ends by itself; None where a length is asked for, unless in words by the text."""
     if asked > 0 and not text.WORDS_ASKED.search(said):
         return None
     return text.natural_length(said, rng)

@@ -1,7 +1,7 @@
-"""The simulated server: the engine in real time behind Ollama's and OpenAI's wire, bound to loopback.
+"""The simulated server: an engine in real time behind Ollama's and OpenAI's APIs, on loopback.
 
-No task and no timer per stream: one loop turn an engine batch writes every stream's token. Timers fire up to 1 ms
-early or late, so the server wakes before a batch is due and spins through call_soon for the last bit.
+Streams have no tasks or timers of their own: one turn of the loop writes every stream's token of a batch. Timers fire up to
+1 ms early or late, so the server wakes before a batch is due and spins through call_soon until it is.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from loadtest.simulate.stream import EngineProtocol, EngineRequest, Stream
 from loadtest.simulate.text import OPENINGS
 from loadtest.simulate.truth import TruthLog
 
-WAKE_EARLY_NS = 1_500_000  # timers are this coarse at worst; the rest is spun
-CHUNKED_ABOVE = 2048  # Go announces the length of bodies that fit its buffer and sends longer ones chunked
+WAKE_EARLY_NS = 1_500_000  # timers may be off by this much; the rest is spent spinning
+CHUNKED_ABOVE = 2048  # bytes: Go gives the length of bodies that fit its buffer, and sends longer ones in chunks
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 GENERATION_PATHS = {
     "/api/chat": "chat",
@@ -53,7 +53,7 @@ GENERATION_PATHS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
-    """What to simulate. `slots` None takes the profile's, 0 means no limit; `port` 0 takes a free one."""
+    """What to simulate. `slots` None means the profile's, 0 no limit; `port` 0 means a free one."""
 
     profile: str = "quick"  # a built-in profile's name, or a JSON file
     slots: int | None = None  # OLLAMA_NUM_PARALLEL
@@ -63,7 +63,7 @@ class ServerOptions:
     burst: Literal["fifo", "lifo"] = "fifo"
     jitter: float | None = None  # standard deviation of a batch's time, as a share of it; None: the profile's
     warm: bool = False  # the model is loaded from the start
-    max_queue: int = 512  # requests that may wait for a load; past it 503
+    max_queue: int = 512  # requests that may wait for a load; further ones get a 503
     truth: Path | None = None
     faults: tuple[Fault, ...] = ()
     seed: int = 0
@@ -75,7 +75,7 @@ class ServerOptions:
             raise ScenarioError(f"slots must be 0 (no limit) or more, not {self.slots}.")
 
     def resolved(self) -> Profile:
-        """Return the profile with these options in it, times divided by speed; ScenarioError where it makes no sense."""
+        """Return the profile with these options applied and times divided by speed; raise ScenarioError where it makes no sense."""
         profile = load_profile(self.profile)
         timing = profile.timing if self.jitter is None else replace(profile.timing, jitter=self.jitter)
         slots = profile.slots if self.slots is None else self.slots or None
@@ -93,7 +93,7 @@ def make_engine(profile: Profile, options: ServerOptions) -> EngineProtocol:
 
 
 class SimulatedServer:
-    """The server as an async context manager: `async with SimulatedServer(options) as server: server.url`."""
+    """The server, an async context manager: `async with SimulatedServer(options) as server: server.url`."""
 
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
@@ -157,14 +157,14 @@ class SimulatedServer:
                 sock, _ = self._socket.accept()
             except BlockingIOError:
                 return
-            except OSError:  # the peer has gone again, or no descriptor is left: the next turn tries again
+            except OSError:  # the client is gone, or no descriptor is left: the next turn of the loop tries again
                 return
             self._connections.add(ClientConnection(sock, self._requested, self._gone))
 
     # -- time -------------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Write everything that is due by now, then see to it that the loop wakes for what comes next."""
+        """Write everything that is due by now, then have the loop wake for what is due next."""
         for emission in self.engine.advance(time.perf_counter_ns()):
             answer = self._answers.get(emission.stream)
             if answer is not None:
@@ -186,7 +186,7 @@ class SimulatedServer:
     def _tick(self) -> None:
         assert self._wake_due is not None
         if time.perf_counter_ns() < self._wake_due:
-            self._wake = asyncio.get_running_loop().call_soon(self._tick)  # sockets get their turn in between
+            self._wake = asyncio.get_running_loop().call_soon(self._tick)  # so that sockets get their turn
             return
         self._wake = self._wake_due = None
         self._advance()
@@ -232,7 +232,7 @@ class SimulatedServer:
             self._submit(answer)
 
     def _submit(self, answer: AnswerWriter) -> None:
-        self._advance()  # what was due before this request came must not see it
+        self._advance()  # what was due before this request must not be affected by it
         request = answer.request
         if self.engine.pending() >= self.options.max_queue:
             answer.refuse(503, BUSY_SENTENCE, "busy")
@@ -297,7 +297,7 @@ class SimulatedServer:
     # -- ends -------------------------------------------------------------------------------------------------------
 
     def _over(self, answer: AnswerWriter) -> None:
-        """An answer has ended, however it did: forget it, drop its stream where it still runs, write the truth."""
+        """Forget an answer that has ended, drop its stream if it still runs, and log the truth."""
         self._by_connection.pop(answer.connection, None)
         if answer.stream is not None:
             self._answers.pop(answer.stream, None)
@@ -317,7 +317,7 @@ def serve_forever(options: ServerOptions) -> None:
     """Run the server until SIGINT or SIGTERM; print one line with its address once it listens."""
     _raise_file_limit()
     gc.collect()
-    gc.freeze()  # what is there now stays: later collections need not walk it
+    gc.freeze()  # so that later collections need not walk what exists now
     with _runner() as runner:
         runner.run(_serve_until_told(options))
 
@@ -331,7 +331,7 @@ def _runner() -> asyncio.Runner:
 
 
 def _raise_file_limit() -> None:
-    """A stream needs a descriptor: take as many as the system allows."""
+    """Allow as many descriptors as the system does, for each stream needs one."""
     try:
         import resource
     except ImportError:

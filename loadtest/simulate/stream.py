@@ -10,10 +10,10 @@ from typing import NamedTuple, Protocol
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """What the engine must know of a request: prompt tokens by identity, and when its answer ends.
+    """What an engine has to know of a request: its prompt's tokens, equal where tokens are equal, and its answer's length.
 
-    `limit` is num_predict; `natural` the text tokens after which the model would end by itself (its end token is
-    counted as one more and carries no text), None for never.
+    `limit` is num_predict; `natural` is after how many text tokens the model would end by itself, None for never. The end
+    token counts as one more token, and carries no text.
     """
 
     id: int
@@ -27,11 +27,11 @@ class EngineRequest:
 class Stage(Enum):
     """Where a stream is on its way."""
 
-    PENDING = auto()  # at the scheduler: model loading, or to be loaded again
+    PENDING = auto()  # at the scheduler: the model is loading, or has to be loaded again
     HANDLING = auto()
-    QUEUED = auto()  # all slots taken
-    HANDOVER = auto()  # has a slot, not yet known to the batch loop
-    READY = auto()  # waits for the batch in flight to end
+    QUEUED = auto()  # waits for a slot
+    HANDOVER = auto()  # has a slot, of which the batch loop does not know yet
+    READY = auto()  # waits for the present batch to end
     PREFILL = auto()
     DECODE = auto()
     ENDED = auto()
@@ -39,22 +39,22 @@ class Stage(Enum):
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One request's life; instants in ns, None until reached."""
+    """One request on its way; instants in ns, None until reached."""
 
     request: EngineRequest
     arrived: int
     stage: Stage = Stage.PENDING
-    scheduled: int | None = None  # handling over: load_duration ends
+    scheduled: int | None = None  # the end of handling and of load_duration
     slot_won: int | None = None
     prefill_start: int | None = None
     first: int | None = None
-    last: int | None = None  # last token (the end token included)
+    last: int | None = None  # the latest token, the end token too
     ended: int | None = None
     slot: int | None = None
     prompt_tokens: int = 0  # after cutting to the context
-    cached: int = 0  # of these, found in the slot's cache
+    cached: int = 0  # of these, how many the slot's cache held
     todo: int = 0  # prompt tokens not yet evaluated
-    tokens: int = 0  # made so far, the end token included
+    tokens: int = 0  # made so far, the end token too
     reason: str | None = None  # "stop", "length", "load"; "cancelled" when the client went away
     burst: int = 0
 
@@ -64,26 +64,26 @@ class Stream:
 
     @property
     def prefill_ns(self) -> int:
-        """Prompt evaluation as Ollama reports it: first visited by the batch loop → first token."""
+        """Prompt evaluation as Ollama reports it: from the batch loop's first visit to the first token."""
         return self.first - self.prefill_start if self.first is not None and self.prefill_start is not None else 0
 
     @property
     def decode_ns(self) -> int:
-        """First token → last token: n − 1 intervals for n tokens."""
+        """From the first token to the last: n − 1 intervals for n tokens."""
         return self.last - self.first if self.last is not None and self.first is not None else 0
 
 
 class Emission(NamedTuple):
-    """One stream's share of one batch: a token with text, the end, or both."""
+    """What one batch brings one stream: a token with text, the end, or both."""
 
     stream: Stream
-    at: int  # the instant it was due, ns
+    at: int  # when it was due, ns
     text: bool
     done: bool
 
 
 class EngineProtocol(Protocol):
-    """What the live server and the virtual runs drive: Engine, or Metronome."""
+    """What the live server and the virtual runs drive: an Engine or a Metronome."""
 
     def submit(self, request: EngineRequest, now: int) -> Stream: ...
 

@@ -1,4 +1,4 @@
-"""Text without a model: how many tokens a prompt has, and answers that read like something."""
+"""Text without a model: an estimate of a prompt's tokens, and readable answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WORD_TOKEN = 9  # a word of up to so many letters is mostly one token of a 100k
 _LETTERS_A_TOKEN = 5  # … and a longer one a token per about so many letters
 WORDS_ASKED = re.compile(r"\b(\d{1,5})[\s-]words?\b", re.IGNORECASE)
 _TITLE_ASKED = re.compile(r"\btitle\b[^:\n]*\bwords?\b", re.IGNORECASE)
-_TOKENS_A_WORD = (1.03, 1.39)  # of an answer in N words, least and most …
+_TOKENS_A_WORD = (1.03, 1.39)  # tokens a word of an answer in N words, least and most …
 _TOKENS_A_TITLE_WORD = (1.40, 1.86)  # … and of a title, with its quotation marks
 
 _STORY = """
@@ -58,9 +58,9 @@ def chat_pieces(messages: list[tuple[str, str]]) -> list[str]:
 def natural_length(prompt: str, rng: random.Random) -> int:
     """Return after how many tokens the answer would end by itself.
 
-    "… in N words" gets N · 1.21 tokens on average and a title of N words N · 1.63, as in the published A100 tables
-    (their means over all threads, the end token left out), anything else a length around 200. The spread, 8 %, is that
-    of single answers which the scatter of the tables' cells speaks for.
+    "… in N words" gets N · 1.21 tokens on average and a title of N words N · 1.63, as in the published A100 tables: the
+    means over all threads, without the end token. Anything else gets a length around 200. The spread of 8 % is what the
+    scatter of the tables' cells implies for single answers.
     """
     asked = WORDS_ASKED.search(prompt[-2000:]) or WORDS_ASKED.search(prompt[:2000])
     if asked:
@@ -70,7 +70,7 @@ def natural_length(prompt: str, rng: random.Random) -> int:
 
 
 def _answer_tokens() -> tuple[str, ...]:
-    """One string per token: a word with the space before it, or a punctuation mark; sentences in a fixed shuffle."""
+    """Return a string for each token, a word with the space before it or a punctuation mark, of sentences in a fixed order."""
     sentences = [line.strip() for line in _STORY.strip().splitlines()]
     rng = random.Random(7)
     tokens: list[str] = []
@@ -82,6 +82,6 @@ def _answer_tokens() -> tuple[str, ...]:
 
 
 ANSWER: tuple[str, ...] = _answer_tokens()
-"""A long text as tokens; an answer is a stretch of it from one of OPENINGS, read round."""
+"""A long text as tokens. An answer is a part of it that begins at one of OPENINGS; the text's end joins its beginning."""
 
 OPENINGS: tuple[int, ...] = tuple(index + 1 for index, piece in enumerate(ANSWER[:-1]) if piece == ".")

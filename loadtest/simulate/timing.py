@@ -1,4 +1,4 @@
-"""How long the modelled engine takes: the step law, prefill speed and the fixed costs around them."""
+"""How long the modelled engine takes: its step law, its prefill speed and its fixed costs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ NS_PER_S = 1_000_000_000
 class StepLaw:
     """Seconds that one pass takes to give each of B streams its next token.
 
-    Either the line base_s + per_stream_s · B, or a table of (B, values) where values are observed step times of which
-    each step draws one (a single value: no spread). Real engines are often not a line, hence the table.
+    Either the line base_s + per_stream_s · B, or a table of (B, values), of whose observed step times each step draws one.
+    The table is there because the law of real engines is often not a line.
     """
 
     base_s: float = 0.0
@@ -23,9 +23,9 @@ class StepLaw:
     table: tuple[tuple[int, tuple[float, ...]], ...] = ()
 
     def values(self, streams: int) -> tuple[float, ...]:
-        """Return the step times to draw from with `streams` decoding; (0.0,) with none.
+        """Return the step times to draw from while `streams` decode; (0.0,) without any.
 
-        Between the table's entries their means are interpolated; past its end the last slope goes on, never downwards.
+        Between the table's entries their means are interpolated; past its end the last slope continues, unless it falls.
         """
         if streams == 0:
             return (0.0,)
@@ -55,25 +55,27 @@ class Timing:
     """Everything that decides when a token comes. Durations in seconds.
 
     A batch of B decoding streams and n prompt tokens of P prompts, N of them new, takes
-    max(T(B) + prompt_s · N + prefill_s · n, T(B + P)): below one token's worth of arithmetic a prompt costs what a
-    decoding stream does, for the weights are read all the same.
+    max(T(B) + prompt_s · N + prefill_s · n, T(B + P)): even the shortest prompt takes as long as a decoding stream, for
+    the weights are read in either case.
     """
 
     step: StepLaw
     prefill_s: float  # per uncached prompt token
-    prompt_s: float = 0.0  # more for each prompt, whatever its length, in the batch that takes it up
+    prompt_s: float = 0.0  # added for each prompt, whatever its length, in its first batch
     prompt_jitter: float = 0.0  # standard deviation of the prompts' part of a batch, as a share of it
-    context_s: float = 0.0  # more for each token of context that the decoding streams hold together
-    n_batch: int | None = 512  # prompt tokens a batch; None: all that wait (Ollama before 0.4 did not interleave)
+    context_s: float = 0.0  # added for each token of context that the decoding streams hold in all
+    n_batch: int | None = 512  # prompt tokens in a batch; None for all that wait (Ollama before 0.4 did not interleave)
     load_s: float = 0.0  # reading the model
     handling_s: float = 0.001  # request read → queued for a slot: load_duration of a warm model
     handover_s: float = 0.002  # slot won → seen by the batch loop
-    caught: float = 0.0  # chance that a stream which takes over a slot beside running ones makes the very next batch
-    apart: float = 0.0  # chance that a stream ready at one instant with another misses the idle loop's first batch
+    caught: float = 0.0  # chance that a stream that gets a slot while others run is in the very next batch
+    apart: float = 0.0  # chance that of streams ready at the same instant one misses the idle loop's first batch
     jitter: float = 0.0  # standard deviation of a batch's time, as a share of it
-    neighbours: bool = False  # a pass per run of neighbouring slots, as llama.cpp splits its batches
-    first_token_s: tuple[float, float] | None = None  # metronome: mean and standard deviation of TTFT; no engine at all
-    aligned: bool = False  # metronome: all streams tick at the same instants, as an engine sends the tokens of a step
+    neighbours: bool = False  # a pass for each run of neighbouring slots, as llama.cpp splits its batches
+    first_token_s: tuple[float, float] | None = (
+        None  # metronome, which has no engine: mean and standard deviation of TTFT
+    )
+    aligned: bool = False  # metronome: all streams send at the same instants, as an engine sends the tokens of a step
 
     def scaled(self, factor: float) -> Self:
         """Return the same engine with every time multiplied by `factor` (1/speed)."""
@@ -94,8 +96,8 @@ class Timing:
 def pass_sizes(slots: Sequence[int], *, neighbours: bool) -> list[int]:
     """Return how many streams each pass over a batch takes, for decoding streams in `slots`.
 
-    llama.cpp puts only consecutive slots into one pass: slots 0 and 2 cost two passes of one, slots 0 and 1 one of two.
-    Seen on Ollama 0.33: two streams at 23.5 ms or at 40 ms a token, three at 25 or 45 ms.
+    llama.cpp puts only consecutive slots into one pass: slots 0 and 2 take two passes of one stream, slots 0 and 1 one of
+    two. Seen on Ollama 0.33: two streams at 23.5 or 40 ms a token, three at 25 or 45 ms.
     """
     if not neighbours or not slots:
         return [len(slots)]

@@ -1,4 +1,4 @@
-"""What really happened to each request: the log that a client can be held against."""
+"""What really happened to each request: the log to check a client's figures by."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from loadtest.errors import ScenarioError
 class TruthLog:
     """Appends one JSON line a request. Instants on both clocks: `monotonic_ns` (perf_counter) and `wall_ns`.
 
-    first_token and last_token are taken just after the write to the kernel returned, arrived is the kernel's stamp of
-    the request's last bytes (`stamped`), slot_won, prefill_start and slot_freed are the engine's own. late_*_us says how far behind
-    its schedule the server itself was with this request's tokens: where that is large, the server was the limit.
+    first_token and last_token are taken just after the write to the kernel; arrived is the kernel's stamp of the request's
+    last bytes, where `stamped`; slot_won, prefill_start and slot_freed are the engine's. late_*_us says how late the
+    server wrote this request's tokens: where it is large, the server was the bottleneck.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Load against the engine in virtual time: what a closed or an open loop would see, without waiting for it."""
+"""Load on an engine in virtual time: what a closed or an open loop would see, without waiting for it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def closed_loop(
     turnaround_s: float = 0.001,
     see: Callable[[Emission], None] | None = None,
 ) -> list[Stream]:
-    """Run `plan` with one user per entry of `starts_s`, each sending its next request when its last answer has ended.
+    """Run `plan` with a user for each entry of `starts_s`, who sends the next request when the last answer has ended.
 
-    `starts_s` are the instants of the users' first requests: those that start together are prefilled together, and a
+    `starts_s` are the instants of the users' first requests: requests that start together are prefilled together, and a
     closed loop keeps that pattern for long. `turnaround_s` passes between an answer's end and the user's next request.
     `see` is called with every token. Returns the streams in the order sent.
     """
@@ -39,7 +39,7 @@ def open_loop(
     *,
     see: Callable[[Emission], None] | None = None,
 ) -> list[Stream]:
-    """Run `plan`, each request at its own instant in `arrivals_s`, whatever the others do; `see` as in closed_loop."""
+    """Run `plan`, each request at its instant in `arrivals_s`, whatever the others do; `see` as in closed_loop."""
     return _play(engine, [round(instant * NS_PER_S) for instant in arrivals_s], list(reversed(plan)), None, see)
 
 

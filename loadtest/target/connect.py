@@ -1,4 +1,4 @@
-"""How the measured server is connected to: whom to trust, how long to wait."""
+"""How to connect to the measured server: which certificates to trust, how long to wait."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loadtest.wire import Timeouts
 
 
 def trust(ca_file: str | None) -> ssl.SSLContext:
-    """Return whom to trust over https: the file's authorities, else those of SSL_CERT_FILE, else the known ones."""
+    """Return the TLS context: it trusts the authorities in the file, else those in SSL_CERT_FILE, else the usual ones."""
     path = ca_file or os.environ.get("SSL_CERT_FILE")
     try:
         return ssl.create_default_context(cafile=path) if path else httpx.create_ssl_context()
@@ -23,13 +23,13 @@ def trust(ca_file: str | None) -> ssl.SSLContext:
 
 
 def control_client(context: ssl.SSLContext, connect_timeout: float | None = None) -> httpx.Client:
-    """Return a client for control-plane questions; `connect_timeout` in seconds."""
+    """Return a client for questions to the control plane; `connect_timeout` in seconds."""
     limits = httpx.Timeout(LONGEST_S, connect=min(connect_timeout or LONGEST_S, LONGEST_S))
     return httpx.Client(timeout=limits, trust_env=False, verify=context)
 
 
 def timeouts_of(scenario: Scenario) -> Timeouts:
-    """Return the limits that the scenario sets for a stream."""
+    """Return the scenario's limits for one request."""
     return Timeouts(
         connect=scenario.connect_timeout,
         first_token=scenario.first_token_timeout,

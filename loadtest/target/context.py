@@ -1,4 +1,4 @@
-"""Prompt lengths against a model's context: what fits, what was granted."""
+"""Prompt lengths and a model's context: which lengths fit, and whether the server granted the context asked for."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from loadtest.workloads.trace import Trace
 CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
 CONTEXT_MARGIN_PART = 64  # … or one part in so many
 UNLIMITED_CONTEXT = 1 << 40  # tokens: no limit
-ALL_BUT = 0.95  # of the longest prompt that fits: a length from here on stands for it
+NEARLY = 0.95  # share of the longest prompt that fits, from which on a given length stands for it
 
 
 def lengths_within(context: int, lengths: Sequence[int], output_tokens: int) -> tuple[int, ...]:
     """Return the prompt lengths that fit a context with the answer, and the longest that does; empty where none does.
 
-    A margin stays free, for a made-up prompt meets its length only on average where the vocabularies differ, and a
-    prompt that reaches the context is cut. Where a given length is all but the longest, none is added.
+    A margin stays free: where vocabularies differ, a made-up prompt meets its length only on average, and a prompt that
+    reaches the context is cut. No longest length is added where a given one nearly reaches it.
     """
     longest = context - output_tokens - max(CONTEXT_MARGIN, context // CONTEXT_MARGIN_PART)
     if longest < 1:
         return ()
     kept = tuple(length for length in lengths if length <= longest)
-    return kept if kept and max(kept) >= ALL_BUT * longest else (*kept, longest)
+    return kept if kept and max(kept) >= NEARLY * longest else (*kept, longest)
 
 
 def lengths_left_out(model: str, context: int, asked: Sequence[int], fitted: Sequence[int]) -> str | None:
-    """Say which lengths were left out and added; None where none was."""
+    """Return a sentence on which lengths were left out and added; None where none was."""
     left, added = ([str(n) for n in one if n not in other] for one, other in ((asked, fitted), (fitted, asked)))
     said = [f"{_enumerated(left)} left out"] * bool(left) + [f"{_enumerated(added)} added"] * bool(added)
     return f"{model} has a context of {context} tokens: input_tokens {', '.join(said)}." if said else None
@@ -41,7 +41,7 @@ def _enumerated(words: Sequence[str]) -> str:
 
 
 def not_granted(scenario: Scenario, model: ServedModel) -> str | None:
-    """Say that a loaded model has another context than --num-ctx asked for; None where it has what was asked."""
+    """Return a sentence where the loaded model has another context than --num-ctx asked for, else None."""
     asked, granted = scenario.num_ctx, model.context
     if asked is None or granted is None or asked == granted:
         return None
@@ -50,10 +50,10 @@ def not_granted(scenario: Scenario, model: ServedModel) -> str | None:
 
 
 def check_lengths(scenario: Scenario, model: ServedModel, trace: Trace | None = None, *, loaded: bool = False) -> None:
-    """Raise ScenarioError when a level cannot fit the model's context: Ollama would cut its prompt without a word.
+    """Raise ScenarioError when a level does not fit the model's context: Ollama would silently cut its prompts.
 
-    Asked twice: before anything is sent, by what was asked for and what the model was trained for, and once it is loaded,
-    by what the server granted.
+    Call it twice: before anything is sent, when only the context asked for and the one the model was trained for are
+    known, and with `loaded` once the server has granted one.
     """
     asked = (
         min(scenario.num_ctx or UNLIMITED_CONTEXT, model.trained_context or UNLIMITED_CONTEXT)
@@ -74,5 +74,5 @@ def check_lengths(scenario: Scenario, model: ServedModel, trace: Trace | None = 
 
 
 def _may_grow(scenario: Scenario, model: ServedModel, wanted: int) -> bool:
-    """Whether a larger --num-ctx may be granted: the model is trained for as much, and no such one was asked for."""
+    """Whether a larger --num-ctx could be granted: the model is trained for it, and a smaller one was asked for."""
     return wanted <= (model.trained_context or 0) and wanted > (scenario.num_ctx or 0)

@@ -1,4 +1,4 @@
-"""What a server's control plane says, whatever shape it comes in: an answer, a fact or nothing, never an exception of its own."""
+"""What a server's control plane answers, in whatever shape: each reader returns a value of one type, or None, and never raises."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from loadtest.text import shown
 from loadtest.urls import without_secrets
 
 NO_ANSWER = "no answer in time"
-LONGEST_S = 20.0  # for a whole answer
+LONGEST_S = 20.0  # of a whole answer
 LONGEST_BYTES = 64 << 20
-DEEPEST, LONGEST_LIST, LONGEST_TEXT = 6, 256, 500  # of what is kept of a server's own facts
-LARGEST = 2**53  # a count above it is no count: JSON's readers elsewhere could not even hold it
+DEEPEST, LONGEST_LIST, LONGEST_TEXT = 6, 256, 500  # limits on what is kept of a server's own facts
+LARGEST = 2**53  # larger counts are not believed: many JSON readers could not hold them
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class ControlAnswer:
-    """What came back on one question. `status` 0: nothing that is HTTP, and `failure` says why."""
+    """The answer to one question. A `status` of 0 means that no HTTP answer came; `failure` says why."""
 
     path: str
     status: int = 0
@@ -40,16 +40,16 @@ class ControlAnswer:
 
     @property
     def ok(self) -> bool:
-        """Whether it is an answer to the question, rather than a refusal."""
+        """Whether the question was answered, not refused."""
         return 200 <= self.status < 300 and self.failure is None
 
     @property
     def refused(self) -> bool:
-        """Whether it asks for credentials, or does not take ours."""
+        """Whether the server asks for credentials, or does not accept ours."""
         return self.status in (401, 403)
 
     def json(self) -> Any:
-        """Return the body as JSON, None where it is none or the answer is a refusal."""
+        """Return the body as JSON; None where it is not JSON or the question was refused."""
         return parse_json(self.body) if self.ok else None
 
     def header(self, name: str) -> str | None:
@@ -57,7 +57,7 @@ class ControlAnswer:
 
     @property
     def said(self) -> str:
-        """Say in a few words what came, to follow "GET /path: "."""
+        """What came, in a few words that can follow "GET /path: "."""
         if self.failure is not None:
             return self.failure
         kind = shown((self.header("content-type") or "").partition(";")[0].strip().lower())
@@ -75,7 +75,7 @@ class ControlAnswer:
 def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None = None) -> ControlAnswer:
     """Ask the server at `url`, with its credentials: GET, or POST of `body`. Redirects are not followed.
 
-    Raises TargetError where no connection comes about (refused, not resolved, a certificate that is not trusted).
+    Raises TargetError where no connection is made: refused, name not resolved, certificate not trusted.
     """
     headers = {
         "Accept": "application/json",
@@ -122,7 +122,7 @@ def _read_answer(path: str, answer: httpx.Response) -> ControlAnswer:
 
 
 def parse_json(body: bytes) -> Any:
-    """Return JSON that a strict or only a lenient parser reads (lone surrogates, NaN, a BOM), None where it is none."""
+    """Return JSON, with lone surrogates, NaN or a BOM too, which only a lenient parser reads; None where it is not JSON."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -134,24 +134,26 @@ def parse_json(body: bytes) -> Any:
 
 
 def as_text(value: Any) -> str | None:
-    """Return a text that can be written as UTF-8, a whole number as its digits; None for anything else or an empty one."""
+    """Return a text that can be written as UTF-8, an integer as its digits; None for an empty text and anything else."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
         return str(value)
     if not isinstance(value, str):
         return None
     if _SURROGATE.search(value):
-        value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # halves that meet are one sign
+        value = value.encode("utf-16", "surrogatepass").decode(
+            "utf-16", "replace"
+        )  # a pair of surrogates becomes its character
     return value or None
 
 
 def as_printable(value: Any) -> str | None:
-    """Return a short text for people, escapes shown; None where there is none."""
+    """Return a short text to print, with escapes made visible; None where there is none."""
     said = as_text(value)
     return None if said is None else shown(credentials.redacted(said))[:LONGEST_TEXT]
 
 
 def as_count(value: Any) -> int | None:
-    """Return a number of tokens, bytes or slots; None where it is none, below 0 or absurd."""
+    """Return a number of tokens, bytes or slots; None where it is not one, negative or absurdly large."""
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST else None
@@ -163,17 +165,17 @@ def as_positive(value: Any) -> int | None:
 
 
 def as_mapping(value: Any) -> dict[str, Any]:
-    """Return an object, an empty one for anything else."""
+    """Return an object; an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def as_items(value: Any) -> list[Any]:
-    """Return a list, an empty one for anything else."""
+    """Return a list; an empty one for anything else."""
     return value if isinstance(value, list) else []
 
 
 def as_plain(value: Any, depth: int = DEEPEST) -> Any:
-    """Return a server's own value as run.json can hold it and anybody print it: no lone surrogates or escapes, no absurd numbers, neither deep nor long."""
+    """Return a server's own value, safe to write to run.json and to print: short, shallow, without escapes and absurd numbers."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, str):
@@ -193,10 +195,10 @@ def as_plain(value: Any, depth: int = DEEPEST) -> Any:
 
 
 def listed_models(body: Any) -> list[dict[str, Any]] | None:
-    """Return the models of a list in any shape in use, each with `name`; None where the body is no list of models.
+    """Return the models that a body lists, each with `name`; None where the body is not a list of models.
 
-    Shapes seen: {"data": [{"id"}]}, {"models": [{"name"}]}, the list alone, names as texts, {"models": {name: {…}}}, null
-    for none.
+    Shapes seen: {"data": [{"id"}]}, {"models": [{"name"}]}, the list alone, names as texts, {"models": {name: {…}}}, and
+    null for no models.
     """
     if isinstance(body, dict):
         found = [body[key] for key in ("data", "models") if key in body]

@@ -1,4 +1,4 @@
-"""The model that Ollama has loaded: what it says of it, and how it is asked to drop it."""
+"""The model that an Ollama has loaded: what Ollama says of it, and how to have it dropped."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _COUNTS_OF_PS = ("size", "size_vram", "context_length")  # of /api/ps: as_plain 
 
 
 def loaded_facts(client: httpx.Client, target: Target) -> dict[str, Any] | None:
-    """Return what Ollama says of the loaded model (/api/ps), None where it says nothing (any more)."""
+    """Return what Ollama's /api/ps says of the loaded model; None where the model is not loaded."""
     if target.server.kind != "ollama":
         return None
     try:
         listed = listed_models(ask(client, target.server.url, "/api/ps").json()) or []
     except TargetError:
-        return None  # gone by now: the records say how it ended
+        return None  # the server is gone: the records say how it ended
     found = next((row for row in listed if row["name"] == target.model.name), None)
     if found is None:
         return None
@@ -30,7 +30,7 @@ def loaded_facts(client: httpx.Client, target: Target) -> dict[str, Any] | None:
 
 
 def ask_to_unload(client: httpx.Client, target: Target) -> None:
-    """Ask Ollama to drop the model now; it is gone once loaded_facts is None. Raises TargetError where it refuses."""
+    """Ask Ollama to drop the model now; it is gone once loaded_facts returns None. Raises TargetError if Ollama refuses."""
     url, name = f"{target.server.url}/api/generate", shown(target.model.name)
     answer = ask(client, target.server.url, "/api/generate", {"model": target.model.name, "keep_alive": 0})
     if answer.failure is not None:

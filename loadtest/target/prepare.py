@@ -21,8 +21,8 @@ from loadtest.workloads.workload import Workload
 def prepare_target(client: httpx.Client, scenario: Scenario, say: Callable[[str], object]) -> tuple[Target, Workload]:
     """Find the scenario's server and model, load the model, and fit the prompts' lengths to the server's own counts.
 
-    The workload's scenario is the one to run: with the lengths that fit the context where it asks for up_to_context,
-    without warm-up where it measures loads (then nothing is sent here, and nothing loaded). Raises TargetError or
+    The workload's scenario is the one to run: with the lengths that fit the context where it asks for up_to_context, and
+    without warm-up where it measures loads; then no request is sent here, and no model loaded. Raises TargetError or
     ScenarioError, one sentence each; nothing is left behind.
     """
     scenario = located(scenario)
@@ -39,7 +39,7 @@ def prepare_target(client: httpx.Client, scenario: Scenario, say: Callable[[str]
         scenario = scenario.replace(warmup=0)  # a warm-up would be one more load
     workload = Workload(scenario, counter)
     check_lengths(workload.scenario, target.model, workload.trace)
-    # Where loads are measured nothing may load before the first one: it would find the file in the page cache.
+    # Where loads are measured, nothing may be loaded before: the first load would find the file in the page cache.
     fit = TokenFit()
     if not scenario.unload:
         fit, target = fit_token_counts(client, target, workload)

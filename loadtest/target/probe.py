@@ -1,7 +1,7 @@
-"""What server is this: its wire, version, models, slots, context and hazards. `check` prints it, `run` goes by it.
+"""What server is this: its API, version, models, slots, context and hazards. `check` prints it, `run` relies on it.
 
-What the user says (--api, --model) needs no witness; what nobody says takes two of them for an Ollama: its version, its
-list of models, its greeting. A version alone is no witness: others answer /api/version with their own.
+What the user says (--api, --model) is believed. Otherwise two of three signs make a server an Ollama: its version, its
+list of models, its greeting. One sign is not enough: other servers answer /api/version with a version of their own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from loadtest.target.control import (
 )
 from loadtest.text import shown
 
-SIMULATED_HEADER = "loadtest-simulated"  # set on every answer by simulate/server.py; a test holds both to one spelling
+SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every answer; a test compares the spellings
 GREETING = b"Ollama is running"
 MOST_MODELS_NAMED = 30  # models in a sentence
 
@@ -41,9 +41,9 @@ _OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 class ServedModel:
     """A model that the server offers, as far as the server says."""
 
-    name: str  # as the server takes it; print it by way of text.shown
+    name: str  # as the server wants it; print it through text.shown
     loaded: bool | None = None
-    context: int | None = None  # what it is loaded with, else None
+    context: int | None = None  # what the model is loaded with; None while it is not loaded
     trained_context: int | None = None
     size: int | None = None  # bytes in memory when loaded
     size_vram: int | None = None
@@ -58,9 +58,9 @@ class Server:
     kind: str  # "ollama", "llama.cpp", "vllm" or "openai"
     version: str | None
     models: tuple[ServedModel, ...]
-    slots: int | None = None  # only where the server says so (llama.cpp)
+    slots: int | None = None  # only llama.cpp says it
     simulated: dict[str, Any] | None = None  # profile and speed, from the header
-    unlisted: str | None = None  # what came in place of a list of models; None: `models` is that list
+    unlisted: str | None = None  # what came instead of a list of models; None where `models` is that list
 
     @property
     def native(self) -> str:
@@ -69,7 +69,7 @@ class Server:
 
     @property
     def described(self) -> str:
-        """Name the server with its version, and say so where it is simulated."""
+        """The server's name and version, and whether it is simulated."""
         names = {"ollama": "Ollama", "llama.cpp": "llama.cpp", "vllm": "vLLM", "openai": "an OpenAI-compatible server"}
         text = names[self.kind] + (f" {self.version}" if self.version else "")
         if self.simulated:
@@ -78,9 +78,9 @@ class Server:
 
 
 def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
-    """Find out what answers at `url` (as base_url gives it); with `api` given nothing needs to say what it is.
+    """Find out what answers at `url`, a URL as base_url returns it; with an `api` given, the server need not say what it is.
 
-    Raises TargetError where no connection comes about, and with api auto where nothing says what the server is.
+    Raises TargetError where no connection is made, and for api "auto" where nothing says what the server is.
     """
     version = ask(client, url, "/api/version")
     if version.failure == NO_ANSWER and api == "auto":
@@ -111,16 +111,16 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
 
 
 def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | None, api: str) -> Server | None:
-    """Return the server as an Ollama, None where too little says that it is one; a refusal of credentials is said."""
+    """Return the server as an Ollama, None where too few signs say so; raise TargetError where it refuses our credentials."""
     tags = ask(client, url, "/api/tags")
     body = tags.json()
     listed = listed_models(body) if isinstance(body, dict) and body.get("models") is not None else None
     needed = 1 if api == "ollama" else 2
-    witnesses = (_OLLAMA_VERSION.fullmatch(said or "") is not None) + (listed is not None)
-    if witnesses < needed:
+    signs = (_OLLAMA_VERSION.fullmatch(said or "") is not None) + (listed is not None)
+    if signs < needed:
         greeting = ask(client, url, "/")
-        witnesses += greeting.ok and GREETING in greeting.body[:1000]
-    if witnesses < needed:
+        signs += greeting.ok and GREETING in greeting.body[:1000]
+    if signs < needed:
         return None
     if api == "auto" and tags.refused:
         raise _refused(url, tags)
@@ -157,7 +157,7 @@ def _openai(
     simulated: dict[str, Any] | None,
     unlisted: str | None,
 ) -> Server:
-    """Tell servers of the OpenAI API apart by what only one kind of them says."""
+    """Tell servers of the OpenAI API apart, each kind by something that only this kind says."""
     said = as_mapping(props.json())
     if "total_slots" in said or "default_generation_settings" in said:
         context = as_positive(as_mapping(said.get("default_generation_settings")).get("n_ctx"))
@@ -173,7 +173,7 @@ def _openai(
 
 
 def _unclear(url: str, version: ControlAnswer, listing: ControlAnswer) -> TargetError:
-    """Say what was seen of a server that nothing is known of, and what to do about it."""
+    """Return the error for a server of unknown kind: what it answered, and what to do."""
     if listing.refused or version.refused:
         return _refused(url, listing if listing.refused else version)
     keyless = not credentials.headers(url, "openai")
@@ -182,19 +182,19 @@ def _unclear(url: str, version: ControlAnswer, listing: ControlAnswer) -> Target
     nearer = f" An Ollama's URL is the one without /api: {base}." if base != url else ""
     return TargetError(
         f"{url} does not say that it is a model server (GET /api/version: {version.said}; GET /v1/models: {listing.said})."
-        f"{key}{nearer} Give the base URL of an Ollama or OpenAI server; where this is one, say so with --api openai --model NAME."
+        f"{key}{nearer} Give the base URL of an Ollama or OpenAI server; if this is one, add --api openai --model NAME."
     )
 
 
 def _refused(url: str, answer: ControlAnswer) -> TargetError:
     return TargetError(
         f"{url} refuses us with {answer.said}: set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama) to a key that it accepts; "
-        "where only its list of models is closed, add --api openai --model NAME."
+        "if only its list of models is closed, add --api openai --model NAME."
     )
 
 
 def choose_model(server: Server, asked: str | None) -> ServedModel:
-    """Return the model asked for, else the loaded one, else the only one; TargetError names the ones present."""
+    """Return the model asked for, else the loaded one, else the only one; a TargetError names the models present."""
     present = _models_present(server)
     if asked is not None:
         if not asked.strip():
@@ -202,7 +202,7 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         for model in server.models:
             if model.name in (asked, f"{asked}:latest"):
                 return model
-        # Gateways route names that they do not list; llama.cpp ignores them.
+        # Gateways route names that they do not list, and llama.cpp ignores the name.
         if server.unlisted or server.kind in ("openai", "llama.cpp"):
             return ServedModel(asked)
         name = shown(asked)
@@ -228,7 +228,7 @@ def _models_present(server: Server) -> str:
 
 
 def with_details(client: httpx.Client, server: Server, model: ServedModel) -> ServedModel:
-    """Return `model` with what /api/show adds (Ollama): trained context, parameters, quantisation."""
+    """Return `model` with what Ollama's /api/show adds: trained context, parameters, quantisation."""
     if server.kind != "ollama":
         return model
     try:
@@ -244,7 +244,7 @@ def with_details(client: httpx.Client, server: Server, model: ServedModel) -> Se
 
 
 def _model_details(said: Any) -> dict[str, Any]:
-    """Return a model's details: texts are texts, whatever the server made of them."""
+    """Return a model's details; what should be a text is made one."""
     found = {key: value for key, value in as_mapping(as_plain(said)).items() if value is not None}
     for key in ("parameter_size", "quantization_level", "family", "format", "parent_model"):
         if key in found and (value := as_text(found.pop(key))) is not None:
@@ -253,7 +253,7 @@ def _model_details(said: Any) -> dict[str, Any]:
 
 
 def _architecture(info: dict[str, Any]) -> dict[str, Any]:
-    """Return what the sizes of weights and KV cache follow from, under GGUF's names without the family's prefix."""
+    """Return what decides the sizes of weights and KV cache, under GGUF's names without the family's prefix."""
     names = (
         "block_count",
         "embedding_length",
@@ -271,7 +271,7 @@ def _architecture(info: dict[str, Any]) -> dict[str, Any]:
     for key, value in info.items():
         if (name := key.partition(".")[2]) in names:
             one = [as_count(item) for item in as_items(value)] if isinstance(value, list) else as_count(value)
-            if one is not None and not (isinstance(one, list) and None in one):  # a layer's own number each
+            if one is not None and not (isinstance(one, list) and None in one):  # a list has a number for each layer
                 found[name] = one
     return found
 
@@ -290,30 +290,32 @@ def _simulated_facts(answer: ControlAnswer) -> dict[str, Any] | None:
 
 
 def hazards(server: Server, model: ServedModel | None, *, num_ctx: int | None = None) -> list[str]:
-    """Return what may spoil a measurement of this server, a sentence each with what to do about it."""
+    """Return what may spoil a measurement of this server: a sentence each, with what to do about it."""
     found = []
     if server.unlisted:
-        found.append(f"The server does not list its models ({server.unlisted}): what you name is taken as it is.")
+        found.append(
+            f"The server does not list its models ({server.unlisted}): the model name that you give is used as it is."
+        )
     if open_key := credentials.in_the_clear(server.url, server.native):
         found.append(open_key)
     if server.kind == "ollama":
         found.append(
-            "Ollama does not say how many requests it runs at once (OLLAMA_NUM_PARALLEL; 1 unless set since 0.10): "
-            "run past it and read the slots line of the report."
+            "Ollama does not say how many requests it handles in parallel (OLLAMA_NUM_PARALLEL; 1 by default since 0.10): "
+            "run with more users than that, and read the slots line of the report."
         )
         found.append(
-            "Native and /v1 requests, or two values of num_ctx, reload the model each time they change: "
+            "Ollama reloads the model whenever native and /v1 requests, or two values of num_ctx, alternate: "
             "let nothing else use this server while you measure."
         )
     if model is None:
         return found
     if server.kind == "ollama" and not model.loaded:
         found.append(
-            f"{shown(model.name)} is not loaded: the first request waits for the load; `run` warms it up before it counts."
+            f"{shown(model.name)} is not loaded: the first request waits for the load. `run` loads it before it measures."
         )
     if model.size and model.size_vram is not None and 0 <= model.size_vram < model.size:
         share = 100 * (model.size - model.size_vram) / model.size
         found.append(f"{share:.0f} % of {shown(model.name)} is in host memory, not on a GPU.")
     if num_ctx is None and server.kind == "ollama" and model.context is None:
-        found.append("The context length is the server's default; fix it with --num-ctx so that runs can be compared.")
+        found.append("The context length is the server's default; set it with --num-ctx so that runs can be compared.")
     return found

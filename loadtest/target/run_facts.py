@@ -21,7 +21,7 @@ from loadtest.workloads.tokens import Counter, TokenFit
 def initial_facts(
     scenario: Scenario, target: Target, counter: Counter, fit: TokenFit, *, driver: str, loop: str
 ) -> dict[str, Any]:
-    """Return what run.json says from the start; `driver` and `loop` are who measures."""
+    """Return what run.json says when a run begins; `driver` and `loop` name what measures."""
     # The context that a model was loaded with for others says nothing of the next load.
     granted = None if scenario.unload else target.model.context
     context = granted or scenario.num_ctx or target.model.context
@@ -33,10 +33,10 @@ def initial_facts(
         "scenario": scenario.to_dict(),
         "target": {**target.facts, "model": shown(target.model.name)},
         "targets": [target.listed],
-        "server": _server_facts(scenario, target, context),
+        "server": _server_entry(scenario, target, context),
         "tokens": {"counter": counter.source, "overhead": fit.overhead, "ratio": fit.ratio},
         "levels": [level_facts(level) for level in scenario.levels()],
-        "client": _client_facts(loop),
+        "client": _client_entry(loop),
         "versions": {
             "loadtest": __version__,
             "httpx": httpx.__version__,
@@ -47,7 +47,7 @@ def initial_facts(
     }
 
 
-def _server_facts(scenario: Scenario, target: Target, context: int | None) -> dict[str, Any]:
+def _server_entry(scenario: Scenario, target: Target, context: int | None) -> dict[str, Any]:
     server, model = target.server, target.model
     asked = {"context_asked": scenario.num_ctx} if scenario.num_ctx is not None else {}
     return {
@@ -61,7 +61,7 @@ def _server_facts(scenario: Scenario, target: Target, context: int | None) -> di
     }
 
 
-def _client_facts(loop: str) -> dict[str, Any]:
+def _client_entry(loop: str) -> dict[str, Any]:
     return {
         "host": platform.node(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -26,34 +26,34 @@ class Target:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request carries besides its body; credentials come from this process's environment."""
+        """The headers of every request; credentials come from this process's environment."""
         auth = self.dialect.auth(self.server.url)
         return {"Accept-Encoding": "identity", "Content-Type": "application/json", **auth}
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Name server, model and wire for run.json."""
+        """Server, model and dialect for run.json."""
         api, dialect = self.dialect.api, self.dialect.name
         return {"url": self.server.url, "api": api, "dialect": dialect, "model": self.model.name}
 
     @property
     def listed(self) -> dict[str, Any]:
-        """Return the same with what the server is: an entry of run.json's `targets`."""
+        """The same with what kind of server it is: an entry of run.json's `targets`."""
         server = self.server
         about = {"kind": server.kind, "version": server.version, "simulated": server.simulated}
         return {**self.facts, "server": about}
 
     @property
     def described(self) -> str:
-        """Name server, model and wire in one line."""
+        """Server, model and dialect in one line."""
         return f"{self.server.url}: {self.server.described}, model {shown(self.model.name)}, {self.dialect.name}"
 
 
 def located(scenario: Scenario) -> Scenario:
-    """Return the scenario with what its URL says made its own: the base, an API and an endpoint, no user:pass.
+    """Return the scenario with its URL taken apart: the base as url, and api and endpoint where the URL names them.
 
-    The user:pass is kept in the environment, where children find it: call this before they start. Raises TargetError for
-    what is no URL, ScenarioError where the URL's endpoint contradicts api or endpoint.
+    The URL's user:pass goes into the environment, where child processes find it: call this before they start. Raises
+    TargetError for a text that is not a URL, ScenarioError where the URL's endpoint contradicts api or endpoint.
     """
     given = scenario.url if scenario.url is not None else default_url(api=scenario.api)
     address = parse_url(given)
@@ -72,12 +72,12 @@ def located(scenario: Scenario) -> Scenario:
 
 
 def find_target(client: httpx.Client, scenario: Scenario) -> Target:
-    """Probe the scenario's server and settle model and dialect; raise TargetError where that is not possible."""
+    """Probe the scenario's server and choose model and dialect; raises TargetError or ScenarioError where it cannot."""
     url = base_url(default_url(api=scenario.api) if scenario.url is None else scenario.url)
     server = probe(client, url, api=scenario.api)
     api = server.native if scenario.api == "auto" else scenario.api
     if api == "ollama" and server.kind != "ollama":
-        raise TargetError(f"{server.url} is no Ollama (it is {server.described}); use --api openai.")
+        raise TargetError(f"{server.url} is not an Ollama (it is {server.described}); use --api openai.")
     endpoint = scenario.endpoint
     if (api, endpoint) in (("ollama", "completions"), ("openai", "generate")):
         other = "generate" if api == "ollama" else "completions"
@@ -85,18 +85,22 @@ def find_target(client: httpx.Client, scenario: Scenario) -> Target:
             f"{server.url} speaks the {api} API, which has no {endpoint!r}; use --endpoint chat or {other}."
         )
     if scenario.unload and api != "ollama":
-        raise TargetError(f"{server.url} is no Ollama (it is {server.described}); only an Ollama unloads when asked.")
+        raise TargetError(
+            f"{server.url} is not an Ollama (it is {server.described}); only an Ollama unloads a model when asked."
+        )
     if api == "openai" and scenario.num_ctx is not None:
-        raise ScenarioError("num_ctx cannot be set over the OpenAI API; use --api ollama or set it on the server.")
+        raise ScenarioError(
+            "num_ctx cannot be set through the OpenAI API; use --api ollama, or set the context on the server."
+        )
     model = with_details(client, server, choose_model(server, scenario.model))
     dialect = dialect_for(scenario, api=api, model=model.name)
     return Target(server, model, dialect)
 
 
 def reread(client: httpx.Client, target: Target) -> Target:
-    """Return the target with what the server says of the model once it is loaded: its context and its size."""
+    """Return the target with what the server says of the model now that it is loaded: its context and its size."""
     server = probe(client, target.server.url, api=target.dialect.api)
     if server.kind != target.server.kind:
-        return target  # its control plane failed this once: what it said before stands
+        return target  # its control plane failed this time: its earlier answers stand
     model = with_details(client, server, choose_model(server, target.model.name))
     return Target(server, model, target.dialect)

@@ -30,10 +30,10 @@ def fit_to_context(
 ) -> tuple[Scenario, Target]:
     """Return the scenario with the prompt lengths that fit the model's context, and the target as it is once loaded.
 
-    A short request is sent first, for a server knows the context of a loaded model only, and ours may load it with
-    another than it had. Raises TargetError where the server does not say the context, ScenarioError where no prompt fits.
+    A short request is sent first: a server knows the context of loaded models only, and this request may load the model
+    with another context than it had. Raises TargetError where the server does not say the context, ScenarioError where no prompt fits.
     """
-    seed = (scenario.seed or 0) + 1  # another text than the token fit's: a cached prompt may be counted short
+    seed = (scenario.seed or 0) + 1  # another text than the later jobs': a cached prompt may be counted short
     job, _ = Workload(scenario.replace(seed=seed), counter).fit_jobs()[0]
     with _stream_wire(target, scenario) as (wire, posts):
         first_answer(wire, posts, target, job)
@@ -56,10 +56,10 @@ def fit_to_context(
 
 
 def fit_token_counts(client: httpx.Client, target: Target, workload: Workload) -> tuple[TokenFit, Target]:
-    """Send the jobs of the token fit one by one and fit our counts to the server's; return the fit, and the target once loaded.
+    """Send requests one by one, fit our token counts to the server's, and return the fit and the target once loaded.
 
-    The first one loads the model and proves that it answers: raises TargetError when it does not. A later one that
-    fails is left out. Where the context cut the long ones, half as long a one is sent, until it is whole.
+    The first request loads the model and proves that it answers: raises TargetError when it does not. A later request
+    that fails is left out. Where the context cut a long prompt, prompts half as long follow until one is whole.
     """
     points: list[tuple[int, int]] = []
     jobs = workload.fit_jobs()
@@ -95,7 +95,7 @@ def _stream_wire(target: Target, scenario: Scenario) -> Iterator[tuple[SyncWire,
 
 
 def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
-    """Send one short request and return the server's prompt_tokens, 0 where it says none; TargetError if it fails."""
+    """Send one short request and return the server's prompt_tokens, 0 where it says none; raise TargetError if it fails."""
     request = Request(job, target.dialect, Clock.now(), now(), posts=posts)
     try:
         wire.fetch(request.order)
@@ -107,7 +107,7 @@ def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
 
 
 def _accept(record: Record, target: Target) -> None:
-    """Raise TargetError unless the request of the token fit was answered."""
+    """Raise TargetError unless the request was answered."""
     if record.outcome is Outcome.OK or (record.outcome is Outcome.TRUNCATED and record.chunks):
         return
     where = f"{target.server.url} (model {shown(target.model.name)}, {target.dialect.name})"

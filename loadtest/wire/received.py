@@ -1,7 +1,7 @@
-"""What the wire received of one answer: raw reads and their instants, interpreted afterwards.
+"""What the wire received of one answer: raw reads and their instants.
 
-While a stream runs, each read is taken out of its HTTP framing and looked through for the answer's end. `reads` turns
-kernel stamps into instants, once the answer is over.
+While a stream runs, each read is taken out of its HTTP framing and looked through for the answer's end. All else waits
+until the answer is over.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ DATALESS = (b":", b"event:", b"id:", b"retry:")  # lines of an event stream that
 
 
 class Received:
-    """The instants and reads of one request, filled by a wire or by `replay`.
+    """The instants (monotonic ns) and reads of one request, filled by a wire or by `replay`.
 
-    Instants are monotonic ns. t_send, t_headers, t_first_byte and t_end are the client's own until `reads` replaces them
-    by kernel stamps. `live` is called with body bytes as they come, until it returns True for the first content. `ends`
-    says which lines end an answer.
+    t_send, t_headers, t_first_byte and t_end are the client's own until `reads` replaces them by kernel stamps. `live` is
+    called with body bytes until it returns True for the first content. `ends` says which lines end an answer.
     """
 
     __slots__ = (
@@ -97,9 +96,8 @@ class Received:
         self._stamps, self._handled, self._ends = bytearray(), array("q"), array("q")
         self._unstamped = 0
         self._body = bytearray()
-        # The last bytes of the latest read without a needle. A read that ends alike is not searched at once: searching for
-        # four needles takes a µs, and a line that ends an answer nearly always ends in other bytes. `look` searches what is
-        # left. b"" lets every read pass, () none.
+        # The last bytes of the latest read without a needle. A read that ends alike is searched only by `look`: a search takes
+        # a µs, and a line that ends an answer nearly always ends in other bytes. b"" lets every read pass, () none.
         self._like: bytes | tuple[()] = ()
         self._looked = 0  # offset in the body from which on nothing was looked through
         self._tail = b""  # the end of a line that has no newline yet: a needle may begin in it
@@ -335,8 +333,7 @@ class Received:
         """Take in what the read just added has brought."""
         parser, i = self._parser, len(self._ends) - 1
         t, had_ended, was_marked = self._handled[i], self.ended, self.marked
-        if i == 0:
-            self.t_first_byte = t
+        self.t_first_byte = t if i == 0 else self.t_first_byte
         if self._headers_at is None and parser.headers_done:
             self._headers_at, self.t_headers = i, t
         if body and self._live is not None and self._live(body):
@@ -387,10 +384,7 @@ class Received:
             start += len(line) + 1
 
     def forsake(self) -> None:
-        """Drop `live`, as for a request that was never sent.
-
-        Whoever is called back usually refers to this object: a cycle, and the driver has garbage collection switched off.
-        """
+        """Drop `live`: it usually refers to this object, and the driver has switched off what collects such a cycle."""
         self._live = None
 
     def _end(self, failure: str | None, t: int) -> None:

@@ -20,7 +20,7 @@ from loadtest.wire.connection import Connection, Pool
 from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.tls import Verify, client_context
 
-LOOK_NS = 250_000_000  # between two looks for an answer while the server takes no more of the request
+LOOK_FOR_ANSWER_NS = 250_000_000  # between two looks for an answer while the server takes no more of the request
 
 Deadline = Callable[[], float]  # returns until when to wait, monotonic ns or infinite; each read may move it
 
@@ -235,7 +235,7 @@ class _SyncCall(Call):
 
     def _write(self) -> bool:
         """Wait to send more, looking now and then whether the server has answered already."""
-        look = now() + LOOK_NS
+        look = now() + LOOK_FOR_ANSWER_NS
         ready = self._waiter.writable(self.connection.fd, lambda: min(look, self._until()))
         return ready or self.connection.receive()
 
