@@ -24,8 +24,16 @@ from loadtest.cli.demo import simulated_server
 from loadtest.cli.tables import console_table
 from loadtest.errors import RunFolderError, ScenarioError, TargetError
 from loadtest.measure import capacity_file
-from loadtest.measure.calibrate import Errors, Found, Tried, by_nonce, compare, judge, next_streams
-from loadtest.measure.capacity_file import Capacity
+from loadtest.measure.calibrate import (
+    CheckedLevel,
+    ClientLimit,
+    Errors,
+    by_nonce,
+    checked,
+    errors_against,
+    next_streams,
+)
+from loadtest.measure.capacity_file import KeptCapacity
 from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
@@ -57,7 +65,7 @@ class Calibrating:
     arrivals: str
     most: int
     truth: Path
-    tried: list[Tried] = field(default_factory=list)
+    tried: list[CheckedLevel] = field(default_factory=list)
 
     def next_streams(self) -> int | None:
         return next_streams(self.tried, self.most)
@@ -67,8 +75,8 @@ class Calibrating:
         served = by_nonce(_json_lines(self.truth))
         (header, rows), *_ = RunFolder.open(folder).requests()
         records = (Record.from_json(row) for row in rows if row["level"] == level)
-        errors: Errors = compare(streams, records, header.clock, served, warm=warm)
-        tried = judge(errors, step_s=1 / TOKENS_PER_S, together=self.arrivals == "steps")
+        errors: Errors = errors_against(streams, records, header.clock, served, warm=warm)
+        tried = checked(errors, step_s=1 / TOKENS_PER_S, together=self.arrivals == "steps")
         self.tried.append(tried)
         _print_now(f"  {tried.sentence}")
 
@@ -208,7 +216,7 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
 
     Later runs on this machine say how much of the capacity each level used.
     """
-    path = out or capacity_file.place()
+    path = out or capacity_file.file_path()
     capacity_file.check_writable(path)
     here = capacity_file.machine()
     _print_now(
@@ -223,7 +231,7 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
         _print_now(
             f"This shell allows no more than {most} streams (open files, ulimit -n): {streams_most} are not tried."
         )
-    done: dict[str, Found] = {}
+    done: dict[str, ClientLimit] = {}
     for kind in arrivals:
         _print_now(f"{kind}:")
         found = _search(driver, kind, stamps, most)
@@ -233,14 +241,14 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
         done[kind] = found
         _print_now(f"{kind}: {found.sentence(TOKENS_PER_S)}.")
         if found.best is not None:
-            capacity_file.keep(path, _kept_capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
+            capacity_file.store(path, _kept_capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
     Console().print(_result_table(driver, stamps, done))
     if any(found.best for found in done.values()):
         print(f"wrote {path}")
     return 0 if all(found.best for found in done.values()) else 1
 
 
-def _search(driver: str, arrivals: str, stamps: str, most: int) -> Found | None:
+def _search(driver: str, arrivals: str, stamps: str, most: int) -> ClientLimit | None:
     """Search with one kind of arrivals; return None where it was interrupted."""
     with tempfile.TemporaryDirectory() as name, _with_stamps(stamps):
         folder = Path(name)
@@ -252,11 +260,11 @@ def _search(driver: str, arrivals: str, stamps: str, most: int) -> Found | None:
             return None
     if not kind.tried:
         raise ScenarioError("nothing was measured; try again.")
-    return Found.of(kind.tried)
+    return ClientLimit.of(kind.tried)
 
 
-def _kept_capacity(found: Found, best: Tried) -> Capacity:
-    return Capacity(
+def _kept_capacity(found: ClientLimit, best: CheckedLevel) -> KeptCapacity:
+    return KeptCapacity(
         chunks_per_s=best.errors.chunks_per_s,
         streams=best.errors.streams,
         tokens_per_s=TOKENS_PER_S,
@@ -265,7 +273,7 @@ def _kept_capacity(found: Found, best: Tried) -> Capacity:
     )
 
 
-def _result_table(driver: str, stamps: str, done: dict[str, Found]) -> Table:
+def _result_table(driver: str, stamps: str, done: dict[str, ClientLimit]) -> Table:
     streams = f"streams × {TOKENS_PER_S:g} tokens/s"
     rows = []
     for kind, found in done.items():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from loadtest.memory.estimate import Facts, Plan
-    from loadtest.memory.loaded import Measured
+    from loadtest.memory.loaded import LoadedMemory
 
 SIZE_HEADS = ("", "size", "from")
 DEFAULT_QUANTIZATION = "q4_K_M"  # that of most tags in Ollama's library
@@ -57,7 +57,7 @@ class MemoryEstimate:
     """An estimate, and what is shown beside it."""
 
     plan: Plan
-    measured: Measured | None
+    measured: LoadedMemory | None
     notes: tuple[str, ...]
     simulated: bool = False
 
@@ -123,7 +123,7 @@ def memory(**options: Any) -> None:
         return
     room = _memory_size(asked.gpu_memory, "--gpu-memory")
     if asked.json:
-        body = report.to_dict(found.plan, found.measured, room, found.notes, simulated=found.simulated)
+        body = report.estimate_dict(found.plan, found.measured, room, found.notes, simulated=found.simulated)
         print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
         return
     _print_estimate(found, room, Console())
@@ -187,9 +187,9 @@ def _asked_facts(asked: MemoryOptions) -> tuple[Facts, tuple[str, ...]]:
     from loadtest.memory import estimate, gguf, shapes
 
     if asked.gguf:
-        header = gguf.read(asked.gguf)
+        header = gguf.read_gguf(asked.gguf)
         short = f"{asked.gguf.name} lacks {header.missing:,} bytes of its tensors: the download is not complete."
-        return estimate.of_gguf(asked.gguf.name, header), (short,) if header.missing else ()
+        return estimate.facts_of_gguf(asked.gguf.name, header), (short,) if header.missing else ()
     if asked.config:
         return _of_config(asked, asked.config), ()
     if asked.model:
@@ -197,7 +197,9 @@ def _asked_facts(asked: MemoryOptions) -> tuple[Facts, tuple[str, ...]]:
         quantization = asked.quantization or tagged
         if quantization is None and asked.dtype is None and not (asked.table or asked.training):
             quantization = None if shape.layout == "opt" else DEFAULT_QUANTIZATION
-        facts = estimate.of_shape(name, shape, quantization=None if asked.dtype else quantization, dtype=asked.dtype)
+        facts = estimate.facts_of_shape(
+            name, shape, quantization=None if asked.dtype else quantization, dtype=asked.dtype
+        )
         seen = "Its vision part, about 0.4 B parameters more, is not counted."
         return facts, (seen,) if name in shapes.SIGHTED else ()
     return _of_flags(asked, {}), ()
@@ -227,7 +229,7 @@ def _of_config(asked: MemoryOptions, path: Path) -> Facts:
     if shape is None or asked.parameters is not None:
         return _of_flags(asked, config)
     name = path.resolve().parent.name or path.name
-    return estimate.of_shape(name, shape, quantization=asked.quantization, dtype=asked.dtype)
+    return estimate.facts_of_shape(name, shape, quantization=asked.quantization, dtype=asked.dtype)
 
 
 def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
@@ -252,7 +254,7 @@ def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
     else:
         kind = weights.dtype(asked.dtype or "fp16")
         size = weights.by_dtype(parameters, kind)
-        where = f"{parameters:,} parameters × {weights.each(kind)} ({kind})"
+        where = f"{parameters:,} parameters × {weights.bytes_each(kind)} ({kind})"
     return estimate.Facts(
         name=f"{parameters / 1e9:.3g} B parameters",
         weights=size,
@@ -266,14 +268,14 @@ def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
 def _estimate_of_run(path: Path) -> MemoryEstimate:
     from loadtest.analyse.run import frames, groups
     from loadtest.analyse.server import slots
-    from loadtest.analyse.server.memory import of_run
-    from loadtest.memory.loaded import measured
+    from loadtest.analyse.server.memory import plan_of_run
+    from loadtest.memory.loaded import loaded_memory
 
     run = frames.load(path)
-    groups.refuse(run, groups.split(run), "memory")
-    seen = slots.estimate(run)
-    plan = of_run(run, seen)
-    said = measured(run.facts.get("server_at_end"))
+    groups.refuse(run, groups.groups_of(run), "memory")
+    seen = slots.estimate_slots(run)
+    plan = plan_of_run(run, seen)
+    said = loaded_memory(run.facts.get("server_at_end"))
     notes = []
     if not (run.facts.get("server") or {}).get("slots_said"):
         notes.append(f"Slots as the run saw them: {'' if seen.limit else 'at least '}{plan.slots}.")
@@ -285,7 +287,7 @@ def _estimate_of_run(path: Path) -> MemoryEstimate:
 def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.credentials import withhold
     from loadtest.memory.estimate import DEFAULT_CONTEXT, Plan
-    from loadtest.memory.loaded import Measured, server_facts
+    from loadtest.memory.loaded import LoadedMemory, server_facts
     from loadtest.target.probe import choose_model, describe, probe
     from loadtest.target.settle import control_client, trust
     from loadtest.text import shown
@@ -301,7 +303,7 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     facts = server_facts(shown(model.name), model.details, model.trained_context)
     plan = Plan(facts=facts, context=model.context or DEFAULT_CONTEXT)
     notes = ["1 slot is assumed, because Ollama does not say how many it has; give more with --slots."]
-    said = Measured(model.size, model.size_vram) if model.size else None
+    said = LoadedMemory(model.size, model.size_vram) if model.size else None
     if said is None:
         notes.append(f"Nothing to compare with: {shown(model.name)} is not loaded.")
     return MemoryEstimate(plan, said, tuple(notes), simulated=server.simulated is not None)
@@ -322,8 +324,8 @@ def _print_estimate(found: MemoryEstimate, room: float | None, console: Console)
     plan = found.plan
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
     title = " · ".join(filter(None, marks))
-    console.print(console_table(title, SIZE_HEADS, report.rows(plan), left=("", "from"), wrap=("from",)))
-    for line in report.sentences(plan, found.measured, room, simulated=found.simulated):
+    console.print(console_table(title, SIZE_HEADS, report.estimate_rows(plan), left=("", "from"), wrap=("from",)))
+    for line in report.estimate_sentences(plan, found.measured, room, simulated=found.simulated):
         console.print(Text(f"• {line}"))
     for note in found.notes:
         console.print(Text(note, style="dim"))

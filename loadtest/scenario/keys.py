@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,13 +51,13 @@ class Key:
     @property
     def many(self) -> bool:
         """Whether the key takes a list, each value a level of its own."""
-        return typing.get_origin(self.hint) is tuple
+        return typing.get_origin(self.hint) is Sequence
 
     @property
     def kind(self) -> type:
         """The type of one value: int, float, str or bool."""
         options = typing.get_args(self.hint) if self.many or isinstance(self.hint, types.UnionType) else (self.hint,)
-        kind: type = next(option for option in options if option not in (type(None), ...))
+        kind: type = next(option for option in options if option is not type(None))
         return kind
 
     @property

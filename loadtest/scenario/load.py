@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,10 @@ REQUEST_COUNTS = Range(1, MOST_REQUESTS, above_zero=True, instead="run several l
 class LoadKeys:
     """Keys that decide how many requests are sent, and when."""
 
-    concurrency: tuple[int, ...] = key(
+    concurrency: Sequence[int] = key(
         "Streams at once (closed loop); a list makes a level each.", [1, 2, 4, 8], bounds=STREAM_COUNTS
     )
-    rate: tuple[float, ...] = key(
+    rate: Sequence[float] = key(
         "Requests a second, each sent when it is due however many are still unanswered (open loop, instead of "
         "concurrency); a list makes a level each.",
         [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,13 @@ from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
 class PromptKeys:
     """Keys that decide the texts of a run and the lengths of its answers."""
 
-    input_tokens: tuple[int, ...] = key(
+    input_tokens: Sequence[int] = key(
         "Prompt lengths of made-up prompts.", [128], unit="tokens", bounds=TOKEN_COUNTS, locust=(ATTRIBUTE, OPTION)
     )
     up_to_context: bool = key(
         "Leave out prompt lengths that do not fit the model's context, and add the longest that does.", default=False
     )
-    output_tokens: tuple[int, ...] = key(
+    output_tokens: Sequence[int] = key(
         "Answer lengths asked for.", [64], unit="tokens", bounds=TOKEN_COUNTS, locust=(ATTRIBUTE, OPTION)
     )
     prompt: str | None = key(
@@ -33,9 +34,7 @@ class PromptKeys:
     prompt_file: str | None = key(
         "Send the text of this file; {words} is filled in.", None, text=Text(4096, "name a text file, or leave it out")
     )
-    words: tuple[int, ...] = key(
-        "Values of {words} in the prompt; a list makes a level each.", [], bounds=Range(1, 1e9)
-    )
+    words: Sequence[int] = key("Values of {words} in the prompt; a list makes a level each.", [], bounds=Range(1, 1e9))
     seed: int | None = key(
         "Seed of every prompt; default: drawn anew (and kept in run.json), for the same texts meet a warm prefix cache.",
         None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -40,11 +40,14 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
     save_text: bool = key("Keep prompts and answers in the records.", default=False, locust=(ATTRIBUTE,))
 
     def __post_init__(self) -> None:
+        keys = keys_of(type(self))
+        for one in keys:  # lists become tuples: the scenario is immutable throughout
+            object.__setattr__(self, one.name, coerce(one.name, getattr(self, one.name), one.hint, "the scenario"))
         if self.open_loop:
             object.__setattr__(self, "concurrency", ())
             if self.rate and self.requests is None and self.duration is None:
                 object.__setattr__(self, "duration", OPEN_LOOP_S)
-        for one in keys_of(type(self)):
+        for one in keys:
             one.check(getattr(self, one.name))
         check_load(self)
         check_prompts(self)
@@ -96,7 +99,7 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
         """Return a copy with `changes`, checked like any other."""
         return dataclasses.replace(self, **changes)
 
-    def grid(self) -> tuple[tuple[Any, ...], ...]:
+    def grid(self) -> tuple[Sequence[Any], ...]:
         """Return the values that levels are made of: words, input lengths, output lengths, loads."""
         inputs = () if self.literal else self.input_tokens
         return (

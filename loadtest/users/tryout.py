@@ -12,7 +12,7 @@ from loadtest.scenario import Scenario
 from loadtest.target import settle as measured
 from loadtest.target.probe import Model, Server
 from loadtest.target.settle import Target, control_client, trust
-from loadtest.workloads.tokens import Calibration, Counter, load_counter
+from loadtest.workloads.tokens import Counter, TokenFit, load_counter
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,13 @@ class UserTarget:
 
     scenario: Scenario
     target: Target
-    calibration: Calibration
+    fit: TokenFit
     index: int = 0  # place of the server and model among run.json's targets
     open_loop: bool = False  # some users send by a schedule, so the number of streams cannot be known
 
     @property
     def api(self) -> str:
-        return self.target.dialect.name.partition("-")[0]
+        return self.target.dialect.api
 
     def counter(self) -> Counter:
         """Return this process's token counter; its ranks were fetched in `try_out`, where possible."""
@@ -39,7 +39,7 @@ class UserTarget:
             "server": dataclasses.asdict(self.target.server),
             "model": dataclasses.asdict(self.target.model),
             "api": self.api,
-            "calibration": dataclasses.asdict(self.calibration),
+            "fit": dataclasses.asdict(self.fit),
             "index": self.index,
             "open_loop": self.open_loop,
         }
@@ -50,13 +50,11 @@ class UserTarget:
         model = Model(**row["model"])
         server = Server(**{**row["server"], "models": tuple(Model(**one) for one in row["server"]["models"])})
         dialect = dialect_for(scenario, api=row["api"], model=model.name)
-        return cls(
-            scenario, Target(server, model, dialect), Calibration(**row["calibration"]), row["index"], row["open_loop"]
-        )
+        return cls(scenario, Target(server, model, dialect), TokenFit(**row["fit"]), row["index"], row["open_loop"])
 
 
 def try_out(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
     """Choose server and model of a scenario and make its workload ready; raises what target.settle raises."""
     with control_client(trust(scenario.ca_file), scenario.connect_timeout) as control:
         target, workload = measured.settle(control, scenario, say)
-    return UserTarget(scenario, target, workload.calibration)
+    return UserTarget(scenario, target, workload.fit)

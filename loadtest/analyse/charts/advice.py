@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from loadtest.analyse.charts import style
 from loadtest.analyse.reports import findings
 from loadtest.analyse.reports.summary import Analysis
-from loadtest.analyse.whatif.advise import Advice
+from loadtest.analyse.whatif.slot_advice import Advice
 
 PANELS = (  # (title, figure, statistic, colours: dark is better)
     ("TTFT p95", "ttft_s", "p95", "YlGnBu_r"),

@@ -9,7 +9,7 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.charts.ttft import tick
 from loadtest.analyse.reports.findings import listed, streams
 from loadtest.analyse.reports.summary import Analysis
-from loadtest.analyse.run.frames import FloatArray
+from loadtest.analyse.run.arrays import FloatArray
 
 
 def over_time(axes: Axes, analysis: Analysis) -> None:

@@ -67,7 +67,11 @@ def all_findings(analysis: Analysis) -> list[str]:
     """Return what the run shows, the most telling first; each sentence holds its figures, and names its model or server
     where there are several.
     """
-    found = [*filter(None, [endings.state(analysis.run)]), *memory.context_sentences(analysis.run), *_parts(analysis)]
+    found = [
+        *filter(None, [endings.end_sentence(analysis.run)]),
+        *memory.context_sentences(analysis.run),
+        *_parts(analysis),
+    ]
     if analysis.groups:
         found += _void(analysis.summary["levels"])
     for group, one in analysis.groups:
@@ -75,11 +79,11 @@ def all_findings(analysis: Analysis) -> list[str]:
         found += [f"{who}: {sentence.removeprefix(f'{group.name} · ')}" for sentence in _of_server(one)]
     if not analysis.groups:
         found += _of_server(analysis)
-    if used := client_capacity.sentence(analysis.summary["levels"]):
+    if used := client_capacity.capacity_sentence(analysis.summary["levels"]):
         found.append(used)
     if not analysis.groups:
-        found += memory_parts.sentences(analysis.memory)
-    return found + machine.sentences(analysis.run) + endings.notes(analysis.run)
+        found += memory_parts.difference_sentences(analysis.memory)
+    return found + machine.sentences(analysis.run) + endings.answer_notes(analysis.run)
 
 
 def _parts(analysis: Analysis) -> list[str]:
@@ -146,17 +150,17 @@ def loads(analysis: Analysis) -> list[str]:
     return [
         f"{level['label']}: {sentence}" if len(levels) > 1 else sentence
         for level in levels[:MOST_TOLD]
-        for sentence in cold_load.sentences(level["cold_load"], mark)
+        for sentence in cold_load.cold_load_sentences(level["cold_load"], mark)
     ]
 
 
 def longer_prompts(analysis: Analysis) -> list[str]:
     """Say what a longer prompt costs, where levels differ in input length alone; of many such lines the first ones'."""
-    every = prompt_length.lines(analysis.run, analysis.summary["levels"])
+    every = prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"])
     return [
         f"{line.label}: {sentence}" if len(every) > 1 else sentence
         for line in every[:MOST_TOLD]
-        for sentence in prompt_length.sentences(line)
+        for sentence in prompt_length.prompt_length_sentences(line)
     ]
 
 
@@ -240,7 +244,7 @@ def stalling(series: Series) -> str | None:
     if not stall or e2e is None or ttft is None or e2e <= ttft or stall < 0.05 * (e2e - ttft):
         return None
     share = percent(stall / (e2e - ttft))
-    return f"At {offered_load.name(level)} others' prompts stall a stream for {seconds(stall)}, {share} of its decode."
+    return f"At {offered_load.load_name(level)} others' prompts stall a stream for {seconds(stall)}, {share} of its decode."
 
 
 def queueing(analysis: Analysis, series: Series) -> str | None:
@@ -256,7 +260,7 @@ def queueing(analysis: Analysis, series: Series) -> str | None:
     )
     if not ttft:
         return None
-    at = f"at {offered_load.name(level)}"
+    at = f"at {offered_load.load_name(level)}"
     past = f"Past {streams(analysis.slots.estimate or 0)} requests queue: {at}"
     queues = analysis.slots.limit and slot is not None and slot >= LEAST_SLOT_WAIT * ttft
     if slot is not None and wait is None:  # a server without durations
@@ -286,7 +290,7 @@ def batching(series: Series) -> str | None:
         return None
     most = seconds(figure(found, "batch_wait_s", "max"))
     return (
-        f"Nobody queues for a slot at {offered_load.name(found)}, yet {percent(largest)} of the mean TTFT "
+        f"Nobody queues for a slot at {offered_load.load_name(found)}, yet {percent(largest)} of the mean TTFT "
         f"({seconds(figure(found, 'ttft_s'))}) is batch wait (up to {most}): a prompt starts when the batch in flight "
         "has ended."
     )
@@ -321,7 +325,7 @@ def range_of_ttft(series: Series) -> str | None:
         said.append(
             f"{seconds(figure(level, 'ttft_s', 'p50'))} TTFT"
             + (f" and {speed:.1f} tokens/s a stream" if speed else "")
-            + f" at {offered_load.name(level)}"
+            + f" at {offered_load.load_name(level)}"
         )
     return "Median: " + ", ".join(said) + "."
 

@@ -159,9 +159,9 @@ def steps(analysis: Analysis) -> Grid:
     return Grid(heads, tuple(rows), names=0)
 
 
-def memory(found: memory_parts.Beside) -> Grid:
+def memory(found: memory_parts.MemoryComparison) -> Grid:
     """Return what the model should take in memory, part by part, beside what was measured."""
-    rows = [tuple(cell or NOTHING for cell in row) for row in memory_parts.rows(found)]
+    rows = [tuple(cell or NOTHING for cell in row) for row in memory_parts.comparison_rows(found)]
     return Grid(("", "estimate", "measured", "difference", "from"), tuple(rows), prose=True)
 
 
@@ -179,7 +179,7 @@ def client(summary: dict[str, Any]) -> Grid:
                 _duration(_largest(said["lag_s"])),
                 _duration(_largest(said["schedule_lag_s"])),
                 findings.percent(said["cpu"]) if said["cpu"] is not None else NOTHING,
-                *([client_capacity.cell(said)] if calibrated else []),
+                *([client_capacity.capacity_cell(said)] if calibrated else []),
                 f"{tokens['output'] or 0} of {tokens['asked'] or 'any'}"
                 + (f" ({findings.percent(achieved)})" if achieved else ""),
                 str(tokens["prompt"] or NOTHING),
@@ -237,7 +237,7 @@ def sections(analysis: Analysis) -> list[tuple[str, Analysis]]:
 
 def _pictures(analysis: Analysis, pictures: list[Path]) -> tuple[list[Path], list[list[Path]]]:
     """Return the charts of the whole run, and those of each model and server."""
-    folders = [groups.folder(number, group.name) for number, (group, _) in enumerate(analysis.groups, 1)]
+    folders = [groups.chart_folder(number, group.name) for number, (group, _) in enumerate(analysis.groups, 1)]
     own = [[path for path in pictures if path.parent.name == folder] for folder in folders]
     return [path for path in pictures if path.parent.name not in folders], own or [[]]
 
