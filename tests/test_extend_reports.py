@@ -68,15 +68,15 @@ def sampled(folder: Path, source: Source, beats: int) -> list[str]:
 
 
 def test_a_sampler_is_asked_for_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "KINDS", (*process.KINDS, "toy"))
-    assert [str(asked) for asked in process.parse(["host,toy"])] == ["host", "toy"]
+    monkeypatch.setattr(process, "SOURCE_KINDS", (*process.SOURCE_KINDS, "toy"))
+    assert [str(asked) for asked in process.parse_sources(["host,toy"])] == ["host", "toy"]
 
 
 def test_what_a_sampler_saw_is_read_by_the_names_of_its_values(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sampled(folder, Toy(), 2) == ["this is a toy"]
     monkeypatch.setattr(samples, "SERVERS", (*samples.SERVERS, "toy"))
     monkeypatch.setattr(samples, "SERVER_METRICS", {**samples.SERVER_METRICS, "toy:running": "running"})
-    machine = samples.read(frames.load(folder))
+    machine = samples.read_machine(frames.load(folder))
     assert machine.server is not None
     assert machine.server["running"].tolist() == [1, 2]
     assert machine.trouble == []
@@ -86,7 +86,7 @@ def test_a_sampler_that_breaks_leaves_a_gap_and_a_finding(folder: Path, monkeypa
     now = Clock(time.perf_counter_ns(), WALL)  # the samples come while the made-up run goes on
     monkeypatch.setattr(Clock, "now", lambda: now)
     assert sampled(folder, Toy(), 3)[1:] == ["the toy is broken."]
-    (gap,) = samples.read(frames.load(folder)).gaps
+    (gap,) = samples.read_machine(frames.load(folder)).gaps
     assert (gap.source, gap.sentence) == ("toy", "the toy is broken.")
     (said,) = [said for said in findings.all_findings(analyse(folder)) if "toy" in said]
     assert said == "No samples of toy from the start, to the end: the toy is broken."

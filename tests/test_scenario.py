@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ class Extended(Scenario):
     """A scenario with a key in a table of its own, as parts get them."""
 
     top_p: float | None = key("Share of the likeliest tokens.", None, bounds=Range(0, 1), table="request")
-    stop: tuple[str, ...] = key("Texts that end an answer.", [], table="request", locust=(ATTRIBUTE, OPTION))
+    stop: Sequence[str] = key("Texts that end an answer.", [], table="request", locust=(ATTRIBUTE, OPTION))
 
 
 def test_no_two_parts_have_a_key_of_the_same_name() -> None:

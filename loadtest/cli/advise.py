@@ -10,7 +10,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.tables import console_table
+from loadtest.cli.tables import printed_table
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import ERRORS, parse_objectives
 
@@ -92,7 +92,7 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
     if doubt := words.void(found):
         console.print(Text(f"! {doubt}", style="bold yellow"))
     heads, rows = words.console_grid(found)
-    console.print(console_table(words.heading(found, analysis), heads, rows, wrap=heads))
+    console.print(printed_table(words.heading(found, analysis), heads, rows, wrap=heads))
     for sentence in words.sentences(found):
         console.print(Text(f"• {sentence}"))
     for note in words.notes(found):

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from loadtest.asyncio_driver.session import measure
 from loadtest.cli.demo import simulated_server
-from loadtest.cli.tables import console_table
+from loadtest.cli.tables import printed_table
 from loadtest.errors import RunFolderError, ScenarioError, TargetError
 from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import (
@@ -281,7 +281,7 @@ def _result_table(driver: str, stamps: str, done: dict[str, ClientLimit]) -> Tab
         best = found.best.errors if found.best else None
         cells = (f"{least}{best.streams}", f"{least}{best.chunks_per_s}") if best else ("none", "–")
         rows.append((kind, *cells, {"asked": "not reached"}.get(found.limit, f"the {found.limit}")))
-    return console_table(
+    return printed_table(
         f"What the {driver} driver can measure here, {stamps} stamps (server: simulated)",
         ("arrivals", streams, "tokens/s in the busiest second", "limit"),
         rows,

@@ -29,7 +29,7 @@ from loadtest.analyse.reports.compare import (
 from loadtest.analyse.reports.compare import compare as compare_runs
 from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.run.groups import refuse
-from loadtest.cli.tables import console_table
+from loadtest.cli.tables import printed_table
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.run_folder import RunFolder
 
@@ -208,7 +208,7 @@ def _tables(found: Comparison) -> Iterator[Table]:
     for number, level in enumerate(own):
         name = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
         rows = [_row_cells(row, found) for row in found.headline if row.level == level]
-        yield console_table(
+        yield printed_table(
             name,
             list(COLUMN_WIDTHS),
             rows,

@@ -318,13 +318,13 @@ def _memory_size(text: str | None, option: str) -> float | None:
 def _print_estimate(found: MemoryEstimate, room: float | None, console: Console) -> None:
     from rich.text import Text
 
-    from loadtest.cli.tables import console_table
+    from loadtest.cli.tables import printed_table
     from loadtest.memory import report
 
     plan = found.plan
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
     title = " · ".join(filter(None, marks))
-    console.print(console_table(title, SIZE_HEADS, report.estimate_rows(plan), left=("", "from"), wrap=("from",)))
+    console.print(printed_table(title, SIZE_HEADS, report.estimate_rows(plan), left=("", "from"), wrap=("from",)))
     for line in report.estimate_sentences(plan, found.measured, room, simulated=found.simulated):
         console.print(Text(f"• {line}"))
     for note in found.notes:
@@ -335,7 +335,7 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
     """Print what follows from the number of parameters alone: rules of thumb, or a training estimate."""
     from rich.text import Text
 
-    from loadtest.cli.tables import console_table
+    from loadtest.cli.tables import printed_table
     from loadtest.memory import report, weights
 
     parameters, name = found.plan.facts.parameters, found.plan.facts.name
@@ -359,6 +359,6 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
         body = {"model": name, "parameters": parameters, "rows": [dict(zip(heads, row, strict=True)) for row in rows]}
         print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
         return
-    console.print(console_table(title, heads, rows, left=("", "from", "dtype"), wrap=("from",)))
+    console.print(printed_table(title, heads, rows, left=("", "from", "dtype"), wrap=("from",)))
     for note in notes:
         console.print(Text(note, style="dim"))

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 
-def console_table(
+def printed_table(
     title: str,
     heads: Sequence[str],
     rows: Iterable[Sequence[str | Text]],

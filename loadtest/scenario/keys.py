@@ -57,7 +57,7 @@ class Key:
     def kind(self) -> type:
         """The type of one value: int, float, str or bool."""
         options = typing.get_args(self.hint) if self.many or isinstance(self.hint, types.UnionType) else (self.hint,)
-        kind: type = next(option for option in options if option not in (type(None), ...))
+        kind: type = next(option for option in options if option is not type(None))
         return kind
 
     @property

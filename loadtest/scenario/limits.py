@@ -28,7 +28,7 @@ class LimitKeys:
         "Share of failed requests above which a level is suspect.", 0.0, bounds=Range(0, 1, instead="5 % is 0.05")
     )
     stop_after_errors: int | None = key(
-        "End a level after this many requests have failed in a row.",
+        "End a level after this many requests have failed in a row, in any one of several processes.",
         None,
         bounds=Range(1, MOST_REQUESTS),
         locust=(ATTRIBUTE, OPTION),

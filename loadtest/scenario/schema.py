@@ -40,13 +40,14 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
     save_text: bool = key("Keep prompts and answers in the records.", default=False, locust=(ATTRIBUTE,))
 
     def __post_init__(self) -> None:
-        for one in keys_of(type(self)):  # lists become tuples: a scenario is immutable throughout
+        keys = keys_of(type(self))
+        for one in keys:  # lists become tuples: the scenario is immutable throughout
             object.__setattr__(self, one.name, coerce(one.name, getattr(self, one.name), one.hint, "the scenario"))
         if self.open_loop:
             object.__setattr__(self, "concurrency", ())
             if self.rate and self.requests is None and self.duration is None:
                 object.__setattr__(self, "duration", OPEN_LOOP_S)
-        for one in keys_of(type(self)):
+        for one in keys:
             one.check(getattr(self, one.name))
         check_load(self)
         check_prompts(self)

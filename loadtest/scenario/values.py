@@ -17,7 +17,7 @@ MOST_REQUESTS = 10_000_000  # of a level: a schedule of them takes 80 MB, their 
 MOST_STREAMS = 100_000
 MOST_DIGITS = 40  # of what was given, in a sentence
 
-_TYPE_NAMES: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_KIND_WORDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
 
 
@@ -102,7 +102,7 @@ def coerce(key: str, value: Any, wanted: Any, where: str) -> Any:
     for option in options:
         if isinstance(value, option) and not (option is int and isinstance(value, bool)):
             return value
-    names = " or ".join("nothing" if option is type(None) else _TYPE_NAMES[option] for option in options)
+    names = " or ".join("nothing" if option is type(None) else _KIND_WORDS[option] for option in options)
     quotes = ""
     if isinstance(value, str) and (int in options or float in options) and _reads_as_number(value):
         quotes = "; leave out the quotes"

@@ -31,7 +31,7 @@ ENDED, TROUBLE = "loadtest_ended", "loadtest_trouble"  # messages from a worker 
 USERS_POLL_S = 0.05  # between two looks at the target user count; until a change is seen only warm-ups are sent
 GONE_NS = 500_000_000  # a worker or user that ends with the test may be gone this long before the end is known here
 REPORTED_NS = 7_000_000_000  # workers report their users every 3 s
-SCHEDULE_LEAD_NS = 200_000_000  # from the last user's start to an open loop's schedule: all workers have heard by then
+OPEN_LOOP_LEAD_NS = 200_000_000  # from the last user's start to an open loop's schedule: all workers have heard by then
 
 logger = logging.getLogger(__name__)
 
@@ -268,7 +268,7 @@ class Coordinator:
         assert runner is not None
         assert run is not None
         self._announced, self._steady, self._shares = runner.target_user_count, steady, self._at_work()
-        start = time.time_ns() + SCHEDULE_LEAD_NS
+        start = time.time_ns() + OPEN_LOOP_LEAD_NS
         if not isinstance(runner, MasterRunner):
             if steady:
                 recording.schedule_from(start, 0, 1)

@@ -29,7 +29,7 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
         return
     if failure := facts.get("failure"):
         yield f"The run is not complete: {failure}"
-    verdict, reasons = _verdict_of(run)
+    verdict, reasons = _verdict_and_reasons(run)
     total = board.total()
     if (
         not reasons and not total.requests + total.warmup + total.cancelled
@@ -42,7 +42,7 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
         environment.process_exit_code = NOT_TO_BE_BELIEVED
 
 
-def _verdict_of(run: RunFolder) -> tuple[str | None, list[str]]:
+def _verdict_and_reasons(run: RunFolder) -> tuple[str | None, list[str]]:
     """Return the run's verdict and its reasons; None where its records are on other hosts, with their workers."""
     if not any(run.path.glob("requests-*.jsonl")):
         return None, []

@@ -15,7 +15,7 @@ from typing import Any
 
 from loadtest.errors import LoadTestError
 from loadtest.run_folder import RunFolder
-from loadtest.users.tables import GROUPS, NO_FIGURE, figure_text, table_notes
+from loadtest.users.tables import GROUPS, NO_FIGURE, table_figure, table_notes
 
 SECONDS_KEYS = ("ttft_", "itl_", "tpot_", "queue_wait_", "lag_")  # how the keys of a row begin that are in seconds
 ANCHOR = '<div id="root"></div>'  # the element in which Locust's page draws itself
@@ -80,7 +80,7 @@ def figures_section(rows: list[dict[str, Any]], charts: list[tuple[str, bytes]],
     parts = "".join(f"<th>{escape(part)}</th>" for _, columns in GROUPS for part, _, _ in columns)
     body = "".join(
         f"<tr><td>{escape(row['name'])}</td>"
-        + "".join(f"<td>{figure_text(row[key], factor)}</td>" for _, columns in GROUPS for _, key, factor in columns)
+        + "".join(f"<td>{table_figure(row[key], factor)}</td>" for _, columns in GROUPS for _, key, factor in columns)
         + f"<td>{row['verdict'] or NO_FIGURE}</td></tr>"
         for row in rows
     )

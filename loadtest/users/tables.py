@@ -27,7 +27,7 @@ def simulated_as(facts: dict[str, Any]) -> str | None:
     return f"profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
 
 
-def figure_text(value: float | None, factor: int) -> str:
+def table_figure(value: float | None, factor: int) -> str:
     """Return `value` times `factor` with about three digits; factor 0 marks a count."""
     if value is None:
         return NO_FIGURE
@@ -57,7 +57,7 @@ def table_lines(rows: list[dict[str, Any]], mark: str | None = None) -> list[str
             text.append(text[3])
         cells = f"{row['name']:{names}}"
         for group, columns in GROUPS:
-            figures = "".join(f" {figure_text(row[key], factor):>{WIDTH}}" for _, key, factor in columns)
+            figures = "".join(f" {table_figure(row[key], factor):>{WIDTH}}" for _, key, factor in columns)
             cells += f" |{figures:>{widths[group]}}"
         text.append(f"{cells} | {row['verdict'] or NO_FIGURE}")
     return [*text, *table_notes(rows)]

@@ -63,8 +63,8 @@ class Trace:
     @property
     def longest(self) -> int:
         """The most tokens, prompt and answer, that the file says of one request; 0 where it says no lengths."""
-        said = [lengths for lengths in (self.input_tokens, self.output_tokens) if lengths is not None]
-        return max(map(sum, zip(*said, strict=True)), default=0)
+        short_repr = [lengths for lengths in (self.input_tokens, self.output_tokens) if lengths is not None]
+        return max(map(sum, zip(*short_repr, strict=True)), default=0)
 
     def with_lengths(self, level: Level, i: int) -> Level:
         """Return a level with the lengths of the i-th request."""
