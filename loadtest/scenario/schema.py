@@ -161,7 +161,9 @@ class Scenario:
         "Errors above this share make a level suspect.", 0.0, bounds=Range(0, 1, instead="5 % is 0.05")
     )
     stop_after_errors: int | None = _key(
-        "End a level after so many requests failed in a row, in any one of several processes.", None, bounds=Range(1, MOST_REQUESTS)
+        "End a level after so many requests failed in a row, in any one of several processes.",
+        None,
+        bounds=Range(1, MOST_REQUESTS),
     )
     ca_file: str | None = _key(
         "PEM file of the authority to trust over https; default: SSL_CERT_FILE, else the known ones.", None

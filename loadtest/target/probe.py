@@ -28,6 +28,7 @@ from loadtest.target.control import (
     some,
     text,
 )
+from loadtest.target.tls_port import https_instead
 from loadtest.text import shown
 from loadtest.urls import OLLAMA_PORT, base_url, default_url
 
@@ -183,6 +184,8 @@ def _unclear(url: str, version: ControlAnswer, listing: ControlAnswer) -> Target
     """Say what was seen of a server that nothing is known of, and what to do about it."""
     if listing.refused or version.refused:
         return _refused(url, listing if listing.refused else version)
+    if not (version.ok or listing.ok) and (instead := https_instead(url)):
+        return TargetError(instead)
     keyless = not credentials.headers(url, "openai")
     key = " A key may be missing: set OPENAI_API_KEY." if keyless and listing.status >= 400 else ""
     base = url.removesuffix("/api")

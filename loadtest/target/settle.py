@@ -28,6 +28,7 @@ from loadtest.scenario import Level, Scenario
 from loadtest.target.context import check_lengths, left_out, lengths_within, not_granted
 from loadtest.target.control import LONGEST_S, ask, count, mapping, plain, rows
 from loadtest.target.probe import Model, Server, choose_model, describe, probe
+from loadtest.target.tls_port import https_instead
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url, parse
 from loadtest.wire import Posts, SyncWire, Timeouts, now
@@ -273,7 +274,8 @@ def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
     try:
         wire.fetch(posts.order(path, body, exchange.arrivals))
     except httpx.HTTPError as error:
-        raise TargetError(f"{target.server.url}{path} does not answer: {shorten(str(error))}.") from None
+        said = f"{target.server.url}{path} does not answer: {shorten(str(error))}."
+        raise TargetError(https_instead(target.server.url) or said) from None
     record = exchange.finish()
     _accept(record, target)
     return record.prompt_tokens or 0
@@ -289,6 +291,8 @@ def _accept(record: Record, target: Target) -> None:
             f"{where} refuses us with status {record.status} ({record.error}); set "
             f"{credentials.KEYS[target.dialect.name.partition('-')[0]][0]} to a key that it accepts."
         )
+    if record.status in (None, 400) and (instead := https_instead(target.server.url)):
+        raise TargetError(instead)
     failed = record.status is not None and not 200 <= record.status < 300
     status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""
     raise TargetError(f"{where} does not answer a first request: {status}{record.error or record.outcome}.")
