@@ -105,6 +105,20 @@ def test_a_worker_that_joins_a_running_test_records_its_share(start: Start, simu
     assert len(ids) == len(set(ids))
 
 
+def test_workers_do_not_outlive_a_master_that_was_killed(start: Start, simulated_url: str) -> None:
+    run = start(CHAT, *USERS, "--host", simulated_url, "--processes", "2", stats=False)
+    run.wait_for(lambda: len(run.records) > 8)
+    children = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+    run.process.kill()
+    assert run.code == -signal.SIGKILL
+    until = time.monotonic() + 40  # Locust itself notices after 60
+    while any(Path(f"/proc/{pid}").exists() for pid in children):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert run.said.count("the connection to the master was lost 10 s ago: this worker ends") == 2
+    assert "Traceback" not in run.said
+
+
 def test_workers_that_cannot_record_end_the_test_with_their_sentence(start: Start, simulated_url: str) -> None:
     few = (120, 120)  # descriptors: enough for Locust, not for a hundred users of one worker
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

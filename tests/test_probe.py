@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+from support.wire_server import Peer, serving
 
 from loadtest.errors import TargetError
 from loadtest.target.probe import ServedModel, Server, choose_model, hazards
@@ -63,3 +68,59 @@ def test_models_that_cannot_be_chosen_are_named() -> None:
 def test_hazards_name_a_model_in_host_memory() -> None:
     half = ServedModel("m", loaded=True, context=4096, size=100, size_vram=25)
     assert any("75 % of m is in host memory" in text for text in hazards(ollama(half), half))
+
+
+def hang_up(peer: Peer) -> None:
+    peer.sock.close()
+
+
+REFUSALS: dict[str, Callable[[Peer], object]] = {  # what servers that speak TLS do when plain HTTP comes
+    "an alert": lambda peer: peer.send(b"\x15\x03\x03\x00\x02\x02\x46"),
+    "a reset": Peer.reset,
+    "nothing": hang_up,
+    "a page": lambda peer: peer.send(
+        b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+    ),
+}
+HELLOS: dict[str, tuple[bytes, bool]] = {  # what answers a TLS client, and whether that is TLS
+    "an alert": (b"\x15\x03\x01\x00\x02\x02\x28", True),
+    "a hello": (b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03", True),
+    "HTTP": (b"HTTP/1.1 400 Bad Request\r\n\r\n", False),
+    "nothing": (b"", False),
+}
+
+
+@pytest.mark.parametrize("options", [(), ("--api", "openai", "--model", "m"), ("--api", "ollama", "--model", "m")])
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_plain_http_to_a_port_that_speaks_tls_is_told_so(
+    loadtest: Callable[..., tuple[int, str, str]], tmp_path: Path, options: tuple[str, ...], refusal: str
+) -> None:
+    code, err = _run_against(loadtest, tmp_path, options, refusal, b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03")
+    assert code == 2
+    assert re.search(r"loadtest: http://127\.0\.0\.1:(\d+) speaks https, not http: give https://127\.0\.0\.1:\1\.", err)
+
+
+@pytest.mark.parametrize("hello", HELLOS)
+def test_only_a_port_that_answers_in_tls_is_said_to_speak_it(
+    loadtest: Callable[..., tuple[int, str, str]], tmp_path: Path, hello: str
+) -> None:
+    said, tls = HELLOS[hello]
+    code, err = _run_against(loadtest, tmp_path, (), "a reset", said)
+    assert code == 2
+    assert ("speaks https" in err) == tls
+
+
+def _run_against(
+    loadtest: Callable[..., tuple[int, str, str]], tmp_path: Path, options: tuple[str, ...], refusal: str, hello: bytes
+) -> tuple[int, str]:
+    def handler(peer: Peer) -> None:
+        first = peer.sock.recv(1 << 16)
+        if first.startswith(b"\x16"):
+            peer.send(hello)
+        elif first:
+            REFUSALS[refusal](peer)
+
+    with serving(handler) as server:
+        code, _, err = loadtest("run", "--url", server.url, *options, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    return code, err

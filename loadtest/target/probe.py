@@ -28,6 +28,7 @@ from loadtest.target.control import (
     ask,
     listed_models,
 )
+from loadtest.target.tls_port import https_instead
 from loadtest.text import shown
 
 SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every answer; a test compares the spellings
@@ -176,6 +177,8 @@ def _unclear(url: str, version: ControlAnswer, listing: ControlAnswer) -> Target
     """Return the error for a server of unknown kind: what it answered, and what to do."""
     if listing.refused or version.refused:
         return _refused(url, listing if listing.refused else version)
+    if not (version.ok or listing.ok) and (instead := https_instead(url)):
+        return TargetError(instead)
     keyless = not credentials.headers(url, "openai")
     key = " A key may be missing: set OPENAI_API_KEY." if keyless and listing.status >= 400 else ""
     base = url.removesuffix("/api")

@@ -16,6 +16,7 @@ from loadtest.scenario import Scenario
 from loadtest.target.connect import timeouts_of, trust
 from loadtest.target.context import lengths_left_out, lengths_within
 from loadtest.target.target import Target, reread
+from loadtest.target.tls_port import https_instead
 from loadtest.text import shown
 from loadtest.wire import Posts, SyncWire, now
 from loadtest.workloads.job import Job
@@ -100,7 +101,8 @@ def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
     try:
         wire.fetch(request.order)
     except httpx.HTTPError as error:
-        raise TargetError(f"{target.server.url}{target.dialect.path} does not answer: {shorten(str(error))}.") from None
+        said = f"{target.server.url}{target.dialect.path} does not answer: {shorten(str(error))}."
+        raise TargetError(https_instead(target.server.url) or said) from None
     record = request.finish()
     _accept(record, target)
     return record.prompt_tokens or 0
@@ -116,6 +118,8 @@ def _accept(record: Record, target: Target) -> None:
             f"{where} refuses us with status {record.status} ({record.error}); set "
             f"{credentials.KEY_VARIABLES[target.dialect.api][0]} to a key that it accepts."
         )
+    if record.status in (None, 400) and (instead := https_instead(target.server.url)):
+        raise TargetError(instead)
     failed = record.status is not None and not 200 <= record.status < 300
     status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""
     raise TargetError(f"{where} does not answer a first request: {status}{record.error or record.outcome}.")

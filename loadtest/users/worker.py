@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import zmq.green as zmq
 from gevent import GreenletExit
 from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import WorkerRunner
+from zmq.utils.monitor import recv_monitor_message
 
 from loadtest.errors import LoadTestError, RunFolderError, TargetError
 from loadtest.run_folder import RunFolder
 from loadtest.users import recording
 from loadtest.users.coordinator import ENDED, LEVEL, RUN, TROUBLE
+from loadtest.users.ending import NOT_TO_BE_BELIEVED
 from loadtest.users.levels import CurrentLevel
 from loadtest.users.tryout import UserTarget
+from loadtest.wire import now
+
+ORPHAN_S = 10  # a master may come back; users whose master does not load a server for nobody
+POLL_S = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +49,7 @@ class LocustWorker:
         events.test_start.add_listener(self._start)
         events.test_stop.add_listener(self._stop)
         events.quitting.add_listener(self._quitting)
+        gevent.spawn(self._watch_master)
 
     def _take_run(self, msg: Message, **_: Any) -> None:
         self._told = msg.data
@@ -75,6 +83,25 @@ class LocustWorker:
     def _quitting(self, **_: Any) -> None:
         """End the test before Locust tells the master that this worker is gone, because it would count as lost."""
         self._runner.stop()
+
+    def _watch_master(self) -> None:
+        """End this worker when its connection to the master stays lost, as that of a master that was killed.
+
+        Locust itself goes by silence, and a master that is only busy may be silent for long: it waits for 60 s.
+        """
+        client: Any = None
+        lost: int | None = None
+        while lost is None or now() - lost < ORPHAN_S * 1e9:
+            if client is not self._runner.client:  # Locust makes another where sending fails
+                client = self._runner.client
+                monitor = client.socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
+            gevent.sleep(POLL_S)
+            while monitor.poll(0):
+                gone = recv_monitor_message(monitor)["event"] == zmq.EVENT_DISCONNECTED
+                lost = now() if gone else None
+        logger.error("the connection to the master was lost %d s ago: this worker ends", ORPHAN_S)
+        self._environment.process_exit_code = NOT_TO_BE_BELIEVED
+        self._runner.quit()
 
     def _begin(self) -> None:
         self._told = getattr(self._environment.parsed_options, RUN, None) or self._told
