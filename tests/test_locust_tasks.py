@@ -192,7 +192,7 @@ def test_random_lengths_leave_no_requests_behind(user: Mine) -> None:
 
 def test_requests_made_ahead_do_not_add_up(user: Mine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no moment is quiet every call makes its own request, and what was to stand in for it comes on top later."""
-    monkeypatch.setattr(backlog, "BUSY", -1.0)
+    monkeypatch.setattr(backlog, "BUSY_SHARE", -1.0)
     for _ in range(8):
         user.client.chat(output_tokens=2)
     user.client._recorder.backlog.flush()

@@ -32,7 +32,7 @@ class NumberParam(click.ParamType[Any]):
         if self._bounded and not self._low <= number <= self._high:
             finite = math.isfinite(self._high)
             ends = f"from {self._low:.12g} to {self._high:.12g}" if finite else f"{self._low:.12g} or more"
-            self.fail(f"{short_repr(value)} is not a number {ends}.", param, ctx)
+            self.fail(f"{short_repr(number)} is not a number {ends}.", param, ctx)
         return number
 
 
