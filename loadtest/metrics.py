@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
+from loadtest.text import counted, percent, seconds
+
 NS_PER_S = 1_000_000_000
 S_PER_NS = 1e-9
 
@@ -205,7 +207,9 @@ def doubt_schedule_lag(count: int, p50: float, p99: float, limit: float) -> Iter
     yield from _graded(
         p99,
         limit,
-        lambda word: f"schedule lag p99 is {_ms(p99)}, {word} {_ms(limit)} (1 % of median TTFT or 5 ms)",
+        lambda word: (
+            f"schedule lag p99 is {seconds(p99)}, {word} {seconds(limit, exact=True)} (1 % of median TTFT or 5 ms)"
+        ),
         few=count < ENOUGH_FOR_P99 and p50 <= limit,
     )
 
@@ -218,8 +222,8 @@ def doubt_lag(reads: int, tokens: int, spoilt: int, gaps: int) -> Iterator[Doubt
             share,
             limit,
             lambda word: (
-                f"the client read {tokens} token{'s' if tokens != 1 else ''} more than one token gap late, which spoils {spoilt} of "
-                f"{gaps} gaps between tokens ({_percent(share)}), {word} {_percent(limit)}"
+                f"the client read {counted(tokens, 'token')} more than one token gap late, which spoils {spoilt} of "
+                f"{gaps} gaps between tokens ({percent(share)}), {word} {percent(limit)}"
             ),
             few=reads < ENOUGH_LATE,
         )
@@ -233,8 +237,8 @@ def doubt_late(late: int, arrivals: int) -> Iterator[Doubt]:
             share,
             limit,
             lambda word: (
-                f"the client was more than one token gap late for {late} of {arrivals} arrivals ({_percent(share)}), "
-                f"{word} {_percent(limit)}"
+                f"the client was more than one token gap late for {late} of {arrivals} arrivals ({percent(share)}), "
+                f"{word} {percent(limit)}"
             ),
             few=late < ENOUGH_LATE,
         )
@@ -245,7 +249,7 @@ def doubt_send(p99: float, limit: float) -> Iterator[Doubt]:
     if p99 > limit:
         yield Doubt(
             SUSPECT,
-            f"sending took {_ms(p99)} at p99, above the limit of {_ms(limit)}: t_send may be off by as much",
+            f"sending took {seconds(p99)} at p99, above the limit of {seconds(limit, exact=True)}: t_send may be off by as much",
         )
 
 
@@ -255,7 +259,9 @@ def doubt_stamps(arrivals: int, stamped: int, lag_p99: float, limit: float) -> I
         yield from _graded(
             lag_p99,
             limit,
-            lambda word: f"arrivals carry no kernel stamps and client lag p99 is {_ms(lag_p99)}, {word} {_ms(limit)}",
+            lambda word: (
+                f"arrivals carry no kernel stamps and client lag p99 is {seconds(lag_p99)}, {word} {seconds(limit, exact=True)}"
+            ),
         )
 
 
@@ -265,7 +271,7 @@ def doubt_coalesced(merged: int, requests: int) -> Iterator[Doubt]:
         yield Doubt(
             SUSPECT,
             f"the first token came in one read with a later one in {merged} of {requests} requests "
-            f"({_percent(merged / requests)}): TTFT may be late",
+            f"({percent(merged / requests)}): TTFT may be late",
         )
 
 
@@ -283,14 +289,6 @@ def _graded(value: float, limit: float, reason: Callable[[str], str], *, few: bo
         yield Doubt(SUSPECT if few else VOID, reason("above the limit of"))
     elif value > limit / 2:
         yield Doubt(SUSPECT, reason("above half the limit of"))
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.3g} %"
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms"
 
 
 # Figures that several processes measure together: percentiles do not add up, bucket counts do.

@@ -16,7 +16,6 @@ from support.virtual_runs import Load
 from loadtest.analyse.charts import advice as chart
 from loadtest.analyse.charts import prediction
 from loadtest.analyse.reports import advice_report as words
-from loadtest.analyse.reports import findings
 from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.analyse.server.memory import Memory, memory
 from loadtest.analyse.server.slots import Slots
@@ -30,6 +29,7 @@ from loadtest.errors import PredictionError, ScenarioError
 from loadtest.memory.loaded import kv_bytes, parse_memory
 from loadtest.simulate.profiles import PROFILES
 from loadtest.slo import parse
+from loadtest.text import seconds
 
 PROFILE = PROFILES["a100-80g-llama3.1-70b-q4"]
 LLAMA_70B = {"block_count": 80, "embedding_length": 8192, "attention.head_count": 64, "attention.head_count_kv": 8}
@@ -109,7 +109,7 @@ def test_now_is_what_was_measured_never_what_is_predicted_of_it(advice: Advice, 
         cell = advice.as_now(level["concurrency"])
         assert cell.figure("ttft_s", "p95") == level["ttft_s"]["p95"]
         assert cell.figure("output_tokens_per_s", "mean") == level["output_tokens_per_s"]
-    measured = findings.seconds(analysis.summary["levels"][-1]["ttft_s"]["p95"])
+    measured = seconds(analysis.summary["levels"][-1]["ttft_s"]["p95"])
     assert (
         f"TTFT p95 is {measured}" in words.sentences(advice)[0] or f"TTFT p95 {measured}" in words.sentences(advice)[0]
     )
@@ -148,7 +148,7 @@ def test_a_model_that_misses_what_was_measured_advises_and_predicts_nothing(anal
         {**level, "stream_tokens_per_s": {**level["stream_tokens_per_s"], "p50": 999.0, "ci95_p50": None}}
         for level in analysis.summary["levels"]
     ]
-    with pytest.raises(PredictionError, match=r"No advice: the model .* is .* by the model and 999\.0 as measured"):
+    with pytest.raises(PredictionError, match=r"No advice: the model .* is .* by the model and 999 as measured"):
         work.advise(model, group, levels)
     void = [{**level, "verdict": "void"} for level in levels]  # what is void is no measure
     assert self_check.misfit(model.closed, void) is None
@@ -240,7 +240,7 @@ def test_without_an_slo_throughput_decides_and_memory_forbids(analysis: Analysis
     nothing = dataclasses.replace(free, gpu_bytes=1e9)
     assert work._best(nothing) is None
     assert words.sentences(dataclasses.replace(nothing, best=None))[0].startswith(
-        "No number of slots fits 1.0 GB: even 1 slot"
+        "No number of slots fits 1 GB: even 1 slot"
     )
 
 

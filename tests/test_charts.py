@@ -141,13 +141,13 @@ def test_titles_are_computed_from_the_data(four_slots: Analysis) -> None:
     assert level["concurrency"] == 8
     assert timeline.title(four_slots, level).startswith("8 requests in flight, never more than 4 decoding")
     assert depth.title(four_slots) == "Decoding never rises above 4 streams, however many wait"
-    assert itl.title(four_slots).startswith("8 streams · 100 in · 20 out: the median gap between tokens is 10 ms")
+    assert itl.title(four_slots).startswith("8 streams · 100 in · 20 out: the median gap between tokens is 10.0 ms")
 
 
 def test_without_a_queue_no_title_speaks_of_one(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(slots=16), users=(1, 2, 4))
     analysis = analyse(tmp_path / "run")
-    assert ttft.split_title(analysis).startswith("No queue at 4 streams")
+    assert ttft.split_title(analysis).startswith("No request queues at 4 streams")
     assert depth.title(analysis) == "Up to 4 streams decode at once; no limit was seen"
     assert throughput.title(analysis).startswith("Output still grows")
 

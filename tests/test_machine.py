@@ -62,7 +62,7 @@ def run(tmp_path: Path) -> Path:
 def beats(path: Path, **values: Any) -> list[dict[str, Any]]:
     """Return these values every 0.1 s for as long as the run lasts; a callable gets the concurrency of the moment."""
     read = frames.load(path)
-    spans = machine.spans(read)
+    spans = machine.load_periods(read)
     end = float(read.requests["end"].max())
     rows = []
     for t in np.arange(0.0, end + 0.1, 0.1):
@@ -209,7 +209,7 @@ def test_a_reload_between_two_samples_is_said_by_the_requests_that_waited_for_it
     (sentence,) = said(path).splitlines()
     answered = (first.t_first_token or 0) / S
     assert sentence.startswith("made was reloaded at 15:06:4")
-    assert sentence.endswith(f"({answered:.0f} s into the run): a request waited 0.80 s for the load.")
+    assert sentence.endswith(f"({answered:.0f} s into the run): a request waited 800 ms for the load.")
     gone = [{"t": answered - 0.5, "models": [{"name": "made"}]}, {"t": answered - 0.4, "models": []}]
     add(path, "ollama", [*gone, {"t": answered, "models": [{"name": "made"}]}])
     assert said(path).count("was reloaded") == 1  # the samples saw it: said once

@@ -337,7 +337,7 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
     plan = Plan(facts=facts, context=1024)  # 2 GiB a slot
     assert report.sentences(plan, Measured(18 * GIB, 0), None)[2:] == [
         "The server says that the loaded model takes 18.00 GiB; estimated, weights and KV cache: 12.00 GiB.",
-        "That is 6.00 GiB (50.0%) more than estimated.",
+        "That is 6.00 GiB (50 %) more than estimated.",
         "Weights and the KV cache of 4 slots make what it says.",
         "Nothing of it is on a GPU.",
     ]

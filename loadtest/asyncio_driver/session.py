@@ -37,7 +37,7 @@ from loadtest.target.settle import (
     settle,
     trust,
 )
-from loadtest.text import shown
+from loadtest.text import counted, shown
 
 UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
 UNLOAD_POLL_S = 0.05
@@ -224,19 +224,15 @@ def _idle(scenario: Scenario) -> str | None:
     least, most = min(scenario.concurrency, default=workers), max(scenario.concurrency, default=workers)
     if most < workers:
         raise ScenarioError(
-            f"{_streams(most)} cannot be shared by {workers} workers; ask for {most} or fewer."
+            f"{counted(most, 'stream')} cannot be shared by {workers} workers; ask for {most} or fewer."
             if most > 1
             else "one stream cannot be shared by several workers; leave workers away, or ask for more streams."
         )
     return (
-        f"{_streams(least)} keep{'s' if least == 1 else ''} {least} of {workers} workers busy."
+        f"{counted(least, 'stream')} keep{'s' if least == 1 else ''} {least} of {workers} workers busy."
         if least < workers
         else None
     )
-
-
-def _streams(count: int) -> str:
-    return f"{count} stream{'s' if count != 1 else ''}"
 
 
 def _span_facts(span: Span) -> dict[str, Any]:

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 import orjson
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from loadtest.errors import PredictionError, ScenarioError
@@ -71,20 +69,12 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
         console.print(Text(sentence, style="bold yellow"))
     if doubt := words.void(found):
         console.print(Text(f"! {doubt}", style="bold yellow"))
-    console.print(_table(words.console_grid(found), words.heading(found, analysis)))
+    console.print(
+        words.console_grid(found).fitted(console.width, words.EXPENDABLE)[0].console(words.heading(found, analysis))
+    )
     for sentence in said:
         console.print(Text(f"• {sentence}"))
     for note in words.notes(found):
         console.print(Text(note, style="dim"))
     for name in ("advice.md", "advice.json", "advice.png"):
         console.print(Text(f"wrote {run / name}", style="dim"), soft_wrap=True)
-
-
-def _table(grid: tuple[tuple[str, ...], list[tuple[str, ...]]], title: str) -> Table:
-    heads, rows = grid
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in heads:
-        table.add_column(head, justify="right", min_width=max(map(len, head.split())))
-    for row in rows:
-        table.add_row(*row)
-    return table

@@ -16,19 +16,20 @@ from typing import Any
 
 import click
 import orjson
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from loadtest.asyncio_driver.session import measure
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import RunFolderError, ScenarioError, TargetError
+from loadtest.grid import Grid
 from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import Errors, Found, Tried, by_nonce, compare, judge, next_streams
 from loadtest.measure.capacity_file import Capacity
 from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
+from loadtest.text import UNKNOWN, counted
 
 PROFILES = {"independent": "metronome", "steps": "lockstep"}
 STAMPS = ("kernel", "user")
@@ -210,7 +211,7 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
     capacity_file.check_writable(path)
     here = capacity_file.machine()
     _say(
-        f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {_cores(here['cores'])}; simulated server."
+        f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {counted(here['cores'], 'core')}; simulated server."
     )
     if here["cores"] == 1:
         _say("The server shares the one core with the client: against a server elsewhere more could be measured.")
@@ -260,22 +261,12 @@ def _capacity(found: Found, best: Tried) -> Capacity:
 
 
 def _table(driver: str, stamps: str, done: dict[str, Found]) -> Table:
-    table = Table(
-        title=f"What the {driver} driver can measure here, {stamps} stamps (server: simulated)",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("arrivals")
-    table.add_column(f"streams × {TOKENS_PER_S:g} tokens/s", justify="right")
-    table.add_column("tokens/s in the busiest second", justify="right")
-    table.add_column("limit")
+    heads = ("arrivals", f"streams × {TOKENS_PER_S:g} tokens/s", "tokens/s in the busiest second", "limit")
+    rows = []
     for kind, found in done.items():
         least = "" if found.limit == "client" else "≥ "
         best = found.best.errors if found.best else None
-        cells = (f"{least}{best.streams}", f"{least}{best.chunks_per_s}") if best else ("none", "–")
-        table.add_row(kind, *cells, {"asked": "not reached"}.get(found.limit, f"the {found.limit}"))
-    return table
-
-
-def _cores(count: int) -> str:
-    return f"{count} core{'s' if count != 1 else ''}"
+        cells = (f"{least}{best.streams}", f"{least}{best.chunks_per_s}") if best else ("none", UNKNOWN)
+        rows.append((kind, *cells, {"asked": "not reached"}.get(found.limit, f"the {found.limit}")))
+    title = f"What the {driver} driver can measure here, {stamps} stamps (server: simulated)"
+    return Grid(heads, tuple(rows), prose=True).console(title)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 import orjson
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,13 +23,14 @@ from loadtest.analyse.reports.compare import (
     TOLERANCE,
     TOO_FEW,
     WORSE,
+    Change,
     Comparison,
-    Row,
 )
 from loadtest.analyse.reports.compare import compare as compare_runs
 from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.run.groups import refuse
 from loadtest.errors import LoadTestError, ScenarioError
+from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder
 
 COLUMNS = {"figure": 17, "BASE": 6, "NEW": 6, "change": 6, "interval": 14, "verdict": 18}
@@ -47,7 +47,7 @@ ACROSS = (
     "arrivals",
     "prompt",
 )
-STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
+VERDICT_STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
 
 
 class Share(click.ParamType[float]):
@@ -140,7 +140,7 @@ def compare(
     written = _write(found, out or new[0])
     _print(found, written, Console())
     if found.verdict == NOT_COMPARABLE:
-        said = compare_report.sentence(found)
+        said = compare_report.outcome(found)
         raise LoadTestError(f"nothing was judged. {said}.")
     return 1 if found.regressions else 0
 
@@ -190,9 +190,9 @@ def _write(found: Comparison, out: Path) -> list[Path]:
 
 
 def _print(found: Comparison, written: list[Path], console: Console) -> None:
-    mark = compare_report.simulated(found)
-    console.print(Text(compare_report.sentence(found) + "." + (f" ({mark})" if mark else ""), style="bold"))
-    for line in (*compare_report.sides(found), *found.notes):
+    mark = compare_report.simulated_sides(found)
+    console.print(Text(compare_report.outcome(found) + "." + (f" ({mark})" if mark else ""), style="bold"))
+    for line in (*compare_report.run_lines(found), *found.notes):
         console.print(Text(f"• {line}"))
     for level in _tables(found):
         console.print(level)
@@ -205,27 +205,16 @@ def _tables(found: Comparison) -> Iterator[Table]:
     """Yield a table a level, a row a headline figure; all of the same widths, made for 80 columns."""
     shared, own = compare_report.level_names(found)
     for number, level in enumerate(own):
-        name = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
-        table = Table(
-            title=Text(name, style="bold"),
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            pad_edge=False,
-            show_header=number == 0,
-        )
-        for head, width in COLUMNS.items():
-            right = head not in ("figure", "verdict")
-            table.add_column(head, justify="right" if right else "left", no_wrap=right, min_width=width)
-        for row in found.headline:
-            if row.level == level:
-                table.add_row(*_cells(row, found))
-        yield table
+        title = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
+        rows = [row for row in found.headline if row.level == level]
+        cells = tuple(_console_row(row, found) for row in rows)
+        styles = {row[-1]: VERDICT_STYLES[change.verdict or SAME] for row, change in zip(cells, rows, strict=True)}
+        grid = Grid(tuple(COLUMNS), cells)
+        yield grid.console(title, styles=styles, widths=tuple(COLUMNS.values()), show_heads=number == 0)
 
 
-def _cells(row: Row, found: Comparison) -> tuple[str | Text, ...]:
-    _, figure, base, new, change, between, verdict = compare_report.cells(row, found)
+def _console_row(row: Change, found: Comparison) -> tuple[str, ...]:
+    _, figure, base, new, change, interval, verdict = compare_report.table_row(row, found)
     # Why whole runs or levels are not comparable stands above the table, once.
     short = row.reason if row.reason == TOO_FEW else NOT_COMPARABLE if row.verdict == NOT_COMPARABLE else verdict
-    amounts = (base.removesuffix("/s"), new.removesuffix("/s"), change, between.removesuffix(" %"))
-    return (figure, *amounts, Text(short, style=STYLES[row.verdict or SAME]))
+    return figure, base.removesuffix("/s"), new.removesuffix("/s"), change, interval.removesuffix(" %"), short

@@ -12,10 +12,10 @@ import orjson
 
 from loadtest.cli.connection import connection_options
 from loadtest.errors import ScenarioError, TargetError
+from loadtest.grid import Grid
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from loadtest.memory.estimate import Facts, Plan
     from loadtest.memory.loaded import Measured
@@ -310,7 +310,8 @@ def _print(found: Found, room: float | None, console: Console) -> None:
 
     plan = found.plan
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
-    console.print(_table(" · ".join(filter(None, marks)), ("", "size", "from"), report.rows(plan)))
+    grid = Grid(("", "size", "from"), tuple(report.rows(plan)), prose=True)
+    console.print(grid.console(" · ".join(filter(None, marks)), styles={"total": "bold"}))
     for line in report.sentences(plan, found.measured, room, simulated=found.simulated):
         console.print(Text(f"• {line}"))
     for note in found.notes:
@@ -344,22 +345,7 @@ def _print_parameters(asked: Asked, found: Found, console: Console) -> None:
         body = {"model": name, "parameters": parameters, "rows": [dict(zip(heads, row, strict=True)) for row in rows]}
         print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
         return
-    console.print(_table(title, heads, rows))
+    grid = Grid(tuple(heads), tuple(map(tuple, rows)), prose=bool(asked.training))
+    console.print(grid.console(title, styles={"total": "bold"}))
     for note in notes:
         console.print(Text(note, style="dim"))
-
-
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
-    for index, head in enumerate(heads):
-        words = index == 0 or head == "from"
-        table.add_column(head, justify="left" if words else "right", no_wrap=head != "from")
-    for row in rows:
-        table.add_row(*row, style="bold" if row[0] == "total" else None)
-    return table

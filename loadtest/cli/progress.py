@@ -28,8 +28,8 @@ def sentence(at: Progress, width: int | None = None) -> str:
         "eta": "" if at.eta is None else f"ETA {at.eta:.0f} s",
     }
     shorter = {"level": f"{number} {at.level.load}", "doubts": parts["doubts"].replace(" (--max-in-flight)", "")}
-    changes = ("level", "decoding", "tokens", "due", "waiting", "doubts", "ttft")
-    for key in changes:
+    order = ("level", "decoding", "tokens", "due", "waiting", "doubts", "ttft")
+    for key in order:
         if width is None or len(_joined(parts)) <= width:
             break
         parts[key] = shorter.get(key, "")
@@ -42,7 +42,7 @@ def _joined(parts: dict[str, str]) -> str:
     return "  ".join(part for part in parts.values() if part)
 
 
-class Line:
+class LiveLine:
     """One line that renews itself on a terminal; elsewhere a plain line a level and every ten seconds."""
 
     def __init__(self) -> None:

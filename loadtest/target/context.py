@@ -8,7 +8,7 @@ from loadtest.errors import ScenarioError
 from loadtest.measure.schedule import Trace
 from loadtest.scenario import Scenario
 from loadtest.target.probe import Model
-from loadtest.text import shown
+from loadtest.text import listed, shown
 
 CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
 CONTEXT_MARGIN_PART = 64  # … or one part in so many
@@ -32,12 +32,8 @@ def lengths_within(context: int, lengths: Sequence[int], output_tokens: int) -> 
 def left_out(model: str, context: int, asked: Sequence[int], fitted: Sequence[int]) -> str | None:
     """Say which lengths were left out and added; None where none was."""
     left, added = ([str(n) for n in one if n not in other] for one, other in ((asked, fitted), (fitted, asked)))
-    said = [f"{_listed(left)} left out"] * bool(left) + [f"{_listed(added)} added"] * bool(added)
+    said = [f"{listed(left)} left out"] * bool(left) + [f"{listed(added)} added"] * bool(added)
     return f"{model} has a context of {context} tokens: input_tokens {', '.join(said)}." if said else None
-
-
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def not_granted(scenario: Scenario, model: Model) -> str | None:

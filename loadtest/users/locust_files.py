@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import csv
 import json
 import tempfile
 from collections.abc import Iterator
-from html import escape
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from loadtest.errors import LoadTestError
 from loadtest.run_folder import RunFolder
-from loadtest.users.tables import GROUPS, NOTHING, notes, number
+from loadtest.templates import render
+from loadtest.users.tables import Rows, grid, notes
 
-DURATIONS = ("ttft_", "itl_", "tpot_", "queue_wait_", "lag_")  # so begin the keys of a row that are in seconds
+IN_SECONDS = ("ttft_", "itl_", "tpot_", "queue_wait_", "lag_")  # so begin the keys of a row that are in seconds
 ANCHOR = '<div id="root"></div>'  # where Locust's page draws itself
-Rows = list[dict[str, Any]]
 
 
 def write(options: argparse.Namespace | None, rows: Rows, run: RunFolder | None, mark: str | None) -> Iterator[str]:
@@ -46,7 +43,7 @@ def csv_text(rows: Rows) -> str:
     """Return a line a row, None as an empty cell; the heads say which columns are seconds."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([f"{key}_s" if key.startswith(DURATIONS) else key for key in rows[0]])
+    writer.writerow([f"{key}_s" if key.startswith(IN_SECONDS) else key for key in rows[0]])
     for row in rows:
         writer.writerow(["; ".join(value) if isinstance(value, list) else value for value in row.values()])
     return text.getvalue()
@@ -54,7 +51,7 @@ def csv_text(rows: Rows) -> str:
 
 def json_text(rows: Rows) -> str:
     """Return the rows as a list of objects; durations in seconds."""
-    named = [{f"{key}_s" if key.startswith(DURATIONS) else key: value for key, value in row.items()} for row in rows]
+    named = [{f"{key}_s" if key.startswith(IN_SECONDS) else key: value for key, value in row.items()} for row in rows]
     return json.dumps(named, indent=2) + "\n"
 
 
@@ -75,28 +72,8 @@ def pictures(run: RunFolder | None) -> list[tuple[str, bytes]]:
 
 def section(rows: Rows, charts: list[tuple[str, bytes]], mark: str | None) -> str:
     """Return the figures and charts as a piece of HTML that brings its style and fetches nothing."""
-    head = "".join(f'<th colspan="{len(columns)}" scope="colgroup">{escape(group)}</th>' for group, columns in GROUPS)
-    parts = "".join(f"<th>{escape(part)}</th>" for _, columns in GROUPS for part, _, _ in columns)
-    body = "".join(
-        f"<tr><td>{escape(row['name'])}</td>"
-        + "".join(f"<td>{number(row[key], factor)}</td>" for _, columns in GROUPS for _, key, factor in columns)
-        + f"<td>{row['verdict'] or NOTHING}</td></tr>"
-        for row in rows
-    )
-    warning = (
-        f"<p><strong>SIMULATED SERVER</strong> ({escape(mark)}): not the figures of a real one.</p>" if mark else ""
-    )
-    said = "".join(f"<p>{escape(line)}</p>" for line in notes(rows))
-    images = "".join(
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, image in charts
-    )
-    return (
-        f'<section class="loadtest"><style>{CSS}</style><h2>Streaming figures</h2>{warning}<div><table>'
-        f'<thead><tr><th rowspan="2">Name</th>{head}<th rowspan="2">verdict</th></tr><tr>{parts}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{said}{images}</section>"
-    )
+    page = render("locust.html", grid=grid(rows), notes=list(notes(rows)), pictures=charts, simulated=mark)
+    return page.strip()
 
 
 def joined(page: str, piece: str) -> str:
@@ -113,23 +90,3 @@ def insert(path: Path, piece: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(joined(path.read_text(encoding="utf-8"), piece), encoding="utf-8")
     partial.replace(path)
-
-
-# Colours come from the page, which Locust paints light or dark.
-CSS = """
-.loadtest { font: 14px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 24px; }
-.loadtest h2 { font-size: 2.1rem; font-weight: 400; margin: 0 0 .5rem; }
-.loadtest div { overflow-x: auto; }
-.loadtest table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-.loadtest th, .loadtest td { padding: 6px 10px; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
-.loadtest th[colspan] { text-align: center; border-bottom: 0; }
-.loadtest th[colspan="1"] { text-align: right; }
-.loadtest thead tr:last-child th { font-weight: 400; opacity: .75; padding-top: 0; }
-.loadtest th[rowspan] { vertical-align: bottom; }
-.loadtest p { margin: .5rem 0; }
-.loadtest td:first-child, .loadtest th[rowspan]:first-child { text-align: left; }
-.loadtest tbody tr:last-child { font-weight: 600; }
-.loadtest figure { margin: 2rem 0; }
-.loadtest img { max-width: 100%; background: #fff; border-radius: 4px; }
-"""

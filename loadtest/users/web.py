@@ -162,7 +162,7 @@ class Charts:
     def __init__(self) -> None:
         self._drawn: tuple[object, list[tuple[str, bytes]]] = (None, [])
 
-    def of(self, run: RunFolder | None, rows: locust_files.Rows) -> list[tuple[str, bytes]]:
+    def of(self, run: RunFolder | None, rows: tables.Rows) -> list[tuple[str, bytes]]:
         """Return (caption, PNG) of each chart of a run with these figures."""
         key = (run.path if run is not None else None, rows)
         if self._drawn[0] != key:

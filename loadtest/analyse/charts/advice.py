@@ -11,11 +11,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports import findings
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.whatif.advise import Advice
+from loadtest.text import seconds
 
-PANELS = (  # (title, figure, statistic, colours: dark is better)
+TABLES = (  # (title, figure, statistic, colours: dark is better)
     ("TTFT p95", "ttft_s", "p95", "YlGnBu_r"),
     ("tokens/s a stream (median)", "stream_tokens_per_s", "p50", "YlGnBu"),
     ("output tokens/s, all streams", "output_tokens_per_s", "mean", "YlGnBu"),
@@ -25,8 +25,8 @@ PANELS = (  # (title, figure, statistic, colours: dark is better)
 def draw(path: Path, analysis: Analysis, advice: Advice, title: str) -> Path:
     """Draw the advice's table as a picture of one panel a figure."""
     with mpl.rc_context(style.RC):
-        figure, panels = style.page(len(PANELS), height=2.3 + 0.36 * len(advice.slots), share_y=True)
-        for place, (axes, (name, key, statistic, colours)) in enumerate(zip(panels, PANELS, strict=True)):
+        figure, panels = style.page(len(TABLES), height=2.3 + 0.36 * len(advice.slots), share_y=True)
+        for place, (axes, (name, key, statistic, colours)) in enumerate(zip(panels, TABLES, strict=True)):
             table(axes, advice, key, statistic, colours)
             axes.set_title(name)
             if place:
@@ -108,4 +108,4 @@ def _short(value: float, key: str) -> str:
         return "–"
     if key.endswith("per_s"):
         return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
-    return findings.seconds(float(value)).replace(" ms", "ms").replace(" s", "s")
+    return seconds(float(value)).replace(" ms", "ms").replace(" s", "s")

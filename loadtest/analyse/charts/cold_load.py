@@ -16,7 +16,7 @@ from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run import samples
 from loadtest.analyse.server import cold_load
 from loadtest.analyse.server.cold_load import Sampled
-from loadtest.analyse.server.prompt_length import seconds, size
+from loadtest.text import seconds, size
 
 MOST_LOADS = 12  # drawn; the tables have the rest
 COLOURS = {"page_cache": style.GREEN, "host_memory": style.VERMILLION, "gpu_memory": style.PURPLE}

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.figures import stats
-from loadtest.analyse.reports.findings import figure, seconds
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.reports.summary import Analysis, figure
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
+from loadtest.text import seconds
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other
 SHORTEST_MS = 0.1  # gaps below (tokens that came in one read) are drawn here

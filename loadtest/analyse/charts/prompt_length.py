@@ -12,7 +12,8 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocat
 from loadtest.analyse.charts import style
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.server import prompt_length
-from loadtest.analyse.server.prompt_length import Line, Point, count
+from loadtest.analyse.server.prompt_length import Line, Point
+from loadtest.text import number, seconds
 
 MOST_DOTS = 30  # requests of a length that are drawn one by one
 APART = 1.5  # of two lengths that both get a tick
@@ -60,7 +61,7 @@ def ttft(axes: Axes, analysis: Analysis, found: Sequence[Line]) -> None:
         if point.ttft_s is not None:
             left = place > 0  # of its point there is nothing, but the first would cross the axis
             axes.annotate(
-                prompt_length.seconds(point.ttft_s),
+                seconds(point.ttft_s),
                 (point.tokens, point.ttft_s),
                 xytext=(-6, 5) if left else (8, -5),
                 textcoords="offset points",
@@ -69,7 +70,7 @@ def ttft(axes: Axes, analysis: Analysis, found: Sequence[Line]) -> None:
                 color=style.INK,
             )
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0) if high < NARROW * low else (1.0, 3.0)))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} s" if value >= 1 else f"{value * 1e3:g} ms")
+    axes.yaxis.set_major_formatter(lambda value, _: seconds(value, exact=True))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title("TTFT")
 
@@ -82,7 +83,7 @@ def prefill(axes: Axes, analysis: Analysis, found: Sequence[Line]) -> None:
     _dots(axes, analysis, found, "prefill_tokens_per_s")
     _lines(axes, found, lambda point: point.prefill_per_s)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.yaxis.set_major_formatter(lambda value, _: number(value, exact=True))
     axes.set_title("prefill, prompt tokens/s")
 
 
@@ -126,7 +127,7 @@ def _tokens_axis(axes: Axes, found: Sequence[Line]) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda value, _: count(value))
+    axes.xaxis.set_major_formatter(lambda value, _: number(value))
     axes.tick_params(axis="x", labelsize=8.5)
     axes.set_xlim(min(at) / 1.8, max(at) * 1.5)
     axes.set_xlabel("prompt tokens (logarithmic)")

@@ -19,6 +19,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from loadtest.analyse.reports import findings
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run import offered_load
+from loadtest.text import counted, percent
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
@@ -167,7 +168,7 @@ def share_over_log(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, axis="x")
     axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(lambda value, _: findings.percent(value))
+    axes.yaxis.set_major_formatter(lambda value, _: percent(value))
     low, high = axes.get_xlim()
     if high < 4 * low:  # too narrow for those ticks: some round, some between
         axes.set_xlim(low / 1.5, high * 1.5)
@@ -193,7 +194,7 @@ def slots_line(axes: Axes, x: float, slots: int) -> None:
     """Draw where the server's slots are all taken."""
     axes.axvline(x, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
     axes.annotate(
-        f"{slots} slot{'s' if slots != 1 else ''}",
+        counted(slots, "slot"),
         xy=(x, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(4, -2),

@@ -12,11 +12,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.findings import streams
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.frames import peak_at_once
 from loadtest.records import Outcome
+from loadtest.text import counted
 
 MOST_ROWS = 48
 LEAST_PART = 0.001  # of the time shown: what is thinner has no visible colour, and no name in the legend
@@ -109,4 +109,4 @@ def title(analysis: Analysis, level: dict[str, Any]) -> str:
         return f"{asked} requests in flight, never more than {decoding} decoding: the others wait for their first token"
     if asked == 1:
         return "A single stream: nobody to wait for"
-    return f"All {streams(asked)} in flight decode at once"
+    return f"All {counted(asked, 'stream')} in flight decode at once"

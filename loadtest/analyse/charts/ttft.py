@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.findings import figure, queueing, range_of_ttft, seconds, telling
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.reports.findings import queueing, range_of_ttft, telling
+from loadtest.analyse.reports.summary import Analysis, figure
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
+from loadtest.text import seconds
 
 LEAST_PART = 0.01  # of TTFT: a thinner part would be a line without a visible colour
 

@@ -12,6 +12,7 @@ import numpy as np
 from loadtest.analyse.figures import rates
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.text import counted, seconds
 
 OFF = 0.10  # L against λW by more than this, and by more than the window's edges explain: not stationary
 QUEUE_GROWTH = 1.5  # last third of a level over its first: a queue that grows
@@ -74,7 +75,7 @@ class Little:
         how = "more came than left" if self.ratio > 1 else "more left than came"
         return (
             f"not stationary, {how}: {self.in_flight:.1f} requests in flight, and {self.per_second:.3g} ends a second of "
-            f"{self.sojourn_s:.3g} s each make {self.per_second * self.sojourn_s:.1f} (Little's law)"
+            f"{seconds(self.sojourn_s)} each make {self.per_second * self.sojourn_s:.1f} (Little's law)"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,7 +151,7 @@ class Knee:
     @property
     def sentence(self) -> str:
         """Say what is sure of it: that levels differ only where their intervals do not overlap."""
-        streams = f"{self.concurrency} stream{'s' if self.concurrency != 1 else ''}"
+        streams = f"{counted(self.concurrency, 'stream')}"
         most = f"{self.tokens_per_s:.1f} tokens/s in all"
         if self.interval is None:
             return f"Output reaches {most} at {streams}; too few requests to tell whether more streams bring more."

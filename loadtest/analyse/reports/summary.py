@@ -350,3 +350,10 @@ def failed(level: dict[str, Any]) -> int:
     """Return how many requests of a summary's level failed; those that we stopped did not."""
     outcomes: dict[str, int] = level["outcomes"]
     return sum(count for name, count in outcomes.items() if name not in (Outcome.OK, Outcome.CANCELLED))
+
+
+def figure(level: dict[str, Any], name: str, part: str = "mean") -> float | None:
+    """Return one figure of a level, None where it is unknown."""
+    described = level.get(name)
+    value: float | None = described.get(part) if described else None
+    return value

@@ -13,7 +13,7 @@ from loadtest.analyse.figures import stats
 from loadtest.analyse.run import samples
 from loadtest.analyse.run.frames import FloatArray, Run
 from loadtest.analyse.run.samples import Machine
-from loadtest.analyse.server.prompt_length import seconds, size
+from loadtest.text import seconds, size
 
 ENOUGH_SAMPLES = 2  # while a load goes on: of fewer, a growth would be made up
 FROM_CACHE, FROM_DISK = 0.1, 0.5  # of the file: growth of the page cache up to the one, from the other on

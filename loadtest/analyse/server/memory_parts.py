@@ -18,6 +18,7 @@ from loadtest.errors import PredictionError
 from loadtest.memory import report
 from loadtest.memory.estimate import Plan
 from loadtest.memory.loaded import measured
+from loadtest.text import binary_size, counted, percent
 
 OFF = 0.1  # of the estimate: a larger difference wants an explanation
 EXPLAINED = 0.02  # of what was measured: another plan that comes this near may be the one that was served
@@ -191,9 +192,9 @@ def rows(found: Beside) -> list[tuple[str, str, str, str, str]]:
         lines.append(
             (
                 _what(found.plan) if reading.by == "ollama" else "all",
-                report.size(reading.estimate),
-                report.size(reading.size),
-                f"{sign}{report.size(abs(difference))} ({sign}{abs(reading.share) * 100:.1f} %)",
+                binary_size(reading.estimate),
+                binary_size(reading.size),
+                f"{sign}{binary_size(abs(difference))} ({sign}{percent(abs(reading.share))})",
                 reading.what + (", simulated" if reading.simulated else ""),
             )
         )
@@ -219,7 +220,7 @@ def sentences(found: Beside | None) -> list[str]:
     more = "more" if reading.share > 0 else "less"
     explained = _explained(found, reading)
     said = (
-        f"{who} {report.size(reading.size)}, {abs(reading.share) * 100:.0f} % {more} than the {report.size(reading.estimate)} "
+        f"{who} {binary_size(reading.size)}, {percent(abs(reading.share))} {more} than the {binary_size(reading.estimate)} "
         f"estimated{f': {explained}' if explained else ''}."
     )
     return [said]
@@ -233,7 +234,7 @@ def _explained(found: Beside, reading: Reading) -> str:
             return "the GPU that was watched does not hold all that the server says the model takes" if less else ""
         return "the server's own figure for the model agrees, so the rest is not what it counts for this model"
     near = [
-        f"{name} ({report.size(size)})"
+        f"{name} ({binary_size(size)})"
         for name, size in _others(found, reading)
         if abs(size - reading.size) <= EXPLAINED * reading.size
     ]
@@ -255,7 +256,7 @@ def _others(found: Beside, reading: Reading) -> Iterator[tuple[str, int]]:
     if not plan.gpu:
         slots = plan.slots_of(reading.size)
         if found.slots_from == "assumed" and slots is not None:
-            yield report.slots(slots), taken(replace(plan, slots=slots))
+            yield counted(slots, "slot"), taken(replace(plan, slots=slots))
         return
     for dtype in SMALLER_CACHES:
         yield f"a KV cache of {dtype}", taken(replace(plan, cache_dtype=dtype))
@@ -264,4 +265,4 @@ def _others(found: Beside, reading: Reading) -> Iterator[tuple[str, int]]:
     if found.slots_from == "assumed" and one > 2 * EXPLAINED * reading.size:
         count = round((reading.size - taken(plan)) / one) + plan.slots
         if count != plan.slots and 1 <= count <= MOST_SLOTS:
-            yield report.slots(count), taken(replace(plan, slots=count))
+            yield counted(count, "slot"), taken(replace(plan, slots=count))

@@ -13,6 +13,7 @@ from loadtest.analyse.run import samples
 from loadtest.analyse.run.frames import FloatArray, Run
 from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.server import prefill
+from loadtest.text import number, seconds, size
 
 FEWEST = 2  # input lengths that make a line
 CHANGED = 0.05  # of a figure: less is called the same
@@ -165,13 +166,13 @@ def prefill_sentence(line: Line) -> str | None:
     at, best = max(known, key=lambda entry: entry[1])
     if best > first * (1 + CHANGED) and best > last * (1 + CHANGED):
         return (
-            f"Prefill went from {count(first)} tokens/s at {tokens(low)} to {count(best)} at {count(at)} and "
-            f"{count(last)} at {count(high)}."
+            f"Prefill went from {number(first)} tokens/s at {tokens(low)} to {number(best)} at {number(at)} and "
+            f"{number(last)} at {number(high)}."
         )
-    between = f"between {count(low)} and {tokens(high)}"
+    between = f"between {number(low)} and {tokens(high)}"
     if abs(last / first - 1) <= CHANGED:
-        return f"Prefill stayed at about {count(last)} tokens/s {between}."
-    return f"Prefill went from {count(first)} to {count(last)} tokens/s {between}."
+        return f"Prefill stayed at about {number(last)} tokens/s {between}."
+    return f"Prefill went from {number(first)} to {number(last)} tokens/s {between}."
 
 
 def ttft_sentence(line: Line) -> str | None:
@@ -185,7 +186,7 @@ def ttft_sentence(line: Line) -> str | None:
     each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
         f"TTFT p50 went from {seconds(first.ttft_s or 0.0)} at {tokens(first.tokens)} to {seconds(last.ttft_s or 0.0)} at "
-        f"{count(last.tokens)}: {slope * 1e3:.3g} ms for each token ({each} requests a length)."
+        f"{number(last.tokens)}: {seconds(slope)} for each token ({each} requests a length)."
     )
 
 
@@ -197,24 +198,9 @@ def memory_sentence(line: Line) -> str | None:
     (low, first), (high, last) = known[0], known[-1]
     most = max(value for _, value in known)
     if most - min(value for _, value in known) < 0.02 * most:
-        return f"{line.memory_of} stayed at {size(most)} from {count(low)} to {tokens(high)}."
-    return f"{line.memory_of} went from {size(first)} at {tokens(low)} to {size(last)} at {count(high)}, {size(most)} at most."
-
-
-def count(value: float) -> str:
-    """Return a number for people, e.g. "8,192" or "7.25"."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        return f"{line.memory_of} stayed at {size(most)} from {number(low)} to {tokens(high)}."
+    return f"{line.memory_of} went from {size(first)} at {tokens(low)} to {size(last)} at {number(high)}, {size(most)} at most."
 
 
 def tokens(value: float) -> str:
-    return f"{count(value)} prompt tokens"
-
-
-def size(value: float) -> str:
-    """Return bytes for people."""
-    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
-
-
-def seconds(value: float) -> str:
-    """Return a duration for people."""
-    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+    return f"{number(value)} prompt tokens"

@@ -17,6 +17,7 @@ import numpy as np
 from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.excerpts import Events
 from loadtest.analyse.run.frames import US, BoolArray, FloatArray, Run
+from loadtest.text import counted, percent
 
 TIE_S = 0.001  # an end and a start this close are one slot changing hands: arrivals of one batch scatter that much
 HANDOVER_S = 0.005  # a request that comes this short before a step begins is not yet known to the batch loop
@@ -98,23 +99,23 @@ def estimate(run: Run) -> Slots:
     peak = lives.peak()
     if peak == 0:
         return Slots(None, limit=False, method="no stream was seen decoding")
-    most = Witness("peak", peak, f"at most {peak} {doing} at once")
+    most = Witness("peak", peak, f"at most {counted(peak, 'request')} {doing} at the same time")
     asked = int(lives.in_flight.depth.max(initial=0))
     if asked <= peak:
-        return Slots(peak, limit=False, method=f"{most.said}; never more in flight than that", witnesses=(most,))
+        return Slots(peak, limit=False, method=f"{most.said}; never more were in flight than that", witnesses=(most,))
     events = excerpts.events(run)
     passed = _passed_over(run, lives, events)
     full = _full_batches(lives, events) if lives.told else None
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
     method = "; ".join((*(witness.said for witness in found), *filter(None, [events.said])))
     if len(found) == 1:
-        return Slots(peak, limit=False, method=f"{method}; no request was seen to be kept out by that", witnesses=found)
+        return Slots(peak, limit=False, method=f"{method}; no request was seen waiting for a slot", witnesses=found)
     named = found[1].slots
     others = {witness.slots for witness in found[2:] if witness.slots is not None}
     if named is not None and named >= peak and others <= {named}:  # the peak is only a lower bound
         return Slots(named, limit=True, method=method, witnesses=found)
     least = min(witness.slots for witness in found if witness.slots is not None)
-    return Slots(least, limit=False, method=f"{method}; too mixed to name a limit", witnesses=found)
+    return Slots(least, limit=False, method=f"{method}; these disagree too much to name a limit", witnesses=found)
 
 
 def headers_mark_start(run: Run) -> bool:
@@ -244,9 +245,9 @@ class _Steps:
 def _passed_over(run: Run, lives: Lives, events: Events) -> Witness | None:
     """Return the number at work while steps passed waiting requests over; None where too few did."""
     steps = _steps(run, lives, events)
-    counted = steps.passed if lives.told else steps.passed & (_plain(steps) | _beyond_prefill(run, steps))
-    readings = _Readings(steps.at_work, steps.weight, steps.asked, counted, steps.settled)
-    return _witness("passed_over", readings, "steps that passed a waiting request over")
+    telling = steps.passed if lives.told else steps.passed & (_plain(steps) | _beyond_prefill(run, steps))
+    readings = _Readings(steps.at_work, steps.weight, steps.asked, telling, steps.settled)
+    return _witness("passed_over", readings, "steps that left a request waiting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +284,7 @@ def _agreed(name: str, readings: _Readings, what: str) -> Witness | None:
     if totals[best] < max(FEWEST_READINGS, LEAST_SHARE * pressed):
         return None
     share = float(totals[best]) / total
-    said = f"{values[best]:.0f} in {share * 100:.0f} % of {total:.0f} {what}"
+    said = f"{values[best]:.0f} at work in {percent(share)} of {total:.0f} {what}"
     return Witness(name, int(values[best]) if share >= AGREED else None, said)
 
 
@@ -377,7 +378,7 @@ def _full_batches(lives: Lives, events: Events) -> Witness | None:
     settled = opens - _previous(last, opens - slack) > SETTLED_S
     asked = lives.in_flight.at(opens - slack)
     readings = _Readings(held.astype(np.float64), np.ones(len(held)), asked, waited, settled)
-    return _witness("full_batches", readings, "batches that left one waiting")
+    return _witness("full_batches", readings, "batches that left a request waiting")
 
 
 def _within(instants: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:

@@ -18,6 +18,7 @@ from loadtest.analyse.run.frames import Run
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
 from loadtest.records import Outcome
+from loadtest.text import percent, seconds
 
 MOST_NOTES = 5  # kinds of oddities told
 LONGEST = 200  # characters of a server's own words in one reason
@@ -26,7 +27,7 @@ BY_CHANCE = 0.01  # how probable such a row may be, given how many failed before
 STATES = {  # of run.json, in words; "done" needs none
     "failed": "The run failed",
     "interrupted": "The run was interrupted before its end.",
-    "running": "The run goes on still, or was killed: these figures are of what was on disk.",
+    "running": "The run is still going on, or it was killed: these figures cover what was on disk.",
 }
 
 
@@ -61,9 +62,19 @@ def outcomes(requests: pd.DataFrame) -> str:
     """List how requests ended, the commonest outcome first, each with what was said most: "4 http_error: HTTP 503"."""
     parts = []
     for name, count in requests["outcome"].value_counts().items():
-        said = commonest(requests["error"][requests["outcome"] == name])
-        parts.append(f"{count} {name}" + (f": {said[0]}" if said else ""))
+        mine = requests[requests["outcome"] == name]
+        said = commonest(mine["error"])
+        parts.append(f"{count} {name}{_status(mine, said)}" + (f": {said[0]}" if said else ""))
     return "; ".join(parts) if any(": " in part for part in parts) else ", ".join(parts)
+
+
+def _status(requests: pd.DataFrame, said: list[Said]) -> str:
+    """Return " (HTTP 500)" for http errors whose words do not name their status."""
+    known = requests["status"].dropna().astype(int) if requests["outcome"].iloc[0] == Outcome.HTTP_ERROR else []
+    codes = sorted({int(status) for status in known if not 200 <= status < 300})
+    if not codes or (said and str(codes[0]) in said[0].sentence):
+        return ""
+    return f" (HTTP {' and '.join(map(str, codes))})"
 
 
 def state(run: Run) -> str | None:
@@ -116,11 +127,13 @@ def _failed(e: Evidence) -> Iterator[Doubt]:
     if share >= metrics.FAILED_SHARE:
         yield Doubt(VOID, f"{said}: half or more{last}")
     elif share > allowed:
-        yield Doubt(SUSPECT, f"{said}, above the allowed {_percent(allowed)}{last}")
+        yield Doubt(SUSPECT, f"{said}, above the allowed {percent(allowed)}{last}")
 
 
 def _stopped_answering(e: Evidence) -> str | None:
     """Say from when on every request failed; None where as many failures in a row may be chance."""
+    if e.run.facts.get("state") == "interrupted":
+        return None  # what failed last may have failed for that
     known = e.everyone[(e.everyone["outcome"] != Outcome.CANCELLED) & e.everyone["outcome"].notna()]
     good = known["ok"].astype(bool)
     since = float(known["end"][good].max())
@@ -130,7 +143,7 @@ def _stopped_answering(e: Evidence) -> str | None:
     if count < FEWEST_LAST or before**count > BY_CHANCE:
         return None
     began = float(e.everyone["sched"].min())
-    return f"no request succeeded after {since - began:.1f} s of this level, the last {count} all failed"
+    return f"no request succeeded after {seconds(since - began)} of this level, the last {count} all failed"
 
 
 def _client_error(e: Evidence) -> Iterator[Doubt]:
@@ -196,7 +209,7 @@ def _worker_lost(e: Evidence) -> Iterator[Doubt]:
     for worker in lost if isinstance(lost, list) else ():
         at = worker.get("t_ns")
         if at is None or _ran_until(e) >= at:
-            when = "" if at is None else f" at {at * S_PER_NS:.1f} s of the run"
+            when = "" if at is None else f" at {seconds(at * S_PER_NS)} of the run"
             why = f" ({str(worker['why']).rstrip('.')})" if worker.get("why") else ""
             name = worker.get("worker")
             yield Doubt(VOID, f"worker {name} was lost{when}{why}: what its users had in flight is missing")
@@ -243,10 +256,6 @@ def _users_gone(e: Evidence) -> Iterator[Doubt]:
 def _mixed(e: Evidence) -> Iterator[Doubt]:
     if said := groups.mixed(e.run):
         yield Doubt(SUSPECT, said)
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.3g} %"
 
 
 RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (

@@ -12,6 +12,7 @@ from loadtest import metrics
 from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.whatif.predict import Model, Prediction
 from loadtest.metrics import VOID
+from loadtest.text import counted, number, seconds
 
 GIVEN_BACK = 0.15  # off a measured figure, beside the band: more is a model of another server
 FITTED = (  # what a model must give back: (words, figure, statistic, share of the percentile)
@@ -73,7 +74,7 @@ def misfit(predict: Callable[[int], Prediction], levels: Iterable[Mapping[str, A
             low, high = min(low, (1 - GIVEN_BACK) * said), max(high, (1 + GIVEN_BACK) * said)
             least, most = seen.bands.get(f"{name}.{statistic}", (value, value))
             if most < low or least > high:
-                at = f"at {load} stream{'s' if load != 1 else ''}"
+                at = f"at {counted(load, 'stream')}"
                 text = f"{words} {at} is {_shown(name, said)} by the model and {_shown(name, value)} as measured"
                 found.append((abs(math.log(max(said, 1e-12) / value)), text))
     return max(found)[1] if found else None
@@ -81,8 +82,8 @@ def misfit(predict: Callable[[int], Prediction], levels: Iterable[Mapping[str, A
 
 def _shown(name: str, value: float) -> str:
     if name.endswith("per_s"):
-        return f"{value:.1f}"
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+        return number(value)
+    return seconds(value)
 
 
 def spread(model: Model) -> Model:

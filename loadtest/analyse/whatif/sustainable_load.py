@@ -8,6 +8,7 @@ from typing import Any
 
 from loadtest.analyse.whatif.predict import Model, Prediction
 from loadtest.slo import Objective
+from loadtest.text import counted
 
 MOST = 128  # streams; past it the answer is "at least"
 RATE_PRECISION = 0.03
@@ -34,8 +35,8 @@ class Capacity:
         verb = "holds" if len(self.objectives) == 1 else "hold"
         if not self.concurrency:
             return f"not even one stream meets {asked}"
-        users = f"{'at least ' if self.more else ''}{self.concurrency}"
-        text = f"{asked} {verb} up to {users} stream{'s' if self.concurrency != 1 else ''} at once"
+        least = "at least " if self.more else ""
+        text = f"{asked} {verb} up to {least}{counted(self.concurrency, 'stream')} at once"
         if self.sure_concurrency < self.concurrency:
             text += f" (surely to {self.sure_concurrency})"
         if self.rate:
