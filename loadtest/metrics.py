@@ -207,9 +207,7 @@ def doubt_schedule_lag(count: int, p50: float, p99: float, limit: float) -> Iter
     yield from _graded(
         p99,
         limit,
-        lambda word: (
-            f"schedule lag p99 is {seconds(p99)}, {word} {seconds(limit, exact=True)} (1 % of median TTFT or 5 ms)"
-        ),
+        lambda word: f"schedule lag p99 is {seconds(p99)}, {word} {_limit(limit)} (1 % of median TTFT or 5 ms)",
         few=count < ENOUGH_FOR_P99 and p50 <= limit,
     )
 
@@ -249,7 +247,7 @@ def doubt_send(p99: float, limit: float) -> Iterator[Doubt]:
     if p99 > limit:
         yield Doubt(
             SUSPECT,
-            f"sending took {seconds(p99)} at p99, above the limit of {seconds(limit, exact=True)}: t_send may be off by as much",
+            f"sending took {seconds(p99)} at p99, above the limit of {_limit(limit)}: t_send may be off by as much",
         )
 
 
@@ -260,7 +258,7 @@ def doubt_stamps(arrivals: int, stamped: int, lag_p99: float, limit: float) -> I
             lag_p99,
             limit,
             lambda word: (
-                f"arrivals carry no kernel stamps and client lag p99 is {seconds(lag_p99)}, {word} {seconds(limit, exact=True)}"
+                f"arrivals carry no kernel stamps and client lag p99 is {seconds(lag_p99)}, {word} {_limit(limit)}"
             ),
         )
 
@@ -281,6 +279,11 @@ def stamped_by(arrivals: int, stamped: int) -> str:
         return "none"
     # A new process misses the stamps of its first reads, and the end of a stream has none.
     return "kernel" if stamped >= 0.99 * arrivals else "user" if stamped == 0 else "mixed"
+
+
+def _limit(value: float) -> str:
+    """Return a limit that follows from TTFT without zeros at its end: "5 ms", "15.9 ms"."""
+    return seconds(float(f"{value:.3g}"), exact=True)
 
 
 def _graded(value: float, limit: float, reason: Callable[[str], str], *, few: bool = False) -> Iterator[Doubt]:

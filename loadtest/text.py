@@ -20,7 +20,7 @@ def number(value: float | None, *, exact: bool = False) -> str:
     if value is None or math.isnan(value):
         return UNKNOWN
     if exact:
-        return f"{value:.10g}" if abs(value) < 1e10 else f"{value:,.0f}"
+        return f"{value:.10g}" if abs(value) < 1e4 else f"{value:,.0f}"
     away = abs(value)
     if away >= 9999.5:
         return f"{value:,.0f}"

@@ -16,6 +16,7 @@ from loadtest.analyse.run import frames
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Scenario
+from loadtest.text import seconds
 
 Spoil = Callable[[Record], dict[str, Any]]
 
@@ -332,7 +333,7 @@ def test_a_server_that_stopped_answering_is_dated(tmp_path: Path) -> None:
     assert verdict == "suspect"
     first, _, then = reasons[0].partition("; ")
     assert first == "12 of 32 requests failed (12 http_error: connection refused), above the allowed 0 %"
-    assert then == f"no request succeeded after {last:.1f} s of this level, the last 12 all failed"
+    assert then == f"no request succeeded after {seconds(last)} of this level, the last 12 all failed"
     few = lambda record: failed("connection refused")(record) if record.id >= 34 else {}  # noqa: E731
     assert "no request succeeded" not in judged(tmp_path / "two", few)[1][0]  # two in a row prove nothing
     often = lambda record: failed("busy")(record) if (record.id % 5 and record.id > 4) or record.id > 32 else {}  # noqa: E731

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from loadtest.analyse.charts import style
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.whatif.advise import Advice
-from loadtest.text import seconds
+from loadtest.text import number, seconds
 
 TABLES = (  # (title, figure, statistic, colours: dark is better)
     ("TTFT p95", "ttft_s", "p95", "YlGnBu_r"),
@@ -107,5 +107,5 @@ def _short(value: float, key: str) -> str:
     if not np.isfinite(value):
         return "–"
     if key.endswith("per_s"):
-        return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+        return number(value)
     return seconds(float(value)).replace(" ms", "ms").replace(" s", "s")

@@ -127,7 +127,7 @@ def _tokens_axis(axes: Axes, found: Sequence[Line]) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda value, _: number(value))
+    axes.xaxis.set_major_formatter(lambda value, _: prompt_length.length(value))
     axes.tick_params(axis="x", labelsize=8.5)
     axes.set_xlim(min(at) / 1.8, max(at) * 1.5)
     axes.set_xlabel("prompt tokens (logarithmic)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from loadtest.analyse.reports import findings
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run import offered_load
-from loadtest.text import counted, percent
+from loadtest.text import counted, percent, shown
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
@@ -102,6 +105,8 @@ def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: s
     bottom = 0.14 + _footer(figure, analysis, simulated)
     room = (0.01, bottom / height, 0.98, (top - bottom) / height)
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=room, w_pad=0.08, h_pad=0.08))
+    for each in figure.findobj(Text):
+        each.set_text(drawable(each.get_text()))
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
     return path
 
@@ -143,6 +148,19 @@ def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
         at = (0.14 + 0.16 * i) / height
         figure.text(1 - EDGE, at, line, fontsize=8.5, color=GREY, ha="right", va="bottom")
     return 0.16 * len(lines) + 0.12
+
+
+def drawable(text: str) -> str:
+    """Return a text that the charts' font can draw: what steers is escaped, and what the font lacks is U+FFFD."""
+    known = _characters()
+    return "".join(
+        char if ord(char) in known or char == "\n" else "\ufffd" for char in "\n".join(map(shown, text.split("\n")))
+    )
+
+
+@cache
+def _characters() -> frozenset[int]:
+    return frozenset(get_font(findfont(RC["font.family"])).get_charmap())
 
 
 def empty(axes: Axes, why: str) -> None:

@@ -11,6 +11,7 @@ from loadtest.analyse.reports.findings import knee, telling
 from loadtest.analyse.reports.summary import Analysis, figure
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
+from loadtest.text import number
 
 Point = tuple[float, float, list[float] | None]
 
@@ -71,7 +72,7 @@ def _lines(axes: Axes, analysis: Analysis, all_series: Sequence[Series], points:
             away = 1 if line[-1][1] < line[0][1] else -1  # a figure stands on the side that the line does not take
             for at, value, _ in line:
                 axes.annotate(
-                    f"{value:.1f}",
+                    number(value),
                     (at, value),
                     xytext=(5 * away, 5),
                     textcoords="offset points",

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.reports import findings
 from loadtest.analyse.reports.findings import queueing, range_of_ttft, telling
 from loadtest.analyse.reports.summary import Analysis, figure
 from loadtest.analyse.run import offered_load
@@ -48,7 +49,7 @@ def split(axes: Axes, analysis: Analysis, series: Series) -> None:
             fontsize=7.5 if crowded else 8.5,
             color=style.INK,
         )
-    axes.set_xticks(x, [tick(level) for level in levels])
+    axes.set_xticks(x, [style.drawable(tick(level)) for level in levels])
     axes.set_xlim(-0.6, len(levels) - 0.4) if len(levels) > 1 else axes.set_xlim(-1.5, 1.5)
     axes.set_ylim(
         0, max(max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14), axes.get_ylim()[1])
@@ -130,7 +131,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 def distribution_title(analysis: Analysis) -> str:
     """Say how far apart the best and the worst first tokens are."""
-    levels = [level for level in analysis.summary["levels"] if figure(level, "ttft_s") is not None]
+    levels = [level for level in findings.believed(analysis.summary["levels"]) if figure(level, "ttft_s") is not None]
     if not levels:
         return "Time to first token"
     last = max(reversed(levels), key=offered_load.amount)

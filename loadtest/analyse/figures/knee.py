@@ -12,7 +12,7 @@ import numpy as np
 from loadtest.analyse.figures import rates
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.frames import FloatArray, Run
-from loadtest.text import counted, seconds
+from loadtest.text import counted, number, seconds
 
 OFF = 0.10  # L against λW by more than this, and by more than the window's edges explain: not stationary
 QUEUE_GROWTH = 1.5  # last third of a level over its first: a queue that grows
@@ -152,7 +152,7 @@ class Knee:
     def sentence(self) -> str:
         """Say what is sure of it: that levels differ only where their intervals do not overlap."""
         streams = f"{counted(self.concurrency, 'stream')}"
-        most = f"{self.tokens_per_s:.1f} tokens/s in all"
+        most = f"{number(self.tokens_per_s)} tokens/s in all"
         if self.interval is None:
             return f"Output reaches {most} at {streams}; too few requests to tell whether more streams bring more."
         low, high = self.interval
@@ -166,8 +166,8 @@ class Knee:
         if not self.stops:
             return f"Output reaches {most} at {streams}; whether more streams bring more is not known: their intervals are too wide."
         if low == high:
-            return f"Output stops growing at {streams}: {most} there."
-        return f"Output stops growing at {streams} (95 % interval: {low} to {high}): {most} there."
+            return f"Output stops growing at {streams}, with {most}."
+        return f"Output stops growing at {streams} (95 % interval: {low} to {high}), with {most}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -98,6 +98,8 @@ def _void(levels: Sequence[dict[str, Any]]) -> list[str]:
     void = [level["label"] for level in levels if level["verdict"] == VOID]
     if not void:
         return []
+    if len(levels) == 1:
+        return [f"The only level is void, so its figures must not be quoted: {void[0]}."]
     count = f"{len(void)} of {len(levels)} levels {'is' if len(void) == 1 else 'are'} void"
     named = [*void[:MOST_NAMED], *([f"{len(void) - MOST_NAMED} more"] if len(void) > MOST_NAMED else [])]
     return [f"{count}, so {'its' if len(void) == 1 else 'their'} figures must not be quoted: {listed(named)}."]
@@ -213,14 +215,14 @@ def _numbers(values: list[int]) -> str:
     return f"{text} {'stream' if values == [1] else 'streams'}"
 
 
-def _believed(series: Series) -> list[dict[str, Any]]:
-    """Return the levels of a series whose figures a finding may quote."""
-    return [level for level in series.levels if level.get("verdict") != VOID]
+def believed(levels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the levels whose figures a finding may quote."""
+    return [level for level in levels if level.get("verdict") != VOID]
 
 
 def stalling(series: Series) -> Finding | None:
     """Say what share of the decode others' prompts took at the highest concurrency; None below a twentieth."""
-    levels = _believed(series)
+    levels = believed(series.levels)
     if not levels or levels[-1].get("concurrency") == 1:  # a stream alone has no others
         return None
     level = levels[-1]
@@ -238,7 +240,7 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     """Say what share of TTFT waiting is at the highest concurrency; None where waits are unknown."""
     told = [
         level
-        for level in _believed(series)
+        for level in believed(series.levels)
         if figure(level, "queue_wait_s") is not None or figure(level, "slot_wait_s")
     ]
     if not told:
@@ -277,7 +279,7 @@ def batching(series: Series) -> Finding | None:
     """Say where a wait is not queueing: the level without slot wait whose TTFT is batch wait for the largest part."""
     found = None
     largest = LEAST_BATCH_WAIT
-    for level in _believed(series):
+    for level in believed(series.levels):
         ttft, slot, batch = (figure(level, name) for name in ("ttft_s", "slot_wait_s", "batch_wait_s"))
         if ttft and batch and slot is not None and slot < 0.1 * batch and batch / ttft > largest:
             found, largest = level, batch / ttft
@@ -292,7 +294,7 @@ def batching(series: Series) -> Finding | None:
 
 def knee(series: Series) -> Finding | None:
     """Say from which load on more brings no more: streams, with three levels or more; or the rate that is kept up with."""
-    levels = _believed(series)
+    levels = believed(series.levels)
     if levels and offered_load.is_open(levels[0]):
         said = knee_of.kept_up(levels)
         return Finding(said) if said else None
@@ -315,7 +317,7 @@ def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:
 
 def range_of_ttft(series: Series) -> Finding | None:
     """Say how TTFT and decode speed change from the lowest to the highest concurrency."""
-    ends = [level for level in _believed(series) if figure(level, "ttft_s", "p50") is not None]
+    ends = [level for level in believed(series.levels) if figure(level, "ttft_s", "p50") is not None]
     if not ends:
         return None
     told = ends[:1] if len(ends) == 1 else [ends[0], ends[-1]]

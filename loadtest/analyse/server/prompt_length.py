@@ -166,10 +166,10 @@ def prefill_sentence(line: Line) -> str | None:
     at, best = max(known, key=lambda entry: entry[1])
     if best > first * (1 + CHANGED) and best > last * (1 + CHANGED):
         return (
-            f"Prefill went from {number(first)} tokens/s at {tokens(low)} to {number(best)} at {number(at)} and "
-            f"{number(last)} at {number(high)}."
+            f"Prefill went from {number(first)} tokens/s at {tokens(low)} to {number(best)} at {length(at)} and "
+            f"{number(last)} at {length(high)}."
         )
-    between = f"between {number(low)} and {tokens(high)}"
+    between = f"between {length(low)} and {tokens(high)}"
     if abs(last / first - 1) <= CHANGED:
         return f"Prefill stayed at about {number(last)} tokens/s {between}."
     return f"Prefill went from {number(first)} to {number(last)} tokens/s {between}."
@@ -186,7 +186,7 @@ def ttft_sentence(line: Line) -> str | None:
     each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
         f"TTFT p50 went from {seconds(first.ttft_s or 0.0)} at {tokens(first.tokens)} to {seconds(last.ttft_s or 0.0)} at "
-        f"{number(last.tokens)}: {seconds(slope)} for each token ({each} requests a length)."
+        f"{length(last.tokens)}: {seconds(slope)} for each token ({each} requests a length)."
     )
 
 
@@ -198,9 +198,14 @@ def memory_sentence(line: Line) -> str | None:
     (low, first), (high, last) = known[0], known[-1]
     most = max(value for _, value in known)
     if most - min(value for _, value in known) < 0.02 * most:
-        return f"{line.memory_of} stayed at {size(most)} from {number(low)} to {tokens(high)}."
-    return f"{line.memory_of} went from {size(first)} at {tokens(low)} to {size(last)} at {number(high)}, {size(most)} at most."
+        return f"{line.memory_of} stayed at {size(most)} from {length(low)} to {tokens(high)}."
+    return f"{line.memory_of} went from {size(first)} at {tokens(low)} to {size(last)} at {length(high)}, {size(most)} at most."
+
+
+def length(value: float) -> str:
+    """Return a number of tokens, whole or a mean."""
+    return number(value, exact=float(value).is_integer())
 
 
 def tokens(value: float) -> str:
-    return f"{number(value)} prompt tokens"
+    return f"{length(value)} prompt tokens"
