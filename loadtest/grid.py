@@ -86,6 +86,7 @@ class Grid:
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
             show_header=show_heads,
+            pad_edge=not widths,
         )
         for i, (head, kind) in enumerate(zip(self.heads, self.kinds, strict=True)):
             right = kind == "number" and head != "verdict"

@@ -336,16 +336,19 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
     facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=Cache(2**20), width=4096)
     plan = Plan(facts=facts, context=1024)  # 2 GiB a slot
     assert report.sentences(plan, Measured(18 * GIB, 0), None)[2:] == [
-        "The server says that the loaded model takes 18.00 GiB; estimated, weights and KV cache: 12.00 GiB.",
+        "The server reports 18.00 GiB for the loaded model; the estimate of weights and KV cache is 12.00 GiB.",
         "That is 6.00 GiB (50 %) more than estimated.",
-        "Weights and the KV cache of 4 slots make what it says.",
-        "Nothing of it is on a GPU.",
+        "Weights and the KV cache of 4 slots would explain what the server reports.",
+        "No part of the model is on a GPU.",
     ]
     assert "KV cache of 4 slots" not in " ".join(report.sentences(plan, Measured(17 * GIB, 0), None))
     less = report.sentences(plan, Measured(11 * GIB, 11 * GIB), None)
     assert "Weights and KV cache alone would be 1.00 GiB more than it says." in less
     on_a_gpu = " ".join(report.sentences(plan, Measured(18 * GIB, 18 * GIB), None))
-    assert "Beside weights and the KV cache of 1 slot it counts 6.00 GiB; the allowance for buffers is" in on_a_gpu
+    assert (
+        "Besides weights and the KV cache of 1 slot, the server counts 6.00 GiB; the allowance for buffers is"
+        in on_a_gpu
+    )
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------

@@ -43,11 +43,11 @@ def _cache(plan: Plan) -> str:
 
 def sentences(plan: Plan, measured: Measured | None, gpu: float | None, *, simulated: bool = False) -> list[str]:
     """Return what the estimate says: the file, the GPU's verdict, estimate beside measured."""
-    besides = "; a file holds its vocabulary besides, some MB" if plan.facts.tensors_only else ""
+    besides = "; the file also holds a vocabulary of some MB" if plan.facts.tensors_only else ""
     found = [f"The weights are {plan.facts.weights / 1e9:.2f} GB ({plan.facts.weights:,} bytes){besides}."]
     if plan.token_bytes is not None:
         found.append(
-            "Ollama and llama.cpp take the KV cache at the load, whole for every slot: requests do not make it grow."
+            "Ollama and llama.cpp allocate the whole KV cache of every slot when the model loads; requests do not make it grow."
         )
     if gpu is not None:
         found += _verdict(plan, gpu)
@@ -85,7 +85,9 @@ def _most(plan: Plan, gpu: float) -> list[str]:
     trained = " (all that the model is trained for)" if context == plan.facts.trained else ""
     many = f"{most}{' or more' if most == MOST_SLOTS else ''}"
     with_context = f"{counted(plan.slots, 'slot')} can have {context} tokens each{trained}"
-    said = [f"At {plan.context} tokens {'no slot fits' if most == 0 else f'at most {many} slots fit'}; {with_context}."]
+    said = [
+        f"With {plan.context} tokens each, {'no slot fits' if most == 0 else f'at most {many} slots fit'}; {with_context}."
+    ]
     if most < plan.slots and plan.cache_dtype in ("f16", "bf16"):
         small = replace(plan, cache_dtype=SPARE_CACHE)
         if small.total <= gpu:
@@ -98,9 +100,9 @@ def _beside(plan: Plan, measured: Measured, *, simulated: bool) -> list[str]:
     difference = measured.size - plan.loaded
     more = "more" if difference >= 0 else "less"
     who = "The simulated server" if simulated else "The server"
-    what = "without the driver" if plan.gpu else "weights and KV cache"
+    what = "all but the driver" if plan.gpu else "weights and KV cache"
     said = [
-        f"{who} says that the loaded model takes {binary_size(measured.size)}; estimated, {what}: {binary_size(plan.loaded)}."
+        f"{who} reports {binary_size(measured.size)} for the loaded model; the estimate of {what} is {binary_size(plan.loaded)}."
     ]
     if difference:
         said.append(
@@ -108,19 +110,19 @@ def _beside(plan: Plan, measured: Measured, *, simulated: bool) -> list[str]:
         )
     plain = measured.size - plan.facts.weights - (plan.kv or 0)
     if plan.kv is not None and plain < 0 and plan.gpu:
-        said.append(f"Weights and KV cache alone would be {binary_size(-plain)} more than it says.")
+        said.append(f"Weights and KV cache alone are {binary_size(-plain)} more than the server reports.")
     elif plan.kv is not None and plan.gpu:
         said.append(
-            f"Beside weights and the KV cache of {counted(plan.slots, 'slot')} it counts {binary_size(plain)}; the allowance for buffers is "
+            f"Besides weights and the KV cache of {counted(plan.slots, 'slot')}, the server counts {binary_size(plain)}; the allowance for buffers is "
             f"{binary_size(plan.compute)}."
         )
     count = plan.slots_of(measured.size)
     if count is not None and count != plan.slots:
-        said.append(f"Weights and the KV cache of {counted(count, 'slot')} make what it says.")
+        said.append(f"Weights and the KV cache of {counted(count, 'slot')} would explain what the server reports.")
     if measured.size_vram == 0:
-        said.append("Nothing of it is on a GPU.")
+        said.append("No part of the model is on a GPU.")
     elif measured.size_vram is not None and measured.size_vram < measured.size:
-        said.append(f"{binary_size(measured.size_vram)} of it are on a GPU, the rest in host memory.")
+        said.append(f"{binary_size(measured.size_vram)} of the model are on a GPU, the rest in host memory.")
     return said
 
 

@@ -15,9 +15,12 @@ from loadtest.analyse.whatif.sustainable_load import Capacity
 from loadtest.grid import Grid, escaped
 from loadtest.text import UNKNOWN, counted, listed, number, percent, seconds, signed, size
 
+PREDICTED = (
+    "Predictions come from the engine of the simulated server with the step times of this run; lengths that were all equal are "
+    "varied by 10 % to either side."
+)
 EXPENDABLE = ("output tokens/s", "TTFT p50", "memory", "queue wait p50", "tokens/s a stream")  # on a narrow console
 EXTRAPOLATED, TOO_MUCH = "*", " ✗"
-_EQUAL = "Lengths that were all equal vary by 10 % to either side in it."
 FIGURES = (  # of the table: (head, figure, statistic)
     ("TTFT p50", "ttft_s", "p50"),
     ("TTFT p95", "ttft_s", "p95"),
@@ -88,7 +91,7 @@ def _choice(advice: Advice) -> str:
         if other is None or load <= now:
             return text + ", and more slots would stay empty." if load <= now else text + "."
         return f"{text}; with {other} {_reads(advice.cells[other, load])} are predicted{_doubt(advice, other)}."
-    return f"{_set(advice, slots)}: {at} {_changes(advice.as_now(load), advice.cells[slots, load])}."
+    return f"{_set(advice, slots)}: {at} {_now_and_then(advice.as_now(load), advice.cells[slots, load])}."
 
 
 def _room(advice: Advice) -> str:
@@ -105,7 +108,7 @@ def _room(advice: Advice) -> str:
     if low.figures == high.figures:
         return f"With {counted(advice.load, 'stream')} at once slots make no difference."
     return (
-        f"Slots trade a stream's speed for the queue: at {counted(advice.load, 'stream')} {counted(few, 'slot')} would give "
+        f"More slots shorten the queue and slow each stream: at {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give "
         f"{_speed(low)} tokens/s a stream after a queue wait of {_wait(low)}, {counted(many, 'slot')} {_speed(high)} after {_wait(high)}"
         f"{_doubt(advice, many)}."
     )
@@ -116,11 +119,11 @@ def _levers(advice: Advice) -> str:
     words = advice.ranked_by.words
     slots = f"{counted(advice.now, 'slot')} as now" if advice.now else "no limit of slots"
     at = f"at {counted(advice.load, 'stream')} and {slots}"
-    text = f"Of other levers, {first.name} would help {words} most {at} ({_better(first.gain)} by the model)"
+    text = f"Among other changes, {first.name} would improve {words} most {at} ({_better(first.gain)} by the model)"
     if first.gain < 0.02:
-        text = f"No other lever helps {words} by more than 2 % {at}, by the model"
+        text = f"No other change improves {words} by more than 2 % {at}, by the model"
     elif others:
-        text += f", before {others[0].name} ({_better(max(others[0].gain, 0.0))})"
+        text += f", followed by {others[0].name} ({_better(max(others[0].gain, 0.0))})"
     slots_now = advice.trial
     if slots_now is not None and slots_now != advice.now:
         brought = gain(advice.ranked_by, advice.predicted_now, advice.cells[slots_now, advice.load])
@@ -132,12 +135,12 @@ def _better(share: float) -> str:
     return f"{percent(abs(share))} {'better' if share >= 0 else 'worse'}"
 
 
-def _changes(before: Prediction, after: Prediction) -> str:
+def _now_and_then(before: Prediction, after: Prediction) -> str:
     """Say what was measured, and what is predicted with its band."""
     ttft, speed, output = ("ttft_s", "p95"), ("stream_tokens_per_s", "p50"), ("output_tokens_per_s", "mean")
     return (
-        f"TTFT p95 is {seconds(before.figure(*ttft))}, with {_speed(before)} tokens/s a stream and {_output(before)} in all, as "
-        f"measured; predicted are {_range(after, *ttft)}, {_range(after, *speed)} and {_range(after, *output)}"
+        f"TTFT p95 is {seconds(before.figure(*ttft))} as measured and {_range(after, *ttft)} as predicted, with {_speed(before)} and "
+        f"{_range(after, *speed)} tokens/s a stream, and {_output(before)} and {_range(after, *output)} tokens/s in all"
     )
 
 
@@ -164,24 +167,24 @@ def _beyond(advice: Advice, found: Capacity) -> bool:
 
 def notes(advice: Advice) -> list[str]:
     """Return what stands below the table: where it extrapolates, and what is known of memory."""
-    found = [f"Predicted by the engine of the simulated server, with the step times of this run. {_EQUAL}"]
+    found = [PREDICTED]
     streams = advice.model.streams
     if advice.now is not None:
         found.append(
-            f"Measured are the figures with {counted(advice.now, 'slot')} at {listed([str(n) for n in advice.measured])} streams; "
-            f"every other is a prediction. ▶ is {'the one advised' if advice.trial == advice.best else 'the best by the model'}."
+            f"The figures with {counted(advice.now, 'slot')} at {listed([str(n) for n in advice.measured])} streams are measured; "
+            f"all others are predicted. ▶ is {'the one advised' if advice.trial == advice.best else 'the best by the model'}."
         )
     if advice.model.guess:
         found.append(advice.model.guess[0].upper() + advice.model.guess[1:] + ".")
     if any(advice.extrapolated(*pair) for pair in advice.cells):
         found.append(
-            f"{EXTRAPOLATED} extrapolated: more streams decode at once than the {streams} that the run has; "
+            f"{EXTRAPOLATED} extrapolated: more streams decode in parallel than the {streams} that the run measured; "
             "measure with that many slots before relying on it."
         )
     if isinstance(advice.memory, Memory):
         memory = advice.memory
         found.append(
-            f"Memory: {size(memory.loaded)} as the server says with {counted(memory.slots, 'slot')}; others computed by "
+            f"Memory: the server reports {size(memory.loaded)} with {counted(memory.slots, 'slot')}; the others are computed from "
             f"{memory.kv_bytes / 1024:.0f} KiB of KV cache (f16) a token and {memory.context} tokens of context a slot"
             + (f"; ✗ is more than {size(advice.gpu_bytes)}." if advice.gpu_bytes else ".")
         )

@@ -117,17 +117,17 @@ def method(comparison: Comparison) -> str:
     confidence, noise = f"{comparison.confidence * 100:.5g}", f"{comparison.run_noise * 100:g} %"
     if comparison.single:
         how = (
-            f"Intervals come from batches of requests within each run and from {noise} by which runs of one server are taken "
-            f"to differ (--run-noise; two runs cannot show it). A figure is judged only past {noise} and the tolerance."
+            f"Intervals come from batches of requests within each run and from the {noise} by which runs of one server are taken "
+            f"to differ (--run-noise; two runs cannot show it). A figure is judged only beyond {noise} and the tolerance together."
         )
     else:
         how = (
             f"Intervals come from how much the {len(comparison.bases)} and {len(comparison.news)} runs differ among themselves, "
             f"with {noise} (--run-noise) taken for it where that is narrower."
         )
-    smallest = f" The smallest change that would have shown: {_visible(comparison)}." if comparison.visible else ""
+    smallest = f" The smallest change that would have shown is {_visible(comparison)}." if comparison.visible else ""
     return (
-        f"Headline figures were named beforehand; each interval holds with {confidence} %, so that all "
+        f"The headline figures were named beforehand. Each interval holds with {confidence} %, so that all "
         f"{comparison.tests} hold together with 99 % (Bonferroni). {how}{smallest} A regression is a figure that is worse by "
         f"more than {comparison.tolerance * 100:g} %. Other figures have 95 % intervals and no verdict."
     )

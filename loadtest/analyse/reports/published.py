@@ -282,8 +282,8 @@ def _final_line(found: Published) -> Iterator[str]:
     rows = found.of("output", nonce=False) or list(found.rows)
     short, long = (pick(rows, key=lambda row: row.cell.tokens).cell for pick in (min, max))
     yield (
-        "The published count has the final line, which carries no text, as a token: "
-        f"1 of {short.tokens:g} ({percent(1 / short.tokens)}) at {short}, 1 of {long.tokens:g} at {long}. So it has here."
+        "The published count includes the final line, which carries no text, as a token: "
+        f"1 of {short.tokens:g} ({percent(1 / short.tokens)}) at {short}, 1 of {long.tokens:g} at {long}. The count here does so too."
     )
 
 
@@ -291,7 +291,7 @@ def _first_token(found: Published) -> Iterator[str]:
     """Say how much of the published figure is TTFT where that is most of it."""
     row = max(found.rows, key=lambda row: row.ttft_s / row.time_s)
     yield (
-        f"The published tokens/s have TTFT in them: at {row.cell}{' with a nonce' if row.nonce else ''} "
+        f"The published tokens/s include TTFT: at {row.cell}{' with a nonce' if row.nonce else ''} "
         f"{seconds(row.ttft_s)} of {seconds(row.time_s)} are TTFT, so that the figure is "
         f"{number(row.tokens_per_s)} where a stream decodes {number(row.stream_tokens_per_s)} tokens/s."
     )
