@@ -95,7 +95,7 @@ def shown(text: str) -> str:
     return "".join(char if char.isprintable() or _is_blank(char) else _escape(char) for char in text)
 
 
-def whole(texts: Iterable[str]) -> str:
+def join_text(texts: Iterable[str]) -> str:
     """Join pieces of text; surrogates that meet become the character they stand for, lone ones U+FFFD.
 
     JSON may cut a character beyond U+FFFF in two halves, each in a piece of its own; a half alone cannot be encoded.

@@ -165,9 +165,9 @@ def test_void_levels_are_said_beside_the_advice(analysis: Analysis) -> None:
     found = work.advise(model, group, levels)
     label = analysis.summary["levels"][1]["label"]
     said = f"1 level that this rests on is void ({label}): measure again before you rely on it."
-    assert words.void(found) == said
+    assert words.void_sentence(found) == said
     assert said in words.markdown(found, analysis, None)
-    assert words.void(dataclasses.replace(found, void=())) is None
+    assert words.void_sentence(dataclasses.replace(found, void=())) is None
 
 
 def test_beyond_what_was_measured_bands_are_wider_and_the_headline_is_a_try(advice: Advice) -> None:
@@ -206,7 +206,7 @@ def test_what_was_never_seen_is_marked(advice: Advice) -> None:
     assert not advice.extrapolated(4, 16)
     assert not advice.extrapolated(16, 4)
     assert advice.extrapolated(8, 8)
-    rows = {row[0].strip("▶ "): row for row in words.table(advice, (8,)).rows}
+    rows = {row[0].strip("▶ "): row for row in words.slots_table(advice, (8,)).rows}
     assert not any("*" in cell for cell in rows["4 (now, measured)"])
     assert rows["8"][2].endswith("*")
     assert any(note.startswith("* extrapolated") for note in words.notes(advice))

@@ -338,7 +338,7 @@ def test_a_run_says_what_share_of_the_client_it_used(tmp_path: Path) -> None:
     label = analysis.summary["levels"][1]["label"]
     said = next(finding for finding in all_findings(analysis) if "this client can measure" in finding)
     assert said.startswith(f"{label} used {client_capacity.cell(analysis.summary['levels'][1]['client'])} of what")
-    grid = tables.client(analysis.summary)
+    grid = tables.client_table(analysis.summary)
     assert [row[grid.heads.index("of what it can measure")] for row in grid.rows] == [
         client_capacity.cell(level["client"]) for level in analysis.summary["levels"]
     ]
@@ -370,7 +370,7 @@ def test_never_calibrated_says_nothing(tmp_path: Path, facts: dict[str, Any]) ->
     made_runs.make(tmp_path / "run", users=(1,), **facts)
     analysis = analyse(tmp_path / "run")
     assert set(analysis.summary["levels"][0]["client"]) == {"lag_s", "schedule_lag_s", "cpu", "stamps"}
-    assert "of what it can measure" not in tables.client(analysis.summary).heads
+    assert "of what it can measure" not in tables.client_table(analysis.summary).heads
     assert not any("client can measure" in said for said in all_findings(analysis))
 
 

@@ -19,7 +19,7 @@ from support.made_runs import Made, grid, unanswered, write
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.compare import panel
+from loadtest.analyse.charts.compare import changes_panel
 from loadtest.analyse.reports.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare, fisher
 from loadtest.analyse.reports.compare_report import markdown, method, outcome, to_dict
 from loadtest.analyse.reports.summary import analyse
@@ -139,7 +139,7 @@ def test_the_chart_shows_the_verdict_in_colour(folder: Folder) -> None:
     found = compare(analyse(folder("base")), analyse(folder("new", slower=0.2, seed=1)))
     rows = [row for row in found.headline if row.metric.id == "output_tokens_per_s"]
     axes = Figure().subplots()
-    panel(axes, rows[0].metric, rows, [row.level for row in rows], found.tolerance)
+    changes_panel(axes, rows[0].metric, rows, [row.level for row in rows], found.tolerance)
     points = [line for line in axes.lines if line.get_marker() == "o"]
     assert {line.get_color() for line in points} == {style.VERMILLION}
     assert [float(np.asarray(line.get_xdata())[0]) for line in points] == pytest.approx(

@@ -171,7 +171,7 @@ def rows_of(records: list[Record], name: str = "chat") -> list[dict[str, Any]]:
 
 def test_the_table_is_aligned_and_says_what_it_leaves_out_and_doubts() -> None:
     late = [dataclasses.replace(record, late=1) for record in streams()]
-    lines = tables.lines(
+    lines = tables.board_lines(
         rows_of(late + failed(3, Outcome.CANCELLED), "a name of some length"), "profile x at 20× speed"
     )
     assert lines[0] == "Streaming figures (SIMULATED SERVER: profile x at 20× speed)"
@@ -188,7 +188,7 @@ def test_the_table_is_aligned_and_says_what_it_leaves_out_and_doubts() -> None:
 
 
 def test_an_empty_board_makes_a_table_too() -> None:
-    assert tables.lines(Board().rows())[-1].startswith(live_figures.TOTAL)
+    assert tables.board_lines(Board().rows())[-1].startswith(live_figures.TOTAL)
 
 
 @pytest.mark.parametrize(
@@ -203,13 +203,13 @@ def test_an_empty_board_makes_a_table_too() -> None:
     ],
 )
 def test_numbers_have_about_three_digits(value: float | None, factor: int, said: str) -> None:
-    assert tables.cell(value, factor) == said
+    assert tables.figure_text(value, factor) == said
 
 
 def test_csv_and_json_have_a_line_a_row_and_name_their_seconds(tmp_path: Path) -> None:
     rows = rows_of(streams())
     asked = argparse.Namespace(csv_prefix=str(tmp_path / "out"), json_file=str(tmp_path / "out"), html_file=None)
-    assert list(locust_files.write(asked, rows, None, None)) == []
+    assert list(locust_files.write_files(asked, rows, None, None)) == []
     table = list(csv.DictReader(StringIO((tmp_path / "out_streams.csv").read_text())))
     written = json.loads((tmp_path / "out_streams.json").read_text())
     assert [row["name"] for row in table] == [row["name"] for row in written] == ["chat", live_figures.TOTAL]
@@ -221,7 +221,7 @@ def test_a_file_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     asked = argparse.Namespace(
         csv_prefix=str(tmp_path / "no" / "out"), json_file=None, html_file=str(tmp_path / "gone.html")
     )
-    said = list(locust_files.write(asked, rows_of(streams(8)), None, None))
+    said = list(locust_files.write_files(asked, rows_of(streams(8)), None, None))
     assert len(said) == 2
     assert all("No such file or directory" in sentence for sentence in said)
 
@@ -258,7 +258,8 @@ def test_the_page_of_locust_gets_a_section_with_charts_and_names_are_escaped(tmp
     name = "<script>alert(1)</script>"
     asked = argparse.Namespace(csv_prefix=None, json_file=None, html_file=str(page))
     assert (
-        list(locust_files.write(asked, rows_of(streams(), name), RunFolder.open(tmp_path / "run"), "profile y")) == []
+        list(locust_files.write_files(asked, rows_of(streams(), name), RunFolder.open(tmp_path / "run"), "profile y"))
+        == []
     )
     text = page.read_text(encoding="utf-8")
     before, _, after = text.partition('<section class="loadtest">')
@@ -283,6 +284,6 @@ def test_a_page_of_another_shape_gets_the_section_at_its_end(tmp_path: Path, pag
 
 
 def test_a_run_without_requests_has_no_charts(tmp_path: Path) -> None:
-    assert locust_files.pictures(None) == []
+    assert locust_files.run_charts(None) == []
     folder = RunFolder.create(tmp_path / "run")
-    assert locust_files.pictures(folder) == []
+    assert locust_files.run_charts(folder) == []

@@ -297,7 +297,7 @@ def test_beside_a_server(loadtest: Call, simulated_url: str) -> None:
     assert said["measured"]["measured_bytes"] == said["weights_bytes"] + said["kv_bytes"]
     assert said["measured"]["difference_bytes"] == -said["compute_bytes"]
     _, out, _ = loadtest("memory", "--url", simulated_url, "--slots", "4")
-    assert "The simulated server says" in out
+    assert "The simulated server reports" in out
     assert "does not say how many slots" in " ".join(out.split())
 
 
@@ -343,7 +343,7 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
     ]
     assert "KV cache of 4 slots" not in " ".join(report.sentences(plan, Measured(17 * GIB, 0), None))
     less = report.sentences(plan, Measured(11 * GIB, 11 * GIB), None)
-    assert "Weights and KV cache alone would be 1.00 GiB more than it says." in less
+    assert "Weights and KV cache alone are 1.00 GiB more than the server reports." in less
     on_a_gpu = " ".join(report.sentences(plan, Measured(18 * GIB, 18 * GIB), None))
     assert (
         "Besides weights and the KV cache of 1 slot, the server counts 6.00 GiB; the allowance for buffers is"

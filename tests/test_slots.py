@@ -172,7 +172,7 @@ def test_a_server_restarted_with_other_slots_is_doubted(tmp_path: Path) -> None:
     found = slots.estimate(frames.load(write(tmp_path / "run", truth.records + later.records, levels)))
     assert not found.limit
     assert not found.agree
-    assert found.method.endswith("too mixed to name a limit")
+    assert found.method.endswith("these disagree too much to name a limit")
 
 
 @pytest.mark.parametrize("truth", [1, 2, 4, 7])

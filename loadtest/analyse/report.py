@@ -21,7 +21,7 @@ from loadtest.analyse.whatif.prediction_chart import Ahead
 from loadtest.grid import Grid
 from loadtest.slo import Objective
 
-HEADS = (
+FIGURE_HEADS = (
     "ok / failed",
     "TTFT p50",
     "TTFT p95",
@@ -32,7 +32,7 @@ HEADS = (
     "output tokens/s",
 )
 # Columns of the terminal's table that a narrow one loses, the first one first; level and verdict are never among them.
-EXPENDABLE = (
+EXPENDABLE_COLUMNS = (
     "TTFT p99",
     "queue wait p50",
     "p95 from t_sched",
@@ -77,14 +77,16 @@ def write_report(
     files: list[Path] = []
     for one, place in zip(analyses, _places(analyses, out), strict=True):
         place.mkdir(parents=True, exist_ok=True)
-        files.append(_write(place / "summary.json", orjson.dumps(one.summary, option=orjson.OPT_INDENT_2) + b"\n"))
+        files.append(
+            _write_whole(place / "summary.json", orjson.dumps(one.summary, option=orjson.OPT_INDENT_2) + b"\n")
+        )
         if charts:
             from loadtest.analyse.charts import draw_all
 
             pictures = draw_all(one, place, begun[0] if begun else None)
             files += pictures
-            files.append(_write(place / "report.md", pages.markdown(one, pictures).encode()))
-            files.append(_write(place / "report.html", pages.html(one, pictures).encode()))
+            files.append(_write_whole(place / "report.md", pages.markdown(one, pictures).encode()))
+            files.append(_write_whole(place / "report.html", pages.html(one, pictures).encode()))
     return Report(tuple(analyses), tuple(files))
 
 
@@ -106,7 +108,7 @@ def _places(analyses: list[Analysis], out: Path | None) -> list[Path]:
     return [out / (name if names.count(name) == 1 else f"{i}-{name}") for i, name in enumerate(names)]
 
 
-def _write(path: Path, body: bytes) -> Path:
+def _write_whole(path: Path, body: bytes) -> Path:
     """Write a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(body)
@@ -130,7 +132,7 @@ def console_report(report: Report, console: Console) -> None:
         console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
 
 
-def _ended(level: dict[str, Any]) -> str:
+def _ok_and_failed(level: dict[str, Any]) -> str:
     said = f"{level['outcomes'].get('ok', 0)} / {failed(level)}"
     return f"{said} ({level['shed']} not sent)" if level.get("shed") else said
 
@@ -139,19 +141,19 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     """Return a row a level: requests, TTFT, queue wait, tokens a second, verdict; in `width` columns.
 
     What all levels share (lengths) moves to the title, and columns that are empty throughout are left out. Where the rest
-    does not fit, columns go in the order of EXPENDABLE and are named below; level and verdict stay.
+    does not fit, columns go in the order of EXPENDABLE_COLUMNS and are named below; level and verdict stay.
     """
     levels = summary["levels"]
     shared, names = offered_load.shared([level["label"] for level in levels])
-    mark = findings.simulated(summary)
+    mark = findings.simulated_mark(summary)
     title = " · ".join((summary["name"], findings.measured_on(summary), *shared)) + (f" ({mark})" if mark else "")
     rows = [
-        (name, _ended(level), *tables.headline(level), level["verdict"])
+        (name, _ok_and_failed(level), *tables.headline(level), level["verdict"])
         for name, level in zip(names, levels, strict=True)
     ]
-    grid = Grid(("level", *HEADS, "verdict"), tuple(rows)).without_unknown()
+    grid = Grid(("level", *FIGURE_HEADS, "verdict"), tuple(rows)).without_unknown()
     if not any(map(offered_load.is_open, levels)):  # a closed loop sends when its user is free: both are the same there
         grid = grid.only([i for i, head in enumerate(grid.heads) if "t_sched" not in head])
-    grid, left_out = grid.fitted(width, EXPENDABLE)
+    grid, left_out = grid.fitted(width, EXPENDABLE_COLUMNS)
     caption = f"left out at {width} columns: {', '.join(left_out)}" if left_out else ""
     return grid.console(title, caption=caption, styles=VERDICT_STYLES)

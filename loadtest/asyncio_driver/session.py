@@ -37,7 +37,7 @@ from loadtest.target.settle import (
     settle,
     trust,
 )
-from loadtest.text import counted, shown
+from loadtest.text import counted, seconds, shown
 
 UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
 UNLOAD_POLL_S = 0.05
@@ -168,7 +168,7 @@ class _Unloading:
             if time.monotonic() > deadline:
                 name = shown(self.target.model.name)
                 raise TargetError(
-                    f"{self.target.server.url} still has {name} loaded {UNLOAD_S:.0f} s after it was asked to unload it; "
+                    f"{self.target.server.url} still has {name} loaded {seconds(UNLOAD_S, exact=True)} after it was asked to unload it; "
                     "does somebody else use it?"
                 )
             await asyncio.sleep(UNLOAD_POLL_S)

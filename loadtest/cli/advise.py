@@ -67,7 +67,7 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
     console = Console()
     for sentence in analysis.run.trouble:
         console.print(Text(sentence, style="bold yellow"))
-    if doubt := words.void(found):
+    if doubt := words.void_sentence(found):
         console.print(Text(f"! {doubt}", style="bold yellow"))
     console.print(
         words.console_grid(found).fitted(console.width, words.EXPENDABLE)[0].console(words.heading(found, analysis))

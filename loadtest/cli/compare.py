@@ -47,7 +47,7 @@ ACROSS = (
     "arrivals",
     "prompt",
 )
-VERDICT_STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
+CHANGE_STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
 
 
 class Share(click.ParamType[float]):
@@ -137,8 +137,8 @@ def compare(
     for side in (*sides[0], *sides[1]):
         refuse(side.run, [group for group, _ in side.groups], "compare")
     found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
-    written = _write(found, out or new[0])
-    _print(found, written, Console())
+    written = _write_files(found, out or new[0])
+    _print_comparison(found, written, Console())
     if found.verdict == NOT_COMPARABLE:
         said = compare_report.outcome(found)
         raise LoadTestError(f"nothing was judged. {said}.")
@@ -173,7 +173,7 @@ def _sides(runs: tuple[Path, ...], against: tuple[Path, ...]) -> tuple[tuple[Pat
     return base, new
 
 
-def _write(found: Comparison, out: Path) -> list[Path]:
+def _write_files(found: Comparison, out: Path) -> list[Path]:
     from loadtest.analyse.charts.compare import draw
 
     out.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ def _write(found: Comparison, out: Path) -> list[Path]:
     return [*(out / name for name in bodies), picture]
 
 
-def _print(found: Comparison, written: list[Path], console: Console) -> None:
+def _print_comparison(found: Comparison, written: list[Path], console: Console) -> None:
     mark = compare_report.simulated_sides(found)
     console.print(Text(compare_report.outcome(found) + "." + (f" ({mark})" if mark else ""), style="bold"))
     for line in (*compare_report.run_lines(found), *found.notes):
@@ -208,7 +208,7 @@ def _tables(found: Comparison) -> Iterator[Table]:
         title = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
         rows = [row for row in found.headline if row.level == level]
         cells = tuple(_console_row(row, found) for row in rows)
-        styles = {row[-1]: VERDICT_STYLES[change.verdict or SAME] for row, change in zip(cells, rows, strict=True)}
+        styles = {row[-1]: CHANGE_STYLES[change.verdict or SAME] for row, change in zip(cells, rows, strict=True)}
         grid = Grid(tuple(COLUMNS), cells)
         yield grid.console(title, styles=styles, widths=tuple(COLUMNS.values()), show_heads=number == 0)
 

@@ -24,7 +24,7 @@ DEFAULT_QUANTIZATION = "q4_K_M"  # what most tags of Ollama's library are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class MemoryOptions:
     """The command's options, None or False where not given."""
 
     model: str | None
@@ -53,7 +53,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class MemoryEstimate:
     """An estimate and what stands beside it."""
 
     plan: Plan
@@ -107,21 +107,21 @@ def memory(**options: Any) -> None:
 
     from loadtest.memory import report
 
-    asked = Asked(**options)
+    asked = MemoryOptions(**options)
     _one_source(asked)
     found = _found(asked)
     if asked.table or asked.training:
         _print_parameters(asked, found, Console())
         return
-    room = _size(asked.gpu_memory, "--gpu-memory")
+    room = _bytes_of(asked.gpu_memory, "--gpu-memory")
     if asked.json:
         body = report.to_dict(found.plan, found.measured, room, found.notes, simulated=found.simulated)
         print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
         return
-    _print(found, room, Console())
+    _print_estimate(found, room, Console())
 
 
-def _one_source(asked: Asked) -> None:
+def _one_source(asked: MemoryOptions) -> None:
     sources = ["model", "gguf", "config", "url", "run", "parameters"]
     given = [name for name in sources if getattr(asked, name) is not None]
     together = ({"model", "url"}, {"config", "parameters"})
@@ -142,20 +142,20 @@ def _one_source(asked: Asked) -> None:
         raise ScenarioError(f"--parameters is a number like 7e9, not {asked.parameters:g}.")
 
 
-def _found(asked: Asked) -> Found:
+def _found(asked: MemoryOptions) -> MemoryEstimate:
     from loadtest.memory.estimate import CACHE_DTYPES, Plan
 
     cache = asked.cache_dtype.lower()
     if cache not in CACHE_DTYPES:
         raise ScenarioError(f"--cache-dtype is one of {', '.join(CACHE_DTYPES)}, not {asked.cache_dtype!r}.")
     if asked.run:
-        found = _of_run(asked.run)
+        found = _from_run(asked.run)
     elif asked.url is not None:
-        found = _of_server(asked, asked.url)
+        found = _from_server(asked, asked.url)
     else:
-        facts, notes = _facts(asked)
-        found = Found(Plan(facts=facts), None, notes)
-    size = _size(asked.buffers, "--buffers")
+        facts, notes = _model_facts(asked)
+        found = MemoryEstimate(Plan(facts=facts), None, notes)
+    size = _bytes_of(asked.buffers, "--buffers")
     plan = replace(
         found.plan,
         context=asked.context or min(found.plan.context, found.plan.facts.trained or found.plan.context),
@@ -173,7 +173,7 @@ def _found(asked: Asked) -> Found:
     return replace(found, plan=plan, notes=tuple(extra))
 
 
-def _facts(asked: Asked) -> tuple[Facts, tuple[str, ...]]:
+def _model_facts(asked: MemoryOptions) -> tuple[Facts, tuple[str, ...]]:
     from loadtest.memory import estimate, gguf, shapes
 
     if asked.gguf:
@@ -193,7 +193,7 @@ def _facts(asked: Asked) -> tuple[Facts, tuple[str, ...]]:
     return _of_flags(asked, {}), ()
 
 
-def _of_config(asked: Asked, path: Path) -> Facts:
+def _of_config(asked: MemoryOptions, path: Path) -> Facts:
     from loadtest.memory import estimate, shapes
 
     try:
@@ -220,7 +220,7 @@ def _of_config(asked: Asked, path: Path) -> Facts:
     return estimate.of_shape(name, shape, quantization=asked.quantization, dtype=asked.dtype)
 
 
-def _of_flags(asked: Asked, config: Mapping[str, Any]) -> Facts:
+def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
     """Return the facts that --parameters and the flags give, with a config.json's numbers where flags are not given."""
     from loadtest.memory import estimate, weights
 
@@ -253,7 +253,7 @@ def _of_flags(asked: Asked, config: Mapping[str, Any]) -> Facts:
     )
 
 
-def _of_run(path: Path) -> Found:
+def _from_run(path: Path) -> MemoryEstimate:
     from loadtest.analyse.run import frames, groups
     from loadtest.analyse.server import slots
     from loadtest.analyse.server.memory import of_run
@@ -269,10 +269,10 @@ def _of_run(path: Path) -> Found:
         notes.append(f"Slots as the run saw them: {'' if seen.limit else 'at least '}{plan.slots}.")
     if said is None:
         notes.append("The server did not say at the run's end what the loaded model takes: nothing to compare with.")
-    return Found(plan, said, tuple(notes), simulated=run.simulated is not None)
+    return MemoryEstimate(plan, said, tuple(notes), simulated=run.simulated is not None)
 
 
-def _of_server(asked: Asked, url: str) -> Found:
+def _from_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.credentials import withhold
     from loadtest.memory.estimate import DEFAULT_CONTEXT, Plan
     from loadtest.memory.loaded import Measured, server_facts
@@ -294,23 +294,23 @@ def _of_server(asked: Asked, url: str) -> Found:
     said = Measured(model.size, model.size_vram) if model.size else None
     if said is None:
         notes.append(f"{shown(model.name)} is not loaded: nothing to compare with.")
-    return Found(plan, said, tuple(notes), simulated=server.simulated is not None)
+    return MemoryEstimate(plan, said, tuple(notes), simulated=server.simulated is not None)
 
 
-def _size(text: str | None, option: str) -> float | None:
+def _bytes_of(text: str | None, option: str) -> float | None:
     from loadtest.memory.loaded import parse_memory
 
     return None if text is None else parse_memory(text, option)
 
 
-def _print(found: Found, room: float | None, console: Console) -> None:
+def _print_estimate(found: MemoryEstimate, room: float | None, console: Console) -> None:
     from rich.text import Text
 
     from loadtest.memory import report
 
     plan = found.plan
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
-    grid = Grid(("", "size", "from"), tuple(report.rows(plan)), prose=True)
+    grid = Grid(("", "size", "from"), tuple(report.part_rows(plan)), prose=True)
     console.print(grid.console(" · ".join(filter(None, marks)), styles={"total": "bold"}))
     for line in report.sentences(plan, found.measured, room, simulated=found.simulated):
         console.print(Text(f"• {line}"))
@@ -318,7 +318,7 @@ def _print(found: Found, room: float | None, console: Console) -> None:
         console.print(Text(note, style="dim"))
 
 
-def _print_parameters(asked: Asked, found: Found, console: Console) -> None:
+def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Console) -> None:
     """Print what follows from the number of parameters alone: the rules of thumb, or a training estimate."""
     from rich.text import Text
 

@@ -52,7 +52,7 @@ def _open_descriptors() -> None:
         os.close(fd)
 
 
-def _lasting(stream: TextIO | None, fd: int, lost: Lost) -> TextIO:
+def _lasting_stream(stream: TextIO | None, fd: int, lost: Lost) -> TextIO:
     """Return a stream that writes where `stream` does, loses what its encoding lacks, and never fails."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none of the system's
         fd = stream.fileno() if stream is not None else fd
@@ -72,7 +72,7 @@ def lasting_output() -> Iterator[Lost]:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
     lost = Lost()
-    now = _lasting(before[0], 1, lost), _lasting(before[1], 2, Lost())
+    now = _lasting_stream(before[0], 1, lost), _lasting_stream(before[1], 2, Lost())
     sys.stdout, sys.stderr = now
     try:
         yield lost

@@ -6,9 +6,10 @@ import shutil
 import sys
 
 from loadtest.measure.progress import Progress
+from loadtest.text import UNKNOWN, seconds
 
 
-def sentence(at: Progress, width: int | None = None) -> str:
+def live_sentence(at: Progress, width: int | None = None) -> str:
     """Say in one line where the level stands; of what does not fit, what a person misses least goes first.
 
     How many requests failed, came late or were not sent, and how long it takes yet, are the last to go.
@@ -23,22 +24,22 @@ def sentence(at: Progress, width: int | None = None) -> str:
         "doubts": "  ".join(f"{count} {word}" for count, word in doubts if count),
         "decoding": f"{at.decoding} decoding",
         "waiting": f"{at.waiting} waiting",
-        "ttft": f"TTFT p50 {at.ttft_p50:.2f} s" if at.ttft_p50 is not None else "TTFT p50 –",
+        "ttft": f"TTFT p50 {UNKNOWN if at.ttft_p50 is None else seconds(at.ttft_p50)}",
         "tokens": f"{at.tokens_per_s:.0f} tokens/s",
         "eta": "" if at.eta is None else f"ETA {at.eta:.0f} s",
     }
     shorter = {"level": f"{number} {at.level.load}", "doubts": parts["doubts"].replace(" (--max-in-flight)", "")}
     order = ("level", "decoding", "tokens", "due", "waiting", "doubts", "ttft")
     for key in order:
-        if width is None or len(_joined(parts)) <= width:
+        if width is None or len(_in_one_line(parts)) <= width:
             break
         parts[key] = shorter.get(key, "")
-    if width is not None and len(_joined(parts)) > width:
+    if width is not None and len(_in_one_line(parts)) > width:
         parts["level"] = number
-    return _joined(parts) if width is None else _joined(parts)[:width]
+    return _in_one_line(parts) if width is None else _in_one_line(parts)[:width]
 
 
-def _joined(parts: dict[str, str]) -> str:
+def _in_one_line(parts: dict[str, str]) -> str:
     return "  ".join(part for part in parts.values() if part)
 
 
@@ -52,11 +53,11 @@ class LiveLine:
     def show(self, at: Progress) -> None:
         if self._live:
             width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(f"\r\x1b[K{sentence(at, width)}")
+            sys.stderr.write(f"\r\x1b[K{live_sentence(at, width)}")
             sys.stderr.flush()
         elif self._said != (key := (at.level.index, int(at.elapsed // 10))):
             self._said = key
-            print(sentence(at), file=sys.stderr, flush=True)
+            print(live_sentence(at), file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """Print a line of its own, above the live one."""

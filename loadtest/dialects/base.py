@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from loadtest.metrics import NS_PER_S
-from loadtest.text import whole
+from loadtest.text import join_text
 from loadtest.workloads.synthetic import Job
 
 
@@ -39,12 +39,12 @@ class Events:
     @property
     def answer(self) -> str:
         """The answer's text, as far as it came, fit to be encoded."""
-        return whole(text for i, text in enumerate(self.texts) if i not in self.hidden)
+        return join_text(text for i, text in enumerate(self.texts) if i not in self.hidden)
 
     @property
     def said(self) -> str:
         """All that the model wrote, reasoning included, fit to be encoded."""
-        return whole(self.texts)
+        return join_text(self.texts)
 
     def cut(self, length: int) -> None:
         """Keep the first `length` events."""
@@ -66,7 +66,7 @@ class Events:
         elif sorted(stamps) != stamps:  # type: ignore[type-var]  # no None is among them
             odd = "the server's instants go backwards: its stamps are unknown"
         elif len(stamps) > 1 and not any(stamp % NS_PER_S for stamp in stamps):  # type: ignore[operator]
-            odd = "the server's instants are of whole seconds: its stamps are unknown"
+            odd = "the server's instants are of join_text seconds: its stamps are unknown"
         if odd is not None:
             stamps.clear()
         return odd if sent else None
@@ -76,7 +76,7 @@ class Events:
 class Ending:
     """What a stream said besides content."""
 
-    done: bool = False  # done:true, finish_reason: the answer is whole
+    done: bool = False  # done:true, finish_reason: the answer is join_text
     finish_reason: str | None = None
     error: str | None = None  # an error object in the stream, or why its bytes do not decode; one sentence
     hint: str | None = None  # why it may have ended without done, e.g. the repeat guard; one sentence
@@ -103,7 +103,7 @@ class EndMarks:
     """
 
     needles: tuple[bytes, ...] = ()
-    read: Callable[[bytes], End | None] = lambda line: None  # noqa: ARG005 - given one whole line without its newline
+    read: Callable[[bytes], End | None] = lambda line: None  # noqa: ARG005 - given one join_text line without its newline
 
 
 class Decoder(Protocol):
@@ -111,7 +111,7 @@ class Decoder(Protocol):
 
     @property
     def events(self) -> Events:
-        """What came so far; whole once the decoder is closed."""
+        """What came so far; join_text once the decoder is closed."""
         ...
 
     def feed(self, data: bytes) -> None:

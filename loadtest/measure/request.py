@@ -13,6 +13,7 @@ from loadtest.dialects.base import Dialect, Ending, Events
 from loadtest.dialects.server_errors import http_sentence
 from loadtest.measure.failure import Failure, bug
 from loadtest.records import Clock, Outcome, Record
+from loadtest.text import seconds
 from loadtest.wire.clock import LagLog, WallClock
 from loadtest.wire.received import Arrivals, Reads
 from loadtest.workloads.synthetic import Job
@@ -212,7 +213,7 @@ class Exchange:
         if known is not None and known.outcome is Outcome.CLIENT_ERROR:
             return known
         if arrivals.early_ns > EARLY_NS:
-            early = f"the answer is stamped {arrivals.early_ns / 1e6:.2f} ms before its request was sent"
+            early = f"the answer is stamped {seconds(arrivals.early_ns / 1e9)} before its request was sent"
             return Failure(Outcome.CLIENT_ERROR, f"{early}: one of the clocks is wrong")
         if arrivals.excessive is not None:
             return Failure(Outcome.STREAM_ERROR, arrivals.excessive)

@@ -14,7 +14,7 @@ SPARE_CACHE = "q8_0"  # the smaller cache that is worth naming: about half of f1
 NOT_COUNTED = "Activations are not counted: they grow with batch and sequence length, and may be the larger part."
 
 
-def rows(plan: Plan) -> list[tuple[str, str, str]]:
+def part_rows(plan: Plan) -> list[tuple[str, str, str]]:
     """Return (part, size, where it is from) of an estimate, the total last."""
     facts, found = plan.facts, [("weights", binary_size(plan.facts.weights), plan.facts.weights_from)]
     if plan.kv is not None:
@@ -52,11 +52,11 @@ def sentences(plan: Plan, measured: Measured | None, gpu: float | None, *, simul
     if gpu is not None:
         found += _verdict(plan, gpu)
     if measured is not None:
-        found += _beside(plan, measured, simulated=simulated)
+        found += _beside_measured(plan, measured, simulated=simulated)
     return found
 
 
-def _gpu(count: float) -> str:
+def _gpu_size(count: float) -> str:
     return f"{count / 1e9:.4g} GB ({binary_size(count)})"
 
 
@@ -64,16 +64,16 @@ def _verdict(plan: Plan, gpu: float) -> list[str]:
     spare = gpu - plan.total
     if plan.kv is None:
         room = f"leaves {binary_size(spare)} for the KV cache" if spare >= 0 else f"is {binary_size(-spare)} too much"
-        return [f"Without its KV cache this {room} on {_gpu(gpu)}."]
+        return [f"Without its KV cache this {room} on {_gpu_size(gpu)}."]
     verdict = (
-        f"fits on {_gpu(gpu)}: {binary_size(spare)} are left"
+        f"fits on {_gpu_size(gpu)}: {binary_size(spare)} are left"
         if spare >= 0
-        else f"does not fit on {_gpu(gpu)}: {binary_size(-spare)} too much"
+        else f"does not fit on {_gpu_size(gpu)}: {binary_size(-spare)} too much"
     )
-    return [f"This {verdict}.", *_most(plan, gpu)]
+    return [f"This {verdict}.", *_most_that_fits(plan, gpu)]
 
 
-def _most(plan: Plan, gpu: float) -> list[str]:
+def _most_that_fits(plan: Plan, gpu: float) -> list[str]:
     most, context = plan.most_slots(gpu), plan.most_context(gpu)
     assert most is not None
     assert context is not None
@@ -95,7 +95,7 @@ def _most(plan: Plan, gpu: float) -> list[str]:
     return said
 
 
-def _beside(plan: Plan, measured: Measured, *, simulated: bool) -> list[str]:
+def _beside_measured(plan: Plan, measured: Measured, *, simulated: bool) -> list[str]:
     plan = replace(plan, gpu=measured.size_vram != 0)
     difference = measured.size - plan.loaded
     more = "more" if difference >= 0 else "less"

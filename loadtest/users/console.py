@@ -24,11 +24,11 @@ def listen(events: Events) -> None:
         if isinstance(environment.runner, WorkerRunner) or board.generation is None:
             return
         rows, run, facts = board.rows(), recording.run_folder(), recording.run_facts()
-        mark = tables.simulated(facts)
-        text.extend((*tables.lines(rows, mark), ""))
+        mark = tables.simulated_profile(facts)
+        text.extend((*tables.board_lines(rows, mark), ""))
         text.extend(str(gate) for gate in gates.apply(environment))
         text.extend(ending.conclude(environment, run, facts))
-        text.extend(locust_files.write(environment.parsed_options, rows, run, mark))
+        text.extend(locust_files.write_files(environment.parsed_options, rows, run, mark))
         if run is not None:
             text.append(f"Run folder: {run.path} (charts and report: loadtest report {run.path})")
 

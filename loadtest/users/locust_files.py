@@ -13,13 +13,15 @@ from pathlib import Path
 from loadtest.errors import LoadTestError
 from loadtest.run_folder import RunFolder
 from loadtest.templates import render
-from loadtest.users.tables import Rows, grid, notes
+from loadtest.users.tables import BoardRows, grid, notes
 
 IN_SECONDS = ("ttft_", "itl_", "tpot_", "queue_wait_", "lag_")  # so begin the keys of a row that are in seconds
 ANCHOR = '<div id="root"></div>'  # where Locust's page draws itself
 
 
-def write(options: argparse.Namespace | None, rows: Rows, run: RunFolder | None, mark: str | None) -> Iterator[str]:
+def write_files(
+    options: argparse.Namespace | None, rows: BoardRows, run: RunFolder | None, mark: str | None
+) -> Iterator[str]:
     """Write what the options ask for; yield a sentence for each file that could not be.
 
     --json prints one document of Locust's own to stdout, and a second one there would break who parses it.
@@ -28,7 +30,7 @@ def write(options: argparse.Namespace | None, rows: Rows, run: RunFolder | None,
     jobs = (
         (asked.get("csv_prefix"), "_streams.csv", lambda path: path.write_text(csv_text(rows), encoding="utf-8")),
         (asked.get("json_file"), "_streams.json", lambda path: path.write_text(json_text(rows), encoding="utf-8")),
-        (asked.get("html_file"), "", lambda path: insert(path, section(rows, pictures(run), mark))),
+        (asked.get("html_file"), "", lambda path: insert(path, section(rows, run_charts(run), mark))),
     )
     for name, suffix, job in jobs:
         if name:
@@ -39,7 +41,7 @@ def write(options: argparse.Namespace | None, rows: Rows, run: RunFolder | None,
                 yield f"The streaming figures are not in {path}: {error.strerror}."
 
 
-def csv_text(rows: Rows) -> str:
+def csv_text(rows: BoardRows) -> str:
     """Return a line a row, None as an empty cell; the heads say which columns are seconds."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -49,13 +51,13 @@ def csv_text(rows: Rows) -> str:
     return text.getvalue()
 
 
-def json_text(rows: Rows) -> str:
+def json_text(rows: BoardRows) -> str:
     """Return the rows as a list of objects; durations in seconds."""
     named = [{f"{key}_s" if key.startswith(IN_SECONDS) else key: value for key, value in row.items()} for row in rows]
     return json.dumps(named, indent=2) + "\n"
 
 
-def pictures(run: RunFolder | None) -> list[tuple[str, bytes]]:
+def run_charts(run: RunFolder | None) -> list[tuple[str, bytes]]:
     """Draw the run's charts; return (caption, PNG) each, nothing where the folder holds no request to draw."""
     if run is None or next(run.records(), None) is None:
         return []
@@ -70,13 +72,13 @@ def pictures(run: RunFolder | None) -> list[tuple[str, bytes]]:
         return [(CAPTIONS.get(path.name, path.stem), path.read_bytes()) for path in drawn]
 
 
-def section(rows: Rows, charts: list[tuple[str, bytes]], mark: str | None) -> str:
+def section(rows: BoardRows, charts: list[tuple[str, bytes]], mark: str | None) -> str:
     """Return the figures and charts as a piece of HTML that brings its style and fetches nothing."""
     page = render("locust.html", grid=grid(rows), notes=list(notes(rows)), pictures=charts, simulated=mark)
     return page.strip()
 
 
-def joined(page: str, piece: str) -> str:
+def page_with(page: str, piece: str) -> str:
     """Return Locust's page with a piece of HTML in it, beneath what Locust draws."""
     before, anchor, after = page.rpartition(ANCHOR)
     if not anchor:
@@ -88,5 +90,5 @@ def joined(page: str, piece: str) -> str:
 def insert(path: Path, piece: str) -> None:
     """Put a piece of HTML into the page that Locust wrote, as `joined` does; the file is replaced whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(joined(path.read_text(encoding="utf-8"), piece), encoding="utf-8")
+    partial.write_text(page_with(path.read_text(encoding="utf-8"), piece), encoding="utf-8")
     partial.replace(path)

@@ -21,36 +21,36 @@ GROUPS: Groups = (
 )
 NOW: Groups = (("streams now", (("decoding", "decoding", 0), ("waiting", "waiting", 0))),)  # while a test runs
 WIDTH = 7  # of a number
-Rows = list[dict[str, Any]]
+BoardRows = list[dict[str, Any]]
 
 
-def simulated(facts: dict[str, Any]) -> str | None:
+def simulated_profile(facts: dict[str, Any]) -> str | None:
     """Return profile and speed of the simulated server of a run (its run.json), None for a real or unknown one."""
     said = (facts.get("server") or {}).get("simulated")
     return f"profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
 
 
-def cell(value: float | None, factor: int) -> str:
+def figure_text(value: float | None, factor: int) -> str:
     """Return a number times `factor`, by the rule of rounding; 0 marks a count."""
     if value is None or factor:
         return number(None if value is None else value * factor)
     return str(value)
 
 
-def grid(rows: Rows) -> Grid:
+def grid(rows: BoardRows) -> Grid:
     """Return the rows of a board as a table."""
     columns = [column for _, group in GROUPS for column in group]
     return Grid(
         heads=("Name", *(part for part, _, _ in columns), "verdict"),
         rows=tuple(
-            (row["name"], *(cell(row[key], factor) for _, key, factor in columns), row["verdict"] or UNKNOWN)
+            (row["name"], *(figure_text(row[key], factor) for _, key, factor in columns), row["verdict"] or UNKNOWN)
             for row in rows
         ),
         groups=(("", 1), *((group, len(parts)) for group, parts in GROUPS), ("", 1)),
     )
 
 
-def lines(rows: Rows, mark: str | None = None) -> list[str]:
+def board_lines(rows: BoardRows, mark: str | None = None) -> list[str]:
     """Return the rows of a board as lines of an aligned table like Locust's, with what they leave out and doubt."""
     table = grid(rows)
     names = max(20, *(len(row["name"]) for row in rows))
@@ -68,7 +68,7 @@ def lines(rows: Rows, mark: str | None = None) -> list[str]:
     return [said, heads, line(table.heads), rule, *own, rule, total, *notes(rows)]
 
 
-def notes(rows: Rows) -> Iterator[str]:
+def notes(rows: BoardRows) -> Iterator[str]:
     """Yield what stands below a table: what was left out, and every reason for doubt once."""
     total = rows[-1]
     left_out = [

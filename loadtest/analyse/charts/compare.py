@@ -51,7 +51,7 @@ def draw(comparison: Comparison, path: Path) -> Path:
             style.empty(panels[0], "No figure could be compared.")
         for axes, metric in zip(panels, known, strict=False):
             rows = [row for row in comparison.headline if row.metric is metric and row.level in levels]
-            panel(axes, metric, rows, levels, comparison.tolerance)
+            changes_panel(axes, metric, rows, levels, comparison.tolerance)
             axes.set_yticks(range(len(levels)), [own[level] for level in levels])
         confidence = f"{comparison.confidence * 100:.5g} %"
         said = f"{shared}; " if shared else ""
@@ -65,7 +65,7 @@ def draw(comparison: Comparison, path: Path) -> Path:
         return style.save(figure, path, _both(comparison), title, said if known else shared)
 
 
-def panel(axes: Axes, metric: Metric, rows: Sequence[Change], levels: Sequence[str], tolerance: float) -> None:
+def changes_panel(axes: Axes, metric: Metric, rows: Sequence[Change], levels: Sequence[str], tolerance: float) -> None:
     """Draw a figure's change at every level, with interval and verdict."""
     ends = [abs(end - 1) for row in rows for end in (*(row.interval or ()), row.ratio or 1.0)]
     half = min(max([1.12 * end for end in ends if math.isfinite(end)], default=NARROWEST), WIDEST)
@@ -74,7 +74,7 @@ def panel(axes: Axes, metric: Metric, rows: Sequence[Change], levels: Sequence[s
     axes.axvspan(*worse, color=style.VERMILLION, alpha=0.08, linewidth=0)
     axes.axvline(0, color=style.INK, linewidth=1.0)
     for row in rows:
-        _point(axes, row, levels.index(row.level), half)
+        _change_mark(axes, row, levels.index(row.level), half)
     axes.set_xlim(-half, half)
     axes.set_ylim(len(levels) - 0.4, -0.7)
     axes.grid(visible=False, axis="y")
@@ -85,7 +85,7 @@ def panel(axes: Axes, metric: Metric, rows: Sequence[Change], levels: Sequence[s
     axes.set_xlabel("change, %: worse →" if metric.lower_is_better else "← worse: change, %", color=style.VERMILLION)
 
 
-def _point(axes: Axes, row: Change, place: int, half: float) -> None:
+def _change_mark(axes: Axes, row: Change, place: int, half: float) -> None:
     verdict = row.verdict or SAME
     colour, marker = VERDICT_LOOKS[verdict]
     if row.ratio is None or verdict == NOT_COMPARABLE:

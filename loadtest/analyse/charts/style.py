@@ -32,7 +32,7 @@ LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
 MARKERS = "osD^vPX"
 
 # What a request is doing, in the order that it does it: (column or key, name, colour).
-STATES = (
+REQUEST_STATES = (
     ("unsplit_wait_s", "queue wait (for a slot or a batch: not known)", PALE_ORANGE),
     ("slot_wait_s", "slot wait", ORANGE),
     ("batch_wait_s", "batch wait", YELLOW),
@@ -89,7 +89,7 @@ def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: s
     """Put title, simulated mark, legend and footer around a figure and write it as PNG."""
     height = figure.get_figheight()
     subtitle = " · ".join(filter(None, (analysis.summary.get("group"), subtitle)))
-    simulated = findings.simulated(analysis.summary)
+    simulated = findings.simulated_mark(analysis.summary)
     top = height - 0.16
     for line in _wrap(title, 74 if simulated else 92):
         figure.text(EDGE, top / height, line, fontsize=13, fontweight="bold", color=INK, va="top")

@@ -18,7 +18,7 @@ from loadtest.text import seconds
 LEAST_PART = 0.01  # of TTFT: a thinner part would be a line without a visible colour
 
 
-def split(axes: Axes, analysis: Analysis, series: Series) -> None:
+def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw mean TTFT by concurrency (or rate) as a stack of slot wait, batch wait, load and prefill, with p50 and p95 marks."""
     levels = [level for level in series.levels if figure(level, "ttft_s") is not None]
     if not levels:
@@ -75,8 +75,8 @@ def _top(level: dict[str, Any]) -> float:
 def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
     x, bottom = np.arange(len(levels)), np.zeros(len(levels))
     whole = np.array([figure(level, "ttft_s") or 0.0 for level in levels]) * factor
-    for name, label, colour in style.STATES:
-        part = np.array([_part(level, name) for level in levels]) * factor
+    for name, label, colour in style.REQUEST_STATES:
+        part = np.array([_part_of(level, name) for level in levels]) * factor
         if (part > LEAST_PART * whole).any():
             axes.bar(x, part, 0.62, bottom=bottom, color=colour, label=label)
         bottom += part
@@ -86,7 +86,7 @@ def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
         axes.bar(x, rest, 0.62, bottom=bottom, color=style.WAITING, label=label)
 
 
-def _part(level: dict[str, Any], name: str) -> float:
+def _part_of(level: dict[str, Any], name: str) -> float:
     if name == "unsplit_wait_s":
         return 0.0 if level.get("slot_wait_s") else figure(level, "queue_wait_s") or 0.0
     return figure(level, name) or 0.0

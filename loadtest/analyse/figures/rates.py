@@ -10,6 +10,7 @@ import numpy as np
 
 from loadtest.analyse.figures.intervals import FEWEST_ROUNDS, Sample, Spread
 from loadtest.analyse.run.frames import US, BoolArray, FloatArray, Run, blocks
+from loadtest.text import percent
 
 BLOCK = 1 << 19  # chunks worked on at once
 SHORTEST_WINDOW = 0.2  # of the level: a shorter steady window says less than the whole level
@@ -244,7 +245,7 @@ def drained(levels: Sequence[dict[str, Any]]) -> list[str]:
             continue
         said.append(
             f"{level['label']}: {count} of {level['requests']} requests ended while the level drained, with fewer streams "
-            f"at work: latencies hold them (the mean decode speed is {abs(shift) * 100:.0f} % "
+            f"at work: latencies hold them (the mean decode speed is {percent(abs(shift))} "
             f"{'higher' if shift > 0 else 'lower'} for it), rates do not. More requests a stream make that part smaller."
         )
     return said

@@ -21,7 +21,7 @@ PREDICTED = (
 )
 EXPENDABLE = ("output tokens/s", "TTFT p50", "memory", "queue wait p50", "tokens/s a stream")  # on a narrow console
 EXTRAPOLATED, TOO_MUCH = "*", " ✗"
-FIGURES = (  # of the table: (head, figure, statistic)
+TABLE_FIGURES = (  # of the table: (head, figure, statistic)
     ("TTFT p50", "ttft_s", "p50"),
     ("TTFT p95", "ttft_s", "p95"),
     ("queue wait p50", "queue_wait_s", "p50"),
@@ -32,7 +32,7 @@ FIGURES = (  # of the table: (head, figure, statistic)
 
 def sentences(advice: Advice) -> tuple[str, str, str]:
     """Return what to set and what it changes, what the server then takes, and which other lever matters most."""
-    return _choice(advice), _room(advice), _levers(advice)
+    return _choice(advice), _room(advice), _levers_sentence(advice)
 
 
 def title(advice: Advice) -> str:
@@ -45,16 +45,14 @@ def title(advice: Advice) -> str:
     if slots is None:
         return f"No number of slots fits {size(advice.gpu_bytes)}"
     at, before = f"at {counted(load, 'stream')}", advice.as_now(load)
-    measured = (
-        f"TTFT p95 {at} is {seconds(before.figure('ttft_s', 'p95'))}, {_speed(before)} tokens/s a stream, as measured"
-    )
+    measured = f"TTFT p95 {at} is {seconds(before.figure('ttft_s', 'p95'))}, {_speed_text(before)} tokens/s a stream, as measured"
     if slots == now:
         return f"Keep {advice.knob} at {now}: {measured}"
     after = advice.cells[slots, load]
-    return f"{_set(advice, slots)}: {measured}; predicted {seconds(after.figure('ttft_s', 'p95'))} and {_speed(after)} tokens/s"
+    return f"{_set(advice, slots)}: {measured}; predicted {seconds(after.figure('ttft_s', 'p95'))} and {_speed_text(after)} tokens/s"
 
 
-def void(advice: Advice) -> str | None:
+def void_sentence(advice: Advice) -> str | None:
     """Say that the advice rests on levels that are void; None where it does not."""
     if not advice.void:
         return None
@@ -75,7 +73,7 @@ def _choice(advice: Advice) -> str:
     at = f"at {counted(load, 'stream')}"
     if now is None:
         return (
-            f"Nothing waited for a slot with {counted(load, 'stream')} at once ({_reads(advice.as_now(load))}), so more slots "
+            f"Nothing waited for a slot with {counted(load, 'stream')} at once ({_figures_text(advice.as_now(load))}), so more slots "
             f"would change nothing there: measure more streams, e.g. --concurrency {2 * load},{4 * load}, to see the limit."
         )
     if slots is None:
@@ -87,10 +85,10 @@ def _choice(advice: Advice) -> str:
         )
     if slots == now:
         other = next((each for each in advice.slots if each > now and advice.fits(each) is not False), None)
-        text = f"Keep {advice.knob} at {now}: {at} that gives {_reads(advice.as_now(load))}, as measured"
+        text = f"Keep {advice.knob} at {now}: {at} that gives {_figures_text(advice.as_now(load))}, as measured"
         if other is None or load <= now:
             return text + ", and more slots would stay empty." if load <= now else text + "."
-        return f"{text}; with {other} {_reads(advice.cells[other, load])} are predicted{_doubt(advice, other)}."
+        return f"{text}; with {other} {_figures_text(advice.cells[other, load])} are predicted{_extrapolated_note(advice, other)}."
     return f"{_set(advice, slots)}: {at} {_now_and_then(advice.as_now(load), advice.cells[slots, load])}."
 
 
@@ -98,7 +96,7 @@ def _room(advice: Advice) -> str:
     if advice.capacities:
         said = [
             f"With {'no limit of slots' if each.slots is None else counted(each.slots, 'slot')} {each.sentence}"
-            + (" (extrapolated)" if _beyond(advice, each) else "")
+            + (" (extrapolated)" if _extrapolates(advice, each) else "")
             for each in advice.capacities
         ]
         return "By the model: " + "; ".join(text[0].lower() + text[1:] for text in said) + "."
@@ -109,12 +107,12 @@ def _room(advice: Advice) -> str:
         return f"With {counted(advice.load, 'stream')} at once slots make no difference."
     return (
         f"More slots shorten the queue and slow each stream: at {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give "
-        f"{_speed(low)} tokens/s a stream after a queue wait of {_wait(low)}, {counted(many, 'slot')} {_speed(high)} after {_wait(high)}"
-        f"{_doubt(advice, many)}."
+        f"{_speed_text(low)} tokens/s a stream after a queue wait of {_wait(low)}, {counted(many, 'slot')} {_speed_text(high)} after {_wait(high)}"
+        f"{_extrapolated_note(advice, many)}."
     )
 
 
-def _levers(advice: Advice) -> str:
+def _levers_sentence(advice: Advice) -> str:
     first, *others = advice.levers
     words = advice.ranked_by.words
     slots = f"{counted(advice.now, 'slot')} as now" if advice.now else "no limit of slots"
@@ -139,29 +137,29 @@ def _now_and_then(before: Prediction, after: Prediction) -> str:
     """Say what was measured, and what is predicted with its band."""
     ttft, speed, output = ("ttft_s", "p95"), ("stream_tokens_per_s", "p50"), ("output_tokens_per_s", "mean")
     return (
-        f"TTFT p95 is {seconds(before.figure(*ttft))} as measured and {_range(after, *ttft)} as predicted, with {_speed(before)} and "
+        f"TTFT p95 is {seconds(before.figure(*ttft))} as measured and {_range(after, *ttft)} as predicted, with {_speed_text(before)} and "
         f"{_range(after, *speed)} tokens/s a stream, and {_output(before)} and {_range(after, *output)} tokens/s in all"
     )
 
 
 def _range(prediction: Prediction, name: str, statistic: str) -> str:
     """Return a predicted figure and its band, "1.91 s (1.36 s to 2.67 s)"."""
-    shown = seconds if name.endswith("_s") and not name.endswith("per_s") else number
+    as_text = seconds if name.endswith("_s") and not name.endswith("per_s") else number
     low, high = prediction.bands.get(f"{name}.{statistic}", (math.nan, math.nan))
-    value = shown(prediction.figure(name, statistic))
-    return value if math.isnan(low) else f"{value} ({shown(low)} to {shown(high)})"
+    value = as_text(prediction.figure(name, statistic))
+    return value if math.isnan(low) else f"{value} ({as_text(low)} to {as_text(high)})"
 
 
-def _reads(prediction: Prediction) -> str:
+def _figures_text(prediction: Prediction) -> str:
     ttft = seconds(prediction.figure("ttft_s", "p95"))
-    return f"TTFT p95 {ttft}, {_speed(prediction)} tokens/s a stream and {_output(prediction)} in all"
+    return f"TTFT p95 {ttft}, {_speed_text(prediction)} tokens/s a stream and {_output(prediction)} in all"
 
 
-def _doubt(advice: Advice, slots: int) -> str:
+def _extrapolated_note(advice: Advice, slots: int) -> str:
     return " (extrapolated: measure it)" if advice.extrapolated(slots, advice.load) else ""
 
 
-def _beyond(advice: Advice, found: Capacity) -> bool:
+def _extrapolates(advice: Advice, found: Capacity) -> bool:
     return min(found.slots or found.concurrency, found.concurrency) > advice.model.streams
 
 
@@ -193,9 +191,9 @@ def notes(advice: Advice) -> list[str]:
     return found
 
 
-def table(advice: Advice, loads: tuple[int, ...]) -> Grid:
+def slots_table(advice: Advice, loads: tuple[int, ...]) -> Grid:
     """Return a row for each number of slots at each of these loads."""
-    heads = ["slots", "streams", *(head for head, _, _ in FIGURES)]
+    heads = ["slots", "streams", *(head for head, _, _ in TABLE_FIGURES)]
     heads += ["SLO"] if advice.objectives else []
     heads += ["memory"] if isinstance(advice.memory, Memory) else []
     rows = []
@@ -214,7 +212,7 @@ def table(advice: Advice, loads: tuple[int, ...]) -> Grid:
 
 def heading(advice: Advice, analysis: Analysis) -> str:
     """Return the title of the console's table."""
-    mark = findings.simulated(analysis.summary)
+    mark = findings.simulated_mark(analysis.summary)
     parts = (analysis.summary["name"], findings.measured_on(analysis.summary), advice.label)
     title = " · ".join(part for part in parts if part) + (f" ({mark})" if mark else "")
     return f"{title}: at {counted(advice.load, 'stream')}"
@@ -222,7 +220,7 @@ def heading(advice: Advice, analysis: Analysis) -> str:
 
 def console_grid(advice: Advice) -> Grid:
     """Return the table of the console: the highest measured concurrency alone, and how far the SLO holds."""
-    grid = table(advice, (advice.load,))
+    grid = slots_table(advice, (advice.load,))
     heads = ["slots", *grid.heads[2:]]
     rows = [[row[0], *row[2:]] for row in grid.rows]
     if advice.objectives:
@@ -237,7 +235,7 @@ def _mark(advice: Advice, slots: int, load: int) -> str:
     return f"{'▶ ' if slots == advice.best else ''}{slots}{now if slots == advice.now else ''}"
 
 
-def shown(prediction: Prediction, figure: str, statistic: str, *, beyond: bool = False) -> str:
+def predicted_text(prediction: Prediction, figure: str, statistic: str, *, beyond: bool = False) -> str:
     """Return a predicted figure as text, marked where it is extrapolated."""
     value = prediction.figure(figure, statistic)
     if math.isnan(value):
@@ -249,7 +247,7 @@ def shown(prediction: Prediction, figure: str, statistic: str, *, beyond: bool =
 def lever_table(advice: Advice) -> Grid:
     """Return a row a lever, the most helpful first, below the prediction as things are."""
     now, objective = advice.predicted_now, advice.ranked_by
-    heads = ("change", *(head for head, _, _ in FIGURES), f"{objective.words} better by", "what is assumed")
+    heads = ("change", *(head for head, _, _ in TABLE_FIGURES), f"{objective.words} better by", "what is assumed")
     rows = [("as measured", *_row(advice.as_now(advice.load)), "", "")]
     rows += [("the same, predicted", *_row(now), "", "what the changes are held against")]
     rows += [(each.name, *_row(each.prediction), signed(each.gain), each.means) for each in advice.levers]
@@ -270,7 +268,7 @@ def lever_table(advice: Advice) -> Grid:
 
 
 def _row(prediction: Prediction, *, beyond: bool = False) -> list[str]:
-    return [shown(prediction, figure, statistic, beyond=beyond) for _, figure, statistic in FIGURES]
+    return [predicted_text(prediction, figure, statistic, beyond=beyond) for _, figure, statistic in TABLE_FIGURES]
 
 
 def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
@@ -278,15 +276,15 @@ def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
     summary = analysis.summary
     title = f"Advice for {summary['name']}: {findings.measured_on(summary)}"
     lines = [f"# {escaped(title)}", ""]
-    if mark := findings.simulated(summary):
+    if mark := findings.simulated_mark(summary):
         lines += [f"> **SIMULATED SERVER** ({escaped(mark)}): this is advice for a model of a server.", ""]
-    if doubt := void(advice):
+    if doubt := void_sentence(advice):
         lines += [f"> **{escaped(doubt)}**", ""]
     lines += [f"- {escaped(sentence)}" for sentence in sentences(advice)] + [""]
     if picture:
         lines += [f"![Figures by slots and streams]({picture})", ""]
     lines += [f"## By slots{f' · {advice.label}' if advice.label else ''}", ""]
-    lines += [*table(advice, advice.loads).markdown(), ""]
+    lines += [*slots_table(advice, advice.loads).markdown(), ""]
     lines += [f"- {escaped(note)}" for note in notes(advice)] + [""]
     lines += [
         f"## Other levers, at {counted(advice.load, 'stream')}",
@@ -314,13 +312,13 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
         "memory": memory.to_dict() if isinstance(memory, Memory) else None,
         "memory_reason": memory if isinstance(memory, str) else None,
         "gpu_memory_bytes": advice.gpu_bytes,
-        "predictions": list(_cells(advice)),
+        "predictions": list(_predictions(advice)),
         "levers": [_lever(each) for each in advice.levers],
         "levers_ranked_by": advice.ranked_by.name,
     }
 
 
-def _cells(advice: Advice) -> Iterator[dict[str, Any]]:
+def _predictions(advice: Advice) -> Iterator[dict[str, Any]]:
     for (slots, load), cell in sorted(advice.cells.items()):
         memory = advice.memory.at(slots) if isinstance(advice.memory, Memory) else None
         yield {
@@ -342,7 +340,7 @@ def _wait(prediction: Prediction) -> str:
     return seconds(prediction.figure("queue_wait_s", "p50"))
 
 
-def _speed(prediction: Prediction) -> str:
+def _speed_text(prediction: Prediction) -> str:
     return number(prediction.figure("stream_tokens_per_s", "p50"))
 
 

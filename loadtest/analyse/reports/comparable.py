@@ -128,7 +128,7 @@ def requests_a_user(base: Sequence[Run], new: Sequence[Run], level: Levels, acro
 
     A level that lasts for a time, not for a number of requests, has as many as the server answers.
     """
-    counts = [_requests_a_user(run, one) for run, one in zip((*base, *new), level, strict=True)]
+    counts = [_planned_each(run, one) for run, one in zip((*base, *new), level, strict=True)]
     known = {count for count in counts if count is not None}
     if len(known) < 2 or None in counts:
         return "", ""
@@ -141,7 +141,7 @@ def requests_a_user(base: Sequence[Run], new: Sequence[Run], level: Levels, acro
     )
 
 
-def _requests_a_user(run: Run, level: dict[str, Any]) -> float | None:
+def _planned_each(run: Run, level: dict[str, Any]) -> float | None:
     planned = next((one.get("requests") for one in run.levels if one["index"] == level["index"]), None)
     users = level.get("concurrency")
     if not planned or not users or (run.facts.get("scenario") or {}).get("duration"):

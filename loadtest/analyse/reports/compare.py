@@ -176,15 +176,15 @@ def compare(
         reason = refused or comparable.void_sides(ours, theirs) or requests or other_work
         every += _sides_of((ours_of, theirs_of), (ours, theirs), reason, scatter)
         failures.append((ours, theirs, refused))
-    tests = sum(_told(both) for both in every if both.metric.headline) + sum(
-        not why and _failed(ours) + _failed(theirs) > 0 for ours, theirs, why in failures
+    tests = sum(_error_known(both) for both in every if both.metric.headline) + sum(
+        not why and _failed_requests(ours) + _failed_requests(theirs) > 0 for ours, theirs, why in failures
     )
     limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)
     rows: list[Change] = []
     for ours, theirs, why in failures:
         rows += [_change(both, limits) for both in every if both.level is ours[0]]
-        if _failed(ours) + _failed(theirs):
-            rows.append(_failures(ours, theirs, limits, why))
+        if _failed_requests(ours) + _failed_requests(theirs):
+            rows.append(_failures_change(ours, theirs, limits, why))
     for name, side in (("BASE", bases), ("NEW", news)):
         notes += [f"{name}: {said}" for one in side for said in one.run.trouble]
     notes += comparable.unmatched(pairs, (bases, news))
@@ -205,10 +205,10 @@ def _sides_of(
         ]
         base, new = (tuple(one for one in side if one) if all(side) else () for side in found)
         both = _BothSides(first, metric, base, new, reason, scatter if metric.prefill else 0.0)
-        yield both if reason or _told(both) else dataclasses.replace(both, reason=TOO_FEW)
+        yield both if reason or _error_known(both) else dataclasses.replace(both, reason=TOO_FEW)
 
 
-def _told(both: _BothSides) -> bool:
+def _error_known(both: _BothSides) -> bool:
     """Whether a figure's error is known: several runs a side show it, else each must tell its own."""
     if both.reason or not both.base or not both.new:
         return False
@@ -219,7 +219,7 @@ def _change(both: _BothSides, limits: Limits) -> Change:
     label, users = both.level["label"], both.level["concurrency"]
     base, new = (geometric(side) if side else None for side in (both.base, both.new))
     plain = Change(label, users, both.metric, base, new, new / base if base and new else None)
-    if not _told(both):
+    if not _error_known(both):
         judged = NOT_COMPARABLE if both.metric.headline else None
         return dataclasses.replace(plain, verdict=judged, reason=both.reason)
     if not both.metric.headline:
@@ -247,13 +247,13 @@ def judge_change(row: Change, base: Sequence[Figure], new: Sequence[Figure], lim
     return dataclasses.replace(row, verdict=verdict, regression=verdict == WORSE and worsening > limits.tolerance)
 
 
-def _failed(levels: Levels) -> int:
+def _failed_requests(levels: Levels) -> int:
     return sum(map(failed, levels))
 
 
-def _failures(ours: Levels, theirs: Levels, limits: Limits, refused: str) -> Change:
+def _failures_change(ours: Levels, theirs: Levels, limits: Limits, refused: str) -> Change:
     """Judge how many requests failed by Fisher's exact test; of several runs a side all their requests together."""
-    counts = [(_failed(levels), sum(level["requests"] for level in levels)) for levels in (ours, theirs)]
+    counts = [(_failed_requests(levels), sum(level["requests"] for level in levels)) for levels in (ours, theirs)]
     shares = [bad / max(of, 1) for bad, of in counts]
     plain = Change(ours[0]["label"], ours[0]["concurrency"], FAILED, shares[0], shares[1])
     if refused:

@@ -73,7 +73,7 @@ def outcome(comparison: Comparison) -> str:
     most = max(rows, key=lambda row: abs(math.log(row.ratio)) if row.ratio else math.inf)
     certain = f" ({interval_text(most)})" if most.interval else ""
     said = f"NEW is {TELLING[told]} in {len(rows)} of {counted(comparison.tests, 'headline figure')}{within}"
-    said += f"{', most in' if len(rows) > 1 else ':'} {most.metric.name} at {_level(most, comparison)}: {change_text(most)}{certain}"
+    said += f"{', most in' if len(rows) > 1 else ':'} {most.metric.name} at {_level_name(most, comparison)}: {change_text(most)}{certain}"
     if told == WORSE and (gains := len(comparison.judged(BETTER))):
         said += f"; better in {gains}"
     return said
@@ -86,7 +86,7 @@ def _visible(comparison: Comparison) -> str:
     return f"{ends[0]} %" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]} %"
 
 
-def _level(row: Change, comparison: Comparison) -> str:
+def _level_name(row: Change, comparison: Comparison) -> str:
     alike = {other.level for other in comparison.headline if other.concurrency == row.concurrency}
     return counted(row.concurrency, "stream") if row.concurrency and len(alike) == 1 else row.level
 
@@ -94,7 +94,7 @@ def _level(row: Change, comparison: Comparison) -> str:
 def simulated_sides(comparison: Comparison) -> str | None:
     """Say that a side is simulated, and which."""
     said = [
-        "; ".join(dict.fromkeys(filter(None, (findings.simulated(one.summary) for one in side))))
+        "; ".join(dict.fromkeys(filter(None, (findings.simulated_mark(one.summary) for one in side))))
         for side in (comparison.bases, comparison.news)
     ]
     if said[0] == said[1]:

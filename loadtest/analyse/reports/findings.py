@@ -24,7 +24,7 @@ LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
 MOST_RUNS = 4  # of consecutive numbers in one sentence
 LEAST_STALL = 0.05  # of the time that a stream decodes
-MOST_NAMED = 4  # void levels
+MOST_VOID_NAMED = 4  # void levels
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
 
@@ -44,7 +44,7 @@ class Finding(str):
         return Finding(f"{who}: {self}", self.evidence) if who else self
 
 
-def simulated(summary: dict[str, Any]) -> str | None:
+def simulated_mark(summary: dict[str, Any]) -> str | None:
     """Return "simulated: profile X at N× speed", None for a real server."""
     said = summary["simulated"]
     return f"simulated: profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
@@ -63,15 +63,19 @@ def measured_on(summary: dict[str, Any]) -> str:
 def all_findings(analysis: Analysis) -> list[Finding]:
     """Return what the run shows, the most telling first; each names its model or server where there are several."""
     several, levels = bool(analysis.groups), analysis.summary["levels"]
-    found: list[str | None] = [endings.state(analysis.run), *memory.context_sentences(analysis.run), *_parts(analysis)]
+    found: list[str | None] = [
+        endings.state(analysis.run),
+        *memory.context_sentences(analysis.run),
+        *_shared_servers(analysis),
+    ]
     if several:
-        found += _void(levels)
+        found += _void_levels(levels)
     for group, one in analysis.groups:
         who = f"{group.name}, beside {listed(group.beside)}" if group.beside else group.name
-        for each in _of_server(one):
+        for each in _server_findings(one):
             found.append(Finding(each.removeprefix(f"{group.name} · "), each.evidence).about(who))
     if not several:
-        found += _of_server(analysis)
+        found += _server_findings(analysis)
     found.append(client_capacity.sentence(levels))
     if not several:
         found += memory_parts.sentences(analysis.memory)
@@ -79,7 +83,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
 
 
-def _parts(analysis: Analysis) -> list[str]:
+def _shared_servers(analysis: Analysis) -> list[str]:
     """Say which models and servers a run's requests went to where there are several, and which of them shared one."""
     found = []
     if analysis.groups:
@@ -94,25 +98,25 @@ def _parts(analysis: Analysis) -> list[str]:
     return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
 
 
-def _void(levels: Sequence[dict[str, Any]]) -> list[str]:
+def _void_levels(levels: Sequence[dict[str, Any]]) -> list[str]:
     void = [level["label"] for level in levels if level["verdict"] == VOID]
     if not void:
         return []
     if len(levels) == 1:
         return [f"The only level is void, so its figures must not be quoted: {void[0]}."]
     count = f"{len(void)} of {len(levels)} levels {'is' if len(void) == 1 else 'are'} void"
-    named = [*void[:MOST_NAMED], *([f"{len(void) - MOST_NAMED} more"] if len(void) > MOST_NAMED else [])]
+    named = [*void[:MOST_VOID_NAMED], *([f"{len(void) - MOST_VOID_NAMED} more"] if len(void) > MOST_VOID_NAMED else [])]
     return [f"{count}, so {'its' if len(void) == 1 else 'their'} figures must not be quoted: {listed(named)}."]
 
 
-def _of_server(analysis: Analysis) -> list[Finding]:
+def _server_findings(analysis: Analysis) -> list[Finding]:
     """Return what the requests to one model at one server show of it."""
     summary = analysis.summary
     found: list[str] = [*loads(analysis)]
     found.append(slots_finding(analysis) if summary["levels"] else "No request was recorded.")
     found += [*steps_findings(analysis), *longer_prompts(analysis)]
     if "group" not in summary:
-        found += _void(summary["levels"])
+        found += _void_levels(summary["levels"])
     every = series_of(summary["levels"])
     for series in every if len(every) <= MOST_TOLD else [every[0], every[-1]]:  # the tables have the rest
         who = series.label if len(every) > 1 else ""
@@ -120,7 +124,7 @@ def _of_server(analysis: Analysis) -> list[Finding]:
             queueing(analysis, series),
             batching(series),
             stalling(series),
-            knee(series),
+            saturation(series),
             range_of_ttft(series),
         ):
             if each:
@@ -180,7 +184,7 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
     if law is not None and law.fits:
         more = f", and {seconds(law.per_stream_s)} more for each stream that decodes"
         more = more if law.per_stream_s > 0 else ", however many streams decode"
-        said.append(Finding(f"A step of the server takes {seconds(law.base_s)}{more}.", f"{_seen(steps)}."))
+        said.append(Finding(f"A step of the server takes {seconds(law.base_s)}{more}.", f"{_seen_at(steps)}."))
     elif law is not None and steps.law_reason:
         said.append(Finding(f"{capitalised(steps.law_reason)}."))
     for entry in steps.times if law is None or law.fits else ():
@@ -194,14 +198,14 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
     return said
 
 
-def _seen(steps: Steps) -> str:
+def _seen_at(steps: Steps) -> str:
     """Say at how many streams steps were seen, and how far the line is from them where that can be told."""
     law, numbers = steps.law, [entry.streams for entry in steps.times]
     off = f"; the line is off by at most {percent(max(law.residual, 0.001))}" if law and len(numbers) > 2 else ""
-    return f"Steps were seen at {_numbers(numbers)}{off}"
+    return f"Steps were seen at {_ranges(numbers)}{off}"
 
 
-def _numbers(values: list[int]) -> str:
+def _ranges(values: list[int]) -> str:
     """Return "1-4 and 8 streams"; of many with gaps between them "14 numbers from 1 to 32 streams"."""
     runs: list[list[int]] = []
     for value in values:
@@ -292,7 +296,7 @@ def batching(series: Series) -> Finding | None:
     )
 
 
-def knee(series: Series) -> Finding | None:
+def saturation(series: Series) -> Finding | None:
     """Say from which load on more brings no more: streams, with three levels or more; or the rate that is kept up with."""
     levels = believed(series.levels)
     if levels and offered_load.is_open(levels[0]):

@@ -62,7 +62,7 @@ def sentences(run: Run) -> list[str]:
     found = load_periods(run)
     said: list[str | None] = []
     if not machine.empty and found:
-        said += [_cores(host, frame, found) for host, frame in machine.hosts.items()]
+        said += [_cores_sentence(host, frame, found) for host, frame in machine.hosts.items()]
         said += [_processes(frame, found) for frame in machine.hosts.values()]
         said += [
             _gpu_memory(machine, found),
@@ -70,7 +70,7 @@ def sentences(run: Run) -> list[str]:
             _kv_cache(machine, found),
             _queue(machine, found),
         ]
-        said += [_split(machine)]
+        said += [_split_sentence(machine)]
         said += [_host_memory(host, frame, run) for host, frame in machine.hosts.items()]
     if not cold_load.is_cold(run):  # there each one is told as what it is
         said += _reloads(machine, run)
@@ -78,7 +78,7 @@ def sentences(run: Run) -> list[str]:
     return list(dict.fromkeys(sentence for sentence in said if sentence))
 
 
-def _cores(host: str, frame: pd.DataFrame, found: list[LoadPeriod]) -> str | None:
+def _cores_sentence(host: str, frame: pd.DataFrame, found: list[LoadPeriod]) -> str | None:
     at = next((period for period in reversed(found) if len(period.of(frame, "busiest")) >= FEWEST_SAMPLES), None)
     cores = int(frame.attrs.get("cores") or 0)
     if at is None or not cores:
@@ -120,7 +120,7 @@ def _gpu_memory(machine: Machine, found: list[LoadPeriod]) -> str | None:
     if len(seen) == 1:
         return f"{what} in use: {size(high)} at {last.name}."
     if most - least < 0.02 * most:
-        return f"{what} stayed at {size(most)} from {_first(first.name)} to {last.name}."
+        return f"{what} stayed at {size(most)} from {_first_count(first.name)} to {last.name}."
     return f"{what} went from {size(low)} at {first.name} to {size(high)} at {last.name}, {size(most)} at most."
 
 
@@ -174,7 +174,7 @@ def _queue(machine: Machine, found: list[LoadPeriod]) -> str | None:
     return f"The server itself{mark} counted up to {busiest:.0f} requests running, and up to {most:.0f} waiting at {period.name}."
 
 
-def _split(machine: Machine) -> str | None:
+def _split_sentence(machine: Machine) -> str | None:
     """Say how much of a model that is partly on a GPU is not; why is not known (too large, or set so)."""
     for _, models in machine.models:
         for model in models:
@@ -188,7 +188,7 @@ def _split(machine: Machine) -> str | None:
 
 
 def _host_memory(host: str, frame: pd.DataFrame, run: Run) -> str | None:
-    during = LoadPeriod("", ((0.0, _end(run)),))
+    during = LoadPeriod("", ((0.0, _run_end(run)),))
     used, swap = during.of(frame, "memory_used"), during.of(frame, "swap_used")
     if len(used) < FEWEST_SAMPLES:
         return None
@@ -225,7 +225,7 @@ def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str]]:
     """
     before: dict[str, dict[str, Any]] = {}
     gone: dict[str, float] = {}
-    end = _end(run)
+    end = _run_end(run)
     for t, models in machine.models:
         now = {str(model.get("name")): model for model in models}
         for name, model in now.items():
@@ -245,7 +245,7 @@ def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str]]:
 
 
 def _gap(gap: Gap, run: Run) -> str | None:
-    end = _end(run)
+    end = _run_end(run)
     if gap.start > end or (gap.end is not None and gap.end < 0):
         return None
     until = f"until {gap.end:.0f} s" if gap.end is not None and gap.end < end else "to the end"
@@ -253,7 +253,7 @@ def _gap(gap: Gap, run: Run) -> str | None:
     return f"No samples of {gap.source} {since}, {until}: {gap.sentence}"
 
 
-def _end(run: Run) -> float:
+def _run_end(run: Run) -> float:
     end = run.requests["end"].max() if len(run.requests) else 0.0
     return float(end) if np.isfinite(end) else 0.0
 
@@ -263,7 +263,7 @@ def _clock(run: Run, t: float) -> str:
     return f"{at:%H:%M:%S} UTC"
 
 
-def _first(name: str) -> str:
+def _first_count(name: str) -> str:
     """Return "1" of "1 stream", to be followed by "to 8 streams"."""
     count, _, rest = name.partition(" ")
     return count if rest in ("stream", "streams") else name

@@ -25,7 +25,7 @@ CAPTIONS = {
 }
 
 
-def _pictures(analysis: Analysis, pictures: list[Path]) -> tuple[list[Path], list[list[Path]]]:
+def _sorted_pictures(analysis: Analysis, pictures: list[Path]) -> tuple[list[Path], list[list[Path]]]:
     """Return the charts of the whole run, and those of each model and server."""
     folders = [groups.folder(number, group.name) for number, (group, _) in enumerate(analysis.groups, 1)]
     own = [[path for path in pictures if path.parent.name == folder] for folder in folders]
@@ -35,7 +35,7 @@ def _pictures(analysis: Analysis, pictures: list[Path]) -> tuple[list[Path], lis
 def markdown(analysis: Analysis, pictures: list[Path]) -> str:
     """Return report.md; it names the PNGs beside it."""
     summary = analysis.summary
-    mark = findings.simulated(summary)
+    mark = findings.simulated_mark(summary)
     lines = [f"# {escaped(summary['name'])}: {escaped(findings.measured_on(summary))}", ""]
     if mark:
         lines += [
@@ -48,19 +48,19 @@ def markdown(analysis: Analysis, pictures: list[Path]) -> str:
         lines.append(f"- {escaped(finding)}")
         lines += [f"    - How we know: {escaped(finding.evidence)}"] if finding.evidence else []
     lines += ["", "## Levels", "", *tables.overview(summary).markdown(), ""]
-    shared, own = _pictures(analysis, pictures)
+    shared, own = _sorted_pictures(analysis, pictures)
     lines += [line for picture in shared for line in (_markdown_picture(picture, picture.name), "")]
     for (named, one), drawn in zip(tables.sections(analysis), own, strict=True):
         for picture in drawn:
             lines += [_markdown_picture(picture, f"{picture.parent.name}/{picture.name}", named), ""]
         for level in one.summary["levels"]:
-            lines += [f"## {escaped(level['label'])}", "", *tables.figures(level).markdown(), ""]
+            lines += [f"## {escaped(level['label'])}", "", *tables.level_table(level).markdown(), ""]
         if one.steps.times:
-            lines += [f"## Step times{escaped(named)}", "", *tables.steps(one).markdown(), ""]
+            lines += [f"## Step times{escaped(named)}", "", *tables.step_table(one).markdown(), ""]
         if one.memory:
-            lines += [f"## Memory{escaped(named)}", "", *tables.memory(one.memory).markdown(), ""]
-    lines += ["## Client and tokens", "", *tables.client(summary).markdown(), ""]
-    lines += ["## The run", "", *tables.facts(analysis).markdown(), ""]
+            lines += [f"## Memory{escaped(named)}", "", *tables.memory_table(one.memory).markdown(), ""]
+    lines += ["## Client and tokens", "", *tables.client_table(summary).markdown(), ""]
+    lines += ["## The run", "", *tables.facts_table(analysis).markdown(), ""]
     return "\n".join(lines)
 
 
@@ -71,11 +71,11 @@ def _markdown_picture(picture: Path, path: str, named: str = "") -> str:
 def html(analysis: Analysis, pictures: list[Path]) -> str:
     """Return report.html: one file, pictures inside, nothing fetched."""
     summary = analysis.summary
-    shared, own = _pictures(analysis, pictures)
+    shared, own = _sorted_pictures(analysis, pictures)
     return render(
         "report.html",
         title=f"{summary['name']}: {findings.measured_on(summary)}",
-        simulated=findings.simulated(summary),
+        simulated=findings.simulated_mark(summary),
         summary=summary,
         findings=findings.all_findings(analysis),
         doubts=findings.verdicts(summary["levels"]),
@@ -85,25 +85,25 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
             {
                 "name": named,
                 "pictures": [_captioned(path, named) for path in drawn],
-                "levels": [(level, tables.figures(level)) for level in one.summary["levels"]],
-                "tables": list(_of_server(named, one)),
+                "levels": [(level, tables.level_table(level)) for level in one.summary["levels"]],
+                "tables": list(_server_tables(named, one)),
             }
             for (named, one), drawn in zip(tables.sections(analysis), own, strict=True)
         ],
-        tables=_of_run(analysis),
+        tables=_run_tables(analysis),
     )
 
 
-def _of_server(named: str, one: Analysis) -> Iterator[tuple[str, Grid]]:
+def _server_tables(named: str, one: Analysis) -> Iterator[tuple[str, Grid]]:
     """Yield what tables say of one model at one server besides its levels; `named` is ": name" where a run has several."""
     if one.steps.times:
-        yield f"Step times{named}", tables.steps(one)
+        yield f"Step times{named}", tables.step_table(one)
     if one.memory:
-        yield f"Memory{named}", tables.memory(one.memory)
+        yield f"Memory{named}", tables.memory_table(one.memory)
 
 
-def _of_run(analysis: Analysis) -> list[tuple[str, Grid]]:
-    return [("Client and tokens", tables.client(analysis.summary)), ("The run", tables.facts(analysis))]
+def _run_tables(analysis: Analysis) -> list[tuple[str, Grid]]:
+    return [("Client and tokens", tables.client_table(analysis.summary)), ("The run", tables.facts_table(analysis))]
 
 
 def _captioned(path: Path, named: str = "") -> tuple[str, bytes]:

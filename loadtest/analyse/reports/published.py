@@ -17,6 +17,7 @@ from loadtest.analyse.reports import findings
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run.frames import US, IntArray, Run
 from loadtest.errors import RunFolderError
+from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS
 from loadtest.text import counted, listed, number, percent, seconds, signed
 
@@ -131,7 +132,7 @@ class Published:
         for table, title in TABLE_TITLES.items():
             rows = [row for row in self.rows if row.cell.table == table]
             if rows:
-                parts += [f"### {title}\n", "\n".join(_lines(rows)) + "\n"]
+                parts += [f"### {title}\n", "\n".join(_grid(rows).markdown()) + "\n"]
         parts.append("\n".join(f"- {sentence}" for sentence in self.sentences()) + "\n")
         return "\n".join(parts)
 
@@ -148,26 +149,27 @@ INTRODUCTION = (
     f"ratio is of that to the published one. e2e tokens/s: {FORMULAS['e2e_tokens_per_s']}. "
     f"Stream tokens/s: {FORMULAS['stream_tokens_per_s']}."
 )
-_HEADS = (
+_TABLE_HEADS = (
     *("words", "streams", "nonce", "published tokens", "time", "tokens/s", "measured tokens", "time", "tokens/s"),
     *("tokens/s at length", "ratio", "e2e tokens/s", "stream tokens/s", "TTFT", "verdict"),
 )
 
 
-def _lines(rows: Sequence[MeasuredBeside]) -> Iterator[str]:
-    yield f"| {' | '.join(_HEADS)} |"
-    yield f"|{'---|' * 3}{'---:|' * (len(_HEADS) - 4)}---|"
+def _grid(rows: Sequence[MeasuredBeside]) -> Grid:
+    cells = []
     for row in rows:
         cell = row.cell
-        values = (
-            *(str(cell.words), str(cell.concurrency), "yes" if row.nonce else "no"),
-            *(f"{cell.tokens:g}", seconds(cell.time_s), number(cell.tokens_per_s)),
-            *(f"{row.tokens:.4g}", seconds(row.time_s), number(row.tokens_per_s)),
-            *(number(row.tokens_per_s_at_length), f"{row.off + 1:.3f}"),
-            *(number(row.e2e_tokens_per_s), number(row.stream_tokens_per_s), seconds(row.ttft_s)),
-            row.verdict,
+        cells.append(
+            (
+                *(str(cell.words), str(cell.concurrency), "yes" if row.nonce else "no"),
+                *(f"{cell.tokens:g}", seconds(cell.time_s), number(cell.tokens_per_s)),
+                *(f"{row.tokens:.4g}", seconds(row.time_s), number(row.tokens_per_s)),
+                *(number(row.tokens_per_s_at_length), f"{row.off + 1:.3f}"),
+                *(number(row.e2e_tokens_per_s), number(row.stream_tokens_per_s), seconds(row.ttft_s)),
+                row.verdict,
+            )
         )
-        yield f"| {' | '.join(values)} |"
+    return Grid(_TABLE_HEADS, tuple(cells), names=3, prose=True)
 
 
 def set_beside(*analyses: Analysis) -> Published:
@@ -193,10 +195,10 @@ def set_beside(*analyses: Analysis) -> Published:
         raise RunFolderError("these runs are of servers of different speed; compare one speed at a time.")
     order = {cell: place for place, cell in enumerate(PUBLISHED)}
     rows.sort(key=lambda row: (row.cell.table != "output", row.nonce, row.cell.words, order[row.cell]))
-    return Published(tuple(rows), findings.simulated(analyses[0].summary), _speed(analyses[0].run))
+    return Published(tuple(rows), findings.simulated_mark(analyses[0].summary), _speed_factor(analyses[0].run))
 
 
-def _speed(run: Run) -> float:
+def _speed_factor(run: Run) -> float:
     return float((run.simulated or {}).get("speed") or 1)
 
 
@@ -215,7 +217,7 @@ def _published_of(run: Run, level: dict[str, Any]) -> PublishedFigure | None:
 
 
 def _measured(run: Run, index: int, cell: PublishedFigure, verdict: str) -> MeasuredBeside:
-    good, speed = run.good(index), _speed(run)
+    good, speed = run.good(index), _speed_factor(run)
     lines = run.column("chunks")[good] + 1
     took = (run.column("end") - run.column("send"))[good] * speed
     ttft = run.column("ttft_s")[good] * speed
@@ -337,7 +339,7 @@ def _long_answers(found: Published) -> Iterator[str]:
         here = [1 - long.tokens_per_s_at_length / short.tokens_per_s_at_length for _, short, long in falls]
         where = listed([str(streams) for streams, _, _ in falls])
         yield (
-            f"From 100 to 800 words tokens/s fall by {_percents(was)} at {where} streams as published, and by {_percents(here)} here: "
+            f"From 100 to 800 words tokens/s fall by {_percent_list(was)} at {where} streams as published, and by {_percent_list(here)} here: "
             "a step takes longer the more context the streams hold together."
         )
 
@@ -355,7 +357,7 @@ def _labels(found: Published) -> Iterator[str]:
         yield "Everything measured here is simulated: it holds the model to the published tables, not the hardware."
 
 
-def _percents(shares: list[float]) -> str:
+def _percent_list(shares: list[float]) -> str:
     return listed([str(round(share * 100)) for share in shares]) + " %"
 
 

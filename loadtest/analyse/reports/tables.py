@@ -33,7 +33,7 @@ LEVEL_FIGURES = (
     ("server_itl_s", "server ITL", "ms"),
     ("delivery_delay_s", "delivery delay", "ms"),
 )
-STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
+STATISTIC_HEADS = ("mean", "p50", "p90", "p95", "p99", "max")
 
 
 def headline(level: dict[str, Any]) -> list[str]:
@@ -100,7 +100,7 @@ def overview(summary: dict[str, Any]) -> Grid:
     return Grid(heads, tuple(rows), names=2)
 
 
-def figures(level: dict[str, Any]) -> Grid:
+def level_table(level: dict[str, Any]) -> Grid:
     """Return every figure of a level with its interval and its formula, or why it is unknown."""
     rows = []
     for key, name, unit in LEVEL_FIGURES:
@@ -108,19 +108,19 @@ def figures(level: dict[str, Any]) -> Grid:
         described = level.get(key)
         if not described:
             reason = level.get(f"{key}_reason", "unknown")
-            rows.append((name, unit, "0", *[UNKNOWN] * (len(STATISTICS) + 1), f"{formula} (unknown: {reason})"))
+            rows.append((name, unit, "0", *[UNKNOWN] * (len(STATISTIC_HEADS) + 1), f"{formula} (unknown: {reason})"))
             continue
         factor = 1e3 if unit == "ms" else 1.0
-        cells = [_untold(described, part) or _in_unit(described[part], factor) for part in STATISTICS]
+        cells = [_untold(described, part) or _in_unit(described[part], factor) for part in STATISTIC_HEADS]
         interval = described["ci95_p50"]
         between = f"{_in_unit(interval[0], factor)} to {_in_unit(interval[1], factor)}" if interval else UNKNOWN
         rows.append((name, unit, str(described["n"]), *cells, between, formula))
     return Grid(
-        ("figure", "unit", "n", *STATISTICS, "95 % interval of p50", "formula"), tuple(rows), names=2, prose=True
+        ("figure", "unit", "n", *STATISTIC_HEADS, "95 % interval of p50", "formula"), tuple(rows), names=2, prose=True
     )
 
 
-def steps(analysis: Analysis) -> Grid:
+def step_table(analysis: Analysis) -> Grid:
     """Return the measured step times, a row a number of streams decoding, beside the law's."""
     law = analysis.steps.law
     rows = []
@@ -134,13 +134,13 @@ def steps(analysis: Analysis) -> Grid:
     return Grid(heads, tuple(rows), names=0)
 
 
-def memory(found: memory_parts.Beside) -> Grid:
+def memory_table(found: memory_parts.Beside) -> Grid:
     """Return what the model should take in memory, part by part, beside what was measured."""
     rows = [tuple(cell or UNKNOWN for cell in row) for row in memory_parts.rows(found)]
     return Grid(("", "estimate", "measured", "difference", "from"), tuple(rows), prose=True)
 
 
-def client(summary: dict[str, Any]) -> Grid:
+def client_table(summary: dict[str, Any]) -> Grid:
     """Return how well the client kept up, a row a level."""
     calibrated = any("capacity_share" in level["client"] for level in summary["levels"])
     rows = []
@@ -175,7 +175,7 @@ def client(summary: dict[str, Any]) -> Grid:
     return Grid(heads, tuple(rows))
 
 
-def facts(analysis: Analysis) -> Grid:
+def facts_table(analysis: Analysis) -> Grid:
     """Return what was measured, from where and how."""
     summary, run = analysis.summary, analysis.run.facts
     machine, server = run.get("client") or {}, summary["server"]
@@ -186,7 +186,7 @@ def facts(analysis: Analysis) -> Grid:
             f"{summary['name']} ({summary['state'] or 'state unknown'}, started {summary['started'] or 'at an unknown time'})",
         ),
         ("server", f"{findings.measured_on(summary)} at {_urls(analysis)}"),
-        *([("simulated", mark)] if (mark := findings.simulated(summary)) else []),
+        *([("simulated", mark)] if (mark := findings.simulated_mark(summary)) else []),
         ("wire", str(summary["target"].get("dialect") or UNKNOWN)),
         ("context", f"{server.get('context') or 'unknown'} tokens"),
         *((f"slots{named}", f"{one.slots} ({one.slots.method})") for named, one in sections(analysis)),

@@ -18,7 +18,7 @@ from loadtest.errors import PredictionError
 from loadtest.memory import report
 from loadtest.memory.estimate import Plan
 from loadtest.memory.loaded import measured
-from loadtest.text import binary_size, counted, percent
+from loadtest.text import binary_size, counted, percent, signed
 
 OFF = 0.1  # of the estimate: a larger difference wants an explanation
 EXPLAINED = 0.02  # of what was measured: another plan that comes this near may be the one that was served
@@ -172,7 +172,7 @@ def _end(run: Run) -> float:
 def _parts(found: Beside) -> Iterator[tuple[str, str, str]]:
     """Yield (part, size, where it is from) of the estimate without its sums."""
     slots = {"server": "", "inferred": "; slots as the run saw them", "assumed": "; slots assumed: no limit was seen"}
-    for part, size, where in report.rows(found.plan):
+    for part, size, where in report.part_rows(found.plan):
         if part == "KV cache":
             yield part, size, where + slots[found.slots_from]
         elif part == "compute buffers" and not found.plan.gpu:
@@ -194,7 +194,7 @@ def rows(found: Beside) -> list[tuple[str, str, str, str, str]]:
                 _what(found.plan) if reading.by == "ollama" else "all",
                 binary_size(reading.estimate),
                 binary_size(reading.size),
-                f"{sign}{binary_size(abs(difference))} ({sign}{percent(abs(reading.share))})",
+                f"{sign}{binary_size(abs(difference))} ({signed(reading.share)})",
                 reading.what + (", simulated" if reading.simulated else ""),
             )
         )

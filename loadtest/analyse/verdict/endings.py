@@ -18,7 +18,7 @@ from loadtest.analyse.run.frames import Run
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
 from loadtest.records import Outcome
-from loadtest.text import percent, seconds
+from loadtest.text import listed, percent, seconds
 
 MOST_NOTES = 5  # kinds of oddities told
 LONGEST = 200  # characters of a server's own words in one reason
@@ -70,11 +70,12 @@ def outcomes(requests: pd.DataFrame) -> str:
 
 def _status(requests: pd.DataFrame, said: list[Said]) -> str:
     """Return " (HTTP 500)" for http errors whose words do not name their status."""
-    known = requests["status"].dropna().astype(int) if requests["outcome"].iloc[0] == Outcome.HTTP_ERROR else []
-    codes = sorted({int(status) for status in known if not 200 <= status < 300})
+    if requests["outcome"].iloc[0] != Outcome.HTTP_ERROR:
+        return ""
+    codes = sorted({int(status) for status in requests["status"].dropna() if not 200 <= status < 300})
     if not codes or (said and str(codes[0]) in said[0].sentence):
         return ""
-    return f" (HTTP {' and '.join(map(str, codes))})"
+    return f" (HTTP {listed(codes)})"
 
 
 def state(run: Run) -> str | None:
