@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 UNKNOWN = "–"  # an unknown value in a table; a sentence says "unknown"
-KIB, MIB, GIB = 2**10, 2**20, 2**30
+MIB, GIB = 2**20, 2**30
 
 
 def number(value: float | None, *, exact: bool = False) -> str:

@@ -77,16 +77,14 @@ def write_report(
     files: list[Path] = []
     for one, place in zip(analyses, _places(analyses, out), strict=True):
         place.mkdir(parents=True, exist_ok=True)
-        files.append(
-            _write_whole(place / "summary.json", orjson.dumps(one.summary, option=orjson.OPT_INDENT_2) + b"\n")
-        )
+        files.append(write_whole(place / "summary.json", orjson.dumps(one.summary, option=orjson.OPT_INDENT_2) + b"\n"))
         if charts:
             from loadtest.analyse.charts import draw_all
 
             pictures = draw_all(one, place, begun[0] if begun else None)
             files += pictures
-            files.append(_write_whole(place / "report.md", pages.markdown(one, pictures).encode()))
-            files.append(_write_whole(place / "report.html", pages.html(one, pictures).encode()))
+            files.append(write_whole(place / "report.md", pages.markdown(one, pictures).encode()))
+            files.append(write_whole(place / "report.html", pages.html(one, pictures).encode()))
     return Report(tuple(analyses), tuple(files))
 
 
@@ -108,7 +106,7 @@ def _places(analyses: list[Analysis], out: Path | None) -> list[Path]:
     return [out / (name if names.count(name) == 1 else f"{i}-{name}") for i, name in enumerate(names)]
 
 
-def _write_whole(path: Path, body: bytes) -> Path:
+def write_whole(path: Path, body: bytes) -> Path:
     """Write a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(body)

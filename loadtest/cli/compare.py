@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from loadtest.analyse.report import write_whole
 from loadtest.analyse.reports import compare_report
 from loadtest.analyse.reports.comparable import ASKED
 from loadtest.analyse.reports.compare import (
@@ -182,11 +183,7 @@ def _write_files(found: Comparison, out: Path) -> list[Path]:
         "compare.md": compare_report.markdown(found, picture.name).encode(),
         "compare.json": orjson.dumps(compare_report.to_dict(found), option=orjson.OPT_INDENT_2) + b"\n",
     }
-    for name, body in bodies.items():
-        partial = out / f"{name}.partial"
-        partial.write_bytes(body)
-        partial.replace(out / name)
-    return [*(out / name for name in bodies), picture]
+    return [*(write_whole(out / name, body) for name, body in bodies.items()), picture]
 
 
 def _print_comparison(found: Comparison, written: list[Path], console: Console) -> None:

@@ -6,11 +6,12 @@ No finding quotes a figure of a void level: such a level is named as void.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.reports import machine
+from loadtest.analyse.reports.finding import Finding
 from loadtest.analyse.reports.summary import Analysis, figure
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
@@ -26,22 +27,6 @@ MOST_RUNS = 4  # of consecutive numbers in one sentence
 LEAST_STALL = 0.05  # of the time that a stream decodes
 MOST_VOID_NAMED = 4  # void levels
 MOST_TOLD = 3  # series of levels; of more, the first and the last
-
-
-class Finding(str):
-    """A claim in one sentence; `evidence` says how it is known, in a sentence of its own."""
-
-    __slots__ = ("evidence",)
-    evidence: str
-
-    def __new__(cls, claim: str, evidence: str = "") -> Self:
-        found = super().__new__(cls, claim)
-        found.evidence = capitalised(evidence)
-        return found
-
-    def about(self, who: str) -> Finding:
-        """Return it as said of one of several: "llama3.2:1b: The server handles …"."""
-        return Finding(f"{who}: {self}", self.evidence) if who else self
 
 
 def simulated_mark(summary: dict[str, Any]) -> str | None:

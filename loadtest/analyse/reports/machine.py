@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from loadtest.analyse.reports.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.frames import FloatArray, Run
 from loadtest.analyse.run.samples import SERVERS, Gap, Machine, read
 from loadtest.analyse.server import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.metrics import S_PER_NS
-from loadtest.text import counted, percent, seconds, size
+from loadtest.text import counted, number, percent, seconds, size
 
 LATE_S = 2.0  # a gap that begins sooner was there from the start
 RELOAD_SLACK_S = 2.0  # between a load as sampled and as a request waited for it
@@ -78,7 +79,7 @@ def sentences(run: Run) -> list[str]:
     return list(dict.fromkeys(sentence for sentence in said if sentence))
 
 
-def _cores_sentence(host: str, frame: pd.DataFrame, found: list[LoadPeriod]) -> str | None:
+def _cores_sentence(host: str, frame: pd.DataFrame, found: list[LoadPeriod]) -> Finding | None:
     at = next((period for period in reversed(found) if len(period.of(frame, "busiest")) >= FEWEST_SAMPLES), None)
     cores = int(frame.attrs.get("cores") or 0)
     if at is None or not cores:
@@ -86,23 +87,28 @@ def _cores_sentence(host: str, frame: pd.DataFrame, found: list[LoadPeriod]) -> 
     busiest, mean = (float(np.median(at.of(frame, name))) for name in ("busiest", "mean"))
     second = float(np.median(at.of(frame, "second"))) if cores > 1 else None
     if cores > 1 and mean >= 0.85:
-        return f"At {at.name} all {cores} cores of {host} are busy, {percent(mean)} on average."
-    if busiest >= 0.8 and second is not None and second <= 0.6 * busiest:
-        return (
-            f"At {at.name} exactly one of {cores} cores of {host} is busy: the busiest at {percent(busiest)}, the next "
-            f"at {percent(second)} (medians)."
+        return Finding(
+            f"At {at.name}, all {cores} cores of {host} are busy.", f"The median of their mean use is {percent(mean)}."
         )
-    return f"At {at.name} the busiest of {counted(cores, 'core')} of {host} is at {percent(busiest)}, their mean at {percent(mean)} (medians)."
+    if busiest >= 0.8 and second is not None and second <= 0.6 * busiest:
+        return Finding(
+            f"At {at.name}, only one of {cores} cores of {host} is busy.",
+            f"The busiest core is at {percent(busiest)}, the next at {percent(second)} (medians).",
+        )
+    return Finding(
+        f"At {at.name}, the busiest of {counted(cores, 'core')} of {host} is at {percent(busiest)}.",
+        f"Medians of the samples; the mean of all cores is {percent(mean)}.",
+    )
 
 
-def _processes(frame: pd.DataFrame, found: list[LoadPeriod]) -> str | None:
+def _processes(frame: pd.DataFrame, found: list[LoadPeriod]) -> Finding | None:
     for period in reversed(found):
         server, client = period.of(frame, "server_cpu"), period.of(frame, "client_cpu")
         if len(client) >= FEWEST_SAMPLES:
-            told = f"this client uses {np.median(client):.2f} of a core"
+            told = f"this client uses {number(float(np.median(client)))} of a core"
             if len(server) >= FEWEST_SAMPLES:
-                told = f"the server's process uses {np.median(server):.2f} cores, {told}"
-            return f"At {period.name} {told} (medians)."
+                told = f"the server's process uses {number(float(np.median(server)))} cores and {told}"
+            return Finding(f"At {period.name}, {told}.", "Medians of the samples.")
     return None
 
 
@@ -147,12 +153,12 @@ def _kv_cache(machine: Machine, found: list[LoadPeriod]) -> str | None:
     mark = machine.mark(*SERVERS)
     for period, values in seen:
         if values.max() >= 0.99:
-            return (
-                f"KV cache full{mark} at {period.name}: {percent(float(values.max()))}, in {int((values >= 0.99).sum())} of "
-                f"{len(values)} samples."
+            return Finding(
+                f"The KV cache{mark} is full at {period.name}.",
+                f"It was at 99 % or more in {int((values >= 0.99).sum())} of {len(values)} samples.",
             )
     period, values = max(seen, key=lambda entry: float(entry[1].max()))
-    return f"The KV cache{mark} was never fuller than {percent(float(values.max()))}, at {period.name}."
+    return f"The KV cache{mark} is at most {percent(float(values.max()))} full, at {period.name}."
 
 
 def _queue(machine: Machine, found: list[LoadPeriod]) -> str | None:
