@@ -16,6 +16,7 @@ from loadtest.text import counted, percent, seconds
 
 NS_PER_S = 1_000_000_000
 S_PER_NS = 1e-9
+S_PER_US = 1e-6
 
 FORMULAS: dict[str, str] = {
     "ttft_s": "t_first_token − t_send",
@@ -110,17 +111,17 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
     timings = server.get("timings")
     usage = server.get("usage")
     details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
-    cached = _number(details.get("cached_tokens")) if isinstance(details, dict) else math.nan
+    cached = _said_number(details.get("cached_tokens")) if isinstance(details, dict) else math.nan
     if isinstance(timings, dict):
-        reused = _number(timings.get("cache_n"))
+        reused = _said_number(timings.get("cache_n"))
         return ServerSaid(
-            math.nan, _number(timings.get("prompt_ms")) / 1e3, cached if math.isnan(reused) else reused, True
+            math.nan, _said_number(timings.get("prompt_ms")) / 1e3, cached if math.isnan(reused) else reused, True
         )
-    load, prefill = (_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration"))
+    load, prefill = (_said_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration"))
     return ServerSaid(load, prefill, cached, False)
 
 
-def _number(said: Any) -> float:
+def _said_number(said: Any) -> float:
     """Return what a server sent as a number, nan where that is none or negative."""
     known = isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said < math.inf
     return float(said) if known else math.nan
@@ -157,6 +158,8 @@ def needed(share: float) -> int:
 SCHEDULE_LAG_SHARE_OF_TTFT = 0.01  # of the median TTFT, at p99 …
 SCHEDULE_LAG_FLOOR_S = 0.005  # … or this, whichever is larger
 LATE_GAPS_SHARE = 0.01  # gaps between tokens beside one that client lag of more than a token gap made late
+STOOD_STILL_S = 1.0  # between two polls of one process: suspect, whatever its share …
+STOOD_STILL_SHARE = 0.01  # … of the time of all the level's processes
 COALESCED_FIRST_TOKENS_SHARE = 0.01  # suspect only
 LOST_RECORDS_SHARE = 0.01  # of a run's records: suspect from the first on
 CLIENT_CPU_SHARE = 0.9  # of one core; suspect only
@@ -239,6 +242,25 @@ def doubt_late(late: int, arrivals: int) -> Iterator[Doubt]:
                 f"{word} {percent(limit)}"
             ),
             few=late < ENOUGH_LATE,
+        )
+
+
+def doubt_stood_still(gaps: Sequence[float], span: float, processes: int) -> Iterator[Doubt]:
+    """Doubt a client that neither sent nor read for STOOD_STILL_S and more: requests that were not sent tell of nothing.
+
+    `gaps` are those between polls, `span` is the level's length, both in seconds.
+    """
+    long = [gap for gap in gaps if gap >= STOOD_STILL_S]
+    if long and span > 0:
+        share, times = sum(long) / (span * processes), counted(len(long), "time")
+        who, whose = "the client", "level's time"
+        if processes > 1:
+            who, whose = "a process of the client", f"time of the level's {processes} processes"
+        limit = f", above the limit of {percent(STOOD_STILL_SHARE)}" if share > STOOD_STILL_SHARE else ""
+        yield Doubt(
+            VOID if limit else SUSPECT,
+            f"{who} stood still for up to {seconds(max(long))} ({times}) and sent and read nothing then: {percent(share)} of "
+            f"the {whose}{limit}",
         )
 
 

@@ -23,7 +23,7 @@ from loadtest.errors import RunFolderError
 
 SCHEMA = 1
 MOST_STARTS = 16  # of objects that are looked for on a line which does not parse
-MOST_NS = 1 << 62  # of an instant: a difference of two still fits 64 bits
+MOST_ANCHOR_NS = 1 << 62  # of an instant: a difference of two still fits 64 bits
 NOT_SENT = "not sent"  # how the error of a request begins that was shed: cancelled before it was sent, by its plan
 
 
@@ -110,6 +110,9 @@ class Record:
     doubts: list[str] | None = None  # what was odd in it and makes its level suspect
     finish_reason: str | None = None
     target: int = 0  # index into run.json's targets
+    session: int | None = None  # which session of its level this was a turn of; None: a request by itself
+    turn: int | None = None  # in that session, from 0
+    row: str | None = None  # of the data file that the request came from
     warmup: bool = False
     new_conn: bool = False
     bytes: int = 0
@@ -128,7 +131,7 @@ class Record:
 
     def to_line(self) -> builtins.bytes:
         """Return the record as one JSON line, absent values left out."""
-        found = {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
+        found = {name: value for name in _RECORD_FIELDS if (value := getattr(self, name)) is not None}
         for name in _LEFT_OUT_AT_ZERO:
             if not found[name]:
                 del found[name]
@@ -137,12 +140,12 @@ class Record:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
         """Build a Record from a parsed line; keys of a newer schema are ignored."""
-        known = {name: row[name] for name in _FIELDS if name in row}
+        known = {name: row[name] for name in _RECORD_FIELDS if name in row}
         known["outcome"] = Outcome(known["outcome"])
         return cls(**known)
 
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Record))
+_RECORD_FIELDS = tuple(field.name for field in dataclasses.fields(Record))
 _LEFT_OUT_AT_ZERO = ("target", "send_us", "unsent_tokens")
 
 
@@ -163,7 +166,7 @@ class FileHeader:
         texts, instants = ("worker", "host", "driver"), ("monotonic_ns", "wall_ns")
         if not all(isinstance(row.get(name), str) for name in texts):
             return None
-        if not all(type(row.get(name)) is int and abs(row[name]) < MOST_NS for name in instants):
+        if not all(type(row.get(name)) is int and abs(row[name]) < MOST_ANCHOR_NS for name in instants):
             return None
         return cls(SCHEMA, *(row[name] for name in (*texts, *instants)))
 

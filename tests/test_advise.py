@@ -17,13 +17,13 @@ from loadtest.analyse.charts import advice as chart
 from loadtest.analyse.charts import prediction
 from loadtest.analyse.reports import advice_report as words
 from loadtest.analyse.reports.summary import Analysis, analyse
-from loadtest.analyse.server.memory import Memory, memory
+from loadtest.analyse.server.memory import MemoryBySlots, memory_by_slots
 from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.whatif import advise as work
 from loadtest.analyse.whatif import predict, self_check
-from loadtest.analyse.whatif.advise import Advice, Group
-from loadtest.analyse.whatif.predict import Model
-from loadtest.analyse.whatif.sustainable_load import Capacity, _highest, capacity, meets
+from loadtest.analyse.whatif import slot_advice as work
+from loadtest.analyse.whatif.predict import ServerModel
+from loadtest.analyse.whatif.slot_advice import Advice, ClosedLoopSeries
+from loadtest.analyse.whatif.sustainable_load import SustainableLoad, _highest, meets, sustainable_load
 from loadtest.cli import cli
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.memory.loaded import kv_bytes, parse_memory
@@ -55,7 +55,7 @@ def play(path: Path, loads: list[Load], *, slots: int = 4, **facts: Any) -> Path
 def _short_predictions() -> Iterator[None]:
     """Simulate a sixth of what a user gets: these tests ask for order, not for percents."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict, "TOKENS", 10_000)
+        patch.setattr(predict, "TOKENS_SIMULATED", 10_000)
         yield
 
 
@@ -74,14 +74,14 @@ def analysis(folder: Path) -> Analysis:
 
 
 @pytest.fixture(scope="module")
-def room(analysis: Analysis) -> Capacity:
-    return capacity(model_of(analysis)[0], parse("ttft_p95=2"))
+def room(analysis: Analysis) -> SustainableLoad:
+    return sustainable_load(model_of(analysis)[0], parse("ttft_p95=2"))
 
 
-def model_of(analysis: Analysis) -> tuple[Model, Group]:
-    group = work.busiest(analysis.run)
+def model_of(analysis: Analysis) -> tuple[ServerModel, ClosedLoopSeries]:
+    group = work.longest_series(analysis.run)
     assert group is not None
-    model = Model.of(analysis.run, analysis.slots, analysis.steps)
+    model = ServerModel.of(analysis.run, analysis.slots, analysis.steps)
     return work.narrowed(model, analysis.run, group.levels), group
 
 
@@ -89,13 +89,13 @@ def model_of(analysis: Analysis) -> tuple[Model, Group]:
 def advice(analysis: Analysis) -> Advice:
     model, group = model_of(analysis)
     levels = analysis.summary["levels"]
-    return work.advise(model, group, levels, kind="ollama", objectives=parse("ttft_p95=2,tokens_per_s_p5=10"))
+    return work.advise_slots(model, group, levels, kind="ollama", objectives=parse("ttft_p95=2,tokens_per_s_p5=10"))
 
 
 def test_more_slots_than_users_change_nothing_and_fewer_queue(advice: Advice) -> None:
     assert advice.now == 4
     assert advice.loads == (1, 2, 4, 8, 16)
-    assert set(work.SLOTS) <= set(advice.slots)
+    assert set(work.TRIED_SLOTS) <= set(advice.slots)
     assert advice.cells[4, 2].figures == advice.cells[16, 2].figures
     ttft = [advice.cells[slots, 8].figure("ttft_s", "p50") for slots in (1, 2, 4, 8)]
     assert ttft == sorted(ttft, reverse=True)
@@ -125,7 +125,7 @@ def test_now_is_what_was_measured_never_what_is_predicted_of_it(advice: Advice, 
 def test_the_model_gives_back_what_it_was_fitted_to(analysis: Analysis) -> None:
     model, _ = model_of(analysis)
     levels = analysis.summary["levels"]
-    assert self_check.misfit(model.closed, levels) is None
+    assert self_check.unmatched_figure(model.closed, levels) is None
     for level in levels:
         cell = model.closed(level["concurrency"])
         assert cell.figure("ttft_s", "p50") == pytest.approx(level["ttft_s"]["p50"], rel=0.12)
@@ -139,7 +139,9 @@ def test_a_model_that_misses_what_was_measured_advises_and_predicts_nothing(anal
         dataclasses.replace(model.closed(load), figures=halved(model.closed(load)), bands={})
         for load in (1, 2, 4, 8, 16)
     ]
-    said = self_check.misfit({each.concurrency: each for each in slow}.__getitem__, analysis.summary["levels"])
+    said = self_check.unmatched_figure(
+        {each.concurrency: each for each in slow}.__getitem__, analysis.summary["levels"]
+    )
     assert said is not None
     assert "tokens/s a stream at" in said
     assert "by the model and" in said
@@ -148,10 +150,10 @@ def test_a_model_that_misses_what_was_measured_advises_and_predicts_nothing(anal
         {**level, "stream_tokens_per_s": {**level["stream_tokens_per_s"], "p50": 999.0, "ci95_p50": None}}
         for level in analysis.summary["levels"]
     ]
-    with pytest.raises(PredictionError, match=r"No advice: the model .* is .* by the model and 999 as measured"):
-        work.advise(model, group, levels)
+    with pytest.raises(PredictionError, match=r"No advice: the model .* is .* by the model and 999\.0 as measured"):
+        work.advise_slots(model, group, levels)
     void = [{**level, "verdict": "void"} for level in levels]  # what is void is no measure
-    assert self_check.misfit(model.closed, void) is None
+    assert self_check.unmatched_figure(model.closed, void) is None
 
 
 def halved(one: predict.Prediction) -> dict[str, dict[str, float]]:
@@ -162,7 +164,7 @@ def halved(one: predict.Prediction) -> dict[str, dict[str, float]]:
 def test_void_levels_are_said_beside_the_advice(analysis: Analysis) -> None:
     model, group = model_of(analysis)
     levels = [{**level, "verdict": "void" if level["index"] == 1 else "valid"} for level in analysis.summary["levels"]]
-    found = work.advise(model, group, levels)
+    found = work.advise_slots(model, group, levels)
     label = analysis.summary["levels"][1]["label"]
     said = f"1 level that this rests on is void ({label}): measure again before you rely on it."
     assert words.void_sentence(found) == said
@@ -190,12 +192,12 @@ def test_equal_lengths_are_drawn_ten_percent_to_either_side(analysis: Analysis, 
     assert (min(advice.model.prompts), max(advice.model.prompts)) == (90, 110)
     assert (min(advice.model.outputs), max(advice.model.outputs)) == (29, 35)
     several = dataclasses.replace(model, prompts=(50, 60), outputs=(8, 16))
-    assert self_check.spread(several) == several
+    assert self_check.with_spread_lengths(several) == several
 
 
 def test_slots_that_the_run_does_not_show_are_not_advised_on() -> None:
     """Two thirds of 24 streams waited always, and advise said that nothing waited for a slot."""
-    group = Group("", (0, 1), (1, 24))
+    group = ClosedLoopSeries("", (0, 1), (1, 24))
     with pytest.raises(PredictionError, match="with 24 streams at once no more than 8 were seen at work"):
         work.require_slots(Slots(8, limit=False, method=""), group)
     work.require_slots(Slots(24, limit=False, method=""), group)
@@ -213,7 +215,7 @@ def test_what_was_never_seen_is_marked(advice: Advice) -> None:
 
 
 def test_the_slots_that_hold_the_slo_at_most_users_are_chosen(advice: Advice) -> None:
-    reach = {slots: min(work.held(advice, slots), advice.load) for slots in advice.slots}
+    reach = {slots: min(work.highest_met_load(advice, slots), advice.load) for slots in advice.slots}
     assert advice.best is not None
     assert reach[advice.best] == max(reach.values())
     assert reach[advice.best] > 0
@@ -226,8 +228,8 @@ def test_the_slots_that_hold_the_slo_at_most_users_are_chosen(advice: Advice) ->
 
 
 def test_without_an_slo_throughput_decides_and_memory_forbids(analysis: Analysis, advice: Advice) -> None:
-    found = memory(analysis.run, analysis.slots)
-    assert isinstance(found, Memory)
+    found = memory_by_slots(analysis.run, analysis.slots)
+    assert isinstance(found, MemoryBySlots)
     assert found.at(4) == LOADED
     assert found.at(8) - found.at(4) == 4 * CONTEXT * PROFILE.model.kv_bytes_per_token
     free = dataclasses.replace(advice, objectives=(), memory=found)
@@ -248,7 +250,7 @@ def test_where_no_request_waited_nothing_is_to_be_set(tmp_path: Path) -> None:
     loads = [Load(users=users, requests=24, prompt=(100, 100), output=(16, 16)) for users in (1, 3)]
     found = analyse(play(tmp_path / "run", loads))
     model, group = model_of(found)
-    advice = work.advise(model, group, found.summary["levels"], objectives=parse("ttft_p95=60"))
+    advice = work.advise_slots(model, group, found.summary["levels"], objectives=parse("ttft_p95=60"))
     assert (advice.now, advice.best) == (None, None)
     (room,) = advice.capacities
     assert (room.slots, room.concurrency, room.more) == (None, 3, True)
@@ -272,7 +274,7 @@ def test_levers_are_ranked_by_what_they_bring(advice: Advice) -> None:
     assert by_name["a warm prefix cache"].gain == pytest.approx((now - warm) / now)
 
 
-def test_capacity_is_where_the_objective_is_met_and_the_next_is_not(analysis: Analysis, room: Capacity) -> None:
+def test_capacity_is_where_the_objective_is_met_and_the_next_is_not(analysis: Analysis, room: SustainableLoad) -> None:
     model, _ = model_of(analysis)
     found, objectives = room, room.objectives
     assert meets(model.closed(found.concurrency), objectives)
@@ -282,14 +284,14 @@ def test_capacity_is_where_the_objective_is_met_and_the_next_is_not(analysis: An
     assert meets(model.open(found.rate), objectives)
     assert not meets(model.open(1.3 * found.rate), objectives)
     assert found.sentence.startswith(f"TTFT p95 ≤ 2 s holds up to {found.concurrency} streams")
-    nothing = capacity(model, parse("ttft_p95=1ms"))
+    nothing = sustainable_load(model, parse("ttft_p95=1ms"))
     assert (nothing.concurrency, nothing.rate) == (0, 0.0)
     assert nothing.sentence == "not even one stream meets TTFT p95 ≤ 1 ms"
-    all_of_them = capacity(model, parse("ttft_p95=1000"), most=9)
+    all_of_them = sustainable_load(model, parse("ttft_p95=1000"), most=9)
     assert (all_of_them.concurrency, all_of_them.more) == (9, True)
 
 
-def test_capacity_agrees_with_the_engine_itself(room: Capacity, tmp_path: Path) -> None:
+def test_capacity_agrees_with_the_engine_itself(room: SustainableLoad, tmp_path: Path) -> None:
     around = [room.concurrency + away for away in (-1, 0, 1, 2)]
     loads = [Load(users=users, requests=60, prompt=(100, 100), output=(32, 32)) for users in around if users]
     truth = [level["ttft_s"]["p95"] <= 2 for level in analyse(play(tmp_path / "run", loads)).summary["levels"]]
@@ -301,8 +303,8 @@ def test_a_grid_is_advised_on_its_lengths_with_most_concurrencies(tmp_path: Path
     short = [Load(users=users, requests=24, prompt=(50, 50), output=(16, 16)) for users in (1, 2, 6)]
     long = [Load(users=users, requests=24, prompt=(200, 200), output=(16, 16)) for users in (1, 6)]
     found = analyse(play(tmp_path / "run", short + long))
-    group = work.busiest(found.run)
-    assert group == Group("50 in · 16 out", (0, 1, 2), (1, 2, 6))
+    group = work.longest_series(found.run)
+    assert group == ClosedLoopSeries("50 in · 16 out", (0, 1, 2), (1, 2, 6))
     model, _ = model_of(found)
     assert set(model.prompts) == {50}
 
@@ -318,7 +320,7 @@ def test_a_grid_is_advised_on_its_lengths_with_most_concurrencies(tmp_path: Path
 )
 def test_loads_are_those_measured_and_some_others(measured: tuple[int, ...], loads: tuple[int, ...]) -> None:
     shown = work.loads_for(measured)
-    assert len(shown) <= work.MOST_LOADS
+    assert len(shown) <= work.MOST_SHOWN_LOADS
     assert {measured[0], measured[-1], 2 * measured[-1]} <= set(shown)
     assert shown == loads
 
@@ -335,13 +337,16 @@ def test_memory_is_unknown_rather_than_guessed(tmp_path: Path) -> None:
     loads = [Load(users=users, requests=24, output=(16, 16)) for users in (2, 8)]
     path = play(tmp_path / "run", loads, server_at_end=None)
     found = analyse(path)
-    assert memory(found.run, found.slots) == "memory unknown: the server does not say what the loaded model takes."
+    assert (
+        memory_by_slots(found.run, found.slots)
+        == "memory unknown: the server does not say what the loaded model takes."
+    )
     light = analyse(play(tmp_path / "light", loads[:1]))
-    assert "slots that share" in str(memory(light.run, light.slots))
+    assert "slots that share" in str(memory_by_slots(light.run, light.slots))
     bare = analyse(
         play(tmp_path / "bare", loads, server={"kind": "ollama", "version": "1", "context": 2048, "facts": {}})
     )
-    assert "layers and KV heads" in str(memory(bare.run, bare.slots))
+    assert "layers and KV heads" in str(memory_by_slots(bare.run, bare.slots))
 
 
 @pytest.mark.parametrize(("text", "size"), [("80GB", 80e9), ("80", 80e9), ("24 GiB", 24 * 2**30), ("900mb", 9e8)])

@@ -35,8 +35,8 @@ def test_work_is_done_on_a_quiet_loop() -> None:
 @pytest.mark.parametrize(
     "prepare",
     [
-        lambda backlog: backlog.pile.released(time.perf_counter_ns() + 10**12),  # a wave that does not end
-        lambda backlog: setattr(backlog.pile, "due", time.perf_counter_ns()),  # a request is due at every slice
+        lambda backlog: backlog.queue.released(time.perf_counter_ns() + 10**12),  # a wave that does not end
+        lambda backlog: setattr(backlog.queue, "due", time.perf_counter_ns()),  # a request is due at every slice
     ],
     ids=["in a wave", "before what is due"],
 )
@@ -45,12 +45,12 @@ def test_no_work_is_begun_while_requests_leave(prepare: Callable[[Backlog], obje
 
 
 def test_no_work_is_begun_on_a_busy_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BUSY", -1.0)  # any use of the core is too much
+    monkeypatch.setattr(module, "BUSY_SHARE", -1.0)  # any use of the core is too much
     assert after(30, lambda _: None) == 0
 
 
 def test_work_that_waited_long_is_done_whatever_else_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BUSY", -1.0)
+    monkeypatch.setattr(module, "BUSY_SHARE", -1.0)
     monkeypatch.setattr(module, "LONGEST_NS", 20_000_000)
     assert after(5000, lambda _: None) == 1
 
@@ -72,21 +72,47 @@ def test_the_longer_work_is_overdue_the_more_of_it_is_done_at_once(monkeypatch: 
     """On a core that is full a slice is all that work gets: one of fixed length would let the backlog grow for ever."""
     t = 10**12
     monkeypatch.setattr(time, "perf_counter_ns", lambda: t)
-    pile = module.Pile()
-    pile.put(bool)
-    instants = [t + module.LONGEST_NS + overdue for overdue in (10**8, 5 * 10**8, 5 * 10**9, 10**12)]
-    first, second, third, last = (pile._end(instant) - instant for instant in instants)
+    queue = module.WorkQueue()
+    queue.put(bool)
+    slices = []
+    for overdue in (10**8, 5 * 10**8, 5 * 10**9, 10**11):
+        instant = t + module.LONGEST_NS + overdue
+        queue._looked = instant - 1_000_000, 0
+        slices.append(queue._end(instant) - instant)
+    first, second, third, last = slices
     assert first > 5_000_000
     assert second > 4 * first
     assert third == last == module.LONGEST_SLICE_NS
 
 
+def test_the_backlog_of_a_loop_that_seldom_comes_round_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others take the core, a turn of the loop lasts longer than the longest slice, and so does its turn's work."""
+    t = 10**12
+
+    def work() -> None:
+        nonlocal t
+        t += 5_000_000
+
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: t)
+    queue = module.WorkQueue()
+    waiting = []
+    for _ in range(300):
+        queue.rest()
+        for _ in range(100):  # half a second of work in each turn of a second
+            t += 10_000_000
+            queue.put(work)
+        queue.work_a_slice()
+        waiting.append(len(queue))
+    assert max(waiting[150:]) <= max(waiting[:150])
+    assert max(waiting) < 2000
+
+
 def test_a_wave_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where others take the core, every look at the clock finds a request that left within the last 2 ms."""
     monkeypatch.setattr(time, "thread_time_ns", lambda: 0)
-    pile = module.Pile()
-    pile.put(bool)
-    came = pile._work[0][0]
+    queue = module.WorkQueue()
+    queue.put(bool)
+    came = queue._work[0][0]
     for waited, works in ((module.LONGEST_WAVE_NS // 2, False), (module.LONGEST_WAVE_NS, True)):
-        pile.released(came + waited - 1_000_000)
-        assert (pile._end(came + waited) > came + waited) == works
+        queue.released(came + waited - 1_000_000)
+        assert (queue._end(came + waited) > came + waited) == works

@@ -24,15 +24,24 @@ from loadtest.analyse.reports.summary import analyse
 from loadtest.cli import calibrate as command
 from loadtest.errors import ScenarioError
 from loadtest.measure import capacity_file
-from loadtest.measure.calibrate import Errors, Found, Served, Tried, by_nonce, compare, judge, next_streams
-from loadtest.measure.capacity_file import Capacity
+from loadtest.measure.calibrate import (
+    CheckedLevel,
+    ClientLimit,
+    Errors,
+    Served,
+    by_nonce,
+    checked,
+    errors_against,
+    next_streams,
+)
+from loadtest.measure.capacity_file import KeptCapacity
 from loadtest.records import Clock, Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.simulate.engine import Request
 from loadtest.simulate.metronome import Metronome
 from loadtest.simulate.profiles import PROFILES
 from loadtest.wire.clock import ask_for_stamps
-from loadtest.workloads.synthetic import nonce_of
+from loadtest.workloads.nonce import nonce_of
 
 Call = Callable[..., tuple[int, str, str]]
 MS = 1_000_000
@@ -68,16 +77,18 @@ def errors(streams: int, *, off_s: float = 0.0, late_s: float = 0.0, **changed: 
     )
 
 
-def searched(client: int, server: int = 1 << 30, *, most: int = 4096, hiccups: frozenset[int] = frozenset()) -> Found:
+def searched(
+    client: int, server: int = 1 << 30, *, most: int = 4096, hiccups: frozenset[int] = frozenset()
+) -> ClientLimit:
     """Run a whole search on a client and a server of known capacity; the i-th levels of `hiccups` are spoilt."""
-    tried: list[Tried] = []
+    tried: list[CheckedLevel] = []
     while (streams := next_streams(tried, most)) is not None:
         off = 0.005 if streams > client or len(tried) in hiccups else 0.0
         level = errors(streams, off_s=off, late_s=0.02 if streams > server else 0.0)
-        tried.append(judge(level, step_s=0.02, together=False))
+        tried.append(checked(level, step_s=0.02, together=False))
         assert len(tried) < 40
     assert len(tried) <= 24
-    return Found.of(tried)
+    return ClientLimit.of(tried)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 30, 49, 50, 51, 75, 99, 100, 333, 1000, 1601, 4000])
@@ -116,8 +127,8 @@ def test_one_hiccup_is_no_limit() -> None:
 def test_of_two_failures_the_last_says_whose_limit_it_is() -> None:
     good, late, off = errors(50), errors(100, off_s=0.005, late_s=0.02), errors(100, off_s=0.005)
     for last, limit in ((off, "client"), (late, "server")):
-        tried = [judge(level, step_s=0.02, together=False) for level in (good, late if last is off else off, last)]
-        assert Found.of(tried).limit == limit
+        tried = [checked(level, step_s=0.02, together=False) for level in (good, late if last is off else off, last)]
+        assert ClientLimit.of(tried).limit == limit
 
 
 def test_a_client_that_measures_nothing_is_said_to() -> None:
@@ -146,15 +157,15 @@ def test_true_is_within_1_ms_and_1_percent(changed: dict[str, Any], true: bool) 
 
 def test_a_step_takes_its_time_to_be_sent() -> None:
     untrue = errors(50, off_s=0.002, late_s=0.005)
-    assert not judge(untrue, step_s=0.02, together=False).on_time
-    assert judge(untrue, step_s=0.02, together=True).on_time
-    assert not judge(errors(50, off_s=0.002, late_s=0.011), step_s=0.02, together=True).on_time
+    assert not checked(untrue, step_s=0.02, together=False).on_time
+    assert checked(untrue, step_s=0.02, together=True).on_time
+    assert not checked(errors(50, off_s=0.002, late_s=0.011), step_s=0.02, together=True).on_time
 
 
 @pytest.mark.parametrize("together", [False, True])
 def test_a_true_figure_of_a_server_a_little_late_is_true(together: bool) -> None:
-    assert judge(errors(50, late_s=0.005), step_s=0.02, together=together).met
-    assert not judge(errors(50, late_s=0.011), step_s=0.02, together=together).met
+    assert checked(errors(50, late_s=0.005), step_s=0.02, together=together).met
+    assert not checked(errors(50, late_s=0.011), step_s=0.02, together=together).met
 
 
 # -- against the truth -----------------------------------------------------------------------------------------------------
@@ -190,7 +201,7 @@ def truth(number: int, sent_ms: int, *, late_us: float = 0.0) -> dict[str, Any]:
 
 def test_a_true_record_has_no_error() -> None:
     served = by_nonce(truth(i, 10 * i, late_us=300) for i in range(10))
-    found = compare(10, [record(i, 10 * i) for i in range(10)], CLOCK, served)
+    found = errors_against(10, [record(i, 10 * i) for i in range(10)], CLOCK, served)
     assert (found.requests, found.lost, found.chunks_per_s) == (10, 0, 50)
     assert (found.ttft_p50_s, found.ttft_p99_s, found.itl_p50_s, found.itl_p99_s) == (0, 0, 0, 0)
     assert found.gap_s == pytest.approx(0.02)
@@ -203,7 +214,7 @@ def test_errors_are_seen_one_by_one_whatever_their_sign() -> None:
     late = record(0, 0, t_first_token=203 * MS)
     early = record(1, 10, t_first_token=10 * MS + 198 * MS)
     merged = record(2, 20, chunks=[200_000, 240_000, 240_000, 260_000, 280_000])
-    found = compare(3, [late, early, merged], CLOCK, served)
+    found = errors_against(3, [late, early, merged], CLOCK, served)
     assert found.ttft_p50_s == pytest.approx(0.00198)  # 2 ms less the 20 µs between created_at and the write's return
     assert found.ttft_p99_s == pytest.approx(0.00297, abs=3e-5)
     assert found.itl_p99_s == pytest.approx(0.02)
@@ -220,7 +231,7 @@ def test_what_was_not_answered_whole_is_lost_and_what_we_stopped_is_not() -> Non
         record(3, 0, outcome=Outcome.CANCELLED),
         record(4, 0, warmup=True),
     ]
-    found = compare(1, records, CLOCK, served)
+    found = errors_against(1, records, CLOCK, served)
     assert (found.requests, found.lost) == (1, 3)
     assert found.chunks_per_s == 26  # of all that came, compared or not
 
@@ -228,8 +239,8 @@ def test_what_was_not_answered_whole_is_lost_and_what_we_stopped_is_not() -> Non
 def test_the_first_requests_can_be_left_out() -> None:
     served = by_nonce(truth(i, i) for i in range(3))
     records = [record(2, 2), record(0, 0, t_first_token=900 * MS), record(1, 1)]
-    assert compare(1, records, CLOCK, served, warm=1).true
-    assert not compare(1, records, CLOCK, served).true
+    assert errors_against(1, records, CLOCK, served, warm=1).true
+    assert not errors_against(1, records, CLOCK, served).true
 
 
 def test_a_request_that_the_server_never_answered_has_no_truth() -> None:
@@ -246,7 +257,7 @@ def test_the_busiest_second_is_found_wherever_it_lies() -> None:
 
 # -- the file --------------------------------------------------------------------------------------------------------------
 
-FOUND = Capacity(
+FOUND = KeptCapacity(
     chunks_per_s=31_000, streams=620, tokens_per_s=50.0, limit="client", measured_at="2026-01-01T00:00:00Z"
 )
 
@@ -261,22 +272,22 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_capacity_applies_to_its_driver_on_its_machine(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert capacity_file.applying("asyncio") is None
     capacity_file.check_writable(kept)
-    capacity_file.keep(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
-    capacity_file.keep(kept, dataclasses.replace(FOUND, streams=2), driver="asyncio", arrivals="steps", stamps="user")
+    capacity_file.store(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
+    capacity_file.store(kept, dataclasses.replace(FOUND, streams=2), driver="asyncio", arrivals="steps", stamps="user")
     known = capacity_file.applying("asyncio")
     assert known is not None
     assert known["arrivals"]["steps"]["kernel"] == dataclasses.asdict(FOUND)
     assert known["arrivals"]["steps"]["user"]["streams"] == 2
     assert capacity_file.applying("locust") is None
-    monkeypatch.setattr(capacity_file, "cores", lambda: 4711)
+    monkeypatch.setattr(capacity_file, "usable_cores", lambda: 4711)
     assert capacity_file.applying("asyncio") is None
 
 
 def test_capacities_of_other_software_are_dropped(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     capacity_file.check_writable(kept)
-    capacity_file.keep(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
+    capacity_file.store(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
     monkeypatch.setattr(capacity_file, "__version__", "another")
-    capacity_file.keep(kept, FOUND, driver="locust", arrivals="steps", stamps="kernel")
+    capacity_file.store(kept, FOUND, driver="locust", arrivals="steps", stamps="kernel")
     assert set(orjson.loads(kept.read_bytes())["drivers"]) == {"locust"}
 
 
@@ -290,9 +301,9 @@ def test_a_file_that_makes_no_sense_is_as_none(kept: Path, text: str) -> None:
 def test_where_the_file_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOADTEST_CALIBRATION")
     monkeypatch.setenv("XDG_STATE_HOME", "/somewhere")
-    assert capacity_file.place() == Path("/somewhere/loadtest/calibration.json")
+    assert capacity_file.file_path() == Path("/somewhere/loadtest/calibration.json")
     monkeypatch.delenv("XDG_STATE_HOME")
-    assert capacity_file.place() == Path.home() / ".local/state/loadtest/calibration.json"
+    assert capacity_file.file_path() == Path.home() / ".local/state/loadtest/calibration.json"
 
 
 def test_a_place_that_cannot_be_written_to_is_found_before_anything_runs(tmp_path: Path, loadtest: Call) -> None:
@@ -337,10 +348,12 @@ def test_a_run_says_what_share_of_the_client_it_used(tmp_path: Path) -> None:
     assert 0 < shares[0] < shares[1] < 1
     label = analysis.summary["levels"][1]["label"]
     said = next(finding for finding in all_findings(analysis) if "this client can measure" in finding)
-    assert said.startswith(f"{label} used {client_capacity.cell(analysis.summary['levels'][1]['client'])} of what")
+    assert said.startswith(
+        f"{label} used {client_capacity.capacity_cell(analysis.summary['levels'][1]['client'])} of what"
+    )
     grid = tables.client_table(analysis.summary)
     assert [row[grid.heads.index("of what it can measure")] for row in grid.rows] == [
-        client_capacity.cell(level["client"]) for level in analysis.summary["levels"]
+        client_capacity.capacity_cell(level["client"]) for level in analysis.summary["levels"]
     ]
 
 
@@ -383,8 +396,8 @@ def test_the_busiest_second_is_that_of_one_process(tmp_path: Path) -> None:
         writer.close()
     folder.write_run({"levels": []})
     run = analyse(tmp_path / "run").run
-    assert client_capacity.busiest(run, 0) == 15
-    assert client_capacity.busiest(run, 1) == 0
+    assert client_capacity.peak_events(run, 0) == 15
+    assert client_capacity.peak_events(run, 1) == 0
 
 
 # -- the command -------------------------------------------------------------------------------------------------------------

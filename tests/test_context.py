@@ -19,8 +19,8 @@ from loadtest.target import settle as target_of
 from loadtest.target.context import check_lengths, not_granted
 from loadtest.target.probe import Model, Server
 from loadtest.target.settle import Target, calibrate, run_facts
-from loadtest.workloads.synthetic import Workload
-from loadtest.workloads.tokens import Calibration, Counter
+from loadtest.workloads.tokens import Counter, TokenFit
+from loadtest.workloads.workload import Workload
 
 SERVER = Server("http://x", "ollama", "0.24.0", models=())
 OVERHEAD, RATIO = 10, 3  # of a vocabulary of little more than letters
@@ -40,7 +40,7 @@ def served(monkeypatch: pytest.MonkeyPatch, context: int | None, *, cut_to: int)
     return sent
 
 
-def calibrated(scenario: Scenario) -> Calibration:
+def calibrated(scenario: Scenario) -> TokenFit:
     target = Target(SERVER, Model("m"), OllamaChat("m"))
     with httpx.Client() as client:
         return calibrate(client, target, Workload(scenario, Counter("estimate")))[0]
@@ -79,9 +79,7 @@ def test_what_was_granted_is_said_and_kept_beside_what_was_asked() -> None:
     said = "m (trained for 32768) has a context of 32768 tokens, not the 65536 asked for with --num-ctx."
     assert not_granted(scenario, model) == said
     assert not_granted(scenario, Model("m", context=65536)) is None
-    facts = run_facts(
-        scenario, Target(SERVER, model, OllamaChat("m")), Counter("x"), Calibration(), driver="x", loop="x"
-    )
+    facts = run_facts(scenario, Target(SERVER, model, OllamaChat("m")), Counter("x"), TokenFit(), driver="x", loop="x")
     assert (facts["server"]["context"], facts["server"]["context_asked"]) == (32768, 65536)
     assert facts["comparability"]["context"] == 32768
 

@@ -24,7 +24,7 @@ from loadtest.scenario import Scenario
 from loadtest.target.context import check_lengths
 from loadtest.target.probe import choose_model, describe, hazards, probe
 from loadtest.target.settle import Target, ask_to_unload, loaded_facts, run_facts
-from loadtest.workloads.tokens import Calibration, Counter
+from loadtest.workloads.tokens import Counter, TokenFit
 
 GOOD: dict[str, Any] = {
     "/api/version": {"version": "0.24.0"},
@@ -122,7 +122,7 @@ def attempt(seed: int, *, monkey: Callable[[str, Any], None]) -> str:
             dialect = dialect_for(Scenario(api=api), api=server.native, model=model.name)
             target = Target(server, model, dialect)
             check_lengths(Scenario(), model)
-            facts = run_facts(Scenario(), target, Counter("x"), Calibration(), driver="x", loop="x") | {
+            facts = run_facts(Scenario(), target, Counter("x"), TokenFit(), driver="x", loop="x") | {
                 "server_at_end": loaded_facts(http, target)
             }
             orjson.dumps(facts)  # as write_run does

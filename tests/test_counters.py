@@ -1,4 +1,4 @@
-"""What the kernel counts: our reading of /proc held to psutil's of the same files, and processes that end."""
+"""What the kernel counts, on made-up files of /proc and on this machine, and processes that end."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from loadtest.monitor import counters, host
-from loadtest.monitor.counters import Counters, Portable, PortableProcess, Proc, Process, ProcProcess
 from loadtest.monitor.host import Host
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
@@ -47,72 +45,58 @@ eth0:123456789012 20 0 0 0 0 0 0 987654321 30 0 0 0 0 0 0
 
 
 @pytest.fixture
-def proc(tmp_path: Path) -> Path:
-    """A /proc of a machine with two cores on line, guests, swap in use and two interfaces."""
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A /proc of a machine with two cores on line, guests and two interfaces."""
     (tmp_path / "net").mkdir()
     (tmp_path / "stat").write_text(STAT)
     (tmp_path / "meminfo").write_text(MEMINFO)
     (tmp_path / "net" / "dev").write_text(NETWORKS)
     (tmp_path / "vmstat").write_text("pswpin 0\npswpout 0\n")
     (tmp_path / "zoneinfo").write_text("")
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
     return tmp_path
 
 
 @linux
-def test_proc_is_read_as_psutil_reads_it(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = Proc(str(proc))
-    monkeypatch.setattr(psutil, "PROCFS_PATH", str(proc))
-    theirs = Portable()
+def test_what_is_counted_is_what_the_kernel_says(proc: Path) -> None:
     ticks = os.sysconf("SC_CLK_TCK")
-    assert [part for core in ours.cores() for part in core] == pytest.approx(
-        [part * ticks for core in theirs.cores() for part in core]
-    )
-    assert ours.cores()[0] == (1000 + 10 + 300 + 4 + 20 + 30, 1000 + 10 + 300 + 40_000 + 300 + 4 + 20 + 30)
-    assert {**ours.memory(), "swap_used": 0} == {**theirs.memory(), "swap_used": 0}
-    assert ours.memory()["swap_used"] == 100_000 * 1024  # psutil asks the kernel itself for swap, not the file
-    assert ours.networks() == {"lo": (1000, 1000), "eth0": (987_654_321, 123_456_789_012)}
-    ours.close()
+    busy = 1000 + 10 + 300 + 4 + 20 + 30
+    assert counters.cores()[0] == pytest.approx((busy / ticks, (busy + 40_000 + 300) / ticks))
+    assert counters.memory()["memory_used"] == (16_384_000 - 9_216_000) * 1024
+    assert counters.memory()["page_cache"] == (204_800 + 6_144_000 + 307_200) * 1024
+    assert counters.networks() == {"lo": (1000, 1000), "eth0": (987_654_321, 123_456_789_012)}
 
 
 @linux
-def test_a_file_that_is_kept_open_is_read_anew(proc: Path) -> None:
-    ours = Proc(str(proc))
-    before = ours.cores()
+def test_a_core_is_busy_by_the_share_of_its_time(proc: Path) -> None:
+    before = counters.cores()
     (proc / "stat").write_text(STAT.replace("cpu0 1000", "cpu0 1700").replace("40000", "40300"))
-    shares = host._shares(before, ours.cores())
-    assert shares == [0.7, 0.0]
-    assert host._shares([], ours.cores())[1] == round(2673 / 32_873, 3)  # a core that has just come
-    ours.close()
+    assert host._shares(before, counters.cores()) == [0.7, 0.0]
+    assert host._shares([], counters.cores())[1] == round(2673 / 32_873, 3)  # a core that has just come
 
 
-@linux
-@pytest.mark.parametrize("lacks", ["MemAvailable", "SReclaimable"])
-def test_a_kernel_that_lacks_a_figure_is_asked_through_psutil(proc: Path, lacks: str) -> None:
-    (proc / "meminfo").write_text("\n".join(line for line in MEMINFO.splitlines() if not line.startswith(lacks)))
-    with pytest.raises(LookupError):
-        Proc(str(proc))
-
-
-@pytest.mark.parametrize("kind", [pytest.param(ProcProcess, marks=linux), PortableProcess])
-def test_a_processs_use_is_read_until_it_is_gone(kind: Callable[[int], Process]) -> None:
+@pytest.mark.parametrize("reaped", [False, True])
+def test_a_processs_use_is_read_until_it_is_gone(reaped: bool) -> None:
     burn = "import time\nwhile time.process_time() < 0.2: pass\nprint(1, flush=True)\nimport sys; sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        process = kind(child.pid)
+        process = psutil.Process(child.pid)
         assert child.stdout is not None
+        assert child.stdin is not None
         child.stdout.readline()
-        seen = process.use()
+        seen = counters.use(process)
         assert seen is not None
         times = psutil.Process(child.pid).cpu_times()
         assert 0.15 < seen[0] <= times.user + times.system
         assert seen[1] == pytest.approx(psutil.Process(child.pid).memory_info().rss, rel=0.2)
-        child.communicate()
-    assert process.use() is None
-    process.close()
+        child.stdin.close()
+        if reaped:
+            child.wait()
+        else:
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has asked how
+        assert counters.use(process) is None
 
 
-@pytest.mark.parametrize("kind", [pytest.param(Proc, marks=linux), Portable])
-def test_a_host_is_sampled_by_either(kind: type[Counters], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "counters", kind)
+def test_this_machine_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "SHORTEST_S", 0.0)
     source = Host(client=os.getpid())
     source.open()
@@ -128,9 +112,3 @@ def test_a_host_is_sampled_by_either(kind: type[Counters], monkeypatch: pytest.M
     assert source._client is not None
     assert source._client._members
     source.close()
-
-
-def test_this_machine_has_counters() -> None:
-    ours = counters.counters()
-    assert isinstance(ours, Proc) is (sys.platform == "linux")
-    ours.close()

@@ -17,7 +17,7 @@ from loadtest.analyse.reports import pages
 from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.analyse.run import facts as facts_of
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.damage import KINDS
+from loadtest.analyse.run.damage import RECORD_KINDS
 from loadtest.errors import RunFolderError
 from loadtest.records import read_line
 from loadtest.run_folder import RunFolder
@@ -226,9 +226,9 @@ def test_nothing_asked_is_no_length_to_be_off(run: Path) -> None:
 
 
 def test_every_field_of_a_record_has_its_kind() -> None:
-    from loadtest.records import _FIELDS
+    from loadtest.records import _RECORD_FIELDS
 
-    assert set(_FIELDS) - set(KINDS) <= {"prompt", "answer"}
+    assert set(_RECORD_FIELDS) - set(RECORD_KINDS) <= {"prompt", "answer"}
 
 
 # -- the folder -----------------------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def test_a_simulated_server_stays_one_whatever_is_said_of_it(run: Path) -> None:
 def test_values_of_the_right_kind_are_kept(tmp_path: Path) -> None:
     for path in sorted(FOLDERS.iterdir()):
         if path.is_dir():
-            found, trouble = facts_of.read(RunFolder.open(path))
+            found, trouble = facts_of.read_facts(RunFolder.open(path))
             written = orjson.loads((path / "run.json").read_bytes())
             assert found == written
             assert len(trouble) == (path.name == "killed")

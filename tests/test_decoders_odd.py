@@ -12,9 +12,9 @@ import pytest
 from support import decoder_fuzz
 
 from loadtest.dialects import (
+    ContentEvents,
     Dialect,
     Ending,
-    Events,
     OllamaChat,
     OllamaGenerate,
     OpenAIChat,
@@ -28,7 +28,7 @@ from loadtest.dialects import (
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 
 
-def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[Events, Ending]:
+def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[ContentEvents, Ending]:
     """Decode a body in pieces of `step` bytes (0: whole)."""
     decoder = dialect.decoder()
     for start in range(0, len(body), step or len(body) or 1):
@@ -258,9 +258,53 @@ ERRORS = {
     ),
 }
 
+WORDS = ["The", " cat", " sat", " on", " the", " mat"]
+SO_FAR = ["".join(WORDS[:upto]) for upto in range(1, len(WORDS) + 1)]
+BROKEN = [*SO_FAR[:3], SO_FAR[3] + "\ufffd", SO_FAR[4] + " ", *(SO_FAR[5] + "!" * n for n in range(9))]
+TWICE = [word for word in WORDS for _ in range(2)]
+
+
+def deltas(texts: list[str], name: str = "content") -> list[str]:
+    return [delta(**{name: text}) for text in texts]
+
+
+REPEATED = {
+    "all text so far in each": Case(V1, sse(*deltas(SO_FAR), STOP), SO_FAR, doubts=["repeats all text before it"]),
+    "ollama: all text so far in each": Case(
+        CHAT, "".join(map(chat, SO_FAR)) + END, SO_FAR, doubts=["repeats all text before it"]
+    ),
+    "all text so far, a character cut and pieces that add nothing": Case(
+        V1, sse(*deltas([*BROKEN, BROKEN[-1]]), STOP), [*BROKEN, BROKEN[-1]], doubts=["repeats all text before it"]
+    ),
+    "all reasoning so far, then all text so far": Case(
+        V1,
+        sse(*deltas(SO_FAR, "reasoning"), *deltas(SO_FAR), STOP),
+        SO_FAR,
+        SO_FAR,
+        doubts=["repeats all text before it"],
+    ),
+    "each event twice": Case(V1, sse(*deltas(TWICE), STOP, STOP), TWICE, doubts=["was sent twice"]),
+    "ollama: each event twice": Case(CHAT, "".join(map(chat, TWICE)) + END + END, TWICE, doubts=["was sent twice"]),
+    "reasoning and text, each event twice": Case(
+        V1, sse(*deltas(TWICE, "reasoning"), *deltas(TWICE), STOP), TWICE, TWICE, doubts=["was sent twice"]
+    ),
+    "one text again and again": Case(V1, sse(*deltas(["a "] * 12), STOP), ["a "] * 12),
+    "a token that another begins with": Case(
+        V1, sse(*deltas(["a", "ab", "c", "cd", "cde", "f"]), STOP), ["a", "ab", "c", "cd", "cde", "f"]
+    ),
+    "a few words said twice": Case(V1, sse(*deltas(["no", "no", "yes", "yes"]), STOP), ["no", "no", "yes", "yes"]),
+    "ever longer pieces": Case(V1, sse(*deltas(["a", "bb", "ccc", "dddd"]), STOP), ["a", "bb", "ccc", "dddd"]),
+}
+
 CASES = {
     f"{group}: {name}": case
-    for group, cases in (("text", TEXTS), ("end", ENDS), ("frame", FRAMES), ("error", ERRORS))
+    for group, cases in (
+        ("text", TEXTS),
+        ("end", ENDS),
+        ("frame", FRAMES),
+        ("error", ERRORS),
+        ("repeated", REPEATED),
+    )
     for name, case in cases.items()
 }
 
@@ -350,6 +394,6 @@ def test_odd_lines_read_by_their_likeness_are_what_parsing_makes_of_them(monkeyp
     rng, stock = random.Random(8), decoder_fuzz.bodies()
     bodies = [decoder_fuzz.made(rng, stock) for _ in range(2000)]
     alike = [decode(dialect, body) for body in bodies for dialect in (CHAT, V1)]
-    monkeypatch.setattr(openai, "mould", lambda _line, _text: None)
-    monkeypatch.setattr(ollama, "stamped_mould", lambda *_: None)
+    monkeypatch.setattr(openai, "shape_around", lambda _line, _text: None)
+    monkeypatch.setattr(ollama, "stamped_shape_around", lambda *_: None)
     assert alike == [decode(dialect, body) for body in bodies for dialect in (CHAT, V1)]

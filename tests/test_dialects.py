@@ -10,26 +10,26 @@ import orjson
 import pytest
 
 from loadtest.dialects import (
+    ContentEvents,
     Dialect,
     Ending,
-    Events,
     OllamaChat,
     OllamaGenerate,
     OpenAIChat,
     OpenAICompletions,
     dialect_for,
 )
-from loadtest.dialects.ollama import nanoseconds
+from loadtest.dialects.ollama_rows import nanoseconds
 from loadtest.dialects.server_errors import REPEATS
 from loadtest.scenario import Scenario
-from loadtest.workloads.synthetic import Job
+from loadtest.workloads.job import Job
 
 JOB = Job(id=0, level=0, seed=1, prompt="say “hi”", input_tokens=None, output_tokens=64)
 OPEN_END = Job(id=0, level=0, seed=1, prompt="hi", input_tokens=None, output_tokens=None)
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 
 
-def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[Events, Ending]:
+def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[ContentEvents, Ending]:
     """Decode a body in pieces of `step` bytes (0: whole)."""
     decoder = dialect.decoder()
     for start in range(0, len(body), step or len(body) or 1):
@@ -72,8 +72,7 @@ def test_openai_bodies() -> None:
 
 
 def _sent(dialect: Dialect, job: Job) -> tuple[str, dict[str, object]]:
-    path, body = dialect.encode(job)
-    return path, orjson.loads(body)
+    return dialect.path, orjson.loads(dialect.body(job))
 
 
 @pytest.mark.parametrize(

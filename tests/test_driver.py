@@ -70,9 +70,9 @@ def test_connections_are_kept(run: Callable[..., Path]) -> None:
 
 def test_the_rate_is_a_ceiling(run: Callable[..., Path]) -> None:
     records = records_of(run("--concurrency", "8", "--requests", "16", "--max-rate", "40", "--warmup", "0"))
-    sends = sorted(record.t_send or 0 for record in records)
-    # n starts take at least (n − 1) / rate, up to the one permit that may lie ready
-    assert (sends[-1] - sends[0]) / 1e9 >= (len(sends) - 2) / 40
+    due = sorted(record.t_sched for record in records)
+    assert all(after - before >= 1e9 / 40 - 1 for before, after in itertools.pairwise(due))
+    assert all((record.t_send or 0) >= record.t_sched for record in records)
 
 
 def test_a_duration_ends_by_itself_and_lets_answers_finish(run: Callable[..., Path]) -> None:

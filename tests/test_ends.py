@@ -72,9 +72,9 @@ def test_pieces_of_text_hold_no_needle() -> None:
 )
 def test_a_recorded_stream_has_its_mark_in_its_last_line(name: str) -> None:
     found = recorded.load(name)
-    made = recorded.exchange(found.dialect)
-    made.arrivals.play(found.reads, found.t_eof)
-    lines = [line for line in made.arrivals.reads().body.split(b"\n") if line]
+    made = recorded.request(found.dialect)
+    made.received.play(found.reads, found.t_eof)
+    lines = [line for line in made.received.reads().body.split(b"\n") if line]
     ends = found.dialect.ends
     said = [ends.read(line) for line in lines]
     assert said[-1] is End.MARK

@@ -8,7 +8,7 @@ import httpx
 import orjson
 import pytest
 
-from loadtest.dialects.server_errors import NO_TEXT, http_sentence, sentence, shorten
+from loadtest.dialects.server_errors import ERROR_WITHOUT_TEXT, error_sentence, http_sentence, shorten
 from loadtest.text import join_text, shown
 
 
@@ -72,22 +72,22 @@ def test_ids_and_instants_do_not_make_a_sentence_unique() -> None:
         http_sentence(500, b'{"error":"request req_0a1B2c3D4e failed at 2026-01-31T12:00:00.123Z"}')
         == "request # failed at #"
     )
-    assert sentence("trace 4bf92f3577b34da6a3ce929d0e0e4736, 1769860800123 ns") == "trace #, # ns"
+    assert error_sentence("trace 4bf92f3577b34da6a3ce929d0e0e4736, 1769860800123 ns") == "trace #, # ns"
     assert (
-        sentence("model 'llama3.1:70b-instruct-q4_0' needs 40960 tokens")
+        error_sentence("model 'llama3.1:70b-instruct-q4_0' needs 40960 tokens")
         == "model 'llama3.1:70b-instruct-q4_0' needs 40960 tokens"
     )
 
 
 def test_sentences_are_short_and_on_one_line() -> None:
     assert shorten("a\n\n  b  c \n") == "a b  c"
-    assert len(sentence("x" * 5000)) == 300
-    assert sentence("") == sentence(" \n") == NO_TEXT
-    assert sentence({"message": ""}) == '{"message":""}'
+    assert len(error_sentence("x" * 5000)) == 300
+    assert error_sentence("") == error_sentence(" \n") == ERROR_WITHOUT_TEXT
+    assert error_sentence({"message": ""}) == '{"message":""}'
 
 
 def test_a_servers_text_is_shown_and_does_not_steer_a_terminal() -> None:
-    assert sentence("no\x1b[2J such\x07 model") == r"no\x1b[2J such\x07 model"
+    assert error_sentence("no\x1b[2J such\x07 model") == r"no\x1b[2J such\x07 model"
     assert shown("a\x1b]0;x\x07\u202eb\u200b\ud83d\n") == r"a\x1b]0;x\x07\u202eb\u200b\ud83d\n"
     assert shown("é 漢\u3000\N{GRINNING FACE}\xa0") == "é 漢\u3000\N{GRINNING FACE}\xa0"
     assert shown("\x85\u2028\u2066\x9b") == r"\x85\u2028\u2066\x9b"

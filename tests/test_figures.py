@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from support.made_runs import MS, WALL, Made, closed_loop, recorded
 
 from loadtest.analyse.run import frames
-from loadtest.analyse.verdict.verdict import judge
+from loadtest.analyse.verdict.verdict import verdict_of
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 
@@ -177,7 +178,7 @@ def test_the_verdict_is_that_of_the_report(tmp_path: Path, change: dict[str, Any
     records[only:] = streams()[only:]
     (row, _) = board_of(records).rows()
     run = frames.load(write(tmp_path / "run", records, []))
-    assert (row["verdict"], row["reasons"]) == judge(run, run.levels[0])  # in the same words
+    assert (row["verdict"], row["reasons"]) == verdict_of(run, run.levels[0])  # in the same words
     assert row["verdict"] == verdict
     assert bool(row["reasons"]) == (verdict != "valid")
 
@@ -189,7 +190,7 @@ def test_no_figures_no_verdict_and_nothing_but_failures_is_void(tmp_path: Path) 
     failed = [dataclasses.replace(record, outcome=Outcome.TIMEOUT) for record in streams(2)]
     (row, _) = board_of(failed).rows()
     run = frames.load(write(tmp_path / "run", failed, []))
-    assert (row["verdict"], row["reasons"]) == judge(run, run.levels[0])
+    assert (row["verdict"], row["reasons"]) == verdict_of(run, run.levels[0])
     assert row["verdict"] == "void"
 
 
@@ -278,6 +279,22 @@ def test_history_fills_in_what_a_late_sampler_missed_and_stays_bounded() -> None
     assert len(points) == HISTORY_S
     assert points[-1]["t"] == int(ZERO) + 2 * HISTORY_S - 2
     assert len(board._seconds) < 1.1 * HISTORY_S
+
+
+def test_a_second_of_the_history_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are HISTORY_S of them in a run of any length, whether or not anybody looks."""
+    monkeypatch.setattr(Figures, "add", lambda *_: None)
+    record = streams(1)[0]
+    assert record.t_send is not None
+    board = Board()
+    tracemalloc.start()
+    try:
+        for number in range(300):
+            board.add("chat", dataclasses.replace(record, t_send=record.t_send - number * number * 10_000), ZERO)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 3000 * len(board._seconds)
 
 
 def test_a_point_follows_what_is_learned_of_its_seconds_later() -> None:

@@ -30,14 +30,14 @@ def test_types_are_those_of_ggml() -> None:
 def test_a_file_is_read_back_exactly(tmp_path: Path) -> None:
     path = tmp_path / "small.gguf"
     written = write_gguf(path)
-    read = header.read(path)
+    read = header.read_gguf(path)
     assert {item.name: (item.type, item.bytes) for item in read.tensors} == written
     assert read.weights == sum(size for _, size in written.values())
     assert read.weights == sum(int(item.n_bytes) for item in gguf.GGUFReader(path).tensors)
     assert read.facts()["attention.head_count_kv"] == [2, 2, 1]
     assert "tokenizer.ggml.tokens" not in read.metadata
     assert read.missing == 0
-    facts = estimate.of_gguf(path.name, read)
+    facts = estimate.facts_of_gguf(path.name, read)
     assert facts.cache == Cache(2 * 64 * 5)
     assert facts.vocabulary == 1000
 
@@ -47,16 +47,16 @@ def test_a_split_file_is_summed_over_its_parts(tmp_path: Path) -> None:
     write_gguf(tmp_path / "part.gguf", split=2)
     parts = sorted(tmp_path.glob("part-*.gguf"))
     assert len(parts) > 1
-    assert {item.name: (item.type, item.bytes) for item in header.read(parts[-1]).tensors} == whole
+    assert {item.name: (item.type, item.bytes) for item in header.read_gguf(parts[-1]).tensors} == whole
     parts[1].unlink()
     with pytest.raises(ScenarioError, match="is not beside it"):
-        header.read(parts[0])
+        header.read_gguf(parts[0])
 
 
 def _missing(path: Path) -> bool:
     """Whether the reader says that the file is damaged or cut; any other exception is the reader's mistake."""
     try:
-        return header.read(path).missing > 0
+        return header.read_gguf(path).missing > 0
     except ScenarioError:
         return True
 
@@ -69,7 +69,7 @@ def test_a_file_cut_anywhere_is_said_to_be_cut(tmp_path: Path) -> None:
         path.write_bytes(body[:end])
         assert _missing(path)
     path.write_bytes(body[:-100])
-    assert header.read(path).missing == 100
+    assert header.read_gguf(path).missing == 100
 
 
 def test_rubbish_after_the_magic_is_no_crash(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_rubbish_after_the_magic_is_no_crash(tmp_path: Path) -> None:
 def test_the_tensors_of_a_shape_are_those_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "tiny.gguf"
     llamacpp.write_model(path, width=256, blocks=3)
-    read = header.read(path)
+    read = header.read_gguf(path)
     facts = read.facts()
     vocabulary = next(item.dimensions[1] for item in read.tensors if item.name == "token_embd.weight")
     shape = shapes.Shape("llama", 3, 256, facts["feed_forward_length"], 4, 2, vocabulary)

@@ -265,8 +265,8 @@ def test_the_rate_of_an_open_loop_is_shared_out(tmp_path: Path) -> None:
 
 
 def test_what_loads_the_client_is_the_whole_run_s(both: Analysis) -> None:
-    whole = client_capacity.busiest(both.run, 1)
-    assert [client_capacity.busiest(group.run, 1) for group, _ in both.groups] == [whole, whole]
+    whole = client_capacity.peak_events(both.run, 1)
+    assert [client_capacity.peak_events(group.run, 1) for group, _ in both.groups] == [whole, whole]
 
 
 def test_levels_that_a_model_had_no_request_in_are_not_its(tmp_path: Path) -> None:
@@ -321,4 +321,4 @@ def test_a_part_of_no_request_and_odd_targets_do_no_harm(tmp_path: Path) -> None
     odd: tuple[Any, ...] = ("x", [1, None], [{}], {"url": 1})
     for number, targets in enumerate(odd):
         run = frames.load(write(tmp_path / str(number), truth.records, levels, targets=targets))
-        assert groups.split(run) == []
+        assert groups.groups_of(run) == []

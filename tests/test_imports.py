@@ -39,10 +39,11 @@ ORDER = [
     "memory",
     "analyse",
     "users",
+    "library",
     "cli",
 ]
 # inside analyse/: the same, room by room
-ANALYSE = ["run", "figures", "server", "verdict", "whatif", "reports", "charts", "report"]
+ANALYSE = ["run", "figures", "server", "verdict", "whatif", "reports", "charts", "report", "dataframes"]
 # the two halves meet only on disk, and what is pure stays pure
 APART = {
     "analyse": {"wire", "measure", "target", "asyncio_driver", "monitor", "users"},
@@ -122,6 +123,15 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded_by(code) & {"pandas", "matplotlib", "gevent", "httpx", "numpy", "tiktoken"}
 
 
+@pytest.mark.parametrize(
+    "code", ["import loadtest", "from loadtest import run, read_run, Scenario, Record, Outcome, Run"]
+)
+def test_the_library_loads_nothing_heavy_before_it_is_used(code: str) -> None:
+    loaded = loaded_by(code)
+    assert not loaded & {"pandas", "matplotlib", "gevent", "locust", "httpx", "numpy", "tiktoken", "uvloop"}
+    assert code != "import loadtest" or [name for name in loaded if name.startswith("loadtest")] == ["loadtest"]
+
+
 def test_measuring_loads_neither_pandas_nor_matplotlib_nor_gevent() -> None:
     assert not loaded_by("import loadtest.asyncio_driver.session") & {"pandas", "matplotlib", "gevent", "locust"}
 
@@ -129,3 +139,5 @@ def test_measuring_loads_neither_pandas_nor_matplotlib_nor_gevent() -> None:
 def test_public_names_are_sorted_and_exist() -> None:
     assert list(loadtest.__all__) == sorted(loadtest.__all__)
     assert all(hasattr(loadtest, name) for name in loadtest.__all__)
+    assert set(loadtest.__all__) <= set(dir(loadtest))
+    assert not hasattr(loadtest, "Runner")

@@ -23,7 +23,7 @@ from loadtest.errors import StorageError
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import failure_of
 from loadtest.measure.ledger import Ledger
-from loadtest.measure.request import Exchange
+from loadtest.measure.request import Request
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import LineFile, RunFolder
 from loadtest.wire import LagLog, WallClock
@@ -38,9 +38,9 @@ ANSWER = framed(
 STOPS = (asyncio.CancelledError,)
 
 
-def ended() -> Exchange:
-    made = recorded.exchange(CHAT)
-    made.arrivals.play(ANSWER)
+def ended() -> Request:
+    made = recorded.request(CHAT)
+    made.received.play(ANSWER)
     return made
 
 

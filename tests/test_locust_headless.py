@@ -16,7 +16,7 @@ from support.locust_runs import SCENARIOS, Run, Start, starting
 from loadtest.analyse.run import frames
 from loadtest.cli.demo import simulated_server
 from loadtest.records import Outcome, Record
-from loadtest.workloads.synthetic import nonce_of
+from loadtest.workloads.nonce import nonce_of
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")

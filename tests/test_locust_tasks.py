@@ -11,6 +11,7 @@ import gevent
 import pytest
 
 from loadtest.errors import ScenarioError
+from loadtest.measure import backlog
 from loadtest.records import Outcome, Record
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
@@ -175,20 +176,35 @@ def test_a_user_whose_greenlet_is_killed_was_stopped_by_us(user: Mine, records: 
 
 def test_random_lengths_leave_no_requests_behind(user: Mine) -> None:
     for tokens in range(1, 3 * channel.MOST_KINDS):
-        ask = channel.Ask("chat", 8, tokens)
-        user.client._channel.restock(ask)
+        kind = channel.RequestKind("chat", 8, tokens)
+        user.client._channel.restock(kind)
     made: dict[Any, Any] = user.client._channel._shelf
     assert len(made) == channel.MOST_KINDS
-    assert ask in made
+    assert kind in made
+
+
+def test_requests_made_ahead_do_not_add_up(user: Mine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no moment is quiet every call makes its own request, and what was to stand in for it comes on top later."""
+    monkeypatch.setattr(backlog, "BUSY", -1.0)
+    for _ in range(8):
+        user.client.chat(output_tokens=2)
+    user.client._recorder.backlog.flush()
+    made: dict[Any, Any] = user.client._channel._shelf
+    assert sum(len(shelf) for ask, shelf in made.items() if ask.output_tokens == 2) == 1
 
 
 @pytest.mark.parametrize(
-    "use", [lambda answer: answer.failed_on_the_wire, lambda answer: answer.fail(Outcome.TIMEOUT, "late")]
+    "use",
+    [
+        lambda answer: answer.exchange is not answer.request,
+        lambda answer: answer.failed_on_the_wire,
+        lambda answer: answer.fail(Outcome.TIMEOUT, "late"),
+    ],
 )
 def test_former_attributes_of_an_answer_work_and_say_so_once(
     user: Mine, caplog: pytest.LogCaptureFixture, use: Callable[[Any], object]
 ) -> None:
-    client._say_once.cache_clear()
+    client.say_once.cache_clear()
     answer = user.client.ask()
     with caplog.at_level(logging.WARNING):
         assert not use(answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -18,6 +19,8 @@ import pytest
 from support.locust_runs import Run, Start, free_port, starting
 from support.odd_answers import Wire, control, is_trial, plain
 from support.odd_server import odd_server
+
+from loadtest.analyse.reports.summary import analyse
 
 CHAT = """
 import os
@@ -161,6 +164,29 @@ def test_a_terminal_s_ctrl_c_loses_no_worker(start: Start, simulated_url: str) -
     assert run.facts["state"] == "interrupted"
     assert "lost_workers" not in run.facts["locust"], run.said
     assert "Traceback" not in run.said
+
+
+@pytest.mark.parametrize("how", [(), ("--processes", "2")], ids=["alone", "workers"])
+def test_a_process_that_was_stopped_is_told_of(start: Start, simulated_url: str, how: tuple[str, ...]) -> None:
+    run = start(CHAT, *USERS, "--host", simulated_url, *how, stats=False)
+    run.wait_for(lambda: len(run.records) > 16)
+    children = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+    pid = int(children[-1]) if how else run.process.pid
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)  # what is measured: a process that does nothing for so long
+    os.kill(pid, signal.SIGCONT)
+    eventually(run, lambda: longest_gap(run) > 1.4)
+    run.process.send_signal(signal.SIGINT)
+    assert run.code == 130
+    (level,) = analyse(run.folder.path).summary["levels"]
+    assert level["verdict"] == "void"
+    assert any("the client stood still for up to 1." in reason for reason in level["reasons"]), level["reasons"]
+
+
+def longest_gap(run: Run) -> float:
+    """Return the longest time, s, for which a process of the run did not look at its sockets."""
+    lines = [line for path in (run.place / "run").glob("samples-driver*") for line in path.read_text().splitlines()[1:]]
+    return max((json.loads(line)["loop_gap_us"] * 1e-6 for line in lines), default=0.0)
 
 
 @pytest.mark.parametrize("how", [(), ("--processes", "2")], ids=["alone", "workers"])

@@ -35,7 +35,7 @@ def figures(loadtest: Call, *args: str) -> dict[str, Any]:
 
 def plan_of(name: str, quantization: str = "q4_0", **rest: Any) -> Plan:
     known, shape, _ = shapes.find(name)
-    return Plan(facts=estimate.of_shape(known, shape, quantization=quantization), **rest)
+    return Plan(facts=estimate.facts_of_shape(known, shape, quantization=quantization), **rest)
 
 
 # --- what is published ------------------------------------------------------------------------------------------
@@ -43,17 +43,19 @@ def plan_of(name: str, quantization: str = "q4_0", **rest: Any) -> Plan:
 
 @pytest.mark.parametrize(("name", "parameters"), PUBLISHED_PARAMETERS.items())
 def test_parameters_are_those_published(name: str, parameters: int) -> None:
-    assert shapes.KNOWN[name].parameters == parameters
+    assert shapes.KNOWN_SHAPES[name].parameters == parameters
 
 
 def test_every_known_model_is_held_to_a_published_count() -> None:
-    assert set(shapes.KNOWN) == set(PUBLISHED_PARAMETERS)
+    assert set(shapes.KNOWN_SHAPES) == set(PUBLISHED_PARAMETERS)
 
 
 @pytest.mark.parametrize("model", PUBLISHED_FILES)
 def test_published_files_are_the_weights_and_one_header(model: str) -> None:
     """Whatever the quantisation, the same vocabulary is left: a single wrong tensor type would show."""
-    headers = [size - weights.weigh(shapes.KNOWN[model], name).bytes for name, size in PUBLISHED_FILES[model].items()]
+    headers = [
+        size - weights.weigh(shapes.KNOWN_SHAPES[model], name).bytes for name, size in PUBLISHED_FILES[model].items()
+    ]
     assert max(headers) - min(headers) < 4096
     assert 4e6 < min(headers) < 9e6
 
@@ -103,8 +105,8 @@ def test_training(loadtest: Call, optimizer: str, state: int) -> None:
 
 
 def test_the_mixture_of_q4_k_m() -> None:
-    shape = shapes.KNOWN["llama3.1:8b"]
-    kinds = {(item.name, item.layer): weights.type_of(item, shape, "Q4_K_M") for item in shapes.tensors(shape)}
+    shape = shapes.KNOWN_SHAPES["llama3.1:8b"]
+    kinds = {(item.name, item.layer): weights.type_of(item, shape, "Q4_K_M") for item in shapes.tensors_of(shape)}
     better = [layer for layer in range(32) if kinds["ffn_down", layer] == "Q6_K"]
     assert better == [layer for layer in range(32) if layer < 4 or layer >= 28 or (layer - 4) % 3 == 2]
     assert [layer for layer in range(32) if kinds["attn_v", layer] == "Q6_K"] == better
@@ -129,14 +131,14 @@ def test_the_mixture_of_q4_k_m() -> None:
     ],
 )
 def test_types_that_llama_cpp_gives(model: str, tensor: str, quantization: str, kind: str) -> None:
-    shape = shapes.KNOWN[model]
-    found = next(item for item in shapes.tensors(shape) if item.name == tensor and item.layer in (None, 31, 12))
+    shape = shapes.KNOWN_SHAPES[model]
+    found = next(item for item in shapes.tensors_of(shape) if item.name == tensor and item.layer in (None, 31, 12))
     assert weights.type_of(found, shape, quantization) == kind
 
 
 @pytest.mark.parametrize("name", weights.RECIPES)
 def test_every_quantisation_weighs_every_model(name: str) -> None:
-    for shape in shapes.KNOWN.values():
+    for shape in shapes.KNOWN_SHAPES.values():
         if shape.layout != "opt":
             found = weights.weigh(shape, name)
             assert found.bytes == sum(found.by_type.values()) > shape.parameters * 2.5 / 8
@@ -158,12 +160,12 @@ def test_every_quantisation_weighs_every_model(name: str) -> None:
     ],
 )
 def test_names_as_people_write_them(name: str, known: str, quantization: str | None) -> None:
-    assert shapes.find(name) == (known, shapes.KNOWN[known], quantization)
+    assert shapes.find(name) == (known, shapes.KNOWN_SHAPES[known], quantization)
 
 
 @pytest.mark.parametrize(("name", "config"), HF_CONFIGS.items())
 def test_a_config_gives_the_known_shape(name: str, config: dict[str, Any]) -> None:
-    assert shapes.from_config(config, "config.json") == shapes.KNOWN[name]
+    assert shapes.from_config(config, "config.json") == shapes.KNOWN_SHAPES[name]
 
 
 def test_a_config_of_unknown_layers_needs_its_parameters(loadtest: Call, tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def test_a_real_engine_takes_what_is_estimated(tmp_path: Path) -> None:
         name: max(map(float, re.findall(rf"CPU {name} buffer size = +([\d.]+) MiB", said)))
         for name in ("KV", "compute")
     }
-    plan = Plan(facts=estimate.of_gguf("tiny", header.read(path)), context=4096, slots=4)
+    plan = Plan(facts=estimate.facts_of_gguf("tiny", header.read_gguf(path)), context=4096, slots=4)
     assert plan.kv == sizes["KV"] * 2**20
     assert 0.5 < plan.compute / (sizes["compute"] * 2**20) < 2  # an allowance, not a promise
 
@@ -331,24 +333,21 @@ def test_a_server_that_says_little_is_filled_from_its_name() -> None:
 
 
 def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
-    from loadtest.memory.loaded import Measured
+    from loadtest.memory.loaded import LoadedMemory
 
     facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=Cache(2**20), width=4096)
     plan = Plan(facts=facts, context=1024)  # 2 GiB a slot
-    assert report.sentences(plan, Measured(18 * GIB, 0), None)[2:] == [
-        "The server reports 18.00 GiB for the loaded model; the estimate of weights and KV cache is 12.00 GiB.",
-        "That is 6.00 GiB (50 %) more than estimated.",
-        "Weights and the KV cache of 4 slots would explain what the server reports.",
-        "No part of the model is on a GPU.",
+    assert report.estimate_sentences(plan, LoadedMemory(18 * GIB, 0), None)[2:] == [
+        "The server says that the loaded model takes 18.00 GiB; estimated, weights and KV cache: 12.00 GiB.",
+        "That is 6.00 GiB (50.0%) more than estimated.",
+        "Weights and the KV cache of 4 slots make what it says.",
+        "Nothing of it is on a GPU.",
     ]
-    assert "KV cache of 4 slots" not in " ".join(report.sentences(plan, Measured(17 * GIB, 0), None))
-    less = report.sentences(plan, Measured(11 * GIB, 11 * GIB), None)
-    assert "Weights and KV cache alone are 1.00 GiB more than the server reports." in less
-    on_a_gpu = " ".join(report.sentences(plan, Measured(18 * GIB, 18 * GIB), None))
-    assert (
-        "Besides weights and the KV cache of 1 slot, the server counts 6.00 GiB; the allowance for buffers is"
-        in on_a_gpu
-    )
+    assert "KV cache of 4 slots" not in " ".join(report.estimate_sentences(plan, LoadedMemory(17 * GIB, 0), None))
+    less = report.estimate_sentences(plan, LoadedMemory(11 * GIB, 11 * GIB), None)
+    assert "Weights and KV cache alone would be 1.00 GiB more than it says." in less
+    on_a_gpu = " ".join(report.estimate_sentences(plan, LoadedMemory(18 * GIB, 18 * GIB), None))
+    assert "Beside weights and the KV cache of 1 slot it counts 6.00 GiB; the allowance for buffers is" in on_a_gpu
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------

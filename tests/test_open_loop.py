@@ -12,7 +12,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 from support.plans import SHORT, Run, counted, planned
@@ -23,7 +22,7 @@ from loadtest.cli.demo import simulated_server
 from loadtest.cli.progress import live_sentence
 from loadtest.measure import release
 from loadtest.measure.progress import Tally
-from loadtest.measure.schedule import Share, schedule_of
+from loadtest.measure.schedule import PlanShare, schedule_of
 from loadtest.records import Clock, Outcome
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.scenario import Scenario
@@ -211,21 +210,21 @@ def test_two_processes_shares_make_up_the_whole_plan(
         target, workload = settle(control, scenario, lambda _: None)
     folder = RunFolder.create(tmp_path / "run")
 
-    async def drive(share: Share) -> None:
+    async def drive(share: PlanShare) -> None:
         clock = Clock.now()
         records = folder.record_writer(clock, worker=str(share.worker))
         samples = folder.sample_writer(clock, source=f"driver-{share.worker}")
         with closing(records), closing(samples):
             await measure(share, records, samples)
 
-    async def measure(share: Share, records: RecordWriter, samples: SampleWriter) -> None:
-        async with AsyncWire() as wire, httpx.AsyncClient(transport=wire, headers=target.headers) as client:
+    async def measure(share: PlanShare, records: RecordWriter, samples: SampleWriter) -> None:
+        async with AsyncWire() as wire:
             driver = Driver(
                 workload=workload,
                 dialect=target.dialect,
                 counter=workload.counter,
                 wire=wire,
-                posts=Posts(client, target.server.url),
+                posts=Posts(target.server.url, target.headers),
                 url=target.server.url,
                 records=records,
                 samples=samples,
@@ -235,7 +234,7 @@ def test_two_processes_shares_make_up_the_whole_plan(
             await driver.run()
 
     for worker in range(2):
-        asyncio.run(drive(Share(worker, 2)))
+        asyncio.run(drive(PlanShare(worker, 2)))
     records = list(folder.records())
     (level,) = scenario.levels()
     plan = [workload.job(level, i).seed for i in range(level.requests)]

@@ -18,16 +18,16 @@ from loadtest.analyse.run import frames
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import steps
 from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.whatif.predict import Model, Prediction
+from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.errors import PredictionError
 from loadtest.simulate.timing import StepLaw, Timing
 
 LINE = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)
 
 
-def model(run: Run, number: int | None) -> Model:
+def model(run: Run, number: int | None) -> ServerModel:
     slots = Slots(number, limit=number is not None, method="known")
-    return Model.of(run, slots, steps.measure(run, slots))
+    return ServerModel.of(run, slots, steps.measure_steps(run, slots))
 
 
 def recorded(path: Path, cells: Sequence[str]) -> Run:

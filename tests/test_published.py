@@ -27,7 +27,8 @@ from loadtest.simulate.engine import NS_PER_S, Emission, Engine, Request, Stream
 from loadtest.simulate.profiles import PROFILES
 from loadtest.simulate.virtual import closed_loop
 from loadtest.target.settle import level_facts
-from loadtest.workloads.synthetic import made_up, nonce_of
+from loadtest.workloads.nonce import nonce_of
+from loadtest.workloads.synthetic import made_up
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 A100 = PROFILES["a100-80g-llama3.1-70b-q4"]

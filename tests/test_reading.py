@@ -1,4 +1,4 @@
-"""Requests files into columns: the same however many processes read them and however a line is written."""
+"""Requests files into columns: the same however a file is cut into pieces and however a line is written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(path, cut, [LEVEL])
 
 
-def same(one: reading.Lines, other: reading.Lines) -> bool:
+def same(one: reading.RequestColumns, other: reading.RequestColumns) -> bool:
     columns = all(
         np.array_equal(values, other.columns[name], equal_nan=values.dtype.kind == "f")
         for name, values in one.columns.items()
@@ -42,36 +42,33 @@ def same(one: reading.Lines, other: reading.Lines) -> bool:
     )
 
 
-def test_two_processes_read_what_one_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = reading.requests(folder).lines
-    assert len(alone.columns["id"]) == 3000
-    monkeypatch.setattr(reading, "PIECE", 100_000)
-    monkeypatch.setattr(reading, "_cores", lambda: 2)
-    here: list[reading.Span] = []
-    read = reading.read
+def test_pieces_of_a_file_add_up_to_the_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = reading.read_requests(folder)
+    assert len(whole.lines.columns["id"]) == len(whole.sources) == 3000
+    monkeypatch.setattr(reading, "PIECE_BYTES", 100_000)
+    pieces: list[reading.FilePiece] = []
+    read = reading.read_piece
 
-    def seen(span: reading.Span) -> reading.Lines:
-        here.append(span)
-        return read(span)
+    def seen(piece: reading.FilePiece) -> reading.RequestColumns:
+        pieces.append(piece)
+        return read(piece)
 
-    monkeypatch.setattr(reading, "read", seen)
-    found = reading.requests(folder, large=1)
-    size = (folder / "requests-0.jsonl").stat().st_size
-    assert 0.3 < sum(span.end - span.start for span in here) / size < 0.7  # the other half was read elsewhere
-    assert same(alone, found.lines)
-    assert len(found.sources) == 3000
+    monkeypatch.setattr(reading, "read_piece", seen)
+    found = reading.read_requests(folder)
+    assert len(pieces) > 5
+    assert same(whole.lines, found.lines)
+    assert np.array_equal(whole.sources, found.sources)
 
 
-@pytest.mark.parametrize("large", [1, reading.LARGE])
-def test_what_the_other_process_cannot_read_is_counted_alike(
-    folder: Path, tmp_path: Path, large: int, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_read_is_counted_over_all_pieces(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "PIECE", 100_000)
+    monkeypatch.setattr(reading, "PIECE_BYTES", 100_000)
     path = tmp_path / "run"
     path.mkdir()
     body = (folder / "requests-0.jsonl").read_bytes()
     (path / "requests-0.jsonl").write_bytes(body + b'{"id": 1,\n')
-    found = reading.requests(path, large=large)
+    found = reading.read_requests(path)
     assert found.trouble == ["1 line of requests-0.jsonl could not be read and is left out."]
     assert (found.lost, len(found.sources)) == (1, 3000)
 
@@ -91,7 +88,7 @@ def test_lines_of_another_writer_are_read_alike(folder: Path, tmp_path: Path, se
     shuffled = [dict(sorted(row.items(), reverse=True)) for row in rows]
     body = "".join(json.dumps(row, separators=separators) + "\n" for row in shuffled)
     (path / "requests-0.jsonl").write_bytes(head + body.encode())
-    assert same(reading.requests(folder).lines, reading.requests(path).lines)
+    assert same(reading.read_requests(folder).lines, reading.read_requests(path).lines)
 
 
 def test_values_past_32_bits_are_kept(tmp_path: Path) -> None:

@@ -226,9 +226,9 @@ def test_joined_into_one_read_only_times_change(name: str) -> None:
 )
 def test_line_ends_of_two_bytes_change_nothing(name: str) -> None:
     stream = recorded.load(name)
-    made = recorded.exchange(stream.dialect)
-    assert made.arrivals.play(stream.reads, stream.t_eof) == []
-    whole = made.arrivals.reads()
+    made = recorded.request(stream.dialect)
+    assert made.received.play(stream.reads, stream.t_eof) == []
+    whole = made.received.reads()
     cuts = zip(whole.t, [0, *whole.ends], whole.ends, strict=False)
     bodies = [(t, whole.body[start:end].replace(b"\n", b"\r\n")) for t, start, end in cuts]
     (before,) = redone(stream, stream.reads)

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from loadtest.errors import ScenarioError
-from loadtest.measure.schedule import Share, instants, schedule_of
+from loadtest.measure.schedule import PlanShare, instants, schedule_of
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Scenario
-from loadtest.workloads.synthetic import Workload, check_files
 from loadtest.workloads.tokens import Counter
 from loadtest.workloads.trace import Trace
+from loadtest.workloads.workload import Workload, check_files
 
 WINDOW = 10_000_000  # ns
 
@@ -40,7 +40,7 @@ def dispersion(due: Sequence[int], seconds: float) -> float:
 @pytest.mark.parametrize("workers", [1, 4])
 def test_poisson_arrivals_are_independent_however_many_processes_send_them(workers: int) -> None:
     whole = planned(rate=(500.0,), duration=60.0)
-    shares = [Share(worker, workers).pick(whole) for worker in range(workers)]
+    shares = [PlanShare(worker, workers).pick(whole) for worker in range(workers)]
     due = sorted(itertools.chain.from_iterable(shares))
     assert due == list(whole)
     assert len(due) == pytest.approx(30_000, abs=4 * math.sqrt(30_000))

@@ -12,7 +12,7 @@ from support.made_runs import Made, grid, write
 
 from loadtest.cli.search import Finder
 from loadtest.errors import ScenarioError
-from loadtest.measure.search import Found, Search, Tried
+from loadtest.measure.search import Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 from loadtest.slo import parse
@@ -20,13 +20,13 @@ from loadtest.slo import parse
 Call = Callable[..., tuple[int, str, str]]
 
 
-def searched(answer: Callable[[int, int], bool | None], search: Search, *, void: bool = False) -> list[Tried]:
+def searched(answer: Callable[[int, int], bool | None], search: Search, *, void: bool = False) -> list[TriedLevel]:
     """Run a whole search; `answer` gets concurrency and attempt."""
-    tried: list[Tried] = []
+    tried: list[TriedLevel] = []
     while (step := search.next_level(tried)) is not None:
         attempt = sum(one.concurrency == step.concurrency for one in tried)
         met = answer(step.concurrency, attempt)
-        tried.append(Tried(step.concurrency, step.requests, met, "", void and met is None))
+        tried.append(TriedLevel(step.concurrency, step.requests, met, "", void and met is None))
         assert len(tried) < 60
     return tried
 
@@ -34,7 +34,7 @@ def searched(answer: Callable[[int, int], bool | None], search: Search, *, void:
 @pytest.mark.parametrize("limit", [*range(34), 63, 64, 100, 200, 255, 256, 300])
 def test_the_highest_that_meets_is_found_by_doubling_and_halving(limit: int) -> None:
     tried = searched(lambda users, _: users <= limit, Search(least=20))
-    found = Found.of(tried)
+    found = SearchResult.of(tried)
     assert len({one.concurrency for one in tried}) == len(tried)
     if limit >= 256:
         assert (found.met, found.missed) == (256, None)
@@ -51,7 +51,9 @@ def test_the_highest_that_meets_is_found_by_doubling_and_halving(limit: int) -> 
 def test_the_bound_is_kept_and_reached() -> None:
     tried = searched(lambda *_: True, Search(least=20, most=6))
     assert [one.concurrency for one in tried] == [1, 2, 4, 6]
-    assert Found.of(tried).sentence("x", 6) == "The server takes at least 6 streams within x; more were not tried."
+    assert (
+        SearchResult.of(tried).sentence("x", 6) == "The server takes at least 6 streams within x; more were not tried."
+    )
 
 
 def test_an_unclear_level_is_measured_again_with_more_requests() -> None:
@@ -68,12 +70,12 @@ def test_an_unclear_level_is_measured_again_with_more_requests() -> None:
         (6, 48),
         (5, 40),
     ]
-    assert Found.of(tried).sentence("x", 256) == "The server takes 5 streams within x; 6 streams miss it."
+    assert SearchResult.of(tried).sentence("x", 256) == "The server takes 5 streams within x; 6 streams miss it."
 
 
 def test_what_stays_unclear_is_said() -> None:
     tried = searched(lambda users, _: None if 9 <= users <= 11 else users < 9, Search(least=20))
-    found = Found.of(tried)
+    found = SearchResult.of(tried)
     assert found.met == 8
     assert found.missed == 12
     assert set(found.unresolved) <= {9, 10, 11}
@@ -86,7 +88,7 @@ def test_what_stays_unclear_is_said() -> None:
 def test_a_level_that_stays_void_ends_the_search() -> None:
     tried = searched(lambda users, _: None if users >= 4 else True, Search(least=20), void=True)
     assert [(one.concurrency, one.requests) for one in tried] == [(1, 20), (2, 20), (4, 32), (4, 32), (4, 32)]
-    found = Found.of(tried)
+    found = SearchResult.of(tried)
     assert found.void == 4
     assert "above 2 streams" in found.sentence("x", 256)
     assert "this client cannot tell" in found.sentence("x", 256)
@@ -100,7 +102,7 @@ def test_noise_never_gives_a_wrong_order() -> None:
         def answer(users: int, _: int, at: int = limit, by: int = blur) -> bool | None:
             return None if abs(users - at) < by else users <= at
 
-        found = Found.of(searched(answer, Search(least=20, most=64)))
+        found = SearchResult.of(searched(answer, Search(least=20, most=64)))
         assert found.met is None or found.met <= limit
         assert found.missed is None or found.missed > limit
         assert found.sentence("x", 64).endswith(".")

@@ -41,7 +41,7 @@ def facts_of(name: str) -> tuple[int, int]:
 @pytest.mark.parametrize("name", NAMES)
 def test_slots_of_real_ollama_each_run_by_itself(tmp_path: Path, name: str, told: bool) -> None:
     run = frames.load(recorded(tmp_path / "run", [name]))
-    found = slots.estimate(run if told else silent(run))
+    found = slots.estimate_slots(run if told else silent(run))
     offered, taken = facts_of(name)
     if taken > offered:
         assert (found.estimate, found.limit) == (offered, True)
@@ -53,7 +53,7 @@ def test_slots_of_real_ollama_each_run_by_itself(tmp_path: Path, name: str, told
 @pytest.mark.parametrize("server", SERVERS)
 def test_slots_of_real_ollama_all_levels_of_a_server_as_one_run(tmp_path: Path, server: str, told: bool) -> None:
     run = frames.load(recorded(tmp_path / "run", [name for name in NAMES if name.startswith(server)]))
-    found = slots.estimate(run if told else silent(run))
+    found = slots.estimate_slots(run if told else silent(run))
     assert (found.estimate, found.limit) == (int(server[-1]), True)
     assert found.agree
     assert {witness.name for witness in found.witnesses} >= {"peak", "passed_over"}
@@ -73,7 +73,7 @@ def test_random_servers_and_loads_never_get_a_wrong_limit_and_hardly_ever_none()
 @pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
 def test_a_load_that_barely_passes_the_slots_is_enough(tmp_path: Path, says: str | None, users: int) -> None:
     played = play(TIMING, [Load(users=users, requests=4 * users, output=(20, 60))], slots=4, says=says)
-    found = slots.estimate(frames.load(played.write(tmp_path / "run")))
+    found = slots.estimate_slots(frames.load(played.write(tmp_path / "run")))
     assert (found.estimate, found.limit) == (4, True)
 
 
@@ -81,7 +81,7 @@ def test_a_server_that_only_budgets_prefill_has_no_slots(tmp_path: Path) -> None
     """Sixteen users, long prompts, short answers: few decode at once because the others' prompts are in line."""
     loads = [Load(users=16, requests=96, prompt=(400, 2000), output=(5, 40))]
     run = frames.load(play(TIMING, loads, slots=None, says=None).write(tmp_path / "run"))
-    found = slots.estimate(run)
+    found = slots.estimate_slots(run)
     assert not found.limit
     assert found.estimate is not None
     assert found.estimate < 16
@@ -91,22 +91,22 @@ def test_a_queue_for_prefill_behind_few_slots_is_not_taken_for_slots(tmp_path: P
     """Forty users' prompts of 2000 tokens, in slices: fifteen decode for long, stretched by the sixteenth's prompt."""
     timing = Timing(step=StepLaw(0.015, 0.0058), prefill_s=0.00019, jitter=0.03)
     loads = [Load(users=40, requests=120, prompt=(2000, 2000), output=(10, 120))]
-    found = slots.estimate(frames.load(play(timing, loads, slots=16, says=None).write(tmp_path / "run")))
+    found = slots.estimate_slots(frames.load(play(timing, loads, slots=16, says=None).write(tmp_path / "run")))
     assert (found.estimate, found.limit) == (16, True)
 
 
 def test_headers_that_a_proxy_sends_at_once_are_no_start(tmp_path: Path) -> None:
     played = play(TIMING, [Load(users=8, requests=64, output=(20, 60))], slots=4, says="llamacpp")
     early = [dataclasses.replace(record, t_headers=(record.t_send or 0) + 1_000_000) for record in played.records]
-    found = slots.estimate(frames.load(write(tmp_path / "run", early, played.levels)))
+    found = slots.estimate_slots(frames.load(write(tmp_path / "run", early, played.levels)))
     assert (found.estimate, found.limit) == (4, True)
 
 
 def test_witnesses_that_name_two_numbers_name_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = frames.load(recorded(tmp_path / "run", ["ollama-0.33-mid-slots4-c8"]))
-    assert slots.estimate(run).limit
+    assert slots.estimate_slots(run).limit
     monkeypatch.setattr(slots, "_full_batches", lambda run, lives: slots.Witness("full_batches", 5, "five"))
-    found = slots.estimate(run)
+    found = slots.estimate_slots(run)
     assert (found.estimate, found.limit, found.agree) == (4, False, False)
 
 
@@ -116,7 +116,7 @@ def test_failed_streams_whose_prefill_nobody_told_do_not_blur_the_slots(tmp_path
     for index, record in enumerate(played.records):
         if index % 7 == 0:
             played.records[index] = dataclasses.replace(record, outcome=Outcome.STREAM_ERROR, server=None)
-    found = slots.estimate(frames.load(played.write(tmp_path / "run")))
+    found = slots.estimate_slots(frames.load(played.write(tmp_path / "run")))
     assert (found.estimate, found.limit) == (4, True)
 
 
@@ -125,7 +125,7 @@ def test_a_slot_that_is_empty_for_several_fast_steps_is_a_slot(tmp_path: Path, s
     """Steps of 3 ms, and 12 ms until a slot that was given away is known to the batch loop."""
     timing = Timing(step=StepLaw(0.002, 0.0003), prefill_s=0.00002, handover_s=0.012)
     played = play(timing, [Load(users=12, requests=96, output=(10, 40))], slots=4, says=says)
-    found = slots.estimate(frames.load(played.write(tmp_path / "run")))
+    found = slots.estimate_slots(frames.load(played.write(tmp_path / "run")))
     assert (found.estimate, found.limit) == (4, True)
 
 
@@ -135,7 +135,7 @@ def test_a_last_token_read_late_is_no_second_slot(tmp_path: Path) -> None:
     late = truth.records[5]
     moved = [*late.chunks[:-1], late.chunks[-1] + 12_000]
     truth.records[5] = dataclasses.replace(late, chunks=moved, t_end=late.t_end + 12_000_000)
-    found = slots.estimate(frames.load(write(tmp_path / "run", truth.records, levels)))
+    found = slots.estimate_slots(frames.load(write(tmp_path / "run", truth.records, levels)))
     assert (found.estimate, found.limit) == (1, True)
 
 
@@ -144,7 +144,7 @@ def test_a_run_cut_off_under_load_has_no_quiet_step_to_compare_with(tmp_path: Pa
     played = play(TIMING, [Load(users=8, requests=64, output=(60, 60))], slots=4, says=None)
     middle = sorted(record.t_end for record in played.records)[40]
     cut = [_cut(record, middle) for record in played.records if (record.t_send or 0) < middle]
-    found = slots.estimate(frames.load(write(tmp_path / "run", cut, played.levels)))
+    found = slots.estimate_slots(frames.load(write(tmp_path / "run", cut, played.levels)))
     assert (found.estimate, found.limit) == (4, True)
 
 
@@ -159,7 +159,7 @@ def _cut(record: Record, at: int) -> Record:
 
 def test_answers_of_one_token_show_the_slots_by_their_batches(tmp_path: Path) -> None:
     played = play(TIMING, [Load(users=12, requests=96, prompt=(50, 300), output=(1, 1))], slots=3)
-    found = slots.estimate(frames.load(played.write(tmp_path / "run")))
+    found = slots.estimate_slots(frames.load(played.write(tmp_path / "run")))
     assert (found.estimate, found.limit) == (3, True)
     assert "batches that left a request waiting" in found.method
 
@@ -169,7 +169,7 @@ def test_a_server_restarted_with_other_slots_is_doubted(tmp_path: Path) -> None:
     levels, truth = grid(Made(slots=2), (8,))
     end = max(record.t_end for record in truth.records)
     later = closed_loop(Made(slots=4), level=1, users=8, requests=200, start_ns=2 * end, first_id=1000)
-    found = slots.estimate(frames.load(write(tmp_path / "run", truth.records + later.records, levels)))
+    found = slots.estimate_slots(frames.load(write(tmp_path / "run", truth.records + later.records, levels)))
     assert not found.limit
     assert not found.agree
     assert found.method.endswith("these disagree too much to name a limit")
@@ -178,7 +178,7 @@ def test_a_server_restarted_with_other_slots_is_doubted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("truth", [1, 2, 4, 7])
 def test_slots_of_a_made_server(tmp_path: Path, truth: int) -> None:
     make(tmp_path / "run", Made(slots=truth, jitter_ms=lambda i: i * 7 % 23), users=(1, 2, 4, 8))
-    found = slots.estimate(frames.load(tmp_path / "run"))
+    found = slots.estimate_slots(frames.load(tmp_path / "run"))
     assert (found.estimate, found.limit) == (truth, True)
     assert found.to_dict()["ci"] == [truth, truth]
     assert found.interval == (truth, truth)
@@ -186,7 +186,7 @@ def test_slots_of_a_made_server(tmp_path: Path, truth: int) -> None:
 
 def test_a_load_that_never_exceeded_the_slots_says_at_least(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(slots=16), users=(1, 2, 4))
-    found = slots.estimate(frames.load(tmp_path / "run"))
+    found = slots.estimate_slots(frames.load(tmp_path / "run"))
     assert str(found) == "at least 4"
     assert found.method.endswith("never more were in flight than that")
     assert found.to_dict()["ci"] == [4, None]
@@ -197,9 +197,9 @@ def test_few_streams_decoding_because_the_others_prefill_is_no_limit(tmp_path: P
     make(tmp_path / "run", Made(slots=8, prefill_ms=400, tokens=2, jitter_ms=lambda i: i * 37 % 211), users=(8,))
     run = frames.load(tmp_path / "run")
     assert slots.peak_decoding(run, np.ones(len(run.requests), dtype=np.bool_)) < 8
-    assert str(slots.estimate(run)) == "at least 8"
+    assert str(slots.estimate_slots(run)) == "at least 8"
     run.requests["prefill_s"] = np.nan  # the same from a server that says nothing about prefill
-    assert not slots.estimate(run).limit
+    assert not slots.estimate_slots(run).limit
 
 
 def test_a_slot_that_changes_hands_within_a_millisecond_is_one_slot(tmp_path: Path) -> None:
@@ -208,11 +208,11 @@ def test_a_slot_that_changes_hands_within_a_millisecond_is_one_slot(tmp_path: Pa
     levels, truth = grid(made, (4,))
     early = [dataclasses.replace(r, t_first_token=(r.t_first_token or 0) - 500_000, server=None) for r in truth.records]
     run = frames.load(write(tmp_path / "run", early, levels))
-    assert slots.estimate(run).estimate == 2
+    assert slots.estimate_slots(run).estimate == 2
 
 
 def test_nothing_decoded_is_unknown(tmp_path: Path) -> None:
-    found = slots.estimate(frames.load(write(tmp_path / "run", [], [])))
+    found = slots.estimate_slots(frames.load(write(tmp_path / "run", [], [])))
     assert found.estimate is None
     assert str(found) == "unknown"
     assert found.to_dict()["ci"] is None

@@ -8,7 +8,7 @@ from support import insight_intervals
 from support.virtual_runs import Load
 
 from loadtest.analyse.figures import intervals, stats
-from loadtest.analyse.run.frames import FloatArray
+from loadtest.analyse.run.arrays import FloatArray
 
 
 def test_describe_is_exact() -> None:

@@ -28,7 +28,7 @@ def known(number: int | None) -> Slots:
 
 
 def measured(path: Path, played: Played, number: int | None) -> Steps:
-    return steps.measure(frames.load(played.write(path)), known(number))
+    return steps.measure_steps(frames.load(played.write(path)), known(number))
 
 
 def recorded(path: Path, cell: str, users: tuple[int, ...] = (1, 2, 4)) -> Run:
@@ -178,14 +178,14 @@ def test_two_kinds_of_step_only_where_there_are_two() -> None:
     two = np.sort(np.concatenate((draw.normal(0.0235, 0.001, 100), draw.normal(0.040, 0.001, 300))))
     spread = np.sort(draw.uniform(0.02, 0.05, 500))
     skewed = np.sort(0.02 + draw.exponential(0.005, 500))
-    assert [len(steps.kinds(values)) for values in (one, two, spread, skewed)] == [1, 2, 1, 1]
-    low, high = steps.kinds(two)
+    assert [len(steps.step_kinds(values)) for values in (one, two, spread, skewed)] == [1, 2, 1, 1]
+    low, high = steps.step_kinds(two)
     assert (low.centre_s, high.centre_s) == pytest.approx((0.0235, 0.040), rel=0.02)
     assert low.share == pytest.approx(0.25)
 
 
 def test_real_ollama_on_four_slots_has_two_kinds_of_step_at_two_streams(tmp_path: Path) -> None:
-    found = steps.measure(recorded(tmp_path / "run", "0.33-mid-slots4"), known(4))
+    found = steps.measure_steps(recorded(tmp_path / "run", "0.33-mid-slots4"), known(4))
     by_streams = {entry.streams: entry for entry in found.times}
     centres = [kind.centre_s for kind in by_streams[2].kinds]
     assert centres == pytest.approx([0.023, 0.0405], rel=0.05)
@@ -200,14 +200,14 @@ def test_real_ollama_on_four_slots_has_two_kinds_of_step_at_two_streams(tmp_path
 
 
 def test_real_ollama_with_two_slots_is_a_line(tmp_path: Path) -> None:
-    found = steps.measure(recorded(tmp_path / "run", "0.33-mid-slots2"), known(2))
+    found = steps.measure_steps(recorded(tmp_path / "run", "0.33-mid-slots2"), known(2))
     assert [entry.mean_s for entry in found.times] == pytest.approx([0.0203, 0.0233], rel=0.02)
     assert found.neighbours is None
 
 
 def test_lengths_that_differ_show_a_prompts_fixed_part(tmp_path: Path) -> None:
     """Recorded: 28, 78 and 168 tokens took 83, 182 and 366 ms, which is no line through the origin."""
-    found = steps.measure(
+    found = steps.measure_steps(
         frames.load(made_runs.recorded(tmp_path / "r", ["ollama-0.33-mid-slots1-c8-mixed"])), known(1)
     )
     assert found.prefill is not None
@@ -274,6 +274,6 @@ def test_slots_may_be_unknown(tmp_path: Path) -> None:
     run = frames.load(
         play(LINE, [Load(users=users) for users in (1, 2, 4)], slots=None, says=None).write(tmp_path / "r")
     )
-    found = steps.measure(run, slots.estimate(run))
+    found = steps.measure_steps(run, slots.estimate_slots(run))
     assert found.law is not None
     assert found.law.per_stream_s == pytest.approx(0.005, rel=0.05)

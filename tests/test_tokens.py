@@ -18,7 +18,7 @@ import pytest
 from support.ranks import copy_ranks
 
 from loadtest.workloads import tokens
-from loadtest.workloads.tokens import CL100K, O200K, Calibration, Counter, Ranks, estimate, load_counter
+from loadtest.workloads.tokens import CL100K, O200K, Counter, Ranks, TokenFit, estimate_tokens, load_counter
 
 PROSE = (
     "The kernel stamps each segment as it arrives, so a busy client cannot mistake its own lag for the server's. "
@@ -108,9 +108,9 @@ def test_a_counter_goes_to_worker_processes(real_cache: Path) -> None:
 
 def test_the_estimate_is_near_for_prose(real_cache: Path) -> None:
     exact = load_counter(fetch=False).count(PROSE)
-    assert abs(estimate(PROSE) - exact) <= exact / 10
-    assert estimate("") == 0
-    assert 3 <= estimate("你好世界你好") <= 12
+    assert abs(estimate_tokens(PROSE) - exact) <= exact / 10
+    assert estimate_tokens("") == 0
+    assert 3 <= estimate_tokens("你好世界你好") <= 12
 
 
 def test_the_other_vocabulary_is_better_than_none(real_cache: Path, cache: Path) -> None:
@@ -215,42 +215,42 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_two_lengths_tell_overhead_from_ratio() -> None:
-    calibration = Calibration.fit([(32, 11 + 32), (256, 11 + 256)])
-    assert calibration == Calibration(overhead=11, ratio=1)
+    calibration = TokenFit.fit([(32, 11 + 32), (256, 11 + 256)])
+    assert calibration == TokenFit(overhead=11, ratio=1)
     assert calibration.ours(128) == 117
     assert calibration.server(117) == 128
-    calibration = Calibration.fit([(256, 330), (32, 50)])  # 10 + 1.25 × ours
+    calibration = TokenFit.fit([(256, 330), (32, 50)])  # 10 + 1.25 × ours
     assert (calibration.overhead, calibration.ratio) == (10, 1.25)
     for target in (20, 100, 4096):
         assert abs(calibration.server(calibration.ours(target)) - target) <= 1
 
 
 def test_a_vocabulary_of_little_more_than_letters_is_believed() -> None:
-    assert Calibration.fit([(32, 170), (256, 1290)]) == Calibration(overhead=10, ratio=5)
+    assert TokenFit.fit([(32, 170), (256, 1290)]) == TokenFit(overhead=10, ratio=5)
 
 
 def test_a_target_below_the_template_is_the_shortest_text() -> None:
-    assert Calibration(overhead=30).ours(10) == 1
+    assert TokenFit(overhead=30).ours(10) == 1
 
 
 def test_a_prompt_that_the_context_cut_is_no_point() -> None:
     short, cut = [(32, 106), (32, 107)], [(512, 1548), (2008, 2048), (2008, 2047)]  # 10 + 3 × ours, a context of 2048
-    assert Calibration.fit([*short, *cut], 2048).ratio == pytest.approx(3, abs=0.01)
-    assert tokens.whole([*short, *cut], 2048) == [*short, (512, 1548)]
-    assert tokens.whole([*short, *cut]) == [
+    assert TokenFit.fit([*short, *cut], 2048).ratio == pytest.approx(3, abs=0.01)
+    assert tokens.uncut([*short, *cut], 2048) == [*short, (512, 1548)]
+    assert tokens.uncut([*short, *cut]) == [
         *short,
         (512, 1548),
     ]  # a context that is not known: by the line of the others
-    assert tokens.whole([(32, 106), (256, 778)], 779) == [(32, 106)]  # a token below the context
-    assert tokens.whole([(32, 106), (256, 778), (512, 1546)]) == [(32, 106), (256, 778), (512, 1546)]
+    assert tokens.uncut([(32, 106), (256, 778)], 779) == [(32, 106)]  # a token below the context
+    assert tokens.uncut([(32, 106), (256, 778), (512, 1546)]) == [(32, 106), (256, 778), (512, 1546)]
 
 
 def test_one_length_gives_overhead_alone() -> None:
-    assert Calibration.fit([(32, 40)]) == Calibration(overhead=8)
-    assert Calibration.fit([(32, 40), (32, 40)]) == Calibration(overhead=8)
-    assert Calibration.fit([(32, 16)]) == Calibration(ratio=0.5)
+    assert TokenFit.fit([(32, 40)]) == TokenFit(overhead=8)
+    assert TokenFit.fit([(32, 40), (32, 40)]) == TokenFit(overhead=8)
+    assert TokenFit.fit([(32, 16)]) == TokenFit(ratio=0.5)
 
 
 @pytest.mark.parametrize("points", [[], [(32, 40), (256, 40)], [(32, 40), (256, 1)], [(32, 0)], [(1, 1), (2, 50)]])
 def test_what_makes_no_line_changes_nothing(points: list[tuple[int, int]]) -> None:
-    assert Calibration.fit(points) == Calibration()
+    assert TokenFit.fit(points) == TokenFit()

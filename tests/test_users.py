@@ -22,9 +22,9 @@ from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.target.probe import Model, Server
 from loadtest.target.settle import Target
-from loadtest.wire import Arrivals, LagLog, Order, SyncWire, Timeouts
+from loadtest.wire import LagLog, Order, Received, SyncWire, Timeouts
 from loadtest.wire.poller import Poller
-from loadtest.workloads.tokens import Calibration
+from loadtest.workloads.tokens import TokenFit
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
@@ -54,8 +54,8 @@ def test_under_gevent_answers_are_those_of_the_blocking_wire(gevent_waiter: geve
         requests = [httpx.Request("GET", server.url) for _ in range(3)]
         got = ask("sync", *requests, waiter=gevent_waiter)
     assert [one.error for one in got] == [None] * 3
-    assert [one.arrivals.body() for one in got] == [b"one\ntwo\nthree\n"] * 3
-    assert all(one.arrivals.t_end and one.arrivals.t_send and one.arrivals.t_end > one.arrivals.t_send for one in got)
+    assert [one.received.body() for one in got] == [b"one\ntwo\nthree\n"] * 3
+    assert all(one.received.t_end and one.received.t_send and one.received.t_end > one.received.t_send for one in got)
 
 
 def test_streams_of_many_greenlets_run_at_once_and_leave_nothing_watched(
@@ -74,9 +74,9 @@ def test_streams_of_many_greenlets_run_at_once_and_leave_nothing_watched(
     with serving(handler) as server, SyncWire(waiter=gevent_waiter, timeouts=PATIENT) as wire:
 
         def send() -> bytes:
-            arrivals = Arrivals()
-            wire.fetch(Order.measured(httpx.Request("GET", server.url), arrivals))
-            return arrivals.body()
+            received = Received()
+            wire.fetch(Order.of(httpx.Request("GET", server.url), received))
+            return received.body()
 
         streams = [gevent.spawn(send) for _ in range(together)]
         gevent.joinall(streams, timeout=20)
@@ -110,19 +110,19 @@ def test_a_killed_greenlet_drops_its_connection_and_keeps_what_came(gevent_waite
         peer.send(CHUNKED + chunk(b"a"))
         closed.append(peer.closed_by_client())
 
-    arrivals = Arrivals()
+    received = Received()
     with serving(handler) as server, SyncWire(waiter=gevent_waiter, timeouts=PATIENT) as wire:
 
         def send() -> None:
-            wire.fetch(Order.measured(httpx.Request("GET", server.url), arrivals))
+            wire.fetch(Order.of(httpx.Request("GET", server.url), received))
 
         stream = gevent.spawn(send)
-        while not arrivals.read_count:
+        while not received.read_count:
             gevent.sleep(0.001)
         stream.kill()
     assert closed == [True]
-    assert arrivals.body() == b"a"
-    assert arrivals.failure == "stopped before the answer was over"
+    assert received.body() == b"a"
+    assert received.failure == "stopped before the answer was over"
     assert not gevent_waiter._waiting
 
 
@@ -377,7 +377,7 @@ def test_workers_are_told_all_that_was_settled() -> None:
     scenario = Scenario(url="http://127.0.0.1:1", concurrency=(1,), output_tokens=(9,), temperature=0.5, seed=3)
     model = Model("m", loaded=True, context=4096, details={"quantization_level": "Q4_0"})
     server = Server("http://127.0.0.1:1", "ollama", "0.24.0", (model,), None, {"profile": "quick", "speed": 2.0})
-    settled = Settled(scenario, Target(server, model, OllamaChat("m", temperature=0.5)), Calibration(20.0, 1.1))
+    settled = Settled(scenario, Target(server, model, OllamaChat("m", temperature=0.5)), TokenFit(20.0, 1.1))
     assert Settled.from_json(sent(settled.to_json())) == settled
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.made_runs import MS, RECORDED, Made, grid, loading, recorded, write
+from support.made_runs import CLOCK, MS, RECORDED, Made, grid, loading, recorded, write
 
 from loadtest.analyse.reports.findings import all_findings
 from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.run import frames
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.records import Outcome, Record
+from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.text import seconds
 
@@ -208,6 +209,39 @@ def test_a_busy_client_is_suspect(tmp_path: Path) -> None:
     verdict, reasons = judged(tmp_path / "run", nothing, samples=samples)
     assert verdict == "suspect"
     assert "97 % of a core" in reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("gap_s", "at_s", "verdict", "said"),
+    [
+        (0.9, 60, "valid", ""),
+        (1.2, 60, "suspect", "the client stood still for up to 1.2 s (1 time) and sent and read nothing then: 0.7"),
+        (3.0, 60, "void", "of the level's time, above the limit of 1 %"),
+        (3.0, 1, "valid", ""),  # before anything was measured
+        (3.0, 300, "valid", ""),  # and after
+    ],
+)
+def test_a_client_that_stood_still_is_doubted(
+    tmp_path: Path, gap_s: float, at_s: float, verdict: str, said: str
+) -> None:
+    """Its users send nothing meanwhile, so that no request says what they would have felt."""
+    samples = [{"t": round(at_s * 1000) * MS, "level": 0, "loop_gap_us": round(gap_s * 1e6), "cpu": 0.1}]
+    found, reasons = judged(tmp_path / "run", nothing, made=Made(prefill_ms=20_000), samples=samples)
+    assert (found, len(reasons)) == (verdict, 1 if said else 0), reasons
+    assert not said or said in reasons[0]
+
+
+def test_one_of_several_processes_that_stood_still_is_weighed_by_its_share(tmp_path: Path) -> None:
+    levels, truth = grid(Made(prefill_ms=20_000), (4,))
+    path = write(tmp_path / "run", truth.records, levels)
+    for worker in range(4):
+        writer = RunFolder.open(path).sample_writer(CLOCK, source=f"driver-{worker}")
+        writer.write({"t": 60_000 * MS, "level": 0, "loop_gap_us": 2_000_000 if worker == 3 else 2_500, "cpu": 0.1})
+        writer.close()
+    level = analyse(path).summary["levels"][0]
+    assert level["verdict"] == "suspect"
+    assert "of the time of the level's 4 processes" in level["reasons"][0]
+    assert "a process of the client stood still for up to 2.0 s (1 time) and sent" in level["reasons"][0]
 
 
 def reloading(path: Path, *, load_ms: int, warmup: int = 1, **facts: Any) -> tuple[str, list[str]]:

@@ -13,7 +13,8 @@ from support.virtual_runs import Load, Played, play
 
 from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import slots, waits
 from loadtest.analyse.server.slots import Slots
 from loadtest.records import Outcome, Record
@@ -104,7 +105,7 @@ def test_being_overtaken_while_slots_are_free_is_batch_wait(tmp_path: Path) -> N
     )
     level = {"index": 0, "concurrency": 2, "input_tokens": 100, "output_tokens": 20, "words": None, "rate": None}
     run = frames.load(write(tmp_path / "run", [held, short, after], [level]))
-    split = waits.split(run, Slots(2, limit=True, method="known"))
+    split = waits.split_waits(run, Slots(2, limit=True, method="known"))
     assert list(split.slot) == [0, 0, 0]
     assert split.batch == pytest.approx([0.5, 0, 0])
 
@@ -129,7 +130,7 @@ def test_past_a_limit_that_is_not_known_the_wait_is_not_split(tmp_path: Path) ->
     made = Made(slots=4, batch_ms=12, tokens=30)
     make(tmp_path / "run", made, users=(2, 8))
     run = frames.load(tmp_path / "run")
-    split = waits.split(run, Slots(4, limit=False, method="held only 30 % of the time that more were in flight"))
+    split = waits.split_waits(run, Slots(4, limit=False, method="held only 30 % of the time that more were in flight"))
     eight = np.asarray(run.requests["level"] == 1)
     assert np.isnan(split.slot[eight]).all()
     assert np.isnan(split.batch[eight]).all()
@@ -152,7 +153,7 @@ def test_slot_wait_is_the_engine_s_own(tmp_path: Path, says: str | None, lifo: b
     ]
     played = play(TIMING, loads, slots=4, says=says, lifo=lifo)
     run = frames.load(played.write(tmp_path / "run"))
-    split = waits.split(run, slots.estimate(run))
+    split = waits.split_waits(run, slots.estimate_slots(run))
     truth = truth_of(played, run)
     assert float(np.quantile(truth, 0.9)) > 0.5
     assert float(np.abs(split.slot - truth).max()) < 0.005
@@ -165,10 +166,10 @@ def test_slot_wait_is_the_engine_s_own(tmp_path: Path, says: str | None, lifo: b
 def test_inferred_slot_wait_of_real_ollama_is_what_its_durations_say(tmp_path: Path, names: list[str]) -> None:
     """Recorded: they differ by 11 and 14 ms at p99, where the queue lasts more than a second."""
     run = frames.load(recorded(tmp_path / "run", names))
-    told = waits.split(run, KNOWN)
+    told = waits.split_waits(run, KNOWN)
     for column in ("load_s", "prefill_s", "queue_wait_s"):
         run.requests[column] = np.nan
-    inferred = waits.split(run, KNOWN)
+    inferred = waits.split_waits(run, KNOWN)
     assert set(inferred.source) == {waits.INFERRED}
     assert np.isnan(inferred.batch).all()
     assert float(np.quantile(np.abs(told.slot - inferred.slot), 0.99)) < 0.020
@@ -186,7 +187,7 @@ def test_failed_streams_hold_their_slot_all_the_same(tmp_path: Path) -> None:
     ]
     played.records[:] = lost
     run = frames.load(played.write(tmp_path / "run"))
-    split = waits.split(run, KNOWN)
+    split = waits.split_waits(run, KNOWN)
     assert float(np.abs(split.slot - truth_of(played, run)).max()) < 0.005  # truth: up to 3.4 s
     failed = ~np.asarray(run.requests["ok"], dtype=np.bool_)
     assert set(split.source[failed]) == {waits.INFERRED}
@@ -216,7 +217,7 @@ def test_a_request_given_up_in_prefill_held_a_slot_and_one_given_up_in_the_queue
     made = made if told else [dataclasses.replace(record, server=None) for record in made]
     level = {"index": 0, "concurrency": 4, "input_tokens": 100, "output_tokens": 20, "words": None, "rate": None}
     run = frames.load(write(tmp_path / "run", made, [level]))
-    split = waits.split(run, Slots(1, limit=True, method="known"))
+    split = waits.split_waits(run, Slots(1, limit=True, method="known"))
     assert split.slot[[1, 3]] == pytest.approx([0.9, 1.7])
     source = waits.SERVER if told else waits.INFERRED
     assert list(split.source) == [waits.UNKNOWN, source, waits.UNKNOWN, source]
@@ -242,4 +243,4 @@ def test_headers_that_a_proxy_sends_at_once_give_way_to_llamacpp_s_timings(tmp_p
     played.records[:] = [dataclasses.replace(r, t_headers=r.t_send + MS) for r in played.records]  # type: ignore[operator]
     run = frames.load(played.write(tmp_path / "run"))
     assert run.column("queue_wait_s").max() < 0.002
-    assert float(np.quantile(np.abs(waits.split(run, KNOWN).slot - truth_of(played, run)), 0.99)) < 0.005
+    assert float(np.quantile(np.abs(waits.split_waits(run, KNOWN).slot - truth_of(played, run)), 0.99)) < 0.005

@@ -119,7 +119,7 @@ def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     from loadtest.users import recording
     from loadtest.users.coordinator import Decider
 
-    monkeypatch.setattr(recording, "_process", recording._Process())
+    monkeypatch.setattr(recording, "_process", recording._CurrentTest())
     environment = web_ui_of(board_of()).environment
     environment.host = "http://127.0.0.1:1"
     user: Any = type("One", (ModelUser,), {})

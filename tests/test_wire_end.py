@@ -16,7 +16,7 @@ from support.wire_server import CHUNKED, LAST, Peer, chunk, serving
 from test_wire_tls import certificate  # noqa: F401 - a fixture
 
 from loadtest.dialects.base import End, EndMarks
-from loadtest.wire import Arrivals, Timeouts
+from loadtest.wire import Received, Timeouts
 
 MS = 1_000_000
 
@@ -38,7 +38,7 @@ DONE = chunk(b"data: [DONE]\n\n")
 PING = chunk(b": ping\n\n")
 
 
-def one(kind: str, *parts: bytes, then: str = "open", **options: Any) -> tuple[Arrivals, httpx.TransportError | None]:
+def one(kind: str, *parts: bytes, then: str = "open", **options: Any) -> tuple[Received, httpx.TransportError | None]:
     """Have one answer measured, after which the server does nothing more, closes or resets."""
 
     def handler(peer: Peer) -> None:
@@ -57,8 +57,8 @@ def one(kind: str, *parts: bytes, then: str = "open", **options: Any) -> tuple[A
         return b"text" in body
 
     with serving(handler) as server:
-        (got,) = ask(kind, httpx.Request("GET", server.url), arrivals=Arrivals(live, ENDS), **options)
-    return got.arrivals, got.error
+        (got,) = ask(kind, httpx.Request("GET", server.url), received=Received(live, ENDS), **options)
+    return got.received, got.error
 
 
 @pytest.mark.parametrize("then", ["open", "close", "reset"])
@@ -67,21 +67,21 @@ def one(kind: str, *parts: bytes, then: str = "open", **options: Any) -> tuple[A
 )
 @pytest.mark.parametrize("kind", WAITERS)
 def test_after_its_mark_an_answer_is_over_whatever_follows(kind: str, behind: tuple[bytes, ...], then: str) -> None:
-    arrivals, error = one(kind, CHUNKED, TALK, FINISH, USAGE, DONE, *behind, then=then)
+    received, error = one(kind, CHUNKED, TALK, FINISH, USAGE, DONE, *behind, then=then)
     assert error is None
-    assert (arrivals.ended, arrivals.failure, arrivals.marked) == (True, None, End.MARK)
-    assert not arrivals.reusable
-    assert arrivals.t_end is not None
-    assert arrivals.t_over is not None
-    assert arrivals.t_end <= arrivals.t_over
-    assert arrivals.body().startswith(b'data: {"text":"say')
+    assert (received.ended, received.failure, received.marked) == (True, None, End.MARK)
+    assert not received.reusable
+    assert received.t_end is not None
+    assert received.t_over is not None
+    assert received.t_end <= received.t_over
+    assert received.body().startswith(b'data: {"text":"say')
 
 
 @pytest.mark.parametrize("kind", WAITERS)
 def test_a_mark_s_answer_without_an_end_of_its_framing_is_over_after_50_ms(kind: str) -> None:
-    arrivals, _ = one(kind, CHUNKED, TEXT, DONE)
-    assert (arrivals.t_over or 0) - (arrivals.t_end or 0) >= 50 * MS
-    assert (arrivals.t_over or 0) - (arrivals.t_end or 0) < 1000 * MS  # and not by a limit of the request's
+    received, _ = one(kind, CHUNKED, TEXT, DONE)
+    assert (received.t_over or 0) - (received.t_end or 0) >= 50 * MS
+    assert (received.t_over or 0) - (received.t_end or 0) < 1000 * MS  # and not by a limit of the request's
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["end by itself", "end with the mark"])
@@ -110,9 +110,9 @@ def test_a_well_behaved_server_s_connection_is_kept(kind: str, apart: bool) -> N
         got = ask(kind, *[httpx.Request("GET", server.url) for _ in range(5)], ends=EndMarks(ENDS.needles, seen))
     assert server.connections == 1
     for request in got:
-        assert request.arrivals.complete
-        assert request.arrivals.marked is End.MARK
-        assert (request.arrivals.t_over != request.arrivals.t_end) is apart
+        assert request.received.complete
+        assert request.received.marked is End.MARK
+        assert (request.received.t_over != request.received.t_end) is apart
 
 
 @pytest.mark.parametrize("then", ["open", "close", "reset"])
@@ -120,17 +120,17 @@ def test_a_well_behaved_server_s_connection_is_kept(kind: str, apart: bool) -> N
 def test_after_its_finish_an_answer_is_over_with_the_connection_or_after_a_second_of_comments(
     kind: str, then: str
 ) -> None:
-    arrivals, error = one(kind, CHUNKED, TEXT, FINISH, USAGE, PING, PING, then=then)
+    received, error = one(kind, CHUNKED, TEXT, FINISH, USAGE, PING, PING, then=then)
     assert error is None
-    assert (arrivals.failure, arrivals.marked) == (None, End.FINISH)
-    waited = (arrivals.t_over or 0) - (arrivals.t_end or 0)
+    assert (received.failure, received.marked) == (None, End.FINISH)
+    waited = (received.t_over or 0) - (received.t_end or 0)
     assert waited >= 1000 * MS if then == "open" else waited < 1000 * MS
 
 
 @pytest.mark.parametrize("kind", ["sync", "uvloop", "gevent"])
 def test_limits_after_the_end_was_said_are_no_failures(kind: str) -> None:
-    arrivals, error = one(kind, CHUNKED, TEXT, FINISH, timeouts=Timeouts(connect=5, first_token=5, idle=0.05))
-    assert (error, arrivals.failure, arrivals.marked) == (None, None, End.FINISH)
+    received, error = one(kind, CHUNKED, TEXT, FINISH, timeouts=Timeouts(connect=5, first_token=5, idle=0.05))
+    assert (error, received.failure, received.marked) == (None, None, End.FINISH)
 
 
 @pytest.mark.parametrize("kind", ["sync", "asyncio"])
@@ -144,7 +144,7 @@ def test_marks_work_under_tls(kind: str, certificate: Path) -> None:  # noqa: F8
     context.load_cert_chain(certificate)
     with serving(handler, tls=context) as server:
         (got,) = ask(kind, httpx.Request("GET", server.url), verify=str(certificate), ends=ENDS)
-    assert (got.error, got.arrivals.marked, got.arrivals.failure) == (None, End.MARK, None)
+    assert (got.error, got.received.marked, got.received.failure) == (None, End.MARK, None)
 
 
 WHOLE = (
@@ -168,27 +168,27 @@ def test_a_mark_is_found_wherever_chunks_and_reads_are_cut(body: bytes, newline:
             i += step
         data = CHUNKED + b"".join(parts)
         cuts = sorted({0, len(data), *(rng.randrange(len(data)) for _ in range(rng.randint(0, 60)))})
-        arrivals = Arrivals(ends=ENDS)
+        received = Received(ends=ENDS)
         seen = None
         for t, (a, b) in enumerate(pairwise(cuts)):
-            arrivals.add(data[a:b], [], t)
-            if arrivals.marked is End.MARK and seen is None:
+            received.add(data[a:b], [], t)
+            if received.marked is End.MARK and seen is None:
                 seen = t
-                assert len(arrivals.body()) >= mark - 1, (size, cuts)
+                assert len(received.body()) >= mark - 1, (size, cuts)
         assert seen is not None, (size, cuts)
-        assert arrivals.until == seen + 50 * MS
-        assert not arrivals.expire(seen + 50 * MS - 1)
-        assert arrivals.expire(seen + 50 * MS)
-        assert (arrivals.t_end, arrivals.t_over, arrivals.failure) == (seen, seen + 50 * MS, None)
+        assert received.until == seen + 50 * MS
+        assert not received.expire(seen + 50 * MS - 1)
+        assert received.expire(seen + 50 * MS)
+        assert (received.t_end, received.t_over, received.failure) == (seen, seen + 50 * MS, None)
 
 
 def test_a_mark_is_found_where_lines_end_in_carriage_returns_alone() -> None:
-    arrivals = Arrivals(ends=ENDS)
-    arrivals.add(CHUNKED, [], 0)
+    received = Received(ends=ENDS)
+    received.add(CHUNKED, [], 0)
     for t in range(1000):
-        arrivals.add(chunk(b'data: {"text":"a"}\r\r'), [], 1 + t)
-    arrivals.add(chunk(b"data: [DONE]\r\r"), [], 2000)
-    assert (arrivals.marked, arrivals.until) == (End.MARK, 2000 + 50 * MS)
+        received.add(chunk(b'data: {"text":"a"}\r\r'), [], 1 + t)
+    received.add(chunk(b"data: [DONE]\r\r"), [], 2000)
+    assert (received.marked, received.until) == (End.MARK, 2000 + 50 * MS)
 
 
 def test_a_needle_in_a_long_line_costs_little_and_is_read_with_its_newline() -> None:
@@ -198,14 +198,14 @@ def test_a_needle_in_a_long_line_costs_little_and_is_read_with_its_newline() -> 
         asked.append(len(line))
         return read(line)
 
-    arrivals = Arrivals(ends=EndMarks(ENDS.needles, counting))
-    arrivals.add(CHUNKED, [], 0)
-    arrivals.add(chunk(b'{"text":"' + b"[DONE]" * 1000), [], 1)
+    received = Received(ends=EndMarks(ENDS.needles, counting))
+    received.add(CHUNKED, [], 0)
+    received.add(chunk(b'{"text":"' + b"[DONE]" * 1000), [], 1)
     for t in range(1000):
-        arrivals.add(chunk(b"[DONE]" * 1000), [], 2 + t)
+        received.add(chunk(b"[DONE]" * 1000), [], 2 + t)
     assert len(asked) <= 1
-    arrivals.add(chunk(b'","done":true}\n'), [], 9999)
-    assert (arrivals.marked, arrivals.until) == (End.MARK, 9999 + 50 * MS)
+    received.add(chunk(b'","done":true}\n'), [], 9999)
+    assert (received.marked, received.until) == (End.MARK, 9999 + 50 * MS)
 
 
 ALIKE = [CHUNKED, *[chunk(b'{"done":false,"text":"a","more":{"x":[]}}\n')] * 9]
@@ -214,14 +214,14 @@ ODD = EndMarks(ENDS.needles, lambda line: End.MARK if line.startswith(b'{"done":
 
 
 def test_an_end_that_looks_like_any_line_is_found_when_nothing_comes() -> None:
-    arrivals = Arrivals(ends=ODD)
+    received = Received(ends=ODD)
     for t, part in enumerate([*ALIKE, ODD_END]):
-        arrivals.add(part, [], t)
-    assert (arrivals.until, arrivals.look_at) == (None, 10 + 250 * MS)
-    assert arrivals.look()
-    assert (arrivals.until, arrivals.look_at) == (10 + 50 * MS, None)
-    assert arrivals.expire(251 * MS)
-    assert (arrivals.t_end, arrivals.failure) == (10, None)
+        received.add(part, [], t)
+    assert (received.until, received.look_at) == (None, 10 + 250 * MS)
+    assert received.look()
+    assert (received.until, received.look_at) == (10 + 50 * MS, None)
+    assert received.expire(251 * MS)
+    assert (received.t_end, received.failure) == (10, None)
 
 
 @pytest.mark.parametrize("then", ["open", "close", "reset"])
@@ -243,36 +243,36 @@ def test_an_end_that_looks_like_any_line_is_one_whatever_follows(kind: str, then
 
     with serving(handler) as server:
         (one,) = ask(kind, httpx.Request("GET", server.url), ends=ODD)
-    assert (one.error, one.arrivals.failure, one.arrivals.marked) == (None, None, End.MARK)
+    assert (one.error, one.received.failure, one.received.marked) == (None, None, End.MARK)
 
 
 def test_only_data_move_the_end_after_a_finish() -> None:
-    arrivals = Arrivals(ends=ENDS)
+    received = Received(ends=ENDS)
     for t, part in [(0, CHUNKED), (10, TEXT), (20, FINISH), (30, PING), (800, USAGE), (900, PING), (1500, PING)]:
-        arrivals.add(part, [], t * MS)
-    assert (arrivals.marked, arrivals.until) == (End.FINISH, 1020 * MS)
-    assert not arrivals.expire(1020 * MS)
-    assert arrivals.until == 1800 * MS
-    assert not arrivals.expire(1799 * MS)
-    assert arrivals.expire(1801 * MS)
-    assert (arrivals.t_end, arrivals.t_over, arrivals.failure) == (20 * MS, 1801 * MS, None)
+        received.add(part, [], t * MS)
+    assert (received.marked, received.until) == (End.FINISH, 1020 * MS)
+    assert not received.expire(1020 * MS)
+    assert received.until == 1800 * MS
+    assert not received.expire(1799 * MS)
+    assert received.expire(1801 * MS)
+    assert (received.t_end, received.t_over, received.failure) == (20 * MS, 1801 * MS, None)
 
 
 def test_a_mark_after_a_finish_is_the_end() -> None:
-    arrivals = Arrivals(ends=ENDS)
+    received = Received(ends=ENDS)
     for t, part in [(0, CHUNKED), (10, TEXT), (20, FINISH), (30, DONE + LAST)]:
-        arrivals.add(part, [], t)
-    assert (arrivals.complete, arrivals.marked, arrivals.t_end, arrivals.t_over) == (True, End.MARK, 30, 30)
-    assert arrivals.reusable
+        received.add(part, [], t)
+    assert (received.complete, received.marked, received.t_end, received.t_over) == (True, End.MARK, 30, 30)
+    assert received.reusable
 
 
 @pytest.mark.parametrize("last", [b"data: [DONE]", b'{"x":1,"done":true}'])
 def test_a_last_line_without_its_newline_is_read_when_the_connection_ends(last: bytes) -> None:
-    arrivals, _ = Arrivals.replay([(1, b"HTTP/1.1 200 OK\r\n\r\n" + TEXT), (2, last)], 9, ends=ENDS)
-    assert (arrivals.marked, arrivals.failure, arrivals.t_end) == (End.MARK, None, 2)
+    received, _ = Received.replay([(1, b"HTTP/1.1 200 OK\r\n\r\n" + TEXT), (2, last)], 9, ends=ENDS)
+    assert (received.marked, received.failure, received.t_end) == (End.MARK, None, 2)
 
 
 def test_a_replayed_answer_is_over_50_ms_after_its_mark() -> None:
     reads = [(0, CHUNKED + TEXT), (1 * MS, DONE), (70 * MS, PING)]
-    arrivals, rest = Arrivals.replay(reads, 99 * MS, ends=ENDS)
-    assert (arrivals.failure, arrivals.t_end, arrivals.t_over, rest) == (None, 1 * MS, 51 * MS, reads[2:])
+    received, rest = Received.replay(reads, 99 * MS, ends=ENDS)
+    assert (received.failure, received.t_end, received.t_over, rest) == (None, 1 * MS, 51 * MS, reads[2:])

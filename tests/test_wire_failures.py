@@ -6,10 +6,10 @@ import threading
 
 import httpx
 import pytest
-from support.wire_client import KINDS, ask, get
+from support.wire_client import KINDS, ask
 from support.wire_server import CHUNKED, Peer, answer, chunk, serving
 
-from loadtest.wire import Arrivals, Timeouts
+from loadtest.wire import Received, Timeouts
 
 IMPATIENT = Timeouts(connect=5, first_token=0.05, idle=0.05)
 
@@ -32,9 +32,9 @@ def test_a_connection_gone_stale_is_replaced_once(kind: str, how: str) -> None:
     with serving(handler) as server:
         got = ask(kind, *[httpx.Request("POST", server.url, content=b"x") for _ in range(2)])
     assert [one.error for one in got] == [None, None]
-    assert [one.arrivals.body() for one in got] == [b"0", b"1"]
-    assert got[1].arrivals.new_conn
-    again = got[1].arrivals
+    assert [one.received.body() for one in got] == [b"0", b"1"]
+    assert got[1].received.new_conn
+    again = got[1].received
     known = [instant for instant in (again.t_send, again.t_connect, again.t_resent, again.t_headers) if instant]
     assert len(known) == 4
     assert known == sorted(known)  # what the resending took is part of the wait for the answer
@@ -63,11 +63,11 @@ def test_a_reset_in_the_body_is_a_read_error_and_keeps_what_came(kind: str) -> N
         peer.reset()
 
     with serving(handler) as server:
-        (got,) = ask(kind, httpx.Request("GET", server.url), arrivals=Arrivals(live))
+        (got,) = ask(kind, httpx.Request("GET", server.url), received=Received(live))
     assert isinstance(got.error, httpx.ReadError)
     assert "reset" in str(got.error)
-    assert got.arrivals.failure == str(got.error)
-    assert got.arrivals.body() == b"a"
+    assert got.received.failure == str(got.error)
+    assert got.received.body() == b"a"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,9 +121,9 @@ def test_limits_say_which_they_are_and_free_the_server(
     assert type(got.error) is kind_of
     assert words in str(got.error)
     assert "0.05 s" in str(got.error)
-    assert got.arrivals.ended
-    assert got.arrivals.failure == str(got.error)
-    assert got.arrivals.body() == b"".join(b"a" for part in parts[1:])
+    assert got.received.ended
+    assert got.received.failure == str(got.error)
+    assert got.received.body() == b"".join(b"a" for part in parts[1:])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,7 +146,7 @@ def test_the_total_limit_ends_a_stream_that_goes_on(kind: str) -> None:
         (got,) = ask(kind, httpx.Request("GET", server.url), timeouts=Timeouts(total=0.1))
     assert isinstance(got.error, httpx.ReadTimeout)
     assert "total limit" in str(got.error)
-    assert len(got.arrivals.body()) > 1
+    assert len(got.received.body()) > 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -156,12 +156,11 @@ def test_a_server_that_takes_no_more_of_the_request_meets_the_idle_limit(kind: s
         (got,) = ask(kind, httpx.Request("POST", server.url, content=b"x" * 30_000_000), timeouts=IMPATIENT)
         done.set()
     assert isinstance(got.error, httpx.WriteTimeout)
-    assert got.arrivals.t_send is None
+    assert got.received.t_send is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ordinary_requests_keep_to_httpx_s_timeouts(kind: str) -> None:
+def test_an_order_s_own_limits_go_before_the_wire_s(kind: str) -> None:
     with serving(lambda peer: peer.request() and peer.closed_by_client()) as server:
-        request = httpx.Request("GET", server.url, extensions={"timeout": {"connect": 5, "read": 0.05}})
-        with pytest.raises(httpx.ReadTimeout):
-            get(kind, request, timeouts=Timeouts(first_token=60))
+        (got,) = ask(kind, httpx.Request("GET", server.url), limits=IMPATIENT, timeouts=Timeouts(first_token=60))
+    assert isinstance(got.error, httpx.ReadTimeout)

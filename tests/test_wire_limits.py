@@ -17,7 +17,7 @@ import pytest
 from support.wire_client import KINDS, WAITERS, ask, run
 from support.wire_server import CHUNKED, LAST, Peer, answer, chunk, say, serving
 
-from loadtest.wire import Arrivals, AsyncWire, Order, SyncWire, Timeouts, WallClock, connection, parser
+from loadtest.wire import AsyncWire, Order, Received, SyncWire, Timeouts, WallClock, connection, parser
 from loadtest.wire.clock import SO_TIMESTAMPNS, Ancillary
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -64,11 +64,11 @@ def test_an_answer_without_end_is_dropped_with_a_sentence(
     with serving(handler) as server:
         (got,) = ask(kind, httpx.Request("GET", server.url))
     assert got.error is None
-    assert got.arrivals.failure == got.arrivals.excessive
-    assert words in (got.arrivals.excessive or "")
-    assert not got.arrivals.malformed
-    assert not got.arrivals.reusable
-    assert len(got.arrivals.body()) < 2 << 20
+    assert got.received.failure == got.received.excessive
+    assert words in (got.received.excessive or "")
+    assert not got.received.malformed
+    assert not got.received.reusable
+    assert len(got.received.body()) < 2 << 20
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def test_only_content_is_progress(kind: str, first: list[bytes], drip: bytes, wo
         (got,) = ask(
             kind,
             httpx.Request("GET", server.url),
-            arrivals=Arrivals(is_text),
+            received=Received(is_text),
             timeouts=Timeouts(connect=5, first_token=0.2, idle=0.3, total=5),
         )
         gone.set()
@@ -139,27 +139,27 @@ def test_content_that_comes_in_time_meets_no_limit(kind: str) -> None:
 
     with serving(handler) as server:
         limits = Timeouts(connect=5, first_token=0.3, idle=0.3)
-        (got,) = ask(kind, httpx.Request("GET", server.url), arrivals=Arrivals(is_text), timeouts=limits)
+        (got,) = ask(kind, httpx.Request("GET", server.url), received=Received(is_text), timeouts=limits)
     assert got.error is None
-    assert got.arrivals.complete
+    assert got.received.complete
 
 
 def test_the_idle_limit_counts_from_the_last_content() -> None:
-    arrivals = Arrivals(is_text)
-    arrivals.whole, arrivals.t_send = True, 0
+    received = Received(is_text)
+    received.t_send = 0
     limits = Timeouts(first_token=5, idle=1, total=None)
-    assert limits.deadline(arrivals, 0) == (5e9, "first_token")
-    arrivals.add(CHUNKED, [], 10 * MS)
-    arrivals.add(PING, [], 20 * MS)
-    assert limits.deadline(arrivals, 0) == (5e9, "first_token")
+    assert limits.deadline(received, 0) == (5e9, "first_token")
+    received.add(CHUNKED, [], 10 * MS)
+    received.add(PING, [], 20 * MS)
+    assert limits.deadline(received, 0) == (5e9, "first_token")
     for t, part in [(100, TOKEN), (200, TOKEN), (300, PING), (400, chunk(b'data: {"te')), (500, chunk(b'xt":1}'))]:
-        arrivals.add(part, [], t * MS)
-    assert limits.deadline(arrivals, 0) == (1.1e9, "idle")  # as far as anybody has looked
-    arrivals.catch_up()
-    assert limits.deadline(arrivals, 0) == (1.5e9, "idle")
-    arrivals.add(chunk(b"\n: ping\n\n"), [], 600 * MS)
-    arrivals.catch_up()
-    assert limits.deadline(arrivals, 0) == (1.5e9, "idle")
+        received.add(part, [], t * MS)
+    assert limits.deadline(received, 0) == (1.1e9, "idle")  # as far as anybody has looked
+    received.catch_up()
+    assert limits.deadline(received, 0) == (1.5e9, "idle")
+    received.add(chunk(b"\n: ping\n\n"), [], 600 * MS)
+    received.catch_up()
+    assert limits.deadline(received, 0) == (1.5e9, "idle")
 
 
 # -- resending ------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_a_kept_connection_that_dies_late_is_a_failure(kind: str, how: str) -> N
         "the connection broke" if how == "reset" else "the server closed the connection"
     )
     assert server.connections == 1
-    assert got[1].arrivals.t_resent is None
+    assert got[1].received.t_resent is None
 
 
 @pytest.mark.parametrize("kind", WAITERS)
@@ -202,8 +202,8 @@ def test_a_request_is_sent_again_once(kind: str) -> None:
         got = ask(kind, *[httpx.Request("GET", server.url) for _ in range(2)])
     assert isinstance(got[1].error, httpx.RemoteProtocolError)
     assert server.connections == 2
-    assert got[1].arrivals.t_resent is not None
-    assert (got[1].arrivals.t_send or 0) <= got[1].arrivals.t_resent
+    assert got[1].received.t_resent is not None
+    assert (got[1].received.t_send or 0) <= got[1].received.t_resent
 
 
 # -- t_send ---------------------------------------------------------------------------------------------------------
@@ -221,17 +221,17 @@ def stamp(wall_ns: int) -> Ancillary:
 def test_an_answer_that_arrived_before_the_send_returned(first: int, t_send: int, early: int) -> None:
     wall = WallClock()
     offset, base = wall._offsets[-1], wall._at[-1]
-    arrivals = Arrivals()
-    arrivals.t_connect = base + 18
-    arrivals.sent(base + 20, base + 50)
-    assert (arrivals.t_send, arrivals.send_ns) == (base + 50, 30)
-    arrivals.add(CHUNKED + TOKEN, stamp(base + first + offset), base + 70)
-    arrivals.add(LAST, stamp(base + 65 + offset), base + 80)
+    received = Received()
+    received.t_connect = base + 18
+    received.sent(base + 20, base + 50)
+    assert (received.t_send, received.send_ns) == (base + 50, 30)
+    received.add(CHUNKED + TOKEN, stamp(base + first + offset), base + 70)
+    received.add(LAST, stamp(base + 65 + offset), base + 80)
     for _ in range(2):  # settled once for all
-        reads = arrivals.reads(wall)
-        assert arrivals.t_send == base + t_send
-        assert arrivals.early_ns == early
-        instants = [arrivals.t_connect, arrivals.t_send, arrivals.t_headers, *reads.t, arrivals.t_end, arrivals.t_over]
+        reads = received.reads(wall)
+        assert received.t_send == base + t_send
+        assert received.early_ns == early
+        instants = [received.t_connect, received.t_send, received.t_headers, *reads.t, received.t_end, received.t_over]
         assert instants == sorted(instants)  # type: ignore[type-var]
 
 
@@ -239,8 +239,8 @@ def test_an_answer_that_arrived_before_the_send_returned(first: int, t_send: int
 def test_how_long_the_send_took_is_known(kind: str) -> None:
     with serving(say(answer(b"a"))) as server:
         (got,) = ask(kind, httpx.Request("POST", server.url, content=b"x" * 3_000_000))
-    assert got.arrivals.send_ns is not None
-    assert got.arrivals.send_ns > 0
+    assert got.received.send_ns is not None
+    assert got.received.send_ns > 0
 
 
 # -- descriptors and memory -----------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_without_a_descriptor_a_request_fails_alone_and_says_so(kind: str, host:
 
 
 def order(url: str) -> Order:
-    return Order.measured(httpx.Request("GET", url), Arrivals())
+    return Order.of(httpx.Request("GET", url), Received())
 
 
 @pytest.mark.parametrize("how", ["refused", "reset", "malformed", "no name"])
@@ -309,7 +309,7 @@ def test_failed_requests_leave_nothing_to_the_garbage_collector(
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
     def alive() -> int:
-        kinds = (Arrivals, httpx.TransportError, OSError, connection.Connection, TracebackType)
+        kinds = (Received, httpx.TransportError, OSError, connection.Connection, TracebackType)
         return sum(isinstance(one, kinds) for one in gc.get_objects())
 
     async def main() -> None:

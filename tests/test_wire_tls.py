@@ -38,8 +38,8 @@ def test_tls_on_the_same_path(kind: str, verify: str, certificate: Path) -> None
         got = ask(kind, *requests, verify=str(certificate) if verify == "the certificate" else False)
     for one in got:
         assert one.error is None
-        assert one.arrivals.body() == b"one\ntwo\nthree\n"
-        assert one.arrivals.stamped_count <= one.arrivals.read_count
+        assert one.received.body() == b"one\ntwo\nthree\n"
+        assert one.received.stamped_count <= one.received.read_count
     assert server.connections == 1
 
 
@@ -56,7 +56,7 @@ def test_tls_closed_in_good_order_ends_a_body_without_length(kind: str, certific
     context.load_cert_chain(certificate)
     with serving(handler, tls=context) as server:
         (got,) = ask(kind, httpx.Request("GET", server.url), verify=str(certificate))
-    assert (got.error, got.arrivals.complete, got.arrivals.body()) == (None, True, b"hello")
+    assert (got.error, got.received.complete, got.received.body()) == (None, True, b"hello")
 
 
 @pytest.mark.parametrize("kind", KINDS)

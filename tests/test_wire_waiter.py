@@ -9,7 +9,7 @@ import pytest
 from support.wire_client import PATIENT, ask
 from support.wire_server import CHUNKED, STREAM, Peer, chunk, say, serving
 
-from loadtest.wire import Arrivals, BlockingWaiter, Order, SyncWire
+from loadtest.wire import BlockingWaiter, Order, Received, SyncWire
 
 
 class Greedy(BlockingWaiter):
@@ -31,7 +31,7 @@ def test_a_waiter_of_one_s_own_is_used_and_told_of_every_descriptor_that_closes(
     waiter = Greedy()
     with serving(say(*STREAM)) as server:
         got = ask("sync", *[httpx.Request("GET", server.url) for _ in range(2)], waiter=waiter)
-    assert [one.arrivals.body() for one in got] == [b"one\ntwo\nthree\n"] * 2
+    assert [one.received.body() for one in got] == [b"one\ntwo\nthree\n"] * 2
     assert len(waiter.pumped) == 1
     assert waiter.pumped <= waiter.forgotten
 
@@ -58,10 +58,10 @@ def test_who_is_stopped_while_waiting_drops_the_connection_and_keeps_what_came()
         assert peer.closed_by_client()
 
     with serving(handler) as server, SyncWire(waiter=Stopping(), timeouts=PATIENT) as wire:
-        arrivals = Arrivals()
+        received = Received()
         with pytest.raises(Stopped):
-            wire.fetch(Order.measured(httpx.Request("GET", server.url), arrivals))
-        assert arrivals.ended
-        assert not arrivals.complete
-        assert arrivals.failure == "stopped before the answer was over"
-        assert arrivals.body() == b"a"
+            wire.fetch(Order.of(httpx.Request("GET", server.url), received))
+        assert received.ended
+        assert not received.complete
+        assert received.failure == "stopped before the answer was over"
+        assert received.body() == b"a"

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -24,15 +25,16 @@ import pytest
 from support.plans import SHORT, Run, counted, planned
 
 from loadtest.cli.demo import simulated_server
+from loadtest.measure import release
 from loadtest.measure.progress import Progress, Tally
 from loadtest.measure.release import Permits
-from loadtest.measure.schedule import Share
+from loadtest.measure.schedule import PlanShare
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import now
-from loadtest.workloads.synthetic import Workload
 from loadtest.workloads.tokens import Counter as Tokens
+from loadtest.workloads.workload import Workload
 
 Call = Callable[..., tuple[int, str, str]]
 WORKERS = ("--workers", "2")
@@ -151,7 +153,7 @@ def test_a_rate_is_shared_and_no_permit_lies_ready() -> None:
 
     async def take() -> tuple[int, list[int]]:
         origin, begin = now() - 1_234_567_890, now()
-        both = [Permits(500.0, Share(worker, 2), origin) for worker in range(2)]
+        both = [Permits(500.0, PlanShare(worker, 2), origin) for worker in range(2)]
 
         async def one(permits: Permits) -> int:
             await permits.take()
@@ -164,11 +166,42 @@ def test_a_rate_is_shared_and_no_permit_lies_ready() -> None:
     assert all(at >= (first + i) * 2_000_000 for i, at in enumerate(sorted(taken)))
 
 
+@pytest.mark.parametrize(("late_ns", "asked_late"), [(0, False), (700_000, False), (5_000_000, False), (0, True)])
+def test_one_processs_permits_are_on_the_grid_and_a_late_timer_loses_none(
+    monkeypatch: pytest.MonkeyPatch, late_ns: int, asked_late: bool
+) -> None:
+    """In virtual time, with timers that are late by as much: the n-th of those who wait leaves at instant n, or late."""
+    clock = 1_000_000_000
+
+    async def sleep(seconds: float) -> None:
+        nonlocal clock
+        await asyncio.sleep(0)  # all have asked by now
+        clock += round(seconds * 1e9) + late_ns
+
+    monkeypatch.setattr(release, "now", lambda: clock)
+    monkeypatch.setattr(release, "asyncio", SimpleNamespace(Lock=asyncio.Lock, sleep=sleep))
+    permits = Permits(1000.0, PlanShare(), origin=clock - 300_000)
+
+    async def take() -> tuple[int, int]:
+        return await permits.take(), clock
+
+    async def together() -> list[tuple[int, int]]:
+        return await asyncio.gather(*(take() for _ in range(50)))
+
+    taken = asyncio.run(together())
+    grid = [1_000_700_000 + 1_000_000 * i for i in range(50)]
+    assert [due for due, _ in taken] == grid
+    assert all(due <= at <= due + late_ns for due, at in taken)
+    if asked_late:  # instants that nobody waited for are over
+        clock += 10_200_000
+        assert asyncio.run(take())[0] == grid[-1] + 11_000_000
+
+
 def test_a_limit_of_the_rate_holds_for_all_together(run: Run) -> None:
     records = counted(run("--concurrency", "6", "--requests", "12", "--max-rate", "40", "--warmup", "0"))
-    sends = sorted(record.t_send or 0 for record in records)
-    assert len(sends) == 12
-    assert (sends[-1] - sends[0]) / 1e9 >= (len(sends) - 3) / 40
+    due = sorted(record.t_sched for record in records)
+    assert len(due) == 12
+    assert all(after - before >= 1e9 / 40 - 1 for before, after in itertools.pairwise(due))
 
 
 def test_a_duration_is_one_for_all(run: Run) -> None:

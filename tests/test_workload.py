@@ -14,8 +14,10 @@ from support.ranks import copy_ranks
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.workloads import synthetic
-from loadtest.workloads.synthetic import Workload, made_up, nonce_of
-from loadtest.workloads.tokens import Calibration, Counter, load_counter
+from loadtest.workloads.nonce import nonce_of
+from loadtest.workloads.synthetic import made_up
+from loadtest.workloads.tokens import Counter, TokenFit, load_counter
+from loadtest.workloads.workload import Workload
 
 ESTIMATE = Counter("estimate")
 
@@ -48,7 +50,7 @@ def test_a_job_is_a_pure_function_of_seed_level_and_ordinal() -> None:
 
 def test_another_process_makes_the_same_job() -> None:
     code = (
-        "from loadtest.workloads.synthetic import Workload; from loadtest.workloads.tokens import Counter;"
+        "from loadtest.workloads.workload import Workload; from loadtest.workloads.tokens import Counter;"
         "from loadtest.scenario import Scenario; s = Scenario(seed=3);"
         "print(Workload(s, Counter('estimate')).job(s.levels()[1], 5).prompt)"
     )
@@ -59,9 +61,10 @@ def test_another_process_makes_the_same_job() -> None:
 
 def test_a_prompt_is_rebuilt_from_its_seed() -> None:
     for made in (of(), of(prompt="Tell a story in {words} words.", words=(25, 100), seed=9)):
+        source: Any = made.source
         for level in made.scenario.levels():
             job = made.job(level, 7)
-            assert made.prompt(level, job.seed) == job.prompt
+            assert source.prompt(level, job.seed) == job.prompt
             assert 0 <= job.seed < 2**53
 
 
@@ -140,7 +143,7 @@ def test_made_up_prompts_have_exactly_the_tokens_asked_for(ranks: Path, model: s
 def test_every_word_is_one_token_and_every_nonce_six_in_both_vocabularies(ranks: Path) -> None:
     for counter in (load_counter("llama3", fetch=False), load_counter("gpt-4o", fetch=False)):
         assert {counter.count(nonce_of(seed)) for seed in range(300)} == {6}
-        for words in synthetic._COLUMNS:
+        for words in synthetic._WORD_COLUMNS:
             assert len(set(words)) == len(words)
             assert [word for word in words if counter.count(f" {word}") != 1 or counter.count(f"a {word}") != 2] == []
 
@@ -179,20 +182,20 @@ def test_a_length_that_cannot_be_met_is_the_shortest_text() -> None:
     assert made_up(1, 64, 1, Counter("estimate"), nonce="") != ""
 
 
-def test_a_calibrated_workload_meets_the_servers_count(ranks: Path) -> None:
+def test_a_fitted_workload_meets_the_servers_count(ranks: Path) -> None:
     counter = load_counter(fetch=False)
     made = of(counter, input_tokens=(128,))
     # A server whose template adds 11 tokens, and whose vocabulary makes 5 % more of the same text:
-    pairs = [(ours, round(11 + 1.05 * ours)) for _, ours in made.calibration_jobs()]
-    calibrated = made.calibrated(Calibration.fit(pairs))
-    job = calibrated.job(made.scenario.levels()[0], 0)
+    pairs = [(ours, round(11 + 1.05 * ours)) for _, ours in made.fit_jobs()]
+    fitted = made.fitted(TokenFit.fit(pairs))
+    job = fitted.job(made.scenario.levels()[0], 0)
     assert abs(11 + 1.05 * counter.count(job.prompt) - 128) <= 1
     assert job.input_tokens == 128
 
 
-def test_calibration_jobs_are_warm_ups_of_two_lengths_and_one_token() -> None:
+def test_fit_jobs_are_warm_ups_of_two_lengths_and_one_token() -> None:
     made = of()
-    jobs = made.calibration_jobs()
+    jobs = made.fit_jobs()
     assert [made.counter.count(job.prompt) for job, _ in jobs] == [ours for _, ours in jobs] == [32, 128] * 4
     assert all((job.warmup, job.output_tokens, job.level) == (True, 1, -1) for job, _ in jobs)
     assert {job.prompt for job, _ in jobs}.isdisjoint(prompts(made))

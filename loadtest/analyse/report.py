@@ -17,7 +17,7 @@ from loadtest.analyse.reports import findings, pages, tables
 from loadtest.analyse.reports.summary import Analysis, analyse, failed
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.verdict.verdict import worst
-from loadtest.analyse.whatif.prediction_chart import Ahead
+from loadtest.analyse.whatif.prediction_chart import CurveAhead
 from loadtest.grid import Grid
 from loadtest.slo import Objective
 
@@ -71,8 +71,8 @@ def write_report(
     With several runs `out` gets a folder a run. `charts=False` writes summary.json alone; `objectives` put goodput into
     it. Raises RunFolderError when a folder holds no run.
     """
-    begun: list[Ahead] = []
-    also = (lambda *found: begun.append(Ahead(*found))) if charts and len(folders) == 1 else None
+    begun: list[CurveAhead] = []
+    also = (lambda *found: begun.append(CurveAhead(*found))) if charts and len(folders) == 1 else None
     analyses = [analyse(folder, objectives, also) for folder in folders]  # all readable before anything is written
     files: list[Path] = []
     for one, place in zip(analyses, _places(analyses, out), strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import gc
 import itertools
 from collections import deque
@@ -14,28 +13,33 @@ from functools import partial
 from typing import Any
 
 from loadtest import metrics
+from loadtest.asyncio_driver.plan import SessionPlan
 from loadtest.dialects.base import Dialect
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
 from loadtest.measure.ledger import Ledger
-from loadtest.measure.progress import Progress, Span, Tally
-from loadtest.measure.release import Alarm, Permits, back_off, issue
-from loadtest.measure.request import Exchange
-from loadtest.measure.schedule import Share, schedule_of
+from loadtest.measure.progress import LevelSpan, Progress, Tally
+from loadtest.measure.release import Alarm, Permits, back_off
+from loadtest.measure.request import Request
+from loadtest.measure.schedule import PlanShare, schedule_of
 from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.scenario import Level
-from loadtest.wire import AsyncWire, Order, Posts, now
-from loadtest.workloads.synthetic import Job, Workload
+from loadtest.wire import AsyncWire, Posts, now
+from loadtest.workloads.job import Job
+from loadtest.workloads.source import Session
 from loadtest.workloads.tokens import Counter
+from loadtest.workloads.workload import Workload
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
-AHEAD = 256  # requests of an open loop that are built before they are due
+AHEAD = 256  # requests that may be made ahead, whatever is in flight; an open loop begins with so many
 CONNECTIONS = 64  # opened before an open loop begins: how many it will need is the server's doing
-LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
+SCHEDULE_LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
 
 
-Following = Callable[[Sequence[Span]], Awaitable[Level | None]]  # from the levels run so far: the next, None at the end
+Following = Callable[
+    [Sequence[LevelSpan]], Awaitable[Level | None]
+]  # from the levels run so far: the next, None at the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +49,6 @@ class InStep:
     agree: Callable[[], Awaitable[int]]  # once a level is prepared: when all of them begin it, monotonic ns
     counted: Callable[[int], object]  # told when this process's first counted request was released
     hopeless: Callable[[str], object]  # told why this process gave the level up
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A request built ahead of its release."""
-
-    exchange: Exchange
-    order: Order
 
 
 class Driver:
@@ -76,11 +72,11 @@ class Driver:
         samples: SampleWriter,
         on_progress: Callable[[Progress], None],
         before_each: Callable[[], Awaitable[None]] | None = None,
-        share: Share | None = None,
+        share: PlanShare | None = None,
         in_step: InStep | None = None,
     ) -> None:
         self._scenario = workload.scenario
-        self._workload = workload
+        self._plan = SessionPlan(workload, share or PlanShare())
         self._dialect = dialect
         self._count = counter.count if counter.exact else None
         self._posts = posts
@@ -89,7 +85,7 @@ class Driver:
         self._clock = records.clock
         self._on_progress = on_progress
         self._before_each = before_each
-        self._share = share or Share()
+        self._share = self._plan.share
         self._in_step = in_step
         self._backlog = Backlog()
         self._ledger = Ledger(
@@ -102,10 +98,11 @@ class Driver:
             on_record=[self._recorded],
             on_broken=self.stop,
         )
-        self._next_id = self._share.worker
+        self._next_number = self._share.worker
         self._streams: list[asyncio.Task[None]] = []
         self._tally: Tally | None = None
-        self._permit: Callable[[], Awaitable[None]] | None = None
+        rate = self._scenario.max_rate
+        self._permits = None if rate is None else Permits(rate, self._share, self._clock.monotonic_ns)
         self.stopped = False
 
     @property
@@ -130,23 +127,17 @@ class Driver:
             for stream in self._streams:
                 stream.cancel()
 
-    async def run(self, following: Following | None = None) -> list[Span]:
+    async def run(self, following: Following | None = None) -> list[LevelSpan]:
         """Run every level in order and return when each ran; levels that a stop left out are missing.
 
         With `following` only the scenario's first level comes from it; each further one is what `following` says, asked
         when nothing is in flight.
         """
-        spans: list[Span] = []
+        spans: list[LevelSpan] = []
         levels = self._scenario.levels()
         level: Level | None = levels[0]
         gc.disable()  # a full collection in mid-level is a pause of 10-30 ms; one between levels costs nobody anything
         background = [asyncio.create_task(self._watch(0 if following else len(levels)))]
-        if self._scenario.max_rate is not None and self._share.of > 1:
-            self._permit = Permits(self._scenario.max_rate, self._share, self._clock.monotonic_ns).take
-        elif self._scenario.max_rate is not None:
-            permits: asyncio.Queue[None] = asyncio.Queue(maxsize=1)
-            background.append(asyncio.create_task(issue(permits, self._scenario.max_rate)))
-            self._permit = permits.get
         try:
             while level is not None and not self.stopped:
                 spans.append(await self._run_level(level))
@@ -162,7 +153,7 @@ class Driver:
             gc.enable()
         return spans
 
-    async def _run_level(self, level: Level) -> Span:
+    async def _run_level(self, level: Level) -> LevelSpan:
         anchor = self._clock.monotonic_ns
         loop = self._open_loop(level) if level.concurrency is None else self._closed_loop(level, level.concurrency)
         started, results = await loop
@@ -173,39 +164,38 @@ class Driver:
             if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
                 raise result
         given_up = self._tally.given_up if self._tally is not None else None
-        return Span(level, started - anchor, ended - anchor, given_up)
+        return LevelSpan(level, started - anchor, ended - anchor, given_up)
 
     async def _closed_loop(self, level: Level, users: int) -> tuple[int, list[BaseException | None]]:
         """Let this process's users each send as soon as they are free; return when they began, and how they ended."""
         mine = self._share.part(users)
-        warmups = list(self._warmups(level, users))
-        source = map(self._numbered, itertools.chain(warmups, self._counted(level, users)))
-        ahead = deque(self._take(source, max(64, 2 * mine)))
+        warmups = list(self._plan.warmups(level, users))
+        sessions = itertools.chain(warmups, self._plan.counted(level, users))
+        ahead = deque(self._take(sessions, max(64, 2 * mine)))
         await self._prepare(mine)
-        counted = sum(self._mine(i, users) for i in range(level.requests))
+        counted = sum(self._plan.mine(i, users) for i in range(level.requests))
         started = now()
         if self._in_step is not None:
             started = await self._in_step.agree()
             with Alarm() as alarm:
                 await alarm.until(started)
         self._tally = Tally(level, len(warmups) + counted if counted else 0, started)
-        return started, await self._all(self._stream(ahead, source) for _ in range(mine))
+        return started, await self._all(self._stream(ahead, sessions) for _ in range(mine))
 
     async def _open_loop(self, level: Level) -> tuple[int, list[BaseException | None]]:
         """Warm up with one request after the other, then send each when it is due, whoever still waits."""
-        whole = schedule_of(self._workload.scenario, level, self._workload.trace)
+        whole = schedule_of(self._scenario, level, self._plan.workload.trace)
         schedule = self._share.pick(whole)
-        warmups = list(self._warmups(level, 1))
-        jobs = (self._workload.job(level, i) for i in self._share.pick(range(len(whole))))
-        source = map(self._numbered, jobs)
-        ahead = deque(self._take(source, AHEAD))
+        warmups = list(self._plan.warmups(level, 1))
+        sessions = self._plan.arrivals(level, len(whole))
+        ahead = deque(self._take(sessions, AHEAD))
         await self._prepare(min(len(schedule), self._limit or CONNECTIONS))
         started = now()
         self._tally = Tally(level, len(warmups) + len(schedule), started, schedule=schedule)
-        results = await self._all([self._stream(deque(), map(self._numbered, warmups))])
+        results = await self._all([self._stream(deque(), iter(warmups))])
         if not self.stopped:
-            begin = now() + LEAD_NS if self._in_step is None else await self._in_step.agree()
-            results += await self._all([self._release(begin, schedule, ahead, source)])
+            begin = now() + SCHEDULE_LEAD_NS if self._in_step is None else await self._in_step.agree()
+            results += await self._all([self._release(begin, schedule, ahead, sessions)])
         return started, results
 
     @property
@@ -224,82 +214,81 @@ class Driver:
         self._streams = [asyncio.create_task(stream) for stream in streams]
         return await asyncio.gather(*self._streams, return_exceptions=True)
 
-    def _warmups(self, level: Level, users: int) -> Iterator[Job]:
-        """Yield the warm-up jobs of this process's users."""
-        for i in range(users * self._scenario.warmup):
-            if self._mine(i, users):
-                yield self._workload.job(level, i, warmup=True)
+    def _take(self, sessions: Iterator[Session], count: int) -> Iterator[Request]:
+        """Make the first requests of the next `count` sessions."""
+        for session in itertools.islice(sessions, count):
+            if (job := session.next(None)) is not None:
+                yield self._request(job, session)
 
-    def _counted(self, level: Level, users: int) -> Iterator[Job]:
-        """Yield this process's part of the counted jobs, in order; without end where time ends the level (see _over)."""
-        for i in range(level.requests) if self._scenario.duration is None else itertools.count():
-            if self._mine(i, users):
-                yield self._workload.job(level, i)
+    def _next(self, ahead: deque[Request], sessions: Iterator[Session]) -> Request | None:
+        """Return a request made ahead, else one made now; a quiet moment makes another, unless enough are there."""
 
-    def _mine(self, i: int, users: int) -> bool:
-        """Whether the i-th job of `users` users is this process's, who go round: user j sends jobs j, j + users, …"""
-        return self._share.takes(i % users)
+        def restock() -> None:
+            if len(ahead) < max(AHEAD, 2 * self._ledger.peak):
+                ahead.extend(self._take(sessions, 1))
 
-    def _numbered(self, job: Job) -> Job:
-        """Give the job its ordinal in the whole plan."""
-        job = dataclasses.replace(job, id=self._next_id)
-        self._next_id += self._share.of
-        return job
+        self._backlog.add(restock)
+        return ahead.popleft() if ahead else next(self._take(sessions, 1), None)
 
-    def _take(self, source: Iterator[Job], count: int) -> Iterator[Ready]:
-        for _, job in zip(range(count), source, strict=False):
-            yield self._build(job)
-
-    def _build(self, job: Job) -> Ready:
-        exchange = Exchange(
+    def _request(self, job: Job, session: Session) -> Request:
+        """Make the request of a job, which gets its ordinal in the whole plan; t_sched is set at its release."""
+        number = self._next_number
+        self._next_number += self._share.of
+        return Request(
             job,
             self._dialect,
             self._clock,
-            now(),  # t_sched is set at release
+            0,
+            number=number,
+            posts=self._posts,
+            session=session,
             count=self._count,
             save_text=self._scenario.save_text,
         )
-        path, body = self._dialect.encode(job)
-        return Ready(exchange, self._posts.order(path, body, exchange.arrivals))
 
-    async def _stream(self, ahead: deque[Ready], source: Iterator[Job]) -> None:
-        """One user: send, wait for the whole answer, think, send again.
+    def _following(self, request: Request) -> Request | None:
+        """Make the next turn of a session, now that the answer before it is there; None where the session is over."""
+        job = request.following_job(self._wire.wall, self._wire.lag)
+        return None if job is None or request.session is None else self._request(job, request.session)
+
+    async def _stream(self, ahead: deque[Request], sessions: Iterator[Session]) -> None:
+        """Be one user: send, wait for the whole answer, think, send again.
 
         t_sched is when the user was free, not when this task woke up: a late loop shows as schedule lag.
         """
-        failures = 0
-        free = now()
+        failures, free = 0, now()
+        request: Request | None = None
         while not self.stopped:
-            if not ahead:
-                ahead.extend(self._take(source, 1))
-            if not ahead or self._over():
+            request = request or self._next(ahead, sessions)
+            if request is None or self._over():
                 return
-            ready = ahead.popleft()
-            if self._permit is not None:
-                await self._permit()
-                free = max(free, now())
+            if self._permits is not None:
+                free = max(free, await self._permits.take())
             if self._before_each is not None:
                 await self._before_each()
                 free = max(free, now())
-            if not ready.exchange.job.warmup:
+            if not request.job.warmup:
                 self._count_from(free)
                 if self._over():
                     return
-            ready.exchange.t_sched = free
-            await self._exchange(ready)
-            failures = failures + 1 if ready.exchange.plainly_failed else 0
-            self._backlog.add(lambda: ahead.extend(self._take(source, 1)))
-            if not ahead and self._scenario.duration is None:
+            request.t_sched = free
+            await self._send(request)
+            failures = failures + 1 if request.plainly_failed else 0
+            over = request.received.t_over
+            request = self._following(request)
+            if request is None and not ahead and self._scenario.duration is None:
                 continue  # nothing left to send: no pause before the end
             pause = self._scenario.think_time + back_off(failures)
-            free = (ready.exchange.arrivals.t_over or now()) + int(pause * 1e9)
+            free = (over or now()) + int(pause * metrics.NS_PER_S)
             if pause:
                 await asyncio.sleep((free - now()) * metrics.S_PER_NS)
 
-    async def _release(self, start: int, schedule: Sequence[int], ahead: deque[Ready], source: Iterator[Job]) -> None:
-        """Send every request of a schedule at its instant after `start`, then wait for the last answer.
+    async def _release(
+        self, start: int, schedule: Sequence[int], ahead: deque[Request], sessions: Iterator[Session]
+    ) -> None:
+        """Begin every session of a schedule at its instant after `start`, then wait for the last answer.
 
-        One that cannot leave in time leaves late, with its instant in the record: the schedule waits for nobody.
+        A request that cannot leave in time leaves late, with its instant in the record: no later one is put off.
         """
         assert self._tally is not None
         tally, limit = self._tally, self._limit
@@ -308,25 +297,34 @@ class Driver:
             with Alarm() as alarm:
                 async with asyncio.TaskGroup() as answers:
                     for offset in schedule:
-                        self._backlog.pile.due = start + offset
+                        self._backlog.queue.due = start + offset
                         await alarm.until(start + offset)
-                        if not ahead:
-                            ahead.extend(self._take(source, 1))
-                        ready = ahead.popleft()
-                        ready.exchange.t_sched = start + offset
+                        request = self._next(ahead, sessions)
+                        assert request is not None, "each instant of a schedule has a session"
+                        request.t_sched = start + offset
                         tally.released += 1
-                        self._backlog.add(lambda: ahead.extend(self._take(source, 1)))
                         if limit is None or self._ledger.in_flight < limit:
-                            answers.create_task(self._exchange(ready))
+                            answers.create_task(self._converse(request))
                         else:
                             tally.shed += 1
                             whose = "" if self._share.of == 1 else f" of worker {self._share.worker}"
                             why = f"{NOT_SENT}: {limit} requests{whose} were in flight (--max-in-flight)"
-                            ready.exchange.failure = Failure(Outcome.CANCELLED, why)
-                            self._backlog.add(partial(self._ledger.record, ready.exchange))
-                    self._backlog.pile.due = None  # only answers are awaited now
+                            request.failure = Failure(Outcome.CANCELLED, why)
+                            self._backlog.add(partial(self._ledger.record, request))
+                    self._backlog.queue.due = None  # only answers are awaited now
         finally:
-            self._backlog.pile.due = None
+            self._backlog.queue.due = None
+
+    async def _converse(self, first: Request) -> None:
+        """Send the turns of one session, each as soon as the answer before it is there."""
+        request: Request | None = first
+        while request is not None:
+            await self._send(request)
+            over = request.received.t_over
+            request = self._following(request)
+            if request is not None:
+                request.t_sched = (over or now()) + int(self._scenario.think_time * metrics.NS_PER_S)
+                await asyncio.sleep((request.t_sched - now()) * metrics.S_PER_NS)
 
     def _count_from(self, t: int) -> None:
         """A level by duration lasts from its first counted request on: its warm-up is not part of it."""
@@ -347,20 +345,20 @@ class Driver:
             return False
         return now() >= self._tally.counted_from + int(self._scenario.duration * 1e9)
 
-    async def _exchange(self, ready: Ready) -> None:
-        """Send one request and see its answer to the end, however that is; its record follows in a quiet moment."""
-        exchange, ledger = ready.exchange, self._ledger
-        ledger.begin(exchange)
+    async def _send(self, request: Request) -> None:
+        """Send one request and wait for the end of its answer, however it ends; the record follows in a quiet moment."""
+        ledger = self._ledger
+        ledger.begin(request)
         try:
-            await self._wire.fetch(ready.order)
+            await self._wire.fetch(request.order)
         except BaseException as error:
-            ledger.end(exchange, error)
+            ledger.end(request, error)
             if not isinstance(error, Exception):
                 raise
         else:
-            ledger.end(exchange)
+            ledger.end(request)
         finally:
-            self._backlog.add(partial(ledger.record, exchange))
+            self._backlog.add(partial(ledger.record, request))
 
     def _recorded(self, _: str, record: Record) -> None:
         """Count a record, and give the level up where too many in a row were failures."""

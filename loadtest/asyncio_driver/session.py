@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
+from asyncio_throttle.throttler import Throttler
 
 from loadtest.asyncio_driver.driver import Following
 from loadtest.asyncio_driver.worker import Part, loop_factory, opened
-from loadtest.asyncio_driver.workers import Child, spawned, told
+from loadtest.asyncio_driver.workers import Child, spawned, workers_told
 from loadtest.errors import ScenarioError, StorageError, TargetError
 from loadtest.measure.descriptors import room_for
-from loadtest.measure.interruption import Stopping
-from loadtest.measure.progress import Progress, Span
+from loadtest.measure.interruption import Stoppable, Stopping
+from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
 from loadtest.scenario import Level, Scenario
@@ -40,7 +41,7 @@ from loadtest.target.settle import (
 from loadtest.text import counted, seconds, shown
 
 UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
-UNLOAD_POLL_S = 0.05
+UNLOAD_POLL_S = 0.05  # between two questions at the least
 
 # Given the run folder, as far as it got, and the levels run so far: the level to run next, None at the end.
 Choose = Callable[[Path, Sequence[Level]], Level | None]
@@ -65,11 +66,13 @@ def measure(
     say: Callable[[str], None],
     choose: Choose | None = None,
     beside: Beside | None = None,
+    stopping: Callable[[Stoppable], Stopping] = Stopping,
 ) -> Finished:
     """Run `scenario` into `out` (default: default_folder) and return where it lies.
 
     With `choose` the scenario gives the first level alone; each further one is what `choose` says. It is called in a
-    thread, between levels, when nothing is in flight. `beside` is entered while the levels run.
+    thread, between levels, when nothing is in flight. `beside` is entered while the levels run. `stopping` is called on the
+    loop with the driver that runs the levels: what it returns is how the run can be ended early.
 
     Everything that can be wrong with the request is found before the folder is made: raises TargetError,
     ScenarioError or RunFolderError and leaves nothing behind.
@@ -94,7 +97,7 @@ def measure(
         target, workload = settle(control, scenario, say)
         scenario = workload.scenario
         loop = loop_factory().__module__.partition(".")[0]
-        facts = run_facts(scenario, target, workload.counter, workload.calibration, driver="asyncio", loop=loop)
+        facts = run_facts(scenario, target, workload.counter, workload.fit, driver="asyncio", loop=loop)
         folder = RunFolder.create(path)
         folder.write_run({**facts, "state": "running"})
         ended: dict[str, Any] = {"state": "failed"}
@@ -104,7 +107,15 @@ def measure(
                 unloading = _Unloading(control, target) if scenario.unload else None
                 part = Part(path, Clock.now(), workload, target)
                 doing = _drive(
-                    part, children, facts, ended, on_progress=on_progress, say=say, choose=choose, unloading=unloading
+                    part,
+                    children,
+                    facts,
+                    ended,
+                    on_progress=on_progress,
+                    say=say,
+                    choose=choose,
+                    unloading=unloading,
+                    stopping=stopping,
                 )
                 runner.run(doing)
         except StorageError as error:
@@ -137,14 +148,14 @@ def _close(
 
 @dataclass(frozen=True, slots=True)
 class _Choosing:
-    """Asks for the next level; run.json names the levels so far, for the folder is read meanwhile."""
+    """Asks for the next level; run.json names the levels so far, since the folder is read meanwhile."""
 
     folder: RunFolder
     facts: dict[str, Any]
     choose: Choose
     driver: _Driving
 
-    async def __call__(self, spans: Sequence[Span]) -> Level | None:
+    async def __call__(self, spans: Sequence[LevelSpan]) -> Level | None:
         levels = [_span_facts(span) for span in spans]
         facts = {**self.facts, **self.driver.facts(), "state": "running"}
         self.folder.write_run({**facts, "levels": levels})
@@ -156,7 +167,7 @@ class _Choosing:
 
 @dataclass(frozen=True, slots=True)
 class _Unloading:
-    """Has the model unloaded and waits until it is gone; in threads, so that Ctrl-C waits for no answer of these."""
+    """Has the model unloaded and waits until it is gone; in threads, so that Ctrl-C need not wait for the server's answers."""
 
     control: httpx.Client
     target: Target
@@ -164,14 +175,17 @@ class _Unloading:
     async def __call__(self) -> None:
         await asyncio.to_thread(ask_to_unload, self.control, self.target)
         deadline = time.monotonic() + UNLOAD_S
-        while await asyncio.to_thread(loaded_facts, self.control, self.target):
+        polls = Throttler(rate_limit=1, period=UNLOAD_POLL_S)
+        while True:
+            await polls.acquire()
+            if not await asyncio.to_thread(loaded_facts, self.control, self.target):
+                return
             if time.monotonic() > deadline:
                 name = shown(self.target.model.name)
                 raise TargetError(
                     f"{self.target.server.url} still has {name} loaded {seconds(UNLOAD_S, exact=True)} after it was asked to unload it; "
                     "does somebody else use it?"
                 )
-            await asyncio.sleep(UNLOAD_POLL_S)
 
 
 class _Driving(Protocol):
@@ -184,7 +198,7 @@ class _Driving(Protocol):
 
     def stop(self) -> None: ...
 
-    async def run(self, following: Following | None = None) -> list[Span]: ...
+    async def run(self, following: Following | None = None) -> list[LevelSpan]: ...
 
     def facts(self) -> dict[str, Any]: ...
 
@@ -199,17 +213,18 @@ async def _drive(
     say: Callable[[str], None],
     choose: Choose | None,
     unloading: _Unloading | None,
+    stopping: Callable[[Stoppable], Stopping],
 ) -> None:
     """Run the levels, by `children` where there are any; `facts` is what run.json says from the start, `ended` is given what it says of the end."""
     folder = RunFolder(part.folder)
     opening: AbstractAsyncContextManager[_Driving] = opened(part, on_progress, before_each=unloading)
     if children:
-        opening = told(part, children, say=say, on_progress=on_progress)
+        opening = workers_told(part, children, say=say, on_progress=on_progress)
     async with opening as driver:
         folder.write_run({**facts, **driver.facts(), "state": "running"})
         choosing = _Choosing(folder, facts, choose, driver) if choose else None
         try:
-            with Stopping(driver):
+            with stopping(driver):
                 spans = await driver.run(choosing)
         finally:
             ended.update(driver.facts())
@@ -219,7 +234,7 @@ async def _drive(
 
 
 def _idle(scenario: Scenario) -> str | None:
-    """Say that some levels have fewer streams than there are workers; raise ScenarioError where all have."""
+    """Say that some levels have fewer streams than workers; raise ScenarioError where all levels do."""
     workers = scenario.workers
     least, most = min(scenario.concurrency, default=workers), max(scenario.concurrency, default=workers)
     if most < workers:
@@ -235,6 +250,6 @@ def _idle(scenario: Scenario) -> str | None:
     )
 
 
-def _span_facts(span: Span) -> dict[str, Any]:
+def _span_facts(span: LevelSpan) -> dict[str, Any]:
     stopped = {"stopped": span.given_up} if span.given_up is not None else {}
     return {**level_facts(span.level), "started_ns": span.started_ns, "ended_ns": span.ended_ns, **stopped}

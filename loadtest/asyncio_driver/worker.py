@@ -1,4 +1,4 @@
-"""One driver process: its wire, its files and its driver; beside others it keeps step with them, told by their parent.
+"""One driver process: its wire, its files and its driver; several keep step, as their parent tells them.
 
 Parent and worker talk over a socket pair in pickles, each behind its length. A worker ends when its parent does.
 """
@@ -16,18 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-import httpx
-
 from loadtest.asyncio_driver.driver import Driver, InStep
 from loadtest.measure.interruption import SIGNALS
-from loadtest.measure.progress import Progress, Span
-from loadtest.measure.schedule import Share
+from loadtest.measure.progress import LevelSpan, Progress
+from loadtest.measure.schedule import PlanShare
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level
 from loadtest.target.settle import Target, timeouts_of, trust
 from loadtest.wire import AsyncWire, Posts, keeper, now
-from loadtest.workloads.synthetic import Workload
+from loadtest.workloads.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,45 +36,45 @@ class Part:
     clock: Clock
     workload: Workload
     target: Target
-    share: Share = field(default_factory=Share)
+    share: PlanShare = field(default_factory=PlanShare)
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class LevelReady:
     """A worker to its parent: the level is prepared."""
 
 
 @dataclass(frozen=True, slots=True)
-class Go:
-    """The answer to it: when all begin, monotonic ns."""
+class Begin:
+    """The parent's answer to LevelReady: when all begin, monotonic ns."""
 
     at: int
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """Either way: a worker's first counted request was released, monotonic ns."""
+class CountingBegan:
+    """Both ways: when a worker's first counted request was released, monotonic ns."""
 
     at: int
 
 
 @dataclass(frozen=True, slots=True)
 class Hopeless:
-    """Either way: a worker gave the level up, and so do the others."""
+    """Both ways: a worker gave the level up, and the others do so as well."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class LevelOver:
     """A worker to its parent: its part of a level is over."""
 
-    span: Span
+    span: LevelSpan
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
-    """The answer to it; None: there is no other level."""
+class GoOn:
+    """The parent's answer to LevelOver: the next level, None where there is none."""
 
     level: Level | None
 
@@ -90,22 +88,22 @@ class Stop:
 class Ended:
     """A worker's last word, when its files are complete."""
 
-    spans: Sequence[Span]
+    spans: Sequence[LevelSpan]
     clock_steps: int
     failure: str | None = None  # why it could not keep all that it measured
 
 
-Message: TypeAlias = Part | Ready | Go | Counted | Hopeless | Passed | Next | Stop | Ended | Progress
+Message: TypeAlias = Part | LevelReady | Begin | CountingBegan | Hopeless | LevelOver | GoOn | Stop | Ended | Progress
 
 
-def send(writer: asyncio.StreamWriter, message: Message) -> None:
-    """Send without waiting; a message to one that is gone is dropped."""
+def send_message(writer: asyncio.StreamWriter, message: Message) -> None:
+    """Send without waiting; a message to a process that is gone is dropped."""
     body = pickle.dumps(message, protocol=5)
     if not writer.is_closing():
         writer.write(len(body).to_bytes(4, "big") + body)
 
 
-async def receive(reader: asyncio.StreamReader) -> Message | None:
+async def receive_message(reader: asyncio.StreamReader) -> Message | None:
     """Return the next message, None when the other side is gone."""
     try:
         size = int.from_bytes(await reader.readexactly(4), "big")
@@ -130,8 +128,6 @@ async def opened(
         wire = AsyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file))
         await stack.enter_async_context(wire)
         stack.enter_context(keeper())
-        client = httpx.AsyncClient(transport=wire, timeout=None, trust_env=False, headers=part.target.headers)
-        await stack.enter_async_context(client)
         records = folder.record_writer(part.clock, worker=str(share.worker))
         stack.callback(records.close)
         source = "driver" if share.of == 1 else f"driver-{share.worker}"
@@ -142,7 +138,7 @@ async def opened(
             dialect=part.target.dialect,
             counter=part.workload.counter,
             wire=wire,
-            posts=Posts(client, url),
+            posts=Posts(url, part.target.headers),
             url=url,
             records=records,
             samples=samples,
@@ -166,52 +162,52 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return asyncio.new_event_loop
 
 
-def serve(fd: int) -> None:
-    """Be a worker, whose end of the socket pair is `fd`: what is asked for comes over it."""
+def run_worker(fd: int) -> None:
+    """Be a worker; `fd` is its end of the socket pair over which the parent talks to it."""
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # they are the parent's, who says what to do
+        signal.signal(number, signal.SIG_IGN)  # signals are for the parent, who tells its workers what to do
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(socket.socket(fileno=fd)))
+        runner.run(_serve_parent(socket.socket(fileno=fd)))
 
 
-async def _serve(sock: socket.socket) -> None:
+async def _serve_parent(sock: socket.socket) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=sock)
-    part = await receive(reader)
+    part = await receive_message(reader)
     if not isinstance(part, Part):
         return  # the parent is gone already
     obeying = _Obeying(writer)
     in_step = InStep(
         agree=obeying.agree,
-        counted=lambda t: send(writer, Counted(t)),
-        hopeless=lambda why: send(writer, Hopeless(why)),
+        counted=lambda t: send_message(writer, CountingBegan(t)),
+        hopeless=lambda why: send_message(writer, Hopeless(why)),
     )
-    async with opened(part, lambda progress: send(writer, progress), in_step=in_step) as driver:
+    async with opened(part, lambda progress: send_message(writer, progress), in_step=in_step) as driver:
         listening = asyncio.create_task(obeying.listen(reader, driver))
         try:
             spans = await driver.run(obeying.following)
         finally:
             listening.cancel()
-    send(writer, Ended(spans, driver.facts()["clock_steps"], driver.failure))
+    send_message(writer, Ended(spans, driver.facts()["clock_steps"], driver.failure))
     writer.close()
     with suppress(ConnectionError):
         await writer.wait_closed()
 
 
 class _Obeying:
-    """Asks the parent where the driver asks, and stops it when told to, or when the parent is gone."""
+    """Passes the driver's questions to the parent, and stops the driver when told to or when the parent is gone."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self._orders: asyncio.Queue[Go | Next | Stop] = asyncio.Queue()
+        self._orders: asyncio.Queue[Begin | GoOn | Stop] = asyncio.Queue()
 
     async def listen(self, reader: asyncio.StreamReader, driver: Driver) -> None:
         while True:
-            message = await receive(reader)
-            if isinstance(message, Counted):
+            message = await receive_message(reader)
+            if isinstance(message, CountingBegan):
                 driver.counted_elsewhere(message.at)
             elif isinstance(message, Hopeless):
                 driver.give_up(message.why)
-            elif isinstance(message, Go | Next):
+            elif isinstance(message, Begin | GoOn):
                 self._orders.put_nowait(message)
             else:
                 driver.stop()
@@ -220,12 +216,12 @@ class _Obeying:
 
     async def agree(self) -> int:
         """Say that the level is prepared; return when it begins, at once where it will not."""
-        send(self._writer, Ready())
+        send_message(self._writer, LevelReady())
         order = await self._orders.get()
-        return order.at if isinstance(order, Go) else now()
+        return order.at if isinstance(order, Begin) else now()
 
-    async def following(self, spans: Sequence[Span]) -> Level | None:
+    async def following(self, spans: Sequence[LevelSpan]) -> Level | None:
         """Say that the level is over; return the next one."""
-        send(self._writer, Passed(spans[-1]))
+        send_message(self._writer, LevelOver(spans[-1]))
         order = await self._orders.get()
-        return order.level if isinstance(order, Next) else None
+        return order.level if isinstance(order, GoOn) else None

@@ -1,4 +1,4 @@
-"""Several driver processes that share one plan: started, kept in step, added up, and outlived by their parent."""
+"""Several driver processes that share one plan: their parent starts them, keeps them in step and adds up what they say."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from loadtest.asyncio_driver.driver import LEAD_NS, TICKS_PER_SAMPLE, Following
+from loadtest.asyncio_driver.driver import SCHEDULE_LEAD_NS, TICKS_PER_SAMPLE, Following
 from loadtest.asyncio_driver.worker import (
-    Counted,
+    Begin,
+    CountingBegan,
     Ended,
-    Go,
+    GoOn,
     Hopeless,
+    LevelOver,
+    LevelReady,
     Message,
-    Next,
     Part,
-    Passed,
-    Ready,
     Stop,
-    receive,
-    send,
+    receive_message,
+    send_message,
 )
 from loadtest.errors import WorkerError
-from loadtest.measure.progress import Progress, Span
-from loadtest.measure.schedule import Share
+from loadtest.measure.progress import LevelSpan, Progress
+from loadtest.measure.schedule import PlanShare
 from loadtest.scenario import Level
 from loadtest.wire import now
 
-DYING_S = 1.0  # from the closed socket of a process to its end
+DYING_S = 1.0  # how long a process may take to end after its socket closed
 
 Child: TypeAlias = tuple[subprocess.Popen[bytes], socket.socket]  # a process, and our end of the line to it
 
@@ -55,7 +55,7 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """How a worker ended before its part did."""
+    """How a worker ended before its part of the plan did."""
 
     why: str
     level: int  # index of the first level that lacks some of its part
@@ -69,16 +69,16 @@ class Death:
 
 
 @dataclass(slots=True, eq=False)
-class Worker:
+class WorkerProcess:
     """One of the processes, as its parent sees it."""
 
-    share: Share
+    share: PlanShare
     process: subprocess.Popen[bytes]
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     phase: Phase = Phase.PREPARING
     progress: Progress | None = None
-    spans: dict[int, Span] = field(default_factory=dict)  # by level
+    spans: dict[int, LevelSpan] = field(default_factory=dict)  # by level
     clock_steps: int = 0
     failure: str | None = None  # why it could not keep all that it measured
     death: Death | None = None
@@ -88,7 +88,7 @@ class Worker:
         return self.phase < Phase.ENDED
 
     def rest(self) -> None:
-        """Take note that nothing of it is in flight."""
+        """Note that nothing of this worker's is in flight."""
         if self.progress is not None:
             self.progress = dataclasses.replace(self.progress, in_flight=0, decoding=0, eta=None)
 
@@ -111,7 +111,7 @@ class Workers:
     def __init__(
         self,
         part: Part,
-        processes: Sequence[Worker],
+        processes: Sequence[WorkerProcess],
         *,
         say: Callable[[str], object],
         on_progress: Callable[[Progress], None],
@@ -150,10 +150,10 @@ class Workers:
             ],
         }
 
-    async def run(self, following: Following | None = None) -> list[Span]:
+    async def run(self, following: Following | None = None) -> list[LevelSpan]:
         """Run every level in order, as Driver.run; raise WorkerError when no process is left."""
         levels = self._scenario.levels()
-        spans: list[Span] = []
+        spans: list[LevelSpan] = []
         background = [asyncio.create_task(self._listen(worker)) for worker in self._workers]
         background.append(asyncio.create_task(self._show(0 if following else len(levels))))
         try:
@@ -161,7 +161,7 @@ class Workers:
             while level is not None and not self.stopped:
                 self._level = level
                 await self._together(Phase.READY)
-                self._tell(Go(now() + LEAD_NS))
+                self._tell(Begin(now() + SCHEDULE_LEAD_NS))
                 await self._together(Phase.PASSED)
                 spans = self._spans()
                 if self.stopped or not any(worker.at_work for worker in self._workers):
@@ -184,12 +184,12 @@ class Workers:
             worker.progress = None
             if worker.at_work:
                 worker.phase = Phase.PREPARING
-        self._tell(Next(level))
+        self._tell(GoOn(level))
 
-    def _tell(self, message: Message, *, but: Worker | None = None) -> None:
+    def _tell(self, message: Message, *, but: WorkerProcess | None = None) -> None:
         for worker in self._workers:
             if worker.at_work and worker is not but:
-                send(worker.writer, message)
+                send_message(worker.writer, message)
 
     async def _together(self, phase: Phase) -> None:
         """Wait until every worker has come to this phase, or will not."""
@@ -197,16 +197,16 @@ class Workers:
             self._changed.clear()
             await self._changed.wait()
 
-    async def _listen(self, worker: Worker) -> None:
-        while (message := await receive(worker.reader)) is not None:
+    async def _listen(self, worker: WorkerProcess) -> None:
+        while (message := await receive_message(worker.reader)) is not None:
             match message:
-                case Ready():
+                case LevelReady():
                     worker.phase = Phase.READY
-                case Passed(span):
+                case LevelOver(span):
                     worker.phase = Phase.PASSED
                     worker.rest()
                     worker.spans[span.level.index] = span
-                case Counted() | Hopeless():
+                case CountingBegan() | Hopeless():
                     self._tell(message, but=worker)
                 case Ended(spans, steps, failure):
                     worker.phase, worker.clock_steps, worker.failure = Phase.ENDED, steps, failure
@@ -220,8 +220,8 @@ class Workers:
             await self._bury(worker)
             self._changed.set()
 
-    async def _bury(self, worker: Worker) -> None:
-        """Take a worker for dead: say so, and what its death costs."""
+    async def _bury(self, worker: WorkerProcess) -> None:
+        """Note that a worker has died; say so, and what its death costs."""
         at, time = now(), datetime.datetime.now(datetime.UTC)
         level = self._level.index
         first = level + (level in worker.spans)
@@ -236,7 +236,7 @@ class Workers:
             f"{after}."
         )
 
-    def _spans(self) -> list[Span]:
+    def _spans(self) -> list[LevelSpan]:
         """Return when each level ran: from its first worker's start to its last one's end."""
         levels = {index: span.level for worker in self._workers for index, span in worker.spans.items()}
         found = []
@@ -244,7 +244,7 @@ class Workers:
             spans = [worker.spans[index] for worker in self._workers if index in worker.spans]
             given_up = next((span.given_up for span in spans if span.given_up is not None), None)
             started, ended = min(span.started_ns for span in spans), max(span.ended_ns for span in spans)
-            found.append(Span(level, started, ended, given_up))
+            found.append(LevelSpan(level, started, ended, given_up))
         return found
 
     async def _show(self, levels: int) -> None:
@@ -276,7 +276,12 @@ def _spawn() -> Child:
     with theirs:
         # A session of its own: Ctrl-C at the terminal is for the parent, who tells its workers to end.
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from loadtest.asyncio_driver.worker import serve; serve({theirs.fileno()})"],
+            [
+                sys.executable,
+                "-P",
+                "-c",
+                f"from loadtest.asyncio_driver.worker import run_worker; run_worker({theirs.fileno()})",
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": places},
@@ -287,17 +292,17 @@ def _spawn() -> Child:
 
 
 @asynccontextmanager
-async def told(
+async def workers_told(
     part: Part, children: Sequence[Child], *, say: Callable[[str], object], on_progress: Callable[[Progress], None]
 ) -> AsyncIterator[Workers]:
     """Tell each process its share of `part`; give them as one driver."""
-    workers: list[Worker] = []
+    workers: list[WorkerProcess] = []
     try:
         for number, (process, sock) in enumerate(children):
-            share = Share(number, len(children))
+            share = PlanShare(number, len(children))
             reader, writer = await asyncio.open_unix_connection(sock=sock)
-            workers.append(Worker(share, process, reader, writer))
-            send(writer, dataclasses.replace(part, share=share))
+            workers.append(WorkerProcess(share, process, reader, writer))
+            send_message(writer, dataclasses.replace(part, share=share))
         yield Workers(part, workers, say=say, on_progress=on_progress)
     finally:
         for worker in workers:

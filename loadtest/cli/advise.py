@@ -34,9 +34,9 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
     from loadtest.analyse.reports import advice_report as words
     from loadtest.analyse.reports.summary import analyse
     from loadtest.analyse.run.groups import refuse
-    from loadtest.analyse.server.memory import memory
-    from loadtest.analyse.whatif import advise as work
-    from loadtest.analyse.whatif.predict import Model
+    from loadtest.analyse.server.memory import memory_by_slots
+    from loadtest.analyse.whatif import slot_advice as work
+    from loadtest.analyse.whatif.predict import ServerModel
     from loadtest.memory.loaded import parse_memory
 
     objectives = () if slo is None else parse(slo)
@@ -45,18 +45,18 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
     room = None if gpu_memory is None else parse_memory(gpu_memory)
     analysis = analyse(run)
     refuse(analysis.run, [each for each, _ in analysis.groups], "advise")
-    group = work.busiest(analysis.run)
+    group = work.longest_series(analysis.run)
     if group is None:
         raise PredictionError(f"{run} holds no closed-loop level to advise on; measure with --concurrency.")
     work.require_slots(analysis.slots, group)
-    model = Model.of(analysis.run, analysis.slots, analysis.steps)
-    found = work.advise(
+    model = ServerModel.of(analysis.run, analysis.slots, analysis.steps)
+    found = work.advise_slots(
         work.narrowed(model, analysis.run, group.levels),
         group,
         analysis.summary["levels"],
         kind=(analysis.run.facts.get("server") or {}).get("kind"),
         objectives=objectives,
-        memory=memory(analysis.run, analysis.slots),
+        memory=memory_by_slots(analysis.run, analysis.slots),
         gpu_bytes=room,
     )
     said = words.sentences(found)

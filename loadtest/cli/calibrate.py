@@ -24,8 +24,16 @@ from loadtest.cli.demo import simulated_server
 from loadtest.errors import RunFolderError, ScenarioError, TargetError
 from loadtest.grid import Grid
 from loadtest.measure import capacity_file
-from loadtest.measure.calibrate import Errors, Found, Tried, by_nonce, compare, judge, next_streams
-from loadtest.measure.capacity_file import Capacity
+from loadtest.measure.calibrate import (
+    CheckedLevel,
+    ClientLimit,
+    Errors,
+    by_nonce,
+    checked,
+    errors_against,
+    next_streams,
+)
+from loadtest.measure.capacity_file import KeptCapacity
 from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
@@ -58,7 +66,7 @@ class Calibrating:
     arrivals: str
     most: int
     truth: Path
-    tried: list[Tried] = field(default_factory=list)
+    tried: list[CheckedLevel] = field(default_factory=list)
 
     def next_streams(self) -> int | None:
         return next_streams(self.tried, self.most)
@@ -68,8 +76,8 @@ class Calibrating:
         served = by_nonce(_lines(self.truth))
         (header, rows), *_ = RunFolder.open(folder).requests()
         records = (Record.from_json(row) for row in rows if row["level"] == level)
-        errors: Errors = compare(streams, records, header.clock, served, warm=warm)
-        tried = judge(errors, step_s=1 / TOKENS_PER_S, together=self.arrivals == "steps")
+        errors: Errors = errors_against(streams, records, header.clock, served, warm=warm)
+        tried = checked(errors, step_s=1 / TOKENS_PER_S, together=self.arrivals == "steps")
         self.tried.append(tried)
         _say(f"  {tried.sentence}")
 
@@ -207,7 +215,7 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
 
     Later runs on this machine say how much of it each level used.
     """
-    path = out or capacity_file.place()
+    path = out or capacity_file.file_path()
     capacity_file.check_writable(path)
     here = capacity_file.machine()
     _say(
@@ -218,7 +226,7 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
     most = min(streams_most, _descriptors())
     if most < streams_most:
         _say(f"This shell allows no more than {most} streams (open files, ulimit -n): {streams_most} are not tried.")
-    done: dict[str, Found] = {}
+    done: dict[str, ClientLimit] = {}
     for kind in arrivals:
         _say(f"{kind}:")
         found = _calibrate(driver, kind, stamps, most)
@@ -228,14 +236,14 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
         done[kind] = found
         _say(f"{kind}: {found.sentence(TOKENS_PER_S)}.")
         if found.best is not None:
-            capacity_file.keep(path, _capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
+            capacity_file.store(path, _capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
     Console().print(_table(driver, stamps, done))
     if any(found.best for found in done.values()):
         print(f"wrote {path}")
     return 0 if all(found.best for found in done.values()) else 1
 
 
-def _calibrate(driver: str, arrivals: str, stamps: str, most: int) -> Found | None:
+def _calibrate(driver: str, arrivals: str, stamps: str, most: int) -> ClientLimit | None:
     """Search with one kind of arrivals; None when it was interrupted."""
     with tempfile.TemporaryDirectory() as name, _stamped_by(stamps):
         folder = Path(name)
@@ -247,11 +255,11 @@ def _calibrate(driver: str, arrivals: str, stamps: str, most: int) -> Found | No
             return None
     if not kind.tried:
         raise ScenarioError("nothing was measured; try again.")
-    return Found.of(kind.tried)
+    return ClientLimit.of(kind.tried)
 
 
-def _capacity(found: Found, best: Tried) -> Capacity:
-    return Capacity(
+def _capacity(found: ClientLimit, best: CheckedLevel) -> KeptCapacity:
+    return KeptCapacity(
         chunks_per_s=best.errors.chunks_per_s,
         streams=best.errors.streams,
         tokens_per_s=TOKENS_PER_S,
@@ -260,7 +268,7 @@ def _capacity(found: Found, best: Tried) -> Capacity:
     )
 
 
-def _table(driver: str, stamps: str, done: dict[str, Found]) -> Table:
+def _table(driver: str, stamps: str, done: dict[str, ClientLimit]) -> Table:
     heads = ("arrivals", f"streams × {TOKENS_PER_S:g} tokens/s", "tokens/s in the busiest second", "limit")
     rows = []
     for kind, found in done.items():

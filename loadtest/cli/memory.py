@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from loadtest.memory.estimate import Facts, Plan
-    from loadtest.memory.loaded import Measured
+    from loadtest.memory.loaded import LoadedMemory
 
 DEFAULT_QUANTIZATION = "q4_K_M"  # what most tags of Ollama's library are
 
@@ -57,7 +57,7 @@ class MemoryEstimate:
     """An estimate and what stands beside it."""
 
     plan: Plan
-    measured: Measured | None
+    measured: LoadedMemory | None
     notes: tuple[str, ...]
     simulated: bool = False
 
@@ -115,7 +115,7 @@ def memory(**options: Any) -> None:
         return
     room = _bytes_of(asked.gpu_memory, "--gpu-memory")
     if asked.json:
-        body = report.to_dict(found.plan, found.measured, room, found.notes, simulated=found.simulated)
+        body = report.estimate_dict(found.plan, found.measured, room, found.notes, simulated=found.simulated)
         print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
         return
     _print_estimate(found, room, Console())
@@ -177,9 +177,9 @@ def _model_facts(asked: MemoryOptions) -> tuple[Facts, tuple[str, ...]]:
     from loadtest.memory import estimate, gguf, shapes
 
     if asked.gguf:
-        header = gguf.read(asked.gguf)
+        header = gguf.read_gguf(asked.gguf)
         short = f"{asked.gguf.name} lacks {header.missing:,} bytes of its tensors: the download is not complete."
-        return estimate.of_gguf(asked.gguf.name, header), (short,) if header.missing else ()
+        return estimate.facts_of_gguf(asked.gguf.name, header), (short,) if header.missing else ()
     if asked.config:
         return _of_config(asked, asked.config), ()
     if asked.model:
@@ -187,7 +187,9 @@ def _model_facts(asked: MemoryOptions) -> tuple[Facts, tuple[str, ...]]:
         quantization = asked.quantization or tagged
         if quantization is None and asked.dtype is None and not (asked.table or asked.training):
             quantization = None if shape.layout == "opt" else DEFAULT_QUANTIZATION
-        facts = estimate.of_shape(name, shape, quantization=None if asked.dtype else quantization, dtype=asked.dtype)
+        facts = estimate.facts_of_shape(
+            name, shape, quantization=None if asked.dtype else quantization, dtype=asked.dtype
+        )
         seen = "Its vision part, about 0.4 B parameters more, is not counted."
         return facts, (seen,) if name in shapes.SIGHTED else ()
     return _of_flags(asked, {}), ()
@@ -217,7 +219,7 @@ def _of_config(asked: MemoryOptions, path: Path) -> Facts:
     if shape is None or asked.parameters is not None:
         return _of_flags(asked, config)
     name = path.resolve().parent.name or path.name
-    return estimate.of_shape(name, shape, quantization=asked.quantization, dtype=asked.dtype)
+    return estimate.facts_of_shape(name, shape, quantization=asked.quantization, dtype=asked.dtype)
 
 
 def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
@@ -242,7 +244,7 @@ def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
     else:
         kind = weights.dtype(asked.dtype or "fp16")
         size = weights.by_dtype(parameters, kind)
-        where = f"{parameters:,} parameters × {weights.each(kind)} ({kind})"
+        where = f"{parameters:,} parameters × {weights.bytes_each(kind)} ({kind})"
     return estimate.Facts(
         name=f"{parameters / 1e9:.3g} B parameters",
         weights=size,
@@ -256,14 +258,14 @@ def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
 def _from_run(path: Path) -> MemoryEstimate:
     from loadtest.analyse.run import frames, groups
     from loadtest.analyse.server import slots
-    from loadtest.analyse.server.memory import of_run
-    from loadtest.memory.loaded import measured
+    from loadtest.analyse.server.memory import plan_of_run
+    from loadtest.memory.loaded import loaded_memory
 
     run = frames.load(path)
-    groups.refuse(run, groups.split(run), "memory")
-    seen = slots.estimate(run)
-    plan = of_run(run, seen)
-    said = measured(run.facts.get("server_at_end"))
+    groups.refuse(run, groups.groups_of(run), "memory")
+    seen = slots.estimate_slots(run)
+    plan = plan_of_run(run, seen)
+    said = loaded_memory(run.facts.get("server_at_end"))
     notes = []
     if not (run.facts.get("server") or {}).get("slots_said"):
         notes.append(f"Slots as the run saw them: {'' if seen.limit else 'at least '}{plan.slots}.")
@@ -275,7 +277,7 @@ def _from_run(path: Path) -> MemoryEstimate:
 def _from_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.credentials import withhold
     from loadtest.memory.estimate import DEFAULT_CONTEXT, Plan
-    from loadtest.memory.loaded import Measured, server_facts
+    from loadtest.memory.loaded import LoadedMemory, server_facts
     from loadtest.target.probe import choose_model, describe, probe
     from loadtest.target.settle import control_client, trust
     from loadtest.text import shown
@@ -291,7 +293,7 @@ def _from_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     facts = server_facts(shown(model.name), model.details, model.trained_context)
     plan = Plan(facts=facts, context=model.context or DEFAULT_CONTEXT)
     notes = ["Ollama does not say how many slots it has: 1 is taken unless --slots says more."]
-    said = Measured(model.size, model.size_vram) if model.size else None
+    said = LoadedMemory(model.size, model.size_vram) if model.size else None
     if said is None:
         notes.append(f"{shown(model.name)} is not loaded: nothing to compare with.")
     return MemoryEstimate(plan, said, tuple(notes), simulated=server.simulated is not None)
@@ -310,9 +312,9 @@ def _print_estimate(found: MemoryEstimate, room: float | None, console: Console)
 
     plan = found.plan
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
-    grid = Grid(("", "size", "from"), tuple(report.part_rows(plan)), prose=True)
+    grid = Grid(("", "size", "from"), tuple(report.estimate_rows(plan)), prose=True)
     console.print(grid.console(" · ".join(filter(None, marks)), styles={"total": "bold"}))
-    for line in report.sentences(plan, found.measured, room, simulated=found.simulated):
+    for line in report.estimate_sentences(plan, found.measured, room, simulated=found.simulated):
         console.print(Text(f"• {line}"))
     for note in found.notes:
         console.print(Text(note, style="dim"))

@@ -7,7 +7,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -101,7 +101,7 @@ def scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
             text += f"  [default: {default}]"
         flag = "--" + spec.name.replace("_", "-")
         kind: Any = KINDS.get(_scalar(hints[spec.name]), _scalar(hints[spec.name]))
-        if typing.get_origin(hints[spec.name]) is tuple:
+        if typing.get_origin(hints[spec.name]) is Sequence:
             kind = rates if float in typing.get_args(hints[spec.name]) else numbers
         if spec.name in CHOICES:
             kind = click.Choice(CHOICES[spec.name])

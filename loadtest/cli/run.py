@@ -21,7 +21,7 @@ from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST
 from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, parse
-from loadtest.workloads.synthetic import check_files
+from loadtest.workloads.workload import check_files
 
 
 def run_scenario(

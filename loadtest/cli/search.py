@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.measure.search import Found, Search, Tried
+from loadtest.measure.search import Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 from loadtest.slo import ERRORS, Objective, decided, judge
@@ -30,7 +30,7 @@ class Finder:
         self._max_error_ratio = scenario.max_error_ratio
         self._say = say
         self._unknown: str | None = None  # what no further request would tell
-        self.tried: list[Tried] = []
+        self.tried: list[TriedLevel] = []
 
     def first(self, scenario: Scenario) -> Scenario:
         """Return the scenario of the first level; raise ScenarioError where the scenario is no single search."""
@@ -66,7 +66,7 @@ class Finder:
             last, index=last.index + 1, concurrency=following.concurrency, requests=following.requests
         )
 
-    def _judged(self, level: Level, summary: dict[str, Any]) -> Tried:
+    def _judged(self, level: Level, summary: dict[str, Any]) -> TriedLevel:
         from loadtest.analyse.reports.summary import failed
 
         failures, requests = failed(summary), summary["requests"]
@@ -80,11 +80,11 @@ class Finder:
             met, saw = None, f"void ({'; '.join(summary['reasons'])})"
         elif met is None:
             self._unknown = next((str(each) for each in judged if each.unjudged and not each.few), None)
-        return Tried(level.concurrency or 0, requests, met, saw, void and met is None)
+        return TriedLevel(level.concurrency or 0, requests, met, saw, void and met is None)
 
-    def conclude(self, folder: Path) -> tuple[Found, str]:
+    def conclude(self, folder: Path) -> tuple[SearchResult, str]:
         """Return what was found and its sentence, and keep both in run.json under `find_max`."""
-        found = Found.of(self.tried)
+        found = SearchResult.of(self.tried)
         asked = " and ".join(map(str, self._objectives))
         facts = RunFolder.open(folder).read_run()
         simulated = (facts.get("server") or {}).get("simulated")

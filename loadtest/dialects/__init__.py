@@ -1,38 +1,51 @@
-"""Wire formats: encode(job) gives a path and a body, decoders turn body bytes into events. No I/O."""
+"""Wire formats: a Dialect turns a Job into a request's body, and its decoder turns an answer's bytes into events. No I/O."""
 
 from __future__ import annotations
 
-from loadtest.dialects.base import Decoder, Dialect, End, Ending, EndMarks, Events
+from typing import Any
+
+from loadtest import metrics
+from loadtest.dialects.base import ContentEvents, Decoder, Dialect, End, Ending, EndMarks
 from loadtest.dialects.ollama import OllamaChat, OllamaGenerate
 from loadtest.dialects.openai import OpenAIChat, OpenAICompletions
+from loadtest.metrics import ServerSaid
 from loadtest.scenario import Scenario
 
 __all__ = [
+    "DIALECTS",
+    "ContentEvents",
     "Decoder",
     "Dialect",
     "End",
     "EndMarks",
     "Ending",
-    "Events",
     "OllamaChat",
     "OllamaGenerate",
     "OpenAIChat",
     "OpenAICompletions",
     "dialect_for",
+    "said_by_server",
 ]
+
+
+DIALECTS: dict[tuple[str, str], type[Dialect]] = {
+    (dialect.api, dialect.endpoint): dialect for dialect in (OllamaChat, OllamaGenerate, OpenAIChat, OpenAICompletions)
+}
+COUNTERPARTS = {"generate": "completions", "completions": "generate"}  # the same request, by each API's name for it
+
+
+def said_by_server(dialect: str | None, server: dict[str, Any]) -> ServerSaid:
+    """Return what a record's `server` says of the server's durations, read by the record's dialect where it is known."""
+    known = next((kind for kind in DIALECTS.values() if kind.name == dialect), None)
+    return metrics.server_said(server) if known is None else known.server_said(server)
 
 
 def dialect_for(scenario: Scenario, *, api: str, model: str) -> Dialect:
     """Return the wire format that a scenario speaks, once api ("ollama" or "openai") and model are known.
 
-    An endpoint that the API lacks cannot come here: Scenario refuses it where the API was named, and with "auto" the
-    nearest one is taken (generate and completions are each other's counterpart).
+    Scenario refuses an endpoint that a named API lacks; with api "auto" the endpoint's counterpart is taken.
     """
-    chat = scenario.endpoint == "chat"
-    if api == "ollama":
-        return (OllamaChat if chat else OllamaGenerate)(
-            model, num_ctx=scenario.num_ctx, temperature=scenario.temperature
-        )
-    return (OpenAIChat if chat else OpenAICompletions)(
-        model, temperature=scenario.temperature, max_tokens_key=scenario.max_tokens_key
-    )
+    endpoint = scenario.endpoint
+    if (api, endpoint) not in DIALECTS:
+        endpoint = COUNTERPARTS[endpoint]
+    return DIALECTS[api, endpoint].of(scenario, model)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
-from loadtest.metrics import NS_PER_S
+from loadtest import credentials, metrics
+from loadtest.metrics import NS_PER_S, ServerSaid
+from loadtest.scenario import Scenario
 from loadtest.text import join_text
-from loadtest.workloads.synthetic import Job
+from loadtest.workloads.job import Job
 
 
 @dataclass(slots=True)
-class Events:
-    """The content events of one answer, column by column, one entry an event: text that the user could see or hear of."""
+class ContentEvents:
+    """The content events of one answer in columns, an entry per event; an event is a piece of text, visible or hidden."""
 
     texts: list[str] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)  # offset in the body behind each: which read it came with
-    hidden: set[int] = field(default_factory=set)  # which are no answer text: reasoning, thinking, tool calls
+    ends: list[int] = field(
+        default_factory=list
+    )  # per event the offset just behind it in the body, which tells its read
+    hidden: set[int] = field(
+        default_factory=set
+    )  # indices of events that are not answer text: reasoning, thinking, tool calls
     created: list[int | None] = field(default_factory=list)  # the server's own stamps, wall clock, ns; OpenAI has none
 
     def add(self, text: str, end: int, *, hidden: bool = False) -> None:
-        """Take one event that the body completed at `end`."""
+        """Add one event, which the body completed at offset `end`."""
         if hidden:
             self.hidden.add(len(self.texts))
         self.texts.append(text)
@@ -33,7 +40,7 @@ class Events:
 
     @property
     def first_visible(self) -> int | None:
-        """Which event is the first of the answer's text, None where there is none."""
+        """Index of the first event with answer text; None where there is none."""
         return next((i for i in range(len(self.texts)) if i not in self.hidden), None)
 
     @property
@@ -79,10 +86,10 @@ class Ending:
     done: bool = False  # done:true, finish_reason: the answer is join_text
     finish_reason: str | None = None
     error: str | None = None  # an error object in the stream, or why its bytes do not decode; one sentence
-    hint: str | None = None  # why it may have ended without done, e.g. the repeat guard; one sentence
+    hint: str | None = None  # why the answer may have ended without its end mark, e.g. the repeat guard; one sentence
     prompt_tokens: int | None = None  # the server's counts
     output_tokens: int | None = None
-    unsent_tokens: int = 0  # those of them whose text was never sent: hidden reasoning
+    unsent_tokens: int = 0  # output tokens whose text was never sent: hidden reasoning
     server: dict[str, Any] = field(default_factory=dict)  # under the server's own names
     notes: list[str] = field(default_factory=list)  # what is odd in the answer and spoils no figure, a sentence each
     doubts: list[str] = field(default_factory=list)  # what is odd and makes its level suspect, a sentence each
@@ -97,9 +104,9 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EndMarks:
-    """How a wire format says that an answer is over, for whoever reads bytes and decodes nothing.
+    """How a wire format says that an answer is over, for the wire, which decodes nothing.
 
-    A line that ends an answer holds one of the `needles`, and so may any other line: `read` says which.
+    Every line that ends an answer holds one of the `needles`. Other lines may hold one, too, so `read` decides.
     """
 
     needles: tuple[bytes, ...] = ()
@@ -110,8 +117,8 @@ class Decoder(Protocol):
     """Turns body bytes, cut anywhere, into events; one per answer."""
 
     @property
-    def events(self) -> Events:
-        """What came so far; join_text once the decoder is closed."""
+    def events(self) -> ContentEvents:
+        """What came so far; whole once the decoder is closed."""
         ...
 
     def feed(self, data: bytes) -> None:
@@ -123,22 +130,36 @@ class Decoder(Protocol):
         ...
 
 
-class Dialect(Protocol):
-    """One wire format, bound to a model and its options."""
+@dataclass(frozen=True, slots=True)
+class Dialect(ABC):
+    """One wire format, bound to a model and its options; see CONTRIBUTING for how to add one."""
 
-    @property
-    def name(self) -> str:
-        """ollama-chat, ollama-generate, openai-chat or openai-completions."""
-        ...
+    name: ClassVar[str]  # in records and tables, e.g. ollama-chat
+    api: ClassVar[str]  # whose control plane and keys go with it
+    endpoint: ClassVar[str]  # as scenarios name it
+    path: ClassVar[str]  # below the base URL
+    streams: ClassVar[bool] = True  # whether an answer comes in pieces; otherwise its framing alone ends it
+    ends: ClassVar[EndMarks] = EndMarks()
+    model: str
 
-    @property
-    def model(self) -> str: ...
+    @classmethod
+    @abstractmethod
+    def of(cls, scenario: Scenario, model: str) -> Self:
+        """Take from a scenario what this format can say."""
 
-    @property
-    def ends(self) -> EndMarks: ...
+    @abstractmethod
+    def body(self, job: Job) -> bytes:
+        """Return the request's body, JSON."""
 
-    def encode(self, job: Job) -> tuple[str, bytes]:
-        """Return the path below the base URL, and the JSON body."""
-        ...
+    @abstractmethod
+    def decoder(self) -> Decoder:
+        """Return what decodes one answer."""
 
-    def decoder(self) -> Decoder: ...
+    def auth(self, url: str) -> dict[str, str]:
+        """Return the headers that hold the environment's credentials for the measured server at `url`."""
+        return credentials.headers(url, self.api)
+
+    @staticmethod
+    def server_said(server: dict[str, Any]) -> ServerSaid:
+        """Return what a record's `server` says of the server's own durations."""
+        return metrics.server_said(server)

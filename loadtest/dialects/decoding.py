@@ -2,124 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import orjson
 
-from loadtest.dialects import ends, server_errors
-from loadtest.dialects.base import Ending, Events
-from loadtest.dialects.framing import TOO_LONG, Lines
-from loadtest.dialects.lenient_json import parse
-from loadtest.dialects.text_shapes import Texts
+from loadtest.dialects import ends, repeats, server_errors
+from loadtest.dialects.base import Ending
+from loadtest.dialects.decoded import Decoded
+from loadtest.dialects.framing import TOO_LONG, LineSplitter
+from loadtest.dialects.lenient_json import parse_json
 
 MOST_EVENTS = 1_000_000
 TOO_MANY = f"the answer has more than {MOST_EVENTS:,} events"
-SILENT_TOKENS = 64  # that an answer may have without text: the frame of a tool call, marks of turns
-UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them: TTFT holds their time, the decode speed leaves them out"
-UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
-MOST_SENTENCES = 8  # that an answer's notes keep
 
-_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+_EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 _BOM = b"\xef\xbb\xbf"
-
-
-class Decoded:
-    """What is known of one answer so far."""
-
-    __slots__ = ("end", "ending", "events", "kind", "marked", "over", "stamped", "unstamped")
-
-    def __init__(self) -> None:
-        self.events = Events()
-        self.ending = Ending()
-        self.end = 0  # offset in the body behind the line at hand
-        self.kind = b""  # the name of the event at hand, where it has one
-        self.marked = False  # [DONE] was seen
-        self.stamped = False  # an instant of the server's was sent, or what should be one
-        self.unstamped = False  # an event came without an instant of the server's
-        self.over = False  # the end mark was: whatever follows is nothing of the answer
-
-    def add(self, texts: Texts) -> None:
-        """Take the text of one piece."""
-        seen, hidden = texts
-        if hidden:
-            self.events.add(hidden, self.end, hidden=True)
-        if seen:
-            self.events.add(seen, self.end)
-
-    def fail(self, why: str) -> None:
-        if self.ending.error is None:  # the first one is the cause, the rest follow from it
-            self.ending.error = why
-
-    def finish(self, name: str, value: Any) -> None:
-        """Take a finish_reason or done_reason by its name, and as it was sent."""
-        ending = self.ending
-        ending.finish_reason = server_errors.shorten(name, 80)
-        if (why := ends.ended_badly(name, value)) is not None:
-            self.fail(why)
-            return
-        ending.done = True
-        if ends.unknown(name):
-            self.doubt(
-                f"the server ended the answer with finish_reason {server_errors.quoted(name, 40)}, which is not known"
-            )
-
-    def count(self, prompt: int | None, output: int | None, reasoning: int = 0) -> None:
-        """Take the server's last word on an answer's tokens; a zero where there is text is no count.
-
-        `reasoning` is how many of the output tokens the server says were reasoning.
-        """
-        ending = self.ending
-        if prompt == 0:
-            self.note("the server counts no token of the prompt: unknown")
-        if output == 0 and self.events:
-            self.doubt("the server counts no token of an answer that has text: unknown")
-            output = None
-        if output and len(self.events) > 2 * output:
-            self.note("the answer came in more than twice as many pieces as the server counts tokens")
-        ending.prompt_tokens, ending.output_tokens = prompt or None, output
-        if output and self.events:
-            ending.unsent_tokens = self._unsent(output, reasoning)
-
-    def _unsent(self, output: int, reasoning: int) -> int:
-        """Return how many tokens were counted and not sent: a decode speed over the text that came may not hold them.
-
-        Reasoning that was sent as text is known by its name, or by there being more pieces than other tokens. A token
-        is a byte of text at the least, but for those that end an answer or call a tool.
-        """
-        events = self.events
-        if 0 < reasoning <= output and not events.hidden and len(events) <= output - reasoning:
-            self.note(UNSENT_REASONING)
-            return reasoning
-        if output > SILENT_TOKENS and output > SILENT_TOKENS + sum(
-            len(text.encode(errors="replace")) for text in events.texts
-        ):
-            self.doubt(UNSENT_TOKENS)
-            return output
-        return 0
-
-    def note(self, *sentences: str) -> None:
-        _say(self.ending.notes, sentences)
-
-    def doubt(self, *sentences: str) -> None:
-        _say(self.ending.doubts, sentences)
-
-
-def _say(said: list[str], sentences: tuple[str, ...]) -> None:
-    for sentence in sentences:
-        if sentence not in said and len(said) < MOST_SENTENCES:
-            said.append(sentence)
 
 
 class Rows(Protocol):
     """Takes the rows of one API's answers."""
 
     def takes(self, row: dict[str, Any]) -> bool:
-        """Whether a row is one of this API's without doubt."""
+        """Whether a row is certainly one of this API's."""
         ...
 
     def take(self, row: dict[str, Any]) -> bool:
-        """Take a row; return whether all that it says is the text of its one event."""
+        """Take a row; return whether the text of one event is all that the row says."""
         ...
 
     def close(self) -> None:
@@ -128,31 +37,39 @@ class Rows(Protocol):
 
 
 class StreamDecoder:
-    """Decodes an answer, in whichever of the two formats it comes; `own` takes the rows of the API that was asked.
+    """Decodes an answer in either API's format: `own` takes the rows of the API that was asked, `other` makes what takes the rest.
 
     A data line that is a JSON object by itself is taken at once, without waiting for the blank line after it, which
     may come in a later read; any other is held until that blank line, joined with its neighbours as the standard says.
     """
 
-    __slots__ = ("_answer", "_foreign", "_held", "_lines", "_other", "_own", "_row_seen", "_stray", "events")
+    __slots__ = (
+        "_answer",
+        "_foreign",
+        "_held",
+        "_lines",
+        "_make_other",
+        "_other",
+        "_own",
+        "_row_seen",
+        "_stray",
+        "events",
+    )
 
-    def __init__(self, answer: Decoded, own: Rows) -> None:
+    def __init__(self, answer: Decoded, own: Rows, *, other: Callable[[Decoded], Rows]) -> None:
         self._answer = answer
         self.events = answer.events
         self._own = own
-        self._other: Rows | None = None  # takes the rows of another API, once one was seen that is not of this
-        self._lines = Lines(returns=True)
+        self._other: Rows | None = None  # takes the rows of another API, once a row was seen that is not of this one
+        self._make_other = other
+        self._lines = LineSplitter(returns=True)
         self._held: list[bytes] = []  # data lines of an event not yet whole
-        self._stray: list[bytes] = []  # lines before the first row that are none
+        self._stray: list[bytes] = []  # lines before the first row that are no rows
         self._row_seen = False
-        self._foreign: dict[str, Any] | None = None  # the first row that is nothing of an answer
+        self._foreign: dict[str, Any] | None = None  # the first row of neither format
 
     def forget(self) -> None:
-        """Take no line for alike any more, until one was read by `line`."""
-        raise NotImplementedError
-
-    def other(self) -> Rows:
-        """Make what takes the rows of another API."""
+        """Forget the shape of earlier lines, until `line` has read another."""
         raise NotImplementedError
 
     def lines(self, data: bytes) -> list[bytes] | Iterator[bytes]:
@@ -199,16 +116,17 @@ class StreamDecoder:
         if not self._row_seen and self._stray and not answer.over:
             self._whole(b"\n".join(self._stray))
         if answer.kind == b"error" and not self._held:
-            answer.fail(server_errors.NO_TEXT)
+            answer.fail(server_errors.ERROR_WITHOUT_TEXT)
         self._own.close()
         if self._other is not None:
             self._other.close()
         if not ending.done and ending.error is None and self._foreign is not None:
-            self._strange(self._foreign)
+            self._say_what_it_is(self._foreign)
         if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
             answer.note(odd)
+        answer.doubt(*repeats.doubts(answer.events))
         if not answer.end:
-            ending.hint = server_errors.EMPTY
+            ending.hint = server_errors.EMPTY_ANSWER
         if ending.done:
             ending.hint = None
         return ending
@@ -217,12 +135,12 @@ class StreamDecoder:
         """Take a last line without its newline."""
         ending = self._answer.ending
         bare = rest.strip().removeprefix(_BOM)
-        if bare.startswith(_FIELDS) or bare in ends.DONE:
+        if bare.startswith(_EVENT_FIELDS) or bare in ends.DONE:
             self.line(rest)
-        elif bare and any(field.startswith(bare) for field in _FIELDS):
+        elif bare and any(field.startswith(bare) for field in _EVENT_FIELDS):
             ending.hint = server_errors.MID_LINE
         elif bare and self._row_seen:
-            if isinstance(row := parse(bare), dict):
+            if isinstance(row := parse_json(bare), dict):
                 self._row(row)
             elif bare.startswith(b"{"):
                 ending.hint = server_errors.MID_LINE
@@ -234,7 +152,7 @@ class StreamDecoder:
             ending.hint = server_errors.MID_LINE
 
     def line(self, line: bytes) -> bool:
-        """Take a line that is like none before; return whether all that it says is the text of its one event."""
+        """Parse a line; return whether the text of one event is all that the line says."""
         if line.endswith(b"\r"):
             line = line[:-1]
         if line.startswith(b"data:"):
@@ -249,9 +167,9 @@ class StreamDecoder:
             return self.line(line[3:])
         elif line.startswith(b"error:"):  # llama.cpp
             said = line[6:].strip()
-            row = parse(said)
-            self._answer.fail(server_errors.sentence(said.decode(errors="replace") if row is None else row))
-        elif not line.startswith(_FIELDS):
+            row = parse_json(said)
+            self._answer.fail(server_errors.error_sentence(said.decode(errors="replace") if row is None else row))
+        elif not line.startswith(_EVENT_FIELDS):
             self._no_field(line)
         return False
 
@@ -261,7 +179,7 @@ class StreamDecoder:
 
     def _object(self, line: bytes) -> bool:
         """Take a line that begins like an object: one of NDJSON, or the first of an object that has many."""
-        row = parse(line)
+        row = parse_json(line)
         if isinstance(row, dict):
             return self._row(row)
         if self._row_seen:
@@ -276,16 +194,13 @@ class StreamDecoder:
             self._mark()
         elif self._row_seen:
             if line.strip():
-                self._odd(line)
-        elif line.startswith(b"{") and isinstance(row := parse(line), dict) and (self._own.takes(row)):
+                self._answer.fail(server_errors.undecodable(line))
+        elif line.startswith(b"{") and isinstance(row := parse_json(line), dict) and (self._own.takes(row)):
             self._answer.fail(server_errors.undecodable(b"\n".join(self._stray)))
             self._stray.clear()
             self._row(row)
         else:
             self._stray.append(line)
-
-    def _odd(self, line: bytes) -> None:
-        self._answer.fail(server_errors.undecodable(line))
 
     def _data(self, data: bytes) -> bool:
         answer = self._answer
@@ -297,7 +212,7 @@ class StreamDecoder:
                 row = orjson.loads(data)
                 strict = True
             except orjson.JSONDecodeError:
-                row, strict = parse(data), False
+                row, strict = parse_json(data), False
             if isinstance(row, dict):
                 return self._row(row) and strict
         if answer.kind not in (b"", b"error", b"data"):
@@ -317,7 +232,7 @@ class StreamDecoder:
             self._end_event(whole=True)
             self._held.clear()
         elif answer.kind == b"error":
-            answer.fail(server_errors.NO_TEXT)
+            answer.fail(server_errors.ERROR_WITHOUT_TEXT)
         if answer.kind == b"done":
             self._mark()
         answer.kind = b""
@@ -332,17 +247,17 @@ class StreamDecoder:
         `whole` says that the event ended: what cannot be read then is an error.
         """
         data = b"\n".join(self._held)
-        row = parse(data)
+        row = parse_json(data)
         if isinstance(row, dict):
             self._row(row)
             return True
         if not data.strip():
             return True
         if self._answer.kind == b"error":
-            self._answer.fail(server_errors.sentence(data.decode(errors="replace") if row is None else row))
+            self._answer.fail(server_errors.error_sentence(data.decode(errors="replace") if row is None else row))
             return True
         if whole:
-            rows = [parse(line) for line in self._held]
+            rows = [parse_json(line) for line in self._held]
             if len(rows) > 1 and any(isinstance(row, dict) for row in rows):
                 for line, row in zip(self._held, rows, strict=True):
                     if isinstance(row, dict):
@@ -354,8 +269,8 @@ class StreamDecoder:
         return False
 
     def _whole(self, body: bytes) -> None:
-        """Take a body that is no stream: a JSON answer or error, or somebody else's page."""
-        row = parse(body.strip().removeprefix(_BOM))
+        """Take a body that is no stream: a JSON answer, a JSON error, or a page of another program."""
+        row = parse_json(body.strip().removeprefix(_BOM))
         if isinstance(row, dict):
             self._row(row)
         elif isinstance(row, list) and row and isinstance(row[0], dict) and (said := server_errors.in_row(row[0])):
@@ -372,28 +287,28 @@ class StreamDecoder:
             alike = self._own.take(row)
         else:
             alike = False
-            self._other = self._other or self.other()
+            self._other = self._other or self._make_other(answer)
             if self._other.takes(row):
                 answer.note("the server answers in the format of another API")
                 self._other.take(row)
             else:
                 self._own.take(row)
-                self._foreigner(row)
+                self._foreign_row(row)
         if answer.over:
             self._over()
         return alike
 
-    def _foreigner(self, row: dict[str, Any]) -> None:
-        """Take a row that is nothing of an answer: an error in an envelope, else kept until the answer's end."""
+    def _foreign_row(self, row: dict[str, Any]) -> None:
+        """Take a row of neither format: an error in an envelope, or one to be looked at when the answer has ended."""
         if self._answer.kind == b"error":
-            self._answer.fail(server_errors.sentence(row))
+            self._answer.fail(server_errors.error_sentence(row))
         elif (said := server_errors.in_row(row) or server_errors.envelope(row)) is not None:
             self._answer.fail(said)
         elif self._foreign is None:
             self._foreign = row
 
-    def _strange(self, row: dict[str, Any]) -> None:
-        """Say what an answer is that ended without an end and held a row that is none of an answer's."""
+    def _say_what_it_is(self, row: dict[str, Any]) -> None:
+        """Say what an answer is that held a row of neither format and ended without an end mark."""
         if (said := server_errors.words(row)) is not None:
             self._answer.fail(said)
         elif not self.events:

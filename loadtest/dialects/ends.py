@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from loadtest.dialects.base import End, EndMarks
-from loadtest.dialects.lenient_json import parse
-from loadtest.dialects.server_errors import in_row, quoted, sentence
+from loadtest.dialects.lenient_json import parse_json
+from loadtest.dialects.server_errors import error_sentence, in_row, quoted
 
 DONE = (b"[DONE]", b'"[DONE]"')
 
@@ -22,11 +22,11 @@ _BADLY = frozenset(
         "failed",
     )
 )
-_NONE = frozenset(("", "null", "none"))  # texts that stand for no reason, e.g. DashScope's
+_NONE = frozenset(("", "null", "none"))  # texts that mean "no reason yet", e.g. DashScope's
 
 
-def reason(value: Any) -> str | None:
-    """Return a finish_reason's name, None where it is none: a string, or SGLang's {"type": name}."""
+def reason_name(value: Any) -> str | None:
+    """Return the name in a finish_reason, which is a string or SGLang's {"type": name}; None where there is none."""
     if isinstance(value, dict):
         value = value.get("type")
     return value if isinstance(value, str) and value.strip().lower() not in _NONE else None
@@ -36,15 +36,15 @@ def ended_badly(name: str, value: Any) -> str | None:
     """Say what went wrong where a finish_reason is one of a failure."""
     if name.strip().lower() not in _BADLY:
         return None
-    said = sentence(value) if isinstance(value, dict) and value.get("message") else None
+    said = error_sentence(value) if isinstance(value, dict) and value.get("message") else None
     return f"the server ended the answer with finish_reason {quoted(name, 40)}" + (f": {said}" if said else "")
 
 
-def unknown(name: str) -> bool:
+def is_unknown_reason(name: str) -> bool:
     return name.strip().lower() not in _WELL | _BADLY
 
 
-def read(line: bytes) -> End | None:
+def end_said_by(line: bytes) -> End | None:
     """Say what one line of an answer, streamed in either API's format, says of its end.
 
     An error is a mark: servers send nothing but [DONE] behind it.
@@ -66,7 +66,7 @@ def read(line: bytes) -> End | None:
     data = data.strip()
     if data in DONE:
         return End.MARK
-    row = parse(data) if data.startswith(b"{") else None
+    row = parse_json(data) if data.startswith(b"{") else None
     return _of_row(row) if isinstance(row, dict) else None
 
 
@@ -75,12 +75,12 @@ def _of_row(row: dict[str, Any]) -> End | None:
         return End.MARK
     choices = row.get("choices")
     for choice in (choices,) if isinstance(choices, dict) else choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict) and reason(choice.get("finish_reason")):
+        if isinstance(choice, dict) and reason_name(choice.get("finish_reason")):
             return End.FINISH
     return None
 
 
-# Each needle is looked for in every read. "true" and "error" stand in no ordinary piece, whatever blanks surround them.
-# An event named done has none: servers that send it say finish_reason before, and close behind it.
-OLLAMA = EndMarks((b"true", b'"error"'), read)
-OPENAI = EndMarks((b"[DONE]", b'_reason":"', b'_reason": "', b"error"), read)
+# The wire looks for each needle in every read. "true" and "error" occur in no ordinary piece, whatever blanks surround them.
+# An event named done has no needle: servers that send it give a finish_reason first, and close the connection afterwards.
+OLLAMA = EndMarks((b"true", b'"error"'), end_said_by)
+OPENAI = EndMarks((b"[DONE]", b'_reason":"', b'_reason": "', b"error"), end_said_by)

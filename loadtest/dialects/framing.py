@@ -1,4 +1,4 @@
-"""What wire formats are made of: lines out of bytes cut anywhere, and lines that are alike."""
+"""Lines out of bytes that are cut anywhere, and the shape that lines of one stream share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LONGEST_LINE = 64 << 20  # bytes
 TOO_LONG = f"a line of the answer is longer than {LONGEST_LINE >> 20} MiB"
 
 
-class Lines:
+class LineSplitter:
     r"""Cuts a byte stream at b"\n"; with `returns` also at a b"\r" that no b"\n" follows, as event streams allow.
 
     str.splitlines and httpx's iter_lines also split at U+2028 and U+0085, which stand unescaped inside valid JSON
@@ -22,7 +22,7 @@ class Lines:
         self._size = 0
         self._returns = returns
         self._held = False  # a b"\r" is among the parts
-        self.too_long = False  # a line passed LONGEST_LINE: it and all behind it are left out
+        self.too_long = False  # a line passed LONGEST_LINE: that line and everything after it are left out
 
     def feed(self, data: bytes) -> list[bytes]:
         r"""Return the lines that `data` completes, without their b"\n"."""
@@ -78,19 +78,19 @@ class Lines:
 _LONE_RETURN = re.compile(rb"\r(?!\Z)")  # one at the very end may yet be followed by b"\n"
 
 
-# A mould is what surrounds the text of a stream's chunks, byte for byte: from one to the next they differ in little else.
-# A line cast in it need not be parsed again, which costs four times as much.
-Mould = tuple[bytes, bytes]  # before and behind the text
-StampedMould = tuple[bytes, bytes, bytes, int]  # before the instant's nine digits, before the text, behind it; ns
+# Chunks of one stream differ in their text and in little else. What surrounds the text, byte for byte, is the line's shape:
+# a later line of the same shape need not be parsed as JSON, which would cost four times as much.
+LineShape = tuple[bytes, bytes]  # before and behind the text
+StampedShape = tuple[bytes, bytes, bytes, int]  # before the instant's nine digits, before the text, behind it; ns
 
-NO_MOULD: Mould = (b"\n", b"")  # no line begins with that
-NO_STAMPED_MOULD: StampedMould = (b"\n", b"", b"", 0)
+NO_SHAPE: LineShape = (b"\n", b"")  # no line begins with that
+NO_STAMPED_SHAPE: StampedShape = (b"\n", b"", b"", 0)
 
 
-def mould(line: bytes, text: str) -> Mould | None:
-    """Return the mould of a line that holds `text`, of which nothing else is to be known.
+def shape_around(line: bytes, text: str) -> LineShape | None:
+    """Return the shape of a line whose only content is `text`; None where the text's place in the line is not certain.
 
-    Where nothing in the line is escaped, the text stands in it as it is, and if it does once, that is where.
+    In a line without escapes the text stands as it is; where it occurs exactly once, that is its place.
     """
     if b"\\" in line:
         return None
@@ -101,13 +101,13 @@ def mould(line: bytes, text: str) -> Mould | None:
     return before, after
 
 
-def stamped_mould(line: bytes, text: str, second: str, ns: int) -> StampedMould | None:
-    """Return that of a line with an instant before its text, of which nine digits may differ.
+def stamped_shape_around(line: bytes, text: str, second: str, ns: int) -> StampedShape | None:
+    """Return the shape of a line that has an instant before its text; the instant's last nine digits may differ.
 
-    The instant begins with `second` ("2026-01-31T12:00:00."); `ns` is what that is, ns since 1970.
+    The instant begins with `second` ("2026-01-31T12:00:00."), which is `ns` nanoseconds since 1970.
     """
     begin = second.encode()
-    if (sides := mould(line, text)) is None or sides[0].count(begin) != 1 or begin in sides[1]:
+    if (sides := shape_around(line, text)) is None or sides[0].count(begin) != 1 or begin in sides[1]:
         return None
     before, _, middle = sides[0].partition(begin)
     return before + begin, middle[9:], sides[1], ns

@@ -11,19 +11,19 @@ import orjson
 _LONG = 400  # digits from which an integer is beyond every number that a server may mean
 
 
-def parse(data: bytes) -> Any:
-    """Return what `data` holds; None where no one can read it, and for null.
+def parse_json(data: bytes) -> Any:
+    """Return what `data` holds; None where neither parser can read it, and for null.
 
-    Lone surrogates, NaN and Infinity, raw control characters, bytes that are not UTF-8 and numbers beyond a double are
-    what orjson refuses and servers send. The lenient parser takes four times as long, and is asked for objects only.
+    Servers send what orjson refuses: lone surrogates, NaN and Infinity, raw control characters, bytes that are not UTF-8
+    and numbers beyond a double. The lenient parser takes four times as long, so it is used for objects only.
     """
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return _lenient(data)
+        return _parse_leniently(data)
 
 
-def _lenient(data: bytes) -> Any:
+def _parse_leniently(data: bytes) -> Any:
     begin = data.lstrip(b" \t\r\n")
     if not begin.startswith(b"{"):
         return None

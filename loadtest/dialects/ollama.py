@@ -4,185 +4,91 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from functools import lru_cache
-from itertools import islice
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import orjson
 
-from loadtest.dialects import ends, server_errors
-from loadtest.dialects.base import EndMarks
-from loadtest.dialects.counts import MOST, MOST_TOKENS, WIDEST, named, number
-from loadtest.dialects.decoding import Decoded, Rows, StreamDecoder
-from loadtest.dialects.framing import NO_STAMPED_MOULD, stamped_mould
-from loadtest.dialects.text_shapes import in_message
-from loadtest.workloads.synthetic import Job
+from loadtest.dialects.base import Dialect, EndMarks
+from loadtest.dialects.decoded import Decoded
+from loadtest.dialects.decoding import StreamDecoder
+from loadtest.dialects.ends import OLLAMA
+from loadtest.dialects.framing import NO_STAMPED_SHAPE, stamped_shape_around
+from loadtest.dialects.ollama_rows import OllamaRows
+from loadtest.dialects.openai_rows import OpenAIRows
+from loadtest.scenario import Scenario
+from loadtest.workloads.job import Job
 
 
 @dataclass(frozen=True, slots=True)
-class OllamaChat:
-    """POST /api/chat. Preferred: the last line of /api/generate repeats every token id and comes late for it.
+class _OllamaDialect(Dialect):
+    """What both endpoints take; what is not set stays the server's or the Modelfile's.
 
     num_ctx must stay the same for a whole run, and no /v1 traffic may mix in: every change reloads the model.
     """
 
-    model: str
+    api: ClassVar[str] = "ollama"
+    ends: ClassVar[EndMarks] = OLLAMA
     num_ctx: int | None = None
     temperature: float | None = None
 
-    @property
-    def name(self) -> str:
-        return "ollama-chat"
+    @classmethod
+    def of(cls, scenario: Scenario, model: str) -> Self:
+        return cls(model, num_ctx=scenario.num_ctx, temperature=scenario.temperature)
 
-    @property
-    def ends(self) -> EndMarks:
-        return ends.OLLAMA
+    def _dump(self, job: Job, said: dict[str, Any]) -> bytes:
+        chosen = {"num_predict": job.output_tokens, "num_ctx": self.num_ctx, "temperature": self.temperature}
+        options = {key: value for key, value in chosen.items() if value is not None}
+        return orjson.dumps({"model": self.model, **said, "stream": True} | ({"options": options} if options else {}))
 
-    def encode(self, job: Job) -> tuple[str, bytes]:
-        messages = [{"role": "user", "content": job.prompt}]
-        return "/api/chat", orjson.dumps(
-            {"model": self.model, "messages": messages, "stream": True}
-            | _options(job, num_ctx=self.num_ctx, temperature=self.temperature)
-        )
+
+@dataclass(frozen=True, slots=True)
+class OllamaChat(_OllamaDialect):
+    """POST /api/chat. Preferred: the last line of /api/generate repeats every token id, and comes late for that reason."""
+
+    name: ClassVar[str] = "ollama-chat"
+    endpoint: ClassVar[str] = "chat"
+    path: ClassVar[str] = "/api/chat"
+
+    def body(self, job: Job) -> bytes:
+        return self._dump(job, {"messages": job.conversation})
 
     def decoder(self) -> OllamaDecoder:
         return OllamaDecoder(chat=True)
 
 
 @dataclass(frozen=True, slots=True)
-class OllamaGenerate:
-    """POST /api/generate; the options are those of OllamaChat."""
+class OllamaGenerate(_OllamaDialect):
+    """POST /api/generate."""
 
-    model: str
-    num_ctx: int | None = None
-    temperature: float | None = None
+    name: ClassVar[str] = "ollama-generate"
+    endpoint: ClassVar[str] = "generate"
+    path: ClassVar[str] = "/api/generate"
 
-    @property
-    def name(self) -> str:
-        return "ollama-generate"
-
-    @property
-    def ends(self) -> EndMarks:
-        return ends.OLLAMA
-
-    def encode(self, job: Job) -> tuple[str, bytes]:
-        return "/api/generate", orjson.dumps(
-            {"model": self.model, "prompt": job.prompt, "stream": True}
-            | _options(job, num_ctx=self.num_ctx, temperature=self.temperature)
-        )
+    def body(self, job: Job) -> bytes:
+        return self._dump(job, {"prompt": job.prompt})
 
     def decoder(self) -> OllamaDecoder:
         return OllamaDecoder(chat=False)
 
 
-def _options(job: Job, **chosen: float | None) -> dict[str, Any]:
-    """Return {"options": …} with what is set; what is not set stays the server's or the Modelfile's."""
-    options = {"num_predict": job.output_tokens, **chosen}
-    said = {key: value for key, value in options.items() if value is not None}
-    return {"options": said} if said else {}
-
-
-class OllamaRows:
-    """Takes the lines of /api/chat and /api/generate, streamed or not."""
-
-    __slots__ = ("_answer", "_chat", "_seen")
-
-    def __init__(self, answer: Decoded, *, chat: bool) -> None:
-        self._answer = answer
-        self._chat = chat
-        self._seen = False
-
-    def takes(self, row: dict[str, Any]) -> bool:
-        return isinstance(row.get("message"), dict) or "response" in row or isinstance(row.get("done"), bool)
-
-    def take(self, row: dict[str, Any]) -> bool:
-        answer = self._answer
-        events = answer.events
-        before = len(events.texts)
-        self._seen = True
-        self._text(row)
-        if len(events.texts) > before:
-            sent = row.get("created_at")
-            stamp = nanoseconds(sent)
-            answer.stamped = answer.stamped or sent is not None
-            answer.unstamped = answer.unstamped or stamp is None
-            events.created += [stamp] * (len(events.texts) - before)
-        if row.get("done") is True:
-            self._done(row)
-        if (said := server_errors.in_row(row)) is not None:
-            answer.fail(said)
-        elif answer.kind == b"error":
-            answer.fail(server_errors.sentence(row))
-        ending = answer.ending
-        return len(events.texts) == before + 1 and not (ending.done or ending.error)
-
-    def _text(self, row: dict[str, Any]) -> None:
-        odd: list[str] = []
-        message = row.get("message")
-        if not isinstance(message, dict) or (not self._chat and "response" in row):
-            message = {"content": row.get("response")} | {key: row[key] for key in _BESIDE if key in row}
-        texts = in_message(message, odd)
-        events = self._answer.events
-        if row.get("done") is True and len(events.texts) > 1 and texts[0] and texts[0] == events.answer:
-            odd.append("the last line repeats the whole answer: counted once")
-        else:
-            self._answer.add(texts)
-        if odd:
-            self._answer.note(*odd)
-
-    def _done(self, row: dict[str, Any]) -> None:
-        """Take the last line's facts. A zero is left out by the server, so an absent count is not known to be zero."""
-        answer, odd = self._answer, list[str]()
-        answer.over = True
-        value = row.get("done_reason")
-        name = ends.reason(value)
-        if name is None:
-            answer.ending.done = True
-        else:
-            answer.finish(name, value)
-        server = answer.ending.server
-        for key, said in islice(row.items(), WIDEST):
-            if key.endswith(_NUMBERS) and (
-                (known := number(said, key, odd, MOST_TOKENS if key.endswith("_count") else MOST)) is not None
-            ):
-                server[named(key)] = known
-        answer.note(*odd)
-        answer.count(server.get("prompt_eval_count"), server.get("eval_count"))
-
-    def close(self) -> None:
-        ending = self._answer.ending
-        if self._seen and not ending.done:
-            ending.hint = server_errors.repeated(self._answer.events.texts) or ending.hint
-
-
-_NUMBERS = ("_duration", "_count")
-_BESIDE = ("thinking", "reasoning", "reasoning_content", "tool_calls")  # text in a line of /api/generate
-
-
 class OllamaDecoder(StreamDecoder):
     """Decodes what is asked for at /api/chat and /api/generate, one object a line as a rule."""
 
-    __slots__ = ("_hidden", "_mould")
+    __slots__ = ("_hidden", "_shape")
 
     def __init__(self, *, chat: bool) -> None:
         answer = Decoded()
-        self._mould = NO_STAMPED_MOULD
-        self._hidden: set[int] | None = None  # where the events of the mould belong, if they are hidden
-        super().__init__(answer, OllamaRows(answer, chat=chat))
-
-    def other(self) -> Rows:
-        from loadtest.dialects.openai import OpenAIRows  # each reads the other's rows
-
-        return OpenAIRows(self._answer)
+        self._shape = NO_STAMPED_SHAPE
+        self._hidden: set[int] | None = None  # where the events of the shape belong, if they are hidden
+        super().__init__(answer, OllamaRows(answer, chat=chat), other=OpenAIRows)
 
     def forget(self) -> None:
-        self._mould = NO_STAMPED_MOULD
+        self._shape = NO_STAMPED_SHAPE
 
     def feed(self, data: bytes) -> None:
         answer, events = self._answer, self.events
         texts, ends_at, created = events.texts, events.ends, events.created
-        (before, middle, after, ns), hidden = self._mould, self._hidden
+        (before, middle, after, ns), hidden = self._shape, self._hidden
         end, digits_at = answer.end, len(before)
         digits_end, least = digits_at + 9, len(after)
         skip = digits_end + len(middle)
@@ -203,8 +109,8 @@ class OllamaDecoder(StreamDecoder):
                     continue
             answer.end = end
             if self.line(line):
-                self._shape(line)
-            (before, middle, after, ns), hidden = self._mould, self._hidden
+                self._take_shape(line)
+            (before, middle, after, ns), hidden = self._shape, self._hidden
             digits_at = len(before)
             digits_end, least = digits_at + 9, len(after)
             skip = digits_end + len(middle)
@@ -212,55 +118,15 @@ class OllamaDecoder(StreamDecoder):
                 return
         answer.end = end
 
-    def _shape(self, line: bytes) -> None:
-        """Shape the mould by a line with one event, of which nothing else is to be known."""
+    def _take_shape(self, line: bytes) -> None:
+        """Take the shape of a line with one event, of which nothing else is to be known."""
         events = self.events
         text, created = events.texts[-1], events.created[-1]
-        if created is not None and (found := _STAMP.search(line)):
-            sides = stamped_mould(line, text, found[1].decode(), created - int(found[2]))
+        if created is not None and (found := _CREATED_AT.search(line)):
+            sides = stamped_shape_around(line, text, found[1].decode(), created - int(found[2]))
             if sides is not None:
-                self._mould = sides
+                self._shape = sides
                 self._hidden = events.hidden if len(events) - 1 in events.hidden else None
 
 
-_STAMP = re.compile(rb'"created_at": ?"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.)(\d{9})Z"')
-
-
-def nanoseconds(stamp: Any) -> int | None:
-    """Return an RFC 3339 instant as nanoseconds since 1970, all nine decimals kept; None where it is not one.
-
-    Nor is one that 64 bits cannot hold: Go's zero time is the year 1.
-    datetime keeps six decimals only, and takes several times as long: the second's prefix is parsed once for all the
-    lines that share it.
-    """
-    if not isinstance(stamp, str):
-        return None
-    try:
-        if len(stamp) == 30 and stamp[29] == "Z" and stamp[19] == "." and (nine := stamp[20:29]).isdecimal():
-            return _held(_second(stamp[:19]) * 1_000_000_000 + int(nine))  # by far the most frequent form
-        if stamp[-1] == "Z":
-            fraction = stamp[20:-1]
-            offset = 0
-        else:  # …+02:00
-            fraction = stamp[20:-6]
-            hours, minutes = stamp[-5:].split(":")
-            if not (hours.isdecimal() and minutes.isdecimal() and int(hours) < 24 and int(minutes) < 60):
-                return None
-            offset = (int(hours) * 60 + int(minutes)) * {"+": 60, "-": -60}[stamp[-6]]
-        if (stamp[19] == ".") != fraction.isdecimal():
-            return None
-        return _held((_second(stamp[:19]) - offset) * 1_000_000_000 + int(fraction[:9].ljust(9, "0")))
-    except (TypeError, ValueError, KeyError, IndexError, OverflowError):
-        return None
-
-
-def _held(instant: int) -> int | None:
-    return instant if -(2**63) <= instant < 2**63 else None
-
-
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (naive on both sides: only the difference counts)
-
-
-@lru_cache(maxsize=64)
-def _second(prefix: str) -> int:
-    return (datetime.fromisoformat(prefix) - _EPOCH) // timedelta(seconds=1)
+_CREATED_AT = re.compile(rb'"created_at": ?"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.)(\d{9})Z"')

@@ -9,15 +9,15 @@ from loadtest.dialects.server_errors import compact, quoted
 DEEPEST = 6  # levels of parts inside parts
 
 
-Texts = tuple[str, str]  # of one piece of an answer: what is read; what is not, as reasoning and calls of tools
+Texts = tuple[str, str]  # of one piece of an answer: visible text, and hidden text such as reasoning and tool calls
 
-NOTHING: Texts = ("", "")
+NO_TEXTS: Texts = ("", "")
 
 _HIDDEN_PARTS = ("think", "reason", "thought", "tool", "function", "input_json")
 _KEYS_OF_TEXT = ("text", "content", "value", "thinking", "reasoning", "thought", "summary", "refusal", "partial_json")
 
-# Names in a message that hold no text of the model's, beside those of ids and signatures (see _names_no_text).
-_NO_TEXT = frozenset(
+# Names in a message that hold no text of the model's; so do those with an ending of _ENDINGS_WITHOUT_TEXT.
+_KEYS_WITHOUT_TEXT = frozenset(
     (
         "role",
         "name",
@@ -73,7 +73,7 @@ _REASONING = frozenset(
         "reasoning_content_delta",
     )
 )
-_SEEN = ("content", "refusal")  # a refusal is what the user reads instead of an answer
+_VISIBLE_KEYS = ("content", "refusal")  # a refusal is what the user reads instead of an answer
 
 
 def in_value(value: Any, depth: int = DEEPEST) -> Texts:
@@ -81,43 +81,43 @@ def in_value(value: Any, depth: int = DEEPEST) -> Texts:
     if isinstance(value, str):
         return value, ""
     if not value or not depth:
-        return NOTHING
+        return NO_TEXTS
     if isinstance(value, list):
         found = [in_value(item, depth - 1) for item in value]
         return "".join(seen for seen, _ in found), "".join(hidden for _, hidden in found)
-    return _in_part(value, depth) if isinstance(value, dict) else NOTHING
+    return _in_part(value, depth) if isinstance(value, dict) else NO_TEXTS
 
 
 def _in_part(part: dict[str, Any], depth: int) -> Texts:
     kind = str(part.get("type") or "").lower()
-    inside = next((found for key in _KEYS_OF_TEXT if any(found := in_value(part.get(key), depth - 1))), NOTHING)
+    inside = next((found for key in _KEYS_OF_TEXT if any(found := in_value(part.get(key), depth - 1))), NO_TEXTS)
     secret = any(word in kind for word in _HIDDEN_PARTS) or part.get("thought") is True  # Gemini marks thoughts so
     if not secret:
         return inside
-    return "", "".join(inside) or "".join(_text(part.get(key)) for key in ("name", "arguments", "input"))
+    return "", "".join(inside) or "".join(_plain_text(part.get(key)) for key in ("name", "arguments", "input"))
 
 
 def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
-    """Return the text of a delta or message: what is read, and what is not: reasoning, under any name, and tool calls.
+    """Return a delta's or message's visible text, and its hidden text: reasoning, under any name, and tool calls.
 
-    What is the same under two names counts once. `odd` takes a sentence on each name that is not known; text under such
-    a name counts where the message has no other, so that a mark that every piece carries makes no second piece of it.
+    Text that stands under two names counts once. `odd` is given a sentence on each unknown name. Text under an unknown
+    name counts only where the message has no other text: a mark that every piece carries is not a piece of its own.
     """
     content = message.get("content")
     if type(content) is str and (len(message) == 1 or (len(message) == 2 and "role" in message)):  # nearly always
         return content, ""
     seen, hidden, strange = "", [], []
     for key, value in message.items():
-        if not value or key in _NO_TEXT:
+        if not value or key in _KEYS_WITHOUT_TEXT:
             continue
         open_, secret = (value, "") if type(value) is str else in_value(value)
-        if key in _SEEN:
+        if key in _VISIBLE_KEYS:
             seen += open_
             if secret:
                 hidden.append(secret)
         elif key in _REASONING:
             hidden.append(secret + open_)
-        elif (text := secret + open_) and not key.endswith(_NO_TEXT_ENDS):
+        elif (text := secret + open_) and not key.endswith(_ENDINGS_WITHOUT_TEXT):
             odd.append(f"the answer has text under the name {quoted(key, 40)}, taken for reasoning")
             strange.append(text)
     if type(content) in (int, float):
@@ -133,7 +133,7 @@ def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
     return seen, "".join(hidden)
 
 
-_NO_TEXT_ENDS = ("_id", "_ids", "signature", "_type", "_at", "_count", "_duration")
+_ENDINGS_WITHOUT_TEXT = ("_id", "_ids", "signature", "_type", "_at", "_count", "_duration")
 
 
 def tool_text(calls: Any) -> str:
@@ -142,11 +142,11 @@ def tool_text(calls: Any) -> str:
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict):
-            texts += (_text(function.get(key)) for key in ("name", "arguments"))
+            texts += (_plain_text(function.get(key)) for key in ("name", "arguments"))
     return "".join(texts)
 
 
-def _text(value: Any) -> str:
+def _plain_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return compact(value) if value else ""

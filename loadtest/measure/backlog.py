@@ -1,4 +1,4 @@
-"""Work that can wait for a quiet moment: decoding what has ended, building what will be sent."""
+"""Work that can wait for a quiet moment: decoding answers that have ended, making requests that will be sent."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ logger = logging.getLogger(__name__)
 
 SLICE_NS = 500_000  # one stream of 100 events decodes in about 0.5 ms, so a slice is at most about 1 ms
 PAUSE_S = 0.001  # between slices the sockets get their turn
-QUIET_NS = 2_000_000  # streams end in waves: their users' next requests leave before the last answers are looked at
-LONGEST_WAVE_NS = 200_000_000  # where the system gives us little of a core, some request has always just left
-CLEAR_NS = 500_000  # before a scheduled request no work is begun: one piece of it may take that long
-BUSY = 0.6  # share of the core that reading takes: above it no work is begun, for unread arrivals lose their stamps
-LONGEST_NS = 2_000_000_000  # work that waited so long is done whatever else goes on: live figures and memory hang on it
-# Overdue ns for which a slice grows by 1 ns: on a full core slices that do not grow fall ever further behind.
+WAVE_NS = 2_000_000  # streams end in waves: the users' next requests leave before the answers of this wave are decoded
+LONGEST_WAVE_NS = (
+    200_000_000  # on a crowded core some request has always just left, so a wave is taken to end after this long
+)
+CLEAR_NS = 500_000  # before a scheduled request: no work is begun, since one piece may take that long
+BUSY_SHARE = 0.6  # share of the core that reading may take: above it no work is begun, since arrivals left unread lose their stamps
+LONGEST_NS = 2_000_000_000  # work that has waited this long is done in any case: live figures and memory depend on it
+# A slice grows by 1 ns for so many overdue ns: on a full core, slices of one size would fall ever further behind.
 CATCH_UP = 20
 LONGEST_SLICE_NS = 100_000_000
 
 
-class Pile:
-    """Pieces of work in the order they came, to be done while no requests are released and reading leaves the core free.
+class WorkQueue:
+    """Pieces of work in the order they came, done in moments without releases when reading leaves the core free.
 
     `due` is when the next request of a schedule leaves (monotonic ns): no work runs into it.
     """
@@ -53,26 +55,28 @@ class Pile:
         self._released = t
 
     def rest(self) -> None:
-        """Note that no work is done until the next `slice`: what takes the core meanwhile is not work."""
+        """Note that no work is done until the next slice: CPU used meanwhile is that of reading."""
         self._looked = time.perf_counter_ns(), time.thread_time_ns()
 
     def work_a_slice(self) -> None:
-        """Do the pieces to be done now, none where this is no moment for work."""
+        """Do as many pieces as this moment allows, perhaps none."""
         end = self._end(time.perf_counter_ns()) if self._work else 0
         while self._work and time.perf_counter_ns() < end:
             self.do_next()
 
     def _end(self, t: int) -> int:
-        """Return until when to work from `t` on; `t` or before where this is no moment for it."""
+        """Return until when to work from `t` on; `t` or earlier means not at all."""
         waited = t - self._work[0][0]
-        if (overdue := waited - LONGEST_NS) > 0:
-            return t + min(SLICE_NS + overdue // CATCH_UP, LONGEST_SLICE_NS)
         since, used = self._looked
-        if time.thread_time_ns() - used > BUSY * (t - since):
+        if (overdue := waited - LONGEST_NS) > 0:
+            # A loop that takes long to come round leaves more work behind in each turn than any fixed length takes away.
+            longest = max(LONGEST_SLICE_NS, (t - since) * waited // LONGEST_NS)
+            return t + min(SLICE_NS + overdue // CATCH_UP, longest)
+        if time.thread_time_ns() - used > BUSY_SHARE * (t - since):
             return t
         if self.due is not None:
             return min(t + SLICE_NS, self.due - CLEAR_NS)
-        in_a_wave = t - self._released <= QUIET_NS and waited < LONGEST_WAVE_NS
+        in_a_wave = t - self._released <= WAVE_NS and waited < LONGEST_WAVE_NS
         return t if in_a_wave else t + SLICE_NS
 
 
@@ -80,26 +84,26 @@ class Backlog:
     """Does small pieces of work in slices between arrivals, on the running asyncio loop."""
 
     def __init__(self) -> None:
-        self.pile = Pile()
+        self.queue = WorkQueue()
         self._scheduled = False
 
     def add(self, work: Callable[[], object]) -> None:
-        self.pile.put(work)
+        self.queue.put(work)
         if not self._scheduled:
             self._later()
 
     def flush(self) -> None:
-        """Do everything that waits, now: at the end of a level, when nobody streams."""
-        while self.pile:
-            self.pile.do_next()
+        """Do all waiting work now: at the end of a level, when nothing streams."""
+        while self.queue:
+            self.queue.do_next()
 
     def _later(self) -> None:
         self._scheduled = True
-        self.pile.rest()
+        self.queue.rest()
         asyncio.get_running_loop().call_later(PAUSE_S, self._slice)
 
     def _slice(self) -> None:
-        self.pile.work_a_slice()
+        self.queue.work_a_slice()
         self._scheduled = False
-        if self.pile:
+        if self.queue:
             self._later()

@@ -1,7 +1,7 @@
-"""How much this client machine can measure: which levels to try, and each held against what the server really did.
+"""How much this client machine can measure: which levels to try, and how each compares with what the server really did.
 
-Streams of a known speed are doubled until a level's figures are untrue, then the gap is halved. A level that fails is
-measured once more before it counts as failed, for a hiccup of the machine is no limit. Pure; nothing is sent here.
+Streams of a known speed are doubled until a level's figures are untrue; then the gap is halved. A level that fails is
+measured once more before it counts as failed, since one hiccup of the machine is no limit. Pure: nothing is sent here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Self
 from loadtest import metrics
 from loadtest.records import Clock, Outcome, Record
 from loadtest.text import counted, seconds
-from loadtest.workloads.synthetic import nonce_of
+from loadtest.workloads.nonce import nonce_of
 
 FIRST = 50  # streams of the first level
-PRECISION = 8  # the answer is good to one part in so many
+CALIBRATION_PRECISION = 8  # the answer is good to one part in so many
 ATTEMPTS = 2  # measurements of a level that fails
 LATE_STEPS = 0.5  # of a step: a server that is this late begins to run the steps together
 
@@ -73,10 +73,10 @@ class Errors:
         return worst <= metrics.TRUE_WITHIN_S and self.itl_p50_s <= metrics.TRUE_WITHIN_SHARE * self.gap_s
 
 
-def compare(
+def errors_against(
     streams: int, records: Iterable[Record], clock: Clock, served: Mapping[str, Served], *, warm: int = 0
 ) -> Errors:
-    """Hold a level's records against what was served. `clock` is the anchor of their instants.
+    """Compare a level's records with what was served. `clock` is the anchor of their instants.
 
     Gaps are compared one by one with those between the server's own `created_at`. The true TTFT of a request lies
     between its arrival at the server and, at the least, the first token's created_at, at most the return of its write:
@@ -106,13 +106,13 @@ def compare(
         streams=streams,
         requests=len(ttft),
         lost=lost,
-        chunks_per_s=busiest(ordered, clock),
+        chunks_per_s=most_chunks_per_s(ordered, clock),
         gap_s=statistics.median(gaps) / 1e6 if gaps else None,
-        ttft_p50_s=quantile(ttft, 0.5),
-        ttft_p99_s=quantile(ttft, 0.99),
-        itl_p50_s=quantile(itl, 0.5),
-        itl_p99_s=quantile(itl, 0.99),
-        late_s=quantile(late, 0.5) or 0.0,
+        ttft_p50_s=error_percentile(ttft, 50),
+        ttft_p99_s=error_percentile(ttft, 99),
+        itl_p50_s=error_percentile(itl, 50),
+        itl_p99_s=error_percentile(itl, 99),
+        late_s=error_percentile(late, 50) or 0.0,
     )
 
 
@@ -124,7 +124,7 @@ def _ttft_error(record: Record, truth: Served) -> float:
     return max(least - ours, ours - (truth.first_written - truth.arrived), 0) / 1e9
 
 
-def busiest(records: Iterable[Record], clock: Clock) -> int:
+def most_chunks_per_s(records: Iterable[Record], clock: Clock) -> int:
     """Return how many content events of these records arrived in the busiest second, warm-ups and cancelled included."""
     width = round(metrics.BIN_S * 1e9)
     bins: Counter[int] = Counter()
@@ -137,19 +137,15 @@ def busiest(records: Iterable[Record], clock: Clock) -> int:
     return metrics.busiest_second([bins[at] for at in range(min(bins), max(bins) + 1)])
 
 
-def quantile(values: Sequence[float], share: float) -> float | None:
+def error_percentile(values: Sequence[float], percent: int) -> float | None:
     """Return a percentile, interpolated between neighbours in rank; None of nothing."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    rank = share * (len(ordered) - 1)
-    low = int(rank)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (rank - low) * (ordered[high] - ordered[low])
+    if len(values) < 2:
+        return values[0] if values else None
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class CheckedLevel:
     """A level that was measured, and whether the server kept to its schedule in it."""
 
     errors: Errors
@@ -176,7 +172,7 @@ class Tried:
         return f"{shown}{lost}: {'true' if self.met else 'not true'}"
 
 
-def judge(errors: Errors, *, step_s: float, together: bool) -> Tried:
+def checked(errors: Errors, *, step_s: float, together: bool) -> CheckedLevel:
     """Say whether the server kept to its schedule of one token a stream each `step_s`.
 
     Errors count from what it did, not from its schedule: where they are small it may be late until it runs steps
@@ -184,33 +180,33 @@ def judge(errors: Errors, *, step_s: float, together: bool) -> Tried:
     those that were meant; unless all are due `together`: then the last one always waits for the others' writes.
     """
     limit = LATE_STEPS * step_s if together or errors.true else metrics.TRUE_WITHIN_S
-    return Tried(errors, errors.late_s <= limit)
+    return CheckedLevel(errors, errors.late_s <= limit)
 
 
-def next_streams(tried: Sequence[Tried], most: int) -> int | None:
+def next_streams(tried: Sequence[CheckedLevel], most: int) -> int | None:
     """Return how many streams to measure after the levels tried, in the order tried; None when the search is over."""
     if not tried:
         return min(FIRST, most)
     last = tried[-1]
     if not last.met and sum(one.errors.streams == last.errors.streams for one in tried) < ATTEMPTS:
         return last.errors.streams
-    found = Found.of(tried)
+    found = ClientLimit.of(tried)
     met = found.best.errors.streams if found.best else 0
     if found.failed is None:
         return None if met >= most else min(2 * met, most)
     missed = found.failed.errors.streams
-    return (met + missed) // 2 if missed - met > max(1, met // PRECISION) else None
+    return (met + missed) // 2 if missed - met > max(1, met // CALIBRATION_PRECISION) else None
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ClientLimit:
     """What a search knows: the most streams measured truthfully, and the fewest that were not."""
 
-    best: Tried | None
-    failed: Tried | None
+    best: CheckedLevel | None
+    failed: CheckedLevel | None
 
     @classmethod
-    def of(cls, tried: Sequence[Tried]) -> Self:
+    def of(cls, tried: Sequence[CheckedLevel]) -> Self:
         """Sum up the levels tried; one that was true once is true, and nothing above a failed one counts.
 
         Of several measurements that failed the last one says why.

@@ -1,4 +1,4 @@
-"""What `loadtest calibrate` found on this machine, kept in a small file that later runs copy their part of.
+"""What `loadtest calibrate` found on this machine: a small file from which later runs copy what applies to them.
 
 {"schema": 1, "host": …, "cpu": …, "cores": 2, "python": …, "versions": {…},
  "drivers": {"asyncio": {"independent": {"kernel": {"chunks_per_s": 31000, "streams": 620, …}}}}}
@@ -19,12 +19,12 @@ import orjson
 from loadtest import __version__
 from loadtest.errors import ScenarioError
 
-SCHEMA = 1
+FILE_SCHEMA = 1
 FILE = "calibration.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
+class KeptCapacity:
     """How much one process of a driver measures truthfully."""
 
     chunks_per_s: int  # content events in the busiest second
@@ -34,7 +34,7 @@ class Capacity:
     measured_at: str
 
 
-def place() -> Path:
+def file_path() -> Path:
     """Return where the file lies: LOADTEST_CALIBRATION, else loadtest/ in the user's folder for state."""
     if named := os.environ.get("LOADTEST_CALIBRATION"):
         return Path(named)
@@ -42,14 +42,14 @@ def place() -> Path:
     return (Path(state) if state else Path.home() / ".local/state") / "loadtest" / FILE
 
 
-def cores() -> int:
+def usable_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:
     """Return what makes two calibrations comparable: host, CPU and cores."""
-    return {"host": platform.node(), "cpu": _cpu(), "cores": cores()}
+    return {"host": platform.node(), "cpu": _cpu(), "cores": usable_cores()}
 
 
 def _cpu() -> str:
@@ -70,19 +70,19 @@ def _software() -> dict[str, str]:
     return found
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Return the file, empty where there is none that we understand: a run is no worse for it."""
+def read_file(path: Path) -> dict[str, Any]:
+    """Return the file's content, empty where there is no file that we understand: a run can do without."""
     try:
         found = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return {}
-    known = isinstance(found, dict) and found.get("schema") == SCHEMA and isinstance(found.get("drivers"), dict)
+    known = isinstance(found, dict) and found.get("schema") == FILE_SCHEMA and isinstance(found.get("drivers"), dict)
     return found if known else {}
 
 
 def applying(driver: str) -> dict[str, Any] | None:
     """Return what is known of a driver on this machine: its capacities by arrivals and stamps; None where nothing is."""
-    found = read(place())
+    found = read_file(file_path())
     mine = machine()
     capacities = found.get("drivers", {}).get(driver)
     if not capacities or any(found.get(name) != value for name, value in mine.items()):
@@ -102,10 +102,10 @@ def check_writable(path: Path) -> None:
         raise ScenarioError(f"cannot write to {path.parent}; choose another --out.")
 
 
-def keep(path: Path, capacity: Capacity, *, driver: str, arrivals: str, stamps: str) -> None:
+def store(path: Path, capacity: KeptCapacity, *, driver: str, arrivals: str, stamps: str) -> None:
     """Put a capacity into the file; what it holds of another machine or other software is dropped."""
-    same = {"schema": SCHEMA, **machine(), "python": platform.python_version(), "versions": _software()}
-    before = read(path)
+    same = {"schema": FILE_SCHEMA, **machine(), "python": platform.python_version(), "versions": _software()}
+    before = read_file(path)
     drivers = before.get("drivers", {}) if all(before.get(name) == value for name, value in same.items()) else {}
     drivers.setdefault(driver, {}).setdefault(arrivals, {})[stamps] = dataclasses.asdict(capacity)
     partial = path.with_name(path.name + ".partial")

@@ -6,13 +6,13 @@ import sys
 
 from loadtest.errors import ScenarioError
 
-SPARE = 64  # descriptors for all else: files, pipes, the loop's own
+SPARE = 64  # descriptors for everything else: files, pipes, the loop's own
 
 
 def room_for(streams: int | None) -> None:
-    """Have the system let this process open `streams` connections; raise ScenarioError where it does not.
+    """Raise this process's limit of open files for `streams` connections; raise ScenarioError where the system forbids it.
 
-    None, of an open loop: nobody knows how many will be in flight, so as many as it lets.
+    None is for an open loop, whose requests in flight cannot be known: the limit becomes the highest allowed.
     """
     if sys.platform == "win32":
         return

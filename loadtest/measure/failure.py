@@ -23,7 +23,7 @@ class Failure:
 
 
 class GivenUpError(BaseException):
-    """What others threw into a task that waited for its answer, kept apart from what the wire itself raises."""
+    """An exception that other code threw into a task waiting for its answer; tells it from what the wire itself raises."""
 
     def __init__(self, thrown: BaseException) -> None:
         super().__init__(thrown)
@@ -31,9 +31,9 @@ class GivenUpError(BaseException):
 
 
 def failure_of(error: BaseException, stops: tuple[type[BaseException], ...]) -> Failure:
-    """Return what an exception out of a request means; `stops` are those with which the driver ends one.
+    """Return what an exception out of a request means; `stops` are the exceptions with which the driver ends requests.
 
-    An exception that is nobody's is loadtest's own fault: it costs that request its success, and no other.
+    Any other exception is loadtest's own fault: it costs that request its success, and no other request.
     """
     match error:
         case _ if isinstance(error, stops):

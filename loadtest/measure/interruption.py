@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
@@ -13,15 +14,16 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 class Stoppable(Protocol):
-    """What is to end when a signal comes."""
+    """What a signal stops."""
 
     def stop(self) -> None: ...
 
 
 class Stopping:
-    """While inside, on a running loop, the first signal stops the driver in order, and the second cancels this task.
+    """Within this context, on a running loop, the first signal stops the driver in order and the second cancels this task.
 
-    A signal that was ignored before (nohup, a job in the background) stays ignored. Afterwards all are as they were.
+    A signal that was ignored before (nohup, a job in the background) stays ignored. Afterwards all handlers are restored.
+    Python handles signals in the main thread alone: on another thread, whoever wants to end the run calls `stop`.
     """
 
     def __init__(self, driver: Stoppable) -> None:
@@ -36,11 +38,11 @@ class Stopping:
 
         loop = asyncio.get_running_loop()
         self._loop, self._task = loop, asyncio.current_task()
-        for number in SIGNALS:
+        for number in SIGNALS if threading.current_thread() is threading.main_thread() else ():
             before = signal.getsignal(number)
             if before is not signal.SIG_IGN:
                 self._before[number] = before
-                loop.add_signal_handler(number, self._stop)
+                loop.add_signal_handler(number, self.stop)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -48,7 +50,8 @@ class Stopping:
             self._loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL if before is None else before)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Stop the driver in order; called a second time, cancel it. To be called on the loop."""
         self._count += 1
         if self._count == 1:
             self._driver.stop()
@@ -57,7 +60,7 @@ class Stopping:
 
 
 def interrupting() -> None:
-    """Have every signal that ends a process do as Ctrl-C does: raise KeyboardInterrupt, so that all is tidied up."""
+    """Make every signal that ends a process raise KeyboardInterrupt, as Ctrl-C does, so that everything is tidied up."""
 
     def interrupt(number: int, _: object) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)

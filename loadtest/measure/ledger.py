@@ -1,4 +1,4 @@
-"""What one measuring process keeps of its requests: those in flight, the work that waits, records and samples."""
+"""What one measuring process keeps: its requests in flight, the work that waits, its records and samples."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from loadtest.errors import StorageError
-from loadtest.measure.backlog import Pile
+from loadtest.measure.backlog import WorkQueue
 from loadtest.measure.failure import failure_of
-from loadtest.measure.request import Exchange
+from loadtest.measure.request import Request
 from loadtest.records import Record
 from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.wire import LagLog, WallClock, now
@@ -23,7 +23,7 @@ OnRecord = Callable[[str, Record], object]  # given the request's name and its r
 class Waiting(Protocol):
     """Work that can wait for a quiet moment: Backlog on asyncio, GeventBacklog under Locust."""
 
-    pile: Pile
+    queue: WorkQueue
 
     def add(self, work: Callable[[], object]) -> None: ...
 
@@ -31,10 +31,10 @@ class Waiting(Protocol):
 
 
 class Ledger:
-    """Every request of this process from its release to its record, for both drivers.
+    """All requests of this process from release to record, for both drivers.
 
-    A fault of one request costs that request alone. A fault of the disk ends the run: `broken` then says why, and
-    `on_broken` was called once. `stops` are the exceptions with which the driver ends a request.
+    A fault in one request costs that request alone. A fault of the disk ends the run: `broken` says why, and `on_broken`
+    is called once. `stops` are the exceptions with which the driver ends a request.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Ledger:
         self.backlog = backlog
         self.broken: str | None = None
         self.lost = 0  # records that could not be written
+        self.peak = 0  # the most requests that were ever in flight
         self.client: tuple[float, float] | None = (
             None  # longest gap between polls, s, and CPU, cores, at the last sample
         )
@@ -62,7 +63,7 @@ class Ledger:
         self._stops = stops
         self._on_record = on_record
         self._on_broken = on_broken
-        self._active: dict[Exchange, str] = {}
+        self._active: dict[Request, str] = {}
         self._looked = time.process_time_ns(), now()
 
     @property
@@ -72,14 +73,14 @@ class Ledger:
     @property
     def decoding(self) -> int:
         """How many of the requests in flight have their first token."""
-        return sum(exchange.decoding for exchange in self._active)
+        return sum(request.decoding for request in self._active)
 
     def by_name(self) -> dict[str, tuple[int, int]]:
         """Return what is in flight by name: how many are (decoding, waiting for their first token)."""
         found: dict[str, tuple[int, int]] = {}
-        for exchange, name in self._active.items():
+        for request, name in self._active.items():
             decoding, waiting = found.get(name, (0, 0))
-            found[name] = decoding + exchange.decoding, waiting + (not exchange.decoding)
+            found[name] = decoding + request.decoding, waiting + (not request.decoding)
         return found
 
     @property
@@ -90,20 +91,21 @@ class Ledger:
         lost = f"; {self.lost} record{'s were' if self.lost != 1 else ' was'} lost" if self.lost else ""
         return f"{self.broken}{lost}."
 
-    def begin(self, exchange: Exchange, name: str = "") -> None:
+    def begin(self, request: Request, name: str = "") -> None:
         """Take a request that is about to be sent."""
-        self._active[exchange] = name
-        self.backlog.pile.released(now())
+        self._active[request] = name
+        self.peak = max(self.peak, len(self._active))
+        self.backlog.queue.released(now())
 
-    def end(self, exchange: Exchange, error: BaseException | None = None) -> None:
+    def end(self, request: Request, error: BaseException | None = None) -> None:
         """Take a request whose answer is over, or whose sending raised `error`."""
-        self._active.pop(exchange, None)
+        self._active.pop(request, None)
         if error is not None:
-            exchange.failure = failure_of(error, self._stops)
+            request.failure = failure_of(error, self._stops)
 
-    def record(self, exchange: Exchange, name: str = "") -> Record:
-        """Make the request's record and write it, then tell whoever listens; to be called once a request."""
-        record = exchange.finish(self._wall, self._lag)
+    def record(self, request: Request, name: str = "") -> Record:
+        """Make the request's record, write it and tell the listeners; to be called once per request."""
+        record = request.finish(self._wall, self._lag)
         if self._records is not None:
             try:
                 self._records.write(record)
@@ -118,7 +120,7 @@ class Ledger:
         return record
 
     def rest(self) -> None:
-        """Let the CPU used so far count for no sample: nothing was measured meanwhile."""
+        """Leave the CPU used so far out of the next sample: nothing was measured meanwhile."""
         self._looked = time.process_time_ns(), now()
 
     def sample(self, level: int, loop_gap: int) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a level while it runs, and what of that a person wants to see."""
+"""What is known of a level while it runs, and what a person sees of it."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class LevelSpan:
     """When a level ran, ns since the run's anchor."""
 
     level: Level

@@ -1,4 +1,4 @@
-"""When requests may leave: an alarm at their instants, within some 50 µs and never before; permits at a rate."""
+"""When requests may leave: at an instant, within about 50 µs and never before it; or with a permit, at a rate."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import asyncio
 import math
 from typing import Self
 
-from asyncio_throttle.throttler import Throttler
-
-from loadtest.measure.schedule import Share
+from loadtest.measure.schedule import PlanShare
 from loadtest.metrics import NS_PER_S
 from loadtest.wire import Timerfd, now
 
-# A loop's own timers count whole milliseconds, so at 500 requests/s they are as coarse as the gaps. Where the kernel
-# offers no timer that a loop can wait for, one of theirs wakes us this early and turns of the loop fill the rest.
-EARLY_NS = 1_500_000
-BACK_OFF_S = 0.25  # pause of a user after a failure, longer after each further one, so that no dead server is hammered
+# An event loop's own timers count whole milliseconds, as coarse as the gaps at 500 requests/s. Where the kernel offers no
+# timer that a loop can wait for, the loop's timer wakes us this much early and turns of the loop fill the rest.
+LOOP_TIMER_NS = 1_500_000
+BACK_OFF_S = 0.25  # a user's pause after a failure, longer after each further one, so that a dead server is spared
 LONGEST_BACK_OFF_S = 1.0
 
 
@@ -52,7 +50,7 @@ class Alarm:
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
             else:
-                await asyncio.sleep(max(left - EARLY_NS, 0) / NS_PER_S)
+                await asyncio.sleep(max(left - LOOP_TIMER_NS, 0) / NS_PER_S)
 
     def _ring(self) -> None:
         assert self._timer is not None
@@ -61,35 +59,27 @@ class Alarm:
             self._waiter.set_result(None)
 
 
-async def issue(permits: asyncio.Queue[None], rate: float) -> None:
-    """Hand out one permit every 1/rate seconds, for a process that sends alone.
-
-    asyncio-throttle releases a whole period's budget at once and rounds rates below one up, and every waiter polls; so
-    one task asks it for one permit per 1/rate, and the streams wait on the queue.
-    """
-    throttler = Throttler(rate_limit=1, period=1 / rate, retry_interval=min(0.01, 1 / (4 * rate)))
-    while True:
-        await throttler.acquire()
-        await permits.put(None)
-
-
 class Permits:
-    """One process's part of a rate that several share: every `of`-th instant of one grid, so that no rate is multiplied.
+    """One process's permits of a rate that it may share with others: every `of`-th instant of one grid.
 
-    A permit is for whoever waits at its instant; none lies ready, for each process's would leave at once.
+    A permit is for whoever asked for one before its instant, and each instant is one request's. So the rate is never
+    exceeded, however many processes share it, and a late wake-up costs no permit that somebody waits for.
     """
 
-    def __init__(self, rate: float, share: Share, origin: int) -> None:
+    def __init__(self, rate: float, share: PlanShare, origin: int) -> None:
         """`rate` is that of all processes, requests/s; `origin` the grid's first instant, monotonic ns."""
         self._step = share.of / rate * NS_PER_S
         self._first = origin + share.worker / rate * NS_PER_S
         self._next = 0
         self._turn = asyncio.Lock()
 
-    async def take(self) -> None:
-        """Wait for the next instant that nobody before us waits for."""
+    async def take(self) -> int:
+        """Wait for the next instant that nobody who asked earlier waits for; return that instant, monotonic ns."""
+        asked = now()
         async with self._turn:
-            number = max(self._next, math.ceil((now() - self._first) / self._step))
+            number = max(self._next, math.ceil((asked - self._first) / self._step))
             self._next = number + 1
-            while (left := self._first + number * self._step - now()) > 0:  # noqa: ASYNC110 - timers may be early
+            due = math.ceil(self._first + number * self._step)
+            while (left := due - now()) > 0:  # noqa: ASYNC110 - timers may be early
                 await asyncio.sleep(left / NS_PER_S)
+        return due

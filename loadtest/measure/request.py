@@ -9,30 +9,31 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, cast
 
-from loadtest.dialects.base import Dialect, Ending, Events
+from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.dialects.server_errors import http_sentence
 from loadtest.measure.failure import Failure, bug
 from loadtest.records import Clock, Outcome, Record
-from loadtest.text import seconds
+from loadtest.wire import Order, Posts
 from loadtest.wire.clock import LagLog, WallClock
-from loadtest.wire.received import Arrivals, Reads
-from loadtest.workloads.synthetic import Job
+from loadtest.wire.received import Reads, Received
+from loadtest.workloads.job import Job
+from loadtest.workloads.source import Session
 
-EARLY_NS = 50_000  # an answer stamped further before its request was sent is of no clock that can be believed
-SHORT = 4096  # bytes of an answer that is decoded at once: an error fits, and to decode so much takes some 0.1 ms
+IMPOSSIBLE_NS = 50_000  # an answer stamped this much before its request was sent shows that one of the clocks is wrong
+SHORT = 4096  # bytes; an answer up to this long is decoded at once: an error fits, and decoding it takes about 0.1 ms
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What an answer's body held: its events, each with the read that completed it, and how it ended."""
+    """What an answer's body held: its events, the read that completed each, and how the answer ended."""
 
-    events: Events
+    events: ContentEvents
     read_of: list[int]  # per event: index of its read
     ending: Ending
 
 
 def decode(dialect: Dialect, reads: Reads | None) -> Content:
-    """Decode the body of an answer that arrived in these reads; cut or joined otherwise, the events are the same."""
+    """Decode the body of an answer; the events do not depend on how the reads cut it."""
     events, ending = _decoded(dialect, reads.body if reads is not None else b"")
     read_of, i = [], 0
     for end in events.ends:
@@ -43,26 +44,26 @@ def decode(dialect: Dialect, reads: Reads | None) -> Content:
     return Content(events, read_of, ending)
 
 
-def _decoded(dialect: Dialect, body: bytes) -> tuple[Events, Ending]:
+def _decoded(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
     decoder = dialect.decoder()
     if body:
         decoder.feed(body)
     return decoder.events, decoder.close()
 
 
-class Exchange:
-    """One request from its release to its Record.
+class Request:
+    """One attempt at a job, from its bytes to its Record.
 
-    Give `arrivals` to the wire; while the answer comes, `waiting` and `decoding` say how far it is. Once it is over,
-    `finish` makes its record, at leisure: everything that costs time happens there. `count` counts tokens where the
-    server does not (None unless it is the model's own tokenizer).
+    The wire is given `order`, the bytes to send and `received` to fill; while the answer comes, `waiting` and `decoding`
+    say how far it is. Once it is over, `finish` makes its record in a quiet moment: everything that costs time happens
+    there. `count` counts tokens where the server does not (None unless it is the model's own tokenizer). Without `posts`
+    nothing can be sent. `session` gives the job that follows, where the job is one turn of several.
     """
 
     __slots__ = (
         "_content",
         "_probe",
         "_reads",
-        "arrivals",
         "clock",
         "count",
         "decoding",
@@ -70,10 +71,16 @@ class Exchange:
         "failure",
         "first_seen",
         "job",
+        "number",
+        "order",
+        "received",
         "save_text",
+        "session",
         "t_sched",
         "target",
     )
+
+    order: Order
 
     def __init__(
         self,
@@ -82,6 +89,9 @@ class Exchange:
         clock: Clock,
         t_sched: int,
         *,
+        number: int | None = None,
+        posts: Posts | None = None,
+        session: Session | None = None,
         count: Callable[[str], int] | None = None,
         save_text: bool = False,
         target: int = 0,
@@ -93,36 +103,44 @@ class Exchange:
         self.count = count
         self.save_text = save_text
         self.target = target
-        self.failure: Failure | None = None  # what the driver knows of its end, where that was not the answer's
+        self.number = job.id if number is None else number  # in the whole plan
+        self.session = session if job.session is not None else None
+        self.failure: Failure | None = (
+            None  # what the driver knows of the request's end, where the answer does not say it
+        )
         self.decoding = False  # the first content event came, the answer has not ended
         self.first_seen: int | None = None  # when we saw that event, monotonic ns: for live figures only
         self._probe = dialect.decoder()
         self._reads: Reads | None = None
         self._content: Content | None = None
-        self.arrivals = Arrivals(live=self.live, ends=dialect.ends)
+        self.received = Received(live=self.live, ends=dialect.ends)
+        if posts is not None:
+            self.order = posts.order(dialect.path, dialect.body(job), self.received)
 
     @property
     def waiting(self) -> bool:
         """Whether the request was sent and no content has come yet."""
-        return self.first_seen is None and self.arrivals.t_send is not None and not self.arrivals.ended
+        return self.first_seen is None and self.received.t_send is not None and not self.received.ended
 
     @property
     def plainly_failed(self) -> bool:
-        """Whether the request failed, as far as that shows at once: by its end, its status, or a short answer's text."""
-        arrivals = self.arrivals
-        if (self.failure is not None and arrivals.marked is None) or not arrivals.success:
+        """Whether the request has visibly failed: by how it ended, by its status, or by the text of a short answer."""
+        received = self.received
+        if (self.failure is not None and received.marked is None) or not received.success:
             return True
-        if self.first_seen is not None and arrivals.marked is not None and arrivals.size > SHORT:
+        if not self.dialect.streams and received.size > SHORT:
+            return not received.complete
+        if self.first_seen is not None and received.marked is not None and received.size > SHORT:
             return False
         try:
-            ending = _decoded(self.dialect, arrivals.body())[1]
+            ending = _decoded(self.dialect, received.body())[1]
         except Exception:  # noqa: BLE001 - the record will say so
             return True
         return ending.error is not None or not ending.done
 
     def live(self, body: bytes) -> bool:
-        """Take body bytes as they come; True once the first content event was seen, and no more bytes are wanted."""
-        if self.arrivals.status is not None and not self.arrivals.success:
+        """Take body bytes as they come; return True once the first content event was seen: no more bytes are wanted."""
+        if self.received.status is not None and not self.received.success:
             return False
         self._probe.feed(body)
         if self._probe.events:
@@ -133,19 +151,29 @@ class Exchange:
     def reads(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Reads:
         """Return the answer's reads, their stamps taken to our clock by the first call."""
         if self._reads is None:
-            self._reads = self.arrivals.reads(wall, lag)
+            self._reads = self.received.reads(wall, lag)
         return self._reads
 
     def content(self, reads: Reads) -> Content:
         """Return what the body of these reads holds, decoded by the first call; nothing of an error's body."""
         if self._content is None:
-            self._content = decode(self.dialect, reads if self.arrivals.success else None)
+            self._content = decode(self.dialect, reads if self.received.success else None)
         return self._content
+
+    def following_job(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Job | None:
+        """Return the job that follows this answer in its session; None where nothing does, or this turn failed."""
+        if self.session is None or self.plainly_failed:
+            return None
+        try:
+            answer = self.content(self.reads(wall, lag)).events.answer
+        except Exception:  # noqa: BLE001 - the record will say so
+            return None
+        return self.session.next(answer)
 
     def finish(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Record:
         """Return the request's one Record, whatever went wrong; None for both clocks means stamps of our own."""
         self.decoding = False
-        self.arrivals.forsake()
+        self.received.forsake()
         try:
             return self._record(self.reads(wall, lag))
         except Exception as error:  # noqa: BLE001 - a bug costs this request, no other
@@ -153,27 +181,27 @@ class Exchange:
         return self._bare(self.failure)
 
     def _record(self, reads: Reads) -> Record:
-        arrivals, content = self.arrivals, self.content(reads)
+        received, content = self.received, self.content(reads)
         ending = content.ending
         return self._bare(
             self._failure(ending, reads),
-            status=arrivals.status,
+            status=received.status,
             finish_reason=ending.finish_reason,
             server=ending.server or None,
             notes=ending.notes or None,
             doubts=ending.doubts or None,
-            new_conn=arrivals.new_conn,
+            new_conn=received.new_conn,
             bytes=len(reads.body),
             prompt=self.job.prompt if self.save_text else None,
             answer=content.events.answer if self.save_text else None,
-            t_connect=self._since(arrivals.t_connect),
-            t_send=self._since(arrivals.t_send),
-            send_us=(arrivals.send_ns or 0) // 1000,
-            resent=self._since(arrivals.t_resent),
-            t_headers=self._since(arrivals.t_headers),
-            t_first_byte=self._since(arrivals.t_first_byte),
+            t_connect=self._since(received.t_connect),
+            t_send=self._since(received.t_send),
+            send_us=(received.send_ns or 0) // 1000,
+            resent=self._since(received.t_resent),
+            t_headers=self._since(received.t_headers),
+            t_first_byte=self._since(received.t_first_byte),
             **self._arrival_of(content, reads),
-            **_lag(content, reads, stamped=arrivals.stamped_count == arrivals.read_count),
+            **_lag(content, reads, stamped=received.stamped_count == received.read_count),
             **_server_clock(cast("list[int]", content.events.created)),  # after close there is no None among them
             **self._tokens(content),
         )
@@ -182,7 +210,7 @@ class Exchange:
         """Return a record of what is known of every request, and `more`."""
         job = self.job
         return Record(
-            id=job.id,
+            id=self.number,
             level=job.level,
             seed=job.seed,
             dialect=self.dialect.name,
@@ -192,6 +220,9 @@ class Exchange:
             asked=job.output_tokens,
             asked_input=job.input_tokens,
             target=self.target,
+            session=job.session,
+            turn=job.turn,
+            row=job.row,
             warmup=job.warmup,
             t_sched=self.t_sched - self.clock.monotonic_ns,
             t_end=self._ended() - self.clock.monotonic_ns,
@@ -203,38 +234,38 @@ class Exchange:
         return None if instant is None else instant - self.clock.monotonic_ns
 
     def _ended(self) -> int:
-        arrivals = self.arrivals
-        known = (arrivals.t_end, arrivals.last_read, arrivals.t_send, arrivals.t_connect)
+        received = self.received
+        known = (received.t_end, received.last_read, received.t_send, received.t_connect)
         return next((instant for instant in known if instant is not None), self.t_sched)
 
     def _failure(self, ending: Ending, reads: Reads) -> Failure | None:
         """Return why the request failed; None where its answer is whole, whatever came behind it."""
-        arrivals, known = self.arrivals, self.failure
+        received, known = self.received, self.failure
         if known is not None and known.outcome is Outcome.CLIENT_ERROR:
             return known
-        if arrivals.early_ns > EARLY_NS:
-            early = f"the answer is stamped {seconds(arrivals.early_ns / 1e9)} before its request was sent"
+        if received.early_ns > IMPOSSIBLE_NS:
+            early = f"the answer is stamped {received.early_ns / 1e6:.2f} ms before its request was sent"
             return Failure(Outcome.CLIENT_ERROR, f"{early}: one of the clocks is wrong")
-        if arrivals.excessive is not None:
-            return Failure(Outcome.STREAM_ERROR, arrivals.excessive)
-        if known is not None and arrivals.marked is None:
-            return known if known.sentence else Failure(known.outcome, arrivals.failure or "")
-        if arrivals.status is not None and not arrivals.success:
-            return Failure(Outcome.HTTP_ERROR, http_sentence(arrivals.status, reads.body, arrivals.headers))
+        if received.excessive is not None:
+            return Failure(Outcome.STREAM_ERROR, received.excessive)
+        if known is not None and received.marked is None:
+            return known if known.sentence else Failure(known.outcome, received.failure or "")
+        if received.status is not None and not received.success:
+            return Failure(Outcome.HTTP_ERROR, http_sentence(received.status, reads.body, received.headers))
         wrong = ending.error
-        if arrivals.packed is not None:
-            wrong = f"the server compressed the answer ({arrivals.packed}), which it was asked not to do"
+        if received.packed is not None:
+            wrong = f"the server compressed the answer ({received.packed}), which it was asked not to do"
         if wrong is not None:
             return Failure(Outcome.STREAM_ERROR, wrong)
         if ending.done:
             return None
-        if not arrivals.complete and arrivals.marked is None:
-            return Failure(Outcome.TRUNCATED, arrivals.failure or "the connection ended inside the answer")
+        if not received.complete and received.marked is None:
+            return Failure(Outcome.TRUNCATED, received.failure or "the connection ended inside the answer")
         return Failure(Outcome.TRUNCATED, ending.hint or "the answer ended without saying that it is whole")
 
     def _arrival_of(self, content: Content, reads: Reads) -> dict[str, Any]:
         """Return the fields on when content arrived: µs from t_send, one entry an event, never going back."""
-        start = self.arrivals.t_send if self.arrivals.t_send is not None else self.t_sched
+        start = self.received.t_send if self.received.t_send is not None else self.t_sched
         visible = content.events.first_visible
         read_of, at = content.read_of, reads.t
         return {
@@ -243,8 +274,8 @@ class Exchange:
             "first_coalesced": len(read_of) > 1 and read_of[0] == read_of[1],
             "t_first_token": self._since(at[read_of[0]]) if read_of else None,
             "t_first_visible": self._since(at[read_of[visible]]) if visible is not None else None,
-            "stamped": self.arrivals.stamped_count,
-            "arrivals": self.arrivals.read_count,
+            "stamped": self.received.stamped_count,
+            "arrivals": self.received.read_count,
         }
 
     def _tokens(self, content: Content) -> dict[str, Any]:
@@ -252,8 +283,10 @@ class Exchange:
         ending, count = content.ending, self.count
         if ending.output_tokens is not None:
             source, output, prompt = "server", ending.output_tokens, ending.prompt_tokens
-        elif not self.arrivals.success:
+        elif not self.received.success:
             return {}
+        elif not self.dialect.streams:
+            return {"token_source": "server", "prompt_tokens": ending.prompt_tokens}
         elif count is not None:
             source, output = "tiktoken", count(content.events.said)
             prompt = ending.prompt_tokens if ending.prompt_tokens is not None else count(self.job.prompt)
@@ -268,17 +301,17 @@ class Exchange:
 
 
 def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:
-    """Return the client's lag over the reads with body bytes, how many lagged by more than a token gap, and what that spoilt.
+    """Return the client's lag over the reads with body bytes, how many reads were late, and which events that spoilt.
 
-    The gap is the median one between this stream's distinct arrivals of content: past it the kernel merges segments. What
-    was merged has the stamp of its last segment, which is right for the last token alone; without a stamp (`stamped`:
-    every read has one) the last token is late as well. A stream that arrived at fewer than two instants has no gap, and no
-    late reads.
+    A read is late when its lag exceeds the median gap between this stream's distinct received of content: by then the
+    kernel has merged segments. Merged segments carry the stamp of the last one, which is right for the last token alone;
+    unless every read has a stamp (`stamped`), the last token counts as late as well. A stream that arrived at fewer than
+    two instants has no gap, and so no late reads.
     """
     if not reads:
         return {}
     lags, worst = reads.lag, max(reads.lag)
-    instants = list(dict.fromkeys(map(reads.t.__getitem__, content.read_of)))  # arrivals do not go back
+    instants = list(dict.fromkeys(map(reads.t.__getitem__, content.read_of)))  # received do not go back
     gap = median(map(operator.sub, instants[1:], instants)) if len(instants) > 1 else worst
     found = {"lag_us": worst // 1000, "lag_mean_us": sum(lags) // len(lags) // 1000}
     if worst <= gap:

@@ -1,7 +1,7 @@
-"""When each request of an open loop is due: one absolute schedule a level, made before its clock starts.
+"""When each request of an open loop is due: one absolute schedule per level, made before the level starts.
 
-A schedule is a pure function of the scenario and its seed, so every process that takes part makes all of it and sends its
-share: arrivals as a whole are what was asked for, however many processes send them.
+A schedule is a pure function of the scenario and its seed. Every process makes the whole schedule and sends its share, so
+the arrivals of all processes together are what was asked for.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from loadtest.metrics import NS_PER_S
 from loadtest.scenario import BURSTINESS, RATE, Level, Scenario
 from loadtest.workloads.trace import Trace
 
-__all__ = ["NS_PER_S", "Share", "Trace", "instants", "schedule_of"]
-
-T = TypeVar("T")
+Piece = TypeVar("Piece")
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """One process's part of a plan that several make in full: every `of`-th piece."""
+class PlanShare:
+    """One process's share of a plan that every process makes in full: every `of`-th piece."""
 
     worker: int = 0
     of: int = 1
@@ -39,7 +37,7 @@ class Share:
         """Return how many of so many pieces are this process's."""
         return len(range(self.worker, pieces, self.of))
 
-    def pick(self, pieces: Sequence[T]) -> Sequence[T]:
+    def pick(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
         """Return this process's pieces, in order."""
         return pieces[self.worker :: self.of]
 
@@ -71,12 +69,12 @@ def instants(
         if value is not None:
             bounds.check(name, value)
     due = 0.0  # in requests at a rate of one
-    for gap in _gaps(arrivals, burstiness, random.Random(f"arrivals {seed}")):
+    for gap in _unit_gaps(arrivals, burstiness, random.Random(f"arrivals {seed}")):
         yield round(_when(due, rate, rate_to, over) * NS_PER_S)
         due += gap
 
 
-def _gaps(arrivals: str, burstiness: float | None, rng: random.Random) -> Iterator[float]:
+def _unit_gaps(arrivals: str, burstiness: float | None, rng: random.Random) -> Iterator[float]:
     """Yield gaps of mean 1."""
     if arrivals == "constant":
         yield from itertools.repeat(1.0)
@@ -103,10 +101,9 @@ def _when(due: float, rate: float, rate_to: float | None, over: float | None) ->
 
 
 def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) -> Sequence[int]:
-    """Return every instant of an open-loop level, ns after its start, in order; `trace` where it replays one.
+    """Return every instant of an open-loop level, ns after its start, in order; those of `trace` where it replays one.
 
-    Ended by the scenario's requests or duration (those due within it, and least_requests in any case); a trace by its own
-    end too.
+    The scenario's requests or duration end it, but not before least_requests; a trace's own end does, too.
     """
     if trace is not None:
         every: Iterator[int] = iter(trace.offsets)
@@ -118,7 +115,7 @@ def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) ->
             f"{scenario.seed} {level.index}",
             burstiness=scenario.burstiness,
             rate_to=level.rate_to,
-            over=_length(scenario, level),
+            over=_ramp_seconds(scenario, level),
         )
     if scenario.duration is not None:
         end, least = round(scenario.duration * NS_PER_S), scenario.least_requests or 0
@@ -133,7 +130,7 @@ def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) ->
         ) from None
 
 
-def _length(scenario: Scenario, level: Level) -> float | None:
+def _ramp_seconds(scenario: Scenario, level: Level) -> float | None:
     """Return how long a ramp takes, seconds."""
     if level.rate is None or level.rate_to is None:
         return None

@@ -1,8 +1,8 @@
 """Find-max: which level to measure next, from the levels measured; pure, nothing is sent here.
 
-Concurrency doubles from one stream on until a level misses what is asked; then the gap between the highest that meets
-it and the lowest that misses it is halved. A level that is not clear is measured again with twice the requests, one
-that is void as it was; where it stays void the search ends, for this client cannot measure more streams either.
+Concurrency doubles, from one stream on, until a level misses the objectives. Then the gap between the highest level that
+meets them and the lowest that misses them is halved. An unclear level is measured again with twice the requests, a void
+one with the same number. Where a level stays void the search ends: this client cannot measure more streams either.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from loadtest.text import counted
 
 DEFAULT_MOST = 256
-PRECISION = 16  # above this many streams the answer is good to one part in so many: each further level is the longest
+SEARCH_PRECISION = (
+    16  # above this many streams the answer is good to one part in so many: each further level is the longest
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class TriedLevel:
     """A level that was measured: whether it met what is asked, None where that is not clear."""
 
     concurrency: int
@@ -28,7 +30,7 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
+class NextLevel:
     """What to measure next."""
 
     concurrency: int
@@ -44,7 +46,7 @@ class Search:
     most: int = DEFAULT_MOST  # streams; no level goes past it
     attempts: int = 3  # measurements of one level, each of twice the requests, before it stays unresolved
 
-    def next_level(self, tried: Sequence[Tried]) -> Next | None:
+    def next_level(self, tried: Sequence[TriedLevel]) -> NextLevel | None:
         """Return the level to measure after those tried, in the order tried; None when the search is over."""
         if not tried:
             return self._level(1, 0)
@@ -54,21 +56,21 @@ class Search:
             return self._level(last.concurrency, sum(not one.void for one in same))
         if last.void:
             return None
-        found = Found.of(tried)
+        found = SearchResult.of(tried)
         if found.missed is None:
             top = max(one.concurrency for one in tried)
             return None if top >= self.most else self._level(min(2 * top, self.most), 0)
         for low, high in found.gaps():
-            if high - low > max(1, low // PRECISION):
+            if high - low > max(1, low // SEARCH_PRECISION):
                 return self._level((low + high) // 2, 0)
         return None
 
-    def _level(self, concurrency: int, attempt: int) -> Next:
-        return Next(concurrency, max(self.least, self.a_stream * concurrency) * 2**attempt)
+    def _level(self, concurrency: int, attempt: int) -> NextLevel:
+        return NextLevel(concurrency, max(self.least, self.a_stream * concurrency) * 2**attempt)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """What a search knows: the highest concurrency that meets, the lowest that misses, those between left unclear."""
 
     met: int | None
@@ -77,7 +79,7 @@ class Found:
     void: int | None = None  # where the search ended because the client could not measure
 
     @classmethod
-    def of(cls, tried: Sequence[Tried]) -> Found:
+    def of(cls, tried: Sequence[TriedLevel]) -> SearchResult:
         """Sum up the levels tried; of several measurements of one concurrency the last, largest one counts.
 
         More streams never make a server faster, so nothing above the lowest miss can count as met.

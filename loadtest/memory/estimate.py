@@ -8,7 +8,7 @@ from typing import Any
 
 from loadtest.errors import ScenarioError
 from loadtest.memory import weights
-from loadtest.memory.gguf import Header
+from loadtest.memory.gguf import GgufHeader
 from loadtest.memory.shapes import FULL_EVERY, Shape
 
 CACHE_DTYPES = {  # values a block, bytes a block
@@ -30,8 +30,8 @@ _WINDOWED = {**FULL_EVERY, "gpt-oss": 2, "gptoss": 2, "cohere2": 4}  # GGUF arch
 _PADDING = 256  # llama.cpp rounds a sliding window's cells up to this
 MOST_SLOTS = 4096
 LEAST_SLOT = 0.02  # of the loaded model: a smaller slot drowns in what the weights' figure may be off by
-WHOLE = 0.1  # of a slot: how near a number of slots must be to a whole one
-MOST_CONTEXT = 2**24
+WHOLE_SLOT_TOLERANCE = 0.1  # of a slot: how near a number of slots must be to a whole one
+LONGEST_CONTEXT = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,22 +131,24 @@ class Plan:
         if self.gpu or one < LEAST_SLOT * loaded:
             return None
         slots = (loaded - self.facts.weights) / one
-        return round(slots) if round(slots) >= 1 and abs(slots - round(slots)) <= WHOLE else None
+        return round(slots) if round(slots) >= 1 and abs(slots - round(slots)) <= WHOLE_SLOT_TOLERANCE else None
 
     def most_slots(self, gpu: float) -> int | None:
         """Return the most slots of this context that fit; 0 where not even one does, None where the KV is not known."""
         if self.kv is None:
             return None
-        return _most(lambda slots: replace(self, slots=slots).total <= gpu, MOST_SLOTS)
+        return _largest_fitting(lambda slots: replace(self, slots=slots).total <= gpu, MOST_SLOTS)
 
     def most_context(self, gpu: float) -> int | None:
         """Return the longest context of this many slots that fits, at most what the model was trained for."""
         if self.kv is None:
             return None
-        return _most(lambda context: replace(self, context=context).total <= gpu, self.facts.trained or MOST_CONTEXT)
+        return _largest_fitting(
+            lambda context: replace(self, context=context).total <= gpu, self.facts.trained or LONGEST_CONTEXT
+        )
 
 
-def _most(fits: Any, limit: int) -> int:
+def _largest_fitting(fits: Any, limit: int) -> int:
     """Return the largest whole number up to `limit` that fits: what does not fit does not fit with more either."""
     low, high = 0, limit
     while low < high:
@@ -158,7 +160,7 @@ def _most(fits: Any, limit: int) -> int:
     return low
 
 
-def of_shape(name: str, shape: Shape, *, quantization: str | None = None, dtype: str | None = None) -> Facts:
+def facts_of_shape(name: str, shape: Shape, *, quantization: str | None = None, dtype: str | None = None) -> Facts:
     """Return the facts of a model whose shape is known, as a GGUF file of `quantization` or with weights of `dtype`."""
     if quantization is not None:
         size = weights.weigh(shape, quantization).bytes
@@ -166,7 +168,7 @@ def of_shape(name: str, shape: Shape, *, quantization: str | None = None, dtype:
     else:
         kind = weights.dtype(dtype or "fp16")
         size = weights.by_dtype(shape.parameters, kind)
-        where = f"{shape.parameters:,} parameters × {weights.each(kind)} ({kind})"
+        where = f"{shape.parameters:,} parameters × {weights.bytes_each(kind)} ({kind})"
     values = 2 * shape.kv_heads * shape.head
     cache = Cache(values * shape.full_layers, values * (shape.layers - shape.full_layers), shape.window)
     return Facts(
@@ -184,7 +186,7 @@ def of_shape(name: str, shape: Shape, *, quantization: str | None = None, dtype:
     )
 
 
-def of_gguf(name: str, header: Header) -> Facts:
+def facts_of_gguf(name: str, header: GgufHeader) -> Facts:
     """Return the facts of a GGUF file: its tensors' bytes summed exactly."""
     facts = header.facts()
     vocabulary = next((item.dimensions[-1] for item in header.tensors if item.name == "token_embd.weight"), None)
@@ -199,7 +201,7 @@ def of_gguf(name: str, header: Header) -> Facts:
     )
 
 
-def of_server(
+def facts_of_server(
     name: str,
     details: Mapping[str, Any],
     *,

@@ -50,11 +50,11 @@ TYPES: dict[str, tuple[int, int, int]] = {  # name -> (number in the file, value
     "NVFP4": (40, 64, 36),
     "Q1_0": (41, 128, 18),
 }
-_NAMES = {number: name for name, (number, _, _) in TYPES.items()}
+_TYPE_NAMES = {number: name for name, (number, _, _) in TYPES.items()}
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_KEPT = 4096  # longest array kept (a value a layer is worth keeping, a vocabulary is not)
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+_LONGEST_ARRAY = 4096  # longest array kept (a value a layer is worth keeping, a vocabulary is not)
+_SPLIT_NAME = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 class _BadHeaderError(Exception):
@@ -62,7 +62,7 @@ class _BadHeaderError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredTensor:
     """A tensor in the file; `dimensions` fastest first, as ggml counts them."""
 
     name: str
@@ -83,11 +83,11 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class GgufHeader:
     """What a GGUF file says of its model. Arrays longer than 4096 and arrays of strings are left out of `metadata`."""
 
     metadata: dict[str, Any]
-    tensors: tuple[Stored, ...]
+    tensors: tuple[StoredTensor, ...]
     file_bytes: int  # of all parts
     missing: int  # bytes that the header promises and the file lacks: a download that is not complete
 
@@ -118,11 +118,11 @@ def size_of(kind: str, row: int, values: int) -> int:
     return values // block * size
 
 
-def read(path: Path) -> Header:
+def read_gguf(path: Path) -> GgufHeader:
     """Read the header of a GGUF file, or of all parts of a split one; raise ScenarioError with what is wrong."""
     first = _read_one(path)
     parts = int(first.metadata.get("split.count") or 1)
-    match = _PART.search(path.name)
+    match = _SPLIT_NAME.search(path.name)
     if parts == 1 or match is None:
         return first
     others = [
@@ -133,7 +133,7 @@ def read(path: Path) -> Header:
         if not other.is_file():
             raise ScenarioError(f"{path} is one of {len(others)} parts, and {other.name} is not beside it.")
     headers = [_read_one(other) for other in others]
-    return Header(
+    return GgufHeader(
         headers[0].metadata,
         tuple(item for header in headers for item in header.tensors),
         sum(header.file_bytes for header in headers),
@@ -141,17 +141,17 @@ def read(path: Path) -> Header:
     )
 
 
-def _read_one(path: Path) -> Header:
+def _read_one(path: Path) -> GgufHeader:
     try:
         with path.open("rb") as file:
-            return _header(_Reader(file, path.stat().st_size))
+            return _parse_header(_HeaderReader(file, path.stat().st_size))
     except OSError as error:
         raise ScenarioError(f"cannot read {path}: {error.strerror}.") from None
     except _BadHeaderError as error:
         raise ScenarioError(f"{path} {error}.") from None
 
 
-class _Reader:
+class _HeaderReader:
     """Little-endian values from a file; every length is checked against the file's, for rubbish has huge ones."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -188,7 +188,7 @@ class _Reader:
     def _array(self, kind: int, count: int) -> list[Any] | None:
         if kind in _SCALARS:
             width = struct.calcsize(_SCALARS[kind])
-            if count > _KEPT:
+            if count > _LONGEST_ARRAY:
                 self.skip(count * width)
                 return None
             return list(struct.unpack(f"<{count}{_SCALARS[kind]}", self.take(count * width)))
@@ -202,7 +202,7 @@ class _Reader:
         return None
 
 
-def _header(reader: _Reader) -> Header:
+def _parse_header(reader: _HeaderReader) -> GgufHeader:
     if reader.size < 24 or reader.take(4) != b"GGUF":
         raise _BadHeaderError("is no GGUF file: it does not begin with GGUF")
     version = reader.number("I")
@@ -225,18 +225,18 @@ def _header(reader: _Reader) -> Header:
         end = max(end, offset + tensor.bytes)
     alignment = int(metadata.get("general.alignment") or 32)
     data = -(-reader.file.tell() // alignment) * alignment
-    return Header(metadata, tuple(tensors), reader.size, max(0, data + end - reader.size if tensors else 0))
+    return GgufHeader(metadata, tuple(tensors), reader.size, max(0, data + end - reader.size if tensors else 0))
 
 
-def _tensor(reader: _Reader) -> tuple[Stored, int]:
+def _tensor(reader: _HeaderReader) -> tuple[StoredTensor, int]:
     name, depth = reader.text(), reader.number("I")
     if depth > 8:
         raise _BadHeaderError(f"says that tensor {name[:40]!r} has {depth} dimensions: it is damaged")
     dimensions = tuple(reader.number("Q") for _ in range(depth))
     number = reader.number("I")
-    if number not in _NAMES:
+    if number not in _TYPE_NAMES:
         raise _BadHeaderError(f"stores tensor {name[:40]!r} in type {number}, which is not known here")
-    tensor = Stored(name, dimensions, _NAMES[number])
+    tensor = StoredTensor(name, dimensions, _TYPE_NAMES[number])
     try:
         tensor.bytes  # noqa: B018 - a row that its type cannot hold is damage, found here
     except ValueError as error:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.memory.estimate import Facts, Plan, cache_of, of_server
+from loadtest.memory.estimate import Facts, Plan, cache_of, facts_of_server
 from loadtest.memory.shapes import Shape, find
 
 KV_BYTES = 2  # of a value, f16: what servers keep unless told otherwise
-UNITS = {
+MEMORY_UNITS = {
     "": 1e9,
     "gb": 1e9,
     "g": 1e9,
@@ -38,7 +38,7 @@ def parse_memory(text: str, option: str = "--gpu-memory") -> float:
     digits = text.strip().rstrip("GMTgmtIiBb ")
     unit = text.strip()[len(digits) :].strip().lower()
     try:
-        size = float(digits) * UNITS[unit]
+        size = float(digits) * MEMORY_UNITS[unit]
     except (KeyError, ValueError):
         size = 0.0
     if not 0 < size < float("inf"):
@@ -47,7 +47,7 @@ def parse_memory(text: str, option: str = "--gpu-memory") -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class LoadedMemory:
     """What the server said of the loaded model when it was asked (Ollama: /api/ps), bytes."""
 
     size: int
@@ -65,10 +65,10 @@ class Measured:
         }
 
 
-def measured(said: Mapping[str, Any] | None) -> Measured | None:
+def loaded_memory(said: Mapping[str, Any] | None) -> LoadedMemory | None:
     """Return what a row of /api/ps says; None where there is none or it names no size."""
     size = (said or {}).get("size")
-    return Measured(int(size), (said or {}).get("size_vram")) if size else None
+    return LoadedMemory(int(size), (said or {}).get("size_vram")) if size else None
 
 
 def server_facts(name: str, details: Mapping[str, Any], trained: int | None) -> Facts:
@@ -80,4 +80,4 @@ def server_facts(name: str, details: Mapping[str, Any], trained: int | None) -> 
             shape = known, str(quantization)
     except ScenarioError:
         pass  # not among the known: the server's own figures must do
-    return of_server(name, details, trained=trained, shape=shape)
+    return facts_of_server(name, details, trained=trained, shape=shape)

@@ -7,14 +7,14 @@ from typing import Any
 
 from loadtest.memory import weights
 from loadtest.memory.estimate import BATCH, CACHE_DTYPES, MOST_SLOTS, Plan
-from loadtest.memory.loaded import Measured
+from loadtest.memory.loaded import LoadedMemory
 from loadtest.text import GIB, binary_size, counted, percent
 
 SPARE_CACHE = "q8_0"  # the smaller cache that is worth naming: about half of f16
 NOT_COUNTED = "Activations are not counted: they grow with batch and sequence length, and may be the larger part."
 
 
-def part_rows(plan: Plan) -> list[tuple[str, str, str]]:
+def estimate_rows(plan: Plan) -> list[tuple[str, str, str]]:
     """Return (part, size, where it is from) of an estimate, the total last."""
     facts, found = plan.facts, [("weights", binary_size(plan.facts.weights), plan.facts.weights_from)]
     if plan.kv is not None:
@@ -41,7 +41,9 @@ def _cache(plan: Plan) -> str:
     return text
 
 
-def sentences(plan: Plan, measured: Measured | None, gpu: float | None, *, simulated: bool = False) -> list[str]:
+def estimate_sentences(
+    plan: Plan, measured: LoadedMemory | None, gpu: float | None, *, simulated: bool = False
+) -> list[str]:
     """Return what the estimate says: the file, the GPU's verdict, estimate beside measured."""
     besides = "; the file also holds a vocabulary of some MB" if plan.facts.tensors_only else ""
     found = [f"The weights are {plan.facts.weights / 1e9:.2f} GB ({plan.facts.weights:,} bytes){besides}."]
@@ -50,7 +52,7 @@ def sentences(plan: Plan, measured: Measured | None, gpu: float | None, *, simul
             "Ollama and llama.cpp allocate the whole KV cache of every slot when the model loads; requests do not make it grow."
         )
     if gpu is not None:
-        found += _verdict(plan, gpu)
+        found += _fit_sentences(plan, gpu)
     if measured is not None:
         found += _beside_measured(plan, measured, simulated=simulated)
     return found
@@ -60,7 +62,7 @@ def _gpu_size(count: float) -> str:
     return f"{count / 1e9:.4g} GB ({binary_size(count)})"
 
 
-def _verdict(plan: Plan, gpu: float) -> list[str]:
+def _fit_sentences(plan: Plan, gpu: float) -> list[str]:
     spare = gpu - plan.total
     if plan.kv is None:
         room = f"leaves {binary_size(spare)} for the KV cache" if spare >= 0 else f"is {binary_size(-spare)} too much"
@@ -95,7 +97,7 @@ def _most_that_fits(plan: Plan, gpu: float) -> list[str]:
     return said
 
 
-def _beside_measured(plan: Plan, measured: Measured, *, simulated: bool) -> list[str]:
+def _beside_measured(plan: Plan, measured: LoadedMemory, *, simulated: bool) -> list[str]:
     plan = replace(plan, gpu=measured.size_vram != 0)
     difference = measured.size - plan.loaded
     more = "more" if difference >= 0 else "less"
@@ -126,8 +128,8 @@ def _beside_measured(plan: Plan, measured: Measured, *, simulated: bool) -> list
     return said
 
 
-def to_dict(
-    plan: Plan, measured: Measured | None, gpu: float | None, notes: tuple[str, ...], *, simulated: bool
+def estimate_dict(
+    plan: Plan, measured: LoadedMemory | None, gpu: float | None, notes: tuple[str, ...], *, simulated: bool
 ) -> dict[str, Any]:
     """Return plain JSON values; sizes in bytes."""
     facts = plan.facts
@@ -163,7 +165,7 @@ def training_rows(parameters: int, dtype: str, optimizer: str) -> list[tuple[str
     weight, parts = weights.by_dtype(parameters, dtype), weights.training(parameters, optimizer)
     total = weight + sum(parts.values())
     return [
-        ("weights", binary_size(weight), f"{parameters:,} parameters × {weights.each(dtype)} ({dtype})"),
+        ("weights", binary_size(weight), f"{parameters:,} parameters × {weights.bytes_each(dtype)} ({dtype})"),
         ("optimizer", binary_size(parts["optimizer"]), f"× {weights.OPTIMIZERS[optimizer]} bytes ({optimizer})"),
         ("gradients", binary_size(parts["gradients"]), f"× {weights.GRADIENTS} bytes"),
         ("total", binary_size(total), f"{total / 1e9:.2f} GB"),

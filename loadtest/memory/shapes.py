@@ -73,10 +73,10 @@ class Shape:
     @property
     def parameters(self) -> int:
         """Parameters as published: every weight once, tied embeddings once, no tables of constants."""
-        return sum(item.parameters for item in tensors(self) if item.name != "rope_freqs")
+        return sum(item.parameters for item in tensors_of(self) if item.name != "rope_freqs")
 
 
-def tensors(shape: Shape) -> Iterator[Tensor]:
+def tensors_of(shape: Shape) -> Iterator[Tensor]:
     """Yield every weight that a model of this shape has, once."""
     yield Tensor("token_embd", shape.width, shape.vocabulary)
     if shape.layout == "opt" and shape.context:
@@ -136,7 +136,7 @@ def _shape(layout: str, layers: int, width: int, feed_forward: int, heads: int, 
 
 
 _LLAMA3_70B = _shape("llama", 80, 8192, 28_672, 64, 8, vocabulary=128_256, context=8192)
-KNOWN: dict[str, Shape] = {
+KNOWN_SHAPES: dict[str, Shape] = {
     "llama:7b": _shape("llama", 32, 4096, 11_008, 32, 32, vocabulary=32_000, context=2048),
     "llama:13b": _shape("llama", 40, 5120, 13_824, 40, 40, vocabulary=32_000, context=2048),
     "llama:30b": _shape("llama", 60, 6656, 17_920, 52, 52, vocabulary=32_000, context=2048),
@@ -206,14 +206,14 @@ def find(name: str) -> tuple[str, Shape, str | None]:
     text = name.strip()
     if match := _QUANTIZED.search(text):
         text, quantization = text[: match.start()], match.group(1)
-    wanted = _plain(text)
-    plain = {_plain(known): known for known in KNOWN} | _LATEST
+    wanted = _plain_name(text)
+    plain = {_plain_name(known): known for known in KNOWN_SHAPES} | _LATEST
     if wanted in plain:
         known = plain[wanted]
-        return known, KNOWN[known], quantization
-    family = [known for known in KNOWN if known.partition(":")[0] == wanted]
+        return known, KNOWN_SHAPES[known], quantization
+    family = [known for known in KNOWN_SHAPES if known.partition(":")[0] == wanted]
     near = family or [plain[key] for key in difflib.get_close_matches(wanted, plain, n=4, cutoff=0.6)]
-    families = dict.fromkeys(known.partition(":")[0] for known in KNOWN)
+    families = dict.fromkeys(known.partition(":")[0] for known in KNOWN_SHAPES)
     hint = f"near are {', '.join(near)}" if near else f"known are {', '.join(families)}"
     raise ScenarioError(
         f"model {name!r} is not among those whose shape is known; {hint}. Any other model: --gguf FILE, "
@@ -221,7 +221,7 @@ def find(name: str) -> tuple[str, Shape, str | None]:
     )
 
 
-def _plain(name: str) -> str:
+def _plain_name(name: str) -> str:
     text = name.lower().rpartition("/")[2].removeprefix("meta-").replace(":", "-").replace("_", "-")
     while (shorter := _MANNERS.sub("", text)) != text:
         text = shorter

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from loadtest.errors import ScenarioError
 from loadtest.memory.gguf import TYPES, size_of
-from loadtest.memory.shapes import Shape, Tensor, tensors
+from loadtest.memory.shapes import Shape, Tensor, tensors_of
 
 DTYPES = {"float32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5}  # bytes a parameter
 _DTYPE_NAMES = {
@@ -39,7 +39,7 @@ RECIPES = {  # quantisation -> the type of most matrices
     "Q2_K": "Q2_K",
 }
 _ALIASES = {"FP16": "F16", "FP32": "F32", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "Q3_K": "Q3_K_M"}
-_WHOLE = ("ffn_gate_inp", "position_embd")  # two-dimensional, and left in float32 all the same
+_KEPT_FLOAT32 = ("ffn_gate_inp", "position_embd")  # two-dimensional, and left in float32 all the same
 _FALLBACK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 
@@ -59,7 +59,7 @@ def dtype(name: str) -> str:
     return known
 
 
-def each(dtype_name: str) -> str:
+def bytes_each(dtype_name: str) -> str:
     """Say what one parameter takes, "2 bytes"."""
     size = DTYPES[dtype_name]
     return f"{size:g} byte{'' if size == 1 else 's'}"
@@ -85,7 +85,7 @@ def weigh(shape: Shape, quantization: str) -> Weights:
         raise ScenarioError("no GGUF server runs OPT models: give --dtype instead of --quantization.")
     name = recipe(quantization)
     by_type: dict[str, int] = {}
-    for item in tensors(shape):
+    for item in tensors_of(shape):
         kind = type_of(item, shape, name)
         by_type[kind] = by_type.get(kind, 0) + size_of(kind, item.row, item.parameters)
     return Weights(sum(by_type.values()), by_type)
@@ -100,7 +100,7 @@ def rough(parameters: int, quantization: str) -> int:
 def type_of(item: Tensor, shape: Shape, name: str) -> str:
     """Return the ggml type that llama.cpp's quantize gives a tensor (llama-quant.cpp, llama_tensor_get_type)."""
     base = RECIPES[name]
-    if item.rows == 1 or item.name in _WHOLE:
+    if item.rows == 1 or item.name in _KEPT_FLOAT32:
         return "F32"
     if base in ("F32", "F16", "BF16"):
         return base
@@ -119,14 +119,14 @@ def _raised(item: Tensor, shape: Shape, name: str, base: str) -> str:
     if item.name == "attn_v":
         if shape.experts == 8:
             return "Q8_0"
-        kind = _value(shape, name, base, layer)
+        kind = _attn_v_type(shape, name, base, layer)
         # 70B models share each attn_v among eight heads: more bits cost them little.
         seventy = shape.layers == 80 and shape.kv_heads < shape.heads
         return "Q5_K" if seventy and kind in ("Q3_K", "Q4_K") else kind
     if item.name == "attn_k" and shape.experts == 8:
         return "Q8_0"
     if item.name == "ffn_down":
-        return _down(shape, name, base, layer)
+        return _ffn_down_type(shape, name, base, layer)
     if item.name == "attn_output":
         if shape.experts == 8:
             return "Q5_K" if name in ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M") else base
@@ -136,7 +136,7 @@ def _raised(item: Tensor, shape: Shape, name: str, base: str) -> str:
     return base
 
 
-def _value(shape: Shape, name: str, base: str, layer: int) -> str:
+def _attn_v_type(shape: Shape, name: str, base: str, layer: int) -> str:
     if name == "Q2_K":
         return "Q4_K" if shape.heads // shape.kv_heads >= 4 else "Q3_K"
     if name == "Q3_K_M":
@@ -148,7 +148,7 @@ def _value(shape: Shape, name: str, base: str, layer: int) -> str:
     return "Q5_K" if name == "Q4_K_S" and layer < 4 else base
 
 
-def _down(shape: Shape, name: str, base: str, layer: int) -> str:
+def _ffn_down_type(shape: Shape, name: str, base: str, layer: int) -> str:
     if name == "Q2_K":
         return "Q3_K"
     if name == "Q3_K_M":

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from loadtest.monitor.counters import Counters, Process, counters, process
+from loadtest.monitor import counters
 from loadtest.monitor.sampler import SourceError
 
 FAMILY_S = 1.0  # how long a list of child processes is believed
@@ -26,7 +26,7 @@ class Family:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._members: dict[int, Process] = {}
+        self._members: dict[int, psutil.Process] = {}
         self._used: dict[int, float] = {}
         self._listed = -FAMILY_S
         self._at = time.perf_counter()
@@ -39,7 +39,7 @@ class Family:
         used: dict[int, float] = {}
         resident = 0
         for pid, member in self._members.items():
-            if (seen := member.use()) is not None:
+            if (seen := counters.use(member)) is not None:
                 used[pid] = seen[0]
                 resident += seen[1]
         if self.pid not in used:
@@ -48,19 +48,14 @@ class Family:
         elapsed, self._at, self._used = now - self._at, now, used
         return seconds / elapsed if elapsed > 0 else 0.0, resident
 
-    def close(self) -> None:
-        for member in self._members.values():
-            member.close()
-        self._members, self._listed = {}, -FAMILY_S
-
     def _list(self, now: float) -> None:
         self._listed = now
         pids = {self.pid, *(set(_descendants(self.pid)) - {os.getpid()})}  # a monitor is no part of its run
         for pid in self._members.keys() - pids:
-            self._members.pop(pid).close()
+            del self._members[pid]
         for pid in pids - self._members.keys():
-            with contextlib.suppress(OSError, psutil.Error):
-                self._members[pid] = process(pid)
+            with contextlib.suppress(psutil.Error):
+                self._members[pid] = psutil.Process(pid)
 
 
 def _descendants(pid: int) -> Iterable[int]:
@@ -83,21 +78,21 @@ class Host:
     name = "host"
 
     def __init__(self, *, client: int | None = None, server: str | None = None) -> None:
-        self._client = Family(client) if client else None
+        self._pid = client
+        self._client: Family | None = None
         self._url = server
         self._server: Family | None = None
         self._looked = -LOOK_AGAIN_S
-        self._counters: Counters | None = None
         self._cores: list[tuple[float, float]] = []
         self._at = 0.0
 
     def open(self) -> dict[str, Any]:
         try:
-            self._counters = counters()
-            self._cores = self._counters.cores()
+            self._cores = counters.cores()
             memory_total = psutil.virtual_memory().total
         except (psutil.Error, OSError, RuntimeError) as error:
             raise SourceError(f"this machine does not say how busy its cores are ({error}).") from None
+        self._client = Family(self._pid) if self._pid else None
         self._find_server()
         for family in (self._client, self._server):
             if family is not None:
@@ -114,16 +109,15 @@ class Host:
 
     def sample(self) -> dict[str, Any]:
         """Return shares of a core (0 to 1 each), bytes, and bytes a counter has seen since the machine started."""
-        assert self._counters is not None
         now = time.perf_counter()
         values: dict[str, Any] = {}
         try:
             if now - self._at >= SHORTEST_S:
-                self._at, before, self._cores = now, self._cores, self._counters.cores()
+                self._at, before, self._cores = now, self._cores, counters.cores()
                 values["cores"] = _shares(before, self._cores)
                 values |= self._processes(now)
-            values |= self._counters.memory()
-            networks = self._counters.networks()
+            values |= counters.memory()
+            networks = counters.networks()
         except (psutil.Error, OSError, LookupError, ValueError) as error:
             raise SourceError(f"this machine does not say what it does ({error}).") from None
         outside = [counted for name, counted in networks.items() if not name.startswith("lo")]
@@ -134,9 +128,7 @@ class Host:
         }
 
     def close(self) -> None:
-        for part in (self._counters, self._client, self._server):
-            if part is not None:
-                part.close()
+        self._client = self._server = None
 
     def _processes(self, now: float) -> dict[str, Any]:
         if self._server is None and now - self._looked >= LOOK_AGAIN_S:
@@ -146,8 +138,7 @@ class Host:
             used = family.use() if family is not None else None
             if used is not None:
                 values[f"{label}_cpu"], values[f"{label}_memory"] = round(used[0], 4), used[1]
-            elif label == "server" and family is not None:
-                family.close()
+            elif label == "server":
                 self._server = None
         return values
 

@@ -12,7 +12,7 @@ import itertools
 import math
 import tomllib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -60,10 +60,10 @@ class Scenario:
     api: str = _key("Wire of the server: auto, ollama (native) or openai.", "auto")
     endpoint: str = _key("chat, generate (Ollama) or completions (OpenAI).", "chat")
     model: str | None = _key("Model name; default: the one that is loaded, else the only one.", None)
-    concurrency: tuple[int, ...] = _key(
+    concurrency: Sequence[int] = _key(
         "Streams at once (closed loop); a list makes a level each.", [1, 2, 4, 8], bounds=_STREAMS
     )
-    rate: tuple[float, ...] = _key(
+    rate: Sequence[float] = _key(
         "Requests a second, sent when due whoever still waits (open loop, instead of concurrency); a list makes a level each.",
         [],
         unit="requests/s",
@@ -90,16 +90,14 @@ class Scenario:
         None,
         bounds=dataclasses.replace(_STREAMS, above_zero=True),
     )
-    input_tokens: tuple[int, ...] = _key("Prompt lengths of made-up prompts.", [128], unit="tokens", bounds=TOKENS)
+    input_tokens: Sequence[int] = _key("Prompt lengths of made-up prompts.", [128], unit="tokens", bounds=TOKENS)
     up_to_context: bool = _key(
         "Leave out prompt lengths that do not fit the model's context, and add the longest that does.", default=False
     )
-    output_tokens: tuple[int, ...] = _key("Answer lengths asked for.", [64], unit="tokens", bounds=TOKENS)
+    output_tokens: Sequence[int] = _key("Answer lengths asked for.", [64], unit="tokens", bounds=TOKENS)
     prompt: str | None = _key("Send this text instead of made-up tokens; {words} is filled in.", None)
     prompt_file: str | None = _key("Send the text of this file; {words} is filled in.", None)
-    words: tuple[int, ...] = _key(
-        "Values of {words} in the prompt; a list makes a level each.", [], bounds=Range(1, 1e9)
-    )
+    words: Sequence[int] = _key("Values of {words} in the prompt; a list makes a level each.", [], bounds=Range(1, 1e9))
     requests: int | None = _key(
         "Requests of a level in all; default: requests_per_stream × concurrency; at a rate: those of 60 s.",
         None,
@@ -161,7 +159,9 @@ class Scenario:
         "Errors above this share make a level suspect.", 0.0, bounds=Range(0, 1, instead="5 % is 0.05")
     )
     stop_after_errors: int | None = _key(
-        "End a level after so many requests failed in a row.", None, bounds=Range(1, MOST_REQUESTS)
+        "End a level after so many requests failed in a row, in any one of several processes.",
+        None,
+        bounds=Range(1, MOST_REQUESTS),
     )
     ca_file: str | None = _key(
         "PEM file of the authority to trust over https; default: SSL_CERT_FILE, else the known ones.", None
@@ -169,6 +169,10 @@ class Scenario:
     save_text: bool = _key("Keep prompts and answers in the records.", default=False)
 
     def __post_init__(self) -> None:
+        for name, kind in typing.get_type_hints(
+            type(self)
+        ).items():  # lists become tuples: the scenario is immutable throughout
+            object.__setattr__(self, name, coerce(name, getattr(self, name), kind, "the scenario"))
         if self.open_loop:
             object.__setattr__(self, "concurrency", ())
             if self.rate and self.requests is None and self.duration is None:
@@ -250,9 +254,9 @@ class Scenario:
     def levels(self) -> list[Level]:
         """Return the grid in the order it runs: concurrency (or rate) changes fastest."""
         literal = self.prompt is not None or self.prompt_file is not None
-        inputs: tuple[int | None, ...] = (None,) if literal else self.input_tokens or (None,)
-        words: tuple[int | None, ...] = self.words or (None,)
-        outputs: tuple[int | None, ...] = self.output_tokens or (None,)
+        inputs: Sequence[int | None] = (None,) if literal else self.input_tokens or (None,)
+        words: Sequence[int | None] = self.words or (None,)
+        outputs: Sequence[int | None] = self.output_tokens or (None,)
         loads: list[tuple[int | None, float | None]] = [(streams, None) for streams in self.concurrency]
         loads += [(None, rate) for rate in self.rate]
         if self.trace is not None:

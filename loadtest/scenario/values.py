@@ -6,6 +6,7 @@ import math
 import types
 import typing
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +87,7 @@ def number(text: str) -> float:
 def coerce(key: str, value: Any, wanted: Any, where: str) -> Any:
     """Return `value` as the type that the field wants; a lone number is a list of one. Raise ScenarioError."""
     origin = typing.get_origin(wanted)
-    if origin is tuple:
+    if origin is Sequence:
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(coerce(key, item, typing.get_args(wanted)[0], where) for item in items)
     options = typing.get_args(wanted) if origin in (typing.Union, types.UnionType) else (wanted,)

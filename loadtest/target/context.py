@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loadtest.errors import ScenarioError
-from loadtest.measure.schedule import Trace
 from loadtest.scenario import Scenario
 from loadtest.target.probe import Model
 from loadtest.text import listed, shown
+from loadtest.workloads.trace import Trace
 
 CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
 CONTEXT_MARGIN_PART = 64  # … or one part in so many

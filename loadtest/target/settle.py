@@ -22,7 +22,7 @@ from loadtest.dialects import Dialect, dialect_for
 from loadtest.dialects.server_errors import shorten
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure import capacity_file
-from loadtest.measure.request import Exchange
+from loadtest.measure.request import Request
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Level, Scenario
 from loadtest.target.context import check_lengths, left_out, lengths_within, not_granted
@@ -31,8 +31,9 @@ from loadtest.target.probe import Model, Server, choose_model, describe, probe
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url, parse
 from loadtest.wire import Posts, SyncWire, Timeouts, now
-from loadtest.workloads.synthetic import CALIBRATION_SHORT, Job, Workload
-from loadtest.workloads.tokens import Calibration, Counter, load_counter, whole
+from loadtest.workloads.job import Job
+from loadtest.workloads.tokens import Counter, TokenFit, load_counter, uncut
+from loadtest.workloads.workload import FIT_SHORT, Workload
 
 _SIZES = ("size", "size_vram", "context_length")  # the numbers of /api/ps that are read again
 SHORTEST_CONTEXT = 1024  # tokens: no server is known to cut prompts to fewer
@@ -49,13 +50,13 @@ class Target:
     @property
     def headers(self) -> dict[str, str]:
         """What every request carries besides its body; credentials come from this process's environment."""
-        auth = credentials.headers(self.server.url, self.dialect.name.partition("-")[0])
+        auth = self.dialect.auth(self.server.url)
         return {"Accept-Encoding": "identity", "Content-Type": "application/json", **auth}
 
     @property
     def facts(self) -> dict[str, Any]:
         """Name server, model and wire for run.json."""
-        api, dialect = self.dialect.name.partition("-")[0], self.dialect.name
+        api, dialect = self.dialect.api, self.dialect.name
         return {"url": self.server.url, "api": api, "dialect": dialect, "model": self.model.name}
 
     @property
@@ -128,7 +129,7 @@ def settle(client: httpx.Client, scenario: Scenario, say: Callable[[str], object
     scenario = located(scenario)
     target = find_target(client, scenario)
     say(target.described)
-    if warning := credentials.in_the_clear(target.server.url, target.dialect.name.partition("-")[0]):
+    if warning := credentials.in_the_clear(target.server.url, target.dialect.api):
         say(warning)
     counter = load_counter(target.model.name, fetch=target.server.simulated is None)
     if not counter.exact:
@@ -140,15 +141,15 @@ def settle(client: httpx.Client, scenario: Scenario, say: Callable[[str], object
     workload = Workload(scenario, counter)
     check_lengths(workload.scenario, target.model, workload.trace)
     # Where loads are measured nothing may load before the first one: it would find the file in the page cache.
-    calibration = Calibration()
+    fit = TokenFit()
     if not scenario.unload:
-        calibration, target = calibrate(client, target, workload)
+        fit, target = calibrate(client, target, workload)
         if sentence := not_granted(scenario, target.model):
             say(sentence)
     else:
         target = reread(client, target)
     check_lengths(workload.scenario, target.model, workload.trace, loaded=not scenario.unload)
-    return target, workload.calibrated(calibration)
+    return target, workload.fitted(fit)
 
 
 def find_target(client: httpx.Client, scenario: Scenario) -> Target:
@@ -175,7 +176,7 @@ def find_target(client: httpx.Client, scenario: Scenario) -> Target:
 
 def reread(client: httpx.Client, target: Target) -> Target:
     """Return the target with what the server says of the model once it is loaded: its context and its size."""
-    server = probe(client, target.server.url, api=target.dialect.name.partition("-")[0])
+    server = probe(client, target.server.url, api=target.dialect.api)
     if server.kind != target.server.kind:
         return target  # its control plane failed this once: what it said before stands
     model = describe(client, server, choose_model(server, target.model.name))
@@ -190,8 +191,8 @@ def fit_to_context(
     A short request is sent first, for a server knows the context of a loaded model only, and ours may load it with
     another than it had. Raises TargetError where the server does not say the context, ScenarioError where no prompt fits.
     """
-    seed = (scenario.seed or 0) + 1  # another text than the calibration's: a cached prompt may be counted short
-    job, _ = Workload(scenario.replace(seed=seed), counter).calibration_jobs()[0]
+    seed = (scenario.seed or 0) + 1  # another text than the token fit's: a cached prompt may be counted short
+    job, _ = Workload(scenario.replace(seed=seed), counter).fit_jobs()[0]
     with _stream_wire(target, scenario) as (wire, posts):
         first_answer(wire, posts, target, job)
     target = reread(client, target)
@@ -222,14 +223,14 @@ def ask_to_unload(client: httpx.Client, target: Target) -> None:
         raise TargetError(f"{url} does not unload {name}: it answers with {answer.said}; is it an Ollama?")
 
 
-def calibrate(client: httpx.Client, target: Target, workload: Workload) -> tuple[Calibration, Target]:
-    """Send the calibration jobs one by one and fit our counts to the server's; return the fit, and the target once loaded.
+def calibrate(client: httpx.Client, target: Target, workload: Workload) -> tuple[TokenFit, Target]:
+    """Send the jobs of the token fit one by one and fit our counts to the server's; return the fit, and the target once loaded.
 
     The first one loads the model and proves that it answers: raises TargetError when it does not. A later one that
     fails is left out. Where the context cut the long ones, half as long a one is sent, until it is whole.
     """
     points: list[tuple[int, int]] = []
-    jobs = workload.calibration_jobs()
+    jobs = workload.fit_jobs()
     longest = max(ours for _, ours in jobs)
     with _stream_wire(target, workload.scenario) as (wire, posts):
 
@@ -245,49 +246,43 @@ def calibrate(client: httpx.Client, target: Target, workload: Workload) -> tuple
         target = reread(client, target)
         context = target.model.context
         if context is None and max(server for _, server in points) >= SHORTEST_CONTEXT:
-            measure(
-                *workload.calibration_job(len(jobs), longest // 2)
-            )  # a third length shows whether the longest was cut
+            measure(*workload.fit_job(len(jobs), longest // 2))  # a third length shows whether the longest was cut
         number = len(jobs) + 1
-        while (
-            longest > 2 * CALIBRATION_SHORT and max((ours for ours, _ in whole(points, context)), default=0) < longest
-        ):
+        while longest > 2 * FIT_SHORT and max((ours for ours, _ in uncut(points, context)), default=0) < longest:
             longest //= 2
             if all(ours != longest for ours, _ in points):
-                measure(*workload.calibration_job(number, longest))
+                measure(*workload.fit_job(number, longest))
                 number += 1
-    return Calibration.fit(points, context), target
+    return TokenFit.fit(points, context), target
 
 
 @contextmanager
 def _stream_wire(target: Target, scenario: Scenario) -> Iterator[tuple[SyncWire, Posts]]:
-    wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file))
-    with httpx.Client(transport=wire, timeout=None, trust_env=False, headers=target.headers) as client:
-        yield wire, Posts(client, target.server.url)
+    with SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file)) as wire:
+        yield wire, Posts(target.server.url, target.headers)
 
 
 def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
     """Send one short request and return the server's prompt_tokens, 0 where it says none; TargetError if it fails."""
-    exchange = Exchange(job, target.dialect, Clock.now(), now())
-    path, body = target.dialect.encode(job)
+    request = Request(job, target.dialect, Clock.now(), now(), posts=posts)
     try:
-        wire.fetch(posts.order(path, body, exchange.arrivals))
+        wire.fetch(request.order)
     except httpx.HTTPError as error:
-        raise TargetError(f"{target.server.url}{path} does not answer: {shorten(str(error))}.") from None
-    record = exchange.finish()
+        raise TargetError(f"{target.server.url}{target.dialect.path} does not answer: {shorten(str(error))}.") from None
+    record = request.finish()
     _accept(record, target)
     return record.prompt_tokens or 0
 
 
 def _accept(record: Record, target: Target) -> None:
-    """Raise TargetError unless the calibration request was answered."""
+    """Raise TargetError unless the request of the token fit was answered."""
     if record.outcome is Outcome.OK or (record.outcome is Outcome.TRUNCATED and record.chunks):
         return
     where = f"{target.server.url} (model {shown(target.model.name)}, {target.dialect.name})"
     if record.status in (401, 403):
         raise TargetError(
             f"{where} refuses us with status {record.status} ({record.error}); set "
-            f"{credentials.KEYS[target.dialect.name.partition('-')[0]][0]} to a key that it accepts."
+            f"{credentials.KEYS[target.dialect.api][0]} to a key that it accepts."
         )
     failed = record.status is not None and not 200 <= record.status < 300
     status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""
@@ -295,7 +290,7 @@ def _accept(record: Record, target: Target) -> None:
 
 
 def run_facts(
-    scenario: Scenario, target: Target, counter: Counter, calibration: Calibration, *, driver: str, loop: str
+    scenario: Scenario, target: Target, counter: Counter, fit: TokenFit, *, driver: str, loop: str
 ) -> dict[str, Any]:
     """Return what run.json says from the start; `driver` and `loop` are who measures."""
     server, model = target.server, target.model
@@ -320,7 +315,7 @@ def run_facts(
             "simulated": server.simulated,
             "facts": {"trained_context": model.trained_context, "details": model.details},
         },
-        "tokens": {"counter": counter.source, "overhead": calibration.overhead, "ratio": calibration.ratio},
+        "tokens": {"counter": counter.source, "overhead": fit.overhead, "ratio": fit.ratio},
         "levels": [level_facts(level) for level in scenario.levels()],
         "client": {
             "host": platform.node(),

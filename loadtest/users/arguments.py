@@ -1,4 +1,4 @@
-"""What a task hands to chat() and generate(), checked before it is sent: a mistake is a sentence, not another request."""
+"""Checks of what a task hands to chat() and generate(): a mistake is reported, not sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import said
 
 Messages = list[dict[str, Any]]
-LIKE = '[{"role": "user", "content": "…"}]'
+MESSAGES_EXAMPLE = '[{"role": "user", "content": "…"}]'
 WITHOUT_CONTENT = ("tool_calls", "function_call")  # a message that calls a tool may say nothing
 
 
@@ -28,7 +28,7 @@ def checked_prompt(prompt: object, *, messages_allowed: bool) -> str | Messages 
             ) from None
         return prompt
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
-        raise ScenarioError(f"a prompt must be text, or messages like {LIKE}, not {said(prompt)}.")
+        raise ScenarioError(f"a prompt must be text, or messages like {MESSAGES_EXAMPLE}, not {said(prompt)}.")
     if not messages_allowed:
         raise ScenarioError("generate() and completions() take a text; messages go to chat().")
     return _checked_messages(list(prompt))
@@ -36,7 +36,7 @@ def checked_prompt(prompt: object, *, messages_allowed: bool) -> str | Messages 
 
 def _checked_messages(messages: list[Any]) -> Messages:
     if not messages or not all(isinstance(message, dict) and _says_something(message) for message in messages):
-        raise ScenarioError(f"messages must look like {LIKE}, not {said(messages)}.")
+        raise ScenarioError(f"messages must look like {MESSAGES_EXAMPLE}, not {said(messages)}.")
     try:
         orjson.dumps(messages)
     except TypeError as error:
@@ -50,15 +50,15 @@ def _says_something(message: dict[str, Any]) -> bool:
 
 def text_of(messages: Messages) -> str:
     """Return what messages say, a line a message: the text of content parts, nothing of images and calls."""
-    return "\n".join(_text_of(message.get("content")) for message in messages)
+    return "\n".join(_content_text(message.get("content")) for message in messages)
 
 
-def _text_of(content: Any) -> str:
+def _content_text(content: Any) -> str:
     match content:
         case str():
             return content
         case list():
-            return "".join(_text_of(part.get("text") if isinstance(part, dict) else part) for part in content)
+            return "".join(_content_text(part.get("text") if isinstance(part, dict) else part) for part in content)
         case None | dict():
             return ""
     return str(content)
@@ -74,7 +74,7 @@ def checked_length(key: str, value: object) -> int | None:
 
 
 def checked_instant(t_sched: object) -> int | None:
-    """Return when a request was due; raises ScenarioError for what is no instant."""
+    """Return when a request was due; raises ScenarioError for what is not an instant."""
     if t_sched is None or (isinstance(t_sched, int) and not isinstance(t_sched, bool)):
         return t_sched
     raise ScenarioError(f"t_sched must be monotonic nanoseconds, a whole number, not {said(t_sched)}.")

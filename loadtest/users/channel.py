@@ -1,8 +1,7 @@
-"""The way from the users of one process to one server: wire, wire formats, and requests made ahead of their release."""
+"""What the users of one process send through to one server: its wire, its dialects, and requests made ahead."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import logging
 from collections import deque
@@ -11,44 +10,37 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import httpx
-import orjson
 
 from loadtest.dialects import Dialect, dialect_for
 from loadtest.measure.failure import GivenUpError
-from loadtest.measure.request import Exchange
+from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import Level
 from loadtest.target.settle import timeouts_of, trust
 from loadtest.users.arguments import Messages, text_of
 from loadtest.users.tryout import Settled
-from loadtest.wire import Order, Posts, SyncWire, Waiter, now
-from loadtest.workloads.synthetic import Job, Workload, nonce_of
+from loadtest.wire import LagLog, Order, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
+from loadtest.workloads.job import Job
+from loadtest.workloads.literal import LiteralText
+from loadtest.workloads.source import Session
+from loadtest.workloads.workload import Workload
 
 logger = logging.getLogger(__name__)
 
-Endpoint = Literal["chat", "generate"]  # generate stands for completions, too: each API has one of the two
-MOST_AHEAD = 1024  # users that requests are made ready for before the clock
-MOST_KINDS = 64  # of requests that are made ahead: a task that asks for random lengths would have one more each time
-PATIENCE_S = 5.0
+Endpoint = Literal["chat", "generate"]  # generate means completions, too: each API has one of the two
+MOST_AHEAD = 1024  # users for whom a request is made before the clock starts
+MOST_KINDS = 64  # of requests made ahead: a task that asks for random lengths would add one each time
+GREETING = Timeouts(connect=5.0, first_token=5.0, idle=5.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RequestKind:
     """What a user wants sent."""
 
     endpoint: Endpoint
     input_tokens: int | None  # of a made-up prompt
     output_tokens: int | None
     text: str | None = None  # sent instead of a made-up prompt
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A request made ahead: all but when it is due and in which level it counts."""
-
-    exchange: Exchange
-    order: Order
-    path: str
 
 
 class Channel:
@@ -64,26 +56,22 @@ class Channel:
         counter = settled.counter()
         self._count = counter.count if counter.exact else None
         self._target = settled.index
-        self._workload = Workload(scenario, counter, settled.calibration)
-        endpoints: tuple[Endpoint, ...] = ("chat", "generate")
-        self._dialects: dict[Endpoint, Dialect] = {
-            endpoint: dialect_for(
-                scenario.replace(endpoint=endpoint, api="auto"), api=settled.api, model=target.model.name
-            )
-            for endpoint in endpoints
-        }
+        self._workload = Workload(scenario, counter, settled.fit)
+        self._api, self._model = settled.api, target.model.name
+        self._dialects: dict[Endpoint, Dialect] = {}
         self.wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file), waiter=waiter)
-        self._http = httpx.Client(transport=self.wire, timeout=None, trust_env=False, headers=target.headers)
-        self._posts = Posts(self._http, self.url)
+        self._headers = target.headers
+        self._posts = Posts(self.url, self._headers)
         self._numbers = numbers
-        self._shelf: dict[Ask, deque[Ready]] = {}  # the one asked for last is the last
+        self._shelf: dict[RequestKind, deque[Request]] = {}  # the kind asked for last is the last
 
     def warm_up(self, users: int) -> None:
         """Have connections and requests ready for so many users, and everything imported: untimed, before the clock."""
         count = min(users, MOST_AHEAD)
-        plain = Ask(self.endpoint, self.scenario.input_tokens[0], self.scenario.output_tokens[0])
+        plain = RequestKind(self.endpoint, self.scenario.input_tokens[0], self.scenario.output_tokens[0])
         try:
-            self._http.get(f"{self.url}/", timeout=PATIENCE_S)
+            greeting = httpx.Request("GET", f"{self.url}/", headers=self._headers)
+            self.wire.fetch(Order.of(greeting, Received(), GREETING))
             self.wire.prepare(self.url, count)
         except httpx.HTTPError as error:
             logger.debug("%s does not answer before the test: %s", self.url, error)  # the records will tell
@@ -93,58 +81,73 @@ class Channel:
             self.restock(plain)
         inspect.stack()  # Locust's Runner.stop() does: 25 to 45 ms the first time, while streams are in flight
 
-    def take(self, ask: Ask) -> Ready:
-        """Return a request, one made ahead where there is one."""
-        if (shelf := self._shelf.pop(ask, None)) is None:
-            return self._make(ask)
-        self._shelf[ask] = shelf
-        return shelf.popleft() if shelf else self._make(ask)
+    def take(self, kind: RequestKind) -> Request:
+        """Return a session's first request, one made ahead where there is one."""
+        if (shelf := self._shelf.pop(kind, None)) is None:
+            return self._make(kind)
+        self._shelf[kind] = shelf
+        return shelf.popleft() if shelf else self._make(kind)
 
-    def restock(self, ask: Ask) -> None:
-        """Make one more request ahead: for a quiet moment, as a prompt of 128 tokens takes half a millisecond."""
-        if ask not in self._shelf and len(self._shelf) >= MOST_KINDS:
+    def restock(self, kind: RequestKind, most: int = MOST_AHEAD) -> None:
+        """Make one more request ahead, unless `most` are: for a quiet moment, as a prompt of 128 tokens takes 0.5 ms."""
+        if kind not in self._shelf and len(self._shelf) >= MOST_KINDS:
             del self._shelf[next(iter(self._shelf))]
-        self._shelf.setdefault(ask, deque()).append(self._make(ask))
+        shelf = self._shelf.setdefault(kind, deque())
+        if len(shelf) < most:
+            shelf.append(self._make(kind))
 
-    def conversation(self, messages: Messages, ask: Ask) -> Ready:
-        """Return a request that sends these messages as they are: a conversation may well meet its cached prefix."""
-        dialect = self._dialects["chat"]
+    def conversation(self, messages: Messages, kind: RequestKind) -> Request:
+        """Return a request that sends these messages as they are, without a nonce: a server may have their prefix cached."""
         number = next(self._numbers)
-        job = Job(number, 0, number, text_of(messages), None, ask.output_tokens)
-        path, body = dialect.encode(job)
-        return self._ready(job, dialect, path, orjson.dumps({**orjson.loads(body), "messages": messages}))
+        job = Job(number, 0, number, text_of(messages), None, kind.output_tokens, messages=tuple(messages))
+        return self._request(job, number, self._dialect(kind.endpoint))
 
-    def _make(self, ask: Ask) -> Ready:
-        dialect = self._dialects[ask.endpoint]
+    def following(self, request: Request, wall: WallClock, lag: LagLog) -> Request | None:
+        """Return the next turn of a session, now that the answer before it is there; None where the session is over."""
+        job = request.following_job(wall, lag)
+        if job is None:
+            return None
+        return self._request(job, next(self._numbers), request.dialect, request.session)
+
+    def _make(self, kind: RequestKind) -> Request:
         number = next(self._numbers)
         level = Level(
             index=0,
             concurrency=1,
-            input_tokens=ask.input_tokens,
-            output_tokens=ask.output_tokens,
+            input_tokens=kind.input_tokens,
+            output_tokens=kind.output_tokens,
             words=None,
             requests=0,
         )
-        job = self._workload.job(level, number)
-        if ask.text is not None:
-            nonce = "" if self.scenario.warm_cache else f"{nonce_of(job.seed)} "
-            job = dataclasses.replace(job, prompt=nonce + ask.text, input_tokens=None)
-        return self._ready(job, dialect, *dialect.encode(job))
+        source = self._workload if kind.text is None else LiteralText(self.scenario, kind.text)
+        session = source.session(level, number)
+        job = session.next(None)
+        assert job is not None, "a session has at least one job"
+        return self._request(job, number, self._dialect(kind.endpoint), session)
 
-    def _ready(self, job: Job, dialect: Dialect, path: str, body: bytes) -> Ready:
-        exchange = Exchange(
+    def _dialect(self, endpoint: Endpoint) -> Dialect:
+        if endpoint not in self._dialects:
+            scenario = self.scenario.replace(endpoint=endpoint, api="auto")
+            self._dialects[endpoint] = dialect_for(scenario, api=self._api, model=self._model)
+        return self._dialects[endpoint]
+
+    def _request(self, job: Job, number: int, dialect: Dialect, session: Session | None = None) -> Request:
+        """Make a request; its level and t_sched are set at its release."""
+        return Request(
             job,
             dialect,
             self._clock,
-            now(),  # job and t_sched are completed at its release
+            0,
+            number=number,
+            posts=self._posts,
+            session=session,
             count=self._count,
             save_text=self.scenario.save_text,
             target=self._target,
         )
-        return Ready(exchange, self._posts.order(path, body, exchange.arrivals), path)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.close()
+        self.wire.close()

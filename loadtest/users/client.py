@@ -27,19 +27,19 @@ from locust.user.task import LOCUST_STATE_STOPPING
 from loadtest import metrics
 from loadtest.measure.failure import Failure, GivenUpError
 from loadtest.measure.release import back_off
-from loadtest.measure.request import Exchange
+from loadtest.measure.request import Request
 from loadtest.records import Outcome, Record
 from loadtest.text import shown
 from loadtest.users import recording
 from loadtest.users.arguments import Messages, checked_instant, checked_length, checked_prompt
-from loadtest.users.channel import Ask, Channel, Endpoint, Ready
+from loadtest.users.channel import Channel, Endpoint, RequestKind
 from loadtest.wire import now
 
 if TYPE_CHECKING:
     from loadtest.users.user import ModelUser
 
 Prompt = str | Messages | None
-_CONTROL = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, InterruptTaskSet)
+_LOCUST_CONTROL = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, InterruptTaskSet)
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Client:
         self._level, self._sent = -1, 0  # requests of this user in this level
         self._failures = 0  # on the wire, in a row
         self._pending: BaseException | None = None  # what a listener of the request event raised
+        self._turn: tuple[RequestKind, Request] | None = None  # the next one of the session that this user is in
 
     @property
     def seed(self) -> int | None:
@@ -136,51 +137,65 @@ class Client:
         if due is None:
             due = now() - self._lag
         scenario = self._channel.scenario
-        ask = Ask(
+        kind = RequestKind(
             endpoint,
             checked_length("input_tokens", input_tokens) or scenario.input_tokens[0],
             checked_length("output_tokens", output_tokens) or scenario.output_tokens[0],
             prompt if isinstance(prompt, str) else None,
         )
-        made_up = prompt is None
-        ready = self._channel.conversation(prompt, ask) if isinstance(prompt, list) else self._channel.take(ask)
-        answer = self._exchange(ready, due, shown(str(name)) if name else ready.path)
-        ended = answer.exchange.arrivals.t_over or now()
+        if isinstance(prompt, list):
+            request = self._channel.conversation(prompt, kind)
+        else:
+            request = self._take(kind, in_session=t_sched is None)
+        name = shown(str(name)) if name else request.dialect.path
+        answer = self._attempt(request, due, name)
+        turn = self._channel.following(request, self._recorder.wall, self._recorder.lag)
+        while turn is not None and t_sched is not None:  # an arrival of an open loop sends the whole of its session
+            self._recorder.backlog.add(answer.settle)
+            answer = self._attempt(turn, answer.request.received.t_over or now(), name)
+            turn = self._channel.following(turn, self._recorder.wall, self._recorder.lag)
+        if turn is not None:
+            self._turn = kind, turn
+        ended = answer.request.received.t_over or now()
         self._recorder.backlog.add(answer.settle)
-        if made_up:
-            self._recorder.backlog.add(lambda: self._channel.restock(ask))
+        if prompt is None and turn is None:
+            self._recorder.backlog.add(lambda: self._channel.restock(kind, self._recorder.ledger.peak))
         if catch_response:
             answer.expect_verdict()
         self._lag = max(now() - ended, 0)
         self._back_off(answer)
         return answer
 
-    def _exchange(self, ready: Ready, due: int, name: str) -> Answer:
-        """Send one request and see its answer to the end; however it ends, it will be recorded."""
+    def _take(self, kind: RequestKind, *, in_session: bool) -> Request:
+        """Return the next turn of the user's session where it is of this kind, else a new session's first."""
+        turn, self._turn = (self._turn, None) if in_session else (None, self._turn)
+        return turn[1] if turn is not None and turn[0] == kind else self._channel.take(kind)
+
+    def _attempt(self, request: Request, due: int, name: str) -> Answer:
+        """Send one request and wait for the end of its answer; however it ends, it will be recorded."""
         recorder, channel = self._recorder, self._channel
-        exchange = ready.exchange
-        exchange.t_sched = due
-        answer = Answer(exchange, name, f"{channel.url}{ready.path}", recorder, self._fire)
+        request.t_sched = due
+        answer = Answer(request, name, f"{channel.url}{request.dialect.path}", recorder, self._fire)
         try:
-            standing = recorder.begin(exchange, name)
+            standing = recorder.begin(request, name)
             warmup = self._warming_up(standing.level) or not standing.steady
-            exchange.job = dataclasses.replace(exchange.job, level=standing.level, warmup=warmup)
-            channel.wire.fetch(ready.order)
+            request.job = dataclasses.replace(request.job, level=standing.level, warmup=warmup)
+            channel.wire.fetch(request.order)
         except GivenUpError as error:  # a stop, a timeout around this call, a task that kills what it has spawned
-            recorder.ledger.end(exchange, error.thrown if self._stopped_by_us(error.thrown) else error)
+            recorder.ledger.end(request, error.thrown if self._stopped_by_us(error.thrown) else error)
             recorder.backlog.add(answer.settle)
             raise error.thrown from None
         except BaseException as error:
-            recorder.ledger.end(exchange, error)
+            recorder.ledger.end(request, error)
             if not isinstance(error, Exception):
                 recorder.backlog.add(answer.settle)
                 raise
         else:
-            recorder.ledger.end(exchange)
+            recorder.ledger.end(request)
         return answer
 
     def _stopped_by_us(self, thrown: BaseException) -> bool:
-        """Whether the test or this user is being stopped: a task may kill greenlets of its own in the same way."""
+        """Whether the test or this user is being stopped; a task may kill greenlets of its own in the same way."""
         if not isinstance(thrown, GreenletExit) or isinstance(thrown, recording.Stopped):
             return isinstance(thrown, recording.Stopped | KeyboardInterrupt | SystemExit)
         runner, user = self._user.environment.runner, self._user
@@ -196,7 +211,7 @@ class Client:
 
     def _back_off(self, answer: Answer) -> None:
         """Pause after a request that the wire could not carry, so that a dead server is not hammered."""
-        self._failures = self._failures + 1 if answer.exchange.plainly_failed else 0
+        self._failures = self._failures + 1 if answer.request.plainly_failed else 0
         if self._failures:
             gevent.sleep(back_off(self._failures))
 
@@ -209,12 +224,12 @@ class Client:
                 response_time=_response_time(record),
                 response_length=record.bytes,
                 exception=exception,
-                context={**self._user.context(), **_context(record)},
+                context={**self._user.context(), **_event_context(record)},
                 response=answer,
                 start_time=(self._recorder.clock.wall_ns + (record.t_send or record.t_sched)) * metrics.S_PER_NS,
                 url=answer.url,
             )
-        except _CONTROL as control:
+        except _LOCUST_CONTROL as control:
             self._pending = control
 
 
@@ -222,7 +237,7 @@ Fire = Callable[["Answer", Record, Exception | None], None]
 
 
 class Answer:
-    """One request's answer; its record is made in a quiet moment, or as soon as somebody looks at it.
+    """The answer to one request; its record is made in a quiet moment, or as soon as somebody looks at it.
 
     With catch_response, as Locust's own:
 
@@ -233,13 +248,13 @@ class Answer:
 
     def __init__(
         self,
-        exchange: Exchange,
+        request: Request,
         name: str,
         url: str,
         recorder: recording.Recorder,
         fire: Fire,
     ) -> None:
-        self.exchange = exchange
+        self.request = request
         self.name = name
         self.url = url
         self._recorder = recorder
@@ -253,8 +268,14 @@ class Answer:
     def record(self) -> Record:
         """The request's record, on disk."""
         if self._record is None:
-            self._record = self._recorder.ledger.record(self.exchange, self.name)
+            self._record = self._recorder.ledger.record(self.request, self.name)
         return self._record
+
+    @property
+    def exchange(self) -> Request:
+        """Former name of `request`."""
+        say_once("Answer.exchange is a former name: use Answer.request.")
+        return self.request
 
     @property
     def ok(self) -> bool:
@@ -264,24 +285,24 @@ class Answer:
     @property
     def failed_on_the_wire(self) -> bool:
         """Former way to ask what `ok` says of every request, without the record."""
-        _say_once("Answer.failed_on_the_wire is a former name: use `not answer.ok`.")
-        return self.exchange.plainly_failed
+        say_once("Answer.failed_on_the_wire is a former name: use `not answer.ok`.")
+        return self.request.plainly_failed
 
     def fail(self, outcome: Outcome, error: str) -> None:
         """Former way to say how a request ended, before its record is made; a test's own verdict is `failure`."""
-        _say_once("Answer.fail(outcome, error) is a former name: use failure(why) with catch_response=True.")
-        self.exchange.failure = Failure(outcome, error)
+        say_once("Answer.fail(outcome, error) is a former name: use failure(why) with catch_response=True.")
+        self.request.failure = Failure(outcome, error)
 
     @property
     def text(self) -> str:
         """What the model said, reasoning left out; as far as it came."""
-        reads = self.exchange.reads(self._recorder.wall, self._recorder.lag)
-        return self.exchange.content(reads).events.answer
+        reads = self.request.reads(self._recorder.wall, self._recorder.lag)
+        return self.request.content(reads).events.answer
 
     @property
     def status(self) -> int | None:
         """The HTTP status, None where no answer began."""
-        return self.exchange.arrivals.status
+        return self.request.received.status
 
     @property
     def status_code(self) -> int:
@@ -301,7 +322,7 @@ class Answer:
         self._waits = True
 
     def settle(self) -> None:
-        """Have the request recorded, and its event fired unless a with block is still to judge it."""
+        """Have the request recorded, and its event fired unless a with block has yet to judge it."""
         record = self.record
         if not self._waits and not self._fired and record.outcome is not Outcome.CANCELLED:
             self._fired = True
@@ -315,7 +336,7 @@ class Answer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if self._verdict is None and isinstance(error, Exception) and not isinstance(error, _CONTROL):
+        if self._verdict is None and isinstance(error, Exception) and not isinstance(error, _LOCUST_CONTROL):
             self._verdict = error
         self._waits = False
         self.settle()
@@ -328,7 +349,7 @@ class Answer:
 
 
 @functools.cache
-def _say_once(sentence: str) -> None:
+def say_once(sentence: str) -> None:
     logger.warning(sentence)
 
 
@@ -343,7 +364,7 @@ def _response_time(record: Record) -> float:
     return float(metrics.e2e(last, start) * 1000)
 
 
-def _context(record: Record) -> dict[str, Any]:
+def _event_context(record: Record) -> dict[str, Any]:
     """Return what listeners of the request event may want of a record; durations in seconds, None where unknown."""
     found: dict[str, Any] = {"ttft_s": None, "tpot_s": None, "stream_tokens_per_s": None}
     if record.t_send is not None and record.t_first_token is not None:

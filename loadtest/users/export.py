@@ -31,7 +31,7 @@ def begin(environment: Environment) -> None:
 def seen(shown: Board) -> Seen:
     """Return what a board knows of the run."""
     folder, facts, clients = recording.run_folder(), recording.run_facts(), shown.clients()
-    decoding, waiting = recording.in_all(shown.in_flight())
+    decoding, waiting = recording.total_in_flight(shown.in_flight())
     client = Client(
         decoding=decoding,
         waiting=waiting,

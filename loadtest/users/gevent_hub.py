@@ -12,7 +12,7 @@ from gevent.event import Event
 from gevent.hub import Waiter as Switch
 from gevent.monkey import get_original
 
-from loadtest.measure.backlog import PAUSE_S, Pile
+from loadtest.measure.backlog import PAUSE_S, WorkQueue
 from loadtest.measure.failure import GivenUpError
 from loadtest.wire import Heartbeat, LagLog, WallClock, now
 from loadtest.wire.clock import BEAT, stamps_wanted
@@ -201,20 +201,20 @@ class GeventBacklog:
     """As the asyncio driver's Backlog, in a greenlet of its own: listeners of Locust's events may wait in there."""
 
     def __init__(self) -> None:
-        self.pile = Pile()
+        self.queue = WorkQueue()
         self._wake = Event()
         self._busy = False
         self._greenlet = gevent.spawn(self._run)
 
     def add(self, work: Callable[[], object]) -> None:
-        self.pile.put(work)
+        self.queue.put(work)
         self._wake.set()
 
     def flush(self) -> None:
         """Do everything that waits, now; a piece of work that is being done is waited for."""
-        while self.pile or (self._busy and gevent.getcurrent() is not self._greenlet):
-            if self.pile:
-                self.pile.do_next()
+        while self.queue or (self._busy and gevent.getcurrent() is not self._greenlet):
+            if self.queue:
+                self.queue.do_next()
             else:
                 gevent.sleep(PAUSE_S)
 
@@ -227,12 +227,12 @@ class GeventBacklog:
     def _run(self) -> None:
         while True:
             self._wake.wait()
-            self.pile.rest()
+            self.queue.rest()
             gevent.sleep(PAUSE_S)
             self._busy = True
             try:
-                self.pile.work_a_slice()
+                self.queue.work_a_slice()
             finally:
                 self._busy = False
-            if not self.pile:
+            if not self.queue:
                 self._wake.clear()

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import time
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, Self
 
 import gevent
@@ -22,7 +24,6 @@ from locust.runners import STATE_MISSING, MasterRunner, Runner, WorkerRunner
 
 from loadtest import metrics
 from loadtest.live import Figures
-from loadtest.metrics import Histogram
 from loadtest.records import Record
 from loadtest.users import recording
 from loadtest.users.recording import InFlight
@@ -42,24 +43,24 @@ class Second:
     """One second of the wall clock: what arrived in it, and what was in flight at its end."""
 
     tokens: float = 0.0
-    ttft: Histogram = field(default_factory=Histogram)  # of first tokens that arrived in it
+    ttft: array[float] = field(default_factory=lambda: array("f"))  # s, of first tokens that arrived in it
     decoding: int = 0
     waiting: int = 0
     longest: float = 0.0  # s, the longest decode of a stream whose last token arrived in it
 
     def merge(self, other: Second) -> None:
         self.tokens += other.tokens
-        self.ttft.merge(other.ttft)
+        self.ttft += other.ttft
         self.decoding += other.decoding
         self.waiting += other.waiting
         self.longest = max(self.longest, other.longest)
 
     def to_json(self) -> list[Any]:
-        return [self.tokens, self.ttft.to_json(), self.decoding, self.waiting, self.longest]
+        return [self.tokens, self.ttft.tolist(), self.decoding, self.waiting, self.longest]
 
     @classmethod
     def from_json(cls, row: list[Any]) -> Self:
-        return cls(row[0], Histogram.from_json(row[1]), *row[2:])
+        return cls(row[0], array("f", row[1]), *row[2:])
 
 
 @dataclass(slots=True)
@@ -108,7 +109,7 @@ class Board:
             upto = bisect_left(record.chunks, (second + 1 - sent) * 1e6, before)
             self._second(second).tokens += (upto - before) * each
             before = upto
-        self._second(int(first)).ttft.add(metrics.ttft(record.t_first_token, record.t_send))
+        self._second(int(first)).ttft.append(metrics.ttft(record.t_first_token, record.t_send))
         ended = self._second(int(last))
         ended.longest = max(ended.longest, last - first)
 
@@ -119,7 +120,7 @@ class Board:
     def sample(self, now: float) -> None:
         """Note what is in flight; call it at least once a second, `now` is the wall time in seconds."""
         second = int(now) - 1  # the one that is over
-        decoding, waiting = recording.in_all(self.live())
+        decoding, waiting = recording.total_in_flight(self.live())
         for one in range(self._upto + 1 if self._upto is not None else second, second + 1)[-HISTORY_S:]:
             self._second(one).decoding += decoding  # a sampler that came late fills in what it missed
             self._second(one).waiting += waiting
@@ -182,7 +183,7 @@ class Board:
         flying = self.in_flight()
         names = sorted({*self._figures, *flying})  # a name's first requests are in flight before it has any figure
         rows = [self._figures.get(name, Figures()).row(name, flying.get(name, (0, 0))) for name in names]
-        return [*rows, self.total().row(TOTAL, recording.in_all(flying))]
+        return [*rows, self.total().row(TOTAL, recording.total_in_flight(flying))]
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -196,7 +197,7 @@ class Board:
         if end is None or not self._seconds:
             return []
         recent = [one for second, one in self._seconds.items() if end - RECENT_S < second]
-        decoding, _ = recording.in_all(self.in_flight())
+        decoding, _ = recording.total_in_flight(self.in_flight())
         settled = end - math.ceil(max((one.longest for one in recent), default=0.0)) if decoding else end
         first = max(min(self._seconds), end - HISTORY_S + 1)
         points = [self._point(second) for second in range(first, end + 1)]
@@ -205,14 +206,14 @@ class Board:
     def _point(self, second: int) -> dict[str, Any]:
         point = self._points.get(second)
         if point is None:
-            ttft = Histogram()
+            ttft = array("f")
             for near in range(second - SMOOTHED_S + 1, second + 1):
                 if near in self._seconds:
-                    ttft.merge(self._seconds[near].ttft)
+                    ttft += self._seconds[near].ttft
             one = self._seconds.get(second) or Second()
             point = {
                 "t": second,
-                "ttft_p50": ttft.percentile(0.5),
+                "ttft_p50": median(ttft) if ttft else None,
                 "tokens_per_s": one.tokens,
                 "decoding": one.decoding,
                 "waiting": one.waiting,
@@ -248,7 +249,7 @@ board = Board()
 
 def listen(events: Events) -> None:
     """Connect `board` to Locust: reset with each test, reported by workers, merged by the master. Call it once."""
-    board.live, board.client = recording.live, recording.client
+    board.live, board.client = recording.live, recording.client_load
     recording.record_listeners.append(_count)
     events.init.add_listener(_connect)  # type: ignore[no-untyped-call]
 

@@ -16,7 +16,7 @@ from gevent.pool import Group
 from locust import task
 
 from loadtest.errors import ScenarioError
-from loadtest.measure.schedule import Share, instants
+from loadtest.measure.schedule import PlanShare, instants
 from loadtest.scenario import Scenario
 from loadtest.users import recording
 from loadtest.users.levels import Seen
@@ -78,7 +78,7 @@ class OpenLoopUser(ModelUser):
         recorder = recording.recorder()
         assert recorder is not None
         with recorder.one_schedule:
-            while (share := recording.share()) is None:
+            while (share := recording.schedule_share()) is None:
                 gevent.sleep(POLL_S)
             in_flight = Group()
             try:
@@ -89,7 +89,7 @@ class OpenLoopUser(ModelUser):
     def _keep(self, recorder: recording.Recorder, share: tuple[int, int, int], in_flight: Group) -> None:
         wall_ns, rank, of = share
         start = now() + wall_ns - time.time_ns()
-        mine = Share(rank, of)
+        mine = PlanShare(rank, of)
         for number, offset in enumerate(self.schedule(self.client.seed)):
             if not mine.takes(number):
                 continue
@@ -98,7 +98,9 @@ class OpenLoopUser(ModelUser):
                 gevent.sleep((left - EARLY_NS) / 1e9)
             while now() < due:
                 gevent.sleep(0)
-            if recording.share() != share:  # workers came or went: another share of a schedule that begins anew
+            if (
+                recording.schedule_share() != share
+            ):  # workers came or went: another share of a schedule that begins anew
                 return
             recorder.released += 1
             recorder.late += now() - due > LATE_NS

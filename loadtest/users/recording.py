@@ -1,8 +1,8 @@
 """Records of a Locust run: one Recorder in each process that runs users, one file each in the run's folder.
 
-`record_listeners` hear of every record once it is on disk; `live` says what is in flight; `run_folder` and `run_facts`
-say which run this process last had a part in, `refusal` why none began since. All of it is state of the process, as a
-Locust test is.
+`record_listeners` are told of every record once it is on disk; `live` says what is in flight; `run_folder` and `run_facts`
+describe the last run that this process had a part in, `refusal` says why no test has begun since. All of this is state of
+the process, as a Locust test is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gevent.lock import BoundedSemaphore
 from loadtest.errors import RunFolderError
 from loadtest.measure.descriptors import room_for
 from loadtest.measure.ledger import Ledger
-from loadtest.measure.request import Exchange
+from loadtest.measure.request import Request
 from loadtest.records import Clock, Outcome, Record
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.users.channel import Channel
@@ -46,8 +46,8 @@ class Stopped(GreenletExit):
     """Ends what a user of ours has in flight in greenlets of its own, as the end of the test does."""
 
 
-class _Process:
-    """What this process has a part in: one test at a time."""
+class _CurrentTest:
+    """The test that this process has a part in."""
 
     recorder: Recorder | None = None
     folder: RunFolder | None = None
@@ -59,7 +59,7 @@ class _Process:
         self.facts = {}
 
 
-_process = _Process()
+_process = _CurrentTest()
 
 
 def live() -> InFlight:
@@ -67,12 +67,12 @@ def live() -> InFlight:
     return _process.recorder.ledger.by_name() if _process.recorder is not None else {}
 
 
-def client() -> tuple[float, float] | None:
+def client_load() -> tuple[float, float] | None:
     """Return what this process last saw of itself, (longest gap between polls in s, CPU in cores); None without a test."""
     return _process.recorder.ledger.client if _process.recorder is not None else None
 
 
-def in_all(flying: InFlight) -> tuple[int, int]:
+def total_in_flight(flying: InFlight) -> tuple[int, int]:
     """Return how many requests of all names are (decoding, waiting)."""
     return sum(decoding for decoding, _ in flying.values()), sum(waiting for _, waiting in flying.values())
 
@@ -107,7 +107,7 @@ def schedule_from(wall_ns: int, rank: int, of: int) -> None:
     _process.share = wall_ns, rank, of
 
 
-def share() -> tuple[int, int, int] | None:
+def schedule_share() -> tuple[int, int, int] | None:
     """Return what `schedule_from` was last told, None before all users of the test are there."""
     return _process.share
 
@@ -149,7 +149,7 @@ class Recorder:
         on_broken: Callable[[str], object] = bool,
         on_hopeless: Callable[[str], object] = bool,
     ) -> None:
-        """Make everything ready for about `users` users of this process.
+        """Prepare everything for about `users` users of this process.
 
         `folder` None: nothing is written; `worker` keeps prompts of several processes apart; `source` names samples;
         `on_broken` is told why, where the files cannot be written any more; `on_hopeless`, where too many requests in a row
@@ -211,7 +211,7 @@ class Recorder:
         )
 
     def _recorded(self, name: str, record: Record) -> None:
-        """Tell whoever listens to records, and count failures in a row: other servers' successes are no sign of life."""
+        """Tell the listeners of a record, and count failures in a row; a success of another server ends no such row."""
         for listener in record_listeners:
             try:
                 listener(name, record)
@@ -232,11 +232,11 @@ class Recorder:
         except KeyError:
             raise RunFolderError(f"user class {class_name} was not there when the test began; start it anew.") from None
 
-    def begin(self, exchange: Exchange, name: str) -> Standing:
-        """Wait for the request's turn to be sent, take it for in flight, and say where the test stands."""
+    def begin(self, request: Request, name: str) -> Standing:
+        """Wait until the request may be sent, note it as in flight, and say where the test stands."""
         self._heartbeat.pass_gate()
-        standing, job = self.standing(), exchange.job
-        self.ledger.begin(exchange, name)
+        standing, job = self.standing(), request.job
+        self.ledger.begin(request, name)
         seen = self.seen.get(standing.level)
         if seen is None:
             seen = self.seen[standing.level] = Seen()

@@ -141,7 +141,7 @@ class Run:
         scenario = one.scenario.replace(
             concurrency=(users,), duration=float(duration) if isinstance(duration, int) and duration > 0 else None
         )
-        facts = run_facts(scenario, one.target, one.counter(), one.calibration, driver="locust", loop="gevent")
+        facts = run_facts(scenario, one.target, one.counter(), one.fit, driver="locust", loop="gevent")
         facts["levels"] = []
         facts["versions"] |= {name: importlib.metadata.version(name) for name in ("gevent", "locust")}
         facts["clock"] = {"monotonic_ns": self.clock.monotonic_ns, "wall_ns": self.clock.wall_ns}

@@ -12,7 +12,7 @@ from loadtest.scenario import Scenario
 from loadtest.target import settle as measured
 from loadtest.target.probe import Model, Server
 from loadtest.target.settle import Target, control_client, trust
-from loadtest.workloads.tokens import Calibration, Counter, load_counter
+from loadtest.workloads.tokens import Counter, TokenFit, load_counter
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,13 @@ class Settled:
 
     scenario: Scenario
     target: Target
-    calibration: Calibration
+    fit: TokenFit
     index: int = 0  # of its server and model among run.json's targets
     open_loop: bool = False  # some of its users send by a schedule: nobody knows how many streams that will be
 
     @property
     def api(self) -> str:
-        return self.target.dialect.name.partition("-")[0]
+        return self.target.dialect.api
 
     def counter(self) -> Counter:
         """Return what counts tokens in this process; the ranks were fetched when this was settled, if they could be."""
@@ -39,7 +39,7 @@ class Settled:
             "server": dataclasses.asdict(self.target.server),
             "model": dataclasses.asdict(self.target.model),
             "api": self.api,
-            "calibration": dataclasses.asdict(self.calibration),
+            "fit": dataclasses.asdict(self.fit),
             "index": self.index,
             "open_loop": self.open_loop,
         }
@@ -50,13 +50,11 @@ class Settled:
         model = Model(**row["model"])
         server = Server(**{**row["server"], "models": tuple(Model(**one) for one in row["server"]["models"])})
         dialect = dialect_for(scenario, api=row["api"], model=model.name)
-        return cls(
-            scenario, Target(server, model, dialect), Calibration(**row["calibration"]), row["index"], row["open_loop"]
-        )
+        return cls(scenario, Target(server, model, dialect), TokenFit(**row["fit"]), row["index"], row["open_loop"])
 
 
 def settle(scenario: Scenario, say: Callable[[str], object]) -> Settled:
     """Settle a scenario as measure.target.settle does, its errors included."""
     with control_client(trust(scenario.ca_file), scenario.connect_timeout) as control:
         target, workload = measured.settle(control, scenario, say)
-    return Settled(scenario, target, workload.calibration)
+    return Settled(scenario, target, workload.fit)

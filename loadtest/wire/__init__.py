@@ -1,17 +1,15 @@
-"""HTTP/1.1 on own sockets with the kernel's arrival stamps, under the httpx API."""
+"""HTTP/1.1 on own sockets with the kernel's arrival stamps; requests and errors are httpx's."""
 
 from loadtest.wire.async_wire import AsyncWire
 from loadtest.wire.clock import Heartbeat, Keeper, LagLog, WallClock, keeper, now
-from loadtest.wire.connection import Timeouts
-from loadtest.wire.pool import Order, Posts
+from loadtest.wire.order import Order, Posts, Timeouts
 from loadtest.wire.reads import Reads
-from loadtest.wire.received import Arrivals
+from loadtest.wire.received import Received
 from loadtest.wire.sync_wire import BlockingWaiter, SyncWire, Waiter
 from loadtest.wire.timerfd import Timerfd
 from loadtest.wire.tls import Verify
 
 __all__ = [
-    "Arrivals",
     "AsyncWire",
     "BlockingWaiter",
     "Heartbeat",
@@ -20,6 +18,7 @@ __all__ = [
     "Order",
     "Posts",
     "Reads",
+    "Received",
     "SyncWire",
     "Timeouts",
     "Timerfd",

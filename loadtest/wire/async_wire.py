@@ -1,29 +1,22 @@
-"""The asyncio shell: an httpx transport on own sockets, with kernel arrival stamps; runs on asyncio and uvloop."""
+"""The asyncio shell: requests over own sockets with kernel arrival stamps, on asyncio's loop or uvloop's."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 import httpx
 
+from loadtest.wire.address import Address, Addresses, ConnectFailure, Origin, connect_error, open_socket
+from loadtest.wire.call import Call
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
-from loadtest.wire.connection import (
-    Address,
-    Addresses,
-    Connection,
-    Origin,
-    Refusal,
-    Timeouts,
-    connect_error,
-    open_socket,
-)
+from loadtest.wire.connection import Connection, Pool
+from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.poller import Poller
-from loadtest.wire.pool import Call, Order, Pool
 from loadtest.wire.tls import Verify, client_context
 
 SWEEP = 0.25  # seconds between two looks for overdue requests
@@ -31,11 +24,11 @@ QUIET_NS = (50_000_000, 1_000_000_000)  # a stream silent for at least and at mo
 OPENING = 64  # connections that `prepare` opens at a time: a full accept queue costs a SYN retry of one second
 
 
-class AsyncWire(httpx.AsyncBaseTransport):
-    """An HTTP/1.1 transport without a limit on connections, for `httpx.AsyncClient(transport=wire)`.
+class AsyncWire:
+    """An HTTP/1.1 client without a limit on connections, whose answers are neither decoded nor copied (see Received).
 
-    What is to be measured goes through `fetch`: the wire's own `timeouts` hold for it, and its body is neither decoded
-    nor copied (see Arrivals). `wall`, `lag` and `heartbeat` run from the first use to `aclose`.
+    `timeouts` hold for orders that bring none of their own. `wall`, `lag` and `heartbeat` run from the first use to
+    `aclose`.
     """
 
     def __init__(self, *, timeouts: Timeouts | None = None, verify: Verify = True) -> None:
@@ -46,7 +39,7 @@ class AsyncWire(httpx.AsyncBaseTransport):
         self._verify = verify
         self._context: ssl.SSLContext | None = None
         self._addresses = Addresses()
-        self._lookups: dict[Origin, asyncio.Task[list[Address] | Refusal]] = {}
+        self._lookups: dict[Origin, asyncio.Task[list[Address] | ConnectFailure]] = {}
         self._pool = Pool(self._close)
         self._calls: set[Call] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -98,45 +91,33 @@ class AsyncWire(httpx.AsyncBaseTransport):
             return
         raise failure
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send `request` and return its response at the headers; raises httpx's TransportErrors."""
-        await request.aread()
-        order = Order.ordinary(request)
-        body = _Body(await self._call(order))
-        status, headers = order.arrivals.status or 0, order.arrivals.headers
-        return httpx.Response(status, headers=headers, stream=body, extensions={"http_version": b"HTTP/1.1"})
-
     async def fetch(self, order: Order) -> None:
-        """Send `order` and wait until its answer is over, the stream's only wake-up.
+        """Send `order` and wait until its answer is over, which wakes the task that waits once.
 
-        An answer cut off inside its body is no error: see arrivals.complete and arrivals.failure. Raises httpx's
-        ConnectError and ConnectTimeout, ReadTimeout (which limit, in words), ReadError, WriteError or
-        RemoteProtocolError. Cancelling it drops the connection.
+        An answer that was cut off inside its body raises nothing: see received.complete and received.failure. Raises
+        httpx's ConnectError and ConnectTimeout, ReadTimeout (which limit, in words), ReadError, WriteError or
+        RemoteProtocolError. Cancelling the task drops the connection.
         """
-        order.arrivals.whole = True
-        call = await self._call(order)
-        call.raise_error()
-
-    async def _call(self, order: Order) -> _AsyncCall:
-        """Send `order` over a connection that carries it, and wait until it is answered."""
         self._start()
-        arrivals = order.arrivals
+        received = order.received
         connection = self._take(order.origin)
         fresh = connection is None
         while True:
             if connection is None:
                 connection = await self._connect(order.origin, (order.limits or self.timeouts).connect)
-                arrivals.new_conn, arrivals.t_connect = True, now()
+                received.new_conn, received.t_connect = True, now()
             call = _AsyncCall(order, connection, self.timeouts, release=self._release)
             self._calls.add(call)
             await call.send(order.payload, fresh=fresh)
             if not connection.stale:
-                return call
-            connection, fresh = None, True  # closed by the server before it saw this request: once more, on a new one
-            arrivals.t_send = arrivals.t_send or now()
+                call.raise_error()
+                return
+            # The server had closed this connection before it saw the request, which goes once more, over a new one.
+            connection, fresh = None, True
+            received.t_send = received.t_send or now()
 
     def _take(self, origin: Origin) -> Connection | None:
-        """Return an idle connection; what the server closed in this very turn of the loop nobody has been told of yet."""
+        """Return an idle connection that the server has not closed, be it in this very turn of the loop."""
         while (connection := self._pool.take(origin)) is not None:
             connection.receive()
             if not connection.broken:
@@ -161,7 +142,7 @@ class AsyncWire(httpx.AsyncBaseTransport):
         assert self._loop is not None
         t = now()
         for call in list(self._calls):
-            last = call.arrivals.last_read
+            last = call.received.last_read
             if last is not None and QUIET_NS[0] < t - last < QUIET_NS[1]:
                 call.connection.receive()
             call.check(t)
@@ -169,7 +150,7 @@ class AsyncWire(httpx.AsyncBaseTransport):
 
     def _release(self, call: Call) -> None:
         self._calls.discard(call)
-        self._pool.release(call)
+        self._pool.release(call.connection, reusable=call.received.reusable)
 
     def _close(self, connection: Connection) -> None:
         connection.broken = True
@@ -181,78 +162,87 @@ class AsyncWire(httpx.AsyncBaseTransport):
         connection.sock.close()
 
     async def _connect(self, origin: Origin, limit: float | None) -> Connection:
-        """Return a new connection, TLS included, to the first address that takes it."""
-        loop = asyncio.get_running_loop()
-        refusals: list[Refusal] = []
-        deadline = None if limit is None else loop.time() + limit
-        addresses = await self._addresses_of(origin, deadline, refusals)
+        """Return a new connection to `origin`, TLS included, within `limit` seconds."""
+        deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+        connection = await self._reach(origin, deadline, limit)
+        if origin.scheme == "https":
+            await self._handshake(connection, deadline, limit)
+        return connection
+
+    async def _reach(self, origin: Origin, deadline: float | None, limit: float | None) -> Connection:
+        """Return a connection to the first address of `origin` that takes one."""
+        time = asyncio.get_running_loop().time
+        failures: list[ConnectFailure] = []
+        addresses = await self._addresses_of(origin, deadline, failures)
         for i, address in enumerate(addresses):
-            # A silent address may not eat the time of those behind it.
-            share = None if deadline is None else loop.time() + (deadline - loop.time()) / (len(addresses) - i)
-            sock = None
+            # An address that does not answer must leave time for those behind it.
+            share = None if deadline is None else time() + (deadline - time()) / (len(addresses) - i)
             try:
-                sock = open_socket(address[0])
-                async with asyncio.timeout_at(share):
-                    await loop.sock_connect(sock, address[1])
-                connection = Connection(sock, origin)
-                self._poller.add(connection.fd, connection.receive)
+                connection = await self._open(origin, address, share)
             except OSError as error:  # TimeoutError is one
-                if sock is not None:
-                    sock.close()
-                refusals.append(Refusal.of(error))
-            except BaseException:
-                if sock is not None:
-                    sock.close()
-                raise
+                failures.append(ConnectFailure.of(error))
             else:
                 self._addresses.worked(origin, address)
-                if origin.scheme == "https":
-                    await self._handshake(connection, deadline, limit)
                 return connection
-        raise connect_error(origin, refusals, limit)
+        raise connect_error(origin, failures, limit)
 
-    async def _addresses_of(self, origin: Origin, deadline: float | None, refusals: list[Refusal]) -> list[Address]:
-        """Return where the origin's name leads; nowhere with a refusal where that is not to be found out in time."""
+    async def _open(self, origin: Origin, address: Address, until: float | None) -> Connection:
+        """Return a connection for `origin` to `address`, the only place that opens one; raises OSError."""
+        sock = open_socket(address[0])
+        try:
+            async with asyncio.timeout_at(until):
+                await asyncio.get_running_loop().sock_connect(sock, address[1])
+            connection = Connection(sock, origin)
+            self._poller.add(connection.fd, connection.receive)
+        except BaseException:
+            sock.close()
+            raise
+        return connection
+
+    async def _addresses_of(
+        self, origin: Origin, deadline: float | None, failures: list[ConnectFailure]
+    ) -> list[Address]:
+        """Return the addresses of the origin's name; none, and a failure more, where they cannot be found in time."""
         known = self._addresses.get(origin)
         if known is not None:
             return known
-        found: list[Address] | Refusal
+        found: list[Address] | ConnectFailure
         try:
             async with asyncio.timeout_at(deadline):
                 found = await self._resolve(origin)
         except TimeoutError as error:
-            found = Refusal.of(error)
+            found = ConnectFailure.of(error)
         if isinstance(found, list):
             return found
-        refusals.append(found)
+        failures.append(found)
         return []
 
-    async def _resolve(self, origin: Origin) -> list[Address] | Refusal:
+    async def _resolve(self, origin: Origin) -> list[Address] | ConnectFailure:
         lookup = self._lookups.get(origin)
         if lookup is None:  # one lookup for all who wait, and none of them cancels it for the others
             lookup = self._lookups[origin] = asyncio.ensure_future(self._look_up(origin))
             lookup.add_done_callback(lambda _: self._lookups.pop(origin))
         return await asyncio.shield(lookup)
 
-    async def _look_up(self, origin: Origin) -> list[Address] | Refusal:
+    async def _look_up(self, origin: Origin) -> list[Address] | ConnectFailure:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
         except OSError as error:
-            return Refusal.of(error)
+            return ConnectFailure.of(error)
         return self._addresses.put(origin, [(family, address) for family, _, _, _, address in found])
 
     async def _handshake(self, connection: Connection, deadline: float | None, limit: float | None) -> None:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 
-        def settle() -> None:
+        def finish() -> None:
             if not done.done():
                 done.set_result(None)
 
         if self._context is None:
             self._context = client_context(self._verify)
-        connection.wake = settle
+        connection.wake = finish
         connection.start_tls(self._context)
         connection.transmit()
         try:
@@ -260,7 +250,7 @@ class AsyncWire(httpx.AsyncBaseTransport):
                 await done
         except TimeoutError as error:
             self._close(connection)
-            raise connect_error(connection.origin, [Refusal.of(error)], limit) from None
+            raise connect_error(connection.origin, [ConnectFailure.of(error)], limit) from None
         except BaseException:
             self._close(connection)
             raise
@@ -282,24 +272,16 @@ class _AsyncCall(Call):
         self._timer: asyncio.TimerHandle | None = None
 
     async def send(self, payload: bytes, *, fresh: bool) -> None:
-        """Send the request and wait until it is answered; a stale connection shows in connection.stale."""
+        """Send the request and wait until its answer is over, or the connection turned out to be stale."""
         if not self.begin(payload, fresh=fresh):
             asyncio.get_running_loop().add_writer(self.connection.fd, self._writable)
-        while not self.answered:
-            await self._wait()
-        if self.arrivals.t_headers is None and not self.connection.stale:
-            self.raise_error()
-
-    async def next_body(self) -> bytes | None:
-        """Return the next body bytes of an ordinary answer, None at its end."""
-        assert self.inbox is not None
-        inbox = self.inbox
-        while not inbox.chunks and not self.over:
-            await self._wait()
-        if inbox.chunks:
-            return inbox.chunks.popleft()
-        self.raise_error()
-        return None
+        while not self.over:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            except asyncio.CancelledError:
+                self.fail(httpx.ReadError("cancelled before the answer was over"))
+                raise
 
     def _writable(self) -> None:
         if self.connection.transmit() and self.connection.fd >= 0:
@@ -309,7 +291,7 @@ class _AsyncCall(Call):
         """As the base says, by a timer: only an answer whose framing does not end with its text costs one."""
         if self._timer is not None:
             self._timer.cancel()
-        left = max((self.arrivals.until or 0) - now(), 0)
+        left = max((self.received.until or 0) - now(), 0)
         self._timer = asyncio.get_running_loop().call_later(left / 1e9, self._end_is_due)
 
     def _end_is_due(self) -> None:
@@ -324,25 +306,3 @@ class _AsyncCall(Call):
             self._timer = None
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        except asyncio.CancelledError:
-            self.fail(httpx.ReadError("cancelled before the answer was over"))
-            raise
-
-
-class _Body(httpx.AsyncByteStream):
-    """An ordinary answer's body for httpx, as it comes."""
-
-    def __init__(self, call: _AsyncCall) -> None:
-        self._call = call
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (data := await self._call.next_body()) is not None:
-            yield data
-
-    async def aclose(self) -> None:
-        self._call.fail(httpx.ReadError("closed before the answer was over"))

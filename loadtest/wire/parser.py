@@ -35,7 +35,7 @@ class AnswerParser:
     """Parses one answer; malformed bytes end up in `error` as a sentence and are never raised.
 
     Framing only: status, headers, de-chunked body, and whether the message is whole. Interim (1xx) answers are skipped
-    and trailers dropped. One parser an answer; `head` tells it that the request was a HEAD.
+    and trailers dropped. Each answer has a parser of its own.
     """
 
     __slots__ = (
@@ -49,7 +49,6 @@ class AnswerParser:
         "error",
         "excess",
         "excessive",
-        "head",
         "headers",
         "headers_done",
         "keep_alive",
@@ -59,8 +58,7 @@ class AnswerParser:
         "status",
     )
 
-    def __init__(self, *, head: bool = False) -> None:
-        self.head = head
+    def __init__(self) -> None:
         self.status: int | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         self.headers_done = False
@@ -263,7 +261,7 @@ class AnswerParser:
         self.chunked = codings[-1:] == [b"chunked"]
         packing += [coding for coding in codings if coding != b"chunked"]
         self.packed = b", ".join(packing).decode("latin-1") or None
-        without = self.head or status in (204, 304)
+        without = status in (204, 304)
         if not self.chunked and not codings and not without:
             length = _length(said[b"content-length"])
             if isinstance(length, str):

@@ -20,7 +20,7 @@ from loadtest.wire.clock import STAMP_SIZE, Ancillary, LagLog, WallClock, stamps
 from loadtest.wire.parser import AnswerParser
 from loadtest.wire.reads import Reads
 
-__all__ = ["Arrivals", "Reads"]
+__all__ = ["Reads", "Received"]
 
 NO_STAMP = bytes(STAMP_SIZE)
 MARK_NS = 50_000_000  # after an end mark the framing's end is waited for so long; most often it comes within 0.2 ms
@@ -32,7 +32,7 @@ UNFINISHED = 4096  # bytes; a line longer than that is looked at when its newlin
 SILENT = (b":", b"event:", b"id:", b"retry:")  # lines of an event stream that hold no data
 
 
-class Arrivals:
+class Received:
     """One request's instants and reads, filled by a wire (or `replay`).
 
     Instants are monotonic ns. t_send, t_headers, t_first_byte and t_end are our own clock's until `reads` has moved them
@@ -72,11 +72,9 @@ class Arrivals:
         "t_resent",
         "t_send",
         "until",
-        "whole",
     )
 
     def __init__(self, live: Callable[[bytes], bool] | None = None, ends: EndMarks | None = None) -> None:
-        self.whole = False  # nobody waits for the headers alone
         self.new_conn = False
         self.t_connect: int | None = None  # TCP (and TLS) ready, where a connection was opened for this request
         self.t_send: int | None = None  # the request's last byte handed to the kernel
@@ -149,10 +147,6 @@ class Arrivals:
         """Whether the connection can carry another request."""
         return self._parser.complete and self._parser.keep_alive and not self._parser.excess
 
-    def expect_no_body(self) -> None:
-        """Take note that the request is a HEAD: the answer ends with its headers."""
-        self._parser.head = True
-
     @property
     def read_count(self) -> int:
         """How many reads there were, those without body bytes included."""
@@ -176,7 +170,7 @@ class Arrivals:
     @property
     def content_seen(self) -> int | None:
         """When content was last handled, as far as `catch_up` has looked; where nobody says what it is, every read."""
-        if (self._live is None and self._content_at is None) or not self.whole:
+        if self._live is None and self._content_at is None:
             return self.last_read
         return None if self._content_at is None else self._handled[self._content_at]
 
@@ -188,7 +182,7 @@ class Arrivals:
             self.t_resent = after
 
     def add(self, data: bytes, ancillary: Ancillary, t: int) -> bool:
-        """Take one read, its ancillary data and its time; True when the shell is to look: headers, end, `until`."""
+        """Take one read, its ancillary data and its time; True when the shell is to look: the end came, or `until`."""
         self._handled.append(t)
         if ancillary:
             self._stamps += ancillary[0][2]
@@ -299,9 +293,9 @@ class Arrivals:
         ends: EndMarks | None = None,
     ) -> tuple[Self, list[tuple[int, bytes]]]:
         """Return what these (ns, bytes) would have made without a socket or stamps, and the reads left over: see `play`."""
-        arrivals = cls(live, ends)
-        arrivals.t_send = t_send
-        return arrivals, arrivals.play(reads, t_eof)
+        received = cls(live, ends)
+        received.t_send = t_send
+        return received, received.play(reads, t_eof)
 
     def play(self, reads: Sequence[tuple[int, bytes]], t_eof: int | None = None) -> list[tuple[int, bytes]]:
         """Feed recorded reads as a wire would, up to this answer's end, and return those of the next answer.
@@ -340,10 +334,10 @@ class Arrivals:
     def _consider(self, body: bytes) -> bool:
         """Take the read just added, whatever it brought."""
         parser, i = self._parser, len(self._ends) - 1
-        t, had_ended, was_marked, had_headers = self._handled[i], self.ended, self.marked, self._headers_at is not None
+        t, had_ended, was_marked = self._handled[i], self.ended, self.marked
         if i == 0:
             self.t_first_byte = t
-        if not had_headers and parser.headers_done:
+        if self._headers_at is None and parser.headers_done:
             self._headers_at, self.t_headers = i, t
         if body and self._live is not None and self._live(body):
             self._live, self._content_at = None, i
@@ -351,9 +345,7 @@ class Arrivals:
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
-        if self.ended != had_ended or (parser.headers_done != had_headers and not self.whole):
-            return True
-        return self.marked is not was_marked
+        return self.ended != had_ended or self.marked is not was_marked
 
     def _look(self, body: bytes) -> bytes | tuple[()]:
         """Ask of lines that hold a needle what they say of the answer's end; return what may pass from now on: _like."""
@@ -397,7 +389,7 @@ class Arrivals:
     def forsake(self) -> None:
         """Tell nobody of what comes from here on; of a request that never left, nothing ever came.
 
-        Whoever is told holds these arrivals as a rule: a circle, and the driver has collection switched off.
+        Whoever is told holds this object as a rule: a circle, and the driver has collection switched off.
         """
         self._live = None
 

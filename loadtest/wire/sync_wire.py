@@ -1,4 +1,4 @@
-"""The blocking shell: the same requests and arrivals as AsyncWire, for threads and (with a waiter) greenlets."""
+"""The blocking shell: the same requests and answers as AsyncWire, for threads and (with a waiter) greenlets."""
 
 from __future__ import annotations
 
@@ -7,23 +7,17 @@ import os
 import select
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, Self
 
 import httpx
 
+from loadtest.metrics import NS_PER_S
+from loadtest.wire.address import Address, Addresses, ConnectFailure, Origin, connect_error, open_socket
+from loadtest.wire.call import Call
 from loadtest.wire.clock import now
-from loadtest.wire.connection import (
-    Address,
-    Addresses,
-    Connection,
-    Origin,
-    Refusal,
-    Timeouts,
-    connect_error,
-    open_socket,
-)
-from loadtest.wire.pool import Call, Order, Pool
+from loadtest.wire.connection import Connection, Pool
+from loadtest.wire.order import Order, Timeouts
 from loadtest.wire.tls import Verify, client_context
 
 LOOK = 250_000_000  # ns between two looks for an answer while the server takes no more of the request
@@ -77,11 +71,10 @@ def _ready(poll: select.poll, deadline: Deadline) -> bool:
     return False
 
 
-class SyncWire(httpx.BaseTransport):
-    """An HTTP/1.1 transport without a limit on connections, for `httpx.Client(transport=wire)`.
+class SyncWire:
+    """AsyncWire for callers that block: threads, which may share it, or greenlets.
 
-    As AsyncWire, blocking. It has no loop, hence no heartbeat: who waits otherwise than blocking its
-    own thread measures its own lag. Threads may share it.
+    It has no loop and hence no heartbeat: whoever waits otherwise than by blocking a thread measures lag elsewhere.
     """
 
     def __init__(
@@ -104,34 +97,29 @@ class SyncWire(httpx.BaseTransport):
         for _ in range(count - self._pool.count(origin)):
             self._pool.park(self._connect(origin, self.timeouts.connect))
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send `request` and return its response at the headers; raises httpx's TransportErrors."""
-        request.read()
-        order = Order.ordinary(request)
-        body = _Body(self._call(order))
-        status, headers = order.arrivals.status or 0, order.arrivals.headers
-        return httpx.Response(status, headers=headers, stream=body, extensions={"http_version": b"HTTP/1.1"})
-
     def fetch(self, order: Order) -> None:
         """Send `order` and wait until its answer is over; raises as AsyncWire.fetch does."""
-        order.arrivals.whole = True
-        self._call(order).raise_error()
-
-    def _call(self, order: Order) -> _SyncCall:
-        """Send `order` over a connection that carries it, and wait until it is answered."""
-        arrivals = order.arrivals
+        received = order.received
         connection = self._take(order.origin)
         fresh = connection is None
         while True:
             if connection is None:
                 connection = self._connect(order.origin, (order.limits or self.timeouts).connect)
-                arrivals.new_conn, arrivals.t_connect = True, now()
-            call = _SyncCall(order, connection, self.timeouts, release=self._pool.release, waiter=self._waiter)
+                received.new_conn, received.t_connect = True, now()
+            call = _SyncCall(order, connection, self.timeouts, release=self._release, waiter=self._waiter)
             call.send(order.payload, fresh=fresh)
             if not connection.stale:
-                return call
-            connection, fresh = None, True  # closed by the server before it saw this request: once more, on a new one
-            arrivals.t_send = arrivals.t_send or now()
+                call.raise_error()
+                return
+            # The server had closed this connection before it saw the request, which goes once more, over a new one.
+            connection, fresh = None, True
+            received.t_send = received.t_send or now()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _take(self, origin: Origin) -> Connection | None:
         while (connection := self._pool.take(origin)) is not None:
@@ -140,6 +128,9 @@ class SyncWire(httpx.BaseTransport):
                 return connection
             self._close(connection)
         return None
+
+    def _release(self, call: Call) -> None:
+        self._pool.release(call.connection, reusable=call.received.reusable)
 
     def _close(self, connection: Connection) -> None:
         connection.broken = True
@@ -150,46 +141,48 @@ class SyncWire(httpx.BaseTransport):
         connection.sock.close()
 
     def _connect(self, origin: Origin, limit: float | None) -> Connection:
-        """Return a new connection, TLS included, to the first address that takes it."""
-        refusals: list[Refusal] = []
-        deadline = float("inf") if limit is None else now() + limit * 1e9
+        """Return a new connection to `origin`, TLS included, within `limit` seconds."""
+        deadline = float("inf") if limit is None else now() + limit * NS_PER_S
+        connection = self._reach(origin, deadline, limit)
+        if origin.scheme == "https":
+            self._handshake(connection, deadline, limit)
+        return connection
+
+    def _reach(self, origin: Origin, deadline: float, limit: float | None) -> Connection:
+        """Return a connection to the first address of `origin` that takes one."""
+        failures: list[ConnectFailure] = []
         try:
             addresses = self._resolve(origin)
         except OSError as error:
-            raise connect_error(origin, [Refusal.of(error)], limit) from None
+            raise connect_error(origin, [ConnectFailure.of(error)], limit) from None
         for i, address in enumerate(addresses):
-            # A silent address may not eat the time of those behind it.
+            # An address that does not answer must leave time for those behind it.
             share = now() + (deadline - now()) / (len(addresses) - i)
-            sock = None
             try:
-                sock = open_socket(address[0])
-                self._dial(sock, address, share)
+                connection = self._open(origin, address, share)
             except OSError as error:
-                if sock is not None:
-                    sock.close()
-                refusals.append(Refusal.of(error))
-            except BaseException:
-                if sock is not None:
-                    sock.close()
-                raise
+                failures.append(ConnectFailure.of(error))
             else:
                 self._addresses.worked(origin, address)
-                connection = Connection(sock, origin)
-                if origin.scheme == "https":
-                    self._handshake(connection, deadline, limit)
                 return connection
-        raise connect_error(origin, refusals, limit)
+        raise connect_error(origin, failures, limit)
 
-    def _dial(self, sock: socket.socket, address: Address, until: float) -> None:
-        """Connect `sock`; raises OSError, TimeoutError among them."""
-        code = sock.connect_ex(address[1])
-        if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-            if not self._waiter.writable(sock.fileno(), lambda: until):
-                raise TimeoutError
-            self._waiter.forget(sock.fileno())
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            raise OSError(code, os.strerror(code))
+    def _open(self, origin: Origin, address: Address, until: float) -> Connection:
+        """Return a connection for `origin` to `address`, the only place that opens one; raises OSError."""
+        sock = open_socket(address[0])
+        try:
+            code = sock.connect_ex(address[1])
+            if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+                if not self._waiter.writable(sock.fileno(), lambda: until):
+                    raise TimeoutError
+                self._waiter.forget(sock.fileno())
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, os.strerror(code))
+        except BaseException:
+            sock.close()
+            raise
+        return Connection(sock, origin)
 
     def _resolve(self, origin: Origin) -> list[Address]:
         known = self._addresses.get(origin)
@@ -207,7 +200,7 @@ class SyncWire(httpx.BaseTransport):
             assert connection.tls is not None
             while not connection.tls.ready and not connection.broken:
                 if not self._waiter.pump(connection.fd, connection.receive, lambda: deadline):
-                    raise connect_error(connection.origin, [Refusal(slow=True, why="")], limit)
+                    raise connect_error(connection.origin, [ConnectFailure(slow=True, why="")], limit)
             if not connection.tls.ready:
                 why = connection.error or "the server closed the connection during the TLS handshake"
                 raise httpx.ConnectError(f"cannot connect to {connection.origin}: {why}")
@@ -232,26 +225,13 @@ class _SyncCall(Call):
         self._waiter = waiter
 
     def send(self, payload: bytes, *, fresh: bool) -> None:
-        """Send the request and wait until it is answered; a stale connection shows in connection.stale."""
+        """Send the request and wait until its answer is over, or the connection turned out to be stale."""
         sent = self.begin(payload, fresh=fresh)
         while not sent and not self.over:
             self._wait(self._write)
             sent = self.over or self.connection.transmit()
-        while not self.answered:
+        while not self.over:
             self._wait(self._read)
-        if self.arrivals.t_headers is None and not self.connection.stale:
-            self.raise_error()
-
-    def next_body(self) -> bytes | None:
-        """Return the next body bytes of an ordinary answer, None at its end."""
-        assert self.inbox is not None
-        inbox = self.inbox
-        while not inbox.chunks and not self.over:
-            self._wait(self._read)
-        if inbox.chunks:
-            return inbox.chunks.popleft()
-        self.raise_error()
-        return None
 
     def _write(self) -> bool:
         """Wait to send more, looking now and then whether the server has answered already."""
@@ -260,11 +240,7 @@ class _SyncCall(Call):
         return ready or self.connection.receive()
 
     def _read(self) -> bool:
-        step = self.connection.receive if self.inbox is None else self._step
-        return self._waiter.pump(self.connection.fd, step, self._until)
-
-    def _step(self) -> bool:
-        return self.connection.receive() or (self.inbox is not None and bool(self.inbox.chunks))
+        return self._waiter.pump(self.connection.fd, self.connection.receive, self._until)
 
     def _until(self) -> float:
         return self.deadline[0]
@@ -277,17 +253,3 @@ class _SyncCall(Call):
             raise
         if not in_time:
             self.check(now())
-
-
-class _Body(httpx.SyncByteStream):
-    """An ordinary answer's body for httpx, as it comes."""
-
-    def __init__(self, call: _SyncCall) -> None:
-        self._call = call
-
-    def __iter__(self) -> Iterator[bytes]:
-        while (data := self._call.next_body()) is not None:
-            yield data
-
-    def close(self) -> None:
-        self._call.fail(httpx.ReadError("closed before the answer was over"))

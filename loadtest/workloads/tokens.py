@@ -1,7 +1,7 @@
-"""How many tokens a text has: tiktoken's count where its ranks can be had, else an estimate; and the server's own count.
+"""How many tokens a text has: tiktoken's count where its ranks are available, else an estimate; and how the server counts.
 
-tiktoken fetches its ranks without a time limit when they are not in its cache. So the cache is looked into first, what
-is missing is fetched here with a limit, and tiktoken is asked only once the ranks lie where it looks.
+tiktoken fetches ranks that are not in its cache without a time limit. So loadtest looks into the cache first, fetches
+missing ranks itself within a limit, and asks tiktoken only once they lie in the cache.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class Counter:
 
     def count(self, text: str) -> int:
         """Return the number of tokens in `text`; text that looks like a special token counts as text."""
-        return estimate(text) if self.encoder is None else len(self.encoder.encode_ordinary(text))
+        return estimate_tokens(text) if self.encoder is None else len(self.encoder.encode_ordinary(text))
 
 
 _PIECES = re.compile(r"[^\W\d_]+|\d{1,3}|[^\w\s]+|_+|\n+")
 LETTERS_PER_EXTRA_TOKEN = 8  # a word of up to eight letters is about one token, and each further eight one more
 
 
-def estimate(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """Return about how many tokens a modern BPE vocabulary (100k entries and more) makes of `text`.
 
     English prose comes out within about a tenth of cl100k_base. Scripts without spaces between words, and letters
@@ -131,7 +131,9 @@ def _tiktoken(ranks: Ranks) -> Counter:
     encoding = _loaded.get(ranks.encoding)
     if encoding is None:
         encoding = _loaded[ranks.encoding] = tiktoken.get_encoding(ranks.encoding)
-        registry.ENCODINGS.pop(ranks.encoding, None)  # it keeps 40 MB for good; ours end with the run
+        registry.ENCODINGS.pop(
+            ranks.encoding, None
+        )  # tiktoken's registry would keep 40 MB for good; ours are freed with the run
     return Counter(f"tiktoken {ranks.encoding}", encoding)
 
 
@@ -190,25 +192,25 @@ MOST_TOKENS_PER_TOKEN = 16  # a vocabulary of little more than letters makes fiv
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class TokenFit:
     """How the server's prompt_tokens follow from our count of the text: overhead + ratio × ours.
 
     The overhead is the chat template with its BOS, the ratio the difference of the two vocabularies. Without a
-    calibration lengths are those of the text alone.
+    fit lengths are those of the text alone.
     """
 
     overhead: float = 0.0  # tokens
     ratio: float = 1.0  # server's tokens per token of ours
 
     @classmethod
-    def fit(cls, points: Sequence[tuple[int, int]], context: int | None = None) -> Calibration:
+    def fit(cls, points: Sequence[tuple[int, int]], context: int | None = None) -> TokenFit:
         """Fit to (our count, server's prompt_tokens) pairs: a line through the mean of the shortest and of the longest.
 
-        Pairs that the context cut are left out: see whole. Pairs of one length cannot tell overhead from ratio: what is
+        Pairs that the context cut are left out: see uncut. Pairs of one length cannot tell overhead from ratio: what is
         above our count is then taken for overhead. Pairs that make no line (a server that leaves cached tokens out) are
-        refused: the result is Calibration(), which changes nothing.
+        refused: the result is TokenFit(), which changes nothing.
         """
-        points = whole(points, context)
+        points = uncut(points, context)
         if not points:
             return cls()
         short, long = min(points)[0], max(points)[0]
@@ -227,11 +229,11 @@ class Calibration:
         return max(1, round((server - self.overhead) / self.ratio))
 
 
-def whole(points: Sequence[tuple[int, int]], context: int | None = None) -> list[tuple[int, int]]:
+def uncut(points: Sequence[tuple[int, int]], context: int | None = None) -> list[tuple[int, int]]:
     """Return the (our count, server's count) pairs whose prompts were not cut to the server's context.
 
-    Cut is what reaches the context or stays a token below it. Where the context is not known: two lengths with one count,
-    and the longest of three or more that is well below the line through the shorter ones.
+    A prompt was cut if its count reaches the context or is one token below. Where the context is not known, prompts were cut
+    if two lengths have one count, or if the longest of three or more lies well below the line through the shorter ones.
     """
     if context is None:
         most = max((server for _, server in points), default=0)

@@ -1,7 +1,7 @@
 """Recorded arrivals: a file that says when each request is due, and how long it is where it says that.
 
-Traces come as an instant a line, as CSV and as JSON lines, from programs of many kinds: what can be understood is read,
-everything else is named by file, line and column.
+Traces come as one instant per line, as CSV and as JSON lines, from many programs. What cannot be understood is named by
+file, line and column.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import json
 import math
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S
-from loadtest.scenario import MOST_REQUESTS, MOST_S, TOKENS, Scenario, read_text, said, stamp, whole
+from loadtest.scenario import MOST_REQUESTS, MOST_S, TOKENS, Level, Scenario, read_text, said, stamp, whole
 
 MOST_BYTES = 1 << 30
 
@@ -38,7 +38,7 @@ class Trace:
     offsets: array[int]
     input_tokens: array[int] | None = None
     output_tokens: array[int] | None = None
-    empty_answers: int = 0  # requests that the file gives no output token: they ask for one
+    empty_answers: int = 0  # requests with 0 output tokens in the file: they ask for 1
 
     @classmethod
     def read(cls, path: Path) -> Trace:
@@ -48,13 +48,21 @@ class Trace:
         output_tokens where there are lengths, under the names that the Azure, Mooncake and BurstGPT traces have for
         them. The first instant is the level's start. A file that has not changed is read once.
         """
-        return _read(path, stamp(path))
+        return _read_trace(path, stamp(path))
 
     @property
     def longest(self) -> int:
         """The most tokens, prompt and answer, that the file says of one request; 0 where it says no lengths."""
         said = [lengths for lengths in (self.input_tokens, self.output_tokens) if lengths is not None]
         return max(map(sum, zip(*said, strict=True)), default=0)
+
+    def with_lengths(self, level: Level, i: int) -> Level:
+        """Return a level with the lengths of the i-th request."""
+        return replace(
+            level,
+            input_tokens=level.input_tokens if self.input_tokens is None else self.input_tokens[i],
+            output_tokens=level.output_tokens if self.output_tokens is None else self.output_tokens[i],
+        )
 
     def notes(self, scenario: Scenario) -> list[str]:
         """Return what a user should know of this trace before it is sent, a sentence each."""
@@ -75,7 +83,7 @@ class Trace:
 @functools.lru_cache(
     maxsize=1
 )  # it is asked for before anything is sent and again by the workload; a pipe is read once
-def _read(path: Path, _: tuple[int, ...]) -> Trace:
+def _read_trace(path: Path, _: tuple[int, ...]) -> Trace:
     lines = read_text(path, "trace", most=MOST_BYTES).split("\n")
     rows = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
@@ -91,7 +99,7 @@ def _read(path: Path, _: tuple[int, ...]) -> Trace:
         where = f"the trace {path}, line {number},"
         _add_instant(times, row, where)
         for lengths, names, least in ((inputs, INPUTS, 1), (outputs, OUTPUTS, 0)):
-            length = _length(row, names, least, where)
+            length = _row_length(row, names, least, where)
             if length is None:
                 bare.setdefault(names[0], number)
             else:
@@ -105,7 +113,7 @@ def _read(path: Path, _: tuple[int, ...]) -> Trace:
 
 def _add_instant(times: array[float], row: dict[str, Any], where: str) -> None:
     """Take one arrival of a trace."""
-    times.append(_seconds(row, where))
+    times.append(_row_seconds(row, where))
     if len(times) > 1 and times[-1] < times[-2]:
         raise ScenarioError(f"{where} is earlier than the one before it; sort the trace by time.")
     if times[-1] - times[0] > MOST_S:
@@ -115,7 +123,7 @@ def _add_instant(times: array[float], row: dict[str, Any], where: str) -> None:
         )
 
 
-def _length(row: dict[str, Any], names: Sequence[str], least: int, where: str) -> int | None:
+def _row_length(row: dict[str, Any], names: Sequence[str], least: int, where: str) -> int | None:
     """Return a row's length, None where it has none."""
     name = next((name for name in names if row.get(name) not in (None, "")), None)
     if name is None:
@@ -157,7 +165,7 @@ def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[in
 
 
 def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    names, delimiter = _head(path, rows[0])
+    names, delimiter = _column_names(path, rows[0])
     if names is None:
         names = ["t"]
     else:
@@ -172,7 +180,7 @@ def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int
         raise ScenarioError(f"the trace {path}, line {rows[cells.line_num - 1][0]}, is not CSV: {error}.") from None
 
 
-def _head(path: Path, first: tuple[int, str]) -> tuple[list[str] | None, str]:
+def _column_names(path: Path, first: tuple[int, str]) -> tuple[list[str] | None, str]:
     """Return the names of a CSV file's columns, None where it has one column without a name; and what is between them."""
     found: list[str] = []
     for delimiter in DELIMITERS:
@@ -190,7 +198,7 @@ def _head(path: Path, first: tuple[int, str]) -> tuple[list[str] | None, str]:
     )
 
 
-def _seconds(row: dict[str, Any], where: str) -> float:
+def _row_seconds(row: dict[str, Any], where: str) -> float:
     """Return the instant of a row: seconds, milliseconds in a Mooncake trace, or a date and time."""
     name = next((name for name in TIMES if name in row), None)
     given = None if name is None else row[name]
@@ -201,13 +209,13 @@ def _seconds(row: dict[str, Any], where: str) -> float:
     except OverflowError:
         seconds = math.inf
     except ValueError:
-        seconds = _date(str(given), name, where)
+        seconds = _date_seconds(str(given), name, where)
     if not math.isfinite(seconds):
         raise ScenarioError(f"{where} has {said(given)} for an instant (column {name}); give seconds.")
     return seconds / 1e3 if any(name in row for name in MILLISECONDS) else seconds
 
 
-def _date(text: str, name: str | None, where: str) -> float:
+def _date_seconds(text: str, name: str | None, where: str) -> float:
     try:
         moment = datetime.datetime.fromisoformat(text.strip())
         return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()

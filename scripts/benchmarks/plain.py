@@ -105,23 +105,21 @@ async def with_aiohttp(task: Task, seen: Seen) -> None:
         await asyncio.gather(*(user(session, number) for number in range(task.streams)))
 
 
-def _decoded(task: Task, seen: Seen, wall: Any, all_arrivals: list[Any]) -> None:
-    """Turn raw arrivals into what was seen, once all is over: that is not the wire's cost."""
+def _decoded(task: Task, seen: Seen, wall: Any, all_received: list[Any]) -> None:
+    """Turn what the wires received into what was seen, once all is over: that is not the wire's cost."""
     from loadtest.dialects import OllamaChat, OpenAIChat
     from loadtest.measure.request import decode
 
     dialect = (OpenAIChat if task.path.startswith("/v1") else OllamaChat)("llama3.2:1b")
     done = seen.done_ns
-    for arrivals in all_arrivals:
-        reads = arrivals.reads(wall)
-        seen.add(arrivals.t_send or 0, [reads.t[i] for i in decode(dialect, reads).read_of])
+    for received in all_received:
+        reads = received.reads(wall)
+        seen.add(received.t_send or 0, [reads.t[i] for i in decode(dialect, reads).read_of])
     seen.done_ns = done
 
 
 async def with_wire(task: Task, seen: Seen) -> None:
-    """This project's transport on asyncio, and nothing above it."""
-    import httpx
-
+    """This project's wire on asyncio, and nothing above it."""
     from loadtest.wire import AsyncWire, Order, Posts, keeper
 
     kept = []
@@ -129,12 +127,12 @@ async def with_wire(task: Task, seen: Seen) -> None:
     async def user(wire: AsyncWire, orders: list[Order]) -> None:
         for order in orders:
             await wire.fetch(order)
-            kept.append(order.arrivals)
+            kept.append(order.received)
             seen.done_ns = time.perf_counter_ns()
 
     with keeper():
-        async with AsyncWire() as wire, httpx.AsyncClient(transport=wire, timeout=None) as client:
-            plan = _orders(task, Posts(client, task.url))
+        async with AsyncWire() as wire:
+            plan = _orders(task, Posts(task.url))
             await wire.prepare(task.url, task.streams)
             gc.collect()
             gc.disable()
@@ -143,9 +141,8 @@ async def with_wire(task: Task, seen: Seen) -> None:
 
 
 def with_wire_gevent(task: Task, seen: Seen) -> None:
-    """This project's transport on gevent's hub, and nothing above it."""
+    """This project's wire on gevent's hub, and nothing above it."""
     import gevent
-    import httpx
 
     from loadtest.users.gevent_hub import GeventWaiter
     from loadtest.wire import Order, Posts, SyncWire, WallClock, keeper
@@ -155,13 +152,13 @@ def with_wire_gevent(task: Task, seen: Seen) -> None:
     def user(wire: SyncWire, orders: list[Order]) -> None:
         for order in orders:
             wire.fetch(order)
-            kept.append(order.arrivals)
+            kept.append(order.received)
             seen.done_ns = time.perf_counter_ns()
 
     wall = WallClock()
     wire = SyncWire(waiter=GeventWaiter())
-    with keeper(), httpx.Client(transport=wire, timeout=None) as client:
-        plan = _orders(task, Posts(client, task.url))
+    with keeper():
+        plan = _orders(task, Posts(task.url))
         wire.prepare(task.url, task.streams)
         gc.collect()
         gc.disable()
@@ -172,11 +169,11 @@ def with_wire_gevent(task: Task, seen: Seen) -> None:
 
 def _orders(task: Task, posts: Any) -> list[list[Any]]:
     """Return each stream's requests, built before the clock."""
-    from loadtest.wire import Arrivals
+    from loadtest.wire import Received
 
     return [
         [
-            posts.order(task.path, json.dumps(task.body(number * task.requests + turn)).encode(), Arrivals())
+            posts.order(task.path, json.dumps(task.body(number * task.requests + turn)).encode(), Received())
             for turn in range(task.requests)
         ]
         for number in range(task.streams)

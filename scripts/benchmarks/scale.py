@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-import made_runs  # noqa: E402
+from support import made_runs  # noqa: E402
 from support.virtual_runs import Load, play  # noqa: E402
 
 from loadtest.records import Record  # noqa: E402

@@ -328,6 +328,22 @@ for label, value in (("2^64-1", 2**64 - 1), ("minus one", -1), ("a word", "soon"
         level=ANY,
     )
 
+row = rows("text said again")
+row(
+    "every piece repeats all text before it",
+    lambda w, n: slow(w, *(w.token(TEXT[: 3 * upto]) for upto in (1, 2, 3)), w.token(TEXT + "t3 "), w.end(output=4)),
+    outcome="ok",
+    chunks=4,
+    doubts="repeats all text before it",
+)
+row(
+    "every piece is sent twice",
+    lambda w, n: slow(w, *(part for part in w.tokens(5) for _ in range(2)), w.end(output=5)),
+    outcome="ok",
+    chunks=10,
+    doubts="sent twice",
+)
+
 row = rows("server stamps")
 for label, value in (
     ("year one", b'"0001-01-01T00:00:00Z"'),

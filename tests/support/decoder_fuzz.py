@@ -202,7 +202,7 @@ def check(dialect: Dialect, body: bytes, rng: random.Random) -> None:
     assert all(count is None or (type(count) is int and 0 <= count < 2**33) for count in counts), counts
     orjson.dumps([ending, events.answer, events.said, events.created])
     for line in body.split(b"\n"):
-        ends.read(line)
+        ends.end_said_by(line)
 
 
 def main(count: int, seed: int) -> None:

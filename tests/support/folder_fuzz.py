@@ -194,23 +194,23 @@ def read_all(path: Path, sound: Analysis, *, charts: bool = False, advise: bool 
 def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
     from loadtest.analyse.charts import advice as chart
     from loadtest.analyse.reports import advice_report as words
-    from loadtest.analyse.server.memory import memory
-    from loadtest.analyse.whatif import advise as work
-    from loadtest.analyse.whatif.predict import Model
+    from loadtest.analyse.server.memory import memory_by_slots
+    from loadtest.analyse.whatif import slot_advice as work
+    from loadtest.analyse.whatif.predict import ServerModel
 
-    group = work.busiest(found.run)
+    group = work.longest_series(found.run)
     if group is None:
         return
     kind = (found.run.facts.get("server") or {}).get("kind")
     try:
         work.require_slots(found.slots, group)
-        model = Model.of(found.run, found.slots, found.steps)
-        said = work.advise(
+        model = ServerModel.of(found.run, found.slots, found.steps)
+        said = work.advise_slots(
             work.narrowed(model, found.run, group.levels),
             group,
             found.summary["levels"],
             kind=kind,
-            memory=memory(found.run, found.slots),
+            memory=memory_by_slots(found.run, found.slots),
             gpu_bytes=8e10,
         )
     except LoadTestError:

@@ -94,8 +94,8 @@ def examine(seed: int) -> Row:
     played = play(truth.timing, truth.loads(), slots=truth.slots, seed=seed, says=truth.says, lifo=truth.lifo)
     with tempfile.TemporaryDirectory() as folder:
         run = frames.load(played.write(Path(folder, "run")))
-    found = slots.estimate(run)
-    measured = steps.measure(run, found)
+    found = slots.estimate_slots(run)
+    measured = steps.measure_steps(run, found)
     law, prefill = measured.law, measured.prefill
     exact = found.estimate == truth.slots
     least = found.estimate is not None and found.estimate <= truth.slots
@@ -103,7 +103,7 @@ def examine(seed: int) -> Row:
     reason = "" if law is not None else f"no law: {measured.law_reason}"
     try:
         if found.limit:  # slots unknown: nothing past them can be told
-            predicted = predict.Model.of(run, found, measured).closed(truth.untried)
+            predicted = predict.ServerModel.of(run, found, measured).closed(truth.untried)
             seen = true_ttft(truth, seed)
             p50 = predicted.figure("ttft_s", "p50") / float(np.quantile(seen, 0.5)) - 1
             p95 = predicted.figure("ttft_s", "p95") / float(np.quantile(seen, 0.95)) - 1

@@ -19,7 +19,7 @@ import numpy as np
 from loadtest import slo
 from loadtest.analyse.figures.goodput import goodput
 from loadtest.analyse.figures.rates import flow, throughput
-from loadtest.analyse.run.frames import BoolArray, FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import load as read
 from loadtest.analyse.run.offered_load import per_second
 from loadtest.simulate.timing import StepLaw, Timing

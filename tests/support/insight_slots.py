@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from loadtest.analyse.run import frames
+from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import slots, waits
 from loadtest.records import Outcome
@@ -152,7 +153,7 @@ def expected(drawn: Drawn, played: Played) -> str:
     return best
 
 
-def _union(spans: frames.FloatArray) -> float:
+def _union(spans: FloatArray) -> float:
     """Return the length covered by spans (rows: start, end)."""
     total, reached = 0.0, -np.inf
     for start, end in sorted(map(tuple, spans)):
@@ -167,7 +168,7 @@ def examine(seed: int) -> Row:
     played = made(drawn, seed)
     with tempfile.TemporaryDirectory() as folder:
         run = frames.load(played.write(Path(folder, "run")))
-    found = slots.estimate(run)
+    found = slots.estimate_slots(run)
     return Row(seed, drawn, found, expected(drawn, played), slot_wait_errors(run, found, played))
 
 
@@ -177,7 +178,7 @@ def slot_wait_errors(run: Run, found: slots.Slots, played: Played) -> tuple[floa
         return ()
     streams = [played.streams[i] for i in run.requests["id"]]
     truth = np.array([(s.slot_won - s.scheduled) / 1e9 for s in streams])  # type: ignore[operator]
-    slot = waits.split(run, found).slot
+    slot = waits.split_waits(run, found).slot
     known = np.isfinite(slot)
     if not known.any():
         return ()

@@ -17,6 +17,7 @@ from loadtest.scenario import Scenario
 RECORDED = Path(__file__).parent.parent / "runs"
 MS = 1_000_000  # ns
 WALL = 1_750_000_000_000_000_000
+CLOCK = Clock(monotonic_ns=5_000_000_000, wall_ns=WALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +181,11 @@ def write(
 ) -> Path:
     """Write a run folder of these records; `facts` are laid over a plausible run.json."""
     folder = RunFolder.create(path)
-    clock = Clock(monotonic_ns=5_000_000_000, wall_ns=WALL)
-    writer = folder.record_writer(clock)
+    writer = folder.record_writer(CLOCK)
     for record in records:
         writer.write(record)
     writer.close()
-    sampler = folder.sample_writer(clock, source="driver")
+    sampler = folder.sample_writer(CLOCK, source="driver")
     for sample in samples:
         sampler.write(sample)
     sampler.close()

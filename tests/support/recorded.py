@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.dialects import Dialect, OllamaChat, OllamaGenerate, OpenAIChat, OpenAICompletions
-from loadtest.measure.request import Exchange
+from loadtest.measure.request import Request
 from loadtest.records import Clock, Record
-from loadtest.workloads.synthetic import Job
+from loadtest.workloads.job import Job
 
 STREAMS = Path(__file__).parent.parent / "streams"
 EOF = "!EOF"
@@ -56,17 +56,17 @@ def job() -> Job:
     return Job(id=3, level=1, seed=42, prompt="nonce 0 load test", input_tokens=16, output_tokens=12)
 
 
-def exchange(dialect: Dialect, **how: Any) -> Exchange:
+def request(dialect: Dialect, **how: Any) -> Request:
     """Return one that was due 1 ms before it was sent."""
-    made = Exchange(job(), dialect, ANCHOR, T_SEND - 1_000_000, **how)
-    made.arrivals.t_send = T_SEND
+    made = Request(job(), dialect, ANCHOR, T_SEND - 1_000_000, **how)
+    made.received.t_send = T_SEND
     return made
 
 
 def replay(dialect: Dialect, reads: Reads, t_eof: int | None, **how: Any) -> tuple[Record, Reads]:
     """Return the Record of the first answer in these reads, and the reads left over."""
-    made = exchange(dialect, **how)
-    left = made.arrivals.play(reads, t_eof)
+    made = request(dialect, **how)
+    left = made.received.play(reads, t_eof)
     return made.finish(), left
 
 

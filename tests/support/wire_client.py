@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from loadtest.dialects.base import EndMarks
-from loadtest.wire import Arrivals, AsyncWire, Order, SyncWire, Timeouts
-from loadtest.wire.connection import Addresses
+from loadtest.wire import AsyncWire, Order, Received, SyncWire, Timeouts
+from loadtest.wire.address import Addresses
 from loadtest.wire.poller import Poller
 
 T = TypeVar("T")
@@ -39,9 +39,9 @@ def run(kind: str, main: Coroutine[Any, Any, T]) -> T:
 
 @dataclass
 class Got:
-    """What became of one request with arrivals."""
+    """What became of one request and of what was received."""
 
-    arrivals: Arrivals = field(default_factory=Arrivals)
+    received: Received = field(default_factory=Received)
     error: httpx.TransportError | None = None
 
 
@@ -49,29 +49,39 @@ def ask(
     kind: str,
     *requests: httpx.Request,
     addresses: Addresses | None = None,
-    arrivals: Arrivals | None = None,
+    received: Received | None = None,
     ends: EndMarks | None = None,
+    limits: Timeouts | None = None,
     **options: Any,
 ) -> list[Got]:
-    """Have requests measured one after the other over one wire, each to its end; `arrivals` are the first one's.
+    """Have requests measured one after the other over one wire, each to its end; `received` is the first one's.
 
-    With `ends` all the others' arrivals look for these.
+    With `ends` all the others look for these.
     """
     options.setdefault("timeouts", PATIENT)
     if kind == "gevent":
         waiter = gevent_waiter()
         try:
-            return ask("sync", *requests, addresses=addresses, arrivals=arrivals, ends=ends, waiter=waiter, **options)
+            return ask(
+                "sync",
+                *requests,
+                addresses=addresses,
+                received=received,
+                ends=ends,
+                limits=limits,
+                waiter=waiter,
+                **options,
+            )
         finally:
             waiter.close()
     wire = SyncWire(**options) if kind == "sync" else AsyncWire(**options)
     wire._addresses = addresses or wire._addresses
-    got = [Got(arrivals if arrivals is not None and i == 0 else Arrivals(ends=ends)) for i in range(len(requests))]
+    got = [Got(received if received is not None and i == 0 else Received(ends=ends)) for i in range(len(requests))]
     if isinstance(wire, SyncWire):
         with wire:
             for request, one in zip(requests, got, strict=True):
                 try:
-                    wire.fetch(Order.measured(request, one.arrivals))
+                    wire.fetch(Order.of(request, one.received, limits))
                 except httpx.TransportError as error:
                     one.error = error
         return got
@@ -80,7 +90,7 @@ def ask(
         async with wire:
             for request, one in zip(requests, got, strict=True):
                 try:
-                    await wire.fetch(Order.measured(request, one.arrivals))
+                    await wire.fetch(Order.of(request, one.received, limits))
                 except httpx.TransportError as error:
                     one.error = error
 
@@ -95,19 +105,6 @@ def gevent_waiter() -> Any:
         from loadtest.users.gevent_hub import GeventWaiter
 
     return GeventWaiter()
-
-
-def get(kind: str, *requests: httpx.Request, timeout: float = 5, **options: Any) -> list[httpx.Response]:
-    """Send ordinary requests one after the other over one wire."""
-    if kind == "sync":
-        with httpx.Client(transport=SyncWire(**options), timeout=timeout) as client:
-            return [client.send(request) for request in requests]
-
-    async def main() -> list[httpx.Response]:
-        async with httpx.AsyncClient(transport=AsyncWire(**options), timeout=timeout) as client:
-            return [await client.send(request) for request in requests]
-
-    return run(kind, main())
 
 
 class Echo:

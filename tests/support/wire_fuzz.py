@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from loadtest.dialects import Dialect
 from loadtest.dialects.base import End, EndMarks
 from loadtest.measure.request import decode
-from loadtest.wire import Arrivals
+from loadtest.wire import Received
 from support.recorded import DIALECTS, STREAMS, load
 
 SPLICES = [
@@ -78,24 +78,24 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 def seen(dialect: Dialect, data: bytes, cuts: list[int], *, decoding: bool) -> Seen:
     """Feed `data` cut at `cuts`, and the connection's end; events follow from the body, so not every case decodes it."""
-    arrivals = Arrivals(ends=ENDS)
+    received = Received(ends=ENDS)
     for t, (begin, end) in enumerate(zip([0, *cuts], [*cuts, len(data)], strict=True)):
-        if begin < end and not arrivals.ended:
-            arrivals.add(data[begin:end], [], t)
-    arrivals.eof(len(cuts) + 1)
-    assert arrivals.ended
-    reads = arrivals.reads()
+        if begin < end and not received.ended:
+            received.add(data[begin:end], [], t)
+    received.eof(len(cuts) + 1)
+    assert received.ended
+    reads = received.reads()
     assert list(reads.t) == sorted(reads.t)
-    assert arrivals.t_end is not None
-    assert arrivals.t_over is not None
-    assert arrivals.t_end <= arrivals.t_over
+    assert received.t_end is not None
+    assert received.t_over is not None
+    assert received.t_end <= received.t_over
     content = decode(dialect, reads if decoding else None)
     return Seen(
-        arrivals.status,
+        received.status,
         reads.body,
-        arrivals.failure and arrivals.failure.partition(" begins with")[0],  # it quotes what has come
-        arrivals.complete,
-        arrivals.marked,
+        received.failure and received.failure.partition(" begins with")[0],  # it quotes what has come
+        received.complete,
+        received.marked,
         tuple(content.events.texts),
         repr(content.ending),
     )

@@ -23,21 +23,21 @@ from loadtest.analyse.charts import (
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run import groups
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.whatif.prediction_chart import Ahead
+from loadtest.analyse.whatif.prediction_chart import CurveAhead
 
 SeriesChart = Callable[[Axes, Analysis, Series], None]
 
 
-def draw_all(analysis: Analysis, out: Path, ahead: Ahead | None = None) -> list[Path]:
+def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> list[Path]:
     """Draw every chart of a run into folder `out` and return the PNGs, the most telling first.
 
     A run of several models or servers gets a folder for each in there; what all of them loaded together is drawn once.
-    `ahead` is the run's forecast where it was begun already.
+    `ahead` is the run's predicted curve where it was begun already.
     """
     out.mkdir(parents=True, exist_ok=True)
     if analysis.groups:
         return _draw_together(analysis, out)
-    ahead = ahead or Ahead(analysis.run, analysis.slots, analysis.steps)
+    ahead = ahead or CurveAhead(analysis.run, analysis.slots, analysis.steps)
     with mpl.rc_context(style.RC):
         return [
             *filter(
@@ -58,7 +58,7 @@ def _draw_together(analysis: Analysis, out: Path) -> list[Path]:
     with mpl.rc_context(style.RC):
         drawn = [_depth(out / "streams.png", analysis), *filter(None, [machine.draw(out / "machine.png", analysis)])]
     for number, (group, one) in enumerate(analysis.groups, 1):
-        drawn += draw_all(one, out / groups.folder(number, group.name))
+        drawn += draw_all(one, out / groups.chart_folder(number, group.name))
     return drawn
 
 
@@ -98,12 +98,12 @@ def _timeline(path: Path, analysis: Analysis) -> Path:
     return style.save(figure, path, analysis, timeline.title(analysis, level), level["label"])
 
 
-def _prediction(path: Path, analysis: Analysis, ahead: Ahead) -> list[Path]:
+def _prediction(path: Path, analysis: Analysis, ahead: CurveAhead) -> list[Path]:
     """Draw measured beside predicted, where there is a prediction."""
     if any(level.get("beside") for level in analysis.summary["levels"]):
         return []  # the model knows no load of others beside its own
     found = ahead.result()
-    return [] if found is None else [prediction.draw(path, analysis, found.group, found.curve)]
+    return [] if found is None else [prediction.draw(path, analysis, found.series, found.predictions)]
 
 
 def _depth(path: Path, analysis: Analysis) -> Path:

@@ -28,7 +28,7 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
     every = [one for level in levels for one in level["cold_load"]["loads"]][:MOST_LOADS_DRAWN]
     if not every:
         return None
-    watched = cold_load.sampled(analysis.run, samples.read(analysis.run))
+    watched = cold_load.sampled(analysis.run, samples.read_machine(analysis.run))
     seen = [(key, name, watched[key]) for key, name in cold_load.MEMORIES if len(watched[key].t)]
     figure = Figure(figsize=(style.WIDTH, 3.1 + 1.75 * len(seen)), dpi=style.DPI, layout="constrained")
     FigureCanvasAgg(figure)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.ttft import tick
 from loadtest.analyse.reports.summary import Analysis
-from loadtest.analyse.run.frames import FloatArray
+from loadtest.analyse.run.arrays import FloatArray
 from loadtest.text import counted, listed
 
 

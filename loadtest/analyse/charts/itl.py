@@ -24,15 +24,15 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
     drawn = False
     colours = style.shades(analysis)
     for level in series.levels:
-        gaps = stats.in_order(analysis.run.itl, analysis.run.good(level["index"]))
+        gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
         if not len(gaps):
             continue
         drawn = True
         at = np.unique(np.linspace(0, len(gaps) - 1, min(MOST_POINTS, len(gaps))).astype(np.int64))
         together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
-        label = offered_load.name(level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
+        label = offered_load.load_name(level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
         x, y = np.maximum(np.array([gaps[rank] for rank in at]) * 1e3, SHORTEST_MS), (at + 1) / len(gaps)
-        axes.plot(x, y, color=colours[offered_load.name(level)], linewidth=1.8, label=label)
+        axes.plot(x, y, color=colours[offered_load.load_name(level)], linewidth=1.8, label=label)
     if not drawn:
         style.empty(axes, "No answer had two chunks, so there are no gaps to show.")
         return

@@ -16,8 +16,9 @@ from loadtest.analyse.charts import depth, style
 from loadtest.analyse.reports import machine
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run import samples
-from loadtest.analyse.run.frames import US, blocks
+from loadtest.analyse.run.frames import blocks
 from loadtest.analyse.run.samples import Machine
+from loadtest.metrics import S_PER_US
 
 MOST_METRICS = 3  # metrics of the user's own that get a panel
 Panel = tuple[str, Callable[[Axes], None]]
@@ -25,7 +26,7 @@ Panel = tuple[str, Callable[[Axes], None]]
 
 def draw(path: Path, analysis: Analysis) -> Path | None:
     """Draw machine.png; None, and nothing written, where no monitor sampled beside the run."""
-    seen = samples.read(analysis.run)
+    seen = samples.read_machine(analysis.run)
     if seen.empty or not len(analysis.run.requests):
         return None
     panels: list[Panel] = [
@@ -94,7 +95,7 @@ def tokens_panel(axes: Axes, analysis: Analysis) -> None:
     made = np.zeros(len(edges) - 1)
     for low, high in blocks(run.chunks.starts):
         owner = np.repeat(np.arange(low, high), counts[low:high])
-        at = send[owner] + run.chunks.flat[run.chunks.starts[low] : run.chunks.starts[high]] * US
+        at = send[owner] + run.chunks.flat[run.chunks.starts[low] : run.chunks.starts[high]] * S_PER_US
         made += np.histogram(at, bins=edges, weights=weight[owner])[0]
     axes.stairs(made / np.diff(edges), edges, color=style.BLUE, linewidth=1.4)
     axes.set_ylim(bottom=0)

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.whatif import self_check
-from loadtest.analyse.whatif.advise import Group
 from loadtest.analyse.whatif.predict import Prediction
+from loadtest.analyse.whatif.slot_advice import ClosedLoopSeries
 from loadtest.slo import Objective
 from loadtest.text import counted, percent, seconds
 
@@ -26,9 +26,13 @@ PANELS = (  # (title, figure, statistic)
 
 
 def draw(
-    path: Path, analysis: Analysis, group: Group, curve: Sequence[Prediction], objectives: Sequence[Objective] = ()
+    path: Path,
+    analysis: Analysis,
+    group: ClosedLoopSeries,
+    curve: Sequence[Prediction],
+    objectives: Sequence[Objective] = (),
 ) -> Path:
-    """Draw all four panels on one page; `curve` in order of concurrency, as advise.curve makes it."""
+    """Draw all four panels on one page; `curve` in order of concurrency, as slot_advice.curve makes it."""
     with mpl.rc_context(style.RC):
         figure, panels = style.page(len(PANELS), columns=2, height=4.9, share_y=False)
         for axes, (name, key, statistic) in zip(panels, PANELS, strict=True):
@@ -41,7 +45,7 @@ def draw(
 def panel(
     axes: Axes,
     analysis: Analysis,
-    group: Group,
+    group: ClosedLoopSeries,
     curve: Sequence[Prediction],
     key: str,
     statistic: str,
@@ -91,7 +95,7 @@ def _limits(axes: Axes, objectives: Sequence[Objective], key: str, statistic: st
             )
 
 
-def _ticks(group: Group, curve: Sequence[Prediction]) -> list[int]:
+def _ticks(group: ClosedLoopSeries, curve: Sequence[Prediction]) -> list[int]:
     """Return the measured concurrencies, and the last predicted one, where their labels do not touch."""
     shown: list[int] = []
     for users in sorted({*group.concurrencies, *(each.concurrency or 1 for each in curve[-1:])}):
@@ -100,7 +104,9 @@ def _ticks(group: Group, curve: Sequence[Prediction]) -> list[int]:
     return shown
 
 
-def measured(analysis: Analysis, group: Group, key: str, statistic: str) -> list[tuple[int, float, list[float] | None]]:
+def measured(
+    analysis: Analysis, group: ClosedLoopSeries, key: str, statistic: str
+) -> list[tuple[int, float, list[float] | None]]:
     """Return (concurrency, figure, its 95 % interval) of the group's levels, in order of concurrency."""
     found = []
     for level in analysis.summary["levels"]:
@@ -118,14 +124,14 @@ def _value(level: dict[str, Any], key: str, statistic: str) -> float | None:
     return value
 
 
-def misfit(analysis: Analysis, group: Group, curve: Sequence[Prediction]) -> str | None:
+def misfit(analysis: Analysis, group: ClosedLoopSeries, curve: Sequence[Prediction]) -> str | None:
     """Say which measured figure the curve misses; None where it meets all of them."""
     by_load = {each.concurrency: each for each in curve}
     levels = [level for level in analysis.summary["levels"] if level["index"] in group.levels]
-    return self_check.misfit(by_load.__getitem__, levels)
+    return self_check.unmatched_figure(by_load.__getitem__, levels)
 
 
-def title(analysis: Analysis, group: Group, curve: Sequence[Prediction]) -> str:
+def title(analysis: Analysis, group: ClosedLoopSeries, curve: Sequence[Prediction]) -> str:
     """Say what is predicted where nothing was measured, and how close the same model comes to what was."""
     by_load = {each.concurrency: each for each in curve}
     if missed := misfit(analysis, group, curve):

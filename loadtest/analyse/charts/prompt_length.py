@@ -12,19 +12,19 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocat
 from loadtest.analyse.charts import style
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.server import prompt_length
-from loadtest.analyse.server.prompt_length import Line, Point
+from loadtest.analyse.server.prompt_length import PromptLengthPoint, PromptLengthSeries
 from loadtest.text import number, seconds
 
 MOST_DOTS = 30  # requests of a length that are drawn one by one
 APART = 1.5  # of two lengths that both get a tick
 NARROW = 8.0  # largest / smallest TTFT, up to which the axis has a tick at every 1, 2, 3, 5
 
-Value = Callable[[Point], float | None]
+Value = Callable[[PromptLengthPoint], float | None]
 
 
 def draw(path: Path, analysis: Analysis) -> Path | None:
     """Draw prompt_length.png; None, and nothing written, where levels do not differ in input length alone."""
-    found = prompt_length.lines(analysis.run, analysis.summary["levels"])[: len(style.LINES)]
+    found = prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"])[: len(style.LINES)]
     if not any(point.ttft_s is not None for line in found for point in line.points):
         return None
     held = any(point.memory is not None for line in found for point in line.points)
@@ -41,13 +41,13 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
     return style.save(figure, path, analysis, title(found), f"{shared}; dots: single requests, lines: medians")
 
 
-def title(found: Sequence[Line]) -> str:
+def title(found: Sequence[PromptLengthSeries]) -> str:
     """Return the most telling sentence about the first line."""
-    said = prompt_length.sentences(found[0])
+    said = prompt_length.prompt_length_sentences(found[0])
     return said[0].rstrip(".") if said else "What a longer prompt costs"
 
 
-def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[Line]) -> None:
+def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) -> None:
     """Draw TTFT p50 (and p95 where it is known) against prompt tokens, both logarithmic, with single requests as dots."""
     _dots(axes, analysis, found, "ttft_s")
     _draw_lines(axes, found, lambda point: point.ttft_s, named=True)
@@ -75,7 +75,7 @@ def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[Line]) -> None:
     axes.set_title("TTFT")
 
 
-def prefill_panel(axes: Axes, analysis: Analysis, found: Sequence[Line]) -> None:
+def prefill_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) -> None:
     """Draw prompt tokens read a second against prompt tokens."""
     if not any(point.prefill_per_s is not None for line in found for point in line.points):
         style.empty(axes, "No prompt had the server to itself, so its speed is not known: measure one stream.")
@@ -87,7 +87,7 @@ def prefill_panel(axes: Axes, analysis: Analysis, found: Sequence[Line]) -> None
     axes.set_title("prefill, prompt tokens/s")
 
 
-def memory_panel(axes: Axes, found: Sequence[Line]) -> None:
+def memory_panel(axes: Axes, found: Sequence[PromptLengthSeries]) -> None:
     """Draw the most memory in use while each length ran, GB."""
     _draw_lines(axes, found, lambda point: None if point.memory is None else point.memory / 1e9)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
@@ -95,7 +95,7 @@ def memory_panel(axes: Axes, found: Sequence[Line]) -> None:
     axes.set_title(f"{name}, GB")
 
 
-def _dots(axes: Axes, analysis: Analysis, found: Sequence[Line], column: str) -> None:
+def _dots(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries], column: str) -> None:
     run = analysis.run
     tokens, values = run.column("prompt_tokens"), run.column(column)
     for line, colour in zip(found, style.LINES, strict=False):
@@ -105,7 +105,7 @@ def _dots(axes: Axes, analysis: Analysis, found: Sequence[Line], column: str) ->
                 axes.plot(tokens[rows], values[rows], ".", color=colour, alpha=0.45, markersize=7, markeredgewidth=0)
 
 
-def _draw_lines(axes: Axes, found: Sequence[Line], value: Value, *, named: bool = False) -> None:
+def _draw_lines(axes: Axes, found: Sequence[PromptLengthSeries], value: Value, *, named: bool = False) -> None:
     for i, line in enumerate(found):
         points = [(point.tokens, y) for point in line.points if (y := value(point)) is not None]
         if points:
@@ -117,7 +117,7 @@ def _draw_lines(axes: Axes, found: Sequence[Line], value: Value, *, named: bool 
             )
 
 
-def _tokens_axis(axes: Axes, found: Sequence[Line]) -> None:
+def _tokens_axis(axes: Axes, found: Sequence[PromptLengthSeries]) -> None:
     """Make x logarithmic with a tick at measured lengths, where there is room for it; the longest always has one."""
     at = sorted({point.tokens for line in found for point in line.points}, reverse=True)
     ticks: list[float] = []

@@ -173,7 +173,7 @@ def empty(axes: Axes, why: str) -> None:
 
 def shades(analysis: Analysis) -> dict[str, Any]:
     """Return a colour for each load of a run by its name, light to dark: ordered, told apart by every colour vision."""
-    loads = {offered_load.name(level): offered_load.amount(level) for level in analysis.summary["levels"]}
+    loads = {offered_load.load_name(level): offered_load.amount(level) for level in analysis.summary["levels"]}
     names = sorted(loads, key=loads.__getitem__)
     values = np.linspace(0.85, 0.05, len(names)) if len(names) > 1 else [0.35] * len(names)
     return {name: mpl.colormaps["viridis"](value) for name, value in zip(names, values, strict=True)}

@@ -65,7 +65,7 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
 def tick(level: dict[str, Any]) -> str:
     """Name a level under its bar: the number where the axis says of what, else in words."""
     steady = not offered_load.is_open(level) or (level.get("rate") and level.get("rate_to") is None)
-    return f"{offered_load.amount(level):g}" if steady else offered_load.name(level)
+    return f"{offered_load.amount(level):g}" if steady else offered_load.load_name(level)
 
 
 def _top(level: dict[str, Any]) -> float:
@@ -113,11 +113,11 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
             values * 1e3,
             share,
             drawstyle="steps-post",
-            color=colours[offered_load.name(level)],
+            color=colours[offered_load.load_name(level)],
             marker="o" if few else "",
             markersize=3.5,
             linewidth=1.6,
-            label=f"{offered_load.name(level)} (n = {len(values)})",
+            label=f"{offered_load.load_name(level)} (n = {len(values)})",
         )
     if not drawn:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")

@@ -9,15 +9,16 @@ import numpy as np
 
 from loadtest import metrics
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.frames import BoolArray, IntArray, Run
-from loadtest.analyse.run.reading import US
+from loadtest.analyse.run.arrays import BoolArray, IntArray
+from loadtest.analyse.run.frames import Run
+from loadtest.metrics import S_PER_US
 from loadtest.text import percent
 
 BIN_US = round(metrics.BIN_S * 1e6)
 
 
 @dataclass(frozen=True, slots=True)
-class Capacity:
+class ClientCapacity:
     """What one process of the run's driver measures truthfully, as calibrated on its machine."""
 
     chunks_per_s: float  # content events in the busiest second
@@ -35,7 +36,7 @@ class Capacity:
         }
 
 
-def capacity(run: Run, stamps: str) -> Capacity | None:
+def client_capacity(run: Run, stamps: str) -> ClientCapacity | None:
     """Return the capacity with these stamps, None where nothing was calibrated.
 
     Of several kinds of arrivals it is the smaller one: a real engine sends the tokens of a step together, servers with
@@ -50,10 +51,10 @@ def capacity(run: Run, stamps: str) -> Capacity | None:
         return None
     kind = min(known, key=lambda name: known[name]["chunks_per_s"])
     found = known[kind]
-    return Capacity(float(found["chunks_per_s"]), kind, found["limit"] != "client", found.get("measured_at"))
+    return ClientCapacity(float(found["chunks_per_s"]), kind, found["limit"] != "client", found.get("measured_at"))
 
 
-def busiest(run: Run, index: int) -> int:
+def peak_events(run: Run, index: int) -> int:
     """Return the most content events of a level that one of the client's processes received in a second.
 
     Warm-ups and requests that failed load the client as well, so theirs count; and those of other models and servers.
@@ -61,13 +62,15 @@ def busiest(run: Run, index: int) -> int:
     run = run.entire
     rows = np.asarray(run.requests["level"] == index, dtype=np.bool_) & np.isfinite(run.column("send"))
     sources = run.requests["source"].to_numpy()
-    return max((_busiest(run, rows & (sources == source)) for source in np.unique(sources[rows])), default=0)
+    return max(
+        (_peak_events_of_process(run, rows & (sources == source)) for source in np.unique(sources[rows])), default=0
+    )
 
 
-def _busiest(run: Run, rows: BoolArray) -> int:
+def _peak_events_of_process(run: Run, rows: BoolArray) -> int:
     if not run.chunks.counts[rows].any():
         return 0
-    sent = np.where(rows, run.column("send") / US, 0.0).astype(np.int64)
+    sent = np.where(rows, run.column("send") / S_PER_US, 0.0).astype(np.int64)
     first = int(sent[rows].min()) // BIN_US
     bins: IntArray = np.zeros(1, dtype=np.int64)
     starts, counts = run.chunks.starts, run.chunks.counts
@@ -83,10 +86,10 @@ def _busiest(run: Run, rows: BoolArray) -> int:
 
 def used(run: Run, index: int, stamps: str) -> dict[str, Any]:
     """Return a level's part of summary.json's `client`; empty where nothing was calibrated."""
-    known = capacity(run, stamps)
+    known = client_capacity(run, stamps)
     if known is None:
         return {}
-    events = busiest(run, index)
+    events = peak_events(run, index)
     return {
         "busiest_chunks_per_s": events,
         "capacity_share": events / known.chunks_per_s,
@@ -94,12 +97,12 @@ def used(run: Run, index: int, stamps: str) -> dict[str, Any]:
     }
 
 
-def doubt(run: Run, index: int, stamps: str) -> str | None:
+def capacity_doubt(run: Run, index: int, stamps: str) -> str | None:
     """Return why more events came than this client measures truthfully; None where that is not known."""
-    known = capacity(run, stamps)
+    known = client_capacity(run, stamps)
     if known is None or known.least:
         return None
-    events = busiest(run, index)
+    events = peak_events(run, index)
     if events <= known.chunks_per_s:
         return None
     return (
@@ -108,13 +111,13 @@ def doubt(run: Run, index: int, stamps: str) -> str | None:
     )
 
 
-def cell(client: dict[str, Any]) -> str:
+def capacity_cell(client: dict[str, Any]) -> str:
     """Return a level's share as a report's table shows it."""
     share = client.get("capacity_share")
     return "–" if share is None else ("≤ " if client["capacity"]["at_least"] else "") + percent(share)
 
 
-def sentence(levels: list[dict[str, Any]]) -> str | None:
+def capacity_sentence(levels: list[dict[str, Any]]) -> str | None:
     """Say how much of what it can measure the client used in the level that used most; None where that is unknown."""
     known = [level for level in levels if level["client"].get("capacity_share") is not None]
     if not known:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures.rates import Flow
-from loadtest.analyse.run.frames import US, FloatArray, Run
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import Run
+from loadtest.metrics import S_PER_US
 from loadtest.slo import SHARES, Objective
 
 
@@ -83,6 +85,6 @@ def _values(run: Run, objective: Objective) -> FloatArray:
     values = np.full(len(run.requests), np.nan)
     share = SHARES.get(objective.statistic)
     for row in np.flatnonzero(run.itl.counts):
-        gaps = np.diff(run.chunks.row(int(row))) * US
+        gaps = np.diff(run.chunks.row(int(row))) * S_PER_US
         values[row] = gaps.mean() if share is None else np.quantile(gaps, share)
     return values

@@ -17,7 +17,8 @@ from typing import Self
 
 import numpy as np
 
-from loadtest.analyse.run.frames import BLOCK, BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.frames import CHUNKS_AT_ONCE
 
 TABLE = 1 << 20  # whole numbers from 0 that are counted each in its place; what is beyond is sorted
 MOST_BATCHES, FEWEST_BATCHES = 20, 10
@@ -27,12 +28,12 @@ BATCH_TIMES = 5  # a batch is so many correlation times long, where that leaves 
 # 94 of 100 cases from an empty start, without it in 93.
 SKEWNESS_SEEN = 1.25
 # Independent samples' worth that an interval needs; a tail needs more, for too short a run has not seen it.
-EFFECTIVE = {0.05: 20, 0.50: 10, 0.90: 10, 0.95: 20, 0.99: 300}
-FEWEST_EFFECTIVE = 10
+FEWEST_INDEPENDENT_AT = {0.05: 20, 0.50: 10, 0.90: 10, 0.95: 20, 0.99: 300}
+FEWEST_INDEPENDENT = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class ValueCounts:
     """Very many values by rank, as a sorted array would have them, but of most only how many there are of each."""
 
     below: IntArray  # whole numbers under zero, sorted
@@ -57,7 +58,7 @@ class Counted:
         above.sort()
         return cls(below, len(below) + np.cumsum(table), above, unit)
 
-    def negative(self) -> Counted:
+    def negative(self) -> ValueCounts:
         """Return the same values with the other sign, sorted again."""
         return replace(self, unit=-self.unit)
 
@@ -77,7 +78,7 @@ class Counted:
         return float(tick * self.unit)
 
 
-Ordered = FloatArray | Counted
+Ordered = FloatArray | ValueCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ def _residuals(values: FloatArray, starts: IntArray | None, *, above: float | No
     ends = np.append(starts[1:], len(values))
     low = 0
     while low < len(starts):
-        high = max(int(np.searchsorted(ends, starts[low] + BLOCK)), low + 1)
+        high = max(int(np.searchsorted(ends, starts[low] + CHUNKS_AT_ONCE)), low + 1)
         part = values[starts[low] : ends[high - 1]]
         apart = (part if above is None else (part > above).astype(np.float64)) - mean
         np.add.reduceat(apart, starts[low:high] - starts[low], out=summed[low:high])
@@ -205,7 +206,7 @@ def _residuals(values: FloatArray, starts: IntArray | None, *, above: float | No
 
 def mean_interval(sample: Sample, confidence: float = 0.95) -> tuple[float, float] | None:
     """Return the interval of the mean; None where there are fewer than ten independent samples' worth."""
-    if sample.effective < FEWEST_EFFECTIVE:
+    if sample.effective < FEWEST_INDEPENDENT:
         return None
     return sample.mean().around(float(sample.values.mean()), confidence)
 
@@ -217,31 +218,31 @@ def percentile_interval(
 
     None where the run is too short to know that tail: by its correlation time, or where the lower end meets the median.
     """
-    if sample.effective < FEWEST_EFFECTIVE:
+    if sample.effective < FEWEST_INDEPENDENT:
         return None
     if share < 0.5:  # the tail of small values is the upper one, upside down
-        mirrored = ordered.negative() if isinstance(ordered, Counted) else -ordered[::-1]
+        mirrored = ordered.negative() if isinstance(ordered, ValueCounts) else -ordered[::-1]
         flipped = percentile_interval(replace(sample, values=-sample.values), mirrored, 1 - share, confidence)
         least = 0.0 if ordered[0] >= 0 else -math.inf
         return (max(least, -flipped[1]), -flipped[0]) if flipped else None
-    middle = _at(ordered, share)
+    middle = quantile_of_sorted(ordered, share)
     spread = sample.above(middle, share)
     effective = min(share * (1 - share) / spread.error**2, len(sample.values) / sample.time)
-    if effective < EFFECTIVE.get(share, FEWEST_EFFECTIVE / (1 - share)):
+    if effective < FEWEST_INDEPENDENT_AT.get(share, FEWEST_INDEPENDENT / (1 - share)):
         return None
     logit = math.log(share / (1 - share))
     away = t_quantile(spread.freedom, confidence) * spread.error / (share * (1 - share))
-    low, high = (_at(ordered, 1 / (1 + math.exp(-(logit + side)))) for side in (-away, away))
+    low, high = (quantile_of_sorted(ordered, 1 / (1 + math.exp(-(logit + side)))) for side in (-away, away))
     if share == 0.5 or low == middle == high:
         return low, high
     # Where few long waits were seen the largest one bounds nothing: upwards the tail may be off by the same factor.
-    median = _at(ordered, 0.5)
+    median = quantile_of_sorted(ordered, 0.5)
     if low <= median:
         return None
     return low, max(high, median + (middle - median) ** 2 / (low - median))
 
 
-def _at(ordered: Ordered, share: float) -> float:
+def quantile_of_sorted(ordered: Ordered, share: float) -> float:
     """Return numpy.quantile of values that are sorted already."""
     rank = share * (len(ordered) - 1)
     below = min(int(rank), len(ordered) - 2) if len(ordered) > 1 else 0

@@ -11,13 +11,16 @@ import numpy as np
 
 from loadtest.analyse.figures import rates
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import Run
 from loadtest.text import counted, number, seconds
 
-OFF = 0.10  # L against λW by more than this, and by more than the window's edges explain: not stationary
+LITTLE_TOLERANCE = 0.10  # L against λW by more than this, and by more than the window's edges explain: not stationary
 QUEUE_GROWTH = 1.5  # last third of a level over its first: a queue that grows
 FEW_IN_FLIGHT = 2.0
-LEAST_SHARE = 0.01  # of the requests that came: a queue that grows by less is one long wave, of 500/s more than of 1/s
+LEAST_GROWTH_SHARE = (
+    0.01  # of the requests that came: a queue that grows by less is one long wave, of 500/s more than of 1/s
+)
 FEWEST_ARRIVALS = 12  # to judge growth by
 KNEE_SHARE = 0.95  # of the best throughput: the first level that reaches it is the knee
 FEWEST_LEVELS = 3
@@ -36,7 +39,7 @@ class Growth:
     def growing(self) -> bool:
         """Whether the queue was still growing when the level ended."""
         more = self.after > QUEUE_GROWTH * self.before and self.after - self.before > FEW_IN_FLIGHT
-        return more and self.share > LEAST_SHARE
+        return more and self.share > LEAST_GROWTH_SHARE
 
     @property
     def sentence(self) -> str:
@@ -113,7 +116,7 @@ def little(run: Run, level: int, flow: rates.Flow | None = None) -> Little | Non
         in_flight=float(inside.sum()) / window.seconds,
         per_second=float(shares.sum()) / window.seconds,
         sojourn_s=sojourn,
-        allowed=max(OFF, sojourn / window.seconds),
+        allowed=max(LITTLE_TOLERANCE, sojourn / window.seconds),
         growth=growth(run.column("send")[everyone], run.column("end")[everyone]),
     )
 
@@ -199,11 +202,11 @@ def kept_up(levels: Iterable[dict[str, Any]]) -> str | None:
     lost = next((level for level in known if level["little"]["growing"]), None)
     kept = [level for level in known if lost is None or offered_load.amount(level) < offered_load.amount(lost)]
     if lost is None:
-        return f"The server keeps up at {offered_load.name(known[-1])}: {_steady(known[-1])}."
+        return f"The server keeps up at {offered_load.load_name(known[-1])}: {_steady(known[-1])}."
     grew = lost["little"]["growth_per_s"]
     return (
-        f"The server keeps up at {offered_load.name(kept[-1])}, but not" if kept else "The server does not keep up"
-    ) + f" at {offered_load.name(lost)}: there it answers {_answered(lost)}, and each second {grew:.2g} more wait."
+        f"The server keeps up at {offered_load.load_name(kept[-1])}, but not" if kept else "The server does not keep up"
+    ) + f" at {offered_load.load_name(lost)}: there it answers {_answered(lost)}, and each second {grew:.2g} more wait."
 
 
 def _steady(level: dict[str, Any]) -> str:
@@ -220,22 +223,22 @@ def _answered(level: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Point:
+class _LevelRate:
     users: int
     rate: float
     ci95: tuple[float, float] | None
 
-    def surely_above(self, other: _Point, share: float = 1.0) -> bool:
+    def surely_above(self, other: _LevelRate, share: float = 1.0) -> bool:
         """Whether the rate is above that share of another's, their intervals apart."""
         if self.ci95 is None or other.ci95 is None:
             return False
         return self.ci95[0] > share * other.ci95[1]
 
-    def at_most(self, found: _Point) -> bool:
+    def at_most(self, found: _LevelRate) -> bool:
         """Whether the interval leaves no room for 5 % more than that of another."""
         return self.ci95 is not None and found.ci95 is not None and KNEE_SHARE * self.ci95[1] <= found.ci95[1]
 
-    def surely_reaches(self, best: _Point) -> bool:
+    def surely_reaches(self, best: _LevelRate) -> bool:
         """Whether the rate is 95 % of the best one for sure, by the error of the difference."""
         if self.users == best.users:
             return True
@@ -251,7 +254,7 @@ def knee(levels: Iterable[dict[str, Any]]) -> tuple[Knee | None, str | None]:
     A level counts as there when its throughput is within 5 % of the best one. The interval runs from the first level whose
     interval lets it be there to the first that surely is, by the levels' own 95 % intervals.
     """
-    points = sorted((p for p in map(_point, levels) if p is not None), key=lambda p: p.users)
+    points = sorted((p for p in map(_level_rate, levels) if p is not None), key=lambda p: p.users)
     if len({p.users for p in points}) < FEWEST_LEVELS:
         return None, f"a knee takes {FEWEST_LEVELS} levels of a closed loop with a throughput, here are {len(points)}"
     best = max(points, key=lambda p: p.rate)
@@ -273,8 +276,8 @@ def knee(levels: Iterable[dict[str, Any]]) -> tuple[Knee | None, str | None]:
     ), None
 
 
-def _point(level: dict[str, Any]) -> _Point | None:
+def _level_rate(level: dict[str, Any]) -> _LevelRate | None:
     users, rate, ci = (level.get(key) for key in ("concurrency", "output_tokens_per_s", "output_tokens_per_s_ci95"))
     if not users or not rate or level.get("rate"):
         return None
-    return _Point(int(users), float(rate), (float(ci[0]), float(ci[1])) if ci else None)
+    return _LevelRate(int(users), float(rate), (float(ci[0]), float(ci[1])) if ci else None)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures import stats
-from loadtest.analyse.run.frames import BoolArray, FloatArray, Run
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run
 from loadtest.records import Outcome
 from loadtest.slo import SHARES, Judged, Objective, by_figures
 
@@ -22,16 +23,18 @@ ENDLESS_S = 1e12  # stands for a failed request's duration: what is computed sta
 NEVER_S = 1e8  # from here on a duration has a failed request's in it
 
 
-def held(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> list[Judged]:
+def held_against_requests(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> list[Judged]:
     """Hold objectives against a level of summary.json and the requests of the run that it is of."""
     index = int(level["index"])
     good = run.good(index)
     answered = good & np.isfinite(run.column("first_token"))
     sent = run.measured(index) & np.asarray(run.requests["outcome"] != Outcome.CANCELLED, dtype=np.bool_)
-    return [_all_sent(_judged(run, level, each, sent, answered), level) for each in objectives]
+    return [_all_sent(_judged_objective(run, level, each, sent, answered), level) for each in objectives]
 
 
-def _judged(run: Run, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray) -> Judged:
+def _judged_objective(
+    run: Run, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray
+) -> Judged:
     told = by_figures(objective, level)
     failed, requests = int((sent & ~answered).sum()), int(sent.sum())
     if not failed or not objective.a_request:
@@ -70,7 +73,7 @@ def _of_requests(
 
 def _of_gaps(run: Run, objective: Objective, answered: BoolArray, failed: int) -> float:
     """Return ITL's statistic where each failed request counts as so many endless gaps as the others have on average."""
-    ordered = stats.in_order(run.itl, answered)
+    ordered = stats.ranked(run.itl, answered)
     if objective.statistic == "mean" or not len(ordered):
         return math.inf
     rank = SHARES[objective.statistic] * (1 + failed / float(answered.sum())) * (len(ordered) - 1)

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures.intervals import FEWEST_ROUNDS, Sample, Spread
-from loadtest.analyse.run.frames import US, BoolArray, FloatArray, Run, blocks
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run, blocks
+from loadtest.metrics import S_PER_US
 from loadtest.text import percent
 
-BLOCK = 1 << 19  # chunks worked on at once
 SHORTEST_WINDOW = 0.2  # of the level: a shorter steady window says less than the whole level
 FEWEST_OPEN = 20  # answers of an open loop that an interval takes
-FEWEST_EFFECTIVE = 4.0  # independent answers' worth that a closed loop's interval takes
-FEWEST_EFFECTIVE_OPEN = 10.0
+FEWEST_INDEPENDENT_ROUNDS = 4.0  # independent answers' worth that a closed loop's interval takes
+FEWEST_INDEPENDENT_ANSWERS = 10.0
 IN_STEP = 0.05  # of a round: answers that end within it end together
 MOST_PARTS = 60  # of a closed loop's window
 DRAIN_SHARE = 0.1  # of a level's requests that end in the drain …
@@ -120,13 +121,13 @@ def shares(run: Run, rows: BoolArray, window: Window) -> FloatArray:
     send, counts = run.column("send"), run.chunks.counts
     found = np.where(rows & (counts == 0), window.holds(run.column("end")), 0.0)
     chunked = rows & (counts > 0)
-    for low, high in blocks(run.chunks.starts, chunked, BLOCK):
+    for low, high in blocks(run.chunks.starts, chunked):
         mine = np.flatnonzero(chunked[low:high]) + low
         events = run.chunks.flat[run.chunks.starts[low] : run.chunks.starts[high]]
         if len(mine) < high - low:
             events = events[np.repeat(chunked[low:high], counts[low:high])]
         many = counts[mine]
-        inside = window.holds(np.repeat(send[mine], many) + events * US)
+        inside = window.holds(np.repeat(send[mine], many) + events * S_PER_US)
         found[mine] = np.add.reduceat(inside, np.cumsum(many) - many) / many
     return found
 
@@ -187,7 +188,7 @@ def rounds_spread(first: FloatArray, last: FloatArray, amounts: FloatArray, edge
     if counted.sum() <= 0 or spent.sum() <= 0:
         return None
     sample = Sample.of(counted - counted.sum() / spent.sum() * spent)
-    return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= FEWEST_EFFECTIVE else None
+    return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= FEWEST_INDEPENDENT_ROUNDS else None
 
 
 def rate_spread(ends: FloatArray, amounts: FloatArray) -> Spread | None:
@@ -200,7 +201,7 @@ def rate_spread(ends: FloatArray, amounts: FloatArray) -> Spread | None:
     if len(spent) < FEWEST_OPEN - 1 or spent.sum() <= 0 or counted.sum() <= 0:
         return None
     sample = Sample.of(counted - counted.sum() / spent.sum() * spent)
-    return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= FEWEST_EFFECTIVE_OPEN else None
+    return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= FEWEST_INDEPENDENT_ANSWERS else None
 
 
 def summed_up(run: Run, found: Flow | None, good: BoolArray) -> dict[str, Any]:

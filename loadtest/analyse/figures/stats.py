@@ -7,13 +7,15 @@ import numpy as np
 from loadtest import metrics
 from loadtest.analyse.figures.intervals import (
     FEWEST_ROUNDS,
-    Counted,
     Ordered,
     Sample,
+    ValueCounts,
     mean_interval,
     percentile_interval,
+    quantile_of_sorted,
 )
-from loadtest.analyse.run.frames import BoolArray, Delays, FloatArray, Gaps, IntArray, filled
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.frames import Delays, EventGaps, filled
 
 Described = dict[str, float | int | list[float] | None]
 
@@ -35,30 +37,30 @@ def describe(values: FloatArray, *, block: int = 1, requests: IntArray | None = 
     """
     finite = np.isfinite(values)
     if finite.all():
-        return _described(values, np.sort(values), block, requests=requests)
+        return _figures_of(values, np.sort(values), block, requests=requests)
     known = values[finite]
-    return _described(known, np.sort(known), block, requests=None if requests is None else requests[finite])
+    return _figures_of(known, np.sort(known), block, requests=None if requests is None else requests[finite])
 
 
-def describe_pooled(pooled: Gaps | Delays, rows: BoolArray, *, block: int = 1) -> Described:
+def describe_pooled(pooled: EventGaps | Delays, rows: BoolArray, *, block: int = 1) -> Described:
     """Return the same of all values of the requests marked in `rows`, pooled; exact however many they are."""
     counts = pooled.counts[rows]
     counts = counts[counts > 0]
     if counts.sum() <= MANY:
         return describe(pooled.of(rows), block=block, requests=np.repeat(np.arange(len(counts)), counts))
-    ordered = in_order(pooled, rows)
+    ordered = ranked(pooled, rows)
     values = filled(pooled.ticks(rows), int(counts.sum()), pooled.unit)
-    return _described(values, ordered, block, starts=np.cumsum(counts) - counts)
+    return _figures_of(values, ordered, block, starts=np.cumsum(counts) - counts)
 
 
-def in_order(pooled: Gaps | Delays, rows: BoolArray) -> Ordered:
+def ranked(pooled: EventGaps | Delays, rows: BoolArray) -> Ordered:
     """Return all values of the requests marked in `rows` by rank."""
     if pooled.counts[rows].sum() <= MANY:
         return np.sort(pooled.of(rows))
-    return Counted.of(pooled.ticks(rows), pooled.unit)
+    return ValueCounts.of(pooled.ticks(rows), pooled.unit)
 
 
-def _described(
+def _figures_of(
     known: FloatArray,
     ordered: Ordered,
     block: int,
@@ -68,7 +70,7 @@ def _described(
     n = len(known)
     described: Described = {"n": n, "mean": float(known.mean()) if n else None}
     for name, share in PERCENTILES.items():
-        described[name] = _quantile(ordered, share) if metrics.enough_for(share, n) else None
+        described[name] = quantile_of_sorted(ordered, share) if metrics.enough_for(share, n) else None
     described["max"] = float(ordered[-1]) if n else None
     found: dict[str, tuple[float, float] | None] = {}
     sample = Sample.of(known, block=block, requests=requests, starts=starts) if n >= FEWEST_FOR_INTERVAL else None
@@ -82,11 +84,3 @@ def _described(
             interval = max(interval[0], 0.0), interval[1]
         described[f"ci95_{name}"] = list(interval) if interval else None
     return described
-
-
-def _quantile(ordered: Ordered, share: float) -> float:
-    """Return numpy.quantile of sorted values, which it would sort again."""
-    rank = share * (len(ordered) - 1)
-    below = int(rank)
-    two = (ordered[below], ordered[min(below + 1, len(ordered) - 1)])
-    return float(np.quantile(two, rank - below))

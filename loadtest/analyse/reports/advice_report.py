@@ -8,10 +8,10 @@ from typing import Any
 
 from loadtest.analyse.reports import findings
 from loadtest.analyse.reports.summary import Analysis
-from loadtest.analyse.server.memory import Memory
-from loadtest.analyse.whatif.advise import Advice, Lever, gain, held
+from loadtest.analyse.server.memory import MemoryBySlots
 from loadtest.analyse.whatif.predict import Prediction
-from loadtest.analyse.whatif.sustainable_load import Capacity
+from loadtest.analyse.whatif.slot_advice import Advice, Lever, gain, highest_met_load
+from loadtest.analyse.whatif.sustainable_load import SustainableLoad
 from loadtest.grid import Grid, escaped
 from loadtest.text import UNKNOWN, counted, listed, number, percent, seconds, signed, size
 
@@ -77,7 +77,7 @@ def _choice(advice: Advice) -> str:
             f"would change nothing there: measure more streams, e.g. --concurrency {2 * load},{4 * load}, to see the limit."
         )
     if slots is None:
-        assert isinstance(advice.memory, Memory)
+        assert isinstance(advice.memory, MemoryBySlots)
         least = advice.memory.at(advice.slots[0])
         return (
             f"No number of slots fits {size(advice.gpu_bytes)}: even {counted(advice.slots[0], 'slot')} "
@@ -159,7 +159,7 @@ def _extrapolated_note(advice: Advice, slots: int) -> str:
     return " (extrapolated: measure it)" if advice.extrapolated(slots, advice.load) else ""
 
 
-def _extrapolates(advice: Advice, found: Capacity) -> bool:
+def _extrapolates(advice: Advice, found: SustainableLoad) -> bool:
     return min(found.slots or found.concurrency, found.concurrency) > advice.model.streams
 
 
@@ -179,7 +179,7 @@ def notes(advice: Advice) -> list[str]:
             f"{EXTRAPOLATED} extrapolated: more streams decode in parallel than the {streams} that the run measured; "
             "measure with that many slots before relying on it."
         )
-    if isinstance(advice.memory, Memory):
+    if isinstance(advice.memory, MemoryBySlots):
         memory = advice.memory
         found.append(
             f"Memory: the server reports {size(memory.loaded)} with {counted(memory.slots, 'slot')}; the others are computed from "
@@ -195,7 +195,7 @@ def slots_table(advice: Advice, loads: tuple[int, ...]) -> Grid:
     """Return a row for each number of slots at each of these loads."""
     heads = ["slots", "streams", *(head for head, _, _ in TABLE_FIGURES)]
     heads += ["SLO"] if advice.objectives else []
-    heads += ["memory"] if isinstance(advice.memory, Memory) else []
+    heads += ["memory"] if isinstance(advice.memory, MemoryBySlots) else []
     rows = []
     for load in loads:
         for slots in advice.slots:
@@ -204,7 +204,7 @@ def slots_table(advice: Advice, loads: tuple[int, ...]) -> Grid:
             row += _row(cell, beyond=advice.extrapolated(slots, load))
             if advice.objectives:
                 row.append("met" if advice.met(slots, load) else "missed")
-            if isinstance(advice.memory, Memory):
+            if isinstance(advice.memory, MemoryBySlots):
                 row.append(size(advice.memory.at(slots)) + (TOO_MUCH if advice.fits(slots) is False else ""))
             rows.append(tuple(row))
     return Grid(tuple(heads), tuple(rows), names=2)
@@ -226,7 +226,7 @@ def console_grid(advice: Advice) -> Grid:
     if advice.objectives:
         heads[heads.index("SLO")] = "SLO holds to"
         for slots, row in zip(advice.slots, rows, strict=True):
-            row[heads.index("SLO holds to")] = str(held(advice, slots) or "none")
+            row[heads.index("SLO holds to")] = str(highest_met_load(advice, slots) or "none")
     return Grid(tuple(heads), tuple(map(tuple, rows)))
 
 
@@ -309,7 +309,7 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
         "measured_concurrencies": list(advice.measured),
         "slo": [{"name": each.name, "limit": each.limit} for each in advice.objectives],
         "capacity": [each.to_dict() for each in advice.capacities],
-        "memory": memory.to_dict() if isinstance(memory, Memory) else None,
+        "memory": memory.to_dict() if isinstance(memory, MemoryBySlots) else None,
         "memory_reason": memory if isinstance(memory, str) else None,
         "gpu_memory_bytes": advice.gpu_bytes,
         "predictions": list(_predictions(advice)),
@@ -320,7 +320,7 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
 
 def _predictions(advice: Advice) -> Iterator[dict[str, Any]]:
     for (slots, load), cell in sorted(advice.cells.items()):
-        memory = advice.memory.at(slots) if isinstance(advice.memory, Memory) else None
+        memory = advice.memory.at(slots) if isinstance(advice.memory, MemoryBySlots) else None
         yield {
             "measured_load": load in advice.measured,
             "measured": advice.is_measured(slots, load),

@@ -17,7 +17,8 @@ import numpy as np
 from loadtest.analyse.figures import rates, stats
 from loadtest.analyse.figures.intervals import Sample, percentile_interval, t_quantile
 from loadtest.analyse.reports.summary import figure
-from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import Run
 
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
 NOISE_WORTH = 10  # degrees of freedom that the noise given is worth beside what several runs show

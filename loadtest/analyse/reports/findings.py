@@ -49,7 +49,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     """Return what the run shows, the most telling first; each names its model or server where there are several."""
     several, levels = bool(analysis.groups), analysis.summary["levels"]
     found: list[str | None] = [
-        endings.state(analysis.run),
+        endings.end_sentence(analysis.run),
         *memory.context_sentences(analysis.run),
         *_shared_servers(analysis),
     ]
@@ -61,10 +61,10 @@ def all_findings(analysis: Analysis) -> list[Finding]:
             found.append(Finding(each.removeprefix(f"{group.name} · "), each.evidence).about(who))
     if not several:
         found += _server_findings(analysis)
-    found.append(client_capacity.sentence(levels))
+    found.append(client_capacity.capacity_sentence(levels))
     if not several:
-        found += memory_parts.sentences(analysis.memory)
-    found += [*machine.sentences(analysis.run), *endings.notes(analysis.run)]
+        found += memory_parts.difference_sentences(analysis.memory)
+    found += [*machine.sentences(analysis.run), *endings.answer_notes(analysis.run)]
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
 
 
@@ -125,17 +125,17 @@ def loads(analysis: Analysis) -> list[str]:
     return [
         f"{level['label']}: {sentence}" if len(levels) > 1 else sentence
         for level in levels[:MOST_TOLD]
-        for sentence in cold_load.sentences(level["cold_load"], mark)
+        for sentence in cold_load.cold_load_sentences(level["cold_load"], mark)
     ]
 
 
 def longer_prompts(analysis: Analysis) -> list[str]:
     """Say what a longer prompt costs, where levels differ in input length alone; of many such lines the first ones'."""
-    every = prompt_length.lines(analysis.run, analysis.summary["levels"])
+    every = prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"])
     return [
         f"{line.label}: {sentence}" if len(every) > 1 else sentence
         for line in every[:MOST_TOLD]
-        for sentence in prompt_length.sentences(line)
+        for sentence in prompt_length.prompt_length_sentences(line)
     ]
 
 
@@ -220,7 +220,7 @@ def stalling(series: Series) -> Finding | None:
         return None
     share = percent(stall / (e2e - ttft))
     return Finding(
-        f"At {offered_load.name(level)}, other requests' prompts interrupt a stream for {seconds(stall)} in all, {share} of its "
+        f"At {offered_load.load_name(level)}, other requests' prompts interrupt a stream for {seconds(stall)} in all, {share} of its "
         "decode time."
     )
 
@@ -240,7 +240,7 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     )
     if not ttft:
         return None
-    at, of = f"at {offered_load.name(level)}", f"of the mean TTFT ({seconds(ttft)})"
+    at, of = f"at {offered_load.load_name(level)}", f"of the mean TTFT ({seconds(ttft)})"
     if analysis.slots.limit and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
         past = f"Past {counted(analysis.slots.estimate or 0, 'stream')} requests queue"
         inferred = (
@@ -275,7 +275,7 @@ def batching(series: Series) -> Finding | None:
     if found is None:
         return None
     return Finding(
-        f"At {offered_load.name(found)}, {percent(largest)} of the mean TTFT ({seconds(figure(found, 'ttft_s'))}) is batch wait, "
+        f"At {offered_load.load_name(found)}, {percent(largest)} of the mean TTFT ({seconds(figure(found, 'ttft_s'))}) is batch wait, "
         "although no request waits for a slot: a prompt starts only when the batch in flight has ended.",
         f"Batch wait is up to {seconds(figure(found, 'batch_wait_s', 'max'))}.",
     )
@@ -310,7 +310,7 @@ def range_of_ttft(series: Series) -> Finding | None:
     if not ends:
         return None
     told = ends[:1] if len(ends) == 1 else [ends[0], ends[-1]]
-    ttfts = [f"{seconds(figure(level, 'ttft_s', 'p50'))} at {offered_load.name(level)}" for level in told]
+    ttfts = [f"{seconds(figure(level, 'ttft_s', 'p50'))} at {offered_load.load_name(level)}" for level in told]
     speeds = [figure(level, "stream_tokens_per_s", "p50") for level in told]
     said = f"The median TTFT is {listed(ttfts)}"
     if all(speeds):

@@ -12,8 +12,9 @@ import pandas as pd
 
 from loadtest.analyse.reports.finding import Finding
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.frames import FloatArray, Run
-from loadtest.analyse.run.samples import SERVERS, Gap, Machine, read
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.samples import SERVERS, Machine, SamplingGap, read_machine
 from loadtest.analyse.server import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.metrics import S_PER_NS
@@ -51,7 +52,7 @@ def load_periods(run: Run) -> list[LoadPeriod]:
         if not rows["send"].notna().any():
             continue
         count = level.get("concurrency") or level.get("rate")
-        name = offered_load.name(level) if count else str(level.get("label") or "this load")
+        name = offered_load.load_name(level) if count else str(level.get("label") or "this load")
         key = (float(count or 0), name)
         parts.setdefault(key, []).append((float(rows["send"].min()), float(rows["end"].max())))
     return [LoadPeriod(name, tuple(found)) for (_, name), found in sorted(parts.items())]
@@ -59,7 +60,7 @@ def load_periods(run: Run) -> list[LoadPeriod]:
 
 def sentences(run: Run) -> list[str]:
     """Return what the samples beside a run say, with figures; nothing where there are none."""
-    machine = read(run)
+    machine = read_machine(run)
     found = load_periods(run)
     said: list[str | None] = []
     if not machine.empty and found:
@@ -250,7 +251,7 @@ def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str]]:
         before = now
 
 
-def _gap(gap: Gap, run: Run) -> str | None:
+def _gap(gap: SamplingGap, run: Run) -> str | None:
     end = _run_end(run)
     if gap.start > end or (gap.end is not None and gap.end < 0):
         return None

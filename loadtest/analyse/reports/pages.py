@@ -27,7 +27,7 @@ CAPTIONS = {
 
 def _sorted_pictures(analysis: Analysis, pictures: list[Path]) -> tuple[list[Path], list[list[Path]]]:
     """Return the charts of the whole run, and those of each model and server."""
-    folders = [groups.folder(number, group.name) for number, (group, _) in enumerate(analysis.groups, 1)]
+    folders = [groups.chart_folder(number, group.name) for number, (group, _) in enumerate(analysis.groups, 1)]
     own = [[path for path in pictures if path.parent.name == folder] for folder in folders]
     return [path for path in pictures if path.parent.name not in folders], own or [[]]
 

@@ -15,10 +15,11 @@ import numpy as np
 
 from loadtest.analyse.reports import findings
 from loadtest.analyse.reports.summary import Analysis
-from loadtest.analyse.run.frames import US, IntArray, Run
+from loadtest.analyse.run.arrays import IntArray
+from loadtest.analyse.run.frames import Run
 from loadtest.errors import RunFolderError
 from loadtest.grid import Grid
-from loadtest.metrics import FORMULAS
+from loadtest.metrics import FORMULAS, S_PER_US
 from loadtest.text import counted, listed, number, percent, seconds, signed
 
 STORY, TITLE = "tell a story in", "give a title"  # how the two prompts begin
@@ -240,7 +241,7 @@ def _measured(run: Run, index: int, cell: PublishedFigure, verdict: str) -> Meas
 
 def _a_line(chunks: IntArray) -> float:
     """Return the median time from line to line of one answer, s: a stall by another's prefill comes once, not per line."""
-    gaps = np.diff(chunks) * US
+    gaps = np.diff(chunks) * S_PER_US
     return float(np.median(gaps) or gaps.mean()) if len(gaps) else 0.0
 
 

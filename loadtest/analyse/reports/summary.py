@@ -13,11 +13,12 @@ import pandas as pd
 
 from loadtest.analyse.figures import client_capacity, goodput, knee, objectives, rates, stats
 from loadtest.analyse.run import frames, groups, offered_load, samples
-from loadtest.analyse.run.frames import BoolArray, FloatArray, Run
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.server import cold_load, prompt_length, slots, steps, waits
-from loadtest.analyse.server.memory_parts import Beside, beside
+from loadtest.analyse.server.memory_parts import MemoryComparison, compare_memory
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.verdict import verdict
@@ -77,7 +78,7 @@ class Analysis:
     slots: Slots
     steps: Steps
     summary: dict[str, Any]  # summary.json
-    memory: Beside | None  # None where the run does not hold enough for an estimate, or nothing was measured
+    memory: MemoryComparison | None  # None where the run does not hold enough for an estimate, or nothing was measured
     groups: tuple[tuple[Group, Analysis], ...] = ()  # of a run of several models or servers: what each shows by itself
 
 
@@ -90,8 +91,8 @@ def analyse(
     a run of one are known, to begin what needs no more than those.
     """
     run = frames.load(path)
-    run.trouble.extend(said for said in samples.read(run).trouble if said not in run.trouble)
-    parts = groups.split(run)
+    run.trouble.extend(said for said in samples.read_machine(run).trouble if said not in run.trouble)
+    parts = groups.groups_of(run)
     if not parts:
         return _analysed(run, asked, also)
     return _analysed_together(run, [(part, _analysed(part.run, asked, None, part)) for part in parts])
@@ -104,26 +105,26 @@ def _analysed(
     group: Group | None = None,
 ) -> Analysis:
     """Work out what one model at one server shows."""
-    found = slots.estimate(run)
+    found = slots.estimate_slots(run)
     if group is not None and group.shares_slots and found.limit:
         why = f"{found.method}; those may be slots that {', '.join(group.beside)} had to share, so they are no limit"
         found = dataclasses.replace(found, limit=False, method=why, witnesses=found.witnesses[:1])
     run.requests["queue_wait_s"] = waits.told_wait(run)
-    waited = waits.split(run, found)
+    waited = waits.split_waits(run, found)
     run.requests["slot_wait_s"], run.requests["batch_wait_s"] = waited.slot, waited.batch
     run.requests["wait_source"] = waited.source
     run.requests["unsplit_wait_s"] = np.where(np.isnan(waited.slot), run.column("queue_wait_s"), 0.0)
     run.requests["prefill_tokens_per_s"] = prompt_length.prefill_speed(run)
     if group is not None:
         run.requests.loc[run.requests["accompanied"], "prefill_tokens_per_s"] = np.nan
-    measured = steps.measure(run, found)
+    measured = steps.measure_steps(run, found)
     if group is not None and group.beside:
         why = f"{', '.join(group.beside)} loaded the same server meanwhile, so no prompt had it to itself"
         measured = dataclasses.replace(measured, prefill=None, prefill_reason=why)
     run.requests["stall_s"] = measured.stall_s
     if also is not None:
         also(run, found, measured)
-    memory = beside(run, found)
+    memory = compare_memory(run, found)
     summary = summarise(run, found, measured, memory, asked)
     if group is not None:
         summary = {"group": group.name, **summary}
@@ -174,7 +175,7 @@ def _of_all(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> dict[str, Any]
         "knee": [],
         "lengths": [],
         "requests": sum(level["requests"] for level in levels),
-        "outcomes": groups.outcomes(run),
+        "outcomes": groups.outcome_counts(run),
         "verdict": verdict.worst([level["verdict"] for level in levels]),
         "groups": [
             {**group.to_dict(), **{key: one.summary[key] for key in ("target", "server", *own) if key in one.summary}}
@@ -194,7 +195,7 @@ def _same_for_all(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summarise(
-    run: Run, found: Slots, measured: Steps, memory: Beside | str, asked: Sequence[Objective] = ()
+    run: Run, found: Slots, measured: Steps, memory: MemoryComparison | str, asked: Sequence[Objective] = ()
 ) -> dict[str, Any]:
     """Return summary.json of a run whose requests carry their waits; seconds and per second, None for unknown.
 
@@ -219,7 +220,7 @@ def summarise(
             else {"step_law": None, "step_law_reason": measured.law_reason}
         ),
         "knee": [_knee_of(series) for series in series_of(levels)],
-        "lengths": [line.to_dict() for line in prompt_length.lines(run, levels)],
+        "lengths": [line.to_dict() for line in prompt_length.prompt_length_series(run, levels)],
         **({"memory": None, "memory_reason": memory} if isinstance(memory, str) else {"memory": memory.to_dict()}),
         "verdict": verdict.worst([level["verdict"] for level in levels]),
         "levels": levels,
@@ -230,7 +231,7 @@ def _level_summary(run: Run, level: dict[str, Any], asked: Sequence[Objective]) 
     index = level["index"]
     rows, good = run.measured(index), run.good(index)
     block = int(level.get("concurrency") or 1)
-    judged, reasons = verdict.judge(run, level)
+    judged, reasons = verdict.verdict_of(run, level)
     described: dict[str, Any] = {}
     for name in PER_REQUEST:
         described |= _described_figure(name, run.column(name)[good], block)
@@ -270,7 +271,7 @@ def _level_summary(run: Run, level: dict[str, Any], asked: Sequence[Objective]) 
         "reasons": reasons,
     }
     if asked:
-        found["objectives"] = [each.to_dict() for each in objectives.held(run, found, asked)]
+        found["objectives"] = [each.to_dict() for each in objectives.held_against_requests(run, found, asked)]
     return found
 
 
@@ -305,7 +306,7 @@ def _offered(run: Run, level: dict[str, Any]) -> dict[str, Any]:
         "rate_to": level.get("rate_to"),
         "trace": level.get("trace"),
         "offered_per_s": offered_load.per_second(run, index),
-        "shed": offered_load.shed(run, index),
+        "shed": offered_load.shed_requests(run, index),
     }
 
 

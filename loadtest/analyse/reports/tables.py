@@ -134,9 +134,9 @@ def step_table(analysis: Analysis) -> Grid:
     return Grid(heads, tuple(rows), names=0)
 
 
-def memory_table(found: memory_parts.Beside) -> Grid:
+def memory_table(found: memory_parts.MemoryComparison) -> Grid:
     """Return what the model should take in memory, part by part, beside what was measured."""
-    rows = [tuple(cell or UNKNOWN for cell in row) for row in memory_parts.rows(found)]
+    rows = [tuple(cell or UNKNOWN for cell in row) for row in memory_parts.comparison_rows(found)]
     return Grid(("", "estimate", "measured", "difference", "from"), tuple(rows), prose=True)
 
 
@@ -154,7 +154,7 @@ def client_table(summary: dict[str, Any]) -> Grid:
                 duration(_largest(said["lag_s"])),
                 duration(_largest(said["schedule_lag_s"])),
                 percent(said["cpu"]) if said["cpu"] is not None else UNKNOWN,
-                *([client_capacity.cell(said)] if calibrated else []),
+                *([client_capacity.capacity_cell(said)] if calibrated else []),
                 f"{tokens['output'] or 0} of {tokens['asked'] or 'any'}"
                 + (f" ({percent(achieved)})" if achieved else ""),
                 str(tokens["prompt"] or UNKNOWN),

@@ -18,7 +18,7 @@ TOKENS_MOST = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ValueKind:
     """What a value of a record may be; numbers between two bounds."""
 
     kind: type
@@ -38,37 +38,48 @@ class Kind:
         return bool(self.low <= min(known) and max(known) <= self.high)
 
 
-INSTANT = Kind(int, -DAY_NS, 100 * DAY_NS)
-NEEDED = Kind(int, -DAY_NS, 100 * DAY_NS, needed=True)
-COUNT, TOKENS, TEXT, FLAG = Kind(int), Kind(int, 0, TOKENS_MOST), Kind(str), Kind(bool)
-LIST = Kind(int, -COUNT_MOST, COUNT_MOST)  # an entry of it
-EMPTY = Kind(type(None))  # lists that can be used were taken out before
-KINDS: dict[str, Kind] = {
-    "id": Kind(int, needed=True),
-    "level": Kind(int, 0, 1_000_000, needed=True),
-    "outcome": Kind(str, needed=True),
-    "t_sched": NEEDED,
-    "t_end": NEEDED,
-    "t_send": INSTANT,
-    "chunks": EMPTY,
-    **dict.fromkeys(("t_connect", "t_headers", "t_first_byte", "t_first_token", "t_first_visible", "resent"), INSTANT),
-    **dict.fromkeys(("asked", "asked_input", "prompt_tokens", "output_tokens", "late_tokens", "late_gaps"), TOKENS),
+INSTANT_KIND = ValueKind(int, -DAY_NS, 100 * DAY_NS)
+NEEDED_INSTANT = ValueKind(int, -DAY_NS, 100 * DAY_NS, needed=True)
+COUNT_KIND, TOKENS_KIND, TEXT_KIND, FLAG_KIND = (
+    ValueKind(int),
+    ValueKind(int, 0, TOKENS_MOST),
+    ValueKind(str),
+    ValueKind(bool),
+)
+LIST_ENTRY = ValueKind(int, -COUNT_MOST, COUNT_MOST)  # an entry of it
+TAKEN_OUT = ValueKind(type(None))  # lists that can be used were taken out before
+RECORD_KINDS: dict[str, ValueKind] = {
+    "id": ValueKind(int, needed=True),
+    "level": ValueKind(int, 0, 1_000_000, needed=True),
+    "outcome": ValueKind(str, needed=True),
+    "t_sched": NEEDED_INSTANT,
+    "t_end": NEEDED_INSTANT,
+    "t_send": INSTANT_KIND,
+    "chunks": TAKEN_OUT,
     **dict.fromkeys(
-        ("reads", "stamped", "arrivals", "late", "bytes", "lag_us", "lag_mean_us", "send_us", "unsent_tokens"), COUNT
+        ("t_connect", "t_headers", "t_first_byte", "t_first_token", "t_first_visible", "resent"), INSTANT_KIND
     ),
-    "seed": Kind(int, -(1 << 63), (1 << 63) - 1),
-    "target": Kind(int, 0, 1_000_000),
-    "status": Kind(int, 0, 999),
-    "server_first": Kind(int, 0, 1 << 62),
-    **dict.fromkeys(("dialect", "model", "token_source", "finish_reason", "error"), TEXT),
-    **dict.fromkeys(("warmup", "new_conn", "first_coalesced"), FLAG),
-    "notes": Kind(list),
-    "doubts": Kind(list),
-    "server": Kind(dict),
-    "server_us": EMPTY,
+    **dict.fromkeys(
+        ("asked", "asked_input", "prompt_tokens", "output_tokens", "late_tokens", "late_gaps"), TOKENS_KIND
+    ),
+    **dict.fromkeys(
+        ("reads", "stamped", "arrivals", "late", "bytes", "lag_us", "lag_mean_us", "send_us", "unsent_tokens"),
+        COUNT_KIND,
+    ),
+    "seed": ValueKind(int, -(1 << 63), (1 << 63) - 1),
+    "target": ValueKind(int, 0, 1_000_000),
+    **dict.fromkeys(("session", "turn"), COUNT_KIND),
+    "status": ValueKind(int, 0, 999),
+    "server_first": ValueKind(int, 0, 1 << 62),
+    **dict.fromkeys(("dialect", "model", "token_source", "finish_reason", "error", "row"), TEXT_KIND),
+    **dict.fromkeys(("warmup", "new_conn", "first_coalesced"), FLAG_KIND),
+    "notes": ValueKind(list),
+    "doubts": ValueKind(list),
+    "server": ValueKind(dict),
+    "server_us": TAKEN_OUT,
 }
 # Without these a record cannot be placed: one of a wrong kind costs the record. Any other is unknown then.
-SPOILS = ("id", "level", "outcome", "t_sched", "t_end", "t_send", "t_first_token", "chunks", "warmup")
+INDISPENSABLE = ("id", "level", "outcome", "t_sched", "t_end", "t_send", "t_first_token", "chunks", "warmup")
 OUTCOMES = frozenset(Outcome)
 
 
@@ -111,7 +122,7 @@ def doubles(again: int, others: int) -> Iterator[str]:
         yield f"{counted(others, 'record')} {_have(others)} the id of another request and {_are(others)} left out."
 
 
-def left_out(count: int, name: str) -> str:
+def lines_left_out(count: int, name: str) -> str:
     """Say that lines of a samples file hold no sample."""
     return (
         f"{counted(count, 'line')} of {name} {'holds' if count == 1 else 'hold'} no sample and {_are(count)} left out."
@@ -133,12 +144,12 @@ def _have(count: int) -> str:
 
 def mended(rows: list[dict[str, Any]], damage: Damage) -> list[bool]:
     """Take values out of rows that cannot be right, count them, and mark the rows that are records all the same."""
-    if all(_column_fits(rows, name, kind) for name, kind in KINDS.items()):
+    if all(_column_fits(rows, name, kind) for name, kind in RECORD_KINDS.items()):
         return [True] * len(rows)
     return [_mend(row, damage) for row in rows]
 
 
-def _column_fits(rows: list[dict[str, Any]], name: str, kind: Kind) -> bool:
+def _column_fits(rows: list[dict[str, Any]], name: str, kind: ValueKind) -> bool:
     values = [row.get(name) for row in rows]
     return (
         kind.fits(values)
@@ -148,8 +159,8 @@ def _column_fits(rows: list[dict[str, Any]], name: str, kind: Kind) -> bool:
 
 
 def _mend(row: dict[str, Any], damage: Damage) -> bool:
-    wrong = [name for name, kind in KINDS.items() if not _column_fits([row], name, kind)]
-    spoilt = next((name for name in SPOILS if name in wrong), None)
+    wrong = [name for name, kind in RECORD_KINDS.items() if not _column_fits([row], name, kind)]
+    spoilt = next((name for name in INDISPENSABLE if name in wrong), None)
     if spoilt is not None:
         absent = row.get(spoilt) is None
         damage.records[f"they have no {spoilt}" if absent else f"their {spoilt} cannot be right"] += 1

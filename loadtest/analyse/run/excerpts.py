@@ -10,14 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.analyse.run.frames import US, BoolArray, FloatArray, IntArray, Run
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.frames import Run
+from loadtest.metrics import S_PER_US
 
-MOST = 2_000_000  # content events; more of them tell the same step times
+MOST_READ_EVENTS = 2_000_000  # content events; more of them tell the same step times
 STRETCHES = 8  # of a level, evenly spaced
 
 
 @dataclass(frozen=True, slots=True)
-class Events:
+class ContentEvents:
     """Content events by request and time; seconds since the run's first t_sched, by arrival."""
 
     row: IntArray
@@ -39,12 +41,12 @@ class Events:
         return f"read from {len(self.spans)} stretches of the run with {len(self.at)} of its {self.of} chunks"
 
 
-def events(run: Run, most: int = MOST) -> Events:
+def events(run: Run, most: int = MOST_READ_EVENTS) -> ContentEvents:
     """Return all content events of a run, or about `most` of them in stretches of every level that has many."""
     total = len(run.chunks.flat)
     if total <= most:
         row = run.chunks.owner
-        return Events(row, np.arange(total), run.column("send")[row] + run.chunks.flat * US, None, total)
+        return ContentEvents(row, np.arange(total), run.column("send")[row] + run.chunks.flat * S_PER_US, None, total)
     send, end = run.column("send"), run.column("end")
     counts = run.chunks.counts
     levels = run.requests["level"].to_numpy()
@@ -53,28 +55,28 @@ def events(run: Run, most: int = MOST) -> Events:
         mine = (levels == level) & (counts > 0)
         if mine.any():
             share = most / total
-            spans += _spread(float(send[mine].min()), float(end[mine].max()), share)
+            spans += _stretches(float(send[mine].min()), float(end[mine].max()), share)
     edges = np.array(sorted(spans)).reshape(-1, 2)
-    parts = [_between(run, send, low, high) for low, high in edges]
+    parts = [_events_between(run, send, low, high) for low, high in edges]
     row, place, at = (np.concatenate(values) for values in zip(*parts, strict=True))
     order = np.lexsort((place, row))
     order = order[np.diff(place[order], prepend=-1) > 0]  # once, where stretches of two levels meet
-    return Events(row[order], place[order], at[order], edges, total)
+    return ContentEvents(row[order], place[order], at[order], edges, total)
 
 
-def _spread(start: float, end: float, share: float) -> list[tuple[float, float]]:
+def _stretches(start: float, end: float, share: float) -> list[tuple[float, float]]:
     """Return stretches of a level that together are `share` of it."""
     apart = (end - start) / STRETCHES
     return [(start + (i + 0.5 - share / 2) * apart, start + (i + 0.5 + share / 2) * apart) for i in range(STRETCHES)]
 
 
-def _between(run: Run, send: FloatArray, low: float, high: float) -> tuple[IntArray, IntArray, FloatArray]:
+def _events_between(run: Run, send: FloatArray, low: float, high: float) -> tuple[IntArray, IntArray, FloatArray]:
     """Return row, place and instant of the events from `low` to `high`."""
     counts, starts = run.chunks.counts, run.chunks.starts
     rows = np.flatnonzero((counts > 0) & (send <= high) & (run.column("last") >= low))
     many = counts[rows]
     row = np.repeat(rows, many)
     place = np.arange(int(many.sum())) + np.repeat(starts[rows] - (np.cumsum(many) - many), many)
-    at = send[row] + run.chunks.flat[place] * US
+    at = send[row] + run.chunks.flat[place] * S_PER_US
     keep = (at >= low) & (at <= high)
     return row[keep], place[keep], at[keep]

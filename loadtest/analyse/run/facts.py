@@ -8,17 +8,17 @@ from typing import Any
 
 import orjson
 
+from loadtest.analyse.run.damage import DAY_NS
 from loadtest.errors import RunFolderError
 from loadtest.records import newer
 from loadtest.run_folder import RunFolder
 
 MOST_SAID = 5  # sentences about values of run.json: a file that is all wrong is said once
-DAY_NS = 86_400_000_000_000
-MOST_NS = 1000 * DAY_NS
+MOST_INSTANT_NS = 1000 * DAY_NS
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class NumberKind:
     """A number between two bounds; `whole`: an integer."""
 
     low: float = 0.0
@@ -31,7 +31,7 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
-class Each:
+class ListOf:
     """A list whose entries are all of one kind; one that is not is left out of the list."""
 
     kind: Any
@@ -39,7 +39,7 @@ class Each:
 
 
 @dataclass(frozen=True, slots=True)
-class Every:
+class ObjectOf:
     """An object whose values, under whatever keys, are all of one kind."""
 
     kind: Any
@@ -47,60 +47,60 @@ class Every:
 
 
 @dataclass(frozen=True, slots=True)
-class Either:
+class OneOf:
     """A value of one of several kinds that hold no others."""
 
     kinds: tuple[Any, ...]
 
 
 TEXT, FLAG = str, bool
-COUNT = Number()
-TOKENS = Number(high=1e9)
-POSITIVE = Number(low=1e-6, high=1e9, whole=False)
-AMOUNT = Number(high=1e9, whole=False)
-SMALL = Number(low=1, high=1e5)
-STREAMS = Number(low=1, high=1e5)
-INSTANT = Number(low=-MOST_NS, high=MOST_NS)
-HEADS = Either((Number(high=1e5), Each(Number(high=1e5))))
-STEPS = Either((COUNT, Each(object)))
+COUNT = NumberKind()
+TOKEN_COUNT = NumberKind(high=1e9)
+POSITIVE = NumberKind(low=1e-6, high=1e9, whole=False)
+AMOUNT = NumberKind(high=1e9, whole=False)
+SMALL = NumberKind(low=1, high=1e5)
+STREAM_COUNT = NumberKind(low=1, high=1e5)
+INSTANT_NS = NumberKind(low=-MOST_INSTANT_NS, high=MOST_INSTANT_NS)
+HEAD_COUNTS = OneOf((NumberKind(high=1e5), ListOf(NumberKind(high=1e5))))
+CLOCK_STEPS = OneOf((COUNT, ListOf(object)))
 
-LEVEL = {
-    "index": Number(high=1e6),
+RUN_LEVEL = {
+    "index": NumberKind(high=1e6),
     "label": TEXT,
-    "concurrency": STREAMS,
+    "concurrency": STREAM_COUNT,
     "rate": POSITIVE,
     "rate_to": POSITIVE,
     "trace": TEXT,
-    "input_tokens": TOKENS,
-    "output_tokens": TOKENS,
-    "words": TOKENS,
+    "input_tokens": TOKEN_COUNT,
+    "output_tokens": TOKEN_COUNT,
+    "words": TOKEN_COUNT,
     "requests": COUNT,
-    "started_ns": INSTANT,
-    "ended_ns": INSTANT,
+    "started_ns": INSTANT_NS,
+    "ended_ns": INSTANT_NS,
     "stopped": TEXT,
     "users_gone": COUNT,
 }
 ARCHITECTURE = {
     "block_count": SMALL,
-    "parameter_count": Number(low=1, high=1e14),
+    "parameter_count": NumberKind(low=1, high=1e14),
     "embedding_length": SMALL,
-    "feed_forward_length": Either((Number(low=1, high=1e7), Each(Number(high=1e7)))),
-    "vocab_size": Number(low=1, high=1e9),
-    "context_length": TOKENS,
-    "attention.head_count": HEADS,
-    "attention.head_count_kv": HEADS,
+    "feed_forward_length": OneOf((NumberKind(low=1, high=1e7), ListOf(NumberKind(high=1e7)))),
+    "vocab_size": NumberKind(low=1, high=1e9),
+    "context_length": TOKEN_COUNT,
+    "attention.head_count": HEAD_COUNTS,
+    "attention.head_count_kv": HEAD_COUNTS,
     "attention.key_length": SMALL,
     "attention.value_length": SMALL,
-    "attention.sliding_window": TOKENS,
+    "attention.sliding_window": TOKEN_COUNT,
 }
-SIMULATED = {"profile": TEXT, "speed": POSITIVE}
+SIMULATED_SERVER = {"profile": TEXT, "speed": POSITIVE}
 TARGET = {"url": TEXT, "api": TEXT, "dialect": TEXT, "model": TEXT}
-LISTED = {**TARGET, "server": {"kind": TEXT, "version": TEXT, "simulated": SIMULATED}}
-LOST = {"worker": TEXT, "t_ns": INSTANT, "why": TEXT}
+LISTED = {**TARGET, "server": {"kind": TEXT, "version": TEXT, "simulated": SIMULATED_SERVER}}
+LOST = {"worker": TEXT, "t_ns": INSTANT_NS, "why": TEXT}
 CAPACITY = {"chunks_per_s": POSITIVE, "limit": TEXT, "measured_at": TEXT}
-LOADED = {"name": TEXT, "size": COUNT, "size_vram": COUNT, "context_length": TOKENS}
-DIED = {"why": TEXT, "level": COUNT, "t": INSTANT, "time": TEXT}
-WORKER = {"worker": COUNT, "died": DIED}
+LOADED = {"name": TEXT, "size": COUNT, "size_vram": COUNT, "context_length": TOKEN_COUNT}
+WORKER_DIED = {"why": TEXT, "level": COUNT, "t": INSTANT_NS, "time": TEXT}
+WORKER = {"worker": COUNT, "died": WORKER_DIED}
 # What analysing reads of run.json, and of which kind it is; None stands for absent everywhere. Other keys stay as they are.
 RUN: dict[str, Any] = {
     "name": TEXT,
@@ -120,20 +120,20 @@ RUN: dict[str, Any] = {
         "temperature": AMOUNT,
     },
     "target": TARGET,
-    "targets": Each(LISTED),
-    "tokens": {"counter": TEXT, "overhead": Number(low=-1e6, high=1e6, whole=False), "ratio": AMOUNT},
-    "other_targets": Each(TEXT),
+    "targets": ListOf(LISTED),
+    "tokens": {"counter": TEXT, "overhead": NumberKind(low=-1e6, high=1e6, whole=False), "ratio": AMOUNT},
+    "other_targets": ListOf(TEXT),
     "failure": TEXT,
-    "clock": {"monotonic_ns": Number(high=1e19), "wall_ns": Number(high=1e19)},
-    "locust": {"lost_workers": Each(LOST, needs=("worker",))},
+    "clock": {"monotonic_ns": NumberKind(high=1e19), "wall_ns": NumberKind(high=1e19)},
+    "locust": {"lost_workers": ListOf(LOST, needs=("worker",))},
     "server": {
         "kind": TEXT,
         "version": TEXT,
-        "context": TOKENS,
-        "slots_said": Number(high=1e5),
-        "simulated": SIMULATED,
+        "context": TOKEN_COUNT,
+        "slots_said": NumberKind(high=1e5),
+        "simulated": SIMULATED_SERVER,
         "facts": {
-            "trained_context": TOKENS,
+            "trained_context": TOKEN_COUNT,
             "details": {
                 "quantization_level": TEXT,
                 "parameter_size": TEXT,
@@ -144,18 +144,24 @@ RUN: dict[str, Any] = {
         },
     },
     "server_at_end": LOADED,
-    "client": {"host": TEXT, "kernel": TEXT, "python": TEXT, "loop": TEXT, "cpus": COUNT, "clock_steps": STEPS},
-    "clock_steps": STEPS,
-    "versions": Every(TEXT),
+    "client": {"host": TEXT, "kernel": TEXT, "python": TEXT, "loop": TEXT, "cpus": COUNT, "clock_steps": CLOCK_STEPS},
+    "clock_steps": CLOCK_STEPS,
+    "versions": ObjectOf(TEXT),
     "comparability": dict,
-    "calibration": {"host": TEXT, "arrivals": Every(Every(CAPACITY, needs=("chunks_per_s", "limit")))},
-    "workers": Either((COUNT, Each(WORKER, needs=("worker",)))),
-    "levels": Each(LEVEL, needs=("index",)),
+    "calibration": {"host": TEXT, "arrivals": ObjectOf(ObjectOf(CAPACITY, needs=("chunks_per_s", "limit")))},
+    "workers": OneOf((COUNT, ListOf(WORKER, needs=("worker",)))),
+    "levels": ListOf(RUN_LEVEL, needs=("index",)),
 }
-NAMES = ((dict, "an object"), (list, "a list"), (str, "a text"), (bool, "a truth value"), (int | float, "a number"))
+KIND_NAMES = (
+    (dict, "an object"),
+    (list, "a list"),
+    (str, "a text"),
+    (bool, "a truth value"),
+    (int | float, "a number"),
+)
 
 
-def read(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
+def read_facts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
     """Return what of run.json can be relied on, and a sentence on each thing that cannot, and on how the run ended.
 
     Raises RunFolderError where a newer loadtest wrote it, or where it cannot be opened.
@@ -164,31 +170,31 @@ def read(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
     try:
         found = orjson.loads(path.read_bytes())
     except FileNotFoundError:
-        return _unknown(folder, "run.json is missing")
+        return _facts_unknown(folder, "run.json is missing")
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
     except orjson.JSONDecodeError:
-        return _unknown(folder, "run.json does not parse as JSON")
+        return _facts_unknown(folder, "run.json does not parse as JSON")
     if not isinstance(found, dict):
-        return _unknown(folder, f"run.json is {_named(found)}, not an object")
+        return _facts_unknown(folder, f"run.json is {_kind_name(found)}, not an object")
     if newer(found.get("schema")):
         raise RunFolderError(f"{folder.path} was written by a newer loadtest (schema {found['schema']}); update.")
     said: list[str] = []
     facts: dict[str, Any] = _cleaned(found, RUN, "", said)
-    facts["levels"] = list(_once(facts.get("levels") or [], said))
+    facts["levels"] = list(_distinct_levels(facts.get("levels") or [], said))
     if server := facts.get("server"):
-        server["simulated"] = _simulated(found["server"].get("simulated"), server.get("simulated"))
-    return facts, [*_ended(facts.get("state")), *_shortened(said)]
+        server["simulated"] = _known_profile(found["server"].get("simulated"), server.get("simulated"))
+    return facts, [*_how_it_ended(facts.get("state")), *_shortened(said)]
 
 
-def _unknown(folder: RunFolder, why: str) -> tuple[dict[str, Any], list[str]]:
+def _facts_unknown(folder: RunFolder, why: str) -> tuple[dict[str, Any], list[str]]:
     """Return no facts at all; raise RunFolderError where there are no records either."""
     if not any(folder.path.glob("requests-*.jsonl")):
         raise RunFolderError(f"{folder.path}: {why}, and there are no records.")
     return {"levels": []}, [f"{why}: what was run is only known as far as the records tell."]
 
 
-def _simulated(said: Any, known: dict[str, Any] | None) -> dict[str, Any] | None:
+def _known_profile(said: Any, known: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return what is known of a simulated server: that it is one must not be lost with its profile."""
     if not said:
         return None
@@ -196,7 +202,7 @@ def _simulated(said: Any, known: dict[str, Any] | None) -> dict[str, Any] | None
     return {"profile": "unknown", "speed": 1.0} | told
 
 
-def _ended(state: str | None) -> Iterator[str]:
+def _how_it_ended(state: str | None) -> Iterator[str]:
     if state == "running":
         yield "The run has not ended, or was killed: its state is still running. The figures are of what was recorded."
     elif state == "interrupted":
@@ -212,7 +218,7 @@ def _shortened(said: list[str]) -> Iterator[str]:
         yield f"run.json holds {more} more values of a wrong kind, which are left out."
 
 
-def _once(levels: list[dict[str, Any]], said: list[str]) -> Iterator[dict[str, Any]]:
+def _distinct_levels(levels: list[dict[str, Any]], said: list[str]) -> Iterator[dict[str, Any]]:
     """Yield levels, of those with the same index the first."""
     seen: set[int] = set()
     for level in levels:
@@ -227,16 +233,16 @@ def _cleaned(value: Any, kind: Any, at: str, said: list[str]) -> Any:
     """Return a value without what is not of its kind, None where nothing is left of it."""
     if value is None:
         return None
-    if isinstance(kind, Either):
+    if isinstance(kind, OneOf):
         fitting = (one for one in kind.kinds if _holds(value, one))
         if (chosen := next(fitting, None)) is not None:
             return _cleaned(value, chosen, at, said)
     elif not _holds(value, kind):
         pass
-    elif isinstance(kind, Each):
+    elif isinstance(kind, ListOf):
         entries = [_entry(entry, kind, f"{at}[{place}]", said) for place, entry in enumerate(value)]
         return [entry for entry in entries if entry is not None]
-    elif isinstance(kind, Every):
+    elif isinstance(kind, ObjectOf):
         found = {key: _entry(entry, kind, f"{at}.{key}", said) for key, entry in value.items()}
         return {key: entry for key, entry in found.items() if entry is not None}
     elif isinstance(kind, dict):
@@ -247,11 +253,11 @@ def _cleaned(value: Any, kind: Any, at: str, said: list[str]) -> Any:
         }
     else:
         return value
-    said.append(f"run.json: {at} is {_named(value)} that cannot be right, and is left out.")
+    said.append(f"run.json: {at} is {_kind_name(value)} that cannot be right, and is left out.")
     return None
 
 
-def _entry(value: Any, kind: Each | Every, at: str, said: list[str]) -> Any:
+def _entry(value: Any, kind: ListOf | ObjectOf, at: str, said: list[str]) -> Any:
     """Return an entry of a list or an object, None where it lacks what it needs."""
     found = _cleaned(value, kind.kind, at, said)
     if found is not None and any(found.get(name) is None for name in kind.needs):
@@ -262,10 +268,10 @@ def _entry(value: Any, kind: Each | Every, at: str, said: list[str]) -> Any:
 
 def _holds(value: Any, kind: Any) -> bool:
     """Whether a value is of a kind on the outside; what it holds is not looked at."""
-    if isinstance(kind, Number):
+    if isinstance(kind, NumberKind):
         return kind.fits(value)
-    return isinstance(value, list if isinstance(kind, Each) else dict if isinstance(kind, Every | dict) else kind)
+    return isinstance(value, list if isinstance(kind, ListOf) else dict if isinstance(kind, ObjectOf | dict) else kind)
 
 
-def _named(value: object) -> str:
-    return next((name for kind, name in NAMES if isinstance(value, kind)), "null")
+def _kind_name(value: object) -> str:
+    return next((name for kind, name in KIND_NAMES if isinstance(value, kind)), "null")

@@ -8,37 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from loadtest import metrics
 from loadtest.analyse.run import facts as facts_of
 from loadtest.analyse.run import reading
-from loadtest.analyse.run.damage import DAY_NS, left_out, no_header
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.damage import DAY_NS, lines_left_out, no_header
 from loadtest.analyse.run.ragged import Ragged
-from loadtest.analyse.run.reading import INSTANTS, Columns
-from loadtest.metrics import S_PER_NS
+from loadtest.analyse.run.reading import INSTANT_FIELDS, Columns
+from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import FileHeader, Outcome, read_lines
 from loadtest.run_folder import RunFolder
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-
-US = reading.US
-MOST_NS = 100 * DAY_NS  # of a sample's instant
-BLOCK = 1 << 17  # chunks worked on at once: what is made of them stays in the processor's cache, not all in memory
+MOST_SAMPLE_NS = 100 * DAY_NS  # of a sample's instant
+CHUNKS_AT_ONCE = (
+    1 << 17
+)  # chunks worked on at once: what is made of them stays in the processor's cache, not all in memory
 
 
 @dataclass(frozen=True, slots=True)
-class Gaps:
+class EventGaps:
     """Intervals between consecutive events of a stream, all streams pooled; worked out when asked for.
 
     `first` and `last` instants of every gap are neighbours in a row of `events`, in units of `unit` seconds.
     """
 
     events: Ragged
-    unit: float = US
+    unit: float = S_PER_US
 
     @property
     def counts(self) -> IntArray:
@@ -146,7 +143,7 @@ def filled(parts: Iterator[IntArray], count: int, unit: float) -> FloatArray:
     return out
 
 
-def blocks(starts: IntArray, rows: BoolArray | None = None, size: int = BLOCK) -> Iterator[tuple[int, int]]:
+def blocks(starts: IntArray, rows: BoolArray | None = None, size: int = CHUNKS_AT_ONCE) -> Iterator[tuple[int, int]]:
     """Yield (low, high): ranges of rows that hold about `size` values, from the first of `rows` to the last."""
     low, end = 0, len(starts) - 1
     if rows is not None:
@@ -184,8 +181,8 @@ class Run:
     requests: pd.DataFrame
     chunks: Ragged  # arrival of content events, µs since the request's t_send
     server_chunks: Ragged  # the same by the server's created_at, µs since the first one's
-    itl: Gaps
-    server_itl: Gaps
+    itl: EventGaps
+    server_itl: EventGaps
     delivery: Delays
     samples: pd.DataFrame  # the driver's own, `t` in seconds since the run's first t_sched, `file` which process's
     zero: Zero = Zero()
@@ -228,14 +225,14 @@ def load(path: Path) -> Run:
     Raises RunFolderError with one sentence when it is no run folder, or one of a newer loadtest.
     """
     folder = RunFolder.open(path)
-    facts, trouble = facts_of.read(folder)
-    found = reading.requests(path)
+    facts, trouble = facts_of.read_facts(folder)
+    found = reading.read_requests(path)
     headers, lines, sources = found.headers, found.lines, found.sources
     trouble += found.trouble
     columns = lines.columns
     shift = _shifts(headers)
     offset = np.array([shift(header) for header in headers], dtype=np.float64)[sources]
-    for name in INSTANTS:
+    for name in INSTANT_FIELDS:
         columns[name] = columns[name] + offset
     order = np.argsort(np.where(np.isnan(columns["t_send"]), columns["t_sched"], columns["t_send"]), kind="stable")
     columns = {name: values[order] for name, values in columns.items()}
@@ -246,16 +243,16 @@ def load(path: Path) -> Run:
     anchors = np.array([header.wall_ns for header in headers], dtype=np.int64)
     delivery = _delivery(anchors, columns, chunks, server_chunks)
     start = float(columns["t_sched"].min()) if len(order) else 0.0
-    levels = _levels(facts, columns)
+    levels = _all_levels(facts, columns)
     return Run(
         path=path,
         facts=facts,
         levels=levels,
-        requests=_frame(columns, chunks, start, levels),
+        requests=_request_frame(columns, chunks, start, levels),
         chunks=chunks,
         server_chunks=server_chunks,
-        itl=Gaps(chunks),
-        server_itl=Gaps(server_chunks),
+        itl=EventGaps(chunks),
+        server_itl=EventGaps(server_chunks),
         delivery=delivery,
         samples=_samples(folder, shift, start, trouble),
         zero=_zero(headers, shift, start),
@@ -282,7 +279,7 @@ def _zero(headers: list[FileHeader], shift: Callable[[FileHeader], float], start
     return Zero(headers[0].wall_ns + after, headers[0].monotonic_ns + after, hosts.pop() if len(hosts) == 1 else None)
 
 
-def _frame(columns: Columns, chunks: Ragged, start: float, levels: list[dict[str, Any]]) -> pd.DataFrame:
+def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[dict[str, Any]]) -> pd.DataFrame:
     c = columns
     last = c["t_send"] + chunks.last() * 1e3
     sent = c["output_tokens"] - c["unsent_tokens"]
@@ -299,7 +296,7 @@ def _frame(columns: Columns, chunks: Ragged, start: float, levels: list[dict[str
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
     c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"])
-    seconds = {name[2:]: (c.pop(name) - start) * metrics.S_PER_NS for name in INSTANTS}
+    seconds = {name[2:]: (c.pop(name) - start) * metrics.S_PER_NS for name in INSTANT_FIELDS}
     frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.S_PER_NS})
     join_levels(frame, levels)
     return frame
@@ -334,7 +331,7 @@ def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragge
     return found
 
 
-def _levels(facts: dict[str, Any], columns: Columns) -> list[dict[str, Any]]:
+def _all_levels(facts: dict[str, Any], columns: Columns) -> list[dict[str, Any]]:
     """Return run.json's levels, and one made up for every level that only records know (a run that was cut off)."""
     levels = [dict(level) for level in facts["levels"]]
     named = {level["index"] for level in levels}
@@ -367,24 +364,26 @@ def _samples(folder: RunFolder, shift: Callable[[FileHeader], float], start: flo
     for file, path in enumerate(sorted(folder.path.glob("samples-driver*.jsonl"))):
         lines, wrong = read_lines(path)
         header = FileHeader.of({"worker": "", "driver": "", **lines[0]}) if lines else None
-        rows = [values for line in lines[1:] if (values := _sample(line, names)) is not None]
+        rows = [values for line in lines[1:] if (values := _driver_sample(line, names)) is not None]
         wrong += len(lines[1:]) - len(rows)
         if header is None:
             trouble += [no_header(path.name)] if lines or wrong else []
             continue
         if wrong:
-            trouble.append(left_out(wrong, path.name))
+            trouble.append(lines_left_out(wrong, path.name))
         if rows:
             frame = pd.DataFrame(np.array(rows, dtype=np.float64), columns=list(names)).assign(file=file)
             frame["t"] = (frame["t"] + shift(header) - start) * metrics.S_PER_NS
-            frames.append(frame[frame["t"].abs() < MOST_NS * metrics.S_PER_NS])  # beyond: of another boot's clock
+            frames.append(
+                frame[frame["t"].abs() < MOST_SAMPLE_NS * metrics.S_PER_NS]
+            )  # beyond: of another boot's clock
     return pd.concat(frames) if frames else pd.DataFrame({name: np.zeros(0) for name in (*names, "file")})
 
 
-def _sample(line: dict[str, Any], names: tuple[str, ...]) -> list[float] | None:
+def _driver_sample(line: dict[str, Any], names: tuple[str, ...]) -> list[float] | None:
     """Return the values of a driver's sample, None where one of them is no number that it can be."""
     values = [line.get(name) for name in names]
     known = [value for value in values if value is not None]
-    if values[0] is None or any(type(value) not in (int, float) or not abs(value) < MOST_NS for value in known):
+    if values[0] is None or any(type(value) not in (int, float) or not abs(value) < MOST_SAMPLE_NS for value in known):
         return None
     return [np.nan if value is None else float(value) for value in values]

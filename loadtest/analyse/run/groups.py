@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.frames import BoolArray, Delays, Gaps, Run, join_levels, peak_at_once
+from loadtest.analyse.run.arrays import BoolArray
+from loadtest.analyse.run.frames import Delays, EventGaps, Run, join_levels, peak_at_once
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.errors import LoadTestError
 
 BESIDE_SHARE = 0.01  # of a part's requests that ran beside another part's at its server, from which on it is said
 DESCRIBED = re.compile(r"(?P<url>\S+): (?P<server>.*), model (?P<model>.*), (?P<dialect>[\w-]+)")  # of other_targets
-SIMULATED = re.compile(r"\(simulated: profile (?P<profile>.*) at (?P<speed>[\d.e+]+)× speed\)")
+SIMULATED_NOTE = re.compile(r"\(simulated: profile (?P<profile>.*) at (?P<speed>[\d.e+]+)× speed\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
+class _Destination:
     url: str
     model: str
     dialect: str
@@ -64,7 +65,7 @@ class _Target:
         return self.model, self.url
 
 
-def split(run: Run) -> list[Group]:
+def groups_of(run: Run) -> list[Group]:
     """Return a run's parts in the order of their first request; none where all of it is one model at one server."""
     requests = run.requests
     if requests["model"].nunique() < 2 and requests["target"].nunique() < 2:
@@ -76,7 +77,7 @@ def split(run: Run) -> list[Group]:
         return []
     number = {pair: keys.index(target.key) for pair, target in known.items()}
     which = np.array([number[pair] for pair in pairs], dtype=np.int64)
-    names = _names(keys)
+    names = _group_names(keys)
     targets = {target.key: target for target in reversed(known.values())}
     accompanied = {
         (one, other): _accompanied(run, which == one, which == other)
@@ -88,7 +89,7 @@ def split(run: Run) -> list[Group]:
     for index, key in enumerate(keys):
         rows = which == index
         others = {other: beside for (one, other), beside in accompanied.items() if one == index}
-        part = _part(run, rows, targets[key], names[index])
+        part = _run_of_group(run, rows, targets[key], names[index])
         part.requests["accompanied"] = np.any(
             list(others.values()) or [np.zeros(int(rows.sum()), dtype=np.bool_)], axis=0
         )
@@ -109,7 +110,7 @@ def refuse(run: Run, groups: Sequence[Group], what: str) -> None:
         )
 
 
-def folder(number: int, name: str) -> str:
+def chart_folder(number: int, name: str) -> str:
     """Return the name of the folder for a group's charts; `number` counts from 1."""
     plain = re.sub(r"[^A-Za-z0-9._]+", "-", name).strip(".-")[:60].strip(".-")
     return f"group-{number}-{plain}" if plain else f"group-{number}"
@@ -119,16 +120,16 @@ def unused(run: Run) -> list[str]:
     """Return the targets of run.json that no request went to, by name."""
     used = {_target(run, *pair).key for pair in set(zip(run.requests["target"], run.requests["model"], strict=True))}
     every = list(dict.fromkeys(target.key for target in _targets(run)))
-    return [name for name, key in zip(_names(every), every, strict=True) if key not in used] if used else []
+    return [name for name, key in zip(_group_names(every), every, strict=True) if key not in used] if used else []
 
 
-def mixed(run: Run) -> str | None:
+def undistinguished_servers(run: Run) -> str | None:
     """Say which servers a folder without targets does not tell apart: several that served the same model."""
     if _targets(run):
         return None
     main = run.facts.get("target") or {}
     urls: dict[str, list[str]] = {str(main.get("model")): [str(main.get("url"))]}
-    for other in _others(run):
+    for other in _older_targets(run):
         urls.setdefault(other.model, []).append(other.url)
     many = next((list(dict.fromkeys(found)) for found in urls.values() if len(set(found)) > 1), None)
     return f"requests went to {' and '.join(many)}, and this folder does not tell which to which" if many else None
@@ -137,42 +138,44 @@ def mixed(run: Run) -> str | None:
 # -- what a record was sent to ---------------------------------------------------------------------------------------
 
 
-def _targets(run: Run) -> list[_Target]:
+def _targets(run: Run) -> list[_Destination]:
     said = run.facts.get("targets")
-    return [_read(one) for one in said if isinstance(one, dict)] if isinstance(said, list) else []
+    return [_read_target(one) for one in said if isinstance(one, dict)] if isinstance(said, list) else []
 
 
-def _read(said: dict[str, Any]) -> _Target:
+def _read_target(said: dict[str, Any]) -> _Destination:
     server = said.get("server")
     url, model, dialect = (str(said.get(name) or "") for name in ("url", "model", "dialect"))
-    return _Target(url, model, dialect, server if isinstance(server, dict) else {})
+    return _Destination(url, model, dialect, server if isinstance(server, dict) else {})
 
 
-def _others(run: Run) -> list[_Target]:
+def _older_targets(run: Run) -> list[_Destination]:
     """Return the targets but the first of an older Locust run, where each is a line of text."""
     said = run.facts.get("other_targets")
     lines = [DESCRIBED.fullmatch(str(line)) for line in said] if isinstance(said, list) else []
-    return [_Target(line["url"], line["model"], line["dialect"], _server(line["server"])) for line in lines if line]
+    return [
+        _Destination(line["url"], line["model"], line["dialect"], _server(line["server"])) for line in lines if line
+    ]
 
 
 def _server(said: str) -> dict[str, Any]:
     """Read a server's kind and version, and whether it is simulated, from how it is described."""
-    plain = SIMULATED.sub("", said).replace("an OpenAI-compatible server", "openai").strip()
+    plain = SIMULATED_NOTE.sub("", said).replace("an OpenAI-compatible server", "openai").strip()
     kind, _, version = plain.partition(" ")
     found: dict[str, Any] = {"kind": kind.lower(), "version": version or None}
-    if simulated := SIMULATED.search(said):
+    if simulated := SIMULATED_NOTE.search(said):
         found["simulated"] = {"profile": simulated["profile"], "speed": float(simulated["speed"])}
     return found
 
 
-def _target(run: Run, index: int, model: Any) -> _Target:
+def _target(run: Run, index: int, model: Any) -> _Destination:
     """Return what a record with this target and this model was sent to; its own model counts."""
-    main = _read(run.facts.get("target") or {})
+    main = _read_target(run.facts.get("target") or {})
     named = _targets(run)
     if 0 <= index < len(named):
         found = named[index]
     else:
-        found = next((other for other in _others(run) if other.model == model and model != main.model), main)
+        found = next((other for other in _older_targets(run) if other.model == model and model != main.model), main)
     name = str(model) if model else found.model
     if found.server:
         server = found.server
@@ -181,12 +184,12 @@ def _target(run: Run, index: int, model: Any) -> _Target:
         # Context, slots and the like were asked of one model; kind and version are the server's.
         server = said if name == main.model else {key: said.get(key) for key in ("kind", "version", "simulated")}
     else:
-        same = (other.server for other in _others(run) if other.url == found.url)
+        same = (other.server for other in _older_targets(run) if other.url == found.url)
         server = next(same, {})
     return dataclasses.replace(found, model=name, server=server)
 
 
-def _names(keys: Sequence[tuple[str, str]]) -> list[str]:
+def _group_names(keys: Sequence[tuple[str, str]]) -> list[str]:
     """Name groups by model; by server where the models are the same; by both where that needs both."""
     models, urls = [model for model, _ in keys], [url for _, url in keys]
     if len(set(models)) == len(models):
@@ -197,9 +200,9 @@ def _names(keys: Sequence[tuple[str, str]]) -> list[str]:
 # -- a part of a run -------------------------------------------------------------------------------------------------
 
 
-def _part(run: Run, rows: BoolArray, target: _Target, name: str) -> Run:
+def _run_of_group(run: Run, rows: BoolArray, target: _Destination, name: str) -> Run:
     requests = run.requests[rows].reset_index(drop=True)
-    chunks, server_chunks = _rows(run.chunks, rows), _rows(run.server_chunks, rows)
+    chunks, server_chunks = _ragged_rows(run.chunks, rows), _ragged_rows(run.server_chunks, rows)
     late = run.delivery
     main = run.facts.get("target") or {}
     same = (main.get("model"), main.get("url")) == target.key
@@ -208,7 +211,7 @@ def _part(run: Run, rows: BoolArray, target: _Target, name: str) -> Run:
     if not same:
         facts["server_at_end"] = None
     levels = [
-        {**_share(run, level, rows), "model": target.model, "url": target.url}
+        {**_level_of_group(run, level, rows), "model": target.model, "url": target.url}
         for level in run.levels
         if bool((requests["level"] == level["index"]).any())
     ]
@@ -222,18 +225,18 @@ def _part(run: Run, rows: BoolArray, target: _Target, name: str) -> Run:
         requests=requests,
         chunks=chunks,
         server_chunks=server_chunks,
-        itl=Gaps(chunks),
-        server_itl=Gaps(server_chunks),
+        itl=EventGaps(chunks),
+        server_itl=EventGaps(server_chunks),
         delivery=Delays(chunks, server_chunks, late.usable[rows], late.ahead[rows], late.least[rows]),
         whole=run,
     )
 
 
-def _rows(ragged: Ragged, rows: BoolArray) -> Ragged:
+def _ragged_rows(ragged: Ragged, rows: BoolArray) -> Ragged:
     return Ragged.flattened(ragged.flat[np.repeat(rows, ragged.counts)], ragged.counts[rows])
 
 
-def _share(run: Run, level: dict[str, Any], rows: BoolArray) -> dict[str, Any]:
+def _level_of_group(run: Run, level: dict[str, Any], rows: BoolArray) -> dict[str, Any]:
     """Return a level as one group had it: its own streams at once (or its share of the rate), and its own lengths."""
     everyone = np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)
     mine = everyone & rows
@@ -276,7 +279,7 @@ def _dialect(part: Run) -> str:
     return str(dialects.mode().iloc[0]) if len(dialects) else ""
 
 
-def outcomes(run: Run) -> dict[str, int]:
+def outcome_counts(run: Run) -> dict[str, int]:
     """Return how many measured requests of a run ended how."""
     counted = run.requests[~run.requests["warmup"].astype(bool)]
     return {str(name): int(count) for name, count in counted["outcome"].value_counts().items()}

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from loadtest import metrics
-from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import Run
 from loadtest.records import NOT_SENT, Outcome
 from loadtest.scenario import Level
 
@@ -26,7 +27,7 @@ def level_of(level: dict[str, Any]) -> Level:
     return Level(index=level["index"], requests=0, **{key: level.get(key) for key in keys})
 
 
-def name(level: dict[str, Any]) -> str:
+def load_name(level: dict[str, Any]) -> str:
     """Name a level's load as its label does: "8 streams", "4 requests/s"."""
     if is_open(level) and level.get("rate") is None and level.get("trace") is None:
         return "an unknown load"
@@ -90,7 +91,7 @@ def missing(run: Run, level: dict[str, Any]) -> Iterator[str]:
         yield f"worker {number} died{when} ({died['why']}): {lacks} {'is' if part in (None, 1) else 'are'} missing"
 
 
-def shed(run: Run, index: int) -> int:
+def shed_requests(run: Run, index: int) -> int:
     """Return how many requests of a level were not sent, for --max-in-flight others were in flight."""
     rows = run.requests[run.measured(index)]
     stopped = rows["error"][rows["outcome"] == Outcome.CANCELLED]

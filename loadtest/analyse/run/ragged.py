@@ -8,10 +8,8 @@ from itertools import chain
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ class Ragged:
         """The row of every value."""
         return np.repeat(np.arange(len(self.starts) - 1), self.counts)
 
-    def first(self) -> npt.NDArray[np.float64]:
+    def first(self) -> FloatArray:
         """Return each row's first value, nan where a row is empty."""
         out = np.full(len(self.starts) - 1, np.nan)
         full = self.counts > 0
@@ -76,7 +74,7 @@ class Ragged:
         marked[np.searchsorted(self.starts, np.flatnonzero(down), side="right") - 1] = True
         return marked
 
-    def last(self) -> npt.NDArray[np.float64]:
+    def last(self) -> FloatArray:
         """Return each row's last value, nan where a row is empty."""
         out = np.full(len(self.starts) - 1, np.nan)
         full = self.counts > 0

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run.damage import left_out, no_header
-from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.damage import lines_left_out, no_header
+from loadtest.analyse.run.frames import Run
 from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
 
 SERVERS = ("vllm", "llamacpp", "prometheus")
 SAME_BOOT_NS = 60_000_000_000  # of one host's clocks: a larger change of their offset is another boot, no stepped clock
 MIB = 2.0**20
-MOST = 1e18  # of a number in a sample: bytes sent since a machine's start are fewer
-PARTS = ("facts", "cores", "values", "gpus", "models", "gap")  # of a sample, that are no number themselves
+MOST_READING = 1e18  # of a number in a sample: bytes sent since a machine's start are fewer
+NOT_NUMBERS = ("facts", "cores", "values", "gpus", "models", "gap")  # of a sample, that are no number themselves
 # Names of the exporters' metrics, and the factor to bytes, shares or watts.
 GPU_METRICS = {
     "DCGM_FI_DEV_FB_USED": ("memory_used", MIB),
@@ -37,7 +38,7 @@ SERVER_METRICS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class SamplingGap:
     """Where a source could not be sampled, seconds on the run's axis; `end` None: to the end of its file."""
 
     source: str
@@ -56,7 +57,7 @@ class Machine:
     server: pd.DataFrame | None  # by its own count: running, waiting, kv_use (share)
     models: list[tuple[float, list[dict[str, Any]]]]  # what Ollama has loaded, sample by sample
     named: dict[str, pd.DataFrame]  # metrics that the user named: t, value
-    gaps: list[Gap]
+    gaps: list[SamplingGap]
     simulated: frozenset[str]  # sources that a simulated server answered
     trouble: list[str]  # a sentence on each file of which something could not be read
 
@@ -70,7 +71,7 @@ class Machine:
 
 
 @dataclass(slots=True)
-class _File:
+class _SamplesFile:
     """One samples file, read."""
 
     source: str
@@ -78,36 +79,38 @@ class _File:
     every: float
     samples: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
-    gaps: list[Gap] = field(default_factory=list)
+    gaps: list[SamplingGap] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)
 
 
-def read(run: Run) -> Machine:
+def read_machine(run: Run) -> Machine:
     """Read what monitors left in a run's folder; what is no sample is left out and said in `trouble`."""
     files = list(_files(run))
     hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
     gpu_files = [file for file in files if file.source == "nvidia" and file.samples]
     gpu_files = gpu_files or [
-        file for file in files if any("DCGM_" in key for key in _keys(file))
+        file for file in files if any("DCGM_" in key for key in _metric_names(file))
     ]  # the same GPUs again
-    server = next((file for file in files if file.source in SERVERS and _keys(file) & set(SERVER_METRICS)), None)
+    server = next(
+        (file for file in files if file.source in SERVERS and _metric_names(file) & set(SERVER_METRICS)), None
+    )
     return Machine(
         hosts=hosts,
         gpus=_gpus(gpu_files[0]) if gpu_files else None,
         gpu_count=max((len(_by_gpu(values)) for _, values in gpu_files[0].samples), default=0) if gpu_files else 0,
-        server=_frame(server, _server_values) if server else None,
+        server=_sample_frame(server, _server_values) if server else None,
         models=sorted(
             ((t, values["models"]) for file in files for t, values in file.samples if "models" in values),
             key=lambda entry: entry[0],
         ),
-        named=dict(_named(files)),
+        named=dict(_named_metrics(files)),
         gaps=[gap for file in files for gap in file.gaps],
         simulated=frozenset(file.source for file in files if file.facts.get("simulated")),
         trouble=[said for file in files for said in file.trouble],
     )
 
 
-def known(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArray]:
+def known_values(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArray]:
     """Return the instants and the values of a column where it has one."""
     t, values = (frame[name].to_numpy(dtype=np.float64) for name in ("t", column))
     there = np.isfinite(values)
@@ -117,22 +120,22 @@ def known(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArray]:
 # -- files ----------------------------------------------------------------------------------------------------------
 
 
-def _files(run: Run) -> Iterator[_File]:
+def _files(run: Run) -> Iterator[_SamplesFile]:
     for path in sorted(run.path.glob("samples-*.jsonl")):
         if path.name.startswith("samples-driver"):
             continue  # frames has them
         lines, wrong = read_lines(path)
         if not lines:
             if wrong:
-                yield _File("", "", 1.0, trouble=[no_header(path.name)])
+                yield _SamplesFile("", "", 1.0, trouble=[no_header(path.name)])
             continue
         header, every = FileHeader.of({"worker": "", "driver": "", **lines[0]}), lines[0].get("every", 0)
         if header is None or not isinstance(lines[0].get("source"), str) or not _is_number(every) or every <= 0:
-            yield _File("", "", 1.0, trouble=[no_header(path.name)])
+            yield _SamplesFile("", "", 1.0, trouble=[no_header(path.name)])
             continue
-        file = _File(lines[0]["source"], header.host, float(every))
-        if wrong := wrong + _fill(file, lines[1:], _shift(run, header)):
-            file.trouble.append(left_out(wrong, path.name))
+        file = _SamplesFile(lines[0]["source"], header.host, float(every))
+        if wrong := wrong + _fill_samples(file, lines[1:], _shift(run, header)):
+            file.trouble.append(lines_left_out(wrong, path.name))
         yield file
 
 
@@ -144,7 +147,7 @@ def _shift(run: Run, header: FileHeader) -> int:
     return monotonic if one_clock else wall
 
 
-def _fill(file: _File, lines: list[dict[str, Any]], shift: int) -> int:
+def _fill_samples(file: _SamplesFile, lines: list[dict[str, Any]], shift: int) -> int:
     """Put samples, facts and gaps into a file; return how many lines were none of these."""
     wrong = 0
     for line in lines:
@@ -153,12 +156,12 @@ def _fill(file: _File, lines: list[dict[str, Any]], shift: int) -> int:
             continue
         t = (line["t"] + shift) * S_PER_NS
         if "gap" in line:
-            file.gaps.append(Gap(file.source, t, None, str(line["gap"])))
+            file.gaps.append(SamplingGap(file.source, t, None, str(line["gap"])))
         elif "facts" in line:
             file.facts |= line["facts"]
         else:
             if file.gaps and file.gaps[-1].end is None:
-                file.gaps[-1] = Gap(file.source, file.gaps[-1].start, t, file.gaps[-1].sentence)
+                file.gaps[-1] = SamplingGap(file.source, file.gaps[-1].start, t, file.gaps[-1].sentence)
             file.samples.append((t, line))
     return wrong
 
@@ -173,7 +176,7 @@ def _is_sample(line: dict[str, Any]) -> bool:
         return False
     if not all(isinstance(some, list) and all(isinstance(one, dict) for one in some) for some in (gpus, models)):
         return False
-    rest = [value for key, value in line.items() if key not in PARTS and value is not None]
+    rest = [value for key, value in line.items() if key not in NOT_NUMBERS and value is not None]
     readings = [value for gpu in gpus for value in gpu.values()]
     sizes = [model.get(name) or 0 for model in models for name in ("size", "size_vram", "context_length")]
     counts = [facts.get(name) or 0 for name in ("cores", "memory_total")]
@@ -186,10 +189,10 @@ def _is_sample(line: dict[str, Any]) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST_READING
 
 
-def _frame(file: _File, values: Any) -> pd.DataFrame:
+def _sample_frame(file: _SamplesFile, values: Any) -> pd.DataFrame:
     """Return a row a sample, and one of nan after each that was not followed in time."""
     rows: list[dict[str, float]] = []
     for t, line in file.samples:
@@ -199,7 +202,7 @@ def _frame(file: _File, values: Any) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=np.float64)
 
 
-def _host(file: _File) -> pd.DataFrame:
+def _host(file: _SamplesFile) -> pd.DataFrame:
     def values(line: dict[str, Any]) -> dict[str, float]:
         cores = sorted(line.get("cores") or [], reverse=True)
         seen = {key: value for key, value in line.items() if key != "t" and isinstance(value, int | float)}
@@ -209,12 +212,12 @@ def _host(file: _File) -> pd.DataFrame:
             seen["second"] = cores[1]
         return seen
 
-    frame = _frame(file, values)
+    frame = _sample_frame(file, values)
     frame.attrs["cores"] = file.facts.get("cores")
     return frame
 
 
-def _gpus(file: _File) -> pd.DataFrame:
+def _gpus(file: _SamplesFile) -> pd.DataFrame:
     def values(line: dict[str, Any]) -> dict[str, float]:
         seen = list(_by_gpu(line).values())
         out = {}
@@ -224,7 +227,7 @@ def _gpus(file: _File) -> pd.DataFrame:
                 out[key] = float(together(told))
         return out
 
-    frame = _frame(file, values)
+    frame = _sample_frame(file, values)
     frame.attrs |= {"source": file.source, "host": file.host}
     return frame
 
@@ -252,14 +255,14 @@ def _server_values(line: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def _named(files: list[_File]) -> Iterator[tuple[str, pd.DataFrame]]:
+def _named_metrics(files: list[_SamplesFile]) -> Iterator[tuple[str, pd.DataFrame]]:
     for file in files:
-        for key in sorted(_keys(file, whole=True)) if file.source == "prometheus" else ():
+        for key in sorted(_metric_names(file, whole=True)) if file.source == "prometheus" else ():
             name = key.partition("{")[0]
             if name not in SERVER_METRICS and name not in GPU_METRICS:
-                yield key, _frame(file, lambda line, key=key: {"value": line["values"].get(key, np.nan)})
+                yield key, _sample_frame(file, lambda line, key=key: {"value": line["values"].get(key, np.nan)})
 
 
-def _keys(file: _File, *, whole: bool = False) -> set[str]:
+def _metric_names(file: _SamplesFile, *, whole: bool = False) -> set[str]:
     keys = {key for _, line in file.samples for key in line.get("values", {})}
     return keys if whole else {key.partition("{")[0] for key in keys}

@@ -7,23 +7,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loadtest.analyse.run.frames import BoolArray, FloatArray, Run
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import token_gaps as gaps_of
 from loadtest.analyse.server.prefill import uncached
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.errors import PredictionError
 
-SAME_BATCH_S = 0.005  # prompts whose work began this close were taken up together
+TAKEN_UP_TOGETHER_S = 0.005  # prompts whose work began this close were taken up together
 TURNAROUND_S = 0.001
 MOST_LENGTHS = 2000
 FEWEST_RACES = 4  # to tell the odds of one
-CAUGHT = 0.5  # where no race was seen and the engine is not known to lose it: as often as not
+ASSUMED_CAUGHT = 0.5  # where no race was seen and the engine is not known to lose it: as often as not
 LLAMA_SERVER_SINCE = (0, 30)  # Ollama's versions that run llama.cpp's server, which splits passes by neighbours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Protocol:
+class LoadPattern:
     """How the run measured, so that a prediction measures the same: its figures depend on it where runs are short."""
 
     warmup: bool  # whether each user's first request was left out
@@ -33,7 +34,7 @@ class Protocol:
     together: tuple[float, ...]  # of each level's first burst: the share of those after the first in the first batch
 
 
-def read(run: Run, slots: Slots) -> Protocol:
+def load_pattern(run: Run, slots: Slots) -> LoadPattern:
     """Read how the run measured from its records."""
     warm = np.asarray(run.requests["warmup"], dtype=np.bool_)
     levels = run.requests["level"].to_numpy()
@@ -57,9 +58,9 @@ def read(run: Run, slots: Slots) -> Protocol:
         at_most = min(users, slots.estimate or users)
         burst = np.sort(begun[mine & np.isfinite(begun)])[:at_most]
         if at_most > 1 and len(burst) == at_most:
-            together.append(float((burst[1:] - burst[0] < SAME_BATCH_S).mean()))
+            together.append(float((burst[1:] - burst[0] < TAKEN_UP_TOGETHER_S).mean()))
     usual = [turn for turn in turns if turn >= 0]
-    return Protocol(
+    return LoadPattern(
         warmup=bool(warm.any()),
         requests=counts[0] if len(counts) > 1 and len(set(counts)) == 1 else None,
         each=float(np.median(each)) if each else 8.0,
@@ -68,7 +69,7 @@ def read(run: Run, slots: Slots) -> Protocol:
     )
 
 
-def lengths(run: Run) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def request_lengths(run: Run) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return uncached prompt and output tokens of the measured requests, paired; raise PredictionError without any."""
     good = np.asarray(run.requests["ok"] & ~run.requests["warmup"], dtype=np.bool_)
     prompts, outputs = uncached(run)[good], run.column("output_tokens")[good]
@@ -81,7 +82,7 @@ def lengths(run: Run) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(int(value) for value in pairs[:, 0]), tuple(int(value) for value in pairs[:, 1])
 
 
-def races(run: Run, slots: Slots, steps: Steps) -> tuple[float, float]:
+def admission_odds(run: Run, slots: Slots, steps: Steps) -> tuple[float, float]:
     """Return how often a freed slot's next stream made the batch that followed at once, and how often of streams let
     in at one instant a later one missed the first's batch.
 
@@ -105,7 +106,7 @@ def races(run: Run, slots: Slots, steps: Steps) -> tuple[float, float]:
 def _caught_usually(run: Run) -> float:
     """Return how often the race is won where the run shows none: never in the engines that Ollama had before 0.30."""
     version = _ollama_version(run)
-    return 0.0 if version is not None and version < LLAMA_SERVER_SINCE else CAUGHT
+    return 0.0 if version is not None and version < LLAMA_SERVER_SINCE else ASSUMED_CAUGHT
 
 
 def _ollama_version(run: Run) -> tuple[int, ...] | None:
@@ -129,7 +130,7 @@ def _apart(open_to: FloatArray, started: FloatArray, step: float, edge: float) -
     follower = np.asarray(~head & at_once, dtype=np.bool_)
     if follower.sum() < FEWEST_RACES:
         return 0.0
-    return float((started - begun[group] > max(SAME_BATCH_S, edge))[follower].mean())
+    return float((started - begun[group] > max(TAKEN_UP_TOGETHER_S, edge))[follower].mean())
 
 
 def _first_burst(run: Run) -> BoolArray:
@@ -142,21 +143,21 @@ def _first_burst(run: Run) -> BoolArray:
     return marked
 
 
-class Passes(NamedTuple):
+class PassRule(NamedTuple):
     """Whether a step is a pass per run of neighbouring slots, and the sentence to say where that is not from the run."""
 
     split: bool
     guess: str | None
 
 
-def passes(run: Run, slots: Slots, steps: Steps) -> Passes:
+def pass_rule(run: Run, slots: Slots, steps: Steps) -> PassRule:
     """Say whether passes split by neighbouring slots: as seen, or as the server's version is known to do it."""
     if steps.neighbours is not None:
-        return Passes(steps.neighbours, None)
+        return PassRule(steps.neighbours, None)
     version = _ollama_version(run)
     if version is None or version < LLAMA_SERVER_SINCE or (slots.estimate or 0) > 2:
-        return Passes(split=False, guess=None)
-    return Passes(
+        return PassRule(split=False, guess=None)
+    return PassRule(
         split=True,
         guess=(
             f"Ollama {run.facts['server']['version']} decodes streams whose slots are not neighbours in passes of their own, "

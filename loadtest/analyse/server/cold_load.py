@@ -11,13 +11,16 @@ import pandas as pd
 
 from loadtest.analyse.figures import stats
 from loadtest.analyse.run import samples
-from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.samples import Machine
 from loadtest.text import seconds, size
 
 ENOUGH_SAMPLES = 2  # while a load goes on: of fewer, a growth would be made up
 FROM_CACHE, FROM_DISK = 0.1, 0.5  # of the file: growth of the page cache up to the one, from the other on
-UNLIKE = 0.5  # of the first load's growth: later ones off by less are told by it; samples at the edges cost them some
+UNLIKE_FIRST_LOAD = (
+    0.5  # of the first load's growth: later ones off by less are told by it; samples at the edges cost them some
+)
 STAYED = 0.02  # of a memory: a smaller change is none
 FASTER = 0.8  # of the first load's time: later ones below it are said to be faster
 
@@ -47,7 +50,7 @@ class Sampled:
     def of(cls, frame: pd.DataFrame | None, column: str, reason: str, mark: str = "") -> Sampled:
         if frame is None or column not in frame or not frame[column].notna().any():
             return cls.none(reason)
-        return cls(*samples.known(frame, column), mark=mark)
+        return cls(*samples.known_values(frame, column), mark=mark)
 
     def change(self, start: float, end: float) -> tuple[float, float] | None:
         """Return the bytes before and after a load that went on from `start` to `end`, None with too few samples.
@@ -119,8 +122,8 @@ def cold_load(run: Run, index: int) -> dict[str, Any]:
     known = np.isfinite(times)
     times, sent = times[known], sent[known]
     held, from_what = file_bytes(run)
-    watched = sampled(run, samples.read(run))
-    loads = [_load(float(at), float(took), held, watched) for at, took in zip(sent, times, strict=True)]
+    watched = sampled(run, samples.read_machine(run))
+    loads = [_load_figures(float(at), float(took), held, watched) for at, took in zip(sent, times, strict=True)]
     typical = float(np.median(times)) if len(times) else None
     reasons = {
         f"{key}_reason": watched[key].reason or TOO_RARE
@@ -140,7 +143,7 @@ def cold_load(run: Run, index: int) -> dict[str, Any]:
     }
 
 
-def _load(at: float, took: float, held: int | None, watched: dict[str, Sampled]) -> dict[str, Any]:
+def _load_figures(at: float, took: float, held: int | None, watched: dict[str, Sampled]) -> dict[str, Any]:
     found: dict[str, Any] = {"start_s": at, "load_s": took, "bytes_per_s": held / took if held and took > 0 else None}
     for key, one in watched.items():
         change = one.change(at, at + took)
@@ -157,11 +160,11 @@ def grown(load: dict[str, Any], key: str) -> float | None:
 # -- sentences ------------------------------------------------------------------------------------------------------
 
 
-def sentences(cold: dict[str, Any], mark: str = "") -> list[str]:
+def cold_load_sentences(cold: dict[str, Any], mark: str = "") -> list[str]:
     """Say what a level's loads took and where the file went; `mark` stands behind GPU memory that is simulated."""
     if not cold["n"]:
         return ["No load was seen: no request ended well, or the server does not say how long it loaded."]
-    said = [loading(cold), *(_growth(cold, key, name, mark) for key, name in MEMORIES)]
+    said = [loading(cold), *(_growth_sentence(cold, key, name, mark) for key, name in MEMORIES)]
     return [sentence for sentence in said if sentence]
 
 
@@ -170,16 +173,16 @@ def loading(cold: dict[str, Any]) -> str:
     n, first, later = cold["n"], cold["first_s"], cold["later_p50_s"]
     if later is not None and later <= FASTER * first:
         return (
-            f"The first load took {seconds(first)}{_speed(cold, first)}; later ones {seconds(later)} "
-            f"(p50 of {n - 1}){_speed(cold, later)}{_why_faster(cold)}."
+            f"The first load took {seconds(first)}{_speed_words(cold, first)}; later ones {seconds(later)} "
+            f"(p50 of {n - 1}){_speed_words(cold, later)}{_why_faster(cold)}."
         )
     typical = cold["load_s"]["p50"]
     unknown = "" if cold["bytes"] else "; the model's size is not known"
     of = f"p50 of {n} loads" if n > 1 else "one load"
-    return f"Loading took {seconds(typical)} ({of}){_speed(cold, typical)}{unknown}."
+    return f"Loading took {seconds(typical)} ({of}){_speed_words(cold, typical)}{unknown}."
 
 
-def _speed(cold: dict[str, Any], took: float) -> str:
+def _speed_words(cold: dict[str, Any], took: float) -> str:
     if not cold["bytes"] or took <= 0:
         return ""
     what = "" if cold["bytes_from"] == "file" else " in memory"
@@ -196,7 +199,7 @@ def _why_faster(cold: dict[str, Any]) -> str:
     return ""
 
 
-def _growth(cold: dict[str, Any], key: str, name: str, mark: str) -> str | None:
+def _growth_sentence(cold: dict[str, Any], key: str, name: str, mark: str) -> str | None:
     seen = [(number, load) for number, load in enumerate(cold["loads"]) if load[key] is not None]
     if not seen:
         return None
@@ -213,6 +216,6 @@ def _growth(cold: dict[str, Any], key: str, name: str, mark: str) -> str | None:
     if abs(grew) < STAYED * change["after"]:
         text = f"The {name} stayed at {size(change['after'])} {which}"
     rest = [float(later) for _, one in seen[1:] if (later := grown(one, key)) is not None]
-    if rest and abs(float(np.median(rest)) - grew) > UNLIKE * max(abs(grew), 1.0):
+    if rest and abs(float(np.median(rest)) - grew) > UNLIKE_FIRST_LOAD * max(abs(grew), 1.0):
         text += f"; in later ones by {size(float(np.median(rest)))} (p50)"
     return f"{text}."

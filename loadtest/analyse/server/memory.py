@@ -29,7 +29,7 @@ def context_sentences(run: Run) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryBySlots:
     """Memory by slots: what the server says that the loaded model takes, plus KV cache for the slots it lacks."""
 
     loaded: int  # bytes as measured, with `slots` slots
@@ -51,7 +51,7 @@ class Memory:
         }
 
 
-def memory(run: Run, slots: Slots) -> Memory | str:
+def memory_by_slots(run: Run, slots: Slots) -> MemoryBySlots | str:
     """Return what the run's facts say about memory by slots, or one sentence on what is missing."""
     server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
     details = (server.get("facts") or {}).get("details") or {}
@@ -65,10 +65,10 @@ def memory(run: Run, slots: Slots) -> Memory | str:
         return "memory unknown: the server does not say how long its context is."
     if kv is None:
         return "memory unknown: the run does not hold the model's layers and KV heads."
-    return Memory(int(size), slots.estimate, int(context), kv)
+    return MemoryBySlots(int(size), slots.estimate, int(context), kv)
 
 
-def of_run(run: Run, slots: Slots) -> Plan:
+def plan_of_run(run: Run, slots: Slots) -> Plan:
     """Return the estimate for what the run measured, with its context and slots; raise PredictionError."""
     server, context = run.facts.get("server") or {}, granted(run)
     said = server.get("facts") or {}

@@ -17,18 +17,18 @@ from loadtest.analyse.server.slots import Slots
 from loadtest.errors import PredictionError
 from loadtest.memory import report
 from loadtest.memory.estimate import Plan
-from loadtest.memory.loaded import measured
+from loadtest.memory.loaded import loaded_memory
 from loadtest.text import binary_size, counted, percent, signed
 
-OFF = 0.1  # of the estimate: a larger difference wants an explanation
+NOTABLE_DIFFERENCE = 0.1  # of the estimate: a larger difference wants an explanation
 EXPLAINED = 0.02  # of what was measured: another plan that comes this near may be the one that was served
-MOST_SLOTS = 64  # that a difference is taken to speak of
+MOST_EXPLAINED_SLOTS = 64  # that a difference is taken to speak of
 SMALLER_CACHES = ("q8_0", "q4_0")
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class MemoryReading:
     """What one source said that the model takes, bytes, beside the estimate of the same."""
 
     by: str  # "ollama", "nvidia" or "dcgm"
@@ -55,12 +55,12 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class MemoryComparison:
     """An estimate for what a run measured, and what was measured of it."""
 
     plan: Plan
     slots_from: str  # "server", "inferred", or "assumed" where the run saw no limit
-    readings: tuple[Reading, ...]  # the server's own first
+    readings: tuple[MemoryReading, ...]  # the server's own first
     vram: int | None  # bytes of it that the server says lie on a GPU
     simulated: bool
 
@@ -84,31 +84,31 @@ class Beside:
         }
 
 
-def beside(run: Run, slots: Slots) -> Beside | str:
+def compare_memory(run: Run, slots: Slots) -> MemoryComparison | str:
     """Return estimate and measurement of a run, or one sentence on what is missing for it."""
     try:
-        plan = memory.of_run(run, slots)
+        plan = memory.plan_of_run(run, slots)
     except PredictionError as error:
         return str(error)
     if plan.kv is None:
         return "the run does not hold the model's layers and KV heads, which its KV cache follows from."
     if run.simulated is not None:
         plan = replace(plan, buffers=0)  # it counts a file and a cache: no engine, no buffers
-    machine = samples.read(run)
+    machine = samples.read_machine(run)
     loaded = _loaded(run, machine)
-    said = measured(loaded)
+    said = loaded_memory(loaded)
     vram = None if said is None or said.size_vram is None else min(said.size_vram, said.size)
     plan = replace(plan, gpu=vram != 0)
     readings = []
     if said is not None:
         what = "loaded model, as the server says (/api/ps)"
-        readings.append(Reading("ollama", what, said.size, plan.loaded, run.simulated is not None))
+        readings.append(MemoryReading("ollama", what, said.size, plan.loaded, run.simulated is not None))
     if (on_gpus := _on_gpus(run, machine)) is not None and (said is None or vram == said.size):
         # Of a model that lies partly in host memory the estimate does not say which part.
         readings.append(_gpu_reading(machine, on_gpus, plan))
     if not readings:
         return "neither the server nor a monitor of its GPU said what the loaded model takes."
-    return Beside(plan, _slots_from(run, slots), tuple(readings), vram, run.simulated is not None)
+    return MemoryComparison(plan, _slots_from(run, slots), tuple(readings), vram, run.simulated is not None)
 
 
 def _slots_from(run: Run, slots: Slots) -> str:
@@ -121,7 +121,7 @@ def _loaded(run: Run, machine: Machine) -> Mapping[str, Any] | None:
     """Return what /api/ps said of the model: at the run's end, else the last time that a monitor saw it."""
     if at_end := run.facts.get("server_at_end"):
         return dict(at_end)
-    name, end = (run.facts.get("target") or {}).get("model"), _end(run)
+    name, end = (run.facts.get("target") or {}).get("model"), _run_end(run)
     seen = (
         model
         for t, models in reversed(machine.models)
@@ -140,7 +140,7 @@ def _on_gpus(run: Run, machine: Machine) -> int | None:
     if frame.attrs["source"] == "nvidia" and not _same_machine(run, str(frame.attrs.get("host"))):
         return None
     t, used = (frame[name].to_numpy(dtype=np.float64) for name in ("t", "memory_used"))
-    during = used[(t >= 0) & (t <= _end(run)) & np.isfinite(used)]
+    during = used[(t >= 0) & (t <= _run_end(run)) & np.isfinite(used)]
     return int(during.max()) if len(during) else None
 
 
@@ -151,17 +151,17 @@ def _same_machine(run: Run, sampled: str) -> bool:
     return sampled != client or urlsplit(url).hostname in (*LOCAL, client)
 
 
-def _gpu_reading(machine: Machine, used: int, plan: Plan) -> Reading:
+def _gpu_reading(machine: Machine, used: int, plan: Plan) -> MemoryReading:
     assert machine.gpus is not None
     source = str(machine.gpus.attrs["source"])
     many = f" of {machine.gpu_count} GPUs together" if machine.gpu_count > 1 else ""
     name = {"nvidia": "the NVIDIA driver", "dcgm": "DCGM"}.get(source, source)
     drivers = plan.driver * (max(machine.gpu_count, 1) - 1)
     what = f"GPU memory in use{many}, the most ({name})"
-    return Reading(source, what, used, plan.total + drivers, bool(machine.mark(source)))
+    return MemoryReading(source, what, used, plan.total + drivers, bool(machine.mark(source)))
 
 
-def _end(run: Run) -> float:
+def _run_end(run: Run) -> float:
     end = run.requests["end"].max() if len(run.requests) else 0.0
     return float(end) if np.isfinite(end) else 0.0
 
@@ -169,10 +169,10 @@ def _end(run: Run) -> float:
 # -- words ----------------------------------------------------------------------------------------------------------
 
 
-def _parts(found: Beside) -> Iterator[tuple[str, str, str]]:
+def _part_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str]]:
     """Yield (part, size, where it is from) of the estimate without its sums."""
     slots = {"server": "", "inferred": "; slots as the run saw them", "assumed": "; slots assumed: no limit was seen"}
-    for part, size, where in report.part_rows(found.plan):
+    for part, size, where in report.estimate_rows(found.plan):
         if part == "KV cache":
             yield part, size, where + slots[found.slots_from]
         elif part == "compute buffers" and not found.plan.gpu:
@@ -183,9 +183,9 @@ def _parts(found: Beside) -> Iterator[tuple[str, str, str]]:
             yield part, size, where
 
 
-def rows(found: Beside) -> list[tuple[str, str, str, str, str]]:
+def comparison_rows(found: MemoryComparison) -> list[tuple[str, str, str, str, str]]:
     """Return a table's rows: part, estimate, measured, difference, where they are from; an unknown cell is empty."""
-    lines = [(part, size, "", "", where) for part, size, where in _parts(found)]
+    lines = [(part, size, "", "", where) for part, size, where in _part_rows(found)]
     for reading in found.readings:
         difference = reading.size - reading.estimate
         sign = "+" if difference > 0 else "−" if difference < 0 else ""
@@ -205,9 +205,9 @@ def _what(plan: Plan) -> str:
     return "all but the driver" if plan.gpu else "weights and KV cache"
 
 
-def sentences(found: Beside | None) -> list[str]:
+def difference_sentences(found: MemoryComparison | None) -> list[str]:
     """Return one sentence on a difference of more than a tenth; nothing where estimate and measurement agree."""
-    off = [reading for reading in found.readings if abs(reading.share) > OFF] if found else []
+    off = [reading for reading in found.readings if abs(reading.share) > NOTABLE_DIFFERENCE] if found else []
     if found is None or not off:
         return []
     reading = off[0]
@@ -226,7 +226,7 @@ def sentences(found: Beside | None) -> list[str]:
     return [said]
 
 
-def _explained(found: Beside, reading: Reading) -> str:
+def _explained(found: MemoryComparison, reading: MemoryReading) -> str:
     """Return which other plans would take as much as was measured, and what the estimate assumes; empty for neither."""
     if reading.by != "ollama" and found.readings[0].by == "ollama":  # the server's own figure agrees
         if reading.share < 0:
@@ -235,7 +235,7 @@ def _explained(found: Beside, reading: Reading) -> str:
         return "the server's own figure for the model agrees, so the rest is not what it counts for this model"
     near = [
         f"{name} ({binary_size(size)})"
-        for name, size in _others(found, reading)
+        for name, size in _other_plans(found, reading)
         if abs(size - reading.size) <= EXPLAINED * reading.size
     ]
     if near:
@@ -245,7 +245,7 @@ def _explained(found: Beside, reading: Reading) -> str:
     return ""
 
 
-def _others(found: Beside, reading: Reading) -> Iterator[tuple[str, int]]:
+def _other_plans(found: MemoryComparison, reading: MemoryReading) -> Iterator[tuple[str, int]]:
     """Yield plans that a server may have served instead, with what they would take by the same count as the reading."""
     plan = found.plan
     besides = reading.estimate - plan.loaded  # drivers
@@ -264,5 +264,5 @@ def _others(found: Beside, reading: Reading) -> Iterator[tuple[str, int]]:
     one = (plan.kv or 0) / plan.slots
     if found.slots_from == "assumed" and one > 2 * EXPLAINED * reading.size:
         count = round((reading.size - taken(plan)) / one) + plan.slots
-        if count != plan.slots and 1 <= count <= MOST_SLOTS:
+        if count != plan.slots and 1 <= count <= MOST_EXPLAINED_SLOTS:
             yield counted(count, "slot"), taken(replace(plan, slots=count))

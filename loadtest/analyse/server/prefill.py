@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.run.frames import BoolArray, FloatArray, IntArray, Run
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server.token_gaps import Decoding
 
 Interval = tuple[float, float]
@@ -19,13 +20,13 @@ StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 
 SLICES = (512, 1024, 2048, 4096, 256, 128, None)  # prompt tokens a batch, the likeliest first; None: a prompt at once
 NEAR_S = 0.001  # instants of prompts that began and ended together
-FEWEST = 3  # prompts
+FEWEST_PROMPTS = 3  # prompts
 FEWEST_TO_SPLIT = 8  # prompts of unlike lengths, to tell the fixed part from the part a token
-UNLIKE = 2.0  # longest / shortest
-FLOOR = 1.02  # of a token's time: a prompt that takes no longer says nothing about its tokens
-MOST = 1500  # prompts fitted; more say nothing new
-UNSURE = 0.3  # width of the interval, of the speed: then TTFT of an idle server says more
-MODEL_ERROR = 0.005  # a speed is never known better than this share
+LEAST_LENGTH_RATIO = 2.0  # longest / shortest
+ABOVE_LEAST = 1.02  # of a token's time: a prompt that takes no longer says nothing about its tokens
+MOST_FITTED = 1500  # prompts fitted; more say nothing new
+WIDEST_INTERVAL = 0.3  # width of the interval, of the speed: then TTFT of an idle server says more
+LEAST_PREFILL_ERROR = 0.005  # a speed is never known better than this share
 MOST_JITTER = 0.3
 OUTLYING = 4.0  # robust standard deviations
 
@@ -59,7 +60,7 @@ def uncached(run: Run) -> FloatArray:
     return np.asarray(run.column("prompt_tokens") - np.nan_to_num(run.column("cached_tokens")), dtype=np.float64)
 
 
-def measure(run: Run, gaps: Decoding, step: StepTime | None) -> tuple[Prefill | None, str | None]:
+def measure_prefill(run: Run, gaps: Decoding, step: StepTime | None) -> tuple[Prefill | None, str | None]:
     """Return the prefill speed, or the reason why it is not known.
 
     `step` gives the step time, which a prompt shares with the streams that decode meanwhile.
@@ -67,11 +68,11 @@ def measure(run: Run, gaps: Decoding, step: StepTime | None) -> tuple[Prefill | 
     tokens = uncached(run)
     if gaps.told.any():
         found, reason = _from_durations(gaps, tokens, step)
-        if found is not None and found.n < FEWEST and step is not None:  # hidden below a token's time
+        if found is not None and found.n < FEWEST_PROMPTS and step is not None:  # hidden below a token's time
             return _from_stalls(gaps, tokens, step) or found, None
         return found, reason
     found = _from_stalls(gaps, tokens, step) if step else None
-    if found is None or found.ci95[1] - found.ci95[0] > UNSURE * found.per_token_s:
+    if found is None or found.ci95[1] - found.ci95[0] > WIDEST_INTERVAL * found.per_token_s:
         found = _from_idle(run, gaps, tokens, step) or found
     if found is not None:
         return found, None
@@ -81,14 +82,14 @@ def measure(run: Run, gaps: Decoding, step: StepTime | None) -> tuple[Prefill | 
 def _from_durations(gaps: Decoding, tokens: FloatArray, step: StepTime | None) -> tuple[Prefill | None, str | None]:
     """Take prompts' cost from the server's own durations, of those worked on alone or, where few were, together."""
     rows = np.flatnonzero(gaps.told & np.isfinite(gaps.first) & (tokens > 0) & (gaps.first > gaps.started))
-    group = _groups(gaps, rows)
+    group = _prompt_groups(gaps, rows)
     alone = group.size == 1
     beside = gaps.decoding_at(group.start + gaps.edge_s).astype(np.float64)
     evaluated = np.add.reduceat(tokens[group.rows], group.head) if len(group.head) else np.zeros(0)
-    n_batch = _slices(gaps, evaluated[alone], beside[alone], group.start[alone], group.end[alone])
+    n_batch = _slice_tokens(gaps, evaluated[alone], beside[alone], group.start[alone], group.end[alone])
     few = alone.sum() < FEWEST_TO_SPLIT
     taken = alone | (few & (evaluated <= (n_batch or math.inf) - beside))
-    if taken.sum() < FEWEST:
+    if taken.sum() < FEWEST_PROMPTS:
         return None, f"only {int(taken.sum())} prompts were prefilled while no other was: too few to tell the speed"
     evaluated, beside, size = evaluated[taken], beside[taken], group.size[taken].astype(np.float64)
     batches = np.ones(len(evaluated)) if n_batch is None else np.ceil(evaluated / np.maximum(n_batch - beside, 1))
@@ -98,10 +99,10 @@ def _from_durations(gaps: Decoding, tokens: FloatArray, step: StepTime | None) -
         least = step(np.maximum(beside, 0.0) + size)
     method = f"prompts prefilled {'alone or together, no other meanwhile' if few else 'while no other was'}"
     spent = group.end[taken] - group.start[taken]
-    return fit(evaluated, spent, shared, least, f"{method}, less the steps they shared", n_batch), None
+    return fit_prefill(evaluated, spent, shared, least, f"{method}, less the steps they shared", n_batch), None
 
 
-class _Group(NamedTuple):
+class _PromptGroups(NamedTuple):
     """Prompts worked on together, and no other meanwhile; one entry a group, but for `rows`."""
 
     rows: IntArray  # of their requests, group by group
@@ -111,13 +112,13 @@ class _Group(NamedTuple):
     end: FloatArray
 
 
-def _groups(gaps: Decoding, rows: IntArray) -> _Group:
+def _prompt_groups(gaps: Decoding, rows: IntArray) -> _PromptGroups:
     near = max(gaps.edge_s, NEAR_S)
     rows = rows[np.argsort(gaps.first[rows], kind="stable")]
     start, end = gaps.started[rows], gaps.first[rows]
     head = np.flatnonzero(np.diff(end, prepend=-np.inf) > near)
     if not len(head):
-        return _Group(rows, head, head, start, end)
+        return _PromptGroups(rows, head, head, start, end)
     size = np.diff(head, append=len(rows))
     first, last = np.minimum.reduceat(start, head), np.maximum.reduceat(start, head)
     ends = np.maximum.reduceat(end, head)
@@ -126,10 +127,12 @@ def _groups(gaps: Decoding, rows: IntArray) -> _Group:
     whole = (opened - closed == size) & (last - first <= near)
     kept = np.repeat(whole, size)
     size = size[whole]
-    return _Group(rows[kept], np.cumsum(size) - size, size, first[whole], ends[whole])
+    return _PromptGroups(rows[kept], np.cumsum(size) - size, size, first[whole], ends[whole])
 
 
-def _slices(gaps: Decoding, tokens: FloatArray, beside: FloatArray, start: FloatArray, end: FloatArray) -> int | None:
+def _slice_tokens(
+    gaps: Decoding, tokens: FloatArray, beside: FloatArray, start: FloatArray, end: FloatArray
+) -> int | None:
     """Return how many prompt tokens a batch takes: running streams get a token after each slice of a long prompt."""
     long = (beside > 0) & (tokens > min(size for size in SLICES if size)) & gaps.covers(start, end)
     if not long.any():
@@ -174,7 +177,7 @@ def _from_stalls(gaps: Decoding, tokens: FloatArray, step: StepTime) -> Prefill 
         return None
     method = "pauses of running streams that prompts fell into, less a step (the server gives no durations)"
     spent, beside = gaps.right[rows] - gaps.left[rows], beside[rows]
-    return fit(evaluated[rows], spent, step(beside), step(beside + joined[rows]), method, SLICES[0])
+    return fit_prefill(evaluated[rows], spent, step(beside), step(beside + joined[rows]), method, SLICES[0])
 
 
 def _from_idle(run: Run, gaps: Decoding, tokens: FloatArray, step: StepTime | None) -> Prefill | None:
@@ -182,7 +185,7 @@ def _from_idle(run: Run, gaps: Decoding, tokens: FloatArray, step: StepTime | No
     send = run.column("send")
     told = run.column("unsent_tokens") == 0  # else TTFT holds the time of reasoning that was not sent
     seen = np.flatnonzero(np.isfinite(gaps.first) & np.isfinite(send) & (tokens > 0) & told)
-    if len(seen) < FEWEST:
+    if len(seen) < FEWEST_PROMPTS:
         return None
     seen = seen[np.argsort(gaps.first[seen], kind="stable")]
     firsts = gaps.first[seen]
@@ -195,13 +198,13 @@ def _from_idle(run: Run, gaps: Decoding, tokens: FloatArray, step: StepTime | No
     by_then = np.searchsorted(np.sort(send[seen]), firsts[starts], side="left")
     idle = (earlier == done) & (by_then - earlier == sizes) & (evaluated <= (SLICES[0] or math.inf))
     idle |= (earlier == done) & (by_then - earlier == 1) & (sizes == 1)
-    if idle.sum() < FEWEST:
+    if idle.sum() < FEWEST_PROMPTS:
         return None
     spent = firsts[starts][idle] - sent[idle]
     nothing = np.zeros(len(spent))
     least = nothing if step is None else step(sizes[idle].astype(np.float64))
     method = "TTFT of requests that found the server idle (it gives no durations)"
-    found = fit(evaluated[idle], spent, nothing, least, method, SLICES[0])
+    found = fit_prefill(evaluated[idle], spent, nothing, least, method, SLICES[0])
     return replace(found, fixed_s=0.0)  # that part is handling: once, not once a prompt
 
 
@@ -215,7 +218,7 @@ def lone(run: Run) -> BoolArray:
     return np.asarray(sent & (before - over == 1), dtype=np.bool_)
 
 
-def fit(
+def fit_prefill(
     tokens: FloatArray, spent: FloatArray, shared: FloatArray, least: FloatArray, method: str, n_batch: int | None
 ) -> Prefill:
     """Fit spent = max(shared + fixed_s + per_token_s · tokens, least), whose error is a share of it; seconds.
@@ -223,8 +226,8 @@ def fit(
     `shared` is what the streams beside took, `least` the step time with the prompt's stream: a short prompt costs no
     less. The fixed part is kept only where prompts of unlike lengths show it for certain.
     """
-    if len(tokens) > MOST:
-        keep = np.linspace(0, len(tokens) - 1, MOST).astype(np.int64)
+    if len(tokens) > MOST_FITTED:
+        keep = np.linspace(0, len(tokens) - 1, MOST_FITTED).astype(np.int64)
         tokens, spent, shared, least = tokens[keep], spent[keep], shared[keep], least[keep]
     most = 2 * float(np.max(spent / tokens))
 
@@ -233,7 +236,7 @@ def fit(
         slope = loss = 0.0
         for _ in range(4):  # a grid, narrowed round its best: the loss has flat parts, where prompts are hidden
             grid = np.geomspace(low, high, 60)
-            off = _off(spent, np.maximum(shared + fixed + grid[:, None] * tokens, least))
+            off = _log_ratio(spent, np.maximum(shared + fixed + grid[:, None] * tokens, least))
             losses = np.minimum(np.abs(off), OUTLYING * np.median(np.abs(off), axis=1, keepdims=True) + 1e-3) ** 2
             index = int(np.argmin(losses.sum(axis=1)))
             slope, loss = float(grid[index]), float(losses[index].sum())
@@ -243,7 +246,7 @@ def fit(
     slope, loss = best(0.0)
     fixed = 0.0
     n = len(tokens)
-    if n >= FEWEST_TO_SPLIT and tokens.max() >= UNLIKE * tokens.min():
+    if n >= FEWEST_TO_SPLIT and tokens.max() >= LEAST_LENGTH_RATIO * tokens.min():
         usual = float(np.median(spent - shared))
         tries = [float(share * usual) for share in (0.02, 0.04, 0.06, *np.linspace(0.1, 0.8, 15))]
         index = int(np.argmin([best(value)[1] for value in tries]))
@@ -255,10 +258,10 @@ def fit(
         if loss - losses[index] > 20 * losses[index] / max(n - 2, 1):
             fixed = tries[index]
             slope, _ = best(fixed)
-    off = _off(spent, np.maximum(shared + fixed + slope * tokens, least))
+    off = _log_ratio(spent, np.maximum(shared + fixed + slope * tokens, least))
     spread = 1.4826 * float(np.median(np.abs(off - np.median(off))))
-    tells = shared + fixed + slope * tokens > least * FLOOR
-    if tells.sum() < FEWEST:
+    tells = shared + fixed + slope * tokens > least * ABOVE_LEAST
+    if tells.sum() < FEWEST_PROMPTS:
         bound = float(np.median((least - shared) / tokens))
         slope = bound / 2
         told = "no prompt took longer than a token: taken as half of what that allows"
@@ -267,13 +270,13 @@ def fit(
         )
     weight = (slope * tokens / spent)[tells]
     error = max(spread, 1e-4) / math.sqrt(float((weight**2).sum())) * slope
-    error = math.hypot(error * (2.0 if fixed else 1.0), MODEL_ERROR * slope)
+    error = math.hypot(error * (2.0 if fixed else 1.0), LEAST_PREFILL_ERROR * slope)
     half = t_quantile(int(tells.sum()) - 1) * error
     ci95 = (max(slope - half, 0.0), slope + half)
     return Prefill(slope, ci95, fixed, int(tells.sum()), method, jitter=min(spread, MOST_JITTER), n_batch=n_batch)
 
 
-def _off(spent: FloatArray, model: FloatArray) -> FloatArray:
+def _log_ratio(spent: FloatArray, model: FloatArray) -> FloatArray:
     return np.asarray(np.log(spent / np.maximum(model, 1e-9)), dtype=np.float64)
 
 

@@ -10,18 +10,19 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.run import samples
-from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.server import prefill
 from loadtest.text import number, seconds, size
 
-FEWEST = 2  # input lengths that make a line
+FEWEST_LENGTHS = 2  # input lengths that make a line
 CHANGED = 0.05  # of a figure: less is called the same
 NO_SPEED = "no prompt had the server to itself, or none was sure to be read anew"
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class PromptLengthPoint:
     """One input length; what is unknown is None."""
 
     level: int  # its index
@@ -35,18 +36,18 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PromptLengthSeries:
     """Levels that differ in nothing but input length, in its order."""
 
     label: str  # what they share, e.g. "1 stream · 64 out"
-    points: tuple[Point, ...]
+    points: tuple[PromptLengthPoint, ...]
     memory_of: str | None  # whose memory was sampled, e.g. "GPU memory"
 
     @property
     def ttft_per_token_s(self) -> float | None:
         """TTFT p50 that a further prompt token costs, between the shortest and the longest prompt; seconds."""
         known = [(point.tokens, point.ttft_s) for point in self.points if point.ttft_s is not None]
-        if len(known) < FEWEST or known[-1][0] <= known[0][0]:
+        if len(known) < FEWEST_LENGTHS or known[-1][0] <= known[0][0]:
             return None
         return (known[-1][1] - known[0][1]) / (known[-1][0] - known[0][0])
 
@@ -89,39 +90,39 @@ def prefill_speed(run: Run) -> FloatArray:
         return np.asarray(np.where(usable, tokens / seconds, np.nan), dtype=np.float64)
 
 
-def lines(run: Run, levels: Iterable[dict[str, Any]]) -> list[Line]:
+def prompt_length_series(run: Run, levels: Iterable[dict[str, Any]]) -> list[PromptLengthSeries]:
     """Group levels of summary.json that differ in input length alone; a group of one length is no line."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for level in levels:
         if level["input_tokens"] is not None:
             key = (level["concurrency"], level["rate"], level.get("rate_to"), level["output_tokens"], level["words"])
             groups.setdefault(key, []).append(level)
-    kept = [group for group in groups.values() if len({level["input_tokens"] for level in group}) >= FEWEST]
+    kept = [group for group in groups.values() if len({level["input_tokens"] for level in group}) >= FEWEST_LENGTHS]
     if not kept:
         return []
-    seen = samples.read(run)
-    return [_line(run, seen, sorted(group, key=lambda level: level["input_tokens"])) for group in kept]
+    seen = samples.read_machine(run)
+    return [_series(run, seen, sorted(group, key=lambda level: level["input_tokens"])) for group in kept]
 
 
-def _line(run: Run, seen: Machine, group: list[dict[str, Any]]) -> Line:
+def _series(run: Run, seen: Machine, group: list[dict[str, Any]]) -> PromptLengthSeries:
     shared = [part for part in group[0]["label"].split(" · ") if not part.partition(" (")[0].endswith(" in")]
-    name, frame, column = _memory(run, seen)
-    points = tuple(_point(run, level, frame, column) for level in group)
+    name, frame, column = _sampled_memory(run, seen)
+    points = tuple(_point_of(run, level, frame, column) for level in group)
     known = any(point.memory is not None for point in points)
-    return Line(" · ".join(shared), points, name if known else None)
+    return PromptLengthSeries(" · ".join(shared), points, name if known else None)
 
 
-def _point(run: Run, level: dict[str, Any], frame: pd.DataFrame | None, column: str) -> Point:
+def _point_of(run: Run, level: dict[str, Any], frame: pd.DataFrame | None, column: str) -> PromptLengthPoint:
     prompts = run.column("prompt_tokens")[run.good(level["index"])]
     prompts = prompts[np.isfinite(prompts)]
     ttft, speed = level["ttft_s"] or {}, level["prefill_tokens_per_s"] or {}
     rows = run.requests[run.requests["level"] == level["index"]]
     held = None
     if frame is not None and rows["send"].notna().any():
-        t, values = samples.known(frame, column)
+        t, values = samples.known_values(frame, column)
         inside = values[(t >= rows["send"].min()) & (t <= rows["end"].max())]
         held = float(inside.max()) if len(inside) else None
-    return Point(
+    return PromptLengthPoint(
         level=level["index"],
         asked=level["input_tokens"],
         tokens=float(np.median(prompts)) if len(prompts) else float(level["input_tokens"]),
@@ -133,7 +134,7 @@ def _point(run: Run, level: dict[str, Any], frame: pd.DataFrame | None, column: 
     )
 
 
-def _memory(run: Run, seen: Machine) -> tuple[str, pd.DataFrame | None, str]:
+def _sampled_memory(run: Run, seen: Machine) -> tuple[str, pd.DataFrame | None, str]:
     """Return the memory nearest to the model that was sampled: the GPU's, the model's own, or the server's process's."""
     if seen.gpus is not None and "memory_used" in seen.gpus:
         return f"GPU memory{seen.mark(seen.gpus.attrs['source'])}", seen.gpus, "memory_used"
@@ -151,16 +152,16 @@ def _memory(run: Run, seen: Machine) -> tuple[str, pd.DataFrame | None, str]:
 # -- sentences ------------------------------------------------------------------------------------------------------
 
 
-def sentences(line: Line) -> list[str]:
+def prompt_length_sentences(line: PromptLengthSeries) -> list[str]:
     """Say what a longer prompt costs, with figures."""
     said = (prefill_sentence(line), ttft_sentence(line), memory_sentence(line))
     return [sentence for sentence in said if sentence]
 
 
-def prefill_sentence(line: Line) -> str | None:
+def prefill_sentence(line: PromptLengthSeries) -> str | None:
     """Say how the speed of reading prompts changes with their length; None with fewer than two speeds."""
     known = [(point.tokens, point.prefill_per_s) for point in line.points if point.prefill_per_s is not None]
-    if len(known) < FEWEST:
+    if len(known) < FEWEST_LENGTHS:
         return None
     (low, first), (high, last) = known[0], known[-1]
     at, best = max(known, key=lambda entry: entry[1])
@@ -175,7 +176,7 @@ def prefill_sentence(line: Line) -> str | None:
     return f"Prefill went from {number(first)} to {number(last)} tokens/s {between}."
 
 
-def ttft_sentence(line: Line) -> str | None:
+def ttft_sentence(line: PromptLengthSeries) -> str | None:
     """Say what TTFT costs a further prompt token; None with fewer than two lengths."""
     known = [point for point in line.points if point.ttft_s is not None]
     slope = line.ttft_per_token_s
@@ -190,10 +191,10 @@ def ttft_sentence(line: Line) -> str | None:
     )
 
 
-def memory_sentence(line: Line) -> str | None:
+def memory_sentence(line: PromptLengthSeries) -> str | None:
     """Say whether memory in use follows the prompts' length; None where it was sampled at fewer than two lengths."""
     known = [(point.tokens, point.memory) for point in line.points if point.memory is not None]
-    if len(known) < FEWEST:
+    if len(known) < FEWEST_LENGTHS:
         return None
     (low, first), (high, last) = known[0], known[-1]
     most = max(value for _, value in known)

@@ -15,20 +15,22 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from loadtest.analyse.run import excerpts
-from loadtest.analyse.run.excerpts import Events
-from loadtest.analyse.run.frames import US, BoolArray, FloatArray, Run
-from loadtest.text import counted, percent
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.excerpts import ContentEvents
+from loadtest.analyse.run.frames import Run
+from loadtest.metrics import S_PER_US
+from loadtest.text import counted
 
 TIE_S = 0.001  # an end and a start this close are one slot changing hands: arrivals of one batch scatter that much
-HANDOVER_S = 0.005  # a request that comes this short before a step begins is not yet known to the batch loop
+UNNOTICED_S = 0.005  # a request that comes this short before a step begins is not yet known to the batch loop
 SETTLED_S = 0.020  # after an end: a slot freed by then is given away (seen on real servers: up to 16 ms)
 HEADERS_ERROR_S = 0.020  # the median by which llama.cpp's headers and timings may differ, or one token gap
 TOLD_SHARE = 0.8  # of the answers with durations, from which on a wait is the server's word
 FEWEST_READINGS = 3.0  # of one number, to be a witness at all
-LEAST_SHARE = 0.03  # of the steps with more in flight than slots, likewise
+LEAST_PRESSED_SHARE = 0.03  # of the steps with more in flight than slots, likewise
 LEAST_HELD = 0.02  # of the time at work, at a number of streams: less is a delayed token or two, not another slot
-AGREED = 0.75  # of the readings must say the same number
-PLAIN = 1.4  # times the step without anybody waiting: a longer one carries prompt tokens
+LEAST_AGREEMENT = 0.75  # of the readings must say the same number
+LONGEST_PLAIN_STEP = 1.4  # times the step without anybody waiting: a longer one carries prompt tokens
 SMALLEST_SLICE = 32  # prompt tokens a step, at least, where a prompt is evaluated in slices
 
 
@@ -83,18 +85,18 @@ class Slots:
 
 def peak_decoding(run: Run, rows: BoolArray) -> int:
     """Return the most streams of `rows` between their first and last token at one instant."""
-    lives = Lives.of(run, rows)
+    lives = RequestInstants.of(run, rows)
     seen = np.isfinite(lives.first)
     return int(Depth.of(lives.first[seen], lives.last[seen]).depth.max(initial=0))
 
 
-def estimate(run: Run) -> Slots:
+def estimate_slots(run: Run) -> Slots:
     """Estimate the server's slots: the most streams at work, and those at work while requests were passed over.
 
     At work is a stream from its prefill on where the server says how long that took, else from its first token. The peak
     is a lower bound; a limit is named where the other witnesses agree on a number not below it, else the doubt is said.
     """
-    lives = Lives.of(run)
+    lives = RequestInstants.of(run)
     doing = "in prefill or decoding" if lives.told else "decoding"
     peak = lives.peak()
     if peak == 0:
@@ -141,7 +143,7 @@ def token_gap(run: Run) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Lives:
+class RequestInstants:
     """The instants of the requests that were sent, seconds; nan where one is unknown or never came."""
 
     arrived: FloatArray  # sent, and the model loaded
@@ -153,7 +155,7 @@ class Lives:
     told: bool  # whether the server said of nearly every answer when work on it began
 
     @classmethod
-    def of(cls, run: Run, rows: BoolArray | None = None) -> Lives:
+    def of(cls, run: Run, rows: BoolArray | None = None) -> RequestInstants:
         """Read the instants of `rows`, of all requests without."""
         send, first, end = run.column("send"), run.column("first_token"), run.column("end")
         arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
@@ -183,7 +185,7 @@ class Lives:
     @property
     def handover(self) -> float:
         """How long a request must have been there before a step begins to count as passed over by it, seconds."""
-        return min(HANDOVER_S, self.gap / 2)
+        return min(UNNOTICED_S, self.gap / 2)
 
     @property
     def begun(self) -> FloatArray:
@@ -229,7 +231,7 @@ class Depth:
 
 
 @dataclass(frozen=True, slots=True)
-class _Steps:
+class _ObservedSteps:
     """Every gap between two tokens of a stream: one step of the batch loop, as that stream saw it."""
 
     seconds: FloatArray
@@ -242,12 +244,12 @@ class _Steps:
     since: FloatArray  # seconds from the last first token, or from when nobody waited, to the step's beginning
 
 
-def _passed_over(run: Run, lives: Lives, events: Events) -> Witness | None:
+def _passed_over(run: Run, lives: RequestInstants, events: ContentEvents) -> Witness | None:
     """Return the number at work while steps passed waiting requests over; None where too few did."""
-    steps = _steps(run, lives, events)
-    telling = steps.passed if lives.told else steps.passed & (_plain(steps) | _beyond_prefill(run, steps))
-    readings = _Readings(steps.at_work, steps.weight, steps.asked, telling, steps.settled)
-    return _witness("passed_over", readings, "steps that left a request waiting")
+    steps = _observed_steps(run, lives, events)
+    counted = steps.passed if lives.told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
+    readings = _Readings(steps.at_work, steps.weight, steps.asked, counted, steps.settled)
+    return _witness("passed_over", readings, "steps that passed a waiting request over")
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,10 +268,10 @@ def _witness(name: str, readings: _Readings, what: str) -> Witness | None:
     changes hands is empty for several of them.
     """
     settled = replace(readings, tell=readings.tell & readings.settled)
-    return _agreed(name, settled, what) or _agreed(name, readings, what)
+    return _mostly_said(name, settled, what) or _mostly_said(name, readings, what)
 
 
-def _agreed(name: str, readings: _Readings, what: str) -> Witness | None:
+def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
     """Return what readings of the slots mostly say; None where they are too few, or a rarity while more were asked for.
 
     A server that stumbles once passes somebody over as well; one without a slot to give does so all the time.
@@ -281,17 +283,17 @@ def _agreed(name: str, readings: _Readings, what: str) -> Witness | None:
         return None
     best, total = int(np.argmax(totals)), float(totals.sum())
     pressed = float(readings.weight[readings.asked > values[best]].sum())
-    if totals[best] < max(FEWEST_READINGS, LEAST_SHARE * pressed):
+    if totals[best] < max(FEWEST_READINGS, LEAST_PRESSED_SHARE * pressed):
         return None
     share = float(totals[best]) / total
-    said = f"{values[best]:.0f} at work in {percent(share)} of {total:.0f} {what}"
-    return Witness(name, int(values[best]) if share >= AGREED else None, said)
+    said = f"{values[best]:.0f} in {share * 100:.0f} % of {total:.0f} {what}"
+    return Witness(name, int(values[best]) if share >= LEAST_AGREEMENT else None, said)
 
 
-def _steps(run: Run, lives: Lives, events: Events) -> _Steps:
+def _observed_steps(run: Run, lives: RequestInstants, events: ContentEvents) -> _ObservedSteps:
     inside = events.inside
     right = events.at[1:][inside]
-    seconds = np.asarray(np.diff(run.chunks.flat[events.place])[inside] * US, dtype=np.float64)
+    seconds = np.asarray(np.diff(run.chunks.flat[events.place])[inside] * S_PER_US, dtype=np.float64)
     real = (seconds > 0.05 * lives.gap) & np.isfinite(right)  # of tokens in one read, one gap is the step
     seconds, right = seconds[real], right[real]
     left, middle = right - seconds, right - seconds / 2
@@ -309,9 +311,9 @@ def _steps(run: Run, lives: Lives, events: Events) -> _Steps:
     if (unsure & seen).any():
         quiet &= Depth.of(lives.arrived[unsure & seen], until[unsure & seen]).at(middle) == 0
     ready = lives.arrived[~unsure] + lives.handover
-    waiting_until = _latest(ready, until[~unsure], left)
-    anybody = _latest(lives.arrived, until, right)
-    return _Steps(
+    waiting_until = _latest_end(ready, until[~unsure], left)
+    anybody = _latest_end(lives.arrived, until, right)
+    return _ObservedSteps(
         seconds=seconds,
         at_work=at_work,
         weight=1 / np.maximum(decoding, 1),
@@ -323,9 +325,9 @@ def _steps(run: Run, lives: Lives, events: Events) -> _Steps:
     )
 
 
-def _plain(steps: _Steps) -> BoolArray:
+def _without_prompt(steps: _ObservedSteps) -> BoolArray:
     """Mark steps no longer than those without anybody waiting at the same number of streams."""
-    depths, usual = _usual(steps)
+    depths, usual = _usual_step_s(steps)
     if not len(depths):
         return np.zeros(len(steps.seconds), dtype=np.bool_)
     expected = np.interp(steps.at_work, depths, usual)
@@ -335,10 +337,10 @@ def _plain(steps: _Steps) -> BoolArray:
         expected = np.where(more, usual[-1] + slope * (steps.at_work - depths[-1]), expected)
     else:  # between a step that costs the same for any number and one that is paid for each stream
         expected = np.where(more, usual[-1] * np.sqrt(steps.at_work / depths[-1]), expected)
-    return np.asarray(steps.seconds < PLAIN * expected, dtype=np.bool_)
+    return np.asarray(steps.seconds < LONGEST_PLAIN_STEP * expected, dtype=np.bool_)
 
 
-def _beyond_prefill(run: Run, steps: _Steps) -> BoolArray:
+def _beyond_prefill(run: Run, steps: _ObservedSteps) -> BoolArray:
     """Mark steps that come later after a first token than the longest prompt has slices: it is not prefill that lasts."""
     prompts = run.column("prompt_tokens")
     if not np.isfinite(prompts).any():
@@ -347,14 +349,14 @@ def _beyond_prefill(run: Run, steps: _Steps) -> BoolArray:
     return np.asarray(steps.since > slices * steps.seconds, dtype=np.bool_)
 
 
-def _usual(steps: _Steps) -> tuple[FloatArray, FloatArray]:
+def _usual_step_s(steps: _ObservedSteps) -> tuple[FloatArray, FloatArray]:
     """Return the numbers of streams at which steps without anybody waiting were seen, and their median durations."""
     depths = np.unique(steps.at_work[steps.free])
     usual = [float(np.median(steps.seconds[steps.free & (steps.at_work == depth)])) for depth in depths]
     return depths, np.array(usual)
 
 
-def _full_batches(lives: Lives, events: Events) -> Witness | None:
+def _full_batches(lives: RequestInstants, events: ContentEvents) -> Witness | None:
     """Return the slots held whenever a batch ended and somebody who came before it began was still not let in.
 
     Needs no token gaps, so that it also reads answers of one or two tokens; but needs the server's durations. A slot
@@ -371,7 +373,7 @@ def _full_batches(lives: Lives, events: Events) -> Witness | None:
     begun, last, arrived = lives.begun[np.isfinite(lives.first)], lives.last[np.isfinite(lives.last)], lives.arrived
     held = np.searchsorted(np.sort(begun), closes + slack) - np.searchsorted(np.sort(last), opens - slack)
     ready = arrived[known] + lives.handover
-    waited = _latest(ready, lives.started[known], np.append(-np.inf, opens[:-1])) > closes + slack
+    waited = _latest_end(ready, lives.started[known], np.append(-np.inf, opens[:-1])) > closes + slack
     unsure = ~known & np.isfinite(lives.first)
     if unsure.any():
         waited &= Depth.of(arrived[unsure], lives.first[unsure]).at(opens) == 0
@@ -400,7 +402,7 @@ def _calm(starts: FloatArray, ends: FloatArray) -> FloatArray:
     return np.asarray(open_now.times[opened], dtype=np.float64)
 
 
-def _latest(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> FloatArray:
+def _latest_end(starts: FloatArray, ends: FloatArray, instants: FloatArray) -> FloatArray:
     """Return, of the intervals begun by each instant, the latest end; −inf where none has."""
     if not len(starts):
         return np.full(len(instants), -np.inf)

@@ -9,30 +9,31 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import prefill as prefill_of
 from loadtest.analyse.server import token_gaps as gaps_of
 from loadtest.analyse.server.prefill import Interval, Prefill
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.token_gaps import Decoding
 from loadtest.simulate.timing import StepLaw, Timing
-from loadtest.text import counted, percent, seconds
+from loadtest.text import counted, seconds
 
-SAMPLE = 400  # step times kept a number of streams
+MOST_SAMPLED = 400  # step times kept a number of streams
 FEWEST_STEPS = 8  # below, a number of streams was only passed through
 BLOCKS = 40  # of consecutive steps, for the error of a mean
 FEWEST_NUMBERS = 3  # of streams, for a law: a line through two is always exact
-FITS = 0.10  # largest share that a step time may be off its law
-MODEL_ERROR = 0.002  # a step time is never known better than this share
-FAR = 64  # streams past the last measured, to which the law's slope is carried on
-HANDOVER_S = 0.002  # where no request was ever alone
+LARGEST_RESIDUAL = 0.10  # largest share that a step time may be off its law
+LEAST_STEP_ERROR = 0.002  # a step time is never known better than this share
+SLOPE_CARRIED_STREAMS = 64  # streams past the last measured, to which the law's slope is carried on
+ASSUMED_HANDOVER_S = 0.002  # where no request was ever alone
 
 LEAST_SHARE, LEAST_RATIO, LEAST_SEPARATION = 0.05, 1.2, 6.0  # of two kinds of step
 VALLEY = 0.3  # steps between two kinds, against evenly spread ones
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class StepKind:
     """One cluster of step times: its median in seconds and its share of the steps."""
 
     centre_s: float
@@ -50,7 +51,7 @@ class StepTimes:
     median_s: float
     p10_s: float
     p90_s: float
-    kinds: tuple[Kind, ...]  # one, or two where the steps fall into two separate groups; the shorter first
+    kinds: tuple[StepKind, ...]  # one, or two where the steps fall into two separate groups; the shorter first
     sample: tuple[float, ...]  # up to 400 of them, evenly thinned by rank: to draw from
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,7 +112,7 @@ class Steps:
             raise ValueError("no step time or no prefill speed is known")
         split = bool(self.neighbours if neighbours is None else neighbours)
         return Timing(
-            step=StepLaw(table=table(self.times, self.slope_s, neighbours=split)),
+            step=StepLaw(table=step_table(self.times, self.slope_s, neighbours=split)),
             prefill_s=known.per_token_s if prefill_s is None and known else prefill_s or 0.0,
             prompt_s=known.fixed_s if prefill_s is None and known else 0.0,
             prompt_jitter=known.jitter if known else 0.0,
@@ -143,7 +144,7 @@ class Steps:
         }
 
 
-def measure(run: Run, slots: Slots) -> Steps:
+def measure_steps(run: Run, slots: Slots) -> Steps:
     """Measure step times, law, prefill and stalls of a run."""
     found = gaps_of.decoding(run, slots)
     models = sorted({str(model) for model in run.requests["model"][run.requests["ok"]].dropna().unique()})
@@ -155,10 +156,10 @@ def measure(run: Run, slots: Slots) -> Steps:
         )
     else:
         times = by_streams(found)
-        law, law_reason = fit(times)
+        law, law_reason = fit_law(times)
         slope = _slope(times)
-    reader = _Reader.of(times, slope) if times else None
-    prefill, prefill_reason = prefill_of.measure(run, found, reader)
+    reader = _StepTimeByStreams.of(times, slope) if times else None
+    prefill, prefill_reason = prefill_of.measure_prefill(run, found, reader)
     stall, interference, interference_reason = prefill_of.stalls(run, found, reader)
     handling, handover = _fixed_costs(run, prefill, reader)
     return Steps(
@@ -183,14 +184,16 @@ def by_streams(gaps: Decoding) -> tuple[StepTimes, ...]:
     clean = gaps.clean
     streams, step_s, right = gaps.streams[clean], gaps.step_s[clean], gaps.right[clean]
     return tuple(
-        _times(int(number), step_s[mine], right[mine]) for number in np.unique(streams) for mine in (streams == number,)
+        _step_times(int(number), step_s[mine], right[mine])
+        for number in np.unique(streams)
+        for mine in (streams == number,)
     )
 
 
-def _times(streams: int, step_s: FloatArray, at: FloatArray) -> StepTimes:
+def _step_times(streams: int, step_s: FloatArray, at: FloatArray) -> StepTimes:
     ordered = np.sort(step_s)
     low, middle, high = np.quantile(ordered, (0.1, 0.5, 0.9))
-    ranks = np.linspace(0, len(ordered) - 1, min(SAMPLE, len(ordered))).round().astype(np.int64)
+    ranks = np.linspace(0, len(ordered) - 1, min(MOST_SAMPLED, len(ordered))).round().astype(np.int64)
     return StepTimes(
         streams=streams,
         n=len(step_s),
@@ -199,7 +202,7 @@ def _times(streams: int, step_s: FloatArray, at: FloatArray) -> StepTimes:
         median_s=float(middle),
         p10_s=float(low),
         p90_s=float(high),
-        kinds=kinds(ordered),
+        kinds=step_kinds(ordered),
         sample=tuple(float(value) for value in ordered[ranks]),
     )
 
@@ -216,10 +219,10 @@ def _error(in_time: FloatArray, streams: int) -> float:
     return float(means.std(ddof=1)) / math.sqrt(len(means)) * widen
 
 
-def kinds(ordered: FloatArray) -> tuple[Kind, ...]:
+def step_kinds(ordered: FloatArray) -> tuple[StepKind, ...]:
     """Return the one kind of step in sorted `ordered`, or two where there is nearly nothing between two groups."""
     n = len(ordered)
-    one = (Kind(float(np.median(ordered)), 1.0),)
+    one = (StepKind(float(np.median(ordered)), 1.0),)
     if n < 4 * FEWEST_STEPS:
         return one
     # The best cut in two: the least squares within both parts, from running sums.
@@ -240,7 +243,7 @@ def kinds(ordered: FloatArray) -> tuple[Kind, ...]:
         or third > VALLEY * min(1 / 3, smaller)
     ):
         return one
-    return Kind(centres[0], len(low) / n), Kind(centres[1], len(high) / n)
+    return StepKind(centres[0], len(low) / n), StepKind(centres[1], len(high) / n)
 
 
 def _solid(times: tuple[StepTimes, ...]) -> list[StepTimes]:
@@ -248,7 +251,7 @@ def _solid(times: tuple[StepTimes, ...]) -> list[StepTimes]:
     return [entry for entry in times if entry.n >= FEWEST_STEPS * entry.streams]
 
 
-def fit(times: tuple[StepTimes, ...]) -> tuple[Law | None, str | None]:
+def fit_law(times: tuple[StepTimes, ...]) -> tuple[Law | None, str | None]:
     """Fit the line through the mean step times, each weighted by its error; say why there is none, or none that fits.
 
     A law takes three numbers of streams, a step time above zero and a slope that is not surely below it.
@@ -282,15 +285,15 @@ def fit(times: tuple[StepTimes, ...]) -> tuple[Law | None, str | None]:
     worst = int(np.argmax(off))
     residual = float(off[worst])
     ends = [(max(float(low[i]), 0.0), float(high[i])) for i in (0, 1)]
-    law = Law(base, ends[0], slope, ends[1], residual, fits=residual <= FITS)
-    return law, None if law.fits else _misfit(solid[worst], residual, law)
+    law = Law(base, ends[0], slope, ends[1], residual, fits=residual <= LARGEST_RESIDUAL)
+    return law, None if law.fits else _why_no_line(solid[worst], residual, law)
 
 
 def _points(solid: list[StepTimes]) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return numbers of streams, mean step times and their errors."""
     streams = np.array([entry.streams for entry in solid], dtype=np.float64)
     means = np.array([entry.mean_s for entry in solid])
-    return streams, means, np.hypot([entry.error_s for entry in solid], MODEL_ERROR * means)
+    return streams, means, np.hypot([entry.error_s for entry in solid], LEAST_STEP_ERROR * means)
 
 
 def _slope(times: tuple[StepTimes, ...]) -> float | None:
@@ -312,14 +315,14 @@ def _weighted_line(streams: FloatArray, means: FloatArray, errors: FloatArray) -
     return float((weight * means).sum() / weight.sum() - slope * centre), float(slope)
 
 
-def _misfit(entry: StepTimes, residual: float, law: Law) -> str:
+def _why_no_line(entry: StepTimes, residual: float, law: Law) -> str:
     two = ""
     if len(entry.kinds) == 2:
         two = ": two kinds of step, " + " and ".join(f"{seconds(kind.centre_s)}" for kind in entry.kinds)
     return (
         f"the step time is no line in the number of streams: with {counted(entry.streams, 'stream')} a step takes "
-        f"{seconds(entry.mean_s)}, the best line says {seconds(law.at(entry.streams))} "
-        f"({percent(residual)} off){two}"
+        f"{entry.mean_s * 1e3:.1f} ms, the best line says {law.at(entry.streams) * 1e3:.1f} ms "
+        f"({residual * 100:.0f} % off){two}"
     )
 
 
@@ -339,7 +342,7 @@ def split_by_neighbours(times: tuple[StepTimes, ...]) -> bool | None:
     return bool(doubled and (len(two.kinds) == 2 or slow > 1.1 * more))
 
 
-def table(
+def step_table(
     times: tuple[StepTimes, ...], slope: float | None, *, neighbours: bool
 ) -> tuple[tuple[int, tuple[float, ...]], ...]:
     """Return the engine's table of step times: what was measured, and one far entry that carries `slope` on.
@@ -366,11 +369,11 @@ def table(
         ]
     if slope:
         last = float(np.mean(rows[-1][1]))
-        rows.append((most.streams + FAR, (last + FAR * slope,)))
+        rows.append((most.streams + SLOPE_CARRIED_STREAMS, (last + SLOPE_CARRIED_STREAMS * slope,)))
     return tuple(rows)
 
 
-def _fixed_costs(run: Run, prefill: Prefill | None, step: _Reader | None) -> tuple[float, float]:
+def _fixed_costs(run: Run, prefill: Prefill | None, step: _StepTimeByStreams | None) -> tuple[float, float]:
     """Return the median load duration, and the median wait of requests that had the server to themselves.
 
     Without the server's durations: what TTFT of such requests has beyond the prompt's cost, in two parts.
@@ -382,19 +385,19 @@ def _fixed_costs(run: Run, prefill: Prefill | None, step: _Reader | None) -> tup
     wait = run.column("queue_wait_s")[alone]
     wait = wait[np.isfinite(wait)]
     if len(load) or len(wait):  # llama.cpp says no load: its server loads before it listens
-        return float(np.median(load)) if len(load) else 0.0, float(np.median(wait)) if len(wait) else HANDOVER_S
+        return float(np.median(load)) if len(load) else 0.0, float(np.median(wait)) if len(wait) else ASSUMED_HANDOVER_S
     if prefill is None or step is None or not alone.any():
-        return 0.0, HANDOVER_S
+        return 0.0, ASSUMED_HANDOVER_S
     tokens = prefill_of.uncached(run)[alone]
     cost = np.maximum(prefill.fixed_s + prefill.per_token_s * tokens, step(np.ones(len(tokens))))
     rest = np.nan_to_num(run.column("ttft_s")[alone] - cost)
     both = max(float(np.median(rest)), 0.0)
-    handover = min(HANDOVER_S, both)
+    handover = min(ASSUMED_HANDOVER_S, both)
     return both - handover, handover
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class _StepTimeByStreams:
     """Step time by number of streams: measured means, interpolated, the law's slope past the last."""
 
     streams: FloatArray
@@ -402,7 +405,7 @@ class _Reader:
     slope: float
 
     @classmethod
-    def of(cls, times: tuple[StepTimes, ...], slope: float | None) -> _Reader:
+    def of(cls, times: tuple[StepTimes, ...], slope: float | None) -> _StepTimeByStreams:
         solid = _solid(times) or list(times)
         return cls(
             np.array([entry.streams for entry in solid], dtype=np.float64),
@@ -413,6 +416,3 @@ class _Reader:
     def __call__(self, streams: FloatArray) -> FloatArray:
         inside = np.interp(streams, self.streams, self.means)
         return np.asarray(inside + np.maximum(streams - self.streams[-1], 0.0) * self.slope, dtype=np.float64)
-
-
-__all__ = ["Interval", "Kind", "Law", "Prefill", "StepTimes", "Steps", "by_streams", "fit", "kinds", "measure", "table"]

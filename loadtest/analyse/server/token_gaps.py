@@ -14,8 +14,10 @@ from functools import partial
 import numpy as np
 
 from loadtest.analyse.run import excerpts
-from loadtest.analyse.run.frames import US, BoolArray, FloatArray, IntArray, Run, blocks
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.frames import Run, blocks
 from loadtest.analyse.server.slots import Slots
+from loadtest.metrics import S_PER_US
 
 EDGE_SHARE = 0.25  # of the median gap: tokens of one batch arrive within this …
 EDGE_MOST_S = 0.005  # … and within this
@@ -36,7 +38,7 @@ class Decoding:
     streams: IntArray  # decoding all through the gap, the own included; 0 where one began or ended inside it
     begun: IntArray  # streams decoding when the gap began
     held: BoolArray  # another's prompt was, or may have been, in work during it
-    lives: Lives
+    lives: TokenInstants
     spans: FloatArray | None  # (start, end) each; None: all gaps are here
     said: str | None  # which gaps these are; None: all
 
@@ -93,7 +95,7 @@ class Decoding:
 
 
 @dataclass(frozen=True, slots=True)
-class Lives:
+class TokenInstants:
     """When each request's tokens came and its prompt was in work; one entry a request, seconds, nan unknown."""
 
     first: FloatArray
@@ -108,14 +110,14 @@ class Lives:
     ends: FloatArray
 
     @classmethod
-    def of(cls, run: Run, slots: Slots, edge_s: float) -> Lives:
+    def of(cls, run: Run, slots: Slots, edge_s: float) -> TokenInstants:
         """Read them; `edge_s` is within what tokens of one batch arrive."""
         starts, counts = run.chunks.starts, run.chunks.counts
         seen = counts > 0
         rows = np.flatnonzero(seen)
         first, last = np.full(len(counts), np.nan), np.full(len(counts), np.nan)
         for instants, places in ((first, starts[:-1][seen]), (last, starts[1:][seen] - 1)):
-            at = run.column("send")[rows] + run.chunks.flat[places] * US
+            at = run.column("send")[rows] + run.chunks.flat[places] * S_PER_US
             instants[seen] = at - run.delivery.at(rows, places)
         # The end token is counted, not sent: such a stream decodes on for a step.
         silent = np.asarray(run.requests["finish_reason"] == "stop", dtype=np.bool_) & (
@@ -143,9 +145,9 @@ def decoding(run: Run, slots: Slots) -> Decoding:
     seconds = np.diff(at)[inside]
     positive = seconds[seconds > 0]
     middle = float(np.median(positive)) if len(positive) else 0.0
-    lives = Lives.of(run, slots, min(EDGE_SHARE * middle, EDGE_MOST_S))
-    found = _gaps(lives, seen.row, at, inside)
-    group = _together(found.row, seconds, len(lives.first))
+    lives = TokenInstants.of(run, slots, min(EDGE_SHARE * middle, EDGE_MOST_S))
+    found = _gaps_of(lives, seen.row, at, inside)
+    group = _number_merged(found.row, seconds, len(lives.first))
     size = np.bincount(group)
     shared = (np.bincount(group, weights=seconds) / size)[group] if len(group) else seconds
     # Tokens that came together share what happened in the gap before them: a prompt, or a stream that began or ended.
@@ -156,16 +158,16 @@ def decoding(run: Run, slots: Slots) -> Decoding:
     )
 
 
-def _block(lives: Lives, run: Run, low: int, high: int) -> Decoding:
+def _block(lives: TokenInstants, run: Run, low: int, high: int) -> Decoding:
     """Read all gaps of the requests from row `low` up to row `high`."""
     starts = run.chunks.starts
     place = np.arange(starts[low], starts[high])
     row = np.repeat(np.arange(low, high), run.chunks.counts[low:high])
-    at = run.column("send")[row] + run.chunks.flat[starts[low] : starts[high]] * US
-    return _gaps(lives, row, at - run.delivery.at(row, place), np.diff(row) == 0)
+    at = run.column("send")[row] + run.chunks.flat[starts[low] : starts[high]] * S_PER_US
+    return _gaps_of(lives, row, at - run.delivery.at(row, place), np.diff(row) == 0)
 
 
-def _gaps(lives: Lives, row: IntArray, at: FloatArray, inside: BoolArray) -> Decoding:
+def _gaps_of(lives: TokenInstants, row: IntArray, at: FloatArray, inside: BoolArray) -> Decoding:
     """Read the gaps between neighbouring tokens of a stream, those marked in `inside`."""
     edge = lives.edge_s
     started = np.searchsorted(lives.firsts, at + edge, side="right")
@@ -192,7 +194,7 @@ def _gaps(lives: Lives, row: IntArray, at: FloatArray, inside: BoolArray) -> Dec
     )
 
 
-def _together(row: IntArray, seconds: FloatArray, rows: int) -> IntArray:
+def _number_merged(row: IntArray, seconds: FloatArray, rows: int) -> IntArray:
     """Number the gaps so that one shares its number with those right after it that are next to nothing."""
     total = np.bincount(row, weights=seconds, minlength=rows)
     count = np.bincount(row, minlength=rows)

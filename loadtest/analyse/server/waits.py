@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.analyse.run.frames import BoolArray, FloatArray, Run, peak_at_once
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run, peak_at_once
 from loadtest.analyse.server.slots import Slots, headers_mark_start
 from loadtest.records import Outcome
 
-SAME_BATCH_S = 0.020  # admissions closer than the error of the server's durations count as one, taken in order sent
+ADMISSION_ERROR_S = (
+    0.020  # admissions closer than the error of the server's durations count as one, taken in order sent
+)
 SERVER, INFERRED, UNKNOWN = "server", "inferred", "unknown"
 NEVER_SERVED = {Outcome.HTTP_ERROR, Outcome.CONNECT_ERROR}
 
@@ -36,7 +39,7 @@ class Waits:
         return str(names[np.argmax(counts)]) if len(names) else UNKNOWN
 
 
-def split(run: Run, slots: Slots) -> Waits:
+def split_waits(run: Run, slots: Slots) -> Waits:
     """Return slot wait and batch wait of every request of the run.
 
     Slot wait is zero where the load never exceeded the slots, and for a request that never saw more requests in flight
@@ -48,7 +51,7 @@ def split(run: Run, slots: Slots) -> Waits:
     seen = np.isfinite(run.column("first_token"))
     if slots.estimate is None:
         return Waits(nothing, nothing, _sources(nothing, wait))
-    below = np.where(beyond(run, slots.estimate), np.nan, 0.0)
+    below = np.where(in_crowded_levels(run, slots.estimate), np.nan, 0.0)
     slot = _slot_wait(run, slots.estimate, wait) if slots.limit else below
     slot = np.where(seen | np.isfinite(wait), slot, np.nan)
     return Waits(slot, wait - slot, _sources(slot, wait))
@@ -79,7 +82,7 @@ def _slot_wait(run: Run, slots: int, wait: FloatArray) -> FloatArray:
     arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
     admitted = _admitted(run, arrived, wait)
     left = _left(run)
-    lost = _lost(run, arrived, admitted, left, slots)
+    lost = _held_without_token(run, arrived, admitted, left, slots)
     order = np.where(lost, arrived, admitted)
     known = np.isfinite(order) & np.isfinite(left)
     freed = np.full(len(wait), -np.inf)
@@ -110,7 +113,7 @@ def _left(run: Run) -> FloatArray:
     return np.where(done & np.isfinite(last), last, end)
 
 
-def _lost(run: Run, arrived: FloatArray, admitted: FloatArray, left: FloatArray, slots: int) -> BoolArray:
+def _held_without_token(run: Run, arrived: FloatArray, admitted: FloatArray, left: FloatArray, slots: int) -> BoolArray:
     """Mark the requests that held a slot without ever giving a token: cancelled, timed out or cut off in prefill.
 
     One that found a slot free when it came had it; one that did not is taken to have been given up in the queue.
@@ -131,7 +134,7 @@ def _lost(run: Run, arrived: FloatArray, admitted: FloatArray, left: FloatArray,
     return lost
 
 
-def beyond(run: Run, slots: int) -> BoolArray:
+def in_crowded_levels(run: Run, slots: int) -> BoolArray:
     """Mark the requests of levels that ever had more than `slots` requests in flight."""
     levels = run.requests["level"].to_numpy()
     send, end = run.column("send"), run.column("end")
@@ -149,7 +152,7 @@ def slot_free(arrived: FloatArray, admitted: FloatArray, left: FloatArray, slots
     admission instants, estimated from durations, are only good to some 20 ms.
     """
     by_admission = np.argsort(admitted, kind="stable")
-    new_batch = np.diff(admitted[by_admission], prepend=-np.inf) > SAME_BATCH_S
+    new_batch = np.diff(admitted[by_admission], prepend=-np.inf) > ADMISSION_ERROR_S
     batch = np.empty(len(admitted), dtype=np.int64)
     batch[by_admission] = np.cumsum(new_batch)
     order = np.lexsort((arrived, batch))

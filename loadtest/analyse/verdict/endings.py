@@ -21,10 +21,10 @@ from loadtest.records import Outcome
 from loadtest.text import listed, percent, seconds
 
 MOST_NOTES = 5  # kinds of oddities told
-LONGEST = 200  # characters of a server's own words in one reason
+LONGEST_QUOTE = 200  # characters of a server's own words in one reason
 FEWEST_LAST = 3  # failures in a row at a level's end, to say that no request succeeded any more
 BY_CHANCE = 0.01  # how probable such a row may be, given how many failed before it
-STATES = {  # of run.json, in words; "done" needs none
+STATE_SENTENCES = {  # of run.json, in words; "done" needs none
     "failed": "The run failed",
     "interrupted": "The run was interrupted before its end.",
     "running": "The run is still going on, or it was killed: these figures cover what was on disk.",
@@ -53,12 +53,16 @@ def commonest(sentences: Iterable[Any]) -> list[Said]:
             counts[kind] += 1
             words.setdefault(kind, set()).add(sentence)
     return [
-        Said(textwrap.shorten(min(words[kind]), LONGEST, placeholder=" …").rstrip("."), count, len(words[kind]) == 1)
+        Said(
+            textwrap.shorten(min(words[kind]), LONGEST_QUOTE, placeholder=" …").rstrip("."),
+            count,
+            len(words[kind]) == 1,
+        )
         for kind, count in counts.most_common()
     ]
 
 
-def outcomes(requests: pd.DataFrame) -> str:
+def list_outcomes(requests: pd.DataFrame) -> str:
     """List how requests ended, the commonest outcome first, each with what was said most: "4 http_error: HTTP 503"."""
     parts = []
     for name, count in requests["outcome"].value_counts().items():
@@ -68,7 +72,7 @@ def outcomes(requests: pd.DataFrame) -> str:
     return "; ".join(parts) if any(": " in part for part in parts) else ", ".join(parts)
 
 
-def _status(requests: pd.DataFrame, said: list[Said]) -> str:
+def _status(requests: pd.DataFrame, said: list[Any]) -> str:
     """Return " (HTTP 500)" for http errors whose words do not name their status."""
     if requests["outcome"].iloc[0] != Outcome.HTTP_ERROR:
         return ""
@@ -78,15 +82,15 @@ def _status(requests: pd.DataFrame, said: list[Said]) -> str:
     return f" (HTTP {listed(codes)})"
 
 
-def state(run: Run) -> str | None:
+def end_sentence(run: Run) -> str | None:
     """Say how a run ended that did not end as planned; None of one that did, and where run.json does not say."""
     said, failure = str(run.facts.get("state")), run.facts.get("failure")
     if said == "failed":
-        return f"{STATES[said]}: {str(failure).rstrip('.')}." if failure else f"{STATES[said]}."
-    return STATES.get(said)
+        return f"{STATE_SENTENCES[said]}: {str(failure).rstrip('.')}." if failure else f"{STATE_SENTENCES[said]}."
+    return STATE_SENTENCES.get(said)
 
 
-def notes(run: Run) -> list[str]:
+def answer_notes(run: Run) -> list[str]:
     """Say once what was odd in answers and spoils no figure; requests that were sent twice too."""
     counted = run.requests[~run.requests["warmup"].astype(bool)]
     found = commonest(note for said in counted["notes"] for note in set(said))[:MOST_NOTES]
@@ -99,7 +103,7 @@ def notes(run: Run) -> list[str]:
 _RESENT = "a kept connection died without a byte of answer, and TTFT counts from the first send"
 
 
-def _ended(e: Evidence) -> pd.DataFrame:
+def _ended_by_itself(e: Evidence) -> pd.DataFrame:
     """Return the measured requests that ended by themselves, well or not."""
     return e.measured[e.measured["outcome"] != Outcome.CANCELLED]
 
@@ -113,17 +117,17 @@ def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
     if len(e.everyone) and not e.rows.any():
         yield Doubt(VOID, "every request of this level was a warm-up")
         return
-    yield Doubt(VOID, f"no request ended well ({outcomes(e.measured) or 'none was recorded'})")
+    yield Doubt(VOID, f"no request ended well ({list_outcomes(e.measured) or 'none was recorded'})")
 
 
-def _failed(e: Evidence) -> Iterator[Doubt]:
-    ended = _ended(e)
+def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
+    ended = _ended_by_itself(e)
     bad = ended[~ended["outcome"].isin((Outcome.OK, Outcome.CLIENT_ERROR))]
     allowed = float(e.scenario.get("max_error_ratio") or 0.0)
     if not len(e.requests) or not len(bad):
         return
     share = len(bad) / len(ended)
-    said = f"{len(bad)} of {len(ended)} requests failed ({outcomes(bad)})"
+    said = f"{len(bad)} of {len(ended)} requests failed ({list_outcomes(bad)})"
     last = f"; {when}" if (when := _stopped_answering(e)) else ""
     if share >= metrics.FAILED_SHARE:
         yield Doubt(VOID, f"{said}: half or more{last}")
@@ -163,7 +167,7 @@ def _doubted(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(SUSPECT, f"{found[0].count} of {len(e.measured)} answers: {found[0]}{more}")
 
 
-def _send(e: Evidence) -> Iterator[Doubt]:
+def _slow_send(e: Evidence) -> Iterator[Doubt]:
     took = e.values("send_s")
     if len(took):
         yield from metrics.doubt_send(float(np.quantile(took, 0.99)), e.lag_limit)
@@ -171,7 +175,7 @@ def _send(e: Evidence) -> Iterator[Doubt]:
 
 def _without_text(e: Evidence) -> Iterator[Doubt]:
     """Doubt answers of which no text was seen, in dialects whose answers are text."""
-    ended = _ended(e)
+    ended = _ended_by_itself(e)
     silent = ended[ended["ok"].astype(bool) & (ended["chunks"] == 0) & ~ended["dialect"].map(_textless).astype(bool)]
     counted = silent["output_tokens"] >= 2
     unread, empty = silent[counted], silent[~counted]
@@ -179,13 +183,13 @@ def _without_text(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(
             VOID,
             f"in {len(unread)} of {len(ended)} answers the server counted {float(unread['output_tokens'].mean()):.3g} tokens "
-            f"each on average, and loadtest understood no text of them{_reason(unread)}",
+            f"each on average, and loadtest understood no text of them{_finish_reason(unread)}",
         )
     if len(empty) > metrics.EMPTY_SHARE * len(ended):
         void = len(empty) >= metrics.EMPTY_VOID_SHARE * len(ended)
         yield Doubt(
             VOID if void else SUSPECT,
-            f"{len(empty)} of {len(ended)} answers ended well without any text{_reason(empty)}: TTFT and speeds are of the others",
+            f"{len(empty)} of {len(ended)} answers ended well without any text{_finish_reason(empty)}: TTFT and speeds are of the others",
         )
 
 
@@ -193,7 +197,7 @@ def _textless(dialect: object) -> bool:
     return "embed" in str(dialect)
 
 
-def _reason(requests: pd.DataFrame) -> str:
+def _finish_reason(requests: pd.DataFrame) -> str:
     said = commonest(requests["finish_reason"])
     return f" (finish_reason {said[0].sentence})" if said and said[0].count == len(requests) else ""
 
@@ -254,22 +258,22 @@ def _users_gone(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID if 2 * gone >= users else SUSPECT, f"{said}: fewer streams than that were sent")
 
 
-def _mixed(e: Evidence) -> Iterator[Doubt]:
-    if said := groups.mixed(e.run):
+def _undistinguished(e: Evidence) -> Iterator[Doubt]:
+    if said := groups.undistinguished_servers(e.run):
         yield Doubt(SUSPECT, said)
 
 
-RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
+ENDING_RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _nothing_succeeded,
     _client_error,
-    _failed,
+    _too_many_failed,
     _run_failed,
     _stopped,
     _worker_died,
     _worker_lost,
     _users_gone,
-    _mixed,
+    _undistinguished,
     _without_text,
     _doubted,
-    _send,
+    _slow_send,
 )

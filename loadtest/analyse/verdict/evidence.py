@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from loadtest import metrics
-from loadtest.analyse.run.frames import BoolArray, FloatArray, Run
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from loadtest import metrics
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.knee import growth
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.frames import BoolArray, FloatArray, Run
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import memory
 from loadtest.analyse.verdict import endings
 from loadtest.analyse.verdict.evidence import Evidence
@@ -27,7 +28,7 @@ RELOAD_FACTOR = 10  # times the level's median load …
 RELOAD_FLOOR_S = 0.2  # … and at least this much more: warm models say 1-25 ms, a tiny one reloads in 280 ms
 
 
-def judge(run: Run, level: dict[str, Any]) -> tuple[str, list[str]]:
+def verdict_of(run: Run, level: dict[str, Any]) -> tuple[str, list[str]]:
     """Return a level's verdict and the reasons for it, the gravest first."""
     evidence = Evidence.of(run, level)
     doubts = [doubt for rule in RULES for doubt in rule(evidence)]
@@ -46,7 +47,7 @@ def stamps_of(requests: pd.DataFrame) -> str:
     return metrics.stamped_by(int(requests["arrivals"].sum()), int(requests["stamped"].sum()))
 
 
-def _schedule_lag(e: Evidence) -> Iterator[Doubt]:
+def _late_sends(e: Evidence) -> Iterator[Doubt]:
     lags = e.values("schedule_lag_s")
     if len(lags):
         p50, p99 = (float(value) for value in np.quantile(lags, (0.5, 0.99)))
@@ -60,6 +61,16 @@ def _client_lag(e: Evidence) -> Iterator[Doubt]:
     gaps = int(np.maximum(e.requests["chunks"].sum() - (e.requests["chunks"] > 0).sum(), 0))
     spoilt = int(e.requests["late_gaps"].sum())
     yield from metrics.doubt_lag(int(reads[~old & (tokens > 0)].sum()), int(tokens.sum()), spoilt, gaps)
+
+
+def _stood_still(e: Evidence) -> Iterator[Doubt]:
+    """Doubt a level in which a process of the client was stopped: its users sent nothing then, and felt nothing."""
+    samples = e.run.samples[e.run.samples["level"] == e.level["index"]]
+    begin, end = float(e.measured["sched"].min()), float(e.measured["end"].max())
+    gaps = samples["loop_gap_us"].to_numpy(dtype=np.float64) * 1e-6
+    since = samples["t"].to_numpy(dtype=np.float64) - gaps  # at the latest: a sample is of the second before it
+    inside = gaps[(since >= begin) & (since <= end)]
+    yield from metrics.doubt_stood_still(inside.tolist(), end - begin, samples["file"].nunique())
 
 
 def _unstamped(e: Evidence) -> Iterator[Doubt]:
@@ -119,7 +130,7 @@ def _served(requests: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
     return known["begun"].to_numpy(dtype=np.float64), known["over"].to_numpy(dtype=np.float64)
 
 
-def _reloaded(e: Evidence) -> Iterator[Doubt]:
+def _reload(e: Evidence) -> Iterator[Doubt]:
     if e.scenario.get("unload"):
         return  # its loads are what it measures
     slow = reloaded(e.run, e.good)
@@ -152,7 +163,7 @@ def _client_busy(e: Evidence) -> Iterator[Doubt]:
 
 
 def _beyond_capacity(e: Evidence) -> Iterator[Doubt]:
-    if (reason := client_capacity.doubt(e.run, e.level["index"], stamps_of(e.requests))) is not None:
+    if (reason := client_capacity.capacity_doubt(e.run, e.level["index"], stamps_of(e.requests))) is not None:
         yield Doubt(SUSPECT, reason)
 
 
@@ -179,8 +190,8 @@ def _records_lost(e: Evidence) -> Iterator[Doubt]:
         )
 
 
-def _shed(e: Evidence) -> Iterator[Doubt]:
-    count = offered_load.shed(e.run, e.level["index"])
+def _not_sent(e: Evidence) -> Iterator[Doubt]:
+    count = offered_load.shed_requests(e.run, e.level["index"])
     if count:
         yield Doubt(
             SUSPECT,
@@ -189,7 +200,7 @@ def _shed(e: Evidence) -> Iterator[Doubt]:
         )
 
 
-def _lengths(e: Evidence) -> Iterator[Doubt]:
+def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
     literal = bool(e.scenario.get("prompt") or e.scenario.get("prompt_file"))
     for said, asked_name, got_name in (("output", "asked", "output_tokens"), ("input", "asked_input", "prompt_tokens")):
         if said == "output" and literal:
@@ -249,19 +260,20 @@ def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
 
 
 RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
-    *endings.RULES,
-    _schedule_lag,
+    *endings.ENDING_RULES,
+    _late_sends,
     _client_lag,
+    _stood_still,
     _unstamped,
     _clock_gap,
-    _reloaded,
+    _reload,
     _coalesced,
     _client_busy,
     _beyond_capacity,
     _growing,
     _records_lost,
-    _shed,
-    _lengths,
+    _not_sent,
+    _unasked_lengths,
     _cut_prompt,
     _cached,
 )

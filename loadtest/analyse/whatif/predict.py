@@ -18,27 +18,30 @@ import numpy as np
 from loadtest import metrics
 from loadtest.analyse.figures import rates
 from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.run.frames import FloatArray, Run
+from loadtest.analyse.figures.stats import PERCENTILES
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import admission as protocol_of
-from loadtest.analyse.server.admission import Protocol
+from loadtest.analyse.server.admission import LoadPattern
+from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import FAR, Interval, Steps
+from loadtest.analyse.server.steps import SLOPE_CARRIED_STREAMS, Steps
 from loadtest.errors import PredictionError
-from loadtest.simulate.engine import NS_PER_S, Emission, Engine, Request, Stream
+from loadtest.metrics import NS_PER_S
+from loadtest.simulate.engine import Emission, Engine, Request, Stream
 from loadtest.simulate.timing import Timing
 from loadtest.simulate.virtual import closed_loop, cold_prompt, open_loop
 
-TOKENS = 60_000  # simulated a prediction, seeds together: a quarter of a second
+TOKENS_SIMULATED = 60_000  # simulated a prediction, seeds together: a quarter of a second
 FEWEST_SEEDS, MOST_SEEDS = 3, 12
 FEWEST_REQUESTS = 20
 OPEN_REQUESTS = 200
 GROWN = 1.5  # E2E in the last quarter of an open loop, of that in the second: its queue has not settled
 MOST_SLOPE = 0.6  # of the last step time a stream, where no law is known: 1 would be no gain from batching
-MODEL_ERROR = 0.05  # of any figure, in 95 of 100 cases: what the engine was off by on recorded runs of real servers
+ENGINE_ERROR = 0.05  # of any figure, in 95 of 100 cases: what the engine was off by on recorded runs of real servers
 CONTEXT = 1 << 30  # no cutting: the lengths were observed
 SPACING_S = 0.0001  # between the first requests of a level's users
 
-PERCENTILES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 HEADLINES = {
     "ttft_s": ("mean", "p50", "p95"),
     "stream_tokens_per_s": ("mean", "p5", "p50"),
@@ -89,7 +92,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class ServerModel:
     """A server as a run shows it: what predictions are made from."""
 
     timing: Timing  # with the slots measured: step times as they came, whichever slots the streams had
@@ -99,7 +102,7 @@ class Model:
     outputs: tuple[int, ...]  # paired with `prompts`
     streams: int  # the most that were measured decoding together
     simulated: bool
-    protocol: Protocol
+    protocol: LoadPattern
     step_errors: dict[int, float]  # standard error of each step time, as a share of it
     prefill_error: float  # likewise
     in_flight: int  # the most requests at once that the run had
@@ -107,18 +110,18 @@ class Model:
     guess: str | None  # what the timing takes for granted when slots are more than measured
 
     @classmethod
-    def of(cls, run: Run, slots: Slots, steps: Steps) -> Model:
+    def of(cls, run: Run, slots: Slots, steps: Steps) -> ServerModel:
         """Build the model; raise PredictionError, one sentence, where the run does not say enough."""
         if not steps.times:
             raise PredictionError("No prediction: no steps between tokens were seen; measure answers of more tokens.")
         if steps.prefill is None:
             raise PredictionError(f"No prediction: {steps.prefill_reason}.")
-        prompts, outputs = protocol_of.lengths(run)
+        prompts, outputs = protocol_of.request_lengths(run)
         prefill = steps.prefill
         half = (prefill.ci95[1] - prefill.ci95[0]) / 2
         concurrency = [int(level.get("concurrency") or 0) for level in run.levels]
-        passes = protocol_of.passes(run, slots, steps)
-        caught, apart = protocol_of.races(run, slots, steps)
+        passes = protocol_of.pass_rule(run, slots, steps)
+        caught, apart = protocol_of.admission_odds(run, slots, steps)
         return cls(
             timing=replace(steps.timing(neighbours=False), caught=caught, apart=apart),
             other_slots=replace(steps.timing(neighbours=passes.split), caught=caught, apart=apart),
@@ -127,7 +130,7 @@ class Model:
             outputs=outputs,
             streams=max(entry.streams for entry in steps.times),
             simulated=run.simulated is not None,
-            protocol=protocol_of.read(run, slots),
+            protocol=protocol_of.load_pattern(run, slots),
             step_errors={entry.streams: entry.error_s / entry.mean_s for entry in steps.times},
             prefill_error=half / 1.96 / max(prefill.per_token_s, 1e-12),
             in_flight=max([*concurrency, 1]),
@@ -228,9 +231,9 @@ class Model:
         tokens = sum(output for _, output in lengths) / len(lengths)
         tokens *= 1 + 2 / min(concurrency or self.streams, slots or self.streams, self.streams)  # a step costs time too
         fewest = max(FEWEST_REQUESTS, 2 * (concurrency or 1))
-        most = max(int(TOKENS / FEWEST_SEEDS / tokens) - warmups, fewest)
+        most = max(int(TOKENS_SIMULATED / FEWEST_SEEDS / tokens) - warmups, fewest)
         requests = min(requests, most)
-        seeds = seeds or max(FEWEST_SEEDS, min(MOST_SEEDS, int(TOKENS / tokens / (requests + warmups))))
+        seeds = seeds or max(FEWEST_SEEDS, min(MOST_SEEDS, int(TOKENS_SIMULATED / tokens / (requests + warmups))))
         timing = self.timing if slots == self.slots else self.other_slots
         seen, growing = [], []
         deepest = 0
@@ -240,9 +243,9 @@ class Model:
             engine = Engine(
                 _drawn(timing, self, draw), slots=slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours
             )
-            trace = _Trace([], [])
+            trace = _TokenLog([], [])
             streams = play(engine, plan, draw, trace.see)
-            figures, depth = _figures(streams, trace, warmups, concurrency)
+            figures, depth = _figures_of_play(streams, trace, warmups, concurrency)
             seen.append(figures)
             deepest = max(deepest, depth)
             growing.append(rate is not None and _grows(streams))
@@ -286,7 +289,7 @@ See = Callable[[Emission], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Trace:
+class _TokenLog:
     """Every token of a simulated run: whose, and when (ns)."""
 
     owners: list[int]
@@ -308,7 +311,7 @@ def _plan(lengths: list[tuple[int, int]], count: int, draw: random.Random) -> li
     ]
 
 
-def _drawn(timing: Timing, model: Model, draw: random.Random) -> Timing:
+def _drawn(timing: Timing, model: ServerModel, draw: random.Random) -> Timing:
     """Return `timing` with every measured part drawn anew within its error."""
     table = tuple(
         (streams, tuple(value * factor for value in values))
@@ -318,7 +321,9 @@ def _drawn(timing: Timing, model: Model, draw: random.Random) -> Timing:
     if not model.slope_known:
         most, values = table[-1]
         last = sum(values) / len(values)
-        table += ((most + FAR, (last * (1 + draw.uniform(0, MOST_SLOPE) * FAR / most),)),)
+        table += (
+            (most + SLOPE_CARRIED_STREAMS, (last * (1 + draw.uniform(0, MOST_SLOPE) * SLOPE_CARRIED_STREAMS / most),)),
+        )
     factor = max(1 + draw.gauss(0, min(model.prefill_error, 0.3)), 0.1)
     return replace(
         timing,
@@ -328,8 +333,8 @@ def _drawn(timing: Timing, model: Model, draw: random.Random) -> Timing:
     )
 
 
-def _figures(
-    streams: list[Stream], trace: _Trace, warmups: int, users: int | None
+def _figures_of_play(
+    streams: list[Stream], trace: _TokenLog, warmups: int, users: int | None
 ) -> tuple[dict[str, dict[str, float]], int]:
     """Return the figures of one simulated run by the formulas of a measured one, and the most streams at once."""
     arrived, scheduled, won, start, first, last = (
@@ -349,7 +354,7 @@ def _figures(
     kept[[stream.request.id for stream, keep in zip(streams, measured, strict=True) if keep]] = True
     gaps = np.diff(instants[order])[inside & kept[owners[order][1:]]]
     figures = {
-        name: _described(values[measured])
+        name: _with_rank_errors(values[measured])
         for name, values in (
             ("ttft_s", ttft),
             ("queue_wait_s", start - scheduled),
@@ -361,7 +366,7 @@ def _figures(
             ("stream_tokens_per_s", metrics.stream_tokens_per_s(tpot)),
         )
     }
-    figures["itl_s"] = _described(gaps)
+    figures["itl_s"] = _with_rank_errors(gaps)
     window = rates.steady_window(arrived, last, float(arrived[measured].min()), users)
     if window.seconds > 0:
         inside = window.holds(instants) if window.steady else window.holds(instants) * kept[owners]
@@ -385,7 +390,7 @@ def _grows(streams: list[Stream]) -> bool:
     return quarter > 0 and sum(taken[-quarter:]) > GROWN * sum(taken[quarter : 2 * quarter])
 
 
-def _described(values: FloatArray) -> dict[str, float]:
+def _with_rank_errors(values: FloatArray) -> dict[str, float]:
     """Return mean and percentiles, and as "p50-" and "p50+" those a standard error of the rank below and above."""
     known = values[np.isfinite(values)]
     shares = {"mean": math.nan}
@@ -408,7 +413,7 @@ def _band(runs: list[dict[str, float]], key: str) -> Interval:
     n = len(values)
     mean = float(np.mean(values))
     half = t_quantile(n - 1) * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / n) if n > 1 else 0.0
-    half = math.hypot(half, MODEL_ERROR * mean)
+    half = math.hypot(half, ENGINE_ERROR * mean)
     low = min(mean - half, float(np.mean([run.get(f"{key}-", run[key]) for run in runs])))
     high = max(mean + half, float(np.mean([run.get(f"{key}+", run[key]) for run in runs])))
     return max(low, 0.0), high

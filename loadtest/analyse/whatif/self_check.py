@@ -10,7 +10,7 @@ from typing import Any
 
 from loadtest import metrics
 from loadtest.analyse.server.prefill import Interval
-from loadtest.analyse.whatif.predict import Model, Prediction
+from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.metrics import VOID
 from loadtest.text import counted, number, seconds
 
@@ -21,23 +21,23 @@ FITTED = (  # what a model must give back: (words, figure, statistic, share of t
     ("tokens/s a stream", "stream_tokens_per_s", "p50", 0.5),
     ("output tokens/s", "output_tokens_per_s", "mean", 0.5),
 )
-FIGURES = ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s", "prefill_s", "e2e_s", "tpot_s", "itl_s")
-SPREAD = 0.1  # to either side of one length: requests of real users are not all equally long
-FEWEST_LENGTHS = 21  # drawn where all observed ones are equal
+REQUEST_FIGURES = ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s", "prefill_s", "e2e_s", "tpot_s", "itl_s")
+SPREAD_SHARE = 0.1  # to either side of one length: requests of real users are not all equally long
+SPREAD_LENGTHS = 21  # drawn where all observed ones are equal
 WIDER = 0.4  # of a figure, for each doubling of streams beyond those measured
 
 
 def as_measured(level: Mapping[str, Any], slots: int | None) -> Prediction:
     """Return what a level of summary.json measured, in the place of a prediction; its bands are its 95 % intervals."""
     figures, bands = {}, {}
-    for name in (*FIGURES, "stream_tokens_per_s"):
+    for name in (*REQUEST_FIGURES, "stream_tokens_per_s"):
         described = level.get(name) or {}
-        figures[name] = {key: _number(described.get(key)) for key in ("mean", "p5", "p50", "p90", "p95", "p99")}
+        figures[name] = {key: _or_nan(described.get(key)) for key in ("mean", "p5", "p50", "p90", "p95", "p99")}
         for key in figures[name]:
             if interval := described.get(f"ci95_{key}"):
                 bands[f"{name}.{key}"] = (float(interval[0]), float(interval[1]))
     for name in ("output_tokens_per_s", "requests_per_s"):
-        figures[name] = {"mean": _number(level.get(name))}
+        figures[name] = {"mean": _or_nan(level.get(name))}
         if interval := level.get(f"{name}_ci95"):
             bands[f"{name}.mean"] = (float(interval[0]), float(interval[1]))
     return Prediction(
@@ -51,11 +51,11 @@ def as_measured(level: Mapping[str, Any], slots: int | None) -> Prediction:
     )
 
 
-def _number(value: Any) -> float:
+def _or_nan(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def misfit(predict: Callable[[int], Prediction], levels: Iterable[Mapping[str, Any]]) -> str | None:
+def unmatched_figure(predict: Callable[[int], Prediction], levels: Iterable[Mapping[str, Any]]) -> str | None:
     """Say which measured figure a model does not give back; None where it gives back all of them.
 
     Void levels are no measure. A figure is given back within its band or 15 %, the measured one's own interval allowed for.
@@ -75,35 +75,35 @@ def misfit(predict: Callable[[int], Prediction], levels: Iterable[Mapping[str, A
             least, most = seen.bands.get(f"{name}.{statistic}", (value, value))
             if most < low or least > high:
                 at = f"at {counted(load, 'stream')}"
-                text = f"{words} {at} is {_shown(name, said)} by the model and {_shown(name, value)} as measured"
+                text = f"{words} {at} is {_figure_text(name, said)} by the model and {_figure_text(name, value)} as measured"
                 found.append((abs(math.log(max(said, 1e-12) / value)), text))
     return max(found)[1] if found else None
 
 
-def _shown(name: str, value: float) -> str:
+def _figure_text(name: str, value: float) -> str:
     if name.endswith("per_s"):
         return number(value)
     return seconds(value)
 
 
-def spread(model: Model) -> Model:
+def with_spread_lengths(model: ServerModel) -> ServerModel:
     """Return the model with lengths of 10 % to either side where all those observed are equal.
 
     Equal answers end together, and their successors' prompts are worked on together for ever: real users' do not.
     """
     draw = random.Random(0)
-    prompts, outputs = (_spread(values, draw) for values in (model.prompts, model.outputs))
+    prompts, outputs = (_spread_lengths(values, draw) for values in (model.prompts, model.outputs))
     count = max(len(prompts), len(outputs))
     pairs = zip(*((values * -(-count // len(values)))[:count] for values in (prompts, outputs)), strict=True)
     one, other = zip(*pairs, strict=True)
     return dataclasses.replace(model, prompts=one, outputs=other)
 
 
-def _spread(values: tuple[int, ...], draw: random.Random) -> tuple[int, ...]:
-    if len(set(values)) > 1 or round(values[0] * SPREAD) == 0:
+def _spread_lengths(values: tuple[int, ...], draw: random.Random) -> tuple[int, ...]:
+    if len(set(values)) > 1 or round(values[0] * SPREAD_SHARE) == 0:
         return values
-    count = max(len(values), FEWEST_LENGTHS)
-    found = [round(values[0] * (1 - SPREAD + 2 * SPREAD * i / (count - 1))) for i in range(count)]
+    count = max(len(values), SPREAD_LENGTHS)
+    found = [round(values[0] * (1 - SPREAD_SHARE + 2 * SPREAD_SHARE * i / (count - 1))) for i in range(count)]
     draw.shuffle(found)
     return tuple(found)
 

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.analyse.whatif.predict import Model, Prediction
+from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.slo import Objective
 from loadtest.text import counted
 
-MOST = 128  # streams; past it the answer is "at least"
+MOST_PREDICTED_STREAMS = 128  # streams; past it the answer is "at least"
 RATE_PRECISION = 0.03
 STREAMS_A_SLOT = 3  # enough users to keep every slot busy: their requests/s are the most that the server ever does
 
 
 @dataclass(frozen=True, slots=True)
-class Capacity:
+class SustainableLoad:
     """The highest load that meets every objective; `sure_…` counts what the band of uncertainty could miss, too."""
 
     objectives: tuple[Objective, ...]
@@ -58,14 +58,14 @@ class Capacity:
         }
 
 
-def capacity(
-    model: Model,
+def sustainable_load(
+    model: ServerModel,
     objectives: Sequence[Objective],
     *,
     slots: int | None = None,
-    most: int = MOST,
+    most: int = MOST_PREDICTED_STREAMS,
     known: Mapping[int, Prediction] | None = None,
-) -> Capacity:
+) -> SustainableLoad:
     """Search the highest concurrency of a closed loop, and the highest Poisson rate, that meet every objective.
 
     Args:
@@ -86,9 +86,9 @@ def capacity(
     sure = _highest(lambda users: meets(closed(users), asked, surely=True), found) if found else 0
     rate = sure_rate = 0.0
     if found and not totals:  # of an open loop the total is what is sent, not what the server can do
-        rate, sure_rate = _rates(model, asked, closed, slots, most)
+        rate, sure_rate = _highest_rates(model, asked, closed, slots, most)
     at = closed(found) if found else closed(1)
-    return Capacity(
+    return SustainableLoad(
         objectives=asked,
         slots=slots if slots is not None else model.slots,
         concurrency=found,
@@ -127,8 +127,8 @@ def _highest(holds: Callable[[int], bool], most: int) -> int:
     return low
 
 
-def _rates(
-    model: Model, asked: Sequence[Objective], closed: Callable[[int], Prediction], slots: int | None, most: int
+def _highest_rates(
+    model: ServerModel, asked: Sequence[Objective], closed: Callable[[int], Prediction], slots: int | None, most: int
 ) -> tuple[float, float]:
     """Return the highest rate that meets the objectives, and that which surely does, requests/s."""
     limit = slots if slots is not None else model.slots

@@ -11,27 +11,29 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.run.frames import Run
-from loadtest.analyse.server.memory import Memory
+from loadtest.analyse.server.memory import MemoryBySlots
 from loadtest.analyse.server.prefill import uncached
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.whatif import self_check
-from loadtest.analyse.whatif.predict import Model, Prediction
-from loadtest.analyse.whatif.sustainable_load import Capacity, capacity, meets
+from loadtest.analyse.whatif.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.sustainable_load import SustainableLoad, meets, sustainable_load
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.slo import Objective
 
-SLOTS = (1, 2, 3, 4, 6, 8, 12, 16)
-MOST_LOADS = 6
-ENOUGH = 0.95  # of the best throughput: the fewest slots that reach it are the best without an SLO
-BEYOND = 2  # times what was measured: past it a figure is worth a try, not a headline
-SEEN = 0.9  # of the users at work at once, from which on nobody is taken to have waited for a slot
+TRIED_SLOTS = (1, 2, 3, 4, 6, 8, 12, 16)
+MOST_SHOWN_LOADS = 6
+NEAR_BEST_SHARE = 0.95  # of the best throughput: the fewest slots that reach it are the best without an SLO
+TRUSTED_MULTIPLE = 2  # times what was measured: past it a figure is worth a try, not a headline
+AT_WORK_SHARE = 0.9  # of the users at work at once, from which on nobody is taken to have waited for a slot
 KNOBS = {"ollama": "OLLAMA_NUM_PARALLEL", "llama.cpp": "--parallel", "vllm": "--max-num-seqs"}
-DEFAULT = Objective("ttft_p95", "ttft_s", "p95", math.inf, at_most=True, words="TTFT p95")  # what levers are ranked by
+DEFAULT_OBJECTIVE = Objective(
+    "ttft_p95", "ttft_s", "p95", math.inf, at_most=True, words="TTFT p95"
+)  # what levers are ranked by
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ClosedLoopSeries:
     """Levels of a closed loop that differ in nothing but concurrency."""
 
     label: str  # e.g. "128 in · 64 out"
@@ -53,7 +55,7 @@ class Lever:
 class Advice:
     """Predictions by slots and load, what to choose, and what else would help."""
 
-    model: Model
+    model: ServerModel
     label: str
     knob: str  # what the server calls its slots
     measured: tuple[int, ...]  # concurrencies that the run has
@@ -61,12 +63,12 @@ class Advice:
     slots: tuple[int, ...]
     cells: dict[tuple[int, int], Prediction]  # by (slots, load)
     objectives: tuple[Objective, ...]
-    memory: Memory | str | None  # None: nobody asked
+    memory: MemoryBySlots | str | None  # None: nobody asked
     gpu_bytes: float | None
     best: int | None  # None: no number of slots fits the memory, or the limit was never met and there is nothing to set
     levers: tuple[Lever, ...]  # the most helpful first
     ranked_by: Objective
-    capacities: tuple[Capacity, ...]  # as measured, then with the best slots; empty without objectives
+    capacities: tuple[SustainableLoad, ...]  # as measured, then with the best slots; empty without objectives
     predicted_now: Prediction  # at `load`, for what the model says of a change: its own error is in both
     void: tuple[str, ...] = ()  # labels of the group's levels whose figures must not be quoted
 
@@ -90,7 +92,7 @@ class Advice:
     @property
     def furthest(self) -> int:
         """Twice the streams that were measured decoding together."""
-        return BEYOND * self.model.streams
+        return TRUSTED_MULTIPLE * self.model.streams
 
     @property
     def usual(self) -> int:
@@ -99,7 +101,7 @@ class Advice:
 
     def fits(self, slots: int) -> bool | None:
         """Whether so many slots fit the memory given; None where that is not known."""
-        if self.gpu_bytes is None or not isinstance(self.memory, Memory):
+        if self.gpu_bytes is None or not isinstance(self.memory, MemoryBySlots):
             return None
         return self.memory.at(slots) <= self.gpu_bytes
 
@@ -121,7 +123,7 @@ class Advice:
         return load in self.measured and (slots == self.usual or plenty)
 
 
-def busiest(run: Run) -> Group | None:
+def longest_series(run: Run) -> ClosedLoopSeries | None:
     """Return the closed-loop levels to advise on: the lengths with most concurrencies, of equals the last."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for level in run.levels:
@@ -132,14 +134,14 @@ def busiest(run: Run) -> Group | None:
         return None
     key, levels = max(reversed(groups.items()), key=lambda item: len({level["concurrency"] for level in item[1]}))
     parts = ((key[1], "in"), (key[2], "out"), (key[0], "words"))
-    return Group(
+    return ClosedLoopSeries(
         " · ".join(f"{value} {what}" for value, what in parts if value is not None),
         tuple(level["index"] for level in levels),
         tuple(sorted({int(level["concurrency"]) for level in levels})),
     )
 
 
-def narrowed(model: Model, run: Run, levels: Iterable[int]) -> Model:
+def narrowed(model: ServerModel, run: Run, levels: Iterable[int]) -> ServerModel:
     """Return the model with the lengths of these levels' requests alone: a grid's other lengths are other loads."""
     rows = np.any([run.good(level) for level in levels], axis=0)
     lengths = np.stack([uncached(run)[rows], run.column("output_tokens")[rows]])
@@ -149,14 +151,14 @@ def narrowed(model: Model, run: Run, levels: Iterable[int]) -> Model:
     return dataclasses.replace(model, prompts=tuple(known[0].tolist()), outputs=tuple(known[1].tolist()))
 
 
-def advise(
-    model: Model,
-    group: Group,
+def advise_slots(
+    model: ServerModel,
+    group: ClosedLoopSeries,
     levels: Sequence[dict[str, Any]],
     *,
     kind: str | None = None,
     objectives: Sequence[Objective] = (),
-    memory: Memory | str | None = None,
+    memory: MemoryBySlots | str | None = None,
     gpu_bytes: float | None = None,
 ) -> Advice:
     """Predict every number of slots at the measured concurrencies and some others, and choose.
@@ -169,12 +171,12 @@ def advise(
         gpu_bytes: that the loaded model may take.
     """
     known = [level for level in levels if level["index"] in group.levels]
-    if missed := self_check.misfit(model.closed, known):
+    if missed := self_check.unmatched_figure(model.closed, known):
         raise PredictionError(f"No advice: the model fitted to this run does not give back what it measured: {missed}.")
-    model = self_check.spread(model)
+    model = self_check.with_spread_lengths(model)
     loads = loads_for(group.concurrencies)
-    slots = tuple(sorted({*SLOTS, model.slots or max(SLOTS[-1], group.concurrencies[-1])}))
-    cells = _cells(model, slots, loads, {int(level["concurrency"]): level for level in known})
+    slots = tuple(sorted({*TRIED_SLOTS, model.slots or max(TRIED_SLOTS[-1], group.concurrencies[-1])}))
+    cells = _predict_table(model, slots, loads, {int(level["concurrency"]): level for level in known})
     advice = Advice(
         model=model,
         label=group.label,
@@ -188,7 +190,7 @@ def advise(
         gpu_bytes=gpu_bytes,
         best=None,
         levers=(),
-        ranked_by=DEFAULT,
+        ranked_by=DEFAULT_OBJECTIVE,
         capacities=(),
         predicted_now=model.closed(group.concurrencies[-1]),
         void=tuple(level["label"] for level in known if level["verdict"] == VOID),
@@ -196,36 +198,38 @@ def advise(
     best = _best(advice)
     advice = dataclasses.replace(advice, best=best, ranked_by=_pressing(advice))
     tried = dict.fromkeys((model.slots, model.slots if best is None else advice.trial))
-    most = advice.load * (BEYOND if model.slots is not None else 1)  # a limit that was not met may stand just above
+    most = advice.load * (
+        TRUSTED_MULTIPLE if model.slots is not None else 1
+    )  # a limit that was not met may stand just above
     seen = {load: cells[advice.usual, load] for load in loads if advice.is_measured(advice.usual, load)}
     capacities = (
         tuple(
-            capacity(model, objectives, slots=each, most=most, known=seen if each == model.slots else {})
+            sustainable_load(model, objectives, slots=each, most=most, known=seen if each == model.slots else {})
             for each in tried
         )
         if objectives
         else ()
     )
-    return dataclasses.replace(advice, levers=levers(advice), capacities=capacities)
+    return dataclasses.replace(advice, levers=rank_levers(advice), capacities=capacities)
 
 
 def loads_for(measured: Sequence[int]) -> tuple[int, ...]:
     """Return the concurrencies to show: the measured ones (thinned past six), and up to twice the highest."""
     top = measured[-1]
     shown = set(measured)
-    if len(shown) > MOST_LOADS - 1:
-        shown = {measured[round(i * (len(measured) - 1) / (MOST_LOADS - 2))] for i in range(MOST_LOADS - 1)}
+    if len(shown) > MOST_SHOWN_LOADS - 1:
+        shown = {measured[round(i * (len(measured) - 1) / (MOST_SHOWN_LOADS - 2))] for i in range(MOST_SHOWN_LOADS - 1)}
     others = [2 * top, *(2**power for power in range(int(math.log2(top)), -1, -1))]
     for other in others:
-        if len(shown) < MOST_LOADS:
+        if len(shown) < MOST_SHOWN_LOADS:
             shown.add(other)
     return tuple(sorted(shown))
 
 
-def require_slots(slots: Slots, group: Group) -> None:
+def require_slots(slots: Slots, group: ClosedLoopSeries) -> None:
     """Raise PredictionError where a run shows neither the server's slots nor that nobody waited for one."""
     top = group.concurrencies[-1]
-    if slots.limit or (slots.estimate or 0) >= SEEN * top:
+    if slots.limit or (slots.estimate or 0) >= AT_WORK_SHARE * top:
         return
     raise PredictionError(
         f"No advice: with {top} streams at once no more than {slots.estimate or 0} were seen at work, and the run does not "
@@ -233,8 +237,8 @@ def require_slots(slots: Slots, group: Group) -> None:
     )
 
 
-def _cells(
-    model: Model, slots: Sequence[int], loads: Sequence[int], known: dict[int, dict[str, Any]]
+def _predict_table(
+    model: ServerModel, slots: Sequence[int], loads: Sequence[int], known: dict[int, dict[str, Any]]
 ) -> dict[tuple[int, int], Prediction]:
     """Predict every pair, measured ones apart; slots beyond the users stay empty, so all those are one cell."""
     cells: dict[tuple[int, int], Prediction] = {}
@@ -270,7 +274,7 @@ def _best(advice: Advice) -> int | None:
     load = advice.load
     output = {slots: advice.cells[slots, load].figure("output_tokens_per_s", "mean") for slots in candidates}
     if advice.objectives:
-        reach = {slots: min(held(advice, slots), load) for slots in candidates}
+        reach = {slots: min(highest_met_load(advice, slots), load) for slots in candidates}
         if most := max(reach.values()):
             equals = [slots for slots in candidates if reach[slots] == most]
             return advice.now if advice.now in equals else min(equals)
@@ -278,10 +282,10 @@ def _best(advice: Advice) -> int | None:
         return min(candidates, key=lambda slots: (_badness(first, advice.cells[slots, load]), slots))
     if advice.now in output:
         output[advice.now] = advice.predicted_now.figure("output_tokens_per_s", "mean")
-    return min(slots for slots in candidates if output[slots] >= ENOUGH * max(output.values()))
+    return min(slots for slots in candidates if output[slots] >= NEAR_BEST_SHARE * max(output.values()))
 
 
-def held(advice: Advice, slots: int) -> int:
+def highest_met_load(advice: Advice, slots: int) -> int:
     """Return the highest load shown up to which every load meets the objectives, 0 for none."""
     reach = 0
     for load in advice.loads:
@@ -300,10 +304,10 @@ def _pressing(advice: Advice) -> Objective:
     """Return the objective that levers are ranked by: the first one missed at the load, else the first, else TTFT p95."""
     now = advice.as_now(advice.load)
     missed = [each for each in advice.objectives if not meets(now, [each])]
-    return next(iter(missed or advice.objectives), DEFAULT)
+    return next(iter(missed or advice.objectives), DEFAULT_OBJECTIVE)
 
 
-def levers(advice: Advice) -> tuple[Lever, ...]:
+def rank_levers(advice: Advice) -> tuple[Lever, ...]:
     """Return what else could be changed, at the highest measured concurrency and the slots as measured, ranked."""
     model, load = advice.model, advice.load
     now = advice.predicted_now
@@ -343,7 +347,7 @@ def gain(objective: Objective, before: Prediction, after: Prediction) -> float:
     return (old - new) / old if objective.at_most else (new - old) / old
 
 
-def curve(model: Model, measured: Sequence[int]) -> tuple[Prediction, ...]:
+def curve(model: ServerModel, measured: Sequence[int]) -> tuple[Prediction, ...]:
     """Predict the concurrencies of the prediction chart: those measured, between them, and up to twice the highest."""
     top = 2 * max(measured)
     between = {round(2 ** (step / 2)) for step in range(2 * math.ceil(math.log2(top)) + 1)}

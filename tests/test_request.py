@@ -11,7 +11,7 @@ from support.recorded import ANCHOR, T_SEND, Reads, framed
 
 from loadtest.dialects import OllamaChat, OpenAIChat
 from loadtest.measure.failure import Failure
-from loadtest.measure.request import Exchange
+from loadtest.measure.request import Request
 from loadtest.records import Outcome
 
 MS = 1_000_000
@@ -30,10 +30,10 @@ def at(*bodies: tuple[float, bytes]) -> Reads:
 
 
 def test_instants_count_from_the_files_anchor() -> None:
-    made = recorded.exchange(CHAT)
-    made.arrivals.new_conn = True
-    made.arrivals.t_connect = T_SEND - 200
-    made.arrivals.play(framed(at((5, line("a")), (7, DONE))))
+    made = recorded.request(CHAT)
+    made.received.new_conn = True
+    made.received.t_connect = T_SEND - 200
+    made.received.play(framed(at((5, line("a")), (7, DONE))))
     record = made.finish()
     start = T_SEND - ANCHOR.monotonic_ns
     assert record.t_sched == start - 1 * MS
@@ -87,8 +87,8 @@ def test_a_first_token_alone_in_its_read_is_not_coalesced() -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.CONNECT_ERROR])
 def test_the_callers_outcome_wins_and_partial_tokens_are_kept(outcome: Outcome) -> None:
-    made = recorded.exchange(CHAT)
-    made.arrivals.play(framed(at((5, line("a")), (6, line("b")))))
+    made = recorded.request(CHAT)
+    made.received.play(framed(at((5, line("a")), (6, line("b")))))
     made.failure = Failure(outcome, "why")
     record = made.finish()
     assert (record.outcome, record.error) == (outcome, "why")
@@ -97,7 +97,7 @@ def test_the_callers_outcome_wins_and_partial_tokens_are_kept(outcome: Outcome) 
 
 
 def test_a_request_that_never_left_is_a_record_too() -> None:
-    made = Exchange(recorded.job(), CHAT, ANCHOR, T_SEND)
+    made = Request(recorded.job(), CHAT, ANCHOR, T_SEND)
     made.failure = Failure(Outcome.CONNECT_ERROR, "refused")
     record = made.finish()
     assert (record.t_send, record.status, record.output_tokens, record.token_source) == (None, None, None, None)
@@ -110,17 +110,17 @@ def test_a_request_leaves_nothing_to_the_garbage_collector_however_it_ended(read
     """The driver switches collection off while it measures: 100,000 refused connections were 400 MB."""
 
     def alive() -> int:
-        return sum(isinstance(one, Exchange) for one in gc.get_objects())
+        return sum(isinstance(one, Request) for one in gc.get_objects())
 
     gc.collect()
     gc.disable()
     try:
         before = alive()
-        made = Exchange(recorded.job(), CHAT, ANCHOR, T_SEND)
+        made = Request(recorded.job(), CHAT, ANCHOR, T_SEND)
         if reads is None:
             made.failure = Failure(Outcome.CONNECT_ERROR, "refused")
         else:
-            made.arrivals.play(framed(reads))
+            made.received.play(framed(reads))
         made.finish()
         assert alive() == before + 1
         del made
@@ -156,9 +156,9 @@ def test_a_connection_that_ends_inside_an_answer() -> None:
     record, _ = recorded.replay(CHAT, reads, T_SEND + 9 * MS)
     assert record.outcome is Outcome.TRUNCATED
     assert "closed the connection inside the body" in (record.error or "")
-    made = recorded.exchange(CHAT)
-    made.arrivals.play(reads)
-    made.arrivals.abort("connection reset by peer", T_SEND + 9 * MS)
+    made = recorded.request(CHAT)
+    made.received.play(reads)
+    made.received.abort("connection reset by peer", T_SEND + 9 * MS)
     record = made.finish()
     assert (record.outcome, record.error) == (Outcome.TRUNCATED, "connection reset by peer")
 
@@ -187,11 +187,11 @@ def test_the_servers_count_wins_then_the_tokenizers_then_chunks() -> None:
 
 
 def test_lag_is_the_worst_and_the_mean_of_the_reads_and_late_counts_those_above_a_token_gap() -> None:
-    made = recorded.exchange(CHAT)
+    made = recorded.request(CHAT)
     bodies = at((10, line("a")), (30, line("b") * 2), (50, line("c")), (71, line("d")), (72, DONE))
-    made.arrivals.play(framed(bodies))
+    made.received.play(framed(bodies))
     lags = [1 * MS, 19 * MS, 20 * MS + 1, 400 * MS, 20 * MS]
-    made._reads = dataclasses.replace(made.arrivals.reads(), lag=lags)
+    made._reads = dataclasses.replace(made.received.reads(), lag=lags)
     record = made.finish()
     assert record.lag_us == 400_000
     assert record.lag_mean_us == 92_000
@@ -201,11 +201,11 @@ def test_lag_is_the_worst_and_the_mean_of_the_reads_and_late_counts_those_above_
 
 
 def test_of_a_late_read_with_its_stamp_all_tokens_but_the_last_are_late() -> None:
-    made = recorded.exchange(CHAT)
+    made = recorded.request(CHAT)
     bodies = at((10, line("a")), (30, line("b")), (50, line("c") * 3), (70, line("d")), (90, line("e")), (91, DONE))
-    made.arrivals.play(framed(bodies))
-    made.arrivals._unstamped = 0
-    late = dataclasses.replace(made.arrivals.reads(), lag=[0, 0, 25 * MS, 0, 25 * MS, 0])
+    made.received.play(framed(bodies))
+    made.received._unstamped = 0
+    late = dataclasses.replace(made.received.reads(), lag=[0, 0, 25 * MS, 0, 25 * MS, 0])
     made._reads = late
     record = made.finish()
     assert (record.late, record.late_tokens, record.late_gaps) == (2, 2, 3)  # "e" alone in its read is not spoilt
@@ -216,9 +216,9 @@ def test_of_a_late_read_with_its_stamp_all_tokens_but_the_last_are_late() -> Non
 
 
 def test_one_arrival_alone_has_no_gap_to_be_late_by() -> None:
-    made = recorded.exchange(CHAT)
-    made.arrivals.play(framed(at((10, line("a") * 3 + DONE))))
-    made._reads = dataclasses.replace(made.arrivals.reads(), lag=[5 * MS])
+    made = recorded.request(CHAT)
+    made.received.play(framed(at((10, line("a") * 3 + DONE))))
+    made._reads = dataclasses.replace(made.received.reads(), lag=[5 * MS])
     record = made.finish()
     assert (record.late, record.lag_us) == (0, 5000)
     record, _ = recorded.replay(CHAT, [], T_SEND)
@@ -238,15 +238,15 @@ def test_server_stamps_are_kept_only_where_every_event_has_one() -> None:
 
 
 def test_waiting_and_decoding_are_known_while_the_answer_comes() -> None:
-    made = Exchange(recorded.job(), V1, ANCHOR, T_SEND)
+    made = Request(recorded.job(), V1, ANCHOR, T_SEND)
     assert not made.waiting
-    made.arrivals.t_send = T_SEND
+    made.received.t_send = T_SEND
     role = b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'
     text = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
     reads = framed(at((1, role), (2, text[:20]), (3, text[20:]), (4, text), (5, b"data: [DONE]\n\n")))
     seen = []
     for read in reads:
-        made.arrivals.play([read])
+        made.received.play([read])
         seen.append((made.waiting, made.decoding))
     assert seen == [(True, False), (True, False), (False, True), (False, True), (False, True)]
     assert made.first_seen is not None
@@ -256,8 +256,8 @@ def test_waiting_and_decoding_are_known_while_the_answer_comes() -> None:
 
 
 def test_an_error_page_is_never_decoding() -> None:
-    made = recorded.exchange(CHAT)
-    made.arrivals.play(framed(at((1, line("a"))), status="500 Internal Server Error"))
+    made = recorded.request(CHAT)
+    made.received.play(framed(at((1, line("a"))), status="500 Internal Server Error"))
     assert not made.decoding
     assert not made.waiting
 

@@ -1,4 +1,4 @@
-"""Arrivals: no end is ever missed, little is parsed before it, and stamps become instants."""
+"""Received: no end is ever missed, little is parsed before it, and stamps become instants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from loadtest.wire import Arrivals, LagLog, WallClock
+from loadtest.wire import LagLog, Received, WallClock
 from loadtest.wire.clock import SO_TIMESTAMPNS, Ancillary
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -33,7 +33,7 @@ ANSWERS = {
 }
 
 
-def run(parts: list[bytes], *, live_until: int | None) -> Arrivals:
+def run(parts: list[bytes], *, live_until: int | None) -> Received:
     """Feed the parts; `live` asks for bytes until it has seen `live_until` of them (None: no live)."""
     seen = 0
 
@@ -42,12 +42,12 @@ def run(parts: list[bytes], *, live_until: int | None) -> Arrivals:
         seen += len(body)
         return live_until is not None and seen >= live_until
 
-    arrivals = Arrivals(live if live_until is not None else None)
+    received = Received(live if live_until is not None else None)
     for i, part in enumerate(parts):
-        assert not arrivals.ended, "ended before its last byte"
-        woke = arrivals.add(part, [], i)
-        assert woke or not arrivals.ended
-    return arrivals
+        assert not received.ended, "ended before its last byte"
+        woke = received.add(part, [], i)
+        assert woke or not received.ended
+    return received
 
 
 @pytest.mark.parametrize("live_until", [None, 1, 1000])
@@ -60,21 +60,21 @@ def test_the_end_is_seen_with_the_last_byte_wherever_the_reads_are_cut(name: str
     for cuts in [(), *single, *double]:
         edges = [0, *cuts, len(data)]
         parts = [data[a:b] for a, b in pairwise(edges) if a < b]
-        arrivals = run(parts, live_until=live_until)
-        assert arrivals.ended, cuts
-        assert arrivals.complete
-        assert arrivals.reusable
-        assert arrivals.body() == body
-        assert arrivals.t_end == len(parts) - 1
+        received = run(parts, live_until=live_until)
+        assert received.ended, cuts
+        assert received.complete
+        assert received.reusable
+        assert received.body() == body
+        assert received.t_end == len(parts) - 1
 
 
 @pytest.mark.parametrize("live_until", [None, 1, 1000])
 @pytest.mark.parametrize("name", ANSWERS)
 def test_byte_by_byte(name: str, live_until: int | None) -> None:
     data, body = ANSWERS[name]
-    arrivals = run([data[i : i + 1] for i in range(len(data))], live_until=live_until)
-    assert arrivals.complete
-    assert arrivals.reads().body == body
+    received = run([data[i : i + 1] for i in range(len(data))], live_until=live_until)
+    assert received.complete
+    assert received.reads().body == body
 
 
 def test_live_is_given_bytes_until_it_has_seen_an_event() -> None:
@@ -84,27 +84,27 @@ def test_live_is_given_bytes_until_it_has_seen_an_event() -> None:
         seen.append(body)
         return body == b"event"
 
-    arrivals = Arrivals(live)
-    assert arrivals.add(CHUNKED, [], 1)  # the headers
-    assert not arrivals.add(b"4\r\nping\r\n", [], 2)
-    assert not arrivals.add(b"5\r\nevent\r\n", [], 3)
+    received = Received(live)
+    assert not received.add(CHUNKED, [], 1)
+    assert not received.add(b"4\r\nping\r\n", [], 2)
+    assert not received.add(b"5\r\nevent\r\n", [], 3)
     for i in range(1000):
-        assert not arrivals.add(b"5\r\ntoken\r\n", [], 4 + i)
+        assert not received.add(b"5\r\ntoken\r\n", [], 4 + i)
     assert seen == [b"ping", b"event"]
-    assert not arrivals.add(b"100000\r\n" + b"x" * 0x90000, [], 2000)
-    assert arrivals.add(b"x" * 0x70000 + b"\r\n0\r\n\r\n", [], 2001)
-    assert arrivals.complete
-    assert len(arrivals.body()) == 4 + 5 + 5000 + 0x100000
+    assert not received.add(b"100000\r\n" + b"x" * 0x90000, [], 2000)
+    assert received.add(b"x" * 0x70000 + b"\r\n0\r\n\r\n", [], 2001)
+    assert received.complete
+    assert len(received.body()) == 4 + 5 + 5000 + 0x100000
 
 
 def test_reads_that_came_are_no_work_for_the_garbage_collector() -> None:
     def objects(reads: int) -> int:
-        arrivals = Arrivals()
-        arrivals.add(CHUNKED, stamp(1), 1)
+        received = Received()
+        received.add(CHUNKED, stamp(1), 1)
         for i in range(reads):
-            arrivals.add(b"5\r\ntoken\r\n", stamp(2 + i), 2 + i)
+            received.add(b"5\r\ntoken\r\n", stamp(2 + i), 2 + i)
         gc.collect()
-        assert arrivals.read_count == reads + 1
+        assert received.read_count == reads + 1
         return len(gc.get_objects())
 
     objects(10)
@@ -119,22 +119,22 @@ def test_instants_and_counts_of_a_replayed_stream() -> None:
         (40, b"ho\r\n0"),
         (50, b"\r\n\r\n"),
     ]
-    arrivals, rest = Arrivals.replay(reads, t_send=5)
+    received, rest = Received.replay(reads, t_send=5)
     assert rest == []
-    assert (arrivals.t_send, arrivals.t_first_byte, arrivals.t_headers, arrivals.t_end) == (5, 10, 20, 50)
-    assert (arrivals.status, arrivals.headers["x-y"], arrivals.new_conn) == (200, "z", False)
-    got = arrivals.reads()
+    assert (received.t_send, received.t_first_byte, received.t_headers, received.t_end) == (5, 10, 20, 50)
+    assert (received.status, received.headers["x-y"], received.new_conn) == (200, "z", False)
+    got = received.reads()
     assert (got.body, list(got.ends), list(got.t), list(got.lag)) == (b"hiho", [2, 4], [20, 40], [0, 0])
-    assert (arrivals.read_count, arrivals.stamped_count, arrivals.last_read) == (5, 0, 50)
+    assert (received.read_count, received.stamped_count, received.last_read) == (5, 0, 50)
 
 
 @pytest.mark.parametrize("cut", [None, 0, 3])
 def test_replay_stops_at_the_answer_s_end_and_gives_the_rest_back(cut: int | None) -> None:
     one, two = CHUNKED + b"3\r\none\r\n0\r\n\r\n", CHUNKED + b"3\r\ntwo\r\n0\r\n\r\n"
     reads = [(1, one + two)] if cut is None else [(1, one + two[:cut]), (2, two[cut:])]
-    first, rest = Arrivals.replay(reads)
+    first, rest = Received.replay(reads)
     assert (first.body(), first.complete, first.reusable) == (b"one", True, True)
-    second, rest = Arrivals.replay(rest)
+    second, rest = Received.replay(rest)
     assert (second.body(), second.complete, rest) == (b"two", True, [])
 
 
@@ -150,30 +150,30 @@ def test_replay_stops_at_the_answer_s_end_and_gives_the_rest_back(cut: int | Non
     ],
 )
 def test_the_end_of_the_connection(data: bytes, complete: bool, failure: str | None) -> None:
-    arrivals, _ = Arrivals.replay([(1, data)] if data else [], t_eof=9)
-    assert arrivals.ended
-    assert (arrivals.complete, arrivals.t_end) == (complete, 9)
-    assert (failure is None and arrivals.failure is None) or (failure or "?") in (arrivals.failure or "")
-    assert not arrivals.reusable
-    assert arrivals.body() == (b"abc" if b"abc" in data else b"")
+    received, _ = Received.replay([(1, data)] if data else [], t_eof=9)
+    assert received.ended
+    assert (received.complete, received.t_end) == (complete, 9)
+    assert (failure is None and received.failure is None) or (failure or "?") in (received.failure or "")
+    assert not received.reusable
+    assert received.body() == (b"abc" if b"abc" in data else b"")
 
 
 def test_garbage_ends_the_answer_and_keeps_what_came_before() -> None:
-    arrivals, _ = Arrivals.replay([(1, CHUNKED + b"3\r\nabc\r\n"), (2, b"0zz\r\n")])
-    assert arrivals.ended
-    assert arrivals.malformed
-    assert "not valid HTTP" in (arrivals.failure or "")
-    assert (arrivals.body(), arrivals.t_end) == (b"abc", 2)
+    received, _ = Received.replay([(1, CHUNKED + b"3\r\nabc\r\n"), (2, b"0zz\r\n")])
+    assert received.ended
+    assert received.malformed
+    assert "not valid HTTP" in (received.failure or "")
+    assert (received.body(), received.t_end) == (b"abc", 2)
 
 
 def test_giving_up_keeps_what_came() -> None:
-    arrivals = Arrivals()
-    arrivals.add(CHUNKED + b"3\r\nabc\r\n", [], 1)
-    arrivals.add(b"3\r\ndef\r\n", [], 2)
-    arrivals.abort("too slow", 7)
-    arrivals.abort("again", 8)
-    assert (arrivals.ended, arrivals.complete, arrivals.failure, arrivals.t_end) == (True, False, "too slow", 7)
-    assert arrivals.body() == b"abcdef"
+    received = Received()
+    received.add(CHUNKED + b"3\r\nabc\r\n", [], 1)
+    received.add(b"3\r\ndef\r\n", [], 2)
+    received.abort("too slow", 7)
+    received.abort("again", 8)
+    assert (received.ended, received.complete, received.failure, received.t_end) == (True, False, "too slow", 7)
+    assert received.body() == b"abcdef"
 
 
 def stamp(wall_ns: int) -> Ancillary:
@@ -185,8 +185,8 @@ def test_stamps_move_instants_to_the_arrival_and_lag_says_how_late_we_were() -> 
     offset, base = wall._offsets[-1], wall._at[-1] + S
     lag = LagLog()
     lag.add(end=base + 300 * MS, gap=100 * MS)
-    arrivals = Arrivals()
-    arrivals.t_send = base
+    received = Received()
+    received.t_send = base
     for handled, stamped, data in [
         (100, 99, CHUNKED),
         (201, 200, b"1\r\na\r\n"),  # 1 ms late, before the gap
@@ -194,27 +194,27 @@ def test_stamps_move_instants_to_the_arrival_and_lag_says_how_late_we_were() -> 
         (330, None, b"1\r\nc\r\n"),  # unstamped
         (341, 340, b"0\r\n\r\n"),
     ]:
-        arrivals.add(data, [] if stamped is None else stamp(base + stamped * MS + offset), base + handled * MS)
-    reads = arrivals.reads(wall, lag)
+        received.add(data, [] if stamped is None else stamp(base + stamped * MS + offset), base + handled * MS)
+    reads = received.reads(wall, lag)
     assert reads.body == b"abc"
     assert [((t - base) / MS, lag / MS) for t, lag in zip(reads.t, reads.lag, strict=True)] == [
         (200, 1),
         (290, 99),
         (330, 0),  # unstamped
     ]
-    assert (arrivals.t_headers, arrivals.t_first_byte, arrivals.t_end) == (
+    assert (received.t_headers, received.t_first_byte, received.t_end) == (
         base + 99 * MS,
         base + 99 * MS,
         base + 340 * MS,
     )
-    assert (arrivals.read_count, arrivals.stamped_count) == (5, 4)
-    assert list(arrivals.reads().t) == [base + t * MS for t in (201, 301, 330)]
+    assert (received.read_count, received.stamped_count) == (5, 4)
+    assert list(received.reads().t) == [base + t * MS for t in (201, 301, 330)]
 
 
 def test_instants_of_a_stream_never_go_back() -> None:
     wall = WallClock()
     offset, base = wall._offsets[-1], wall._at[-1]
-    arrivals = Arrivals()
-    arrivals.add(CHUNKED + b"1\r\na\r\n", stamp(base + 2000 + offset), base + 5000)
-    arrivals.add(b"1\r\nb\r\n", stamp(base + 1000 + offset), base + 6000)
-    assert list(arrivals.reads(wall).t) == [base + 2000] * 2
+    received = Received()
+    received.add(CHUNKED + b"1\r\na\r\n", stamp(base + 2000 + offset), base + 5000)
+    received.add(b"1\r\nb\r\n", stamp(base + 1000 + offset), base + 6000)
+    assert list(received.reads(wall).t) == [base + 2000] * 2

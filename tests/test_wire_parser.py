@@ -208,10 +208,3 @@ def test_bytes_after_the_end_make_the_connection_unfit_and_are_not_body() -> Non
     parser.feed(first)
     parser.feed(b"late")
     assert parser.excess
-
-
-def test_an_answer_to_head_ends_with_its_headers() -> None:
-    parser = AnswerParser(head=True)
-    parser.feed(OK + b"Content-Length: 5\r\n\r\n")
-    assert parser.complete
-    assert parser.keep_alive

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from loadtest.dialects import Dialect, Ending, Events, OllamaChat, OpenAIChat, ollama, openai
-from loadtest.dialects.framing import Mould, mould, stamped_mould
+from loadtest.dialects import ContentEvents, Dialect, Ending, OllamaChat, OpenAIChat, ollama, openai
+from loadtest.dialects.framing import LineShape, shape_around, stamped_shape_around
 
 TEXTS = [" the", "m", "stop", "", "content", 'say "hi"', "\\", "\\\\n", "é", "\u2028", "\n", "}", '","x":"', "a" * 700]
 PIECES = [
@@ -78,7 +78,7 @@ def ndjson(rng: random.Random) -> bytes:
     return "".join(lines).encode()
 
 
-def read(dialect: Dialect, body: bytes) -> tuple[Events, Ending]:
+def read(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
     decoder = dialect.decoder()
     decoder.feed(body)
     ending = decoder.close()
@@ -94,20 +94,20 @@ def test_a_line_read_by_its_likeness_is_what_parsing_makes_of_it(
     bodies = [make(random.Random(seed)) for seed in range(800)]
     short = [read(dialect, body) for body in bodies]
     with monkeypatch.context() as patch:
-        patch.setattr(openai, "mould", lambda _line, _text: None)
-        patch.setattr(ollama, "stamped_mould", lambda *_: None)
+        patch.setattr(openai, "shape_around", lambda _line, _text: None)
+        patch.setattr(ollama, "stamped_shape_around", lambda *_: None)
         assert short == [read(dialect, body) for body in bodies]
 
 
-def cast(sides: Mould | None, line: bytes) -> bytes | None:
-    """Return what a line of this mould holds for a text."""
+def cast(sides: LineShape | None, line: bytes) -> bytes | None:
+    """Return what a line of this shape holds for a text."""
     if sides is None or not (line.startswith(sides[0]) and line.endswith(sides[1])):
         return None
     return line[len(sides[0]) : len(line) - len(sides[1])]
 
 
-def test_a_mould_takes_the_text_alone() -> None:
-    sides = mould(b'{"model":"m","text":"one"}', "one")
+def test_a_shape_takes_the_text_alone() -> None:
+    sides = shape_around(b'{"model":"m","text":"one"}', "one")
     assert cast(sides, b'{"model":"m","text":"tw\\u00f6 \\"2\\""}') == b'"tw\\u00f6 \\"2\\""'
     assert cast(sides, b'{"model":"n","text":"two"}') is None
 
@@ -121,16 +121,16 @@ def test_a_mould_takes_the_text_alone() -> None:
     ],
 )
 def test_where_the_text_stands_is_never_guessed(line: bytes, text: str) -> None:
-    assert mould(line, text) is None
+    assert shape_around(line, text) is None
 
 
 def test_an_instant_and_the_text_behind_it_are_all_that_may_differ() -> None:
     second = "2026-01-31T12:00:00."
     line = b'{"at":"2026-01-31T12:00:00.123456789Z","text":"one"}'
-    assert stamped_mould(line, "one", second, 7) == (b'{"at":"2026-01-31T12:00:00.', b'Z","text":', b"}", 7)
+    assert stamped_shape_around(line, "one", second, 7) == (b'{"at":"2026-01-31T12:00:00.', b'Z","text":', b"}", 7)
     for other in (
         b'{"at":"2026-01-31T12:00:00.123456789Z","to":"2026-01-31T12:00:00.123456789Z","text":"one"}',
         b'{"text":"one","at":"2026-01-31T12:00:00.123456789Z"}',
         b'{"at":"2026-01-31T12:00:00.123456789Z","text":"two"}',
     ):
-        assert stamped_mould(other, "one", second, 7) is None
+        assert stamped_shape_around(other, "one", second, 7) is None

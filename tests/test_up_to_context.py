@@ -134,7 +134,7 @@ def test_a_context_that_the_answer_fills_is_one_sentence(loadtest: Call, small_c
 
 def test_figures_against_length_are_the_runs_own(tmp_path: Path) -> None:
     analysis = made(tmp_path / "run", [(500, 250), (1000, 400), (4000, 2000)])
-    (line,) = prompt_length.lines(analysis.run, analysis.summary["levels"])
+    (line,) = prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"])
     assert line.label == "1 stream · 20 out"
     assert [point.prefill_per_s for point in line.points] == pytest.approx([2000, 2500, 2000])
     assert [point.ttft_s for point in line.points] == pytest.approx([0.252, 0.402, 2.002])  # 2 ms of load
@@ -171,8 +171,8 @@ def test_prompts_that_wait_for_each_other_tell_no_speed(tmp_path: Path) -> None:
 def lengths_said(analysis: Analysis) -> list[str]:
     return [
         sentence
-        for line in prompt_length.lines(analysis.run, analysis.summary["levels"])
-        for sentence in prompt_length.sentences(line)
+        for line in prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"])
+        for sentence in prompt_length.prompt_length_sentences(line)
     ]
 
 
@@ -184,7 +184,7 @@ def test_a_warm_cache_tells_no_speed(tmp_path: Path) -> None:
 
 def test_only_levels_that_differ_in_length_alone_make_a_line(tmp_path: Path) -> None:
     two = made(tmp_path / "two", [(500, 250), (1000, 500)], users=(1, 2))
-    assert [line.label for line in prompt_length.lines(two.run, two.summary["levels"])] == [
+    assert [line.label for line in prompt_length.prompt_length_series(two.run, two.summary["levels"])] == [
         "1 stream · 20 out",
         "2 streams · 20 out",
     ]

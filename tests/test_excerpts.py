@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.figures import intervals, rates, stats
 from loadtest.analyse.run import excerpts, frames
+from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import prefill, slots, steps, token_gaps
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif.prediction_chart import Ahead, Forecast
+from loadtest.analyse.whatif import slot_advice
+from loadtest.analyse.whatif.prediction_chart import CurveAhead
 from loadtest.simulate.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.0002, jitter=0.03)
@@ -34,8 +37,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 
 
 def measured(run: Run) -> tuple[Slots, Steps]:
-    found = slots.estimate(run)
-    return found, steps.measure(run, found)
+    found = slots.estimate_slots(run)
+    return found, steps.measure_steps(run, found)
 
 
 def test_events_of_stretches_are_whole_there_and_about_as_many_as_asked(run: Run) -> None:
@@ -53,7 +56,7 @@ def test_events_of_stretches_are_whole_there_and_about_as_many_as_asked(run: Run
 
 
 def test_a_gap_never_spans_what_lies_between_stretches(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    longest = token_gaps.decoding(run, slots.estimate(run)).step_s.max()
+    longest = token_gaps.decoding(run, slots.estimate_slots(run)).step_s.max()
     monkeypatch.setattr(excerpts, "STRETCHES", 200)  # many a stream is in two of them
     some = excerpts.events(run, MOST)
     assert (np.diff(some.at)[np.diff(some.row) == 0] > longest).any()
@@ -83,10 +86,10 @@ def test_stretches_say_what_the_whole_run_does(run: Run, monkeypatch: pytest.Mon
 
 def test_stalls_are_read_from_every_gap(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same step time the stall of each request is the same, block by block or all at once."""
-    found = slots.estimate(run)
+    found = slots.estimate_slots(run)
     whole = token_gaps.decoding(run, found)
 
-    def step(streams: frames.FloatArray) -> frames.FloatArray:
+    def step(streams: FloatArray) -> FloatArray:
         return np.asarray(0.012 + 0.002 * streams)
 
     before = prefill.stalls(run, whole, step)
@@ -110,9 +113,9 @@ def test_pooled_figures_are_the_same_counted_and_sorted(run: Run, monkeypatch: p
 
     sorted_ = figures()
     monkeypatch.setattr(stats, "MANY", 700)
-    monkeypatch.setattr(rates, "BLOCK", 700)
+    monkeypatch.setattr(rates, "blocks", functools.partial(frames.blocks, size=700))
     monkeypatch.setattr(intervals, "TABLE", 13_500)  # some gaps lie beyond the table
-    monkeypatch.setattr(intervals, "BLOCK", 700)
+    monkeypatch.setattr(intervals, "CHUNKS_AT_ONCE", 700)
     for was, now in zip(sorted_, figures(), strict=True):
         flat, again = (stats_values(each) for each in (was, now))
         assert flat == pytest.approx(again, rel=1e-9, nan_ok=True)
@@ -126,23 +129,35 @@ def stats_values(found: object) -> list[float]:
     return [np.nan if value is None else float(value) for value in values]
 
 
-def test_a_forecast_made_apart_is_the_same(tmp_path: Path) -> None:
+def test_a_curve_predicted_in_another_process_is_the_same(tmp_path: Path) -> None:
     loads = [Load(users=users, requests=12, prompt=(20, 20), output=(8, 8)) for users in (1, 2)]
     run = frames.load(play(TIMING, loads, slots=2).write(tmp_path / "run"))
     found, whole = measured(run)
-    there = Ahead(run, found, whole, apart=True)
-    here = Forecast.of(run, found, whole)
+    there = CurveAhead(run, found, whole, apart=True)
+    here = CurveAhead(run, found, whole, apart=False).result()
     assert here is not None
     assert there.result() == here
 
 
-def test_a_forecast_that_the_other_process_does_not_bring_is_made_here(
+def test_a_curve_is_predicted_here_where_the_other_process_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = [Load(users=users, requests=12, prompt=(20, 20), output=(8, 8)) for users in (1, 2)]
     run = frames.load(play(TIMING, loads, slots=2).write(tmp_path / "run"))
     found, whole = measured(run)
-    here = os.getpid()
-    of = Forecast.of
-    monkeypatch.setattr(Forecast, "of", lambda *known: of(*known) if os.getpid() == here else os._exit(9))
-    assert Ahead(run, found, whole, apart=True).result() is not None
+    here, curve = os.getpid(), slot_advice.curve
+    monkeypatch.setattr(slot_advice, "curve", Elsewhere(here))
+    there = CurveAhead(run, found, whole, apart=True)
+    monkeypatch.setattr(slot_advice, "curve", curve)
+    assert there.result() is not None
+
+
+class Elsewhere:
+    """What ends any process but the one named."""
+
+    def __init__(self, here: int) -> None:
+        self.here = here
+
+    def __call__(self, *_: object) -> None:
+        if os.getpid() != self.here:
+            os._exit(9)

@@ -1,0 +1,40 @@
+"""Answers whose pieces say the same text again: all text so far in each of them, or each of them twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from loadtest.dialects.base import ContentEvents
+
+CUMULATIVE = "every piece of the answer repeats all text before it: its text, and tokens counted from it, are wrong"
+DOUBLED = "every piece of the answer was sent twice: its gaps between tokens, and tokens counted by pieces, are wrong"
+FEWEST_GROWING = 4  # pieces; a text is short enough to do either by chance
+FEWEST_PAIRS = 4
+FEWEST_TEXTS = 3  # different ones: a simulated server may say one word again and again
+BEGINS_ALIKE = 0.9  # of the pieces: a character that is cut in one of them is another in the next
+
+
+def doubts(events: ContentEvents) -> Sequence[str]:
+    """Return what is to be doubted of such an answer, nothing of any other; that costs about as much as one piece."""
+    texts, hidden = events.texts, events.hidden
+    kinds = [texts]
+    if 0 < len(hidden) < len(texts):
+        kinds = [[text for i, text in enumerate(texts) if (i in hidden) == unseen] for unseen in (False, True)]
+    if any(map(_doubled, kinds)):
+        return (DOUBLED,)
+    return (CUMULATIVE,) if any(map(_cumulative, kinds)) else ()
+
+
+def _doubled(texts: Sequence[str]) -> bool:
+    return texts[::2] == texts[1::2] and len(texts) >= 2 * FEWEST_PAIRS and len(set(texts)) >= FEWEST_TEXTS
+
+
+def _cumulative(texts: Sequence[str]) -> bool:
+    count = len(texts)
+    if count < FEWEST_GROWING or len(texts[count // 2]) * 4 < count:
+        return False
+    pairs = list(pairwise(texts))
+    longer = sum(len(after) > len(before) and after.startswith(before) for before, after in pairs)
+    alike = longer + sum(after == before for before, after in pairs)
+    return longer >= FEWEST_GROWING - 1 and 2 * longer >= len(pairs) and alike >= BEGINS_ALIKE * len(pairs)

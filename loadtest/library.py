@@ -1,0 +1,185 @@
+"""loadtest as a library: `run` measures a server from a script or a notebook, `read_run` reads what a run left on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loadtest.measure.interruption import Stoppable, Stopping
+from loadtest.measure.progress import Progress
+from loadtest.metrics import SUSPECT, VALID, VOID
+from loadtest.scenario import Scenario
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from loadtest.analyse.reports.summary import Analysis
+
+logger = logging.getLogger("loadtest")
+
+_ENDED = {"done": VALID, "failed": VOID}  # best verdict of a run that ended so; of every other state: suspect
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run folder, read. docs/python.md describes every column of the three tables."""
+
+    path: Path
+    _analysis: Analysis = field(repr=False)
+    _failure: str | None = field(default=None, repr=False)  # why `run` could not keep all that it measured
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """A row for each request, in the order sent, warm-up and failed ones included."""
+        from loadtest.analyse import dataframes
+
+        return dataframes.requests(self._analysis.run)
+
+    @cached_property
+    def levels(self) -> pd.DataFrame:
+        """A row for each level, with its headline figures and its verdict."""
+        from loadtest.analyse import dataframes
+
+        return dataframes.levels(self.summary)
+
+    @cached_property
+    def chunks(self) -> pd.DataFrame:
+        """A row for each content event of each answer, in the order of `requests`."""
+        from loadtest.analyse import dataframes
+
+        return dataframes.chunks(self._analysis.run)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Every figure, as `loadtest report` writes it to summary.json; it is worked out anew and not read from there."""
+        return self._analysis.summary
+
+    @property
+    def state(self) -> str | None:
+        """How the run ended: "done", "interrupted" or "failed"; "running" if it goes on or was killed, None if unknown."""
+        state: str | None = self.summary["state"]
+        return state
+
+    @property
+    def verdict(self) -> str:
+        """Whether the figures can be believed: "valid", "suspect" or "void".
+
+        It is the worst of the levels' verdicts and of how the run ended: a run that was interrupted or that lost records is
+        suspect at best, and one that failed is void.
+        """
+        from loadtest.analyse.verdict.verdict import worst
+
+        ended = VOID if self._failure else _ENDED.get(str(self.state), SUSPECT)
+        return worst([self.summary["verdict"], ended, SUSPECT if self._analysis.run.lost else VALID])
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the verdict is not "valid", a sentence or clause each; those about a level begin with its label."""
+        from loadtest.analyse.verdict import endings
+
+        ended = self._failure or (
+            endings.end_sentence(self._analysis.run) if self.state != "running" else None
+        )  # else: trouble
+        levels = [f"{level['label']}: {reason}" for level in self.summary["levels"] for reason in level["reasons"]]
+        return [*filter(None, [ended]), *self.summary["trouble"], *levels]
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Read a run folder; raise LoadTestError if it is none, or was written by a newer loadtest."""
+    from loadtest.analyse.reports.summary import analyse
+
+    folder = Path(path)
+    return Run(folder, analyse(folder))
+
+
+def run(
+    scenario: Scenario,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    on_progress: Callable[[Progress], object] | None = None,
+) -> Run:
+    """Measure a server, level by level, into the folder `out` (default: runs/<time>-<name>), and read that folder.
+
+    It prints nothing: notes go to the logger "loadtest". `on_progress` is called several times a second, by the thread that
+    measures, and must return at once. In a notebook, where an event loop runs already, a thread of its own measures.
+
+    Everything that is wrong with the request is found before anything is measured, and raises LoadTestError. What happens
+    later is said by the run: `state`, `verdict` and `reasons`. Ctrl-C ends the run and keeps every finished request.
+    """
+    folder = None if out is None else Path(out)
+    here = threading.current_thread() is threading.main_thread()
+    if here and not _loop_runs():
+        return _measured(scenario, folder, on_progress, Stopping)
+    outside = _Outside()
+    with ThreadPoolExecutor(1, thread_name_prefix="loadtest") as pool:
+        measured = pool.submit(_measured, scenario, folder, on_progress, outside.stopping)
+        while True:
+            try:
+                return measured.result()
+            except KeyboardInterrupt:
+                if measured.done():
+                    raise
+                outside.stop()
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _measured(
+    scenario: Scenario,
+    out: Path | None,
+    on_progress: Callable[[Progress], object] | None,
+    stopping: Callable[[Stoppable], Stopping],
+) -> Run:
+    """Measure on this thread, and read what that left."""
+    from loadtest.analyse.reports.summary import analyse
+    from loadtest.asyncio_driver.session import measure
+    from loadtest.workloads.workload import check_files
+
+    for note in check_files(scenario):
+        logger.info(note)
+
+    def tell(at: Progress) -> None:
+        if on_progress is not None:
+            on_progress(at)
+
+    finished = measure(scenario, out, on_progress=tell, say=logger.info, stopping=stopping)
+    return Run(finished.folder, analyse(finished.folder), finished.failure)
+
+
+class _Outside:
+    """Lets another thread stop the driver: that thread gets the KeyboardInterrupt, the driver's thread gets no signal."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = 0
+        self._begun: tuple[asyncio.AbstractEventLoop, Stopping] | None = None
+
+    def stopping(self, driver: Stoppable) -> Stopping:
+        """Return what ends `driver`; it ends at once if it was to be stopped before it began."""
+        loop, stopping = asyncio.get_running_loop(), Stopping(driver)
+        with self._lock:
+            self._begun = loop, stopping
+            for _ in range(self._asked):
+                loop.call_soon(stopping.stop)
+        return stopping
+
+    def stop(self) -> None:
+        with self._lock:
+            self._asked += 1
+            if self._begun is not None:
+                loop, stopping = self._begun
+                loop.call_soon_threadsafe(stopping.stop)

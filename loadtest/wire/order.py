@@ -1,0 +1,112 @@
+"""A request made ready for a wire: where it goes, its bytes, and how long each part of its answer may take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import httpx
+
+from loadtest import __version__
+from loadtest.metrics import NS_PER_S
+from loadtest.wire.address import Origin
+from loadtest.wire.received import Received
+
+_HEADERS = {"Accept": "*/*", "Connection": "keep-alive", "User-Agent": f"loadtest/{__version__}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits in seconds, None for none; enforced about four times a second.
+
+    `first_token` counts from the request's last byte and must cover the server's whole queue: headers, roles and
+    comments may come at once or with the first token.
+    """
+
+    connect: float | None = 10.0  # name, TCP and TLS together
+    first_token: float | None = 3600.0
+    idle: float | None = 300.0  # since the last content, or while the server takes no more of the request
+    total: float | None = None  # from the request's first byte to the answer's last
+
+    def deadline(self, received: Received, started: int) -> tuple[float, str]:
+        """Return when this request is overdue (monotonic ns, perhaps infinite) and by which of the limits."""
+        last = received.content_seen
+        if last is not None:
+            soonest = (last + _ns(self.idle), "idle")
+        elif received.t_send is not None:
+            soonest = (received.t_send + _ns(self.first_token), "first_token")
+        else:
+            soonest = (started + _ns(self.idle), "sending")
+        return min(soonest, (started + _ns(self.total), "total"))
+
+    def error(self, limit: str) -> httpx.TimeoutException:
+        """Return the exception for a limit that `deadline` named."""
+        match limit:
+            case "idle":
+                return httpx.ReadTimeout(f"the answer stood still for {self.idle:g} s (idle limit)")
+            case "first_token":
+                return httpx.ReadTimeout(f"no token within {self.first_token:g} s (first token limit)")
+            case "sending":
+                return httpx.WriteTimeout(f"the request could not be sent within {self.idle:g} s (idle limit)")
+        return httpx.ReadTimeout(f"the answer was not over after {self.total:g} s (total limit)")
+
+
+def _ns(seconds: float | None) -> float:
+    return float("inf") if seconds is None else seconds * NS_PER_S
+
+
+@dataclass(slots=True)
+class Order:
+    """A request made ready: where it goes, its bytes, and what takes in its answer."""
+
+    origin: Origin
+    payload: bytes
+    received: Received
+    limits: Timeouts | None = None  # None: the wire's own
+
+    @classmethod
+    def of(cls, request: httpx.Request, received: Received, limits: Timeouts | None = None) -> Self:
+        """Make `request` ready, which asks for an answer that is not compressed.
+
+        Raises httpx.UnsupportedProtocol or httpx.LocalProtocolError for one that cannot be sent.
+        """
+        request.headers["Accept-Encoding"] = "identity"
+        return cls(Origin.of(request.url), _encoded(request), received, limits)
+
+
+class Posts:
+    """Makes POST requests below one URL ready. Their heads differ in the body's length alone, so each path has one head.
+
+    To build a request with httpx and send it through its client takes 0.25 ms, and a wave of 300 users then leaves over
+    75 ms.
+    """
+
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
+        self._url = url
+        self._headers = {**_HEADERS, **(headers or {})}
+        self._heads: dict[str, tuple[Origin, bytes]] = {}
+
+    def order(self, path: str, body: bytes, received: Received) -> Order:
+        """Return a POST of `body` to `path`; raises as Order.of does."""
+        head = self._heads.get(path)
+        if head is None:
+            head = self._heads[path] = self._head(path)
+        origin, fixed = head
+        return Order(origin, b"%bContent-Length: %d\r\n\r\n%b" % (fixed, len(body), body), received)
+
+    def _head(self, path: str) -> tuple[Origin, bytes]:
+        request = httpx.Request("POST", self._url + path, headers=self._headers)
+        del request.headers["Content-Length"]
+        order = Order.of(request, Received())
+        return order.origin, order.payload.removesuffix(b"\r\n")
+
+
+def _encoded(request: httpx.Request) -> bytes:
+    """Return the whole request as bytes, its body included, which must be known."""
+    head = [b"%s %s HTTP/1.1\r\n" % (request.method.encode("ascii"), request.url.raw_path)]
+    for name, value in request.headers.raw:
+        if b"\n" in name + value or b"\r" in name + value:
+            raise httpx.LocalProtocolError(f"the request's header {name!r} holds a line break", request=request)
+        head.append(b"%s: %s\r\n" % (name, value))
+    return b"".join([*head, b"\r\n", request.content])

@@ -1,0 +1,50 @@
+"""What every source of requests gives: sessions, each of which gives one job after the other.
+
+A source's texts are pure functions of the scenario's seed, the level and the session's number, so any process can make
+any session, in any order, and gets the same one.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, Self
+
+from loadtest.scenario import Level, Scenario
+from loadtest.workloads.job import Job
+from loadtest.workloads.tokens import Counter, TokenFit
+
+
+class Session(Protocol):
+    """One user's conversation, or a single request."""
+
+    def next(self, answer: str | None) -> Job | None:
+        """Return the next turn, given the answer to the one before (None at the first turn); None where it is over.
+
+        A job whose `session` is None is a request by itself: its session is not asked for another.
+        """
+        ...
+
+
+class Source(Protocol):
+    """Gives the sessions of a scenario."""
+
+    @classmethod
+    def of(cls, scenario: Scenario, counter: Counter, fit: TokenFit) -> Self | None:
+        """Return the source of a scenario, with its files read; None where the scenario asks for another source."""
+        ...
+
+    def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
+        """Return session i of a level; warm-up sessions are a plan of their own, with texts of their own."""
+        ...
+
+
+class SingleRequest:
+    """A session of one request."""
+
+    __slots__ = ("_job",)
+
+    def __init__(self, job: Job) -> None:
+        self._job: Job | None = job
+
+    def next(self, answer: str | None) -> Job | None:  # noqa: ARG002 - the answer changes nothing
+        job, self._job = self._job, None
+        return job
