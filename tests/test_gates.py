@@ -203,7 +203,7 @@ def test_an_empty_board_makes_a_table_too() -> None:
     ],
 )
 def test_numbers_have_about_three_digits(value: float | None, factor: int, said: str) -> None:
-    assert tables.figure_text(value, factor) == said
+    assert tables.board_cell(value, factor) == said
 
 
 def test_csv_and_json_have_a_line_a_row_and_name_their_seconds(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from loadtest.errors import LoadTestError
 from loadtest.run_folder import RunFolder
 from loadtest.templates import render
-from loadtest.users.tables import BoardRows, grid, notes
+from loadtest.users.tables import BoardRows, board_grid, notes
 
 IN_SECONDS = ("ttft_", "itl_", "tpot_", "queue_wait_", "lag_")  # so begin the keys of a row that are in seconds
 ANCHOR = '<div id="root"></div>'  # where Locust's page draws itself
@@ -74,7 +74,7 @@ def run_charts(run: RunFolder | None) -> list[tuple[str, bytes]]:
 
 def section(rows: BoardRows, charts: list[tuple[str, bytes]], mark: str | None) -> str:
     """Return the figures and charts as a piece of HTML that brings its style and fetches nothing."""
-    page = render("locust.html", grid=grid(rows), notes=list(notes(rows)), pictures=charts, simulated=mark)
+    page = render("locust.html", grid=board_grid(rows), notes=list(notes(rows)), pictures=charts, simulated=mark)
     return page.strip()
 
 

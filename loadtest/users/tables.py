@@ -30,20 +30,20 @@ def simulated_profile(facts: dict[str, Any]) -> str | None:
     return f"profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
 
 
-def figure_text(value: float | None, factor: int) -> str:
+def board_cell(value: float | None, factor: int) -> str:
     """Return a number times `factor`, by the rule of rounding; 0 marks a count."""
     if value is None or factor:
         return number(None if value is None else value * factor)
     return str(value)
 
 
-def grid(rows: BoardRows) -> Grid:
+def board_grid(rows: BoardRows) -> Grid:
     """Return the rows of a board as a table."""
     columns = [column for _, group in GROUPS for column in group]
     return Grid(
         heads=("Name", *(part for part, _, _ in columns), "verdict"),
         rows=tuple(
-            (row["name"], *(figure_text(row[key], factor) for _, key, factor in columns), row["verdict"] or UNKNOWN)
+            (row["name"], *(board_cell(row[key], factor) for _, key, factor in columns), row["verdict"] or UNKNOWN)
             for row in rows
         ),
         groups=(("", 1), *((group, len(parts)) for group, parts in GROUPS), ("", 1)),
@@ -52,7 +52,7 @@ def grid(rows: BoardRows) -> Grid:
 
 def board_lines(rows: BoardRows, mark: str | None = None) -> list[str]:
     """Return the rows of a board as lines of an aligned table like Locust's, with what they leave out and doubt."""
-    table = grid(rows)
+    table = board_grid(rows)
     names = max(20, *(len(row["name"]) for row in rows))
     spans = [(group, count, max((WIDTH + 1) * count, len(group) + 1)) for group, count in table.groups[1:-1]]
 

@@ -127,7 +127,7 @@ def _gpu_memory(machine: Machine, found: list[LoadPeriod]) -> str | None:
     if len(seen) == 1:
         return f"{what} in use: {size(high)} at {last.name}."
     if most - least < 0.02 * most:
-        return f"{what} stayed at {size(most)} from {_first_count(first.name)} to {last.name}."
+        return f"{what} stayed at {size(most)} from {_without_noun(first.name)} to {last.name}."
     return f"{what} went from {size(low)} at {first.name} to {size(high)} at {last.name}, {size(most)} at most."
 
 
@@ -195,7 +195,7 @@ def _split_sentence(machine: Machine) -> str | None:
 
 
 def _host_memory(host: str, frame: pd.DataFrame, run: Run) -> str | None:
-    during = LoadPeriod("", ((0.0, _run_end(run)),))
+    during = LoadPeriod("", ((0.0, _last_end(run)),))
     used, swap = during.of(frame, "memory_used"), during.of(frame, "swap_used")
     if len(used) < FEWEST_SAMPLES:
         return None
@@ -232,7 +232,7 @@ def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str]]:
     """
     before: dict[str, dict[str, Any]] = {}
     gone: dict[str, float] = {}
-    end = _run_end(run)
+    end = _last_end(run)
     for t, models in machine.models:
         now = {str(model.get("name")): model for model in models}
         for name, model in now.items():
@@ -252,7 +252,7 @@ def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str]]:
 
 
 def _gap(gap: SamplingGap, run: Run) -> str | None:
-    end = _run_end(run)
+    end = _last_end(run)
     if gap.start > end or (gap.end is not None and gap.end < 0):
         return None
     until = f"until {gap.end:.0f} s" if gap.end is not None and gap.end < end else "to the end"
@@ -260,7 +260,7 @@ def _gap(gap: SamplingGap, run: Run) -> str | None:
     return f"No samples of {gap.source} {since}, {until}: {gap.sentence}"
 
 
-def _run_end(run: Run) -> float:
+def _last_end(run: Run) -> float:
     end = run.requests["end"].max() if len(run.requests) else 0.0
     return float(end) if np.isfinite(end) else 0.0
 
@@ -270,7 +270,7 @@ def _clock(run: Run, t: float) -> str:
     return f"{at:%H:%M:%S} UTC"
 
 
-def _first_count(name: str) -> str:
+def _without_noun(name: str) -> str:
     """Return "1" of "1 stream", to be followed by "to 8 streams"."""
     count, _, rest = name.partition(" ")
     return count if rest in ("stream", "streams") else name

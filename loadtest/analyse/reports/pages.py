@@ -56,7 +56,7 @@ def markdown(analysis: Analysis, pictures: list[Path]) -> str:
         for level in one.summary["levels"]:
             lines += [f"## {escaped(level['label'])}", "", *tables.level_table(level).markdown(), ""]
         if one.steps.times:
-            lines += [f"## Step times{escaped(named)}", "", *tables.step_table(one).markdown(), ""]
+            lines += [f"## Step times{escaped(named)}", "", *tables.step_time_table(one).markdown(), ""]
         if one.memory:
             lines += [f"## Memory{escaped(named)}", "", *tables.memory_table(one.memory).markdown(), ""]
     lines += ["## Client and tokens", "", *tables.client_table(summary).markdown(), ""]
@@ -97,7 +97,7 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
 def _server_tables(named: str, one: Analysis) -> Iterator[tuple[str, Grid]]:
     """Yield what tables say of one model at one server besides its levels; `named` is ": name" where a run has several."""
     if one.steps.times:
-        yield f"Step times{named}", tables.step_table(one)
+        yield f"Step times{named}", tables.step_time_table(one)
     if one.memory:
         yield f"Memory{named}", tables.memory_table(one.memory)
 

@@ -133,7 +133,7 @@ class Published:
         for table, title in TABLE_TITLES.items():
             rows = [row for row in self.rows if row.cell.table == table]
             if rows:
-                parts += [f"### {title}\n", "\n".join(_grid(rows).markdown()) + "\n"]
+                parts += [f"### {title}\n", "\n".join(_grid_beside(rows).markdown()) + "\n"]
         parts.append("\n".join(f"- {sentence}" for sentence in self.sentences()) + "\n")
         return "\n".join(parts)
 
@@ -156,7 +156,7 @@ _TABLE_HEADS = (
 )
 
 
-def _grid(rows: Sequence[MeasuredBeside]) -> Grid:
+def _grid_beside(rows: Sequence[MeasuredBeside]) -> Grid:
     cells = []
     for row in rows:
         cell = row.cell
@@ -185,7 +185,7 @@ def set_beside(*analyses: Analysis) -> Published:
         for level, summed in zip(one.run.levels, one.summary["levels"], strict=True):
             cell = _published_of(one.run, level)
             if cell is not None and one.run.good(level["index"]).any():
-                rows.append(_measured(one.run, level["index"], cell, summed["verdict"]))
+                rows.append(_measured_beside(one.run, level["index"], cell, summed["verdict"]))
     if not rows:
         names = " and ".join(str(one.run.path) for one in analyses)
         raise RunFolderError(
@@ -217,7 +217,7 @@ def _published_of(run: Run, level: dict[str, Any]) -> PublishedFigure | None:
     return next((cell for cell in PUBLISHED if (cell.table, cell.words, cell.concurrency) == key), None)
 
 
-def _measured(run: Run, index: int, cell: PublishedFigure, verdict: str) -> MeasuredBeside:
+def _measured_beside(run: Run, index: int, cell: PublishedFigure, verdict: str) -> MeasuredBeside:
     good, speed = run.good(index), _speed_factor(run)
     lines = run.column("chunks")[good] + 1
     took = (run.column("end") - run.column("send"))[good] * speed

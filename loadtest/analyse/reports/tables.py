@@ -120,7 +120,7 @@ def level_table(level: dict[str, Any]) -> Grid:
     )
 
 
-def step_table(analysis: Analysis) -> Grid:
+def step_time_table(analysis: Analysis) -> Grid:
     """Return the measured step times, a row a number of streams decoding, beside the law's."""
     law = analysis.steps.law
     rows = []
