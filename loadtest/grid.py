@@ -87,6 +87,7 @@ class Grid:
             padding=(0, 1, 0, 0),
             show_header=show_heads,
             pad_edge=not widths,
+            show_edge=not widths,
         )
         for i, (head, kind) in enumerate(zip(self.heads, self.kinds, strict=True)):
             right = kind == "number" and head != "verdict"

@@ -215,7 +215,7 @@ def test_a_busy_client_is_suspect(tmp_path: Path) -> None:
     ("gap_s", "at_s", "verdict", "said"),
     [
         (0.9, 60, "valid", ""),
-        (1.2, 60, "suspect", "the client stood still for up to 1.2 s (1 time) and sent and read nothing then: 0.7"),
+        (1.2, 60, "suspect", "the client stood still for up to 1.20 s (1 time) and sent and read nothing then: 0.7"),
         (3.0, 60, "void", "of the level's time, above the limit of 1 %"),
         (3.0, 1, "valid", ""),  # before anything was measured
         (3.0, 300, "valid", ""),  # and after
@@ -241,7 +241,7 @@ def test_one_of_several_processes_that_stood_still_is_weighed_by_its_share(tmp_p
     level = analyse(path).summary["levels"][0]
     assert level["verdict"] == "suspect"
     assert "of the time of the level's 4 processes" in level["reasons"][0]
-    assert "a process of the client stood still for up to 2.0 s (1 time) and sent" in level["reasons"][0]
+    assert "a process of the client stood still for up to 2.00 s (1 time) and sent" in level["reasons"][0]
 
 
 def reloading(path: Path, *, load_ms: int, warmup: int = 1, **facts: Any) -> tuple[str, list[str]]:

@@ -34,7 +34,7 @@ from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder
 
-COLUMNS = {"figure": 17, "BASE": 7, "NEW": 7, "change": 7, "interval": 14, "verdict": 18}
+COLUMNS = {"figure": 17, "BASE": 7, "NEW": 7, "change": 6, "interval": 14, "verdict": 14}
 # Keys of run.json's `comparability`, of which a folder may lack those that its loadtest did not know yet.
 ACROSS = (
     "dialect",
