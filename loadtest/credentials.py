@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import html
 import os
-from collections.abc import Callable, Mapping, MutableMapping
+import re
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from urllib.parse import quote, unquote
 
 from loadtest.errors import ScenarioError, TargetError
@@ -20,6 +21,7 @@ KEY_VARIABLES = {  # by API: the variables that a key is read from, the first on
     "openai": ("OPENAI_API_KEY", "OLLAMA_API_KEY"),
 }
 BASIC_AUTH = "LOADTEST_BASIC_AUTH"  # holds the user:pass taken out of URLs, as URLs with blanks between
+NAMED = "LOADTEST_SECRETS"  # holds the names of further variables with secrets, with blanks between
 _NAMING = ("OLLAMA_HOST", "OPENAI_BASE_URL")  # variables whose URL may hold user:pass
 
 SHORTEST = 6  # characters that a secret must have to be looked for in other people's text
@@ -80,10 +82,13 @@ def basic_auth(url: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {}
 
 
-def read_key(name: str, env: Mapping[str, str] = os.environ) -> str | None:
-    """Return the key without blanks, quotes, line ends and a BOM around it, as .env files leave them; None without a key."""
+def read_key(name: str, env: Mapping[str, str] = os.environ, *, blanks: bool = False) -> str | None:
+    """Return the key without blanks, quotes, line ends and a BOM around it, as .env files leave them; None without a key.
+
+    With `blanks` it may hold some, as the value of a header may.
+    """
     key = env.get(name, "").strip(AROUND)
-    if not all("!" <= char <= "~" for char in key):
+    if not all("!" <= char <= "~" or (blanks and char == " ") for char in key):
         raise ScenarioError(
             f"{name} holds a blank, a line end or a non-ASCII character, which no key contains; set it again."
         )
@@ -111,9 +116,50 @@ def keep_userinfo(base: str, userinfo: str, env: MutableMapping[str, str] = os.e
     env[BASIC_AUTH] = " ".join([kept, *others])
 
 
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")  # in a header or query that the user adds: a variable's value
+_SECRET_NAME = re.compile(r"auth|key|token|cookie|secret|passw|credential|signature|session|^sig$", re.IGNORECASE)
+_WORDS_IN = re.compile(r"[\s;,=]+")
+_SCHEME = re.compile(r"\s*(?:[A-Za-z][\w-]{0,15}\s+)?")  # beside a variable: "Bearer ", "Basic "
+
+
+def filled(template: str, what: str, env: Mapping[str, str] = os.environ) -> str:
+    """Return a text with every ${NAME} replaced by the variable's value, as `read_key` reads it.
+
+    Raises ScenarioError for a variable that is not set; the error names it and `what` needs it.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if (found := read_key(match[1], env, blanks=True)) is None:
+            raise ScenarioError(f"{what} needs the environment variable {match[1]}, which is not set or empty; set it.")
+        return found
+
+    return VARIABLE.sub(value, template)
+
+
+def withheld(name: str, value: str, kind: str, env: MutableMapping[str, str] = os.environ) -> str:
+    """Return a header's or a parameter's value as it may be stored and shown: with ${NAME} in place of a secret.
+
+    A secret given in words (the `name` says that it is one) goes into the environment, where child processes find it.
+    Variables that the value names already are remembered as secrets, too.
+    """
+    rest = VARIABLE.sub("", value)
+    if _SECRET_NAME.search(name) and rest and not (rest != value and _SCHEME.fullmatch(rest)):
+        variable = f"LOADTEST_{kind}_{re.sub('[^A-Za-z0-9]', '_', name).upper()}"
+        env[variable] = filled(value, f"{kind.lower()} {name}", env)
+        value = f"${{{variable}}}"
+    keep_names(VARIABLE.findall(value), env)
+    return value
+
+
+def keep_names(names: Iterable[str], env: MutableMapping[str, str] = os.environ) -> None:
+    """Remember that these variables hold secrets, for this process and its children."""
+    if found := dict.fromkeys([*env.get(NAMED, "").split(), *names]):
+        env[NAMED] = " ".join(found)
+
+
 def in_the_clear(url: str, api: str, env: Mapping[str, str] = os.environ) -> str | None:
     """Return a warning where credentials leave this machine unencrypted, else None."""
-    if url.startswith("https://") or loopback(url) or not headers(url, api, env):
+    if url.startswith("https://") or loopback(url) or not (headers(url, api, env) or env.get(NAMED)):
         return None
     return f"{url} is plain http: anyone on the network path can read the key that every request carries."
 
@@ -158,6 +204,9 @@ def scrubber(env: Mapping[str, str] = os.environ) -> Callable[[bytes], bytes]:
 def _secrets(env: Mapping[str, str], shortest: int) -> list[tuple[str, str]]:
     """Return every secret in the spellings that a server may quote it in, longest first, each with its name."""
     found: dict[str, str] = {}
+    for name in env.get(NAMED, "").split():
+        value = env.get(name, "").strip(AROUND)
+        found |= dict.fromkeys([*_WORDS_IN.split(value), value], name)  # "Bearer KEY", "session=KEY; …"
     for name in ("OPENAI_API_KEY", "OLLAMA_API_KEY"):
         found[env.get(name, "").strip(AROUND)] = name
     for _, userinfo in _userinfos(env):

@@ -25,7 +25,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level
 from loadtest.target.connect import timeouts_of, trust
 from loadtest.target.target import Target
-from loadtest.wire import AsyncWire, Posts, keeper, now
+from loadtest.wire import AsyncWire, keeper, now
 from loadtest.workloads.workload import Workload
 
 
@@ -139,7 +139,7 @@ async def opened(
             dialect=part.target.dialect,
             counter=part.workload.counter,
             wire=wire,
-            posts=Posts(url, part.target.headers),
+            posts=part.target.posts,
             url=url,
             records=records,
             samples=samples,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from loadtest import metrics
@@ -40,12 +41,14 @@ def said_by_server(dialect: str | None, server: dict[str, Any]) -> ServerSaid:
     return metrics.server_said(server) if known is None else known.server_said(server)
 
 
-def dialect_for(scenario: Scenario, *, api: str, model: str) -> Dialect:
-    """Return the wire format that a scenario speaks, once api ("ollama" or "openai") and model are known.
+def dialect_for(scenario: Scenario, *, api: str, model: str, kind: str = "") -> Dialect:
+    """Return the wire format that a scenario speaks, once api ("ollama" or "openai"), model and kind of server are known.
 
-    Scenario refuses an endpoint that a named API lacks; with api "auto" the endpoint's counterpart is taken.
+    Scenario refuses an endpoint that a named API lacks; with api "auto" the endpoint's counterpart is taken. Raises
+    ScenarioError for an option that the format or this kind of server lacks.
     """
     endpoint = scenario.endpoint
     if (api, endpoint) not in DIALECTS:
         endpoint = COUNTERPARTS[endpoint]
-    return DIALECTS[api, endpoint].of(scenario, model)
+    dialect = DIALECTS[api, endpoint]
+    return dataclasses.replace(dialect.of(scenario, model), **dialect.asked(scenario, kind))

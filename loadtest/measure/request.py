@@ -116,7 +116,7 @@ class Request:
         self._content: Content | None = None
         self.received = Received(live=self.live, ends=dialect.ends)
         if posts is not None:
-            self.order = posts.order(dialect.path, dialect.body(job), self.received)
+            self.order = posts.order(dialect.posted_to, dialect.body(job), self.received)
 
     @property
     def waiting(self) -> bool:

@@ -2,7 +2,7 @@
 
 schema: Scenario, its grid, reading and writing · request, load, prompts, limits: the parts that hold its keys, each with
 what they must be together · checks: what keys of several parts must be together · keys: what a key says of itself ·
-tables: TOML files and former names · values: what a single value must be · level: one cell of the grid · files: text
+fields: headers, query, path and body that are added to requests · tables: TOML files and former names · values: what a single value must be · level: one cell of the grid · files: text
 files that a user names.
 """
 
@@ -12,7 +12,7 @@ from loadtest.scenario.level import Level
 from loadtest.scenario.limits import LimitKeys
 from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys
 from loadtest.scenario.prompts import PromptKeys
-from loadtest.scenario.request import APIS, ENDPOINT_NAMES, RequestKeys
+from loadtest.scenario.request import ADDED_KEYS, APIS, ENDPOINT_NAMES, SAID_KEYS, RequestKeys
 from loadtest.scenario.schema import Scenario
 from loadtest.scenario.tables import FORMER
 from loadtest.scenario.values import (
@@ -29,6 +29,7 @@ from loadtest.scenario.values import (
 )
 
 __all__ = [
+    "ADDED_KEYS",
     "APIS",
     "ATTRIBUTE",
     "BURSTINESS",
@@ -40,6 +41,7 @@ __all__ = [
     "OPEN_LOOP_S",
     "OPTION",
     "RATE",
+    "SAID_KEYS",
     "TOKEN_COUNTS",
     "Key",
     "Level",

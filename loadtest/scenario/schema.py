@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.checks import check_together
+from loadtest.scenario.fields import body_text
 from loadtest.scenario.keys import ATTRIBUTE, key, keys_of
 from loadtest.scenario.level import Level
 from loadtest.scenario.limits import LimitKeys
@@ -41,6 +42,7 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
 
     def __post_init__(self) -> None:
         keys = keys_of(type(self))
+        object.__setattr__(self, "body", body_text(self.body))
         for one in keys:  # lists become tuples: the scenario is immutable throughout
             object.__setattr__(self, one.name, coerce(one.name, getattr(self, one.name), one.hint, "the scenario"))
         if self.open_loop:
@@ -66,6 +68,8 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
         for name in ("prompt_file", "trace"):
             if isinstance(named := table.get(name), str) and named and overrides.get(name) is None:
                 table[name] = str(path.parent / named)  # a file names its neighbours
+        if "body" in table:
+            table["body"] = body_text(table["body"], path.parent)
         return cls.from_dict(table, where=where, say=say, **overrides)
 
     @classmethod
@@ -88,6 +92,8 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
         merged = {**other_loop_left_out(table, given), **given}
         if merged.get("concurrency") and (merged.get("rate") or merged.get("trace")):
             raise ScenarioError(f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.")
+        if "body" in merged:
+            merged["body"] = body_text(merged["body"])
         hints = {one.name: one.hint for one in keys}
         return cls(**{name: coerce(name, value, hints[name], where) for name, value in merged.items()})
 

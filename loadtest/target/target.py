@@ -11,9 +11,11 @@ from loadtest import credentials
 from loadtest.dialects import Dialect, dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import Scenario
+from loadtest.scenario.fields import filled_query, templates_of
 from loadtest.target.probe import ServedModel, Server, choose_model, probe, with_details
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url, parse_url
+from loadtest.wire import Posts
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,12 @@ class Target:
     @property
     def headers(self) -> dict[str, str]:
         """The headers of every request; credentials come from this process's environment."""
-        auth = self.dialect.auth(self.server.url)
-        return {"Accept-Encoding": "identity", "Content-Type": "application/json", **auth}
+        return self.dialect.headers(self.server.url)
+
+    @property
+    def posts(self) -> Posts:
+        """What makes requests ready to be sent there."""
+        return Posts(self.server.url, self.headers, filled_query(self.dialect.query))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -52,8 +58,9 @@ class Target:
 def located(scenario: Scenario) -> Scenario:
     """Return the scenario with its URL taken apart: the base as url, and api and endpoint where the URL names them.
 
-    The URL's user:pass goes into the environment, where child processes find it: call this before they start. Raises
-    TargetError for a text that is not a URL, ScenarioError where the URL's endpoint contradicts api or endpoint.
+    The URL's user:pass and secrets in headers and query go into the environment, where child processes find them: call
+    this before they start. Raises TargetError for a text that is not a URL, ScenarioError where the URL's endpoint
+    contradicts api or endpoint, or a header needs a variable that is not set.
     """
     given = scenario.url if scenario.url is not None else default_url(api=scenario.api)
     address = parse_url(given)
@@ -61,6 +68,7 @@ def located(scenario: Scenario) -> Scenario:
         credentials.keep_userinfo(address.base, address.userinfo)
     api, endpoint = address.asks
     changes: dict[str, Any] = {} if scenario.url is None else {"url": address.base}
+    changes |= templates_of(scenario.header, scenario.query)
     if api is not None and endpoint is not None:
         if scenario.api not in ("auto", api) or scenario.endpoint not in ("chat", endpoint):
             raise ScenarioError(
@@ -93,7 +101,7 @@ def find_target(client: httpx.Client, scenario: Scenario) -> Target:
             "num_ctx cannot be set through the OpenAI API; use --api ollama, or set the context on the server."
         )
     model = with_details(client, server, choose_model(server, scenario.model))
-    dialect = dialect_for(scenario, api=api, model=model.name)
+    dialect = dialect_for(scenario, api=api, model=model.name, kind=server.kind)
     return Target(server, model, dialect)
 
 

@@ -92,7 +92,7 @@ def fit_token_counts(client: httpx.Client, target: Target, workload: Workload) -
 @contextmanager
 def _stream_wire(target: Target, scenario: Scenario) -> Iterator[tuple[SyncWire, Posts]]:
     with SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file)) as wire:
-        yield wire, Posts(target.server.url, target.headers)
+        yield wire, target.posts
 
 
 def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
@@ -101,7 +101,7 @@ def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
     try:
         wire.fetch(request.order)
     except httpx.HTTPError as error:
-        said = f"{target.server.url}{target.dialect.path} does not answer: {shorten(str(error))}."
+        said = f"{target.server.url}{target.dialect.posted_to} does not answer: {shorten(str(error))}."
         raise TargetError(https_instead(target.server.url) or said) from None
     record = request.finish()
     _accept(record, target)

@@ -19,7 +19,7 @@ from loadtest.scenario import Level
 from loadtest.target.connect import timeouts_of, trust
 from loadtest.users.arguments import Messages, text_of
 from loadtest.users.tryout import UserTarget
-from loadtest.wire import LagLog, Order, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
+from loadtest.wire import LagLog, Order, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.source import Session
@@ -57,11 +57,10 @@ class Channel:
         self._count = counter.count if counter.exact else None
         self._target = settled.index
         self._workload = Workload(scenario, counter, settled.fit)
-        self._api, self._model = settled.api, target.model.name
+        self._api, self._model, self._kind = settled.api, target.model.name, target.server.kind
         self._dialects: dict[Endpoint, Dialect] = {}
         self.wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file), waiter=waiter)
-        self._headers = target.headers
-        self._posts = Posts(self.url, self._headers)
+        self._headers, self._posts = target.headers, target.posts
         self._numbers = numbers
         self._shelf: dict[RequestKind, deque[Request]] = {}  # the kind asked for last is the last
 
@@ -128,7 +127,7 @@ class Channel:
     def _dialect(self, endpoint: Endpoint) -> Dialect:
         if endpoint not in self._dialects:
             scenario = self.scenario.replace(endpoint=endpoint, api="auto")
-            self._dialects[endpoint] = dialect_for(scenario, api=self._api, model=self._model)
+            self._dialects[endpoint] = dialect_for(scenario, api=self._api, model=self._model, kind=self._kind)
         return self._dialects[endpoint]
 
     def _request(self, job: Job, number: int, dialect: Dialect, session: Session | None = None) -> Request:

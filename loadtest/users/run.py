@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from loadtest.credentials import withhold
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
+from loadtest.scenario.fields import templates_of
 from loadtest.target.connect import control_client, trust
 from loadtest.target.loaded_model import loaded_facts
 from loadtest.target.run_facts import initial_facts
@@ -79,7 +80,10 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
 
 
 def withhold_passwords(environment: Environment) -> None:
-    """Remove user:pass from every host that Locust would show or send; this process keeps the credentials."""
+    """Remove user:pass from hosts, and secrets from headers and queries, that Locust would show or send.
+
+    This process keeps the credentials, in its environment.
+    """
     holders: list[Any] = [environment, environment.parsed_options, *environment.user_classes]
     for holder in holders:
         if isinstance(host := getattr(holder, "host", None), str) and "@" in host:
@@ -87,6 +91,18 @@ def withhold_passwords(environment: Environment) -> None:
                 holder.host = withhold(host)
             except LoadTestError:
                 holder.host = without_secrets(host)  # not a URL: `prepare` will say so
+        header, query = (getattr(holder, name, None) or () for name in ("header", "query"))
+        if header or query:
+            try:
+                templates = templates_of(_listed(header), _listed(query))
+            except LoadTestError:
+                continue  # `prepare` will say so
+            for name in ("header", "query"):
+                setattr(holder, name, list(templates[name]) or None)
+
+
+def _listed(texts: str | Sequence[str]) -> Sequence[str]:
+    return [texts] if isinstance(texts, str) else texts
 
 
 class LocustRun:

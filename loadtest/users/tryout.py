@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from loadtest.dialects import dialect_for
 from loadtest.scenario import Scenario
+from loadtest.scenario.fields import templates_of
 from loadtest.target.connect import control_client, trust
 from loadtest.target.prepare import prepare_target
 from loadtest.target.probe import ServedModel, Server
@@ -48,9 +49,10 @@ class UserTarget:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
         scenario = Scenario.from_dict(row["scenario"], where="the master's message")
+        templates_of(scenario.header, scenario.query)  # raises where this machine lacks a variable
         model = ServedModel(**row["model"])
         server = Server(**{**row["server"], "models": tuple(ServedModel(**one) for one in row["server"]["models"])})
-        dialect = dialect_for(scenario, api=row["api"], model=model.name)
+        dialect = dialect_for(scenario, api=row["api"], model=model.name, kind=server.kind)
         return cls(scenario, Target(server, model, dialect), TokenFit(**row["fit"]), row["index"], row["open_loop"])
 
 

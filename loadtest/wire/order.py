@@ -82,9 +82,12 @@ class Posts:
     75 ms to leave.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None, query: str = "") -> None:
+        """`query` goes with every request, behind the path's own."""
         self._url = url
-        self._headers = {**_HEADERS, **(headers or {})}
+        self._query = query
+        self._headers = httpx.Headers(_HEADERS)  # names differ in case, and are one
+        self._headers.update(headers or {})
         self._heads: dict[str, tuple[Origin, bytes]] = {}
 
     def order(self, path: str, body: bytes, received: Received) -> Order:
@@ -96,7 +99,8 @@ class Posts:
         return Order(origin, b"%bContent-Length: %d\r\n\r\n%b" % (fixed, len(body), body), received)
 
     def _head(self, path: str) -> tuple[Origin, bytes]:
-        request = httpx.Request("POST", self._url + path, headers=self._headers)
+        query = ("&" if "?" in path else "?") + self._query if self._query else ""
+        request = httpx.Request("POST", self._url + path + query, headers=self._headers)
         del request.headers["Content-Length"]
         order = Order.of(request, Received())
         return order.origin, order.payload.removesuffix(b"\r\n")
