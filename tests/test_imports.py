@@ -21,6 +21,7 @@ ORDER = [
     "urls",
     "credentials",
     "scenario",
+    "reach",
     "records",
     "run_folder",
     "metrics",

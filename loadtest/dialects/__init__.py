@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from loadtest import metrics
@@ -48,4 +49,4 @@ def dialect_for(scenario: Scenario, *, api: str, model: str) -> Dialect:
     endpoint = scenario.endpoint
     if (api, endpoint) not in DIALECTS:
         endpoint = COUNTERPARTS[endpoint]
-    return DIALECTS[api, endpoint].of(scenario, model)
+    return dataclasses.replace(DIALECTS[api, endpoint].of(scenario, model), key_env=scenario.key_env)

@@ -141,6 +141,7 @@ class Dialect(ABC):
     streams: ClassVar[bool] = True  # whether an answer comes in pieces; otherwise its framing alone ends it
     ends: ClassVar[EndMarks] = EndMarks()
     model: str
+    key_env: str | None = field(default=None, kw_only=True)  # the variable that holds the key, where the user names one
 
     @classmethod
     @abstractmethod
@@ -157,7 +158,7 @@ class Dialect(ABC):
 
     def auth(self, url: str) -> dict[str, str]:
         """Return the headers that hold the environment's credentials for the measured server at `url`."""
-        return credentials.headers(url, self.api)
+        return credentials.headers(url, self.api, key_env=self.key_env)
 
     @staticmethod
     def server_said(server: dict[str, Any]) -> ServerSaid:

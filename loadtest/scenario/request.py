@@ -52,12 +52,6 @@ class RequestKeys:
         choices=MAX_TOKENS_KEYS,
         locust=(ATTRIBUTE,),
     )
-    ca_file: str | None = key(
-        "PEM file of the authority to trust over https; default: SSL_CERT_FILE, else the known ones.",
-        None,
-        text=Text(4096, "name a PEM file, or leave it out"),
-        locust=(ATTRIBUTE,),
-    )
 
 
 def check_request(request: RequestKeys) -> None:
