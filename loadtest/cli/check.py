@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from loadtest.cli.connection import connection_options
+from loadtest.cli.connection import connection_of, connection_options
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError, TargetError
-from loadtest.target.connect import control_client, trust
+from loadtest.scenario import ConnectionKeys
+from loadtest.target.connect import control_client
 from loadtest.target.probe import ServedModel, Server, choose_model, hazards, probe, with_details
 from loadtest.text import shown
 from loadtest.urls import default_url, parse_url
@@ -19,7 +22,7 @@ from loadtest.urls import default_url, parse_url
 @click.option("--model", help="Model to look at.  [default: the loaded one, else the only one]")
 @connection_options
 def check(
-    url: str | None, named: str | None, model: str | None, *, api: str, ca_file: str | None, connect_timeout: float
+    url: str | None, named: str | None, model: str | None, *, api: str, connect_timeout: float, **values: Any
 ) -> None:
     """Say what server answers at URL, and what could spoil a measurement.
 
@@ -29,9 +32,10 @@ def check(
     if url is not None and named is not None:
         raise ScenarioError("URL and --url both name a server: give one.")
     given = next((one for one in (url, named) if one is not None), None)
+    keys = connection_of(values)
     address = parse_url(withhold(default_url(api=api) if given is None else given))
     api = address.asks[0] or api if api == "auto" else api
-    server, chosen, trouble = _look(address.base, model, api, ca_file, connect_timeout)
+    server, chosen, trouble = _look(address.base, model, api, keys, connect_timeout)
     rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
     if server.simulated:
         profile = shown(server.simulated["profile"])
@@ -56,9 +60,9 @@ def check(
 
 
 def _look(
-    url: str, asked: str | None, api: str, ca_file: str | None, connect_timeout: float
+    url: str, asked: str | None, api: str, keys: ConnectionKeys, connect_timeout: float
 ) -> tuple[Server, ServedModel | None, str | None]:
-    with control_client(trust(ca_file), connect_timeout) as client:
+    with control_client(keys, connect_timeout) as client:
         server = probe(client, url, api=api)
         try:
             return server, with_details(client, server, choose_model(server, asked)), None

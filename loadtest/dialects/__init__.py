@@ -51,4 +51,4 @@ def dialect_for(scenario: Scenario, *, api: str, model: str, kind: str = "") -> 
     if (api, endpoint) not in DIALECTS:
         endpoint = COUNTERPARTS[endpoint]
     dialect = DIALECTS[api, endpoint]
-    return dataclasses.replace(dialect.of(scenario, model), **dialect.asked(scenario, kind))
+    return dataclasses.replace(dialect.of(scenario, model), key_env=scenario.key_env, **dialect.asked(scenario, kind))

@@ -77,7 +77,7 @@ class ContentEvents:
         elif sorted(stamps) != stamps:  # type: ignore[type-var]  # no None is among them
             odd = "the server's instants go backwards: its stamps are unknown"
         elif len(stamps) > 1 and not any(stamp % NS_PER_S for stamp in stamps):  # type: ignore[operator]
-            odd = "the server's instants are of join_text seconds: its stamps are unknown"
+            odd = "the server's instants are of whole seconds: its stamps are unknown"
         if odd is not None:
             stamps.clear()
         return odd if sent else None
@@ -87,7 +87,7 @@ class ContentEvents:
 class Ending:
     """What a stream said besides content."""
 
-    done: bool = False  # done:true, finish_reason: the answer is join_text
+    done: bool = False  # done:true, finish_reason: the answer is whole
     finish_reason: str | None = None
     error: str | None = None  # an error object in the stream, or why its bytes do not decode; one sentence
     hint: str | None = None  # why the answer may have ended without its end mark, e.g. the repeat guard; one sentence
@@ -114,7 +114,7 @@ class EndMarks:
     """
 
     needles: tuple[bytes, ...] = ()
-    read: Callable[[bytes], End | None] = lambda line: None  # noqa: ARG005 - given one join_text line without its newline
+    read: Callable[[bytes], End | None] = lambda line: None  # noqa: ARG005 - given one whole line without its newline
 
 
 class Decoder(Protocol):
@@ -162,6 +162,7 @@ class Dialect(ABC):
     header: tuple[str, ...] = ()  # added to every request, as templates: see credentials.filled
     query: tuple[str, ...] = ()  # likewise
     other_path: str | None = None  # instead of `path`
+    key_env: str | None = None  # the variable that holds the key, where the user names one
     _heads: dict[int | None, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -235,7 +236,7 @@ class Dialect(ABC):
 
     def auth(self, url: str) -> dict[str, str]:
         """Return the headers that hold the environment's credentials for the measured server at `url`."""
-        return credentials.headers(url, self.api)
+        return credentials.headers(url, self.api, key_env=self.key_env)
 
     def headers(self, url: str) -> dict[str, str]:
         """Return the headers of every request to `url`: those that the user adds stand in place of ours of that name.

@@ -1,11 +1,12 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
-schema: Scenario, its grid, reading and writing · request, load, prompts, limits: the parts that hold its keys, each with
-what they must be together · checks: what keys of several parts must be together · keys: what a key says of itself ·
-fields: headers, query, path and body that are added to requests · tables: TOML files and former names · values: what a single value must be · level: one cell of the grid · files: text
-files that a user names.
+schema: Scenario, its grid, reading and writing · request, connection, load, prompts, limits: the parts that hold its
+keys, each with what they must be together · checks: what keys of several parts must be together · keys: what a key says
+of itself · fields: headers, query, path and body that are added to requests · tables: TOML files and former names ·
+values: what a single value must be · level: one cell of the grid · files: text files that a user names.
 """
 
+from loadtest.scenario.connection import ConnectionKeys
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
 from loadtest.scenario.level import Level
@@ -43,6 +44,7 @@ __all__ = [
     "RATE",
     "SAID_KEYS",
     "TOKEN_COUNTS",
+    "ConnectionKeys",
     "Key",
     "Level",
     "LimitKeys",

@@ -139,13 +139,6 @@ class RequestKeys:
         locust=(ATTRIBUTE, OPTION),
     )
 
-    ca_file: str | None = key(
-        "PEM file of the authority to trust over https; default: SSL_CERT_FILE, else the known ones.",
-        None,
-        text=Text(4096, "name a PEM file, or leave it out"),
-        locust=(ATTRIBUTE,),
-    )
-
 
 def check_request(request: RequestKeys) -> None:
     """Raise ScenarioError for an endpoint that the API does not have, and for what cannot be added to a request."""

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.checks import check_together
+from loadtest.scenario.connection import ConnectionKeys, check_connection
 from loadtest.scenario.fields import body_text
 from loadtest.scenario.keys import ATTRIBUTE, key, keys_of
 from loadtest.scenario.level import Level
@@ -30,7 +31,9 @@ from loadtest.scenario.values import Text, coerce
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has the fields of its last base first
+class Scenario(
+    LimitKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys
+):  # a dataclass has the fields of its last base first
     """Everything that decides what is sent; immutable, and written whole into run.json."""
 
     name: str = key(
@@ -54,6 +57,7 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
         check_load(self)
         check_prompts(self)
         check_request(self)
+        check_connection(self)
         check_together(self)
 
     @classmethod

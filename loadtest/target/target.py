@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from loadtest import credentials
+from loadtest import credentials, reach
 from loadtest.dialects import Dialect, dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import Scenario
@@ -58,14 +58,14 @@ class Target:
 def located(scenario: Scenario) -> Scenario:
     """Return the scenario with its URL taken apart: the base as url, and api and endpoint where the URL names them.
 
-    The URL's user:pass and secrets in headers and query go into the environment, where child processes find them: call
-    this before they start. Raises TargetError for a text that is not a URL, ScenarioError where the URL's endpoint
+    What is secret in the URL, the proxy's URL, headers and query goes into the environment, where child processes find it:
+    call this before they start. Raises TargetError for a text that is not a URL, ScenarioError where the URL's endpoint
     contradicts api or endpoint, or a header needs a variable that is not set.
     """
+    scenario = reached(scenario)
     given = scenario.url if scenario.url is not None else default_url(api=scenario.api)
     address = parse_url(given)
-    if address.userinfo:
-        credentials.keep_userinfo(address.base, address.userinfo)
+    credentials.keep_apart(address)
     api, endpoint = address.asks
     changes: dict[str, Any] = {} if scenario.url is None else {"url": address.base}
     changes |= templates_of(scenario.header, scenario.query)
@@ -77,6 +77,13 @@ def located(scenario: Scenario) -> Scenario:
             )
         changes |= {"api": api, "endpoint": endpoint}
     return scenario.replace(**changes) if changes else scenario
+
+
+def reached(scenario: Scenario) -> Scenario:
+    """Return the scenario without its proxy's user:pass, which goes into the environment; the key's variable is remembered."""
+    if scenario.key_env is not None:
+        credentials.keep_secret(scenario.key_env)
+    return scenario.by_proxy(reach.proxy_named(scenario))
 
 
 def find_target(client: httpx.Client, scenario: Scenario) -> Target:

@@ -13,11 +13,12 @@ from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Scenario
-from loadtest.target.connect import timeouts_of, trust
+from loadtest.target.connect import way_of
 from loadtest.target.context import lengths_left_out, lengths_within
 from loadtest.target.target import Target, reread
 from loadtest.target.tls_port import https_instead
 from loadtest.text import shown
+from loadtest.urls import endpoint_url
 from loadtest.wire import Posts, SyncWire, now
 from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit, uncut
@@ -91,7 +92,7 @@ def fit_token_counts(client: httpx.Client, target: Target, workload: Workload) -
 
 @contextmanager
 def _stream_wire(target: Target, scenario: Scenario) -> Iterator[tuple[SyncWire, Posts]]:
-    with SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file)) as wire:
+    with SyncWire(**way_of(scenario)) as wire:
         yield wire, target.posts
 
 
@@ -101,7 +102,7 @@ def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
     try:
         wire.fetch(request.order)
     except httpx.HTTPError as error:
-        said = f"{target.server.url}{target.dialect.posted_to} does not answer: {shorten(str(error))}."
+        said = f"{endpoint_url(target.server.url, target.dialect.posted_to)} does not answer: {shorten(str(error))}."
         raise TargetError(https_instead(target.server.url) or said) from None
     record = request.finish()
     _accept(record, target)
