@@ -18,6 +18,7 @@ from loadtest.urls import AROUND, loopback, origin, parse_url
 KEY_VARIABLES = {  # by API: the variables that a key is read from, the first one that is set
     "ollama": ("OLLAMA_API_KEY", "OPENAI_API_KEY"),
     "openai": ("OPENAI_API_KEY", "OLLAMA_API_KEY"),
+    "anthropic": ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OLLAMA_API_KEY"),
 }
 BASIC_AUTH = "LOADTEST_BASIC_AUTH"  # holds the user:pass taken out of URLs, as URLs with blanks between
 _NAMING = ("OLLAMA_HOST", "OPENAI_BASE_URL")  # variables whose URL may hold user:pass
@@ -158,7 +159,7 @@ def scrubber(env: Mapping[str, str] = os.environ) -> Callable[[bytes], bytes]:
 def _secrets(env: Mapping[str, str], shortest: int) -> list[tuple[str, str]]:
     """Return every secret in the spellings that a server may quote it in, longest first, each with its name."""
     found: dict[str, str] = {}
-    for name in ("OPENAI_API_KEY", "OLLAMA_API_KEY"):
+    for name in KEY_VARIABLES["anthropic"]:  # all there are
         found[env.get(name, "").strip(AROUND)] = name
     for _, userinfo in _userinfos(env):
         user, _, password = userinfo.partition(":")

@@ -12,7 +12,7 @@ from loadtest.scenario.level import Level
 from loadtest.scenario.limits import LimitKeys
 from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys
 from loadtest.scenario.prompts import PromptKeys
-from loadtest.scenario.request import APIS, ENDPOINT_NAMES, RequestKeys
+from loadtest.scenario.request import APIS, EMBEDDINGS, ENDPOINT_NAMES, ONE_API, RequestKeys
 from loadtest.scenario.schema import Scenario
 from loadtest.scenario.tables import FORMER
 from loadtest.scenario.values import (
@@ -32,11 +32,13 @@ __all__ = [
     "APIS",
     "ATTRIBUTE",
     "BURSTINESS",
+    "EMBEDDINGS",
     "ENDPOINT_NAMES",
     "FORMER",
     "MOST_REQUESTS",
     "MOST_S",
     "MOST_STREAMS",
+    "ONE_API",
     "OPEN_LOOP_S",
     "OPTION",
     "RATE",
