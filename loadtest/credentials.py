@@ -20,7 +20,7 @@ KEY_VARIABLES = {  # by API: the variables that a key is read from, the first on
     "ollama": ("OLLAMA_API_KEY", "OPENAI_API_KEY"),
     "openai": ("OPENAI_API_KEY", "OLLAMA_API_KEY"),
     "azure": ("AZURE_OPENAI_API_KEY", "OPENAI_API_KEY"),
-    "anthropic": ("ANTHROPIC_API_KEY",),
+    "anthropic": ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OLLAMA_API_KEY"),
 }
 BASIC_AUTH = "LOADTEST_BASIC_AUTH"  # holds the user:pass taken out of URLs, as URLs with blanks between
 FURTHER = "LOADTEST_SECRETS"  # holds names of further variables whose values are secrets, with blanks between

@@ -20,12 +20,16 @@ AROUND = " \t\r\n\"'\ufeff"  # blanks and quotes around a value, as Ollama drops
 ENDPOINT_PATHS = {  # a URL that ends in one says what is measured: API and endpoint, as scenarios name them
     "/v1/chat/completions": ("openai", "chat"),
     "/v1/completions": ("openai", "completions"),
+    "/v1/responses": ("openai", "responses"),
+    "/v1/messages": ("anthropic", "messages"),
+    "/v1/embeddings": ("openai", "embeddings"),
+    "/api/embed": ("ollama", "embeddings"),
     "/api/chat": ("ollama", "chat"),
     "/api/generate": ("ollama", "generate"),
 }
 # A URL that ends in one of these says only where the server is.
 CONTROL_PATHS = ("/v1/models", "/api/version", "/api/tags", "/api/ps", "/api/show", "/v1")
-UNMEASURED_PATHS = ("/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/rerank", "/api/embed", "/api/embeddings")
+UNMEASURED_PATHS = {"/v1/rerank": "/v1/chat/completions", "/api/embeddings": "/api/embed"}  # and what to give instead
 
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\^`{|}<>\"\ud800-\udfff]")
 _HOST = re.compile(r"[\w.~%-]+")  # names beyond ASCII too: the resolver decides
@@ -296,7 +300,7 @@ def _path(path: str, quoted: str) -> tuple[str, str]:
         if ending != known and not own:
             continue  # /chat/completions without /v1
         if known in UNMEASURED_PATHS:
-            right = next(name for name in ENDPOINT_PATHS if name[:4] == known[:4])
+            right = UNMEASURED_PATHS[known]
             raise TargetError(
                 f"{quoted} names {known}, which loadtest does not measure; give the URL that ends in {right}."
             )

@@ -13,7 +13,7 @@ from loadtest.scenario.level import Level
 from loadtest.scenario.limits import LimitKeys
 from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys
 from loadtest.scenario.prompts import PromptKeys
-from loadtest.scenario.request import ADDED_KEYS, APIS, ENDPOINT_NAMES, SAID_KEYS, RequestKeys
+from loadtest.scenario.request import ADDED_KEYS, APIS, EMBEDDINGS, ENDPOINT_NAMES, ONE_API, SAID_KEYS, RequestKeys
 from loadtest.scenario.schema import Scenario
 from loadtest.scenario.tables import FORMER
 from loadtest.scenario.values import (
@@ -34,11 +34,13 @@ __all__ = [
     "APIS",
     "ATTRIBUTE",
     "BURSTINESS",
+    "EMBEDDINGS",
     "ENDPOINT_NAMES",
     "FORMER",
     "MOST_REQUESTS",
     "MOST_S",
     "MOST_STREAMS",
+    "ONE_API",
     "OPEN_LOOP_S",
     "OPTION",
     "RATE",

@@ -46,10 +46,11 @@ def fit_to_context(
             f"{target.server.url} does not say the context of {shown(target.model.name)}; leave up_to_context away and name "
             "lengths that fit with --input-tokens."
         )
-    fitted = lengths_within(context, scenario.input_tokens, max(scenario.output_tokens))
+    answer = max(scenario.output_tokens, default=0)  # 0 for embeddings
+    fitted = lengths_within(context, scenario.input_tokens, answer)
     if not fitted:
         raise ScenarioError(
-            f"{shown(target.model.name)} has a context of {context} tokens, which {max(scenario.output_tokens)} output tokens "
+            f"{shown(target.model.name)} has a context of {context} tokens, which {answer} output tokens "
             "leave no room in for a prompt; ask for fewer with --output-tokens or set --num-ctx."
         )
     if sentence := lengths_left_out(shown(target.model.name), context, scenario.input_tokens, fitted):
