@@ -10,7 +10,7 @@ import base64
 import html
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from urllib.parse import quote, unquote
 
 from loadtest.errors import ScenarioError, TargetError
@@ -21,7 +21,7 @@ KEY_VARIABLES = {  # by API: the variables that a key is read from, the first on
     "openai": ("OPENAI_API_KEY", "OLLAMA_API_KEY"),
 }
 BASIC_AUTH = "LOADTEST_BASIC_AUTH"  # holds the user:pass taken out of URLs, as URLs with blanks between
-NAMED = "LOADTEST_SECRETS"  # holds the names of further variables with secrets, with blanks between
+FURTHER = "LOADTEST_SECRETS"  # holds names of further variables whose values are secrets, with blanks between
 _NAMING = ("OLLAMA_HOST", "OPENAI_BASE_URL")  # variables whose URL may hold user:pass
 
 SHORTEST = 6  # characters that a secret must have to be looked for in other people's text
@@ -147,19 +147,21 @@ def withheld(name: str, value: str, kind: str, env: MutableMapping[str, str] = o
         variable = f"LOADTEST_{kind}_{re.sub('[^A-Za-z0-9]', '_', name).upper()}"
         env[variable] = filled(value, f"{kind.lower()} {name}", env)
         value = f"${{{variable}}}"
-    keep_names(VARIABLE.findall(value), env)
+    for variable in VARIABLE.findall(value):
+        keep_secret(variable, env)
     return value
 
 
-def keep_names(names: Iterable[str], env: MutableMapping[str, str] = os.environ) -> None:
-    """Remember that these variables hold secrets, for this process and its children."""
-    if found := dict.fromkeys([*env.get(NAMED, "").split(), *names]):
-        env[NAMED] = " ".join(found)
+def keep_secret(name: str, env: MutableMapping[str, str] = os.environ) -> None:
+    """See to it that the value of a variable, say one that --header names, is kept out of sentences and files."""
+    names = env.get(FURTHER, "").split()
+    if name not in names:
+        env[FURTHER] = " ".join([*names, name])
 
 
 def in_the_clear(url: str, api: str, env: Mapping[str, str] = os.environ) -> str | None:
     """Return a warning where credentials leave this machine unencrypted, else None."""
-    if url.startswith("https://") or loopback(url) or not (headers(url, api, env) or env.get(NAMED)):
+    if url.startswith("https://") or loopback(url) or not (headers(url, api, env) or env.get(FURTHER)):
         return None
     return f"{url} is plain http: anyone on the network path can read the key that every request carries."
 
@@ -204,7 +206,7 @@ def scrubber(env: Mapping[str, str] = os.environ) -> Callable[[bytes], bytes]:
 def _secrets(env: Mapping[str, str], shortest: int) -> list[tuple[str, str]]:
     """Return every secret in the spellings that a server may quote it in, longest first, each with its name."""
     found: dict[str, str] = {}
-    for name in env.get(NAMED, "").split():
+    for name in env.get(FURTHER, "").split():
         value = env.get(name, "").strip(AROUND)
         found |= dict.fromkeys([*_WORDS_IN.split(value), value], name)  # "Bearer KEY", "session=KEY; …"
     for name in ("OPENAI_API_KEY", "OLLAMA_API_KEY"):

@@ -71,11 +71,12 @@ def scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
         flag = "--" + former.replace("_", "-")
         command = click.option(flag, former, type=PARAM_TYPES.get(kinds[name]), hidden=True)(command)
     for one in reversed(keys):
-        command = _option(one)(command)
+        command = option_of(one)(command)
     return command
 
 
-def _option(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option of a scenario's key."""
     declared, kind, default = key.declared, key.kind, key.default
     text = declared.help + (f" [{declared.unit}]" if declared.unit else "")
     if key.listed:
