@@ -242,3 +242,86 @@ def test_locust_headless(tmp_path: Path, case: str, given: Callable[[str], str])
         assert sent(server) - {None} == {f"Basic {ENCODED}" if given is with_password else f"Bearer {KEY}"}
     assert (tmp_path / "run" / "run.json").exists(), done.stderr
     clean(tmp_path, done.stdout, done.stderr)
+
+
+HEADERS = {  # how a key is given with --header, and what the server gets
+    "written out": (f"X-Api-Key: {KEY}", KEY),
+    "behind a scheme": (f"Authorization: Bearer {KEY}", f"Bearer {KEY}"),
+    "by variable": ("X-Tenant: ${OLLAMA_TENANT}", OTHER),
+    "both": (f"Cookie: a={KEY}; b=${{OLLAMA_TENANT}}", f"a={KEY}; b={OTHER}"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_secret_in_a_header_or_a_query(
+    loadtest: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    header, sent_as = HEADERS[case]
+    name = header.partition(":")[0].lower()
+    monkeypatch.setenv("OLLAMA_TENANT", OTHER)
+    monkeypatch.setenv("LOADTEST_SECRETS", "")
+    calls = iter(range(10**9))
+    works = SERVERS["works"]["/v1/chat/completions"]
+
+    def quoted(headers: dict[str, str]) -> Any:
+        said = json.dumps({"error": {"message": f"refused: {headers.get(name)} and key {KEY}"}})
+        return works if next(calls) < 4 else (400, {"Content-Type": "application/json"}, said.encode())
+
+    routes = {
+        "/v1/models": {"data": [{"id": "m"}]},
+        f"/v1/chat/completions?api-key={KEY}": quoted,
+        "/props": lambda headers: (200, {}, json.dumps({"total_slots": 1, "build_info": headers.get(name)}).encode()),
+    }
+    added = ["--header", header, "--query", f"api-key={KEY}"]
+    with made(routes) as server:
+        said = [
+            loadtest("run", "--url", server.url, *SHORT, *added, "--report", "--out", tmp_path / "run"),
+            loadtest("check", "--try", server.url, *added),
+            loadtest("check", server.url, "--header", f"Host: {KEY}"),
+            loadtest("check", server.url, "--header", KEY),
+            loadtest("check", server.url, "--header", f"X Y: {KEY}"),
+            loadtest("check", server.url, "--query", f"{KEY} x"),
+            loadtest("check", server.url, "--header", f"X-Key: {KEY}é"),
+        ]
+        assert {headers.get(name) for _, headers in server.seen} == {sent_as}
+    assert "http_error" in (tmp_path / "run" / "requests-0.jsonl").read_text()
+    assert [code for code, *_ in said][1:] == [1, 2, 2, 2, 2, 2]
+    clean(tmp_path, *(text for _, *both in said for text in both))
+
+
+@pytest.mark.parametrize("where", ["option", "attribute"])
+def test_locust_with_a_secret_in_a_header(tmp_path: Path, where: str) -> None:
+    attribute = f"    header = ['X-Api-Key: {KEY}']\n" if where == "attribute" else ""
+    elsewhere = tmp_path / "files"
+    elsewhere.mkdir()
+    locustfile = elsewhere / "chat.py"
+    locustfile.write_text(
+        f"from locust import task\nfrom loadtest.users import ModelUser\n\n\nclass Chat(ModelUser):\n{attribute}"
+        "    @task\n    def chat(self):\n        self.client.chat(output_tokens=2)\n"
+    )
+    routes = {"/v1/models": {"data": [{"id": "m"}]}, **SERVERS["works"]}
+    out = tmp_path / "out"
+    out.mkdir()
+    with made(routes) as server:
+        command = [
+            sys.executable,
+            "-m",
+            "locust",
+            "--headless",
+            "-f",
+            str(locustfile),
+            "-u",
+            "2",
+            "-r",
+            "2",
+            "-t",
+            "1s",
+        ]
+        command += ["--host", server.url, "--out", "run", "--csv", "stats", "--html", "page.html", "--processes", "2"]
+        if where == "option":
+            command += ["--header", f"X-Api-Key: {KEY}"]
+        done = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False)
+        assert {headers.get("x-api-key") for path, headers in server.seen if path != "/"} == {KEY}, done.stderr
+    kept = json.loads((out / "run" / "run.json").read_text())["scenario"]["header"]
+    assert kept == ["X-Api-Key: ${LOADTEST_HEADER_X_API_KEY}"], done.stderr
+    clean(out, done.stdout, done.stderr)
