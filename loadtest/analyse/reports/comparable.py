@@ -27,7 +27,9 @@ DEFAULTS = {"warm_cache": False, "prompt": "made up"}  # of a run whose loadtest
 ASKED = {name: name for name in ("think_time", "max_rate", "prompt_file", *SAID_KEYS, *ADDED_KEYS)} | {
     "prompt": "prompt_text"
 }
-_MISSING = {key.name: (None, [], key.default) for key in keys_of(Scenario) if key.name in ASKED}
+_MISSING: dict[str, tuple[Any, ...]] = {
+    key.name: (None, [], key.default) for key in keys_of(Scenario) if key.name in ASKED
+}
 EACH = "requests_a_user"  # of a closed loop's level: how much of it is ramp and drain follows from it
 
 Levels = tuple[dict[str, Any], ...]  # of summary.json, one a run
