@@ -73,7 +73,7 @@ def measure(
     RunFolder.check_free(path)
     scenario = _checked(scenario, say, searching=choose is not None)
     with (
-        control_client(scenario, scenario.connect_timeout) as control,
+        control_client(scenario, scenario.connect_timeout, scenario.header) as control,
         spawned(scenario.workers) as children,
     ):
         target, workload = prepare_target(control, scenario, say)

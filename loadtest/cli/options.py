@@ -76,7 +76,7 @@ def scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the option of a key, whose default is None."""
+    """Return the option of a scenario's key."""
     declared, kind, default = key.declared, key.kind, key.default
     text = declared.help + (f" [{declared.unit}]" if declared.unit else "")
     if key.listed:

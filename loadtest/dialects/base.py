@@ -193,27 +193,31 @@ class Dialect(ABC):
                 continue
             said = cls.says[name](value, kind) if name in cls.says else None
             if said is None:
-                raise ScenarioError(cls._lacks(name, kind))
+                raise ScenarioError(cls._lacks(name, value, kind))
             found = merged(found, said)
         return found
 
     @classmethod
-    def _lacks(cls, name: str, kind: str) -> str:
-        flag = "--" + name.replace("_", "-")
-        where = f"{cls.api} API's {cls.endpoint}" + (f" of this server ({kind})" if kind and name in cls.says else "")
-        others = "; use --api ollama" if kind == "ollama" and cls.api == "openai" else ""
+    def _lacks(cls, name: str, value: Any, kind: str) -> str:
+        of_server = f" of this server ({kind})" if kind and name in cls.says else ""
+        native = ", use --api ollama" if kind == "ollama" and cls.api != "ollama" else ""
+        flag, body = "--" + name.replace("_", "-"), orjson.dumps({name: value}).decode()
         return (
-            f"{flag} is no option of the {where}: leave it out{others}, or send the server's own name for it with --body, "
-            "e.g. --body '{\"name\": 1}'."
+            f"{flag} is unknown at {cls.path}{of_server}: leave it out{native}, or send the server's own field for it, e.g. "
+            f"--body '{body}'."
         )
 
-    def fixed(self, output_tokens: int | None) -> dict[str, Any]:
+    def fixed(self, output_tokens: int | None) -> dict[str, Any]:  # noqa: ARG002 - for formats that say some
         """Return what every body says for answers of this length, beside model, options and prompt."""
-        raise NotImplementedError
+        return {}
 
     def said(self, job: Job) -> dict[str, Any]:
         """Return what a body says of this job alone: its prompt, by the format's name for it."""
         raise NotImplementedError
+
+    def fields(self, output_tokens: int | None) -> dict[str, Any]:
+        """Return all that a body says beside model and prompt."""
+        return merged(merged(self.fixed(output_tokens), self.options), self.patch)
 
     def body(self, job: Job) -> bytes:
         """Return the request's body, JSON: `fixed`, the user's options and --body, made once for each length; then `said`."""
@@ -221,8 +225,8 @@ class Dialect(ABC):
         if head is None:
             if len(self._heads) >= MOST_LENGTHS:
                 self._heads.clear()
-            whole_body = merged({"model": self.model, **self.fixed(job.output_tokens)}, self.options)
-            head = self._heads[job.output_tokens] = orjson.dumps(merged(whole_body, self.patch))[:-1] + b","
+            sent = {"model": self.model, **self.fields(job.output_tokens)}
+            head = self._heads[job.output_tokens] = orjson.dumps(sent)[:-1] + b","
         return head + orjson.dumps(self.said(job))[1:]
 
     @abstractmethod

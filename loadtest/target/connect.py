@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 
 from loadtest import reach
 from loadtest.scenario import ConnectionKeys, Scenario
+from loadtest.scenario.fields import filled_headers
 from loadtest.target.control import LONGEST_S, ControlClient
 from loadtest.wire import Timeouts
 
 
-def control_client(keys: ConnectionKeys, connect_timeout: float | None = None) -> ControlClient:
-    """Return a client for questions to the control plane, which go the way of requests; `connect_timeout` in seconds."""
+def control_client(
+    keys: ConnectionKeys, connect_timeout: float | None = None, header: Sequence[str] = ()
+) -> ControlClient:
+    """Return a client for questions to the control plane, which go the way of requests; `connect_timeout` in seconds.
+
+    The user's own headers go with every question, in place of ours of that name: a gateway wants them there, too. Raises
+    ScenarioError where one needs a variable that is not set.
+    """
     limits = httpx.Timeout(LONGEST_S, connect=min(connect_timeout or LONGEST_S, LONGEST_S))
-    return ControlClient(keys, limits)
+    return ControlClient(keys, limits, filled_headers(header))
 
 
 def way_of(scenario: Scenario) -> dict[str, Any]:

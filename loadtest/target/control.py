@@ -6,7 +6,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -80,20 +80,24 @@ class ControlAnswer:
 class ControlClient(httpx.Client):
     """A client that asks by the way of `keys`, and over unix sockets where a URL names one."""
 
-    def __init__(self, keys: ConnectionKeys, limits: httpx.Timeout) -> None:
+    def __init__(self, keys: ConnectionKeys, limits: httpx.Timeout, header: Mapping[str, str] | None = None) -> None:
+        """`header` is added to every question."""
         self.keys = keys
+        hooks = {"request": [lambda request: request.headers.update(header or {})]}
         proxy = None
         if (named := reach.proxy_named(keys)) is not None:
             proxy = httpx.Proxy(named, headers=credentials.proxy_auth(named))
-        super().__init__(timeout=limits, trust_env=False, verify=reach.trust(keys), proxy=proxy)
-        self._limits = limits
+        super().__init__(timeout=limits, trust_env=False, verify=reach.trust(keys), proxy=proxy, event_hooks=hooks)
+        self._limits, self._hooks = limits, hooks
         self._over: dict[str, httpx.Client] = {}
 
     def over(self, socket: str) -> httpx.Client:
         """Return a client that sends everything over a unix socket."""
         if socket not in self._over:
             transport = httpx.HTTPTransport(uds=socket)
-            self._over[socket] = httpx.Client(timeout=self._limits, trust_env=False, transport=transport)
+            self._over[socket] = httpx.Client(
+                timeout=self._limits, trust_env=False, transport=transport, event_hooks=self._hooks
+            )
         return self._over[socket]
 
     def close(self) -> None:

@@ -142,7 +142,7 @@ class LocustRun:
     def end(self) -> None:
         """Write how the test ended; no request of this process may be in flight."""
         one = next(iter(self.settled.values()))
-        with control_client(one.scenario) as control:
+        with control_client(one.scenario, header=one.scenario.header) as control:
             try:
                 loaded = loaded_facts(control, one.target)
             except (httpx.HTTPError, LoadTestError):

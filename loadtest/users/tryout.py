@@ -58,6 +58,6 @@ class UserTarget:
 
 def try_out(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
     """Choose server and model of a scenario and make its workload ready; raises what prepare_target raises."""
-    with control_client(scenario, scenario.connect_timeout) as control:
+    with control_client(scenario, scenario.connect_timeout, scenario.header) as control:
         target, workload = prepare_target(control, scenario, say)
     return UserTarget(scenario, target, workload.fit)
