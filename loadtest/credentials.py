@@ -88,8 +88,14 @@ def key_for(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env:
                 f"{key_env} is not set, or empty: --key-env names the variable that holds the key; set it."
             )
         return key
-    names = KEY_VARIABLES["azure" if api == "openai" and is_azure(url) else api]
-    return next((key for name in names if (key := read_key(name, env))), None)
+    return next((key for name in variables_for(url, api) if (key := read_key(name, env))), None)
+
+
+def variables_for(url: str, api: str, *, key_env: str | None = None) -> tuple[str, ...]:
+    """Return the variables that a key for requests of `api` to the server at `url` is read from, the first one that is set."""
+    if key_env is not None:
+        return (key_env,)
+    return KEY_VARIABLES["azure" if api == "openai" and is_azure(url) else api]
 
 
 def is_azure(url: str) -> bool:

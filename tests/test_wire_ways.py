@@ -66,7 +66,9 @@ def test_a_unix_socket_has_no_stamps_and_a_missing_one_is_named(kind: str, tmp_p
     path = tmp_path / "X.sock"
     asked: dict[str, Any] = {"origin": Origin.of(f"unix:{path}")}
     with serving(say(*STREAM)) as server, on_socket(path, server.url):
-        got = ask(kind, *[httpx.Request("GET", "http://localhost/a") for _ in range(2)], **asked, **by("http://127.0.0.1:9"))
+        got = ask(
+            kind, *[httpx.Request("GET", "http://localhost/a") for _ in range(2)], **asked, **by("http://127.0.0.1:9")
+        )
     assert [(one.error, one.received.body()) for one in got] == [(None, b"one\ntwo\nthree\n")] * 2
     assert [one.received.stamped_count for one in got] == [0, 0]
     assert server.connections == 1

@@ -55,7 +55,7 @@ def check(
     )
     for name, value in rows:
         print(f"{name:10} {value}")
-    for text in [*([trouble] if trouble else []), *hazards(server, chosen)]:
+    for text in [*([trouble] if trouble else []), *hazards(server, chosen, keys=keys)]:
         print(f"! {text}")
 
 

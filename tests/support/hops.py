@@ -90,19 +90,25 @@ def proxying(login: bytes | None = None) -> Iterator[ForwardProxy]:
             head, rest = _read_head(client)
             proxy.seen.append(head)
             if login is not None and b"proxy-authorization: " + login.lower() not in head.lower():
-                return _refuse(client, b"407 Proxy Authentication Required")
+                _refuse(client, b"407 Proxy Authentication Required")
+                return
             method, target, _ = head.split(b" ", 2)
             place = target if method == b"CONNECT" else target.split(b"/", 3)[2]
             try:
                 upstream = socket.create_connection(_place(place))
             except OSError:
-                return _refuse(client, b"502 Cannot Connect There")
+                _refuse(client, b"502 Cannot Connect There")
+                return
             with upstream:
                 if method == b"CONNECT":
                     client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 else:
                     path = b"/" + target.split(b"/", 3)[3]
-                    kept = [line for line in head.split(b"\r\n")[1:] if not line.lower().startswith((b"proxy-", b"connection:"))]
+                    kept = [
+                        line
+                        for line in head.split(b"\r\n")[1:]
+                        if not line.lower().startswith((b"proxy-", b"connection:"))
+                    ]
                     lines = [b"%s %s HTTP/1.1" % (method, path), *kept, b"Connection: close", b"", b""]
                     upstream.sendall(b"\r\n".join(lines) + rest)
                 _join(client, upstream)
