@@ -183,7 +183,7 @@ class Tunnel:
             return True
         if status and more and len(body) < _length(lines):
             return False
-        needs = "; write http://user:password@… into --proxy" if status == 407 and not self._proxy.head else ""
+        needs = "; write USER:PASSWORD@ before its host in --proxy" if status == 407 and not self._proxy.head else ""
         reason = parts[2].decode("latin-1") if len(parts) > 2 else ""
         words = self._words(status, body) if body.strip() else reason
         self.refused = f"the proxy {self._proxy} refuses CONNECT with status {status} ({words}){needs}"

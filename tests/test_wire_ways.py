@@ -55,7 +55,7 @@ def test_a_proxy_that_opens_no_tunnel_is_quoted(kind: str) -> None:
         (nowhere,) = ask(kind, httpx.Request("GET", "https://127.0.0.1:9"), **by(opened.url))
     (gone,) = ask(kind, httpx.Request("GET", "https://no-such.invalid"), **by(opened.url))
     assert "status 407 (HTTP 407 with a web page, titled 'Login to PLAINPROXY first')" in str(refused.error)
-    assert "user:password" in str(refused.error)
+    assert "USER:PASSWORD@" in str(refused.error)
     assert "status 502" in str(nowhere.error)
     assert f"by the proxy {opened.url}: connection refused" in str(gone.error)
     assert {type(one.error) for one in (refused, nowhere, gone)} == {httpx.ConnectError}

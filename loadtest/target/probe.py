@@ -185,14 +185,15 @@ def _unclear(client: httpx.Client, url: str, version: ControlAnswer, listing: Co
         return _refused(client, url, listing if listing.refused else version)
     if not (version.ok or listing.ok) and keys.proxy is None and (instead := https_instead(url)):
         return TargetError(instead)
-    keyless = not credentials.headers(url, "openai", key_env=keys.key_env)
     key = ""
-    if keyless and listing.status >= 400:
-        key = (
-            " A key may be missing: set OPENAI_API_KEY, or give --key-env with the name of the variable that holds it."
-        )
+    if listing.status >= 400 and keys.proxy is None:
+        name = credentials.variable_of(url, "openai", key_env=keys.key_env)
+        if not credentials.headers(url, "openai", key_env=keys.key_env):
+            key = " A key may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
+        elif name is not None and listing.status != 404:
+            key = f" The key in {name} may be a wrong one."
     if keys.proxy is not None:
-        key += f" The proxy {keys.proxy} may have answered in its place."
+        key = f" The proxy {keys.proxy} may have answered in its place."
     base = url.removesuffix("/api")
     nearer = f" An Ollama's URL is the one without /api: {base}." if base != url else ""
     return TargetError(
@@ -206,8 +207,7 @@ def _refused(client: httpx.Client, url: str, answer: ControlAnswer) -> TargetErr
     key = f"set {key_env}" if key_env else "set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama; or --key-env NAME)"
     does = f"{key} to a key that it accepts"
     if (answer.header("www-authenticate") or "").lower().startswith("basic"):
-        place = url.partition("://")
-        does = f"write user and password into the URL ({place[0]}://USER:PASSWORD@{place[2]})"
+        does = "write user and password into the URL, as USER:PASSWORD@ before the host"
     return TargetError(
         f"{url} refuses us with {answer.said}: {does}; if only its list of models is closed, add --api openai --model NAME."
     )
