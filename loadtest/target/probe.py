@@ -32,7 +32,7 @@ from loadtest.target.control import (
 )
 from loadtest.target.tls_port import https_instead
 from loadtest.text import shown
-from loadtest.urls import deployment_of, has_own_root, loopback
+from loadtest.urls import deployment_of, has_own_root
 
 SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every answer; a test compares the spellings
 GREETING = b"Ollama is running"
@@ -325,7 +325,7 @@ def hazards(
         found.append(open_key)
     if keys.insecure:
         found.append("--insecure: no certificate is checked, so anybody could answer in the server's place.")
-    if keys.proxy is None and (named := reach.ignored_proxies()) and not loopback(server.url):
+    if keys.proxy is None and (named := reach.ignored_proxies()) and not server.url.startswith("unix:"):
         found.append(f"{' and '.join(named)} in the environment: not used. Give --proxy URL to go through a proxy.")
     if server.kind == "ollama":
         found.append(
