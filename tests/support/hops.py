@@ -111,6 +111,8 @@ def proxying(login: bytes | None = None) -> Iterator[ForwardProxy]:
                     ]
                     lines = [b"%s %s HTTP/1.1" % (method, path), *kept, b"Connection: close", b"", b""]
                     upstream.sendall(b"\r\n".join(lines) + rest)
+                    reply, begun = _read_head(upstream)  # a client must not send more over a connection that ends
+                    client.sendall(reply + b"\r\nConnection: close\r\n\r\n" + begun)
                 _join(client, upstream)
 
     with _Threads(("127.0.0.1", 0), Handler) as server, _listening(server):
