@@ -110,7 +110,7 @@ def _show(server: Server, chosen: ServedModel | None, trouble: str | None) -> No
     )
     for name, value in rows:
         print(f"{name:10} {value}")
-    for text in [*([trouble] if trouble else []), *hazards(server, chosen)]:
+    for text in [*([trouble] if trouble else []), *hazards(server, chosen, keys=keys)]:
         print(f"! {text}")
 
 
