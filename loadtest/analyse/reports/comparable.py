@@ -21,7 +21,11 @@ NAMED_SCATTER = 0.01  # of prompt length, from there on said
 # Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
 # named by the user (`across`), for they change what the server is asked to do.
 MAY_DIFFER = ("server", "simulated")
-DEFAULTS = {"warm_cache": False, "prompt": "made up"}  # of a run whose loadtest did not know the key yet; others: None
+DEFAULTS = {
+    "warm_cache": False,
+    "prompt": "made up",
+    "inputs_per_request": 1,
+}  # of a run whose loadtest did not know the key yet; others: None
 ASKED = {name: name for name in ("think_time", "max_rate", "temperature", "prompt_file")} | {"prompt": "prompt_text"}
 REQUESTS_A_USER = "requests_a_user"  # of a closed loop's level: how much of it is ramp and drain follows from it
 
