@@ -326,7 +326,12 @@ def test_a_numbered_chunk_is_parsed_once(row: str, monkeypatch: pytest.MonkeyPat
     decoder = RESPONSES.decoder()
     parsed: list[bytes] = []
     line = NamedEventsDecoder.line
-    monkeypatch.setattr(NamedEventsDecoder, "line", lambda self, data: parsed.append(data) or line(self, data))
+
+    def reading(self: NamedEventsDecoder, data: bytes) -> bool:
+        parsed.append(data)
+        return line(self, data)
+
+    monkeypatch.setattr(NamedEventsDecoder, "line", reading)
     for number in range(5, 105):
         decoder.feed(f"event: response.output_text.delta\ndata: {row.format(number, f't{number}')}\n\n".encode())
     assert decoder.events.texts == [f"t{number}" for number in range(5, 105)]

@@ -56,7 +56,11 @@ class OpenAIResponses(Dialect):
         return cls(model, temperature=scenario.temperature)
 
     def body(self, job: Job) -> bytes:
-        asked = {"model": self.model, "input": job.prompt if job.messages is None else job.messages, "stream": True}
+        asked: dict[str, Any] = {
+            "model": self.model,
+            "input": job.prompt if job.messages is None else job.messages,
+            "stream": True,
+        }
         if job.output_tokens is not None:
             asked["max_output_tokens"] = job.output_tokens
         if self.temperature is not None:
