@@ -168,7 +168,7 @@ def test_a_model_that_stays_is_one_sentence(loadtest: Call, tmp_path: Path, monk
         server.shutdown()
         server.server_close()
     assert code == 2
-    assert "still has stubborn:1b loaded 0 s after it was asked to unload it; does somebody else use it?" in err
+    assert "still has stubborn:1b loaded 200 ms after it was asked to unload it; does somebody else use it?" in err
     assert "/api/chat" not in handler.sent  # type: ignore[attr-defined]
 
 

@@ -114,7 +114,7 @@ def _check_given(command: click.Command, args: Sequence[str], parent: click.Cont
         named = isinstance(param.type, click.Path) or param.name in NEVER_EMPTY or isinstance(param, click.Argument)
         if named and "" in (value if isinstance(value, list | tuple) else (value,)):
             what = (
-                max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name.rstrip(".")
+                max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name.strip("[].")
             )
             raise ScenarioError(f"{what} is empty; give it a value, or leave it out.")
 
