@@ -54,9 +54,9 @@ def check(place: str | None, *, trying: bool, url: str | None, **values: Any) ->
         raise ScenarioError("URL and --url both name a server: give one.")
     given = next((one for one in (place, url) if one is not None), None)
     given = withhold(default_url(api=values["api"] or "auto") if given is None else given)
-    asked = make_scenario(None, {**values, "url": given})
-    with control_client(trust(asked.ca_file), asked.connect_timeout, (scenario := located(asked)).header) as client:
-        server, chosen, trouble, scenario = _look(client, scenario, trying=trying)
+    asked = located(make_scenario(None, {**values, "url": given}))
+    with control_client(trust(asked.ca_file), asked.connect_timeout, asked.header) as client:
+        server, chosen, trouble, scenario = _look(client, asked, trying=trying)
         _show(server, chosen, trouble)
     if not trying:
         return 0

@@ -19,7 +19,8 @@ _OPTIONS = {  # fields whose option has another name
     "reasoning_effort": "think",
     "chat_template_kwargs": "think",
 }
-_WORDS_FOR = {"think": r"think(?:ing)?", "reasoning_effort": r"reasoning(?:[_.]effort)?"}  # what servers call a field
+_THINKING = r"(?:reasoning(?:[_.]effort)?|think(?:ing)?|{name})"
+_WORDS_FOR = {name: _THINKING.format(name=name) for name in ("think", "reasoning_effort", "chat_template_kwargs")}
 _REFUSING = re.compile(
     r"unknown|unrecogni[sz]ed|unsupported|n[o']t (?:be )?(?:support|permit|allow|accept|availab|recogni|expect|known|valid)"
     r"|unexpected|extra (?:inputs?|fields?|keys?)|additional propert|forbid|disallow|no such|invalid (?:field|param|arg|key)"
