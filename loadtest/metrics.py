@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from loadtest.text import counted, percent, seconds
+
 NS_PER_S = 1_000_000_000
 S_PER_NS = 1e-9
 S_PER_US = 1e-6
@@ -94,6 +96,7 @@ class ServerSaid(NamedTuple):
     prefill_s: float
     cached_tokens: float
     starts_with_headers: bool  # llama.cpp: it sends headers when a slot takes the request
+    decode_s: float = math.nan  # from the first token to the last
 
 
 def server_said(server: dict[str, Any]) -> ServerSaid:
@@ -107,11 +110,10 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
     cached = _said_number(details.get("cached_tokens")) if isinstance(details, dict) else math.nan
     if isinstance(timings, dict):
         reused = _said_number(timings.get("cache_n"))
-        return ServerSaid(
-            math.nan, _said_number(timings.get("prompt_ms")) / 1e3, cached if math.isnan(reused) else reused, True
-        )
+        prefill, decode = (_said_number(timings.get(name)) / 1e3 for name in ("prompt_ms", "predicted_ms"))
+        return ServerSaid(math.nan, prefill, cached if math.isnan(reused) else reused, True, decode)
     load, prefill = (_said_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration"))
-    return ServerSaid(load, prefill, cached, False)
+    return ServerSaid(load, prefill, cached, False, _said_number(server.get("eval_duration")) * S_PER_NS)
 
 
 def _said_number(said: Any) -> float:
@@ -154,6 +156,10 @@ LATE_GAPS_SHARE = 0.01  # gaps between tokens that a late read of the client spo
 STOOD_STILL_S = 1.0  # between two polls of one process: suspect, whatever its share …
 STOOD_STILL_SHARE = 0.01  # … of the time of all the level's processes
 COALESCED_FIRST_TOKENS_SHARE = 0.01  # suspect only
+BUFFERED_PIECES = 4  # of an answer in one read on average, from there on said of a level whose first tokens are merged
+# An answer of so many pieces was held back on the way where they come within such a share of the time, of so many seconds
+# or more, over which the server wrote them.
+HELD_BACK_PIECES, HELD_BACK_SHARE, HELD_BACK_S = 8, 0.05, 0.1
 LOST_RECORDS_SHARE = 0.01  # of a run's records: suspect from the first on
 CLIENT_CPU_SHARE = 0.9  # of one core; suspect only
 LENGTH_SHARE = 0.1  # achieved output length off the asked one; suspect only
@@ -203,7 +209,7 @@ def doubt_schedule_lag(count: int, p50: float, p99: float, limit: float) -> Iter
     yield from _graded(
         p99,
         limit,
-        lambda word: f"schedule lag p99 is {_ms(p99)}, {word} {_ms(limit)} (1 % of median TTFT or 5 ms)",
+        lambda word: f"schedule lag p99 is {seconds(p99)}, {word} {_limit(limit)} (1 % of median TTFT or 5 ms)",
         few=count < ENOUGH_FOR_P99 and p50 <= limit,
     )
 
@@ -216,8 +222,8 @@ def doubt_lag(reads: int, tokens: int, spoilt: int, gaps: int) -> Iterator[Doubt
             share,
             limit,
             lambda word: (
-                f"the client read {tokens} token{'s' if tokens != 1 else ''} more than one token gap late, which spoils {spoilt} of "
-                f"{gaps} gaps between tokens ({_percent(share)}), {word} {_percent(limit)}"
+                f"the client read {counted(tokens, 'token')} more than one token gap late, which spoils {spoilt} of "
+                f"{gaps} gaps between tokens ({percent(share)}), {word} {percent(limit)}"
             ),
             few=reads < ENOUGH_LATE,
         )
@@ -231,8 +237,8 @@ def doubt_late(late: int, arrivals: int) -> Iterator[Doubt]:
             share,
             limit,
             lambda word: (
-                f"the client was more than one token gap late for {late} of {arrivals} arrivals ({_percent(share)}), "
-                f"{word} {_percent(limit)}"
+                f"the client was more than one token gap late for {late} of {arrivals} arrivals ({percent(share)}), "
+                f"{word} {percent(limit)}"
             ),
             few=late < ENOUGH_LATE,
         )
@@ -245,14 +251,14 @@ def doubt_stood_still(gaps: Sequence[float], span: float, processes: int) -> Ite
     """
     long = [gap for gap in gaps if gap >= STOOD_STILL_S]
     if long and span > 0:
-        share, times = sum(long) / (span * processes), f"{len(long)} time{'s' if len(long) != 1 else ''}"
+        share, times = sum(long) / (span * processes), counted(len(long), "time")
         who, whose = "the client", "level's time"
         if processes > 1:
             who, whose = "a process of the client", f"time of the level's {processes} processes"
-        limit = f", above the limit of {_percent(STOOD_STILL_SHARE)}" if share > STOOD_STILL_SHARE else ""
+        limit = f", above the limit of {percent(STOOD_STILL_SHARE)}" if share > STOOD_STILL_SHARE else ""
         yield Doubt(
             VOID if limit else SUSPECT,
-            f"{who} stood still for up to {max(long):.1f} s ({times}) and sent and read nothing then: {_percent(share)} of "
+            f"{who} stood still for up to {seconds(max(long))} ({times}) and sent and read nothing then: {percent(share)} of "
             f"the {whose}{limit}",
         )
 
@@ -262,7 +268,7 @@ def doubt_send(p99: float, limit: float) -> Iterator[Doubt]:
     if p99 > limit:
         yield Doubt(
             SUSPECT,
-            f"sending took {_ms(p99)} at p99, above the limit of {_ms(limit)}: t_send may be off by as much",
+            f"sending took {seconds(p99)} at p99, above the limit of {_limit(limit)}: t_send may be off by as much",
         )
 
 
@@ -272,17 +278,53 @@ def doubt_stamps(arrivals: int, stamped: int, lag_p99: float, limit: float) -> I
         yield from _graded(
             lag_p99,
             limit,
-            lambda word: f"arrivals carry no kernel stamps and client lag p99 is {_ms(lag_p99)}, {word} {_ms(limit)}",
+            lambda word: (
+                f"arrivals carry no kernel stamps and client lag p99 is {seconds(lag_p99)}, {word} {_limit(limit)}"
+            ),
         )
 
 
-def doubt_coalesced(merged: int, requests: int) -> Iterator[Doubt]:
-    """Doubt TTFT where the first token came in one read with a later token that the server made after it."""
-    if requests and merged / requests > COALESCED_FIRST_TOKENS_SHARE:
+def held_back_s(pieces: int, span_s: float, decode_s: float) -> float:
+    """Return over how long the server wrote an answer whose pieces all came together; 0 for any other answer.
+
+    `decode_s` is what the server says of that, nan where it says nothing.
+    """
+    held = pieces >= HELD_BACK_PIECES and decode_s >= HELD_BACK_S and span_s < HELD_BACK_SHARE * decode_s
+    return decode_s if held else 0.0
+
+
+def doubt_coalesced(
+    merged: int, requests: int, *, pieces: int = 0, reads: int = 0, held_back: int = 0, held_back_s: float = 0.0
+) -> Iterator[Doubt]:
+    """Doubt TTFT where the first token came in one read with a later token that the server made after it.
+
+    Args:
+        merged: of how many requests that holds.
+        pieces: of all answers, which came in so many `reads`.
+        held_back: requests whose pieces all came together, though the server wrote them over `held_back_s` in all.
+    """
+    if not requests:
+        return
+    cure = "(nginx: proxy_buffering off)"
+    if 2 * held_back > requests:
+        yield Doubt(
+            SUSPECT,
+            f"all tokens of an answer came together although the server says that it wrote them over "
+            f"{held_back_s / held_back:.2g} s, in {held_back} of {requests} requests: a proxy on the way buffers answers "
+            f"until they are whole {cure}, so TTFT is the proxy's, and no token gap is the server's",
+        )
+    elif merged / requests > COALESCED_FIRST_TOKENS_SHARE:
+        buffered = pieces >= BUFFERED_PIECES * reads > 0
         yield Doubt(
             SUSPECT,
             f"the first token came in one read with a later one in {merged} of {requests} requests "
-            f"({_percent(merged / requests)}): TTFT may be late",
+            f"({percent(merged / requests)}): TTFT may be late"
+            + (
+                f"; {pieces / reads:.0f} pieces of an answer came in one read on average, as behind a proxy that buffers "
+                f"answers {cure}"
+                if buffered
+                else ""
+            ),
         )
 
 
@@ -294,17 +336,14 @@ def stamped_by(arrivals: int, stamped: int) -> str:
     return "kernel" if stamped >= 0.99 * arrivals else "user" if stamped == 0 else "mixed"
 
 
+def _limit(value: float) -> str:
+    """Return a limit that follows from TTFT without zeros at its end: "5 ms", "15.9 ms"."""
+    return seconds(float(f"{value:.3g}"), exact=True)
+
+
 def _graded(value: float, limit: float, reason: Callable[[str], str], *, few: bool = False) -> Iterator[Doubt]:
     """Yield a doubt: void above the limit (suspect if `few`), suspect above half of it."""
     if value > limit:
         yield Doubt(SUSPECT if few else VOID, reason("above the limit of"))
     elif value > limit / 2:
         yield Doubt(SUSPECT, reason("above half the limit of"))
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.3g} %"
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms"

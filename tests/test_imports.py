@@ -18,9 +18,12 @@ PACKAGE = Path(loadtest.__file__).parent
 ORDER = [
     "errors",
     "text",
+    "grid",
+    "templates",
     "urls",
     "credentials",
     "scenario",
+    "reach",
     "records",
     "run_folder",
     "metrics",

@@ -19,14 +19,14 @@ from support.plans import SHORT, Run, counted, planned
 from loadtest.asyncio_driver.driver import Driver
 from loadtest.asyncio_driver.worker import loop_factory
 from loadtest.cli.demo import simulated_server
-from loadtest.cli.progress import progress_text
+from loadtest.cli.progress import live_sentence
 from loadtest.measure import release
 from loadtest.measure.progress import Tally
 from loadtest.measure.schedule import PlanShare, schedule_of
 from loadtest.records import Clock, Outcome
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
-from loadtest.scenario import Scenario
-from loadtest.target.connect import control_client, trust
+from loadtest.scenario import ConnectionKeys, Scenario
+from loadtest.target.connect import control_client
 from loadtest.target.prepare import prepare_target
 from loadtest.wire import AsyncWire, Posts, Timerfd, now
 
@@ -151,7 +151,7 @@ def test_the_live_line_says_what_is_due_and_what_is_late() -> None:
     at = tally.progress(2_150_000_000, levels=1, in_flight=3, decoding=1, duration=4.0)
     assert (at.due, at.behind, at.failed) == (12, 2, 0)
     assert at.eta == pytest.approx(2.75)
-    assert progress_text(at).startswith(
+    assert live_sentence(at).startswith(
         "[1/1] 10 requests/s · 8 in · 4 out  12 due  8 sent  5/40 done  2 not sent (--max-in-flight)  2 late  1 decoding"
     )
 
@@ -207,7 +207,7 @@ def test_two_processes_shares_make_up_the_whole_plan(
     simulated_url: str, tmp_path: Path, options: dict[str, Any], requests: int
 ) -> None:
     scenario = Scenario(url=simulated_url, input_tokens=(32,), output_tokens=(4,), seed=3, **options)
-    with control_client(trust(None)) as control:
+    with control_client(ConnectionKeys()) as control:
         target, workload = prepare_target(control, scenario, lambda _: None)
     folder = RunFolder.create(tmp_path / "run")
 

@@ -12,8 +12,8 @@ from loadtest.cli.options import make_scenario, option_of
 from loadtest.cli.trial import try_out
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError, TargetError
-from loadtest.scenario import RequestKeys, Scenario, keys_of
-from loadtest.target.connect import control_client, trust
+from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
+from loadtest.target.connect import control_client
 from loadtest.target.probe import ServedModel, Server, choose_model, hazards, probe, with_details
 from loadtest.target.target import located
 from loadtest.text import shown
@@ -23,7 +23,8 @@ from loadtest.urls import base_url, default_url
 def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of `loadtest run` on how requests are sent and what they say beside the prompt."""
     known = {key.name: key for key in keys_of(Scenario)}
-    for name in reversed([*(key.name for key in keys_of(RequestKeys)), "connect_timeout"]):
+    names = [key.name for part in (RequestKeys, ConnectionKeys) for key in keys_of(part)]
+    for name in reversed([*names, "connect_timeout"]):
         command = option_of(known[name])(command)
     return command
 
@@ -54,10 +55,11 @@ def check(place: str | None, *, trying: bool, url: str | None, **values: Any) ->
         raise ScenarioError("URL and --url both name a server: give one.")
     given = next((one for one in (place, url) if one is not None), None)
     given = withhold(default_url(api=values["api"] or "auto") if given is None else given)
+    model = values["model"] if trying else values.pop("model")  # a plain check sends none, so any name may be looked up
     asked = located(make_scenario(None, {**values, "url": given}))
-    with control_client(trust(asked.ca_file), asked.connect_timeout, asked.header) as client:
-        server, chosen, trouble, scenario = _look(client, asked, trying=trying)
-        _show(server, chosen, trouble)
+    with control_client(asked, asked.connect_timeout, asked.header) as client:
+        server, chosen, trouble, scenario = _look(client, asked, model, trying=trying)
+        _show(server, chosen, trouble, asked)
     if not trying:
         return 0
     if chosen is None:
@@ -66,7 +68,7 @@ def check(place: str | None, *, trying: bool, url: str | None, **values: Any) ->
 
 
 def _look(
-    client: httpx.Client, scenario: Scenario, *, trying: bool
+    client: httpx.Client, scenario: Scenario, model: str | None, *, trying: bool
 ) -> tuple[Server, ServedModel | None, str | None, Scenario]:
     """Return the server, its model, what is wrong with the choice of it, and the scenario with the API to try.
 
@@ -76,20 +78,20 @@ def _look(
     try:
         server = probe(client, url, api=scenario.api)
     except TargetError as error:
-        if not trying or scenario.model is None or scenario.api != "auto" or "cannot reach" in str(error):
+        if not trying or model is None or scenario.api != "auto" or "cannot reach" in str(error):
             raise
         print(f"! {error}")
         scenario = scenario.replace(api="openai")
         server = probe(client, url, api="openai")
     try:
-        return server, with_details(client, server, choose_model(server, scenario.model)), None, scenario
+        return server, with_details(client, server, choose_model(server, model)), None, scenario
     except TargetError as error:
-        if scenario.model is not None:
+        if model is not None:
             raise
         return server, None, str(error), scenario
 
 
-def _show(server: Server, chosen: ServedModel | None, trouble: str | None) -> None:
+def _show(server: Server, chosen: ServedModel | None, trouble: str | None, keys: ConnectionKeys) -> None:
     rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
     if server.simulated:
         profile = shown(server.simulated["profile"])
@@ -104,12 +106,12 @@ def _show(server: Server, chosen: ServedModel | None, trouble: str | None) -> No
             "slots",
             str(server.slots)
             if server.slots
-            else "unknown, because the server does not say; a run with more streams than slots can show them",
+            else "not reported by this server; a run with more streams than slots can show them",
         )
     )
     for name, value in rows:
         print(f"{name:10} {value}")
-    for text in [*([trouble] if trouble else []), *hazards(server, chosen)]:
+    for text in [*([trouble] if trouble else []), *hazards(server, chosen, keys=keys)]:
         print(f"! {text}")
 
 

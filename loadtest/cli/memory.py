@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
-from loadtest.cli.connection import connection_options
+from loadtest.cli.connection import connection_of, connection_options
 from loadtest.errors import ScenarioError, TargetError
+from loadtest.grid import Grid
+from loadtest.scenario import ConnectionKeys
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +34,7 @@ class MemoryOptions:
     config: Path | None
     url: str | None
     api: str
-    ca_file: str | None
+    connection: ConnectionKeys
     connect_timeout: float
     run: Path | None
     parameters: float | None
@@ -115,7 +117,7 @@ def memory(**options: Any) -> None:
 
     from loadtest.memory import report
 
-    asked = MemoryOptions(**options)
+    asked = MemoryOptions(connection=connection_of(options), **options)
     _one_source(asked)
     found = _asked_estimate(asked)
     if asked.table or asked.training:
@@ -288,12 +290,12 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.credentials import withhold
     from loadtest.memory.estimate import DEFAULT_CONTEXT, Plan
     from loadtest.memory.loaded import LoadedMemory, server_facts
-    from loadtest.target.connect import control_client, trust
+    from loadtest.target.connect import control_client
     from loadtest.target.probe import choose_model, probe, with_details
     from loadtest.text import shown
     from loadtest.urls import parse_url
 
-    with control_client(trust(asked.ca_file), asked.connect_timeout) as client:
+    with control_client(asked.connection, asked.connect_timeout) as client:
         server = probe(client, parse_url(withhold(url)).base, api=asked.api)
         if server.kind != "ollama":
             raise TargetError(
@@ -318,13 +320,12 @@ def _memory_size(text: str | None, option: str) -> float | None:
 def _print_estimate(found: MemoryEstimate, room: float | None, console: Console) -> None:
     from rich.text import Text
 
-    from loadtest.cli.tables import printed_table
     from loadtest.memory import report
 
     plan = found.plan
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
-    title = " · ".join(filter(None, marks))
-    console.print(printed_table(title, SIZE_HEADS, report.estimate_rows(plan), left=("", "from"), wrap=("from",)))
+    grid = Grid(("", "size", "from"), tuple(report.estimate_rows(plan)), prose=True)
+    console.print(grid.console(" · ".join(filter(None, marks)), styles={"total": "bold"}))
     for line in report.estimate_sentences(plan, found.measured, room, simulated=found.simulated):
         console.print(Text(f"• {line}"))
     for note in found.notes:
@@ -335,7 +336,6 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
     """Print what follows from the number of parameters alone: rules of thumb, or a training estimate."""
     from rich.text import Text
 
-    from loadtest.cli.tables import printed_table
     from loadtest.memory import report, weights
 
     parameters, name = found.plan.facts.parameters, found.plan.facts.name
@@ -359,6 +359,7 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
         body = {"model": name, "parameters": parameters, "rows": [dict(zip(heads, row, strict=True)) for row in rows]}
         print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
         return
-    console.print(printed_table(title, heads, rows, left=("", "from", "dtype"), wrap=("from",)))
+    grid = Grid(tuple(heads), tuple(map(tuple, rows)), prose=bool(asked.training))
+    console.print(grid.console(title, styles={"total": "bold"}))
     for note in notes:
         console.print(Text(note, style="dim"))

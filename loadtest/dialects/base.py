@@ -15,7 +15,7 @@ from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S, ServerSaid
 from loadtest.scenario import SAID_KEYS, Scenario
 from loadtest.scenario.fields import filled_headers, merged
-from loadtest.text import whole
+from loadtest.text import join_text
 from loadtest.workloads.job import Job
 
 
@@ -50,12 +50,12 @@ class ContentEvents:
     @property
     def answer(self) -> str:
         """The answer's text, as far as it came, fit to be encoded."""
-        return whole(text for i, text in enumerate(self.texts) if i not in self.hidden)
+        return join_text(text for i, text in enumerate(self.texts) if i not in self.hidden)
 
     @property
     def said(self) -> str:
         """All that the model wrote, reasoning included, fit to be encoded."""
-        return whole(self.texts)
+        return join_text(self.texts)
 
     def cut(self, length: int) -> None:
         """Keep the first `length` events."""
@@ -162,6 +162,7 @@ class Dialect(ABC):
     header: tuple[str, ...] = ()  # added to every request, as templates: see credentials.filled
     query: tuple[str, ...] = ()  # likewise
     other_path: str | None = None  # instead of `path`
+    key_env: str | None = None  # the variable that holds the key, where the user names one
     _heads: dict[int | None, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -239,7 +240,7 @@ class Dialect(ABC):
 
     def auth(self, url: str) -> dict[str, str]:
         """Return the headers that hold the environment's credentials for the measured server at `url`."""
-        return credentials.headers(url, self.api)
+        return credentials.headers(url, self.api, key_env=self.key_env)
 
     def headers(self, url: str) -> dict[str, str]:
         """Return the headers of every request to `url`: those that the user adds stand in place of ours of that name.

@@ -11,6 +11,8 @@ from loadtest.scenario.files import MOST_PROMPT, prompt_of
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
 
+DEFAULT_OUTPUT = [64]  # tokens
+
 
 @dataclass(frozen=True, kw_only=True)
 class PromptKeys:
@@ -23,7 +25,7 @@ class PromptKeys:
         "Leave out prompt lengths that do not fit the model's context, and add the longest that does.", default=False
     )
     output_tokens: Sequence[int] = key(
-        "Answer lengths asked for.", [64], unit="tokens", bounds=TOKEN_COUNTS, locust=(ATTRIBUTE, OPTION)
+        "Answer lengths asked for.", DEFAULT_OUTPUT, unit="tokens", bounds=TOKEN_COUNTS, locust=(ATTRIBUTE, OPTION)
     )
     prompt: str | None = key(
         "Send this text instead of made-up tokens; {words} is filled in.",

@@ -10,8 +10,13 @@ from loadtest.scenario.fields import MOST_BODY, check_body, check_headers, check
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import Range, Text
 
-APIS = ("auto", "ollama", "openai")
-ENDPOINT_NAMES = ("chat", "generate", "completions")
+APIS = ("auto", "ollama", "openai", "anthropic")
+ENDPOINT_NAMES = ("chat", "generate", "completions", "responses", "messages", "embeddings")
+ONE_API = {
+    "responses": "openai",
+    "messages": "anthropic",
+}  # endpoints whose path is the same whatever else a server speaks
+EMBEDDINGS = "embeddings"
 MAX_TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
 THINK = ("on", "off", "low", "medium", "high", "max")
 # What requests say beside the prompt where the user asks for it: options that a dialect may lack …
@@ -31,10 +36,19 @@ class RequestKeys:
         ),
     )
     api: str = key(
-        "API of the server: auto, ollama (native) or openai.", "auto", choices=APIS, locust=(ATTRIBUTE, OPTION)
+        "API of the server: auto, ollama (native), openai or anthropic.",
+        "auto",
+        choices=APIS,
+        locust=(ATTRIBUTE, OPTION),
     )
     endpoint: str = key(
-        "chat, generate (Ollama) or completions (OpenAI).", "chat", choices=ENDPOINT_NAMES, locust=(OPTION,)
+        "chat, generate (Ollama), completions, responses (OpenAI), messages (Anthropic) or embeddings.",
+        "chat",
+        choices=ENDPOINT_NAMES,
+        locust=(OPTION,),
+    )
+    inputs_per_request: int = key(
+        "Texts in each request for embeddings.", 1, bounds=Range(1, 10_000), locust=(ATTRIBUTE, OPTION)
     )
     model: str | None = key(
         "Model name; default: the one that is loaded, else the only one.",
@@ -139,16 +153,9 @@ class RequestKeys:
         locust=(ATTRIBUTE, OPTION),
     )
 
-    ca_file: str | None = key(
-        "PEM file of the authority to trust over https; default: SSL_CERT_FILE, else the known ones.",
-        None,
-        text=Text(4096, "name a PEM file, or leave it out"),
-        locust=(ATTRIBUTE,),
-    )
-
 
 def check_request(request: RequestKeys) -> None:
-    """Raise ScenarioError for an endpoint that the API does not have, and for what cannot be added to a request."""
+    """Raise ScenarioError for an endpoint that the API does not have, and for what cannot be said or added."""
     check_headers(request.header)
     query_parts(request.query)
     if request.path is not None:
@@ -157,6 +164,14 @@ def check_request(request: RequestKeys) -> None:
         check_body(request.body)
     if request.keep_alive is not None:
         check_keep_alive(request.keep_alive)
-    if (request.api, request.endpoint) in (("ollama", "completions"), ("openai", "generate")):
-        other = "generate" if request.api == "ollama" else "completions"
-        raise ScenarioError(f"api {request.api} has no endpoint {request.endpoint!r}; use chat or {other}.")
+    api, endpoint = request.api, request.endpoint
+    if (api, endpoint) in (("ollama", "completions"), ("openai", "generate")):
+        other = "generate" if api == "ollama" else "completions"
+        raise ScenarioError(f"api {api} has no endpoint {endpoint!r}; use chat or {other}.")
+    if api == "anthropic" and endpoint not in ("chat", "messages"):
+        raise ScenarioError(f"api anthropic has no endpoint {endpoint!r}; use messages, or another api.")
+    if request.inputs_per_request > 1 and endpoint != EMBEDDINGS:
+        raise ScenarioError(
+            f"inputs_per_request = {request.inputs_per_request} is for embeddings, and a request to {endpoint} says one "
+            "text; leave it out, or set endpoint to embeddings."
+        )

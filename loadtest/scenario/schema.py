@@ -17,20 +17,23 @@ from pathlib import Path
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.checks import check_together
+from loadtest.scenario.checks import NO_OUTPUT, check_together
+from loadtest.scenario.connection import ConnectionKeys, check_connection
 from loadtest.scenario.fields import body_text
 from loadtest.scenario.keys import ATTRIBUTE, key, keys_of
 from loadtest.scenario.level import Level
 from loadtest.scenario.limits import LimitKeys
 from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys, check_load
-from loadtest.scenario.prompts import PromptKeys, check_prompts
-from loadtest.scenario.request import RequestKeys, check_request
+from loadtest.scenario.prompts import DEFAULT_OUTPUT, PromptKeys, check_prompts
+from loadtest.scenario.request import EMBEDDINGS, RequestKeys, check_request
 from loadtest.scenario.tables import flat, other_loop_left_out, read_toml, renamed
 from loadtest.scenario.values import Text, coerce
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has the fields of its last base first
+class Scenario(
+    LimitKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys
+):  # a dataclass has the fields of its last base first
     """Everything that decides what is sent; immutable, and written whole into run.json."""
 
     name: str = key(
@@ -49,11 +52,14 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
             object.__setattr__(self, "concurrency", ())
             if self.rate and self.requests is None and self.duration is None:
                 object.__setattr__(self, "duration", OPEN_LOOP_S)
+        if self.endpoint == EMBEDDINGS and self.output_tokens == tuple(DEFAULT_OUTPUT):
+            object.__setattr__(self, "output_tokens", ())
         for one in keys:
             one.check(getattr(self, one.name))
         check_load(self)
         check_prompts(self)
         check_request(self)
+        check_connection(self)
         check_together(self)
 
     @classmethod
@@ -94,6 +100,8 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
             raise ScenarioError(f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.")
         if "body" in merged:
             merged["body"] = body_text(merged["body"])
+        if merged.get("endpoint") == EMBEDDINGS and merged.get("output_tokens"):
+            raise ScenarioError(NO_OUTPUT)
         hints = {one.name: one.hint for one in keys}
         return cls(**{name: coerce(name, value, hints[name], where) for name, value in merged.items()})
 

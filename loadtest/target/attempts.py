@@ -19,7 +19,7 @@ from loadtest.dialects import DIALECTS, Dialect, dialect_for
 from loadtest.dialects.refusals import LENGTH_KEYS, refused_field, without
 from loadtest.errors import ScenarioError
 from loadtest.records import Outcome, Record
-from loadtest.scenario import Key, RequestKeys, Scenario, keys_of
+from loadtest.scenario import ConnectionKeys, Key, RequestKeys, Scenario, keys_of
 from loadtest.text import shown
 
 MOST_ATTEMPTS = 24
@@ -108,14 +108,13 @@ def _leave_outs(refused: Attempt) -> Iterator[Scenario]:
     fields = dialect.fields(refused.record.asked)
     order = [name for name in ("stream_options", *LENGTH_KEYS, *dialect.options, *dialect.patch) if name in fields]
     for name in dict.fromkeys(order):
-        change = without(dialect, name)
-        yield scenario.replace(**{change.key: change.value})
+        if change := without(dialect, name):
+            yield scenario.replace(**{change.key: change.value})
     both = [name for name in ("stream_options", *LENGTH_KEYS) if name in fields]
     together = scenario
     for name in [*both, *dict.fromkeys((*dialect.options, *dialect.patch))]:
-        change = without(dataclasses.replace(dialect, patch=json.loads(together.body or "{}")), name)
-        together = together.replace(**{change.key: change.value})
-        if name != both[0]:
+        if change := without(dataclasses.replace(dialect, patch=json.loads(together.body or "{}")), name):
+            together = together.replace(**{change.key: change.value})
             yield together
 
 
@@ -148,7 +147,12 @@ def changes(asked: Scenario, found: Scenario) -> str:
 
 def command(scenario: Scenario, url: str) -> str:
     """Return the command that measures with such requests; of a secret its name alone is shown."""
-    keys = [key for key in keys_of(RequestKeys) if key.name != "url" and not _is_default(key, scenario)]
+    keys = [
+        key
+        for part in (RequestKeys, ConnectionKeys)
+        for key in keys_of(part)
+        if key.name != "url" and not _is_default(key, scenario)
+    ]
     return " ".join(
         ["loadtest run --url", shlex.quote(url), *(text for key in keys for text in _options(key, scenario))]
     )

@@ -85,6 +85,7 @@ def _comparability(scenario: Scenario, target: Target, context: int | None) -> d
         "unload": scenario.unload or None,
         "arrivals": scenario.arrival_pattern,
         "prompt": "literal" if scenario.prompt or scenario.prompt_file else "made up",
+        "proxy": scenario.proxy,
     }
 
 

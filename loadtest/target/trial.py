@@ -9,7 +9,7 @@ from loadtest.measure.request import Request
 from loadtest.records import Clock, Record
 from loadtest.scenario import Scenario
 from loadtest.target.attempts import Attempt, Known, following
-from loadtest.target.connect import timeouts_of, trust
+from loadtest.target.connect import way_of
 from loadtest.target.probe import ServedModel, Server
 from loadtest.target.target import Target
 from loadtest.wire import SyncWire, now
@@ -42,7 +42,7 @@ def known_by(server: Server, model: ServedModel, scenario: Scenario) -> Known:
 
 def _sent(target: Target, scenario: Scenario, number: int) -> Record:
     job = Job(number, 0, number, PROMPT, None, OUTPUT_TOKENS)
-    with SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file)) as wire:
+    with SyncWire(**way_of(scenario)) as wire:
         request = Request(job, target.dialect, Clock.now(), now(), posts=target.posts)
         try:
             wire.fetch(request.order)

@@ -16,10 +16,11 @@ from loadtest.measure.failure import GivenUpError
 from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import Level
-from loadtest.target.connect import timeouts_of, trust
+from loadtest.target.connect import way_of
+from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages, text_of
 from loadtest.users.tryout import UserTarget
-from loadtest.wire import LagLog, Order, Received, SyncWire, Timeouts, Waiter, WallClock
+from loadtest.wire import LagLog, Order, Origin, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.source import Session
@@ -59,7 +60,7 @@ class Channel:
         self._workload = Workload(scenario, counter, settled.fit)
         self._api, self._model, self._kind = settled.api, target.model.name, target.server.kind
         self._dialects: dict[Endpoint, Dialect] = {}
-        self.wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file), waiter=waiter)
+        self.wire = SyncWire(**way_of(scenario), waiter=waiter)
         self._headers, self._posts = target.headers, target.posts
         self._numbers = numbers
         self._shelf: dict[RequestKind, deque[Request]] = {}  # the kind asked for last is the last
@@ -69,8 +70,8 @@ class Channel:
         count = min(users, MOST_AHEAD)
         plain = RequestKind(self.endpoint, self.scenario.input_tokens[0], self.scenario.output_tokens[0])
         try:
-            greeting = httpx.Request("GET", f"{self.url}/", headers=self._headers)
-            self.wire.fetch(Order.of(greeting, Received(), GREETING))
+            greeting = httpx.Request("GET", with_keys(endpoint_url(self.url, "/")).url, headers=self._headers)
+            self.wire.fetch(Order.of(greeting, Received(), GREETING, origin=Origin.of(self.url)))
             self.wire.prepare(self.url, count)
         except httpx.HTTPError as error:
             logger.debug("%s does not answer before the test: %s", self.url, error)  # the records will tell

@@ -58,7 +58,12 @@ class ModelUser(User):
     idle_timeout: float  # s
     total_timeout: float | None  # s
     stop_after_errors: int | None  # failed requests in a row that end a level
+    key_env: str | None  # the variable that holds the key
     ca_file: str | None
+    insecure: bool
+    cert: str | None
+    cert_key: str | None
+    proxy: str | None
     save_text: bool
 
     client: Client

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from loadtest.scenario import Level, Scenario
+from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.nonce import nonce_of, seed_from
@@ -53,6 +54,8 @@ class Workload:
         """Return the i-th session of a level."""
         if self.trace is not None:
             level = self.trace.with_lengths(level, 0 if warmup else i)
+            if self.scenario.endpoint == EMBEDDINGS:
+                level = replace(level, output_tokens=None)
         return self.source.session(level, i, warmup=warmup)
 
     def job(self, level: Level, i: int, *, warmup: bool = False) -> Job:
