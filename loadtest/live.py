@@ -245,6 +245,8 @@ def durations_of(record: Record) -> Iterator[tuple[str, float]]:
         return
     yield "schedule_lag_s", metrics.schedule_lag(record.t_send, record.t_sched)
     if record.t_first_token is None:
+        if record.outcome is Outcome.OK and record.output_tokens is None:  # an answer without text, as of embeddings
+            yield "e2e_s", metrics.e2e(record.t_end, record.t_send)
         return
     ttft = metrics.ttft(record.t_first_token, record.t_send)
     yield "ttft_s", ttft

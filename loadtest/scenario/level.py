@@ -20,6 +20,7 @@ class Level:
     rate: float | None = None  # requests/s, at the start where rate_to differs; None in a closed loop and with a trace
     rate_to: float | None = None  # requests/s at the end
     trace: str | None = None  # name of the file that is replayed
+    inputs: int = 1  # texts in each request, input_tokens long each; more than one for embeddings alone
 
     @property
     def load(self) -> str:
@@ -35,7 +36,7 @@ class Level:
         """Name the level as charts and tables do, e.g. "8 streams · 128 in · 64 out"."""
         parts = [self.load]
         if self.input_tokens is not None:
-            parts.append(f"{self.input_tokens} in")
+            parts.append(f"{f'{self.inputs} × ' if self.inputs > 1 else ''}{self.input_tokens} in")
         if self.output_tokens is not None:
             parts.append(f"{self.output_tokens} out")
         if self.words is not None:

@@ -136,6 +136,7 @@ class Scenario(
                 output_tokens=output_tokens,
                 words=words,
                 requests=self.requests_at(0 if self.open_loop else load),
+                inputs=self.inputs_per_request,
             )
             for index, (words, input_tokens, output_tokens, load) in enumerate(itertools.product(*self.grid()))
         ]

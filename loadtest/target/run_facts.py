@@ -84,6 +84,7 @@ def _comparability(scenario: Scenario, target: Target, context: int | None) -> d
         "warm_cache": scenario.warm_cache,
         "unload": scenario.unload or None,
         "arrivals": scenario.arrival_pattern,
+        "inputs_per_request": scenario.inputs_per_request,
         "prompt": "literal" if scenario.prompt or scenario.prompt_file else "made up",
         "proxy": scenario.proxy,
     }
@@ -101,6 +102,7 @@ def level_facts(level: Level) -> dict[str, Any]:
         "output_tokens": level.output_tokens,
         "words": level.words,
         "requests": level.requests or None,
+        **({"inputs": level.inputs} if level.inputs > 1 else {}),
     }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, Self
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, cast
 
 import httpx
 
@@ -15,20 +15,21 @@ from loadtest.dialects import Dialect, dialect_for
 from loadtest.measure.failure import GivenUpError
 from loadtest.measure.request import Request
 from loadtest.records import Clock
-from loadtest.scenario import Level
+from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.target.connect import way_of
 from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages, text_of
 from loadtest.users.tryout import UserTarget
-from loadtest.wire import LagLog, Order, Origin, Received, SyncWire, Timeouts, Waiter, WallClock
+from loadtest.wire import LagLog, Order, Origin, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
-from loadtest.workloads.source import Session
+from loadtest.workloads.source import Session, Source
 from loadtest.workloads.workload import Workload
 
 logger = logging.getLogger(__name__)
 
-Endpoint = Literal["chat", "generate"]  # generate means completions, too: each API has one of the two
+# generate means completions, too: each API has one of the two
+Endpoint = Literal["chat", "generate", "responses", "messages", "embeddings"]
 MOST_AHEAD = 1024  # users for whom a request is made before the clock starts
 MOST_KINDS = 64  # of requests made ahead: a task that asks for random lengths would add one each time
 GREETING = Timeouts(connect=5.0, first_token=5.0, idle=5.0)
@@ -51,24 +52,27 @@ class Channel:
         """`numbers` gives every request of this process its ordinal, whichever channel sends it."""
         scenario, target = settled.scenario, settled.target
         self.scenario = scenario
-        self.endpoint: Endpoint = "chat" if scenario.endpoint == "chat" else "generate"  # of a plain ask()
+        self.endpoint = _endpoint_of(scenario)  # of a plain ask()
         self._clock = clock
         self.url = target.server.url
         counter = settled.counter()
+        self._counter, self._fit = counter, settled.fit
         self._count = counter.count if counter.exact else None
         self._target = settled.index
-        self._workload = Workload(scenario, counter, settled.fit)
-        self._api, self._model, self._kind = settled.api, target.model.name, target.server.kind
+        self._workloads: dict[Endpoint, Workload] = {}
+        self._api = "openai" if settled.api == "anthropic" else settled.api  # of what is no message
+        self._measured = target
         self._dialects: dict[Endpoint, Dialect] = {}
         self.wire = SyncWire(**way_of(scenario), waiter=waiter)
-        self._headers, self._posts = target.headers, target.posts
+        self._headers = target.headers
+        self._posts: dict[str, Posts] = {}  # by dialect: their keys differ
         self._numbers = numbers
         self._shelf: dict[RequestKind, deque[Request]] = {}  # the kind asked for last is the last
 
     def warm_up(self, users: int) -> None:
         """Have connections and requests ready for so many users, and everything imported: untimed, before the clock."""
         count = min(users, MOST_AHEAD)
-        plain = RequestKind(self.endpoint, self.scenario.input_tokens[0], self.scenario.output_tokens[0])
+        plain = self.kind(self.endpoint)
         try:
             greeting = httpx.Request("GET", with_keys(endpoint_url(self.url, "/")).url, headers=self._headers)
             self.wire.fetch(Order.of(greeting, Received(), GREETING, origin=Origin.of(self.url)))
@@ -80,6 +84,18 @@ class Channel:
         for _ in range(count):
             self.restock(plain)
         inspect.stack()  # Locust's Runner.stop() does: 25 to 45 ms the first time, while streams are in flight
+
+    def kind(
+        self,
+        endpoint: Endpoint,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        text: str | None = None,
+    ) -> RequestKind:
+        """Return what a user wants sent: lengths are the scenario's where they are None, and embeddings have no answer's."""
+        scenario = self.scenario
+        output = None if endpoint == EMBEDDINGS else output_tokens or next(iter(scenario.output_tokens), None)
+        return RequestKind(endpoint, input_tokens or scenario.input_tokens[0], output, text)
 
     def take(self, kind: RequestKind) -> Request:
         """Return a session's first request, one made ahead where there is one."""
@@ -102,6 +118,12 @@ class Channel:
         job = Job(number, 0, number, text_of(messages), None, kind.output_tokens, messages=tuple(messages))
         return self._request(job, number, self._dialect(kind.endpoint))
 
+    def embedding(self, texts: Sequence[str], kind: RequestKind) -> Request:
+        """Return a request that embeds these texts as they are, without a nonce."""
+        number = next(self._numbers)
+        job = Job(number, 0, number, texts[0], None, None, inputs=tuple(texts))
+        return self._request(job, number, self._dialect(kind.endpoint))
+
     def following(self, request: Request, wall: WallClock, lag: LagLog) -> Request | None:
         """Return the next turn of a session, now that the answer before it is there; None where the session is over."""
         job = request.following_job(wall, lag)
@@ -119,16 +141,35 @@ class Channel:
             words=None,
             requests=0,
         )
-        source = self._workload if kind.text is None else LiteralText(self.scenario, kind.text)
+        scenario = self._scenario(kind.endpoint)
+        if kind.text is not None:
+            source: Source | Workload = LiteralText(scenario.replace(inputs_per_request=1), kind.text)
+        elif kind.endpoint in self._workloads:
+            source = self._workloads[kind.endpoint]
+        else:
+            source = self._workloads[kind.endpoint] = Workload(scenario, self._counter, self._fit)
         session = source.session(level, number)
         job = session.next(None)
         assert job is not None, "a session has at least one job"
         return self._request(job, number, self._dialect(kind.endpoint), session)
 
+    def _scenario(self, endpoint: Endpoint) -> Scenario:
+        """Return the scenario as if all requests went to this endpoint."""
+        if endpoint == self.endpoint:
+            return self.scenario
+        changes: dict[str, Any] = {"endpoint": endpoint, "api": "auto", "inputs_per_request": 1}
+        return self.scenario.replace(**changes | ({"output_tokens": ()} if endpoint == EMBEDDINGS else {}))
+
     def _dialect(self, endpoint: Endpoint) -> Dialect:
         if endpoint not in self._dialects:
-            scenario = self.scenario.replace(endpoint=endpoint, api="auto")
-            self._dialects[endpoint] = dialect_for(scenario, api=self._api, model=self._model, kind=self._kind)
+            target = self._measured
+            dialect = target.dialect
+            if endpoint != self.endpoint:
+                dialect = dialect_for(
+                    self._scenario(endpoint), api=self._api, model=target.model.name, kind=target.server.kind
+                )
+            self._dialects[endpoint] = dialect
+            self._posts[dialect.name] = replace(target, dialect=dialect).posts
         return self._dialects[endpoint]
 
     def _request(self, job: Job, number: int, dialect: Dialect, session: Session | None = None) -> Request:
@@ -139,7 +180,7 @@ class Channel:
             self._clock,
             0,
             number=number,
-            posts=self._posts,
+            posts=self._posts[dialect.name],
             session=session,
             count=self._count,
             save_text=self.scenario.save_text,
@@ -151,3 +192,10 @@ class Channel:
 
     def __exit__(self, *_: object) -> None:
         self.wire.close()
+
+
+def _endpoint_of(scenario: Scenario) -> Endpoint:
+    """Return what a plain ask() sends to."""
+    if scenario.endpoint == "completions":
+        return "generate"
+    return "messages" if scenario.api == "anthropic" else cast("Endpoint", scenario.endpoint)

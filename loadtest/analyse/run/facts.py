@@ -75,6 +75,7 @@ RUN_LEVEL = {
     "output_tokens": TOKEN_COUNT,
     "words": TOKEN_COUNT,
     "requests": COUNT,
+    "inputs": SMALL,
     "started_ns": INSTANT_NS,
     "ended_ns": INSTANT_NS,
     "stopped": TEXT,

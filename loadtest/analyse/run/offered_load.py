@@ -24,7 +24,8 @@ def is_open(level: dict[str, Any]) -> bool:
 def level_of(level: dict[str, Any]) -> Level:
     """Return a level of run.json or summary.json as a scenario's level, which has the names for it."""
     keys = ("concurrency", "rate", "rate_to", "trace", "input_tokens", "output_tokens", "words")
-    return Level(index=level["index"], requests=0, **{key: level.get(key) for key in keys})
+    given = {key: level.get(key) for key in keys}
+    return Level(index=level["index"], requests=0, inputs=level.get("inputs") or 1, **given)
 
 
 def load_name(level: dict[str, Any]) -> str:
@@ -40,7 +41,7 @@ def label(level: dict[str, Any], prompt_tokens: FloatArray) -> str:
     known, asked = prompt_tokens[np.isfinite(prompt_tokens)], level.get("input_tokens")
     if not len(known) or not asked:
         return named
-    got = float(known.mean())
+    got = float(known.mean()) / (level.get("inputs") or 1)
     if abs(got - asked) <= max(FEW_TOKENS, metrics.LENGTH_SHARE * asked):
         return named
     return named.replace(f"{asked} in", f"{got:.0f} in ({asked} asked)", 1)

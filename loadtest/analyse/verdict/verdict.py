@@ -220,14 +220,14 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
         if not both[asked_name].any():
             continue
         asked, got = float(both[asked_name].mean()), float(both[got_name].mean())
-        few = offered_load.FEW_TOKENS if said == "input" else 0
+        few = offered_load.FEW_TOKENS * int(e.scenario.get("inputs_per_request") or 1) if said == "input" else 0
         if abs(got / asked - 1) > metrics.LENGTH_SHARE and abs(got - asked) > few:
             yield Doubt(SUSPECT, f"{said} length is not as asked: {got:.1f} tokens a request instead of {asked:.1f}")
 
 
 def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
     context = memory.granted(e.run)
-    if not context:
+    if not context or int(e.scenario.get("inputs_per_request") or 1) > 1:  # the count is that of several prompts
         return
     cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep one token free
     if cut:
