@@ -98,11 +98,11 @@ def test_fields_that_are_named_one_after_another_all_go(loadtest: Call) -> None:
     assert len(server.posted) == 4
     assert bodies(server)[-1].keys() == {"model", "messages", "stream", "max_completion_tokens", "user"}
     for words in (
-        "leave out --temperature",
+        "without --temperature",
         "--max-tokens-key max_completion_tokens",
         '{"user":"x","stream_options":null}',
     ):
-        assert words in out.partition("works      only with")[2].partition("\n")[0]
+        assert words in out.partition("works      only ")[2].partition("\n")[0]
     assert "--temperature" not in out.partition("command    ")[2].partition("\n")[0]
 
 
@@ -147,9 +147,10 @@ def test_nothing_works(loadtest: Call) -> None:
 @pytest.mark.parametrize("status", [401, 403, 429])
 def test_a_key_that_is_refused_is_not_tried_again(loadtest: Call, status: int) -> None:
     with judging(lambda *_: refuse(status, {"error": "no"}), CHATS) as server:
-        code, _, _ = loadtest("check", server.url, "--try")
+        code, out, _ = loadtest("check", server.url, "--try")
     assert code == 1
     assert len(server.posted) == 1
+    assert ("OPENAI_API_KEY" in out.splitlines()[-1]) == (status != 429)
 
 
 def test_a_server_without_a_list_of_models_is_tried_where_a_model_is_named(loadtest: Call) -> None:
@@ -158,7 +159,18 @@ def test_a_server_without_a_list_of_models_is_tried_where_a_model_is_named(loadt
         code, out, _ = loadtest("check", server.url, "--try", "--model", "x")
     assert code == 0
     assert "only with --api openai" in out
-    assert f"command    loadtest run --url {server.url} --model x --api openai" in out
+    assert f"command    loadtest run --url {server.url} --api openai --model x" in out
+
+
+def test_what_was_asked_for_stays_in_the_command(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADTEST_SECRETS", "")
+    given = ["--header", "X-Key: PLANTED7431", "--top-p", "0.5", "--stop", "a", "--stop", "b", "--body", '{"u": "é"}']
+    with judging(no_unknown_fields(named=True), CHATS) as server:
+        _, out, err = loadtest("check", f"{server.url}{CHATS}", "--try", *given)
+    assert 'works      only with --body \'{"u":"é","stream_options":null}\'\n' in out
+    command = f"command    loadtest run --url {server.url} --api openai --header 'X-Key: …' --body "
+    assert command + '\'{"u":"é","stream_options":null}\' --top-p 0.5 --stop a --stop b\n' in out
+    assert "PLANTED7431" not in out + err
 
 
 def test_the_command_that_it_names_runs(loadtest: Call, tmp_path: Any) -> None:

@@ -28,7 +28,7 @@ from loadtest.workloads.tokens import TokenFit
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
-    from locust import argument_parser
+    from locust import User, argument_parser
     from locust.env import Environment
     from locust.event import Events
     from locust.exception import LocustError
@@ -40,6 +40,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from loadtest.users.options import OPTIONS, Settings, add_options
     from loadtest.users.run import free_path
     from loadtest.users.tryout import UserTarget, try_out
+    from loadtest.users.user import USER_KEYS
 
 
 @pytest.fixture
@@ -437,3 +438,22 @@ def test_who_begins_to_listen_at_init_hears_of_a_start_that_came_before_it() -> 
     assert heard == [environment]
     events.test_start.fire(environment=environment)
     assert heard == [environment] * 2
+
+
+def test_a_truth_that_was_read_is_read_again() -> None:
+    """A test that begins twice in one process reads the values that the first beginning wrote back."""
+    options = argparse.Namespace(ignore_eos="true", header=["X-A: 1"], stop=None)
+    for _ in range(2):
+        keys = Settings.of(options).keys
+        assert (keys["ignore_eos"], keys["header"]) == (True, ["X-A: 1"])
+        assert "stop" not in keys
+
+
+def test_no_attribute_of_our_users_hides_one_of_locusts() -> None:
+    assert not {key.name for key in USER_KEYS} & set(dir(User))
+
+    class Chat(ModelUser):
+        stop = "x"  # type: ignore[assignment]
+
+    with pytest.raises(ScenarioError, match="stop is a method of Locust's users; give --stop"):
+        Chat.scenario(Settings(), host=None, name="x", seed=1)

@@ -55,10 +55,11 @@ def check(place: str | None, *, trying: bool, url: str | None, **values: Any) ->
         raise ScenarioError("URL and --url both name a server: give one.")
     given = next((one for one in (place, url) if one is not None), None)
     given = withhold(default_url(api=values["api"] or "auto") if given is None else given)
-    asked = make_scenario(None, {**values, "url": given})
-    with control_client((scenario := located(asked)), scenario.connect_timeout, scenario.header) as client:
-        server, chosen, trouble, scenario = _look(client, scenario, trying=trying)
-        _show(server, chosen, trouble, scenario)
+    model = values["model"] if trying else values.pop("model")  # a plain check sends none, so any name may be looked up
+    asked = located(make_scenario(None, {**values, "url": given}))
+    with control_client(asked, asked.connect_timeout, asked.header) as client:
+        server, chosen, trouble, scenario = _look(client, asked, model, trying=trying)
+        _show(server, chosen, trouble, asked)
     if not trying:
         return 0
     if chosen is None:
@@ -67,7 +68,7 @@ def check(place: str | None, *, trying: bool, url: str | None, **values: Any) ->
 
 
 def _look(
-    client: httpx.Client, scenario: Scenario, *, trying: bool
+    client: httpx.Client, scenario: Scenario, model: str | None, *, trying: bool
 ) -> tuple[Server, ServedModel | None, str | None, Scenario]:
     """Return the server, its model, what is wrong with the choice of it, and the scenario with the API to try.
 
@@ -77,20 +78,20 @@ def _look(
     try:
         server = probe(client, url, api=scenario.api)
     except TargetError as error:
-        if not trying or scenario.model is None or scenario.api != "auto" or "cannot reach" in str(error):
+        if not trying or model is None or scenario.api != "auto" or "cannot reach" in str(error):
             raise
         print(f"! {error}")
         scenario = scenario.replace(api="openai")
         server = probe(client, url, api="openai")
     try:
-        return server, with_details(client, server, choose_model(server, scenario.model)), None, scenario
+        return server, with_details(client, server, choose_model(server, model)), None, scenario
     except TargetError as error:
-        if scenario.model is not None:
+        if model is not None:
             raise
         return server, None, str(error), scenario
 
 
-def _show(server: Server, chosen: ServedModel | None, trouble: str | None, scenario: Scenario) -> None:
+def _show(server: Server, chosen: ServedModel | None, trouble: str | None, keys: ConnectionKeys) -> None:
     rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
     if server.simulated:
         profile = shown(server.simulated["profile"])
@@ -110,7 +111,7 @@ def _show(server: Server, chosen: ServedModel | None, trouble: str | None, scena
     )
     for name, value in rows:
         print(f"{name:10} {value}")
-    for text in [*([trouble] if trouble else []), *hazards(server, chosen, keys=scenario)]:
+    for text in [*([trouble] if trouble else []), *hazards(server, chosen, keys=keys)]:
         print(f"! {text}")
 
 

@@ -13,13 +13,18 @@ from loadtest.dialects.base import Dialect
 
 FIELD_STATUSES = (400, 422)
 LENGTH_KEYS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+LENGTHS = (*LENGTH_KEYS, "max_output_tokens")
 _OPTIONS = {  # fields whose option has another name
     "seed": "sampling_seed",
     "think": "think",
     "reasoning_effort": "think",
     "chat_template_kwargs": "think",
+    "reasoning": "think",
+    "thinking": "think",
+    "stop_sequences": "stop",
 }
-_WORDS_FOR = {"think": r"think(?:ing)?", "reasoning_effort": r"reasoning(?:[_.]effort)?"}  # what servers call a field
+_THINKING = r"(?:reasoning(?:[_.]effort)?|think(?:ing)?|{name})"
+_WORDS_FOR = {name: _THINKING.format(name=name) for name in ("think", "reasoning_effort", "chat_template_kwargs")}
 _REFUSING = re.compile(
     r"unknown|unrecogni[sz]ed|unsupported|n[o']t (?:be )?(?:support|permit|allow|accept|availab|recogni|expect|known|valid)"
     r"|unexpected|extra (?:inputs?|fields?|keys?)|additional propert|forbid|disallow|no such|invalid (?:field|param|arg|key)"
@@ -56,10 +61,11 @@ def refused_field(dialect: Dialect, output_tokens: int | None, status: int | Non
     return without(dialect, min(named)[1]) if named else None
 
 
-def without(dialect: Dialect, name: str) -> Refusal:
-    """Return how a field of the body is left out or, a length's, renamed."""
-    if name in LENGTH_KEYS and name not in dialect.patch:
-        return Refusal(name, "max_tokens_key", LENGTH_KEYS[name])
+def without(dialect: Dialect, name: str) -> Refusal | None:
+    """Return how a field of the body is left out or, a length's, renamed; None for a length that has one name alone."""
+    if name in LENGTHS and name not in dialect.patch:
+        other = LENGTH_KEYS.get(name) if hasattr(dialect, "max_tokens_key") else None
+        return None if other is None else Refusal(name, "max_tokens_key", other)
     if name in dialect.patch or name not in dialect.options:
         kept = {key: value for key, value in dialect.patch.items() if key != name}
         body: Mapping[str, Any] = kept if _only_of_patch(dialect, name) else {**kept, name: None}

@@ -19,8 +19,8 @@ from loadtest.dialects import DIALECTS, Dialect, dialect_for
 from loadtest.dialects.refusals import LENGTH_KEYS, refused_field, without
 from loadtest.errors import ScenarioError
 from loadtest.records import Outcome, Record
-from loadtest.scenario import Scenario, keys_of
-from loadtest.scenario.request import RequestKeys
+from loadtest.scenario import ConnectionKeys, Key, RequestKeys, Scenario, keys_of
+from loadtest.text import shown
 
 MOST_ATTEMPTS = 24
 OTHER_PATHS = (  # where servers of the OpenAI API have it, when not at /v1/chat/completions
@@ -31,6 +31,7 @@ OTHER_PATHS = (  # where servers of the OpenAI API have it, when not at /v1/chat
     "/v1/openai/chat/completions",
 )
 NOT_THERE = (404, 405, 501)
+_WITHHELD = re.compile(r"\$\{LOADTEST_\w+\}")  # stands for a secret that the user wrote out
 _NO_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
 
 
@@ -107,14 +108,13 @@ def _leave_outs(refused: Attempt) -> Iterator[Scenario]:
     fields = dialect.fields(refused.record.asked)
     order = [name for name in ("stream_options", *LENGTH_KEYS, *dialect.options, *dialect.patch) if name in fields]
     for name in dict.fromkeys(order):
-        change = without(dialect, name)
-        yield scenario.replace(**{change.key: change.value})
+        if change := without(dialect, name):
+            yield scenario.replace(**{change.key: change.value})
     both = [name for name in ("stream_options", *LENGTH_KEYS) if name in fields]
     together = scenario
     for name in [*both, *dict.fromkeys((*dialect.options, *dialect.patch))]:
-        change = without(dataclasses.replace(dialect, patch=json.loads(together.body or "{}")), name)
-        together = together.replace(**{change.key: change.value})
-        if name != both[0]:
+        if change := without(dataclasses.replace(dialect, patch=json.loads(together.body or "{}")), name):
+            together = together.replace(**{change.key: change.value})
             yield together
 
 
@@ -134,16 +134,39 @@ def _other_places(scenario: Scenario, known: Known) -> Iterator[Scenario]:
             yield plain.replace(endpoint=endpoint, **given)
 
 
-def command_changes(asked: Scenario, found: Scenario) -> list[str]:
-    """Return what to add to a command that asks for `asked` (an option each) to ask for `found`, or to leave out of it."""
-    changes = []
-    for key in keys_of(RequestKeys):
-        value = getattr(found, key.name)
-        if value == getattr(asked, key.name):
-            continue
-        if value in (None, (), key.default):
-            changes.append(f"leave out {key.flag}")
-        else:
-            text = json.dumps(json.loads(value), separators=(",", ":")) if key.name == "body" else str(value)
-            changes.append(f"{key.flag} {shlex.quote(text)}")
-    return changes
+def changes(asked: Scenario, found: Scenario) -> str:
+    """Say with and without which options a command that asks for `asked` asks for `found`; "" where it does."""
+    differing = [key for key in keys_of(RequestKeys) if getattr(asked, key.name) != getattr(found, key.name)]
+    given = [key.flag for key in differing if not _is_default(key, found)]
+    with_ = [text for key in differing if not _is_default(key, found) for text in _options(key, found)]
+    without_ = [key.flag for key in differing if key.flag not in given]
+    return ", ".join(
+        [f"with {' and '.join(with_)}"] * bool(with_) + [f"without {' and '.join(without_)}"] * bool(without_)
+    )
+
+
+def command(scenario: Scenario, url: str) -> str:
+    """Return the command that measures with such requests; of a secret its name alone is shown."""
+    keys = [
+        key
+        for part in (RequestKeys, ConnectionKeys)
+        for key in keys_of(part)
+        if key.name != "url" and not _is_default(key, scenario)
+    ]
+    return " ".join(
+        ["loadtest run --url", shlex.quote(url), *(text for key in keys for text in _options(key, scenario))]
+    )
+
+
+def _is_default(key: Key, scenario: Scenario) -> bool:
+    return getattr(scenario, key.name) in (None, (), key.default)
+
+
+def _options(key: Key, scenario: Scenario) -> list[str]:
+    value = getattr(scenario, key.name)
+    if key.kind is bool:
+        return [key.flag]
+    if key.name == "body":
+        value = json.dumps(json.loads(value), separators=(",", ":"), ensure_ascii=False)
+    texts = [_WITHHELD.sub("…", shown(str(one))) for one in (value if key.listed else [value])]
+    return [f"{key.flag} {shlex.quote(text)}" for text in texts]

@@ -24,6 +24,7 @@ from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit, uncut
 from loadtest.workloads.workload import FIT_SHORT, Workload
 
+TRIED = (400, 404, 405, 415, 422, 500, 501)  # statuses after which another request may be answered
 SHORTEST_CONTEXT = 1024  # tokens: no server is known to cut prompts to fewer
 
 
@@ -134,4 +135,8 @@ def _accept(record: Record, wire: SyncWire, target: Target) -> None:
         raise TargetError(instead)
     failed = record.status is not None and not 200 <= record.status < 300
     status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""
-    raise TargetError(f"{where} does not answer a first request: {status}{record.error or record.outcome}.")
+    said = record.error or record.outcome
+    around = (
+        " `loadtest check --try` finds out what it answers." if record.status in TRIED and " --" not in said else ""
+    )
+    raise TargetError(f"{where} does not answer a first request: {status}{said}.{around}")

@@ -37,9 +37,9 @@ def _positive_whole(text: str) -> int:
 
 
 def _truth(text: str) -> bool:
-    if text not in TRUTH:
+    if text.lower() not in TRUTH:  # the value that `Settings.of` wrote back is read again
         raise ValueError
-    return TRUTH[text]
+    return TRUTH[text.lower()]
 
 
 def _read_ratio(text: str) -> float:
