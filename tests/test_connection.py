@@ -18,6 +18,7 @@ from test_wire_tls import certificate  # noqa: F401 - a fixture
 
 from loadtest import credentials
 from loadtest.errors import ScenarioError
+from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ConnectionKeys, Scenario
 
@@ -152,6 +153,13 @@ def test_wrong_files_and_contradictions_are_one_sentence(loadtest: Call, certifi
             assert (code, words in err.lower() or words in err) == (2, True), err
 
 
+def test_https_asked_of_a_port_that_speaks_http(loadtest: Call) -> None:
+    with made({}) as server:
+        url = server.url.replace("http:", "https:")
+        code, _, err = loadtest("check", url)
+    assert (code, err) == (2, f"loadtest: {url} speaks http, not https: give {server.url}.\n")
+
+
 def test_proxy_variables_are_not_used_and_check_says_so(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     with made({"/v1/models": {"data": [{"id": "m"}]}}) as server, proxying() as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
@@ -202,7 +210,7 @@ def test_locust_by_proxy_and_by_unix_socket(tmp_path: Path, monkeypatch: pytest.
 def ok_so_far(folder: Path) -> dict[str, Any]:
     """Return run.json of a Locust test; most requests are good: Locust stops those in flight at its end."""
     outcomes = [record.outcome for record in RunFolder.open(folder).records()]
-    assert outcomes.count("ok") > len(outcomes) / 2
+    assert outcomes.count(Outcome.OK) > len(outcomes) / 2
     for path in folder.rglob("*"):
         assert path.is_dir() or b"PLANTED" not in path.read_bytes(), path
     return RunFolder.open(folder).read_run()
