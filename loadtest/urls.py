@@ -37,6 +37,7 @@ _HOST = re.compile(r"[\w.~%-]+")  # names beyond ASCII too: the resolver decides
 _OWN_ROOT = re.compile(r"/v\d+\w*(/openai)?$|/deployments/")
 _DEPLOYMENT = re.compile(r"/deployments/([^/?]+)")
 _UNIX = re.compile(r"(?:http\+)?unix:(?=/)", re.IGNORECASE)
+_UNIX_GIVEN = re.compile(r"(?:http\+)?unix:(?!\d+(?:/|$))", re.IGNORECASE)  # a port behind it would make it a host
 # Names of a query's values that are keys; with word borders, for api-version and max_tokens are none.
 _KEY_NAME = re.compile(
     r"(?:^|[-_.])(?:(?:api|access|subscription|secret)?-?key|code|token|secret|sig|signature|password|pwd|auth)$",
@@ -141,7 +142,7 @@ def parse_url(text: str) -> Address:
     quoted = f"'{shown(without_secrets(given))}'"
     if not given:
         raise TargetError(f"{quoted} is not a URL: it is empty; write it like http://127.0.0.1:{OLLAMA_PORT}.")
-    if _UNIX.match(given):
+    if _UNIX_GIVEN.match(given):
         place, parts = _unix_socket(given, quoted)
     else:
         parts, bare = _split_url(given, quoted)

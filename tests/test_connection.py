@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.gateways import free_port
 from support.hops import on_socket, proxying
 from support.made_servers import OPENAI_STREAM, Made, made, refuse
 from test_wire_tls import certificate  # noqa: F401 - a fixture
@@ -153,6 +154,13 @@ def test_wrong_files_and_contradictions_are_one_sentence(loadtest: Call, certifi
             assert (code, words in err.lower() or words in err) == (2, True), err
 
 
+def test_https_asked_of_a_port_that_speaks_http(loadtest: Call) -> None:
+    with made({}) as server:
+        url = server.url.replace("http:", "https:")
+        code, _, err = loadtest("check", url)
+    assert (code, err) == (2, f"loadtest: {url} speaks http, not https: give {server.url}.\n")
+
+
 def test_proxy_variables_are_not_used_and_check_says_so(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     with made({"/v1/models": {"data": [{"id": "m"}]}}) as server, proxying() as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
@@ -168,8 +176,10 @@ def test_proxy_variables_are_not_used_and_check_says_so(loadtest: Call, monkeypa
 def locust(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "chat.py").write_text(CHAT)
     command = [sys.executable, "-m", "locust", "--headless", "-f", "chat.py", "-u", "2", "-r", "2", "-t", "2s"]
+    port = str(free_port())
+    own = ["--master-bind-port", port, "--master-port", port] if "--processes" in options else []
     return subprocess.run(
-        [*command, *options, "--out", "run"],
+        [*command, *options, *own, "--out", "run"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -187,7 +197,7 @@ def test_locust_by_proxy_and_by_unix_socket(tmp_path: Path, monkeypatch: pytest.
         done = locust(
             tmp_path / "p", "--host", server.url, "--proxy", given, "--key-env", "GATEWAY_KEY", "--processes", "2"
         )
-        assert headers_of(server, "authorization") == {f"Bearer {KEY}"}
+        assert headers_of(server, "authorization") == {f"Bearer {KEY}"}, done.stderr
         assert any(b"Proxy-Authorization: Basic" in head for head in proxy.seen)
         assert len(proxy.seen) >= 4
         assert "PLANTED" not in done.stdout + done.stderr

@@ -151,6 +151,8 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
             raise TargetError(
                 f"{url} has a certificate for another name: {shorten(str(error))}; give the URL with a name that it holds."
             ) from None
+        if "WRONG_VERSION_NUMBER" in str(error):
+            raise TargetError(f"{url} speaks http, not https: give http://{url.partition('://')[2]}.") from None
         if "CERTIFICATE" in str(error):
             raise TargetError(
                 f"{url} has a certificate that is not trusted here: {shorten(str(error))}; give its authority with --ca-file, or trust it "

@@ -110,7 +110,8 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
 def _openai_server(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> Server:
     """Return the server as one that speaks OpenAI's API; `listing` answered the question for its models."""
     listed = listed_models(listing.json())
-    unlisted = None if listed is not None else f"GET {listing.path}: {listing.said}"
+    path = f"…{listing.path.removeprefix('/v1')}" if has_own_root(url) else listing.path
+    unlisted = None if listed is not None else f"GET {path}: {listing.said}"
     props = ControlAnswer("/props") if listing.failure else ask(client, url, "/props")
     simulated = _simulated_facts(version) or _simulated_facts(listing)
     return _openai(client, url, listed or [], props, simulated=simulated, unlisted=unlisted)
