@@ -35,6 +35,8 @@ COMMANDS = {
         "loadtest.cli.advise",
         "Say how many parallel slots the server should have, and what they would change.",
     ),
+    "ls": ("loadtest.cli.ls", "List run folders: model, levels, verdict, most output tokens/s."),
+    "export": ("loadtest.cli.export", "Write a run's levels, requests and chunks as CSV, JSON or Parquet."),
     "memory": ("loadtest.cli.memory", "Say what a model takes in memory, and whether it fits."),
     "check": ("loadtest.cli.check", "Say what server answers at a URL, and what could spoil a measurement."),
     "monitor": ("loadtest.cli.monitor", "Sample host, GPU and servers into a run folder."),
@@ -79,7 +81,7 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Load-test a model server: TTFT and tokens/s of every stream, and why requests wait.
 
-    Start with `loadtest demo`, then `loadtest run --url http://127.0.0.1:11434 --report`.
+    Start with `loadtest demo`, then `loadtest run http://127.0.0.1:11434`.
 
     \b
     Exit codes: 0 done · 1 a gate failed · 2 a mistake in what was asked for
