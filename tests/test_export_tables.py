@@ -51,7 +51,7 @@ def test_every_column_is_documented_and_of_one_type(loadtest: Call) -> None:
     for path in sorted(folder for folder in FOLDERS.iterdir() if folder.is_dir()):
         read = library.read_run(path)
         for table in ("levels", "requests", "chunks"):
-            found = {name: str(kind) for name, kind in typed(getattr(read, table)).dtypes.items()}
+            found = {str(name): str(kind) for name, kind in typed(getattr(read, table)).dtypes.items()}
             assert kinds.setdefault(table, found) == found, path
     assert not [name for table in kinds.values() for name in table if f"`{name}`" not in page]
     assert not {"object"} & {kind for table in kinds.values() for kind in table.values()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,11 @@ def documented(command: str) -> set[str]:
     row = re.search(rf"^\| `{command}` \| (.*) \|$", page, re.MULTILINE)
     assert row is not None, command
     first = re.sub(r"\([^()]*\)", "", row[1]).split("; with `--table`")[0]
-    return set(re.findall(r"`([a-z_]+)`", first)) - {"runs"} if command == "run" else set(re.findall(r"`([a-z_]+)`", first))
+    return (
+        set(re.findall(r"`([a-z_]+)`", first)) - {"runs"}
+        if command == "run"
+        else set(re.findall(r"`([a-z_]+)`", first))
+    )
 
 
 def document(text: str) -> Any:
@@ -62,7 +67,9 @@ def test_run(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
 def test_report(loadtest: Call, tmp_path: Path) -> None:
     make(tmp_path / "a", Made(), users=(1, 4))
     make(tmp_path / "b", Made(), users=(2,))
-    code, out, _ = loadtest("report", tmp_path / "a", tmp_path / "b", tmp_path / "none", "--slo", "ttft_p50=1ms", "--json")
+    code, out, _ = loadtest(
+        "report", tmp_path / "a", tmp_path / "b", tmp_path / "none", "--slo", "ttft_p50=1ms", "--json"
+    )
     found = document(out)
     assert (code, found["exit_code"]) == (2, 2)
     assert documented("report") == {"runs", "exit_code"} | found["runs"][0].keys()
@@ -80,7 +87,8 @@ def test_compare_and_advise(loadtest: Call, tmp_path: Path) -> None:
     found = document(out)
     assert code == 0
     assert documented("compare") <= found.keys()
-    code, out, err = loadtest("advise", tmp_path / "a", "--json")
+    shutil.copytree(ROOT / "tests/folders/closed", tmp_path / "closed")
+    code, out, err = loadtest("advise", tmp_path / "closed", "--json")
     assert code == 0, err
     assert documented("advise") <= document(out).keys()
 

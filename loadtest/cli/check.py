@@ -41,9 +41,9 @@ def check(
     Without URL: OLLAMA_HOST, OPENAI_BASE_URL (first with --api openai), else the local Ollama. No prompt is sent. Exit
     code 2 when no usable server answers.
     """
-    say_what_is_taken()
-    if url is not None and is_from_environment("named"):
-        named = None
+    beaten = url is not None and is_from_environment("named")
+    say_what_is_taken(["named"] if beaten else [])
+    named = None if beaten else named
     given = one_url(url, named)
     keys = connection_of(values)
     address = parse_url(withhold(default_url(api=api) if given is None else given))
@@ -125,4 +125,6 @@ def _context_text(model: ServedModel) -> str:
     return unknown + (f"; {trained}" if trained else "")
 
 
-named_in_environment(check, ["named", "model", "api", "connect_timeout", *(key.name for key in keys_of(ConnectionKeys))])
+named_in_environment(
+    check, ["named", "model", "api", "connect_timeout", *(key.name for key in keys_of(ConnectionKeys))]
+)

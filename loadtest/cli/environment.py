@@ -15,7 +15,15 @@ from click.core import ParameterSource
 PREFIX = "LOADTEST_"
 # Names in use for other things: LOADTEST_URL_KEY_… begins the names of variables that hold keys taken out of URLs.
 RESERVED = ("STAMPS", "CALIBRATION", "BASIC_AUTH", "SECRETS", "BENCH_HERE", "URL_KEY_")
-SHOWING = ("report", "no_report", "quiet", "as_json", "junit", "github_summary", "out")  # change nothing in what is measured
+SHOWING = (
+    "report",
+    "no_report",
+    "quiet",
+    "as_json",
+    "junit",
+    "github_summary",
+    "out",
+)  # change nothing in what is measured
 
 
 def variable_of(option: click.Option) -> str:
@@ -49,10 +57,11 @@ class _Lines(click.ParamType[object]):
         return [line.strip() for line in rv.splitlines() if line.strip()]
 
 
-def _taken(context: click.Context) -> Iterator[str]:
+def _taken(context: click.Context, beaten: Iterable[str]) -> Iterator[str]:
+    kept_out = {*SHOWING, *beaten}
     for option in context.command.params:
         source = context.get_parameter_source(option.name or "")
-        if isinstance(option, click.Option) and source is ParameterSource.ENVIRONMENT and option.name not in SHOWING:
+        if isinstance(option, click.Option) and source is ParameterSource.ENVIRONMENT and option.name not in kept_out:
             yield variable_of(option)
 
 
@@ -61,8 +70,11 @@ def is_from_environment(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is ParameterSource.ENVIRONMENT
 
 
-def say_what_is_taken() -> None:
-    """Name on stderr the variables that the running command takes; not their values, which may be secrets."""
-    names = list(_taken(click.get_current_context()))
+def say_what_is_taken(beaten: Iterable[str] = ()) -> None:
+    """Name on stderr the variables that the running command takes; not their values, which may be secrets.
+
+    `beaten` are options whose place an argument takes.
+    """
+    names = list(_taken(click.get_current_context(), beaten))
     if names:
         print(f"loadtest: from the environment: {', '.join(names)}.", file=sys.stderr)

@@ -33,7 +33,9 @@ def _tables(_context: click.Context, _option: click.Parameter, text: str) -> tup
 
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--format", "kind", type=click.Choice(FORMATS), default="csv", show_default=True, help="Format of the files.")
+@click.option(
+    "--format", "kind", type=click.Choice(FORMATS), default="csv", show_default=True, help="Format of the files."
+)
 @click.option(
     "--what",
     default=",".join(TABLES),

@@ -161,7 +161,9 @@ def _common(path: Path, facts: dict[str, Any], levels: Sequence[dict[str, Any]])
         "model": ", ".join(dict.fromkeys(models)) or None,
         "simulated": bool(facts.get("simulated")),
         "state": None if facts.get("state") is None else str(facts["state"]),
-        "loads": tuple(dict.fromkeys(float(rate) for rate in rates) if rates else dict.fromkeys(int(count) for count in users)),
+        "loads": tuple(
+            dict.fromkeys(float(rate) for rate in rates) if rates else dict.fromkeys(int(count) for count in users)
+        ),
         "open_loop": bool(rates) or any(level.get("trace") for level in levels),
         "levels": len(levels),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ class Showing:
     text: bool = True  # tables, findings and objectives
     quiet: bool = False  # no progress, no notes; of the results the folder alone
     as_json: bool = False
-    gates: GateFiles = GateFiles()
+    gates: GateFiles = field(default_factory=GateFiles)
 
     def line(self) -> LiveLine:
         return NoLine() if self.quiet else LiveLine()
@@ -76,7 +76,9 @@ class Showing:
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make.  [default: runs/<time>-<name>]")
 @click.option("--report", is_flag=True, hidden=True)
 @click.option(
-    "--no-report", is_flag=True, help="Leave out report.html, report.md and the charts; `loadtest report` makes them later."
+    "--no-report",
+    is_flag=True,
+    help="Leave out report.html, report.md and the charts; `loadtest report` makes them later.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print the run folder alone, and what went wrong to stderr.")
 @json_option
@@ -135,10 +137,11 @@ def run(
     Every option here can be set in the environment as well: --input-tokens is LOADTEST_INPUT_TOKENS. An option wins over
     the environment, and that over the scenario file.
     """
-    say_what_is_taken()
+    beaten = is_from_environment("url") and file_and_url(given, None)[1] is not None
+    say_what_is_taken(["url"] if beaten else [])
     if report and no_report and not is_from_environment("no_report"):
         raise ScenarioError("--report and --no-report exclude each other; a report is written without either.")
-    scenario_file, values["url"] = file_and_url(given, None if _beaten("url", given) else values["url"])
+    scenario_file, values["url"] = file_and_url(given, None if beaten else values["url"])
     objectives = () if slo is None else parse_objectives(slo)
     gates = GateFiles.asked(junit, github_summary=github_summary)
     charts = report or not no_report
@@ -195,7 +198,7 @@ def _find_max(
 
 def show_ended(
     finished: Finished,
-    showing: Showing = Showing(),  # noqa: B008 - frozen
+    showing: Showing = Showing(),
     *,
     objectives: Sequence[Objective] = (),
     searched: tuple[SearchResult, str] | None = None,
@@ -273,11 +276,6 @@ def _print_what_is_wrong(written: Report, objectives: Sequence[Objective]) -> No
         for each in judge_objectives(objectives, level):
             if not each.met:
                 print(f"loadtest: {level['label']}: {each}.", file=sys.stderr)
-
-
-def _beaten(name: str, given: Sequence[str]) -> bool:
-    """Whether an argument takes the place of an option that comes from the environment."""
-    return is_from_environment(name) and file_and_url(given, None)[1] is not None
 
 
 named_in_environment(run)
