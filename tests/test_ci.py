@@ -114,6 +114,17 @@ def test_a_run_writes_both_and_quietly(
     assert "❌ missed" in (tmp_path / "summary.md").read_text()
 
 
+@pytest.mark.parametrize(("slo", "ended"), [("ttft_p50=60", "passed"), ("ttft_p50=0.1ms", "failure")])
+def test_a_search_is_one_test_and_passes_as_the_exit_code_does(
+    loadtest: Call, simulated_url: str, tmp_path: Path, slo: str, ended: str
+) -> None:
+    given = ("--find-max", "1", "--slo", slo, "--output-tokens", "2", "--input-tokens", "16", "--warmup", "0")
+    gate = tmp_path / "gate.xml"
+    code, *_ = loadtest("run", simulated_url, *given, "--junit", gate, "--out", tmp_path / "run")
+    assert [(level, how) for level, _, how in cases_in(gate)] == [("find-max", {3: "error"}.get(code, ended))]
+    assert code in (3, int(ended == "failure"))
+
+
 def test_no_secret_is_in_them(loadtest: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "sk-planted-0123456789"
     make(tmp_path / "run", Made(), users=(1,), name=f"as {secret} said")

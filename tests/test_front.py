@@ -124,6 +124,22 @@ def test_check_takes_the_url_of_the_environment_and_others_take_none(
     assert loadtest("memory", "--model", "llama3.1:8b")[0] == 0
 
 
+def test_a_wrong_value_of_a_variable_names_the_variable(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADTEST_CONCURRENCY", "many")
+    code, _, err = loadtest("run", "http://127.0.0.1:9")
+    assert code == 2
+    assert "the variable LOADTEST_CONCURRENCY: 'many' is not a list of whole numbers" in err
+    code, _, err = loadtest("run", "http://127.0.0.1:9", "--concurrency", "none")
+    assert code == 2
+    assert "'--concurrency': 'none'" in err
+
+
+def test_a_host_without_a_port_is_told_from_a_file(loadtest: Call) -> None:
+    code, _, err = loadtest("run", "gpu-box")
+    assert code == 2
+    assert "a server is written like http://HOST:11434" in err
+
+
 def test_the_names_are_one_an_option_and_clash_with_none_in_use() -> None:
     names = [option.envvar for option in options_of("run") if not option.hidden]
     assert all(isinstance(name, str) and name.startswith(PREFIX) for name in names)

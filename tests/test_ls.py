@@ -42,6 +42,22 @@ def test_the_headline_of_each_run_the_newest_first(loadtest: Call) -> None:
     assert "1 to 32" in line_of(out, "new")
 
 
+@pytest.mark.parametrize("width", [30, 50, 80, 120])
+def test_the_verdict_stays_and_the_name_is_never_cut(
+    loadtest: Call, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    name = "20260101-120000-a-long-name-of-a-run"
+    made = {"url": "http://127.0.0.1:11434", "api": "ollama", "model": "meta-llama/Llama-3.1-70B-Instruct-AWQ-INT4"}
+    make(Path("runs", name), Made(), users=(1, 2), target=made)
+    loadtest("report", f"runs/{name}")
+    monkeypatch.setenv("COLUMNS", str(width))
+    _, out, _ = loadtest("ls")
+    assert max(map(len, out.splitlines())) <= width
+    assert name in "".join(line.split(" ")[0] for line in out.splitlines()[2:])
+    assert "verdict" in out or width < 50
+    assert "valid" in out
+
+
 def test_a_void_level_gives_no_headline(loadtest: Call) -> None:
     make(Path("runs/a"), Made(), users=(1, 2), clock_steps=1)
     loadtest("report", "runs/a")

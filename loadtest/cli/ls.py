@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import orjson
@@ -21,6 +21,17 @@ RUNS = Path("runs")
 SIGNS = ("run.json", "run.json.partial", "summary.json", "requests-*.jsonl")  # of a run folder, whole or not
 NO_REPORT = "no report"
 WIDE = 100  # columns of a terminal from which the time of day is shown
+COLUMNS = {
+    "run": 0,
+    "when": 76,
+    "model": 62,
+    "levels": 48,
+    "tokens/s": 0,
+    "verdict": 0,
+}  # -> from which width it is shown
+PADDING = 2  # columns between two columns
+GIVING = {"model": 10, "run": 12}  # columns that may be narrower than their text -> the least width
+STYLES = {VALID: "green", SUSPECT: "yellow", VOID: "bold red", NO_REPORT: "dim"}
 LOADS_SHOWN = 12  # characters of a list of loads; a longer one is given by its ends
 DAMAGED = (AttributeError, KeyError, TypeError, ValueError)  # a file that is JSON, but not as it was written
 
@@ -193,6 +204,16 @@ def _when(one: Headline, *, day_alone: bool) -> str:
     return f"{at:%Y-%m-%d}" if day_alone else f"{at:%Y-%m-%d %H:%M}"
 
 
+def _widths(rows: Sequence[Sequence[str]], heads: Sequence[str], width: int) -> dict[str, int]:
+    """Return the width of each column, in `width` columns of a terminal: what is too much, model and then run give up."""
+    needed = {head: max(len(head), *(len(row[i]) for row in rows)) for i, head in enumerate(heads)}
+    for name, least in GIVING.items():
+        if name in needed:
+            over = sum(needed.values()) + PADDING * (len(heads) - 1) - width
+            needed[name] = max(needed[name] - max(over, 0), least)
+    return needed
+
+
 def _print(found: Sequence[Headline]) -> None:
     from rich import box
     from rich.console import Console
@@ -200,27 +221,17 @@ def _print(found: Sequence[Headline]) -> None:
     from rich.text import Text
 
     console = Console()
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("run", overflow="fold", min_width=12)
-    table.add_column("when", no_wrap=True)
-    table.add_column("model", overflow="ellipsis", no_wrap=True, min_width=8, max_width=30)
-    table.add_column("levels", overflow="ellipsis", no_wrap=True, min_width=6)
-    table.add_column("tokens/s", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    styles = {"valid": "green", "suspect": "yellow", "void": "bold red"}
-    for one in found:
-        if one.trouble is None:
-            verdict = _verdict(one)
-            model = shown(one.model or UNKNOWN)
-            table.add_row(
-                Text(shown(one.path.name or str(one.path))),
-                _when(one, day_alone=console.width < WIDE),
-                Text(model),
-                _loads(one),
-                number(one.tokens_per_s),
-                Text(verdict, style=styles.get(verdict, "dim")),
-            )
-    if table.row_count:
+    heads = [name for name, least in COLUMNS.items() if console.width >= least]
+    rows = [[_cells(one, console.width)[name] for name in heads] for one in found if one.trouble is None]
+    if rows:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, PADDING // 2, 0, 0), pad_edge=False, show_edge=False)
+        for name, width in _widths(rows, heads, console.width).items():
+            # The name of a run is what other commands are given, so it is folded and never cut.
+            how: Literal["fold", "ellipsis"] = "fold" if name == "run" else "ellipsis"
+            right: Literal["left", "right"] = "right" if name == "tokens/s" else "left"
+            table.add_column(name, justify=right, no_wrap=name != "run", overflow=how, width=width)
+        for row in rows:
+            table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
         console.print(table)
     for one in found:
         if one.trouble is not None:
@@ -229,3 +240,14 @@ def _print(found: Sequence[Headline]) -> None:
     if simulated:
         every = "All of them" if simulated == len(found) else f"{simulated} of them"
         console.print(Text(f"{every} measured a simulated server.", style="dim"))
+
+
+def _cells(one: Headline, width: int) -> dict[str, str]:
+    return {
+        "run": shown(one.path.name or str(one.path)),
+        "when": _when(one, day_alone=width < WIDE),
+        "model": shown(one.model or UNKNOWN),
+        "levels": _loads(one),
+        "tokens/s": number(one.tokens_per_s),
+        "verdict": _verdict(one),
+    }

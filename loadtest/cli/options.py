@@ -122,6 +122,11 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
             f"{short_repr(files[0])} and {short_repr(files[1])} both name a scenario file: give one; a server's URL begins "
             "with http://."
         )
+    if files and not files[0].endswith(".toml") and files[0] and not Path(files[0]).exists():
+        raise ScenarioError(
+            f"cannot read the scenario {short_repr(files[0])}: there is no such file; a server is written like "
+            "http://HOST:11434."
+        )
     if len(urls) + (url is not None) > 1:
         raise ScenarioError("two URLs are given: give one, as URL or with --url.")
     return Path(files[0]) if files else None, urls[0] if urls else url

@@ -14,6 +14,7 @@ import orjson
 
 from loadtest.credentials import scrubber
 from loadtest.errors import ScenarioError
+from loadtest.measure.search import SearchResult
 from loadtest.slo import Objective, judge_objectives
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ class GateFiles:
                 _check_writable(path, option)
         return found
 
-    def write(self, reports: Sequence[Report], objectives: Sequence[Objective], conclusion: str | None = None) -> None:
-        """Write JUnit XML, and append to the step summary. `conclusion` says what --find-max found."""
+    def write(
+        self, reports: Sequence[Report], objectives: Sequence[Objective], found: tuple[SearchResult, str] | None = None
+    ) -> None:
+        """Write JUnit XML, and append to the step summary. `found` is what --find-max found, and its sentence."""
         if self.junit is None and self.step_summary is None:
             return
         from loadtest.analyse.report import write_whole
@@ -53,11 +56,12 @@ class GateFiles:
 
         analyses = [one for report in reports for one in report.analyses]
         summaries = [(str(one.run.path), one.summary) for one in analyses]
+        search = gate_report.searched(found[1], met=bool(found[0].met), void=bool(found[0].void)) if found else None
         if self.junit is not None:
             self.junit.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.junit, scrubber()(gate_report.junit(summaries, objectives)))
+            write_whole(self.junit, scrubber()(gate_report.junit(summaries, objectives, search)))
         if self.step_summary is not None:
-            text = "".join(gate_report.step_summary(one, objectives, conclusion) for _, one in summaries)
+            text = "".join(gate_report.step_summary(one, objectives, search) for _, one in summaries)
             with self.step_summary.open("ab") as file:
                 file.write(scrubber()(text.encode()))
 

@@ -220,7 +220,7 @@ def show_ended(
     code = _exit_code(finished, written, judged, searched)
     conclusion = None if searched is None else searched[1]
     if written is not None:
-        showing.gates.write([written], judged, conclusion)
+        showing.gates.write([written], judged, searched)
     if showing.as_json:
         print_json(_run_dict(finished, written, judged, conclusion, code))
     elif showing.quiet:

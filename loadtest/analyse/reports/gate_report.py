@@ -26,13 +26,26 @@ class Case:
     ended: str = ""  # "error", "failure", or "" where it passed
 
 
-def cases(summary: dict[str, Any], objectives: Sequence[Objective]) -> Iterator[Case]:
-    """Yield a case for each level's verdict and each of its objectives, and one for a run that did not end by itself."""
+def searched(sentence: str, *, met: bool, void: bool) -> Case:
+    """Return the case of a search for the most streams: whether at least one stream meets the objectives."""
+    return Case(
+        "find-max", "at least one stream meets the objectives", sentence, ERROR if void else "" if met else FAILURE
+    )
+
+
+def cases(summary: dict[str, Any], objectives: Sequence[Objective], search: Case | None = None) -> Iterator[Case]:
+    """Yield a case for each level's verdict and each of its objectives, and one for a run that did not end by itself.
+
+    Of a search it is one for what was found: levels beyond the answer have to miss the objectives.
+    """
     state = summary["state"]
     if state != "done":
         yield Case("run", "the run ended by itself", f"the run's state is {state or 'unknown'}", ERROR)
     if not summary["levels"]:
         yield Case("run", "something was measured", "no level was measured", ERROR)
+    if search is not None:
+        yield search
+        return
     for level in summary["levels"]:
         verdict = level["verdict"]
         why = "; ".join(level["reasons"])
@@ -43,11 +56,13 @@ def cases(summary: dict[str, Any], objectives: Sequence[Objective]) -> Iterator[
             yield Case(level["label"], str(each.objective), str(each), ended)
 
 
-def junit(runs: Sequence[tuple[str, dict[str, Any]]], objectives: Sequence[Objective]) -> bytes:
+def junit(
+    runs: Sequence[tuple[str, dict[str, Any]]], objectives: Sequence[Objective], search: Case | None = None
+) -> bytes:
     """Return JUnit XML with a suite for each run, given as its path and its summary."""
     root = ElementTree.Element("testsuites", name="loadtest")
     for path, summary in runs:
-        tested = list(cases(summary, objectives))
+        tested = list(cases(summary, objectives, search))
         suite = ElementTree.SubElement(root, "testsuite", name=shown(summary["name"]))
         _count(suite, tested)
         if summary["started"]:
@@ -61,7 +76,7 @@ def junit(runs: Sequence[tuple[str, dict[str, Any]]], objectives: Sequence[Objec
                 ElementTree.SubElement(row, case.ended, message=shown(case.said))
             else:
                 ElementTree.SubElement(row, "system-out").text = shown(case.said)
-    _count(root, [case for _, summary in runs for case in cases(summary, objectives)])
+    _count(root, [case for _, summary in runs for case in cases(summary, objectives, search)])
     ElementTree.indent(root)
     body: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return body + b"\n"
@@ -79,22 +94,22 @@ def _simulated(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "simulated", mark
 
 
-def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], conclusion: str | None = None) -> str:
+def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], search: Case | None = None) -> str:
     """Return the Markdown that a CI job shows for a run: its levels, what each objective came to, and reasons for doubt."""
     mark = findings.simulated_mark(summary)
     title = f"loadtest: {summary['name']}, {findings.measured_on(summary)}" + (f" ({mark})" if mark else "")
     lines = [f"### {escaped(shown(title))}", ""]
     if summary["state"] != "done":
         lines += [f"**The run did not end by itself: its state is {summary['state'] or 'unknown'}.**", ""]
-    if conclusion:
-        lines += [f"**{escaped(shown(conclusion))}**", ""]
+    if search is not None:
+        lines += [f"**{escaped(shown(search.said))}**", ""]
     lines += [*_levels(summary["levels"]).markdown(), ""]
     rows = [
         (level["label"], str(each.objective), _mark(each.met, each.unjudged), str(each))
         for level in summary["levels"]
         for each in judge_objectives(objectives, level)
     ]
-    if rows and not conclusion:
+    if rows:
         lines += [*Grid(("level", "objective", "outcome", "figure"), tuple(rows), names=3, prose=True).markdown(), ""]
     doubts = [f"- {escaped(shown(said))}" for said in findings.verdicts(summary["levels"])]
     return "\n".join([*lines, *doubts, *([""] if doubts else [])]) + "\n"
