@@ -14,6 +14,7 @@ from support.plans import SHORT, Run
 from loadtest.cli import main
 from loadtest.cli.demo import simulated_server
 
+os.environ["LOADTEST_NO_REPORT"] = "1"  # charts take seconds; tests of them ask for --report
 os.environ["LOADTEST_CALIBRATION"] = os.devnull  # for fixtures of a module too, which the one below comes after
 
 

@@ -93,6 +93,39 @@ FIGURES = {
 LEVELS = (*FACTS, *FIGURES, "ok_requests", "failed_requests", "reasons")
 NUMBERS = (*FIGURES, *(name for name in FACTS if name.endswith("_per_s")))
 
+# Columns of whole numbers and of text, of which some values may be unknown.
+WHOLE = (
+    "concurrency",
+    "status",
+    "prompt_tokens",
+    "output_tokens",
+    "input_tokens",
+    "asked_input_tokens",
+    "asked_output_tokens",
+    "content_events",
+    "words",
+    "tokens",
+)
+TEXT = (
+    "model",
+    "outcome",
+    "error",
+    "finish_reason",
+    "token_source",
+    "wait_source",
+    "label",
+    "url",
+    "verdict",
+    "reasons",
+)
+
+
+def typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table for a file: a column has the same type in every run, whatever this run has of it."""
+    kinds: dict[str, str] = {name: "Int64" for name in WHOLE if name in table}
+    kinds |= {name: "string" for name in TEXT if name in table}
+    return table.astype(kinds)
+
 
 def requests(run: Run) -> pd.DataFrame:
     """Return a row for each request, in the order sent."""

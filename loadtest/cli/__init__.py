@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from loadtest import __version__
 from loadtest.cli.output import lasting_output
@@ -35,6 +36,8 @@ COMMANDS = {
         "loadtest.cli.advise",
         "Say how many parallel slots the server should have, and what they would change.",
     ),
+    "ls": ("loadtest.cli.ls", "List run folders: model, levels, verdict, most output tokens/s."),
+    "export": ("loadtest.cli.export", "Write a run's levels, requests and chunks as CSV, JSON or Parquet."),
     "memory": ("loadtest.cli.memory", "Say what a model takes in memory, and whether it fits."),
     "check": ("loadtest.cli.check", "Say what server answers at a URL, and what could spoil a measurement."),
     "monitor": ("loadtest.cli.monitor", "Sample host, GPU and servers into a run folder."),
@@ -79,7 +82,7 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Load-test a model server: TTFT and tokens/s of every stream, and why requests wait.
 
-    Start with `loadtest demo`, then `loadtest run --url http://127.0.0.1:11434 --report`.
+    Start with `loadtest demo`, then `loadtest run http://127.0.0.1:11434`.
 
     \b
     Exit codes: 0 done · 1 a gate failed · 2 a mistake in what was asked for
@@ -189,7 +192,7 @@ def _print_usage_error(error: click.ClickException) -> None:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return
-    sentence = error.format_message().strip()
+    sentence = _with_variable(error, error.format_message().strip())
     path = context.command_path if context is not None else "loadtest"
     if context is not None and (isinstance(error, click.MissingParameter) or "unexpected extra" in sentence):
         usage = " ".join([path, *context.command.collect_usage_pieces(context)])
@@ -197,6 +200,15 @@ def _print_usage_error(error: click.ClickException) -> None:
     elif not sentence.endswith(("?", "?)")):
         sentence = f"{sentence.rstrip('.')}; see `{path} --help`."
     _print_mistake(sentence)
+
+
+def _with_variable(error: click.ClickException, sentence: str) -> str:
+    """Name the environment's variable in place of the option where a wrong value comes from there."""
+    if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option) and error.ctx is not None:
+        option = error.param
+        if error.ctx.get_parameter_source(option.name or "") is ParameterSource.ENVIRONMENT and option.envvar:
+            return sentence.replace(f"'{max(option.opts, key=len)}'", f"the variable {option.envvar}", 1)
+    return sentence
 
 
 def _print_mistake(sentence: str) -> None:

@@ -10,6 +10,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
+from loadtest.cli.results import json_option, print_json
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import ERRORS, parse_objectives
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 @click.option(
     "--gpu-memory", metavar="SIZE", help="Memory that the loaded model may take, e.g. 80GB: more slots need more."
 )
-def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
+@json_option
+def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool) -> None:
     """Say what OLLAMA_NUM_PARALLEL should be, and what it would change.
 
     From one run it predicts TTFT, queue wait and tokens/s for 1 to 16 slots at the measured concurrencies and some others,
@@ -67,6 +69,11 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None) -> None:
         gpu_bytes=room,
     )
     written = _write_advice(run, analysis, found)
+    if as_json:
+        from loadtest.analyse.reports.advice_report import to_dict
+
+        print_json({**to_dict(found, analysis), "files": [str(path) for path in written]})
+        return
     _print_advice(written, analysis, found)
 
 

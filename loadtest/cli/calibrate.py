@@ -21,6 +21,7 @@ from rich.table import Table
 
 from loadtest.asyncio_driver.session import measure
 from loadtest.cli.demo import simulated_server
+from loadtest.cli.results import json_option, print_json
 from loadtest.errors import RunFolderError, ScenarioError, TargetError
 from loadtest.grid import Grid
 from loadtest.measure import capacity_file
@@ -208,7 +209,10 @@ def _arrival_kinds(_context: click.Context, _option: click.Parameter, text: str)
     type=click.Path(path_type=Path),
     help="File to keep the result in.  [default: LOADTEST_CALIBRATION, else calibration.json in the user's state folder]",
 )
-def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_most: int, out: Path | None) -> int:
+@json_option
+def calibrate(
+    driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_most: int, out: Path | None, as_json: bool
+) -> int:
     """Find how many streams this machine can measure truthfully, and keep the number for later runs to compare with.
 
     A simulated server in a process of its own sends 50 tokens/s a stream and logs what it did. Streams are doubled until
@@ -243,9 +247,13 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
         _print_now(f"{kind}: {found.sentence(TOKENS_PER_S)}.")
         if found.best is not None:
             capacity_file.store(path, _kept_capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
-    Console().print(_result_table(driver, stamps, done))
-    if any(found.best for found in done.values()):
-        print(f"wrote {path}")
+    kept = any(found.best for found in done.values())
+    if as_json:
+        print_json(_result_dict(driver, stamps, done, path if kept else None))
+    else:
+        Console().print(_result_table(driver, stamps, done))
+        if kept:
+            print(f"wrote {path}")
     return 0 if all(found.best for found in done.values()) else 1
 
 
@@ -272,6 +280,24 @@ def _kept_capacity(found: ClientLimit, best: CheckedLevel) -> KeptCapacity:
         limit=found.limit,
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _result_dict(driver: str, stamps: str, done: dict[str, ClientLimit], path: Path | None) -> dict[str, Any]:
+    """Return what `calibrate --json` prints."""
+    return {
+        "driver": driver,
+        "stamps": stamps,
+        "simulated": True,
+        "machine": capacity_file.machine(),
+        "arrivals": {
+            kind: {
+                "limit": found.limit,
+                "capacity": dataclasses.asdict(_kept_capacity(found, found.best)) if found.best else None,
+            }
+            for kind, found in done.items()
+        },
+        "file": None if path is None else str(path),
+    }
 
 
 def _result_table(driver: str, stamps: str, done: dict[str, ClientLimit]) -> Table:

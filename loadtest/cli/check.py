@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import click
 import httpx
 
-from loadtest.cli.options import make_scenario, option_of
+from loadtest.cli.environment import is_from_environment, named_in_environment, say_what_is_taken
+from loadtest.cli.options import make_scenario, one_url, option_of
+from loadtest.cli.results import json_option, print_json
 from loadtest.cli.trial import try_out
 from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError, TargetError
@@ -39,7 +42,8 @@ def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "the model and cost tokens.",
 )
 @_request_options
-def check(place: str | None, *, trying: bool, url: str | None, **values: Any) -> int:
+@json_option
+def check(place: str | None, *, trying: bool, url: str | None, as_json: bool, **values: Any) -> int:
     """Say what server answers at URL, and what could spoil a measurement.
 
     Without URL: OLLAMA_HOST, OPENAI_BASE_URL (first with --api openai), else the local Ollama. No prompt is sent, except
@@ -51,15 +55,23 @@ def check(place: str | None, *, trying: bool, url: str | None, **values: Any) ->
       loadtest check http://127.0.0.1:11434
       loadtest check --try https://gateway.example/v1 --model gpt-4o
     """
-    if place is not None and url is not None:
-        raise ScenarioError("URL and --url both name a server: give one.")
-    given = next((one for one in (place, url) if one is not None), None)
+    if as_json and trying:
+        raise ScenarioError("--try tells what it finds while it tries, and has no JSON: leave --try or --json out.")
+    beaten = place is not None and is_from_environment("url")
+    say_what_is_taken(["url"] if beaten else [])
+    given = one_url(place, None if beaten else url)
     given = withhold(default_url(api=values["api"] or "auto") if given is None else given)
     model = values["model"] if trying else values.pop("model")  # a plain check sends none, so any name may be looked up
     asked = located(make_scenario(None, {**values, "url": given}))
     with control_client(asked, asked.connect_timeout, asked.header) as client:
         server, chosen, trouble, scenario = _look(client, asked, model, trying=trying)
-        _show(server, chosen, trouble, asked)
+    warnings = [*([trouble] if trouble else []), *hazards(server, chosen, keys=asked)]
+    if as_json:
+        print_json(_server_dict(server, chosen, warnings))
+        return 0
+    _print_server(server, chosen)
+    for text in warnings:
+        print(f"! {text}")
     if not trying:
         return 0
     if chosen is None:
@@ -91,7 +103,22 @@ def _look(
         return server, None, str(error), scenario
 
 
-def _show(server: Server, chosen: ServedModel | None, trouble: str | None, keys: ConnectionKeys) -> None:
+def _server_dict(server: Server, chosen: ServedModel | None, warnings: list[str]) -> dict[str, Any]:
+    """Return what `check --json` prints."""
+    return {
+        "url": server.url,
+        "kind": server.kind,
+        "version": server.version,
+        "simulated": server.simulated,
+        "slots": server.slots,
+        "models": [{"name": item.name, "loaded": item.loaded} for item in server.models],
+        "models_unlisted": server.unlisted,
+        "model": None if chosen is None else dataclasses.asdict(chosen),
+        "warnings": warnings,
+    }
+
+
+def _print_server(server: Server, chosen: ServedModel | None) -> None:
     rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
     if server.simulated:
         profile = shown(server.simulated["profile"])
@@ -111,8 +138,6 @@ def _show(server: Server, chosen: ServedModel | None, trouble: str | None, keys:
     )
     for name, value in rows:
         print(f"{name:10} {value}")
-    for text in [*([trouble] if trouble else []), *hazards(server, chosen, keys=keys)]:
-        print(f"! {text}")
 
 
 def _model_details(model: ServedModel) -> str:
@@ -130,3 +155,8 @@ def _context_text(model: ServedModel) -> str:
         "unknown until the model is loaded" if model.loaded is False else "unknown, because the server does not say"
     )
     return unknown + (f"; {trained}" if trained else "")
+
+
+named_in_environment(
+    check, ["named", "model", "api", "connect_timeout", *(key.name for key in keys_of(ConnectionKeys))]
+)

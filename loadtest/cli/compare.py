@@ -30,6 +30,7 @@ from loadtest.analyse.reports.compare import (
 from loadtest.analyse.reports.compare import compare as compare_runs
 from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.run.groups import refuse
+from loadtest.cli.results import json_option, print_json
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder
@@ -113,6 +114,7 @@ class Against(click.Command):
     help="What differs on purpose (model, quantization, context, dialect, …): runs that differ otherwise get no verdict.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the files.  [default: NEW]")
+@json_option
 def compare(
     runs: tuple[Path, ...],
     *,
@@ -121,6 +123,7 @@ def compare(
     run_noise: float,
     across: str,
     out: Path | None,
+    as_json: bool,
 ) -> int:
     """Say what changed between two run folders, with intervals; write compare.md, compare.json and compare.png.
 
@@ -140,7 +143,10 @@ def compare(
         refuse(side.run, [group for group, _ in side.groups], "compare")
     found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
     written = _write_files(found, out or new[0])
-    _print_comparison(found, written, Console())
+    if as_json:
+        print_json({**compare_report.to_dict(found), "files": [str(path) for path in written]})
+    else:
+        _print_comparison(found, written, Console())
     if found.verdict == NOT_COMPARABLE:
         said = compare_report.outcome(found)
         raise LoadTestError(f"nothing was judged. {said}.")

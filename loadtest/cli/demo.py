@@ -19,7 +19,7 @@ from rich.text import Text
 
 from loadtest.cli.options import NumberParam
 from loadtest.cli.report import any_records_lost, show_report
-from loadtest.cli.run import run_scenario, show_ended
+from loadtest.cli.run import Showing, run_scenario, show_ended
 from loadtest.errors import TargetError
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario
@@ -94,7 +94,7 @@ def demo(out: Path | None, speed: float) -> int:
     with simulated_server(*server) as url:
         finished = run_scenario(Scenario.load(path, name="demo", url=url), out)
     if finished.state != "done":
-        return show_ended(finished)
+        return show_ended(finished, Showing(charts=False))
     written = show_report(finished.folder, charts=True)
     for line in _afterwards(written, finished.folder, speed):
         Console().print(Text(line), soft_wrap=line.startswith("  "))  # a wrapped command could not be pasted

@@ -11,9 +11,12 @@ import click
 import orjson
 
 from loadtest.cli.connection import connection_of, connection_options
+from loadtest.cli.environment import named_in_environment, say_what_is_taken
+from loadtest.cli.options import one_url
+from loadtest.cli.results import json_option, print_json
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.grid import Grid
-from loadtest.scenario import ConnectionKeys
+from loadtest.scenario import ConnectionKeys, keys_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +54,7 @@ class MemoryOptions:
     gpu_memory: str | None
     training: str | None
     table: bool
-    json: bool
+    as_json: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class MemoryEstimate:
 
 
 @click.command()
+@click.argument("place", metavar="[URL]", required=False)
 @click.option("--model", metavar="NAME", help="A common model, e.g. llama3.1:70b; with --url: the model on the server.")
 @click.option("--gguf", type=click.Path(path_type=Path), metavar="FILE", help="A GGUF file: its header is read.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="A Hugging Face config.json.")
@@ -99,7 +103,7 @@ class MemoryEstimate:
 @click.option("--gpu-memory", metavar="SIZE", help="Say whether the model fits into this, e.g. 80GB or 24GiB.")
 @click.option("--training", type=click.Choice(["adamw", "adamw-8bit", "sgd"]), help="Estimate training instead.")
 @click.option("--table", is_flag=True, help="Rules of thumb: weights and training by dtype.")
-@click.option("--json", is_flag=True, help="Print JSON.")
+@json_option
 def memory(**options: Any) -> None:
     """Say how much memory a model takes, and whether it fits: weights, KV cache of every slot, buffers.
 
@@ -117,6 +121,8 @@ def memory(**options: Any) -> None:
 
     from loadtest.memory import report
 
+    say_what_is_taken()
+    options["url"] = one_url(options.pop("place"), options["url"])
     asked = MemoryOptions(connection=connection_of(options), **options)
     _one_source(asked)
     found = _asked_estimate(asked)
@@ -124,9 +130,9 @@ def memory(**options: Any) -> None:
         _print_parameters(asked, found, Console())
         return
     room = _memory_size(asked.gpu_memory, "--gpu-memory")
-    if asked.json:
+    if asked.as_json:
         body = report.estimate_dict(found.plan, found.measured, room, found.notes, simulated=found.simulated)
-        print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
+        print_json(body)
         return
     _print_estimate(found, room, Console())
 
@@ -355,11 +361,14 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
         notes.insert(
             0, "GiB. Training: weights, gradients of 4 bytes and the optimizer's states. Keep room for buffers."
         )
-    if asked.json:
+    if asked.as_json:
         body = {"model": name, "parameters": parameters, "rows": [dict(zip(heads, row, strict=True)) for row in rows]}
-        print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
+        print_json(body)
         return
     grid = Grid(tuple(heads), tuple(map(tuple, rows)), prose=bool(asked.training))
     console.print(grid.console(title, styles={"total": "bold"}))
     for note in notes:
         console.print(Text(note, style="dim"))
+
+
+named_in_environment(memory, ["api", "connect_timeout", *(key.name for key in keys_of(ConnectionKeys))])

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from loadtest.cli.connection import connection_of, way_options
-from loadtest.cli.options import NumberParam
+from loadtest.cli.options import NumberParam, one_url
 from loadtest.credentials import withhold
 from loadtest.monitor import process
 from loadtest.scenario import MOST_S, ConnectionKeys
@@ -61,6 +61,7 @@ def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
 
 
 @click.command()
+@click.argument("url", metavar="[URL]", required=False)
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Run folder to sample into; made if missing."
 )
@@ -71,15 +72,18 @@ def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
     "--client", type=int, metavar="PID", help="Process of the load generator, whose CPU use is counted apart."
 )
 @click.option(
+    "--url",
     "--server",
+    "server",
     metavar="URL",
-    help="The measured server: the CPU use of its process is counted apart where it runs on this machine.",
+    help="The measured server, the same as URL: the CPU use of its process is counted apart where it runs on this machine.",
 )
 @way_options
 @_metrics_options
 @click.option("--metrics-fd", type=int, hidden=True)
 @click.option("--with-run", is_flag=True, hidden=True)
 def monitor(
+    url: str | None,
     out: Path,
     sources: tuple[str, ...],
     every: float,
@@ -110,6 +114,7 @@ def monitor(
       loadtest monitor --out runs/today --source prometheus=http://127.0.0.1:9100/metrics:node_load1 --for 60
       loadtest monitor --out runs/today --metrics-port 9464
     """
+    server = one_url(url, server)
     keys = connection_of(values)
     listener = _metrics_listener(metrics_address, metrics_port)
     if metrics_fd is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -58,6 +60,8 @@ class ListParam(click.ParamType[tuple[Any, ...]]):
             self.fail(f"{short_repr(value)} is not a list of {self.name} like {self._example}.", param, ctx)
 
 
+_HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
+
 PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: WholeParam(), float: NumberParam()}
 LISTS_OF = {int: ListParam(parse_whole, "whole numbers", "1,2,4,8"), float: ListParam(float, "numbers", "0.5,1,2")}
 LIST_METAVARS = {int: "N,N,…", float: "R,R,…"}
@@ -99,6 +103,40 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         taken = LISTS_OF[kind]
     metavar = LIST_METAVARS[kind] if key.many else None
     return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)
+
+
+def is_url(text: str) -> bool:
+    """Whether an argument is a server's URL rather than a file: http://host, host:11434, localhost."""
+    return "://" in text or (_HOST_AND_PORT.fullmatch(text) is not None and not Path(text).exists())
+
+
+def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, str | None]:
+    """Return the scenario file and the URL of `[SCENARIO.toml] [URL]`, in any order; `url` is that of --url.
+
+    Raises ScenarioError for two of a kind.
+    """
+    urls = [text for text in given if is_url(text)]
+    files = [text for text in given if not is_url(text)]
+    if len(files) > 1:
+        raise ScenarioError(
+            f"{short_repr(files[0])} and {short_repr(files[1])} both name a scenario file: give one; a server's URL begins "
+            "with http://."
+        )
+    if files and not files[0].endswith(".toml") and files[0] and not Path(files[0]).exists():
+        raise ScenarioError(
+            f"cannot read the scenario {short_repr(files[0])}: there is no such file; a server is written like "
+            "http://HOST:11434."
+        )
+    if len(urls) + (url is not None) > 1:
+        raise ScenarioError("two URLs are given: give one, as URL or with --url.")
+    return Path(files[0]) if files else None, urls[0] if urls else url
+
+
+def one_url(argument: str | None, option: str | None) -> str | None:
+    """Return the URL of an argument or of --url; raise ScenarioError where both are given."""
+    if argument is not None and option is not None:
+        raise ScenarioError("URL and --url both name a server: give one.")
+    return option if argument is None else argument
 
 
 def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:

@@ -76,3 +76,11 @@ class LiveLine:
         if self._live:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+class NoLine(LiveLine):
+    """Says nothing: --quiet."""
+
+    def show(self, at: Progress) -> None: ...
+
+    def say(self, text: str) -> None: ...

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
+from loadtest.cli.results import GateFiles, gate_options, json_option, print_json, report_dict
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VOID
 from loadtest.slo import Objective, judge_objectives, parse_objectives
@@ -23,11 +24,13 @@ SLO_HELP = (
 )
 
 
-def show_report(folder: Path, *, charts: bool, objectives: Sequence[Objective] = ()) -> Report:
-    """Print the summary and the objectives of a run folder; write summary.json and, with `charts`, the report."""
+def show_report(folder: Path, *, charts: bool, objectives: Sequence[Objective] = (), text: bool = True) -> Report:
+    """Write summary.json and, with `charts`, the report of a run folder; with `text` print summary and objectives."""
     from loadtest.analyse.report import console_report, write_report
 
     written = write_report([folder], charts=charts, objectives=objectives)
+    if not text:
+        return written
     console_report(written, Console())
     for level in written.summary["levels"] if objectives else ():
         for judged in judge_objectives(objectives, level):
@@ -52,7 +55,17 @@ def any_records_lost(reports: Sequence[Report]) -> bool:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
 @click.option("--published", is_flag=True, help="Also compare the runs with the published A100 tables (published.md).")
-def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
+@gate_options
+@json_option
+def report(
+    runs: tuple[Path, ...],
+    slo: str | None,
+    *,
+    published: bool,
+    junit: Path | None,
+    github_summary: bool,
+    as_json: bool,
+) -> int:
     """Make summary.json, report.md, report.html and PNG charts in each run folder.
 
     A folder can be reported any number of times; a run still in progress is reported as far as it got. With --slo
@@ -63,10 +76,11 @@ def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
                 3 a level is void, or records are missing
     """
     objectives = () if slo is None else parse_objectives(slo)
+    gates = GateFiles.asked(junit, github_summary=github_summary)
     written: list[Report] = []
     for folder in runs:
         try:
-            written.append(show_report(folder, charts=True, objectives=objectives))
+            written.append(show_report(folder, charts=True, objectives=objectives, text=not as_json))
         except LoadTestError as error:
             print(f"loadtest: {error}", file=sys.stderr)
         except BrokenPipeError:
@@ -74,11 +88,15 @@ def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
         except OSError as error:
             print(f"loadtest: cannot write {error.filename or folder}: {error.strerror}.", file=sys.stderr)
     if published and written:
-        _published(written, written[0].analyses[0].run.path)
-    return 2 if len(written) < len(runs) else exit_code(written, objectives)
+        _published(written, written[0].analyses[0].run.path, text=not as_json)
+    gates.write(written, objectives)
+    code = 2 if len(written) < len(runs) else exit_code(written, objectives)
+    if as_json:
+        print_json({"runs": [report_dict(one, objectives) for one in written], "exit_code": code})
+    return code
 
 
-def _published(reports: Sequence[Report], folder: Path) -> None:
+def _published(reports: Sequence[Report], folder: Path, *, text: bool) -> None:
     """Print measured beside published figures, and write them into the first run's folder."""
     from loadtest.analyse.reports.published import set_beside
     from loadtest.analyse.run.groups import refuse
@@ -88,7 +106,8 @@ def _published(reports: Sequence[Report], folder: Path) -> None:
     said = set_beside(*(one for report in reports for one in report.analyses)).markdown()
     path = folder / "published.md"
     path.write_text(said, encoding="utf-8")
-    print(f"\n{said}\nwrote {path}")
+    if text:
+        print(f"\n{said}\nwrote {path}")
 
 
 @click.command()

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from loadtest.asyncio_driver.session import Beside, Choose, Finished, measure
+from loadtest.cli.environment import is_from_environment, named_in_environment, say_what_is_taken
 from loadtest.cli.expected import Expected, beforehand, enough
+from loadtest.cli.groups import RunCommand
 from loadtest.cli.monitor import beside_run, monitor_options
-from loadtest.cli.options import make_scenario, scenario_options
-from loadtest.cli.progress import LiveLine
+from loadtest.cli.options import file_and_url, make_scenario, scenario_options
+from loadtest.cli.progress import LiveLine, NoLine
 from loadtest.cli.report import SLO_HELP, any_records_lost, exit_code, show_report
+from loadtest.cli.results import GateFiles, gate_options, json_option, print_json, report_dict
 from loadtest.cli.search import Finder
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.measure.progress import Progress
-from loadtest.measure.search import DEFAULT_MOST
+from loadtest.measure.search import DEFAULT_MOST, SearchResult
+from loadtest.metrics import VOID
 from loadtest.scenario import MOST_STREAMS, Scenario
-from loadtest.slo import Objective, parse_objectives
+from loadtest.slo import Objective, judge_objectives, parse_objectives
 from loadtest.workloads.workload import check_files
+
+if TYPE_CHECKING:
+    from loadtest.analyse.report import Report
 
 
 def run_scenario(
@@ -48,11 +56,33 @@ def run_scenario(
         line.close()
 
 
-@click.command()
-@click.argument("scenario_file", metavar="[SCENARIO.toml]", required=False, type=click.Path(path_type=Path))
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """How a run's results come out."""
+
+    charts: bool = True
+    text: bool = True  # tables, findings and objectives
+    quiet: bool = False  # no progress, no notes; of the results the folder alone
+    as_json: bool = False
+    gates: GateFiles = field(default_factory=GateFiles)
+
+    def line(self) -> LiveLine:
+        return NoLine() if self.quiet else LiveLine()
+
+
+@click.command(cls=RunCommand)
+@click.argument("given", metavar="[SCENARIO.toml] [URL]", nargs=-1)
 @scenario_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make.  [default: runs/<time>-<name>]")
-@click.option("--report", is_flag=True, help="Also write report.html, report.md and PNG charts into the folder.")
+@click.option("--report", is_flag=True, hidden=True)
+@click.option(
+    "--no-report",
+    is_flag=True,
+    help="Leave out report.html, report.md and the charts; `loadtest report` makes them later.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print the run folder alone, and what went wrong to stderr.")
+@json_option
+@gate_options
 @click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
 @click.option(
     "--find-max",
@@ -64,10 +94,15 @@ def run_scenario(
 )
 @monitor_options
 def run(
-    scenario_file: Path | None,
+    given: tuple[str, ...],
     out: Path | None,
     *,
     report: bool,
+    no_report: bool,
+    quiet: bool,
+    as_json: bool,
+    junit: Path | None,
+    github_summary: bool,
     slo: str | None,
     find_max: int | None,
     monitor: tuple[str, ...],
@@ -76,9 +111,9 @@ def run(
     metrics_address: str,
     **values: Any,
 ) -> int:
-    """Measure a server, level by level, into a run folder.
+    """Measure a server, level by level, into a run folder, and report on it.
 
-    The grid is every combination of --concurrency, --input-tokens and --output-tokens (or --words); each cell is a
+    URL is the same as --url. The grid is every combination of --concurrency, --input-tokens and --output-tokens (or --words); each cell is a
     level. Ctrl-C ends cleanly and keeps every finished request. Options given here win over the scenario file.
 
     With --rate (or --trace) instead of --concurrency the loop is open: each request is sent when it is due by a schedule
@@ -91,15 +126,26 @@ def run(
 
     \b
     Examples:
-      loadtest run --url http://127.0.0.1:11434 --concurrency 1,2,4,8 --report
-      loadtest run --url http://127.0.0.1:11434 --rate 0.5,1,2 --duration 120 --report
-      loadtest run scenarios/queue_past_four.toml --model llama3.1:70b --report
-      loadtest run --api openai --url http://127.0.0.1:8000 --output-tokens 64,256
-      loadtest run --url http://127.0.0.1:11434 --slo ttft_p95=2,tokens_per_s_p5=10 --find-max
-      loadtest run --url http://127.0.0.1:11434 --monitor host,nvidia,ollama --report
-      loadtest run --url http://127.0.0.1:11434 --duration 300 --metrics-port 9464
+      loadtest run http://127.0.0.1:11434 --concurrency 1,2,4,8
+      loadtest run http://127.0.0.1:11434 --rate 0.5,1,2 --duration 120
+      loadtest run scenarios/queue_past_four.toml --model llama3.1:70b
+      loadtest run http://127.0.0.1:8000 --api openai --output-tokens 64,256
+      loadtest run --concurrency 4 --slo ttft_p95=2,errors=0.01 --junit gate.xml
+      loadtest run --slo ttft_p95=2,tokens_per_s_p5=10 --find-max
+      loadtest run --monitor host,nvidia,ollama --duration 300 --metrics-port 9464
+
+    Every option here can be set in the environment as well: --input-tokens is LOADTEST_INPUT_TOKENS. An option wins over
+    the environment, and that over the scenario file.
     """
+    beaten = is_from_environment("url") and file_and_url(given, None)[1] is not None
+    say_what_is_taken(["url"] if beaten else [])
+    if report and no_report and not is_from_environment("no_report"):
+        raise ScenarioError("--report and --no-report exclude each other; a report is written without either.")
+    scenario_file, values["url"] = file_and_url(given, None if beaten else values["url"])
     objectives = () if slo is None else parse_objectives(slo)
+    gates = GateFiles.asked(junit, github_summary=github_summary)
+    charts = report or not no_report
+    showing = Showing(charts, text=not (quiet or as_json), quiet=quiet, as_json=as_json, gates=gates)
     if find_max is not None:
         _check_find_max(objectives, values)
     scenario = make_scenario(scenario_file, values)
@@ -107,22 +153,20 @@ def run(
         monitor, monitor_every, metrics_port=metrics_port, metrics_address=metrics_address, keys=scenario
     )
     if find_max is not None:
-        return _find_max(scenario, out, objectives, find_max, report=report, beside=beside)
+        return _find_max(scenario, out, objectives, find_max, showing=showing, beside=beside)
     scenario = enough(scenario, objectives, by_time=values.get("duration") is not None)
-    return _measure_levels(scenario, out, objectives, report=report, beside=beside)
+    return _measure_levels(scenario, out, objectives, showing=showing, beside=beside)
 
 
 def _measure_levels(
-    scenario: Scenario, out: Path | None, objectives: Sequence[Objective], *, report: bool, beside: Beside | None
+    scenario: Scenario, out: Path | None, objectives: Sequence[Objective], *, showing: Showing, beside: Beside | None
 ) -> int:
-    line = LiveLine()
+    line = showing.line()
     if (said := beforehand(scenario, objectives)) is not None:
         line.say(said)
     watch = Expected(scenario, line.say) if objectives else (lambda _: None)
     finished = run_scenario(scenario, out, line=line, beside=beside, watch=watch)
-    if finished.state != "done":
-        return show_ended(finished, charts=report, objectives=objectives)
-    return exit_code([show_report(finished.folder, charts=report, objectives=objectives)], objectives)
+    return show_ended(finished, showing, objectives=objectives)
 
 
 def _check_find_max(objectives: Sequence[Objective], values: dict[str, Any]) -> None:
@@ -140,35 +184,98 @@ def _find_max(
     objectives: Sequence[Objective],
     most: int,
     *,
-    report: bool,
+    showing: Showing,
     beside: Beside | None,
 ) -> int:
-    line = LiveLine()
+    line = showing.line()
     finder = Finder(scenario, objectives, most, line.say)
     finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside)
     if finished.failure is not None:
-        return show_ended(finished)
+        return show_ended(finished, showing)
     found, sentence = finder.conclude(finished.folder)
-    written = show_report(finished.folder, charts=report)
+    return show_ended(finished, showing, objectives=objectives, searched=(found, sentence))
+
+
+def show_ended(
+    finished: Finished,
+    showing: Showing = Showing(),
+    *,
+    objectives: Sequence[Objective] = (),
+    searched: tuple[SearchResult, str] | None = None,
+) -> int:
+    """Show what a run left, also where it was interrupted or could not keep all that it measured; return the exit code.
+
+    `searched` is what --find-max found: its levels are not held against the objectives one by one.
+    """
+    failed = finished.failure is not None
+    judged = () if searched else objectives
+    written = None
+    try:
+        written = show_report(
+            finished.folder, charts=showing.charts and not failed, objectives=judged, text=showing.text
+        )
+    except (LoadTestError, OSError):
+        if not failed:
+            raise  # where the run failed, the reason is the same, and it is said once
+    code = _exit_code(finished, written, judged, searched)
+    conclusion = None if searched is None else searched[1]
+    if written is not None:
+        showing.gates.write([written], judged, searched)
+    if showing.as_json:
+        print_json(_run_dict(finished, written, judged, conclusion, code))
+    elif showing.quiet:
+        print(finished.folder)
+    if conclusion is not None and finished.state != "interrupted" and not showing.as_json:
+        print(conclusion, file=sys.stderr if showing.quiet else sys.stdout)
+    if showing.quiet and written is not None:
+        _print_what_is_wrong(written, judged)
+    if failed:
+        print(f"loadtest: {finished.failure}", file=sys.stderr)
+    elif finished.state == "interrupted":
+        print("Interrupted: every finished request is kept.", file=sys.stderr)
+    return code
+
+
+def _exit_code(
+    finished: Finished,
+    written: Report | None,
+    objectives: Sequence[Objective],
+    searched: tuple[SearchResult, str] | None,
+) -> int:
+    if finished.failure is not None or written is None:
+        return 3
     if finished.state == "interrupted":
-        return _interrupted()
-    print(sentence)
+        return 130
+    if searched is None:
+        return exit_code([written], objectives)
+    found, _ = searched
     return 3 if found.void or any_records_lost([written]) else 0 if found.met else 1
 
 
-def show_ended(finished: Finished, *, charts: bool = False, objectives: Sequence[Objective] = ()) -> int:
-    """Show what a run left that was interrupted or could not keep all it measured; say why, and return the exit code."""
-    if finished.failure is None:
-        show_report(finished.folder, charts=charts, objectives=objectives)
-        return _interrupted()
-    try:
-        show_report(finished.folder, charts=False)
-    except (LoadTestError, OSError):
-        pass  # the reason is the same, and it is said once
-    print(f"loadtest: {finished.failure}", file=sys.stderr)
-    return 3
+def _run_dict(
+    finished: Finished,
+    written: Report | None,
+    objectives: Sequence[Objective],
+    conclusion: str | None,
+    code: int,
+) -> dict[str, Any]:
+    """Return what `run --json` prints: the report of the run, and how the run ended."""
+    body: dict[str, Any] = {"path": str(finished.folder), "state": finished.state}
+    if written is not None:
+        body = report_dict(written, objectives)
+    return {**body, "find_max": conclusion, "failure": finished.failure, "exit_code": code}
 
 
-def _interrupted() -> int:
-    print("Interrupted: every finished request is kept.", file=sys.stderr)
-    return 130
+def _print_what_is_wrong(written: Report, objectives: Sequence[Objective]) -> None:
+    """Print to stderr why the exit code is not 0: void levels, and objectives that are not met."""
+    for sentence in written.summary["trouble"]:
+        print(f"loadtest: {sentence}", file=sys.stderr)
+    for level in written.summary["levels"]:
+        if level["verdict"] == VOID:
+            print(f"loadtest: {level['label']} is void: {'; '.join(level['reasons'])}.", file=sys.stderr)
+        for each in judge_objectives(objectives, level):
+            if not each.met:
+                print(f"loadtest: {level['label']}: {each}.", file=sys.stderr)
+
+
+named_in_environment(run)

@@ -59,6 +59,7 @@ def environment(**more: str) -> dict[str, str]:
     """Return an environment in which children import this checkout, and no server is named."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("OLLAMA_", "OPENAI_", "LOADTEST_C"))}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    kept["LOADTEST_NO_REPORT"] = "1"  # rows that look at a report make it with `loadtest report`
     return {**kept, "PYTHONPATH": os.environ.get("CASEBOOK_CODE", path), "COLUMNS": "200", "NO_COLOR": "1", **more}
 
 

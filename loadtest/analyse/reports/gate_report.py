@@ -1,0 +1,128 @@
+"""The outcome of gates for continuous integration: JUnit XML, and Markdown for the summary of a GitHub step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+from loadtest.analyse.reports import findings, tables
+from loadtest.grid import Grid, escaped
+from loadtest.metrics import VOID
+from loadtest.slo import Objective, judge_objectives
+from loadtest.text import shown
+
+ERROR, FAILURE = "error", "failure"  # JUnit's words: it could not be tested; it was tested and failed
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One thing that was tested."""
+
+    level: str
+    name: str
+    said: str
+    ended: str = ""  # "error", "failure", or "" where it passed
+
+
+def searched(sentence: str, *, met: bool, void: bool) -> Case:
+    """Return the case of a search for the most streams: whether at least one stream meets the objectives."""
+    return Case(
+        "find-max", "at least one stream meets the objectives", sentence, ERROR if void else "" if met else FAILURE
+    )
+
+
+def cases(summary: dict[str, Any], objectives: Sequence[Objective], search: Case | None = None) -> Iterator[Case]:
+    """Yield a case for each level's verdict and each of its objectives, and one for a run that did not end by itself.
+
+    Of a search it is one for what was found: levels beyond the answer have to miss the objectives.
+    """
+    state = summary["state"]
+    if state != "done":
+        yield Case("run", "the run ended by itself", f"the run's state is {state or 'unknown'}", ERROR)
+    if not summary["levels"]:
+        yield Case("run", "something was measured", "no level was measured", ERROR)
+    if search is not None:
+        yield search
+        return
+    for level in summary["levels"]:
+        verdict = level["verdict"]
+        why = "; ".join(level["reasons"])
+        said = f"{verdict}: {why}" if why else verdict
+        yield Case(level["label"], "can be believed", said, ERROR if verdict == VOID else "")
+        for each in judge_objectives(objectives, level):
+            ended = "" if each.met else ERROR if each.unjudged is not None else FAILURE
+            yield Case(level["label"], str(each.objective), str(each), ended)
+
+
+def junit(
+    runs: Sequence[tuple[str, dict[str, Any]]], objectives: Sequence[Objective], search: Case | None = None
+) -> bytes:
+    """Return JUnit XML with a suite for each run, given as its path and its summary."""
+    root = ElementTree.Element("testsuites", name="loadtest")
+    for path, summary in runs:
+        tested = list(cases(summary, objectives, search))
+        suite = ElementTree.SubElement(root, "testsuite", name=shown(summary["name"]))
+        _count(suite, tested)
+        if summary["started"]:
+            suite.set("timestamp", str(summary["started"]))
+        facts = ElementTree.SubElement(suite, "properties")
+        for name, value in (("run", path), ("measured", findings.measured_on(summary)), *_simulated(summary)):
+            ElementTree.SubElement(facts, "property", name=name, value=shown(value))
+        for case in tested:
+            row = ElementTree.SubElement(suite, "testcase", classname=shown(case.level), name=shown(case.name))
+            if case.ended:
+                ElementTree.SubElement(row, case.ended, message=shown(case.said))
+            else:
+                ElementTree.SubElement(row, "system-out").text = shown(case.said)
+    _count(root, [case for _, summary in runs for case in cases(summary, objectives, search)])
+    ElementTree.indent(root)
+    body: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return body + b"\n"
+
+
+def _count(element: ElementTree.Element, tested: Sequence[Case]) -> None:
+    element.set("tests", str(len(tested)))
+    element.set("failures", str(sum(case.ended == FAILURE for case in tested)))
+    element.set("errors", str(sum(case.ended == ERROR for case in tested)))
+
+
+def _simulated(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    mark = findings.simulated_mark(summary)
+    if mark:
+        yield "simulated", mark
+
+
+def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], search: Case | None = None) -> str:
+    """Return the Markdown that a CI job shows for a run: its levels, what each objective came to, and reasons for doubt."""
+    mark = findings.simulated_mark(summary)
+    title = f"loadtest: {summary['name']}, {findings.measured_on(summary)}" + (f" ({mark})" if mark else "")
+    lines = [f"### {escaped(shown(title))}", ""]
+    if summary["state"] != "done":
+        lines += [f"**The run did not end by itself: its state is {summary['state'] or 'unknown'}.**", ""]
+    if search is not None:
+        lines += [f"**{escaped(shown(search.said))}**", ""]
+    lines += [*_levels(summary["levels"]).markdown(), ""]
+    rows = [
+        (level["label"], str(each.objective), _mark(each.met, each.unjudged), str(each))
+        for level in summary["levels"]
+        for each in judge_objectives(objectives, level)
+    ]
+    if rows:
+        lines += [*Grid(("level", "objective", "outcome", "figure"), tuple(rows), names=3, prose=True).markdown(), ""]
+    doubts = [f"- {escaped(shown(said))}" for said in findings.verdicts(summary["levels"])]
+    return "\n".join([*lines, *doubts, *([""] if doubts else [])]) + "\n"
+
+
+def _mark(met: bool, unjudged: str | None) -> str:
+    return "✅ met" if met else "❔ not judged" if unjudged is not None else "❌ missed"
+
+
+def _levels(levels: Sequence[dict[str, Any]]) -> Grid:
+    heads = ("level", "requests", "TTFT p50", "TTFT p95", "tokens/s a stream", "output tokens/s", "verdict")
+    rows = []
+    for level in levels:
+        p50, p95, *_, stream, total = tables.headline(level)
+        rows.append((level["label"], str(level["requests"]), p50, p95, stream, total, level["verdict"]))
+    return Grid(heads, tuple(rows))

@@ -1,0 +1,80 @@
+"""Options from the environment: LOADTEST_<OPTION> stands for an option of `loadtest run` that was not given.
+
+The same variables stand for the connection's options of `check` and `memory`. An option that was given wins over its
+variable, and the variable over the scenario file.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+
+import click
+from click.core import ParameterSource
+
+PREFIX = "LOADTEST_"
+# Names in use for other things: LOADTEST_URL_KEY_… begins the names of variables that hold keys taken out of URLs.
+RESERVED = ("STAMPS", "CALIBRATION", "BASIC_AUTH", "SECRETS", "BENCH_HERE", "URL_KEY_")
+SHOWING = (
+    "report",
+    "no_report",
+    "quiet",
+    "as_json",
+    "junit",
+    "github_summary",
+    "out",
+)  # change nothing in what is measured
+
+
+def variable_of(option: click.Option) -> str:
+    """Return the variable of an option: --input-tokens has LOADTEST_INPUT_TOKENS."""
+    return PREFIX + max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
+
+
+def named_in_environment(command: click.Command, only: Iterable[str] | None = None) -> None:
+    """Give each of a command's options its variable; `only` those of these names, where given."""
+    wanted = None if only is None else set(only)
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.hidden and (wanted is None or option.name in wanted):
+            option.envvar = variable_of(option)
+            if option.multiple:
+                option.type = _Lines(option.type)
+
+
+class _Lines(click.ParamType[object]):
+    """The type of one value of an option that may be given again; in a variable each line is a value."""
+
+    envvar_list_splitter = "\n"
+
+    def __init__(self, kind: click.ParamType[object]) -> None:
+        self.name = kind.name
+        self._kind = kind
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        return self._kind.convert(value, param, ctx)
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [line.strip() for line in rv.splitlines() if line.strip()]
+
+
+def _taken(context: click.Context, beaten: Iterable[str]) -> Iterator[str]:
+    kept_out = {*SHOWING, *beaten}
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if isinstance(option, click.Option) and source is ParameterSource.ENVIRONMENT and option.name not in kept_out:
+            yield variable_of(option)
+
+
+def is_from_environment(name: str) -> bool:
+    """Whether the running command has this option from the environment."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.ENVIRONMENT
+
+
+def say_what_is_taken(beaten: Iterable[str] = ()) -> None:
+    """Name on stderr the variables that the running command takes; not their values, which may be secrets.
+
+    `beaten` are options whose place an argument takes.
+    """
+    names = list(_taken(click.get_current_context(), beaten))
+    if names:
+        print(f"loadtest: from the environment: {', '.join(names)}.", file=sys.stderr)

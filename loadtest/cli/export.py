@@ -1,0 +1,149 @@
+"""`loadtest export`: the tables of a run as CSV, JSON or Parquet."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import orjson
+
+from loadtest.credentials import scrubber
+from loadtest.errors import LoadTestError, ScenarioError, StorageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = ("levels", "requests", "chunks")
+FORMATS = ("csv", "json", "parquet")
+STDOUT = Path("-")
+ROWS_AT_ONCE = 10_000  # of a JSON file, so that a table of millions of rows is not in memory twice
+
+
+def _tables(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+    asked = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    wrong = [name for name in asked if name not in TABLES]
+    if wrong or not asked:
+        raise click.BadParameter(f"{(wrong or [text])[0]!r} is not a table; tables are {', '.join(TABLES)}.")
+    return asked
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "kind", type=click.Choice(FORMATS), default="csv", show_default=True, help="Format of the files."
+)
+@click.option(
+    "--what",
+    default=",".join(TABLES),
+    show_default=True,
+    callback=_tables,
+    metavar="TABLE,…",
+    help="levels (a row each, with figures and verdict), requests (a row each), chunks (a row for each piece of an answer).",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder for the files; - writes one table to stdout.  [default: RUN]",
+)
+def export(run: Path, *, kind: str, what: tuple[str, ...], out: Path | None) -> None:
+    """Write the tables of a run as CSV, JSON or Parquet: levels.csv, requests.csv and chunks.csv.
+
+    Columns are those of `loadtest.read_run`, described in docs/python.md: seconds, tokens and instants since the run's
+    first request was due. Unknown values are empty (null in JSON and Parquet). Figures are worked out anew from the
+    records.
+
+    \b
+    Examples:
+      loadtest export runs/20260101-120000-run
+      loadtest export runs/20260101-120000-run --format json --what levels -o -
+      loadtest export runs/20260101-120000-run --format parquet --what requests,chunks -o tables
+    """
+    to_stdout = out == STDOUT
+    if to_stdout and len(what) != 1:
+        raise ScenarioError(f"stdout takes one table: name it with --what, e.g. --what {what[0]}.")
+    if kind == "parquet":
+        _require_pyarrow()
+    from loadtest.library import read_run
+
+    read = read_run(run)
+    for sentence in read.summary["trouble"]:
+        print(f"loadtest: {sentence}", file=sys.stderr)
+    folder = run if out is None else out
+    if not to_stdout:
+        _make_folder(folder)
+    for name in what:
+        pieces = _pieces(getattr(read, name), kind)
+        if to_stdout:
+            for piece in pieces:
+                sys.stdout.buffer.write(piece)
+        else:
+            print(f"wrote {_write(folder / f'{name}.{kind}', pieces)}")
+
+
+def _require_pyarrow() -> None:
+    try:
+        import pyarrow  # type: ignore[import-not-found, unused-ignore] # noqa: F401
+    except ImportError:
+        raise LoadTestError(
+            "Parquet needs pyarrow, which is not installed: `pip install pyarrow` (the extra loadtest[parquet]), or take "
+            "--format csv."
+        ) from None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScenarioError(f"cannot make {folder}: {error.strerror}; choose another --out.") from None
+
+
+def _write(path: Path, pieces: Iterator[bytes]) -> Path:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.writelines(pieces)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {(error.strerror or str(error)).lower()}.") from None
+    return path
+
+
+def _pieces(table: pd.DataFrame, kind: str) -> Iterator[bytes]:
+    """Yield a file of the table, a piece at a time."""
+    from loadtest.analyse.dataframes import typed
+
+    scrub = scrubber()
+    table = typed(table)
+    if kind == "parquet":
+        body = io.BytesIO()
+        table.to_parquet(body, engine="pyarrow", index=False)
+        yield body.getvalue()
+        return
+    if kind == "csv":
+        for start in range(0, max(len(table), 1), ROWS_AT_ONCE):
+            part = table.iloc[start : start + ROWS_AT_ONCE]
+            yield scrub(part.to_csv(index=False, header=start == 0, lineterminator="\n").encode())
+        return
+    yield b"["
+    for start in range(0, len(table), ROWS_AT_ONCE):
+        rows = _rows(table.iloc[start : start + ROWS_AT_ONCE])
+        yield (b",\n" if start else b"\n") + scrub(b",\n".join(orjson.dumps(row) for row in rows))
+    yield b"\n]\n"
+
+
+def _rows(table: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Yield each row as plain values; unknown ones are None."""
+    plain: list[Sequence[object]] = [
+        [None if missing else value for value, missing in zip(table[name].tolist(), table[name].isna(), strict=True)]
+        for name in table
+    ]
+    for values in zip(*plain, strict=True):
+        yield dict(zip(table.columns, values, strict=True))

@@ -1,0 +1,253 @@
+"""`loadtest ls`: run folders with their headline, read from summary.json or run.json alone."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import orjson
+
+from loadtest.cli.results import json_option, print_json
+from loadtest.errors import RunFolderError, ScenarioError
+from loadtest.metrics import SUSPECT, VALID, VOID
+from loadtest.run_folder import RunFolder
+from loadtest.text import UNKNOWN, number, shown
+
+RUNS = Path("runs")
+SIGNS = ("run.json", "run.json.partial", "summary.json", "requests-*.jsonl")  # of a run folder, whole or not
+NO_REPORT = "no report"
+WIDE = 100  # columns of a terminal from which the time of day is shown
+COLUMNS = {
+    "run": 0,
+    "when": 76,
+    "model": 62,
+    "levels": 48,
+    "tokens/s": 0,
+    "verdict": 0,
+}  # -> from which width it is shown
+PADDING = 2  # columns between two columns
+GIVING = {"model": 10, "run": 12}  # columns that may be narrower than their text -> the least width
+STYLES = {VALID: "green", SUSPECT: "yellow", VOID: "bold red", NO_REPORT: "dim"}
+LOADS_SHOWN = 12  # characters of a list of loads; a longer one is given by its ends
+DAMAGED = (AttributeError, KeyError, TypeError, ValueError)  # a file that is JSON, but not as it was written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """One run folder. Figures and verdict are None where there is no summary.json that is as new as the records."""
+
+    path: Path
+    name: str
+    started: str | None = None
+    model: str | None = None
+    simulated: bool = False
+    state: str | None = None
+    loads: tuple[float, ...] = ()
+    open_loop: bool = False
+    levels: int = 0
+    verdict: str | None = None
+    void_levels: int | None = None
+    tokens_per_s: float | None = None  # the most output tokens/s of a level that is not void
+    trouble: str | None = None  # why the folder cannot be read
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a row of `ls --json`."""
+        return {
+            "path": str(self.path),
+            "name": self.name,
+            "started": self.started,
+            "model": self.model,
+            "simulated": self.simulated,
+            "state": self.state,
+            "levels": self.levels,
+            "concurrency": None if self.open_loop else list(self.loads),
+            "rate_per_s": list(self.loads) if self.open_loop else None,
+            "verdict": self.verdict,
+            "void_levels": self.void_levels,
+            "max_output_tokens_per_s": self.tokens_per_s,
+            "reported": self.verdict is not None,
+            "trouble": self.trouble,
+        }
+
+
+@click.command()
+@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@json_option
+def ls(folder: Path | None, *, as_json: bool) -> None:
+    """List the run folders in DIR (default: runs) with their headline, the newest first.
+
+    Tokens/s are the most output tokens/s of a level that is not void. Verdict and figures come from summary.json; a run
+    that has none as new as its records is listed with "no report", and `loadtest report` makes it.
+    """
+    place = RUNS if folder is None else folder
+    if folder is not None and not folder.is_dir():
+        raise ScenarioError(f"{folder} is not a folder; name one that holds run folders.")
+    found = sorted((_read(path) for path in _run_folders(place)), key=lambda one: one.started or "", reverse=True)
+    if as_json:
+        print_json({"folder": str(place), "runs": [one.to_dict() for one in found]})
+    elif not found:
+        print(f"{place} holds no run folders; `loadtest run` makes them.")
+    else:
+        _print(found)
+
+
+def _run_folders(place: Path) -> Iterator[Path]:
+    """Yield the run folders in `place`, or `place` itself where it is one."""
+    try:
+        inside = sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
+        for path in [place] if _is_run(place) else inside:
+            if _is_run(path):
+                yield path
+    except OSError as error:
+        raise ScenarioError(f"cannot read {place}: {error.strerror}.") from None
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return any(next(path.glob(sign), None) is not None for sign in SIGNS)
+    except OSError:
+        return True  # and `_read` says why it cannot be read
+
+
+def _read(path: Path) -> Headline:
+    try:
+        summary = _summary(path)
+        if summary is not None:
+            return _of_summary(path, summary)
+        return _of_run(path, RunFolder.open(path).read_run())
+    except RunFolderError as error:
+        return Headline(path=path, name=path.name, trouble=str(error).removeprefix(f"{path} ").removeprefix(f"{path}/"))
+    except OSError as error:
+        return Headline(path=path, name=path.name, trouble=f"cannot be read: {error.strerror}.")
+    except DAMAGED:
+        return Headline(path=path, name=path.name, trouble="is damaged; `loadtest report` says how.")
+
+
+def _summary(path: Path) -> dict[str, Any] | None:
+    """Return summary.json; None where there is none, or it is older than the records."""
+    file = path / "summary.json"
+    if not file.is_file():
+        return None
+    written = file.stat().st_mtime_ns
+    if any(each.stat().st_mtime_ns > written for each in path.glob("requests-*.jsonl")):
+        return None
+    try:
+        found = orjson.loads(file.read_bytes())
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _of_summary(path: Path, summary: dict[str, Any]) -> Headline:
+    levels = summary["levels"]
+    if not isinstance(levels, list) or summary["verdict"] not in (VALID, SUSPECT, VOID):
+        raise ValueError
+    rates = [level["output_tokens_per_s"] for level in levels if level["verdict"] != VOID]
+    return Headline(
+        **_common(path, summary, levels),
+        verdict=str(summary["verdict"]),
+        void_levels=sum(level["verdict"] == VOID for level in levels),
+        tokens_per_s=max((float(rate) for rate in rates if rate is not None), default=None),
+    )
+
+
+def _of_run(path: Path, facts: dict[str, Any]) -> Headline:
+    simulated = (facts.get("server") or {}).get("simulated")
+    return Headline(**_common(path, {**facts, "simulated": simulated}, facts.get("levels") or []))
+
+
+def _common(path: Path, facts: dict[str, Any], levels: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    rates = [level["rate"] for level in levels if level.get("rate") is not None]
+    users = [level["concurrency"] for level in levels if level.get("concurrency") is not None]
+    targets = facts.get("targets") or [facts.get("target") or {}]
+    models = [str(one["model"]) for one in targets if one.get("model")]
+    return {
+        "path": path,
+        "name": str(facts.get("name") or path.name),
+        "started": None if facts.get("started") is None else str(facts["started"]),
+        "model": ", ".join(dict.fromkeys(models)) or None,
+        "simulated": bool(facts.get("simulated")),
+        "state": None if facts.get("state") is None else str(facts["state"]),
+        "loads": tuple(
+            dict.fromkeys(float(rate) for rate in rates) if rates else dict.fromkeys(int(count) for count in users)
+        ),
+        "open_loop": bool(rates) or any(level.get("trace") for level in levels),
+        "levels": len(levels),
+    }
+
+
+def _loads(one: Headline) -> str:
+    """Return the loads of a run's levels: "1, 2, 4, 8", "1 to 64", "0.5 to 4/s"."""
+    if not one.loads:
+        return "trace" if one.open_loop else UNKNOWN
+    unit = "/s" if one.open_loop else ""
+    text = ", ".join(f"{load:g}" for load in one.loads) + unit
+    return text if len(text) <= LOADS_SHOWN else f"{min(one.loads):g} to {max(one.loads):g}{unit}"
+
+
+def _verdict(one: Headline) -> str:
+    if one.verdict is None:
+        return NO_REPORT if one.state in (None, "done") else str(one.state)
+    return one.verdict if one.state in (None, "done") else str(one.state)
+
+
+def _when(one: Headline, *, day_alone: bool) -> str:
+    """Return the start of a run by the clock on the wall here."""
+    try:
+        at = datetime.datetime.fromisoformat(one.started or "").astimezone()
+    except ValueError:
+        return UNKNOWN
+    return f"{at:%Y-%m-%d}" if day_alone else f"{at:%Y-%m-%d %H:%M}"
+
+
+def _widths(rows: Sequence[Sequence[str]], heads: Sequence[str], width: int) -> dict[str, int]:
+    """Return the width of each column, in `width` columns of a terminal: what is too much, model and then run give up."""
+    needed = {head: max(len(head), *(len(row[i]) for row in rows)) for i, head in enumerate(heads)}
+    for name, least in GIVING.items():
+        if name in needed:
+            over = sum(needed.values()) + PADDING * (len(heads) - 1) - width
+            needed[name] = max(needed[name] - max(over, 0), least)
+    return needed
+
+
+def _print(found: Sequence[Headline]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    heads = [name for name, least in COLUMNS.items() if console.width >= least]
+    rows = [[_cells(one, console.width)[name] for name in heads] for one in found if one.trouble is None]
+    if rows:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, PADDING // 2, 0, 0), pad_edge=False, show_edge=False)
+        for name, width in _widths(rows, heads, console.width).items():
+            # The name of a run is what other commands are given, so it is folded and never cut.
+            how: Literal["fold", "ellipsis"] = "fold" if name == "run" else "ellipsis"
+            right: Literal["left", "right"] = "right" if name == "tokens/s" else "left"
+            table.add_column(name, justify=right, no_wrap=name != "run", overflow=how, width=width)
+        for row in rows:
+            table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+        console.print(table)
+    for one in found:
+        if one.trouble is not None:
+            console.print(Text(shown(f"{one.path.name} {one.trouble}"), style="dim"))
+    simulated = sum(one.simulated for one in found)
+    if simulated:
+        every = "All of them" if simulated == len(found) else f"{simulated} of them"
+        console.print(Text(f"{every} measured a simulated server.", style="dim"))
+
+
+def _cells(one: Headline, width: int) -> dict[str, str]:
+    return {
+        "run": shown(one.path.name or str(one.path)),
+        "when": _when(one, day_alone=width < WIDE),
+        "model": shown(one.model or UNKNOWN),
+        "levels": _loads(one),
+        "tokens/s": number(one.tokens_per_s),
+        "verdict": _verdict(one),
+    }

@@ -1,0 +1,136 @@
+"""`loadtest ls`: a line a run folder at 80 columns, whatever is broken in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+from support.made_runs import Made, make
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _at_80_columns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+
+
+def line_of(text: str, name: str) -> str:
+    lines = [line for line in text.splitlines() if line.startswith(f"{name} ")]
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+def test_the_headline_of_each_run_the_newest_first(loadtest: Call) -> None:
+    make(Path("runs/old"), Made(), users=(1, 2), started="2026-01-01T12:00:00Z")
+    make(Path("runs/new"), Made(), users=(1, 2, 4, 8, 16, 32), started="2026-02-01T12:00:00Z")
+    for name in ("old", "new"):
+        loadtest("report", f"runs/{name}")
+    code, out, _ = loadtest("ls")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.index("\nnew ") < out.index("\nold ")
+    most = max(
+        level["output_tokens_per_s"] for level in orjson.loads(Path("runs/old/summary.json").read_bytes())["levels"]
+    )
+    assert line_of(out, "old").split()[:5] == ["old", "2026-01-01", "made", "1,", "2"]
+    assert f"{most:.0f}" in line_of(out, "old")
+    assert "1 to 32" in line_of(out, "new")
+
+
+@pytest.mark.parametrize("width", [30, 50, 80, 120])
+def test_the_verdict_stays_and_the_name_is_never_cut(
+    loadtest: Call, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    name = "20260101-120000-a-long-name-of-a-run"
+    made = {"url": "http://127.0.0.1:11434", "api": "ollama", "model": "meta-llama/Llama-3.1-70B-Instruct-AWQ-INT4"}
+    make(Path("runs", name), Made(), users=(1, 2), target=made)
+    loadtest("report", f"runs/{name}")
+    monkeypatch.setenv("COLUMNS", str(width))
+    _, out, _ = loadtest("ls")
+    assert max(map(len, out.splitlines())) <= width
+    assert name in "".join(line.split(" ")[0] for line in out.splitlines()[2:])
+    assert "verdict" in out or width < 50
+    assert "valid" in out
+
+
+def test_a_void_level_gives_no_headline(loadtest: Call) -> None:
+    make(Path("runs/a"), Made(), users=(1, 2), clock_steps=1)
+    loadtest("report", "runs/a")
+    _, out, _ = loadtest("ls", "--json")
+    found = orjson.loads(out)["runs"][0]
+    assert (found["verdict"], found["void_levels"], found["max_output_tokens_per_s"]) == ("void", 2, None)
+
+
+def test_a_summary_older_than_the_records_is_none(loadtest: Call) -> None:
+    make(Path("runs/a"), Made(), users=(1, 2))
+    _, out, _ = loadtest("ls")
+    assert "no report" in line_of(out, "a")
+    loadtest("report", "runs/a")
+    _, out, _ = loadtest("ls")
+    assert "no report" not in out
+    later = Path("runs/a/summary.json").stat().st_mtime_ns + 10**9
+    os.utime("runs/a/requests-0.jsonl", ns=(later, later))
+    _, out, _ = loadtest("ls")
+    assert "no report" in line_of(out, "a")
+    assert "1, 2" in line_of(out, "a")  # of run.json
+
+
+def test_what_is_broken_is_a_line_with_the_reason(loadtest: Call) -> None:
+    make(Path("runs/good"), Made(), users=(1,))
+    for name, file, body in (
+        ("a", "run.json", b"{"),
+        ("b", "run.json", b'{"schema": 99}'),
+        ("c", "run.json", b'{"levels": [3]}'),
+        ("d", "run.json.partial", b""),
+        ("e", "summary.json", b'{"levels": {}, "verdict": 3}'),
+        ("f", "summary.json", b'{"levels": [{"verdict": "valid"}]}'),
+        ("g", "run.json", b'{"levels": [{"rate": "x"}], "started": 7, "targets": 3}'),
+    ):
+        Path("runs", name).mkdir()
+        Path("runs", name, file).write_bytes(body)
+    Path("runs/plots").mkdir()  # no run
+    Path("runs/a file").write_text("")
+    code, out, _ = loadtest("ls")
+    assert code == 0
+    assert line_of(out, "a").endswith("does not parse as JSON.")
+    assert "newer loadtest" in out
+    for name in "cefg":
+        assert line_of(out, name).endswith("is damaged; `loadtest report` says how.")
+    assert "has no run.json" in line_of(out, "d")
+    assert "good" in out
+    assert "plots" not in out
+
+
+def test_no_runs_and_no_folder(loadtest: Call) -> None:
+    assert loadtest("ls") == (0, "runs holds no run folders; `loadtest run` makes them.\n", "")
+    code, out, err = loadtest("ls", "nowhere")
+    assert (code, out) == (2, "")
+    assert "nowhere is not a folder" in err
+    code, out, _ = loadtest("ls", "--json")
+    assert (code, orjson.loads(out)) == (0, {"folder": "runs", "runs": []})
+
+
+def test_a_run_folder_is_a_list_of_one(loadtest: Call) -> None:
+    make(Path("runs/a"), Made(), users=(1,))
+    code, out, _ = loadtest("ls", "runs/a")
+    assert code == 0
+    assert line_of(out, "a")
+
+
+def test_it_reads_no_records_and_imports_no_pandas(loadtest: Call) -> None:
+    """What makes 200 folders fast: one small file each."""
+    make(Path("runs/a"), Made(), users=(1,))
+    Path("runs/a/requests-0.jsonl").chmod(0)
+    code, out, _ = loadtest("ls")
+    assert code == 0
+    assert line_of(out, "a")
+    import subprocess
+    import sys
+
+    lines = "import sys; from loadtest.cli import ls; sys.exit(bool({'pandas', 'numpy', 'matplotlib', 'httpx'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", lines], check=False).returncode == 0
