@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import os
 import platform
 import tempfile
@@ -187,6 +188,17 @@ class RunFolder:
             raise RunFolderError(f"{self.path / 'run.json'} is not a JSON object.")
         _check_schema(self.path, facts)
         return facts
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what was measured: run.json and every requests file, by name; raise RunFolderError."""
+        found = hashlib.sha256()
+        for path in sorted([*self.path.glob("run.json"), *self.path.glob("requests-*.jsonl")]):
+            try:
+                with path.open("rb") as file:
+                    found.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            except OSError as error:
+                raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
+        return found.hexdigest()
 
     def record_writer(self, clock: Clock, *, worker: str = "0", driver: str = "asyncio") -> RecordWriter:
         return RecordWriter(self.path / f"requests-{worker}.jsonl", worker=worker, driver=driver, clock=clock)

@@ -41,6 +41,8 @@ UNLOAD_POLL_S = 0.05  # between two questions at the least
 Choose = Callable[[Path, Sequence[Level]], Level | None]
 # Given the run folder and the server's URL: what samples into the folder while it is entered.
 Beside = Callable[[Path, str], AbstractContextManager[object]]
+# Given the run folder before the first request of a level: keeps something in it, and returns what run.json says of that.
+Keep = Callable[[Path], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ def measure(
     say: Callable[[str], None],
     choose: Choose | None = None,
     beside: Beside | None = None,
+    keep: Keep = lambda _: {},
     stopping: Callable[[Stoppable], Stopping] = Stopping,
 ) -> Finished:
     """Run `scenario` into `out` (default: default_folder) and return where it lies.
@@ -81,6 +84,7 @@ def measure(
         loop = loop_factory().__module__.partition(".")[0]
         facts = initial_facts(scenario, target, workload.counter, workload.fit, driver="asyncio", loop=loop)
         folder = RunFolder.create(path)
+        facts |= keep(path)
         folder.write_run({**facts, "state": "running"})
         ended: dict[str, Any] = {"state": "failed"}
         try:

@@ -35,6 +35,11 @@ COMMANDS = {
         "loadtest.cli.advise",
         "Say how many parallel slots the server should have, and what they would change.",
     ),
+    "predict": (
+        "loadtest.cli.predict",
+        "Say beforehand what another load would give, with 95 % bands, into prediction.json.",
+    ),
+    "score": ("loadtest.cli.score", "Hold a prediction.json against a run: errors, bands, and the textbook beside it."),
     "memory": ("loadtest.cli.memory", "Say what a model takes in memory, and whether it fits."),
     "check": ("loadtest.cli.check", "Say what server answers at a URL, and what could spoil a measurement."),
     "monitor": ("loadtest.cli.monitor", "Sample host, GPU and servers into a run folder."),

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from loadtest.asyncio_driver.session import Beside, Choose, Finished, measure
+from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.expected import Expected, beforehand, enough
+from loadtest.cli.keeping import kept_prediction
 from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options import make_scenario, scenario_options
 from loadtest.cli.progress import LiveLine
@@ -31,6 +32,7 @@ def run_scenario(
     line: LiveLine | None = None,
     choose: Choose | None = None,
     beside: Beside | None = None,
+    keep: Keep = lambda _: {},
     watch: Callable[[Progress], object] = lambda _: None,
 ) -> Finished:
     """Measure `scenario` with the progress line on stderr; `watch` sees the same progress."""
@@ -43,7 +45,7 @@ def run_scenario(
         line.show(at)
 
     try:
-        return measure(scenario, out, on_progress=progress, say=line.say, choose=choose, beside=beside)
+        return measure(scenario, out, on_progress=progress, say=line.say, choose=choose, beside=beside, keep=keep)
     finally:
         line.close()
 
@@ -62,6 +64,12 @@ def run_scenario(
     metavar="[N]",
     help=f"Search for the highest concurrency that meets --slo, up to N streams.  [N: {DEFAULT_MOST}]",
 )
+@click.option(
+    "--prediction",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A prediction.json to keep in the run folder before the first request, so that the report scores it.",
+)
 @monitor_options
 def run(
     scenario_file: Path | None,
@@ -70,6 +78,7 @@ def run(
     report: bool,
     slo: str | None,
     find_max: int | None,
+    prediction: Path | None,
     monitor: tuple[str, ...],
     monitor_every: float,
     metrics_port: int | None,
@@ -98,28 +107,36 @@ def run(
       loadtest run --url http://127.0.0.1:11434 --slo ttft_p95=2,tokens_per_s_p5=10 --find-max
       loadtest run --url http://127.0.0.1:11434 --monitor host,nvidia,ollama --report
       loadtest run --url http://127.0.0.1:11434 --duration 300 --metrics-port 9464
+      loadtest run --url http://127.0.0.1:11434 --concurrency 8 --prediction prediction.json
     """
     objectives = () if slo is None else parse_objectives(slo)
     if find_max is not None:
         _check_find_max(objectives, values)
     scenario = make_scenario(scenario_file, values)
+    keep = kept_prediction(prediction)
     beside = beside_run(
         monitor, monitor_every, metrics_port=metrics_port, metrics_address=metrics_address, keys=scenario
     )
     if find_max is not None:
-        return _find_max(scenario, out, objectives, find_max, report=report, beside=beside)
+        return _find_max(scenario, out, objectives, find_max, report=report, beside=beside, keep=keep)
     scenario = enough(scenario, objectives, by_time=values.get("duration") is not None)
-    return _measure_levels(scenario, out, objectives, report=report, beside=beside)
+    return _measure_levels(scenario, out, objectives, report=report, beside=beside, keep=keep)
 
 
 def _measure_levels(
-    scenario: Scenario, out: Path | None, objectives: Sequence[Objective], *, report: bool, beside: Beside | None
+    scenario: Scenario,
+    out: Path | None,
+    objectives: Sequence[Objective],
+    *,
+    report: bool,
+    beside: Beside | None,
+    keep: Keep,
 ) -> int:
     line = LiveLine()
     if (said := beforehand(scenario, objectives)) is not None:
         line.say(said)
     watch = Expected(scenario, line.say) if objectives else (lambda _: None)
-    finished = run_scenario(scenario, out, line=line, beside=beside, watch=watch)
+    finished = run_scenario(scenario, out, line=line, beside=beside, keep=keep, watch=watch)
     if finished.state != "done":
         return show_ended(finished, charts=report, objectives=objectives)
     return exit_code([show_report(finished.folder, charts=report, objectives=objectives)], objectives)
@@ -142,10 +159,11 @@ def _find_max(
     *,
     report: bool,
     beside: Beside | None,
+    keep: Keep,
 ) -> int:
     line = LiveLine()
     finder = Finder(scenario, objectives, most, line.say)
-    finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside)
+    finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside, keep=keep)
     if finished.failure is not None:
         return show_ended(finished)
     found, sentence = finder.conclude(finished.folder)
