@@ -9,7 +9,7 @@ import hashlib
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
@@ -202,6 +202,13 @@ class RunFolder:
 
     def record_writer(self, clock: Clock, *, worker: str = "0", driver: str = "asyncio") -> RecordWriter:
         return RecordWriter(self.path / f"requests-{worker}.jsonl", worker=worker, driver=driver, clock=clock)
+
+    def write_probe(self, records: Iterable[Record], clock: Clock) -> None:
+        """Write the records of the slot probe, which are of level -1 and no part of the run, into probe-slots.jsonl."""
+        writer = RecordWriter(self.path / "probe-slots.jsonl", worker="probe", driver="asyncio", clock=clock)
+        for record in records:
+            writer.write(record)
+        writer.close()
 
     def sample_writer(self, clock: Clock, *, source: str) -> SampleWriter:
         return SampleWriter(self.path / f"samples-{source}.jsonl", source=source, clock=clock)

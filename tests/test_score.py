@@ -19,7 +19,7 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.report import write_report
 from loadtest.analyse.reports import comparable, score_report
 from loadtest.analyse.reports.summary import analyse
-from loadtest.analyse.whatif import textbook
+from loadtest.analyse.whatif import score, textbook
 from loadtest.analyse.whatif.predict_loads import known_slots, predict_loads
 from loadtest.analyse.whatif.prediction_file import (
     AS_KNOWN,
@@ -29,7 +29,6 @@ from loadtest.analyse.whatif.prediction_file import (
     parse_document,
     read_document,
 )
-from loadtest.analyse.whatif.score import winkler_score
 from loadtest.analyse.whatif.textbook import Measured
 from loadtest.cli import cli
 from loadtest.cli.keeping import kept_prediction
@@ -79,10 +78,10 @@ def test_what_was_said_of_6_and_12_users_is_what_they_get(says: str, tmp_path: P
     for each in found.figures:
         assert abs(each.error) < 0.10, each
         assert each.winkler < 0.3 or not each.inside
-    ours = score_report.median_error(found.figures)
+    ours = score.median_error(found.figures)
     assert ours is not None
     for model in score_report.MODELS:
-        theirs = score_report.median_error(found.figures, model)
+        theirs = score.median_error(found.figures, model)
         assert theirs is not None
         assert ours < theirs
 
@@ -104,7 +103,7 @@ def test_errors_are_signed_shares_of_the_measured_value(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("value", "expected"), [(1.0, 0.5), (0.8, 0.5), (0.7, 0.5 + 40 * 0.1), (1.4, 0.5 + 40 * 0.1)])
 def test_the_winkler_score_is_the_width_and_forty_times_the_miss(value: float, expected: float) -> None:
-    assert winkler_score((0.8, 1.3), value) == pytest.approx(expected)
+    assert score.winkler_score((0.8, 1.3), value) == pytest.approx(expected)
 
 
 def test_a_limit_that_was_not_met_gives_two_cases_and_never_one_figure(tmp_path: Path) -> None:
@@ -145,6 +144,17 @@ def test_slots_that_the_server_says_are_known(tmp_path: Path) -> None:
     assert known_slots(found.run, found.slots).limit is None  # four were seen at work
 
 
+def test_slots_that_a_probe_found_are_known(tmp_path: Path) -> None:
+    probe: dict[str, Any] = {"limit": 5, "seen": 5, "how": "", "witnesses": []}
+    document = predicted(measured(tmp_path / "fit", (1, 2, 4), slot_probe=probe), concurrencies=(8,))
+    assert document.slots == 5
+    assert [case.slots for case in document.loads[0].cases] == [5]
+    free = {**probe, "limit": None, "seen": 16}
+    document = predicted(measured(tmp_path / "free", (1, 2, 4), slot_probe=free), concurrencies=(8, 20))
+    assert "at least 16" in document.said[0]
+    assert [[case.slots for case in load.cases] for load in document.loads] == [[None], [None, 16]]
+
+
 def test_other_slots_are_predicted_and_scored_only_where_the_server_had_as_many(tmp_path: Path) -> None:
     document = predicted(measured(tmp_path / "fit", (1, 2, 4, 8), slots=4), concurrencies=(8,), slots=(2, 4))
     assert [load.label for load in document.loads] == ["8 streams with 2 slots", "8 streams with 4 slots"]
@@ -158,24 +168,14 @@ def test_a_model_that_does_not_give_back_its_run_predicts_nothing(tmp_path: Path
     slow = dataclasses.replace(TRUTH, prefill_s=0.010)
     first = play(TRUTH, [Load(users=1, requests=20), Load(users=2, requests=20)], slots=4)
     other = play(slow, [Load(users=3, requests=30)], slots=4)
+    instants = ("t_sched", "t_send", "t_headers", "t_first_byte", "t_first_token", "t_first_visible", "t_end")
     shift = first.levels[-1]["ended_ns"] + 10**9
     moved = [
         dataclasses.replace(
             record,
             id=1000 + record.id,
             level=2,
-            **{
-                name: getattr(record, name) + shift
-                for name in (
-                    "t_sched",
-                    "t_send",
-                    "t_headers",
-                    "t_first_byte",
-                    "t_first_token",
-                    "t_first_visible",
-                    "t_end",
-                )
-            },
+            **dict[str, Any]({name: getattr(record, name) + shift for name in instants}),
             server_first=(record.server_first or 0) + shift,
         )
         for record in other.records
@@ -198,11 +198,12 @@ def test_what_cannot_be_scored_is_said(tmp_path: Path) -> None:
         "its answers have 100 tokens on average, and the prediction is for 50"
         in score_report.score(document, longer).said[0]
     )
-    for name, facts in {
+    differing: dict[str, dict[str, Any]] = {
         "model": {"comparability": {"model": "another"}},
         "server": {"comparability": {"server": "vllm 1.0"}},
         "simulated": {"server": {"kind": "ollama", "simulated": {"profile": "quick", "speed": 1.0}}},
-    }.items():
+    }
+    for name, facts in differing.items():
         found = score_report.score(document, analyse(measured(tmp_path / name, (6,), **facts)))
         assert found.figures == ()
         assert found.said[0].startswith(f"Not scored: the run differs from the one predicted from in {name} (")
@@ -272,8 +273,8 @@ def test_a_run_keeps_a_prediction_and_its_report_scores_it(tmp_path: Path) -> No
     fit = measured(tmp_path / "fit", (1, 2, 4, 8))
     path = tmp_path / "before.json"
     path.write_bytes(predicted(fit, concurrencies=(6,)).to_bytes())
-    facts = kept_prediction(path)(fit := RunFolder.create(tmp_path / "kept").path)
-    assert (fit / "prediction.json").read_bytes() == path.read_bytes()
+    facts = kept_prediction(path)(folder := RunFolder.create(tmp_path / "kept").path)
+    assert (folder / "prediction.json").read_bytes() == path.read_bytes()
     real = measured(tmp_path / "real", (6,), seed=8, **facts)
     (real / "prediction.json").write_bytes(path.read_bytes())
     kept = write_report([real], charts=True).summary["prediction"]
@@ -289,7 +290,9 @@ def test_a_run_keeps_a_prediction_and_its_report_scores_it(tmp_path: Path) -> No
 def test_a_prediction_that_was_exchanged_in_the_run_folder_is_not_scored(tmp_path: Path) -> None:
     fit = measured(tmp_path / "fit", (1, 2, 4, 8))
     one, other = (predicted(fit, concurrencies=(users,)).to_bytes() for users in (6, 7))
-    facts = {"prediction": {"sha256": hashlib.sha256(one).hexdigest(), "made": "", "kept": "2026-01-01T00:00:00Z"}}
+    facts: dict[str, Any] = {
+        "prediction": {"sha256": hashlib.sha256(one).hexdigest(), "made": "", "kept": "2026-01-01T00:00:00Z"}
+    }
     real = measured(tmp_path / "real", (6,), seed=8, **facts)
     said = write_report([real], charts=False).summary["prediction"]["reason"]
     assert "is not there any more" in said

@@ -11,7 +11,7 @@ import click
 
 from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.expected import Expected, beforehand, enough
-from loadtest.cli.keeping import kept_prediction
+from loadtest.cli.keeping import kept_beforehand
 from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options import make_scenario, scenario_options
 from loadtest.cli.progress import LiveLine
@@ -32,7 +32,7 @@ def run_scenario(
     line: LiveLine | None = None,
     choose: Choose | None = None,
     beside: Beside | None = None,
-    keep: Keep = lambda _: {},
+    keep: Keep | None = None,
     watch: Callable[[Progress], object] = lambda _: None,
 ) -> Finished:
     """Measure `scenario` with the progress line on stderr; `watch` sees the same progress."""
@@ -70,6 +70,11 @@ def run_scenario(
     type=click.Path(path_type=Path),
     help="A prediction.json to keep in the run folder before the first request, so that the report scores it.",
 )
+@click.option(
+    "--probe-slots",
+    is_flag=True,
+    help="First find how many requests the server handles in parallel: a few bursts, as loadtest check --slots sends.",
+)
 @monitor_options
 def run(
     scenario_file: Path | None,
@@ -79,6 +84,7 @@ def run(
     slo: str | None,
     find_max: int | None,
     prediction: Path | None,
+    probe_slots: bool,
     monitor: tuple[str, ...],
     monitor_every: float,
     metrics_port: int | None,
@@ -113,7 +119,7 @@ def run(
     if find_max is not None:
         _check_find_max(objectives, values)
     scenario = make_scenario(scenario_file, values)
-    keep = kept_prediction(prediction)
+    keep = kept_beforehand(scenario, prediction, probe_slots=probe_slots)
     beside = beside_run(
         monitor, monitor_every, metrics_port=metrics_port, metrics_address=metrics_address, keys=scenario
     )
@@ -130,7 +136,7 @@ def _measure_levels(
     *,
     report: bool,
     beside: Beside | None,
-    keep: Keep,
+    keep: Keep | None,
 ) -> int:
     line = LiveLine()
     if (said := beforehand(scenario, objectives)) is not None:
@@ -159,7 +165,7 @@ def _find_max(
     *,
     report: bool,
     beside: Beside | None,
-    keep: Keep,
+    keep: Keep | None,
 ) -> int:
     line = LiveLine()
     finder = Finder(scenario, objectives, most, line.say)

@@ -49,12 +49,20 @@ class KnownSlots:
 
 
 def known_slots(run: Run, found: Slots) -> KnownSlots:
-    """Return the slots as the run shows them, else as the server says."""
+    """Return the slots as the run shows them, else as the server says, else as a probe before the run found them."""
     if found.limit:
         return KnownSlots(found, f"the run shows them: {found.method}")
+    least = found.estimate or 0
     said = (run.facts.get("server") or {}).get("slots_said")
-    if said and said >= (found.estimate or 0):
+    if said and said >= least:
         return KnownSlots(Slots(int(said), limit=True, method="the server says so"), "the server says so")
+    probe = run.facts.get("slot_probe") or {}
+    limit, seen = probe.get("limit"), probe.get("seen") or 0
+    how = f"bursts before the run showed {'them' if limit else f'{seen} at work at once'}"
+    if limit and limit >= least:
+        return KnownSlots(Slots(int(limit), limit=True, method=how), how)
+    if not limit and seen > least:
+        return KnownSlots(Slots(int(seen), limit=False, method=how), how)
     return KnownSlots(found, found.method)
 
 
@@ -99,7 +107,7 @@ def predict_loads(
         concurrencies, rates = ([top], rates) if top else (concurrencies, [max(level["rate"] for level in used)])
     known = known_slots(run, found)
     models, said = _models(run, known, steps, used)
-    seen = found.estimate or 0
+    seen = known.slots.estimate or 0
     loads = [
         _predicted_load(models, load, used, known.limit or max(seen, 1))
         for load in grid_of(concurrencies, rates, slots)
@@ -126,7 +134,7 @@ def predict_loads(
         },
         rests_on={
             "levels": [level["label"] for level in used],
-            "slots": {"limit": known.limit, "seen": found.estimate, "how": known.how},
+            "slots": {"limit": known.limit, "seen": known.slots.estimate, "how": known.how},
             "streams": model.streams,
             "step_law": steps.to_dict(),
             "step_errors": {str(streams): error for streams, error in model.step_errors.items()},
@@ -165,7 +173,7 @@ def _models(
 
 def _unknown_limit(seen: int, run: Run) -> str:
     most = max((int(level.get("concurrency") or 0) for level in run.levels), default=0)
-    more = f"measure more than {max(most, seen)} streams at once to see the limit"
+    more = f"measure more than {max(most, seen)} streams at once, or with --probe-slots"
     return (
         f"How many requests the server handles in parallel is not known: at least {seen}. Every load past that has two "
         f"cases, no limit and a limit of {seen}; neither stands for a limit in between. For one figure, {more}."
