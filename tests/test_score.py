@@ -218,6 +218,13 @@ def test_a_void_level_is_said_and_not_scored(tmp_path: Path) -> None:
     assert found.said == ("6 streams · 100 in · 50 out: void, so not scored.",)
 
 
+def test_a_run_of_void_levels_predicts_nothing(tmp_path: Path) -> None:
+    found = analyse(measured(tmp_path / "fit", (1, 2)))
+    levels = [{**level, "verdict": "void"} for level in found.summary["levels"]]
+    with pytest.raises(PredictionError, match=r"every level of .* is void"):
+        predict_loads(found.run, found.slots, found.steps, levels, {}, concurrencies=(3,))
+
+
 def test_a_file_reads_back_as_it_was_said(tmp_path: Path) -> None:
     document = predicted(measured(tmp_path / "fit", (1, 2, 4)), concurrencies=(3, 8), rates=(0.5,))
     (tmp_path / "p.json").write_bytes(document.to_bytes())

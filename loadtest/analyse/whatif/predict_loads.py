@@ -105,6 +105,10 @@ def predict_loads(
     if slots and not concurrencies and not rates:
         top = max((level["concurrency"] for level in used if level["concurrency"]), default=None)
         concurrencies, rates = ([top], rates) if top else (concurrencies, [max(level["rate"] for level in used)])
+    if all(level["verdict"] == VOID for level in used):
+        raise PredictionError(
+            f"No prediction: every level of {run.path} is void; measure again, and see the report for why."
+        )
     known = known_slots(run, found)
     models, said = _models(run, known, steps, used)
     seen = known.slots.estimate or 0
