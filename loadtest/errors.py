@@ -35,4 +35,4 @@ class WorkerError(LoadTestError):
 
 
 class PredictionError(LoadTestError):
-    """A run does not show enough to predict from; the sentence says what to measure."""
+    """A run does not show enough to predict from, or a prediction cannot be scored; the sentence says what to do."""

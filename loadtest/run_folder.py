@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
@@ -188,8 +189,26 @@ class RunFolder:
         _check_schema(self.path, facts)
         return facts
 
+    def digest(self) -> str:
+        """Return the SHA-256 of what was measured: run.json and every requests file, by name; raise RunFolderError."""
+        found = hashlib.sha256()
+        for path in sorted([*self.path.glob("run.json"), *self.path.glob("requests-*.jsonl")]):
+            try:
+                with path.open("rb") as file:
+                    found.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            except OSError as error:
+                raise RunFolderError(f"cannot read {path}: {error.strerror}.") from None
+        return found.hexdigest()
+
     def record_writer(self, clock: Clock, *, worker: str = "0", driver: str = "asyncio") -> RecordWriter:
         return RecordWriter(self.path / f"requests-{worker}.jsonl", worker=worker, driver=driver, clock=clock)
+
+    def write_probe(self, records: Iterable[Record], clock: Clock) -> None:
+        """Write the records of the slot probe, which are of level -1 and no part of the run, into probe-slots.jsonl."""
+        writer = RecordWriter(self.path / "probe-slots.jsonl", worker="probe", driver="asyncio", clock=clock)
+        for record in records:
+            writer.write(record)
+        writer.close()
 
     def sample_writer(self, clock: Clock, *, source: str) -> SampleWriter:
         return SampleWriter(self.path / f"samples-{source}.jsonl", source=source, clock=clock)

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.analyse.reports import findings, pages, tables
+from loadtest.analyse.reports import findings, pages, score_report, tables
 from loadtest.analyse.reports.summary import Analysis, analyse, failed, has_tokens
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.verdict.verdict import worst
@@ -83,6 +83,7 @@ def write_report(
     files: list[Path] = []
     for one, place in zip(analyses, _places(analyses, out), strict=True):
         place.mkdir(parents=True, exist_ok=True)
+        score_report.add_score(one)
         files.append(write_whole(place / "summary.json", orjson.dumps(one.summary, option=orjson.OPT_INDENT_2) + b"\n"))
         if charts:
             from loadtest.analyse.charts import draw_all

@@ -33,6 +33,7 @@ from loadtest.target.prepare import prepare_target
 from loadtest.target.run_facts import initial_facts, level_facts
 from loadtest.target.target import Target, located
 from loadtest.text import counted, seconds, shown
+from loadtest.workloads.workload import Workload
 
 UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
 UNLOAD_POLL_S = 0.05  # between two questions at the least
@@ -41,6 +42,9 @@ UNLOAD_POLL_S = 0.05  # between two questions at the least
 Choose = Callable[[Path, Sequence[Level]], Level | None]
 # Given the run folder and the server's URL: what samples into the folder while it is entered.
 Beside = Callable[[Path, str], AbstractContextManager[object]]
+# Called when the target is ready: finds out what is to be known beforehand. What it returns is given the run folder before
+# the first request of a level: it keeps something in there, and returns what run.json says of that.
+Keep = Callable[[Target, Workload], Callable[[Path], dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ def measure(
     say: Callable[[str], None],
     choose: Choose | None = None,
     beside: Beside | None = None,
+    keep: Keep | None = None,
     stopping: Callable[[Stoppable], Stopping] = Stopping,
 ) -> Finished:
     """Run `scenario` into `out` (default: default_folder) and return where it lies.
@@ -78,9 +83,11 @@ def measure(
     ):
         target, workload = prepare_target(control, scenario, say)
         scenario = workload.scenario
+        kept = keep(target, workload) if keep is not None else lambda _: {}
         loop = loop_factory().__module__.partition(".")[0]
         facts = initial_facts(scenario, target, workload.counter, workload.fit, driver="asyncio", loop=loop)
         folder = RunFolder.create(path)
+        facts |= kept(path)
         folder.write_run({**facts, "state": "running"})
         ended: dict[str, Any] = {"state": "failed"}
         try:

@@ -38,6 +38,11 @@ COMMANDS = {
     ),
     "ls": ("loadtest.cli.ls", "List run folders: model, levels, verdict, most output tokens/s."),
     "export": ("loadtest.cli.export", "Write a run's levels, requests and chunks as CSV, JSON or Parquet."),
+    "predict": (
+        "loadtest.cli.predict",
+        "Say beforehand what another load would give, with 95 % bands, into prediction.json.",
+    ),
+    "score": ("loadtest.cli.score", "Hold a prediction.json against a run: errors, bands, and the textbook beside it."),
     "memory": ("loadtest.cli.memory", "Say what a model takes in memory, and whether it fits."),
     "check": ("loadtest.cli.check", "Say what server answers at a URL, and what could spoil a measurement."),
     "monitor": ("loadtest.cli.monitor", "Sample host, GPU and servers into a run folder."),

@@ -46,6 +46,7 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
     from loadtest.analyse.server.memory import memory_by_slots
     from loadtest.analyse.whatif import slot_advice as work
     from loadtest.analyse.whatif.predict import ServerModel
+    from loadtest.analyse.whatif.predict_loads import known_slots
     from loadtest.memory.loaded import parse_memory
 
     objectives = () if slo is None else parse_objectives(slo)
@@ -57,15 +58,16 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
     group = work.longest_series(analysis.run)
     if group is None:
         raise PredictionError(f"{run} holds no closed-loop level to advise on; measure with --concurrency.")
-    work.require_slots(analysis.slots, group)
-    model = ServerModel.of(analysis.run, analysis.slots, analysis.steps)
+    slots = known_slots(analysis.run, analysis.slots).slots
+    work.require_slots(slots, group)
+    model = ServerModel.of(analysis.run, slots, analysis.steps)
     found = work.advise_slots(
         work.narrowed(model, analysis.run, group.levels),
         group,
         analysis.summary["levels"],
         kind=(analysis.run.facts.get("server") or {}).get("kind"),
         objectives=objectives,
-        memory=memory_by_slots(analysis.run, analysis.slots),
+        memory=memory_by_slots(analysis.run, slots),
         gpu_bytes=room,
     )
     written = _write_advice(run, analysis, found)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import httpx
@@ -14,13 +15,19 @@ from loadtest.cli.options import make_scenario, one_url, option_of
 from loadtest.cli.results import json_option, print_json
 from loadtest.cli.trial import try_out
 from loadtest.credentials import withhold
+from loadtest.dialects import dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.target.connect import control_client
 from loadtest.target.probe import ServedModel, Server, choose_model, hazards, probe, with_details
-from loadtest.target.target import located
+from loadtest.target.target import Target, located
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url
+from loadtest.workloads.tokens import load_counter
+from loadtest.workloads.workload import Workload
+
+if TYPE_CHECKING:
+    from loadtest.target.slot_probe import SlotProbe
 
 
 def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,14 +48,18 @@ def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Also send requests, short ones, until one is answered, and say what to add to the command for it. This may load "
     "the model and cost tokens.",
 )
+@click.option("--slots", is_flag=True, help="Find how many requests it handles in parallel: sends a few bursts.")
 @_request_options
 @json_option
-def check(place: str | None, *, trying: bool, url: str | None, as_json: bool, **values: Any) -> int:
+def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_json: bool, **values: Any) -> int:
     """Say what server answers at URL, and what could spoil a measurement.
 
     Without URL: OLLAMA_HOST, OPENAI_BASE_URL (first with --api openai), else the local Ollama. No prompt is sent, except
     with --try, which finds out what has to be said to this server. The other options are those of `loadtest run`. Exit code
     2 when no usable server answers; with --try 1 when no request is answered.
+
+    With --slots bursts of 2, 4, 8 and 16 short requests follow until one of them has to wait for another to end: at most
+    64 tokens each, and what they cost is said. A server that says its slots is asked for them instead.
 
     \b
     Examples:
@@ -66,10 +77,11 @@ def check(place: str | None, *, trying: bool, url: str | None, as_json: bool, **
     with control_client(asked, asked.connect_timeout, asked.header) as client:
         server, chosen, trouble, scenario = _look(client, asked, model, trying=trying)
     warnings = [*([trouble] if trouble else []), *hazards(server, chosen, keys=asked)]
+    probed = _probed(server, chosen, asked) if slots and server.slots is None and chosen is not None else None
     if as_json:
-        print_json(_server_dict(server, chosen, warnings))
+        print_json(_server_dict(server, chosen, warnings, probed))
         return 0
-    _print_server(server, chosen)
+    _print_server(server, chosen, probed)
     for text in warnings:
         print(f"! {text}")
     if not trying:
@@ -103,7 +115,9 @@ def _look(
         return server, None, str(error), scenario
 
 
-def _server_dict(server: Server, chosen: ServedModel | None, warnings: list[str]) -> dict[str, Any]:
+def _server_dict(
+    server: Server, chosen: ServedModel | None, warnings: list[str], probed: SlotProbe | None
+) -> dict[str, Any]:
     """Return what `check --json` prints."""
     return {
         "url": server.url,
@@ -115,10 +129,10 @@ def _server_dict(server: Server, chosen: ServedModel | None, warnings: list[str]
         "models_unlisted": server.unlisted,
         "model": None if chosen is None else dataclasses.asdict(chosen),
         "warnings": warnings,
-    }
+    } | ({} if probed is None else {"slot_probe": probed.to_dict()})
 
 
-def _print_server(server: Server, chosen: ServedModel | None) -> None:
+def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe | None) -> None:
     rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
     if server.simulated:
         profile = shown(server.simulated["profile"])
@@ -128,16 +142,24 @@ def _print_server(server: Server, chosen: ServedModel | None) -> None:
     if chosen is not None:
         rows.append(("model", " ".join(filter(None, [shown(chosen.name), _model_details(chosen)]))))
         rows.append(("context", _context_text(chosen)))
-    rows.append(
-        (
-            "slots",
-            str(server.slots)
-            if server.slots
-            else "not reported by this server; a run with more streams than slots can show them",
-        )
-    )
+    unsaid = "not reported by this server; --slots finds them, or a run with more streams than slots"
+    if probed is not None:
+        unsaid = "\n           ".join([probed.how, *probed.witnesses, f"cost: {probed.cost}"])
+    rows.append(("slots", str(server.slots) if server.slots else unsaid))
     for name, value in rows:
         print(f"{name:10} {value}")
+
+
+def _probed(server: Server, model: ServedModel, scenario: Scenario) -> SlotProbe:
+    """Send bursts, as the scenario says, until the server's slots show."""
+    from loadtest.target.slot_probe import probe_slots
+
+    spoken = scenario.api if scenario.api != "auto" else server.native
+    seed = secrets.randbelow(2**31) if scenario.seed is None else scenario.seed
+    scenario = scenario.replace(api=spoken, model=model.name, seed=seed)
+    dialect = dialect_for(scenario, api=spoken, model=model.name, kind=server.kind)
+    counter = load_counter(model.name, fetch=False)
+    return probe_slots(Target(server, model, dialect), Workload(scenario, counter))
 
 
 def _model_details(model: ServedModel) -> str:
@@ -157,6 +179,4 @@ def _context_text(model: ServedModel) -> str:
     return unknown + (f"; {trained}" if trained else "")
 
 
-named_in_environment(
-    check, ["named", "model", "api", "connect_timeout", *(key.name for key in keys_of(ConnectionKeys))]
-)
+named_in_environment(check, ["url", "model", "api", "connect_timeout", *(key.name for key in keys_of(ConnectionKeys))])

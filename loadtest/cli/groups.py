@@ -25,7 +25,7 @@ COMMON = (
     "monitor",
     "out",
 )
-RESULTS = ("name", "save_text", "no_report", "quiet", "as_json", "junit", "github_summary")
+RESULTS = ("name", "save_text", "prediction", "probe_slots", "no_report", "quiet", "as_json", "junit", "github_summary")
 MONITORING = ("monitor_every", "metrics_port", "metrics_address")
 # Headings of the parts of the scenario: these first, any other part after them, under its own name.
 HEADINGS = {

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loadtest.asyncio_driver.session import Beside, Choose, Finished, measure
+from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.environment import is_from_environment, named_in_environment, say_what_is_taken
 from loadtest.cli.expected import Expected, beforehand, enough
 from loadtest.cli.groups import RunCommand
+from loadtest.cli.keeping import kept_beforehand
 from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options import file_and_url, make_scenario, scenario_options
 from loadtest.cli.progress import LiveLine, NoLine
@@ -39,6 +40,7 @@ def run_scenario(
     line: LiveLine | None = None,
     choose: Choose | None = None,
     beside: Beside | None = None,
+    keep: Keep | None = None,
     watch: Callable[[Progress], object] = lambda _: None,
 ) -> Finished:
     """Measure `scenario` with the progress line on stderr; `watch` sees the same progress."""
@@ -51,7 +53,7 @@ def run_scenario(
         line.show(at)
 
     try:
-        return measure(scenario, out, on_progress=progress, say=line.say, choose=choose, beside=beside)
+        return measure(scenario, out, on_progress=progress, say=line.say, choose=choose, beside=beside, keep=keep)
     finally:
         line.close()
 
@@ -92,6 +94,17 @@ class Showing:
     metavar="[N]",
     help=f"Search for the highest concurrency that meets --slo, up to N streams.  [N: {DEFAULT_MOST}]",
 )
+@click.option(
+    "--prediction",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A prediction.json to keep in the run folder before the first request, so that the report scores it.",
+)
+@click.option(
+    "--probe-slots",
+    is_flag=True,
+    help="First find how many requests the server handles in parallel: a few bursts, as loadtest check --slots sends.",
+)
 @monitor_options
 def run(
     given: tuple[str, ...],
@@ -105,6 +118,8 @@ def run(
     github_summary: bool,
     slo: str | None,
     find_max: int | None,
+    prediction: Path | None,
+    probe_slots: bool,
     monitor: tuple[str, ...],
     monitor_every: float,
     metrics_port: int | None,
@@ -133,6 +148,7 @@ def run(
       loadtest run --concurrency 4 --slo ttft_p95=2,errors=0.01 --junit gate.xml
       loadtest run --slo ttft_p95=2,tokens_per_s_p5=10 --find-max
       loadtest run --monitor host,nvidia,ollama --duration 300 --metrics-port 9464
+      loadtest run --concurrency 8 --prediction prediction.json
 
     Every option here can be set in the environment as well: --input-tokens is LOADTEST_INPUT_TOKENS. An option wins over
     the environment, and that over the scenario file.
@@ -149,23 +165,30 @@ def run(
     if find_max is not None:
         _check_find_max(objectives, values)
     scenario = make_scenario(scenario_file, values)
+    keep = kept_beforehand(scenario, prediction, probe_slots=probe_slots)
     beside = beside_run(
         monitor, monitor_every, metrics_port=metrics_port, metrics_address=metrics_address, keys=scenario
     )
     if find_max is not None:
-        return _find_max(scenario, out, objectives, find_max, showing=showing, beside=beside)
+        return _find_max(scenario, out, objectives, find_max, showing=showing, beside=beside, keep=keep)
     scenario = enough(scenario, objectives, by_time=values.get("duration") is not None)
-    return _measure_levels(scenario, out, objectives, showing=showing, beside=beside)
+    return _measure_levels(scenario, out, objectives, showing=showing, beside=beside, keep=keep)
 
 
 def _measure_levels(
-    scenario: Scenario, out: Path | None, objectives: Sequence[Objective], *, showing: Showing, beside: Beside | None
+    scenario: Scenario,
+    out: Path | None,
+    objectives: Sequence[Objective],
+    *,
+    showing: Showing,
+    beside: Beside | None,
+    keep: Keep | None,
 ) -> int:
     line = showing.line()
     if (said := beforehand(scenario, objectives)) is not None:
         line.say(said)
     watch = Expected(scenario, line.say) if objectives else (lambda _: None)
-    finished = run_scenario(scenario, out, line=line, beside=beside, watch=watch)
+    finished = run_scenario(scenario, out, line=line, beside=beside, keep=keep, watch=watch)
     return show_ended(finished, showing, objectives=objectives)
 
 
@@ -186,10 +209,11 @@ def _find_max(
     *,
     showing: Showing,
     beside: Beside | None,
+    keep: Keep | None,
 ) -> int:
     line = showing.line()
     finder = Finder(scenario, objectives, most, line.say)
-    finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside)
+    finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside, keep=keep)
     if finished.failure is not None:
         return show_ended(finished, showing)
     found, sentence = finder.conclude(finished.folder)

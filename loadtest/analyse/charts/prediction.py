@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.whatif import self_check
 from loadtest.analyse.whatif.predict import Prediction
+from loadtest.analyse.whatif.prediction_file import Document
 from loadtest.analyse.whatif.slot_advice import ClosedLoopSeries
 from loadtest.slo import Objective
 from loadtest.text import counted, percent, seconds
@@ -40,6 +42,67 @@ def draw(
             axes.set_title(name)
         subtitle = f"{group.label}; bars and band: 95 %" if group.label else "bars and band: 95 %"
         return style.save(figure, path, analysis, title(analysis, group, curve), subtitle)
+
+
+def draw_loads(path: Path, analysis: Analysis, document: Document) -> Path:
+    """Draw the loads that were asked for, each case with its bands, beside the levels they are predicted from."""
+    rates = not any(load.concurrency for load in document.loads)
+    levels = [
+        level
+        for level in analysis.summary["levels"]
+        if level["label"] in document.rests_on["levels"] and bool(level["concurrency"]) != rates
+    ]
+    with mpl.rc_context(style.RC):
+        figure, panels = style.page(len(PANELS), columns=2, height=4.9, share_y=False)
+        for axes, (name, key, statistic) in zip(panels, PANELS, strict=True):
+            _loads_panel(axes, levels, document, key, statistic, rates=rates)
+            axes.set_title(name)
+        return style.save(figure, path, analysis, _loads_title(document), "bars: 95 %")
+
+
+def _loads_panel(
+    axes: Axes, levels: Sequence[dict[str, Any]], document: Document, key: str, statistic: str, *, rates: bool
+) -> None:
+    name = f"{key}.{statistic}"
+    points = [(level["rate"] if rates else level["concurrency"], _value(level, key, statistic)) for level in levels]
+    known = sorted((at, value) for at, value in points if value is not None)
+    said: dict[str, list[tuple[float, float, Interval]]] = {}
+    for load in document.loads:
+        at = load.rate if rates else load.concurrency
+        if at is None:
+            continue
+        for case in load.cases:
+            if name in case.figures:
+                label = counted(case.slots, "slot") if case.slots else case.name
+                said.setdefault(label, []).append((at, case.figures[name], case.bands[name]))
+    tallest = max(
+        [value for _, value in known] + [value for each in said.values() for _, value, _ in each], default=0.0
+    )
+    factor, unit = (1.0, "tokens/s") if key.endswith("per_s") else style.scale(tallest)
+    for place, (label, each) in enumerate(sorted(said.items())):
+        colour, marker = style.LINES[place % len(style.LINES)], style.MARKERS[1 + place % (len(style.MARKERS) - 1)]
+        for at, _, (low, high) in each:
+            axes.vlines(at, low * factor, high * factor, color=colour, linewidth=1.6, zorder=2)
+        values = [value * factor for _, value, _ in each]
+        axes.plot([at for at, _, _ in each], values, marker, color=colour, label=f"predicted, {label}", zorder=3)
+    if known:
+        at_known, values_known = [at for at, _ in known], [value * factor for _, value in known]
+        axes.plot(at_known, values_known, "o", color=style.INK, markeredgecolor="white", label="measured", zorder=4)
+    axes.set_ylim(0, max(axes.get_ylim()[1], tallest * factor) * 1.12)
+    every = sorted({float(at) for at, _ in known} | {float(at) for each in said.values() for at, _, _ in each})
+    ticks: list[float] = []
+    for at in every:
+        if not ticks or at >= 1.3 * ticks[-1]:
+            ticks.append(at)
+    style.concurrency_axis(axes, ticks, *(["requests/s"] if rates else []))
+    axes.set_ylabel(unit if unit == "tokens/s" else f"TTFT ({unit})")
+
+
+def _loads_title(document: Document) -> str:
+    if document.slots is None and any(len(load.cases) > 1 for load in document.loads):
+        seen = document.rests_on["slots"]["seen"] or 0
+        return f"Predicted for no limit of slots, and for a limit of {seen}: which holds is not known"
+    return f"Predicted from {document.run['name']}: {', '.join(load.label for load in document.loads[:4])}"
 
 
 def panel(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loadtest.analyse.reports.differences import block_of, geometric, mean_of, ratio
@@ -98,7 +98,13 @@ def differing_keys(base: Sequence[Run], new: Sequence[Run], across: frozenset[st
 
 
 def _differing(base: Run, new: Run, across: frozenset[str]) -> tuple[list[str], list[str]]:
-    ours, theirs = _asked_facts(base), _asked_facts(new)
+    return differing_facts(asked_facts(base), asked_facts(new), across)
+
+
+def differing_facts(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], across: frozenset[str]
+) -> tuple[list[str], list[str]]:
+    """Return which facts forbid a comparison, and a note on each that differs; both sides as asked_facts gives them."""
     refused, notes = [], []
     for key in sorted(ours.keys() | theirs.keys()):
         one, other = (facts.get(key, DEFAULTS.get(key)) for facts in (ours, theirs))
@@ -115,7 +121,8 @@ def _differing(base: Run, new: Run, across: frozenset[str]) -> tuple[list[str], 
     return refused, notes
 
 
-def _asked_facts(run: Run) -> dict[str, Any]:
+def asked_facts(run: Run) -> dict[str, Any]:
+    """Return what a run asked of which server: what another run must share with it, MAY_DIFFER apart."""
     scenario = run.facts.get("scenario") or {}
     named = {ASKED[key]: scenario[key] for key in ASKED if scenario.get(key) not in _MISSING[key]}
     return named | (run.facts.get("comparability") or {}) | {"simulated": run.simulated}

@@ -61,11 +61,23 @@ def all_findings(analysis: Analysis) -> list[Finding]:
             found.append(Finding(each.removeprefix(f"{group.name} · "), each.evidence).about(who))
     if not several:
         found += _server_findings(analysis)
-    found.append(client_capacity.capacity_sentence(levels))
+    found += [_prediction(analysis.summary), client_capacity.capacity_sentence(levels)]
     if not several:
         found += memory_parts.difference_sentences(analysis.memory)
     found += [*machine.sentences(analysis.run), *endings.answer_notes(analysis.run)]
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
+
+
+def _prediction(summary: dict[str, Any]) -> Finding | None:
+    """Say how the prediction fared that the run kept before its first request."""
+    kept = summary.get("prediction")
+    if not kept:
+        return None
+    if not kept.get("figures"):
+        why = kept.get("reason") or " ".join(kept.get("not_scored") or ["no level of it was measured."])
+        return Finding(f"The prediction that this run kept could not be scored: {why}")
+    when = f"Predicted on {kept['made']}, kept before the first request."
+    return Finding(kept["sentence"], " ".join([when, *kept["not_scored"]]))
 
 
 def _shared_servers(analysis: Analysis) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadtest.analyse.reports import findings, tables
+from loadtest.analyse.reports import findings, score_report, tables
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run import groups
 from loadtest.grid import Grid, escaped
@@ -61,6 +61,8 @@ def markdown(analysis: Analysis, pictures: list[Path]) -> str:
             lines += [f"## Step times{escaped(named)}", "", *tables.step_time_table(one).markdown(), ""]
         if one.memory:
             lines += [f"## Memory{escaped(named)}", "", *tables.memory_table(one.memory).markdown(), ""]
+    if scored := score_report.table(summary):
+        lines += ["## Prediction, scored", "", *scored.markdown(), ""]
     lines += ["## Client and tokens", "", *tables.client_table(summary).markdown(), ""]
     lines += ["## The run", "", *tables.facts_table(analysis).markdown(), ""]
     return "\n".join(lines)
@@ -105,7 +107,12 @@ def _server_tables(named: str, one: Analysis) -> Iterator[tuple[str, Grid]]:
 
 
 def _run_tables(analysis: Analysis) -> list[tuple[str, Grid]]:
-    return [("Client and tokens", tables.client_table(analysis.summary)), ("The run", tables.facts_table(analysis))]
+    scored = score_report.table(analysis.summary)
+    return [
+        *([("Prediction, scored", scored)] if scored else []),
+        ("Client and tokens", tables.client_table(analysis.summary)),
+        ("The run", tables.facts_table(analysis)),
+    ]
 
 
 def _captioned(path: Path, named: str = "") -> tuple[str, bytes]:

@@ -151,6 +151,8 @@ RUN: dict[str, Any] = {
     "clock_steps": CLOCK_STEPS,
     "versions": ObjectOf(TEXT),
     "comparability": dict,
+    "slot_probe": {"limit": STREAM_COUNT, "seen": COUNT, "how": TEXT},
+    "prediction": {"sha256": TEXT, "made": TEXT, "kept": TEXT},
     "calibration": {"host": TEXT, "arrivals": ObjectOf(ObjectOf(CAPACITY, needs=("chunks_per_s", "limit")))},
     "workers": OneOf((COUNT, ListOf(WORKER, needs=("worker",)))),
     "levels": ListOf(RUN_LEVEL, needs=("index",)),

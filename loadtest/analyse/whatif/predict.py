@@ -68,6 +68,7 @@ class Prediction:
     bands: dict[str, Interval]
     extrapolates: str | None  # a clause that says on which streams or slots, never measured, the prediction rests
     grows: bool = False  # the rate is above what the server can do: the queue grows for as long as the load lasts
+    streams: int = 0  # the most that decoded together; 0: not simulated
 
     def figure(self, name: str, statistic: str) -> float:
         """Return one figure, e.g. ("ttft_s", "p95"); nan where there is none."""
@@ -242,6 +243,7 @@ class ServerModel:
             },
             extrapolates=self._extrapolates(load.slots, load.concurrency, deepest),
             grows=2 * sum(growing) > len(growing),
+            streams=deepest,
         )
 
     def _affordable(self, load: Load) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from loadtest import metrics
@@ -66,19 +66,35 @@ def unmatched_figure(predict: Callable[[int], Prediction], levels: Iterable[Mapp
         if level["verdict"] == VOID or not level["concurrency"]:
             continue
         load = int(level["concurrency"])
-        model, seen = predict(load), as_measured(level, None)
-        for words, name, statistic, share in FITTED:
-            value, said = seen.figure(name, statistic), model.figure(name, statistic)
-            if not (value > 0 and math.isfinite(said)) or not metrics.enough_for(share, seen.requests):
-                continue
-            low, high = model.bands.get(f"{name}.{statistic}", (said, said))
-            low, high = min(low, (1 - GIVEN_BACK) * said), max(high, (1 + GIVEN_BACK) * said)
-            least, most = seen.bands.get(f"{name}.{statistic}", (value, value))
-            if most < low or least > high:
-                at = f"at {counted(load, 'stream')}"
-                text = f"{words} {at} is {_figure_text(name, said)} by the model and {_figure_text(name, value)} as measured"
-                found.append((abs(math.log(max(said, 1e-12) / value)), text))
+        found += _misses(predict(load), as_measured(level, None), f"at {counted(load, 'stream')}")
     return max(found)[1] if found else None
+
+
+def unmatched_rate(predict: Callable[[float], Prediction], levels: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return what unmatched_figure does, of levels of an open loop with a constant rate of Poisson arrivals."""
+    found: list[tuple[float, str]] = []
+    for level in levels:
+        if level["verdict"] != VOID and level["concurrency"] is None and level["rate"]:
+            predicted = predict(level["rate"])
+            if not predicted.grows:  # of a queue that grows each figure is a matter of how long it did
+                found += _misses(predicted, as_measured(level, None), f"at {level['rate']:g} requests/s")
+    return max(found)[1] if found else None
+
+
+def _misses(model: Prediction, seen: Prediction, at: str) -> Iterator[tuple[float, str]]:
+    """Yield (how far off, the clause) for each figure that the model does not reproduce."""
+    for words, name, statistic, share in FITTED:
+        value, said = seen.figure(name, statistic), model.figure(name, statistic)
+        if not (value > 0 and math.isfinite(said)) or not metrics.enough_for(share, seen.requests):
+            continue
+        low, high = model.bands.get(f"{name}.{statistic}", (said, said))
+        low, high = min(low, (1 - GIVEN_BACK) * said), max(high, (1 + GIVEN_BACK) * said)
+        least, most = seen.bands.get(f"{name}.{statistic}", (value, value))
+        if most < low or least > high:
+            text = (
+                f"{words} {at} is {_figure_text(name, said)} by the model and {_figure_text(name, value)} as measured"
+            )
+            yield abs(math.log(max(said, 1e-12) / value)), text
 
 
 def _figure_text(name: str, value: float) -> str:

@@ -1,0 +1,66 @@
+"""A prediction in a table and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadtest.analyse.reports import findings
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.whatif.predict_loads import describe_basis
+from loadtest.analyse.whatif.prediction_file import AS_KNOWN, Case, Document
+from loadtest.grid import Grid
+from loadtest.text import UNKNOWN, number, seconds
+
+SHOWN = (
+    ("TTFT p50", "ttft_s.p50"),
+    ("TTFT p95", "ttft_s.p95"),
+    ("tokens/s a stream", "stream_tokens_per_s.p50"),
+    ("output tokens/s", "output_tokens_per_s.mean"),
+    ("E2E p95", "e2e_s.p95"),
+)
+EXPENDABLE = ("E2E p95", "output tokens/s", "TTFT p50")
+
+
+def heading(document: Document, analysis: Analysis) -> str:
+    """Say what is predicted, of which server."""
+    mark = findings.simulated_mark(analysis.summary)
+    return f"Predicted from {document.run['name']} · {findings.measured_on(analysis.summary)}" + (
+        f" ({mark})" if mark else ""
+    )
+
+
+def grid(document: Document) -> Grid:
+    """Return a row a load and case: each figure with its 95 % band below it."""
+    rows = tuple(
+        (load.label, _slots_text(document, case), *(_cell(case, figure) for _, figure in SHOWN))
+        for load in document.loads
+        for case in load.cases
+    )
+    return Grid(("load", "slots", *(name for name, _ in SHOWN)), rows, names=2)
+
+
+def _slots_text(document: Document, case: Case) -> str:
+    if case.slots is None and case.name == AS_KNOWN:  # nobody has to wait, whatever the limit is
+        return f"at least {document.rests_on['slots']['seen']}"
+    return "no limit" if case.slots is None else str(case.slots)
+
+
+def _cell(case: Case, figure: str) -> str:
+    if figure not in case.figures:
+        return UNKNOWN
+    write = number if "per_s" in figure else seconds
+    low, high = case.bands[figure]
+    return f"{write(case.figures[figure])}\n{write(low)} to {write(high)}"
+
+
+def notes(document: Document) -> Iterator[str]:
+    """Yield what the figures rest on, and where they go beyond it."""
+    for load in document.loads:
+        for case in load.cases:
+            where = f"{load.label}{f' ({case.name})' if len(load.cases) > 1 else ''}"
+            if case.grows:
+                yield f"{where}: more than the server can do, so the queue grows for as long as the load lasts."
+            if case.extrapolates:
+                yield f"{where}: {case.extrapolates}."
+    yield describe_basis(document)
+    yield "Below each figure: where 95 of 100 runs of this size should lie."

@@ -1,0 +1,242 @@
+"""A prediction held against a run: what can be scored, what cannot and why, in tables and sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loadtest.analyse.reports import comparable
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.whatif.predict_loads import known_slots
+from loadtest.analyse.whatif.prediction_file import (
+    AS_ASKED,
+    AS_KNOWN,
+    FILE_NAME,
+    LIMIT_SEEN,
+    NO_LIMIT,
+    Document,
+    PredictedLoad,
+    file_digest,
+    parse_document,
+)
+from loadtest.analyse.whatif.score import WORDS, ScoredFigure, median_error, score_case
+from loadtest.errors import LoadTestError, PredictionError
+from loadtest.grid import Grid
+from loadtest.metrics import VOID
+from loadtest.text import UNKNOWN, listed, number, percent, seconds, signed
+
+NOT_OURS = ("arrivals", "server")  # a prediction says for which arrivals it is; of the server only the kind counts
+MODELS = ("M/M/c", "USL", "straight line", "knee")
+CHANCE = 3.0  # standard errors by which mean lengths may differ
+EXPENDABLE = (*reversed(MODELS), "Winkler", "case")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How a prediction fared in a run."""
+
+    made: str
+    before: str | None  # when the run kept it, before its first request; None: it was given afterwards
+    figures: tuple[ScoredFigure, ...]
+    said: tuple[str, ...]  # what was not scored, and why
+    sha256: str  # of the run that the prediction rests on
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return summary.json's `prediction`."""
+        return {
+            "made": self.made,
+            "kept_before_the_first_request": self.before,
+            "rests_on_sha256": self.sha256,
+            "figures": [each.to_dict() for each in self.figures],
+            "not_scored": list(self.said),
+        }
+
+
+def score(document: Document, analysis: Analysis, before: str | None = None) -> Score:
+    """Hold a prediction against every level that it was made for."""
+    run = analysis.run
+    refused, said = _may_be_compared(document, analysis)
+    figures: list[ScoredFigure] = []
+    for level in analysis.summary["levels"] if not refused else ():
+        loads = [each for each in document.loads if _same_load(each, level)]
+        if not loads:
+            said.append(f"{level['label']}: not predicted.")
+        elif level["verdict"] == VOID:
+            said.append(f"{level['label']}: void, so not scored.")
+        elif why := _other_load(document, analysis, level):
+            said.append(f"{level['label']}: not scored: {why}.")
+        else:
+            for load in loads:
+                found, notes = _scored(document, load, analysis, level)
+                figures += found
+                said += notes
+    measured = {(level["concurrency"], level["rate"]) for level in analysis.summary["levels"]}
+    left = [each.label for each in document.loads if (each.concurrency, each.rate) not in measured]
+    if left and not refused:
+        said.append(f"Predicted, and not measured in {run.name}: {listed(list(dict.fromkeys(left)))}.")
+    return Score(document.made, before, tuple(figures), (*refused, *said), document.run["sha256"])
+
+
+def _may_be_compared(document: Document, analysis: Analysis) -> tuple[list[str], list[str]]:
+    """Return why nothing of a run is scored (empty: it may be), and notes on what differs."""
+    run = analysis.run
+    if analysis.groups:
+        return [f"Not scored: {run.name} went to several models or servers, and a prediction is for one."], []
+    ours = {key: value for key, value in document.run["facts"].items() if key not in NOT_OURS}
+    theirs = {key: value for key, value in comparable.asked_facts(run).items() if key not in NOT_OURS}
+    refused, notes = comparable.differing_facts(ours, theirs, frozenset())
+    kinds = [
+        str(facts.get("server") or "").split(" ")[0] for facts in (document.run["facts"], comparable.asked_facts(run))
+    ]
+    if kinds[0] != kinds[1]:
+        refused.append(f"server ({kinds[0] or 'none'} → {kinds[1] or 'none'})")
+    if refused:
+        return [f"Not scored: the run differs from the one predicted from in {', '.join(refused)}."], []
+    return [], notes
+
+
+def _same_load(load: PredictedLoad, level: Mapping[str, Any]) -> bool:
+    if load.concurrency is not None:
+        return bool(level["concurrency"] == load.concurrency)
+    return bool(level["concurrency"] is None and level["rate"] == load.rate)
+
+
+def _other_load(document: Document, analysis: Analysis, level: dict[str, Any]) -> str:
+    """Say why a level is another load than the one predicted; empty where it is the same."""
+    if offered_load.is_open(level):
+        pattern = (analysis.run.facts.get("comparability") or {}).get("arrivals")
+        if level.get("rate_to") is not None or level.get("trace") or pattern not in (None, "poisson"):
+            return "its arrivals are not Poisson at one rate, as a prediction takes them"
+    for column, name, share, least in (
+        ("prompt_tokens", "prompts", comparable.CALIBRATION_SHARE, comparable.CALIBRATION_TOKENS),
+        ("output_tokens", "answers", comparable.SAME_LENGTH_SHARE, 0),
+    ):
+        known = document.run["lengths"].get(column)
+        values = analysis.run.column(column)[analysis.run.good(level["index"])]
+        values = values[np.isfinite(values)]
+        if known is None or not len(values):
+            continue
+        mean = float(values.mean())
+        chance = CHANCE * known["deviation"] * math.sqrt(1 / len(values) + 1 / max(known["n"], 1))
+        if abs(mean - known["mean"]) > max(share * known["mean"], least, chance):
+            return f"its {name} have {mean:.0f} tokens on average, and the prediction is for {known['mean']:.0f}"
+    return ""
+
+
+def _scored(
+    document: Document, load: PredictedLoad, analysis: Analysis, level: dict[str, Any]
+) -> tuple[list[ScoredFigure], list[str]]:
+    """Score the cases of a load that the run's slots allow; say which they do not."""
+    limit = known_slots(analysis.run, analysis.slots).limit
+    found: list[ScoredFigure] = []
+    notes = []
+    for case in load.cases:
+        asked = case.name in (AS_ASKED, AS_KNOWN)
+        if limit is not None and case.slots is not None and asked and case.slots != limit:
+            notes.append(f"{load.label}: not scored: predicted for {case.slots} slots, and the run shows {limit}.")
+            continue
+        if limit is None and case.name == AS_ASKED:
+            notes.append(f"{load.label}: whether the server had {case.slots} slots, as predicted for, is not known.")
+        found += score_case(load.label, case, load.textbook, level)
+        if case.grows:
+            notes.append(
+                f"{load.label}: the queue was said to grow, so the figures depend on how long the level lasts."
+            )
+    if limit is not None and {case.name for case in load.cases} == {NO_LIMIT, LIMIT_SEEN}:
+        notes.append(
+            f"{load.label}: both cases are scored. The run shows {limit} slots; the limit seen was {document.rests_on['slots']['seen']}."
+        )
+    if found and len(found) < len({each for case in load.cases for each in case.figures if each in WORDS}):
+        notes.append(f"{level['label']}: percentiles that take more requests than it has are not scored.")
+    return found, notes
+
+
+def grid(figures: Sequence[ScoredFigure]) -> Grid:
+    """Return a row a figure: said, its band, measured, error, and the errors of the textbook's models."""
+    models = [name for name in MODELS if any(name in each.others for each in figures)]
+    rows = tuple(
+        (
+            f"{each.load}: {WORDS[each.figure]}",
+            each.case,
+            _value(each.figure, each.said),
+            f"{_value(each.figure, each.band[0])} to {_value(each.figure, each.band[1])}",
+            _value(each.figure, each.measured),
+            signed(each.error),
+            "yes" if each.inside else "no",
+            percent(each.winkler),
+            *(signed(each.others[name]) if name in each.others else UNKNOWN for name in models),
+        )
+        for each in figures
+    )
+    heads = ("figure", "case", "said", "95 % band", "measured", "error", "inside", "Winkler", *models)
+    found = Grid(heads, rows)
+    if all(each.case == AS_KNOWN for each in figures):
+        found = found.only([i for i, head in enumerate(heads) if head != "case"])
+    return found
+
+
+def table(summary: Mapping[str, Any]) -> Grid | None:
+    """Return the score that add_score put into a summary; None where there is none."""
+    figures = (summary.get("prediction") or {}).get("figures")
+    return grid([ScoredFigure.of(each) for each in figures]) if figures else None
+
+
+def _value(figure: str, value: float) -> str:
+    return number(value) if "per_s" in figure else seconds(value)
+
+
+def heading(found: Score) -> str:
+    """Say of which prediction the table is."""
+    when = f"kept before the first request, {found.before}" if found.before else "given afterwards"
+    return f"Prediction of {found.made}, scored ({when})"
+
+
+def sentence(found: Score) -> str | None:
+    """Sum the score up in one sentence; None where nothing was scored."""
+    if not found.figures:
+        return None
+    inside = sum(each.inside for each in found.figures)
+    text = f"{inside} of {len(found.figures)} predicted figures lie inside their 95 % bands"
+    ours = median_error(found.figures)
+    beside = [(name, error) for name in MODELS if (error := median_error(found.figures, name)) is not None]
+    text += f"; the median error is {percent(ours or 0.0)}"
+    if beside:
+        text += f" ({', '.join(f'{name}: {percent(error)}' for name, error in beside)})"
+    return f"{text}."
+
+
+def kept_score(analysis: Analysis) -> Score | None:
+    """Return the score of the prediction that a run keeps in its folder; None where it keeps none.
+
+    Raises PredictionError where the file is not the one that run.json names.
+    """
+    kept = analysis.run.facts.get("prediction")
+    if not isinstance(kept, dict) or not kept.get("sha256"):
+        return None
+    path = analysis.run.path / FILE_NAME
+    try:
+        body = path.read_bytes()
+    except OSError:
+        raise PredictionError(f"the prediction that {analysis.run.path} kept is not there any more ({path}).") from None
+    if file_digest(body) != kept["sha256"]:
+        raise PredictionError(
+            f"{path} is not the prediction that the run kept before its first request: run.json names another sha256, "
+            "so it is not scored."
+        )
+    return score(parse_document(body, str(path)), analysis, str(kept.get("kept") or "") or None)
+
+
+def add_score(analysis: Analysis) -> None:
+    """Put the score of the prediction that a run kept into its summary, or why there is none."""
+    try:
+        found = kept_score(analysis)
+    except LoadTestError as error:
+        analysis.summary["prediction"] = {"reason": str(error)}
+        return
+    if found is not None:
+        analysis.summary["prediction"] = found.to_dict() | {"sentence": sentence(found)}

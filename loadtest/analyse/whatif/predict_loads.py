@@ -1,0 +1,235 @@
+"""Predict the loads that were asked for from a run: which levels, which slots, and what is said before any figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from loadtest import __version__
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.whatif import self_check
+from loadtest.analyse.whatif.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.prediction_file import (
+    AS_ASKED,
+    AS_KNOWN,
+    LIMIT_SEEN,
+    NO_LIMIT,
+    Case,
+    Document,
+    PredictedLoad,
+    grid_of,
+)
+from loadtest.analyse.whatif.slot_advice import longest_series, narrowed
+from loadtest.analyse.whatif.textbook import Measured, textbook
+from loadtest.errors import PredictionError
+from loadtest.metrics import VOID
+from loadtest.run_folder import RunFolder
+from loadtest.text import counted, listed
+
+Level = dict[str, Any]  # of summary.json
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KnownSlots:
+    """The limit of the slots, as far as it is known, and how."""
+
+    slots: Slots
+    how: str  # a clause
+
+    @property
+    def limit(self) -> int | None:
+        return self.slots.estimate if self.slots.limit else None
+
+
+def known_slots(run: Run, found: Slots) -> KnownSlots:
+    """Return the slots as the run shows them, else as the server says, else as a probe before the run found them."""
+    if found.limit:
+        return KnownSlots(found, f"the run shows them: {found.method}")
+    least = found.estimate or 0
+    said = (run.facts.get("server") or {}).get("slots_said")
+    if said and said >= least:
+        return KnownSlots(Slots(int(said), limit=True, method="the server says so"), "the server says so")
+    probe = run.facts.get("slot_probe") or {}
+    limit, seen = probe.get("limit"), probe.get("seen") or 0
+    how = f"bursts before the run showed {'them' if limit else f'{seen} at work at once'}"
+    if limit and limit >= least:
+        return KnownSlots(Slots(int(limit), limit=True, method=how), how)
+    if not limit and seen > least:
+        return KnownSlots(Slots(int(seen), limit=False, method=how), how)
+    return KnownSlots(found, found.method)
+
+
+def levels_used(run: Run, levels: Sequence[Level]) -> list[Level]:
+    """Return the levels of summary.json that a prediction rests on: of one length, at most numbers of users or rates."""
+    series = longest_series(run)
+    if series is not None:
+        return [level for level in levels if level["index"] in series.levels]
+    steady = [level for level in levels if level["rate"] and level.get("rate_to") is None and not level.get("trace")]
+    lengths = [(level["input_tokens"], level["output_tokens"], level["words"]) for level in steady]
+    if not lengths:
+        raise PredictionError(
+            f"{run.path} has neither a level of a closed loop nor one at a constant rate; measure with --concurrency 1,2,4."
+        )
+    most = max(dict.fromkeys(lengths), key=lengths.count)
+    return [level for level, each in zip(steady, lengths, strict=True) if each == most]
+
+
+def predict_loads(
+    run: Run,
+    found: Slots,
+    steps: Steps,
+    levels: Sequence[Level],
+    facts: dict[str, Any],
+    *,
+    concurrencies: Sequence[int] = (),
+    rates: Sequence[float] = (),
+    slots: Sequence[int] = (),
+) -> Document:
+    """Predict every load with every number of slots asked for, each with its 95 % bands.
+
+    Args:
+        levels: of summary.json.
+        facts: what another run must share with this one to be held against the prediction.
+        slots: to predict for, in place of the server's own.
+
+    Raises PredictionError where the run says too little, or where the model does not give back the levels it rests on.
+    """
+    used = levels_used(run, levels)
+    if slots and not concurrencies and not rates:
+        top = max((level["concurrency"] for level in used if level["concurrency"]), default=None)
+        concurrencies, rates = ([top], rates) if top else (concurrencies, [max(level["rate"] for level in used)])
+    if all(level["verdict"] == VOID for level in used):
+        raise PredictionError(
+            f"No prediction: every level of {run.path} is void; measure again, and see the report for why."
+        )
+    known = known_slots(run, found)
+    models, said = _models(run, known, steps, used)
+    seen = known.slots.estimate or 0
+    loads = [
+        _predicted_load(models, load, used, known.limit or max(seen, 1))
+        for load in grid_of(concurrencies, rates, slots)
+    ]
+    if known.limit is None:
+        said.insert(0, _unknown_limit(seen, run))
+    if void := [level["label"] for level in used if level["verdict"] == VOID]:
+        said.append(f"Void, and not used to check the model: {listed(void)}.")
+    model = next(iter(models.values()))
+    return Document(
+        made=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        loadtest=__version__,
+        run={
+            "name": run.name,
+            "folder": run.path.resolve().name,
+            "started": run.facts.get("started"),
+            "sha256": RunFolder(run.path).digest(),
+            "facts": facts,
+            "simulated": run.simulated,
+            "lengths": {
+                "prompt_tokens": _length(run, used, "prompt_tokens"),
+                "output_tokens": _length(run, used, "output_tokens"),
+            },
+        },
+        rests_on={
+            "levels": [level["label"] for level in used],
+            "slots": {"limit": known.limit, "seen": known.slots.estimate, "how": known.how},
+            "streams": model.streams,
+            "step_law": steps.to_dict(),
+            "step_errors": {str(streams): error for streams, error in model.step_errors.items()},
+            "prefill_error": model.prefill_error,
+            "growth_past_these_streams_known": model.slope_known,
+        },
+        said=tuple(said),
+        loads=tuple(loads),
+    )
+
+
+def _models(
+    run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]
+) -> tuple[dict[str, ServerModel], list[str]]:
+    """Return a model a case, and a sentence for each case that the run itself rules out."""
+    slots = known.slots
+    if slots.limit or not slots.estimate:
+        cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}
+    else:
+        cases = {NO_LIMIT: slots, LIMIT_SEEN: dataclasses.replace(slots, limit=True)}
+    models: dict[str, ServerModel] = {}
+    missed: dict[str, str] = {}
+    for name, each in cases.items():
+        model = narrowed(ServerModel.of(run, each, steps), run, [level["index"] for level in used])
+        wrong = self_check.unmatched_figure(model.closed, used) or self_check.unmatched_rate(model.open, used)
+        if wrong is None:
+            models[name] = model
+        else:
+            missed[name] = wrong
+    if not models:
+        raise PredictionError(
+            f"No prediction: the model fitted to this run does not give back what it measured: {next(iter(missed.values()))}."
+        )
+    return models, [f"Ruled out by the run, and not shown: {name} ({wrong})." for name, wrong in missed.items()]
+
+
+def _unknown_limit(seen: int, run: Run) -> str:
+    most = max((int(level.get("concurrency") or 0) for level in run.levels), default=0)
+    more = f"measure more than {max(most, seen)} streams at once, or with --probe-slots"
+    return (
+        f"How many requests the server handles in parallel is not known: at least {seen}. Every load past that has two "
+        f"cases, no limit and a limit of {seen}; neither stands for a limit in between. For one figure, {more}."
+    )
+
+
+def _predicted_load(
+    models: dict[str, ServerModel],
+    load: tuple[int | None, float | None, int | None],
+    used: Sequence[Level],
+    servers: int,
+) -> PredictedLoad:
+    users, rate, slots = load
+    if slots is not None:
+        models = {AS_ASKED: next(iter(models.values()))}
+    cases = [Case.of(name, _predict(model, users, rate, slots)) for name, model in models.items()]
+    if len(cases) > 1 and users is not None and users <= servers:  # nobody has to wait in either case
+        cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
+    measured = [_measured(level) for level in used if level["concurrency"] and level["verdict"] != VOID]
+    beside = textbook(measured, slots or servers, users=users, rate=rate)
+    if slots not in (None, servers):  # the others know no slots
+        beside = {name: figures for name, figures in beside.items() if name == "M/M/c"}
+    return PredictedLoad(users, rate, slots, tuple(cases), beside)
+
+
+def _predict(model: ServerModel, users: int | None, rate: float | None, slots: int | None) -> Prediction:
+    said = model.open(rate or 0.0, slots=slots) if users is None else model.closed(users, slots=slots)
+    beyond = math.log2(max(said.streams, 1) / model.streams)
+    return self_check.widened(said, beyond)
+
+
+def _measured(level: Level) -> Measured:
+    seen = self_check.as_measured(level, None)
+    flat = {f"{name}.{key}": value for name, values in seen.figures.items() for key, value in values.items()}
+    return Measured(level["concurrency"], flat)
+
+
+def _length(run: Run, used: Sequence[Level], column: str) -> dict[str, float] | None:
+    """Return mean, standard deviation and count of a length over the requests that a prediction rests on."""
+    values = run.column(column)[np.any([run.good(level["index"]) for level in used], axis=0)]
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    return {"mean": float(values.mean()), "deviation": float(values.std()), "n": len(values)}
+
+
+def describe_basis(document: Document) -> str:
+    """Say in one sentence what a prediction rests on."""
+    rests, slots = document.rests_on, document.rests_on["slots"]
+    limit = counted(slots["limit"], "slot") if slots["limit"] else f"at least {slots['seen'] or 0} slots"
+    times = [entry["streams"] for entry in rests["step_law"]["times"]]
+    return (
+        f"Rests on {listed(rests['levels'])}; {limit} ({slots['how']}); step times of {listed(times)} streams"
+        f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}."
+    )

@@ -1,0 +1,65 @@
+"""What `loadtest run` keeps in the run folder before the first request of a level: a prediction, and the slots it probed."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from loadtest.asyncio_driver.session import Keep
+from loadtest.errors import PredictionError, ScenarioError
+from loadtest.run_folder import RunFolder
+from loadtest.scenario import EMBEDDINGS, Scenario
+from loadtest.target.target import Target
+from loadtest.workloads.workload import Workload
+
+Kept = Callable[[Path], dict[str, Any]]  # keeps something in the run folder, and returns what run.json says of it
+
+
+def kept_beforehand(scenario: Scenario, prediction: Path | None, *, probe_slots: bool) -> Keep:
+    """Return what keeps a prediction, which is read and checked now, and probes the slots once the target is ready."""
+    if probe_slots and (scenario.unload or scenario.endpoint == EMBEDDINGS):
+        what = "unload" if scenario.unload else "embeddings"
+        raise ScenarioError(f"--probe-slots needs a loaded model that answers in tokens; leave it out with {what}.")
+    keeps = [] if prediction is None else [kept_prediction(prediction)]
+
+    def keep(target: Target, workload: Workload) -> Kept:
+        mine = [*keeps, *([probed(target, workload)] if probe_slots else [])]
+        return lambda folder: {key: value for each in mine for key, value in each(folder).items()}
+
+    return keep
+
+
+def kept_prediction(file: Path) -> Kept:
+    """Return what copies a prediction into the run folder; it is read and checked now, before anything is sent."""
+    from loadtest.analyse.whatif.prediction_file import FILE_NAME, file_digest, parse_document
+
+    try:
+        body = file.read_bytes()
+    except OSError as error:
+        raise PredictionError(f"cannot read {file}: {error.strerror}.") from None
+    made = parse_document(body, str(file)).made
+
+    def keep(folder: Path) -> dict[str, Any]:
+        (folder / FILE_NAME).write_bytes(body)
+        kept = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        return {"prediction": {"sha256": file_digest(body), "made": made, "kept": kept}}
+
+    return keep
+
+
+def probed(target: Target, workload: Workload) -> Kept:
+    """Probe the slots, say what came of it, and return what keeps the records of it."""
+    from loadtest.target.slot_probe import probe_slots
+
+    found = probe_slots(target, workload)
+    print(f"{found.how} ({found.cost})", file=sys.stderr)
+
+    def keep(folder: Path) -> dict[str, Any]:
+        if found.records:
+            RunFolder(folder).write_probe(found.records, found.clock)
+        return {"slot_probe": found.to_dict()}
+
+    return keep

@@ -1,0 +1,129 @@
+"""`loadtest predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from loadtest.cli.options import LIST_METAVARS, LISTS_OF
+from loadtest.errors import PredictionError, ScenarioError
+
+if TYPE_CHECKING:
+    from loadtest.analyse.reports.summary import Analysis
+    from loadtest.analyse.whatif.prediction_file import Document
+
+MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS = 1024, 1024, 10_000.0, 64
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--concurrency", type=LISTS_OF[int], metavar=LIST_METAVARS[int], help="Users of a closed loop to predict."
+)
+@click.option("--rate", type=LISTS_OF[float], metavar=LIST_METAVARS[float], help="Requests/s, Poisson, to predict.")
+@click.option(
+    "--slots",
+    type=LISTS_OF[int],
+    metavar=LIST_METAVARS[int],
+    help="Parallel slots to predict for.  [default: the server's own]",
+)
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="File to write.  [default: prediction.json]")
+def predict(
+    run: Path,
+    concurrency: tuple[int, ...] | None,
+    rate: tuple[float, ...] | None,
+    slots: tuple[int, ...] | None,
+    out: Path | None,
+) -> None:
+    """Say beforehand what other loads would give, with 95 % bands.
+
+    From one run, which holds several concurrencies, it predicts TTFT, tokens/s and E2E at loads that were not measured,
+    and writes prediction.json and prediction.png. `loadtest run --prediction prediction.json` keeps it before the first
+    request, and its report scores it; `loadtest score` does so for any run. Where the run does not show how many requests
+    the server handles in parallel, each load has two cases. A model that does not give back its own run predicts nothing.
+
+    \b
+    Examples:
+      loadtest predict runs/20260101-120000-run --concurrency 6,8,12
+      loadtest predict runs/20260101-120000-run --rate 0.5,1 --out before.json
+      loadtest predict runs/20260101-120000-run --concurrency 8 --slots 2,4,8
+    """
+    from loadtest.analyse.reports.comparable import asked_facts
+    from loadtest.analyse.reports.summary import analyse
+    from loadtest.analyse.run.groups import refuse
+    from loadtest.analyse.whatif.predict_loads import predict_loads
+
+    _check("--concurrency", concurrency, 1, MOST_USERS)
+    _check("--rate", rate, 1e-4, MOST_RATE)
+    _check("--slots", slots, 1, MOST_SLOTS)
+    asked = (concurrency or (), rate or (), slots or ())
+    if not any(asked):
+        raise ScenarioError("say which load to predict: --concurrency 6,8, --rate 2 or --slots 4.")
+    if (len(asked[0]) + len(asked[1]) or 1) * (len(asked[2]) or 1) > MOST_LOADS:
+        raise ScenarioError(f"that is more than {MOST_LOADS} loads; predict fewer at a time.")
+    path = _free(out)
+    analysis = analyse(run)
+    refuse(analysis.run, [each for each, _ in analysis.groups], "predict")
+    document = predict_loads(
+        analysis.run,
+        analysis.slots,
+        analysis.steps,
+        analysis.summary["levels"],
+        asked_facts(analysis.run),
+        concurrencies=asked[0],
+        rates=asked[1],
+        slots=asked[2],
+    )
+    _show(document, analysis, _write(path, document, analysis))
+
+
+def _check(option: str, values: tuple[Any, ...] | None, low: float, high: float) -> None:
+    if values == ():
+        raise ScenarioError(f"{option} is empty: name at least one number.")
+    for value in values or ():
+        if not low <= value <= high:
+            raise ScenarioError(f"{option} {value:g} cannot be predicted: name numbers from {low:g} to {high:g}.")
+
+
+def _free(out: Path | None) -> Path:
+    """Return the file to write; raise where it is there already, for a prediction must not be written over."""
+    from loadtest.analyse.whatif.prediction_file import FILE_NAME
+
+    path = out or Path(FILE_NAME)
+    path = path / FILE_NAME if path.is_dir() else path
+    if path.suffix != ".json":
+        raise ScenarioError(f"{path} does not end in .json; name the file like --out before.json.")
+    if path.exists():
+        raise PredictionError(f"{path} is there already, and a prediction is not written over; choose another --out.")
+    if not path.parent.is_dir():
+        raise PredictionError(f"there is no folder {path.parent}; make it, or choose another --out.")
+    return path
+
+
+def _write(path: Path, document: Document, analysis: Analysis) -> list[Path]:
+    from loadtest.analyse.charts import prediction as chart
+    from loadtest.analyse.report import write_whole
+
+    picture = chart.draw_loads(path.with_suffix(".png"), analysis, document)
+    return [write_whole(path, document.to_bytes()), picture]
+
+
+def _show(document: Document, analysis: Analysis, written: list[Path]) -> None:
+    from loadtest.analyse.reports import prediction_report as words
+
+    console = Console()
+    for sentence in analysis.run.trouble:
+        console.print(Text(sentence, style="bold yellow"))
+    for sentence in document.said:
+        console.print(Text(f"! {sentence}", style="bold yellow"))
+    table, left_out = words.grid(document).fitted(console.width, words.EXPENDABLE)
+    caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
+    console.print(table.console(words.heading(document, analysis), caption=caption))
+    for note in words.notes(document):
+        console.print(Text(note, style="dim"))
+    for path in written:
+        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)

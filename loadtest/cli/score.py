@@ -1,0 +1,50 @@
+"""`loadtest score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from loadtest.errors import PredictionError
+from loadtest.run_folder import RunFolder
+
+
+@click.command()
+@click.argument("prediction", metavar="PREDICTION.json", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+def score(prediction: Path, run: Path) -> int:
+    """Hold a prediction against a run that was measured: errors, bands, and the textbook beside it.
+
+    For every level that was predicted: each figure's error in percent of what was measured (+ is too much), whether it was
+    measured inside the 95 % band, and the Winkler score (the band's width, and 40 times what lies outside of it) as a share
+    of the measured value; then the errors of four textbook models fitted to the same levels. What was not predicted, is
+    void, or ran at another model, length or kind of server is said and not scored.
+
+    \b
+    Exit codes: 0 scored · 2 nothing could be scored
+    """
+    from loadtest.analyse.reports import score_report as words
+    from loadtest.analyse.reports.summary import analyse
+    from loadtest.analyse.whatif.prediction_file import read_document
+
+    document = read_document(prediction)
+    analysis = analyse(run)
+    found = words.score(document, analysis)
+    if document.run["sha256"] == RunFolder(run).digest():
+        raise PredictionError(
+            f"{prediction} was made from {run} itself; score it on a run that was measured afterwards."
+        )
+    console = Console()
+    for sentence in analysis.run.trouble:
+        console.print(Text(sentence, style="bold yellow"))
+    if found.figures:
+        table, left_out = words.grid(found.figures).fitted(console.width, words.EXPENDABLE)
+        caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
+        console.print(table.console(words.heading(found), caption=caption))
+        console.print(Text(f"• {words.sentence(found)}"))
+    for note in found.said:
+        console.print(Text(note, style="yellow"))
+    return 0 if found.figures else 2

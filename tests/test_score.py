@@ -1,0 +1,386 @@
+"""Predictions that are said beforehand and scored afterwards, on runs of the engine in virtual time."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from click.testing import CliRunner
+from support import made_runs
+from support.virtual_runs import Load, play
+
+from loadtest.analyse.report import write_report
+from loadtest.analyse.reports import comparable, score_report
+from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.whatif import score, textbook
+from loadtest.analyse.whatif.predict_loads import known_slots, predict_loads
+from loadtest.analyse.whatif.prediction_file import (
+    AS_KNOWN,
+    LIMIT_SEEN,
+    NO_LIMIT,
+    Document,
+    parse_document,
+    read_document,
+)
+from loadtest.analyse.whatif.textbook import Measured
+from loadtest.cli import cli
+from loadtest.cli.keeping import kept_prediction
+from loadtest.errors import LoadTestError, PredictionError
+from loadtest.run_folder import RunFolder
+from loadtest.simulate.timing import StepLaw, Timing
+
+TRUTH = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)
+
+
+def measured(path: Path, users: Sequence[int], *, slots: int | None = 5, seed: int = 0, **more: Any) -> Path:
+    """Measure a server of this truth: 10 requests a user and at least 20."""
+    load = more.pop("load", Load())
+    loads = [dataclasses.replace(load, users=each, requests=max(20, 10 * each)) for each in users]
+    return play(more.pop("truth", TRUTH), loads, slots=slots, seed=seed, says=more.pop("says", "ollama")).write(
+        path, **more
+    )
+
+
+def predicted(run: Path, **asked: Any) -> Document:
+    found = analyse(run)
+    return predict_loads(
+        found.run, found.slots, found.steps, found.summary["levels"], comparable.asked_facts(found.run), **asked
+    )
+
+
+def command(*args: object) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, list(map(str, args)), standalone_mode=False)
+    if isinstance(result.exception, LoadTestError):
+        return 2, str(result.exception)
+    assert result.exception is None, result.exception
+    return int(result.return_value or 0), result.output
+
+
+@pytest.mark.parametrize("says", ["ollama", "llamacpp"])
+def test_what_was_said_of_6_and_12_users_is_what_they_get(says: str, tmp_path: Path) -> None:
+    fit = measured(tmp_path / "fit", (1, 2, 4, 8), says=says)
+    document = predicted(fit, concurrencies=(6, 12))
+    assert document.slots == 5
+    assert document.said == ()
+    assert [[case.name for case in load.cases] for load in document.loads] == [[AS_KNOWN], [AS_KNOWN]]
+    found = score_report.score(document, analyse(measured(tmp_path / "real", (6, 12), seed=7, says=says)))
+    assert found.said == ()
+    assert {each.load for each in found.figures} == {"6 streams", "12 streams"}
+    assert len(found.figures) == 14
+    assert sum(each.inside for each in found.figures) >= 13
+    for each in found.figures:
+        assert abs(each.error) < 0.10, each
+        assert each.winkler < 0.3 or not each.inside
+    ours = score.median_error(found.figures)
+    assert ours is not None
+    for model in score_report.MODELS:
+        theirs = score.median_error(found.figures, model)
+        assert theirs is not None
+        assert ours < theirs
+
+
+def test_errors_are_signed_shares_of_the_measured_value(tmp_path: Path) -> None:
+    """A server whose prompts cost twice as much: too little TTFT was said, and the band does not hold it."""
+    document = predicted(measured(tmp_path / "fit", (1, 2, 4)), concurrencies=(3,))
+    slower = dataclasses.replace(TRUTH, prefill_s=0.002)
+    real = analyse(measured(tmp_path / "real", (3,), seed=3, truth=slower))
+    found = score_report.score(document, real)
+    ttft = next(each for each in found.figures if each.figure == "ttft_s.p50")
+    assert ttft.measured == real.summary["levels"][0]["ttft_s"]["p50"]
+    assert ttft.error == pytest.approx(ttft.said / ttft.measured - 1)
+    assert -0.6 < ttft.error < -0.3
+    assert not ttft.inside
+    width = ttft.band[1] - ttft.band[0]
+    assert ttft.winkler == pytest.approx((width + 40 * (ttft.measured - ttft.band[1])) / ttft.measured)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1.0, 0.5), (0.8, 0.5), (0.7, 0.5 + 40 * 0.1), (1.4, 0.5 + 40 * 0.1)])
+def test_the_winkler_score_is_the_width_and_forty_times_the_miss(value: float, expected: float) -> None:
+    assert score.winkler_score((0.8, 1.3), value) == pytest.approx(expected)
+
+
+def test_a_limit_that_was_not_met_gives_two_cases_and_never_one_figure(tmp_path: Path) -> None:
+    document = predicted(measured(tmp_path / "fit", (1, 2, 4)), concurrencies=(4, 8), rates=(1.0,))
+    assert document.slots is None
+    assert "is not known: at least 4" in document.said[0]
+    below, past, rate = document.loads
+    assert [case.name for case in below.cases] == [AS_KNOWN]
+    for load in (past, rate):
+        assert [(case.name, case.slots) for case in load.cases] == [(NO_LIMIT, None), (LIMIT_SEEN, 4)]
+    free, limited = past.cases
+    assert limited.figures["ttft_s.p50"] > 2 * free.figures["ttft_s.p50"]
+
+
+def test_past_the_streams_that_were_measured_bands_widen(tmp_path: Path) -> None:
+    """Without a limit 4, 8 and 16 streams decode together: each doubling adds 40 %."""
+    loads = predicted(measured(tmp_path / "fit", (1, 2, 4), slots=None), concurrencies=(4, 8, 16)).loads
+    widths = []
+    for load in loads:
+        case = load.cases[0]
+        low, high = case.bands["stream_tokens_per_s.p50"]
+        widths.append((high - low) / case.figures["stream_tokens_per_s.p50"])
+    assert widths[1] > 2 * widths[0]
+    assert widths[2] > widths[1]
+    assert loads[2].cases[0].extrapolates is not None
+
+
+def test_slots_that_the_server_says_are_known(tmp_path: Path) -> None:
+    server = {"kind": "llama.cpp", "version": "b1", "slots_said": 5, "simulated": None}
+    fit = measured(tmp_path / "fit", (1, 2, 4), says="llamacpp", server=server)
+    document = predicted(fit, concurrencies=(8,))
+    assert document.slots == 5
+    assert document.rests_on["slots"]["how"] == "the server says so"
+    assert [case.slots for case in document.loads[0].cases] == [5]
+    found = analyse(fit)
+    fewer = {**found.run.facts, "server": {**server, "slots_said": 3}}
+    found.run.facts.update(fewer)
+    assert known_slots(found.run, found.slots).limit is None  # four were seen at work
+
+
+def test_slots_that_a_probe_found_are_known(tmp_path: Path) -> None:
+    probe: dict[str, Any] = {"limit": 5, "seen": 5, "how": "", "witnesses": []}
+    document = predicted(measured(tmp_path / "fit", (1, 2, 4), slot_probe=probe), concurrencies=(8,))
+    assert document.slots == 5
+    assert [case.slots for case in document.loads[0].cases] == [5]
+    free = {**probe, "limit": None, "seen": 16}
+    document = predicted(measured(tmp_path / "free", (1, 2, 4), slot_probe=free), concurrencies=(8, 20))
+    assert "at least 16" in document.said[0]
+    assert [[case.slots for case in load.cases] for load in document.loads] == [[None], [None, 16]]
+
+
+def test_other_slots_are_predicted_and_scored_only_where_the_server_had_as_many(tmp_path: Path) -> None:
+    document = predicted(measured(tmp_path / "fit", (1, 2, 4, 8), slots=4), concurrencies=(8,), slots=(2, 4))
+    assert [load.label for load in document.loads] == ["8 streams with 2 slots", "8 streams with 4 slots"]
+    found = score_report.score(document, analyse(measured(tmp_path / "real", (8,), slots=2, seed=4)))
+    assert {each.load for each in found.figures} == {"8 streams with 2 slots"}
+    assert "8 streams with 4 slots: not scored: predicted for 4 slots, and the run shows 2." in found.said
+
+
+def test_a_model_that_does_not_give_back_its_run_predicts_nothing(tmp_path: Path) -> None:
+    """At the last level the server was twice as slow as at the others."""
+    slow = dataclasses.replace(TRUTH, prefill_s=0.010)
+    first = play(TRUTH, [Load(users=1, requests=20), Load(users=2, requests=20)], slots=4)
+    other = play(slow, [Load(users=3, requests=30)], slots=4)
+    instants = ("t_sched", "t_send", "t_headers", "t_first_byte", "t_first_token", "t_first_visible", "t_end")
+    shift = first.levels[-1]["ended_ns"] + 10**9
+    moved = [
+        dataclasses.replace(
+            record,
+            id=1000 + record.id,
+            level=2,
+            **dict[str, Any]({name: getattr(record, name) + shift for name in instants}),
+            server_first=(record.server_first or 0) + shift,
+        )
+        for record in other.records
+    ]
+    level = {**other.levels[0], "index": 2, "started_ns": shift, "ended_ns": shift + other.levels[0]["ended_ns"]}
+    run = made_runs.write(tmp_path / "fit", [*first.records, *moved], [*first.levels, level])
+    with pytest.raises(
+        PredictionError, match=r"^No prediction: the model .* does not give back what it measured: TTFT"
+    ):
+        predicted(run, concurrencies=(4,))
+
+
+def test_what_cannot_be_scored_is_said(tmp_path: Path) -> None:
+    document = predicted(measured(tmp_path / "fit", (1, 2, 4, 8)), concurrencies=(6, 12))
+    other = score_report.score(document, analyse(measured(tmp_path / "other", (3, 6), seed=5)))
+    assert "3 streams · 100 in · 50 out: not predicted." in other.said
+    assert "Predicted, and not measured in made: 12 streams." in other.said
+    longer = analyse(measured(tmp_path / "long", (6,), load=Load(output=(100, 100))))
+    assert (
+        "its answers have 100 tokens on average, and the prediction is for 50"
+        in score_report.score(document, longer).said[0]
+    )
+    differing: dict[str, dict[str, Any]] = {
+        "model": {"comparability": {"model": "another"}},
+        "server": {"comparability": {"server": "vllm 1.0"}},
+        "simulated": {"server": {"kind": "ollama", "simulated": {"profile": "quick", "speed": 1.0}}},
+    }
+    for name, facts in differing.items():
+        found = score_report.score(document, analyse(measured(tmp_path / name, (6,), **facts)))
+        assert found.figures == ()
+        assert found.said[0].startswith(f"Not scored: the run differs from the one predicted from in {name} (")
+
+
+def test_a_void_level_is_said_and_not_scored(tmp_path: Path) -> None:
+    document = predicted(measured(tmp_path / "fit", (1, 2, 4, 8)), concurrencies=(6,))
+    real = analyse(measured(tmp_path / "real", (6,), seed=5))
+    real.summary["levels"][0]["verdict"] = "void"
+    found = score_report.score(document, real)
+    assert found.figures == ()
+    assert found.said == ("6 streams · 100 in · 50 out: void, so not scored.",)
+
+
+def test_a_run_of_void_levels_predicts_nothing(tmp_path: Path) -> None:
+    found = analyse(measured(tmp_path / "fit", (1, 2)))
+    levels = [{**level, "verdict": "void"} for level in found.summary["levels"]]
+    with pytest.raises(PredictionError, match=r"every level of .* is void"):
+        predict_loads(found.run, found.slots, found.steps, levels, {}, concurrencies=(3,))
+
+
+def test_a_file_reads_back_as_it_was_said(tmp_path: Path) -> None:
+    document = predicted(measured(tmp_path / "fit", (1, 2, 4)), concurrencies=(3, 8), rates=(0.5,))
+    (tmp_path / "p.json").write_bytes(document.to_bytes())
+    again = read_document(tmp_path / "p.json")
+    assert again.loads == document.loads
+    assert again.made == document.made
+    assert again.run["sha256"] == RunFolder(tmp_path / "fit").digest()
+    assert again.slots is None
+
+
+def _edited(found: dict[str, Any]) -> dict[str, Any]:
+    found["loads"][0]["cases"][0]["figures"]["ttft_s.p50"] *= 1.01
+    return found
+
+
+def _signed_anew(found: dict[str, Any]) -> dict[str, Any]:
+    """Take something out, and make the digest fit again."""
+    del found["loads"][0]["cases"], found["sha256"]
+    digest = hashlib.sha256(orjson.dumps(found, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return {**found, "sha256": digest}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_edited, "was changed after it was made"),
+        (lambda found: {**found, "sha256": None}, "was changed after it was made"),
+        (_signed_anew, "lacks what a prediction holds"),
+        (lambda found: {**found, "kind": "x"}, "is not a prediction"),
+        (lambda found: [found], "is not a prediction"),
+        (lambda found: {**found, "schema": 99}, "was written by a newer loadtest"),
+    ],
+)
+def test_a_tampered_prediction_is_one_sentence(change: Any, words: str, tmp_path: Path) -> None:
+    fit = measured(tmp_path / "fit", (1, 2, 4))
+    found = orjson.loads(predicted(fit, concurrencies=(3,)).to_bytes())
+    path = tmp_path / "prediction.json"
+    path.write_bytes(orjson.dumps(change(found)))
+    for args in (("score", path, fit), ("run", "--prediction", path)):
+        code, said = command(*args)
+        assert code == 2
+        assert words in said
+        assert "\n" not in said.strip()
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"kind": "loadtest prediction"}', b"\xff\x00"])
+def test_no_prediction_at_all_is_one_sentence(body: bytes) -> None:
+    with pytest.raises(PredictionError):
+        parse_document(body, "x.json")
+
+
+def test_a_run_keeps_a_prediction_and_its_report_scores_it(tmp_path: Path) -> None:
+    fit = measured(tmp_path / "fit", (1, 2, 4, 8))
+    path = tmp_path / "before.json"
+    path.write_bytes(predicted(fit, concurrencies=(6,)).to_bytes())
+    facts = kept_prediction(path)(folder := RunFolder.create(tmp_path / "kept").path)
+    assert (folder / "prediction.json").read_bytes() == path.read_bytes()
+    real = measured(tmp_path / "real", (6,), seed=8, **facts)
+    (real / "prediction.json").write_bytes(path.read_bytes())
+    kept = write_report([real], charts=True).summary["prediction"]
+    assert kept["kept_before_the_first_request"] == facts["prediction"]["kept"]
+    assert len(kept["figures"]) == 7
+    text = (real / "report.md").read_text()
+    assert "predicted figures lie inside their 95 % bands" in text
+    assert "## Prediction, scored" in text
+    assert "Prediction, scored" in (real / "report.html").read_text()
+    json.loads((real / "summary.json").read_text())
+
+
+def test_a_prediction_that_was_exchanged_in_the_run_folder_is_not_scored(tmp_path: Path) -> None:
+    fit = measured(tmp_path / "fit", (1, 2, 4, 8))
+    one, other = (predicted(fit, concurrencies=(users,)).to_bytes() for users in (6, 7))
+    facts: dict[str, Any] = {
+        "prediction": {"sha256": hashlib.sha256(one).hexdigest(), "made": "", "kept": "2026-01-01T00:00:00Z"}
+    }
+    real = measured(tmp_path / "real", (6,), seed=8, **facts)
+    said = write_report([real], charts=False).summary["prediction"]["reason"]
+    assert "is not there any more" in said
+    (real / "prediction.json").write_bytes(other)
+    said = write_report([real], charts=False).summary["prediction"]["reason"]
+    assert "run.json names another sha256" in said
+
+
+def test_the_commands_from_a_run_to_a_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit, real = measured(tmp_path / "fit", (1, 2, 4, 8)), measured(tmp_path / "real", (6, 12), seed=7)
+    monkeypatch.chdir(tmp_path)
+    code, said = command("predict", fit, "--concurrency", "6,12")
+    assert code == 0, said
+    assert (tmp_path / "prediction.png").read_bytes()[:4] == b"\x89PNG"
+    assert "6 streams" in said
+    code, said = command("score", "prediction.json", real)
+    assert code == 0, said
+    assert "14 of 14 predicted figures" in said
+    assert command("score", "prediction.json", fit)[1].endswith("score it on a run that was measured afterwards.")
+    assert "is not written over" in command("predict", fit, "--concurrency", "6")[1]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "say which load to predict"),
+        (("--concurrency", "0"), "--concurrency 0 cannot be predicted"),
+        (("--rate", "nan"), "--rate nan cannot be predicted"),
+        (("--slots", "100000"), "--slots 100000 cannot be predicted"),
+        (("--concurrency", ","), "--concurrency is empty"),
+        (("--concurrency", "6", "--out", "x.txt"), "does not end in .json"),
+        (("--concurrency", "6", "--out", "no/x.json"), "there is no folder no"),
+    ],
+)
+def test_a_mistake_is_said_before_anything_is_worked_out(args: Sequence[str], words: str, tmp_path: Path) -> None:
+    code, said = command("predict", tmp_path / "no run", *args)
+    assert code == 2
+    assert words in said
+
+
+def level(users: int, **figures: float) -> Measured:
+    return Measured(users, {name.replace("__", "."): value for name, value in figures.items()})
+
+
+def test_erlang_c_is_that_of_the_tables() -> None:
+    assert textbook.waiting_probability(1, 0.5) == pytest.approx(0.5)
+    assert textbook.waiting_probability(2, 1.0) == pytest.approx(1 / 3)
+    assert textbook.waiting_probability(10, 8.0) == pytest.approx(0.4092, abs=1e-4)
+    assert textbook.waiting_probability(2, 2.0) == 1.0
+
+
+def test_an_open_mmc_waits_as_kleinrock_says() -> None:
+    levels = [level(1, e2e_s__mean=2.0, ttft_s__p50=0.1, output_tokens_per_s__mean=25.0, requests_per_s__mean=0.5)]
+    said = textbook.erlang_c(levels, 1, users=None, rate=0.25)  # M/M/1 at half load: P(W > t) = 0.5 e^(-t / 4)
+    assert said["ttft_s.p95"] == pytest.approx(0.1 + 4 * math.log(0.5 / 0.05))
+    assert said["ttft_s.p50"] == pytest.approx(0.1)
+    assert said["output_tokens_per_s.mean"] == pytest.approx(0.25 * 50)
+
+
+def test_the_scalability_law_finds_its_own_parameters() -> None:
+    def law(n: int) -> float:
+        return 10 * n / (1 + 0.1 * (n - 1) + 0.002 * n * (n - 1))
+
+    levels = [level(n, requests_per_s__mean=law(n)) for n in (1, 2, 4, 8, 16)]
+    said = textbook.scalability_law(levels, 32)
+    assert said["requests_per_s.mean"] == pytest.approx(law(32))
+    assert said["e2e_s.p50"] == pytest.approx(32 / law(32))
+    assert textbook.scalability_law(levels[:2], 32) == {}
+
+
+def test_a_line_goes_through_its_neighbours_and_on() -> None:
+    levels = [level(n, ttft_s__p50=value) for n, value in ((1, 1.0), (2, 3.0), (4, 4.0))]
+    assert textbook.straight_line(levels, 3)["ttft_s.p50"] == pytest.approx(3.5)
+    assert textbook.straight_line(levels, 8)["ttft_s.p50"] == pytest.approx(6.0)
+    assert textbook.straight_line(levels[:1], 8) == {}
+
+
+def test_a_knee_is_found_where_it_is() -> None:
+    def kinked(n: float) -> float:
+        return 1 + n + 5 * max(n - 6.0, 0.0)
+
+    levels = [level(n, ttft_s__p50=kinked(n)) for n in (1, 2, 4, 8, 10, 12)]
+    assert textbook.knee(levels, 16)["ttft_s.p50"] == pytest.approx(kinked(16), rel=0.02)
+    assert textbook.knee(levels[:3], 16) == {}
