@@ -10,7 +10,17 @@ from typing import Any
 import click
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import FORMER, Key, Scenario, keys_of, parse_whole, short_repr
+from loadtest.scenario import (
+    FORMER,
+    Key,
+    Scenario,
+    keys_of,
+    parse_whole,
+    read_length,
+    sentence,
+    short_repr,
+    split_outside_brackets,
+)
 
 
 class NumberParam(click.ParamType[Any]):
@@ -58,6 +68,19 @@ class ListParam(click.ParamType[tuple[Any, ...]]):
             self.fail(f"{short_repr(value)} is not a list of {self.name} like {self._example}.", param, ctx)
 
 
+class LengthsParam(click.ParamType[tuple[Any, ...]]):
+    """Lengths with commas between: whole numbers and distributions."""
+
+    name = "lengths"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        items = [item for item in split_outside_brackets(str(value), ",") if item.strip()]
+        try:
+            return tuple(read_length(item) for item in items)
+        except ScenarioError as error:
+            self.fail(sentence(error), param, ctx)
+
+
 PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: WholeParam(), float: NumberParam()}
 LISTS_OF = {int: ListParam(parse_whole, "whole numbers", "1,2,4,8"), float: ListParam(float, "numbers", "0.5,1,2")}
 LIST_METAVARS = {int: "N,N,…", float: "R,R,…"}
@@ -86,7 +109,7 @@ def _option(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return click.option(key.flag, key.name, is_flag=True, default=None, help=text)
     taken: Any = click.Choice(declared.choices) if declared.choices else PARAM_TYPES.get(kind, kind)
     if key.many:
-        taken = LISTS_OF[kind]
+        taken = LengthsParam() if declared.length else LISTS_OF[kind]
     metavar = LIST_METAVARS[kind] if key.many else None
     return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)
 

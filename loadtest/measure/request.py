@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, cast
 
+import orjson
+
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.dialects.server_errors import http_sentence
 from loadtest.measure.failure import Failure, bug
@@ -43,6 +45,15 @@ def decode(dialect: Dialect, reads: Reads | None) -> Content:
             i += 1
         read_of.append(i)
     return Content(events, read_of, ending)
+
+
+def _body(dialect: Dialect, job: Job) -> bytes:
+    """Return a request's body, with what a row of a data file lays over it."""
+    body = dialect.body(job)
+    if not job.body:
+        return body
+    laid = {**orjson.loads(body), **job.body}
+    return orjson.dumps({key: value for key, value in laid.items() if value is not None})
 
 
 def _decoded(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
@@ -116,7 +127,7 @@ class Request:
         self._content: Content | None = None
         self.received = Received(live=self.live, ends=dialect.ends)
         if posts is not None:
-            self.order = posts.order(dialect.path, dialect.body(job), self.received)
+            self.order = posts.order(dialect.path, _body(dialect, job), self.received)
 
     @property
     def waiting(self) -> bool:

@@ -1,13 +1,15 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
-schema: Scenario, its grid, reading and writing · request, load, prompts, limits: the parts that hold its keys, each with
+schema: Scenario, its grid, reading and writing · request, load, prompts, data, limits: the parts that hold its keys, each with
 what they must be together · checks: what keys of several parts must be together · keys: what a key says of itself ·
-tables: TOML files and former names · values: what a single value must be · level: one cell of the grid · files: text
+tables: TOML files and former names · values: what a single value must be · lengths: a number or a distribution · level: one cell of the grid · files: text
 files that a user names.
 """
 
+from loadtest.scenario.data import DataKeys
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
+from loadtest.scenario.lengths import Lengths, Observed, lengths_of, read_length, sentence, split_outside_brackets
 from loadtest.scenario.level import Level
 from loadtest.scenario.limits import LimitKeys
 from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys
@@ -41,9 +43,12 @@ __all__ = [
     "OPTION",
     "RATE",
     "TOKEN_COUNTS",
+    "DataKeys",
     "Key",
+    "Lengths",
     "Level",
     "LimitKeys",
+    "Observed",
     "LoadKeys",
     "PromptKeys",
     "Range",
@@ -52,9 +57,13 @@ __all__ = [
     "file_version",
     "key",
     "keys_of",
+    "lengths_of",
     "parse_whole",
+    "read_length",
     "read_text",
     "record_format",
     "sendable",
+    "sentence",
     "short_repr",
+    "split_outside_brackets",
 ]

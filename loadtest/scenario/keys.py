@@ -21,7 +21,7 @@ class Declared:
     """What a field of a part says about its key beyond name, type and default.
 
     `table` names the TOML table that the key stands in; the keys of the first releases stand above all tables.
-    `locust` says where Locust's users can set the key.
+    `locust` says where Locust's users can set the key. A value of a `length` may also be a distribution, as a text.
     """
 
     help: str
@@ -30,6 +30,7 @@ class Declared:
     choices: tuple[str, ...] = ()
     text: Text | None = None
     table: str | None = None
+    length: bool = False
     locust: tuple[str, ...] = ()
 
 
@@ -56,7 +57,8 @@ class Key:
     @property
     def kind(self) -> type:
         """The type of one value: int, float, str or bool."""
-        options = typing.get_args(self.hint) if self.many or isinstance(self.hint, types.UnionType) else (self.hint,)
+        hint = typing.get_args(self.hint)[0] if self.many else self.hint
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         kind: type = next(option for option in options if option is not type(None))
         return kind
 
@@ -70,7 +72,7 @@ class Key:
         if value is None:
             return
         for one in value if self.many else (value,):
-            if declared.bounds is not None:
+            if declared.bounds is not None and not isinstance(one, str):
                 declared.bounds.check(self.name, one)
             if declared.choices and one not in declared.choices:
                 raise ScenarioError(f"{self.name} must be one of {', '.join(declared.choices)}, not {short_repr(one)}.")
