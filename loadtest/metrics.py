@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from loadtest.text import counted, percent, seconds
+
 NS_PER_S = 1_000_000_000
 S_PER_NS = 1e-9
 S_PER_US = 1e-6
@@ -203,7 +205,7 @@ def doubt_schedule_lag(count: int, p50: float, p99: float, limit: float) -> Iter
     yield from _graded(
         p99,
         limit,
-        lambda word: f"schedule lag p99 is {_ms(p99)}, {word} {_ms(limit)} (1 % of median TTFT or 5 ms)",
+        lambda word: f"schedule lag p99 is {seconds(p99)}, {word} {_limit(limit)} (1 % of median TTFT or 5 ms)",
         few=count < ENOUGH_FOR_P99 and p50 <= limit,
     )
 
@@ -216,8 +218,8 @@ def doubt_lag(reads: int, tokens: int, spoilt: int, gaps: int) -> Iterator[Doubt
             share,
             limit,
             lambda word: (
-                f"the client read {tokens} token{'s' if tokens != 1 else ''} more than one token gap late, which spoils {spoilt} of "
-                f"{gaps} gaps between tokens ({_percent(share)}), {word} {_percent(limit)}"
+                f"the client read {counted(tokens, 'token')} more than one token gap late, which spoils {spoilt} of "
+                f"{gaps} gaps between tokens ({percent(share)}), {word} {percent(limit)}"
             ),
             few=reads < ENOUGH_LATE,
         )
@@ -231,8 +233,8 @@ def doubt_late(late: int, arrivals: int) -> Iterator[Doubt]:
             share,
             limit,
             lambda word: (
-                f"the client was more than one token gap late for {late} of {arrivals} arrivals ({_percent(share)}), "
-                f"{word} {_percent(limit)}"
+                f"the client was more than one token gap late for {late} of {arrivals} arrivals ({percent(share)}), "
+                f"{word} {percent(limit)}"
             ),
             few=late < ENOUGH_LATE,
         )
@@ -245,14 +247,14 @@ def doubt_stood_still(gaps: Sequence[float], span: float, processes: int) -> Ite
     """
     long = [gap for gap in gaps if gap >= STOOD_STILL_S]
     if long and span > 0:
-        share, times = sum(long) / (span * processes), f"{len(long)} time{'s' if len(long) != 1 else ''}"
+        share, times = sum(long) / (span * processes), counted(len(long), "time")
         who, whose = "the client", "level's time"
         if processes > 1:
             who, whose = "a process of the client", f"time of the level's {processes} processes"
-        limit = f", above the limit of {_percent(STOOD_STILL_SHARE)}" if share > STOOD_STILL_SHARE else ""
+        limit = f", above the limit of {percent(STOOD_STILL_SHARE)}" if share > STOOD_STILL_SHARE else ""
         yield Doubt(
             VOID if limit else SUSPECT,
-            f"{who} stood still for up to {max(long):.1f} s ({times}) and sent and read nothing then: {_percent(share)} of "
+            f"{who} stood still for up to {seconds(max(long))} ({times}) and sent and read nothing then: {percent(share)} of "
             f"the {whose}{limit}",
         )
 
@@ -262,7 +264,7 @@ def doubt_send(p99: float, limit: float) -> Iterator[Doubt]:
     if p99 > limit:
         yield Doubt(
             SUSPECT,
-            f"sending took {_ms(p99)} at p99, above the limit of {_ms(limit)}: t_send may be off by as much",
+            f"sending took {seconds(p99)} at p99, above the limit of {_limit(limit)}: t_send may be off by as much",
         )
 
 
@@ -272,7 +274,9 @@ def doubt_stamps(arrivals: int, stamped: int, lag_p99: float, limit: float) -> I
         yield from _graded(
             lag_p99,
             limit,
-            lambda word: f"arrivals carry no kernel stamps and client lag p99 is {_ms(lag_p99)}, {word} {_ms(limit)}",
+            lambda word: (
+                f"arrivals carry no kernel stamps and client lag p99 is {seconds(lag_p99)}, {word} {_limit(limit)}"
+            ),
         )
 
 
@@ -282,7 +286,7 @@ def doubt_coalesced(merged: int, requests: int) -> Iterator[Doubt]:
         yield Doubt(
             SUSPECT,
             f"the first token came in one read with a later one in {merged} of {requests} requests "
-            f"({_percent(merged / requests)}): TTFT may be late",
+            f"({percent(merged / requests)}): TTFT may be late",
         )
 
 
@@ -294,17 +298,14 @@ def stamped_by(arrivals: int, stamped: int) -> str:
     return "kernel" if stamped >= 0.99 * arrivals else "user" if stamped == 0 else "mixed"
 
 
+def _limit(value: float) -> str:
+    """Return a limit that follows from TTFT without zeros at its end: "5 ms", "15.9 ms"."""
+    return seconds(float(f"{value:.3g}"), exact=True)
+
+
 def _graded(value: float, limit: float, reason: Callable[[str], str], *, few: bool = False) -> Iterator[Doubt]:
     """Yield a doubt: void above the limit (suspect if `few`), suspect above half of it."""
     if value > limit:
         yield Doubt(SUSPECT if few else VOID, reason("above the limit of"))
     elif value > limit / 2:
         yield Doubt(SUSPECT, reason("above half the limit of"))
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.3g} %"
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms"

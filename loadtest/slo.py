@@ -19,6 +19,7 @@ from typing import Any, Self
 from loadtest.errors import ScenarioError
 from loadtest.metrics import needed
 from loadtest.records import Outcome
+from loadtest.text import percent, seconds
 
 DURATION_FIGURES = {  # name in --slo -> (key of summary.json, in words)
     "ttft": ("ttft_s", "TTFT"),
@@ -108,9 +109,9 @@ class Objective:
         if math.isinf(value):
             return "no answer"
         if self.figure == ERRORS:
-            return f"{value * 100:.3g} %"
+            return percent(value)
         if not self.figure.endswith("per_s"):
-            return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+            return seconds(value, exact=value == self.limit)
         return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 

@@ -1,8 +1,87 @@
-"""Text that others wrote, made fit to be shown and stored: nothing in it steers a terminal or breaks a file."""
+"""How numbers, units, counts and other people's text are written, once for sentences, tables, pages and charts.
+
+The rule of rounding: a measured number has three significant digits and at most two decimals, never an exponent, and
+commas from 10,000 on: 0.35, 1.91, 45.2, 1780, 12,345. A share is a whole percentage, below 10 % two significant digits: 86 %,
+9.1 %, 0.12 %. A size has no zeros at its end: 42 GB, 1.05 GB; one in GiB is computed, not measured, and has its hundredths. What a user gave (a limit, a rate) is
+`exact`: it keeps its digits and gains no zeros: 5 ms, 0.125 s.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+
+UNKNOWN = "–"  # an unknown value in a table; a sentence says "unknown"
+MIB, GIB = 2**20, 2**30
+
+
+def number(value: float | None, *, exact: bool = False) -> str:
+    """Return a number by the rule of rounding; a dash for None and nan."""
+    if value is None or math.isnan(value):
+        return UNKNOWN
+    if exact:
+        return f"{value:.10g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    away = abs(value)
+    if away >= 9999.5:
+        return f"{value:,.0f}"
+    return f"{value:.0f}" if away >= 99.95 else f"{value:.1f}" if away >= 9.995 else f"{value:.2f}"
+
+
+def seconds(value: float | None, *, exact: bool = False) -> str:
+    """Return a duration in the unit that reads well: µs below 0.1 ms, ms below a second, else s; "unknown" for None."""
+    if value is None or math.isnan(value):
+        return "unknown"
+    if math.isinf(value):
+        return "for ever"
+    away = abs(value)
+    if away < 5e-9:
+        return "0 ms"
+    factor, unit = (1.0, "s") if away >= 0.9995 else (1e3, "ms") if away >= 0.9995e-4 else (1e6, "µs")
+    return f"{number(value * factor, exact=exact)} {unit}"
+
+
+def percent(share: float) -> str:
+    """Return a share: "86 %", "9.1 %", "0.12 %"."""
+    points = share * 100
+    return f"{points:.0f} %" if abs(points) >= 9.95 or round(points, 10) == 0 else f"{points:.2g} %"
+
+
+def signed(share: float, digits: int = 1) -> str:
+    """Return a change in percent with its sign: "+4.0 %", "−9.1 %", "0.0 %"."""
+    text = f"{share * 100:+.{digits}f}".replace("-", "−")
+    return f"{text if text.strip('+−0.') else text[1:]} %"
+
+
+def size(count: float | None) -> str:
+    """Return measured bytes in GB, MB or kB (powers of ten); "unknown" for None."""
+    if count is None:
+        return "unknown"
+    factor, unit = (1e9, "GB") if abs(count) >= 0.9995e9 else (1e6, "MB") if abs(count) >= 0.9995e6 else (1e3, "kB")
+    if count == 0:
+        return "0 MB"
+    text = number(count / factor)
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {unit}"
+
+
+def binary_size(count: float) -> str:
+    """Return computed bytes as GiB with its hundredths, in MiB below one."""
+    return f"{count / GIB:.2f} GiB" if abs(count) >= GIB else f"{count / MIB:.1f} MiB"
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return "1 stream", "2 streams"; `plural` where an s does not make it."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def listed(names: Sequence[object]) -> str:
+    """Return "a", "a and b" or "a, b and c"."""
+    words = [str(name) for name in names]
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def capitalised(sentence: str) -> str:
+    """Return a sentence with its first letter as a capital, the rest as it is."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def shown(text: str) -> str:
@@ -13,10 +92,10 @@ def shown(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() or _blank(char) else _escaped(char) for char in text)
+    return "".join(char if char.isprintable() or _is_blank(char) else _escape(char) for char in text)
 
 
-def whole(texts: Iterable[str]) -> str:
+def join_text(texts: Iterable[str]) -> str:
     """Join pieces of text; surrogates that meet become the character they stand for, lone ones U+FFFD.
 
     JSON may cut a character beyond U+FFFF in two halves, each in a piece of its own; a half alone cannot be encoded.
@@ -29,9 +108,9 @@ def whole(texts: Iterable[str]) -> str:
     return text
 
 
-def _blank(char: str) -> bool:
+def _is_blank(char: str) -> bool:
     return char.isspace() and char not in "\u2028\u2029\x85" and ord(char) > 0x1F
 
 
-def _escaped(char: str) -> str:
+def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")

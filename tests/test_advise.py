@@ -16,7 +16,6 @@ from support.virtual_runs import Load
 from loadtest.analyse.charts import advice as chart
 from loadtest.analyse.charts import prediction
 from loadtest.analyse.reports import advice_report as words
-from loadtest.analyse.reports import findings
 from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.analyse.server.memory import MemoryBySlots, memory_by_slots
 from loadtest.analyse.server.slots import Slots
@@ -30,6 +29,7 @@ from loadtest.errors import PredictionError, ScenarioError
 from loadtest.memory.loaded import kv_bytes, parse_memory
 from loadtest.simulate.profiles import PROFILES
 from loadtest.slo import parse_objectives
+from loadtest.text import seconds
 
 PROFILE = PROFILES["a100-80g-llama3.1-70b-q4"]
 LLAMA_70B = {"block_count": 80, "embedding_length": 8192, "attention.head_count": 64, "attention.head_count_kv": 8}
@@ -111,7 +111,7 @@ def test_now_is_what_was_measured_never_what_is_predicted_of_it(advice: Advice, 
         cell = advice.as_now(level["concurrency"])
         assert cell.figure("ttft_s", "p95") == level["ttft_s"]["p95"]
         assert cell.figure("output_tokens_per_s", "mean") == level["output_tokens_per_s"]
-    measured = findings.seconds(analysis.summary["levels"][-1]["ttft_s"]["p95"])
+    measured = seconds(analysis.summary["levels"][-1]["ttft_s"]["p95"])
     assert (
         f"TTFT p95 is {measured}" in words.sentences(advice)[0] or f"TTFT p95 {measured}" in words.sentences(advice)[0]
     )
@@ -152,7 +152,7 @@ def test_a_model_that_misses_what_was_measured_advises_and_predicts_nothing(anal
         {**level, "stream_tokens_per_s": {**level["stream_tokens_per_s"], "p50": 999.0, "ci95_p50": None}}
         for level in analysis.summary["levels"]
     ]
-    with pytest.raises(PredictionError, match=r"No advice: the model .* is .* by the model and 999\.0 as measured"):
+    with pytest.raises(PredictionError, match=r"No advice: the model .* is .* by the model and 999 as measured"):
         work.advise_slots(model, group, levels)
     void = [{**level, "verdict": "void"} for level in levels]  # what is void is no measure
     assert self_check.unmatched_figure(model.closed, void) is None
@@ -169,9 +169,9 @@ def test_void_levels_are_said_beside_the_advice(analysis: Analysis) -> None:
     found = work.advise_slots(model, group, levels)
     label = analysis.summary["levels"][1]["label"]
     said = f"1 level that this rests on is void ({label}): measure again before you rely on it."
-    assert words.void(found) == said
+    assert words.void_sentence(found) == said
     assert said in words.markdown(found, analysis, None)
-    assert words.void(dataclasses.replace(found, void=())) is None
+    assert words.void_sentence(dataclasses.replace(found, void=())) is None
 
 
 def test_beyond_what_was_measured_bands_are_wider_and_the_headline_is_a_try(advice: Advice) -> None:
@@ -210,7 +210,7 @@ def test_what_was_never_seen_is_marked(advice: Advice) -> None:
     assert not advice.extrapolated(4, 16)
     assert not advice.extrapolated(16, 4)
     assert advice.extrapolated(8, 8)
-    rows = {row[0].strip("▶ "): row for row in words.table(advice, (8,)).rows}
+    rows = {row[0].strip("▶ "): row for row in words.slots_table(advice, (8,)).rows}
     assert not any("*" in cell for cell in rows["4 (now, measured)"])
     assert rows["8"][2].endswith("*")
     assert any(note.startswith("* extrapolated") for note in words.notes(advice))
@@ -244,7 +244,7 @@ def test_without_an_slo_throughput_decides_and_memory_forbids(analysis: Analysis
     nothing = dataclasses.replace(free, gpu_bytes=1e9)
     assert work._best(nothing) is None
     assert words.sentences(dataclasses.replace(nothing, best=None))[0].startswith(
-        "No number of slots fits 1.0 GB: even 1 slot"
+        "No number of slots fits 1 GB: even 1 slot"
     )
 
 

@@ -18,7 +18,7 @@ from support import made_runs
 
 from loadtest import metrics
 from loadtest.analyse.figures import client_capacity
-from loadtest.analyse.reports import pages
+from loadtest.analyse.reports import tables
 from loadtest.analyse.reports.findings import all_findings
 from loadtest.analyse.reports.summary import analyse
 from loadtest.cli import calibrate as command
@@ -351,7 +351,7 @@ def test_a_run_says_what_share_of_the_client_it_used(tmp_path: Path) -> None:
     assert said.startswith(
         f"{label} used {client_capacity.capacity_cell(analysis.summary['levels'][1]['client'])} of what"
     )
-    grid = pages.client(analysis.summary)
+    grid = tables.client_table(analysis.summary)
     assert [row[grid.heads.index("of what it can measure")] for row in grid.rows] == [
         client_capacity.capacity_cell(level["client"]) for level in analysis.summary["levels"]
     ]
@@ -383,7 +383,7 @@ def test_never_calibrated_says_nothing(tmp_path: Path, facts: dict[str, Any]) ->
     made_runs.make(tmp_path / "run", users=(1,), **facts)
     analysis = analyse(tmp_path / "run")
     assert set(analysis.summary["levels"][0]["client"]) == {"lag_s", "schedule_lag_s", "cpu", "stamps"}
-    assert "of what it can measure" not in pages.client(analysis.summary).heads
+    assert "of what it can measure" not in tables.client_table(analysis.summary).heads
     assert not any("client can measure" in said for said in all_findings(analysis))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def nothing_overlaps(figure: Figure) -> None:
 
 def test_the_stack_adds_up_to_mean_ttft(four_slots: Analysis, axes: Axes) -> None:
     (series,) = series_of(four_slots.summary["levels"])
-    ttft.split(axes, four_slots, series)
+    ttft.ttft_parts(axes, four_slots, series)
     tops: dict[float, float] = {}
     for bar in axes.patches:
         x, y, height = bar.get_x(), bar.get_y(), bar.get_height()  # type: ignore[attr-defined]
@@ -141,20 +142,20 @@ def test_titles_are_computed_from_the_data(four_slots: Analysis) -> None:
     assert level["concurrency"] == 8
     assert timeline.title(four_slots, level).startswith("8 requests in flight, never more than 4 decoding")
     assert depth.title(four_slots) == "Decoding never rises above 4 streams, however many wait"
-    assert itl.title(four_slots).startswith("8 streams · 100 in · 20 out: the median gap between tokens is 10 ms")
+    assert itl.title(four_slots).startswith("8 streams · 100 in · 20 out: the median gap between tokens is 10.0 ms")
 
 
 def test_without_a_queue_no_title_speaks_of_one(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(slots=16), users=(1, 2, 4))
     analysis = analyse(tmp_path / "run")
-    assert ttft.split_title(analysis).startswith("No queue at 4 streams")
+    assert ttft.split_title(analysis).startswith("No request queues at 4 streams")
     assert depth.title(analysis) == "Up to 4 streams decode at once; no limit was seen"
     assert throughput.title(analysis).startswith("Output still grows")
 
 
 def test_the_timeline_never_shows_more_than_the_slots_decoding(four_slots: Analysis, axes: Axes) -> None:
     level = four_slots.summary["levels"][3]
-    timeline.requests(axes, four_slots, level)
+    timeline.request_rows(axes, four_slots, level)
     blue = to_rgb(style.DECODING)
     bars = [bar for bar in axes.patches if bar.get_facecolor()[:3] == blue]
     spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars]  # type: ignore[attr-defined]
@@ -166,7 +167,7 @@ def test_the_timeline_never_shows_more_than_the_slots_decoding(four_slots: Analy
 def test_no_success_says_why_the_chart_is_empty(tmp_path: Path, axes: Axes) -> None:
     no_success(tmp_path / "run")
     analysis = analyse(tmp_path / "run")
-    ttft.split(axes, analysis, series_of(analysis.summary["levels"])[0])
+    ttft.ttft_parts(axes, analysis, series_of(analysis.summary["levels"])[0])
     assert "No request ended well" in axes.texts[0].get_text()
 
 
@@ -179,3 +180,24 @@ def test_levels_are_grouped_by_everything_but_concurrency() -> None:
         Series("128 in · 64 out", (level(1, 64), level(4, 64))),
         Series("128 in · 256 out", (level(1, 256),)),
     ]
+
+
+def test_a_name_that_no_font_can_draw_draws_without_a_warning(tmp_path: Path) -> None:
+    name = "通义千问\x1b[31m $7b$ \u202e"
+    make(tmp_path / "run", users=(1, 8), name=name, target={"url": "http://made", "model": name})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert charts.draw_all(analyse(tmp_path / "run"), tmp_path / "charts")
+    assert style.drawable(name) == "\ufffd" * 4 + r"\x1b[31m $7b$ \u202e"
+
+
+def test_no_title_quotes_a_void_level(tmp_path: Path) -> None:
+    make(tmp_path / "run", users=(1, 8), clock_steps=1)
+    analysis = analyse(tmp_path / "run")
+    titles = (
+        ttft.split_title(analysis),
+        ttft.distribution_title(analysis),
+        itl.title(analysis),
+        throughput.title(analysis),
+    )
+    assert not any(character.isdigit() for title in titles for character in title)

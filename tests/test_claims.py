@@ -50,14 +50,14 @@ def queued(slots: Slots, *, wait: float | None, slot: float | None, batch: float
             0.45,
             "Past 4 streams requests queue: at 8 streams 40 % of",
         ),  # was "No queue … waiting is 85 %"
-        (LIMIT, 0.03, 0.0, 0.03, "No queue at 8 streams: waiting is 3 % of the mean TTFT (1.00 s)."),
+        (LIMIT, 0.03, 0.0, 0.03, "No request queues at 8 streams: waiting is 3 % of the mean TTFT (1.00 s)."),
         (NO_LIMIT, 0.6, 0.0, 0.6, None),  # was "No queue … waiting is 60 %"; batching says it
         (
             NO_LIMIT,
             0.3,
             0.04,
             0.26,
-            "At 8 streams waiting is 30 % of the mean TTFT (1.00 s), nearly all of it batch wait.",
+            "At 8 streams, 30 % of the mean TTFT (1.00 s) is waiting, nearly all of it batch wait.",
         ),
         (LIMIT, None, 0.5, None, "Past 4 streams requests queue: at 8 streams 50 % of"),
         (NO_LIMIT, None, 0.0, None, None),  # was "Past 8 streams requests queue: 0 %"
@@ -67,7 +67,7 @@ def queued(slots: Slots, *, wait: float | None, slot: float | None, batch: float
             0.5,
             None,
             None,
-            "At 8 streams 50 % of the mean TTFT (1.00 s) is queue wait (for a slot or a batch: not known).",
+            "At 8 streams, 50 % of the mean TTFT (1.00 s) is queue wait.",
         ),
         (NO_LIMIT, None, None, None, None),
     ],
@@ -93,7 +93,7 @@ def test_requests_queue_where_a_limit_and_slot_wait_were_seen(
 )
 def test_a_limit_is_named_where_requests_were_kept_out(slots: Slots, said: str) -> None:
     assert findings.slots_finding(of(slots)) == said
-    assert findings.how_we_know(of(LIMIT)) == ["How we know the number in parallel: seen."]
+    assert findings.slots_finding(of(LIMIT)).evidence == "Seen."
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def steps_of(*, fits: bool, reason: str | None) -> Any:
 
 def test_a_law_is_said_where_it_fits() -> None:
     assert findings.steps_findings(of(LIMIT, steps=steps_of(fits=True, reason=None)))[0].startswith(
-        "A step takes 10 ms and 2 ms"
+        "A step of the server takes 10.0 ms, and 2.00 ms more for each stream"
     )
     said = findings.steps_findings(of(LIMIT, steps=steps_of(fits=False, reason="the step time is no line")))
     assert said == ["The step time is no line."]
@@ -144,5 +144,5 @@ def test_nobody_queues_for_a_slot_where_no_slot_wait_was_seen(slot: float, said:
     found = findings.batching(Series("", (one,)))
     assert (found is not None) is said
     assert found is None or found.startswith(
-        "Nobody queues for a slot at 8 streams, yet 40 % of the mean TTFT (1.00 s) is batch wait"
+        "At 8 streams, 40 % of the mean TTFT (1.00 s) is batch wait, although no request waits for a slot"
     )

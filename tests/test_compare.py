@@ -19,9 +19,9 @@ from support.made_runs import Made, grid, unanswered, write
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.compare import changes
+from loadtest.analyse.charts.compare import changes_panel
 from loadtest.analyse.reports.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare, fisher
-from loadtest.analyse.reports.compare_report import markdown, method, sentence, to_dict
+from loadtest.analyse.reports.compare_report import markdown, method, outcome, to_dict
 from loadtest.analyse.reports.summary import analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError, RunFolderError
@@ -139,7 +139,7 @@ def test_the_chart_shows_the_verdict_in_colour(folder: Folder) -> None:
     found = compare(analyse(folder("base")), analyse(folder("new", slower=0.2, seed=1)))
     rows = [row for row in found.headline if row.metric.id == "output_tokens_per_s"]
     axes = Figure().subplots()
-    changes(axes, rows[0].metric, rows, [row.level for row in rows], found.tolerance)
+    changes_panel(axes, rows[0].metric, rows, [row.level for row in rows], found.tolerance)
     points = [line for line in axes.lines if line.get_marker() == "o"]
     assert {line.get_color() for line in points} == {style.VERMILLION}
     assert [float(np.asarray(line.get_xdata())[0]) for line in points] == pytest.approx(
@@ -204,7 +204,7 @@ def test_longer_answers_are_other_work(folder: Folder) -> None:
     """The level asks for no length, and the new model says more."""
     found = compare(analyse(folder("base", output=(40, 60))), analyse(folder("new", seed=1, output=(80, 120))))
     assert found.verdict == NOT_COMPARABLE
-    assert "answers differ in length" in sentence(found)
+    assert "answers differ in length" in outcome(found)
 
 
 def test_levels_are_matched_by_what_they_ask_for(folder: Folder) -> None:
@@ -269,10 +269,10 @@ def test_one_run_a_side_is_judged_only_past_tolerance_and_run_noise(folder: Fold
     base, new = folder("base"), folder("new", slower=0.1, seed=1)
     found = compare(analyse(base), analyse(new))
     assert found.verdict == SAME
-    assert "within these two runs, where one of " in sentence(found)
+    assert "within these two runs, where one of " in outcome(found)
     assert found.visible is not None
     assert found.visible[0] > 0.10
-    assert f"The smallest change that would have shown: {found.visible[0] * 100:.0f}" in method(found)
+    assert f"The smallest change that would have shown is {found.visible[0] * 100:.0f}" in method(found)
     assert compare(analyse(base), analyse(new), run_noise=0.005).verdict == WORSE
 
 
@@ -282,7 +282,7 @@ def test_several_runs_a_side_show_how_much_they_differ(folder: Folder, tmp_path:
     runs = [folder(f"run{i}", seed=i, slower=float(off) + (0.1 if i >= 10 else 0.0)) for i, off in enumerate(noise)]
     same = compare([analyse(path) for path in runs[:5]], [analyse(path) for path in runs[5:10]])
     assert same.verdict == SAME
-    assert "these two runs" not in sentence(same)
+    assert "these two runs" not in outcome(same)
     slower = compare([analyse(path) for path in runs[:5]], [analyse(path) for path in runs[10:]])
     assert slower.verdict == WORSE
     assert len(slower.regressions) >= 6
@@ -329,7 +329,7 @@ def test_one_command_run_twice_is_comparable_with_itself(folder: Folder) -> None
     said = json.loads((new / "run.json").read_text())
     said["tokens"]["overhead"] = 9.0  # the same calibration: then such prompts are other work
     (new / "run.json").write_text(json.dumps(said))
-    assert "prompts differ in length" in sentence(compare(analyse(base), analyse(new)))
+    assert "prompts differ in length" in outcome(compare(analyse(base), analyse(new)))
 
 
 def test_another_number_of_requests_a_user_is_not_judged_unless_asked_for(folder: Folder) -> None:

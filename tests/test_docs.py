@@ -68,8 +68,8 @@ def test_what_contributing_names_is_there() -> None:
     assert len(named) > 30
     assert [path for path in named if not (ROOT / path).exists()] == []
     for module, name in (
-        ("monitor/process.py", "KINDS"),
-        ("monitor/process.py", "make"),
+        ("monitor/process.py", "SOURCE_KINDS"),
+        ("monitor/process.py", "make_source"),
         ("cli/monitor.py", "SOURCE_HELP"),
     ):
         assert re.search(rf"^(def )?{name}\b", (ROOT / "loadtest" / module).read_text(encoding="utf-8"), re.MULTILINE)

@@ -18,6 +18,7 @@ from loadtest.analyse import charts
 from loadtest.analyse.charts import style
 from loadtest.analyse.report import write_report
 from loadtest.analyse.reports import findings, pages
+from loadtest.analyse.reports.finding import Finding
 from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.analyse.run import frames, samples
 from loadtest.analyse.run.series import Series
@@ -125,12 +126,12 @@ def test_a_chart_is_in_both_reports(folder: Path, monkeypatch: pytest.MonkeyPatc
 # -- a finding -------------------------------------------------------------------------------------------------------
 
 
-def most_requests(series: Series) -> str | None:
+def most_requests(series: Series) -> Finding | None:
     """Say which load had the most requests; nothing where there is one level."""
     if len(series.levels) < 2:
         return None
     level = max(series.levels, key=lambda level: int(level["requests"]))
-    return f"The most requests were made at {level['label']}."
+    return Finding(f"The most requests were made at {level['label']}.")
 
 
 def test_a_finding_is_in_both_reports_and_on_the_console(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

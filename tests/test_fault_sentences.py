@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from loadtest.dialects.server_errors import ERROR_WITHOUT_TEXT, error_sentence, http_sentence, shorten
-from loadtest.text import shown, whole
+from loadtest.text import join_text, shown
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_a_servers_text_is_shown_and_does_not_steer_a_terminal() -> None:
 
 
 def test_halves_of_a_character_are_joined_or_replaced() -> None:
-    assert whole(["\ud83d", "\ude00", "a"]) == "\N{GRINNING FACE}a"
-    assert whole(["\ude00", "\ud83d"]) == "\ufffd\ufffd"
-    assert orjson.dumps(whole(["x\udcff"])) == '"x\ufffd"'.encode()
+    assert join_text(["\ud83d", "\ude00", "a"]) == "\N{GRINNING FACE}a"
+    assert join_text(["\ude00", "\ud83d"]) == "\ufffd\ufffd"
+    assert orjson.dumps(join_text(["x\udcff"])) == '"x\ufffd"'.encode()
 
 
 def test_no_page_makes_a_pattern_backtrack() -> None:

@@ -25,7 +25,8 @@ CHANGED = {
     r"knee\[\d+\]\.output_tokens_per_s": "rates are over whole rounds",
     r"levels\[\d+\]\.stall_s\.": "means of steps keep slow ones",
     r"step_law\.": "means of steps keep slow ones; a law takes three numbers of streams",
-    r"levels\[\d+\]\.reasons\[\d+\]: \d+ of \d+ requests failed": "a failure is said with its commonest sentence",
+    r"levels\[\d+\]\.reasons\[\d+\]: (\d+ of \d+ requests failed|schedule lag|the client was)": "numbers are rounded by one rule",
+    r"slots\.method: ": "what the slots are known from is worded anew",
 }
 
 

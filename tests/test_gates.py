@@ -171,7 +171,7 @@ def rows_of(records: list[Record], name: str = "chat") -> list[dict[str, Any]]:
 
 def test_the_table_is_aligned_and_says_what_it_leaves_out_and_doubts() -> None:
     late = [dataclasses.replace(record, late=1) for record in streams()]
-    lines = tables.table_lines(
+    lines = tables.board_lines(
         rows_of(late + failed(3, Outcome.CANCELLED), "a name of some length"), "profile x at 20× speed"
     )
     assert lines[0] == "Streaming figures (SIMULATED SERVER: profile x at 20× speed)"
@@ -188,7 +188,7 @@ def test_the_table_is_aligned_and_says_what_it_leaves_out_and_doubts() -> None:
 
 
 def test_an_empty_board_makes_a_table_too() -> None:
-    assert tables.table_lines(Board().rows())[-1].startswith(live_figures.TOTAL)
+    assert tables.board_lines(Board().rows())[-1].startswith(live_figures.TOTAL)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_an_empty_board_makes_a_table_too() -> None:
     ],
 )
 def test_numbers_have_about_three_digits(value: float | None, factor: int, said: str) -> None:
-    assert tables.table_figure(value, factor) == said
+    assert tables.board_cell(value, factor) == said
 
 
 def test_csv_and_json_have_a_line_a_row_and_name_their_seconds(tmp_path: Path) -> None:
@@ -284,6 +284,6 @@ def test_a_page_of_another_shape_gets_the_section_at_its_end(tmp_path: Path, pag
 
 
 def test_a_run_without_requests_has_no_charts(tmp_path: Path) -> None:
-    assert locust_files.chart_images(None) == []
+    assert locust_files.run_charts(None) == []
     folder = RunFolder.create(tmp_path / "run")
-    assert locust_files.chart_images(folder) == []
+    assert locust_files.run_charts(folder) == []

@@ -18,6 +18,8 @@ PACKAGE = Path(loadtest.__file__).parent
 ORDER = [
     "errors",
     "text",
+    "grid",
+    "templates",
     "urls",
     "credentials",
     "scenario",

@@ -123,7 +123,7 @@ def test_the_knee_of_the_published_ladder_is_where_the_slots_are() -> None:
     assert found is not None
     assert (found.concurrency, found.interval) == (4, (4, 4))
     assert not found.grows
-    assert found.sentence == "Output stops growing at 4 streams: 62.0 tokens/s in all there."
+    assert found.sentence == "Output stops growing at 4 streams, with 62.0 tokens/s in all."
 
 
 def test_wide_intervals_widen_the_knee_s() -> None:
@@ -145,7 +145,7 @@ def test_one_slot_has_its_knee_at_one_stream() -> None:
     found, _ = knee.knee([level(1, 25, 0.3), level(2, 25.1, 0.3), level(8, 24.9, 0.3)])
     assert found is not None
     assert (found.concurrency, found.interval) == (1, (1, 1))
-    assert found.sentence == "Output stops growing at 1 stream: 25.0 tokens/s in all there."
+    assert found.sentence == "Output stops growing at 1 stream, with 25.0 tokens/s in all."
 
 
 def test_without_intervals_two_levels_are_not_compared() -> None:

@@ -62,7 +62,7 @@ def run(tmp_path: Path) -> Path:
 def beats(path: Path, **values: Any) -> list[dict[str, Any]]:
     """Return these values every 0.1 s for as long as the run lasts; a callable gets the concurrency of the moment."""
     read = frames.load(path)
-    spans = machine.spans(read)
+    spans = machine.load_periods(read)
     end = float(read.requests["end"].max())
     rows = []
     for t in np.arange(0.0, end + 0.1, 0.1):
@@ -114,17 +114,17 @@ def test_one_busy_core_is_told_from_all_busy(run: Path) -> None:
     facts = {"t": 0, "facts": {"cores": 4}}
     one = [{**beat, "cores": np.roll([0.95, 0.1, 0.05, 0.0], i).tolist()} for i, beat in enumerate(beats(run))]
     add(run, "host", [facts, *one], host="box", wall_ns=made_runs.WALL)
-    sentence = "At 8 streams exactly one of 4 cores of box is busy: the busiest at 95 %, the next at 10 % (medians)."
+    sentence = "At 8 streams, only one of 4 cores of box is busy."
     assert sentence in said(run)  # whichever core it is at the moment
     add(run, "host", [facts, *beats(run, cores=[1.0, 0.9, 0.9, 0.8])], host="box", wall_ns=made_runs.WALL)
-    assert "At 8 streams all 4 cores of box are busy, 90 % on average" in said(run)
+    assert "At 8 streams, all 4 cores of box are busy." in said(run)
     add(run, "host", [facts, *beats(run, cores=[0.4, 0.3, 0.1, 0.0])], host="box", wall_ns=made_runs.WALL)
-    assert "At 8 streams the busiest of 4 cores of box is at 40 %, their mean at 20 % (medians)." in said(run)
+    assert "At 8 streams, the busiest of 4 cores of box is at 40 %." in said(run)
 
 
 def test_client_and_server_are_told_apart(run: Path) -> None:
     add(run, "host", beats(run, cores=[0.5], server_cpu=lambda n: n / 4, client_cpu=0.125))
-    assert "At 8 streams the server's process uses 2.00 cores, this client uses 0.12 of a core (medians)." in said(run)
+    assert "At 8 streams, the server's process uses 2.00 cores and this client uses 0.12 of a core." in said(run)
 
 
 def test_host_memory_stays_or_grows(run: Path) -> None:
@@ -179,10 +179,10 @@ def test_the_servers_own_count_and_a_full_kv_cache(run: Path, prefix: str) -> No
         }
 
     add(run, prefix, beats(run, values=values(1.0)))
-    assert "KV cache full at 8 streams: 100 %" in said(run)
+    assert "The KV cache is full at 8 streams." in said(run)
     assert "The server itself counted up to 4 requests running, and up to 4 waiting at 8 streams." in said(run)
     add(run, prefix, beats(run, values=values(0.5)))
-    assert "The KV cache was never fuller than 50 %, at 8 streams." in said(run)
+    assert "The KV cache is at most 50 % full, at 8 streams." in said(run)
 
 
 def test_a_model_that_was_reloaded_is_said_with_its_time(run: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_reload_between_two_samples_is_said_by_the_requests_that_waited_for_it
     (sentence,) = said(path).splitlines()
     answered = (first.t_first_token or 0) / S
     assert sentence.startswith("made was reloaded at 15:06:4")
-    assert sentence.endswith(f"({answered:.0f} s into the run): a request waited 0.80 s for the load.")
+    assert sentence.endswith(f"({answered:.0f} s into the run): a request waited 800 ms for the load.")
     gone = [{"t": answered - 0.5, "models": [{"name": "made"}]}, {"t": answered - 0.4, "models": []}]
     add(path, "ollama", [*gone, {"t": answered, "models": [{"name": "made"}]}])
     assert said(path).count("was reloaded") == 1  # the samples saw it: said once

@@ -11,7 +11,7 @@ import pytest
 from support import made_runs
 from test_machine import add, beats
 
-from loadtest.analyse.reports import findings, pages
+from loadtest.analyse.reports import findings, pages, tables
 from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.memory.estimate import DRIVER
 
@@ -81,9 +81,9 @@ def test_what_agrees_is_a_table_and_no_sentence(tmp_path: Path) -> None:
     assert (server["by"], server["difference_bytes"]) == ("ollama", 2**20)
     assert (driver["by"], driver["difference_bytes"]) == ("nvidia", 0)
     assert sentence(one) == ""
-    rows = {row[0]: row for row in pages.memory(one.memory).rows} if one.memory else {}
+    rows = {row[0]: row for row in tables.memory_table(one.memory).rows} if one.memory else {}
     assert [rows[part][1] for part in ("weights", "KV cache")] == ["4.58 GiB", "2.00 GiB"]
-    assert rows["all but the driver"][2:4] == ("6.84 GiB", "+1.0 MiB (+0.0 %)")
+    assert rows["all but the driver"][2:4] == ("6.84 GiB", "+1.0 MiB (0.0 %)")
     assert rows["all"][4] == "GPU memory in use, the most (the NVIDIA driver)"
     assert "## Memory" in pages.markdown(one, [])
     assert "<h2>Memory</h2>" in pages.html(one, [])
@@ -153,7 +153,7 @@ def test_without_a_gpu_weights_and_kv_cache_are_all_that_is_counted(
     (server,) = one.summary["memory"]["measured"]
     assert server["estimated_bytes"] == FILE + one.summary["memory"]["kv_bytes"]
     assert one.summary["memory"]["driver_bytes"] == 0
-    rows = {row[0]: row for row in pages.memory(one.memory).rows} if one.memory else {}
+    rows = {row[0]: row for row in tables.memory_table(one.memory).rows} if one.memory else {}
     assert "driver" not in rows
     assert "not counted by /api/ps without a GPU" in rows["compute buffers"][4]
     assert "all but the driver" not in rows

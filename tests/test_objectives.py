@@ -164,7 +164,7 @@ def test_a_share_of_errors_is_clear_from_the_requests_that_were_sent() -> None:
     objectives = parse_objectives("errors=0.05")
     level = {"outcomes": {"ok": 59, "timeout": 1, "cancelled": 40}}
     (judged,) = judge_objectives(objectives, level)
-    assert str(judged) == "error rate is 1.67 % (0.295 % to 8.86 %), 1 of 60, error rate ≤ 5 %: met, but not surely"
+    assert str(judged) == "error rate is 1.7 % (0.29 % to 8.9 %), 1 of 60, error rate ≤ 5 %: met, but not surely"
     assert all_met([judged]) is True
     assert all_met(judge_objectives(objectives, {"outcomes": {"ok": 50, "timeout": 10}})) is False
     assert judge_objectives(objectives, {"outcomes": {"cancelled": 4}})[0].word == "not judged"

@@ -19,7 +19,7 @@ from support.plans import SHORT, Run, counted, planned
 from loadtest.asyncio_driver.driver import Driver
 from loadtest.asyncio_driver.worker import loop_factory
 from loadtest.cli.demo import simulated_server
-from loadtest.cli.progress import progress_text
+from loadtest.cli.progress import live_sentence
 from loadtest.measure import release
 from loadtest.measure.progress import Tally
 from loadtest.measure.schedule import PlanShare, schedule_of
@@ -151,7 +151,7 @@ def test_the_live_line_says_what_is_due_and_what_is_late() -> None:
     at = tally.progress(2_150_000_000, levels=1, in_flight=3, decoding=1, duration=4.0)
     assert (at.due, at.behind, at.failed) == (12, 2, 0)
     assert at.eta == pytest.approx(2.75)
-    assert progress_text(at).startswith(
+    assert live_sentence(at).startswith(
         "[1/1] 10 requests/s · 8 in · 4 out  12 due  8 sent  5/40 done  2 not sent (--max-in-flight)  2 late  1 decoding"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.cli.progress import progress_text
+from loadtest.cli.progress import live_sentence
 from loadtest.measure.progress import Progress
 from loadtest.scenario import Level
 
@@ -36,7 +36,7 @@ def progress(**more: object) -> Progress:
     ],
 )
 def test_failures_and_the_time_left_are_the_last_to_go(width: int, more: dict[str, int], kept: list[str]) -> None:
-    line = progress_text(progress(**more), width)
+    line = live_sentence(progress(**more), width)
     assert len(line) <= width
     assert all(said in line for said in kept if width > 50 or "failed" in said), line
     assert line.startswith("[12/16]")
@@ -44,8 +44,8 @@ def test_failures_and_the_time_left_are_the_last_to_go(width: int, more: dict[st
 
 def test_where_there_is_room_all_is_said() -> None:
     assert (
-        progress_text(progress(), 200)
-        == progress_text(progress())
+        live_sentence(progress(), 200)
+        == live_sentence(progress())
         == (
             "[12/16] 128 streams · 16384 in · 2048 out  700/1152 done  36 failed  4 decoding  124 waiting  TTFT p50 2.00 s  "
             "1234 tokens/s  ETA 75 s"

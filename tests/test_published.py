@@ -16,7 +16,7 @@ import pytest
 from support import made_runs, virtual_runs
 
 from loadtest.analyse.reports import published
-from loadtest.analyse.reports.published import CELLS, Published, compare
+from loadtest.analyse.reports.published import PUBLISHED, Published, set_beside
 from loadtest.analyse.reports.summary import analyse
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import RunFolderError
@@ -89,7 +89,7 @@ def _record(stream: Stream, tokens: list[int], level: int, *, warmup: bool) -> R
 
 
 def compared(*paths: Path) -> Published:
-    return compare(*(analyse(path) for path in paths))
+    return set_beside(*(analyse(path) for path in paths))
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +114,9 @@ def test_the_cells_are_those_of_the_tables() -> None:
                 read.append(
                     (table, words, int(row["concurrency"]), float(row["mean_tokens"]), float(row["mean_time_s"]))
                 )
-                cell = CELLS[len(read) - 1]
+                cell = PUBLISHED[len(read) - 1]
                 assert cell.tokens_per_s == pytest.approx(float(row["mean_tokens_per_s"]), rel=1e-4)
-    assert read == [(cell.table, cell.words, cell.concurrency, cell.tokens, cell.time_s) for cell in CELLS]
+    assert read == [(cell.table, cell.words, cell.concurrency, cell.tokens, cell.time_s) for cell in PUBLISHED]
 
 
 def test_the_shipped_scenarios_send_what_was_published() -> None:
@@ -124,7 +124,7 @@ def test_the_shipped_scenarios_send_what_was_published() -> None:
     cells = [("output", level.words, level.concurrency) for level in output.levels()]
     titles = Scenario.load(SCENARIOS / "published_input_484_words.toml")
     cells += [("input", 484, level.concurrency) for level in titles.levels()]
-    assert sorted(cells, key=str) == sorted([(cell.table, cell.words, cell.concurrency) for cell in CELLS], key=str)
+    assert sorted(cells, key=str) == sorted([(cell.table, cell.words, cell.concurrency) for cell in PUBLISHED], key=str)
     for scenario in (output, titles):
         assert all(level.requests == level.concurrency and level.output_tokens is None for level in scenario.levels())
         assert scenario.warm_cache
@@ -137,7 +137,7 @@ def test_the_shipped_scenarios_send_what_was_published() -> None:
 def test_every_cell_of_both_tables_is_met_by_the_profile(folder: Path) -> None:
     found = compared(folder / "output", folder / "input")
     assert [(row.cell, row.nonce) for row in found.rows] == sorted(
-        [(cell, False) for cell in CELLS],
+        [(cell, False) for cell in PUBLISHED],
         key=lambda pair: (pair[0].table != "output", pair[0].words, pair[0].concurrency),
     )
     # Inside the one cell the four threads' answers differ most: its mean is 1067 tokens where one thread's was 821.
@@ -171,8 +171,8 @@ def test_a_figure_is_mean_lines_over_mean_time_and_the_final_line_is_one(folder:
 
 
 def test_the_ratio_is_taken_at_the_published_length() -> None:
-    cell = CELLS[0]
-    row = published.Row(
+    cell = PUBLISHED[0]
+    row = published.MeasuredBeside(
         cell=cell, nonce=False, verdict="valid", requests=1, cut=0, tokens=40, time_s=2.0, time_at_length_s=1.4,
         longest_ttft_s=0.2, ttft_s=0.2, e2e_tokens_per_s=1, stream_tokens_per_s=1,
     )  # fmt: skip
@@ -245,7 +245,7 @@ def test_another_test_is_a_mistake(tmp_path: Path) -> None:
 
 def test_simulated_answers_are_as_long_as_the_published_ones() -> None:
     draw = random.Random(1)
-    cells = [cell for cell in CELLS if cell.table == "output"]
+    cells = [cell for cell in PUBLISHED if cell.table == "output"]
     a_word = sum((cell.tokens - 1) / cell.words * cell.concurrency for cell in cells) / sum(
         c.concurrency for c in cells
     )
@@ -255,7 +255,7 @@ def test_simulated_answers_are_as_long_as_the_published_ones() -> None:
         assert min(lengths) >= words
     title = (SCENARIOS / "text_484_words.txt").read_text()
     titles = [text.natural_length(title, draw) for _ in range(2000)]
-    a_title = sum((cell.tokens - 1) * cell.concurrency for cell in CELLS if cell.table == "input") / 7
+    a_title = sum((cell.tokens - 1) * cell.concurrency for cell in PUBLISHED if cell.table == "input") / 7
     assert mean(titles) == pytest.approx(a_title, rel=0.02)
 
 
@@ -278,7 +278,7 @@ def test_the_wire_carries_it(loadtest: Callable[..., tuple[int, str, str]], tmp_
         )
     assert code in (0, 3), said
     found = compared(tmp_path / "run")
-    assert [row.cell for row in found.rows] == [cell for cell in CELLS if cell.table == "input"]
+    assert [row.cell for row in found.rows] == [cell for cell in PUBLISHED if cell.table == "input"]
     assert (found.speed, found.simulated) == (20, "simulated: profile a100-80g-llama3.1-70b-q4 at 20× speed")
     assert all(14 <= row.tokens <= 20 and row.cut == 0 for row in found.rows)
     alone = found.rows[0]

@@ -161,7 +161,7 @@ def test_answers_of_one_token_show_the_slots_by_their_batches(tmp_path: Path) ->
     played = play(TIMING, [Load(users=12, requests=96, prompt=(50, 300), output=(1, 1))], slots=3)
     found = slots.estimate_slots(frames.load(played.write(tmp_path / "run")))
     assert (found.estimate, found.limit) == (3, True)
-    assert "batches that left one waiting" in found.method
+    assert "batches that left a request waiting" in found.method
 
 
 def test_a_server_restarted_with_other_slots_is_doubted(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_server_restarted_with_other_slots_is_doubted(tmp_path: Path) -> None:
     found = slots.estimate_slots(frames.load(write(tmp_path / "run", truth.records + later.records, levels)))
     assert not found.limit
     assert not found.agree
-    assert found.method.endswith("too mixed to name a limit")
+    assert found.method.endswith("these disagree too much to name a limit")
 
 
 @pytest.mark.parametrize("truth", [1, 2, 4, 7])
@@ -188,7 +188,7 @@ def test_a_load_that_never_exceeded_the_slots_says_at_least(tmp_path: Path) -> N
     make(tmp_path / "run", Made(slots=16), users=(1, 2, 4))
     found = slots.estimate_slots(frames.load(tmp_path / "run"))
     assert str(found) == "at least 4"
-    assert found.method.endswith("never more in flight than that")
+    assert found.method.endswith("never more were in flight than that")
     assert found.to_dict()["ci"] == [4, None]
 
 

@@ -141,9 +141,9 @@ def test_figures_against_length_are_the_runs_own(tmp_path: Path) -> None:
     assert line.ttft_per_token_s == pytest.approx(1.75 / 3500)
     assert analysis.summary["lengths"] == [line.to_dict()]
     said = findings.all_findings(analysis)
-    assert "Prefill went from 2,000 tokens/s at 500 prompt tokens to 2,500 at 1,000 and 2,000 at 4,000." in said
+    assert "Prefill went from 2000 tokens/s at 500 prompt tokens to 2500 at 1000 and 2000 at 4000." in said
     assert (
-        "TTFT p50 went from 252 ms at 500 prompt tokens to 2.00 s at 4,000: 0.5 ms for each token (5 requests a length)."
+        "TTFT p50 went from 252 ms at 500 prompt tokens to 2.00 s at 4000: 0.50 ms for each token (5 requests a length)."
         in said
     )
 
@@ -151,9 +151,9 @@ def test_figures_against_length_are_the_runs_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "says"),
     [
-        ([(500, 250), (4000, 4000)], "Prefill went from 2,000 to 1,000 tokens/s between 500 and 4,000 prompt tokens."),
-        ([(500, 500), (4000, 2000)], "Prefill went from 1,000 to 2,000 tokens/s between 500 and 4,000 prompt tokens."),
-        ([(500, 250), (4000, 2040)], "Prefill stayed at about 1,961 tokens/s between 500 and 4,000 prompt tokens."),
+        ([(500, 250), (4000, 4000)], "Prefill went from 2000 to 1000 tokens/s between 500 and 4000 prompt tokens."),
+        ([(500, 500), (4000, 2000)], "Prefill went from 1000 to 2000 tokens/s between 500 and 4000 prompt tokens."),
+        ([(500, 250), (4000, 2040)], "Prefill stayed at about 1961 tokens/s between 500 and 4000 prompt tokens."),
     ],
 )
 def test_the_sentence_on_prefill_goes_by_the_measured_speeds(

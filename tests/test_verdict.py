@@ -17,6 +17,7 @@ from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
+from loadtest.text import seconds
 
 Spoil = Callable[[Record], dict[str, Any]]
 
@@ -93,8 +94,8 @@ def silent(tokens: int | None) -> Spoil:
 @pytest.mark.parametrize(
     ("spoil", "every", "verdict", "said"),
     [
-        (late(6), 1, "void", "schedule lag p99 is 6.0 ms, above the limit of 5.0 ms"),
-        (late(3), 1, "suspect", "schedule lag p99 is 3.0 ms, above half the limit of 5.0 ms"),
+        (late(6), 1, "void", "schedule lag p99 is 6.00 ms, above the limit of 5 ms"),
+        (late(3), 1, "suspect", "schedule lag p99 is 3.00 ms, above half the limit of 5 ms"),
         (late(2), 1, "valid", ""),
         (lambda _: {"late": 1}, 1, "void", "32 of 640 arrivals (5 %), above the limit of 1 %"),
         (lambda _: {"late": 1}, 7, "suspect", "above half the limit of 1 %"),
@@ -108,17 +109,17 @@ def silent(tokens: int | None) -> Spoil:
             lambda _: {"late": 1, "late_tokens": 4, "late_gaps": 5},
             8,
             "void",
-            "the client read 16 tokens more than one token gap late, which spoils 20 of 608 gaps between tokens (3.29 %), above",
+            "the client read 16 tokens more than one token gap late, which spoils 20 of 608 gaps between tokens (3.3 %), above",
         ),
         (
             lambda _: {"late": 1, "late_tokens": 1, "late_gaps": 2},
             16,
             "suspect",
-            "spoils 4 of 608 gaps between tokens (0.658 %)",
+            "spoils 4 of 608 gaps between tokens (0.66 %)",
         ),
         (lambda _: {"late": 1, "late_tokens": 9, "late_gaps": 10}, 32, "suspect", "spoils 10 of 608 gaps"),
         (lambda _: {"late": 1, "late_tokens": 1, "late_gaps": 2}, 32, "valid", ""),
-        (unstamped(6000), 1, "void", "no kernel stamps and client lag p99 is 6.0 ms"),
+        (unstamped(6000), 1, "void", "no kernel stamps and client lag p99 is 6.00 ms"),
         (unstamped(3000), 1, "suspect", "no kernel stamps"),
         (unstamped(1000), 1, "valid", ""),
         (lambda _: {"lag_us": 6000}, 1, "valid", ""),  # the kernel's stamps are right all the same
@@ -162,7 +163,7 @@ def silent(tokens: int | None) -> Spoil:
             "4 of 32 answers: for example, total 16 is not the sum",
         ),
         (lambda _: {"notes": ["an unknown key: sound"]}, 1, "valid", ""),
-        (lambda _: {"send_us": 6000}, 1, "suspect", "sending took 6.0 ms at p99, above the limit of 5.0 ms"),
+        (lambda _: {"send_us": 6000}, 1, "suspect", "sending took 6.00 ms at p99, above the limit of 5 ms"),
         (lambda _: {"send_us": 4000}, 1, "valid", ""),
         (
             silent(20),
@@ -214,7 +215,7 @@ def test_a_busy_client_is_suspect(tmp_path: Path) -> None:
     ("gap_s", "at_s", "verdict", "said"),
     [
         (0.9, 60, "valid", ""),
-        (1.2, 60, "suspect", "the client stood still for up to 1.2 s (1 time) and sent and read nothing then: 0.7"),
+        (1.2, 60, "suspect", "the client stood still for up to 1.20 s (1 time) and sent and read nothing then: 0.7"),
         (3.0, 60, "void", "of the level's time, above the limit of 1 %"),
         (3.0, 1, "valid", ""),  # before anything was measured
         (3.0, 300, "valid", ""),  # and after
@@ -240,7 +241,7 @@ def test_one_of_several_processes_that_stood_still_is_weighed_by_its_share(tmp_p
     level = analyse(path).summary["levels"][0]
     assert level["verdict"] == "suspect"
     assert "of the time of the level's 4 processes" in level["reasons"][0]
-    assert "a process of the client stood still for up to 2.0 s (1 time) and sent" in level["reasons"][0]
+    assert "a process of the client stood still for up to 2.00 s (1 time) and sent" in level["reasons"][0]
 
 
 def reloading(path: Path, *, load_ms: int, warmup: int = 1, **facts: Any) -> tuple[str, list[str]]:
@@ -255,7 +256,7 @@ def reloading(path: Path, *, load_ms: int, warmup: int = 1, **facts: Any) -> tup
 def test_a_reload_voids_a_level(tmp_path: Path) -> None:
     verdict, (reason,) = reloading(tmp_path / "run", load_ms=800)
     assert verdict == "void"
-    assert "the model was reloaded in mid-run: 1 of 8 requests waited up to 0.80 s for a load" in reason
+    assert "the model was reloaded in mid-run: 1 of 8 requests waited up to 800 ms for a load" in reason
     assert reloading(tmp_path / "short", load_ms=25) == ("valid", [])
 
 
@@ -366,7 +367,7 @@ def test_a_server_that_stopped_answering_is_dated(tmp_path: Path) -> None:
     assert verdict == "suspect"
     first, _, then = reasons[0].partition("; ")
     assert first == "12 of 32 requests failed (12 http_error: connection refused), above the allowed 0 %"
-    assert then == f"no request succeeded after {last:.1f} s of this level, the last 12 all failed"
+    assert then == f"no request succeeded after {seconds(last)} of this level, the last 12 all failed"
     few = lambda record: failed("connection refused")(record) if record.id >= 34 else {}  # noqa: E731
     assert "no request succeeded" not in judged(tmp_path / "two", few)[1][0]  # two in a row prove nothing
     often = lambda record: failed("busy")(record) if (record.id % 5 and record.id > 4) or record.id > 32 else {}  # noqa: E731
@@ -424,5 +425,5 @@ def test_notes_and_few_resent_requests_are_said_once(tmp_path: Path) -> None:
 
 def test_the_state_of_a_run_that_did_not_end_is_on_top(tmp_path: Path) -> None:
     levels, truth = grid(Made(), (2,))
-    for state, said in (("interrupted", "was interrupted"), ("running", "or was killed")):
+    for state, said in (("interrupted", "was interrupted"), ("running", "or it was killed")):
         assert said in all_findings(analyse(write(tmp_path / state, truth.records, levels, state=state)))[0]

@@ -87,9 +87,9 @@ def test_every_table_has_every_column() -> None:
     rows = said["rows"]
     assert {key for keys in (COLUMNS | now).values() for key in keys} | {"verdict"} <= set(rows[-1])
     assert None not in rows[-1].values()
-    heads, *_, console = (line for line in tables.table_lines(rows) if "|" in line)
+    heads, *_, console = (line for line in tables.board_lines(rows) if "|" in line)
     assert tuple(head.strip() for head in heads.split("|")[1:-1]) == tuple(COLUMNS)
-    cells = re.findall(r"<td>(.*?)</td>", locust_files.figures_section(rows, [], None).rpartition("<tr>")[2])
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", locust_files.section(rows, [], None).rpartition("<tr>")[2])
     assert cells == [cell for part in console.split("|") for cell in part.split()]
     written = list(csv.DictReader(locust_files.csv_text(rows).splitlines()))[-1]
     for group, keys in COLUMNS.items():
@@ -149,7 +149,7 @@ def test_the_report_of_locust_carries_the_streaming_figures(tmp_path: Path, quer
     assert runner is not None
     runner.state = "running"
     busy = client.get(path)
-    assert locust_files.figures_section(board.rows(), [], "profile a100 at 10× speed") in busy.text
+    assert locust_files.section(board.rows(), [], "profile a100 at 10× speed") in busy.text
     assert int(busy.headers["Content-Length"]) == len(busy.data)
     runner.state = "stopped"
     (charts,) = {client.get(path).text.count("data:image/png;base64,") for _ in range(2)}

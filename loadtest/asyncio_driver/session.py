@@ -32,7 +32,7 @@ from loadtest.target.loaded_model import ask_to_unload, loaded_facts
 from loadtest.target.prepare import prepare_target
 from loadtest.target.run_facts import initial_facts, level_facts
 from loadtest.target.target import Target, located
-from loadtest.text import shown
+from loadtest.text import counted, seconds, shown
 
 UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
 UNLOAD_POLL_S = 0.05  # between two questions at the least
@@ -178,7 +178,7 @@ class _Unloading:
             if time.monotonic() > deadline:
                 name = shown(self.target.model.name)
                 raise TargetError(
-                    f"{self.target.server.url} still has {name} loaded {UNLOAD_S:.0f} s after it was asked to unload it; "
+                    f"{self.target.server.url} still has {name} loaded {seconds(UNLOAD_S, exact=True)} after it was asked to unload it; "
                     "does somebody else use it?"
                 )
 
@@ -234,19 +234,15 @@ def _idle(scenario: Scenario) -> str | None:
     least, most = min(scenario.concurrency, default=workers), max(scenario.concurrency, default=workers)
     if most < workers:
         raise ScenarioError(
-            f"{_stream_count(most)} cannot be shared by {workers} workers; ask for {most} or fewer."
+            f"{counted(most, 'stream')} cannot be shared by {workers} workers; ask for {most} or fewer."
             if most > 1
             else "one stream cannot be shared by several workers; leave workers away, or ask for more streams."
         )
     return (
-        f"{_stream_count(least)} keep{'s' if least == 1 else ''} {least} of {workers} workers busy."
+        f"{counted(least, 'stream')} keep{'s' if least == 1 else ''} {least} of {workers} workers busy."
         if least < workers
         else None
     )
-
-
-def _stream_count(count: int) -> str:
-    return f"{count} stream{'s' if count != 1 else ''}"
 
 
 def _span_facts(span: LevelSpan) -> dict[str, Any]:

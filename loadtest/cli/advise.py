@@ -10,7 +10,6 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.cli.tables import printed_table
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import ERRORS, parse_objectives
 
@@ -89,10 +88,11 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
     console = Console()
     for sentence in analysis.run.trouble:
         console.print(Text(sentence, style="bold yellow"))
-    if doubt := words.void(found):
+    if doubt := words.void_sentence(found):
         console.print(Text(f"! {doubt}", style="bold yellow"))
-    heads, rows = words.console_grid(found)
-    console.print(printed_table(words.heading(found, analysis), heads, rows, wrap=heads))
+    console.print(
+        words.console_grid(found).fitted(console.width, words.EXPENDABLE)[0].console(words.heading(found, analysis))
+    )
     for sentence in words.sentences(found):
         console.print(Text(f"• {sentence}"))
     for note in words.notes(found):

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from loadtest.asyncio_driver.session import measure
 from loadtest.cli.demo import simulated_server
-from loadtest.cli.tables import printed_table
 from loadtest.errors import RunFolderError, ScenarioError, TargetError
+from loadtest.grid import Grid
 from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import (
     CheckedLevel,
@@ -37,6 +37,7 @@ from loadtest.measure.capacity_file import KeptCapacity
 from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
+from loadtest.text import UNKNOWN, counted
 
 ARRIVAL_PROFILES = {"independent": "metronome", "steps": "lockstep"}
 STAMPS = ("kernel", "user")
@@ -220,7 +221,7 @@ def calibrate(driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_mo
     capacity_file.check_writable(path)
     here = capacity_file.machine()
     _print_now(
-        f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {_cores_text(here['cores'])}; simulated server."
+        f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {counted(here['cores'], 'core')}; simulated server."
     )
     if here["cores"] == 1:
         _print_now(
@@ -274,21 +275,12 @@ def _kept_capacity(found: ClientLimit, best: CheckedLevel) -> KeptCapacity:
 
 
 def _result_table(driver: str, stamps: str, done: dict[str, ClientLimit]) -> Table:
-    streams = f"streams × {TOKENS_PER_S:g} tokens/s"
+    heads = ("arrivals", f"streams × {TOKENS_PER_S:g} tokens/s", "tokens/s in the busiest second", "limit")
     rows = []
     for kind, found in done.items():
         least = "" if found.limit == "client" else "≥ "
         best = found.best.errors if found.best else None
-        cells = (f"{least}{best.streams}", f"{least}{best.chunks_per_s}") if best else ("none", "–")
+        cells = (f"{least}{best.streams}", f"{least}{best.chunks_per_s}") if best else ("none", UNKNOWN)
         rows.append((kind, *cells, {"asked": "not reached"}.get(found.limit, f"the {found.limit}")))
-    return printed_table(
-        f"What the {driver} driver can measure here, {stamps} stamps (server: simulated)",
-        ("arrivals", streams, "tokens/s in the busiest second", "limit"),
-        rows,
-        left=("arrivals", "limit"),
-        wrap=(streams, "tokens/s in the busiest second"),
-    )
-
-
-def _cores_text(count: int) -> str:
-    return f"{count} core{'s' if count != 1 else ''}"
+    title = f"What the {driver} driver can measure here, {stamps} stamps (server: simulated)"
+    return Grid(heads, tuple(rows), prose=True).console(title)

@@ -46,7 +46,7 @@ def check(
             "slots",
             str(server.slots)
             if server.slots
-            else "unknown, because the server does not say; a run with more streams than slots can show them",
+            else "not reported by this server; a run with more streams than slots can show them",
         )
     )
     for name, value in rows:

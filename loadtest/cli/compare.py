@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from loadtest.analyse.report import write_whole
 from loadtest.analyse.reports import compare_report
 from loadtest.analyse.reports.comparable import ASKED
 from loadtest.analyse.reports.compare import (
@@ -23,18 +24,18 @@ from loadtest.analyse.reports.compare import (
     TOLERANCE,
     TOO_FEW,
     WORSE,
+    Change,
     Comparison,
-    Row,
 )
 from loadtest.analyse.reports.compare import compare as compare_runs
 from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.run.groups import refuse
-from loadtest.cli.tables import printed_table
 from loadtest.errors import LoadTestError, ScenarioError
+from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder
 
-COLUMN_WIDTHS = {"figure": 17, "BASE": 6, "NEW": 6, "change": 6, "interval": 14, "verdict": 18}
-# Keys of run.json's `comparability`; a folder of an older loadtest may lack some of them.
+COLUMNS = {"figure": 17, "BASE": 7, "NEW": 7, "change": 6, "interval": 14, "verdict": 14}
+# Keys of run.json's `comparability`, of which a folder may lack those that its loadtest did not know yet.
 ACROSS = (
     "dialect",
     "model",
@@ -47,7 +48,7 @@ ACROSS = (
     "arrivals",
     "prompt",
 )
-STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
+CHANGE_STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
 
 
 class ShareParam(click.ParamType[float]):
@@ -138,10 +139,10 @@ def compare(
     for side in (*sides[0], *sides[1]):
         refuse(side.run, [group for group, _ in side.groups], "compare")
     found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
-    written = _write_comparison(found, out or new[0])
+    written = _write_files(found, out or new[0])
     _print_comparison(found, written, Console())
     if found.verdict == NOT_COMPARABLE:
-        said = compare_report.sentence(found)
+        said = compare_report.outcome(found)
         raise LoadTestError(f"nothing was judged. {said}.")
     return 1 if found.regressions else 0
 
@@ -174,7 +175,7 @@ def _base_and_new(runs: tuple[Path, ...], against: tuple[Path, ...]) -> tuple[tu
     return base, new
 
 
-def _write_comparison(found: Comparison, out: Path) -> list[Path]:
+def _write_files(found: Comparison, out: Path) -> list[Path]:
     from loadtest.analyse.charts.compare import draw
 
     out.mkdir(parents=True, exist_ok=True)
@@ -183,17 +184,13 @@ def _write_comparison(found: Comparison, out: Path) -> list[Path]:
         "compare.md": compare_report.markdown(found, picture.name).encode(),
         "compare.json": orjson.dumps(compare_report.to_dict(found), option=orjson.OPT_INDENT_2) + b"\n",
     }
-    for name, body in bodies.items():
-        partial = out / f"{name}.partial"
-        partial.write_bytes(body)
-        partial.replace(out / name)
-    return [*(out / name for name in bodies), picture]
+    return [*(write_whole(out / name, body) for name, body in bodies.items()), picture]
 
 
 def _print_comparison(found: Comparison, written: list[Path], console: Console) -> None:
-    mark = compare_report.simulated(found)
-    console.print(Text(compare_report.sentence(found) + "." + (f" ({mark})" if mark else ""), style="bold"))
-    for line in (*compare_report.sides(found), *found.notes):
+    mark = compare_report.simulated_sides(found)
+    console.print(Text(compare_report.outcome(found) + "." + (f" ({mark})" if mark else ""), style="bold"))
+    for line in (*compare_report.run_lines(found), *found.notes):
         console.print(Text(f"• {line}"))
     for level in _tables(found):
         console.print(level)
@@ -206,22 +203,16 @@ def _tables(found: Comparison) -> Iterator[Table]:
     """Yield a table for each level with a row for each headline figure; all have the same widths and fit 80 columns."""
     shared, own = compare_report.level_names(found)
     for number, level in enumerate(own):
-        name = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
-        rows = [_row_cells(row, found) for row in found.headline if row.level == level]
-        yield printed_table(
-            name,
-            list(COLUMN_WIDTHS),
-            rows,
-            left=("figure", "verdict"),
-            wrap=("figure", "verdict"),
-            widths=list(COLUMN_WIDTHS.values()),
-            show_header=number == 0,
-        )
+        title = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
+        rows = [row for row in found.headline if row.level == level]
+        cells = tuple(_console_row(row, found) for row in rows)
+        styles = {row[-1]: CHANGE_STYLES[change.verdict or SAME] for row, change in zip(cells, rows, strict=True)}
+        grid = Grid(tuple(COLUMNS), cells)
+        yield grid.console(title, styles=styles, widths=tuple(COLUMNS.values()), show_heads=number == 0)
 
 
-def _row_cells(row: Row, found: Comparison) -> tuple[str | Text, ...]:
-    _, figure, base, new, change, between, verdict = compare_report.cells(row, found)
-    # The reason why whole runs or levels are not comparable stands once, above the table.
+def _console_row(row: Change, found: Comparison) -> tuple[str, ...]:
+    _, figure, base, new, change, interval, verdict = compare_report.table_row(row, found)
+    # Why whole runs or levels are not comparable stands above the table, once.
     short = row.reason if row.reason == TOO_FEW else NOT_COMPARABLE if row.verdict == NOT_COMPARABLE else verdict
-    amounts = (base.removesuffix("/s"), new.removesuffix("/s"), change, between.removesuffix(" %"))
-    return (figure, *amounts, Text(short, style=STYLES[row.verdict or SAME]))
+    return figure, base.removesuffix("/s"), new.removesuffix("/s"), change, interval.removesuffix(" %"), short

@@ -12,6 +12,7 @@ import orjson
 
 from loadtest.cli.connection import connection_options
 from loadtest.errors import ScenarioError, TargetError
+from loadtest.grid import Grid
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -318,13 +319,12 @@ def _memory_size(text: str | None, option: str) -> float | None:
 def _print_estimate(found: MemoryEstimate, room: float | None, console: Console) -> None:
     from rich.text import Text
 
-    from loadtest.cli.tables import printed_table
     from loadtest.memory import report
 
     plan = found.plan
     marks = [plan.facts.name, "simulated server" if found.simulated else ""]
-    title = " · ".join(filter(None, marks))
-    console.print(printed_table(title, SIZE_HEADS, report.estimate_rows(plan), left=("", "from"), wrap=("from",)))
+    grid = Grid(("", "size", "from"), tuple(report.estimate_rows(plan)), prose=True)
+    console.print(grid.console(" · ".join(filter(None, marks)), styles={"total": "bold"}))
     for line in report.estimate_sentences(plan, found.measured, room, simulated=found.simulated):
         console.print(Text(f"• {line}"))
     for note in found.notes:
@@ -335,7 +335,6 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
     """Print what follows from the number of parameters alone: rules of thumb, or a training estimate."""
     from rich.text import Text
 
-    from loadtest.cli.tables import printed_table
     from loadtest.memory import report, weights
 
     parameters, name = found.plan.facts.parameters, found.plan.facts.name
@@ -359,6 +358,7 @@ def _print_parameters(asked: MemoryOptions, found: MemoryEstimate, console: Cons
         body = {"model": name, "parameters": parameters, "rows": [dict(zip(heads, row, strict=True)) for row in rows]}
         print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
         return
-    console.print(printed_table(title, heads, rows, left=("", "from", "dtype"), wrap=("from",)))
+    grid = Grid(tuple(heads), tuple(map(tuple, rows)), prose=bool(asked.training))
+    console.print(grid.console(title, styles={"total": "bold"}))
     for note in notes:
         console.print(Text(note, style="dim"))

@@ -6,10 +6,11 @@ import shutil
 import sys
 
 from loadtest.measure.progress import Progress
+from loadtest.text import UNKNOWN, seconds
 
 
-def progress_text(at: Progress, width: int | None = None) -> str:
-    """Return a level's progress in one line of at most `width` characters.
+def live_sentence(at: Progress, width: int | None = None) -> str:
+    """Say in one line where the level stands; of what does not fit, what a person misses least goes first.
 
     Where the line is too long, the least important parts are left out first; failed, late and unsent requests and the
     ETA stay longest.
@@ -24,27 +25,27 @@ def progress_text(at: Progress, width: int | None = None) -> str:
         "doubts": "  ".join(f"{count} {word}" for count, word in doubts if count),
         "decoding": f"{at.decoding} decoding",
         "waiting": f"{at.waiting} waiting",
-        "ttft": f"TTFT p50 {at.ttft_p50:.2f} s" if at.ttft_p50 is not None else "TTFT p50 –",
+        "ttft": f"TTFT p50 {UNKNOWN if at.ttft_p50 is None else seconds(at.ttft_p50)}",
         "tokens": f"{at.tokens_per_s:.0f} tokens/s",
         "eta": "" if at.eta is None else f"ETA {at.eta:.0f} s",
     }
     shorter = {"level": f"{number} {at.level.load}", "doubts": parts["doubts"].replace(" (--max-in-flight)", "")}
-    changes = ("level", "decoding", "tokens", "due", "waiting", "doubts", "ttft")
-    for key in changes:
-        if width is None or len(_join_parts(parts)) <= width:
+    order = ("level", "decoding", "tokens", "due", "waiting", "doubts", "ttft")
+    for key in order:
+        if width is None or len(_in_one_line(parts)) <= width:
             break
         parts[key] = shorter.get(key, "")
-    if width is not None and len(_join_parts(parts)) > width:
+    if width is not None and len(_in_one_line(parts)) > width:
         parts["level"] = number
-    return _join_parts(parts) if width is None else _join_parts(parts)[:width]
+    return _in_one_line(parts) if width is None else _in_one_line(parts)[:width]
 
 
-def _join_parts(parts: dict[str, str]) -> str:
+def _in_one_line(parts: dict[str, str]) -> str:
     return "  ".join(part for part in parts.values() if part)
 
 
-class ProgressLine:
-    """One line that is redrawn on a terminal; elsewhere a plain line for each level and every ten seconds."""
+class LiveLine:
+    """One line that renews itself on a terminal; elsewhere a plain line a level and every ten seconds."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
@@ -53,11 +54,11 @@ class ProgressLine:
     def show(self, at: Progress) -> None:
         if self._live:
             width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(f"\r\x1b[K{progress_text(at, width)}")
+            sys.stderr.write(f"\r\x1b[K{live_sentence(at, width)}")
             sys.stderr.flush()
         elif self._said != (key := (at.level.index, int(at.elapsed // 10))):
             self._said = key
-            print(progress_text(at), file=sys.stderr, flush=True)
+            print(live_sentence(at), file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """Print a line of its own above the progress line."""

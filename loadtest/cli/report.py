@@ -80,12 +80,12 @@ def report(runs: tuple[Path, ...], slo: str | None, *, published: bool) -> int:
 
 def _published(reports: Sequence[Report], folder: Path) -> None:
     """Print measured beside published figures, and write them into the first run's folder."""
-    from loadtest.analyse.reports.published import compare
+    from loadtest.analyse.reports.published import set_beside
     from loadtest.analyse.run.groups import refuse
 
     for one in (one for report in reports for one in report.analyses):
         refuse(one.run, [group for group, _ in one.groups], "the comparison with published figures")
-    said = compare(*(one for report in reports for one in report.analyses)).markdown()
+    said = set_beside(*(one for report in reports for one in report.analyses)).markdown()
     path = folder / "published.md"
     path.write_text(said, encoding="utf-8")
     print(f"\n{said}\nwrote {path}")

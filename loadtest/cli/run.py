@@ -13,7 +13,7 @@ from loadtest.asyncio_driver.session import Beside, Choose, Finished, measure
 from loadtest.cli.expected import Expected, beforehand, enough
 from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options import make_scenario, scenario_options
-from loadtest.cli.progress import ProgressLine
+from loadtest.cli.progress import LiveLine
 from loadtest.cli.report import SLO_HELP, any_records_lost, exit_code, show_report
 from loadtest.cli.search import Finder
 from loadtest.errors import LoadTestError, ScenarioError
@@ -28,13 +28,13 @@ def run_scenario(
     scenario: Scenario,
     out: Path | None,
     *,
-    line: ProgressLine | None = None,
+    line: LiveLine | None = None,
     choose: Choose | None = None,
     beside: Beside | None = None,
     watch: Callable[[Progress], object] = lambda _: None,
 ) -> Finished:
     """Measure `scenario` with the progress line on stderr; `watch` sees the same progress."""
-    line = line or ProgressLine()
+    line = line or LiveLine()
     for note in check_files(scenario):
         line.say(note)
 
@@ -115,7 +115,7 @@ def run(
 def _measure_levels(
     scenario: Scenario, out: Path | None, objectives: Sequence[Objective], *, report: bool, beside: Beside | None
 ) -> int:
-    line = ProgressLine()
+    line = LiveLine()
     if (said := beforehand(scenario, objectives)) is not None:
         line.say(said)
     watch = Expected(scenario, line.say) if objectives else (lambda _: None)
@@ -143,7 +143,7 @@ def _find_max(
     report: bool,
     beside: Beside | None,
 ) -> int:
-    line = ProgressLine()
+    line = LiveLine()
     finder = Finder(scenario, objectives, most, line.say)
     finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside)
     if finished.failure is not None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 from loadtest import credentials, metrics
 from loadtest.metrics import NS_PER_S, ServerSaid
 from loadtest.scenario import Scenario
-from loadtest.text import whole
+from loadtest.text import join_text
 from loadtest.workloads.job import Job
 
 
@@ -46,12 +46,12 @@ class ContentEvents:
     @property
     def answer(self) -> str:
         """The answer's text, as far as it came, fit to be encoded."""
-        return whole(text for i, text in enumerate(self.texts) if i not in self.hidden)
+        return join_text(text for i, text in enumerate(self.texts) if i not in self.hidden)
 
     @property
     def said(self) -> str:
         """All that the model wrote, reasoning included, fit to be encoded."""
-        return whole(self.texts)
+        return join_text(self.texts)
 
     def cut(self, length: int) -> None:
         """Keep the first `length` events."""
@@ -73,7 +73,7 @@ class ContentEvents:
         elif sorted(stamps) != stamps:  # type: ignore[type-var]  # no None is among them
             odd = "the server's instants go backwards: its stamps are unknown"
         elif len(stamps) > 1 and not any(stamp % NS_PER_S for stamp in stamps):  # type: ignore[operator]
-            odd = "the server's instants are of whole seconds: its stamps are unknown"
+            odd = "the server's instants are of join_text seconds: its stamps are unknown"
         if odd is not None:
             stamps.clear()
         return odd if sent else None
@@ -83,7 +83,7 @@ class ContentEvents:
 class Ending:
     """What a stream said besides content."""
 
-    done: bool = False  # done:true, finish_reason: the answer is whole
+    done: bool = False  # done:true, finish_reason: the answer is join_text
     finish_reason: str | None = None
     error: str | None = None  # an error object in the stream, or why its bytes do not decode; one sentence
     hint: str | None = None  # why the answer may have ended without its end mark, e.g. the repeat guard; one sentence
@@ -110,7 +110,7 @@ class EndMarks:
     """
 
     needles: tuple[bytes, ...] = ()
-    read: Callable[[bytes], End | None] = lambda line: None  # noqa: ARG005 - given one whole line without its newline
+    read: Callable[[bytes], End | None] = lambda line: None  # noqa: ARG005 - given one join_text line without its newline
 
 
 class Decoder(Protocol):

@@ -12,7 +12,7 @@ import orjson
 
 from loadtest.credentials import redacted
 from loadtest.dialects.lenient_json import parse_json
-from loadtest.text import shown, whole
+from loadtest.text import join_text, shown
 
 MOST_CHARACTERS = 300  # kept of a text that the server sent
 
@@ -39,7 +39,7 @@ def repeated(texts: Sequence[str]) -> str | None:
 def shorten(text: str, longest: int = MOST_CHARACTERS) -> str:
     """Return `text` on one line, cut to `longest` characters, without our keys, what would steer a terminal escaped."""
     cut = redacted(text[: 8 * longest])
-    flat = shown(whole(" ".join(line.strip(" \t") for line in cut.splitlines() if line.strip())))
+    flat = shown(join_text(" ".join(line.strip(" \t") for line in cut.splitlines() if line.strip())))
     return flat if len(flat) <= longest and len(text) <= 8 * longest else flat[: longest - 1] + "…"
 
 

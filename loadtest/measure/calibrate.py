@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from loadtest import metrics
 from loadtest.records import Clock, Outcome, Record
+from loadtest.text import counted, seconds
 from loadtest.workloads.nonce import nonce_of
 
 FIRST = 50  # streams of the first level
@@ -160,14 +161,14 @@ class CheckedLevel:
         """Say what was seen, with figures."""
         e = self.errors
         if e.ttft_p50_s is None or e.itl_p50_s is None:
-            return f"{_stream_count(e.streams)}: no request could be compared"
+            return f"{counted(e.streams, 'stream')}: no request could be compared"
         shown = (
-            f"{_stream_count(e.streams)}, {e.chunks_per_s} tokens/s: TTFT off by {_in_ms(e.ttft_p50_s)} at p50, "
-            f"{_in_ms(e.ttft_p99_s)} at p99; ITL by {_in_ms(e.itl_p50_s)} and {_in_ms(e.itl_p99_s)}"
+            f"{counted(e.streams, 'stream')}, {e.chunks_per_s} tokens/s: TTFT off by {seconds(e.ttft_p50_s)} at p50, "
+            f"{seconds(e.ttft_p99_s)} at p99; ITL by {seconds(e.itl_p50_s)} and {seconds(e.itl_p99_s)}"
         )
         lost = f"; {e.lost} requests lost" if e.lost else ""
         if not self.on_time:
-            return f"{shown}{lost}; the server is the limit, {_in_ms(e.late_s)} behind its schedule"
+            return f"{shown}{lost}; the server is the limit, {seconds(e.late_s)} behind its schedule"
         return f"{shown}{lost}: {'true' if self.met else 'not true'}"
 
 
@@ -230,7 +231,7 @@ class ClientLimit:
             return f"not even one stream × {tokens_per_s:g} tokens/s is true: {who}; is the machine busy?"
         streams = self.best.errors.streams
         least = "" if self.limit == "client" else "at least "
-        said = f"this client measures {least}{_stream_count(streams)} × {tokens_per_s:g} tokens/s"
+        said = f"this client measures {least}{counted(streams, 'stream')} × {tokens_per_s:g} tokens/s"
         if self.failed is None:
             return f"{said}; more were not tried"
         failed = self.failed.errors.streams
@@ -238,11 +239,3 @@ class ClientLimit:
         if self.limit == "server":
             return f"{said}; at {failed} the server is the limit{busy}"
         return f"{said}; at {failed} its figures are off by more than 1 ms or 1 %{busy}"
-
-
-def _stream_count(count: int) -> str:
-    return f"{count} stream{'s' if count != 1 else ''}"
-
-
-def _in_ms(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{seconds * 1e3:.2f} ms"

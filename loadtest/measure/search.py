@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loadtest.text import counted
+
 DEFAULT_MOST = 256
 SEARCH_PRECISION = (
     16  # above this many streams the answer is good to one part in so many: each further level is the longest
@@ -103,29 +105,33 @@ class SearchResult:
             if self.met is None:
                 return f"Not even one stream meets {asked}." if self.missed else f"Nothing is known about {asked}."
             if self.missed is None:
-                return f"{server} takes at least {_streams(self.met)} within {asked}; more were not tried."
-            return f"{server} takes {_streams(self.met)} within {asked}; {_streams(self.missed)} {_miss(self.missed)}."
-        met = f"{_streams(self.met)} meet{'s' if self.met == 1 else ''} it" if self.met else "no level surely meets it"
+                return f"{server} takes at least {counted(self.met, 'stream')} within {asked}; more were not tried."
+            return f"{server} takes {counted(self.met, 'stream')} within {asked}; {counted(self.missed, 'stream')} {_miss(self.missed)}."
+        met = (
+            f"{counted(self.met, 'stream')} meet{'s' if self.met == 1 else ''} it"
+            if self.met
+            else "no level surely meets it"
+        )
         missed = (
-            f"{_streams(self.missed)} {_miss(self.missed)}" if self.missed else f"none up to {most} surely misses it"
+            f"{counted(self.missed, 'stream')} {_miss(self.missed)}"
+            if self.missed
+            else f"none up to {most} surely misses it"
         )
         why = f"at {_span(self.unresolved)} the figures are too close to the limit, or too unsteady"
         if self.void is not None:
             missed = missed if self.missed else "no more were tried"
-            why = f"at {_streams(self.void)} the level is void, so that this client cannot tell"
+            why = f"at {counted(self.void, 'stream')} the level is void, so that this client cannot tell"
         above = (
-            f"between {self.met or 0} and {self.missed} streams" if self.missed else f"above {_streams(self.met or 0)}"
+            f"between {self.met or 0} and {self.missed} streams"
+            if self.missed
+            else f"above {counted(self.met or 0, 'stream')}"
         )
         return f"Unresolved {above} for {asked}: {met}, {missed}, and {why}."
 
 
 def _span(counts: Sequence[int]) -> str:
-    return _streams(counts[0]) if len(counts) == 1 else f"{counts[0]} to {_streams(counts[-1])}"
+    return counted(counts[0], "stream") if len(counts) == 1 else f"{counts[0]} to {counted(counts[-1], 'stream')}"
 
 
 def _miss(count: int) -> str:
     return "misses it" if count == 1 else "miss it"
-
-
-def _streams(count: int) -> str:
-    return f"{count} stream{'s' if count != 1 else ''}"

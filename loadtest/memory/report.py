@@ -8,35 +8,26 @@ from typing import Any
 from loadtest.memory import weights
 from loadtest.memory.estimate import BATCH, CACHE_DTYPES, MOST_SLOTS, Plan
 from loadtest.memory.loaded import LoadedMemory
+from loadtest.text import GIB, binary_size, counted, percent
 
-GIB = 2**30
 SPARE_CACHE = "q8_0"  # the smaller cache that is worth naming: about half of f16
 NOT_COUNTED = "Activations are not counted: they grow with batch and sequence length, and may be the larger part."
 
 
-def gib(count: float) -> str:
-    """Return bytes as GiB with two decimals, in MiB below one."""
-    return f"{count / GIB:.2f} GiB" if abs(count) >= GIB else f"{count / 2**20:.1f} MiB"
-
-
-def count_slots(count: int) -> str:
-    return f"{count} slot{'s' if count != 1 else ''}"
-
-
 def estimate_rows(plan: Plan) -> list[tuple[str, str, str]]:
     """Return (part, size, source) for each part of an estimate, the total last."""
-    facts, found = plan.facts, [("weights", gib(plan.facts.weights), plan.facts.weights_from)]
+    facts, found = plan.facts, [("weights", binary_size(plan.facts.weights), plan.facts.weights_from)]
     if plan.kv is not None:
-        found.append(("KV cache", gib(plan.kv), _cache(plan)))
+        found.append(("KV cache", binary_size(plan.kv), _cache(plan)))
     if plan.buffers is not None:
-        found.append(("buffers", gib(plan.buffers), "as given with --buffers"))
+        found.append(("buffers", binary_size(plan.buffers), "as given with --buffers"))
     else:
         how = f"allowance: a pass of {BATCH} tokens" if facts.width else "allowance: the model's width is not known"
         attention = "" if plan.flash or not facts.heads else ", no flash attention"
-        found.append(("compute buffers", gib(plan.compute), how + attention))
+        found.append(("compute buffers", binary_size(plan.compute), how + attention))
         if plan.gpu:
-            found.append(("driver", gib(plan.driver), "allowance: a CUDA context"))
-    return [*found, ("total", gib(plan.total), f"{plan.total / 1e9:.2f} GB")]
+            found.append(("driver", binary_size(plan.driver), "allowance: a CUDA context"))
+    return [*found, ("total", binary_size(plan.total), f"{plan.total / 1e9:.2f} GB")]
 
 
 def _cache(plan: Plan) -> str:
@@ -44,7 +35,7 @@ def _cache(plan: Plan) -> str:
     assert cache is not None
     block, width = CACHE_DTYPES[plan.cache_dtype]
     each = f"{cache.full * width / block / 1024:g} KiB a token ({plan.cache_dtype})"
-    text = f"{count_slots(plan.slots)} × {plan.context} tokens × {each}"
+    text = f"{counted(plan.slots, 'slot')} × {plan.context} tokens × {each}"
     if cache.windowed:
         text += f", and {cache.windowed * width / block / 1024:g} KiB a token in windows of {cache.window}"
     return text
@@ -53,38 +44,38 @@ def _cache(plan: Plan) -> str:
 def estimate_sentences(
     plan: Plan, measured: LoadedMemory | None, gpu: float | None, *, simulated: bool = False
 ) -> list[str]:
-    """Return sentences on the weights, on whether the model fits the GPU, and on what was measured."""
-    besides = "; a file holds its vocabulary besides, some MB" if plan.facts.tensors_only else ""
+    """Return what the estimate says: the file, the GPU's verdict, estimate beside measured."""
+    besides = "; the file also holds a vocabulary of some MB" if plan.facts.tensors_only else ""
     found = [f"The weights are {plan.facts.weights / 1e9:.2f} GB ({plan.facts.weights:,} bytes){besides}."]
     if plan.token_bytes is not None:
         found.append(
-            "Ollama and llama.cpp take the KV cache at the load, whole for every slot: requests do not make it grow."
+            "Ollama and llama.cpp allocate the whole KV cache of every slot when the model loads; requests do not make it grow."
         )
     if gpu is not None:
         found += _fit_sentences(plan, gpu)
     if measured is not None:
-        found += _measured_sentences(plan, measured, simulated=simulated)
+        found += _beside_measured(plan, measured, simulated=simulated)
     return found
 
 
-def _gb_and_gib(count: float) -> str:
-    return f"{count / 1e9:.4g} GB ({gib(count)})"
+def _gpu_size(count: float) -> str:
+    return f"{count / 1e9:.4g} GB ({binary_size(count)})"
 
 
 def _fit_sentences(plan: Plan, gpu: float) -> list[str]:
     spare = gpu - plan.total
     if plan.kv is None:
-        room = f"leaves {gib(spare)} for the KV cache" if spare >= 0 else f"is {gib(-spare)} too much"
-        return [f"Without its KV cache this {room} on {_gb_and_gib(gpu)}."]
+        room = f"leaves {binary_size(spare)} for the KV cache" if spare >= 0 else f"is {binary_size(-spare)} too much"
+        return [f"Without its KV cache this {room} on {_gpu_size(gpu)}."]
     verdict = (
-        f"fits on {_gb_and_gib(gpu)}: {gib(spare)} are left"
+        f"fits on {_gpu_size(gpu)}: {binary_size(spare)} are left"
         if spare >= 0
-        else f"does not fit on {_gb_and_gib(gpu)}: {gib(-spare)} too much"
+        else f"does not fit on {_gpu_size(gpu)}: {binary_size(-spare)} too much"
     )
-    return [f"This {verdict}.", *_most_sentences(plan, gpu)]
+    return [f"This {verdict}.", *_most_that_fits(plan, gpu)]
 
 
-def _most_sentences(plan: Plan, gpu: float) -> list[str]:
+def _most_that_fits(plan: Plan, gpu: float) -> list[str]:
     most, context = plan.most_slots(gpu), plan.most_context(gpu)
     assert most is not None
     assert context is not None
@@ -92,42 +83,48 @@ def _most_sentences(plan: Plan, gpu: float) -> list[str]:
         bare = replace(plan, slots=1).most_context(gpu)
         if not bare:
             return ["Weights and buffers alone are too much: a smaller quantisation, or more GPUs."]
-        return [f"With {count_slots(plan.slots)} no context fits; one slot can have {bare} tokens."]
+        return [f"With {counted(plan.slots, 'slot')} no context fits; one slot can have {bare} tokens."]
     trained = " (all that the model is trained for)" if context == plan.facts.trained else ""
     many = f"{most}{' or more' if most == MOST_SLOTS else ''}"
-    with_context = f"{count_slots(plan.slots)} can have {context} tokens each{trained}"
-    said = [f"At {plan.context} tokens {'no slot fits' if most == 0 else f'at most {many} slots fit'}; {with_context}."]
+    with_context = f"{counted(plan.slots, 'slot')} can have {context} tokens each{trained}"
+    said = [
+        f"With {plan.context} tokens each, {'no slot fits' if most == 0 else f'at most {many} slots fit'}; {with_context}."
+    ]
     if most < plan.slots and plan.cache_dtype in ("f16", "bf16"):
         small = replace(plan, cache_dtype=SPARE_CACHE)
         if small.total <= gpu:
-            said.append(f"A KV cache of {SPARE_CACHE} would fit: {gib(small.total)} in all.")
+            said.append(f"A KV cache of {SPARE_CACHE} would fit: {binary_size(small.total)} in all.")
     return said
 
 
-def _measured_sentences(plan: Plan, measured: LoadedMemory, *, simulated: bool) -> list[str]:
+def _beside_measured(plan: Plan, measured: LoadedMemory, *, simulated: bool) -> list[str]:
     plan = replace(plan, gpu=measured.size_vram != 0)
     difference = measured.size - plan.loaded
     more = "more" if difference >= 0 else "less"
     who = "The simulated server" if simulated else "The server"
-    what = "without the driver" if plan.gpu else "weights and KV cache"
-    said = [f"{who} says that the loaded model takes {gib(measured.size)}; estimated, {what}: {gib(plan.loaded)}."]
+    what = "all but the driver" if plan.gpu else "weights and KV cache"
+    said = [
+        f"{who} reports {binary_size(measured.size)} for the loaded model; the estimate of {what} is {binary_size(plan.loaded)}."
+    ]
     if difference:
-        said.append(f"That is {gib(abs(difference))} ({abs(difference) / plan.loaded:.1%}) {more} than estimated.")
+        said.append(
+            f"That is {binary_size(abs(difference))} ({percent(abs(difference) / plan.loaded)}) {more} than estimated."
+        )
     plain = measured.size - plan.facts.weights - (plan.kv or 0)
     if plan.kv is not None and plain < 0 and plan.gpu:
-        said.append(f"Weights and KV cache alone would be {gib(-plain)} more than it says.")
+        said.append(f"Weights and KV cache alone are {binary_size(-plain)} more than the server reports.")
     elif plan.kv is not None and plan.gpu:
         said.append(
-            f"Beside weights and the KV cache of {count_slots(plan.slots)} it counts {gib(plain)}; the allowance for buffers is "
-            f"{gib(plan.compute)}."
+            f"Besides weights and the KV cache of {counted(plan.slots, 'slot')}, the server counts {binary_size(plain)}; the allowance for buffers is "
+            f"{binary_size(plan.compute)}."
         )
     count = plan.slots_of(measured.size)
     if count is not None and count != plan.slots:
-        said.append(f"Weights and the KV cache of {count_slots(count)} make what it says.")
+        said.append(f"Weights and the KV cache of {counted(count, 'slot')} would explain what the server reports.")
     if measured.size_vram == 0:
-        said.append("Nothing of it is on a GPU.")
+        said.append("No part of the model is on a GPU.")
     elif measured.size_vram is not None and measured.size_vram < measured.size:
-        said.append(f"{gib(measured.size_vram)} of it are on a GPU, the rest in host memory.")
+        said.append(f"{binary_size(measured.size_vram)} of the model are on a GPU, the rest in host memory.")
     return said
 
 
@@ -168,10 +165,10 @@ def training_rows(parameters: int, dtype: str, optimizer: str) -> list[tuple[str
     weight, parts = weights.by_dtype(parameters, dtype), weights.training(parameters, optimizer)
     total = weight + sum(parts.values())
     return [
-        ("weights", gib(weight), f"{parameters:,} parameters × {weights.bytes_each(dtype)} ({dtype})"),
-        ("optimizer", gib(parts["optimizer"]), f"× {weights.OPTIMIZERS[optimizer]} bytes ({optimizer})"),
-        ("gradients", gib(parts["gradients"]), f"× {weights.GRADIENTS} bytes"),
-        ("total", gib(total), f"{total / 1e9:.2f} GB"),
+        ("weights", binary_size(weight), f"{parameters:,} parameters × {weights.bytes_each(dtype)} ({dtype})"),
+        ("optimizer", binary_size(parts["optimizer"]), f"× {weights.OPTIMIZERS[optimizer]} bytes ({optimizer})"),
+        ("gradients", binary_size(parts["gradients"]), f"× {weights.GRADIENTS} bytes"),
+        ("total", binary_size(total), f"{total / 1e9:.2f} GB"),
     ]
 
 

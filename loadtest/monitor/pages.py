@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote, urlsplit
 import httptools
 
 from loadtest.monitor.sampler import SourceError
+from loadtest.text import seconds
 from loadtest.urls import userinfo_apart
 
 PAGE_LIMIT_S = 2.0  # of a whole page; a slower one would describe another moment than its stamp says
@@ -86,7 +87,7 @@ class Page:
         try:
             answer = self._again() or self._read(self._connect())
         except TimeoutError:
-            raise SourceError(f"{self.url} did not answer within {PAGE_LIMIT_S:g} s.") from None
+            raise SourceError(f"{self.url} did not answer within {seconds(PAGE_LIMIT_S, exact=True)}.") from None
         except (ConnectionRefusedError, socket.gaierror):
             raise SourceError(f"nothing answers at {self.url}; is it running, and is the address right?") from None
         except (OSError, httptools.HttpParserError, ValueError) as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loadtest.text import counted
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
@@ -29,7 +31,7 @@ class Level:
             return f"trace {self.trace}"
         if self.concurrency is None and self.rate is not None:
             return f"{self.rate:g} {f'to {self.rate_to:g} ' if self.rate_to is not None else ''}requests/s"
-        return f"{self.concurrency or 0} stream{'s' if self.concurrency != 1 else ''}"
+        return counted(self.concurrency or 0, "stream")
 
     @property
     def label(self) -> str:

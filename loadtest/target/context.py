@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.target.probe import ServedModel
-from loadtest.text import shown
+from loadtest.text import listed, shown
 from loadtest.workloads.trace import Trace
 
 CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
@@ -32,16 +32,12 @@ def lengths_within(context: int, lengths: Sequence[int], output_tokens: int) -> 
 def lengths_left_out(model: str, context: int, asked: Sequence[int], fitted: Sequence[int]) -> str | None:
     """Return a sentence on which lengths were left out and added; None where none was."""
     left, added = ([str(n) for n in one if n not in other] for one, other in ((asked, fitted), (fitted, asked)))
-    said = [f"{_enumerated(left)} left out"] * bool(left) + [f"{_enumerated(added)} added"] * bool(added)
+    said = [f"{listed(left)} left out"] * bool(left) + [f"{listed(added)} added"] * bool(added)
     return f"{model} has a context of {context} tokens: input_tokens {', '.join(said)}." if said else None
 
 
-def _enumerated(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
 def not_granted(scenario: Scenario, model: ServedModel) -> str | None:
-    """Return a sentence where the loaded model has another context than --num-ctx asked for, else None."""
+    """Say that a loaded model has another context than --num-ctx asked for; None where it has what was asked."""
     asked, granted = scenario.num_ctx, model.context
     if asked is None or granted is None or asked == granted:
         return None

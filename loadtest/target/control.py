@@ -16,7 +16,7 @@ import orjson
 from loadtest import credentials
 from loadtest.dialects.server_errors import http_sentence, shorten
 from loadtest.errors import TargetError
-from loadtest.text import shown
+from loadtest.text import seconds, shown
 from loadtest.urls import without_secrets
 
 NO_ANSWER = "no answer in time"
@@ -117,7 +117,9 @@ def _read_answer(path: str, answer: httpx.Response) -> ControlAnswer:
         if len(body) > LONGEST_BYTES:
             return ControlAnswer(path, status, headers, failure=f"more than {LONGEST_BYTES >> 20} MiB")
         if time.monotonic() > deadline:
-            return ControlAnswer(path, status, headers, failure=f"no whole answer within {LONGEST_S:.0f} s")
+            return ControlAnswer(
+                path, status, headers, failure=f"no whole answer within {seconds(LONGEST_S, exact=True)}"
+            )
     return ControlAnswer(path, status, headers, bytes(body))
 
 

@@ -24,8 +24,8 @@ def listen_to(events: Events) -> None:
         if isinstance(environment.runner, WorkerRunner) or board.generation is None:
             return
         rows, run, facts = board.rows(), recording.run_folder(), recording.run_facts()
-        mark = tables.simulated_as(facts)
-        text.extend((*tables.table_lines(rows, mark), ""))
+        mark = tables.simulated_profile(facts)
+        text.extend((*tables.board_lines(rows, mark), ""))
         text.extend(str(gate) for gate in gates.apply_gates(environment))
         text.extend(ending.conclude(environment, run, facts))
         text.extend(locust_files.write_files(environment.parsed_options, rows, run, mark))

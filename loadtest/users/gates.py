@@ -16,6 +16,7 @@ from locust.env import Environment
 from loadtest import metrics
 from loadtest.errors import ScenarioError
 from loadtest.live import ACCEPTED, Figures
+from loadtest.text import seconds
 from loadtest.users.live_figures import board
 from loadtest.users.options import Settings
 
@@ -62,7 +63,7 @@ def _ttft_gate(option: str, limit: float, total: Figures) -> Gate:
         return Gate(option, passed=False, saw=f"TTFT p95 needs 20 requests, and {requests} were measured", judged=False)
     p95 = known.percentile(min(0.95 * requests / (requests - lost), 1.0))
     assert p95 is not None
-    return Gate(option, p95 <= limit, f"TTFT p95{among} is {p95:.3g} s")
+    return Gate(option, p95 <= limit, f"TTFT p95{among} is {seconds(p95)}")
 
 
 def _speed_gate(option: str, least: float, total: Figures) -> Gate:

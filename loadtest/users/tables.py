@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-NO_FIGURE = "–"
+from loadtest.grid import Grid
+from loadtest.text import UNKNOWN, number
+
 Groups = tuple[tuple[str, tuple[tuple[str, str, int], ...]], ...]
 # The columns: a heading, then (part, key of Figures.row, factor) for each column; factor 1000 shows seconds as ms.
 GROUPS: Groups = (
@@ -19,52 +21,55 @@ GROUPS: Groups = (
 )
 NOW: Groups = (("streams now", (("decoding", "decoding", 0), ("waiting", "waiting", 0))),)  # while a test runs
 WIDTH = 7  # of a number
+BoardRows = list[dict[str, Any]]
 
 
-def simulated_as(facts: dict[str, Any]) -> str | None:
-    """Return profile and speed of a run's simulated server, from its run.json; None for a real or unknown server."""
+def simulated_profile(facts: dict[str, Any]) -> str | None:
+    """Return profile and speed of the simulated server of a run (its run.json), None for a real or unknown one."""
     said = (facts.get("server") or {}).get("simulated")
     return f"profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
 
 
-def table_figure(value: float | None, factor: int) -> str:
-    """Return `value` times `factor` with about three digits; factor 0 marks a count."""
-    if value is None:
-        return NO_FIGURE
-    if factor == 0:
-        return str(value)
-    scaled = value * factor
-    return f"{scaled:.0f}" if abs(scaled) >= 99.95 else f"{scaled:.1f}" if abs(scaled) >= 9.995 else f"{scaled:.2f}"
+def board_cell(value: float | None, factor: int) -> str:
+    """Return a number times `factor`, by the rule of rounding; 0 marks a count."""
+    if value is None or factor:
+        return number(None if value is None else value * factor)
+    return str(value)
 
 
-def table_lines(rows: list[dict[str, Any]], mark: str | None = None) -> list[str]:
-    """Return a board's rows as lines of an aligned table like Locust's, followed by its notes."""
+def board_grid(rows: BoardRows) -> Grid:
+    """Return the rows of a board as a table."""
+    columns = [column for _, group in GROUPS for column in group]
+    return Grid(
+        heads=("Name", *(part for part, _, _ in columns), "verdict"),
+        rows=tuple(
+            (row["name"], *(board_cell(row[key], factor) for _, key, factor in columns), row["verdict"] or UNKNOWN)
+            for row in rows
+        ),
+        groups=(("", 1), *((group, len(parts)) for group, parts in GROUPS), ("", 1)),
+    )
+
+
+def board_lines(rows: BoardRows, mark: str | None = None) -> list[str]:
+    """Return the rows of a board as lines of an aligned table like Locust's, with what they leave out and doubt."""
+    table = board_grid(rows)
     names = max(20, *(len(row["name"]) for row in rows))
-    heads, parts, rule = " " * names, f"{'Name':{names}}", "-" * names
-    widths = {group: max((WIDTH + 1) * len(columns), len(group) + 1) for group, columns in GROUPS}
-    for group, columns in GROUPS:
-        heads += f" |{group:>{widths[group]}}"
-        parts += f" |{''.join(f' {part:>{WIDTH}}' for part, _, _ in columns):>{widths[group]}}"
-        rule += "-|" + "-" * widths[group]
-    text = [
-        "Streaming figures" + (f" (SIMULATED SERVER: {mark})" if mark else ""),
-        f"{heads} |",
-        f"{parts} | verdict",
-        f"{rule}-|--------",
-    ]
-    for row in rows:
-        if row is rows[-1]:
-            text.append(text[3])
-        cells = f"{row['name']:{names}}"
-        for group, columns in GROUPS:
-            figures = "".join(f" {table_figure(row[key], factor):>{WIDTH}}" for _, key, factor in columns)
-            cells += f" |{figures:>{widths[group]}}"
-        text.append(f"{cells} | {row['verdict'] or NO_FIGURE}")
-    return [*text, *table_notes(rows)]
+    spans = [(group, count, max((WIDTH + 1) * count, len(group) + 1)) for group, count in table.groups[1:-1]]
+
+    def line(cells: Sequence[str]) -> str:
+        rest = iter(cells[1:-1])
+        parts = ["".join(f" {next(rest):>{WIDTH}}" for _ in range(count)).rjust(width) for _, count, width in spans]
+        return " |".join([f"{cells[0]:{names}}", *parts]) + f" | {cells[-1]}"
+
+    heads = " |".join([" " * names, *(f"{group:>{width}}" for group, _, width in spans)]) + " |"
+    rule = "-|".join(["-" * names, *("-" * width for _, _, width in spans)]) + "-|--------"
+    *own, total = map(line, table.rows)
+    said = "Streaming figures" + (f" (SIMULATED SERVER: {mark})" if mark else "")
+    return [said, heads, line(table.heads), rule, *own, rule, total, *notes(rows)]
 
 
-def table_notes(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the notes below a table: which requests it leaves out, and each reason for doubt once."""
+def notes(rows: BoardRows) -> Iterator[str]:
+    """Yield what stands below a table: what was left out, and every reason for doubt once."""
     total = rows[-1]
     left_out = [
         f"{total[key]} {said}" for key, said in (("cancelled", "cancelled"), ("warmup", "warm-up")) if total[key]

@@ -119,12 +119,12 @@ def _amending(web_ui: WebUI, shown: Board, told: LatestRun) -> Callable[[Respons
         if request.endpoint == "locust.index":
             answer.set_data(answer.get_data().replace(b"</body>", SCRIPT + b"</body>"))
         elif request.endpoint == "locust.stats_report" and shown.generation is not None:
-            rows, mark = shown.rows(), tables.simulated_as(told.facts())
-            # Drawing blocks the process for seconds, so it waits for the end of the test.
+            rows, mark = shown.rows(), tables.simulated_profile(told.facts())
+            # To draw keeps the process from all else for seconds.
             idle = test_state(web_ui, told) in (STATE_INIT, STATE_STOPPED)
-            section = locust_files.figures_section(rows, charts.of(told.folder(), rows) if idle else [], mark)
-            answer.set_data(locust_files.with_section(answer.get_data(as_text=True), section))
-        elif request.endpoint == "locust.swarm":  # comes before the test starts or changes by the form's values
+            section = locust_files.section(rows, charts.of(told.folder(), rows) if idle else [], mark)
+            answer.set_data(locust_files.page_with(answer.get_data(as_text=True), section))
+        elif request.endpoint == "locust.swarm":  # before the test is started or changed with what the form said
             withhold_passwords(web_ui.environment)
             said = orjson.loads(answer.get_data())
             if isinstance(said.get("host"), str):
@@ -162,11 +162,11 @@ class ChartCache:
     def __init__(self) -> None:
         self._drawn: tuple[object, list[tuple[str, bytes]]] = (None, [])
 
-    def of(self, run: RunFolder | None, rows: list[dict[str, Any]]) -> list[tuple[str, bytes]]:
+    def of(self, run: RunFolder | None, rows: tables.BoardRows) -> list[tuple[str, bytes]]:
         """Return (caption, PNG) of each chart of a run with these figures."""
         key = (run.path if run is not None else None, rows)
         if self._drawn[0] != key:
-            self._drawn = (key, locust_files.chart_images(run))
+            self._drawn = (key, locust_files.run_charts(run))
         return self._drawn[1]
 
 
@@ -180,11 +180,11 @@ def snapshot(shown: Board, told: LatestRun, web_ui: WebUI, *, history: bool) -> 
         "model": target.get("model"),
         "url": target.get("url"),
         "dialect": target.get("dialect"),
-        "simulated": tables.simulated_as(facts),
+        "simulated": tables.simulated_profile(facts),
         "refused": told.refusal() if now not in (STATE_SPAWNING, STATE_RUNNING) else None,
         "columns": tables.GROUPS + tables.NOW,
         "rows": rows,
-        "notes": list(tables.table_notes(rows)),
+        "notes": list(tables.notes(rows)),
         "formulas": FORMULAS,
         "smoothed_s": SMOOTHED_S,
         "history": shown.history if history else [],

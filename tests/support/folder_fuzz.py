@@ -26,6 +26,7 @@ from loadtest.analyse.reports import compare_report, pages
 from loadtest.analyse.reports.compare import compare
 from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.errors import LoadTestError
+from loadtest.grid import escaped
 
 FOLDERS = Path(__file__).parent.parent / "folders"
 BASES = ("closed", "faults", "killed", "locust-processes", "open", "text", "workers")
@@ -176,7 +177,7 @@ def read_all(path: Path, sound: Analysis, *, charts: bool = False, advise: bool 
         pictures = draw_all(found, path)
     text = pages.markdown(found, pictures)
     pages.html(found, pictures)
-    assert all(pages.escaped(sentence) in text for sentence in found.run.trouble)
+    assert all(escaped(sentence) in text for sentence in found.run.trouble)
     console_report(Report((found,), ()), Console(file=io.StringIO(), width=80))
     for base, new in ((sound, found), (found, sound)):
         try:

@@ -23,11 +23,11 @@ from loadtest.analyse.reports.compare import (
     SAME,
     TOLERANCE,
     WORSE,
+    Change,
     Comparison,
     Limits,
-    Row,
     compare,
-    judge,
+    judge_change,
 )
 from loadtest.analyse.reports.differences import METRICS, Figure, Metric, figure_of
 from loadtest.analyse.reports.summary import Analysis, analyse
@@ -117,7 +117,7 @@ def verdict(base: Sequence[Cells], new: Sequence[Cells]) -> set[str | None]:
     verdicts = set()
     for level, metric in every:
         sides = [[one[level, metric] for one in side] for side in (base, new)]
-        verdicts.add(judge(Row("", None, metric, None, None), sides[0], sides[1], limits).verdict)
+        verdicts.add(judge_change(Change("", None, metric, None, None), sides[0], sides[1], limits).verdict)
     return verdicts
 
 

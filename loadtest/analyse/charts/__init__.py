@@ -36,15 +36,15 @@ def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> 
     """
     out.mkdir(parents=True, exist_ok=True)
     if analysis.groups:
-        return _together(analysis, out)
+        return _draw_together(analysis, out)
     ahead = ahead or CurveAhead(analysis.run, analysis.slots, analysis.steps)
     with mpl.rc_context(style.RC):
         return [
             *filter(
                 None, [cold_load.draw(out / "load.png", analysis), prompt_length.draw(out / "lengths.png", analysis)]
             ),
-            _by_series(out / "ttft.png", analysis, ttft.split, ttft.split_title(analysis)),
-            _throughput(out / "throughput.png", analysis),
+            _by_series(out / "ttft.png", analysis, ttft.ttft_parts, ttft.split_title(analysis)),
+            _draw_throughput(out / "throughput.png", analysis),
             _timeline(out / "timeline.png", analysis),
             _by_series(out / "ttft-distribution.png", analysis, ttft.distribution, ttft.distribution_title(analysis)),
             _by_series(out / "itl.png", analysis, itl.distribution, itl.title(analysis)),
@@ -54,7 +54,7 @@ def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> 
         ]
 
 
-def _together(analysis: Analysis, out: Path) -> list[Path]:
+def _draw_together(analysis: Analysis, out: Path) -> list[Path]:
     with mpl.rc_context(style.RC):
         drawn = [_depth(out / "streams.png", analysis), *filter(None, [machine.draw(out / "machine.png", analysis)])]
     for number, (group, one) in enumerate(analysis.groups, 1):
@@ -79,11 +79,11 @@ def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -
     return style.save(figure, path, analysis, title, subtitle)
 
 
-def _throughput(path: Path, analysis: Analysis) -> Path:
+def _draw_throughput(path: Path, analysis: Analysis) -> Path:
     found = series_of(analysis.summary["levels"])
     figure, (left, right) = style.page(2, columns=2, share_y=False)
     throughput.a_stream(left, analysis, found)
-    throughput.in_all(right, analysis, found)
+    throughput.all_streams(right, analysis, found)
     subtitle = "lines from point to point only guide the eye; bars: 95 % intervals"
     return style.save(figure, path, analysis, throughput.title(analysis), subtitle)
 
@@ -94,7 +94,7 @@ def _timeline(path: Path, analysis: Analysis) -> Path:
     if level is None:
         style.empty(axes, "The run has no level.")
         return style.save(figure, path, analysis, "No request was recorded")
-    timeline.requests(axes, analysis, level)
+    timeline.request_rows(axes, analysis, level)
     return style.save(figure, path, analysis, timeline.title(analysis, level), level["label"])
 
 

@@ -11,11 +11,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports import findings
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.whatif.slot_advice import Advice
+from loadtest.text import number, seconds
 
-PANELS = (  # (title, figure, statistic, colours: dark is better)
+TABLES = (  # (title, figure, statistic, colours: dark is better)
     ("TTFT p95", "ttft_s", "p95", "YlGnBu_r"),
     ("tokens/s a stream (median)", "stream_tokens_per_s", "p50", "YlGnBu"),
     ("output tokens/s, all streams", "output_tokens_per_s", "mean", "YlGnBu"),
@@ -25,9 +25,9 @@ PANELS = (  # (title, figure, statistic, colours: dark is better)
 def draw(path: Path, analysis: Analysis, advice: Advice, title: str) -> Path:
     """Draw the advice's table as a picture of one panel a figure."""
     with mpl.rc_context(style.RC):
-        figure, panels = style.page(len(PANELS), height=2.3 + 0.36 * len(advice.slots), share_y=True)
-        for place, (axes, (name, key, statistic, colours)) in enumerate(zip(panels, PANELS, strict=True)):
-            table(axes, advice, key, statistic, colours)
+        figure, panels = style.page(len(TABLES), height=2.3 + 0.36 * len(advice.slots), share_y=True)
+        for place, (axes, (name, key, statistic, colours)) in enumerate(zip(panels, TABLES, strict=True)):
+            heat_table(axes, advice, key, statistic, colours)
             axes.set_title(name)
             if place:
                 axes.set_ylabel("")
@@ -42,7 +42,7 @@ def draw(path: Path, analysis: Analysis, advice: Advice, title: str) -> Path:
         return style.save(figure, path, analysis, title.rstrip("."), " · ".join(part for part in parts if part))
 
 
-def table(axes: Axes, advice: Advice, key: str, statistic: str, colours: str) -> None:
+def heat_table(axes: Axes, advice: Advice, key: str, statistic: str, colours: str) -> None:
     """Draw slots by streams, coloured by one figure on a logarithmic scale, each cell with its value."""
     values = np.array(
         [[advice.cells[slots, load].figure(key, statistic) for load in advice.loads] for slots in advice.slots]
@@ -62,7 +62,7 @@ def table(axes: Axes, advice: Advice, key: str, statistic: str, colours: str) ->
             face = shades(at) if not missed else "#EFEFEF"
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=face, edgecolor="white", linewidth=1.2))
             dark = not missed and sum(shades(at)[:3]) < 1.35
-            said = _short(value, key) + ("*" if advice.extrapolated(slots, load) else "")
+            said = _cell_text(value, key) + ("*" if advice.extrapolated(slots, load) else "")
             axes.text(
                 column,
                 row,
@@ -73,10 +73,10 @@ def table(axes: Axes, advice: Advice, key: str, statistic: str, colours: str) ->
                 fontsize=9 if len(said) < 6 else 8,
                 color="white" if dark else style.GREY if missed else style.INK,
             )
-    _frame(axes, advice)
+    _label_table(axes, advice)
 
 
-def _frame(axes: Axes, advice: Advice) -> None:
+def _label_table(axes: Axes, advice: Advice) -> None:
     """Label rows and columns; outline the row of the slots as measured, and mark the one advised."""
     axes.set_xlim(-0.5, len(advice.loads) - 0.5)
     axes.set_ylim(len(advice.slots) - 0.5, -0.5)
@@ -102,10 +102,10 @@ def _frame(axes: Axes, advice: Advice) -> None:
         )
 
 
-def _short(value: float, key: str) -> str:
+def _cell_text(value: float, key: str) -> str:
     """Return a value in at most five characters."""
     if not np.isfinite(value):
         return "–"
     if key.endswith("per_s"):
-        return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
-    return findings.seconds(float(value)).replace(" ms", "ms").replace(" s", "s")
+        return number(value)
+    return seconds(float(value)).replace(" ms", "ms").replace(" s", "s")

@@ -16,16 +16,16 @@ from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run import samples
 from loadtest.analyse.server import cold_load
 from loadtest.analyse.server.cold_load import Sampled
-from loadtest.analyse.server.prompt_length import seconds, size
+from loadtest.text import seconds, size
 
-MOST_LOADS = 12  # drawn; the tables have the rest
+MOST_LOADS_DRAWN = 12  # drawn; the tables have the rest
 COLOURS = {"page_cache": style.GREEN, "host_memory": style.VERMILLION, "gpu_memory": style.PURPLE}
 
 
 def draw(path: Path, analysis: Analysis) -> Path | None:
     """Draw cold_load.png; None, and nothing written, where no cold load was asked for or seen."""
     levels = [level for level in analysis.summary["levels"] if level.get("cold_load")]
-    every = [one for level in levels for one in level["cold_load"]["loads"]][:MOST_LOADS]
+    every = [one for level in levels for one in level["cold_load"]["loads"]][:MOST_LOADS_DRAWN]
     if not every:
         return None
     watched = cold_load.sampled(analysis.run, samples.read_machine(analysis.run))
@@ -34,9 +34,9 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
     FigureCanvasAgg(figure)
     heights = [1.25 if not seen else 0.8, *[1.0] * len(seen)]
     panels = figure.subplots(1 + len(seen), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
-    zero = requests(panels[0], analysis, every)
+    zero = load_bars(panels[0], analysis, every)
     for axes, (key, name, one) in zip(panels[1:], seen, strict=True):
-        memory(axes, one, every, zero, COLOURS[key])
+        memory_over_time(axes, one, every, zero, COLOURS[key])
         axes.set_ylabel(f"{name}\n(GB){one.mark}".replace(") (", ")\n("))
     panels[-1].set_xlabel("time since the first request was sent (s)")
     of = "" if seen else "; add --monitor host,nvidia to see what memory does meanwhile"
@@ -49,7 +49,7 @@ def title(cold: dict[str, Any]) -> str:
     return cold_load.loading(cold).rstrip(".").partition(", for ")[0]
 
 
-def requests(axes: Axes, analysis: Analysis, every: Sequence[dict[str, Any]]) -> float:
+def load_bars(axes: Axes, analysis: Analysis, every: Sequence[dict[str, Any]]) -> float:
     """Draw each request as a bar of load, rest of TTFT and decode, with the load's figures; return the time of 0 s."""
     zero = float(every[0]["start_s"])
     frame = analysis.run.requests
@@ -77,7 +77,7 @@ def requests(axes: Axes, analysis: Analysis, every: Sequence[dict[str, Any]]) ->
     return zero
 
 
-def memory(axes: Axes, one: Sampled, every: Sequence[dict[str, Any]], zero: float, colour: str) -> None:
+def memory_over_time(axes: Axes, one: Sampled, every: Sequence[dict[str, Any]], zero: float, colour: str) -> None:
     """Draw one memory over time, GB, with the loads shaded."""
     for each in every:
         axes.axvspan(

@@ -19,21 +19,21 @@ from loadtest.analyse.reports.compare import (
     SAME,
     TOO_FEW,
     WORSE,
+    Change,
     Comparison,
     Metric,
-    Row,
 )
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.verdict.verdict import worst
 
-LOOKS = {
+VERDICT_LOOKS = {
     WORSE: (style.VERMILLION, "o"),
     BETTER: (style.GREEN, "o"),
     SAME: (style.GREY, "s"),
     NOT_COMPARABLE: (style.PALE, "x"),
 }
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85}  # no line strikes a figure through
-MOST_LEVELS = 20
+MOST_DRAWN = 20
 NARROWEST, WIDEST = 0.06, 1.0  # half of a panel's width, as a change
 
 
@@ -44,14 +44,14 @@ def draw(comparison: Comparison, path: Path) -> Path:
     unknown = [metric.name for metric in metrics if metric not in known]
     shared, own = compare_report.level_names(comparison)
     every = list(dict.fromkeys(row.level for row in comparison.headline))
-    levels = every[:MOST_LEVELS]
+    levels = every[:MOST_DRAWN]
     with mpl.rc_context(style.RC):
         figure, panels = style.page(max(len(known), 1), columns=4, height=2.4 + 0.5 * len(levels))
         if not known:
             style.empty(panels[0], "No figure could be compared.")
         for axes, metric in zip(panels, known, strict=False):
             rows = [row for row in comparison.headline if row.metric is metric and row.level in levels]
-            changes(axes, metric, rows, levels, comparison.tolerance)
+            changes_panel(axes, metric, rows, levels, comparison.tolerance)
             axes.set_yticks(range(len(levels)), [own[level] for level in levels])
         confidence = f"{comparison.confidence * 100:.5g} %"
         said = f"{shared}; " if shared else ""
@@ -61,11 +61,11 @@ def draw(comparison: Comparison, path: Path) -> Path:
             said += f"; {', '.join(unknown)}: {TOO_FEW}"
         if len(every) > len(levels):
             said += f"; {len(every) - len(levels)} more levels are in compare.md"
-        title = compare_report.sentence(comparison)
+        title = compare_report.outcome(comparison)
         return style.save(figure, path, _both(comparison), title, said if known else shared)
 
 
-def changes(axes: Axes, metric: Metric, rows: Sequence[Row], levels: Sequence[str], tolerance: float) -> None:
+def changes_panel(axes: Axes, metric: Metric, rows: Sequence[Change], levels: Sequence[str], tolerance: float) -> None:
     """Draw a figure's change at every level, with interval and verdict."""
     ends = [abs(end - 1) for row in rows for end in (*(row.interval or ()), row.ratio or 1.0)]
     half = min(max([1.12 * end for end in ends if math.isfinite(end)], default=NARROWEST), WIDEST)
@@ -74,7 +74,7 @@ def changes(axes: Axes, metric: Metric, rows: Sequence[Row], levels: Sequence[st
     axes.axvspan(*worse, color=style.VERMILLION, alpha=0.08, linewidth=0)
     axes.axvline(0, color=style.INK, linewidth=1.0)
     for row in rows:
-        _point(axes, row, levels.index(row.level), half)
+        _change_mark(axes, row, levels.index(row.level), half)
     axes.set_xlim(-half, half)
     axes.set_ylim(len(levels) - 0.4, -0.7)
     axes.grid(visible=False, axis="y")
@@ -85,9 +85,9 @@ def changes(axes: Axes, metric: Metric, rows: Sequence[Row], levels: Sequence[st
     axes.set_xlabel("change, %: worse →" if metric.lower_is_better else "← worse: change, %", color=style.VERMILLION)
 
 
-def _point(axes: Axes, row: Row, place: int, half: float) -> None:
+def _change_mark(axes: Axes, row: Change, place: int, half: float) -> None:
     verdict = row.verdict or SAME
-    colour, marker = LOOKS[verdict]
+    colour, marker = VERDICT_LOOKS[verdict]
     if row.ratio is None or verdict == NOT_COMPARABLE:
         short = row.reason if len(row.reason) < 24 else NOT_COMPARABLE
         axes.text(0, place, short, ha="center", va="center", fontsize=8.5, color=style.GREY, style="italic", bbox=BOX)
@@ -99,7 +99,7 @@ def _point(axes: Axes, row: Row, place: int, half: float) -> None:
     axes.plot([at], [place], marker=marker, color=colour, markersize=7, linestyle="none")
     side = "left" if at < -0.5 * half else "right" if at > 0.5 * half else "center"
     bold = "bold" if verdict != SAME else "normal"
-    text = compare_report.change(row)
+    text = compare_report.change_text(row)
     axes.annotate(
         text,
         (at, place),

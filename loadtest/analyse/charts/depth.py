@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.ttft import tick
-from loadtest.analyse.reports.findings import listed, streams
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run.arrays import FloatArray
+from loadtest.text import counted, listed
 
 
 def over_time(axes: Axes, analysis: Analysis) -> None:
@@ -49,7 +49,9 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
             )
     slots = analysis.slots
     if slots.limit and slots.estimate is not None:
-        axes.axhline(slots.estimate, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)), label=f"{slots} slots")
+        axes.axhline(
+            slots.estimate, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)), label=counted(slots.estimate, "slot")
+        )
     axes.set_ylim(0, top * 1.12)
     axes.set_xlim(float(instants[0]), float(instants[-1]))
     axes.set_xlabel("time since the run began (s); dotted: a level begins, with its load")
@@ -73,4 +75,4 @@ def title(analysis: Analysis) -> str:
     if slots.estimate is None:
         return "No stream was seen decoding"
     most = max(level["peak_decoding"] for level in analysis.summary["levels"])
-    return f"Up to {streams(most)} decode at once; no limit was seen"
+    return f"Up to {counted(most, 'stream')} decode at once; no limit was seen"

@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.figures import stats
-from loadtest.analyse.reports.findings import figure, seconds
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.reports import findings
+from loadtest.analyse.reports.summary import Analysis, figure
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
+from loadtest.text import percent, seconds
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other
 SHORTEST_MS = 0.1  # gaps below (tokens that came in one read) are drawn here
@@ -29,7 +30,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
         drawn = True
         at = np.unique(np.linspace(0, len(gaps) - 1, min(MOST_POINTS, len(gaps))).astype(np.int64))
         together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
-        label = offered_load.load_name(level) + (f" ({together * 100:.1f} % in one read)" if together >= 0.001 else "")
+        label = offered_load.load_name(level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
         x, y = np.maximum(np.array([gaps[rank] for rank in at]) * 1e3, SHORTEST_MS), (at + 1) / len(gaps)
         axes.plot(x, y, color=colours[offered_load.load_name(level)], linewidth=1.8, label=label)
     if not drawn:
@@ -42,7 +43,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 def title(analysis: Analysis) -> str:
     """Say how much longer the longest gaps are than the usual ones."""
-    levels = [level for level in analysis.summary["levels"] if figure(level, "itl_s") is not None]
+    levels = [level for level in findings.believed(analysis.summary["levels"]) if figure(level, "itl_s") is not None]
     if not levels:
         return "Gaps between tokens"
     last = max(reversed(levels), key=offered_load.amount)

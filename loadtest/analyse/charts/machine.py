@@ -20,7 +20,7 @@ from loadtest.analyse.run.frames import blocks
 from loadtest.analyse.run.samples import Machine
 from loadtest.metrics import S_PER_US
 
-MOST_NAMED = 3  # metrics of the user's own that get a panel
+MOST_METRICS = 3  # metrics of the user's own that get a panel
 Panel = tuple[str, Callable[[Axes], None]]
 
 
@@ -31,7 +31,7 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
         return None
     panels: list[Panel] = [
         ("streams", lambda axes: depth.over_time(axes, analysis)),
-        ("output tokens/s", lambda axes: tokens(axes, analysis)),
+        ("output tokens/s", lambda axes: tokens_panel(axes, analysis)),
         *_panels(seen),
     ]
     figure = Figure(figsize=(style.WIDTH, 2.0 + 1.75 * len(panels)), dpi=style.DPI, layout="constrained")
@@ -61,7 +61,7 @@ def _subtitle(seen: Machine) -> str:
 
 def _panels(seen: Machine) -> list[Panel]:
     panels: list[Panel] = [
-        (f"cores of\n{host}", lambda axes, frame=frame: cores(axes, frame))  # type: ignore[misc]
+        (f"cores of\n{host}", lambda axes, frame=frame: cores_panel(axes, frame))  # type: ignore[misc]
         for host, frame in seen.hosts.items()
         if "busiest" in frame
     ]
@@ -69,23 +69,23 @@ def _panels(seen: Machine) -> list[Panel]:
         frame = seen.gpus
         mark = "\n(simulated)" if seen.mark(frame.attrs["source"]) else ""
         if "utilisation" in frame:
-            panels.append((f"GPU use{mark}", lambda axes: share(axes, frame, "utilisation", style.GREEN)))
+            panels.append((f"GPU use{mark}", lambda axes: share_panel(axes, frame, "utilisation", style.GREEN)))
         if "memory_used" in frame:
             panels.append((f"GPU memory\n(GB){mark}", lambda axes: gigabytes(axes, frame, "memory_used", style.PURPLE)))
     if seen.server is not None:
         own = seen.server
         mark = "\n(simulated)" if seen.mark(*samples.SERVERS) else ""
         if {"running", "waiting"} & set(own):
-            panels.append((f"server's own\ncount{mark}", lambda axes: counts(axes, own)))
+            panels.append((f"server's own\ncount{mark}", lambda axes: counts_panel(axes, own)))
         if "kv_use" in own:
-            panels.append((f"KV cache use{mark}", lambda axes: share(axes, own, "kv_use", style.VERMILLION)))
-    for key, values in list(seen.named.items())[:MOST_NAMED]:
+            panels.append((f"KV cache use{mark}", lambda axes: share_panel(axes, own, "kv_use", style.VERMILLION)))
+    for key, values in list(seen.named.items())[:MOST_METRICS]:
         label = key if len(key) <= 22 else key[:21] + "…"
         panels.append((label, lambda axes, values=values: axes.plot(values["t"], values["value"], color=style.INK)))  # type: ignore[misc]
     return panels
 
 
-def tokens(axes: Axes, analysis: Analysis) -> None:
+def tokens_panel(axes: Axes, analysis: Analysis) -> None:
     """Draw output tokens a second in bins of about a hundredth of the run; chunks count by their request's tokens."""
     run = analysis.run
     counts, send = run.chunks.counts, run.column("send")
@@ -101,7 +101,7 @@ def tokens(axes: Axes, analysis: Analysis) -> None:
     axes.set_ylim(bottom=0)
 
 
-def cores(axes: Axes, frame: pd.DataFrame) -> None:
+def cores_panel(axes: Axes, frame: pd.DataFrame) -> None:
     """Draw the busiest core, the mean of all, and the server's and the client's own use."""
     lines = (
         ("busiest", "busiest core", style.VERMILLION),
@@ -113,14 +113,14 @@ def cores(axes: Axes, frame: pd.DataFrame) -> None:
         if column in frame and frame[column].notna().any():
             axes.plot(frame["t"], frame[column], color=colour, label=label, linewidth=1.4)
     axes.set_ylim(0, max(1.05, float(frame.reindex(columns=["server_cpu", "client_cpu"]).max().max() * 1.05 or 0)))
-    _percents(axes)
+    _percent_axis(axes)
 
 
-def share(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
+def share_panel(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
     """Draw a share from 0 to 100 %."""
     axes.plot(frame["t"], frame[column], color=colour, linewidth=1.4)
     axes.set_ylim(0, 1.05)
-    _percents(axes)
+    _percent_axis(axes)
 
 
 def gigabytes(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
@@ -129,7 +129,7 @@ def gigabytes(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None
     axes.set_ylim(0, float(frame[column].max()) / 1e9 * 1.15 or 1.0)
 
 
-def counts(axes: Axes, frame: pd.DataFrame) -> None:
+def counts_panel(axes: Axes, frame: pd.DataFrame) -> None:
     """Draw requests running and waiting as the server counts them."""
     for column, colour in (("running", style.BLUE), ("waiting", style.ORANGE)):
         if column in frame:
@@ -138,5 +138,5 @@ def counts(axes: Axes, frame: pd.DataFrame) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _percents(axes: Axes) -> None:
+def _percent_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.0f} %")

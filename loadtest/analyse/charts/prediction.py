@@ -10,12 +10,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports import findings
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.whatif import self_check
 from loadtest.analyse.whatif.predict import Prediction
 from loadtest.analyse.whatif.slot_advice import ClosedLoopSeries
 from loadtest.slo import Objective
+from loadtest.text import counted, percent, seconds
 
 PANELS = (  # (title, figure, statistic)
     ("TTFT, median", "ttft_s", "p50"),
@@ -144,7 +144,7 @@ def title(analysis: Analysis, group: ClosedLoopSeries, curve: Sequence[Predictio
         if users in by_load and value > 0
     ]
     text = (
-        f"Predicted for {findings.streams(last.concurrency or 0)}: TTFT p95 {findings.seconds(last.figure('ttft_s', 'p95'))}, "
+        f"Predicted for {counted(last.concurrency or 0, 'stream')}: TTFT p95 {seconds(last.figure('ttft_s', 'p95'))}, "
         f"{last.figure('stream_tokens_per_s', 'p50'):.1f} tokens/s a stream"
     )
     if analysis.slots.limit is False and (last.concurrency or 0) > (analysis.slots.estimate or 0):
@@ -152,5 +152,5 @@ def title(analysis: Analysis, group: ClosedLoopSeries, curve: Sequence[Predictio
     if not off:
         return text
     worst, name, users = max(off)
-    most = findings.percent(worst) if worst >= 0.01 else "1 %"  # never "0 %": these points are what it was fitted to
-    return f"{text}; where measured it is off by at most {most} ({name}, {findings.streams(users)})"
+    most = percent(worst) if worst >= 0.01 else "1 %"  # never "0 %": these points are what it was fitted to
+    return f"{text}; where measured it is off by at most {most} ({name}, {counted(users, 'stream')})"

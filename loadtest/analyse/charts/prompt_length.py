@@ -12,7 +12,8 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocat
 from loadtest.analyse.charts import style
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.server import prompt_length
-from loadtest.analyse.server.prompt_length import PromptLengthPoint, PromptLengthSeries, count
+from loadtest.analyse.server.prompt_length import PromptLengthPoint, PromptLengthSeries
+from loadtest.text import number, seconds
 
 MOST_DOTS = 30  # requests of a length that are drawn one by one
 APART = 1.5  # of two lengths that both get a tick
@@ -29,10 +30,10 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
     held = any(point.memory is not None for line in found for point in line.points)
     panels = 3 if held else 2
     figure, axes = style.page(panels, columns=panels, share_y=False)
-    ttft(axes[0], analysis, found)
-    prefill(axes[1], analysis, found)
+    ttft_panel(axes[0], analysis, found)
+    prefill_panel(axes[1], analysis, found)
     if held:
-        memory(axes[2], found)
+        memory_panel(axes[2], found)
     for panel in axes:
         if panel.axison:
             _tokens_axis(panel, found)
@@ -46,10 +47,10 @@ def title(found: Sequence[PromptLengthSeries]) -> str:
     return said[0].rstrip(".") if said else "What a longer prompt costs"
 
 
-def ttft(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) -> None:
+def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) -> None:
     """Draw TTFT p50 (and p95 where it is known) against prompt tokens, both logarithmic, with single requests as dots."""
     _dots(axes, analysis, found, "ttft_s")
-    _lines(axes, found, lambda point: point.ttft_s, named=True)
+    _draw_lines(axes, found, lambda point: point.ttft_s, named=True)
     p95 = [(p.tokens, p.ttft_p95_s) for line in found for p in line.points if p.ttft_p95_s is not None]
     if p95:
         axes.plot(*zip(*p95, strict=True), "^", color=style.INK, markersize=6, label="p95 (from 20 requests on)")
@@ -60,7 +61,7 @@ def ttft(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) ->
         if point.ttft_s is not None:
             left = place > 0  # of its point there is nothing, but the first would cross the axis
             axes.annotate(
-                prompt_length.seconds(point.ttft_s),
+                seconds(point.ttft_s),
                 (point.tokens, point.ttft_s),
                 xytext=(-6, 5) if left else (8, -5),
                 textcoords="offset points",
@@ -69,26 +70,26 @@ def ttft(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) ->
                 color=style.INK,
             )
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0) if high < NARROW * low else (1.0, 3.0)))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} s" if value >= 1 else f"{value * 1e3:g} ms")
+    axes.yaxis.set_major_formatter(lambda value, _: seconds(value, exact=True))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title("TTFT")
 
 
-def prefill(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) -> None:
+def prefill_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) -> None:
     """Draw prompt tokens read a second against prompt tokens."""
     if not any(point.prefill_per_s is not None for line in found for point in line.points):
         style.empty(axes, "No prompt had the server to itself, so its speed is not known: measure one stream.")
         return
     _dots(axes, analysis, found, "prefill_tokens_per_s")
-    _lines(axes, found, lambda point: point.prefill_per_s)
+    _draw_lines(axes, found, lambda point: point.prefill_per_s)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.yaxis.set_major_formatter(lambda value, _: number(value, exact=True))
     axes.set_title("prefill, prompt tokens/s")
 
 
-def memory(axes: Axes, found: Sequence[PromptLengthSeries]) -> None:
+def memory_panel(axes: Axes, found: Sequence[PromptLengthSeries]) -> None:
     """Draw the most memory in use while each length ran, GB."""
-    _lines(axes, found, lambda point: None if point.memory is None else point.memory / 1e9)
+    _draw_lines(axes, found, lambda point: None if point.memory is None else point.memory / 1e9)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
     name = next(line.memory_of for line in found if line.memory_of)
     axes.set_title(f"{name}, GB")
@@ -104,7 +105,7 @@ def _dots(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries], c
                 axes.plot(tokens[rows], values[rows], ".", color=colour, alpha=0.45, markersize=7, markeredgewidth=0)
 
 
-def _lines(axes: Axes, found: Sequence[PromptLengthSeries], value: Value, *, named: bool = False) -> None:
+def _draw_lines(axes: Axes, found: Sequence[PromptLengthSeries], value: Value, *, named: bool = False) -> None:
     for i, line in enumerate(found):
         points = [(point.tokens, y) for point in line.points if (y := value(point)) is not None]
         if points:
@@ -126,7 +127,7 @@ def _tokens_axis(axes: Axes, found: Sequence[PromptLengthSeries]) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda value, _: count(value))
+    axes.xaxis.set_major_formatter(lambda value, _: prompt_length.length(value))
     axes.tick_params(axis="x", labelsize=8.5)
     axes.set_xlim(min(at) / 1.8, max(at) * 1.5)
     axes.set_xlabel("prompt tokens (logarithmic)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from loadtest.analyse.reports import findings
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run import offered_load
+from loadtest.text import counted, percent, shown
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
@@ -28,7 +32,7 @@ LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
 MARKERS = "osD^vPX"
 
 # What a request is doing, in the order that it does it: (column or key, name, colour).
-STATES = (
+REQUEST_STATES = (
     ("unsplit_wait_s", "queue wait (for a slot or a batch: not known)", PALE_ORANGE),
     ("slot_wait_s", "slot wait", ORANGE),
     ("batch_wait_s", "batch wait", YELLOW),
@@ -85,7 +89,7 @@ def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: s
     """Put title, simulated mark, legend and footer around a figure and write it as PNG."""
     height = figure.get_figheight()
     subtitle = " · ".join(filter(None, (analysis.summary.get("group"), subtitle)))
-    simulated = findings.simulated(analysis.summary)
+    simulated = findings.simulated_mark(analysis.summary)
     top = height - 0.16
     for line in _wrap(title, 74 if simulated else 92):
         figure.text(EDGE, top / height, line, fontsize=13, fontweight="bold", color=INK, va="top")
@@ -101,6 +105,8 @@ def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: s
     bottom = 0.14 + _footer(figure, analysis, simulated)
     room = (0.01, bottom / height, 0.98, (top - bottom) / height)
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=room, w_pad=0.08, h_pad=0.08))
+    for each in figure.findobj(Text):
+        each.set_text(drawable(each.get_text()))
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
     return path
 
@@ -144,6 +150,19 @@ def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
     return 0.16 * len(lines) + 0.12
 
 
+def drawable(text: str) -> str:
+    """Return a text that the charts' font can draw: what steers is escaped, and what the font lacks is U+FFFD."""
+    known = _characters()
+    return "".join(
+        char if ord(char) in known or char == "\n" else "\ufffd" for char in "\n".join(map(shown, text.split("\n")))
+    )
+
+
+@cache
+def _characters() -> frozenset[int]:
+    return frozenset(get_font(findfont(RC["font.family"])).get_charmap())
+
+
 def empty(axes: Axes, why: str) -> None:
     """Say in the middle of a panel why there is nothing to see."""
     axes.set_axis_off()
@@ -167,7 +186,7 @@ def share_over_log(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, axis="x")
     axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(lambda value, _: findings.percent(value))
+    axes.yaxis.set_major_formatter(lambda value, _: percent(value))
     low, high = axes.get_xlim()
     if high < 4 * low:  # too narrow for those ticks: some round, some between
         axes.set_xlim(low / 1.5, high * 1.5)
@@ -193,7 +212,7 @@ def slots_line(axes: Axes, x: float, slots: int) -> None:
     """Draw where the server's slots are all taken."""
     axes.axvline(x, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
     axes.annotate(
-        f"{slots} slot{'s' if slots != 1 else ''}",
+        counted(slots, "slot"),
         xy=(x, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(4, -2),

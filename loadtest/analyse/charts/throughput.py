@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.findings import figure, knee, telling
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.reports.findings import saturation, telling
+from loadtest.analyse.reports.summary import Analysis, figure
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
+from loadtest.text import number
 
 Point = tuple[float, float, list[float] | None]
 
@@ -25,12 +26,12 @@ def a_stream(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> No
         ]
         for series in all_series
     ]
-    _lines(axes, analysis, all_series, points)
+    _draw_series(axes, analysis, all_series, points)
     axes.set_title("a stream: what one user sees (median 1 / TPOT)")
     axes.set_ylabel("tokens/s a stream")
 
 
-def in_all(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
+def all_streams(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:
     """Draw the output of all streams together, with its 95 % interval."""
     points = [
         [
@@ -40,7 +41,7 @@ def in_all(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None
         ]
         for series in all_series
     ]
-    _lines(axes, analysis, all_series, points)
+    _draw_series(axes, analysis, all_series, points)
     windows = {
         level["window"]["throughput_over"] for series in all_series for level in series.levels if level["window"]
     }
@@ -48,7 +49,7 @@ def in_all(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None
     axes.set_ylabel("output tokens/s, all streams")
 
 
-def _lines(axes: Axes, analysis: Analysis, all_series: Sequence[Series], points: list[list[Point]]) -> None:
+def _draw_series(axes: Axes, analysis: Analysis, all_series: Sequence[Series], points: list[list[Point]]) -> None:
     users = sorted({at for line in points for at, _, _ in line})
     if not users:
         style.empty(axes, "No request ended well, so there is no speed to show.")
@@ -71,7 +72,7 @@ def _lines(axes: Axes, analysis: Analysis, all_series: Sequence[Series], points:
             away = 1 if line[-1][1] < line[0][1] else -1  # a figure stands on the side that the line does not take
             for at, value, _ in line:
                 axes.annotate(
-                    f"{value:.1f}",
+                    number(value),
                     (at, value),
                     xytext=(5 * away, 5),
                     textcoords="offset points",
@@ -90,4 +91,4 @@ def _lines(axes: Axes, analysis: Analysis, all_series: Sequence[Series], points:
 
 def title(analysis: Analysis) -> str:
     """Say from where on more load brings nothing."""
-    return telling(analysis, knee) or "Tokens a second, of one stream and in all"
+    return telling(analysis, saturation) or "Tokens a second, of one stream and in all"

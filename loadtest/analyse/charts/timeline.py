@@ -12,14 +12,14 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.findings import streams
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.frames import peak_at_once
 from loadtest.records import Outcome
+from loadtest.text import counted
 
 MOST_ROWS = 48
-LEAST_PART = 0.001  # of the time shown: what is thinner has no visible colour, and no name in the legend
+LEAST_BAR = 0.001  # of the time shown: what is thinner has no visible colour, and no name in the legend
 
 
 def pick(analysis: Analysis) -> dict[str, Any] | None:
@@ -39,7 +39,7 @@ def _at_once(level: dict[str, Any]) -> float:
     return float(level["little"]["in_flight"]) if level["little"] else 0.0
 
 
-def requests(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
+def request_rows(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
     """Draw the first requests of a level, a row each in the order sent; warm-up ones pale."""
     frame = analysis.run.requests
     rows = frame[(frame["level"] == level["index"]) & np.isfinite(frame["send"])].head(MOST_ROWS)
@@ -54,16 +54,16 @@ def requests(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
     end = rows["end"].to_numpy(dtype=np.float64) - start
     seen = np.isfinite(first)
     used = []
-    for name, label, colour in style.STATES:
+    for name, label, colour in style.REQUEST_STATES:
         part = np.nan_to_num(rows[name].to_numpy(dtype=np.float64))
         part = np.where(seen, np.minimum(part, np.maximum(first - at, 0.0)), 0.0)
         if part.max() > 0:
             _bars(axes, (y, at, part), colour, fade)
-        if part.max() > LEAST_PART * float(end.max()):
+        if part.max() > LEAST_BAR * float(end.max()):
             used.append((label, colour))
         at = at + part
     rest = np.maximum(np.where(seen, first, end) - at, 0.0)
-    if rest.max() > LEAST_PART * float(end.max()):
+    if rest.max() > LEAST_BAR * float(end.max()):
         used.append(("no token yet", style.WAITING))
         _bars(axes, (y, at, rest), style.WAITING, fade)
     if seen.any():
@@ -109,4 +109,4 @@ def title(analysis: Analysis, level: dict[str, Any]) -> str:
         return f"{asked} requests in flight, never more than {decoding} decoding: the others wait for their first token"
     if asked == 1:
         return "A single stream: nobody to wait for"
-    return f"All {streams(asked)} in flight decode at once"
+    return f"All {counted(asked, 'stream')} in flight decode at once"

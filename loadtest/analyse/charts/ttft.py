@@ -8,15 +8,17 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.findings import figure, queueing, range_of_ttft, seconds, telling
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.reports import findings
+from loadtest.analyse.reports.findings import queueing, range_of_ttft, telling
+from loadtest.analyse.reports.summary import Analysis, figure
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
+from loadtest.text import seconds
 
 LEAST_PART = 0.01  # of TTFT: a thinner part would be a line without a visible colour
 
 
-def split(axes: Axes, analysis: Analysis, series: Series) -> None:
+def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw mean TTFT by concurrency (or rate) as a stack of slot wait, batch wait, load and prefill, with p50 and p95 marks."""
     levels = [level for level in series.levels if figure(level, "ttft_s") is not None]
     if not levels:
@@ -47,7 +49,7 @@ def split(axes: Axes, analysis: Analysis, series: Series) -> None:
             fontsize=7.5 if crowded else 8.5,
             color=style.INK,
         )
-    axes.set_xticks(x, [tick(level) for level in levels])
+    axes.set_xticks(x, [style.drawable(tick(level)) for level in levels])
     axes.set_xlim(-0.6, len(levels) - 0.4) if len(levels) > 1 else axes.set_xlim(-1.5, 1.5)
     axes.set_ylim(
         0, max(max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14), axes.get_ylim()[1])
@@ -73,8 +75,8 @@ def _top(level: dict[str, Any]) -> float:
 def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
     x, bottom = np.arange(len(levels)), np.zeros(len(levels))
     whole = np.array([figure(level, "ttft_s") or 0.0 for level in levels]) * factor
-    for name, label, colour in style.STATES:
-        part = np.array([_part(level, name) for level in levels]) * factor
+    for name, label, colour in style.REQUEST_STATES:
+        part = np.array([_part_of(level, name) for level in levels]) * factor
         if (part > LEAST_PART * whole).any():
             axes.bar(x, part, 0.62, bottom=bottom, color=colour, label=label)
         bottom += part
@@ -84,7 +86,7 @@ def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
         axes.bar(x, rest, 0.62, bottom=bottom, color=style.WAITING, label=label)
 
 
-def _part(level: dict[str, Any], name: str) -> float:
+def _part_of(level: dict[str, Any], name: str) -> float:
     if name == "unsplit_wait_s":
         return 0.0 if level.get("slot_wait_s") else figure(level, "queue_wait_s") or 0.0
     return figure(level, name) or 0.0
@@ -129,7 +131,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 def distribution_title(analysis: Analysis) -> str:
     """Say how far apart the best and the worst first tokens are."""
-    levels = [level for level in analysis.summary["levels"] if figure(level, "ttft_s") is not None]
+    levels = [level for level in findings.believed(analysis.summary["levels"]) if figure(level, "ttft_s") is not None]
     if not levels:
         return "Time to first token"
     last = max(reversed(levels), key=offered_load.amount)

@@ -12,6 +12,7 @@ from loadtest.analyse.run import frames
 from loadtest.analyse.run.arrays import BoolArray, IntArray
 from loadtest.analyse.run.frames import Run
 from loadtest.metrics import S_PER_US
+from loadtest.text import percent
 
 BIN_US = round(metrics.BIN_S * 1e6)
 
@@ -105,7 +106,7 @@ def capacity_doubt(run: Run, index: int, stamps: str) -> str | None:
     if events <= known.chunks_per_s:
         return None
     return (
-        f"{events} content events came in the busiest second, {_percent(events / known.chunks_per_s)} of the "
+        f"{events} content events came in the busiest second, {percent(events / known.chunks_per_s)} of the "
         f"{known.chunks_per_s:.0f} that this client measures truthfully (loadtest calibrate)"
     )
 
@@ -113,7 +114,7 @@ def capacity_doubt(run: Run, index: int, stamps: str) -> str | None:
 def capacity_cell(client: dict[str, Any]) -> str:
     """Return the share of a level as a table cell."""
     share = client.get("capacity_share")
-    return "–" if share is None else ("≤ " if client["capacity"]["at_least"] else "") + _percent(share)
+    return "–" if share is None else ("≤ " if client["capacity"]["at_least"] else "") + percent(share)
 
 
 def capacity_sentence(levels: list[dict[str, Any]]) -> str | None:
@@ -133,8 +134,4 @@ def capacity_sentence(levels: list[dict[str, Any]]) -> str | None:
     if said["capacity"]["at_least"] and share > 1:
         return f"{level['label']} went beyond what the calibration of this client could offer ({events})."
     most = "at most " if said["capacity"]["at_least"] else ""
-    return f"{level['label']} used {most}{_percent(share)} of what this client can measure ({events})."
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.0f} %" if share >= 0.095 else f"{share * 100:.2g} %"
+    return f"{level['label']} used {most}{percent(share)} of what this client can measure ({events})."

@@ -13,6 +13,7 @@ from loadtest.analyse.figures import rates
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
+from loadtest.text import counted, number, seconds
 
 LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's edges explain, is not stationary
 QUEUE_GROWTH = 1.5  # requests in flight in the last third of a level over the first, above which a queue grows …
@@ -75,7 +76,7 @@ class Little:
         how = "more came than left" if self.ratio > 1 else "more left than came"
         return (
             f"not stationary, {how}: {self.in_flight:.1f} requests in flight, and {self.per_second:.3g} ends a second of "
-            f"{self.sojourn_s:.3g} s each make {self.per_second * self.sojourn_s:.1f} (Little's law)"
+            f"{seconds(self.sojourn_s)} each make {self.per_second * self.sojourn_s:.1f} (Little's law)"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,8 +152,8 @@ class Knee:
     @property
     def sentence(self) -> str:
         """Say what is sure of it: that levels differ only where their intervals do not overlap."""
-        streams = f"{self.concurrency} stream{'s' if self.concurrency != 1 else ''}"
-        most = f"{self.tokens_per_s:.1f} tokens/s in all"
+        streams = f"{counted(self.concurrency, 'stream')}"
+        most = f"{number(self.tokens_per_s)} tokens/s in all"
         if self.interval is None:
             return f"Output reaches {most} at {streams}; too few requests to tell whether more streams bring more."
         low, high = self.interval
@@ -166,8 +167,8 @@ class Knee:
         if not self.stops:
             return f"Output reaches {most} at {streams}; whether more streams bring more is not known: their intervals are too wide."
         if low == high:
-            return f"Output stops growing at {streams}: {most} there."
-        return f"Output stops growing at {streams} (95 % interval: {low} to {high}): {most} there."
+            return f"Output stops growing at {streams}, with {most}."
+        return f"Output stops growing at {streams} (95 % interval: {low} to {high}), with {most}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -15,6 +15,7 @@ from loadtest.analyse.figures.intervals import FEWEST_ROUNDS, Sample, Spread
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run, blocks
 from loadtest.metrics import S_PER_US
+from loadtest.text import percent
 
 SHORTEST_WINDOW = 0.2  # of the level: where the steady window is shorter, the whole level is used
 FEWEST_OPEN = 20  # answers that an interval of an open loop needs
@@ -250,7 +251,7 @@ def drained(levels: Sequence[dict[str, Any]]) -> list[str]:
             continue
         said.append(
             f"{level['label']}: {count} of {level['requests']} requests ended while the level drained, with fewer streams "
-            f"at work: latencies hold them (the mean decode speed is {abs(shift) * 100:.0f} % "
+            f"at work: latencies hold them (the mean decode speed is {percent(abs(shift))} "
             f"{'higher' if shift > 0 else 'lower'} for it), rates do not. More requests a stream make that part smaller."
         )
     return said

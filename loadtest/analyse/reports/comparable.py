@@ -12,7 +12,7 @@ from loadtest.analyse.run.frames import Run
 from loadtest.errors import RunFolderError
 from loadtest.metrics import VOID
 
-LENGTH_SHARE = 0.05  # lengths that differ by more are other work …
+SAME_LENGTH_SHARE = 0.05  # lengths that differ by more are other work …
 LENGTH_ERROR = 0.001  # … where chance gives such a difference this rarely
 # Each run calibrates the model's tokens anew, from a few prompts: prompts of one command differ by so much, no more.
 CALIBRATION_SHARE, CALIBRATION_TOKENS = 0.10, 8
@@ -20,10 +20,10 @@ NAMED_SCATTER = 0.01  # of prompt length, from there on said
 
 # Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
 # named by the user (`across`), for they change what the server is asked to do.
-NAMED = ("server", "simulated")
+MAY_DIFFER = ("server", "simulated")
 DEFAULTS = {"warm_cache": False, "prompt": "made up"}  # of a run whose loadtest did not know the key yet; others: None
 ASKED = {name: name for name in ("think_time", "max_rate", "temperature", "prompt_file")} | {"prompt": "prompt_text"}
-EACH = "requests_a_user"  # of a closed loop's level: how much of it is ramp and drain follows from it
+REQUESTS_A_USER = "requests_a_user"  # of a closed loop's level: how much of it is ramp and drain follows from it
 
 Levels = tuple[dict[str, Any], ...]  # of summary.json, one a run
 
@@ -69,7 +69,7 @@ def unmatched(pairs: Sequence[Levels], sides: Sequence[Sequence[Analysis]]) -> l
     return said
 
 
-def keys(base: Sequence[Run], new: Sequence[Run], across: frozenset[str]) -> tuple[str, list[str]]:
+def differing_keys(base: Sequence[Run], new: Sequence[Run], across: frozenset[str]) -> tuple[str, list[str]]:
     """Return why the runs must not be compared (empty: they may), and a note on every key that differs.
 
     Raises RunFolderError where the runs of one side differ among themselves.
@@ -87,15 +87,15 @@ def keys(base: Sequence[Run], new: Sequence[Run], across: frozenset[str]) -> tup
 
 
 def _differing(base: Run, new: Run, across: frozenset[str]) -> tuple[list[str], list[str]]:
-    ours, theirs = _facts(base), _facts(new)
+    ours, theirs = _asked_facts(base), _asked_facts(new)
     refused, notes = [], []
     for key in sorted(ours.keys() | theirs.keys()):
         one, other = (facts.get(key, DEFAULTS.get(key)) for facts in (ours, theirs))
         if one == other:
             continue
-        said = f"{key} ({_text(key, one)} → {_text(key, other)})"
+        said = f"{key} ({_value_text(key, one)} → {_value_text(key, other)})"
         half = key == "simulated" and (one is None or other is None)
-        if (key in NAMED or key in across) and not half:
+        if (key in MAY_DIFFER or key in across) and not half:
             notes.append(f"Differs: {said}.")
         else:
             refused.append(said)
@@ -104,41 +104,44 @@ def _differing(base: Run, new: Run, across: frozenset[str]) -> tuple[list[str], 
     return refused, notes
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def _asked_facts(run: Run) -> dict[str, Any]:
     scenario = run.facts.get("scenario") or {}
     named = {ASKED[key]: scenario[key] for key in ASKED if scenario.get(key)}
     return named | (run.facts.get("comparability") or {}) | {"simulated": run.simulated}
 
 
-def _text(key: str, value: Any) -> str:
+def _value_text(key: str, value: Any) -> str:
     if key == "simulated" and isinstance(value, dict):
         return f"{value.get('profile')} at {float(value.get('speed') or 1):g}×"
     text = "none" if value is None else str(value)
     return text if len(text) <= 40 else text[:37] + "…"
 
 
-def void(base: Levels, new: Levels) -> str:
+def void_sides(base: Levels, new: Levels) -> str:
     """Say on which side a level is void."""
     sides = [name for name, levels in (("BASE", base), ("NEW", new)) if any(one["verdict"] == VOID for one in levels)]
     return f"void in {' and '.join(sides)}" if sides else ""
 
 
-def each(base: Sequence[Run], new: Sequence[Run], level: Levels, across: frozenset[str]) -> tuple[str, str]:
+def requests_a_user(base: Sequence[Run], new: Sequence[Run], level: Levels, across: frozenset[str]) -> tuple[str, str]:
     """Return why a closed loop's level must not be judged for its number of requests a user, and how that is said.
 
     A level that lasts for a time, not for a number of requests, has as many as the server answers.
     """
-    counts = [_each(run, one) for run, one in zip((*base, *new), level, strict=True)]
+    counts = [_planned_each(run, one) for run, one in zip((*base, *new), level, strict=True)]
     known = {count for count in counts if count is not None}
     if len(known) < 2 or None in counts:
         return "", ""
-    said = f"{EACH} ({counts[0]:g} → {counts[-1]:g}) at {level[0]['label']}"
-    if EACH in across:
+    said = f"{REQUESTS_A_USER} ({counts[0]:g} → {counts[-1]:g}) at {level[0]['label']}"
+    if REQUESTS_A_USER in across:
         return "", f"Differs: {said}."
-    return f"the runs differ in {EACH}", f"Differs: {said}; no verdict (--across {EACH} compares all the same)."
+    return (
+        f"the runs differ in {REQUESTS_A_USER}",
+        f"Differs: {said}; no verdict (--across {REQUESTS_A_USER} compares all the same).",
+    )
 
 
-def _each(run: Run, level: dict[str, Any]) -> float | None:
+def _planned_each(run: Run, level: dict[str, Any]) -> float | None:
     planned = next((one.get("requests") for one in run.levels if one["index"] == level["index"]), None)
     users = level.get("concurrency")
     if not planned or not users or (run.facts.get("scenario") or {}).get("duration"):
@@ -146,7 +149,7 @@ def _each(run: Run, level: dict[str, Any]) -> float | None:
     return round(float(planned) / float(users), 2)
 
 
-def lengths(base: Sequence[Run], new: Sequence[Run], level: Levels) -> tuple[str, float, str]:
+def other_lengths(base: Sequence[Run], new: Sequence[Run], level: Levels) -> tuple[str, float, str]:
     """Return why a level's prompts or answers are other work, else by which factor prompts scatter (log), and how that is said.
 
     Prompts of a length asked for in tokens follow from each run's own calibration of the model's tokens: what that
@@ -170,7 +173,7 @@ def lengths(base: Sequence[Run], new: Sequence[Run], level: Levels) -> tuple[str
         found = ratio(one[:1], other[:1], 1 - LENGTH_ERROR, noise=0.0)
         assert found is not None
         share, interval = found
-        if abs(math.log(share)) > math.log1p(LENGTH_SHARE) and not interval[0] <= 1 <= interval[1]:
+        if abs(math.log(share)) > math.log1p(SAME_LENGTH_SHARE) and not interval[0] <= 1 <= interval[1]:
             return f"{name} differ in length ({values[0]:.0f} → {values[1]:.0f} tokens on average)", 0.0, ""
     return "", 0.0, ""
 

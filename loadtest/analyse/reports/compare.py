@@ -37,7 +37,7 @@ BETTER, WORSE, SAME, NOT_COMPARABLE = "better", "worse", "no difference seen", "
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Change:
     """A metric of a level on both sides (of several runs their mean, by factors); `ratio` is NEW ÷ BASE."""
 
     level: str
@@ -65,7 +65,7 @@ class Comparison:
 
     bases: tuple[Analysis, ...]
     news: tuple[Analysis, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[Change, ...]
     notes: tuple[str, ...]  # what differs between the runs besides their figures
     tolerance: float
     run_noise: float  # by how much runs of one server are taken to differ (standard deviation, a share)
@@ -87,15 +87,15 @@ class Comparison:
         return len(self.bases) == len(self.news) == 1
 
     @property
-    def headline(self) -> tuple[Row, ...]:
+    def headline(self) -> tuple[Change, ...]:
         return tuple(row for row in self.rows if row.metric.headline)
 
-    def judged(self, verdict: str) -> tuple[Row, ...]:
+    def judged(self, verdict: str) -> tuple[Change, ...]:
         """Return the headline rows with that verdict."""
         return tuple(row for row in self.headline if row.verdict == verdict)
 
     @property
-    def regressions(self) -> tuple[Row, ...]:
+    def regressions(self) -> tuple[Change, ...]:
         return tuple(row for row in self.headline if row.regression)
 
     @property
@@ -133,7 +133,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cell:
+class _BothSides:
     """A metric of a level, before the number of tests is known."""
 
     level: dict[str, Any]
@@ -164,36 +164,36 @@ def compare(
     """
     bases, news = ((side,) if isinstance(side, Analysis) else tuple(side) for side in (base, new))
     ours_of, theirs_of = ([one.run for one in side] for side in (bases, news))
-    refused, notes = comparable.keys(ours_of, theirs_of, across)
+    refused, notes = comparable.differing_keys(ours_of, theirs_of, across)
     pairs = comparable.matched((bases, news))
-    cells: list[_Cell] = []
+    every: list[_BothSides] = []
     failures: list[tuple[Levels, Levels, str]] = []
     for levels in pairs:
         ours, theirs = levels[: len(bases)], levels[len(bases) :]
-        other_work, scatter, said = comparable.lengths(ours_of, theirs_of, levels)
-        requests, named = comparable.each(ours_of, theirs_of, levels, across)
+        other_work, scatter, said = comparable.other_lengths(ours_of, theirs_of, levels)
+        requests, named = comparable.requests_a_user(ours_of, theirs_of, levels, across)
         notes += [note for note in (named, said) if note and note not in notes]
-        reason = refused or comparable.void(ours, theirs) or requests or other_work
-        cells += _cells((ours_of, theirs_of), (ours, theirs), reason, scatter)
+        reason = refused or comparable.void_sides(ours, theirs) or requests or other_work
+        every += _sides_of((ours_of, theirs_of), (ours, theirs), reason, scatter)
         failures.append((ours, theirs, refused))
-    tests = sum(_told(cell) for cell in cells if cell.metric.headline) + sum(
-        not why and _failed(ours) + _failed(theirs) > 0 for ours, theirs, why in failures
+    tests = sum(_error_known(both) for both in every if both.metric.headline) + sum(
+        not why and _failed_requests(ours) + _failed_requests(theirs) > 0 for ours, theirs, why in failures
     )
     limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)
-    rows: list[Row] = []
+    rows: list[Change] = []
     for ours, theirs, why in failures:
-        rows += [_row(cell, limits) for cell in cells if cell.level is ours[0]]
-        if _failed(ours) + _failed(theirs):
-            rows.append(_failures(ours, theirs, limits, why))
+        rows += [_change(both, limits) for both in every if both.level is ours[0]]
+        if _failed_requests(ours) + _failed_requests(theirs):
+            rows.append(_failures_change(ours, theirs, limits, why))
     for name, side in (("BASE", bases), ("NEW", news)):
         notes += [f"{name}: {said}" for one in side for said in one.run.trouble]
     notes += comparable.unmatched(pairs, (bases, news))
     return Comparison(bases, news, tuple(rows), tuple(notes), tolerance, run_noise, tests)
 
 
-def _cells(
+def _sides_of(
     runs: tuple[list[Run], list[Run]], sides: tuple[Levels, Levels], reason: str, scatter: float
-) -> Iterator[_Cell]:
+) -> Iterator[_BothSides]:
     first = sides[0][0]
     for metric in METRICS:
         known = all(value_of(level, metric) is not None for side in sides for level in side)
@@ -204,30 +204,30 @@ def _cells(
             for mine, side in zip(runs, sides, strict=True)
         ]
         base, new = (tuple(one for one in side if one) if all(side) else () for side in found)
-        cell = _Cell(first, metric, base, new, reason, scatter if metric.prefill else 0.0)
-        yield cell if reason or _told(cell) else dataclasses.replace(cell, reason=TOO_FEW)
+        both = _BothSides(first, metric, base, new, reason, scatter if metric.prefill else 0.0)
+        yield both if reason or _error_known(both) else dataclasses.replace(both, reason=TOO_FEW)
 
 
-def _told(cell: _Cell) -> bool:
+def _error_known(both: _BothSides) -> bool:
     """Whether a figure's error is known: several runs a side show it, else each must tell its own."""
-    if cell.reason or not cell.base or not cell.new:
+    if both.reason or not both.base or not both.new:
         return False
-    return len(cell.base) + len(cell.new) > 2 or (cell.base[0].told and cell.new[0].told)
+    return len(both.base) + len(both.new) > 2 or (both.base[0].told and both.new[0].told)
 
 
-def _row(cell: _Cell, limits: Limits) -> Row:
-    label, users = cell.level["label"], cell.level["concurrency"]
-    base, new = (geometric(side) if side else None for side in (cell.base, cell.new))
-    plain = Row(label, users, cell.metric, base, new, new / base if base and new else None)
-    if not _told(cell):
-        judged = NOT_COMPARABLE if cell.metric.headline else None
-        return dataclasses.replace(plain, verdict=judged, reason=cell.reason)
-    if not cell.metric.headline:
+def _change(both: _BothSides, limits: Limits) -> Change:
+    label, users = both.level["label"], both.level["concurrency"]
+    base, new = (geometric(side) if side else None for side in (both.base, both.new))
+    plain = Change(label, users, both.metric, base, new, new / base if base and new else None)
+    if not _error_known(both):
+        judged = NOT_COMPARABLE if both.metric.headline else None
+        return dataclasses.replace(plain, verdict=judged, reason=both.reason)
+    if not both.metric.headline:
         limits = dataclasses.replace(limits, confidence=0.95)
-    return judge(plain, cell.base, cell.new, dataclasses.replace(limits, scatter=cell.scatter))
+    return judge_change(plain, both.base, both.new, dataclasses.replace(limits, scatter=both.scatter))
 
 
-def judge(row: Row, base: Sequence[Figure], new: Sequence[Figure], limits: Limits) -> Row:
+def judge_change(row: Change, base: Sequence[Figure], new: Sequence[Figure], limits: Limits) -> Change:
     """Return the row with its ratio, interval and, of a headline figure, verdict.
 
     One run a side is judged only where the change is past the tolerance and the noise between runs as well.
@@ -247,15 +247,15 @@ def judge(row: Row, base: Sequence[Figure], new: Sequence[Figure], limits: Limit
     return dataclasses.replace(row, verdict=verdict, regression=verdict == WORSE and worsening > limits.tolerance)
 
 
-def _failed(levels: Levels) -> int:
+def _failed_requests(levels: Levels) -> int:
     return sum(map(failed, levels))
 
 
-def _failures(ours: Levels, theirs: Levels, limits: Limits, refused: str) -> Row:
+def _failures_change(ours: Levels, theirs: Levels, limits: Limits, refused: str) -> Change:
     """Judge how many requests failed by Fisher's exact test; of several runs a side all their requests together."""
-    counts = [(_failed(levels), sum(level["requests"] for level in levels)) for levels in (ours, theirs)]
+    counts = [(_failed_requests(levels), sum(level["requests"] for level in levels)) for levels in (ours, theirs)]
     shares = [bad / max(of, 1) for bad, of in counts]
-    plain = Row(ours[0]["label"], ours[0]["concurrency"], FAILED, shares[0], shares[1])
+    plain = Change(ours[0]["label"], ours[0]["concurrency"], FAILED, shares[0], shares[1])
     if refused:
         return dataclasses.replace(plain, verdict=NOT_COMPARABLE, reason=refused)
     if fisher(*counts[0], *counts[1]) >= 1 - limits.confidence:
@@ -274,12 +274,12 @@ __all__ = [
     "TOLERANCE",
     "TOO_FEW",
     "WORSE",
+    "Change",
     "Comparison",
     "Figure",
     "Limits",
     "Metric",
-    "Row",
     "compare",
     "fisher",
-    "judge",
+    "judge_change",
 ]

@@ -3,61 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from loadtest.analyse.reports import findings
-from loadtest.analyse.reports.compare import BETTER, FAILED, NOT_COMPARABLE, SAME, WORSE, Comparison, Row
+from loadtest.analyse.reports.compare import BETTER, FAILED, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
 from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.run import offered_load
+from loadtest.grid import Grid
 from loadtest.records import SCHEMA
+from loadtest.text import UNKNOWN, counted, number, percent, seconds, signed
 
-NOTHING = "–"
 TELLING = {BETTER: "better", WORSE: "worse"}
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """Return a signed change in percent, e.g. "−9.1 %"."""
-    text = f"{share * 100:+.{digits}f}".replace("-", "−")
-    return f"{text if text.strip('+−0.') else text[1:]} %"
-
-
-def change(row: Row) -> str:
+def change_text(row: Change) -> str:
     """Return by how much a figure changed."""
     if row.metric is FAILED:
         return f"{((row.new or 0) - (row.base or 0)) * 100:+.1f} points".replace("-", "−")
-    return percent(row.ratio - 1) if row.ratio is not None else NOTHING
+    return signed(row.ratio - 1) if row.ratio is not None else UNKNOWN
 
 
-def between(row: Row) -> str:
+def interval_text(row: Change) -> str:
     """Return the interval of a change."""
     if row.interval is None:
-        return NOTHING
+        return UNKNOWN
     low, high = row.interval
-    ends = (percent(low - 1).removesuffix(" %"), percent(high - 1) if high < 10 else "anything")
+    ends = (signed(low - 1).removesuffix(" %"), signed(high - 1) if high < 10 else "anything")
     return f"{ends[0]} to {ends[1]}"
 
 
-def value(row: Row, amount: float | None) -> str:
+def amount_text(row: Change, amount: float | None) -> str:
     """Return a figure of one run with its unit."""
     if amount is None:
-        return NOTHING
+        return UNKNOWN
     if row.metric.unit == "share":
-        return f"{amount * 100:.1f} %"
-    return findings.seconds(amount) if row.metric.unit == "s" else f"{amount:.1f}/s"
+        return percent(amount)
+    return seconds(amount) if row.metric.unit == "s" else f"{number(amount)}/s"
 
 
 def level_names(comparison: Comparison) -> tuple[str, dict[str, str]]:
     """Return what all levels share (lengths), and each level's name without it."""
     levels = list(dict.fromkeys(row.level for row in comparison.headline))
-    parts = {level: level.split(" · ") for level in levels}
-    shared = [part for part in parts[levels[0]] if all(part in other for other in parts.values())]
-    if len(levels) == 1:
-        return "", {levels[0]: levels[0]}
-    own = {level: " · ".join(part for part in parts[level] if part not in shared) or level for level in levels}
-    return " · ".join(shared), own
+    common, own = offered_load.shared(levels)
+    return " · ".join(common), dict(zip(levels, own, strict=True))
 
 
-def verdict(row: Row, tolerance: float) -> str:
+def verdict_text(row: Change, tolerance: float) -> str:
     """Return a row's verdict with what qualifies it."""
     if row.verdict == NOT_COMPARABLE:
         return f"{NOT_COMPARABLE}: {row.reason}"
@@ -66,7 +57,7 @@ def verdict(row: Row, tolerance: float) -> str:
     return row.verdict or ""
 
 
-def sentence(comparison: Comparison) -> str:
+def outcome(comparison: Comparison) -> str:
     """Return what came of it, with its figures, for titles and the first line; without a full stop."""
     told = comparison.verdict
     if told == NOT_COMPARABLE:
@@ -77,12 +68,12 @@ def sentence(comparison: Comparison) -> str:
         count = sum(row.interval is not None for row in comparison.judged(SAME))
         if not count or comparison.visible is None:
             return f"No difference seen{within}"
-        return f"No difference seen in {_figures(count)}{within}, where one of {_visible(comparison)} would have shown"
+        return f"No difference seen in {counted(count, 'headline figure')}{within}, where one of {_visible(comparison)} would have shown"
     rows = list(comparison.judged(told))
     most = max(rows, key=lambda row: abs(math.log(row.ratio)) if row.ratio else math.inf)
-    certain = f" ({between(most)})" if most.interval else ""
-    said = f"NEW is {TELLING[told]} in {len(rows)} of {_figures(comparison.tests)}{within}"
-    said += f"{', most in' if len(rows) > 1 else ':'} {most.metric.name} at {_level(most, comparison)}: {change(most)}{certain}"
+    certain = f" ({interval_text(most)})" if most.interval else ""
+    said = f"NEW is {TELLING[told]} in {len(rows)} of {counted(comparison.tests, 'headline figure')}{within}"
+    said += f"{', most in' if len(rows) > 1 else ':'} {most.metric.name} at {_level_name(most, comparison)}: {change_text(most)}{certain}"
     if told == WORSE and (gains := len(comparison.judged(BETTER))):
         said += f"; better in {gains}"
     return said
@@ -95,19 +86,15 @@ def _visible(comparison: Comparison) -> str:
     return f"{ends[0]} %" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]} %"
 
 
-def _figures(count: int) -> str:
-    return f"{count} headline figure{'s' if count != 1 else ''}"
-
-
-def _level(row: Row, comparison: Comparison) -> str:
+def _level_name(row: Change, comparison: Comparison) -> str:
     alike = {other.level for other in comparison.headline if other.concurrency == row.concurrency}
-    return findings.streams(row.concurrency) if row.concurrency and len(alike) == 1 else row.level
+    return counted(row.concurrency, "stream") if row.concurrency and len(alike) == 1 else row.level
 
 
-def simulated(comparison: Comparison) -> str | None:
+def simulated_sides(comparison: Comparison) -> str | None:
     """Say that a side is simulated, and which."""
     said = [
-        "; ".join(dict.fromkeys(filter(None, (findings.simulated(one.summary) for one in side))))
+        "; ".join(dict.fromkeys(filter(None, (findings.simulated_mark(one.summary) for one in side))))
         for side in (comparison.bases, comparison.news)
     ]
     if said[0] == said[1]:
@@ -115,7 +102,7 @@ def simulated(comparison: Comparison) -> str | None:
     return "; ".join(f"{name} {mark}" for name, mark in zip(("BASE", "NEW"), said, strict=True) if mark)
 
 
-def sides(comparison: Comparison) -> list[str]:
+def run_lines(comparison: Comparison) -> list[str]:
     """Name every run: folder, server, model."""
     return [
         f"{name}: {side.summary['name']} ({side.run.path}), {findings.measured_on(side.summary)}, "
@@ -130,17 +117,17 @@ def method(comparison: Comparison) -> str:
     confidence, noise = f"{comparison.confidence * 100:.5g}", f"{comparison.run_noise * 100:g} %"
     if comparison.single:
         how = (
-            f"Intervals come from batches of requests within each run and from {noise} by which runs of one server are taken "
-            f"to differ (--run-noise; two runs cannot show it). A figure is judged only past {noise} and the tolerance."
+            f"Intervals come from batches of requests within each run and from the {noise} by which runs of one server are taken "
+            f"to differ (--run-noise; two runs cannot show it). A figure is judged only beyond {noise} and the tolerance together."
         )
     else:
         how = (
             f"Intervals come from how much the {len(comparison.bases)} and {len(comparison.news)} runs differ among themselves, "
             f"with {noise} (--run-noise) taken for it where that is narrower."
         )
-    smallest = f" The smallest change that would have shown: {_visible(comparison)}." if comparison.visible else ""
+    smallest = f" The smallest change that would have shown is {_visible(comparison)}." if comparison.visible else ""
     return (
-        f"Headline figures were named beforehand; each interval holds with {confidence} %, so that all "
+        f"The headline figures were named beforehand. Each interval holds with {confidence} %, so that all "
         f"{comparison.tests} hold together with 99 % (Bonferroni). {how}{smallest} A regression is a figure that is worse by "
         f"more than {comparison.tolerance * 100:g} %. Other figures have 95 % intervals and no verdict."
     )
@@ -148,32 +135,34 @@ def method(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison, picture: str | None) -> str:
     """Return compare.md; it names the PNG beside it."""
-    lines = [f"# {sentence(comparison)}", ""]
-    if mark := simulated(comparison):
+    lines = [f"# {outcome(comparison)}", ""]
+    if mark := simulated_sides(comparison):
         lines += [f"> **SIMULATED SERVER** ({mark}): these figures describe a model of a server, not a server.", ""]
-    lines += [f"- {line}" for line in (*sides(comparison), *comparison.notes)]
+    lines += [f"- {line}" for line in (*run_lines(comparison), *comparison.notes)]
     regressions = len(comparison.regressions)
     lines += [f"- Regressions past {comparison.tolerance * 100:g} %: {regressions or 'none'}.", ""]
     if picture:
         lines += [f"![Change of each headline figure with its interval]({picture})", ""]
     heads = ("level", "figure", "BASE", "NEW", "change", f"{comparison.confidence * 100:.5g} % interval", "verdict")
-    lines += ["## Headline figures", "", *_table(heads, (cells(row, comparison) for row in comparison.headline)), ""]
-    rest = [cells(row, comparison)[:-1] for row in comparison.rows if not row.metric.headline]
+    judged = tuple(table_row(row, comparison) for row in comparison.headline)
+    lines += ["## Headline figures", "", *Grid(heads, judged, names=2, prose=True).markdown(), ""]
+    rest = tuple(table_row(row, comparison)[:-1] for row in comparison.rows if not row.metric.headline)
     if rest:
-        lines += ["## Other figures", "", *_table((*heads[:-2], "95 % interval"), rest), ""]
+        lines += ["## Other figures", "", *Grid((*heads[:-2], "95 % interval"), rest, names=2).markdown(), ""]
     return "\n".join([*lines, method(comparison), ""])
 
 
-def cells(row: Row, comparison: Comparison) -> list[str]:
+def table_row(row: Change, comparison: Comparison) -> tuple[str, ...]:
     """Return a row of the tables."""
-    amounts = (value(row, row.base), value(row, row.new))
-    return [row.level, row.metric.name, *amounts, change(row), between(row), verdict(row, comparison.tolerance)]
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    lines = [list(heads), *map(list, rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    amounts = (amount_text(row, row.base), amount_text(row, row.new))
+    return (
+        row.level,
+        row.metric.name,
+        *amounts,
+        change_text(row),
+        interval_text(row),
+        verdict_text(row, comparison.tolerance),
+    )
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
@@ -181,12 +170,12 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "verdict": comparison.verdict,
-        "sentence": sentence(comparison),
+        "sentence": outcome(comparison),
         "regression": bool(comparison.regressions),
         "tolerance": comparison.tolerance,
         "run_noise": comparison.run_noise,
         "smallest_visible": list(comparison.visible) if comparison.visible else None,
-        "simulated": simulated(comparison),
+        "simulated": simulated_sides(comparison),
         "family_confidence": 0.99,
         "tests": comparison.tests,
         "confidence": comparison.confidence,

@@ -16,15 +16,15 @@ import numpy as np
 
 from loadtest.analyse.figures import rates, stats
 from loadtest.analyse.figures.intervals import Sample, percentile_interval, t_quantile
-from loadtest.analyse.reports.findings import figure
+from loadtest.analyse.reports.summary import figure
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
 
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
 NOISE_WORTH = 10  # degrees of freedom that the noise given is worth beside what several runs show
-FEWEST = 8  # requests a side
+FEWEST_COMPARED = 8  # requests a side
 FEWEST_FOR_TAIL = 60  # for a p95: below, fewer than three requests lie past it
-FEWEST_EFFECTIVE = 4.0  # independent ones a side: a queue that never settles has no mean to compare
+FEWEST_INDEPENDENT_COMPARED = 4.0  # independent ones a side: a queue that never settles has no mean to compare
 SURE = 10_000  # degrees of freedom of an error that is known
 
 
@@ -125,10 +125,10 @@ def block_of(level: dict[str, Any]) -> int:
 def mean_of(values: FloatArray, block: int) -> Figure | None:
     """Return the mean of a run's values with its error; None where too few samples tell it."""
     known = values[np.isfinite(values)]
-    if len(known) < FEWEST:
+    if len(known) < FEWEST_COMPARED:
         return None
     sample = Sample.of(known, block=block)
-    if sample.batches < 2 or sample.effective < FEWEST_EFFECTIVE:
+    if sample.batches < 2 or sample.effective < FEWEST_INDEPENDENT_COMPARED:
         return None
     spread, mean = sample.mean(), float(known.mean())
     return Figure.even(mean, spread.error / mean, spread.freedom) if mean > 0 else None

@@ -1,4 +1,7 @@
-"""What a run says, in sentences with their figures: one source for chart titles and reports."""
+"""What a run shows, in sentences with their figures: one source for chart titles and reports.
+
+No finding quotes a figure of a void level: such a level is named as void.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,25 @@ from typing import Any
 from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.reports import machine
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.reports.finding import Finding
+from loadtest.analyse.reports.summary import Analysis, figure
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.server import cold_load, memory, memory_parts, prompt_length
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.verdict import endings
+from loadtest.metrics import VOID
+from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
 MOST_RUNS = 4  # of consecutive numbers in one sentence
+LEAST_STALL = 0.05  # of the time that a stream decodes
+MOST_VOID_NAMED = 4  # void levels
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
 
-def simulated(summary: dict[str, Any]) -> str | None:
+def simulated_mark(summary: dict[str, Any]) -> str | None:
     """Return "simulated: profile X at N× speed", None for a real server."""
     said = summary["simulated"]
     return f"simulated: profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
@@ -37,110 +45,77 @@ def measured_on(summary: dict[str, Any]) -> str:
     return " · ".join(str(part) for part in parts if part)
 
 
-def seconds(value: float | None) -> str:
-    """Return a duration for people: ms below a second, s above; "unknown" for None."""
-    if value is None:
-        return "unknown"
-    milliseconds = value * 1e3
-    if milliseconds < 10:
-        return f"{milliseconds:.1f} ms"
-    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{value:.2f} s"
-
-
-def percent(share: float) -> str:
-    """Return a share as whole percent, e.g. "82 %"."""
-    return f"{share * 100:.0f} %"
-
-
-def streams(count: int) -> str:
-    return f"{count} stream{'s' if count != 1 else ''}"
-
-
-def figure(level: dict[str, Any], name: str, part: str = "mean") -> float | None:
-    """Return one figure of a level, None where it is unknown."""
-    described = level.get(name)
-    value: float | None = described.get(part) if described else None
-    return value
-
-
-def all_findings(analysis: Analysis) -> list[str]:
-    """Return what the run shows, the most telling first; each sentence holds its figures, and names its model or server
-    where there are several.
-    """
-    found = [
-        *filter(None, [endings.end_sentence(analysis.run)]),
+def all_findings(analysis: Analysis) -> list[Finding]:
+    """Return what the run shows, the most telling first; each names its model or server where there are several."""
+    several, levels = bool(analysis.groups), analysis.summary["levels"]
+    found: list[str | None] = [
+        endings.end_sentence(analysis.run),
         *memory.context_sentences(analysis.run),
-        *_parts(analysis),
+        *_shared_servers(analysis),
     ]
-    if analysis.groups:
-        found += _void(analysis.summary["levels"])
+    if several:
+        found += _void_levels(levels)
     for group, one in analysis.groups:
         who = f"{group.name}, beside {listed(group.beside)}" if group.beside else group.name
-        found += [f"{who}: {sentence.removeprefix(f'{group.name} · ')}" for sentence in _of_server(one)]
-    if not analysis.groups:
-        found += _of_server(analysis)
-    if used := client_capacity.capacity_sentence(analysis.summary["levels"]):
-        found.append(used)
-    if not analysis.groups:
+        for each in _server_findings(one):
+            found.append(Finding(each.removeprefix(f"{group.name} · "), each.evidence).about(who))
+    if not several:
+        found += _server_findings(analysis)
+    found.append(client_capacity.capacity_sentence(levels))
+    if not several:
         found += memory_parts.difference_sentences(analysis.memory)
-    return found + machine.sentences(analysis.run) + endings.answer_notes(analysis.run)
+    found += [*machine.sentences(analysis.run), *endings.answer_notes(analysis.run)]
+    return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
 
 
-def _parts(analysis: Analysis) -> list[str]:
+def _shared_servers(analysis: Analysis) -> list[str]:
     """Say which models and servers a run's requests went to where there are several, and which of them shared one."""
     found = []
     if analysis.groups:
-        named = [f"{group.name} ({counted(len(group.run.requests))})" for group, _ in analysis.groups]
+        named = [f"{group.name} ({counted(len(group.run.requests), 'request')})" for group, _ in analysis.groups]
         found.append(f"Figures are given apart for {listed(named)}.")
     for url in dict.fromkeys(group.url for group, _ in analysis.groups if group.beside):
         names = [group.name for group, _ in analysis.groups if group.beside and group.url == url]
         found.append(
-            f"{listed(names)} were in use at the same time at {url}: waits, step times and speeds of each include whatever the "
-            "others cost it."
+            f"{listed(names)} were in use at the same time at {url}: the waits, step times and speeds of each include what "
+            "the others cost it."
         )
     return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
 
 
-def counted(requests: int) -> str:
-    return f"{requests} request{'s' if requests != 1 else ''}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return "a", "a and b" or "a, b and c"."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
-
-
-def _void(levels: Sequence[dict[str, Any]]) -> list[str]:
-    void = sum(level["verdict"] == "void" for level in levels)
+def _void_levels(levels: Sequence[dict[str, Any]]) -> list[str]:
+    void = [level["label"] for level in levels if level["verdict"] == VOID]
     if not void:
         return []
-    return [
-        f"{void} of {len(levels)} levels {'are' if void != 1 else 'is'} void: do not quote their figures, here neither."
-    ]
+    if len(levels) == 1:
+        return [f"The only level is void, so its figures must not be quoted: {void[0]}."]
+    count = f"{len(void)} of {len(levels)} levels {'is' if len(void) == 1 else 'are'} void"
+    named = [*void[:MOST_VOID_NAMED], *([f"{len(void) - MOST_VOID_NAMED} more"] if len(void) > MOST_VOID_NAMED else [])]
+    return [f"{count}, so {'its' if len(void) == 1 else 'their'} figures must not be quoted: {listed(named)}."]
 
 
-def _of_server(analysis: Analysis) -> list[str]:
+def _server_findings(analysis: Analysis) -> list[Finding]:
     """Return what the requests to one model at one server show of it."""
     summary = analysis.summary
-    found = [slots_finding(analysis)] if summary["levels"] else ["No request was recorded."]
-    known = how_we_know(analysis) if summary["levels"] else []
-    found = [*loads(analysis), *found, *known, *steps_findings(analysis), *longer_prompts(analysis)]
+    found: list[str] = [*loads(analysis)]
+    found.append(slots_finding(analysis) if summary["levels"] else "No request was recorded.")
+    found += [*steps_findings(analysis), *longer_prompts(analysis)]
     if "group" not in summary:
-        found += _void(summary["levels"])
+        found += _void_levels(summary["levels"])
     every = series_of(summary["levels"])
-    told = every if len(every) <= MOST_TOLD else [every[0], every[-1]]  # the tables have the rest
-    for series in told:
-        prefix = f"{series.label}: " if len(every) > 1 and series.label else ""
-        sentences = (
+    for series in every if len(every) <= MOST_TOLD else [every[0], every[-1]]:  # the tables have the rest
+        who = series.label if len(every) > 1 else ""
+        for each in (
             queueing(analysis, series),
             batching(series),
             stalling(series),
-            knee(series),
+            saturation(series),
             range_of_ttft(series),
-        )
-        found += [f"{prefix}{sentence}" for sentence in sentences if sentence]
-    found += unsteady(summary["levels"])[:MOST_TOLD]
-    return found + rates.drained(summary["levels"])[:MOST_TOLD]
+        ):
+            if each:
+                found.append(each.about(who))
+    found += [*unsteady(summary["levels"])[:MOST_TOLD], *rates.drained(summary["levels"])[:MOST_TOLD]]
+    return [each if isinstance(each, Finding) else Finding(each) for each in found]
 
 
 def loads(analysis: Analysis) -> list[str]:
@@ -164,65 +139,58 @@ def longer_prompts(analysis: Analysis) -> list[str]:
     ]
 
 
-def telling(analysis: Analysis, finding: Callable[[Series], str | None]) -> str | None:
+def telling(analysis: Analysis, finding: Callable[[Series], Finding | None]) -> str | None:
     """Return the last series' finding without its full stop, for a title; named when there are several series."""
     every = series_of(analysis.summary["levels"])
     for series in reversed(every):
         if said := finding(series):
-            return (f"{series.label}: {said}" if len(every) > 1 and series.label else said).rstrip(".")
+            return said.about(series.label if len(every) > 1 else "").rstrip(".")
     return None
 
 
-def slots_finding(analysis: Analysis) -> str:
-    """Say how many streams the server works on at once, and how sure that is."""
+def slots_finding(analysis: Analysis) -> Finding:
+    """Say how many requests the server handles in parallel, and what that rests on."""
     slots = analysis.slots
     if slots.estimate is None:
-        return "No stream was seen decoding, so nothing is known about the server's slots."
+        return Finding("No stream was seen decoding, so nothing is known about the server's slots.")
+    evidence = f"{slots.method}." if slots.method else ""
     if slots.limit:
         what = "one request at a time" if slots.estimate == 1 else f"{slots.estimate} requests in parallel"
-        return f"The server handles {what}; further requests queue."
-    return f"The server handles at least {counted(slots.estimate)} in parallel; its limit was not seen."
+        return Finding(f"The server handles {what}; further requests queue.", evidence)
+    least = counted(slots.estimate, "request")
+    return Finding(f"The server handles at least {least} in parallel; its limit was not seen.", evidence)
 
 
-def how_we_know(analysis: Analysis) -> list[str]:
-    """Return what the number of slots rests on."""
-    return [] if analysis.slots.estimate is None else [f"How we know the number in parallel: {analysis.slots.method}."]
-
-
-def steps_findings(analysis: Analysis) -> list[str]:
+def steps_findings(analysis: Analysis) -> list[Finding]:
     """Say what a step of the server takes, where its time is of two kinds, and what prompts cost."""
     steps = analysis.steps
     said = []
     law = steps.law
     if law is not None and law.fits:
-        said.append(
-            f"A step takes {_milliseconds(law.base_s)} and {_milliseconds(law.per_stream_s)} more for each stream decoding "
-            f"({_seen(steps)})."
-        )
+        more = f", and {seconds(law.per_stream_s)} more for each stream that decodes"
+        more = more if law.per_stream_s > 0 else ", however many streams decode"
+        said.append(Finding(f"A step of the server takes {seconds(law.base_s)}{more}.", f"{_seen_at(steps)}."))
     elif law is not None and steps.law_reason:
-        said.append(f"{steps.law_reason[0].upper()}{steps.law_reason[1:]}.")
+        said.append(Finding(f"{capitalised(steps.law_reason)}."))
     for entry in steps.times if law is None or law.fits else ():
         if len(entry.kinds) == 2:
-            kinds = " and ".join(f"{seconds(kind.centre_s)} ({percent(kind.share)})" for kind in entry.kinds)
-            said.append(f"Two kinds of step at {streams(entry.streams)}: {kinds}.")
+            kinds = " and ".join(f"{seconds(kind.centre_s)} ({percent(kind.share)} of them)" for kind in entry.kinds)
+            said.append(Finding(f"Steps at {counted(entry.streams, 'stream')} are of two kinds: {kinds}."))
     prefill = steps.prefill
     if prefill is not None and prefill.per_token_s > 0:
-        said.append(f"Prefill runs at {1 / prefill.per_token_s:.0f} prompt tokens/s ({prefill.method}).")
+        speed = number(1 / prefill.per_token_s)
+        said.append(Finding(f"Prefill runs at {speed} prompt tokens/s.", f"Measured from {prefill.method}."))
     return said
 
 
-def _milliseconds(value: float) -> str:
-    return f"{value * 1e3:.3g} ms" if abs(value) > 5e-6 else "0 ms"
-
-
-def _seen(steps: Steps) -> str:
+def _seen_at(steps: Steps) -> str:
     """Say at how many streams steps were seen, and how far the line is from them where that can be told."""
     law, numbers = steps.law, [entry.streams for entry in steps.times]
-    off = f"; off by at most {max(law.residual * 100, 0.1):.2g} %" if law is not None and len(numbers) > 2 else ""
-    return f"seen at {_numbers(numbers)}{off}"
+    off = f"; the line is off by at most {percent(max(law.residual, 0.001))}" if law and len(numbers) > 2 else ""
+    return f"Steps were seen at {_ranges(numbers)}{off}"
 
 
-def _numbers(values: list[int]) -> str:
+def _ranges(values: list[int]) -> str:
     """Return "1-4 and 8 streams"; of many with gaps between them "14 numbers from 1 to 32 streams"."""
     runs: list[list[int]] = []
     for value in values:
@@ -232,25 +200,37 @@ def _numbers(values: list[int]) -> str:
             runs.append([value])
     if len(runs) > MOST_RUNS:
         return f"{len(values)} numbers from {values[0]} to {values[-1]} streams"
-    parts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
-    text = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return f"{text} stream{'s' if values != [1] else ''}"
+    text = listed([run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs])
+    return f"{text} {'stream' if values == [1] else 'streams'}"
 
 
-def stalling(series: Series) -> str | None:
+def believed(levels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the levels whose figures a finding may quote."""
+    return [level for level in levels if level.get("verdict") != VOID]
+
+
+def stalling(series: Series) -> Finding | None:
     """Say what share of the decode others' prompts took at the highest concurrency; None below a twentieth."""
-    level = series.levels[-1]
+    levels = believed(series.levels)
+    if not levels or levels[-1].get("concurrency") == 1:  # a stream alone has no others
+        return None
+    level = levels[-1]
     stall, e2e, ttft = (figure(level, name) for name in ("stall_s", "e2e_s", "ttft_s"))
-    if not stall or e2e is None or ttft is None or e2e <= ttft or stall < 0.05 * (e2e - ttft):
+    if not stall or e2e is None or ttft is None or e2e <= ttft or stall < LEAST_STALL * (e2e - ttft):
         return None
     share = percent(stall / (e2e - ttft))
-    return f"At {offered_load.load_name(level)} others' prompts stall a stream for {seconds(stall)}, {share} of its decode."
+    return Finding(
+        f"At {offered_load.load_name(level)}, other requests' prompts interrupt a stream for {seconds(stall)} in all, {share} of its "
+        "decode time."
+    )
 
 
-def queueing(analysis: Analysis, series: Series) -> str | None:
+def queueing(analysis: Analysis, series: Series) -> Finding | None:
     """Say what share of TTFT waiting is at the highest concurrency; None where waits are unknown."""
     told = [
-        level for level in series.levels if figure(level, "queue_wait_s") is not None or figure(level, "slot_wait_s")
+        level
+        for level in believed(series.levels)
+        if figure(level, "queue_wait_s") is not None or figure(level, "slot_wait_s")
     ]
     if not told:
         return None
@@ -260,80 +240,88 @@ def queueing(analysis: Analysis, series: Series) -> str | None:
     )
     if not ttft:
         return None
-    at = f"at {offered_load.load_name(level)}"
-    past = f"Past {streams(analysis.slots.estimate or 0)} requests queue: {at}"
-    queues = analysis.slots.limit and slot is not None and slot >= LEAST_SLOT_WAIT * ttft
-    if slot is not None and wait is None:  # a server without durations
-        inferred = f"{past} {percent(slot / ttft)} of the mean TTFT ({seconds(ttft)}) is slot wait, inferred from when earlier streams ended."
-        return inferred if queues else None
+    at, of = f"at {offered_load.load_name(level)}", f"of the mean TTFT ({seconds(ttft)})"
+    if analysis.slots.limit and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
+        past = f"Past {counted(analysis.slots.estimate or 0, 'stream')} requests queue"
+        inferred = (
+            "Slot wait is inferred from when earlier streams ended: the server does not say how long requests wait."
+        )
+        return Finding(f"{past}: {at} {percent(slot / ttft)} {of} is slot wait.", inferred if wait is None else "")
+    if slot is None and wait is None:
+        return None
     if slot is None or batch is None:
         share = percent((wait or 0.0) / ttft)
-        return f"{at.capitalize()} {share} of the mean TTFT ({seconds(ttft)}) is queue wait (for a slot or a batch: not known)."
-    if queues:
-        return f"{past} {percent(slot / ttft)} of the mean TTFT ({seconds(ttft)}) is slot wait."
+        unsplit = "Whether requests wait for a slot or for a batch is not known."
+        return Finding(f"{capitalised(at)}, {share} {of} is queue wait.", unsplit) if wait is not None else None
     if slot + batch <= LEAST_BATCH_WAIT * ttft:
-        return f"No queue {at}: waiting is {percent((slot + batch) / ttft)} of the mean TTFT ({seconds(ttft)})."
-    if slot < 0.1 * batch:
+        return (
+            Finding(f"No request queues {at}: waiting is {percent((slot + batch) / ttft)} {of}.")
+            if wait is not None
+            else None
+        )
+    if slot < 0.1 * batch or wait is None:
         return None  # batching says it
-    return f"{at.capitalize()} waiting is {percent((slot + batch) / ttft)} of the mean TTFT ({seconds(ttft)}), nearly all of it batch wait."
+    return Finding(f"{capitalised(at)}, {percent((slot + batch) / ttft)} {of} is waiting, nearly all of it batch wait.")
 
 
-def batching(series: Series) -> str | None:
+def batching(series: Series) -> Finding | None:
     """Say where a wait is not queueing: the level without slot wait whose TTFT is batch wait for the largest part."""
     found = None
     largest = LEAST_BATCH_WAIT
-    for level in series.levels:
+    for level in believed(series.levels):
         ttft, slot, batch = (figure(level, name) for name in ("ttft_s", "slot_wait_s", "batch_wait_s"))
         if ttft and batch and slot is not None and slot < 0.1 * batch and batch / ttft > largest:
             found, largest = level, batch / ttft
     if found is None:
         return None
-    most = seconds(figure(found, "batch_wait_s", "max"))
-    return (
-        f"Nobody queues for a slot at {offered_load.load_name(found)}, yet {percent(largest)} of the mean TTFT "
-        f"({seconds(figure(found, 'ttft_s'))}) is batch wait (up to {most}): a prompt starts when the batch in flight "
-        "has ended."
+    return Finding(
+        f"At {offered_load.load_name(found)}, {percent(largest)} of the mean TTFT ({seconds(figure(found, 'ttft_s'))}) is batch wait, "
+        "although no request waits for a slot: a prompt starts only when the batch in flight has ended.",
+        f"Batch wait is up to {seconds(figure(found, 'batch_wait_s', 'max'))}.",
     )
 
 
-def knee(series: Series) -> str | None:
+def saturation(series: Series) -> Finding | None:
     """Say from which load on more brings no more: streams, with three levels or more; or the rate that is kept up with."""
-    if series.levels and offered_load.is_open(series.levels[0]):
-        return knee_of.kept_up(series.levels)
-    found, _ = knee_of.knee(series.levels)
-    return found.sentence if found else None
+    levels = believed(series.levels)
+    if levels and offered_load.is_open(levels[0]):
+        said = knee_of.kept_up(levels)
+        return Finding(said) if said else None
+    found, _ = knee_of.knee(levels)
+    return Finding(found.sentence) if found else None
 
 
-def unsteady(levels: Iterable[dict[str, Any]]) -> list[str]:
+def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:
     """Return a sentence for each level in which as many requests did not end as came, so that it was not stationary."""
     return [
-        f"{level['label']}: not stationary: {law['in_flight']:.1f} requests in flight on average, but {law['ends_per_s']:.3g} "
-        f"ends a second of {seconds(law['sojourn_s'])} each make {law['ends_per_s'] * law['sojourn_s']:.1f} (Little's law)."
+        Finding(
+            f"{level['label']} was not stationary: {number(law['in_flight'])} requests were in flight on average, where Little's law "
+            f"gives {number(law['ends_per_s'] * law['sojourn_s'])}.",
+            f"{number(law['ends_per_s'])} requests/s ended, after {seconds(law['sojourn_s'])} each on average.",
+        )
         for level in levels
-        if (law := level["little"]) and not law["holds"]
+        if (law := level["little"]) and not law["holds"] and level.get("verdict") != VOID
     ]
 
 
-def range_of_ttft(series: Series) -> str | None:
+def range_of_ttft(series: Series) -> Finding | None:
     """Say how TTFT and decode speed change from the lowest to the highest concurrency."""
-    ends = [level for level in series.levels if figure(level, "ttft_s", "p50") is not None]
+    ends = [level for level in believed(series.levels) if figure(level, "ttft_s", "p50") is not None]
     if not ends:
         return None
-    said = []
-    for level in ends[:1] if len(ends) == 1 else (ends[0], ends[-1]):
-        speed = figure(level, "stream_tokens_per_s", "p50")
-        said.append(
-            f"{seconds(figure(level, 'ttft_s', 'p50'))} TTFT"
-            + (f" and {speed:.1f} tokens/s a stream" if speed else "")
-            + f" at {offered_load.load_name(level)}"
-        )
-    return "Median: " + ", ".join(said) + "."
+    told = ends[:1] if len(ends) == 1 else [ends[0], ends[-1]]
+    ttfts = [f"{seconds(figure(level, 'ttft_s', 'p50'))} at {offered_load.load_name(level)}" for level in told]
+    speeds = [figure(level, "stream_tokens_per_s", "p50") for level in told]
+    said = f"The median TTFT is {listed(ttfts)}"
+    if all(speeds):
+        said += f"; the median decode speed is {listed([number(speed) for speed in speeds])} tokens/s a stream"
+    return Finding(f"{said}.")
 
 
-def verdicts(levels: Iterable[dict[str, Any]]) -> list[str]:
+def verdicts(levels: Iterable[dict[str, Any]]) -> list[Finding]:
     """Return one line a level that is not valid, with its reasons."""
     return [
-        f"{level['label']}: {level['verdict']}: " + "; ".join(level["reasons"]) + "."
+        Finding(f"{level['label']} is {level['verdict']}: {'; '.join(level['reasons'])}.")
         for level in levels
         if level["reasons"]
     ]

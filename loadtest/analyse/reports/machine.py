@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from loadtest.analyse.reports.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
@@ -17,21 +18,22 @@ from loadtest.analyse.run.samples import SERVERS, Machine, SamplingGap, read_mac
 from loadtest.analyse.server import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.metrics import S_PER_NS
+from loadtest.text import counted, number, percent, seconds, size
 
 LATE_S = 2.0  # a gap that begins sooner was there from the start
 RELOAD_SLACK_S = 2.0  # between a load as sampled and as a request waited for it
-FEWEST = 3  # samples of a level that a figure of it needs
+FEWEST_SAMPLES = 3  # samples of a level that a figure of it needs
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class LoadPeriod:
     """When the requests of one concurrency were under way; `name` as in "8 streams"."""
 
     name: str
     parts: tuple[tuple[float, float], ...]
 
     def of(self, frame: pd.DataFrame, column: str) -> FloatArray:
-        """Return what a column holds inside the span, nan left out; empty where there is no such column."""
+        """Return what a column holds inside the period, nan left out; empty where there is no such column."""
         if column not in frame:
             return np.zeros(0)
         t = frame["t"].to_numpy(dtype=np.float64)
@@ -42,7 +44,7 @@ class Span:
         return np.asarray(values[np.isfinite(values)], dtype=np.float64)
 
 
-def spans(run: Run) -> list[Span]:
+def load_periods(run: Run) -> list[LoadPeriod]:
     """Return the run's spans by concurrency, or a level each where a level has none, the least first."""
     parts: dict[tuple[float, str], list[tuple[float, float]]] = {}
     for level in run.levels:
@@ -53,16 +55,16 @@ def spans(run: Run) -> list[Span]:
         name = offered_load.load_name(level) if count else str(level.get("label") or "this load")
         key = (float(count or 0), name)
         parts.setdefault(key, []).append((float(rows["send"].min()), float(rows["end"].max())))
-    return [Span(name, tuple(found)) for (_, name), found in sorted(parts.items())]
+    return [LoadPeriod(name, tuple(found)) for (_, name), found in sorted(parts.items())]
 
 
 def sentences(run: Run) -> list[str]:
     """Return what the samples beside a run say, with figures; nothing where there are none."""
     machine = read_machine(run)
-    found = spans(run)
+    found = load_periods(run)
     said: list[str | None] = []
     if not machine.empty and found:
-        said += [_cores(host, frame, found) for host, frame in machine.hosts.items()]
+        said += [_cores_sentence(host, frame, found) for host, frame in machine.hosts.items()]
         said += [_processes(frame, found) for frame in machine.hosts.values()]
         said += [
             _gpu_memory(machine, found),
@@ -70,7 +72,7 @@ def sentences(run: Run) -> list[str]:
             _kv_cache(machine, found),
             _queue(machine, found),
         ]
-        said += [_split(machine)]
+        said += [_split_sentence(machine)]
         said += [_host_memory(host, frame, run) for host, frame in machine.hosts.items()]
     if not cold_load.is_cold(run):  # there each one is told as what it is
         said += _reloads(machine, run)
@@ -78,39 +80,44 @@ def sentences(run: Run) -> list[str]:
     return list(dict.fromkeys(sentence for sentence in said if sentence))
 
 
-def _cores(host: str, frame: pd.DataFrame, found: list[Span]) -> str | None:
-    at = next((span for span in reversed(found) if len(span.of(frame, "busiest")) >= FEWEST), None)
+def _cores_sentence(host: str, frame: pd.DataFrame, found: list[LoadPeriod]) -> Finding | None:
+    at = next((period for period in reversed(found) if len(period.of(frame, "busiest")) >= FEWEST_SAMPLES), None)
     cores = int(frame.attrs.get("cores") or 0)
     if at is None or not cores:
         return None
     busiest, mean = (float(np.median(at.of(frame, name))) for name in ("busiest", "mean"))
     second = float(np.median(at.of(frame, "second"))) if cores > 1 else None
     if cores > 1 and mean >= 0.85:
-        return f"At {at.name} all {cores} cores of {host} are busy, {_percent(mean)} on average."
-    if busiest >= 0.8 and second is not None and second <= 0.6 * busiest:
-        return (
-            f"At {at.name} exactly one of {cores} cores of {host} is busy: the busiest at {_percent(busiest)}, the next "
-            f"at {_percent(second)} (medians)."
+        return Finding(
+            f"At {at.name}, all {cores} cores of {host} are busy.", f"The median of their mean use is {percent(mean)}."
         )
-    return f"At {at.name} the busiest of {cores} core{'s' if cores > 1 else ''} of {host} is at {_percent(busiest)}, their mean at {_percent(mean)} (medians)."
+    if busiest >= 0.8 and second is not None and second <= 0.6 * busiest:
+        return Finding(
+            f"At {at.name}, only one of {cores} cores of {host} is busy.",
+            f"The busiest core is at {percent(busiest)}, the next at {percent(second)} (medians).",
+        )
+    return Finding(
+        f"At {at.name}, the busiest of {counted(cores, 'core')} of {host} is at {percent(busiest)}.",
+        f"Medians of the samples; the mean of all cores is {percent(mean)}.",
+    )
 
 
-def _processes(frame: pd.DataFrame, found: list[Span]) -> str | None:
-    for span in reversed(found):
-        server, client = span.of(frame, "server_cpu"), span.of(frame, "client_cpu")
-        if len(client) >= FEWEST:
-            told = f"this client uses {np.median(client):.2f} of a core"
-            if len(server) >= FEWEST:
-                told = f"the server's process uses {np.median(server):.2f} cores, {told}"
-            return f"At {span.name} {told} (medians)."
+def _processes(frame: pd.DataFrame, found: list[LoadPeriod]) -> Finding | None:
+    for period in reversed(found):
+        server, client = period.of(frame, "server_cpu"), period.of(frame, "client_cpu")
+        if len(client) >= FEWEST_SAMPLES:
+            told = f"this client uses {number(float(np.median(client)))} of a core"
+            if len(server) >= FEWEST_SAMPLES:
+                told = f"the server's process uses {number(float(np.median(server)))} cores and {told}"
+            return Finding(f"At {period.name}, {told}.", "Medians of the samples.")
     return None
 
 
-def _gpu_memory(machine: Machine, found: list[Span]) -> str | None:
+def _gpu_memory(machine: Machine, found: list[LoadPeriod]) -> str | None:
     frame = machine.gpus
     if frame is None:
         return None
-    seen = [(span, float(values.max())) for span in found if len(values := span.of(frame, "memory_used"))]
+    seen = [(period, float(values.max())) for period in found if len(values := period.of(frame, "memory_used"))]
     if not seen:
         return None
     where = f" of {machine.gpu_count} GPUs together" if machine.gpu_count > 1 else ""
@@ -118,85 +125,85 @@ def _gpu_memory(machine: Machine, found: list[Span]) -> str | None:
     (first, low), (last, high) = seen[0], seen[-1]
     most, least = max(value for _, value in seen), min(value for _, value in seen)
     if len(seen) == 1:
-        return f"{what} in use: {_bytes(high)} at {last.name}."
+        return f"{what} in use: {size(high)} at {last.name}."
     if most - least < 0.02 * most:
-        return f"{what} stayed at {_bytes(most)} from {_first(first.name)} to {last.name}."
-    return f"{what} went from {_bytes(low)} at {first.name} to {_bytes(high)} at {last.name}, {_bytes(most)} at most."
+        return f"{what} stayed at {size(most)} from {_without_noun(first.name)} to {last.name}."
+    return f"{what} went from {size(low)} at {first.name} to {size(high)} at {last.name}, {size(most)} at most."
 
 
-def _gpu_use(machine: Machine, found: list[Span]) -> str | None:
+def _gpu_use(machine: Machine, found: list[LoadPeriod]) -> str | None:
     frame = machine.gpus
     if frame is None:
         return None
-    at = next((span for span in reversed(found) if len(span.of(frame, "utilisation")) >= FEWEST), None)
+    at = next((period for period in reversed(found) if len(period.of(frame, "utilisation")) >= FEWEST_SAMPLES), None)
     if at is None:
         return None
     use, power = float(np.median(at.of(frame, "utilisation"))), at.of(frame, "power")
     watts = f" and {np.median(power):.0f} W" if len(power) else ""
     what = "GPU" if machine.gpu_count == 1 else f"{machine.gpu_count} GPUs"
-    return f"{what}{machine.mark(frame.attrs['source'])} at {_percent(use)} utilisation{watts} at {at.name} (medians)."
+    return f"{what}{machine.mark(frame.attrs['source'])} at {percent(use)} utilisation{watts} at {at.name} (medians)."
 
 
-def _kv_cache(machine: Machine, found: list[Span]) -> str | None:
+def _kv_cache(machine: Machine, found: list[LoadPeriod]) -> str | None:
     frame = machine.server
     if frame is None:
         return None
-    seen = [(span, values) for span in found if len(values := span.of(frame, "kv_use"))]
+    seen = [(period, values) for period in found if len(values := period.of(frame, "kv_use"))]
     if not seen:
         return None
     mark = machine.mark(*SERVERS)
-    for span, values in seen:
+    for period, values in seen:
         if values.max() >= 0.99:
-            return (
-                f"KV cache full{mark} at {span.name}: {_percent(float(values.max()))}, in {int((values >= 0.99).sum())} of "
-                f"{len(values)} samples."
+            return Finding(
+                f"The KV cache{mark} is full at {period.name}.",
+                f"It was at 99 % or more in {int((values >= 0.99).sum())} of {len(values)} samples.",
             )
-    span, values = max(seen, key=lambda entry: float(entry[1].max()))
-    return f"The KV cache{mark} was never fuller than {_percent(float(values.max()))}, at {span.name}."
+    period, values = max(seen, key=lambda entry: float(entry[1].max()))
+    return f"The KV cache{mark} is at most {percent(float(values.max()))} full, at {period.name}."
 
 
-def _queue(machine: Machine, found: list[Span]) -> str | None:
+def _queue(machine: Machine, found: list[LoadPeriod]) -> str | None:
     frame = machine.server
     if frame is None:
         return None
     seen = [
-        (span, float(running.max()), float(waiting.max()))
-        for span in found
-        if len(running := span.of(frame, "running")) and len(waiting := span.of(frame, "waiting"))
+        (period, float(running.max()), float(waiting.max()))
+        for period in found
+        if len(running := period.of(frame, "running")) and len(waiting := period.of(frame, "waiting"))
     ]
     if not seen:
         return None
-    span, _, most = max(seen, key=lambda entry: entry[2])
+    period, _, most = max(seen, key=lambda entry: entry[2])
     busiest = max(entry[1] for entry in seen)
     mark = machine.mark(*SERVERS)
     if most < 1:
         return f"The server itself{mark} counted up to {busiest:.0f} requests running and never one waiting."
-    return f"The server itself{mark} counted up to {busiest:.0f} requests running, and up to {most:.0f} waiting at {span.name}."
+    return f"The server itself{mark} counted up to {busiest:.0f} requests running, and up to {most:.0f} waiting at {period.name}."
 
 
-def _split(machine: Machine) -> str | None:
+def _split_sentence(machine: Machine) -> str | None:
     """Say how much of a model that is partly on a GPU is not; why is not known (too large, or set so)."""
     for _, models in machine.models:
         for model in models:
-            size, there = model.get("size") or 0, model.get("size_vram") or 0
-            if 0 < there < size:
+            whole, there = model.get("size") or 0, model.get("size_vram") or 0
+            if 0 < there < whole:
                 return (
-                    f"{model.get('name')}{machine.mark('ollama')} is not all on a GPU: {_bytes(size - there)} of {_bytes(size)} "
+                    f"{model.get('name')}{machine.mark('ollama')} is not all on a GPU: {size(whole - there)} of {size(whole)} "
                     "lie in host memory."
                 )
     return None
 
 
 def _host_memory(host: str, frame: pd.DataFrame, run: Run) -> str | None:
-    during = Span("", ((0.0, _end(run)),))
+    during = LoadPeriod("", ((0.0, _last_end(run)),))
     used, swap = during.of(frame, "memory_used"), during.of(frame, "swap_used")
-    if len(used) < FEWEST:
+    if len(used) < FEWEST_SAMPLES:
         return None
     swapped = float(swap.max() - swap.min()) if len(swap) else 0.0
-    also = f"; {_bytes(swapped)} went to swap" if swapped > 100e6 else ""
+    also = f"; {size(swapped)} went to swap" if swapped > 100e6 else ""
     if used.max() - used.min() < max(0.05 * float(used.max()), 0.5e9):
-        return f"Memory in use on {host} stayed at {_bytes(float(used.max()))}{also}."
-    return f"Memory in use on {host} went from {_bytes(float(used.min()))} to {_bytes(float(used.max()))}{also}."
+        return f"Memory in use on {host} stayed at {size(float(used.max()))}{also}."
+    return f"Memory in use on {host} went from {size(float(used.min()))} to {size(float(used.max()))}{also}."
 
 
 def _reloads(machine: Machine, run: Run) -> Iterator[str]:
@@ -214,7 +221,7 @@ def _reloads(machine: Machine, run: Run) -> Iterator[str]:
             seen = any(send - RELOAD_SLACK_S <= t <= answer + RELOAD_SLACK_S for t, _ in sampled)
             if send >= told and not seen:  # those that waited for the same load are one
                 at = f"at {_clock(run, answer)} ({answer:.0f} s into the run)"
-                yield f"{model}{mark} was reloaded {at}: a request waited {took:.2f} s for the load."
+                yield f"{model}{mark} was reloaded {at}: a request waited {seconds(took)} for the load."
             told = max(told, float(answer))
 
 
@@ -225,7 +232,7 @@ def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str]]:
     """
     before: dict[str, dict[str, Any]] = {}
     gone: dict[str, float] = {}
-    end = _end(run)
+    end = _last_end(run)
     for t, models in machine.models:
         now = {str(model.get("name")): model for model in models}
         for name, model in now.items():
@@ -245,7 +252,7 @@ def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str]]:
 
 
 def _gap(gap: SamplingGap, run: Run) -> str | None:
-    end = _end(run)
+    end = _last_end(run)
     if gap.start > end or (gap.end is not None and gap.end < 0):
         return None
     until = f"until {gap.end:.0f} s" if gap.end is not None and gap.end < end else "to the end"
@@ -253,7 +260,7 @@ def _gap(gap: SamplingGap, run: Run) -> str | None:
     return f"No samples of {gap.source} {since}, {until}: {gap.sentence}"
 
 
-def _end(run: Run) -> float:
+def _last_end(run: Run) -> float:
     end = run.requests["end"].max() if len(run.requests) else 0.0
     return float(end) if np.isfinite(end) else 0.0
 
@@ -263,15 +270,7 @@ def _clock(run: Run, t: float) -> str:
     return f"{at:%H:%M:%S} UTC"
 
 
-def _percent(share: float) -> str:
-    return f"{share * 100:.0f} %"
-
-
-def _bytes(value: float) -> str:
-    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
-
-
-def _first(name: str) -> str:
+def _without_noun(name: str) -> str:
     """Return "1" of "1 stream", to be followed by "to 8 streams"."""
     count, _, rest = name.partition(" ")
     return count if rest in ("stream", "streams") else name

@@ -18,7 +18,9 @@ from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run.arrays import IntArray
 from loadtest.analyse.run.frames import Run
 from loadtest.errors import RunFolderError
+from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, S_PER_US
+from loadtest.text import counted, listed, number, percent, seconds, signed
 
 STORY, TITLE = "tell a story in", "give a title"  # how the two prompts begin
 TEXT = "text_484_words.txt"
@@ -28,7 +30,7 @@ NEAR, NEAR_MIXED = 0.05, 0.12  # cells of one thread, and cells in which threads
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class PublishedFigure:
     """One published cell: means over its threads. The input table's `words` are those of the prompt."""
 
     table: str  # "output" or "input"
@@ -47,40 +49,40 @@ class Cell:
         return NEAR if self.concurrency == 1 else NEAR_MIXED
 
     def __str__(self) -> str:
-        return f"{self.words} words, {findings.streams(self.concurrency)}"
+        return f"{self.words} words, {counted(self.concurrency, 'stream')}"
 
 
-CELLS = (
-    Cell("output", 25, 1, 28, 1.22156),
-    Cell("output", 50, 1, 63, 2.49925),
-    Cell("output", 100, 1, 119, 4.68078),
-    Cell("output", 400, 1, 456, 18.0439),
-    Cell("output", 800, 1, 821, 32.9355),
-    Cell("output", 25, 2, 31, 1.4789),
-    Cell("output", 50, 2, 60.5, 2.84061),
-    Cell("output", 100, 2, 125, 5.59961),
-    Cell("output", 400, 2, 460.5, 21.3357),
-    Cell("output", 800, 2, 877, 42.0024),
-    Cell("output", 25, 4, 30.5, 2.0107),
-    Cell("output", 50, 4, 66.5, 4.21136),
-    Cell("output", 100, 4, 122.75, 7.56207),
-    Cell("output", 400, 4, 478.25, 31.1035),
-    Cell("output", 800, 4, 1066.75, 76.1915),
-    Cell("input", 484, 1, 16, 2.27796),
-    Cell("input", 484, 2, 19, 2.63539),
-    Cell("input", 484, 4, 16.75, 4.58825),
+PUBLISHED = (
+    PublishedFigure("output", 25, 1, 28, 1.22156),
+    PublishedFigure("output", 50, 1, 63, 2.49925),
+    PublishedFigure("output", 100, 1, 119, 4.68078),
+    PublishedFigure("output", 400, 1, 456, 18.0439),
+    PublishedFigure("output", 800, 1, 821, 32.9355),
+    PublishedFigure("output", 25, 2, 31, 1.4789),
+    PublishedFigure("output", 50, 2, 60.5, 2.84061),
+    PublishedFigure("output", 100, 2, 125, 5.59961),
+    PublishedFigure("output", 400, 2, 460.5, 21.3357),
+    PublishedFigure("output", 800, 2, 877, 42.0024),
+    PublishedFigure("output", 25, 4, 30.5, 2.0107),
+    PublishedFigure("output", 50, 4, 66.5, 4.21136),
+    PublishedFigure("output", 100, 4, 122.75, 7.56207),
+    PublishedFigure("output", 400, 4, 478.25, 31.1035),
+    PublishedFigure("output", 800, 4, 1066.75, 76.1915),
+    PublishedFigure("input", 484, 1, 16, 2.27796),
+    PublishedFigure("input", 484, 2, 19, 2.63539),
+    PublishedFigure("input", 484, 4, 16.75, 4.58825),
 )
-TITLES = {
+TABLE_TITLES = {
     "output": "Output length: `tell a story in N words:`",
     "input": f"Input length: `give a title for below text in {TITLE_WORDS} words: …` and 484 words",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class MeasuredBeside:
     """A cell and what a run measured for it, in seconds of the server's own pace (a sped-up one's are multiplied)."""
 
-    cell: Cell
+    cell: PublishedFigure
     nonce: bool  # each prompt began with a nonce: nothing came from a prefix cache
     verdict: str
     requests: int
@@ -116,11 +118,11 @@ class Row:
 class Published:
     """Measured beside published: rows in the tables' order, the ones with a nonce after those without."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[MeasuredBeside, ...]
     simulated: str | None  # profile and speed of a simulated server
     speed: float
 
-    def of(self, table: str, *, nonce: bool) -> list[Row]:
+    def of(self, table: str, *, nonce: bool) -> list[MeasuredBeside]:
         return [row for row in self.rows if row.cell.table == table and row.nonce == nonce]
 
     def markdown(self) -> str:
@@ -128,16 +130,16 @@ class Published:
         parts = ["## Beside the published measurements\n", f"{INTRODUCTION}\n"]
         if self.simulated:
             parts.append(f"**{self.simulated[0].upper()}{self.simulated[1:]}.**\n")
-        for table, title in TITLES.items():
+        for table, title in TABLE_TITLES.items():
             rows = [row for row in self.rows if row.cell.table == table]
             if rows:
-                parts += [f"### {title}\n", "\n".join(_lines(rows)) + "\n"]
+                parts += [f"### {title}\n", "\n".join(_grid_beside(rows).markdown()) + "\n"]
         parts.append("\n".join(f"- {sentence}" for sentence in self.sentences()) + "\n")
         return "\n".join(parts)
 
     def sentences(self) -> list[str]:
         """Return what the comparison shows and why the figures differ, each sentence with its figures."""
-        return [sentence for kind in _SENTENCES for sentence in kind(self)]
+        return [sentence for kind in _SUBJECTS for sentence in kind(self)]
 
 
 INTRODUCTION = (
@@ -148,41 +150,42 @@ INTRODUCTION = (
     f"ratio is of that to the published one. e2e tokens/s: {FORMULAS['e2e_tokens_per_s']}. "
     f"Stream tokens/s: {FORMULAS['stream_tokens_per_s']}."
 )
-_HEADS = (
+_TABLE_HEADS = (
     *("words", "streams", "nonce", "published tokens", "time", "tokens/s", "measured tokens", "time", "tokens/s"),
     *("tokens/s at length", "ratio", "e2e tokens/s", "stream tokens/s", "TTFT", "verdict"),
 )
 
 
-def _lines(rows: Sequence[Row]) -> Iterator[str]:
-    yield f"| {' | '.join(_HEADS)} |"
-    yield f"|{'---|' * 3}{'---:|' * (len(_HEADS) - 4)}---|"
+def _grid_beside(rows: Sequence[MeasuredBeside]) -> Grid:
+    cells = []
     for row in rows:
         cell = row.cell
-        values = (
-            *(str(cell.words), str(cell.concurrency), "yes" if row.nonce else "no"),
-            *(f"{cell.tokens:g}", f"{cell.time_s:.2f} s", f"{cell.tokens_per_s:.1f}"),
-            *(f"{row.tokens:.4g}", f"{row.time_s:.2f} s", f"{row.tokens_per_s:.1f}"),
-            *(f"{row.tokens_per_s_at_length:.1f}", f"{row.off + 1:.3f}"),
-            *(f"{row.e2e_tokens_per_s:.1f}", f"{row.stream_tokens_per_s:.1f}", findings.seconds(row.ttft_s)),
-            row.verdict,
+        cells.append(
+            (
+                *(str(cell.words), str(cell.concurrency), "yes" if row.nonce else "no"),
+                *(f"{cell.tokens:g}", seconds(cell.time_s), number(cell.tokens_per_s)),
+                *(f"{row.tokens:.4g}", seconds(row.time_s), number(row.tokens_per_s)),
+                *(number(row.tokens_per_s_at_length), f"{row.off + 1:.3f}"),
+                *(number(row.e2e_tokens_per_s), number(row.stream_tokens_per_s), seconds(row.ttft_s)),
+                row.verdict,
+            )
         )
-        yield f"| {' | '.join(values)} |"
+    return Grid(_TABLE_HEADS, tuple(cells), names=3, prose=True)
 
 
-def compare(*analyses: Analysis) -> Published:
+def set_beside(*analyses: Analysis) -> Published:
     """Set the levels of runs that did the published tests beside the published cells.
 
     A level is of the output test when its prompt begins as the published one and {words} is in the table; of the input
     test when its prompt is the text file of that test, or begins like it. Levels of other concurrencies are left out.
     Raises RunFolderError when no level of any run is of either test, or servers of different speed are mixed.
     """
-    rows: list[Row] = []
+    rows: list[MeasuredBeside] = []
     for one in analyses:
         for level, summed in zip(one.run.levels, one.summary["levels"], strict=True):
-            cell = _cell(one.run, level)
+            cell = _published_of(one.run, level)
             if cell is not None and one.run.good(level["index"]).any():
-                rows.append(_row(one.run, level["index"], cell, summed["verdict"]))
+                rows.append(_measured_beside(one.run, level["index"], cell, summed["verdict"]))
     if not rows:
         names = " and ".join(str(one.run.path) for one in analyses)
         raise RunFolderError(
@@ -191,16 +194,16 @@ def compare(*analyses: Analysis) -> Published:
         )
     if len({(one.run.simulated or {}).get("speed") for one in analyses}) > 1:
         raise RunFolderError("these runs are of servers of different speed; compare one speed at a time.")
-    order = {cell: place for place, cell in enumerate(CELLS)}
+    order = {cell: place for place, cell in enumerate(PUBLISHED)}
     rows.sort(key=lambda row: (row.cell.table != "output", row.nonce, row.cell.words, order[row.cell]))
-    return Published(tuple(rows), findings.simulated(analyses[0].summary), _speed(analyses[0].run))
+    return Published(tuple(rows), findings.simulated_mark(analyses[0].summary), _speed_factor(analyses[0].run))
 
 
-def _speed(run: Run) -> float:
+def _speed_factor(run: Run) -> float:
     return float((run.simulated or {}).get("speed") or 1)
 
 
-def _cell(run: Run, level: dict[str, Any]) -> Cell | None:
+def _published_of(run: Run, level: dict[str, Any]) -> PublishedFigure | None:
     """Return the published cell that a level repeats, None when there is none."""
     scenario = run.facts.get("scenario") or {}
     prompt = str(scenario.get("prompt") or "").lstrip().lower()
@@ -211,16 +214,16 @@ def _cell(run: Run, level: dict[str, Any]) -> Cell | None:
         titled = prompt.startswith(TITLE) or Path(str(scenario.get("prompt_file") or "")).name == TEXT
         table, words = "input" if titled else "", 484
     key = (table, words, level.get("concurrency"))
-    return next((cell for cell in CELLS if (cell.table, cell.words, cell.concurrency) == key), None)
+    return next((cell for cell in PUBLISHED if (cell.table, cell.words, cell.concurrency) == key), None)
 
 
-def _row(run: Run, index: int, cell: Cell, verdict: str) -> Row:
-    good, speed = run.good(index), _speed(run)
+def _measured_beside(run: Run, index: int, cell: PublishedFigure, verdict: str) -> MeasuredBeside:
+    good, speed = run.good(index), _speed_factor(run)
     lines = run.column("chunks")[good] + 1
     took = (run.column("end") - run.column("send"))[good] * speed
     ttft = run.column("ttft_s")[good] * speed
     a_line = np.array([_a_line(run.chunks.row(int(row))) for row in np.flatnonzero(good)]) * speed
-    return Row(
+    return MeasuredBeside(
         cell=cell,
         nonce=not (run.facts.get("scenario") or {}).get("warm_cache"),
         verdict=verdict,
@@ -254,17 +257,17 @@ def _agreement(found: Published) -> Iterator[str]:
     within = sum(abs(row.off) <= NEAR for row in rows)
     near = sum(row.near for row in rows)
     yield (
-        f"Tokens/s at the published length: {within} of {len(rows)} cells are within {findings.percent(NEAR)} of the published "
-        f"figure, {near} within {findings.percent(NEAR)} (one stream) or {findings.percent(NEAR_MIXED)} (several, whose lengths "
-        f"differ); from {_signed(least.off, 1)} ({least.cell}) to {_signed(most.off, 1)} ({most.cell})."
+        f"Tokens/s at the published length: {within} of {len(rows)} cells are within {percent(NEAR)} of the published "
+        f"figure, {near} within {percent(NEAR)} (one stream) or {percent(NEAR_MIXED)} (several, whose lengths "
+        f"differ); from {signed(least.off)} ({least.cell}) to {signed(most.off)} ({most.cell})."
     )
 
 
-def _lengths(found: Published) -> Iterator[str]:
+def _answer_lengths(found: Published) -> Iterator[str]:
     shares = [row.tokens / row.cell.tokens - 1 for row in found.rows]
     if max(map(abs, shares)) > SAME_LENGTH:
         yield (
-            f"Answers are not of the published length: a cell's mean is off by {_signed(min(shares))} to {_signed(max(shares))}. "
+            f"Answers are not of the published length: a cell's mean is off by {signed(min(shares), 0)} to {signed(max(shares), 0)}. "
             "That is why the ratio is taken at length."
         )
 
@@ -282,8 +285,8 @@ def _final_line(found: Published) -> Iterator[str]:
     rows = found.of("output", nonce=False) or list(found.rows)
     short, long = (pick(rows, key=lambda row: row.cell.tokens).cell for pick in (min, max))
     yield (
-        "The published count has the final line, which carries no text, as a token: "
-        f"1 of {short.tokens:g} ({1 / short.tokens * 100:.1f} %) at {short}, 1 of {long.tokens:g} at {long}. So it has here."
+        "The published count includes the final line, which carries no text, as a token: "
+        f"1 of {short.tokens:g} ({percent(1 / short.tokens)}) at {short}, 1 of {long.tokens:g} at {long}. The count here does so too."
     )
 
 
@@ -291,9 +294,9 @@ def _first_token(found: Published) -> Iterator[str]:
     """Say how much of the published figure is TTFT where that is most of it."""
     row = max(found.rows, key=lambda row: row.ttft_s / row.time_s)
     yield (
-        f"The published tokens/s have TTFT in them: at {row.cell}{' with a nonce' if row.nonce else ''} "
-        f"{findings.seconds(row.ttft_s)} of {findings.seconds(row.time_s)} are TTFT, so that the figure is "
-        f"{row.tokens_per_s:.1f} where a stream decodes {row.stream_tokens_per_s:.1f} tokens/s."
+        f"The published tokens/s include TTFT: at {row.cell}{' with a nonce' if row.nonce else ''} "
+        f"{seconds(row.ttft_s)} of {seconds(row.time_s)} are TTFT, so that the figure is "
+        f"{number(row.tokens_per_s)} where a stream decodes {number(row.stream_tokens_per_s)} tokens/s."
     )
 
 
@@ -303,11 +306,11 @@ def _prefix_cache(found: Published) -> Iterator[str]:
     alone = next((row.longest_ttft_s for row in (*cold, *warm) if row.cell.concurrency == 1), None)
     if warm and alone:
         times = [row.longest_ttft_s / alone for row in warm]
-        counts = _listed([f"{value:.1f}" for value in times])
-        where = _listed([str(row.cell.concurrency) for row in warm])
+        counts = listed([f"{value:.1f}" for value in times])
+        where = listed([str(row.cell.concurrency) for row in warm])
         said = (
             f"Input table, no nonce: the longest TTFT at {where} streams is {counts} times one prefill "
-            f"({findings.seconds(alone)}). "
+            f"({seconds(alone)}). "
         )
         if not cold and max(times) > max(row.cell.concurrency for row in warm) + 0.5:
             yield said + "The text was in the prefix cache from the start: reload the model and run the test again."
@@ -318,9 +321,9 @@ def _prefix_cache(found: Published) -> Iterator[str]:
         row = cold[-1]
         read = f"{row.longest_ttft_s / alone:.1f}"
         yield (
-            f"Input table, a nonce before each prompt, so that nothing is cached: at {findings.streams(row.cell.concurrency)} the "
-            f"longest TTFT is {read} prefills and an answer takes {findings.seconds(row.time_s)}; published, partly from the cache, "
-            f"{findings.seconds(row.cell.time_s)}."
+            f"Input table, a nonce before each prompt, so that nothing is cached: at {counted(row.cell.concurrency, 'stream')} the "
+            f"longest TTFT is {read} prefills and an answer takes {seconds(row.time_s)}; published, partly from the cache, "
+            f"{seconds(row.cell.time_s)}."
         )
 
 
@@ -335,9 +338,9 @@ def _long_answers(found: Published) -> Iterator[str]:
     if falls:
         was = [1 - long.cell.tokens_per_s / short.cell.tokens_per_s for _, short, long in falls]
         here = [1 - long.tokens_per_s_at_length / short.tokens_per_s_at_length for _, short, long in falls]
-        where = _listed([str(streams) for streams, _, _ in falls])
+        where = listed([str(streams) for streams, _, _ in falls])
         yield (
-            f"From 100 to 800 words tokens/s fall by {_percents(was)} at {where} streams as published, and by {_percents(here)} here: "
+            f"From 100 to 800 words tokens/s fall by {_percent_list(was)} at {where} streams as published, and by {_percent_list(here)} here: "
             "a step takes longer the more context the streams hold together."
         )
 
@@ -355,16 +358,8 @@ def _labels(found: Published) -> Iterator[str]:
         yield "Everything measured here is simulated: it holds the model to the published tables, not the hardware."
 
 
-def _signed(share: float, digits: int = 0) -> str:
-    return f"{share * 100:+.{digits}f} %"
+def _percent_list(shares: list[float]) -> str:
+    return listed([str(round(share * 100)) for share in shares]) + " %"
 
 
-def _listed(words: list[str]) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
-
-
-def _percents(shares: list[float]) -> str:
-    return _listed([str(round(share * 100)) for share in shares]) + " %"
-
-
-_SENTENCES = (_agreement, _lengths, _ends, _final_line, _first_token, _prefix_cache, _long_answers, _labels)
+_SUBJECTS = (_agreement, _answer_lengths, _ends, _final_line, _first_token, _prefix_cache, _long_answers, _labels)

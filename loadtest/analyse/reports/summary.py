@@ -57,7 +57,7 @@ NO_LIMIT = (
     "more requests were in flight than were ever at work at once, and whether that is the slots' limit is not known"
 )
 SEVERAL = "requests went to several models or servers: `groups` has it for each"
-UNKNOWN = {
+WHY_UNKNOWN = {
     "queue_wait_s": NO_DURATIONS,
     "slot_wait_s": NO_DURATIONS,
     "batch_wait_s": NO_DURATIONS,
@@ -95,7 +95,7 @@ def analyse(
     parts = groups.groups_of(run)
     if not parts:
         return _analysed(run, asked, also)
-    return _together(run, [(part, _analysed(part.run, asked, None, part)) for part in parts])
+    return _analysed_together(run, [(part, _analysed(part.run, asked, None, part)) for part in parts])
 
 
 def _analysed(
@@ -131,7 +131,7 @@ def _analysed(
     return Analysis(run, found, measured, summary, None if isinstance(memory, str) else memory)
 
 
-def _together(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> Analysis:
+def _analysed_together(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> Analysis:
     """Put the parts of a run side by side: what is inferred stays theirs, counts are of the whole run."""
     for name in INFERRED:
         known = np.empty(len(run.requests), dtype=object)
@@ -169,8 +169,8 @@ def _of_all(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> dict[str, Any]
         "state": run.facts.get("state"),
         "trouble": run.trouble,
         "simulated": next((found for summary in summaries if (found := summary["simulated"])), None),
-        "target": _agreed(targets),
-        "server": _agreed(servers),
+        "target": _same_for_all(targets),
+        "server": _same_for_all(servers),
         **{key: value for name in ("slots", "step_law", "memory") for key, value in _unpooled(name)},
         "knee": [],
         "lengths": [],
@@ -189,7 +189,7 @@ def _unpooled(name: str) -> list[tuple[str, str | None]]:
     return [(name, None), (f"{name}_reason", SEVERAL)]
 
 
-def _agreed(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _same_for_all(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return what is the same for all groups."""
     return {key: value for key, value in facts[0].items() if all(other.get(key) == value for other in facts[1:])}
 
@@ -201,7 +201,7 @@ def summarise(
 
     A figure that is None has its reason beside it, under the same name with `_reason`.
     """
-    levels = [_level(run, level, asked) for level in run.levels]
+    levels = [_level_summary(run, level, asked) for level in run.levels]
     facts = run.facts
     return {
         "schema": SCHEMA,
@@ -219,7 +219,7 @@ def summarise(
             if measured.times
             else {"step_law": None, "step_law_reason": measured.law_reason}
         ),
-        "knee": [_knee(series) for series in series_of(levels)],
+        "knee": [_knee_of(series) for series in series_of(levels)],
         "lengths": [line.to_dict() for line in prompt_length.prompt_length_series(run, levels)],
         **({"memory": None, "memory_reason": memory} if isinstance(memory, str) else {"memory": memory.to_dict()}),
         "verdict": verdict.worst([level["verdict"] for level in levels]),
@@ -227,18 +227,18 @@ def summarise(
     }
 
 
-def _level(run: Run, level: dict[str, Any], asked: Sequence[Objective]) -> dict[str, Any]:
+def _level_summary(run: Run, level: dict[str, Any], asked: Sequence[Objective]) -> dict[str, Any]:
     index = level["index"]
     rows, good = run.measured(index), run.good(index)
     block = int(level.get("concurrency") or 1)
     judged, reasons = verdict.verdict_of(run, level)
     described: dict[str, Any] = {}
     for name in PER_REQUEST:
-        described |= _described(name, run.column(name)[good], block)
+        described |= _described_figure(name, run.column(name)[good], block)
     if described["queue_wait_s"] is not None and described["slot_wait_s"] is None:
         described |= dict.fromkeys(("slot_wait_s_reason", "batch_wait_s_reason"), NO_LIMIT)
     for name, pooled in (("itl_s", run.itl), ("server_itl_s", run.server_itl), ("delivery_delay_s", run.delivery)):
-        described |= _known(name, stats.describe_pooled(pooled, good, block=block))
+        described |= _figure_or_reason(name, stats.describe_pooled(pooled, good, block=block))
     requests = run.requests[rows]
     stamps = verdict.stamps_of(run.requests[good])
     flow = rates.flow(run, level)
@@ -253,12 +253,12 @@ def _level(run: Run, level: dict[str, Any], asked: Sequence[Objective]) -> dict[
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
         "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
         **described,
-        **_little(run, index, flow),
+        **_little_of(run, index, flow),
         **({"cold_load": cold_load.cold_load(run, index)} if cold_load.is_cold(run) else {}),
-        "wait_source": _commonest(run.requests["wait_source"][good]),
+        "wait_source": _commonest_source(run.requests["wait_source"][good]),
         **throughput,
-        **_goodput(run, index, asked, throughput["requests_per_s"], flow),
-        "tokens": _tokens(run, rows, good),
+        **_goodput_of(run, index, asked, throughput["requests_per_s"], flow),
+        "tokens": _token_totals(run, rows, good),
         "peak_decoding": slots.peak_decoding(run, np.asarray(run.requests["level"] == index, dtype=np.bool_)),
         "client": {
             "lag_s": stats.describe_values(run.column("lag_s")[good], block=block),
@@ -275,17 +275,17 @@ def _level(run: Run, level: dict[str, Any], asked: Sequence[Objective]) -> dict[
     return found
 
 
-def _described(name: str, values: FloatArray, block: int) -> dict[str, Any]:
-    return _known(name, stats.describe_values(values, block=block))
+def _described_figure(name: str, values: FloatArray, block: int) -> dict[str, Any]:
+    return _figure_or_reason(name, stats.describe_values(values, block=block))
 
 
-def _known(name: str, described: stats.Described) -> dict[str, Any]:
+def _figure_or_reason(name: str, described: stats.Described) -> dict[str, Any]:
     if described["n"]:
         return {name: described}
-    return {name: None, f"{name}_reason": UNKNOWN.get(name, "no request of this level had one")}
+    return {name: None, f"{name}_reason": WHY_UNKNOWN.get(name, "no request of this level had one")}
 
 
-def _goodput(
+def _goodput_of(
     run: Run, index: int, asked: Sequence[Objective], rate: float | None, flow: rates.Flow | None
 ) -> dict[str, Any]:
     """Return a level's goodput where something is asked of it."""
@@ -310,24 +310,24 @@ def _offered(run: Run, level: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _little(run: Run, index: int, flow: rates.Flow | None) -> dict[str, Any]:
+def _little_of(run: Run, index: int, flow: rates.Flow | None) -> dict[str, Any]:
     found = knee.little(run, index, flow)
     if found is None:
         return {"little": None, "little_reason": "no request ended in the steady window"}
     return {"little": found.to_dict()}
 
 
-def _knee(series: Series) -> dict[str, Any]:
+def _knee_of(series: Series) -> dict[str, Any]:
     found, reason = knee.knee(series.levels)
     return {"label": series.label, **(found.to_dict() if found else {"concurrency": None, "reason": reason})}
 
 
-def _commonest(sources: pd.Series) -> str:
+def _commonest_source(sources: pd.Series) -> str:
     """Return where most of a level's waits were learnt: "server", "inferred" or "unknown"."""
     return str(sources.mode().iloc[0]) if len(sources) else waits.UNKNOWN
 
 
-def _tokens(run: Run, rows: BoolArray, good: BoolArray) -> dict[str, Any]:
+def _token_totals(run: Run, rows: BoolArray, good: BoolArray) -> dict[str, Any]:
     requests = run.requests[good]
     rest = run.requests[rows & ~good]
     asked = requests[["asked", "output_tokens"]].dropna()
@@ -351,3 +351,10 @@ def failed(level: dict[str, Any]) -> int:
     """Return how many requests of a summary's level failed; those that we stopped did not."""
     outcomes: dict[str, int] = level["outcomes"]
     return sum(count for name, count in outcomes.items() if name not in (Outcome.OK, Outcome.CANCELLED))
+
+
+def figure(level: dict[str, Any], name: str, part: str = "mean") -> float | None:
+    """Return one figure of a level, None where it is unknown."""
+    described = level.get(name)
+    value: float | None = described.get(part) if described else None
+    return value

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from loadtest.records import Outcome
+from loadtest.text import counted
 
 DAY_NS = 86_400_000_000_000
 ORDER_NS = 1_000_000_000  # by which instants of a request may be out of order; no clock of a run is off by more
@@ -106,37 +107,31 @@ class Damage:
     def sentences(self, name: str) -> Iterator[str]:
         """Yield sentences on what was left out of the file of that name."""
         if self.unread:
-            yield f"{_count_lines(self.unread)} of {name} could not be read and {_are(self.unread)} left out."
+            yield f"{counted(self.unread, 'line')} of {name} could not be read and {_are(self.unread)} left out."
         for why, count in self.records.items():
-            yield f"{_count_records(count)} of {name} {_are(count)} left out: {why}."
+            yield f"{counted(count, 'record')} of {name} {_are(count)} left out: {why}."
         for value, count in self.values.items():
-            yield f"{_count_records(count)} of {name} {_have(count)} a {value} that cannot be right; it counts as unknown."
+            yield f"{counted(count, 'record')} of {name} {_have(count)} a {value} that cannot be right; it counts as unknown."
 
 
 def doubles(again: int, others: int) -> Iterator[str]:
     """Yield sentences on records that are there twice, and on other requests under an id already used."""
     if again:
-        yield f"{_count_records(again)} {_are(again)} there twice; {'it counts' if again == 1 else 'they count'} once."
+        yield f"{counted(again, 'record')} {_are(again)} there twice; {'it counts' if again == 1 else 'they count'} once."
     if others:
-        yield f"{_count_records(others)} {_have(others)} the id of another request and {_are(others)} left out."
+        yield f"{counted(others, 'record')} {_have(others)} the id of another request and {_are(others)} left out."
 
 
 def lines_left_out(count: int, name: str) -> str:
-    """Return a sentence on lines of a samples file that hold no sample."""
-    return f"{_count_lines(count)} of {name} {'holds' if count == 1 else 'hold'} no sample and {_are(count)} left out."
+    """Say that lines of a samples file hold no sample."""
+    return (
+        f"{counted(count, 'line')} of {name} {'holds' if count == 1 else 'hold'} no sample and {_are(count)} left out."
+    )
 
 
 def no_header(name: str) -> str:
     """Return a sentence on a samples file that cannot be placed on the run's axis."""
     return f"{name} does not begin with a header that can be read and is left out."
-
-
-def _count_lines(count: int) -> str:
-    return f"{count} line{'s' if count != 1 else ''}"
-
-
-def _count_records(count: int) -> str:
-    return f"{count} record{'s' if count != 1 else ''}"
 
 
 def _are(count: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,3 +93,13 @@ def shed_requests(run: Run, index: int) -> int:
     rows = run.requests[run.measured(index)]
     stopped = rows["error"][rows["outcome"] == Outcome.CANCELLED]
     return sum(str(error).startswith(NOT_SENT) for error in stopped)
+
+
+def shared(labels: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the parts that all of several levels' labels share, such as their lengths, and each label without them."""
+    parts = [label.split(" · ") for label in labels]
+    common = [part for part in parts[0] if all(part in other for other in parts)] if len(parts) > 1 else []
+    return common, [
+        " · ".join(part for part in own if part not in common) or label
+        for own, label in zip(parts, labels, strict=True)
+    ]

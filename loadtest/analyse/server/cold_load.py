@@ -14,7 +14,7 @@ from loadtest.analyse.run import samples
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.samples import Machine
-from loadtest.analyse.server.prompt_length import seconds, size
+from loadtest.text import seconds, size
 
 ENOUGH_SAMPLES = 2  # during a load, for a growth to be computed
 # Growth of the page cache as a share of the file: up to the first the file came from the cache, from the second on from disk.

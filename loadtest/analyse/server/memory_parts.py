@@ -18,6 +18,7 @@ from loadtest.errors import PredictionError
 from loadtest.memory import report
 from loadtest.memory.estimate import Plan
 from loadtest.memory.loaded import loaded_memory
+from loadtest.text import binary_size, counted, percent, signed
 
 NOTABLE_DIFFERENCE = 0.1  # of the estimate; a larger difference is reported
 EXPLAINED = 0.02  # of the measurement; another plan that comes so near may be the one that was served
@@ -191,9 +192,9 @@ def comparison_rows(found: MemoryComparison) -> list[tuple[str, str, str, str, s
         lines.append(
             (
                 _what(found.plan) if reading.by == "ollama" else "all",
-                report.gib(reading.estimate),
-                report.gib(reading.size),
-                f"{sign}{report.gib(abs(difference))} ({sign}{abs(reading.share) * 100:.1f} %)",
+                binary_size(reading.estimate),
+                binary_size(reading.size),
+                f"{sign}{binary_size(abs(difference))} ({signed(reading.share)})",
                 reading.what + (", simulated" if reading.simulated else ""),
             )
         )
@@ -219,7 +220,7 @@ def difference_sentences(found: MemoryComparison | None) -> list[str]:
     more = "more" if reading.share > 0 else "less"
     explained = _explained(found, reading)
     said = (
-        f"{who} {report.gib(reading.size)}, {abs(reading.share) * 100:.0f} % {more} than the {report.gib(reading.estimate)} "
+        f"{who} {binary_size(reading.size)}, {percent(abs(reading.share))} {more} than the {binary_size(reading.estimate)} "
         f"estimated{f': {explained}' if explained else ''}."
     )
     return [said]
@@ -233,7 +234,7 @@ def _explained(found: MemoryComparison, reading: MemoryReading) -> str:
             return "the GPU that was watched does not hold all that the server says the model takes" if less else ""
         return "the server's own figure for the model agrees, so the rest is not what it counts for this model"
     near = [
-        f"{name} ({report.gib(size)})"
+        f"{name} ({binary_size(size)})"
         for name, size in _other_plans(found, reading)
         if abs(size - reading.size) <= EXPLAINED * reading.size
     ]
@@ -255,7 +256,7 @@ def _other_plans(found: MemoryComparison, reading: MemoryReading) -> Iterator[tu
     if not plan.gpu:
         slots = plan.slots_of(reading.size)
         if found.slots_from == "assumed" and slots is not None:
-            yield report.count_slots(slots), taken(replace(plan, slots=slots))
+            yield counted(slots, "slot"), taken(replace(plan, slots=slots))
         return
     for dtype in SMALLER_CACHES:
         yield f"a KV cache of {dtype}", taken(replace(plan, cache_dtype=dtype))
@@ -264,4 +265,4 @@ def _other_plans(found: MemoryComparison, reading: MemoryReading) -> Iterator[tu
     if found.slots_from == "assumed" and one > 2 * EXPLAINED * reading.size:
         count = round((reading.size - taken(plan)) / one) + plan.slots
         if count != plan.slots and 1 <= count <= MOST_EXPLAINED_SLOTS:
-            yield report.count_slots(count), taken(replace(plan, slots=count))
+            yield counted(count, "slot"), taken(replace(plan, slots=count))

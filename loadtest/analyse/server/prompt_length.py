@@ -14,6 +14,7 @@ from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.server import prefill
+from loadtest.text import number, seconds, size
 
 FEWEST_LENGTHS = 2  # input lengths in a series
 CHANGED = 0.05  # of a figure; a smaller change counts as none
@@ -166,13 +167,13 @@ def prefill_sentence(line: PromptLengthSeries) -> str | None:
     at, best = max(known, key=lambda entry: entry[1])
     if best > first * (1 + CHANGED) and best > last * (1 + CHANGED):
         return (
-            f"Prefill went from {count(first)} tokens/s at {tokens(low)} to {count(best)} at {count(at)} and "
-            f"{count(last)} at {count(high)}."
+            f"Prefill went from {number(first)} tokens/s at {tokens(low)} to {number(best)} at {length(at)} and "
+            f"{number(last)} at {length(high)}."
         )
-    between = f"between {count(low)} and {tokens(high)}"
+    between = f"between {length(low)} and {tokens(high)}"
     if abs(last / first - 1) <= CHANGED:
-        return f"Prefill stayed at about {count(last)} tokens/s {between}."
-    return f"Prefill went from {count(first)} to {count(last)} tokens/s {between}."
+        return f"Prefill stayed at about {number(last)} tokens/s {between}."
+    return f"Prefill went from {number(first)} to {number(last)} tokens/s {between}."
 
 
 def ttft_sentence(line: PromptLengthSeries) -> str | None:
@@ -186,7 +187,7 @@ def ttft_sentence(line: PromptLengthSeries) -> str | None:
     each = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
         f"TTFT p50 went from {seconds(first.ttft_s or 0.0)} at {tokens(first.tokens)} to {seconds(last.ttft_s or 0.0)} at "
-        f"{count(last.tokens)}: {slope * 1e3:.3g} ms for each token ({each} requests a length)."
+        f"{length(last.tokens)}: {seconds(slope)} for each token ({each} requests a length)."
     )
 
 
@@ -198,24 +199,14 @@ def memory_sentence(line: PromptLengthSeries) -> str | None:
     (low, first), (high, last) = known[0], known[-1]
     most = max(value for _, value in known)
     if most - min(value for _, value in known) < 0.02 * most:
-        return f"{line.memory_of} stayed at {size(most)} from {count(low)} to {tokens(high)}."
-    return f"{line.memory_of} went from {size(first)} at {tokens(low)} to {size(last)} at {count(high)}, {size(most)} at most."
+        return f"{line.memory_of} stayed at {size(most)} from {length(low)} to {tokens(high)}."
+    return f"{line.memory_of} went from {size(first)} at {tokens(low)} to {size(last)} at {length(high)}, {size(most)} at most."
 
 
-def count(value: float) -> str:
-    """Return a number for people, e.g. "8,192" or "7.25"."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def length(value: float) -> str:
+    """Return a number of tokens, whole or a mean."""
+    return number(value, exact=float(value).is_integer())
 
 
 def tokens(value: float) -> str:
-    return f"{count(value)} prompt tokens"
-
-
-def size(value: float) -> str:
-    """Return bytes for people."""
-    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
-
-
-def seconds(value: float) -> str:
-    """Return a duration for people."""
-    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+    return f"{length(value)} prompt tokens"

@@ -23,6 +23,7 @@ from loadtest.analyse.run.excerpts import ContentEvents
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server.at_work import Depth, RequestInstants, calm_starts, count_within, last_before, latest_end
 from loadtest.metrics import S_PER_US
+from loadtest.text import counted
 
 SETTLED_S = 0.020  # after a stream ended its slot has a new owner by then (on real servers it took up to 16 ms)
 FEWEST_READINGS = 3.0  # that must name one number of slots
@@ -100,23 +101,23 @@ def estimate_slots(run: Run) -> Slots:
     peak = lives.peak()
     if peak == 0:
         return Slots(None, limit=False, method="no stream was seen decoding")
-    most = Witness("peak", peak, f"at most {peak} {doing} at once")
+    most = Witness("peak", peak, f"at most {counted(peak, 'request')} {doing} at the same time")
     asked = int(lives.in_flight.depth.max(initial=0))
     if asked <= peak:
-        return Slots(peak, limit=False, method=f"{most.said}; never more in flight than that", witnesses=(most,))
+        return Slots(peak, limit=False, method=f"{most.said}; never more were in flight than that", witnesses=(most,))
     events = excerpts.events(run)
     passed = _passed_over(run, lives, events)
     full = _full_batches(lives, events) if lives.told else None
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
     method = "; ".join((*(witness.said for witness in found), *filter(None, [events.said])))
     if len(found) == 1:
-        return Slots(peak, limit=False, method=f"{method}; no request was seen to be kept out by that", witnesses=found)
+        return Slots(peak, limit=False, method=f"{method}; no request was seen waiting for a slot", witnesses=found)
     named = found[1].slots
     others = {witness.slots for witness in found[2:] if witness.slots is not None}
     if named is not None and named >= peak and others <= {named}:  # the peak is only a lower bound
         return Slots(named, limit=True, method=method, witnesses=found)
     least = min(witness.slots for witness in found if witness.slots is not None)
-    return Slots(least, limit=False, method=f"{method}; too mixed to name a limit", witnesses=found)
+    return Slots(least, limit=False, method=f"{method}; these disagree too much to name a limit", witnesses=found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,4 +275,4 @@ def _full_batches(lives: RequestInstants, events: ContentEvents) -> Witness | No
     settled = opens - last_before(last, opens - slack) > SETTLED_S
     asked = lives.in_flight.at(opens - slack)
     readings = _Readings(held.astype(np.float64), np.ones(len(held)), asked, waited, settled)
-    return _witness("full_batches", readings, "batches that left one waiting")
+    return _witness("full_batches", readings, "batches that left a request waiting")

@@ -18,6 +18,7 @@ from loadtest.analyse.run.frames import Run
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
 from loadtest.records import Outcome
+from loadtest.text import listed, percent, seconds
 
 MOST_NOTES = 5  # kinds of notes that are shown
 LONGEST_QUOTE = 200  # characters of a server's own words in one reason
@@ -26,7 +27,7 @@ BY_CHANCE = 0.01  # … if such a row is no more probable than this, given the s
 STATE_SENTENCES = {  # by `state` in run.json; "done" needs no sentence
     "failed": "The run failed",
     "interrupted": "The run was interrupted before its end.",
-    "running": "The run goes on still, or was killed: these figures are of what was on disk.",
+    "running": "The run is still going on, or it was killed: these figures cover what was on disk.",
 }
 
 
@@ -65,9 +66,20 @@ def list_outcomes(requests: pd.DataFrame) -> str:
     """List outcomes with their commonest error, the commonest outcome first: "4 http_error: HTTP 503"."""
     parts = []
     for name, count in requests["outcome"].value_counts().items():
-        said = commonest(requests["error"][requests["outcome"] == name])
-        parts.append(f"{count} {name}" + (f": {said[0]}" if said else ""))
+        mine = requests[requests["outcome"] == name]
+        said = commonest(mine["error"])
+        parts.append(f"{count} {name}{_status(mine, said)}" + (f": {said[0]}" if said else ""))
     return "; ".join(parts) if any(": " in part for part in parts) else ", ".join(parts)
+
+
+def _status(requests: pd.DataFrame, said: list[Any]) -> str:
+    """Return " (HTTP 500)" for http errors whose words do not name their status."""
+    if requests["outcome"].iloc[0] != Outcome.HTTP_ERROR:
+        return ""
+    codes = sorted({int(status) for status in requests["status"].dropna() if not 200 <= status < 300})
+    if not codes or (said and str(codes[0]) in said[0].sentence):
+        return ""
+    return f" (HTTP {listed(codes)})"
 
 
 def end_sentence(run: Run) -> str | None:
@@ -120,11 +132,13 @@ def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
     if share >= metrics.FAILED_SHARE:
         yield Doubt(VOID, f"{said}: half or more{last}")
     elif share > allowed:
-        yield Doubt(SUSPECT, f"{said}, above the allowed {_percent(allowed)}{last}")
+        yield Doubt(SUSPECT, f"{said}, above the allowed {percent(allowed)}{last}")
 
 
 def _stopped_answering(e: Evidence) -> str | None:
-    """Return a clause on when the level stopped answering; None where the failures at its end may be chance."""
+    """Say from when on every request failed; None where as many failures in a row may be chance."""
+    if e.run.facts.get("state") == "interrupted":
+        return None  # what failed last may have failed for that
     known = e.everyone[(e.everyone["outcome"] != Outcome.CANCELLED) & e.everyone["outcome"].notna()]
     good = known["ok"].astype(bool)
     since = float(known["end"][good].max())
@@ -134,7 +148,7 @@ def _stopped_answering(e: Evidence) -> str | None:
     if count < FEWEST_LAST or before**count > BY_CHANCE:
         return None
     began = float(e.everyone["sched"].min())
-    return f"no request succeeded after {since - began:.1f} s of this level, the last {count} all failed"
+    return f"no request succeeded after {seconds(since - began)} of this level, the last {count} all failed"
 
 
 def _client_error(e: Evidence) -> Iterator[Doubt]:
@@ -200,7 +214,7 @@ def _worker_lost(e: Evidence) -> Iterator[Doubt]:
     for worker in lost if isinstance(lost, list) else ():
         at = worker.get("t_ns")
         if at is None or _ran_until(e) >= at:
-            when = "" if at is None else f" at {at * S_PER_NS:.1f} s of the run"
+            when = "" if at is None else f" at {seconds(at * S_PER_NS)} of the run"
             why = f" ({str(worker['why']).rstrip('.')})" if worker.get("why") else ""
             name = worker.get("worker")
             yield Doubt(VOID, f"worker {name} was lost{when}{why}: what its users had in flight is missing")
@@ -247,10 +261,6 @@ def _users_gone(e: Evidence) -> Iterator[Doubt]:
 def _undistinguished(e: Evidence) -> Iterator[Doubt]:
     if said := groups.undistinguished_servers(e.run):
         yield Doubt(SUSPECT, said)
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.3g} %"
 
 
 ENDING_RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (

@@ -18,6 +18,7 @@ from loadtest.analyse.server import memory
 from loadtest.analyse.verdict import endings
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
+from loadtest.text import counted, percent, seconds
 
 CACHED_TOKENS = 32  # up to so many cached tokens are the chat template, which comes before the nonce in each prompt
 CACHED_SHARE = 0.25  # of a prompt; with more of it cached the request counts as a cache hit
@@ -83,7 +84,7 @@ def _clock_gap(e: Evidence) -> Iterator[Doubt]:
     steps = (e.run.facts.get("client") or {}).get("clock_steps") or e.run.facts.get("clock_steps") or 0
     count = steps if isinstance(steps, int) else len(steps)
     if count:
-        yield Doubt(VOID, f"a clock of the client jumped {count} time{'s' if count != 1 else ''} during the run")
+        yield Doubt(VOID, f"a clock of the client jumped {counted(count, 'time')} during the run")
 
 
 def reloaded(run: Run, rows: BoolArray) -> pd.DataFrame:
@@ -138,8 +139,10 @@ def _reload(e: Evidence) -> Iterator[Doubt]:
         return
     loads = e.values("load_s")
     usual = float(np.median(loads))
-    seconds, count = float(slow["load_s"].max()), len(slow)
-    figures = f"{count} of {len(loads)} requests waited up to {seconds:.2f} s for a load, the others {_ms(usual)}"
+    longest, count = float(slow["load_s"].max()), len(slow)
+    figures = (
+        f"{count} of {len(loads)} requests waited up to {seconds(longest)} for a load, the others {seconds(usual)}"
+    )
     first_answer = float(e.run.requests["first_token"].min())
     if e.run.requests["warmup"].any() or (slow["send"] > first_answer).any():
         yield Doubt(VOID, f"the model was reloaded in mid-run: {figures}")
@@ -157,7 +160,7 @@ def _client_busy(e: Evidence) -> Iterator[Doubt]:
     cpu = client_cpu(e.run, e.level["index"])
     if cpu is not None and cpu > metrics.CLIENT_CPU_SHARE:
         who = "the client" if e.run.samples["file"].nunique() < 2 else "the busiest of the client's processes"
-        yield Doubt(SUSPECT, f"{who} used {_percent(cpu)} of a core, above {_percent(metrics.CLIENT_CPU_SHARE)}")
+        yield Doubt(SUSPECT, f"{who} used {percent(cpu)} of a core, above {percent(metrics.CLIENT_CPU_SHARE)}")
 
 
 def _beyond_capacity(e: Evidence) -> Iterator[Doubt]:
@@ -184,7 +187,7 @@ def _records_lost(e: Evidence) -> Iterator[Doubt]:
         share = lost / (lost + read)
         yield Doubt(
             VOID if share > metrics.LOST_RECORDS_SHARE else SUSPECT,
-            f"{lost} of the run's {lost + read} records could not be read ({_percent(share)})",
+            f"{lost} of the run's {lost + read} records could not be read ({percent(share)})",
         )
 
 
@@ -238,7 +241,7 @@ def _cached(e: Evidence) -> Iterator[Doubt]:
     if collapsed > HIT_SHARE * len(e.requests):
         yield Doubt(
             SUSPECT,
-            f"prefill took less than a tenth of the usual {usual * 1e3:.2f} ms a token in {collapsed} of "
+            f"prefill took less than a tenth of the usual {seconds(usual)} a token in {collapsed} of "
             f"{len(e.requests)} requests, as where a prefix cache answers, unasked",
         )
 
@@ -255,14 +258,6 @@ def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
     a_token = known["prefill_s"] / known["prompt_tokens"]
     usual = max(float(a_token.median()), float(a_token.iloc[0]))
     return int((a_token[~known["warmup"]] < COLLAPSED_PREFILL * usual).sum()), usual
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.3g} %"
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms"
 
 
 RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (

@@ -12,6 +12,7 @@ from loadtest import metrics
 from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.metrics import VOID
+from loadtest.text import counted, number, seconds
 
 GIVEN_BACK = 0.15  # by which a prediction may miss a measured figure, where its band is narrower
 FITTED = (  # figures that a model must reproduce: (words, figure, statistic, share of the percentile)
@@ -74,7 +75,7 @@ def unmatched_figure(predict: Callable[[int], Prediction], levels: Iterable[Mapp
             low, high = min(low, (1 - GIVEN_BACK) * said), max(high, (1 + GIVEN_BACK) * said)
             least, most = seen.bands.get(f"{name}.{statistic}", (value, value))
             if most < low or least > high:
-                at = f"at {load} stream{'s' if load != 1 else ''}"
+                at = f"at {counted(load, 'stream')}"
                 text = f"{words} {at} is {_figure_text(name, said)} by the model and {_figure_text(name, value)} as measured"
                 found.append((abs(math.log(max(said, 1e-12) / value)), text))
     return max(found)[1] if found else None
@@ -82,8 +83,8 @@ def unmatched_figure(predict: Callable[[int], Prediction], levels: Iterable[Mapp
 
 def _figure_text(name: str, value: float) -> str:
     if name.endswith("per_s"):
-        return f"{value:.1f}"
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+        return number(value)
+    return seconds(value)
 
 
 def with_spread_lengths(model: ServerModel) -> ServerModel:

@@ -9,6 +9,7 @@ from typing import Any
 
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.slo import Objective
+from loadtest.text import counted
 
 MOST_PREDICTED_STREAMS = 128  # where even these meet the objectives, the answer is "at least"
 RATE_PRECISION = 0.03  # of the most requests/s that the server does
@@ -35,8 +36,8 @@ class SustainableLoad:
         verb = "holds" if len(self.objectives) == 1 else "hold"
         if not self.concurrency:
             return f"not even one stream meets {asked}"
-        users = f"{'at least ' if self.more else ''}{self.concurrency}"
-        text = f"{asked} {verb} up to {users} stream{'s' if self.concurrency != 1 else ''} at once"
+        least = "at least " if self.more else ""
+        text = f"{asked} {verb} up to {least}{counted(self.concurrency, 'stream')} at once"
         if self.sure_concurrency < self.concurrency:
             text += f" (surely to {self.sure_concurrency})"
         if self.rate:

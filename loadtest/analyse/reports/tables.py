@@ -1,0 +1,234 @@
+"""The tables of a report: every figure of a run with its formula beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loadtest.analyse.figures import client_capacity
+from loadtest.analyse.figures.stats import PERCENTILES
+from loadtest.analyse.reports import findings
+from loadtest.analyse.reports.summary import Analysis, failed, figure
+from loadtest.analyse.server import memory_parts
+from loadtest.grid import Grid
+from loadtest.metrics import FORMULAS, needed
+from loadtest.text import UNKNOWN, number, percent, seconds
+
+# Every figure of a level in the order of summary.json: (key, name, unit).
+LEVEL_FIGURES = (
+    ("ttft_s", "TTFT", "ms"),
+    ("ttft_sched_s", "TTFT from t_sched", "ms"),
+    ("slot_wait_s", "slot wait", "ms"),
+    ("batch_wait_s", "batch wait", "ms"),
+    ("queue_wait_s", "queue wait", "ms"),
+    ("load_s", "load", "ms"),
+    ("prefill_s", "prefill", "ms"),
+    ("prefill_tokens_per_s", "prefill tokens/s", "1/s"),
+    ("itl_s", "ITL", "ms"),
+    ("tpot_s", "TPOT", "ms"),
+    ("stall_s", "stall", "ms"),
+    ("e2e_s", "E2E", "ms"),
+    ("e2e_sched_s", "E2E from t_sched", "ms"),
+    ("stream_tokens_per_s", "stream tokens/s", "1/s"),
+    ("e2e_tokens_per_s", "e2e tokens/s", "1/s"),
+    ("server_itl_s", "server ITL", "ms"),
+    ("delivery_delay_s", "delivery delay", "ms"),
+)
+STATISTIC_HEADS = ("mean", "p50", "p90", "p95", "p99", "max")
+
+
+def headline(level: dict[str, Any]) -> list[str]:
+    """Return a level's TTFT p50, p95, p99, p95 from t_sched, queue wait p50, tokens/s of a stream and in all."""
+    ttft = [duration(figure(level, "ttft_s", part)) for part in ("p50", "p95", "p99")]
+    ttft.append(duration(figure(level, "ttft_sched_s", "p95")))
+    waited = duration(figure(level, "queue_wait_s", "p50"))
+    return [
+        *ttft,
+        waited,
+        number(figure(level, "stream_tokens_per_s", "p50")),
+        number(level["output_tokens_per_s"]),
+    ]
+
+
+def _told_or_needed(level: dict[str, Any]) -> list[str]:
+    """Return headline(), with how many requests it would take where a TTFT percentile is not told."""
+    cells = headline(level)
+    for place, (key, part) in enumerate(
+        (("ttft_s", "p50"), ("ttft_s", "p95"), ("ttft_s", "p99"), ("ttft_sched_s", "p95"))
+    ):
+        cells[place] = _untold(level.get(key), part) or cells[place]
+    return cells
+
+
+def overview(summary: dict[str, Any]) -> Grid:
+    """Return a row a level: what was asked, how it ended, headline figures, verdict."""
+    some_shed = any(level.get("shed") for level in summary["levels"])
+    heads = (
+        "level",
+        "verdict",
+        "ok",
+        "failed",
+        *(["not sent"] if some_shed else []),
+        "TTFT p50",
+        "p95",
+        "p99",
+        "p95 from t_sched",
+        "queue wait p50",
+        "tokens/s a stream p50",
+        "output tokens/s",
+        "input tokens/s",
+        "requests/s",
+        "peak decoding",
+        "rates over",
+    )
+    rows = []
+    for level in summary["levels"]:
+        window = level["window"]
+        rows.append(
+            (
+                level["label"],
+                level["verdict"],
+                str(level["outcomes"].get("ok", 0)),
+                str(failed(level)),
+                *([str(level.get("shed") or 0)] if some_shed else []),
+                *_told_or_needed(level),
+                number(level["input_tokens_per_s"]),
+                number(level["requests_per_s"]),
+                str(level["peak_decoding"]),
+                window["throughput_over"] if window else UNKNOWN,
+            )
+        )
+    return Grid(heads, tuple(rows), names=2)
+
+
+def level_table(level: dict[str, Any]) -> Grid:
+    """Return every figure of a level with its interval and its formula, or why it is unknown."""
+    rows = []
+    for key, name, unit in LEVEL_FIGURES:
+        formula = FORMULAS.get(key, "")
+        described = level.get(key)
+        if not described:
+            reason = level.get(f"{key}_reason", "unknown")
+            rows.append((name, unit, "0", *[UNKNOWN] * (len(STATISTIC_HEADS) + 1), f"{formula} (unknown: {reason})"))
+            continue
+        factor = 1e3 if unit == "ms" else 1.0
+        cells = [_untold(described, part) or _in_unit(described[part], factor) for part in STATISTIC_HEADS]
+        interval = described["ci95_p50"]
+        between = f"{_in_unit(interval[0], factor)} to {_in_unit(interval[1], factor)}" if interval else UNKNOWN
+        rows.append((name, unit, str(described["n"]), *cells, between, formula))
+    return Grid(
+        ("figure", "unit", "n", *STATISTIC_HEADS, "95 % interval of p50", "formula"), tuple(rows), names=2, prose=True
+    )
+
+
+def step_time_table(analysis: Analysis) -> Grid:
+    """Return the measured step times, a row a number of streams decoding, beside the law's."""
+    law = analysis.steps.law
+    rows = []
+    for entry in analysis.steps.times:
+        kinds = [f"{_in_ms(kind.centre_s)} ({percent(kind.share)})" for kind in entry.kinds]
+        said = _in_ms(law.at(entry.streams)) if law else UNKNOWN
+        measured = (entry.mean_s, entry.median_s, entry.p10_s, entry.p90_s)
+        cells = [_in_ms(value) for value in measured]
+        rows.append((str(entry.streams), str(entry.n), *cells, " and ".join(kinds) if len(kinds) > 1 else "one", said))
+    heads = ("streams decoding", "steps", "mean ms", "median", "p10", "p90", "kinds of step", "the law's")
+    return Grid(heads, tuple(rows), names=0)
+
+
+def memory_table(found: memory_parts.MemoryComparison) -> Grid:
+    """Return what the model should take in memory, part by part, beside what was measured."""
+    rows = [tuple(cell or UNKNOWN for cell in row) for row in memory_parts.comparison_rows(found)]
+    return Grid(("", "estimate", "measured", "difference", "from"), tuple(rows), prose=True)
+
+
+def client_table(summary: dict[str, Any]) -> Grid:
+    """Return how well the client kept up, a row a level."""
+    calibrated = any("capacity_share" in level["client"] for level in summary["levels"])
+    rows = []
+    for level in summary["levels"]:
+        said, tokens = level["client"], level["tokens"]
+        achieved = tokens["achieved"]
+        rows.append(
+            (
+                level["label"],
+                said["stamps"],
+                duration(_largest(said["lag_s"])),
+                duration(_largest(said["schedule_lag_s"])),
+                percent(said["cpu"]) if said["cpu"] is not None else UNKNOWN,
+                *([client_capacity.capacity_cell(said)] if calibrated else []),
+                f"{tokens['output'] or 0} of {tokens['asked'] or 'any'}"
+                + (f" ({percent(achieved)})" if achieved else ""),
+                str(tokens["prompt"] or UNKNOWN),
+                tokens["source"] or UNKNOWN,
+            )
+        )
+    heads = (
+        "level",
+        "stamps",
+        "client lag max",
+        "schedule lag max",
+        "CPU of a core",
+        *(["of what it can measure"] if calibrated else []),
+        "output tokens of asked",
+        "prompt tokens",
+        "counted by",
+    )
+    return Grid(heads, tuple(rows))
+
+
+def facts_table(analysis: Analysis) -> Grid:
+    """Return what was measured, from where and how."""
+    summary, run = analysis.summary, analysis.run.facts
+    machine, server = run.get("client") or {}, summary["server"]
+    versions = ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items())
+    pairs = (
+        (
+            "run",
+            f"{summary['name']} ({summary['state'] or 'state unknown'}, started {summary['started'] or 'at an unknown time'})",
+        ),
+        ("server", f"{findings.measured_on(summary)} at {_urls(analysis)}"),
+        *([("simulated", mark)] if (mark := findings.simulated_mark(summary)) else []),
+        ("wire", str(summary["target"].get("dialect") or UNKNOWN)),
+        ("context", f"{server.get('context') or 'unknown'} tokens"),
+        *((f"slots{named}", f"{one.slots} ({one.slots.method})") for named, one in sections(analysis)),
+        ("driver", str(summary["driver"] or UNKNOWN)),
+        (
+            "client",
+            f"CPUs: {machine.get('cpus', '?')}, kernel {machine.get('kernel', '?')}, Python {machine.get('python', '?')}",
+        ),
+        ("versions", versions or UNKNOWN),
+    )
+    return Grid(("", ""), pairs, prose=True)
+
+
+def _urls(analysis: Analysis) -> str:
+    urls = [group.url for group, _ in analysis.groups] or [analysis.summary["target"].get("url")]
+    return ", ".join(map(str, dict.fromkeys(urls)))
+
+
+def sections(analysis: Analysis) -> list[tuple[str, Analysis]]:
+    """Return what has tables and charts of its own: each model and server as (": name", its analysis), else ("", all)."""
+    return [(f": {group.name}", one) for group, one in analysis.groups] or [("", analysis)]
+
+
+def _largest(described: dict[str, Any]) -> float | None:
+    value: float | None = described["max"]
+    return value
+
+
+def _untold(described: dict[str, Any] | None, part: str) -> str | None:
+    """Say how many values a percentile would take that is not told; None where it is, or where nothing is known."""
+    if not described or described[part] is not None or part not in PERCENTILES:
+        return None
+    return f"needs {needed(PERCENTILES[part])}"
+
+
+def duration(value: float | None) -> str:
+    return UNKNOWN if value is None else seconds(value)
+
+
+def _in_ms(value: float) -> str:
+    return number(value * 1e3)
+
+
+def _in_unit(value: float | None, factor: float) -> str:
+    return number(None if value is None else value * factor)

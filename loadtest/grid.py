@@ -1,0 +1,121 @@
+"""A table of text: one Grid for the console, Markdown and, by templates/parts.html, HTML."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loadtest.text import UNKNOWN
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIDEST_NAME, NARROWEST_NAME = 20, 10  # columns of a terminal; longer names are folded
+PADDING, EDGES = 2, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table: heads and rows of text. Columns of names and of prose stand to the left, those of numbers to the right."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    names: int = 1  # columns from the left that hold names
+    prose: bool = False  # whether the last column holds sentences
+    groups: tuple[tuple[str, int], ...] = ()  # heads above the heads, with the columns that each spans; "" for none
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What each column holds: "name", "number" or "prose"."""
+        found = ["name" if i < self.names else "number" for i in range(len(self.heads))]
+        if self.prose:
+            found[-1] = "prose"
+        return tuple(found)
+
+    def only(self, columns: Sequence[int]) -> Grid:
+        """Return the grid with these columns alone; the name columns must be among them."""
+        rows = tuple(tuple(row[i] for i in columns) for row in self.rows)
+        return dataclasses.replace(self, heads=tuple(self.heads[i] for i in columns), rows=rows)
+
+    def without_unknown(self) -> Grid:
+        """Return the grid without the columns in which nothing is known."""
+        known = [i for i in range(len(self.heads)) if i < self.names or any(row[i] != UNKNOWN for row in self.rows)]
+        return self.only(known)
+
+    def fitted(self, width: int, expendable: Sequence[str]) -> tuple[Grid, list[str]]:
+        """Return the grid in so many columns of a terminal, and the heads left out: `expendable` names them in order."""
+        kept, left_out = list(range(len(self.heads))), []
+        for head in expendable:
+            if EDGES + sum(self._least(i) + PADDING for i in kept) - PADDING <= width:
+                break
+            if head in self.heads:
+                kept.remove(self.heads.index(head))
+                left_out.append(head)
+        return self.only(kept), left_out
+
+    def _least(self, column: int) -> int:
+        """Return how narrow a column may be: heads and names break between words, other cells only before a bracket."""
+        cells = [row[column] for row in self.rows]
+        if column < self.names:
+            words = [word for cell in cells for word in cell.split()]
+            return min(max([NARROWEST_NAME, *map(len, words)]), WIDEST_NAME)
+        pieces = [piece for cell in cells for piece in cell.split(" (", 1)[0].split("\n")]
+        return max(map(len, [*self.heads[column].split(), *pieces]), default=1)
+
+    def console(
+        self,
+        title: str,
+        *,
+        caption: str = "",
+        styles: Mapping[str, str] | None = None,
+        widths: Sequence[int] = (),
+        show_heads: bool = True,
+    ) -> Table:
+        """Return it for a terminal; `styles` gives a cell of that text its style, `widths` the least width of columns."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(
+            title=Text(title, style="bold"),
+            title_justify="left",
+            caption=Text(caption, style="dim") if caption else None,
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            show_header=show_heads,
+            pad_edge=not widths,
+            show_edge=not widths,
+        )
+        for i, (head, kind) in enumerate(zip(self.heads, self.kinds, strict=True)):
+            right = kind == "number" and head != "verdict"
+            least = None if kind == "prose" else widths[i] if widths else self._least(i)
+            if kind == "name" and least is not None and not widths:
+                least = min(NARROWEST_NAME, max((len(row[i]) for row in self.rows), default=0))
+            table.add_column(
+                Text(head),
+                justify="right" if right else "left",
+                min_width=least,
+                overflow="fold",
+                no_wrap=bool(widths) and right,
+            )
+        for row in self.rows:
+            table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
+        return table
+
+    def markdown(self) -> Iterator[str]:
+        """Yield its lines in Markdown, the text escaped."""
+        yield "| " + " | ".join(map(escaped, self.heads)) + " |"
+        yield "|" + "".join("---:|" if kind == "number" else "---|" for kind in self.kinds)
+        for row in self.rows:
+            yield "| " + " | ".join(map(escaped, row)) + " |"
+
+
+def escaped(text: str) -> str:
+    """Escape for Markdown what a server or a user may have put into a name; a line break would end a table's row."""
+    plain = " ".join(text.split())
+    for sign in "\\`*_[]<>|#":
+        plain = plain.replace(sign, f"&#{ord(sign)};" if sign in "<>" else f"\\{sign}")
+    return plain

@@ -1,0 +1,72 @@
+"""How numbers, units and other people's text are written."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from loadtest import text
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (0.0, "0.00"),
+        (0.354, "0.35"),
+        (9.996, "10.0"),
+        (99.96, "100"),
+        (1780.4, "1780"),
+        (9999.6, "10,000"),
+        (-12.34, "-12.3"),
+    ],
+)
+def test_a_number_has_three_digits_and_no_exponent(value: float | None, said: str) -> None:
+    assert text.number(value) == said
+
+
+@pytest.mark.parametrize(("value", "said"), [(8.0, "8"), (12.25, "12.25"), (0.1, "0.1"), (1e12, "1,000,000,000,000")])
+def test_what_was_given_keeps_its_digits(value: float, said: str) -> None:
+    assert text.number(value, exact=True) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "unknown"),
+        (math.inf, "for ever"),
+        (0.0, "0 ms"),
+        (0.0000123, "12.3 µs"),
+        (0.0004, "0.40 ms"),
+        (0.9996, "1.00 s"),
+        (0.0452, "45.2 ms"),
+        (1.911, "1.91 s"),
+    ],
+)
+def test_a_duration_picks_its_unit(value: float | None, said: str) -> None:
+    assert text.seconds(value) == said
+    assert text.seconds(0.005, exact=True) == "5 ms"
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(0.0, "0 %"), (0.00123, "0.12 %"), (0.0912, "9.1 %"), (0.0996, "10 %"), (1.0, "100 %")]
+)
+def test_a_share_is_a_percentage(share: float, said: str) -> None:
+    assert text.percent(share) == said
+
+
+def test_a_change_has_its_sign() -> None:
+    assert [text.signed(share) for share in (0.04, -0.0912, 0.0001)] == ["+4.0 %", "−9.1 %", "0.0 %"]
+
+
+def test_sizes_counts_and_lists() -> None:
+    assert [text.size(count) for count in (None, 0, 42e9, 1.05e9, 658e6, 2000)] == [
+        *("unknown", "0 MB", "42 GB", "1.05 GB", "658 MB", "2 kB")
+    ]
+    assert [text.binary_size(count) for count in (text.GIB, text.MIB)] == ["1.00 GiB", "1.0 MiB"]
+    assert [text.counted(1, "stream"), text.counted(2, "stream"), text.counted(2, "batch", "batches")] == [
+        *("1 stream", "2 streams", "2 batches")
+    ]
+    assert [text.listed(names) for names in ([], [1], [1, 2], ["a", "b", "c"])] == ["", "1", "1 and 2", "a, b and c"]
