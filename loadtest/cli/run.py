@@ -21,7 +21,7 @@ from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST
 from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, parse_objectives
-from loadtest.workloads.workload import check_files
+from loadtest.workloads.workload import check_files, planned
 
 
 def run_scenario(
@@ -116,9 +116,10 @@ def _measure_levels(
     scenario: Scenario, out: Path | None, objectives: Sequence[Objective], *, report: bool, beside: Beside | None
 ) -> int:
     line = LiveLine()
-    if (said := beforehand(scenario, objectives)) is not None:
+    plan = planned(scenario)
+    if (said := beforehand(plan, objectives)) is not None:
         line.say(said)
-    watch = Expected(scenario, line.say) if objectives else (lambda _: None)
+    watch = Expected(plan, line.say) if objectives else (lambda _: None)
     finished = run_scenario(scenario, out, line=line, beside=beside, watch=watch)
     if finished.state != "done":
         return show_ended(finished, charts=report, objectives=objectives)
@@ -143,6 +144,8 @@ def _find_max(
     report: bool,
     beside: Beside | None,
 ) -> int:
+    if scenario.data_once:
+        raise ScenarioError("--find-max sends as many requests as --slo needs; leave out data_once.")
     line = LiveLine()
     finder = Finder(scenario, objectives, most, line.say)
     finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside)

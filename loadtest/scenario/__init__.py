@@ -9,7 +9,15 @@ files that a user names.
 from loadtest.scenario.data import DataKeys
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
-from loadtest.scenario.lengths import Lengths, Observed, lengths_of, read_length, sentence, split_outside_brackets
+from loadtest.scenario.lengths import (
+    Lengths,
+    Observed,
+    lengths_of,
+    read_length,
+    sentence,
+    split_outside_brackets,
+    whole_lengths,
+)
 from loadtest.scenario.level import Level
 from loadtest.scenario.limits import LimitKeys
 from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys
@@ -48,8 +56,8 @@ __all__ = [
     "Lengths",
     "Level",
     "LimitKeys",
-    "Observed",
     "LoadKeys",
+    "Observed",
     "PromptKeys",
     "Range",
     "RequestKeys",
@@ -66,4 +74,5 @@ __all__ = [
     "sentence",
     "short_repr",
     "split_outside_brackets",
+    "whole_lengths",
 ]

@@ -20,8 +20,8 @@ def check_together(scenario: Scenario) -> None:
     made_up = not (scenario.literal or scenario.trace or scenario.data)
     if scenario.data is not None and scenario.literal:
         raise ScenarioError("data and prompt (or prompt_file) exclude each other; give one.")
-    if scenario.data_once and (scenario.requests is not None or scenario.duration is not None):
-        raise ScenarioError("data_once says how many requests a level has; leave out requests and duration.")
+    if scenario.data_once and (scenario.trace is not None or scenario.duration is not None):
+        raise ScenarioError("data_once says how many requests a level has; leave out trace and duration.")
     if made_up and not scenario.input_tokens:
         raise ScenarioError("input_tokens is empty: name a prompt length, or give a prompt.")
     if scenario.up_to_context:

@@ -96,6 +96,8 @@ def check_data(data: DataKeys) -> None:
     if data.system is not None and data.system_tokens is not None:
         raise ScenarioError("system and system_tokens exclude each other; give one.")
     if data.prefixes is not None and data.system_tokens is None:
-        raise ScenarioError("prefixes are made up; say how long they are with system_tokens, e.g. system_tokens = 1000.")
+        raise ScenarioError(
+            "prefixes are made up; say how long they are with system_tokens, e.g. system_tokens = 1000."
+        )
     if data.prefix_zipf is not None and (data.prefixes or 1) < 2:
         raise ScenarioError("prefix_zipf says which of several prefixes is drawn; add prefixes, e.g. prefixes = 20.")

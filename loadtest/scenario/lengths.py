@@ -1,10 +1,10 @@
 """Lengths in tokens: a number, or a distribution that each request's length is drawn from.
 
-    lognormal(800, 0.6)      median, standard deviation of the logarithm
-    normal(500, 100)         mean, standard deviation
-    uniform(100, 900)        least, most
-    empirical(prompts.csv)   the lengths in a trace or a data file
-    200@70%+4000@30%         a mixture; each part is a number or one of the above
+lognormal(800, 0.6)      median, standard deviation of the logarithm
+normal(500, 100)         mean, standard deviation
+uniform(100, 900)        least, most
+empirical(prompts.csv)   the lengths in a trace or a data file
+200@70%+4000@30%         a mixture; each part is a number or one of the above
 """
 
 from __future__ import annotations
@@ -139,6 +139,11 @@ def as_lengths(key: str, values: Sequence[int | str]) -> tuple[int | str, ...]:
                 raise ScenarioError(f"{key}: {sentence(error)}") from None
         kept.append(value)
     return tuple(kept)
+
+
+def whole_lengths(values: Sequence[int | str]) -> tuple[int, ...]:
+    """Return those lengths that are numbers."""
+    return tuple(value for value in values if isinstance(value, int))
 
 
 @functools.lru_cache(maxsize=256)

@@ -13,9 +13,9 @@ class Level:
 
     index: int
     concurrency: int | None  # None in an open loop
-    input_tokens: int | None  # None where a literal prompt decides
-    output_tokens: int | None  # None where the model decides
-    words: int | None  # what {words} in a literal prompt stands for
+    input_tokens: int | None = None  # None where a literal prompt decides
+    output_tokens: int | None = None  # None where the model decides
+    words: int | None = None  # what {words} in a literal prompt stands for
     requests: int  # in all, without warm-up; 0 where the duration decides
     rate: float | None = None  # requests/s, at the start where rate_to differs; None in a closed loop and with a trace
     rate_to: float | None = None  # requests/s at the end

@@ -31,7 +31,9 @@ from loadtest.scenario.values import Text, coerce
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario(LimitKeys, DataKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has the fields of its last base first
+class Scenario(
+    LimitKeys, DataKeys, PromptKeys, LoadKeys, RequestKeys
+):  # a dataclass has the fields of its last base first
     """Everything that decides what is sent; immutable, and written whole into run.json."""
 
     name: str = key(
@@ -48,7 +50,7 @@ class Scenario(LimitKeys, DataKeys, PromptKeys, LoadKeys, RequestKeys):  # a dat
             object.__setattr__(self, one.name, as_lengths(one.name, value) if one.declared.length else value)
         if self.open_loop:
             object.__setattr__(self, "concurrency", ())
-            if self.rate and self.requests is None and self.duration is None:
+            if self.rate and self.requests is None and self.duration is None and not self.data_once:
                 object.__setattr__(self, "duration", OPEN_LOOP_S)
         for one in keys:
             one.check(getattr(self, one.name))

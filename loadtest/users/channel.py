@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import httpx
 
@@ -17,11 +17,12 @@ from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import Level
 from loadtest.target.connect import timeouts_of, trust
-from loadtest.users.arguments import Messages, text_of
+from loadtest.users.arguments import Messages
 from loadtest.users.tryout import UserTarget
 from loadtest.wire import LagLog, Order, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
+from loadtest.workloads.messages import text_of
 from loadtest.workloads.source import Session
 from loadtest.workloads.workload import Workload
 
@@ -38,9 +39,14 @@ class RequestKind:
     """What a user wants sent."""
 
     endpoint: Endpoint
-    input_tokens: int | None  # of a made-up prompt
-    output_tokens: int | None
+    input_tokens: int | str | None  # of a made-up prompt; a text is a distribution
+    output_tokens: int | str | None
     text: str | None = None  # sent instead of a made-up prompt
+
+
+def length_facts(side: str, asked: int | str | None) -> dict[str, Any]:
+    """Return a level's fields for a length, a number or a distribution."""
+    return {f"{side}_lengths" if isinstance(asked, str) else f"{side}_tokens": asked}
 
 
 class Channel:
@@ -56,7 +62,7 @@ class Channel:
         counter = settled.counter()
         self._count = counter.count if counter.exact else None
         self._target = settled.index
-        self._workload = Workload(scenario, counter, settled.fit)
+        self._workload = Workload(scenario, counter, settled.fit, context=settled.context)
         self._api, self._model = settled.api, target.model.name
         self._dialects: dict[Endpoint, Dialect] = {}
         self.wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file), waiter=waiter)
@@ -68,7 +74,7 @@ class Channel:
     def warm_up(self, users: int) -> None:
         """Have connections and requests ready for so many users, and everything imported: untimed, before the clock."""
         count = min(users, MOST_AHEAD)
-        plain = RequestKind(self.endpoint, self.scenario.input_tokens[0], self.scenario.output_tokens[0])
+        plain = RequestKind(self.endpoint, *self.usual_lengths)
         try:
             greeting = httpx.Request("GET", f"{self.url}/", headers=self._headers)
             self.wire.fetch(Order.of(greeting, Received(), GREETING))
@@ -80,6 +86,12 @@ class Channel:
         for _ in range(count):
             self.restock(plain)
         inspect.stack()  # Locust's Runner.stop() does: 25 to 45 ms the first time, while streams are in flight
+
+    @property
+    def usual_lengths(self) -> tuple[int | str | None, int | str | None]:
+        """What is asked for where a task says nothing."""
+        inputs, outputs = self._workload.scenario.input_tokens, self._workload.scenario.output_tokens
+        return next(iter(inputs), None), next(iter(outputs), None)
 
     def take(self, kind: RequestKind) -> Request:
         """Return a session's first request, one made ahead where there is one."""
@@ -99,7 +111,10 @@ class Channel:
     def conversation(self, messages: Messages, kind: RequestKind) -> Request:
         """Return a request that sends these messages as they are, without a nonce: a server may have their prefix cached."""
         number = next(self._numbers)
-        job = Job(number, 0, number, text_of(messages), None, kind.output_tokens, messages=tuple(messages))
+        output = kind.output_tokens
+        if isinstance(output, str):
+            output = self._workload.lengths.at(self._level(kind), number, warmup=False).output_tokens
+        job = Job(number, 0, number, text_of(messages), None, output, messages=tuple(messages))
         return self._request(job, number, self._dialect(kind.endpoint))
 
     def following(self, request: Request, wall: WallClock, lag: LagLog) -> Request | None:
@@ -111,19 +126,23 @@ class Channel:
 
     def _make(self, kind: RequestKind) -> Request:
         number = next(self._numbers)
-        level = Level(
-            index=0,
-            concurrency=1,
-            input_tokens=kind.input_tokens,
-            output_tokens=kind.output_tokens,
-            words=None,
-            requests=0,
-        )
-        source = self._workload if kind.text is None else LiteralText(self.scenario, kind.text)
-        session = source.session(level, number)
+        source = None if kind.text is None else LiteralText(self.scenario, kind.text)
+        session = self._workload.session(self._level(kind), number, source=source)
         job = session.next(None)
         assert job is not None, "a session has at least one job"
         return self._request(job, number, self._dialect(kind.endpoint), session)
+
+    def _level(self, kind: RequestKind) -> Level:
+        """Return the level of a request of this kind, as sources take it."""
+        return Level(
+            index=0,
+            concurrency=1,
+            **length_facts("input", kind.input_tokens),
+            **length_facts("output", kind.output_tokens),
+            system_tokens=self.scenario.system_tokens,
+            words=None,
+            requests=0,
+        )
 
     def _dialect(self, endpoint: Endpoint) -> Dialect:
         if endpoint not in self._dialects:

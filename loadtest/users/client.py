@@ -80,8 +80,8 @@ class Client:
         self,
         prompt: Prompt = None,
         *,
-        input_tokens: int | None = None,
-        output_tokens: int | None = None,
+        input_tokens: int | str | None = None,
+        output_tokens: int | str | None = None,
         name: str | None = None,
         catch_response: bool = False,
         t_sched: int | None = None,
@@ -91,7 +91,7 @@ class Client:
         Args:
             prompt: a text (sent behind a nonce, so that no prefix cache answers, unless the user has warm_cache), or
                 messages, sent as they are. Default: the user's own prompt, else a made-up one of input_tokens.
-            input_tokens, output_tokens: lengths asked for. Default: --input-tokens and --output-tokens, else the
+            input_tokens, output_tokens: lengths asked for, or distributions such as "lognormal(800, 0.6)". Default: --input-tokens and --output-tokens, else the
                 user's.
             name: of the row in Locust's tables. Default: the request's path.
             catch_response: use the answer in a `with` block that judges it, as with Locust's own clients.
@@ -103,8 +103,8 @@ class Client:
         self,
         prompt: str | None = None,
         *,
-        input_tokens: int | None = None,
-        output_tokens: int | None = None,
+        input_tokens: int | str | None = None,
+        output_tokens: int | str | None = None,
         name: str | None = None,
         catch_response: bool = False,
         t_sched: int | None = None,
@@ -123,8 +123,8 @@ class Client:
         self,
         endpoint: Endpoint,
         prompt: Prompt,
-        input_tokens: int | None,
-        output_tokens: int | None,
+        input_tokens: int | str | None,
+        output_tokens: int | str | None,
         name: str | None,
         catch_response: bool,
         t_sched: int | None,
@@ -136,11 +136,11 @@ class Client:
         due = checked_instant(t_sched)
         if due is None:
             due = now() - self._lag
-        scenario = self._channel.scenario
+        usual_input, usual_output = self._channel.usual_lengths
         kind = RequestKind(
             endpoint,
-            checked_length("input_tokens", input_tokens) or scenario.input_tokens[0],
-            checked_length("output_tokens", output_tokens) or scenario.output_tokens[0],
+            checked_length("input_tokens", input_tokens) or usual_input,
+            checked_length("output_tokens", output_tokens) or usual_output,
             prompt if isinstance(prompt, str) else None,
         )
         if isinstance(prompt, list):

@@ -10,6 +10,7 @@ from typing import Any, Self
 from loadtest.dialects import dialect_for
 from loadtest.scenario import Scenario
 from loadtest.target.connect import control_client, trust
+from loadtest.target.context import context_of
 from loadtest.target.prepare import prepare_target
 from loadtest.target.probe import ServedModel, Server
 from loadtest.target.target import Target
@@ -29,6 +30,11 @@ class UserTarget:
     @property
     def api(self) -> str:
         return self.target.dialect.api
+
+    @property
+    def context(self) -> int | None:
+        """The context of the model, to which drawn lengths are cut."""
+        return context_of(self.scenario, self.target.model, loaded=True)
 
     def counter(self) -> Counter:
         """Return this process's token counter; its ranks were fetched in `try_out`, where possible."""

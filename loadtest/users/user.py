@@ -34,9 +34,15 @@ class ModelUser(User):
     # Declared for type checkers; the defaults are set below, from the scenario's keys.
     model: str | None
     api: str
-    input_tokens: int | None
-    output_tokens: int | None
+    input_tokens: int | str | None  # a text is a distribution, such as "lognormal(800, 0.6)"
+    output_tokens: int | str | None
     prompt: str | None
+    data: str | None  # a file whose rows are sent
+    data_column: str | None
+    system: str | None
+    system_tokens: int | None
+    prefixes: int | None
+    prefix_zipf: float | None
     warmup: int  # requests of each user at the start of a level that are kept but not counted
     warm_cache: bool
     num_ctx: int | None

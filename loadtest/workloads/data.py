@@ -86,7 +86,7 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
         yield f"{path}: {counted(file.left_out, 'conversation')} without a word of a user left out; {rows} remain."
     if file.recorded:
         yield f"{path}: {counted(file.recorded, 'row')} hold a recorded answer, which is not sent."
-    if 0 < file.own_lengths:
+    if file.own_lengths > 0:
         yield f"{path}: {file.own_lengths} of {rows} say how long their answer may be, which wins over output_tokens."
     if file.with_body is not None:
         yield f"{path}: rows lay {file.with_body} over the request's body, as they are."
@@ -114,11 +114,9 @@ def check_rows_fit(file: DataFile, scenario: Scenario, counter: Counter, fit: To
     """
     asked = max((each for each in scenario.output_tokens if isinstance(each, int)), default=1)
     shared = scenario.system_tokens or 0
-    least = 1 if file.own_lengths else asked
-    sizes = ((end - start, -i) for i, (start, end) in enumerate(zip(file.starts, file.ends, strict=True)))
-    long = heapq.nlargest(MOST_COUNTED, (each for each in sizes if each[0] + least + shared > context))
-    if file.own_lengths:
-        long = [(0, -i) for i in range(min(len(file), MOST_COUNTED))] if not long else long
+    columns = zip(file.starts, file.ends, file.answers, strict=True)
+    sizes = ((end - start + (answer or asked), -i) for i, (start, end, answer) in enumerate(columns))
+    long = heapq.nlargest(MOST_COUNTED, (each for each in sizes if each[0] + shared > context))
     too_long: list[tuple[int, int, int]] = []
     for _, negative in long:
         row = file.row(-negative)

@@ -12,15 +12,16 @@ import re
 import stat
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import MOST_REQUESTS, file_version, short_repr
-from loadtest.workloads.data_rows import IDS, KNOWN, LENGTHS, Row, RowError, read_row
+from loadtest.workloads.data_rows import IDS, KNOWN, LENGTHS, Row, RowError, is_plain, plain_column, read_row
 from loadtest.workloads.trace import DELIMITERS
 
 BLOCK = 1 << 20  # bytes that are read at once of a JSON array
@@ -30,11 +31,18 @@ PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PAR1": "Parquet", b"\x28\
 OTHER_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 JSON_PIECES = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{},]', re.DOTALL)
 
-csv.field_size_limit(MOST_ROW)
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let cells of a CSV file be as long as a row may be; the limit is one of the whole process."""
+    usual = csv.field_size_limit(MOST_ROW)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(usual)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A row's place in the file, and its bytes."""
 
     start: int
@@ -52,12 +60,12 @@ class DataFile:
     delimiter: str = ","
     starts: array[int] = field(default_factory=lambda: array("q"))
     ends: array[int] = field(default_factory=lambda: array("q"))
+    answers: array[int] = field(default_factory=lambda: array("q"))  # length that a row asks for, 0: none
     left_out: int = 0  # conversations in which no user speaks
     own_lengths: int = 0  # rows that say how long their answer may be
     recorded: int = 0  # rows that end in an answer, which is not sent
     with_body: str | None = None  # the keys that the first such row lays over its request's body
     systems: int | None = None  # number of the first row with a system prompt of its own
-    longest: int = 0  # bytes of the longest row
 
     @classmethod
     def read(cls, path: Path, column: str | None) -> DataFile:
@@ -90,7 +98,8 @@ class DataFile:
     def _value(self, body: bytes) -> Any:
         if self.head is None:
             return orjson.loads(body)
-        cells = next(csv.reader([body.decode()], delimiter=self.delimiter, strict=True))
+        with _long_cells():
+            cells = next(csv.reader([body.decode()], delimiter=self.delimiter, strict=True))
         return dict(zip(self.head, cells, strict=False))
 
     def _line(self, offset: int) -> int:
@@ -105,13 +114,20 @@ class DataFile:
     def take_all(self, file: BinaryIO) -> None:
         """Read the file through, and remember where its rows are."""
         pieces = self._csv_pieces(file) if self.head is not None else self._json_pieces(file)
+        starts, ends, answers = self.starts, self.ends, self.answers
+        keys, plain = None, None  # of a row of which nothing but one text is sent: most rows are alike
         for piece, value in pieces:
+            if plain is not None and value.__class__ is dict and value.keys() == keys and is_plain(value[plain]):
+                starts.append(piece.start)
+                ends.append(piece.end)
+                answers.append(0)
+                continue
+            if (plain := plain_column(value, self.column)) is not None:
+                keys = value.keys()
             try:
                 row = read_row(value, self.column)
             except RowError as error:
-                raise ScenarioError(
-                    f"the data file {self.path}, line {self._line(piece.start)}, {error}."
-                ) from None
+                raise ScenarioError(f"the data file {self.path}, line {self._line(piece.start)}, {error}.") from None
             except UnicodeEncodeError:
                 raise self._wrong(piece.start, "holds half a character (a lone surrogate)") from None
             if row is None:
@@ -124,9 +140,9 @@ class DataFile:
     def _take(self, piece: Piece, row: Row) -> None:
         self.starts.append(piece.start)
         self.ends.append(piece.end)
+        self.answers.append(row.output_tokens or 0)
         self.own_lengths += row.output_tokens is not None
         self.recorded += row.answer is not None and row.messages is not None
-        self.longest = max(self.longest, piece.end - piece.start)
         if row.body and self.with_body is None:
             self.with_body = ", ".join(map(str, row.body))
         if self.systems is None and row.has_system:
@@ -223,7 +239,9 @@ class DataFile:
             except StopIteration:
                 return
             except csv.Error as error:
-                what = "begins a text in quotes that never ends" if "end of data" in str(error) else f"is not CSV: {error}"
+                what = (
+                    "begins a text in quotes that never ends" if "end of data" in str(error) else f"is not CSV: {error}"
+                )
                 raise self._wrong(start, what) from None
             if first:
                 first = False
@@ -271,7 +289,8 @@ def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
         with path.open("rb") as file:
             data = _recognised(path, column, file)
             file.seek(0)
-            data.take_all(file)
+            with _long_cells():
+                data.take_all(file)
     except OSError as error:
         raise ScenarioError(f"cannot read the data file {path}: {error.strerror}.") from None
     except ValueError:

@@ -70,6 +70,21 @@ def read_row(value: Any, column: str | None) -> Row | None:
     return Row(text, output_tokens=length, id=row_id, body=_extra(value), answer=answer)
 
 
+def plain_column(value: Any, column: str | None) -> str | None:
+    """Return the column of a row's prompt where it is a text and nothing else of the row is sent; else None."""
+    if not isinstance(value, dict) or any(name in value for name in LENGTHS):
+        return None
+    name = column if column is not None else next((one for one in KNOWN if one in value), None)
+    if name is None or name in CONVERSATIONS or name == "instruction" or "body" in value:
+        return None
+    return name if is_plain(value.get(name)) else None
+
+
+def is_plain(text: Any) -> bool:
+    """Whether this is a prompt that can be sent."""
+    return isinstance(text, str) and bool(text) and not text.isspace() and "\0" not in text
+
+
 def _batch_row(body: dict[str, Any], row_id: str | None) -> Row:
     """Return what a request of an OpenAI batch file asks for: its messages or its prompt, and its length."""
     length, extra = _length(body), {key: value for key, value in body.items() if key not in OWN} or None

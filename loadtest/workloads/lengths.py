@@ -7,10 +7,11 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Level, Scenario, file_version, lengths_of
-from loadtest.text import share as share_text
+from loadtest.text import percent
 from loadtest.workloads.data_file import DataFile
 from loadtest.workloads.nonce import seed_from
 from loadtest.workloads.tokens import Counter, TokenFit
@@ -53,7 +54,7 @@ class DrawnLengths:
         return sum(wanted != got for wanted, got in tries) / TRIES
 
     def _uncut(self, level: Level, i: int, *, warmup: bool) -> Level:
-        drawn = {}
+        drawn: dict[str, Any] = {}
         for side, text in (("input", level.input_lengths), ("output", level.output_lengths)):
             if text is None:
                 continue
@@ -124,9 +125,11 @@ def cut_notes(scenario: Scenario, drawn: DrawnLengths) -> Iterator[str]:
             continue
         said.add(pair)
         if (share := drawn.cut_share(level)) > 0:
-            what = " and ".join(f"{each} {way}" for each, way in zip(pair, ("in", "out"), strict=True) if each is not None)
+            what = " and ".join(
+                f"{each} {way}" for each, way in zip(pair, ("in", "out"), strict=True) if each is not None
+            )
             yield (
-                f"{what}: about {share_text(share)} of the requests would pass the context of {drawn.context} tokens; their "
+                f"{what}: about {percent(share)} of the requests would pass the context of {drawn.context} tokens; their "
                 "lengths are cut to fit."
             )
 

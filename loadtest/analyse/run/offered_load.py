@@ -24,6 +24,7 @@ def is_open(level: dict[str, Any]) -> bool:
 def level_of(level: dict[str, Any]) -> Level:
     """Return a level of run.json or summary.json as a scenario's level, which has the names for it."""
     keys = ("concurrency", "rate", "rate_to", "trace", "input_tokens", "output_tokens", "words")
+    keys += ("input_lengths", "output_lengths", "system_tokens")
     return Level(index=level["index"], requests=0, **{key: level.get(key) for key in keys})
 
 
@@ -40,7 +41,7 @@ def label(level: dict[str, Any], prompt_tokens: FloatArray) -> str:
     known, asked = prompt_tokens[np.isfinite(prompt_tokens)], level.get("input_tokens")
     if not len(known) or not asked:
         return named
-    got = float(known.mean())
+    got = float(known.mean()) - (level.get("system_tokens") or 0)
     if abs(got - asked) <= max(FEW_TOKENS, metrics.LENGTH_SHARE * asked):
         return named
     return named.replace(f"{asked} in", f"{got:.0f} in ({asked} asked)", 1)

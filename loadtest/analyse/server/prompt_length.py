@@ -96,6 +96,7 @@ def prompt_length_series(run: Run, levels: Iterable[dict[str, Any]]) -> list[Pro
     for level in levels:
         if level["input_tokens"] is not None:
             key = (level["concurrency"], level["rate"], level.get("rate_to"), level["output_tokens"], level["words"])
+            key += tuple(level.get(name) for name in ("output_lengths", "system_tokens"))
             groups.setdefault(key, []).append(level)
     kept = [group for group in groups.values() if len({level["input_tokens"] for level in group}) >= FEWEST_LENGTHS]
     if not kept:
