@@ -20,6 +20,7 @@ from loadtest.target.connect import timeouts_of, trust
 from loadtest.users.arguments import Messages
 from loadtest.users.tryout import UserTarget
 from loadtest.wire import LagLog, Order, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
+from loadtest.workloads.data import data_file
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.messages import text_of
@@ -92,6 +93,12 @@ class Channel:
         """What is asked for where a task says nothing."""
         inputs, outputs = self._workload.scenario.input_tokens, self._workload.scenario.output_tokens
         return next(iter(inputs), None), next(iter(outputs), None)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the data file has; 0 without one."""
+        file = data_file(self.scenario)
+        return 0 if file is None else len(file)
 
     def take(self, kind: RequestKind) -> Request:
         """Return a session's first request, one made ahead where there is one."""

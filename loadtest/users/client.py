@@ -76,6 +76,11 @@ class Client:
         """The run's seed, the same in every worker."""
         return self._channel.scenario.seed
 
+    @property
+    def rows(self) -> int:
+        """How many rows --data has; 0 without one."""
+        return self._channel.rows
+
     def chat(
         self,
         prompt: Prompt = None,

@@ -205,7 +205,7 @@ class DataFile:
                     if depth == 0 or (depth == 1 and mark == b","):
                         element = held[start - base : at - base]
                         if element.strip():
-                            yield Piece(start, at, element)
+                            yield Piece(start + len(element) - len(element.lstrip()), at, element.lstrip())
                         elif mark == b",":
                             raise self._wrong(at, "has a comma with nothing before it")
                         start = at + 1
@@ -215,7 +215,10 @@ class DataFile:
             else:
                 seen = len(held)
             if not block:
-                raise self._wrong(start, "begins a row that never ends: the array's closing bracket is missing")
+                blanks = len(held) - len(held.lstrip())
+                raise self._wrong(
+                    start + blanks, "begins a row that never ends: the array's closing bracket is missing"
+                )
             held, base, seen = held[start - base :], start, seen - (start - base)
             if len(held) > MOST_ROW:
                 raise self._wrong(start, f"begins a row of more than {MOST_ROW >> 20} MiB; is it the right file?")

@@ -1,0 +1,30 @@
+"""A batch job: every row of a file once, then the test is over.
+
+    locust -f scenarios/batch.py --headless -u 8 -r 8 --data my_prompts.jsonl
+
+All users share the rows of one process: do not split this test over several.
+"""
+
+import itertools
+from pathlib import Path
+
+from locust import task
+from locust.exception import StopUser
+
+from loadtest.users import ModelUser
+
+sent = itertools.count()
+
+
+class Worker(ModelUser):
+    data = str(Path(__file__).with_name("batch_prompts.jsonl"))
+    output_tokens = 256  # a limit, where a row has none of its own
+    warmup = 0
+
+    @task
+    def send_row(self) -> None:
+        if next(sent) < self.client.rows:
+            self.client.ask()
+        elif self.environment.runner is not None:
+            self.environment.runner.quit()
+            raise StopUser
