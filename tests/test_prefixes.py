@@ -130,6 +130,7 @@ def test_the_simulated_server_has_the_prefix_cached_and_the_level_is_not_blamed_
     records = counted(out)
     assert all(record.asked_input == 440 == record.prompt_tokens for record in records)
     for record in records:
+        assert record.server is not None
         assert 400 <= record.server["usage"]["prompt_tokens_details"]["cached_tokens"] < 425
     facts = RunFolder.open(out).read_run()
     assert facts["comparability"]["shared_prefix"] == "1 × 400 tokens"
@@ -155,6 +156,6 @@ def test_a_mooncake_trace_shares_the_blocks_that_its_hashes_say(tmp_path: Path) 
     assert [ESTIMATE.count(job.prompt) for job in (one, two, three)] == pytest.approx([1100, 1300, 600], abs=3)
     assert three.prompt[:10] != one.prompt[:10]
     assert (one.input_tokens, one.output_tokens) == (1100, 3)
+    trace.write_text('{"timestamp": 0, "input_length": 9, "hash_ids": "x"}')
     with pytest.raises(ScenarioError, match="line 1, has 'x' for block hashes"):
-        trace.write_text('{"timestamp": 0, "input_length": 9, "hash_ids": "x"}')
         check_files(Scenario(trace=str(trace)))

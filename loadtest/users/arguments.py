@@ -48,7 +48,7 @@ def checked_length(key: str, value: object) -> int | str | None:
     """Return a length in tokens, or a distribution; raises ScenarioError for what is neither."""
     if value is None:
         return None
-    if isinstance(value, str):
+    if isinstance(value, str) and ("(" in value or "@" in value):
         try:
             return lengths_of(value).text
         except ScenarioError as error:

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ class LocustRun:
     def __init__(self, environment: Environment, prepared: Prepared, path: Path | None) -> None:
         """Make the folder at `path` and write run.json; with None nothing is written. Raises RunFolderError."""
         self.settled = prepared.settled
-        self.levels = Levels()
+        self.levels = Levels(**_drawn_lengths(prepared.settled))
         self.clock = Clock.now()
         self.interrupted = False
         self.failure: str | None = None  # one sentence: why not all records could be kept
@@ -199,3 +199,13 @@ def _locustfile_name(locustfile: str | None) -> str:
 
 def _utc() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def _drawn_lengths(settled: Mapping[str, UserTarget]) -> dict[str, str | None]:
+    """Return the distributions that every user class draws its lengths from; None where they differ or are numbers."""
+    found: dict[str, str | None] = {}
+    for name, side in (("input_tokens", "input_lengths"), ("output_tokens", "output_lengths")):
+        asked = {getattr(one.scenario, name) for one in settled.values()}
+        only = next(iter(asked)) if len(asked) == 1 else ()
+        found[side] = only[0] if len(only) == 1 and isinstance(only[0], str) else None
+    return found

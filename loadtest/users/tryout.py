@@ -15,6 +15,7 @@ from loadtest.target.prepare import prepare_target
 from loadtest.target.probe import ServedModel, Server
 from loadtest.target.target import Target
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
+from loadtest.workloads.workload import check_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,10 @@ class UserTarget:
 
 def try_out(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
     """Choose server and model of a scenario and make its workload ready; raises what prepare_target raises."""
+    for note in check_files(
+        scenario.replace(duration=scenario.duration or 1.0)
+    ):  # a test ends when its users are told to
+        say(note)
     with control_client(trust(scenario.ca_file), scenario.connect_timeout) as control:
         target, workload = prepare_target(control, scenario, say)
     return UserTarget(scenario, target, workload.fit)

@@ -23,8 +23,10 @@ def is_open(level: dict[str, Any]) -> bool:
 
 def level_of(level: dict[str, Any]) -> Level:
     """Return a level of run.json or summary.json as a scenario's level, which has the names for it."""
-    keys = ("concurrency", "rate", "rate_to", "trace", "input_tokens", "output_tokens", "words")
-    keys += ("input_lengths", "output_lengths", "system_tokens")
+    keys = [
+        *("concurrency", "rate", "rate_to", "trace", "words", "system_tokens"),
+        *("input_tokens", "output_tokens", "input_lengths", "output_lengths"),
+    ]
     return Level(index=level["index"], requests=0, **{key: level.get(key) for key in keys})
 
 
