@@ -8,12 +8,12 @@ All users share the rows of one process: do not split this test over several.
 import itertools
 from pathlib import Path
 
+import gevent
 from locust import task
-from locust.exception import StopUser
 
 from loadtest.users import ModelUser
 
-sent = itertools.count()
+sent, answered = itertools.count(), itertools.count(1)
 
 
 class Worker(ModelUser):
@@ -23,8 +23,9 @@ class Worker(ModelUser):
 
     @task
     def send_row(self) -> None:
-        if next(sent) < self.client.rows:
-            self.client.ask()
-        elif self.environment.runner is not None:
-            self.environment.runner.quit()
-            raise StopUser
+        if next(sent) >= self.client.rows:
+            gevent.sleep(1)  # the others' rows are still being answered
+            return
+        self.client.ask()
+        if next(answered) == self.client.rows:
+            gevent.spawn(self.environment.runner.quit)  # not by this user, who is stopped by it

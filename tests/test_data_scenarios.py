@@ -66,12 +66,7 @@ def test_each_runs_under_locust(start: Start, simulated_url: str, name: str) -> 
         "--host",
         simulated_url,
         *SMALL[name],
-        "-u",
-        "2",
-        "-r",
-        "2",
-        "-t",
-        "4",
+        *("-u", "2", "-r", "2", *(() if name == "batch" else ("-t", "4"))),
         "--stop-timeout",
         "5",
     )

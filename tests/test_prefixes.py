@@ -139,6 +139,21 @@ def test_the_simulated_server_has_the_prefix_cached_and_the_level_is_not_blamed_
     assert not any("unasked" in reason for reason in level["reasons"])
 
 
+def test_a_real_llama_cpp_has_the_prefix_cached(
+    loadtest: Callable[..., tuple[int, str, str]], llamacpp_url: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    code, _, err = loadtest(
+        *("run", "--url", llamacpp_url, "--system-tokens", "600", "--input-tokens", "200", "--output-tokens", "4"),
+        *("--concurrency", "1", "--requests", "4", "--warmup", "1", "--seed", "5", "--out", out),
+    )
+    assert code in (0, 3), err
+    for record in counted(out):
+        assert record.prompt_tokens == pytest.approx(800, rel=0.1)
+        assert record.server is not None
+        assert 500 < record.server["timings"]["cache_n"] < 720
+
+
 def test_a_mooncake_trace_shares_the_blocks_that_its_hashes_say(tmp_path: Path) -> None:
     trace = tmp_path / "moon.jsonl"
     rows = [(0, 1100, [1, 2, 3]), (50, 1300, [1, 2, 4]), (90, 600, [5, 6])]
