@@ -8,7 +8,18 @@ from collections.abc import Callable
 
 import pytest
 
-from loadtest.dialects import ContentEvents, Dialect, Ending, OllamaChat, OpenAIChat, ollama, openai
+from loadtest.dialects import (
+    AnthropicMessages,
+    ContentEvents,
+    Dialect,
+    Ending,
+    OllamaChat,
+    OpenAIChat,
+    OpenAIResponses,
+    named_events,
+    ollama,
+    openai,
+)
 from loadtest.dialects.framing import LineShape, shape_around, stamped_shape_around
 
 TEXTS = [" the", "m", "stop", "", "content", 'say "hi"', "\\", "\\\\n", "é", "\u2028", "\n", "}", '","x":"', "a" * 700]
@@ -78,6 +89,41 @@ def ndjson(rng: random.Random) -> bytes:
     return "".join(lines).encode()
 
 
+def named(rng: random.Random) -> bytes:
+    """Make the same of named and numbered events, whose number may come before the text or behind it, or be off."""
+    name, number, extra, end, leads = "response.output_text.delta", 4, "", "\n\n", rng.random() < 0.5
+    messages = rng.random() < 0.4
+    lines = []
+    for _ in range(40):
+        number += 1
+        match rng.randrange(16):
+            case 0:
+                name = rng.choice(
+                    ["response.output_text.delta", "response.reasoning_text.delta", "response.x", "error"]
+                )
+            case 1:
+                number = rng.choice([0, 9, 99, 12, number, number + 1])
+            case 2:
+                extra = rng.choice(
+                    ["", ',"item_id":"a"', ',"x":{"sequence_number":7}', ',"error":"no"', ',"logprobs":[]']
+                )
+            case 3:
+                end = rng.choice(["\n\n", "\n", "\r\n\r\n"])
+            case 4:
+                lines.append(rng.choice(["event: error\n", "event: x\n\n", "data: [DONE]\n\n", "data: {\n", ":\n\n"]))
+        text = rng.choice(PIECES)
+        if messages:
+            kind = rng.choice(["text_delta"] * 9 + ["thinking_delta"])
+            key = kind.partition("_")[0]
+            row = f'{{"type":"content_block_delta","index":0,"delta":{{"type":"{kind}","{key}":{text}}}{extra}}}'
+            lines.append(f"event: content_block_delta\ndata: {row}{end}")
+            continue
+        parts = [f'"delta":{text}{extra}', f'"sequence_number":{number}']
+        row = f'{{"type":"{name}",{",".join(parts[::-1] if leads else parts)}}}'
+        lines.append(rng.choice([f"event: {name}\n"] * 9 + ["", f"event:{name}\n"]) + f"data: {row}{end}")
+    return "".join(lines).encode()
+
+
 def read(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
     decoder = dialect.decoder()
     decoder.feed(body)
@@ -86,7 +132,14 @@ def read(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "make"), [(OpenAIChat("m"), sse), (OllamaChat("m"), ndjson)], ids=["sse", "ndjson"]
+    ("dialect", "make"),
+    [
+        (OpenAIChat("m"), sse),
+        (OllamaChat("m"), ndjson),
+        (OpenAIResponses("m"), named),
+        (AnthropicMessages("m"), named),
+    ],
+    ids=["sse", "ndjson", "responses", "messages"],
 )
 def test_a_line_read_by_its_likeness_is_what_parsing_makes_of_it(
     dialect: Dialect, make: Callable[[random.Random], bytes], monkeypatch: pytest.MonkeyPatch
@@ -94,7 +147,8 @@ def test_a_line_read_by_its_likeness_is_what_parsing_makes_of_it(
     bodies = [make(random.Random(seed)) for seed in range(800)]
     short = [read(dialect, body) for body in bodies]
     with monkeypatch.context() as patch:
-        patch.setattr(openai, "shape_around", lambda _line, _text: None)
+        for module in (openai, named_events):
+            patch.setattr(module, "shape_around", lambda _line, _text: None)
         patch.setattr(ollama, "stamped_shape_around", lambda *_: None)
         assert short == [read(dialect, body) for body in bodies]
 

@@ -98,6 +98,31 @@ EXPECTED: dict[str, list[Expected]] = {
     "v1-unknown-model": [failed(404, "model 'nope' not found", 642)],
     "bad-option": [failed(500, 'option "num_predict" must be of type integer', 1161)],
     "bad-json": [failed(400, "invalid character 'b' looking for beginning of object key string", 345)],
+    "embed-unknown-model": [failed(404, 'model "nope" not found, try pulling it first', 647)],
+    "embed": [Expected(prompt=24, finish=None, end=197766)],
+    "llamacpp-embeddings-refused": [failed(501, "This server does not support embeddings. Start it with `--embeddings`", 2728)],
+    "llamacpp-embeddings": [Expected(prompt=24, finish=None, end=2668)],
+    "llamacpp-messages-cached-prompt": [Expected(prompt=17, output=12, chunks=12, first=1561, last=5396, end=5509, reads=12)],
+    "llamacpp-messages-not-streamed": [Expected(prompt=17, output=12, chunks=1, first=6047, last=6047, end=6047, reads=1)],
+    "llamacpp-messages-one-token": [Expected(prompt=17, output=1, chunks=1, first=1513, last=1513, end=1554, reads=1)],
+    "llamacpp-messages-refused": [failed(500, "'messages' is required", 298)],
+    "llamacpp-messages-stop-sequence": [Expected(prompt=17, output=9, finish=STOP, chunks=9, first=4767, last=5636, end=5768, reads=3, coalesced=True)],
+    "llamacpp-messages-too-long": [failed(400, "request (6003 tokens) exceeds the available context size (1024 tokens), try increasing it", 1846)],
+    "llamacpp-messages": [Expected(prompt=17, output=12, chunks=12, first=1633, last=10666, end=10666, reads=11)],
+    "llamacpp-responses-not-streamed": [Expected(prompt=17, output=12, finish=STOP, chunks=1, first=7643, last=7643, end=7643, reads=1)],
+    "llamacpp-responses-one-token": [Expected(prompt=17, output=1, finish=STOP, chunks=1, first=1942, last=1942, end=2264, reads=1)],
+    "llamacpp-responses-refused": [failed(400, "'input' is required", 614)],
+    "llamacpp-responses": [Expected(prompt=17, output=12, finish=STOP, chunks=12, first=5678, last=14761, end=14958, reads=12)],
+    "v1-embeddings": [Expected(prompt=24, finish=None, end=244808)],
+    "v1-messages-not-streamed": [Expected(prompt=16, output=12, chunks=1, first=140154, last=140154, end=140154, reads=1)],
+    "v1-messages-one-token": [Expected(prompt=16, output=1, chunks=1, first=13881, last=13881, end=13881, reads=1)],
+    "v1-messages-stop-sequence": [Expected(prompt=16, output=3, finish=STOP, chunks=2, first=4259, last=11645, end=21506, reads=2)],
+    "v1-messages-unknown-model": [failed(404, "model 'nope' not found", 1102)],
+    "v1-messages": [Expected(prompt=16, output=12, chunks=12, first=19401, last=97302, end=97473, reads=8, coalesced=True)],
+    "v1-responses-not-streamed": [Expected(prompt=16, output=12, finish=STOP, chunks=1, first=23044, last=23044, end=23044, reads=1)],
+    "v1-responses-one-token": [Expected(prompt=16, output=1, finish=STOP, chunks=1, first=209624, last=209624, end=209624, reads=1)],
+    "v1-responses-unknown-model": [failed(404, "model 'nope' not found", 539)],
+    "v1-responses": [Expected(prompt=16, output=12, finish=STOP, chunks=12, first=20921, last=99388, end=99697, reads=12)],
 }
 # fmt: on
 CONTROL_PLANE = {"no-such-path", "version", "tags", "ps", "show", "v1-models"}
@@ -196,7 +221,11 @@ def test_no_cut_changes_the_record(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["chat", "chat-not-streamed", "chat-cold-load", "v1-chat", "v1-completions", "bad-option"]
+    "name",
+    [
+        *("chat", "chat-not-streamed", "chat-cold-load", "v1-chat", "v1-completions", "bad-option"),
+        *("v1-responses", "llamacpp-responses", "v1-messages", "llamacpp-messages"),
+    ],
 )
 def test_one_cut_anywhere_changes_nothing(name: str) -> None:
     stream = recorded.load(name)
@@ -222,7 +251,11 @@ def test_joined_into_one_read_only_times_change(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["v1-chat", "v1-completions", "v1-chat-no-usage", "v1-chat-silently-truncated", "chat"]
+    "name",
+    [
+        *("v1-chat", "v1-completions", "v1-chat-no-usage", "v1-chat-silently-truncated", "chat"),
+        *("v1-responses", "llamacpp-responses", "v1-messages", "llamacpp-messages", "embed"),
+    ],
 )
 def test_line_ends_of_two_bytes_change_nothing(name: str) -> None:
     stream = recorded.load(name)

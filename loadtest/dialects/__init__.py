@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from loadtest import metrics
 from loadtest.dialects.base import ContentEvents, Decoder, Dialect, End, Ending, EndMarks
+from loadtest.dialects.embeddings import OllamaEmbed, OpenAIEmbeddings
+from loadtest.dialects.messages import AnthropicMessages
 from loadtest.dialects.ollama import OllamaChat, OllamaGenerate
 from loadtest.dialects.openai import OpenAIChat, OpenAICompletions
+from loadtest.dialects.responses import OpenAIResponses
 from loadtest.metrics import ServerSaid
-from loadtest.scenario import Scenario
+from loadtest.scenario import ONE_API, Scenario
 
 __all__ = [
     "DIALECTS",
+    "AnthropicMessages",
     "ContentEvents",
     "Decoder",
     "Dialect",
@@ -20,16 +25,29 @@ __all__ = [
     "EndMarks",
     "Ending",
     "OllamaChat",
+    "OllamaEmbed",
     "OllamaGenerate",
     "OpenAIChat",
     "OpenAICompletions",
+    "OpenAIEmbeddings",
+    "OpenAIResponses",
     "dialect_for",
     "said_by_server",
 ]
 
 
 DIALECTS: dict[tuple[str, str], type[Dialect]] = {
-    (dialect.api, dialect.endpoint): dialect for dialect in (OllamaChat, OllamaGenerate, OpenAIChat, OpenAICompletions)
+    (dialect.api, dialect.endpoint): dialect
+    for dialect in (
+        OllamaChat,
+        OllamaGenerate,
+        OllamaEmbed,
+        OpenAIChat,
+        OpenAICompletions,
+        OpenAIResponses,
+        OpenAIEmbeddings,
+        AnthropicMessages,
+    )
 }
 COUNTERPARTS = {"generate": "completions", "completions": "generate"}  # the same request, by each API's name for it
 
@@ -40,12 +58,19 @@ def said_by_server(dialect: str | None, server: dict[str, Any]) -> ServerSaid:
     return metrics.server_said(server) if known is None else known.server_said(server)
 
 
-def dialect_for(scenario: Scenario, *, api: str, model: str) -> Dialect:
-    """Return the wire format that a scenario speaks, once api ("ollama" or "openai") and model are known.
+def dialect_for(scenario: Scenario, *, api: str, model: str, kind: str = "") -> Dialect:
+    """Return the wire format that a scenario speaks, once the server's api, the model and the kind of server are known.
 
-    Scenario refuses an endpoint that a named API lacks; with api "auto" the endpoint's counterpart is taken.
+    Scenario refuses an endpoint that a named API lacks; with api "auto" the endpoint's counterpart is taken. An endpoint of
+    one API alone, such as messages, is spoken by servers of the others too. Raises ScenarioError for an option that the
+    format or this kind of server lacks.
     """
     endpoint = scenario.endpoint
-    if (api, endpoint) not in DIALECTS:
+    if endpoint in ONE_API:
+        api = ONE_API[endpoint]
+    elif api == "anthropic":
+        endpoint = "messages"
+    elif (api, endpoint) not in DIALECTS:
         endpoint = COUNTERPARTS[endpoint]
-    return DIALECTS[api, endpoint].of(scenario, model)
+    dialect = DIALECTS[api, endpoint]
+    return dataclasses.replace(dialect.of(scenario, model), key_env=scenario.key_env, **dialect.asked(scenario, kind))

@@ -49,25 +49,31 @@ def end_said_by(line: bytes) -> End | None:
 
     An error is a mark: servers send nothing but [DONE] behind it.
     """
+    name, data = _field(line)
+    if name == b"event":
+        return End.MARK if data in (b"done", b"error") else None
+    if name == b"error" or (name == b"data" and data in DONE):
+        return End.MARK
+    row = row_of_line(line)
+    return None if row is None else _of_row(row)
+
+
+def row_of_line(line: bytes) -> dict[str, Any] | None:
+    """Return the object in one line of an answer, whether it is an event's data or stands by itself; None where it has none."""
+    name, data = _field(line)
+    row = parse_json(data) if name == b"data" and data.startswith(b"{") else None
+    return row if isinstance(row, dict) else None
+
+
+def _field(line: bytes) -> tuple[bytes, bytes]:
+    """Return an event field's name and value; a line that is JSON by itself counts as data."""
     line = line.strip(b"\r\n\xef\xbb\xbf")
     if b"\r" in line:
         line = line.rpartition(b"\r")[2]  # an event stream whose lines end in \r alone
     name, colon, data = line.partition(b":")
-    if line.startswith(b"{"):
-        data = line
-    elif not colon and line.strip() in DONE:
-        return End.MARK
-    elif name == b"event":
-        return End.MARK if data.strip() in (b"done", b"error") else None
-    elif name == b"error":
-        return End.MARK
-    elif name != b"data":
-        return None
-    data = data.strip()
-    if data in DONE:
-        return End.MARK
-    row = parse_json(data) if data.startswith(b"{") else None
-    return _of_row(row) if isinstance(row, dict) else None
+    if line.startswith(b"{") or (not colon and line.strip() in DONE):
+        return b"data", line.strip()
+    return name, data.strip()
 
 
 def _of_row(row: dict[str, Any]) -> End | None:

@@ -12,9 +12,11 @@ from typing import Any, cast
 import orjson
 
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
+from loadtest.dialects.refusals import advised
 from loadtest.dialects.server_errors import http_sentence
 from loadtest.measure.failure import Failure, bug
 from loadtest.records import Clock, Outcome, Record
+from loadtest.scenario.fields import merged
 from loadtest.wire import Order, Posts
 from loadtest.wire.clock import LagLog, WallClock
 from loadtest.wire.reads import Reads
@@ -52,8 +54,7 @@ def _body(dialect: Dialect, job: Job) -> bytes:
     body = dialect.body(job)
     if not job.body:
         return body
-    laid = {**orjson.loads(body), **job.body}
-    return orjson.dumps({key: value for key, value in laid.items() if value is not None})
+    return orjson.dumps(merged(orjson.loads(body), job.body))
 
 
 def _decoded(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
@@ -127,7 +128,7 @@ class Request:
         self._content: Content | None = None
         self.received = Received(live=self.live, ends=dialect.ends)
         if posts is not None:
-            self.order = posts.order(dialect.path, _body(dialect, job), self.received)
+            self.order = posts.order(dialect.posted_to, _body(dialect, job), self.received)
 
     @property
     def waiting(self) -> bool:
@@ -263,7 +264,8 @@ class Request:
         if known is not None and received.marked is None:
             return known if known.sentence else Failure(known.outcome, received.failure or "")
         if received.status is not None and not received.success:
-            return Failure(Outcome.HTTP_ERROR, http_sentence(received.status, reads.body, received.headers))
+            said = http_sentence(received.status, reads.body, received.headers)
+            return Failure(Outcome.HTTP_ERROR, advised(self.dialect, self.job.output_tokens, received.status, said))
         wrong = ending.error
         if received.packed is not None:
             wrong = f"the server compressed the answer ({received.packed}), which it was asked not to do"

@@ -6,12 +6,14 @@ import math
 from typing import TYPE_CHECKING
 
 from loadtest.errors import ScenarioError
+from loadtest.scenario.request import EMBEDDINGS
 from loadtest.scenario.values import MOST_REQUESTS, MOST_S
 
 if TYPE_CHECKING:
     from loadtest.scenario.schema import Scenario
 
 MOST_GRID = 10_000  # levels of a scenario
+NO_OUTPUT = "an answer of embeddings has no output tokens; leave output_tokens out."
 MOST_WARMUPS = 100_000  # of a level, whose warm-up requests are all made before it begins
 
 
@@ -31,8 +33,14 @@ def check_together(scenario: Scenario) -> None:
             )
         if any(isinstance(one, str) for one in (*scenario.input_tokens, *scenario.output_tokens)):
             raise ScenarioError("up_to_context needs lengths that are numbers; leave out the distributions.")
-        if not scenario.output_tokens:
+        if not scenario.output_tokens and scenario.endpoint != EMBEDDINGS:
             raise ScenarioError("up_to_context must know how much of the context the answer takes; give output_tokens.")
+    if scenario.endpoint == EMBEDDINGS and scenario.shares_prefix:
+        raise ScenarioError("embeddings take no system prompt; leave out system and system_tokens.")
+    if scenario.data is not None and scenario.inputs_per_request > 1:
+        raise ScenarioError("data has one text a request; leave out inputs_per_request.")
+    if scenario.endpoint == EMBEDDINGS and scenario.output_tokens:
+        raise ScenarioError(NO_OUTPUT)
     if scenario.unload and scenario.api == "openai":
         raise ScenarioError("unload works over Ollama's own API only; leave out --api or set it to ollama.")
     if (levels := math.prod(map(len, scenario.grid()))) > MOST_GRID:

@@ -11,6 +11,8 @@ from loadtest.scenario.files import MOST_PROMPT, prompt_of
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
 
+DEFAULT_OUTPUT = [64]  # tokens
+
 
 @dataclass(frozen=True, kw_only=True)
 class PromptKeys:
@@ -29,7 +31,7 @@ class PromptKeys:
     )
     output_tokens: Sequence[int | str] = key(
         "Answer lengths asked for; one may be a distribution.",
-        [64],
+        DEFAULT_OUTPUT,
         unit="tokens",
         bounds=TOKEN_COUNTS,
         length=True,

@@ -17,22 +17,24 @@ from pathlib import Path
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.checks import check_together
+from loadtest.scenario.checks import NO_OUTPUT, check_together
+from loadtest.scenario.connection import ConnectionKeys, check_connection
 from loadtest.scenario.data import DataKeys, check_data
+from loadtest.scenario.fields import body_text
 from loadtest.scenario.keys import ATTRIBUTE, key, keys_of
 from loadtest.scenario.lengths import as_lengths
 from loadtest.scenario.level import Level
 from loadtest.scenario.limits import LimitKeys
 from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys, check_load
-from loadtest.scenario.prompts import PromptKeys, check_prompts
-from loadtest.scenario.request import RequestKeys, check_request
+from loadtest.scenario.prompts import DEFAULT_OUTPUT, PromptKeys, check_prompts
+from loadtest.scenario.request import EMBEDDINGS, RequestKeys, check_request
 from loadtest.scenario.tables import beside, flat, other_loop_left_out, read_toml, renamed
 from loadtest.scenario.values import Text, coerce
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario(
-    LimitKeys, DataKeys, PromptKeys, LoadKeys, RequestKeys
+    LimitKeys, DataKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys
 ):  # a dataclass has the fields of its last base first
     """Everything that decides what is sent; immutable, and written whole into run.json."""
 
@@ -45,6 +47,7 @@ class Scenario(
 
     def __post_init__(self) -> None:
         keys = keys_of(type(self))
+        object.__setattr__(self, "body", body_text(self.body))
         for one in keys:  # lists become tuples: the scenario is immutable throughout
             value = coerce(one.name, getattr(self, one.name), one.hint, "the scenario")
             object.__setattr__(self, one.name, as_lengths(one.name, value) if one.declared.length else value)
@@ -52,12 +55,15 @@ class Scenario(
             object.__setattr__(self, "concurrency", ())
             if self.rate and self.requests is None and self.duration is None and not self.data_once:
                 object.__setattr__(self, "duration", OPEN_LOOP_S)
+        if self.endpoint == EMBEDDINGS and self.output_tokens == tuple(DEFAULT_OUTPUT):
+            object.__setattr__(self, "output_tokens", ())
         for one in keys:
             one.check(getattr(self, one.name))
         check_load(self)
         check_prompts(self)
         check_data(self)
         check_request(self)
+        check_connection(self)
         check_together(self)
 
     @classmethod
@@ -70,6 +76,8 @@ class Scenario(
         table = flat(renamed(read_toml(path), where, say), keys_of(cls), where, placed=True)
         table.setdefault("name", path.stem)
         table = beside(table, path.parent, overrides)
+        if "body" in table:
+            table["body"] = body_text(table["body"], path.parent)
         return cls.from_dict(table, where=where, say=say, **overrides)
 
     @classmethod
@@ -92,6 +100,10 @@ class Scenario(
         merged = {**other_loop_left_out(table, given), **given}
         if merged.get("concurrency") and (merged.get("rate") or merged.get("trace")):
             raise ScenarioError(f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.")
+        if "body" in merged:
+            merged["body"] = body_text(merged["body"])
+        if merged.get("endpoint") == EMBEDDINGS and merged.get("output_tokens"):
+            raise ScenarioError(NO_OUTPUT)
         hints = {one.name: one.hint for one in keys}
         return cls(**{name: coerce(name, value, hints[name], where) for name, value in merged.items()})
 

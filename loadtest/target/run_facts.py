@@ -89,6 +89,7 @@ def _comparability(scenario: Scenario, target: Target, context: int | None) -> d
         "prompt": "literal" if scenario.literal else "made up" if scenario.data is None else "data",
         "data": None if scenario.data is None else Path(scenario.data).name,
         "shared_prefix": scenario.prefix_pattern or _trace_blocks(scenario),
+        "proxy": scenario.proxy,
     }
 
 

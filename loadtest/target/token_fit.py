@@ -13,11 +13,12 @@ from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Scenario, whole_lengths
-from loadtest.target.connect import timeouts_of, trust
+from loadtest.target.connect import way_of
 from loadtest.target.context import lengths_left_out, lengths_within
 from loadtest.target.target import Target, reread
 from loadtest.target.tls_port import https_instead
 from loadtest.text import shown
+from loadtest.urls import endpoint_url
 from loadtest.wire import Posts, SyncWire, now
 from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit, uncut
@@ -45,8 +46,8 @@ def fit_to_context(
             f"{target.server.url} does not say the context of {shown(target.model.name)}; leave up_to_context away and name "
             "lengths that fit with --input-tokens."
         )
-    lengths, answer = whole_lengths(scenario.input_tokens), max(whole_lengths(scenario.output_tokens))
-    fitted = lengths_within(context, lengths, answer)
+    lengths, answer = whole_lengths(scenario.input_tokens), max(whole_lengths(scenario.output_tokens), default=0)
+    fitted = lengths_within(context, lengths, answer)  # no answer to embeddings
     if not fitted:
         raise ScenarioError(
             f"{shown(target.model.name)} has a context of {context} tokens, which {answer} output tokens "
@@ -92,8 +93,8 @@ def fit_token_counts(client: httpx.Client, target: Target, workload: Workload) -
 
 @contextmanager
 def _stream_wire(target: Target, scenario: Scenario) -> Iterator[tuple[SyncWire, Posts]]:
-    with SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file)) as wire:
-        yield wire, Posts(target.server.url, target.headers)
+    with SyncWire(**way_of(scenario)) as wire:
+        yield wire, target.posts
 
 
 def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
@@ -102,7 +103,7 @@ def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
     try:
         wire.fetch(request.order)
     except httpx.HTTPError as error:
-        said = f"{target.server.url}{target.dialect.path} does not answer: {shorten(str(error))}."
+        said = f"{endpoint_url(target.server.url, target.dialect.posted_to)} does not answer: {shorten(str(error))}."
         raise TargetError(https_instead(target.server.url) or said) from None
     record = request.finish()
     _accept(record, target)

@@ -16,10 +16,11 @@ from loadtest.measure.failure import GivenUpError
 from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import Level
-from loadtest.target.connect import timeouts_of, trust
+from loadtest.target.connect import way_of
+from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages
 from loadtest.users.tryout import UserTarget
-from loadtest.wire import LagLog, Order, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
+from loadtest.wire import LagLog, Order, Origin, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.data import data_file
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
@@ -64,11 +65,10 @@ class Channel:
         self._count = counter.count if counter.exact else None
         self._target = settled.index
         self._workload = Workload(scenario, counter, settled.fit, context=settled.context)
-        self._api, self._model = settled.api, target.model.name
+        self._api, self._model, self._kind = settled.api, target.model.name, target.server.kind
         self._dialects: dict[Endpoint, Dialect] = {}
-        self.wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file), waiter=waiter)
-        self._headers = target.headers
-        self._posts = Posts(self.url, self._headers)
+        self.wire = SyncWire(**way_of(scenario), waiter=waiter)
+        self._headers, self._posts = target.headers, target.posts
         self._numbers = numbers
         self._shelf: dict[RequestKind, deque[Request]] = {}  # the kind asked for last is the last
 
@@ -77,8 +77,8 @@ class Channel:
         count = min(users, MOST_AHEAD)
         plain = RequestKind(self.endpoint, *self.usual_lengths)
         try:
-            greeting = httpx.Request("GET", f"{self.url}/", headers=self._headers)
-            self.wire.fetch(Order.of(greeting, Received(), GREETING))
+            greeting = httpx.Request("GET", with_keys(endpoint_url(self.url, "/")).url, headers=self._headers)
+            self.wire.fetch(Order.of(greeting, Received(), GREETING, origin=Origin.of(self.url)))
             self.wire.prepare(self.url, count)
         except httpx.HTTPError as error:
             logger.debug("%s does not answer before the test: %s", self.url, error)  # the records will tell
@@ -154,7 +154,7 @@ class Channel:
     def _dialect(self, endpoint: Endpoint) -> Dialect:
         if endpoint not in self._dialects:
             scenario = self.scenario.replace(endpoint=endpoint, api="auto")
-            self._dialects[endpoint] = dialect_for(scenario, api=self._api, model=self._model)
+            self._dialects[endpoint] = dialect_for(scenario, api=self._api, model=self._model, kind=self._kind)
         return self._dialects[endpoint]
 
     def _request(self, job: Job, number: int, dialect: Dialect, session: Session | None = None) -> Request:

@@ -23,6 +23,7 @@ class Job:
     turn: int | None = None  # in that session, from 0
     row: str | None = None  # of the data file that it comes from
     body: Mapping[str, Any] | None = None  # laid over the request's body; None takes a key out
+    inputs: tuple[str, ...] = ()  # texts to be embedded in one request, `prompt` among them; empty: `prompt` alone
 
     @property
     def conversation(self) -> Sequence[Mapping[str, Any]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from loadtest.scenario import Level, Scenario
+from loadtest.workloads.inputs import with_inputs
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import behind_nonce, seed_of
 from loadtest.workloads.source import Session, SingleRequest
@@ -26,9 +27,8 @@ class LiteralText:
 
     def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
         seed = seed_of(self.scenario, level, i, warmup=warmup)
-        return SingleRequest(
-            Job(i, level.index, seed, self.prompt(level, seed), None, level.output_tokens, warmup=warmup)
-        )
+        job = Job(i, level.index, seed, self.prompt(level, seed), None, level.output_tokens, warmup=warmup)
+        return SingleRequest(with_inputs(job, self.scenario, lambda each: self.prompt(level, each)))
 
     def prompt(self, level: Level, seed: int) -> str:
         """Return the text of the job with this seed."""

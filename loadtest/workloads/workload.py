@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import Level, Scenario
+from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.text import counted
 from loadtest.workloads.blocks import HashedBlocks
 from loadtest.workloads.data import DataRows, check_rows_fit, data_file, data_notes
@@ -68,6 +69,8 @@ class Workload:
         """Return the i-th session of a level; `source` says what instead of the scenario's own."""
         if self.trace is not None:
             level = self.trace.with_lengths(level, 0 if warmup else i)
+            if self.scenario.endpoint == EMBEDDINGS:
+                level = replace(level, output_tokens=None)
         level = self.lengths.at(level, i, warmup=warmup)
         session = (source or self.source).session(level, i, warmup=warmup)
         return session if self.prefix is None else self.prefix.session(session, level, i, warmup=warmup)

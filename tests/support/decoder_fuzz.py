@@ -17,10 +17,11 @@ from typing import Any
 
 import orjson
 
-from loadtest.dialects import Dialect, OllamaChat, OllamaGenerate, OpenAIChat, OpenAICompletions, ends
+from loadtest.dialects import DIALECTS as KINDS
+from loadtest.dialects import Dialect
 from loadtest.text import shown
 
-DIALECTS: list[Dialect] = [OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")]
+DIALECTS: list[Dialect] = [kind("m") for kind in KINDS.values()]
 STREAMS = Path(__file__).parent.parent / "streams"
 BYTES = [
     b"",
@@ -67,6 +68,8 @@ KEYS += (
     "usage prompt_tokens completion_tokens total_tokens completion_tokens_details reasoning_tokens timings predicted_n "
 )
 KEYS += "error code msg detail errors success object type model response done done_reason eval_count total_duration "
+KEYS += "delta item output part input_tokens output_tokens input_tokens_details stop_reason incomplete_details data "
+KEYS += "content_block text thinking partial_json sequence_number embedding embeddings prompt_eval_count "
 KEYS += "created_at x_groq value base_resp status refusal function_call loc"
 LEAVES: list[Any] = [
     None,
@@ -105,6 +108,13 @@ LEAVES += [
     "chat.completion.chunk",
     "thinking",
     "text",
+    "response.output_text.delta",
+    "response.completed",
+    "response.failed",
+    "content_block_delta",
+    "message_start",
+    "message_stop",
+    "text_delta",
     [],
     {},
 ]
@@ -133,7 +143,18 @@ def value(rng: random.Random, depth: int) -> Any:
 
 def row(rng: random.Random) -> Any:
     """Make a row that is nearly one of a dialect's."""
-    match rng.randrange(5):
+    match rng.randrange(7):
+        case 5:
+            kind = rng.choice(["response.output_text.delta", "response.reasoning_text.delta", "response.completed"])
+            said = {"status": value(rng, 0), "usage": value(rng, 2), "output": value(rng, 2), "error": value(rng, 1)}
+            return {"type": kind, "delta": value(rng, 1), "sequence_number": value(rng, 0), "response": said}
+        case 6:
+            kind = rng.choice(["content_block_delta", "message_delta", "message_start", "message_stop", "message"])
+            delta = {
+                "type": rng.choice(["text_delta", "thinking_delta", "x"]),
+                rng.choice(["text", "y"]): value(rng, 1),
+            }
+            return {"type": kind, "delta": delta | {"stop_reason": value(rng, 0)}, "usage": value(rng, 2)}
         case 0:
             piece = {rng.choice(["content", "reasoning", "x", "tool_calls"]): value(rng, 2), "role": "assistant"}
             choice = {"index": rng.choice([0, 0, 0, 1]), "delta": piece, "finish_reason": value(rng, 0)}
@@ -159,7 +180,10 @@ def made(rng: random.Random, stock: list[bytes]) -> bytes:
         for _ in range(rng.randrange(1, 6)):
             text = json.dumps(row(rng), ensure_ascii=rng.random() < 0.7).encode(errors="surrogatepass")
             frame = rng.choice(
-                [b"data: %b\n\n", b"data: %b\n\n", b"%b\n", b"%b\n", b"data:%b\r\n\r\n", b"data: %b\r\r", b"%b"]
+                [
+                    *(b"data: %b\n\n", b"data: %b\n\n", b"%b\n", b"%b\n", b"data:%b\r\n\r\n", b"data: %b\r\r", b"%b"),
+                    *(b"event: response.x\ndata: %b\n\n", b"event: content_block_delta\r\ndata: %b\r\n\r\n"),
+                ]
             )
             body += frame % text.replace(b"%", b"")
         if rng.random() < 0.5:
@@ -202,7 +226,7 @@ def check(dialect: Dialect, body: bytes, rng: random.Random) -> None:
     assert all(count is None or (type(count) is int and 0 <= count < 2**33) for count in counts), counts
     orjson.dumps([ending, events.answer, events.said, events.created])
     for line in body.split(b"\n"):
-        ends.end_said_by(line)
+        dialect.ends.read(line)
 
 
 def main(count: int, seed: int) -> None:

@@ -8,7 +8,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from loadtest.dialects import Dialect, OllamaChat, OllamaGenerate, OpenAIChat, OpenAICompletions
+from loadtest.dialects import (
+    AnthropicMessages,
+    Dialect,
+    OllamaChat,
+    OllamaEmbed,
+    OllamaGenerate,
+    OpenAIChat,
+    OpenAICompletions,
+    OpenAIEmbeddings,
+    OpenAIResponses,
+)
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Record
 from loadtest.workloads.job import Job
@@ -23,6 +33,10 @@ DIALECTS: dict[str, Dialect] = {
     "/api/generate": OllamaGenerate("tiny"),
     "/v1/chat/completions": OpenAIChat("tiny"),
     "/v1/completions": OpenAICompletions("tiny"),
+    "/v1/responses": OpenAIResponses("tiny"),
+    "/v1/messages": AnthropicMessages("tiny"),
+    "/v1/embeddings": OpenAIEmbeddings("tiny"),
+    "/api/embed": OllamaEmbed("tiny"),
 }
 
 Reads = list[tuple[int, bytes]]

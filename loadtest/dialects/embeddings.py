@@ -1,0 +1,128 @@
+"""Embeddings: Ollama's /api/embed and OpenAI's /v1/embeddings. An answer has vectors, no text, and comes in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, ClassVar, Self
+
+from loadtest.dialects import server_errors
+from loadtest.dialects.base import Dialect, Said, field_named
+from loadtest.dialects.counts import MOST_NUMBER, MOST_TOKENS, WIDEST, kept, known_number, short_key
+from loadtest.dialects.decoded import Decoded
+from loadtest.dialects.decoding import StreamDecoder
+from loadtest.dialects.openai_rows import OpenAIRows
+from loadtest.scenario import Scenario
+from loadtest.workloads.job import Job
+
+NO_VECTORS = "the answer holds no embedding"
+
+
+@dataclass(frozen=True, slots=True)
+class _Embeddings(Dialect):
+    """What both have in common: texts in, vectors out."""
+
+    endpoint: ClassVar[str] = "embeddings"
+    streams: ClassVar[bool] = False
+
+    def fixed(self, output_tokens: int | None) -> dict[str, Any]:
+        del output_tokens
+        return {}
+
+    def said(self, job: Job) -> dict[str, Any]:
+        return {"input": job.inputs or (job.prompt,)}
+
+    def decoder(self) -> EmbeddingsDecoder:
+        return EmbeddingsDecoder()
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaEmbed(_Embeddings):
+    """POST /api/embed."""
+
+    name: ClassVar[str] = "ollama-embeddings"
+    api: ClassVar[str] = "ollama"
+    path: ClassVar[str] = "/api/embed"
+    says: ClassVar[Mapping[str, Said]] = {"keep_alive": field_named("keep_alive")}
+    num_ctx: int | None = None
+
+    @classmethod
+    def of(cls, scenario: Scenario, model: str) -> Self:
+        return cls(model, num_ctx=scenario.num_ctx)
+
+    def fixed(self, output_tokens: int | None) -> dict[str, Any]:
+        del output_tokens
+        return {"options": {"num_ctx": self.num_ctx}} if self.num_ctx is not None else {}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIEmbeddings(_Embeddings):
+    """POST /v1/embeddings; the base URL is the one without /v1."""
+
+    name: ClassVar[str] = "openai-embeddings"
+    api: ClassVar[str] = "openai"
+    path: ClassVar[str] = "/v1/embeddings"
+
+
+class EmbeddingsDecoder(StreamDecoder):
+    """Decodes one JSON object."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        answer = Decoded()
+        super().__init__(answer, EmbeddingRows(answer), other=OpenAIRows)
+
+    def forget(self) -> None:
+        """No two lines are alike."""
+
+    def feed(self, data: bytes) -> None:
+        answer = self._answer
+        for line in self.lines(data):
+            if answer.over:
+                return
+            answer.end += len(line) + 1
+            self.line(line)
+
+
+class EmbeddingRows:
+    """Takes the answer of /api/embed, /api/embeddings or /v1/embeddings, which is whole once it can be read."""
+
+    __slots__ = ("_answer",)
+
+    def __init__(self, answer: Decoded) -> None:
+        self._answer = answer
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        return any(isinstance(row.get(key), list) for key in ("embeddings", "embedding", "data"))
+
+    def take(self, row: dict[str, Any]) -> bool:
+        answer, odd = self._answer, list[str]()
+        ending = answer.ending
+        if (said := server_errors.in_row(row)) is not None:
+            answer.fail(said)
+        elif not any(row.get(key) for key in ("embeddings", "embedding", "data")):
+            answer.fail(NO_VECTORS)
+        ending.done = ending.error is None
+        usage = row.get("usage")
+        if isinstance(usage, dict):
+            ending.server["usage"] = kept(usage, "usage", odd)
+            prompt = next(
+                (usage[name] for name in ("prompt_tokens", "input_tokens", "total_tokens") if name in usage), None
+            )
+        else:
+            prompt = row.get("prompt_eval_count")
+        ending.prompt_tokens = known_number(prompt, "prompt_tokens", odd, MOST_TOKENS) or None
+        for key, value in islice(row.items(), WIDEST):
+            if (
+                key.endswith(("_duration", "_count"))
+                and (known := known_number(value, key, odd, MOST_NUMBER)) is not None
+            ):
+                ending.server[short_key(key)] = known
+        answer.note(*odd)
+        answer.over = True
+        return False
+
+    def close(self) -> None:
+        """Everything was said by the one row."""

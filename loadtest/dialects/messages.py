@@ -1,0 +1,206 @@
+"""Anthropic's /v1/messages, as Anthropic, llama.cpp, vLLM and Ollama speak it: an event stream of content blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from loadtest import credentials, metrics
+from loadtest.dialects import server_errors
+from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
+from loadtest.dialects.counts import MOST_TOKENS, kept, known_number
+from loadtest.dialects.decoded import Decoded
+from loadtest.dialects.ends import end_said_by, reason_name, row_of_line
+from loadtest.dialects.named_events import NamedEventsDecoder, kind_of
+from loadtest.dialects.text_shapes import NO_TEXTS, Texts, in_message, in_value, tool_text
+from loadtest.metrics import ServerSaid
+from loadtest.workloads.job import Job
+
+VERSION = "2023-06-01"  # of the API; without it Anthropic refuses every request
+MOST_OUTPUT = 4096  # tokens, asked for where no answer length is: the API wants one
+THINKING: dict[
+    str, dict[str, Any]
+] = {  # the API knows no efforts, and wants room for thoughts within the answer's length
+    "on": {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+    "off": {"thinking": {"type": "disabled"}},
+}
+REASONS = {  # in the words of the other formats
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "pause_turn": "stop",
+    "refusal": "content_filter",
+}
+NO_STOP_REASON = "the server said message_stop without a stop_reason"
+_KINDS = ("message", "content_block", "ping")
+_PROMPT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")  # together they are the prompt
+
+
+def end_of(line: bytes) -> End | None:
+    """Say what one line of an answer says of its end."""
+    row = row_of_line(line)
+    if row is not None:
+        kind, delta = kind_of(row), row.get("delta")
+        if kind == "message_stop":
+            return End.MARK
+        if kind == "message_delta" and isinstance(delta, dict) and reason_name(delta.get("stop_reason")):
+            return End.FINISH
+    return end_said_by(line)
+
+
+@dataclass(frozen=True, slots=True)
+class AnthropicMessages(Dialect):
+    """POST /v1/messages; the base URL is the one without /v1."""
+
+    name: ClassVar[str] = "anthropic-messages"
+    api: ClassVar[str] = "anthropic"
+    endpoint: ClassVar[str] = "messages"
+    path: ClassVar[str] = "/v1/messages"
+    ends: ClassVar[EndMarks] = EndMarks((b"message_stop", b"stop_reason", b"[DONE]", b'_reason":"', b"error"), end_of)
+    says: ClassVar[Mapping[str, Said]] = {
+        "temperature": field_named("temperature"),
+        "top_p": field_named("top_p"),
+        "top_k": field_named("top_k"),
+        "stop": field_named("stop_sequences"),
+        "think": lambda value, _: THINKING.get(value),
+    }
+
+    def fixed(self, output_tokens: int | None) -> dict[str, Any]:
+        return {"max_tokens": output_tokens or MOST_OUTPUT, "stream": True}
+
+    def said(self, job: Job) -> dict[str, Any]:
+        system, messages = _system_apart(job.conversation)
+        return {"messages": messages} | ({"system": system} if system else {})
+
+    def decoder(self) -> NamedEventsDecoder:
+        answer = Decoded()
+        return NamedEventsDecoder(answer, MessagesRows(answer), (b"message_", b"content_block_", b"ping"))
+
+    def auth(self, url: str) -> dict[str, str]:
+        if (key := credentials.read_key(self.key_env or "ANTHROPIC_API_KEY")) is None:
+            return {"anthropic-version": VERSION, **credentials.headers(url, self.api, key_env=self.key_env)}
+        return {"anthropic-version": VERSION, **credentials.basic_auth(url), "x-api-key": key}
+
+    @staticmethod
+    def server_said(server: dict[str, Any]) -> ServerSaid:
+        usage = server.get("usage")
+        if isinstance(usage, dict) and "cache_read_input_tokens" in usage:
+            cached = {"cached_tokens": usage["cache_read_input_tokens"]}
+            server = {**server, "usage": {**usage, "prompt_tokens_details": cached}}
+        return metrics.server_said(server)
+
+
+def _system_apart(conversation: Sequence[Mapping[str, Any]]) -> tuple[str, list[Mapping[str, Any]]]:
+    """Return the text of system messages, for which the API has a field of its own, and the other messages."""
+    system, others = [], []
+    for message in conversation:
+        if message.get("role") in ("system", "developer"):
+            system.append("".join(in_value(message.get("content"))))
+        else:
+            others.append(message)
+    return "\n".join(system), others
+
+
+class MessagesRows:
+    """Takes the events of a message, and a whole one, from servers that ignore `stream`."""
+
+    __slots__ = ("_answer", "_counts", "_seen")
+
+    def __init__(self, answer: Decoded) -> None:
+        self._answer = answer
+        self._counts: dict[str, int] = {}
+        self._seen = False
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        return kind_of(row).startswith(_KINDS)
+
+    def take(self, row: dict[str, Any]) -> bool:
+        answer, kind = self._answer, kind_of(row)
+        self._seen = True
+        before = len(answer.events.texts)
+        odd: list[str] = []
+        answer.add(_texts(row, kind, odd))
+        answer.note(*odd)
+        if kind == "message":
+            self._take_usage(row.get("usage"))
+            self._stopped(row)
+            answer.marked = answer.over = True
+        elif kind == "message_start" and isinstance(message := row.get("message"), dict):
+            self._take_usage(message.get("usage"))
+        elif kind == "message_delta":
+            self._take_usage(row.get("usage"))
+            if isinstance(delta := row.get("delta"), dict):
+                self._stopped(delta)
+        elif kind == "message_stop":
+            answer.marked = answer.over = True
+        if (said := server_errors.in_row(row)) is not None:
+            answer.fail(said)
+        elif answer.kind == b"error":
+            answer.fail(server_errors.error_sentence(row))
+        ending = answer.ending
+        return kind == "content_block_delta" and len(answer.events.texts) == before + 1 and not ending.error
+
+    def _stopped(self, said: dict[str, Any]) -> None:
+        value = said.get("stop_reason")
+        if (name := reason_name(value)) is not None:
+            self._answer.finish(REASONS.get(name, name), value)
+
+    def _take_usage(self, usage: Any) -> None:
+        """Take counts, each of which replaces an earlier one: message_start's of the prompt may be a guess (Ollama's is)."""
+        if not isinstance(usage, dict):
+            return
+        odd: list[str] = []
+        for name in (*_PROMPT, "output_tokens"):
+            if (count := known_number(usage.get(name), name, odd, MOST_TOKENS)) is not None:
+                self._counts[name] = count
+        server = self._answer.ending.server
+        server["usage"] = {**server.get("usage", {}), **{key: said for key, said in usage.items() if said is not None}}
+        self._answer.note(*odd)
+
+    def close(self) -> None:
+        answer, ending, counts = self._answer, self._answer.ending, self._counts
+        if not self._seen:
+            return
+        odd: list[str] = []
+        for name, said in ending.server.items():
+            ending.server[name] = kept(said, name, odd)
+        answer.note(*odd)
+        known = [counts[name] for name in _PROMPT if name in counts]
+        prompt = min(sum(known), MOST_TOKENS) if known else None
+        if ending.done and "output_tokens" in counts:
+            answer.count(prompt, counts["output_tokens"])
+        else:
+            ending.prompt_tokens = prompt or None
+        if not ending.done:
+            ending.hint = server_errors.repeated(answer.events.texts) or (
+                NO_STOP_REASON if answer.marked else ending.hint
+            )
+
+
+def _texts(row: dict[str, Any], kind: str, odd: list[str]) -> Texts:
+    """Return the text in one event: a piece of a block, what a block begins with, or the blocks of a whole message."""
+    if kind == "content_block_delta" and isinstance(delta := row.get("delta"), dict):
+        text = delta.get("text")
+        if delta.get("type") == "text_delta" and type(text) is str:  # nearly always
+            return text, ""
+        if delta.get("type") in ("signature_delta", "citations_delta"):
+            return NO_TEXTS
+        return in_value(delta) if str(delta.get("type")).startswith(_PIECES) else in_message(delta, odd)
+    if kind == "content_block_start" and isinstance(block := row.get("content_block"), dict):
+        return _in_block(block)
+    if kind == "message" and isinstance(content := row.get("content"), list):
+        found = [_in_block(block) for block in content if isinstance(block, dict)]
+        return "".join(seen for seen, _ in found), "".join(hidden for _, hidden in found)
+    return NO_TEXTS
+
+
+_PIECES = ("text", "think", "input_json")
+
+
+def _in_block(block: dict[str, Any]) -> Texts:
+    if "name" in block:  # a tool's call; its arguments are {} where they follow in pieces
+        return "", tool_text([{"function": {"name": block["name"], "arguments": block.get("input")}}])
+    return in_value(block)

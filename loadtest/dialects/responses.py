@@ -1,0 +1,170 @@
+"""OpenAI's /v1/responses, as OpenAI, llama.cpp, vLLM and Ollama speak it: an event stream that ends in the whole response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from loadtest import metrics
+from loadtest.dialects import server_errors
+from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
+from loadtest.dialects.counts import Usage, kept
+from loadtest.dialects.decoded import Decoded
+from loadtest.dialects.ends import end_said_by, reason_name, row_of_line
+from loadtest.dialects.named_events import NamedEventsDecoder, kind_of
+from loadtest.dialects.text_shapes import NO_TEXTS, Texts, in_value, tool_text
+from loadtest.metrics import ServerSaid
+from loadtest.workloads.job import Job
+
+LAST = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
+REASONS = {
+    "completed": "stop",
+    "max_output_tokens": "length",
+    "incomplete": "length",
+}  # in the words of the other formats
+NO_STATUS = "the server ended the answer without a status"
+_VISIBLE = ("response.output_text.delta", "response.refusal.delta")
+_NO_TEXT = ("response.audio.delta", "response.output_audio.delta")
+
+
+def end_of(line: bytes) -> End | None:
+    """Say what one line of an answer says of its end."""
+    row = row_of_line(line)
+    if row is not None and kind_of(row) in LAST:
+        return End.MARK
+    return end_said_by(line)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIResponses(Dialect):
+    """POST /v1/responses; the base URL is the one without /v1."""
+
+    name: ClassVar[str] = "openai-responses"
+    api: ClassVar[str] = "openai"
+    endpoint: ClassVar[str] = "responses"
+    path: ClassVar[str] = "/v1/responses"
+    ends: ClassVar[EndMarks] = EndMarks(
+        (*(kind.encode() for kind in LAST), b"[DONE]", b'_reason":"', b'_reason": "', b"error"), end_of
+    )
+    says: ClassVar[Mapping[str, Said]] = {
+        "temperature": field_named("temperature"),
+        "top_p": field_named("top_p"),
+        "think": lambda value, _: {"reasoning": {"effort": {"on": "medium", "off": "none"}.get(value, value)}},
+    }
+
+    def fixed(self, output_tokens: int | None) -> dict[str, Any]:
+        return {"stream": True} | ({} if output_tokens is None else {"max_output_tokens": output_tokens})
+
+    def said(self, job: Job) -> dict[str, Any]:
+        return {"input": job.prompt if job.messages is None else job.messages}
+
+    def decoder(self) -> NamedEventsDecoder:
+        answer = Decoded()
+        return NamedEventsDecoder(answer, ResponsesRows(answer), (b"response.",))
+
+    @staticmethod
+    def server_said(server: dict[str, Any]) -> ServerSaid:
+        usage = server.get("usage")
+        if isinstance(usage, dict) and "input_tokens_details" in usage:
+            server = {**server, "usage": {**usage, "prompt_tokens_details": usage["input_tokens_details"]}}
+        return metrics.server_said(server)
+
+
+class ResponsesRows:
+    """Takes the events of a response, and a whole one, from servers that ignore `stream`."""
+
+    __slots__ = ("_answer", "_seen", "_usage")
+
+    def __init__(self, answer: Decoded) -> None:
+        self._answer = answer
+        self._usage = Usage()
+        self._seen = False
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        return row.get("object") == "response" or kind_of(row).startswith("response.")
+
+    def take(self, row: dict[str, Any]) -> bool:
+        answer, kind = self._answer, kind_of(row)
+        self._seen = True
+        before = len(answer.events.texts)
+        answer.add(_texts(row, kind))
+        response = row.get("response") if kind else row
+        if isinstance(response, dict):
+            if not kind or kind in LAST:
+                self._last(response, kind)
+            elif usage := response.get("usage"):
+                self._take_usage(usage)
+        if (said := server_errors.in_row(row)) is not None:
+            answer.fail(said)
+        elif answer.kind == b"error":
+            answer.fail(server_errors.error_sentence(row))
+        ending = answer.ending
+        return len(answer.events.texts) == before + 1 and not (ending.done or ending.error)
+
+    def _last(self, response: dict[str, Any], kind: str) -> None:
+        """Take the whole response, which ends an answer: its status, counts, and its text where no piece of it came."""
+        answer = self._answer
+        if not answer.events:
+            answer.add(_in_output(response.get("output")))
+        if usage := response.get("usage"):
+            self._take_usage(usage)
+        answer.marked = answer.over = True
+        details = response.get("incomplete_details")
+        why = reason_name(details.get("reason")) if isinstance(details, dict) else None
+        status = why or reason_name(response.get("status")) or kind.removeprefix("response.")
+        if error := response.get("error"):
+            answer.fail(server_errors.error_sentence(error))
+        elif status:
+            answer.finish(REASONS.get(status, status), status)
+
+    def _take_usage(self, usage: Any) -> None:
+        odd: list[str] = []
+        doubts: list[str] = []
+        if isinstance(usage, dict) and self._usage.take(usage, odd, doubts):
+            self._answer.ending.server["usage"] = usage
+        self._answer.note(*odd)
+        self._answer.doubt(*doubts)
+
+    def close(self) -> None:
+        answer, ending = self._answer, self._answer.ending
+        if not self._seen:
+            return
+        odd: list[str] = []
+        doubts: list[str] = []
+        for name, said in ending.server.items():
+            ending.server[name] = kept(said, name, odd)
+        if self._usage.output is not None:
+            output = self._usage.settle(odd, doubts)
+            answer.count(self._usage.prompt, output, self._usage.reasoning)
+        elif self._usage.prompt:
+            ending.prompt_tokens = self._usage.prompt
+        answer.note(*odd)
+        answer.doubt(*doubts)
+        if not ending.done:
+            ending.hint = server_errors.repeated(answer.events.texts) or (NO_STATUS if answer.marked else ending.hint)
+
+
+def _texts(row: dict[str, Any], kind: str) -> Texts:
+    """Return the text in one event: a piece of the answer, of reasoning or of a tool's arguments; or a tool's name."""
+    if kind.endswith(".delta") and kind not in _NO_TEXT:
+        seen, hidden = in_value(row.get("delta"))
+        return (seen, hidden) if kind in _VISIBLE else ("", hidden + seen)
+    if kind == "response.output_item.added" and isinstance(item := row.get("item"), dict) and "name" in item:
+        return "", tool_text([{"function": item}])
+    return NO_TEXTS
+
+
+def _in_output(output: Any) -> Texts:
+    """Return the text of a whole response's items: messages, reasoning and tool calls."""
+    seen, hidden = "", ""
+    for item in output if isinstance(output, list) else ():
+        if not isinstance(item, dict):
+            continue
+        if item.get("type") in ("message", None):
+            open_, secret = in_value(item.get("content"))
+            seen, hidden = seen + open_, hidden + secret
+        else:
+            parts = (in_value(item.get(key)) for key in ("summary", "content"))
+            hidden += "".join(a + b for a, b in parts) + tool_text([{"function": item}])
+    return seen, hidden
