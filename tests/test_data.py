@@ -17,7 +17,7 @@ from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import Posts
-from loadtest.workloads.data import data_file
+from loadtest.workloads.data import WORKER_STRIDE, data_file
 from loadtest.workloads.data_rows import Row
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload, check_files, planned
@@ -172,6 +172,16 @@ def test_a_job_is_its_row_in_the_order_of_the_file(tmp_path: Path) -> None:
     assert workload.job(one, 2).output_tokens == 64
     again = pickle.loads(pickle.dumps(workload))
     assert again.job(two, 3) == workload.job(two, 3)
+
+
+def test_locusts_workers_begin_at_rows_of_their_own(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "prompt\n" + "".join(f"row {i}\n" for i in range(100)))
+    workload = Workload(Scenario(data=str(path), seed=1), ESTIMATE)
+    level = workload.scenario.levels()[0]
+    firsts = [workload.job(level, worker * WORKER_STRIDE).row for worker in range(8)]
+    assert firsts[0] == "1"
+    assert len(set(firsts)) == 8
+    assert workload.job(level, WORKER_STRIDE + 1).row == str(int(firsts[1] or 0) + 1)
 
 
 def test_every_row_once(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from loadtest.workloads.nonce import seed_of
 from loadtest.workloads.source import Session, SingleRequest
 from loadtest.workloads.tokens import Counter, TokenFit
 
+WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
+GOLDEN = (5**0.5 - 1) / 2  # multiples of it, without their whole part, lie far apart
 MOST_COUNTED = 20_000  # rows whose tokens are counted to see whether they fit the context, the longest first
 
 
@@ -61,6 +63,10 @@ class DataRows:
         """Return which row a session sends; warm-ups take the last rows, which are sent last."""
         if warmup:
             return -1 - i % len(self.file) + len(self.file)
+        worker, i = divmod(
+            i, WORKER_STRIDE
+        )  # each of Locust's workers begins at a row of its own, far from the others'
+        i += int(worker * GOLDEN % 1 * len(self.file))
         known = len(self.begins) - 1
         begin = self.begins[min(level.index, known)] + max(level.index - known, 0) * level.requests
         return (begin + i) % len(self.file)

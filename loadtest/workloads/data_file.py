@@ -10,6 +10,7 @@ import csv
 import functools
 import re
 import stat
+import time
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from loadtest.workloads.trace import DELIMITERS
 
 BLOCK = 1 << 20  # bytes that are read at once of a JSON array
 MOST_ROW = 64 << 20  # bytes
+YIELD_EVERY = 10_000  # rows between two pauses, in which a Locust worker tells its master that it lives
+PAUSE_S = 0.001
 JSON_SUFFIXES, CSV_SUFFIXES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
 PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PAR1": "Parquet", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
 OTHER_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -121,6 +124,8 @@ class DataFile:
                 starts.append(piece.start)
                 ends.append(piece.end)
                 answers.append(0)
+                if not len(starts) % YIELD_EVERY:
+                    time.sleep(PAUSE_S)
                 continue
             if (plain := plain_column(value, self.column)) is not None:
                 keys = value.keys()
