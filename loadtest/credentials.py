@@ -85,12 +85,24 @@ def key_for(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env:
     """Return the key for requests of `api` to the server at `url`, None where there is none; raises as `headers` does."""
     if key_env is not None:
         if (key := read_key(key_env, env)) is None:
+            named = key_env if key_env.isupper() else "that"  # somebody may have given the key itself
             raise ScenarioError(
-                f"{key_env} is not set, or empty: --key-env names the variable that holds the key; set it."
+                f"--key-env names the variable that holds the key, and {named} is not set, or empty; set it."
             )
         return key
-    names = KEY_VARIABLES["azure" if api == "openai" and is_azure(url) else api]
-    return next((key for name in names if (key := read_key(name, env))), None)
+    return next((key for name in variables_for(url, api) if (key := read_key(name, env))), None)
+
+
+def variable_of(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env: str | None = None) -> str | None:
+    """Return which variable gives the key for requests of `api` to the server at `url`; None where none does."""
+    return next((name for name in variables_for(url, api, key_env=key_env) if read_key(name, env)), None)
+
+
+def variables_for(url: str, api: str, *, key_env: str | None = None) -> tuple[str, ...]:
+    """Return the variables that a key for requests of `api` to the server at `url` is read from, the first one that is set."""
+    if key_env is not None:
+        return (key_env,)
+    return KEY_VARIABLES["azure" if api == "openai" and is_azure(url) else api]
 
 
 def is_azure(url: str) -> bool:

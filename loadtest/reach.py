@@ -30,9 +30,11 @@ def trust(keys: ConnectionKeys) -> ssl.SSLContext:
     It trusts the authorities in ca_file, else those in SSL_CERT_FILE, else the usual ones; with `insecure` everybody.
     Raises ScenarioError for a file that cannot be used.
     """
-    path = keys.ca_file or os.environ.get("SSL_CERT_FILE")
+    path, folder = keys.ca_file or os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if not path and not folder:
+        path = _known_authorities()
     try:
-        context = ssl.create_default_context(cafile=None if keys.insecure else path or _known_authorities())
+        context = ssl.create_default_context(cafile=path or None, capath=None if path else folder)
     except (OSError, ssl.SSLError) as error:
         raise ScenarioError(f"cannot read certificates from {path}: {error}; give a PEM file.") from None
     if keys.insecure:
@@ -183,7 +185,7 @@ class Tunnel:
             return True
         if status and more and len(body) < _length(lines):
             return False
-        needs = "; write http://user:password@… into --proxy" if status == 407 and not self._proxy.head else ""
+        needs = "; write USER:PASSWORD@ before its host in --proxy" if status == 407 and not self._proxy.head else ""
         reason = parts[2].decode("latin-1") if len(parts) > 2 else ""
         words = self._words(status, body) if body.strip() else reason
         self.refused = f"the proxy {self._proxy} refuses CONNECT with status {status} ({words}){needs}"

@@ -106,7 +106,7 @@ def test_embeddings_have_no_output_and_several_inputs() -> None:
     assert scenario.output_tokens == ()
     assert Scenario.from_dict(scenario.to_dict()) == scenario
     (level,) = scenario.replace(concurrency=[2]).levels()
-    assert level.label == "2 streams · 20 in"
+    assert level.label == "2 streams · 3 × 20 in"
     workload = Workload(scenario, load_counter("m", fetch=False), TokenFit())
     job, again = (workload.job(level, 4) for _ in range(2))
     assert job == again

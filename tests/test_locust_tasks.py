@@ -267,3 +267,69 @@ def test_failures_in_a_row_are_those_of_one_server_in_one_level(
     finally:
         recording.close_recorder()
     assert said == (["3 requests in a row failed (--stop-after-errors); the last one: no GPU"] if hopeless else [])
+
+
+@pytest.mark.parametrize(
+    ("call", "path", "dialect"),
+    [
+        ("responses", "/v1/responses", "openai-responses"),
+        ("messages", "/v1/messages", "anthropic-messages"),
+        ("embed", "/api/embed", "ollama-embeddings"),
+    ],
+)
+def test_one_user_asks_every_endpoint(user: Mine, records: list[Record], call: str, path: str, dialect: str) -> None:
+    answer = getattr(user.client, call)("hi")
+    assert (answer.ok, answer.url.endswith(path), answer.record.dialect) == (True, True, dialect)
+    assert getattr(user.client, call)().ok  # a made-up text
+    if call != "embed":
+        assert answer.record.output_tokens == 4
+        assert getattr(user.client, call)(USER_SAYS_HI, output_tokens=2).record.output_tokens == 2
+        assert answer.text
+    assert user.client.chat("hi").record.dialect == "ollama-chat"
+    assert all(record.outcome is Outcome.OK for record in records)
+
+
+def test_a_list_of_texts_is_embedded_in_one_request(user: Mine, records: list[Record]) -> None:
+    one, two = user.client.embed(["a b c"]).record, user.client.embed(["a b c", "d e f"]).record
+    assert one.prompt_tokens is not None
+    assert two.prompt_tokens == 2 * one.prompt_tokens
+    assert (two.output_tokens, two.chunks, two.t_first_token, two.asked) == (None, [], None, None)
+    for wrong in ([], [1], 7, [["a"]]):
+        with pytest.raises(ScenarioError, match="embed"):
+            user.client.embed(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ScenarioError, match="no output tokens"):
+        user.client.embed("a", output_tokens=3)
+    assert len(records) == 2
+
+
+def test_a_class_of_embeddings(simulated_url: str) -> None:
+    class Embeds(Mine):
+        abstract = True
+        endpoint = "embeddings"
+        inputs_per_request = 3
+        input_tokens = 24
+
+    found = try_out(Embeds.scenario(Settings(), host=simulated_url, name="x", seed=1), lambda _: None)
+    assert (found.scenario.endpoint, found.scenario.inputs_per_request, found.scenario.output_tokens) == (
+        "embeddings",
+        3,
+        (),
+    )
+    environment = Environment(user_classes=[Embeds])
+    recording.open_recorder(
+        settled={"Embeds": found},
+        folder=None,
+        worker=0,
+        users=2,
+        source="x",
+        standing=lambda: CurrentLevel(0, steady=True),
+    )
+    try:
+        mine = Embeds(environment).client
+        asked, chatted = mine.ask().record, mine.chat("hi", output_tokens=2).record
+    finally:
+        recording.close_recorder()
+    assert (asked.asked_input, asked.dialect) == (72, "ollama-embeddings")
+    assert asked.prompt_tokens is not None
+    assert 60 <= asked.prompt_tokens <= 90
+    assert (chatted.dialect, chatted.output_tokens) == ("ollama-chat", 2)

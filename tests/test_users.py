@@ -349,6 +349,11 @@ def test_a_user_outside_a_test_says_what_is_missing() -> None:
         ("ollama", "chat", "/api/chat"),
         ("ollama", "generate", "/api/generate"),
         ("openai", "completions", "/v1/completions"),
+        ("auto", "responses", "/v1/responses"),
+        ("auto", "messages", "/v1/messages"),
+        ("anthropic", "chat", "/v1/messages"),
+        ("auto", "embeddings", "/api/embed"),
+        ("openai", "embeddings", "/v1/embeddings"),
     ],
 )
 def test_a_plain_ask_sends_what_was_made_ahead_and_its_event_says_where_it_went(
@@ -361,7 +366,9 @@ def test_a_plain_ask_sends_what_was_made_ahead_and_its_event_says_where_it_went(
     environment = Environment()
     events: Any = environment.events
     events.request.add_listener(lambda name, url, **_: said.append((name, url)))
-    asked = Settings(keys={"api": api, "endpoint": endpoint, "output_tokens": 2})
+    asked = Settings(
+        keys={"api": api, "endpoint": endpoint} | ({} if endpoint == "embeddings" else {"output_tokens": 2})
+    )
     one = try_out(Mine.scenario(asked, host=simulated_url, name="x", seed=1), lambda _: None)
     recording.open_recorder(
         settled={"Mine": one}, folder=None, worker=0, users=2, source="x", standing=lambda: CurrentLevel(0, steady=True)

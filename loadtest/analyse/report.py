@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.analyse.reports import findings, pages, tables
-from loadtest.analyse.reports.summary import Analysis, analyse, failed
+from loadtest.analyse.reports.summary import Analysis, analyse, failed, has_tokens
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.verdict.verdict import worst
 from loadtest.analyse.whatif.prediction_chart import CurveAhead
@@ -31,15 +31,21 @@ FIGURE_HEADS = (
     "tokens/s a stream",
     "output tokens/s",
 )
+HEADS_WITHOUT_TOKENS = (
+    *("ok / failed", "E2E p50", "E2E p95", "E2E p99", "p95 from t_sched", "requests/s", "input tokens/s"),
+)
 # Columns of the terminal's table that a narrow one loses, the first one first; level and verdict are never among them.
 EXPENDABLE_COLUMNS = (
     "TTFT p99",
+    "E2E p99",
     "queue wait p50",
     "p95 from t_sched",
     "output tokens/s",
     "TTFT p50",
     "tokens/s a stream",
     "TTFT p95",
+    "requests/s",
+    "E2E p95",
     "ok / failed",
 )
 VERDICT_STYLES = {"valid": "green", "suspect": "yellow", "void": "bold red"}
@@ -145,11 +151,14 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     shared, names = offered_load.shared([level["label"] for level in levels])
     mark = findings.simulated_mark(summary)
     title = " · ".join((summary["name"], findings.measured_on(summary), *shared)) + (f" ({mark})" if mark else "")
+    tokens = has_tokens(*levels)
     rows = [
-        (name, _ok_and_failed(level), *tables.headline(level), level["verdict"])
+        (name, _ok_and_failed(level), *tables.headline(level, tokens=tokens), level["verdict"])
         for name, level in zip(names, levels, strict=True)
     ]
-    grid = Grid(("level", *FIGURE_HEADS, "verdict"), tuple(rows)).without_unknown()
+    grid = Grid(
+        ("level", *(FIGURE_HEADS if tokens else HEADS_WITHOUT_TOKENS), "verdict"), tuple(rows)
+    ).without_unknown()
     if not any(map(offered_load.is_open, levels)):  # a closed loop sends when its user is free: both are the same there
         grid = grid.only([i for i, head in enumerate(grid.heads) if "t_sched" not in head])
     grid, left_out = grid.fitted(width, EXPENDABLE_COLUMNS)

@@ -32,6 +32,7 @@ __all__ = [
     "OpenAIEmbeddings",
     "OpenAIResponses",
     "dialect_for",
+    "has_text",
     "said_by_server",
 ]
 
@@ -56,6 +57,12 @@ def said_by_server(dialect: str | None, server: dict[str, Any]) -> ServerSaid:
     """Return what a record's `server` says of the server's durations, read by the record's dialect where it is known."""
     known = next((kind for kind in DIALECTS.values() if kind.name == dialect), None)
     return metrics.server_said(server) if known is None else known.server_said(server)
+
+
+def has_text(dialect: object) -> bool:
+    """Whether answers of the dialect of this name are text, which comes in pieces; embeddings are not."""
+    known = next((kind for kind in DIALECTS.values() if kind.name == dialect), None)
+    return "embed" not in str(dialect) if known is None else known.streams
 
 
 def dialect_for(scenario: Scenario, *, api: str, model: str, kind: str = "") -> Dialect:

@@ -33,6 +33,12 @@ class Progress:
     due: int | None = None  # open loop: requests due by now …
     released: int = 0  # … of which so many were sent or shed …
     shed: int = 0  # … and so many shed
+    e2es: Sequence[float] = ()  # s, of the last answers without text, as of embeddings …
+    input_tokens_per_s: float = 0.0  # … and the rate of theirs
+
+    @property
+    def e2e_p50(self) -> float | None:
+        return statistics.median(self.e2es) if self.e2es else None
 
     @property
     def ttft_p50(self) -> float | None:
@@ -67,6 +73,8 @@ class Progress:
             due=None if parts[0].due is None else sum(part.due or 0 for part in parts),
             released=sum(part.released for part in parts),
             shed=sum(part.shed for part in parts),
+            e2es=[e2e for part in parts for e2e in part.e2es],
+            input_tokens_per_s=math.fsum(part.input_tokens_per_s for part in parts),
         )
 
 
@@ -87,6 +95,8 @@ class Tally:
     given_up: str | None = None  # why the level was ended before its plan was
     output_tokens: int = 0
     ttfts: deque[float] = field(default_factory=lambda: deque(maxlen=400))
+    input_tokens: int = 0  # of answers without text, as of embeddings
+    e2es: deque[float] = field(default_factory=lambda: deque(maxlen=400))
 
     def add(self, record: Record) -> None:
         self.done += 1
@@ -97,6 +107,9 @@ class Tally:
         self.output_tokens += record.output_tokens or 0
         if record.t_first_token is not None and not record.warmup:
             self.ttfts.append(metrics.ttft(record.t_first_token, record.t_send))
+        if record.output_tokens is None and record.outcome is Outcome.OK and record.t_send is not None:
+            self.input_tokens += record.prompt_tokens or 0
+            self.e2es.append(metrics.e2e(record.t_end, record.t_send))
 
     def progress(self, t: int, *, levels: int, in_flight: int, decoding: int, duration: float | None) -> Progress:
         """Say where the level stands at `t`, monotonic ns; `duration` of a closed loop by time, seconds."""
@@ -124,6 +137,8 @@ class Tally:
             due=self._due(t),
             released=self.released,
             shed=self.shed,
+            e2es=tuple(self.e2es),
+            input_tokens_per_s=self.input_tokens / elapsed if elapsed > 0 else 0.0,
         )
 
     def _due(self, t: int) -> int | None:

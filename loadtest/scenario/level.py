@@ -23,6 +23,7 @@ class Level:
     input_lengths: str | None = None  # the distribution that prompt lengths are drawn from, where input_tokens is None
     output_lengths: str | None = None  # the same of answers
     system_tokens: int | None = None  # of the made-up system prompt in front of each prompt
+    inputs: int = 1  # texts in each request, input_tokens long each; more than one for embeddings alone
 
     @property
     def load(self) -> str:
@@ -40,7 +41,7 @@ class Level:
         if self.system_tokens is not None:
             parts.append(f"{self.system_tokens} shared")
         if (input_length := self.input_lengths or self.input_tokens) is not None:
-            parts.append(f"{input_length} in")
+            parts.append(f"{f'{self.inputs} × ' if self.inputs > 1 else ''}{input_length} in")
         if (output_length := self.output_lengths or self.output_tokens) is not None:
             parts.append(f"{output_length} out")
         if self.words is not None:

@@ -45,7 +45,7 @@ class RequestKeys:
         "chat, generate (Ollama), completions, responses (OpenAI), messages (Anthropic) or embeddings.",
         "chat",
         choices=ENDPOINT_NAMES,
-        locust=(OPTION,),
+        locust=(ATTRIBUTE, OPTION),
     )
     inputs_per_request: int = key(
         "Texts in each request for embeddings.", 1, bounds=Range(1, 10_000), locust=(ATTRIBUTE, OPTION)

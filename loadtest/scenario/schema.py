@@ -141,6 +141,7 @@ class Scenario(
                 system_tokens=self.system_tokens,
                 words=words,
                 requests=self.requests_at(0 if self.open_loop else load),
+                inputs=self.inputs_per_request,
             )
             for index, (words, input_tokens, output_tokens, load) in enumerate(itertools.product(*self.grid()))
         ]

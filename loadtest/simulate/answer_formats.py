@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from loadtest.simulate.event_formats import messages_refusal
 from loadtest.simulate.request_bodies import GenerationRequest
 from loadtest.simulate.stream import Stream
 
@@ -165,7 +166,9 @@ class OpenAIFormat:
 
 
 def refusal_body(path: str, status: int, sentence: str) -> tuple[str, bytes]:
-    """Return content type and body of an error answer on `path`, in OpenAI's form on /v1 and in Ollama's elsewhere."""
+    """Return content type and body of an error answer on `path`, in its API's form."""
+    if path == "/v1/messages":
+        return "application/json", messages_refusal(status, sentence)
     if not path.startswith("/v1/"):
         return "application/json; charset=utf-8", orjson.dumps({"error": sentence})
     kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")

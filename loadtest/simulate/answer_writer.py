@@ -12,12 +12,14 @@ from typing import Any
 import orjson
 
 from loadtest.simulate.answer_formats import BUSY_SENTENCE, DIED_SENTENCE, AnswerFormat, refusal_body
+from loadtest.simulate.embeddings import EmbeddingsFormat
 from loadtest.simulate.faults import EQUAL_PIECES, Fault, FaultKind
 from loadtest.simulate.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
 from loadtest.simulate.request_bodies import GenerationRequest
 from loadtest.simulate.stream import Emission, Stream
 from loadtest.simulate.text import ANSWER
 
+EVENT_END = b"\n\n"
 _ENCODED = tuple(orjson.dumps(token) for token in ANSWER)
 
 
@@ -56,21 +58,27 @@ class AnswerWriter:
     over: Callable[[AnswerWriter], None]
     fault: Fault | None = None
     fault_at: int = 0  # tokens before the fault
-    stream: Stream | None = None
+    streams: list[Stream] = field(default_factory=list)  # one; of embeddings one for each input
     outcome: str = "ok"
     first_ns: int | None = None
     last_ns: int | None = None
     end_ns: int | None = None
     late: Lateness = field(default_factory=Lateness)
-    _sent: int = 0  # tokens with text
+    _sent: int = 0  # tokens with text; of embeddings inputs that were read
     _headed: bool = False
     _held: list[Emission] | None = None  # while stalled
+
+    @property
+    def stream(self) -> Stream | None:
+        return self.streams[0] if self.streams else None
 
     def emit(self, emission: Emission) -> None:
         """Write a token or an end that the engine has made."""
         self.late.add(max(time.perf_counter_ns() - emission.at, 0))
         if emission.stream.request.load_only:
             self.whole(emission.stream)
+        elif self.request.inputs:
+            self._read_input(emission)
         elif self._held is not None:
             self._held.append(emission)
         elif self.fault is None or not self._strike(self.fault, emission):
@@ -82,6 +90,14 @@ class AnswerWriter:
         total = time.perf_counter_ns() - self.http.arrived_ns
         body = self.answer_format.whole(text, stream, time.time_ns(), total)
         self._body(200, self.answer_format.content_type_whole, body)
+
+    def _read_input(self, emission: Emission) -> None:
+        """Answer once the last input has been read."""
+        assert isinstance(self.answer_format, EmbeddingsFormat)
+        self._sent += emission.done
+        if self._sent == len(self.streams):
+            body = self.answer_format.of_all(self.streams, time.perf_counter_ns() - self.http.arrived_ns)
+            self._body(200, self.answer_format.content_type_whole, body)
 
     def refuse(self, status: int, sentence: str, outcome: str) -> None:
         """Answer with an error before anything was sent."""
@@ -145,7 +161,10 @@ class AnswerWriter:
         return _ENCODED[(self.offset + place) % len(ANSWER)]
 
     def _chunk(self, body: bytes) -> None:
-        data = chunk(body)
+        if body.startswith(b"event:") and body.count(EVENT_END) > 1:
+            data = b"".join(chunk(event + EVENT_END) for event in body.split(EVENT_END)[:-1])  # named events: one each
+        else:
+            data = chunk(body)
         if not self._headed:  # as Ollama: nothing before the first token, then headers and token in one write
             self._headed = True
             data = response_head(200, self.answer_format.content_type, banner=self.banner, close=self.http.close) + data
@@ -183,8 +202,8 @@ class AnswerWriter:
             self._ended()
             self.connection.abort(reset=fault.kind is FaultKind.RESET)
         else:
-            if fault.kind is FaultKind.ERROR_LINE:
-                self._chunk(self.answer_format.broken())
+            if fault.kind is FaultKind.ERROR_LINE and (said := self.answer_format.broken()):
+                self._chunk(said)
             self._terminate()
         return True
 

@@ -35,7 +35,7 @@ class RefusedError(Exception):
 class GenerationRequest:
     """One request for text, through whichever API it came."""
 
-    endpoint: str  # "chat", "generate", "v1-chat" or "v1-completions"
+    endpoint: str  # "chat", "generate", "embed", or one of "v1-chat", "v1-completions", "v1-responses", …
     model: str  # as the request spells it: answers repeat it
     opening: str  # the prompt's first 80 characters, for the truth log
     prompt: Sequence[str]  # estimated tokens, template included
@@ -47,6 +47,10 @@ class GenerationRequest:
     context: bool = False  # generate's token ids on the last line
     load_only: bool = False
     unload: bool = False
+    asked: int | None = None  # the limit that the request names, as the answer repeats it
+    inputs: tuple[str, ...] = ()  # the texts to be embedded …
+    more_prompts: tuple[Sequence[str], ...] = ()  # … and the tokens of those behind the first
+    packed: bool = False  # embeddings in base64
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
@@ -139,16 +143,23 @@ def read_ollama_request(
 def read_openai_request(
     endpoint: str, fields: dict[str, Any], profile: Profile, rng: random.Random
 ) -> GenerationRequest:
-    """Return what /v1/chat/completions or /v1/completions asks for; max_completion_tokens is ignored, as by Ollama."""
+    """Return what an endpoint at /v1 asks for text; max_completion_tokens is ignored, as by Ollama."""
     model = check_model(fields, profile, required=True)
-    if endpoint == "v1-chat":
+    if endpoint in ("v1-chat", "v1-messages"):
         messages = _messages(fields.get("messages") or [])
         if not messages:
             raise RefusedError(400, "[] is too short - 'messages'")
+        if system := _content(fields.get("system")):
+            messages = [("system", system), *messages]
+    elif endpoint == "v1-responses":
+        given = fields.get("input") or ""
+        messages = [("user", given)] if isinstance(given, str) else _messages(given)
+        if instructions := _content(fields.get("instructions")):
+            messages = [("system", instructions), *messages]
     else:
         prompt = fields.get("prompt") or ""
         messages = [("user", prompt if isinstance(prompt, str) else " ".join(map(str, prompt)))]
-    asked = fields.get("max_tokens") or 0
+    asked = fields.get("max_output_tokens" if endpoint == "v1-responses" else "max_tokens") or 0
     if isinstance(asked, bool) or not isinstance(asked, int):
         raise RefusedError(
             400, "json: cannot unmarshal string into Go struct field ChatCompletionRequest.max_tokens of type int"
@@ -165,6 +176,7 @@ def read_openai_request(
         num_ctx=profile.num_ctx,
         stream=bool(fields.get("stream")),
         usage=bool(options.get("include_usage")),
+        asked=asked or None,
     )
 
 

@@ -22,14 +22,17 @@ import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.simulate import control_plane
-from loadtest.simulate.answer_formats import BUSY_SENTENCE, OllamaFormat, OpenAIFormat, refusal_body
+from loadtest.simulate.answer_formats import BUSY_SENTENCE, AnswerFormat, OllamaFormat, OpenAIFormat, refusal_body
 from loadtest.simulate.answer_writer import AnswerWriter, fault_place, refusal_of
+from loadtest.simulate.embeddings import EmbeddingsFormat, read_embedding_request
 from loadtest.simulate.engine import Engine
+from loadtest.simulate.event_formats import MessagesFormat, ResponsesFormat
 from loadtest.simulate.faults import Fault
 from loadtest.simulate.http1 import ClientConnection, HTTPRequest, chunk, response_head
 from loadtest.simulate.metronome import Metronome
 from loadtest.simulate.profiles import Profile, load_profile
 from loadtest.simulate.request_bodies import (
+    GenerationRequest,
     RefusedError,
     check_model,
     parse_body,
@@ -48,6 +51,10 @@ GENERATION_PATHS = {
     "/api/generate": "generate",
     "/v1/chat/completions": "v1-chat",
     "/v1/completions": "v1-completions",
+    "/v1/responses": "v1-responses",
+    "/v1/messages": "v1-messages",
+    "/v1/embeddings": "v1-embeddings",
+    "/api/embed": "embed",
 }
 
 
@@ -207,7 +214,9 @@ class SimulatedServer:
         self._count += 1
         rng = random.Random(f"{self.options.seed}:{self._count}")
         endpoint, fields = GENERATION_PATHS[http.path], parse_body(http.body)
-        if endpoint.startswith("v1"):
+        if "embed" in endpoint:
+            request = read_embedding_request(endpoint, fields, self.profile)
+        elif endpoint.startswith("v1"):
             request = read_openai_request(endpoint, fields, self.profile, rng)
         else:
             request = read_ollama_request(endpoint, fields, self.profile, rng)
@@ -215,7 +224,7 @@ class SimulatedServer:
             ordinal=self._count,
             request=request,
             http=http,
-            answer_format=OpenAIFormat(request, rng) if endpoint.startswith("v1") else OllamaFormat(request),
+            answer_format=_format_of(request, rng),
             connection=connection,
             banner=self._banner,
             offset=rng.choice(OPENINGS),
@@ -237,11 +246,13 @@ class SimulatedServer:
         if self.engine.pending() >= self.options.max_queue:
             answer.refuse(503, BUSY_SENTENCE, "busy")
             return
-        engine_request = EngineRequest(
-            answer.ordinal, request.prompt, request.limit, request.natural, request.num_ctx, request.load_only
-        )
-        answer.stream = self.engine.submit(engine_request, time.perf_counter_ns())
-        self._answers[answer.stream] = answer
+        for prompt in (request.prompt, *request.more_prompts):
+            engine_request = EngineRequest(
+                answer.ordinal, prompt, request.limit, request.natural, request.num_ctx, request.load_only
+            )
+            stream = self.engine.submit(engine_request, time.perf_counter_ns())
+            answer.streams.append(stream)
+            self._answers[stream] = answer
         self._by_connection[answer.connection] = answer
         self._arm()
 
@@ -297,11 +308,11 @@ class SimulatedServer:
     # -- ends -------------------------------------------------------------------------------------------------------
 
     def _over(self, answer: AnswerWriter) -> None:
-        """Forget an answer that has ended, drop its stream if it still runs, and log the truth."""
+        """Forget an answer that has ended, drop what of it still runs, and log the truth."""
         self._by_connection.pop(answer.connection, None)
-        if answer.stream is not None:
-            self._answers.pop(answer.stream, None)
-            self.engine.cancel(answer.stream, time.perf_counter_ns())
+        for stream in answer.streams:
+            self._answers.pop(stream, None)
+            self.engine.cancel(stream, time.perf_counter_ns())
         if self._truth is not None:
             self._truth.write(*answer.truth())
 
@@ -311,6 +322,19 @@ class SimulatedServer:
         if answer is not None:
             answer.drop()
             self._arm()
+
+
+def _format_of(request: GenerationRequest, rng: random.Random) -> AnswerFormat:
+    match request.endpoint:
+        case "v1-responses":
+            return ResponsesFormat(request, rng)
+        case "v1-messages":
+            return MessagesFormat(request, rng)
+        case "v1-chat" | "v1-completions":
+            return OpenAIFormat(request, rng)
+        case "v1-embeddings" | "embed":
+            return EmbeddingsFormat(request)
+    return OllamaFormat(request)
 
 
 def serve_forever(options: ServerOptions) -> None:

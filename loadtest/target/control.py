@@ -153,7 +153,8 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
             ) from None
         if "CERTIFICATE" in str(error):
             raise TargetError(
-                f"{url} has a certificate that is not trusted here: {shorten(str(error))}; see --ca-file."
+                f"{url} has a certificate that is not trusted here: {shorten(str(error))}; give its authority with --ca-file, or trust it "
+                "unseen with --insecure."
             ) from None
         if (proxy := reach.proxy_named(keys_of_client(client))) is not None and asked.socket is None:
             raise TargetError(
@@ -188,8 +189,8 @@ def _answered(client: httpx.Client, url: str, answer: ControlAnswer) -> ControlA
     proxy = reach.proxy_named(keys_of_client(client))
     if answer.status == 407 and proxy is not None:
         raise TargetError(
-            f"the proxy {proxy} does not let us through to {url}: {answer.said}; write user and password into --proxy "
-            "(http://user:password@…)."
+            f"the proxy {proxy} does not let us through to {url}: {answer.said}; write user and password into --proxy, "
+            "as USER:PASSWORD@ before its host."
         )
     return answer
 

@@ -89,6 +89,7 @@ def _comparability(scenario: Scenario, target: Target, context: int | None) -> d
         "prompt": "literal" if scenario.literal else "made up" if scenario.data is None else "data",
         "data": None if scenario.data is None else Path(scenario.data).name,
         "shared_prefix": scenario.prefix_pattern or _trace_blocks(scenario),
+        "inputs_per_request": scenario.inputs_per_request,
         "proxy": scenario.proxy,
     }
 
@@ -113,6 +114,7 @@ def level_facts(level: Level) -> dict[str, Any]:
         "system_tokens": level.system_tokens,
         "words": level.words,
         "requests": level.requests or None,
+        **({"inputs": level.inputs} if level.inputs > 1 else {}),
     }
 
 

@@ -104,13 +104,23 @@ def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
         wire.fetch(request.order)
     except httpx.HTTPError as error:
         said = f"{endpoint_url(target.server.url, target.dialect.posted_to)} does not answer: {shorten(str(error))}."
-        raise TargetError(https_instead(target.server.url) or said) from None
+        raise TargetError(_https_instead(wire, target) or said) from None
     record = request.finish()
-    _accept(record, target)
+    _accept(record, wire, target)
     return record.prompt_tokens or 0
 
 
-def _accept(record: Record, target: Target) -> None:
+def _https_instead(wire: SyncWire, target: Target) -> str | None:
+    """Return a sentence where the server's port speaks https; a server behind a proxy is not asked past it."""
+    return None if wire.proxy is not None else https_instead(target.server.url)
+
+
+def _key_variable(target: Target) -> str:
+    dialect = target.dialect
+    return credentials.variables_for(target.server.url, dialect.api, key_env=dialect.key_env)[0]
+
+
+def _accept(record: Record, wire: SyncWire, target: Target) -> None:
     """Raise TargetError unless the request was answered."""
     if record.outcome is Outcome.OK or (record.outcome is Outcome.TRUNCATED and record.chunks):
         return
@@ -118,9 +128,9 @@ def _accept(record: Record, target: Target) -> None:
     if record.status in (401, 403):
         raise TargetError(
             f"{where} refuses us with status {record.status} ({record.error}); set "
-            f"{credentials.KEY_VARIABLES[target.dialect.api][0]} to a key that it accepts."
+            f"{_key_variable(target)} to a key that it accepts."
         )
-    if record.status in (None, 400) and (instead := https_instead(target.server.url)):
+    if record.status in (None, 400) and (instead := _https_instead(wire, target)):
         raise TargetError(instead)
     failed = record.status is not None and not 200 <= record.status < 300
     status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""

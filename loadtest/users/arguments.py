@@ -58,6 +58,21 @@ def checked_length(key: str, value: object) -> int | str | None:
     raise ScenarioError(f"{key} must be a whole number above 0, not {short_repr(value)}.")
 
 
+def checked_output(value: object, *, wanted: bool) -> int | str | None:
+    """Return the answer length asked for; raises ScenarioError for one of embeddings, which have none."""
+    if value is not None and not wanted:
+        raise ScenarioError("an answer of embeddings has no output tokens; leave output_tokens out.")
+    return checked_length("output_tokens", value)
+
+
+def checked_texts(texts: object) -> list[str]:
+    """Return texts to be embedded in one request; raises ScenarioError for what is no list of texts."""
+    given = list(texts) if isinstance(texts, Sequence) and not isinstance(texts, bytes | bytearray | memoryview) else []
+    if not given or not all(isinstance(text, str) for text in given):
+        raise ScenarioError(f'embed() takes a text or a list of texts like ["…", "…"], not {short_repr(texts)}.')
+    return [text for text in given if checked_prompt(text, messages_allowed=False) is not None]
+
+
 def checked_instant(t_sched: object) -> int | None:
     """Return when a request was due; raises ScenarioError for what is not an instant."""
     if t_sched is None or (isinstance(t_sched, int) and not isinstance(t_sched, bool)):

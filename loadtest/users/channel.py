@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, cast
 
 import httpx
 
@@ -15,22 +15,23 @@ from loadtest.dialects import Dialect, dialect_for
 from loadtest.measure.failure import GivenUpError
 from loadtest.measure.request import Request
 from loadtest.records import Clock
-from loadtest.scenario import Level
+from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.target.connect import way_of
 from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages
 from loadtest.users.tryout import UserTarget
-from loadtest.wire import LagLog, Order, Origin, Received, SyncWire, Timeouts, Waiter, WallClock
+from loadtest.wire import LagLog, Order, Origin, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.data import data_file
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.messages import text_of
-from loadtest.workloads.source import Session
+from loadtest.workloads.source import Session, Source
 from loadtest.workloads.workload import Workload
 
 logger = logging.getLogger(__name__)
 
-Endpoint = Literal["chat", "generate"]  # generate means completions, too: each API has one of the two
+# generate means completions, too: each API has one of the two
+Endpoint = Literal["chat", "generate", "responses", "messages", "embeddings"]
 MOST_AHEAD = 1024  # users for whom a request is made before the clock starts
 MOST_KINDS = 64  # of requests made ahead: a task that asks for random lengths would add one each time
 GREETING = Timeouts(connect=5.0, first_token=5.0, idle=5.0)
@@ -46,6 +47,13 @@ class RequestKind:
     text: str | None = None  # sent instead of a made-up prompt
 
 
+# What a scenario has of chats alone, when its texts are embedded.
+NOT_EMBEDDED: dict[str, Any] = {
+    **dict.fromkeys(("system", "system_tokens", "prefixes", "prefix_zipf")),
+    "output_tokens": (),
+}
+
+
 def length_facts(side: str, asked: int | str | None) -> dict[str, Any]:
     """Return a level's fields for a length, a number or a distribution."""
     return {f"{side}_lengths" if isinstance(asked, str) else f"{side}_tokens": asked}
@@ -58,24 +66,28 @@ class Channel:
         """`numbers` gives every request of this process its ordinal, whichever channel sends it."""
         scenario, target = settled.scenario, settled.target
         self.scenario = scenario
-        self.endpoint: Endpoint = "chat" if scenario.endpoint == "chat" else "generate"  # of a plain ask()
+        self.endpoint = _endpoint_of(scenario)  # of a plain ask()
         self._clock = clock
         self.url = target.server.url
         counter = settled.counter()
+        self._counter, self._fit = counter, settled.fit
         self._count = counter.count if counter.exact else None
         self._target = settled.index
-        self._workload = Workload(scenario, counter, settled.fit, context=settled.context)
-        self._api, self._model, self._kind = settled.api, target.model.name, target.server.kind
+        self._workloads: dict[Endpoint, Workload] = {}
+        self._context = settled.context
+        self._api = "openai" if settled.api == "anthropic" else settled.api  # of what is no message
+        self._measured = target
         self._dialects: dict[Endpoint, Dialect] = {}
         self.wire = SyncWire(**way_of(scenario), waiter=waiter)
-        self._headers, self._posts = target.headers, target.posts
+        self._headers = target.headers
+        self._posts: dict[str, Posts] = {}  # by dialect: their keys differ
         self._numbers = numbers
         self._shelf: dict[RequestKind, deque[Request]] = {}  # the kind asked for last is the last
 
     def warm_up(self, users: int) -> None:
         """Have connections and requests ready for so many users, and everything imported: untimed, before the clock."""
         count = min(users, MOST_AHEAD)
-        plain = RequestKind(self.endpoint, *self.usual_lengths)
+        plain = self.kind(self.endpoint)
         try:
             greeting = httpx.Request("GET", with_keys(endpoint_url(self.url, "/")).url, headers=self._headers)
             self.wire.fetch(Order.of(greeting, Received(), GREETING, origin=Origin.of(self.url)))
@@ -89,16 +101,22 @@ class Channel:
         inspect.stack()  # Locust's Runner.stop() does: 25 to 45 ms the first time, while streams are in flight
 
     @property
-    def usual_lengths(self) -> tuple[int | str | None, int | str | None]:
-        """What is asked for where a task says nothing."""
-        inputs, outputs = self._workload.scenario.input_tokens, self._workload.scenario.output_tokens
-        return next(iter(inputs), None), next(iter(outputs), None)
-
-    @property
     def rows(self) -> int:
         """How many rows the data file has; 0 without one."""
         file = data_file(self.scenario)
         return 0 if file is None else len(file)
+
+    def kind(
+        self,
+        endpoint: Endpoint,
+        input_tokens: int | str | None = None,
+        output_tokens: int | str | None = None,
+        text: str | None = None,
+    ) -> RequestKind:
+        """Return what a user wants sent: lengths are the scenario's where they are None, and embeddings have no answer's."""
+        scenario = self._workload(endpoint).scenario
+        output = None if endpoint == EMBEDDINGS else output_tokens or next(iter(scenario.output_tokens), None)
+        return RequestKind(endpoint, input_tokens or next(iter(scenario.input_tokens), None), output, text)
 
     def take(self, kind: RequestKind) -> Request:
         """Return a session's first request, one made ahead where there is one."""
@@ -120,8 +138,14 @@ class Channel:
         number = next(self._numbers)
         output = kind.output_tokens
         if isinstance(output, str):
-            output = self._workload.lengths.at(self._level(kind), number, warmup=False).output_tokens
+            output = self._workload(kind.endpoint).lengths.at(self._level(kind), number, warmup=False).output_tokens
         job = Job(number, 0, number, text_of(messages), None, output, messages=tuple(messages))
+        return self._request(job, number, self._dialect(kind.endpoint))
+
+    def embedding(self, texts: Sequence[str], kind: RequestKind) -> Request:
+        """Return a request that embeds these texts as they are, without a nonce."""
+        number = next(self._numbers)
+        job = Job(number, 0, number, texts[0], None, None, inputs=tuple(texts))
         return self._request(job, number, self._dialect(kind.endpoint))
 
     def following(self, request: Request, wall: WallClock, lag: LagLog) -> Request | None:
@@ -133,11 +157,20 @@ class Channel:
 
     def _make(self, kind: RequestKind) -> Request:
         number = next(self._numbers)
-        source = None if kind.text is None else LiteralText(self.scenario, kind.text)
-        session = self._workload.session(self._level(kind), number, source=source)
+        source: Source | None = None
+        if kind.text is not None:
+            scenario = self._scenario(kind.endpoint)
+            source = LiteralText(scenario.replace(inputs_per_request=1), kind.text)
+        session = self._workload(kind.endpoint).session(self._level(kind), number, source=source)
         job = session.next(None)
         assert job is not None, "a session has at least one job"
         return self._request(job, number, self._dialect(kind.endpoint), session)
+
+    def _workload(self, endpoint: Endpoint) -> Workload:
+        if endpoint not in self._workloads:
+            scenario = self._scenario(endpoint)
+            self._workloads[endpoint] = Workload(scenario, self._counter, self._fit, context=self._context)
+        return self._workloads[endpoint]
 
     def _level(self, kind: RequestKind) -> Level:
         """Return the level of a request of this kind, as sources take it."""
@@ -151,10 +184,23 @@ class Channel:
             requests=0,
         )
 
+    def _scenario(self, endpoint: Endpoint) -> Scenario:
+        """Return the scenario as if all requests went to this endpoint."""
+        if endpoint == self.endpoint:
+            return self.scenario
+        changes: dict[str, Any] = {"endpoint": endpoint, "api": "auto", "inputs_per_request": 1}
+        return self.scenario.replace(**changes | (NOT_EMBEDDED if endpoint == EMBEDDINGS else {}))
+
     def _dialect(self, endpoint: Endpoint) -> Dialect:
         if endpoint not in self._dialects:
-            scenario = self.scenario.replace(endpoint=endpoint, api="auto")
-            self._dialects[endpoint] = dialect_for(scenario, api=self._api, model=self._model, kind=self._kind)
+            target = self._measured
+            dialect = target.dialect
+            if endpoint != self.endpoint:
+                dialect = dialect_for(
+                    self._scenario(endpoint), api=self._api, model=target.model.name, kind=target.server.kind
+                )
+            self._dialects[endpoint] = dialect
+            self._posts[dialect.name] = replace(target, dialect=dialect).posts
         return self._dialects[endpoint]
 
     def _request(self, job: Job, number: int, dialect: Dialect, session: Session | None = None) -> Request:
@@ -165,7 +211,7 @@ class Channel:
             self._clock,
             0,
             number=number,
-            posts=self._posts,
+            posts=self._posts[dialect.name],
             session=session,
             count=self._count,
             save_text=self.scenario.save_text,
@@ -177,3 +223,10 @@ class Channel:
 
     def __exit__(self, *_: object) -> None:
         self.wire.close()
+
+
+def _endpoint_of(scenario: Scenario) -> Endpoint:
+    """Return what a plain ask() sends to."""
+    if scenario.endpoint == "completions":
+        return "generate"
+    return "messages" if scenario.api == "anthropic" else cast("Endpoint", scenario.endpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -29,10 +29,19 @@ from loadtest.measure.failure import Failure, GivenUpError
 from loadtest.measure.release import back_off
 from loadtest.measure.request import Request
 from loadtest.records import Outcome, Record
+from loadtest.scenario import EMBEDDINGS
 from loadtest.text import shown
 from loadtest.users import recording
-from loadtest.users.arguments import Messages, checked_instant, checked_length, checked_prompt
+from loadtest.users.arguments import (
+    Messages,
+    checked_instant,
+    checked_length,
+    checked_output,
+    checked_prompt,
+    checked_texts,
+)
 from loadtest.users.channel import Channel, Endpoint, RequestKind
+from loadtest.users.events import event_context, request_type, response_time
 from loadtest.wire import now
 
 if TYPE_CHECKING:
@@ -119,36 +128,53 @@ class Client:
 
     completions = generate
 
+    def responses(self, prompt: Prompt = None, **how: Any) -> Answer:
+        """Send one request to OpenAI's /v1/responses; with the arguments of `chat`."""
+        return self._send("responses", prompt, **how)
+
+    def messages(self, prompt: Prompt = None, **how: Any) -> Answer:
+        """Send one request to Anthropic's /v1/messages; with the arguments of `chat`."""
+        return self._send("messages", prompt, **how)
+
+    def embed(self, texts: str | Sequence[str] | None = None, **how: Any) -> Answer:
+        """Ask for the embeddings of a text, or of a list of texts, which is sent as it is; as `chat`, without output_tokens.
+
+        /api/embed on Ollama, /v1/embeddings elsewhere. Default: as many made-up texts as inputs_per_request says where
+        `endpoint` is embeddings, else one.
+        """
+        return self._send("embeddings", texts, **how)
+
     def ask(self, prompt: str | None = None, **how: Any) -> Answer:
-        """Send what --endpoint says: a `chat` or a `generate`, with their arguments."""
-        send = self.chat if self._channel.endpoint == "chat" else self.generate
-        return send(prompt, **how)
+        """Send what `endpoint` or --endpoint says: a `chat`, `generate`, `responses`, `messages` or `embed`."""
+        return self._send(self._channel.endpoint, prompt, **how)
 
     def _send(
         self,
         endpoint: Endpoint,
-        prompt: Prompt,
-        input_tokens: int | str | None,
-        output_tokens: int | str | None,
-        name: str | None,
-        catch_response: bool,
-        t_sched: int | None,
+        prompt: Prompt | Sequence[str],
+        input_tokens: int | str | None = None,
+        output_tokens: int | str | None = None,
+        name: str | None = None,
+        catch_response: bool = False,
+        t_sched: int | None = None,
     ) -> Answer:
         if self._pending is not None:
             pending, self._pending = self._pending, None
             raise pending
-        prompt = checked_prompt(prompt, messages_allowed=endpoint == "chat")
+        texts = checked_texts(prompt) if endpoint == EMBEDDINGS and not isinstance(prompt, str | None) else None
+        prompt = None if texts else checked_prompt(prompt, messages_allowed=endpoint not in ("generate", EMBEDDINGS))
         due = checked_instant(t_sched)
         if due is None:
             due = now() - self._lag
-        usual_input, usual_output = self._channel.usual_lengths
-        kind = RequestKind(
+        kind = self._channel.kind(
             endpoint,
-            checked_length("input_tokens", input_tokens) or usual_input,
-            checked_length("output_tokens", output_tokens) or usual_output,
+            checked_length("input_tokens", input_tokens),
+            checked_output(output_tokens, wanted=endpoint != EMBEDDINGS),
             prompt if isinstance(prompt, str) else None,
         )
-        if isinstance(prompt, list):
+        if texts:
+            request = self._channel.embedding(texts, kind)
+        elif isinstance(prompt, list):
             request = self._channel.conversation(prompt, kind)
         else:
             request = self._take(kind, in_session=t_sched is None)
@@ -163,7 +189,7 @@ class Client:
             self._turn = kind, turn
         ended = answer.request.received.t_over or now()
         self._recorder.backlog.add(answer.settle)
-        if prompt is None and turn is None:
+        if prompt is None and texts is None and turn is None:
             self._recorder.backlog.add(lambda: self._channel.restock(kind, self._recorder.ledger.peak))
         if catch_response:
             answer.expect_verdict()
@@ -224,12 +250,12 @@ class Client:
         """Fire the one event of a request; what its listeners raise to steer the user waits for the user's next call."""
         try:
             self._user.environment.events.request.fire(
-                request_type=_request_type(record.dialect),
+                request_type=request_type(record.dialect),
                 name=answer.name,
-                response_time=_response_time(record),
+                response_time=response_time(record),
                 response_length=record.bytes,
                 exception=exception,
-                context={**self._user.context(), **_event_context(record)},
+                context={**self._user.context(), **event_context(record)},
                 response=answer,
                 start_time=(self._recorder.clock.wall_ns + (record.t_send or record.t_sched)) * metrics.S_PER_NS,
                 url=answer.url,
@@ -356,37 +382,3 @@ class Answer:
 @functools.cache
 def say_once(sentence: str) -> None:
     logger.warning(sentence)
-
-
-def _request_type(dialect: str) -> str:
-    return dialect.partition("-")[2].upper()
-
-
-def _response_time(record: Record) -> float:
-    """E2E in ms, as Locust wants it; to the end of the attempt where no content came."""
-    start = record.t_send if record.t_send is not None else record.t_sched
-    last = start + record.chunks[-1] * 1000 if record.chunks else record.t_end
-    return float(metrics.e2e(last, start) * 1000)
-
-
-def _event_context(record: Record) -> dict[str, Any]:
-    """Return what listeners of the request event may want of a record; durations in seconds, None where unknown."""
-    found: dict[str, Any] = {"ttft_s": None, "tpot_s": None, "stream_tokens_per_s": None}
-    if record.t_send is not None and record.t_first_token is not None:
-        found["ttft_s"] = metrics.ttft(record.t_first_token, record.t_send)
-        tokens = record.sent_tokens
-        if record.chunks and tokens > 1 and record.chunks[-1] > record.chunks[0]:
-            e2e = metrics.e2e(record.t_send + record.chunks[-1] * 1000, record.t_send)
-            found["tpot_s"] = metrics.tpot(e2e, found["ttft_s"], tokens)
-            found["stream_tokens_per_s"] = metrics.stream_tokens_per_s(found["tpot_s"])
-    return found | {
-        "outcome": str(record.outcome),
-        "prompt_tokens": record.prompt_tokens,
-        "output_tokens": record.output_tokens,
-        "token_source": record.token_source,
-        "level": record.level,
-        "warmup": record.warmup,
-        "lag_s": record.lag_us * 1e-6,
-        "model": record.model,
-        "dialect": record.dialect,
-    }

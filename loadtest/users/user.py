@@ -35,6 +35,8 @@ class ModelUser(User):
     # Declared for type checkers; the defaults are set below, from the scenario's keys.
     model: str | None
     api: str
+    endpoint: str  # of a plain ask()
+    inputs_per_request: int  # texts in a request for embeddings
     input_tokens: int | str | None  # a text is a distribution, such as "lognormal(800, 0.6)"
     output_tokens: int | str | None
     prompt: str | None

@@ -94,7 +94,7 @@ class SyncWire:
         proxy: Proxy | None = None,
         waiter: Waiter | None = None,
     ) -> None:
-        self._proxy = proxy
+        self.proxy = proxy
         self.timeouts = timeouts or Timeouts()
         self._waiter = waiter or BlockingWaiter()
         self._verify = verify
@@ -122,7 +122,7 @@ class SyncWire:
                 connection = self._connect(order.origin, (order.limits or self.timeouts).connect)
                 received.new_conn, received.t_connect = True, now()
             call = _SyncCall(order, connection, self.timeouts, release=self._release, waiter=self._waiter)
-            call.send(first_hop(order, self._proxy), fresh=fresh)
+            call.send(first_hop(order, self.proxy), fresh=fresh)
             if not connection.stale:
                 call.raise_error()
                 return
@@ -166,7 +166,7 @@ class SyncWire:
     def _reach(self, origin: Origin, deadline: float, limit: float | None) -> Connection:
         """Return a connection to the first address of `origin` that takes one."""
         failures: list[ConnectFailure] = []
-        proxy = None if origin.scheme == UNIX else self._proxy
+        proxy = None if origin.scheme == UNIX else self.proxy
         hop = origin if proxy is None else Origin(*proxy.place)
         try:
             addresses = self._resolve(hop)
@@ -198,8 +198,8 @@ class SyncWire:
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))
-            if self._proxy is not None and origin.scheme == "https":
-                self._tunnel(sock, self._proxy, origin, until)
+            if self.proxy is not None and origin.scheme == "https":
+                self._tunnel(sock, self.proxy, origin, until)
         except BaseException:
             sock.close()
             raise

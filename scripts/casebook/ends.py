@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from book import rows
-from support.odd_answers import LAST, OLLAMA, OPENAI, chunk, head, plain, streamed
+from support.odd_answers import LAST, NAMED, OLLAMA, OPENAI, chunk, head, plain, streamed
 from support.odd_server import Every, Then, Wait
 
 TEXT = "t0 t1 t2 "
@@ -214,4 +216,77 @@ row(
     outcome="ok",
     text=TEXT,
     kept=False,
+)
+
+row = rows("named events")
+row(
+    "a response that failed",
+    lambda w: streamed(
+        *w.tokens(),
+        w.line(
+            {
+                "type": "response.failed",
+                "response": {"status": "failed", "error": {"code": "x", "message": "fell over"}},
+            }
+        ),
+        Then.HOLD,
+        last=False,
+    ),
+    dialects=NAMED[:1],
+    outcome="stream_error",
+    error="fell over",
+    within=SOON,
+)
+row(
+    "a response cut at its length",
+    lambda w: streamed(*w.tokens(), w.end(reason="length"), Then.HOLD, last=False),
+    dialects=NAMED[:1],
+    outcome="ok",
+    finish="length",
+    within=SOON,
+)
+row(
+    "a message whose stop_reason came, then nothing",
+    lambda w: streamed(*w.tokens(), w.done(), Then.HOLD, last=False),
+    dialects=NAMED[1:],
+    outcome="ok",
+    finish="stop",
+    within=1.9,
+)
+row(
+    "message_stop without a stop_reason",
+    lambda w: streamed(*w.tokens(), w.mark, Then.HOLD, last=False),
+    dialects=NAMED[1:],
+    outcome="truncated",
+    within=SOON,
+)
+row(
+    "ping events in a message",
+    lambda w: streamed(*(part for one in w.tokens() for part in (w.line({"type": "ping"}), one)), w.end()),
+    dialects=NAMED[1:],
+    outcome="ok",
+    text=TEXT,
+    chunks=3,
+)
+row(
+    "an overloaded server",
+    lambda w: streamed(
+        *w.tokens(),
+        w.line({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
+        Then.HOLD,
+        last=False,
+    ),
+    dialects=NAMED[1:],
+    outcome="stream_error",
+    error="Overloaded",
+    within=SOON,
+)
+row(
+    "events without their names",
+    lambda w: streamed(*(re.sub(rb"event: .*\n", b"", part) for part in w.whole())),
+    dialects=NAMED,
+    outcome="ok",
+    text=TEXT,
+    output=3,
+    source="server",
 )

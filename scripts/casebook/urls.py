@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from commands import OLLAMA, QUICK, Ran, commands
-from support.odd_answers import MODEL
+from support.odd_answers import MODEL, NAMED, OPENAI_CONTROL, WIRES, good_answers, json
 
 
 def told_or_measured(ran: Ran) -> bool:
@@ -57,6 +57,39 @@ for suffix in ("/api/chat", "/api/generate", "/api"):
         says=r"127\.0\.0\.1:\d+",
         looks={"measured, or the right URL named": (told_or_measured, True)},
     )
+EMBEDDED = json({"object": "list", "data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 32, "total_tokens": 32}})
+for name in NAMED:
+    cmd(
+        f"URL with {WIRES[name].path}",
+        ("run", "--url", f"{{url}}{WIRES[name].path}", *QUICK),
+        paths=good_answers(WIRES[name]),
+        code=(0, 3),
+        looks={"dialect": (lambda ran: {one["dialect"] for one in ran.records}, {name})},
+    )
+LOAD = ("--requests", "2", "--concurrency", "1", "--warmup", "0", "--out", "run")
+cmd(
+    "URL with /v1/embeddings",
+    ("run", "--url", "{url}/v1/embeddings", *LOAD),
+    paths={**OPENAI_CONTROL, "/v1/embeddings": EMBEDDED},
+    code=(0, 3),
+    says="E2E p50",
+    unsaid="without any text|tokens/s a stream",
+    looks={"dialect": (lambda ran: {one["dialect"] for one in ran.records}, {"openai-embeddings"})},
+)
+cmd(
+    "embeddings with an answer length",
+    ("run", "--url", "{url}", "--endpoint", "embeddings", "--output-tokens", "64", *LOAD),
+    paths={**OPENAI_CONTROL, "/v1/embeddings": EMBEDDED},
+    code=2,
+    says="no output tokens; leave output_tokens out",
+)
+cmd(
+    "several inputs for chat",
+    ("run", "--url", "{url}", "--inputs-per-request", "4", *LOAD),
+    paths=OPENAI_CONTROL,
+    code=2,
+    says="is for embeddings",
+)
 cmd(
     "URL with a query",
     ("run", "--url", "{url}/v1?tenant=7", *QUICK),

@@ -1,4 +1,4 @@
-"""What a server may send: the parts of an answer in each of the four wire formats, and the HTTP around them."""
+"""What a server may send: the parts of an answer in each wire format that streams, and the HTTP around them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import orjson
 
 from support.odd_server import Paths, Request, Script, Step, Wait
 
-DIALECTS = ("ollama-chat", "ollama-generate", "openai-chat", "openai-completions")
-OLLAMA, OPENAI = DIALECTS[:2], DIALECTS[2:]
+OLLAMA, OPENAI = ("ollama-chat", "ollama-generate"), ("openai-chat", "openai-completions")
+NAMED = ("openai-responses", "anthropic-messages")  # streams of named events
+CLASSIC = OLLAMA + OPENAI
+DIALECTS = CLASSIC + NAMED
 CHATS = ("ollama-chat", "openai-chat")
 MODEL = "m"
 STAMP = "2026-01-01T00:00:00.%09dZ"
@@ -45,11 +47,20 @@ class Wire:
             "ollama-generate": "/api/generate",
             "openai-chat": "/v1/chat/completions",
             "openai-completions": "/v1/completions",
+            "openai-responses": "/v1/responses",
+            "anthropic-messages": "/v1/messages",
         }[self.dialect]
+
+    @property
+    def is_named(self) -> bool:
+        return self.dialect in NAMED
 
     def line(self, row: Any) -> bytes:
         """Frame one event: a line of JSON, or a server-sent event."""
-        return self.raw(row if isinstance(row, bytes) else orjson.dumps(row))
+        name = (
+            b"event: %b\n" % row["type"].encode() if self.is_named and isinstance(row, dict) and "type" in row else b""
+        )
+        return name + self.raw(row if isinstance(row, bytes) else orjson.dumps(row))
 
     def raw(self, text: bytes) -> bytes:
         return text + b"\n" if self.is_ollama else b"data: " + text + b"\n\n"
@@ -61,6 +72,12 @@ class Wire:
             if self.endpoint == "chat":
                 return {**head, "message": {"role": "assistant", "content": content, **beside}}
             return {**head, "response": content, **beside}
+        if self.endpoint == "responses":
+            place = {"item_id": "x", "output_index": 0, "content_index": 0, "sequence_number": at}
+            return {"type": "response.output_text.delta", **place, "delta": content, **beside}
+        if self.endpoint == "messages":
+            delta = {"type": "text_delta", "text": content, **beside}
+            return {"type": "content_block_delta", "index": 0, "delta": delta}
         head = {"id": "x", "created": 1, "model": MODEL}
         if self.endpoint == "chat":
             choice = {"index": 0, "delta": {"content": content, **beside}, "finish_reason": None}
@@ -76,7 +93,9 @@ class Wire:
         return [self.token(f"t{i} ", at=i + 1) for i in range(count)]
 
     def done(self, *, reason: str | None = "stop", output: Any = 3, prompt: Any = 20, **beside: Any) -> bytes:
-        """Return what closes a good answer, but OpenAI's [DONE]: durations, counts, the reason."""
+        """Return what closes a good answer, but for the mark: durations, counts, the reason."""
+        if self.is_named:
+            return self._named_done(reason, {"input_tokens": prompt, "output_tokens": output, **beside})
         if not self.is_ollama:
             usage = {"prompt_tokens": prompt, "completion_tokens": output}
             if type(output) is int and type(prompt) is int and 0 <= output < 2**60:
@@ -96,6 +115,16 @@ class Wire:
         row |= beside
         return self.line({key: value for key, value in row.items() if value is not ...})
 
+    def _named_done(self, reason: str | None, usage: dict[str, Any]) -> bytes:
+        usage = {key: value for key, value in usage.items() if value is not ...}
+        if self.endpoint == "messages":
+            said = {"stop": "end_turn", "length": "max_tokens"}.get(reason or "", reason)
+            return self.line({"type": "message_delta", "delta": {"stop_reason": said}, "usage": usage})
+        status = {"stop": "completed", None: None}.get(reason, "incomplete")
+        details = {"reason": "max_output_tokens" if reason == "length" else reason} if status == "incomplete" else None
+        response = {"object": "response", "status": status, "incomplete_details": details, "usage": usage}
+        return self.line({"type": f"response.{status or 'completed'}", "response": response})
+
     def finish(self, reason: str | None = "stop", **beside: Any) -> bytes:
         """OpenAI only: the chunk with the finish_reason."""
         row = self.row("")
@@ -110,8 +139,10 @@ class Wire:
 
     @property
     def mark(self) -> bytes:
-        """What says that nothing follows; Ollama's is the line with done:true itself."""
-        return b"" if self.is_ollama else MARK
+        """What says that nothing follows; Ollama's is the line with done:true itself, a response's the whole response."""
+        if self.endpoint == "messages":
+            return self.line({"type": "message_stop"})
+        return b"" if self.is_ollama or self.endpoint == "responses" else MARK
 
     def end(self, **how: Any) -> bytes:
         return self.done(**how) + self.mark
@@ -126,7 +157,12 @@ class Wire:
 
     def error_row(self, message: str = "the engine fell over") -> dict[str, Any]:
         """Return an error as this server would send it inside a stream."""
-        return {"error": message} if self.is_ollama else {"error": {"message": message, "code": 500}}
+        if self.endpoint == "responses":
+            return {"type": "error", "code": "server_error", "message": message, "param": None}
+        error = {"message": message, "code": 500}
+        if self.endpoint == "messages":
+            return {"type": "error", "error": {"type": "api_error", **error}}
+        return {"error": message} if self.is_ollama else {"error": error}
 
 
 WIRES = {dialect: Wire(dialect) for dialect in DIALECTS}

@@ -75,13 +75,14 @@ class Request:
         """The text that was sent for an answer."""
         asked = self.asked
         messages = asked.get("messages")
-        return str(messages[-1]["content"]) if messages else str(asked.get("prompt", ""))
+        return str(messages[-1]["content"]) if messages else str(asked.get("prompt", asked.get("input", "")))
 
     @property
     def most_tokens(self) -> int | None:
         """The answer length that was asked for."""
         asked = self.asked
-        return asked.get("max_tokens") or (asked.get("options") or {}).get("num_predict")
+        given = asked.get("max_tokens") or asked.get("max_output_tokens")
+        return given or (asked.get("options") or {}).get("num_predict")
 
 
 Answer = Callable[[Request], Script]

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import (
     cold_load,
     depth,
+    embeddings,
     itl,
     machine,
     prediction,
@@ -20,7 +21,7 @@ from loadtest.analyse.charts import (
     timeline,
     ttft,
 )
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.reports.summary import Analysis, has_tokens
 from loadtest.analyse.run import groups
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.whatif.prediction_chart import CurveAhead
@@ -37,6 +38,8 @@ def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> 
     out.mkdir(parents=True, exist_ok=True)
     if analysis.groups:
         return _draw_together(analysis, out)
+    if not has_tokens(*analysis.summary["levels"]):
+        return _draw_without_tokens(analysis, out)
     ahead = ahead or CurveAhead(analysis.run, analysis.slots, analysis.steps)
     with mpl.rc_context(style.RC):
         return [
@@ -50,6 +53,22 @@ def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> 
             _by_series(out / "itl.png", analysis, itl.distribution, itl.title(analysis)),
             _depth(out / "streams.png", analysis),
             *_prediction(out / "prediction.png", analysis, ahead),
+            *filter(None, [None if "group" in analysis.summary else machine.draw(out / "machine.png", analysis)]),
+        ]
+
+
+def _draw_without_tokens(analysis: Analysis, out: Path) -> list[Path]:
+    """Draw the charts of a run whose answers have no text."""
+    found = series_of(analysis.summary["levels"])
+    with mpl.rc_context(style.RC):
+        figure, (left, right) = style.page(2, columns=2, share_y=False)
+        embeddings.e2e(left, analysis, found)
+        embeddings.input_rate(right, analysis, found)
+        subtitle = "lines from point to point only guide the eye; bars: 95 % intervals"
+        return [
+            style.save(figure, out / "e2e.png", analysis, embeddings.title(analysis), subtitle),
+            _by_series(out / "e2e-distribution.png", analysis, embeddings.distribution, "Time to the whole answer"),
+            _timeline(out / "timeline.png", analysis),
             *filter(None, [None if "group" in analysis.summary else machine.draw(out / "machine.png", analysis)]),
         ]
 

@@ -26,7 +26,7 @@ def a_stream(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> No
         ]
         for series in all_series
     ]
-    _draw_series(axes, analysis, all_series, points)
+    draw_series(axes, analysis, all_series, points)
     axes.set_title("a stream: what one user sees (median 1 / TPOT)")
     axes.set_ylabel("tokens/s a stream")
 
@@ -41,7 +41,7 @@ def all_streams(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) ->
         ]
         for series in all_series
     ]
-    _draw_series(axes, analysis, all_series, points)
+    draw_series(axes, analysis, all_series, points)
     windows = {
         level["window"]["throughput_over"] for series in all_series for level in series.levels if level["window"]
     }
@@ -49,7 +49,7 @@ def all_streams(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) ->
     axes.set_ylabel("output tokens/s, all streams")
 
 
-def _draw_series(axes: Axes, analysis: Analysis, all_series: Sequence[Series], points: list[list[Point]]) -> None:
+def draw_series(axes: Axes, analysis: Analysis, all_series: Sequence[Series], points: list[list[Point]]) -> None:
     users = sorted({at for line in points for at, _, _ in line})
     if not users:
         style.empty(axes, "No request ended well, so there is no speed to show.")

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.reports.summary import Analysis, has_tokens
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.frames import peak_at_once
 from loadtest.records import Outcome
@@ -64,7 +64,7 @@ def request_rows(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
         at = at + part
     rest = np.maximum(np.where(seen, first, end) - at, 0.0)
     if rest.max() > LEAST_BAR * float(end.max()):
-        used.append(("no token yet", style.WAITING))
+        used.append(("no token yet" if has_tokens(level) else "no answer yet", style.WAITING))
         _bars(axes, (y, at, rest), style.WAITING, fade)
     if seen.any():
         used.append(("decoding", style.DECODING))
@@ -103,6 +103,8 @@ def title(analysis: Analysis, level: dict[str, Any]) -> str:
         return f"{level['label']}: nothing was sent"
     asked = peak_at_once(rows["send"].to_numpy(dtype=np.float64), rows["end"].to_numpy(dtype=np.float64))
     decoding = level["peak_decoding"]
+    if not has_tokens(level):
+        return f"Up to {counted(asked, 'request')} in flight: each bar is one, from its send to its whole answer"
     if decoding == 0:
         return f"{level['requests']} requests, and none of them saw a token"
     if asked > decoding:

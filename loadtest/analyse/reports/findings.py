@@ -12,7 +12,7 @@ from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.reports import data_findings, machine
 from loadtest.analyse.reports.finding import Finding
-from loadtest.analyse.reports.summary import Analysis, figure
+from loadtest.analyse.reports.summary import Analysis, figure, has_tokens
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.server import cold_load, memory, memory_parts, prompt_length
@@ -100,7 +100,10 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
     """Return what the requests to one model at one server show of it."""
     summary = analysis.summary
     found: list[str] = [*loads(analysis)]
-    found.append(slots_finding(analysis) if summary["levels"] else "No request was recorded.")
+    if not summary["levels"]:
+        found.append("No request was recorded.")
+    elif has_tokens(*summary["levels"]):
+        found.append(slots_finding(analysis))
     found += [*steps_findings(analysis), *longer_prompts(analysis)]
     if "group" not in summary:
         found += _void_levels(summary["levels"])
@@ -113,6 +116,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
             stalling(series),
             saturation(series),
             range_of_ttft(series),
+            range_of_e2e(series),
         ):
             if each:
                 found.append(each.about(who))
@@ -317,6 +321,20 @@ def range_of_ttft(series: Series) -> Finding | None:
     said = f"The median TTFT is {listed(ttfts)}"
     if all(speeds):
         said += f"; the median decode speed is {listed([number(speed) for speed in speeds])} tokens/s a stream"
+    return Finding(f"{said}.")
+
+
+def range_of_e2e(series: Series) -> Finding | None:
+    """Say of answers without text how E2E and the rate of input tokens change from the lowest to the highest load."""
+    ends = [level for level in believed(series.levels) if not has_tokens(level)]
+    if not ends:
+        return None
+    told = ends[:1] if len(ends) == 1 else [ends[0], ends[-1]]
+    e2es = [f"{seconds(figure(level, 'e2e_s', 'p50'))} at {offered_load.load_name(level)}" for level in told]
+    rates_said = [level.get("input_tokens_per_s") for level in told]
+    said = f"The median E2E is {listed(e2es)}"
+    if all(rates_said):
+        said += f"; the server takes {listed([number(rate) for rate in rates_said])} input tokens/s"
     return Finding(f"{said}.")
 
 

@@ -18,6 +18,8 @@ CAPTIONS = {
     "throughput.png": "Tokens a second of one stream and of all together",
     "timeline.png": "One level, a row a request",
     "ttft-distribution.png": "Distribution of TTFT",
+    "e2e.png": "E2E and input tokens a second by concurrency or rate",
+    "e2e-distribution.png": "Distribution of E2E",
     "itl.png": "Distribution of the gaps between tokens",
     "streams.png": "Streams decoding and waiting over the run",
     "machine.png": "What the machine did beside the streams: cores, GPU, memory and the server's own counts",

@@ -348,6 +348,12 @@ def _total(values: FloatArray) -> int | None:
     return int(known.sum()) if len(known) else None
 
 
+def has_tokens(*levels: dict[str, Any]) -> bool:
+    """Return whether levels of a summary have answers of text, as all have but embeddings: of those E2E is known, no TTFT."""
+    known = any(level.get("e2e_s") is not None for level in levels)
+    return not known or any(level.get("ttft_s") is not None for level in levels)
+
+
 def failed(level: dict[str, Any]) -> int:
     """Return how many requests of a summary's level failed; those that we stopped did not."""
     outcomes: dict[str, int] = level["outcomes"]

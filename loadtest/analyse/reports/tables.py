@@ -7,7 +7,7 @@ from typing import Any
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.reports import findings
-from loadtest.analyse.reports.summary import Analysis, failed, figure
+from loadtest.analyse.reports.summary import Analysis, failed, figure, has_tokens
 from loadtest.analyse.server import memory_parts
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, needed
@@ -36,8 +36,15 @@ LEVEL_FIGURES = (
 STATISTIC_HEADS = ("mean", "p50", "p90", "p95", "p99", "max")
 
 
-def headline(level: dict[str, Any]) -> list[str]:
-    """Return a level's TTFT p50, p95, p99, p95 from t_sched, queue wait p50, tokens/s of a stream and in all."""
+def headline(level: dict[str, Any], *, tokens: bool = True) -> list[str]:
+    """Return a level's TTFT p50, p95, p99, p95 from t_sched, queue wait p50, tokens/s of a stream and in all.
+
+    Without `tokens`, as of embeddings: E2E p50, p95, p99, p95 from t_sched, requests/s and input tokens/s.
+    """
+    if not tokens:
+        e2e = [duration(figure(level, "e2e_s", part)) for part in ("p50", "p95", "p99")]
+        e2e.append(duration(figure(level, "e2e_sched_s", "p95")))
+        return [*e2e, number(level["requests_per_s"]), number(level["input_tokens_per_s"])]
     ttft = [duration(figure(level, "ttft_s", part)) for part in ("p50", "p95", "p99")]
     ttft.append(duration(figure(level, "ttft_sched_s", "p95")))
     waited = duration(figure(level, "queue_wait_s", "p50"))
@@ -49,35 +56,34 @@ def headline(level: dict[str, Any]) -> list[str]:
     ]
 
 
-def _told_or_needed(level: dict[str, Any]) -> list[str]:
-    """Return headline(), with how many requests it would take where a TTFT percentile is not told."""
-    cells = headline(level)
-    for place, (key, part) in enumerate(
-        (("ttft_s", "p50"), ("ttft_s", "p95"), ("ttft_s", "p99"), ("ttft_sched_s", "p95"))
-    ):
+def _told_or_needed(level: dict[str, Any], *, tokens: bool) -> list[str]:
+    """Return headline(), with how many requests it would take where one of its percentiles is not told."""
+    cells = headline(level, tokens=tokens)
+    name = "ttft" if tokens else "e2e"
+    for place, (kind, part) in enumerate((("", "p50"), ("", "p95"), ("", "p99"), ("_sched", "p95"))):
+        key = f"{name}{kind}_s"
         cells[place] = _untold(level.get(key), part) or cells[place]
     return cells
+
+
+_OF_TOKENS = (
+    *("p95", "p99", "p95 from t_sched", "queue wait p50", "tokens/s a stream p50"),
+    *("output tokens/s", "input tokens/s", "requests/s", "peak decoding"),
+)
+_OF_REQUESTS = ("p95", "p99", "p95 from t_sched", "requests/s", "input tokens/s")
 
 
 def overview(summary: dict[str, Any]) -> Grid:
     """Return a row a level: what was asked, how it ended, headline figures, verdict."""
     some_shed = any(level.get("shed") for level in summary["levels"])
+    tokens = has_tokens(*summary["levels"])
     heads = (
         "level",
         "verdict",
         "ok",
         "failed",
         *(["not sent"] if some_shed else []),
-        "TTFT p50",
-        "p95",
-        "p99",
-        "p95 from t_sched",
-        "queue wait p50",
-        "tokens/s a stream p50",
-        "output tokens/s",
-        "input tokens/s",
-        "requests/s",
-        "peak decoding",
+        *(("TTFT p50", *_OF_TOKENS) if tokens else ("E2E p50", *_OF_REQUESTS)),
         "rates over",
     )
     rows = []
@@ -90,10 +96,9 @@ def overview(summary: dict[str, Any]) -> Grid:
                 str(level["outcomes"].get("ok", 0)),
                 str(failed(level)),
                 *([str(level.get("shed") or 0)] if some_shed else []),
-                *_told_or_needed(level),
-                number(level["input_tokens_per_s"]),
-                number(level["requests_per_s"]),
-                str(level["peak_decoding"]),
+                *_told_or_needed(level, tokens=tokens),
+                *([number(level["input_tokens_per_s"]), number(level["requests_per_s"])] if tokens else []),
+                *([str(level["peak_decoding"])] if tokens else []),
                 window["throughput_over"] if window else UNKNOWN,
             )
         )
@@ -106,6 +111,8 @@ def level_table(level: dict[str, Any]) -> Grid:
     for key, name, unit in LEVEL_FIGURES:
         formula = FORMULAS.get(key, "")
         described = level.get(key)
+        if not described and not has_tokens(level):
+            continue  # answers without text have none of it
         if not described:
             reason = level.get(f"{key}_reason", "unknown")
             rows.append((name, unit, "0", *[UNKNOWN] * (len(STATISTIC_HEADS) + 1), f"{formula} (unknown: {reason})"))
@@ -187,6 +194,7 @@ def facts_table(analysis: Analysis) -> Grid:
         ),
         ("server", f"{findings.measured_on(summary)} at {_urls(analysis)}"),
         *([("simulated", mark)] if (mark := findings.simulated_mark(summary)) else []),
+        *([("reached", way)] if (way := _way(run.get("scenario") or {})) else []),
         ("wire", str(summary["target"].get("dialect") or UNKNOWN)),
         ("context", f"{server.get('context') or 'unknown'} tokens"),
         *((f"slots{named}", f"{one.slots} ({one.slots.method})") for named, one in sections(analysis)),
@@ -198,6 +206,16 @@ def facts_table(analysis: Analysis) -> Grid:
         ("versions", versions or UNKNOWN),
     )
     return Grid(("", ""), pairs, prose=True)
+
+
+def _way(scenario: dict[str, Any]) -> str:
+    """Return by which way the server was reached, and what was not checked on it; empty for the plain way."""
+    said = []
+    if scenario.get("proxy"):
+        said.append(f"by the proxy {scenario['proxy']}: TTFT holds its share")
+    if scenario.get("insecure"):
+        said.append("with --insecure: whose certificate it was has not been checked")
+    return "; ".join(said)
 
 
 def _urls(analysis: Analysis) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest import metrics
+from loadtest import dialects, metrics
 from loadtest.analyse.run import facts as facts_of
 from loadtest.analyse.run import reading
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
@@ -271,6 +271,8 @@ def _zero(headers: list[FileHeader], shift: Callable[[FileHeader], float], start
 def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[dict[str, Any]]) -> pd.DataFrame:
     c = columns
     last = c["t_send"] + chunks.last() * 1e3
+    whole = np.array([not dialects.has_text(name) for name in c["dialect"]], dtype=np.bool_)
+    last = np.where(whole & (c["outcome"] == Outcome.OK), c["t_end"], last)  # an answer without text comes in one piece
     sent = c["output_tokens"] - c["unsent_tokens"]
     tokens = np.where(sent > 1, sent, np.nan)
     c["chunks"] = chunks.counts

@@ -27,7 +27,8 @@ def level_of(level: dict[str, Any]) -> Level:
         *("concurrency", "rate", "rate_to", "trace", "words", "system_tokens"),
         *("input_tokens", "output_tokens", "input_lengths", "output_lengths"),
     ]
-    return Level(index=level["index"], requests=0, **{key: level.get(key) for key in keys})
+    given = {key: level.get(key) for key in keys}
+    return Level(index=level["index"], requests=0, inputs=level.get("inputs") or 1, **given)
 
 
 def load_name(level: dict[str, Any]) -> str:
@@ -43,7 +44,7 @@ def label(level: dict[str, Any], prompt_tokens: FloatArray) -> str:
     known, asked = prompt_tokens[np.isfinite(prompt_tokens)], level.get("input_tokens")
     if not len(known) or not asked:
         return named
-    got = float(known.mean()) - (level.get("system_tokens") or 0)
+    got = (float(known.mean()) - (level.get("system_tokens") or 0)) / (level.get("inputs") or 1)
     if abs(got - asked) <= max(FEW_TOKENS, metrics.LENGTH_SHARE * asked):
         return named
     return named.replace(f"{asked} in", f"{got:.0f} in ({asked} asked)", 1)

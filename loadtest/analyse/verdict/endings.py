@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest import metrics
+from loadtest import dialects, metrics
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.verdict.evidence import Evidence
@@ -176,7 +176,9 @@ def _slow_send(e: Evidence) -> Iterator[Doubt]:
 def _without_text(e: Evidence) -> Iterator[Doubt]:
     """Doubt answers without text, in dialects whose answers are text."""
     ended = _ended_by_itself(e)
-    silent = ended[ended["ok"].astype(bool) & (ended["chunks"] == 0) & ~ended["dialect"].map(_textless).astype(bool)]
+    silent = ended[
+        ended["ok"].astype(bool) & (ended["chunks"] == 0) & ended["dialect"].map(dialects.has_text).astype(bool)
+    ]
     counted = silent["output_tokens"] >= 2
     unread, empty = silent[counted], silent[~counted]
     if len(unread) > metrics.UNREAD_SHARE * len(ended):
@@ -191,10 +193,6 @@ def _without_text(e: Evidence) -> Iterator[Doubt]:
             VOID if void else SUSPECT,
             f"{len(empty)} of {len(ended)} answers ended well without any text{_finish_reason(empty)}: TTFT and speeds are of the others",
         )
-
-
-def _textless(dialect: object) -> bool:
-    return "embed" in str(dialect)
 
 
 def _finish_reason(requests: pd.DataFrame) -> str:

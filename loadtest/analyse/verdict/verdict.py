@@ -154,7 +154,17 @@ def _reload(e: Evidence) -> Iterator[Doubt]:
 def _coalesced(e: Evidence) -> Iterator[Doubt]:
     # Tokens that the server itself made at once, by its own stamps, were not merged on the way.
     merged = int((e.requests["first_coalesced"] & ~e.requests["together"]).sum())
-    yield from metrics.doubt_coalesced(merged, len(e.requests))
+    spans = (e.requests["e2e_s"] - e.requests["ttft_s"]).to_numpy(dtype=np.float64)
+    of_each = zip(e.requests["chunks"].tolist(), spans.tolist(), e.requests["decode_s"].tolist(), strict=True)
+    held = [metrics.held_back_s(pieces, span, said) for pieces, span, said in of_each]
+    yield from metrics.doubt_coalesced(
+        merged,
+        len(e.requests),
+        pieces=int(e.requests["chunks"].sum()),
+        reads=int(e.requests["arrivals"].sum()),
+        held_back=sum(seconds > 0 for seconds in held),
+        held_back_s=sum(held),
+    )
 
 
 def _client_busy(e: Evidence) -> Iterator[Doubt]:
@@ -211,14 +221,14 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
         if not both[asked_name].any():
             continue
         asked, got = float(both[asked_name].mean()), float(both[got_name].mean())
-        few = offered_load.FEW_TOKENS if said == "input" else 0
+        few = offered_load.FEW_TOKENS * int(e.scenario.get("inputs_per_request") or 1) if said == "input" else 0
         if abs(got / asked - 1) > metrics.LENGTH_SHARE and abs(got - asked) > few:
             yield Doubt(SUSPECT, f"{said} length is not as asked: {got:.1f} tokens a request instead of {asked:.1f}")
 
 
 def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
     context = memory.granted(e.run)
-    if not context:
+    if not context or int(e.scenario.get("inputs_per_request") or 1) > 1:  # the count is that of several prompts
         return
     cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep one token free
     if cut:
