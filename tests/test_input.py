@@ -223,7 +223,7 @@ def test_any_command_line_ends_in_a_sentence_or_in_what_was_asked_for(place: Pat
         (b"a = 1\na = 2\n", "is not valid TOML"),
         (
             b"[data]\nfile = 1\n",
-            "has a table [data], which no scenario has; write the scenario's keys above all tables.",
+            "has an unknown key 'file'",
         ),
         (b"[trace]\nfile = 1\n", "trace must be text or nothing, not a table."),
         (b"first_byte_timeout = 7\n", None),

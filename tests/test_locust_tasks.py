@@ -20,10 +20,10 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.runners import STATE_RUNNING
 
     from loadtest.users import ModelUser, channel, client, recording
-    from loadtest.users.arguments import text_of
     from loadtest.users.levels import CurrentLevel
     from loadtest.users.options import Settings
     from loadtest.users.tryout import UserTarget, try_out
+    from loadtest.workloads.messages import text_of
 
 USER_SAYS_HI = [{"role": "user", "content": "hi"}]
 

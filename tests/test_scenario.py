@@ -15,6 +15,7 @@ from loadtest.scenario import (
     ATTRIBUTE,
     OPTION,
     ConnectionKeys,
+    DataKeys,
     LimitKeys,
     LoadKeys,
     PromptKeys,
@@ -162,7 +163,9 @@ class Extended(Scenario):
 
 def test_no_two_parts_have_a_key_of_the_same_name() -> None:
     names = Counter(
-        each.name for part in (LoadKeys, PromptKeys, RequestKeys, ConnectionKeys, LimitKeys) for each in keys_of(part)
+        each.name
+        for part in (LoadKeys, PromptKeys, DataKeys, RequestKeys, ConnectionKeys, LimitKeys)
+        for each in keys_of(part)
     )
     assert names.most_common(1)[0][1] == 1
     assert {*names} | {"name", "save_text"} == {each.name for each in keys_of(Scenario)}

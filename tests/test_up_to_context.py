@@ -67,7 +67,10 @@ def test_lengths_fit_the_context_with_the_answer(
 
 @pytest.mark.parametrize(
     ("keys", "says"),
-    [({"prompt": "hello"}, "leave out prompt, prompt_file and trace"), ({"output_tokens": []}, "give output_tokens")],
+    [
+        ({"prompt": "hello"}, "leave out prompt, prompt_file, data and trace"),
+        ({"output_tokens": []}, "give output_tokens"),
+    ],
 )
 def test_up_to_context_needs_lengths_of_its_own(keys: dict[str, Any], says: str) -> None:
     with pytest.raises(ScenarioError, match=says):

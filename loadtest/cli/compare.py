@@ -48,6 +48,8 @@ ACROSS = (
     "unload",
     "arrivals",
     "prompt",
+    "data",
+    "shared_prefix",
 )
 CHANGE_STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
 

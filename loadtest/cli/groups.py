@@ -31,6 +31,7 @@ MONITORING = ("monitor_every", "metrics_port", "metrics_address")
 HEADINGS = {
     "LoadKeys": "Load",
     "PromptKeys": "Prompts and lengths",
+    "DataKeys": "Own prompts and shared prefixes",
     "RequestKeys": "Request",
     "ConnectionKeys": "Connection",
     "LimitKeys": "Limits",

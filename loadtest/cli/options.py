@@ -12,7 +12,17 @@ from typing import Any
 import click
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import FORMER, Key, Scenario, keys_of, parse_whole, short_repr
+from loadtest.scenario import (
+    FORMER,
+    Key,
+    Scenario,
+    keys_of,
+    parse_whole,
+    read_length,
+    sentence,
+    short_repr,
+    split_outside_brackets,
+)
 
 
 class NumberParam(click.ParamType[Any]):
@@ -60,6 +70,19 @@ class ListParam(click.ParamType[tuple[Any, ...]]):
             self.fail(f"{short_repr(value)} is not a list of {self.name} like {self._example}.", param, ctx)
 
 
+class LengthsParam(click.ParamType[tuple[Any, ...]]):
+    """Lengths with commas between: whole numbers and distributions."""
+
+    name = "lengths"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        items = [item for item in split_outside_brackets(str(value), ",") if item.strip()]
+        try:
+            return tuple(read_length(item) for item in items)
+        except ScenarioError as error:
+            self.fail(sentence(error), param, ctx)
+
+
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
 PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: WholeParam(), float: NumberParam()}
@@ -100,7 +123,7 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         )
     taken: Any = click.Choice(declared.choices) if declared.choices else PARAM_TYPES.get(kind, kind)
     if key.many:
-        taken = LISTS_OF[kind]
+        taken = LengthsParam() if declared.length else LISTS_OF[kind]
     metavar = LIST_METAVARS[kind] if key.many else None
     return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)
 

@@ -27,7 +27,7 @@ from loadtest.measure.search import DEFAULT_MOST, SearchResult
 from loadtest.metrics import VOID
 from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, judge_objectives, parse_objectives
-from loadtest.workloads.workload import check_files
+from loadtest.workloads.workload import check_files, planned
 
 if TYPE_CHECKING:
     from loadtest.analyse.report import Report
@@ -185,9 +185,10 @@ def _measure_levels(
     keep: Keep | None,
 ) -> int:
     line = showing.line()
-    if (said := beforehand(scenario, objectives)) is not None:
+    plan = planned(scenario)
+    if (said := beforehand(plan, objectives)) is not None:
         line.say(said)
-    watch = Expected(scenario, line.say) if objectives else (lambda _: None)
+    watch = Expected(plan, line.say) if objectives else (lambda _: None)
     finished = run_scenario(scenario, out, line=line, beside=beside, keep=keep, watch=watch)
     return show_ended(finished, showing, objectives=objectives)
 
@@ -211,6 +212,8 @@ def _find_max(
     beside: Beside | None,
     keep: Keep | None,
 ) -> int:
+    if scenario.data_once:
+        raise ScenarioError("--find-max sends as many requests as --slo needs; leave out data_once.")
     line = showing.line()
     finder = Finder(scenario, objectives, most, line.say)
     finished = run_scenario(finder.first(scenario), out, line=line, choose=finder, beside=beside, keep=keep)

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, cast
 
+import orjson
+
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.dialects.refusals import advised
 from loadtest.dialects.server_errors import http_sentence
 from loadtest.measure.failure import Failure, bug
 from loadtest.records import Clock, Outcome, Record
+from loadtest.scenario.fields import merged
 from loadtest.wire import Order, Posts
 from loadtest.wire.clock import LagLog, WallClock
 from loadtest.wire.reads import Reads
@@ -44,6 +47,14 @@ def decode(dialect: Dialect, reads: Reads | None) -> Content:
             i += 1
         read_of.append(i)
     return Content(events, read_of, ending)
+
+
+def _body(dialect: Dialect, job: Job) -> bytes:
+    """Return a request's body, with what a row of a data file lays over it."""
+    body = dialect.body(job)
+    if not job.body:
+        return body
+    return orjson.dumps(merged(orjson.loads(body), job.body))
 
 
 def _decoded(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
@@ -117,7 +128,7 @@ class Request:
         self._content: Content | None = None
         self.received = Received(live=self.live, ends=dialect.ends)
         if posts is not None:
-            self.order = posts.order(dialect.posted_to, dialect.body(job), self.received)
+            self.order = posts.order(dialect.posted_to, _body(dialect, job), self.received)
 
     @property
     def waiting(self) -> bool:

@@ -1,14 +1,25 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
-schema: Scenario, its grid, reading and writing · request, connection, load, prompts, limits: the parts that hold its
-keys, each with what they must be together · checks: what keys of several parts must be together · keys: what a key says
+schema: Scenario, its grid, reading and writing · request, connection, load, prompts, data, limits: the parts that hold
+its keys, each with what they must be together · checks: what keys of several parts must be together · keys: what a key says
 of itself · fields: headers, query, path and body that are added to requests · tables: TOML files and former names ·
-values: what a single value must be · level: one cell of the grid · files: text files that a user names.
+values: what a single value must be · lengths: a number or a distribution · level: one cell of the grid · files: text files
+that a user names.
 """
 
 from loadtest.scenario.connection import ConnectionKeys
+from loadtest.scenario.data import DataKeys
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
+from loadtest.scenario.lengths import (
+    Lengths,
+    Observed,
+    lengths_of,
+    read_length,
+    sentence,
+    split_outside_brackets,
+    whole_lengths,
+)
 from loadtest.scenario.level import Level
 from loadtest.scenario.limits import LimitKeys
 from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys
@@ -47,10 +58,13 @@ __all__ = [
     "SAID_KEYS",
     "TOKEN_COUNTS",
     "ConnectionKeys",
+    "DataKeys",
     "Key",
+    "Lengths",
     "Level",
     "LimitKeys",
     "LoadKeys",
+    "Observed",
     "PromptKeys",
     "Range",
     "RequestKeys",
@@ -58,9 +72,14 @@ __all__ = [
     "file_version",
     "key",
     "keys_of",
+    "lengths_of",
     "parse_whole",
+    "read_length",
     "read_text",
     "record_format",
     "sendable",
+    "sentence",
     "short_repr",
+    "split_outside_brackets",
+    "whole_lengths",
 ]

@@ -19,16 +19,26 @@ MOST_WARMUPS = 100_000  # of a level, whose warm-up requests are all made before
 
 def check_together(scenario: Scenario) -> None:
     """Raise ScenarioError where keys of several parts make no sense together."""
-    made_up = not (scenario.literal or scenario.trace)
+    made_up = not (scenario.literal or scenario.trace or scenario.data)
+    if scenario.data is not None and scenario.literal:
+        raise ScenarioError("data and prompt (or prompt_file) exclude each other; give one.")
+    if scenario.data_once and (scenario.trace is not None or scenario.duration is not None):
+        raise ScenarioError("data_once says how many requests a level has; leave out trace and duration.")
     if made_up and not scenario.input_tokens:
         raise ScenarioError("input_tokens is empty: name a prompt length, or give a prompt.")
     if scenario.up_to_context:
         if not made_up:
             raise ScenarioError(
-                "up_to_context chooses the length of made-up prompts; leave out prompt, prompt_file and trace."
+                "up_to_context chooses the length of made-up prompts; leave out prompt, prompt_file, data and trace."
             )
+        if any(isinstance(one, str) for one in (*scenario.input_tokens, *scenario.output_tokens)):
+            raise ScenarioError("up_to_context needs lengths that are numbers; leave out the distributions.")
         if not scenario.output_tokens and scenario.endpoint != EMBEDDINGS:
             raise ScenarioError("up_to_context must know how much of the context the answer takes; give output_tokens.")
+    if scenario.endpoint == EMBEDDINGS and scenario.shares_prefix:
+        raise ScenarioError("embeddings take no system prompt; leave out system and system_tokens.")
+    if scenario.data is not None and scenario.inputs_per_request > 1:
+        raise ScenarioError("data has one text a request; leave out inputs_per_request.")
     if scenario.endpoint == EMBEDDINGS and scenario.output_tokens:
         raise ScenarioError(NO_OUTPUT)
     if scenario.unload and scenario.api == "openai":

@@ -62,13 +62,13 @@ def prompt_of(path: Path, *, has_words: bool) -> str:
     Raises ScenarioError where the file is not one prompt, or has {words} in it and the scenario has no values for it, or
     the reverse.
     """
-    text = _prompt_file_text(path, file_version(path))
+    text = kept_text(path, "prompt file", file_version(path))
     if not text.strip():
         raise ScenarioError(f"the prompt file {path} is empty.")
     if kind := record_format(text, path.suffix.lower()):
         raise ScenarioError(
-            f"the prompt file {path} looks like {kind}, and would be sent whole, as one prompt; put each prompt into a "
-            "text file of its own."
+            f"the prompt file {path} looks like {kind}, and would be sent whole, as one prompt; give it with --data "
+            "(data in [data] of a TOML file), which sends each row."
         )
     if has_words and "{words}" not in text:
         raise ScenarioError(f"words is given, but the prompt file {path} has no {{words}} in it.")
@@ -79,10 +79,10 @@ def prompt_of(path: Path, *, has_words: bool) -> str:
     return text
 
 
-@functools.lru_cache(maxsize=2)
-def _prompt_file_text(path: Path, _: tuple[int, ...]) -> str:
-    """Return a prompt file's text. It is needed several times, and a pipe can be read only once, so it is kept."""
-    return read_text(path, "prompt file", most=MOST_PROMPT)
+@functools.lru_cache(maxsize=4)
+def kept_text(path: Path, what: str, _: tuple[int, ...]) -> str:
+    """Return the text of a file called `what`. It is needed several times, and a pipe can be read only once, so it is kept."""
+    return read_text(path, what, most=MOST_PROMPT)
 
 
 def record_format(text: str, suffix: str = "") -> str | None:

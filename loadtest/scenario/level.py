@@ -13,13 +13,16 @@ class Level:
 
     index: int
     concurrency: int | None  # None in an open loop
-    input_tokens: int | None  # None where a literal prompt decides
-    output_tokens: int | None  # None where the model decides
-    words: int | None  # what {words} in a literal prompt stands for
+    input_tokens: int | None = None  # None where a literal prompt decides
+    output_tokens: int | None = None  # None where the model decides
+    words: int | None = None  # what {words} in a literal prompt stands for
     requests: int  # in all, without warm-up; 0 where the duration decides
     rate: float | None = None  # requests/s, at the start where rate_to differs; None in a closed loop and with a trace
     rate_to: float | None = None  # requests/s at the end
     trace: str | None = None  # name of the file that is replayed
+    input_lengths: str | None = None  # the distribution that prompt lengths are drawn from, where input_tokens is None
+    output_lengths: str | None = None  # the same of answers
+    system_tokens: int | None = None  # of the made-up system prompt in front of each prompt
     inputs: int = 1  # texts in each request, input_tokens long each; more than one for embeddings alone
 
     @property
@@ -35,10 +38,12 @@ class Level:
     def label(self) -> str:
         """Name the level as charts and tables do, e.g. "8 streams · 128 in · 64 out"."""
         parts = [self.load]
-        if self.input_tokens is not None:
-            parts.append(f"{f'{self.inputs} × ' if self.inputs > 1 else ''}{self.input_tokens} in")
-        if self.output_tokens is not None:
-            parts.append(f"{self.output_tokens} out")
+        if self.system_tokens is not None:
+            parts.append(f"{self.system_tokens} shared")
+        if (input_length := self.input_lengths or self.input_tokens) is not None:
+            parts.append(f"{f'{self.inputs} × ' if self.inputs > 1 else ''}{input_length} in")
+        if (output_length := self.output_lengths or self.output_tokens) is not None:
+            parts.append(f"{output_length} out")
         if self.words is not None:
             parts.append(f"{self.words} words")
         return " · ".join(parts)

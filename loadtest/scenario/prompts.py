@@ -18,14 +18,24 @@ DEFAULT_OUTPUT = [64]  # tokens
 class PromptKeys:
     """Keys that decide the texts of a run and the lengths of its answers."""
 
-    input_tokens: Sequence[int] = key(
-        "Prompt lengths of made-up prompts.", [128], unit="tokens", bounds=TOKEN_COUNTS, locust=(ATTRIBUTE, OPTION)
+    input_tokens: Sequence[int | str] = key(
+        "Prompt lengths of made-up prompts; one may be a distribution, such as lognormal(800, 0.6) or 200@70%+4000@30%.",
+        [128],
+        unit="tokens",
+        bounds=TOKEN_COUNTS,
+        length=True,
+        locust=(ATTRIBUTE, OPTION),
     )
     up_to_context: bool = key(
         "Leave out prompt lengths that do not fit the model's context, and add the longest that does.", default=False
     )
-    output_tokens: Sequence[int] = key(
-        "Answer lengths asked for.", DEFAULT_OUTPUT, unit="tokens", bounds=TOKEN_COUNTS, locust=(ATTRIBUTE, OPTION)
+    output_tokens: Sequence[int | str] = key(
+        "Answer lengths asked for; one may be a distribution.",
+        DEFAULT_OUTPUT,
+        unit="tokens",
+        bounds=TOKEN_COUNTS,
+        length=True,
+        locust=(ATTRIBUTE, OPTION),
     )
     prompt: str | None = key(
         "Send this text instead of made-up tokens; {words} is filled in.",

@@ -19,20 +19,22 @@ from typing import Any, Self
 from loadtest.errors import ScenarioError
 from loadtest.scenario.checks import NO_OUTPUT, check_together
 from loadtest.scenario.connection import ConnectionKeys, check_connection
+from loadtest.scenario.data import DataKeys, check_data
 from loadtest.scenario.fields import body_text
 from loadtest.scenario.keys import ATTRIBUTE, key, keys_of
+from loadtest.scenario.lengths import as_lengths
 from loadtest.scenario.level import Level
 from loadtest.scenario.limits import LimitKeys
 from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys, check_load
 from loadtest.scenario.prompts import DEFAULT_OUTPUT, PromptKeys, check_prompts
 from loadtest.scenario.request import EMBEDDINGS, RequestKeys, check_request
-from loadtest.scenario.tables import flat, other_loop_left_out, read_toml, renamed
+from loadtest.scenario.tables import beside, flat, other_loop_left_out, read_toml, renamed
 from loadtest.scenario.values import Text, coerce
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario(
-    LimitKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys
+    LimitKeys, DataKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys
 ):  # a dataclass has the fields of its last base first
     """Everything that decides what is sent; immutable, and written whole into run.json."""
 
@@ -47,10 +49,11 @@ class Scenario(
         keys = keys_of(type(self))
         object.__setattr__(self, "body", body_text(self.body))
         for one in keys:  # lists become tuples: the scenario is immutable throughout
-            object.__setattr__(self, one.name, coerce(one.name, getattr(self, one.name), one.hint, "the scenario"))
+            value = coerce(one.name, getattr(self, one.name), one.hint, "the scenario")
+            object.__setattr__(self, one.name, as_lengths(one.name, value) if one.declared.length else value)
         if self.open_loop:
             object.__setattr__(self, "concurrency", ())
-            if self.rate and self.requests is None and self.duration is None:
+            if self.rate and self.requests is None and self.duration is None and not self.data_once:
                 object.__setattr__(self, "duration", OPEN_LOOP_S)
         if self.endpoint == EMBEDDINGS and self.output_tokens == tuple(DEFAULT_OUTPUT):
             object.__setattr__(self, "output_tokens", ())
@@ -58,6 +61,7 @@ class Scenario(
             one.check(getattr(self, one.name))
         check_load(self)
         check_prompts(self)
+        check_data(self)
         check_request(self)
         check_connection(self)
         check_together(self)
@@ -71,9 +75,7 @@ class Scenario(
         where = str(path)
         table = flat(renamed(read_toml(path), where, say), keys_of(cls), where, placed=True)
         table.setdefault("name", path.stem)
-        for name in ("prompt_file", "trace"):
-            if isinstance(named := table.get(name), str) and named and overrides.get(name) is None:
-                table[name] = str(path.parent / named)  # a file names its neighbours
+        table = beside(table, path.parent, overrides)
         if "body" in table:
             table["body"] = body_text(table["body"], path.parent)
         return cls.from_dict(table, where=where, say=say, **overrides)
@@ -115,7 +117,7 @@ class Scenario(
 
     def grid(self) -> tuple[Sequence[Any], ...]:
         """Return the values that levels are made of: words, input lengths, output lengths, loads."""
-        inputs = () if self.literal else self.input_tokens
+        inputs = () if self.literal or self.data is not None else self.input_tokens
         return (
             self.words or (None,),
             inputs or (None,),
@@ -132,8 +134,11 @@ class Scenario(
                 rate=load if self.open_loop else None,
                 rate_to=self.rate_to,
                 trace=Path(self.trace).name if self.trace is not None else None,
-                input_tokens=input_tokens,
-                output_tokens=output_tokens,
+                input_tokens=input_tokens if isinstance(input_tokens, int) else None,
+                output_tokens=output_tokens if isinstance(output_tokens, int) else None,
+                input_lengths=input_tokens if isinstance(input_tokens, str) else None,
+                output_lengths=output_tokens if isinstance(output_tokens, str) else None,
+                system_tokens=self.system_tokens,
                 words=words,
                 requests=self.requests_at(0 if self.open_loop else load),
                 inputs=self.inputs_per_request,

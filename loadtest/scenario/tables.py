@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: b
     tables = {key.name: key.declared.table for key in keys}
     found: dict[str, Any] = {}
     for name, value in table.items():
-        if isinstance(value, Mapping) and name not in tables:
+        if isinstance(value, Mapping) and (name not in tables or name in tables.values()):
             inside = [one for one in value if one in tables]
             if name not in tables.values():
                 what = f"its keys ({', '.join(inside)})" if inside else "the scenario's keys"
@@ -102,3 +103,28 @@ def other_loop_left_out(table: Mapping[str, Any], given: Mapping[str, Any]) -> d
         other = {"rate": {"concurrency", "trace"}, "trace": {"concurrency", "rate", "rate_to"}}
         dropped = set().union(*(names for name, names in other.items() if name in given))
     return {key: value for key, value in table.items() if key not in dropped}
+
+
+FILE_KEYS = ("prompt_file", "trace", "data")  # keys whose value is a path
+
+
+def beside(table: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's table with the files that it names as its neighbours in `folder`; those `given` otherwise stay."""
+    table = dict(table)
+    for name in FILE_KEYS:
+        if isinstance(named := table.get(name), str) and named and given.get(name) is None:
+            table[name] = str(folder / named)
+    if isinstance(system := table.get("system"), str) and system.startswith("@") and given.get("system") is None:
+        table["system"] = f"@{folder / system[1:]}"
+    for name in ("input_tokens", "output_tokens"):
+        if name in table and given.get(name) is None:
+            many = isinstance(table[name], list | tuple)
+            values = [_empirical_beside(one, folder) for one in (table[name] if many else [table[name]])]
+            table[name] = values if many else values[0]
+    return table
+
+
+def _empirical_beside(value: Any, folder: Path) -> Any:
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"empirical\(\s*([^)]+?)\s*\)", lambda found: f"empirical({folder / found[1]})", value)

@@ -176,12 +176,14 @@ def refusal_body(path: str, status: int, sentence: str) -> tuple[str, bytes]:
     return "application/json", orjson.dumps({"error": error}) + b"\n"
 
 
-def _usage(stream: Stream) -> dict[str, int]:
-    return {
+def _usage(stream: Stream) -> dict[str, Any]:
+    """Return the counts; the cached ones as llama.cpp's server says them, which Ollama 0.24 leaves out."""
+    counts: dict[str, Any] = {
         "prompt_tokens": stream.prompt_tokens,
         "completion_tokens": stream.tokens,
         "total_tokens": stream.prompt_tokens + stream.tokens,
     }
+    return counts | {"prompt_tokens_details": {"cached_tokens": stream.cached}} if stream.cached else counts
 
 
 def _token_ids(request: GenerationRequest, stream: Stream) -> list[int]:

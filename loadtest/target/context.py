@@ -8,10 +8,9 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.target.probe import ServedModel
 from loadtest.text import listed, shown
+from loadtest.workloads.lengths import CONTEXT_MARGIN, CONTEXT_MARGIN_PART
 from loadtest.workloads.trace import Trace
 
-CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
-CONTEXT_MARGIN_PART = 64  # … or one part in so many
 UNLIMITED_CONTEXT = 1 << 40  # tokens: no limit
 NEARLY = 0.95  # share of the longest prompt that fits, from which on a given length stands for it
 
@@ -51,22 +50,28 @@ def check_lengths(scenario: Scenario, model: ServedModel, trace: Trace | None = 
     Call it twice: before anything is sent, when only the context asked for and the one the model was trained for are
     known, and with `loaded` once the server has granted one.
     """
+    context = context_of(scenario, model, loaded=loaded)
+    if context is None:
+        return
+    for level in scenario.levels():
+        wanted = sum(length or 0 for length in (level.system_tokens, level.input_tokens, level.output_tokens))
+        wanted += trace.longest if trace else 0
+        if wanted > context:
+            raise ScenarioError(
+                f"{level.label} needs {wanted} tokens, but {shown(model.name)} has a context of {context}; "
+                f"ask for less{' or set --num-ctx' if _may_grow(scenario, model, wanted) else ''}."
+            )
+
+
+def context_of(scenario: Scenario, model: ServedModel, *, loaded: bool) -> int | None:
+    """Return the context of the model as it is loaded, or before that as it will be; None where nothing says it."""
     asked = (
         min(scenario.num_ctx or UNLIMITED_CONTEXT, model.trained_context or UNLIMITED_CONTEXT)
         if scenario.num_ctx
         else None
     )
     granted = model.context or asked if loaded else asked or model.context
-    context = granted or model.trained_context
-    if context is None:
-        return
-    for level in scenario.levels():
-        wanted = (level.input_tokens or 0) + (level.output_tokens or 0) + (trace.longest if trace else 0)
-        if wanted > context:
-            raise ScenarioError(
-                f"{level.label} needs {wanted} tokens, but {shown(model.name)} has a context of {context}; "
-                f"ask for less{' or set --num-ctx' if _may_grow(scenario, model, wanted) else ''}."
-            )
+    return granted or model.trained_context
 
 
 def _may_grow(scenario: Scenario, model: ServedModel, wanted: int) -> bool:

@@ -11,7 +11,7 @@ import httpx
 
 from loadtest import credentials
 from loadtest.scenario import Scenario
-from loadtest.target.context import check_lengths, not_granted
+from loadtest.target.context import check_lengths, context_of, not_granted
 from loadtest.target.target import Target, find_target, located, reread
 from loadtest.target.token_fit import fit_to_context, fit_token_counts
 from loadtest.workloads.tokens import TokenFit, load_counter
@@ -49,5 +49,10 @@ def prepare_target(client: httpx.Client, scenario: Scenario, say: Callable[[str]
             say(sentence)
     else:
         target = reread(client, target)
-    check_lengths(workload.scenario, target.model, workload.trace, loaded=not scenario.unload)
-    return target, workload.fitted(fit)
+    loaded = not scenario.unload
+    check_lengths(workload.scenario, target.model, workload.trace, loaded=loaded)
+    workload = workload.fitted(fit, context_of(scenario, target.model, loaded=loaded))
+    workload.check_context()
+    for note in workload.notes():
+        say(note)
+    return target, workload

@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from loadtest.scenario import Level, Scenario
 from loadtest.target.target import Target
 from loadtest.text import shown
 from loadtest.workloads.tokens import Counter, TokenFit
+from loadtest.workloads.trace import Trace
 
 
 def initial_facts(
@@ -84,10 +86,17 @@ def _comparability(scenario: Scenario, target: Target, context: int | None) -> d
         "warm_cache": scenario.warm_cache,
         "unload": scenario.unload or None,
         "arrivals": scenario.arrival_pattern,
+        "prompt": "literal" if scenario.literal else "made up" if scenario.data is None else "data",
+        "data": None if scenario.data is None else Path(scenario.data).name,
+        "shared_prefix": scenario.prefix_pattern or _trace_blocks(scenario),
         "inputs_per_request": scenario.inputs_per_request,
-        "prompt": "literal" if scenario.prompt or scenario.prompt_file else "made up",
         "proxy": scenario.proxy,
     }
+
+
+def _trace_blocks(scenario: Scenario) -> str | None:
+    blocks = None if scenario.trace is None else Trace.read(Path(scenario.trace)).blocks
+    return None if blocks is None else "block hashes of the trace"
 
 
 def level_facts(level: Level) -> dict[str, Any]:
@@ -100,6 +109,9 @@ def level_facts(level: Level) -> dict[str, Any]:
         "trace": level.trace,
         "input_tokens": level.input_tokens,
         "output_tokens": level.output_tokens,
+        "input_lengths": level.input_lengths,
+        "output_lengths": level.output_lengths,
+        "system_tokens": level.system_tokens,
         "words": level.words,
         "requests": level.requests or None,
         **({"inputs": level.inputs} if level.inputs > 1 else {}),

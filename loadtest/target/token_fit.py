@@ -12,7 +12,7 @@ from loadtest.dialects.server_errors import shorten
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Outcome, Record
-from loadtest.scenario import Scenario
+from loadtest.scenario import Scenario, whole_lengths
 from loadtest.target.connect import way_of
 from loadtest.target.context import lengths_left_out, lengths_within
 from loadtest.target.target import Target, reread
@@ -47,14 +47,14 @@ def fit_to_context(
             f"{target.server.url} does not say the context of {shown(target.model.name)}; leave up_to_context away and name "
             "lengths that fit with --input-tokens."
         )
-    answer = max(scenario.output_tokens, default=0)  # 0 for embeddings
-    fitted = lengths_within(context, scenario.input_tokens, answer)
+    lengths, answer = whole_lengths(scenario.input_tokens), max(whole_lengths(scenario.output_tokens), default=0)
+    fitted = lengths_within(context, lengths, answer)  # no answer to embeddings
     if not fitted:
         raise ScenarioError(
             f"{shown(target.model.name)} has a context of {context} tokens, which {answer} output tokens "
             "leave no room in for a prompt; ask for fewer with --output-tokens or set --num-ctx."
         )
-    if sentence := lengths_left_out(shown(target.model.name), context, scenario.input_tokens, fitted):
+    if sentence := lengths_left_out(shown(target.model.name), context, lengths, fitted):
         say(sentence)
     return scenario.replace(input_tokens=fitted), target
 

@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import short_repr
+from loadtest.scenario import lengths_of, sentence, short_repr
+from loadtest.workloads.messages import is_message
 
 Messages = list[dict[str, Any]]
 MESSAGES_EXAMPLE = '[{"role": "user", "content": "…"}]'
-WITHOUT_CONTENT = ("tool_calls", "function_call")  # a message that calls a tool may say nothing
 
 
 def checked_prompt(prompt: object, *, messages_allowed: bool) -> str | Messages | None:
@@ -35,7 +35,7 @@ def checked_prompt(prompt: object, *, messages_allowed: bool) -> str | Messages 
 
 
 def _checked_messages(messages: list[Any]) -> Messages:
-    if not messages or not all(isinstance(message, dict) and _says_something(message) for message in messages):
+    if not messages or not all(is_message(message) for message in messages):
         raise ScenarioError(f"messages must look like {MESSAGES_EXAMPLE}, not {short_repr(messages)}.")
     try:
         orjson.dumps(messages)
@@ -44,36 +44,21 @@ def _checked_messages(messages: list[Any]) -> Messages:
     return messages
 
 
-def _says_something(message: dict[str, Any]) -> bool:
-    return "content" in message or any(key in message for key in WITHOUT_CONTENT)
-
-
-def text_of(messages: Messages) -> str:
-    """Return what messages say, a line a message: the text of content parts, nothing of images and calls."""
-    return "\n".join(_content_text(message.get("content")) for message in messages)
-
-
-def _content_text(content: Any) -> str:
-    match content:
-        case str():
-            return content
-        case list():
-            return "".join(_content_text(part.get("text") if isinstance(part, dict) else part) for part in content)
-        case None | dict():
-            return ""
-    return str(content)
-
-
-def checked_length(key: str, value: object) -> int | None:
-    """Return a length in tokens; raises ScenarioError for what is no whole number above 0."""
+def checked_length(key: str, value: object) -> int | str | None:
+    """Return a length in tokens, or a distribution; raises ScenarioError for what is neither."""
     if value is None:
         return None
+    if isinstance(value, str) and ("(" in value or "@" in value):
+        try:
+            return lengths_of(value).text
+        except ScenarioError as error:
+            raise ScenarioError(f"{key}: {sentence(error)}") from None
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 and value == value // 1:
         return int(value)
     raise ScenarioError(f"{key} must be a whole number above 0, not {short_repr(value)}.")
 
 
-def checked_output(value: object, *, wanted: bool) -> int | None:
+def checked_output(value: object, *, wanted: bool) -> int | str | None:
     """Return the answer length asked for; raises ScenarioError for one of embeddings, which have none."""
     if value is not None and not wanted:
         raise ScenarioError("an answer of embeddings has no output tokens; leave output_tokens out.")

@@ -18,11 +18,13 @@ from loadtest.records import Clock
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.target.connect import way_of
 from loadtest.urls import endpoint_url, with_keys
-from loadtest.users.arguments import Messages, text_of
+from loadtest.users.arguments import Messages
 from loadtest.users.tryout import UserTarget
 from loadtest.wire import LagLog, Order, Origin, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
+from loadtest.workloads.data import data_file
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
+from loadtest.workloads.messages import text_of
 from loadtest.workloads.source import Session, Source
 from loadtest.workloads.workload import Workload
 
@@ -40,9 +42,21 @@ class RequestKind:
     """What a user wants sent."""
 
     endpoint: Endpoint
-    input_tokens: int | None  # of a made-up prompt
-    output_tokens: int | None
+    input_tokens: int | str | None  # of a made-up prompt; a text is a distribution
+    output_tokens: int | str | None
     text: str | None = None  # sent instead of a made-up prompt
+
+
+# What a scenario has of chats alone, when its texts are embedded.
+NOT_EMBEDDED: dict[str, Any] = {
+    **dict.fromkeys(("system", "system_tokens", "prefixes", "prefix_zipf")),
+    "output_tokens": (),
+}
+
+
+def length_facts(side: str, asked: int | str | None) -> dict[str, Any]:
+    """Return a level's fields for a length, a number or a distribution."""
+    return {f"{side}_lengths" if isinstance(asked, str) else f"{side}_tokens": asked}
 
 
 class Channel:
@@ -60,6 +74,7 @@ class Channel:
         self._count = counter.count if counter.exact else None
         self._target = settled.index
         self._workloads: dict[Endpoint, Workload] = {}
+        self._context = settled.context
         self._api = "openai" if settled.api == "anthropic" else settled.api  # of what is no message
         self._measured = target
         self._dialects: dict[Endpoint, Dialect] = {}
@@ -85,17 +100,23 @@ class Channel:
             self.restock(plain)
         inspect.stack()  # Locust's Runner.stop() does: 25 to 45 ms the first time, while streams are in flight
 
+    @property
+    def rows(self) -> int:
+        """How many rows the data file has; 0 without one."""
+        file = data_file(self.scenario)
+        return 0 if file is None else len(file)
+
     def kind(
         self,
         endpoint: Endpoint,
-        input_tokens: int | None = None,
-        output_tokens: int | None = None,
+        input_tokens: int | str | None = None,
+        output_tokens: int | str | None = None,
         text: str | None = None,
     ) -> RequestKind:
         """Return what a user wants sent: lengths are the scenario's where they are None, and embeddings have no answer's."""
-        scenario = self.scenario
+        scenario = self._workload(endpoint).scenario
         output = None if endpoint == EMBEDDINGS else output_tokens or next(iter(scenario.output_tokens), None)
-        return RequestKind(endpoint, input_tokens or scenario.input_tokens[0], output, text)
+        return RequestKind(endpoint, input_tokens or next(iter(scenario.input_tokens), None), output, text)
 
     def take(self, kind: RequestKind) -> Request:
         """Return a session's first request, one made ahead where there is one."""
@@ -115,7 +136,10 @@ class Channel:
     def conversation(self, messages: Messages, kind: RequestKind) -> Request:
         """Return a request that sends these messages as they are, without a nonce: a server may have their prefix cached."""
         number = next(self._numbers)
-        job = Job(number, 0, number, text_of(messages), None, kind.output_tokens, messages=tuple(messages))
+        output = kind.output_tokens
+        if isinstance(output, str):
+            output = self._workload(kind.endpoint).lengths.at(self._level(kind), number, warmup=False).output_tokens
+        job = Job(number, 0, number, text_of(messages), None, output, messages=tuple(messages))
         return self._request(job, number, self._dialect(kind.endpoint))
 
     def embedding(self, texts: Sequence[str], kind: RequestKind) -> Request:
@@ -133,32 +157,39 @@ class Channel:
 
     def _make(self, kind: RequestKind) -> Request:
         number = next(self._numbers)
-        level = Level(
-            index=0,
-            concurrency=1,
-            input_tokens=kind.input_tokens,
-            output_tokens=kind.output_tokens,
-            words=None,
-            requests=0,
-        )
-        scenario = self._scenario(kind.endpoint)
+        source: Source | None = None
         if kind.text is not None:
-            source: Source | Workload = LiteralText(scenario.replace(inputs_per_request=1), kind.text)
-        elif kind.endpoint in self._workloads:
-            source = self._workloads[kind.endpoint]
-        else:
-            source = self._workloads[kind.endpoint] = Workload(scenario, self._counter, self._fit)
-        session = source.session(level, number)
+            scenario = self._scenario(kind.endpoint)
+            source = LiteralText(scenario.replace(inputs_per_request=1), kind.text)
+        session = self._workload(kind.endpoint).session(self._level(kind), number, source=source)
         job = session.next(None)
         assert job is not None, "a session has at least one job"
         return self._request(job, number, self._dialect(kind.endpoint), session)
+
+    def _workload(self, endpoint: Endpoint) -> Workload:
+        if endpoint not in self._workloads:
+            scenario = self._scenario(endpoint)
+            self._workloads[endpoint] = Workload(scenario, self._counter, self._fit, context=self._context)
+        return self._workloads[endpoint]
+
+    def _level(self, kind: RequestKind) -> Level:
+        """Return the level of a request of this kind, as sources take it."""
+        return Level(
+            index=0,
+            concurrency=1,
+            **length_facts("input", kind.input_tokens),
+            **length_facts("output", kind.output_tokens),
+            system_tokens=self.scenario.system_tokens,
+            words=None,
+            requests=0,
+        )
 
     def _scenario(self, endpoint: Endpoint) -> Scenario:
         """Return the scenario as if all requests went to this endpoint."""
         if endpoint == self.endpoint:
             return self.scenario
         changes: dict[str, Any] = {"endpoint": endpoint, "api": "auto", "inputs_per_request": 1}
-        return self.scenario.replace(**changes | ({"output_tokens": ()} if endpoint == EMBEDDINGS else {}))
+        return self.scenario.replace(**changes | (NOT_EMBEDDED if endpoint == EMBEDDINGS else {}))
 
     def _dialect(self, endpoint: Endpoint) -> Dialect:
         if endpoint not in self._dialects:

@@ -85,12 +85,17 @@ class Client:
         """The run's seed, the same in every worker."""
         return self._channel.scenario.seed
 
+    @property
+    def rows(self) -> int:
+        """How many rows --data has; 0 without one."""
+        return self._channel.rows
+
     def chat(
         self,
         prompt: Prompt = None,
         *,
-        input_tokens: int | None = None,
-        output_tokens: int | None = None,
+        input_tokens: int | str | None = None,
+        output_tokens: int | str | None = None,
         name: str | None = None,
         catch_response: bool = False,
         t_sched: int | None = None,
@@ -100,7 +105,7 @@ class Client:
         Args:
             prompt: a text (sent behind a nonce, so that no prefix cache answers, unless the user has warm_cache), or
                 messages, sent as they are. Default: the user's own prompt, else a made-up one of input_tokens.
-            input_tokens, output_tokens: lengths asked for. Default: --input-tokens and --output-tokens, else the
+            input_tokens, output_tokens: lengths asked for, or distributions such as "lognormal(800, 0.6)". Default: --input-tokens and --output-tokens, else the
                 user's.
             name: of the row in Locust's tables. Default: the request's path.
             catch_response: use the answer in a `with` block that judges it, as with Locust's own clients.
@@ -112,8 +117,8 @@ class Client:
         self,
         prompt: str | None = None,
         *,
-        input_tokens: int | None = None,
-        output_tokens: int | None = None,
+        input_tokens: int | str | None = None,
+        output_tokens: int | str | None = None,
         name: str | None = None,
         catch_response: bool = False,
         t_sched: int | None = None,
@@ -147,8 +152,8 @@ class Client:
         self,
         endpoint: Endpoint,
         prompt: Prompt | Sequence[str],
-        input_tokens: int | None = None,
-        output_tokens: int | None = None,
+        input_tokens: int | str | None = None,
+        output_tokens: int | str | None = None,
         name: str | None = None,
         catch_response: bool = False,
         t_sched: int | None = None,

@@ -57,7 +57,9 @@ class _SteadyPeriod:
 class Levels:
     """Numbers the user counts of a run in the order in which they were asked for, and notes when each was reached."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, input_lengths: str | None = None, output_lengths: str | None = None) -> None:
+        """Name the distributions that lengths are drawn from, where all users draw from one."""
+        self._lengths = (input_lengths, output_lengths)
         self._index: dict[int, int] = {}
         self._periods: list[_SteadyPeriod] = []
         self._given_up: dict[int, str] = {}
@@ -103,6 +105,8 @@ class Levels:
             concurrency=users,
             input_tokens=_only(seen.inputs),
             output_tokens=_only(seen.outputs),
+            input_lengths=self._lengths[0] if len(seen.inputs) > 1 else None,
+            output_lengths=self._lengths[1] if len(seen.outputs) > 1 else None,
             words=None,
             requests=0,
         )

@@ -16,8 +16,8 @@ TRUTH = {"true": True, "false": False}
 # Help that differs from the scenario's own, because levels and requests of a Locust test come from its users and tasks.
 LOCUST_HELP = {
     "endpoint": "What a plain ask() of a user sends to.",
-    "input_tokens": "Length of made-up prompts, tokens.",
-    "output_tokens": "Answer length asked for, tokens.",
+    "input_tokens": "Length of made-up prompts, tokens, or a distribution like lognormal(800, 0.6).",
+    "output_tokens": "Answer length asked for, tokens, or a distribution.",
     "stop_after_errors": "End the test after this many requests of one worker have failed in a row. Default: the user "
     "class's, else never.",
 }
@@ -34,6 +34,10 @@ def _positive_whole(text: str) -> int:
     if value < 1:
         raise ValueError
     return value
+
+
+def _length(text: str) -> int | str:
+    return _positive_whole(text) if "(" not in text and "@" not in text else _one_line(text)
 
 
 def _truth(text: str) -> bool:
@@ -96,6 +100,8 @@ class Option:
         read, wanted, metavar = READERS[key.kind]
         if key.kind is int and declared.bounds is not None and declared.bounds.low == 1:
             read, wanted = _positive_whole, "a whole number above 0"
+        if declared.length:
+            read, wanted = _length, "a whole number above 0 or a distribution like lognormal(800, 0.6)"
         text = LOCUST_HELP.get(key.name, declared.help)
         if key.many:
             text += f" Default: the user class's, else {key.default[0]}."

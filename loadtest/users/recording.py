@@ -30,10 +30,10 @@ from loadtest.users.gevent_hub import GeventBacklog, GeventHeartbeat, GeventWait
 from loadtest.users.levels import CurrentLevel, LevelRequests
 from loadtest.users.tryout import UserTarget
 from loadtest.wire import LagLog, WallClock, keeper
+from loadtest.workloads.data import WORKER_STRIDE
 
 logger = logging.getLogger(__name__)
 
-WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
 
 InFlight = dict[str, tuple[int, int]]
 """Requests in flight by name: how many are (decoding, waiting for their first token)."""

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ class LocustRun:
     def __init__(self, environment: Environment, prepared: Prepared, path: Path | None) -> None:
         """Make the folder at `path` and write run.json; with None nothing is written. Raises RunFolderError."""
         self.settled = prepared.settled
-        self.levels = Levels()
+        self.levels = Levels(**_drawn_lengths(prepared.settled))
         self.clock = Clock.now()
         self.interrupted = False
         self.failure: str | None = None  # one sentence: why not all records could be kept
@@ -221,3 +221,17 @@ def _locustfile_name(locustfile: str | None) -> str:
 
 def _utc() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def _drawn_lengths(settled: Mapping[str, UserTarget]) -> dict[str, str | None]:
+    """Return the distributions that every user class draws its lengths from; None where they differ or are numbers."""
+
+    def only(asked: set[tuple[int | str, ...]]) -> str | None:
+        values = asked.pop() if len(asked) == 1 else ()
+        return next((value for value in values if isinstance(value, str)), None)
+
+    scenarios = [one.scenario for one in settled.values()]
+    return {
+        "input_lengths": only({tuple(each.input_tokens) for each in scenarios}),
+        "output_lengths": only({tuple(each.output_tokens) for each in scenarios}),
+    }

@@ -11,10 +11,12 @@ from loadtest.dialects import dialect_for
 from loadtest.scenario import Scenario
 from loadtest.scenario.fields import templates_of
 from loadtest.target.connect import control_client
+from loadtest.target.context import context_of
 from loadtest.target.prepare import prepare_target
 from loadtest.target.probe import ServedModel, Server
 from loadtest.target.target import Target, reached
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
+from loadtest.workloads.workload import check_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,11 @@ class UserTarget:
     @property
     def api(self) -> str:
         return self.target.dialect.api
+
+    @property
+    def context(self) -> int | None:
+        """The context of the model, to which drawn lengths are cut."""
+        return context_of(self.scenario, self.target.model, loaded=True)
 
     def counter(self) -> Counter:
         """Return this process's token counter; its ranks were fetched in `try_out`, where possible."""
@@ -58,6 +65,10 @@ class UserTarget:
 
 def try_out(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
     """Choose server and model of a scenario and make its workload ready; raises what prepare_target raises."""
+    for note in check_files(
+        scenario.replace(duration=scenario.duration or 1.0)
+    ):  # a test ends when its users are told to
+        say(note)
     with control_client(scenario, scenario.connect_timeout, scenario.header) as control:
         target, workload = prepare_target(control, scenario, say)
     return UserTarget(scenario, target, workload.fit)

@@ -37,9 +37,15 @@ class ModelUser(User):
     api: str
     endpoint: str  # of a plain ask()
     inputs_per_request: int  # texts in a request for embeddings
-    input_tokens: int | None
-    output_tokens: int | None
+    input_tokens: int | str | None  # a text is a distribution, such as "lognormal(800, 0.6)"
+    output_tokens: int | str | None
     prompt: str | None
+    data: str | None  # a file whose rows are sent
+    data_column: str | None
+    system: str | None
+    system_tokens: int | None
+    prefixes: int | None
+    prefix_zipf: float | None
     warmup: int  # requests of each user at the start of a level that are kept but not counted
     warm_cache: bool
     num_ctx: int | None

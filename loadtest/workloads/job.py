@@ -22,6 +22,7 @@ class Job:
     session: int | None = None  # which session this is a turn of; None: a request by itself
     turn: int | None = None  # in that session, from 0
     row: str | None = None  # of the data file that it comes from
+    body: Mapping[str, Any] | None = None  # laid over the request's body; None takes a key out
     inputs: tuple[str, ...] = ()  # texts to be embedded in one request, `prompt` among them; empty: `prompt` alone
 
     @property

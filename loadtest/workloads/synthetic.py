@@ -98,3 +98,16 @@ def made_up(tokens: int, output_tokens: int | None, seed: int, counter: Counter,
             break
         filler = max(0, filler + off)
     return text
+
+
+def made_up_document(tokens: int, seed: int, counter: Counter) -> str:
+    """Return a text of about `tokens` tokens by `counter` that asks for nothing: a nonce, which tells it from others, and sentences."""
+    nonce = nonce_of(seed)
+    filler, text = tokens - counter.count(nonce), nonce
+    for _ in range(6):
+        text = nonce + _filler(max(filler, 0), random.Random(seed))
+        off = tokens - counter.count(text)
+        if off == 0 or filler <= 0:
+            break
+        filler += off
+    return text

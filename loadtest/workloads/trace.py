@@ -11,6 +11,7 @@ import datetime
 import functools
 import json
 import math
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from loadtest.scenario import (
     read_text,
     short_repr,
 )
+from loadtest.text import percent
 
 MOST_BYTES = 1 << 30
 
@@ -37,8 +39,27 @@ MOST_BYTES = 1 << 30
 TIMES = ("t", "time", "timestamp")
 INPUTS = ("input_tokens", "input_length", "contexttokens", "request tokens")
 OUTPUTS = ("output_tokens", "output_length", "generatedtokens", "response tokens")
+HASHES = "hash_ids"  # of a Mooncake trace: a prompt's blocks of 512 tokens
+PROMPT_NAMES = ("prompt", "text", "question", "messages", "conversations")  # a file with one of them is no trace
+LOOKED_AT = 1 << 20  # bytes
 MILLISECONDS = ("input_length", "output_length")  # a Mooncake trace: its timestamps are ms
 DELIMITERS = (",", ";", "\t")
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The block hashes of each request, in two columns."""
+
+    hashes: array[int]
+    ends: array[int]  # of each request: where its hashes end
+
+    def __getitem__(self, i: int) -> Sequence[int]:
+        return self.hashes[self.ends[i - 1] if i else 0 : self.ends[i]]
+
+    @property
+    def repeated(self) -> float:
+        """The share of blocks that stand in a request before."""
+        return 1 - len(set(self.hashes)) / max(len(self.hashes), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +69,7 @@ class Trace:
     offsets: array[int]
     input_tokens: array[int] | None = None
     output_tokens: array[int] | None = None
+    blocks: Blocks | None = None  # of a Mooncake trace: the hashes of each prompt's blocks
     empty_answers: int = 0  # requests with 0 output tokens in the file: they ask for 1
 
     @classmethod
@@ -87,6 +109,11 @@ class Trace:
                 f"The trace {scenario.trace} gives {self.empty_answers} of {len(self.offsets)} requests 0 output tokens: "
                 "those ask for 1, the least that servers take."
             )
+        if self.blocks is not None:
+            notes.append(
+                f"The trace {scenario.trace} has block hashes: {percent(self.blocks.repeated)} of its prompts' blocks stand in "
+                "an earlier request, too, and a prefix cache may hold them."
+            )
         return notes
 
 
@@ -104,10 +131,13 @@ def _read_trace(path: Path, _: tuple[int, ...]) -> Trace:
         raise ScenarioError(f"the trace {path} has {len(rows)} lines; cut it to {MOST_REQUESTS} or fewer.")
     reader = _json_rows if rows[0][1].startswith("{") else _csv_rows
     times, inputs, outputs = array("d"), array("q"), array("q")
+    hashes, ends = array("q"), array("q")
     bare: dict[str, int] = {}  # of inputs and outputs: the first line without one
     for number, row in reader(path, rows):
         where = f"the trace {path}, line {number},"
         _add_instant(times, row, where)
+        hashes.extend(_row_hashes(row, where))
+        ends.append(len(hashes))
         for lengths, names, least in ((inputs, INPUTS, 1), (outputs, OUTPUTS, 0)):
             length = _row_length(row, names, least, where)
             if length is None:
@@ -118,7 +148,9 @@ def _read_trace(path: Path, _: tuple[int, ...]) -> Trace:
     empty = outputs.count(0)
     if empty:
         outputs = array("q", (max(length, 1) for length in outputs))
-    return Trace(offsets, _all(inputs, INPUTS, offsets, path, bare), _all(outputs, OUTPUTS, offsets, path, bare), empty)
+    asked = _all(inputs, INPUTS, offsets, path, bare)
+    blocks = Blocks(hashes, ends) if hashes and asked is not None else None
+    return Trace(offsets, asked, _all(outputs, OUTPUTS, offsets, path, bare), blocks, empty)
 
 
 def _add_instant(times: array[float], row: dict[str, Any], where: str) -> None:
@@ -131,6 +163,36 @@ def _add_instant(times: array[float], row: dict[str, Any], where: str) -> None:
         raise ScenarioError(
             f"{where} is due {days:.3g} days after the first; give seconds, and no more than {MOST_S / 86_400:.0f} days."
         )
+
+
+def _row_hashes(row: dict[str, Any], where: str) -> Sequence[int]:
+    """Return the hashes of a row's blocks, none where it has none."""
+    given = row.get(HASHES)
+    if given in (None, "", []):
+        return ()
+    whole = isinstance(given, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in given)
+    if not whole or not all(abs(one) < 1 << 63 for one in given):
+        raise ScenarioError(
+            f"{where} has {short_repr(given)} for block hashes (column {HASHES}); they are whole numbers."
+        )
+    return list(given)
+
+
+def looks_like_trace(path: Path) -> bool:
+    """Whether a file's first row has an instant and a length, or nothing but an instant."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(LOOKED_AT).decode("utf-8-sig", "replace").lstrip().partition("\n")[0]
+    except (OSError, ValueError):
+        return False
+    try:
+        row = json.loads(first)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        row = {name.strip().strip('"'): None for name in re.split("[,;\t]", first)}
+    names = {str(name).strip().lower() for name in row}
+    return bool(names & set(INPUTS)) and not names & set(PROMPT_NAMES)
 
 
 def _row_length(row: dict[str, Any], names: Sequence[str], least: int, where: str) -> int | None:

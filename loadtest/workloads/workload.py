@@ -1,20 +1,32 @@
-"""What a run sends: the sessions of a scenario's source, with recorded lengths where the scenario has a trace."""
+"""What a run sends: the sessions of a scenario's source, with lengths drawn or recorded, behind what all prompts share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from loadtest.errors import ScenarioError
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
+from loadtest.text import counted
+from loadtest.workloads.blocks import HashedBlocks
+from loadtest.workloads.data import DataRows, check_rows_fit, data_file, data_notes
 from loadtest.workloads.job import Job
+from loadtest.workloads.lengths import DrawnLengths, check_lengths_files, cut_notes, upper_length
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.nonce import nonce_of, seed_from
+from loadtest.workloads.prefix import behind_prefix
 from loadtest.workloads.source import Session, Source
 from loadtest.workloads.synthetic import Synthetic, made_up
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.trace import Trace
 
-SOURCES: list[type[Source]] = [LiteralText, Synthetic]  # the first that a scenario asks for gives its sessions
+SOURCES: list[type[Source]] = [
+    LiteralText,
+    DataRows,
+    HashedBlocks,
+    Synthetic,
+]  # the first that a scenario asks for gives its sessions
 
 FIT_SHORT = (
     32  # tokens of ours: the server's counts of this and of a longer text give the template's overhead and the ratio
@@ -28,35 +40,40 @@ class Workload:
 
     The scenario's seed changes every text. A server may still hold the prefixes of an earlier run, so each run has a seed
     of its own unless it was given one. Files are read at once: raises ScenarioError where one cannot be read. Lengths of a
-    trace replace the scenario's.
+    trace or a data file replace the scenario's. Drawn lengths are cut to `context`, where it is known.
     """
 
     def __init__(
-        self, scenario: Scenario, counter: Counter, fit: TokenFit | None = None, trace: Trace | None = None
+        self,
+        scenario: Scenario,
+        counter: Counter,
+        fit: TokenFit | None = None,
+        trace: Trace | None = None,
+        context: int | None = None,
     ) -> None:
         if trace is None and scenario.trace is not None:
             trace = Trace.read(Path(scenario.trace))
-            scenario = scenario.replace(
-                input_tokens=scenario.input_tokens if trace.input_tokens is None else (),
-                output_tokens=scenario.output_tokens if trace.output_tokens is None else (),
-            )
         self.trace = trace
-        self.scenario = scenario
+        self.scenario = scenario = planned(scenario)
         self.counter = counter
         self.fit = fit or TokenFit()
         self.source = source_of(scenario, counter, self.fit)
+        self.lengths = DrawnLengths(scenario.seed, counter, self.fit, context)
+        self.prefix = behind_prefix(scenario, counter, self.fit)
 
-    def fitted(self, fit: TokenFit) -> Workload:
-        """Return a workload whose made-up prompts have the length asked for by the server's own count."""
-        return Workload(self.scenario, self.counter, fit, self.trace)
+    def fitted(self, fit: TokenFit, context: int | None = None) -> Workload:
+        """Return a workload whose prompts have the length asked for by the server's own count, and fit its context."""
+        return Workload(self.scenario, self.counter, fit, self.trace, context)
 
-    def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
-        """Return the i-th session of a level."""
+    def session(self, level: Level, i: int, *, warmup: bool = False, source: Source | None = None) -> Session:
+        """Return the i-th session of a level; `source` says what instead of the scenario's own."""
         if self.trace is not None:
             level = self.trace.with_lengths(level, 0 if warmup else i)
             if self.scenario.endpoint == EMBEDDINGS:
                 level = replace(level, output_tokens=None)
-        return self.source.session(level, i, warmup=warmup)
+        level = self.lengths.at(level, i, warmup=warmup)
+        session = (source or self.source).session(level, i, warmup=warmup)
+        return session if self.prefix is None else self.prefix.session(session, level, i, warmup=warmup)
 
     def job(self, level: Level, i: int, *, warmup: bool = False) -> Job:
         """Return the first job of the i-th session of a level."""
@@ -68,7 +85,11 @@ class Workload:
         """Return a prompt of so many tokens by our count, to fit counts by, and that count; equal numbers are equal texts."""
         seed = seed_from(self.scenario.seed, "calibration", number)
         text = made_up(tokens, None, seed, self.counter, nonce=f"{nonce_of(seed)} ")
-        return Job(number, -1, seed, text, tokens, 1, warmup=True), self.counter.count(text)
+        job, ours = Job(number, -1, seed, text, tokens, 1, warmup=True), self.counter.count(text)
+        if self.prefix is None:
+            return job, ours
+        job, shared = self.prefix.fit_job(job)
+        return job, ours + shared
 
     def fit_jobs(self) -> tuple[tuple[Job, int], ...]:
         """Return (job, our count of its prompt) pairs to send once before the clock, for TokenFit.fit.
@@ -76,10 +97,22 @@ class Workload:
         Half are short, half as long as the longest prompt asked for: there the counts must agree. Each job asks for one
         token of answer, and is marked as a warm-up.
         """
-        longest = min(max(self.scenario.input_tokens, default=256), FIT_LONGEST)
+        asked = (upper_length(value, self.counter) for value in self.scenario.input_tokens)
+        longest = min(max(asked, default=256), FIT_LONGEST)
         lengths = (min(FIT_SHORT, max(longest // 2, 1)), longest)
         each = max(1, min(4, FIT_ENOUGH // longest))
         return tuple(self.fit_job(number, tokens) for number, tokens in enumerate(lengths * each))
+
+    def check_context(self) -> None:
+        """Raise ScenarioError for a row of a data file that does not fit the context, where that is known."""
+        context, file = self.lengths.context, data_file(self.scenario)
+        if file is not None and context is not None:
+            check_rows_fit(file, self.scenario, self.counter, self.fit, context)
+
+    def notes(self) -> Iterator[str]:
+        """Yield what a user should know of lengths that were cut to the context, a sentence each."""
+        if self.lengths.context is not None and not self.scenario.literal:
+            yield from cut_notes(self.scenario, self.lengths)
 
 
 def source_of(scenario: Scenario, counter: Counter, fit: TokenFit) -> Source:
@@ -88,10 +121,39 @@ def source_of(scenario: Scenario, counter: Counter, fit: TokenFit) -> Source:
     return next(source for source in found if source is not None)
 
 
+def planned(scenario: Scenario) -> Scenario:
+    """Return a scenario without the lengths that its files replace, and with as many requests as data_once asks for."""
+    if scenario.trace is not None:
+        trace = Trace.read(Path(scenario.trace))
+        scenario = scenario.replace(
+            input_tokens=scenario.input_tokens if trace.input_tokens is None else (),
+            output_tokens=scenario.output_tokens if trace.output_tokens is None else (),
+        )
+    file = data_file(scenario)
+    if file is None:
+        return scenario
+    if file.own_lengths == len(file):
+        scenario = scenario.replace(output_tokens=())
+    if not scenario.data_once:
+        return scenario
+    if (most := max(scenario.concurrency, default=1)) > len(file):
+        raise ScenarioError(
+            f"{counted(len(file), 'row')} of {file.path} cannot keep {most} streams busy; ask for {len(file)} streams or "
+            "fewer."
+        )
+    return scenario.replace(requests=len(file))
+
+
 def check_files(scenario: Scenario) -> list[str]:
     """Read the files that a scenario names, before anything is sent; return what to say of them, a sentence each.
 
     Raises ScenarioError where a file cannot be read or makes no sense.
     """
     scenario.prompt_text()
-    return [] if scenario.trace is None else Trace.read(Path(scenario.trace)).notes(scenario)
+    scenario.system_text()
+    if scenario.data_once and scenario.requests is not None:
+        raise ScenarioError("data_once says how many requests a level has; leave out requests.")
+    check_lengths_files(scenario, Counter("estimate: before anything is sent"))
+    notes = [] if scenario.trace is None else Trace.read(Path(scenario.trace)).notes(scenario)
+    file = data_file(scenario)
+    return notes if file is None else [*notes, *data_notes(file, planned(scenario))]

@@ -64,7 +64,8 @@ def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:
 
 def asked(level: dict[str, Any]) -> tuple[Any, ...]:
     """Return what a level asks for."""
-    return tuple(level[key] for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words"))
+    known = tuple(level[key] for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words"))
+    return known + tuple(level.get(key) for key in ("input_lengths", "output_lengths", "system_tokens"))
 
 
 def unmatched(pairs: Sequence[Levels], sides: Sequence[Sequence[Analysis]]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import knee as knee_of
-from loadtest.analyse.reports import machine
+from loadtest.analyse.reports import data_findings, machine
 from loadtest.analyse.reports.finding import Finding
 from loadtest.analyse.reports.summary import Analysis, figure, has_tokens
 from loadtest.analyse.run import groups, offered_load
@@ -48,9 +48,10 @@ def measured_on(summary: dict[str, Any]) -> str:
 def all_findings(analysis: Analysis) -> list[Finding]:
     """Return what the run shows, the most telling first; each names its model or server where there are several."""
     several, levels = bool(analysis.groups), analysis.summary["levels"]
-    found: list[str | None] = [
+    found: list[str | Finding | None] = [
         endings.end_sentence(analysis.run),
         *memory.context_sentences(analysis.run),
+        *data_findings.batch_sentences(analysis.run, levels),
         *_shared_servers(analysis),
     ]
     if several:
@@ -64,6 +65,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     found += [_prediction(analysis.summary), client_capacity.capacity_sentence(levels)]
     if not several:
         found += memory_parts.difference_sentences(analysis.memory)
+    found += data_findings.length_sentences(analysis.run, levels)
     found += [*machine.sentences(analysis.run), *endings.answer_notes(analysis.run)]
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
 

@@ -73,6 +73,9 @@ RUN_LEVEL = {
     "trace": TEXT,
     "input_tokens": TOKEN_COUNT,
     "output_tokens": TOKEN_COUNT,
+    "input_lengths": TEXT,
+    "output_lengths": TEXT,
+    "system_tokens": TOKEN_COUNT,
     "words": TOKEN_COUNT,
     "requests": COUNT,
     "inputs": SMALL,
@@ -112,6 +115,8 @@ RUN: dict[str, Any] = {
     "scenario": {
         "prompt": TEXT,
         "prompt_file": TEXT,
+        "data": TEXT,
+        "data_once": FLAG,
         "warm_cache": FLAG,
         "insecure": FLAG,
         "proxy": TEXT,

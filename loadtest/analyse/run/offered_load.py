@@ -23,7 +23,10 @@ def is_open(level: dict[str, Any]) -> bool:
 
 def level_of(level: dict[str, Any]) -> Level:
     """Return a level of run.json or summary.json as a scenario's level, which has the names for it."""
-    keys = ("concurrency", "rate", "rate_to", "trace", "input_tokens", "output_tokens", "words")
+    keys = [
+        *("concurrency", "rate", "rate_to", "trace", "words", "system_tokens"),
+        *("input_tokens", "output_tokens", "input_lengths", "output_lengths"),
+    ]
     given = {key: level.get(key) for key in keys}
     return Level(index=level["index"], requests=0, inputs=level.get("inputs") or 1, **given)
 
@@ -41,7 +44,7 @@ def label(level: dict[str, Any], prompt_tokens: FloatArray) -> str:
     known, asked = prompt_tokens[np.isfinite(prompt_tokens)], level.get("input_tokens")
     if not len(known) or not asked:
         return named
-    got = float(known.mean()) / (level.get("inputs") or 1)
+    got = (float(known.mean()) - (level.get("system_tokens") or 0)) / (level.get("inputs") or 1)
     if abs(got - asked) <= max(FEW_TOKENS, metrics.LENGTH_SHARE * asked):
         return named
     return named.replace(f"{asked} in", f"{got:.0f} in ({asked} asked)", 1)

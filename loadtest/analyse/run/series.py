@@ -27,16 +27,20 @@ def series_of(levels: Iterable[dict[str, Any]]) -> list[Series]:
             level["words"],
             level["input_tokens"],
             level["output_tokens"],
+            level.get("input_lengths"),
+            level.get("output_lengths"),
+            level.get("system_tokens"),
             own_rate,
             offered_load.is_open(level),
             who,
         )
         groups.setdefault(key, []).append(level)
     found = []
-    for (words, asked_in, asked_out, rate, _, _), group in groups.items():
+    for (words, asked_in, asked_out, drawn_in, drawn_out, shared, rate, _, _), group in groups.items():
         parts = (
-            (asked_in, "{} in"),
-            (asked_out, "{} out"),
+            (shared, "{} shared"),
+            (drawn_in or asked_in, "{} in"),
+            (drawn_out or asked_out, "{} out"),
             (words, "{} words"),
             (rate, "{:g} requests/s"),
         )

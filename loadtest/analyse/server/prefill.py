@@ -67,13 +67,26 @@ class Prefill:
 
 
 def uncached(run: Run) -> FloatArray:
-    """Return each request's prompt tokens less those that the prefix cache held; nan unknown."""
-    return np.asarray(run.column("prompt_tokens") - np.nan_to_num(run.column("cached_tokens")), dtype=np.float64)
+    """Return each request's prompt tokens less those that the prefix cache held; nan unknown.
+
+    Where the server never says how many those are, they are none, unless prompts share a prefix: then nobody knows.
+    """
+    cached = run.column("cached_tokens")
+    if np.isfinite(cached).any() or not shares_prefix(run):
+        cached = np.nan_to_num(cached)
+    return np.asarray(run.column("prompt_tokens") - cached, dtype=np.float64)
+
+
+def shares_prefix(run: Run) -> bool:
+    """Whether prompts begin alike, as they were asked to."""
+    return bool((run.facts.get("comparability") or {}).get("shared_prefix"))
 
 
 def measure_prefill(run: Run, gaps: Decoding, step: StepTime | None) -> tuple[Prefill | None, str | None]:
     """Return the prefill speed, or the reason why it is unknown; `step` gives step times by number of streams."""
     tokens = uncached(run)
+    if len(tokens) and not np.isfinite(tokens).any() and shares_prefix(run):
+        return None, "prompts share a prefix, and the server does not say how much of each it had cached"
     if gaps.requests.told.any():
         found, reason = _from_durations(gaps, tokens, step)
         if found is not None and found.n < FEWEST_PROMPTS and step is not None:  # too short to take longer than a step

@@ -95,7 +95,8 @@ def prompt_length_series(run: Run, levels: Iterable[dict[str, Any]]) -> list[Pro
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for level in levels:
         if level["input_tokens"] is not None:
-            key = (level["concurrency"], level["rate"], level.get("rate_to"), level["output_tokens"], level["words"])
+            alike = ("concurrency", "rate", "rate_to", "output_tokens", "output_lengths", "system_tokens", "words")
+            key = tuple(level.get(name) for name in alike)
             groups.setdefault(key, []).append(level)
     kept = [group for group in groups.values() if len({level["input_tokens"] for level in group}) >= FEWEST_LENGTHS]
     if not kept:

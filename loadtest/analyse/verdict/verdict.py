@@ -15,6 +15,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import memory
+from loadtest.analyse.server.prefill import shares_prefix
 from loadtest.analyse.verdict import endings
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
@@ -212,7 +213,7 @@ def _not_sent(e: Evidence) -> Iterator[Doubt]:
 
 
 def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
-    literal = bool(e.scenario.get("prompt") or e.scenario.get("prompt_file"))
+    literal = any(e.scenario.get(key) for key in ("prompt", "prompt_file", "data"))
     for said, asked_name, got_name in (("output", "asked", "output_tokens"), ("input", "asked_input", "prompt_tokens")):
         if said == "output" and literal:
             continue  # the answer to a literal prompt has its own length; the length asked for is only a limit
@@ -237,8 +238,8 @@ def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
 
 
 def _cached(e: Evidence) -> Iterator[Doubt]:
-    if e.scenario.get("warm_cache") or not len(e.requests):
-        return
+    if e.scenario.get("warm_cache") or e.scenario.get("data") or shares_prefix(e.run) or not len(e.requests):
+        return  # asked for, or the user's own prompts
     prompt, cached = e.requests["prompt_tokens"], e.requests["cached_tokens"]
     said = int(((cached > CACHED_TOKENS) & (cached > CACHED_SHARE * prompt)).sum())
     if said > HIT_SHARE * len(e.requests):

@@ -32,6 +32,10 @@ DEFAULT_OBJECTIVE = Objective(
 )  # what levers are ranked by
 
 
+LENGTH_KEYS = ("system_tokens", "input_tokens", "input_lengths", "output_tokens", "output_lengths", "words")
+LENGTH_WORDS = ("shared", "in", "in", "out", "out", "words")
+
+
 @dataclass(frozen=True, slots=True)
 class ClosedLoopSeries:
     """Levels of a closed loop that differ only in concurrency."""
@@ -128,12 +132,12 @@ def longest_series(run: Run) -> ClosedLoopSeries | None:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for level in run.levels:
         if level.get("concurrency") and level.get("rate") is None:
-            key = tuple(level.get(name) for name in ("words", "input_tokens", "output_tokens"))
+            key = tuple(level.get(name) for name in LENGTH_KEYS)
             groups.setdefault(key, []).append(level)
     if not groups:
         return None
     key, levels = max(reversed(groups.items()), key=lambda item: len({level["concurrency"] for level in item[1]}))
-    parts = ((key[1], "in"), (key[2], "out"), (key[0], "words"))
+    parts = zip(key, LENGTH_WORDS, strict=True)
     return ClosedLoopSeries(
         " · ".join(f"{value} {what}" for value, what in parts if value is not None),
         tuple(level["index"] for level in levels),

@@ -1,0 +1,103 @@
+"""Data: prompts from a file of the user's own, and what all prompts begin with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest.errors import ScenarioError
+from loadtest.scenario.files import MOST_PROMPT, file_version, kept_text
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
+from loadtest.scenario.values import TOKEN_COUNTS, Range, Text
+
+TABLE = "data"
+PREFIX_COUNTS = Range(1, 100_000, above_zero=True)
+ZIPF = Range(0.01, 10, above_zero=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataKeys:
+    """Keys that decide which file prompts come from, and what they share."""
+
+    data: str | None = key(
+        "Send the prompts of this file, row by row: JSON lines, CSV, ShareGPT conversations or an OpenAI batch file.",
+        None,
+        text=Text(4096, "name a data file, or leave it out"),
+        table=TABLE,
+        locust=(ATTRIBUTE, OPTION),
+    )
+    data_column: str | None = key(
+        "Column of --data that holds the prompt; default: prompt, text, question, messages, …",
+        None,
+        text=Text(200, "name a column, or leave it out"),
+        table=TABLE,
+        locust=(ATTRIBUTE, OPTION),
+    )
+    data_once: bool = key("Let each level send every row of --data once.", default=False, table=TABLE)
+    system: str | None = key(
+        "System prompt of every request: a text, or @FILE; in front of the prompt where an endpoint takes no messages.",
+        None,
+        text=Text(MOST_PROMPT, "write a system prompt, or leave it out", lines=True),
+        table=TABLE,
+        locust=(ATTRIBUTE, OPTION),
+    )
+    system_tokens: int | None = key(
+        "Length of a made-up system prompt, the same for every request.",
+        None,
+        unit="tokens",
+        bounds=TOKEN_COUNTS,
+        table=TABLE,
+        locust=(ATTRIBUTE, OPTION),
+    )
+    prefixes: int | None = key(
+        "Make up so many system prompts of --system-tokens; each request draws one.  [default: 1]",
+        None,
+        bounds=PREFIX_COUNTS,
+        table=TABLE,
+        locust=(ATTRIBUTE, OPTION),
+    )
+    prefix_zipf: float | None = key(
+        "Draw the k-th of --prefixes in proportion to 1/k^S, S this number; default: all equally often.",
+        None,
+        bounds=ZIPF,
+        table=TABLE,
+        locust=(ATTRIBUTE, OPTION),
+    )
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether prompts begin with a system prompt."""
+        return self.system is not None or self.system_tokens is not None
+
+    def system_text(self) -> str | None:
+        """Return the system prompt that the user wrote, read from its file where it has one."""
+        if self.system is None or not self.system.startswith("@"):
+            return self.system
+        path = Path(self.system[1:])
+        text = kept_text(path, "system prompt's file", file_version(path))
+        if not text.strip():
+            raise ScenarioError(f"the system prompt's file {path} is empty.")
+        return text
+
+    @property
+    def prefix_pattern(self) -> str | None:
+        """Name what prompts share, None where they share nothing: two runs that differ in it cannot be compared."""
+        if self.system_tokens is not None:
+            drawn = "" if self.prefix_zipf is None else f", drawn by Zipf {self.prefix_zipf:g}"
+            return f"{self.prefixes or 1} × {self.system_tokens} tokens{drawn}"
+        return None if self.system is None else "a text of the user's"
+
+
+def check_data(data: DataKeys) -> None:
+    """Raise ScenarioError for keys that need another, or exclude each other."""
+    for name in ("data_column", "data_once"):
+        if getattr(data, name) and data.data is None:
+            raise ScenarioError(f"{name} says how data is read, and there is none; add data.")
+    if data.system is not None and data.system_tokens is not None:
+        raise ScenarioError("system and system_tokens exclude each other; give one.")
+    if data.prefixes is not None and data.system_tokens is None:
+        raise ScenarioError(
+            "prefixes are made up; say how long they are with system_tokens, e.g. system_tokens = 1000."
+        )
+    if data.prefix_zipf is not None and (data.prefixes or 1) < 2:
+        raise ScenarioError("prefix_zipf says which of several prefixes is drawn; add prefixes, e.g. prefixes = 20.")

@@ -1,0 +1,210 @@
+"""Lengths in tokens: a number, or a distribution that each request's length is drawn from.
+
+lognormal(800, 0.6)      median, standard deviation of the logarithm
+normal(500, 100)         mean, standard deviation
+uniform(100, 900)        least, most
+empirical(prompts.csv)   the lengths in a trace or a data file
+200@70%+4000@30%         a mixture; each part is a number or one of the above
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from loadtest.errors import ScenarioError
+from loadtest.scenario.values import TOKEN_COUNTS, Range, parse_whole, short_repr
+
+SIGMAS = Range(0, 5)
+SPREADS = Range(0, TOKEN_COUNTS.high)
+SHARES = Range(0, 100, above_zero=True)
+ARGUMENTS = {  # of each distribution: what they are called and what they may be
+    "lognormal": (("median", TOKEN_COUNTS), ("sigma", SIGMAS)),
+    "normal": (("mean", TOKEN_COUNTS), ("standard deviation", SPREADS)),
+    "uniform": (("least", TOKEN_COUNTS), ("most", TOKEN_COUNTS)),
+}
+EXAMPLES = {
+    "lognormal": "lognormal(800, 0.6)",
+    "normal": "normal(500, 100)",
+    "uniform": "uniform(100, 900)",
+    "empirical": "empirical(trace.csv)",
+}
+MOST_LENGTH = int(TOKEN_COUNTS.high)
+
+# Given a file's path: its lengths, of which one is drawn.
+Observed = Callable[[str], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class LengthPart:
+    """One part of a mixture, with its share of the requests."""
+
+    kind: str  # "fixed" or the name of a distribution
+    numbers: tuple[float, ...] = ()
+    file: str | None = None  # of an empirical distribution
+    share: float = 1.0
+
+    @property
+    def text(self) -> str:
+        if self.kind == "fixed":
+            return f"{self.numbers[0]:.0f}"
+        inside = self.file if self.file is not None else ", ".join(f"{number:.10g}" for number in self.numbers)
+        return f"{self.kind}({inside})"
+
+    def draw(self, rng: random.Random, place: float, observed: Observed) -> int:
+        """Return one length; `place`, from 0 to 1, chooses among those of a file."""
+        match self.kind:
+            case "fixed":
+                drawn = self.numbers[0]
+            case "lognormal":
+                drawn = self.numbers[0] * math.exp(self.numbers[1] * rng.gauss(0.0, 1.0))
+            case "normal":
+                drawn = rng.gauss(*self.numbers)
+            case "uniform":
+                drawn = rng.randint(int(self.numbers[0]), int(self.numbers[1]))
+            case _:
+                lengths = observed(self.file or "")
+                drawn = lengths[int(place * len(lengths))]
+        return min(max(round(drawn), 1), MOST_LENGTH)
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """A distribution of lengths."""
+
+    parts: tuple[LengthPart, ...]
+
+    @property
+    def text(self) -> str:
+        """Name the distribution as users write it."""
+        if len(self.parts) == 1:
+            return self.parts[0].text
+        return "+".join(f"{part.text}@{part.share * 100:.10g}%" for part in self.parts)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files whose lengths are drawn from."""
+        return tuple(part.file for part in self.parts if part.file is not None)
+
+    def draw(self, rng: random.Random, place: float, observed: Observed) -> int:
+        """Return one length; see LengthPart.draw."""
+        part = self.parts[0]
+        if len(self.parts) > 1:
+            part = rng.choices(self.parts, [each.share for each in self.parts])[0]
+        return part.draw(rng, place, observed)
+
+
+def split_outside_brackets(text: str, separator: str) -> list[str]:
+    """Return the parts of a text between separators that stand outside brackets."""
+    parts, depth, begin = [], 0, 0
+    for at, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if char == separator and depth <= 0:
+            parts.append(text[begin:at])
+            begin = at + 1
+    return [*parts, text[begin:]]
+
+
+def sentence(error: ScenarioError) -> str:
+    """Return the sentence that tells what is wrong with a length."""
+    return str(error) if str(error).endswith("?") else f"{error}."
+
+
+def read_length(text: str) -> int | str:
+    """Return a length as it is kept: a number, or a distribution as users write it; raise ScenarioError."""
+    try:
+        return parse_whole(text.strip())
+    except (ValueError, OverflowError):
+        return lengths_of(text).text
+
+
+def as_lengths(key: str, values: Sequence[int | str]) -> tuple[int | str, ...]:
+    """Return the values of a key as they are kept; raise ScenarioError, naming the key."""
+    kept: list[int | str] = []
+    for value in values:
+        if isinstance(value, str):
+            try:
+                float(value)
+            except ValueError:
+                pass
+            else:
+                raise ScenarioError(f"{key} must be a whole number, not {short_repr(value)}; leave out the quotes.")
+            try:
+                value = lengths_of(value).text  # noqa: PLW2901
+            except ScenarioError as error:
+                raise ScenarioError(f"{key}: {sentence(error)}") from None
+        kept.append(value)
+    return tuple(kept)
+
+
+def whole_lengths(values: Sequence[int | str]) -> tuple[int, ...]:
+    """Return those lengths that are numbers."""
+    return tuple(value for value in values if isinstance(value, int))
+
+
+@functools.lru_cache(maxsize=256)
+def lengths_of(text: str) -> Lengths:
+    """Return the distribution that a text describes; raise ScenarioError, a phrase on what is wrong with it."""
+    parts = tuple(_part(part, text) for part in split_outside_brackets(text, "+"))
+    shares = [part.share for part in parts]
+    if len(parts) > 1 and (0 in shares or abs(sum(shares) - 1) > 1e-4):
+        raise ScenarioError(
+            f"{short_repr(text)} is no mixture of lengths: give each part its share, 100 % in all, like 200@70%+4000@30%"
+        )
+    if len(parts) == 1 and shares[0] not in (0, 1):
+        raise ScenarioError(f"{short_repr(text)} gives its only length {shares[0]:.0%}; leave the share out")
+    if len(parts) == 1:
+        parts = (LengthPart(parts[0].kind, parts[0].numbers, parts[0].file),)
+    return Lengths(parts)
+
+
+def _part(text: str, whole: str) -> LengthPart:
+    """Return one part of a mixture; its share is 0 where it has none."""
+    body, at, said = text.strip().rpartition("@")
+    share = 0.0
+    if not at or not said.rstrip().endswith("%"):
+        body = text.strip()
+    else:
+        share = _number(said.strip().rstrip("%"), "share", SHARES, whole) / 100
+    name, bracket, rest = body.partition("(")
+    name = name.strip().lower()
+    if not bracket:
+        return LengthPart("fixed", (_number(body, "length", TOKEN_COUNTS, whole),), share=share)
+    if not rest.rstrip().endswith(")"):
+        raise ScenarioError(f"{short_repr(whole)} lacks a closing bracket")
+    inside = rest.rstrip()[:-1].strip()
+    if name == "empirical":
+        if not inside:
+            raise ScenarioError(f"{short_repr(whole)} names no file; write {EXAMPLES[name]}")
+        return LengthPart(name, file=inside, share=share)
+    if name not in ARGUMENTS:
+        near = difflib.get_close_matches(name, EXAMPLES, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(EXAMPLES)}"
+        raise ScenarioError(f"{short_repr(whole)} names no distribution of lengths; {hint}")
+    given = inside.split(",")
+    if len(given) != len(ARGUMENTS[name]):
+        raise ScenarioError(f"{short_repr(whole)} must have two numbers, like {EXAMPLES[name]}")
+    numbers = tuple(
+        _number(one, what, bounds, whole) for one, (what, bounds) in zip(given, ARGUMENTS[name], strict=True)
+    )
+    if name == "uniform" and (numbers[0] > numbers[1] or any(not number.is_integer() for number in numbers)):
+        raise ScenarioError(f"{short_repr(whole)} must have two whole numbers, the smaller one first")
+    return LengthPart(name, numbers, share=share)
+
+
+def _number(text: str, what: str, bounds: Range, whole: str) -> float:
+    try:
+        number = float(text.strip())
+    except ValueError:
+        raise ScenarioError(
+            f"{short_repr(whole)} is no length: give a whole number or a distribution like {EXAMPLES['lognormal']}"
+        ) from None
+    try:
+        bounds.check(f"the {what}", number)
+    except ScenarioError as error:
+        raise ScenarioError(f"{short_repr(whole)} cannot be: {str(error).rstrip('.')}") from None
+    return number

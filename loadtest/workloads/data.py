@@ -1,0 +1,140 @@
+"""Prompts from a data file: its rows as they are, in their order, without a nonce."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from loadtest.errors import ScenarioError
+from loadtest.scenario import Level, Scenario
+from loadtest.text import counted
+from loadtest.workloads.data_file import DataFile
+from loadtest.workloads.job import Job
+from loadtest.workloads.nonce import seed_of
+from loadtest.workloads.source import Session, SingleRequest
+from loadtest.workloads.tokens import Counter, TokenFit
+
+WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
+GOLDEN = (5**0.5 - 1) / 2  # multiples of it, without their whole part, lie far apart
+MOST_COUNTED = 20_000  # rows whose tokens are counted to see whether they fit the context, the longest first
+
+
+@dataclass(frozen=True, slots=True)
+class DataRows:
+    """Sends row after row; a level goes on where the one before it ended, and behind the last row follows the first."""
+
+    scenario: Scenario
+    file: DataFile
+    begins: tuple[int, ...]  # of each level of the scenario: its first row
+
+    @classmethod
+    def of(cls, scenario: Scenario, counter: Counter, fit: TokenFit) -> Self | None:  # noqa: ARG003
+        file = data_file(scenario)
+        if file is None:
+            return None
+        counts = [0 if scenario.data_once else level.requests for level in scenario.levels()]
+        return cls(scenario, file, tuple(itertools.accumulate(counts, initial=0)))
+
+    def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
+        number = self.number(level, i, warmup=warmup)
+        row = self.file.row(number)
+        seed = seed_of(self.scenario, level, i, warmup=warmup)
+        length = row.output_tokens if row.output_tokens is not None else level.output_tokens
+        return SingleRequest(
+            Job(
+                i,
+                level.index,
+                seed,
+                row.text,
+                None,
+                length,
+                warmup=warmup,
+                messages=row.messages,
+                row=row.id if row.id is not None else str(number + 1),
+                body=row.body,
+            )
+        )
+
+    def number(self, level: Level, i: int, *, warmup: bool) -> int:
+        """Return which row a session sends; warm-ups take the last rows, which are sent last."""
+        if warmup:
+            return -1 - i % len(self.file) + len(self.file)
+        worker, i = divmod(
+            i, WORKER_STRIDE
+        )  # each of Locust's workers begins at a row of its own, far from the others'
+        i += int(worker * GOLDEN % 1 * len(self.file))
+        known = len(self.begins) - 1
+        begin = self.begins[min(level.index, known)] + max(level.index - known, 0) * level.requests
+        return (begin + i) % len(self.file)
+
+
+def data_file(scenario: Scenario) -> DataFile | None:
+    """Return the file whose rows a scenario sends, read through; None where it has none. Raises ScenarioError."""
+    if scenario.data is None:
+        return None
+    file = DataFile.read(Path(scenario.data), scenario.data_column)
+    if scenario.shares_prefix and file.systems is not None:
+        raise ScenarioError(
+            f"{file.name(file.systems - 1)} of {scenario.data} has a system prompt of its own; leave out system and "
+            "system_tokens."
+        )
+    return file
+
+
+def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
+    """Yield what a user should know of a data file before it is sent, a sentence each."""
+    path, rows = file.path, counted(len(file), "row")
+    if file.left_out:
+        yield f"{path}: {counted(file.left_out, 'conversation')} without a word of a user left out; {rows} remain."
+    if file.recorded:
+        yield f"{path}: {counted(file.recorded, 'row')} hold a recorded answer, which is not sent."
+    if file.own_lengths > 0:
+        yield f"{path}: {file.own_lengths} of {rows} say how long their answer may be, which wins over output_tokens."
+    if file.with_body is not None:
+        yield f"{path}: rows lay {file.with_body} over the request's body, as they are."
+    if scenario.data_once:
+        if len(scenario.concurrency) > 1:
+            yield "Each level sends every row again: from the second on the server's prefix cache may hold the prompts."
+        return
+    if scenario.duration is not None or scenario.open_loop:
+        yield f"{path} has {rows}. Where they run out the first follows again, and the server's prefix cache may hold it."
+        return
+    levels = scenario.levels()
+    warmups = max((level.concurrency or 1) for level in levels) * scenario.warmup
+    sent = sum(level.requests for level in levels)
+    if sent + warmups > len(file):
+        yield (
+            f"{path} has {rows}, and {sent} requests are sent besides warm-ups: rows are sent again, and the server's "
+            "prefix cache may hold what it has read before."
+        )
+
+
+def check_rows_fit(file: DataFile, scenario: Scenario, counter: Counter, fit: TokenFit, context: int) -> None:
+    """Raise ScenarioError for a row that does not fit the context with its answer: the server would cut it.
+
+    A token has one byte or more, so only longer rows need counting; the longest come first.
+    """
+    asked = max((each for each in scenario.output_tokens if isinstance(each, int)), default=1)
+    shared = scenario.system_tokens or 0
+    columns = zip(file.starts, file.ends, file.answers, strict=True)
+    sizes = ((end - start + (answer or asked), -i) for i, (start, end, answer) in enumerate(columns))
+    long = heapq.nlargest(MOST_COUNTED, (each for each in sizes if each[0] + shared > context))
+    too_long: list[tuple[int, int, int]] = []
+    for _, negative in long:
+        row = file.row(-negative)
+        answer = row.output_tokens if row.output_tokens is not None else asked
+        prompt = fit.server(counter.count(row.text)) + shared
+        if prompt + answer > context:
+            too_long.append((-negative, prompt, answer))
+    if not too_long:
+        return
+    number, prompt, answer = min(too_long)
+    more = f"; {len(too_long) - 1} more rows do not fit" if len(too_long) > 1 else ""
+    raise ScenarioError(
+        f"{file.name(number)} of {file.path} needs about {prompt + answer} tokens ({prompt} and an answer of {answer}), but "
+        f"the context is {context}{more}; take them out, ask for less or set --num-ctx."
+    )

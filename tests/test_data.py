@@ -1,0 +1,257 @@
+"""Data files: each is read rightly or refused in one sentence, and its rows are sent as they are."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.plans import Run
+
+from loadtest.dialects import dialect_for
+from loadtest.errors import ScenarioError
+from loadtest.measure.request import Request
+from loadtest.records import Clock
+from loadtest.run_folder import RunFolder
+from loadtest.scenario import Scenario
+from loadtest.wire import Posts
+from loadtest.workloads.data import WORKER_STRIDE, data_file
+from loadtest.workloads.data_rows import Row
+from loadtest.workloads.tokens import Counter, TokenFit
+from loadtest.workloads.workload import Workload, check_files, planned
+
+ESTIMATE = Counter("estimate")
+HELLO = {"role": "user", "content": "Hello"}
+SHAREGPT = [
+    {
+        "id": "s1",
+        "conversations": [
+            {"from": "gpt", "value": "Welcome"},
+            {"from": "human", "value": 'a } ] , " b'},
+            {"from": "human", "value": "c"},
+            {"from": "gpt", "value": "d"},
+            {"from": "human", "value": "e"},
+        ],
+    },
+    {"id": "s2", "conversations": []},
+    {"id": "s3", "conversations": [{"from": "system", "value": "Be kind"}, {"from": "human", "value": "河流 😀"}]},
+]
+BATCH = {
+    "custom_id": "b1",
+    "method": "POST",
+    "url": "/v1/chat/completions",
+    "body": {"model": "x", "messages": [HELLO], "max_tokens": 9, "top_p": 0.5},
+}
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def rows_of(path: Path, column: str | None = None) -> list[Row]:
+    file = data_file(Scenario(data=str(path), data_column=column))
+    assert file is not None
+    return [file.row(i) for i in range(len(file))]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        ("plain.jsonl", '{"prompt": "one"}\n\n{"prompt": "two"}\n', ["one", "two"]),
+        ("mark.jsonl", b'\xef\xbb\xbf{"text": "one"}\r\n{"text": "two"}', ["one", "two"]),
+        ("words.jsonl", '{"question": "Was ist 河流? 😀\\ud83d\\ude00"}\n', ["Was ist 河流? 😀😀"]),
+        ("mixed.jsonl", '{"prompt": "", "text": "one"}\n"two"\n{"input": "three"}\n', ["one", "two", "three"]),
+        ("alpaca.json", '[{"instruction": "Add", "input": "1 2", "output": "3"}]', ["Add\n\n1 2"]),
+        ("bench.jsonl", '{"question_id": 81, "prompt": ["first", "then"]}', ["first"]),
+        ("texts.json", ' [ "one" ,\n "two, ]" ]\n', ["one", "two, ]"]),
+        ("unnamed", '{"prompt": "one"}\n{"prompt": "two"}', ["one", "two"]),
+        ("sharegpt.json", json.dumps(SHAREGPT), ['a } ] , " b\nc', "Be kind\n河流 😀"]),
+        ("pretty.json", json.dumps(SHAREGPT, indent=2), ['a } ] , " b\nc', "Be kind\n河流 😀"]),
+        ("sharegpt.jsonl", "\n".join(map(json.dumps, SHAREGPT)), ['a } ] , " b\nc', "Be kind\n河流 😀"]),
+        ("batch.jsonl", json.dumps(BATCH), ["Hello"]),
+        ("plain.csv", "id,prompt\n1,one\n2,two\n", ["one", "two"]),
+        ("quoted.csv", 'Prompt;id\r\n"one; ""a""\r\nline";1\r\ntwo;2\r\n', ['one; "a"\r\nline', "two"]),
+        ("mark.csv", b"\xef\xbb\xbfid\ttext\r\n7\t\xe6\xb2\xb3\r\n", ["河"]),
+        ("one.csv", "text\none\n\ntwo", ["one", "two"]),
+    ],
+)
+def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str | bytes, texts: list[str]) -> None:
+    assert [row.text for row in rows_of(write(tmp_path, name, content))] == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.jsonl", "\n \n", "is empty; give one prompt a row."),
+        ("cut.jsonl", '{"prompt": "one"}\n{"prompt": "tw\n', "line 2, column 15, is not JSON: "),
+        (
+            "names.jsonl",
+            '{"prompt": "one"}\n{"say": "two"}\n',
+            "line 2, has no column prompt, text, question or messages",
+        ),
+        ("blank.jsonl", '{"prompt": "one"}\n\n{"prompt": "  "}\n', "line 3, has an empty prompt (column prompt)."),
+        ("number.jsonl", '{"prompt": 5}\n', "line 1, has a number for a prompt (column prompt), not a text."),
+        ("length.jsonl", '{"prompt": "one", "max_tokens": -1}', "has -1 for a length (column max_tokens)"),
+        ("half.jsonl", '{"prompt": "one\\ud83d"}\n', "line 1, column 16, is not JSON: no low surrogate"),
+        ("spread.jsonl", '{\n  "prompt": "one"\n}\n', "write each row on a line of its own (JSON lines)"),
+        ("roles.jsonl", '{"messages": [{"content": "Hello"}]}', 'has no "role" and "content" in message 1 of messages'),
+        ("open.json", '[{"prompt": "one"},\n{"prompt": "two"}\n', "line 2, begins a row that never ends"),
+        ("more.json", '["one"]\n["two"]', "line 1, goes on behind the array's end"),
+        ("silent.json", '[{"conversations": []}]', "no user speaks in its 1 conversation"),
+        ("latin.jsonl", b'{"prompt": "one"}\n{"prompt": "\xfc"}\n', "line 2, is not UTF-8 text"),
+        ("latin.csv", b"prompt\none\n\xfc\n", "line 3, is not UTF-8 text"),
+        ("wide.json", "\ufeff[]".encode("utf-16-le"), "is not UTF-8 text but UTF-16 or UTF-32"),
+        ("packed.jsonl", b"\x1f\x8b\x08\x00", "is gzip, which loadtest does not read; unpack it first."),
+        ("table.parquet", b"PAR1\x15\x04", "is Parquet, which loadtest does not read; convert it to JSON lines first."),
+        ("names.csv", "id,what\n1,one\n", "it has 'id, what': name the prompt's with --data-column."),
+        ("cells.csv", "id,prompt\n1,one,two\n", "line 2, has 3 cells and the file's first line 2; put quotes around"),
+        ("quote.csv", 'prompt,id\n"one,1\ntwo,2\n', "line 2, begins a text in quotes that never ends."),
+        ("head.csv", "id,prompt\n", "has no row; give one prompt a row."),
+        ("story.txt", "Tell me, please, a story.\n", "(One text for every request is given with --prompt-file.)"),
+        ("azure.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n1,2,3\n", "give the file with --trace"),
+        ("moon.jsonl", '{"timestamp": 0, "input_length": 9, "output_length": 1}', "give the file with --trace"),
+    ],
+)
+def test_each_bad_file_is_refused_in_one_sentence(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
+    path = write(tmp_path, name, content)
+    with pytest.raises(ScenarioError) as error:
+        check_files(Scenario(data=str(path)))
+    sentence = str(error.value)
+    assert words in sentence
+    assert str(path) in sentence
+    assert sentence.endswith((".", ".)"))
+    assert "\n" not in sentence
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    for path, words in (
+        (tmp_path, "is not a regular file"),
+        (tmp_path / "none.csv", "No such file"),
+        (Path("/dev/zero"), "is not a regular file"),
+    ):
+        with pytest.raises(ScenarioError, match=words):
+            check_files(Scenario(data=str(path)))
+
+
+def test_a_column_may_be_named(tmp_path: Path) -> None:
+    table = write(tmp_path, "a.csv", "What,prompt\nx,y\n")
+    assert [row.text for row in rows_of(table, "What")] == ["x"]
+    lines = write(tmp_path, "a.jsonl", '{"What": "x", "prompt": "y"}')
+    assert [row.text for row in rows_of(lines, "What")] == ["x"]
+    with pytest.raises(ScenarioError, match="has no column 'who'; it has 'What, prompt'"):
+        rows_of(table, "who")
+    with pytest.raises(ScenarioError, match="line 1, has no column 'who'"):
+        rows_of(lines, "who")
+
+
+def test_a_row_says_its_name_its_length_and_its_messages(tmp_path: Path) -> None:
+    asked, shared = [{"role": "system", "content": "Be brief"}, HELLO], json.dumps(BATCH)
+    answered = {"messages": [HELLO, {"role": "assistant", "content": "Hi"}], "max_tokens": 3}
+    lines = [json.dumps({"messages": asked, "id": 7}), shared, json.dumps(answered)]
+    first, batch, last = rows_of(write(tmp_path, "a.jsonl", "\n".join(lines)))
+    assert (first.messages, first.id, first.output_tokens) == (tuple(asked), "7", None)
+    assert (batch.messages, batch.id, batch.output_tokens) == ((HELLO,), "b1", 9)
+    assert batch.body == {"top_p": 0.5}
+    assert (last.messages, last.output_tokens, last.answer) == ((HELLO,), 3, "Hi")
+
+
+def test_a_job_is_its_row_in_the_order_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", "".join(json.dumps({"prompt": f"row {i}"}) + "\n" for i in range(10)))
+    scenario = Scenario(data=str(path), seed=1, concurrency=[1, 2], requests=4)
+    workload = Workload(scenario, ESTIMATE)
+    one, two = workload.scenario.levels()
+    assert [workload.job(one, i).prompt for i in range(4)] == ["row 0", "row 1", "row 2", "row 3"]
+    assert [workload.job(two, i).prompt for i in range(4)] == ["row 4", "row 5", "row 6", "row 7"]
+    assert workload.job(two, 6).prompt == "row 0"
+    assert [workload.job(one, i, warmup=True).row for i in range(2)] == ["10", "9"]
+    assert workload.job(one, 2).input_tokens is None
+    assert workload.job(one, 2).output_tokens == 64
+    again = pickle.loads(pickle.dumps(workload))
+    assert again.job(two, 3) == workload.job(two, 3)
+
+
+def test_locusts_workers_begin_at_rows_of_their_own(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "prompt\n" + "".join(f"row {i}\n" for i in range(100)))
+    workload = Workload(Scenario(data=str(path), seed=1), ESTIMATE)
+    level = workload.scenario.levels()[0]
+    firsts = [workload.job(level, worker * WORKER_STRIDE).row for worker in range(8)]
+    assert firsts[0] == "1"
+    assert len(set(firsts)) == 8
+    assert workload.job(level, WORKER_STRIDE + 1).row == str(int(firsts[1] or 0) + 1)
+
+
+def test_every_row_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "prompt,max_tokens\na,1\nb,2\nc,3\n")
+    scenario = planned(Scenario(data=str(path), data_once=True, concurrency=[1, 3]))
+    assert [level.requests for level in scenario.levels()] == [3, 3]
+    assert scenario.output_tokens == ()
+    assert [Workload(scenario, ESTIMATE).job(scenario.levels()[1], i).output_tokens for i in range(3)] == [1, 2, 3]
+    with pytest.raises(ScenarioError, match=r"3 rows of .* cannot keep 4 streams busy"):
+        planned(Scenario(data=str(path), data_once=True, concurrency=[4]))
+    with pytest.raises(ScenarioError, match="leave out requests"):
+        check_files(Scenario(data=str(path), data_once=True, requests=9))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"requests": 2, "concurrency": [1], "warmup": 0}, None),
+        ({"requests": 3, "concurrency": [1], "warmup": 1}, "has 3 rows, and 3 requests are sent besides warm-ups"),
+        ({"duration": 5.0}, "has 3 rows. Where they run out the first follows again"),
+        ({"data_once": True, "concurrency": [1, 2]}, "Each level sends every row again"),
+    ],
+)
+def test_repeats_are_said_beforehand(tmp_path: Path, keys: dict[str, Any], words: str | None) -> None:
+    path = write(tmp_path, "a.csv", "prompt\na\nb\nc\n")
+    notes = check_files(Scenario(data=str(path), **keys))
+    assert (words is None and not notes) or any(words in note for note in notes if words)
+
+
+def test_a_row_that_does_not_fit_the_context_is_refused_with_its_number(tmp_path: Path) -> None:
+    short, long = "word " * 20, "word " * 300
+    path = write(tmp_path, "a.jsonl", "\n\n".join(json.dumps({"prompt": text}) for text in (short, long, short, long)))
+    workload = Workload(Scenario(data=str(path)), ESTIMATE).fitted(TokenFit(overhead=10), 512)
+    workload.check_context()
+    with pytest.raises(
+        ScenarioError, match=r"row 2 \(line 3\) of .* needs about 374 tokens \(310 and an answer of 64\), but"
+    ):
+        workload.fitted(TokenFit(overhead=10), 256).check_context()
+    asking = write(tmp_path, "b.jsonl", '{"prompt": "a"}\n{"prompt": "b", "max_tokens": 5000}')
+    with pytest.raises(ScenarioError, match=r"row 2 \(line 2\)"):
+        Workload(Scenario(data=str(asking)), ESTIMATE).fitted(TokenFit(), 2048).check_context()
+
+
+def test_a_batch_files_body_is_laid_over_the_request(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", json.dumps(BATCH))
+    scenario = Scenario(data=str(path), api="openai", seed=1)
+    job = Workload(scenario, ESTIMATE).job(scenario.levels()[0], 0)
+    dialect = dialect_for(scenario, api="openai", model="m")
+    request = Request(job, dialect, Clock.now(), 0, posts=Posts("http://127.0.0.1:9", {}))
+    body = json.loads(request.order.payload.partition(b"\r\n\r\n")[2])
+    assert body["top_p"] == 0.5
+    assert body["model"] == "m"
+    assert body["max_tokens"] == 9
+    assert body["messages"] == [HELLO]
+
+
+def test_a_prompt_file_of_rows_names_the_option_for_them(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"prompt": "one"}\n{"prompt": "two"}\n')
+    with pytest.raises(ScenarioError, match=r"looks like JSON lines.*give it with --data"):
+        Scenario(prompt_file=str(path)).prompt_text()
+
+
+def test_rows_are_sent_and_recorded_by_all_workers(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "id,prompt\n" + "".join(f"q{i},Question {i}?\n" for i in range(8)))
+    out = run(
+        *("--data", str(path), "--data-once", "--concurrency", "2", "--workers", "2"),
+        *("--warmup", "0", "--save-text"),
+    )
+    found = {record.row: record.prompt for record in RunFolder.open(out).records()}
+    assert found == {f"q{i}": f"Question {i}?" for i in range(8)}
+    facts = RunFolder.open(out).read_run()
+    assert facts["comparability"]["prompt"] == "data"
+    assert facts["comparability"]["data"] == "a.csv"
