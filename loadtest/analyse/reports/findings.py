@@ -316,12 +316,3 @@ def range_of_ttft(series: Series) -> Finding | None:
     if all(speeds):
         said += f"; the median decode speed is {listed([number(speed) for speed in speeds])} tokens/s a stream"
     return Finding(f"{said}.")
-
-
-def verdicts(levels: Iterable[dict[str, Any]]) -> list[Finding]:
-    """Return one line a level that is not valid, with its reasons."""
-    return [
-        Finding(f"{level['label']} is {level['verdict']}: {'; '.join(level['reasons'])}.")
-        for level in levels
-        if level["reasons"]
-    ]

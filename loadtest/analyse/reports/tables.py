@@ -7,7 +7,9 @@ from typing import Any
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.reports import findings
+from loadtest.analyse.reports.command import command
 from loadtest.analyse.reports.summary import Analysis, failed, figure
+from loadtest.analyse.run import offered_load
 from loadtest.analyse.server import memory_parts
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, needed
@@ -60,8 +62,10 @@ def _told_or_needed(level: dict[str, Any]) -> list[str]:
 
 
 def overview(summary: dict[str, Any]) -> Grid:
-    """Return a row a level: what was asked, how it ended, headline figures, verdict."""
-    some_shed = any(level.get("shed") for level in summary["levels"])
+    """Return a row a level: how it ended, headline figures, verdict; no wider than a page. `rest_of_levels` has the rest."""
+    levels = summary["levels"]
+    some_shed = any(level.get("shed") for level in levels)
+    due = any(map(offered_load.is_open, levels))  # a closed loop sends when its user is free: both are the same there
     heads = (
         "level",
         "verdict",
@@ -71,13 +75,38 @@ def overview(summary: dict[str, Any]) -> Grid:
         "TTFT p50",
         "p95",
         "p99",
-        "p95 from t_sched",
+        *(["p95 from t_sched"] if due else []),
         "queue wait p50",
         "tokens/s a stream p50",
         "output tokens/s",
+    )
+    rows = []
+    for level in levels:
+        p50, p95, p99, from_sched, *others = _told_or_needed(level)
+        rows.append(
+            (
+                level["label"],
+                level["verdict"],
+                str(level["outcomes"].get("ok", 0)),
+                str(failed(level)),
+                *([str(level.get("shed") or 0)] if some_shed else []),
+                *(p50, p95, p99),
+                *([from_sched] if due else []),
+                *others,
+            )
+        )
+    return Grid(heads, tuple(rows), names=2)
+
+
+def rest_of_levels(summary: dict[str, Any]) -> Grid:
+    """Return what is seldom asked of each level: a row a level."""
+    heads = (
+        "level",
+        "TTFT p95 from t_sched",
         "input tokens/s",
         "requests/s",
         "peak decoding",
+        "warm-up requests",
         "rates over",
     )
     rows = []
@@ -86,18 +115,15 @@ def overview(summary: dict[str, Any]) -> Grid:
         rows.append(
             (
                 level["label"],
-                level["verdict"],
-                str(level["outcomes"].get("ok", 0)),
-                str(failed(level)),
-                *([str(level.get("shed") or 0)] if some_shed else []),
-                *_told_or_needed(level),
+                _told_or_needed(level)[3],
                 number(level["input_tokens_per_s"]),
                 number(level["requests_per_s"]),
                 str(level["peak_decoding"]),
+                str(level["warmup_requests"]),
                 window["throughput_over"] if window else UNKNOWN,
             )
         )
-    return Grid(heads, tuple(rows), names=2)
+    return Grid(heads, tuple(rows))
 
 
 def level_table(level: dict[str, Any]) -> Grid:
@@ -191,13 +217,30 @@ def facts_table(analysis: Analysis) -> Grid:
         ("context", f"{server.get('context') or 'unknown'} tokens"),
         *((f"slots{named}", f"{one.slots} ({one.slots.method})") for named, one in sections(analysis)),
         ("driver", str(summary["driver"] or UNKNOWN)),
-        (
-            "client",
-            f"CPUs: {machine.get('cpus', '?')}, kernel {machine.get('kernel', '?')}, Python {machine.get('python', '?')}",
-        ),
+        ("client", _client(machine)),
+        ("hardware", _hardware(summary)),
+        ("run it again", command(analysis.run) or UNKNOWN),
         ("versions", versions or UNKNOWN),
     )
     return Grid(("", ""), pairs, prose=True)
+
+
+def _client(machine: dict[str, Any]) -> str:
+    parts = [
+        str(machine["host"]) if machine.get("host") else "",
+        f"CPUs: {machine.get('cpus', '?')}",
+        f"kernel {machine.get('kernel', '?')}",
+        f"Python {machine.get('python', '?')}",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _hardware(summary: dict[str, Any]) -> str:
+    if found := summary.get("hardware"):
+        return "; ".join(found)
+    if summary["simulated"]:
+        return "none: the server is simulated"
+    return "not recorded: loadtest run --monitor host,nvidia on the server's machine notes processors and GPUs"
 
 
 def _urls(analysis: Analysis) -> str:
