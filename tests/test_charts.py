@@ -229,6 +229,7 @@ def test_no_title_quotes_a_void_level(tmp_path: Path) -> None:
 
 def labels_apart(axes: Axes) -> None:
     """No two labels of ticks or points lie on each other, and no entry of the legend is invisible."""
+    assert isinstance(axes.figure, Figure)
     axes.figure.draw_without_rendering()
     for texts in (axes.get_xticklabels(), axes.get_yticklabels(), axes.texts):
         boxes = [text.get_window_extent() for text in texts if text.get_text()]

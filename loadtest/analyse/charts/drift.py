@@ -41,7 +41,7 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
                 float(sent[part[-1]]),
                 color=style.INK,
                 linewidth=2.0,
-                label=None if told else "median of each third of a level",
+                label="" if told else "median of each third of a level",
                 zorder=3,
             )
             told = True

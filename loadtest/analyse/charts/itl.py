@@ -45,25 +45,24 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw what share of the gaps is longer, on two logarithmic axes, a line a level: the tail that a median hides."""
-    drawn = False
+    most = 0  # gaps of one level
     colours = style.shades(analysis)
     for level in style.drawn_levels(series.levels):
         gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
         if len(gaps) < FEWEST_GAPS:
             continue
-        drawn = True
+        most = max(most, len(gaps))
         # Even steps of the logarithm: the last ranks are the ones that matter.
         beyond = np.unique(np.geomspace(1, len(gaps), min(MOST_POINTS, len(gaps))).astype(np.int64))[::-1]
         x = np.maximum(np.array([gaps[len(gaps) - count] for count in beyond]) * 1e3, SHORTEST_MS)
         name = offered_load.load_name(level)
         axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", color=colours[name], linewidth=1.8, label=name)
-    if not drawn:
+    if not most:
         style.empty(axes, f"No level has {FEWEST_GAPS} gaps between tokens.")
         return
     style.logarithmic_x(axes)
     axes.set_yscale("log")
-    low = min(float(line.get_ydata()[-1]) for line in axes.get_lines())
-    axes.set_ylim(low / 1.5, 1.3)
+    axes.set_ylim(1 / (1.5 * most), 1.3)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))
     axes.set_xlabel("ITL (ms, logarithmic)")
