@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,13 +19,24 @@ from matplotlib.image import imread
 from support.made_runs import Made, closed_loop, grid, make, recorded, unanswered, write
 
 from loadtest.analyse import charts
-from loadtest.analyse.charts import depth, itl, style, throughput, timeline, ttft
+from loadtest.analyse.charts import depth, drift, itl, percentiles, style, throughput, timeline, tradeoff, ttft
 from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.records import Outcome, Record
 
 SIMULATED = {"kind": "ollama", "version": "0.33.0", "simulated": {"profile": "a100-80g-llama3.1-70b-q4", "speed": 20.0}}
-NAMES = ["ttft.png", "throughput.png", "timeline.png", "ttft-distribution.png", "itl.png", "streams.png"]
+NAMES = [
+    "ttft.png",
+    "throughput.png",
+    "tradeoff.png",
+    "percentiles.png",
+    "timeline.png",
+    "ttft-distribution.png",
+    "itl.png",
+    "itl-tail.png",
+    "drift.png",
+    "streams.png",
+]
 
 
 @pytest.fixture
@@ -66,6 +79,10 @@ def many_lengths(path: Path) -> None:
     write(path, records, levels, server=SIMULATED)
 
 
+def many_levels(path: Path) -> None:
+    make(path, Made(slots=16), users=range(1, 41), each=2)
+
+
 def a_hostile_name(path: Path) -> None:
     make(path, users=(2,), name=r"$\frac{1}{0}$ _^{ " + "long " * 60, target={"url": "http://x", "model": "$m$ & <b>"})
 
@@ -75,6 +92,7 @@ SHAPES: dict[str, Callable[[Path], object]] = {
     "no success": no_success,
     "no request": lambda path: write(path, [], []),
     "many lengths": many_lengths,
+    "many levels": many_levels,
     "a hostile name": a_hostile_name,
     "real": lambda path: recorded(path, ["ollama-0.33-mid-slots4-c2", "ollama-0.33-mid-slots4-c8"]),
 }
@@ -93,7 +111,9 @@ def test_every_chart_of_every_shape_of_run(tmp_path: Path, shape: str, monkeypat
     monkeypatch.setattr(Figure, "savefig", spy)
     SHAPES[shape](tmp_path / "run")
     drawn = charts.draw_all(analyse(tmp_path / "run"), tmp_path / "out")
-    predicted = ["prediction.png"] if shape == "real" else []  # two levels of one length: enough to predict from
+    predicted = (
+        ["prediction.png"] if shape in ("real", "many levels") else []
+    )  # two levels of one length: enough to predict from
     assert [path.name for path in drawn] == NAMES + predicted
     for path, figure in zip(drawn, figures, strict=True):
         assert imread(path).shape[1] == 1500  # 10 inches at 150 dpi
@@ -199,5 +219,67 @@ def test_no_title_quotes_a_void_level(tmp_path: Path) -> None:
         ttft.distribution_title(analysis),
         itl.title(analysis),
         throughput.title(analysis),
+        tradeoff.title(analysis),
+        percentiles.title(analysis),
+        itl.tail_title(analysis),
+        drift.title(analysis),
     )
     assert not any(character.isdigit() for title in titles for character in title)
+
+
+def labels_apart(axes: Axes) -> None:
+    """No two labels of ticks or points lie on each other, and no entry of the legend is invisible."""
+    assert isinstance(axes.figure, Figure)
+    axes.figure.draw_without_rendering()
+    for texts in (axes.get_xticklabels(), axes.get_yticklabels(), axes.texts):
+        boxes = [text.get_window_extent() for text in texts if text.get_text()]
+        for one, other in itertools.pairwise(sorted(boxes, key=lambda box: (box.x0, box.y0))):
+            wide = min(one.x1, other.x1) - max(one.x0, other.x0)
+            high = min(one.y1, other.y1) - max(one.y0, other.y0)
+            assert wide <= 2 or high <= 2
+
+
+@pytest.fixture(scope="module", params=[12, 40])
+def of_many_levels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    path = tmp_path_factory.mktemp("many") / "run"
+    make(path, Made(slots=16), users=range(1, int(request.param) + 1), each=2)
+    return analyse(path)
+
+
+@pytest.mark.parametrize(
+    "chart", [ttft.ttft_parts, ttft.distribution, percentiles.ttft, percentiles.e2e, itl.distribution, itl.tail]
+)
+def test_no_label_covers_another_however_many_levels(of_many_levels: Analysis, chart: Any) -> None:
+    analysis, levels = of_many_levels, of_many_levels.summary["levels"]
+    _, (axes,) = style.page(1)
+    chart(axes, analysis, series_of(levels)[0])
+    labels_apart(axes)
+    assert len(axes.get_legend_handles_labels()[1]) <= style.MOST_LINES + 1
+    if chart in (ttft.distribution, itl.tail):
+        assert style.left_out(levels).startswith(f"{style.MOST_LINES} of {len(levels)} levels")
+
+
+def test_fourteen_series_are_told_apart() -> None:
+    looks = [tuple(style.line_look(place).values()) for place in range(14)]
+    assert len(set(looks)) == 14
+    assert len({look[:2] for look in looks}) == 14  # by colour and marker alone, where a line is too short for dashes
+
+
+def test_a_part_too_thin_to_be_seen_is_not_in_the_legend(tmp_path: Path, axes: Axes) -> None:
+    make(tmp_path / "run", Made(load_ms=1, prefill_ms=100, slots=1), users=(1, 8))
+    analysis = analyse(tmp_path / "run")
+    assert analysis.summary["levels"][0]["load_s"]["mean"] > 0
+    ttft.ttft_parts(axes, analysis, series_of(analysis.summary["levels"])[0])
+    assert "load" not in axes.get_legend_handles_labels()[1]
+
+
+def test_a_drift_is_named_and_a_steady_run_is_not(tmp_path: Path) -> None:
+    make(tmp_path / "steady", Made(), users=(4,), each=12)
+    assert "does not drift" in drift.title(analyse(tmp_path / "steady"))
+    levels, truth = grid(Made(), (4,), each=12)
+    slower = [
+        dataclasses.replace(record, t_first_token=record.t_first_token + record.id * 20_000_000)
+        for record in truth.records
+        if record.t_first_token is not None
+    ]
+    assert "the median TTFT goes from" in drift.title(analyse(write(tmp_path / "drifting", slower, levels)))

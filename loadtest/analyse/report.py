@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.analyse.reports import findings, pages, score_report, tables
+from loadtest.analyse.reports import answers, findings, pages, score_report, tables
 from loadtest.analyse.reports.summary import Analysis, analyse, failed, has_tokens
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.verdict.verdict import worst
@@ -122,19 +122,35 @@ def write_whole(path: Path, body: bytes) -> Path:
 
 
 def console_report(report: Report, console: Console) -> None:
-    """Print each run's table, its findings and the reasons for doubt."""
+    """Print each run's verdict with what to do, the four figures asked for most, its table and its findings."""
     for one in report.analyses:
         for sentence in one.summary["trouble"]:
             console.print(Text(sentence, style="bold yellow"))
+        _print_answers(one, console)
         console.print(console_table(one.summary, console.width))
         for sentence in findings.all_findings(one):
             console.print(Text(f"• {sentence}"))
             if sentence.evidence:
                 console.print(Padding(Text(f"How we know: {sentence.evidence}", style="dim"), (0, 0, 0, 4)))
-        for line in findings.verdicts(one.summary["levels"]):
-            console.print(Text(line, style="yellow"))
     for path in report.files:
         console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+
+
+def _print_answers(one: Analysis, console: Console) -> None:
+    summary = one.summary
+    verdict = Text("Verdict: ").append(summary["verdict"], style=VERDICT_STYLES[summary["verdict"]])
+    console.print(verdict.append(f". {answers.verdict_in_words(summary)}"))
+    for todo in answers.to_do(summary["levels"]):
+        for reason in todo.reasons:
+            console.print(Padding(Text(f"{reason.wrong} {reason.example}", style="yellow"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"What to do: {todo.advice}"), (0, 0, 0, 4)))
+    console.print()
+    for name, row in pages.tile_rows(one):
+        if name:
+            console.print(Text(name, style="bold"))
+        for tile in row:
+            console.print(Text(str(tile)))
+    console.print()
 
 
 def _ok_and_failed(level: dict[str, Any]) -> str:

@@ -11,18 +11,21 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import (
     cold_load,
     depth,
+    drift,
     embeddings,
     itl,
     machine,
+    percentiles,
     prediction,
     prompt_length,
     style,
     throughput,
     timeline,
+    tradeoff,
     ttft,
 )
 from loadtest.analyse.reports.summary import Analysis, has_tokens
-from loadtest.analyse.run import groups
+from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.whatif.prediction_chart import CurveAhead
 
@@ -48,9 +51,13 @@ def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> 
             ),
             _by_series(out / "ttft.png", analysis, ttft.ttft_parts, ttft.split_title(analysis)),
             _draw_throughput(out / "throughput.png", analysis),
+            _draw_tradeoff(out / "tradeoff.png", analysis),
+            _draw_percentiles(out / "percentiles.png", analysis),
             _timeline(out / "timeline.png", analysis),
             _by_series(out / "ttft-distribution.png", analysis, ttft.distribution, ttft.distribution_title(analysis)),
             _by_series(out / "itl.png", analysis, itl.distribution, itl.title(analysis)),
+            _by_series(out / "itl-tail.png", analysis, itl.tail, itl.tail_title(analysis)),
+            _drift(out / "drift.png", analysis),
             _depth(out / "streams.png", analysis),
             *_prediction(out / "prediction.png", analysis, ahead),
             *filter(None, [None if "group" in analysis.summary else machine.draw(out / "machine.png", analysis)]),
@@ -84,7 +91,7 @@ def _draw_together(analysis: Analysis, out: Path) -> list[Path]:
 def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -> Path:
     """Draw one panel a series (levels of the same lengths), at most six, on one scale."""
     found = series_of(analysis.summary["levels"]) or [Series("", ())]
-    shown = found[: style.MOST_PANELS]
+    shown = [found[place] for place in style.spread(len(found), style.MOST_PANELS)]
     figure, panels = style.page(len(shown))
     for place, (axes, series) in enumerate(zip(panels, shown, strict=True)):
         chart(axes, analysis, series)
@@ -95,6 +102,8 @@ def _by_series(path: Path, analysis: Analysis, chart: SeriesChart, title: str) -
     subtitle = found[0].label if len(found) == 1 else "one panel for each combination of lengths"
     if len(found) > len(shown):
         subtitle += f"; {len(found) - len(shown)} more are in the report's tables"
+    if chart in (ttft.distribution, itl.distribution, itl.tail):
+        subtitle = "; ".join(filter(None, (subtitle, style.left_out(max((each.levels for each in shown), key=len)))))
     return style.save(figure, path, analysis, title, subtitle)
 
 
@@ -105,6 +114,34 @@ def _draw_throughput(path: Path, analysis: Analysis) -> Path:
     throughput.all_streams(right, analysis, found)
     subtitle = "lines from point to point only guide the eye; bars: 95 % intervals"
     return style.save(figure, path, analysis, throughput.title(analysis), subtitle)
+
+
+def _draw_tradeoff(path: Path, analysis: Analysis) -> Path:
+    found = series_of(analysis.summary["levels"])
+    figure, (left, right) = style.page(2, columns=2, share_y=False)
+    tradeoff.ttft(left, analysis, found)
+    tradeoff.speed(right, analysis, found)
+    subtitle = f"a point a level, with its {offered_load.axis(analysis.summary['levels']).partition(' (')[0]} beside it"
+    return style.save(figure, path, analysis, tradeoff.title(analysis), subtitle)
+
+
+def _draw_percentiles(path: Path, analysis: Analysis) -> Path:
+    """Draw TTFT and E2E of one series, or TTFT of each of several."""
+    found = series_of(analysis.summary["levels"])
+    title = percentiles.title(analysis)
+    if len(found) != 1:
+        return _by_series(path, analysis, percentiles.ttft, title)
+    figure, (left, right) = style.page(2, columns=2, share_y=False)
+    percentiles.ttft(left, analysis, found[0])
+    percentiles.e2e(right, analysis, found[0])
+    said = "p95 takes 20 requests of a level, p99 takes 100; others are not drawn"
+    return style.save(figure, path, analysis, title, "; ".join(filter(None, (found[0].label, said))))
+
+
+def _drift(path: Path, analysis: Analysis) -> Path:
+    figure, (axes,) = style.page(1, height=4.8)
+    drift.over_time(axes, analysis)
+    return style.save(figure, path, analysis, drift.title(analysis), "a point a request, coloured by its level's load")
 
 
 def _timeline(path: Path, analysis: Analysis) -> Path:

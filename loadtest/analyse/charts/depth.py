@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.charts.ttft import tick
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.text import counted, listed
@@ -34,19 +33,6 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
         linewidth=0,
     )
     top = float((decoding + waiting).max())
-    for level in run.levels if analysis.groups else analysis.summary["levels"]:
-        mine = send[np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)]
-        mine = mine[np.isfinite(mine)]
-        if len(mine):
-            axes.axvline(float(mine.min()), color=style.GREY, linewidth=0.8, linestyle=":")
-            axes.annotate(
-                tick(level),
-                (float(mine.min()), top * 1.03),
-                xytext=(3, 0),
-                textcoords="offset points",
-                fontsize=8.5,
-                color=style.GREY,
-            )
     slots = analysis.slots
     if slots.limit and slots.estimate is not None:
         axes.axhline(
@@ -54,6 +40,7 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
         )
     axes.set_ylim(0, top * 1.12)
     axes.set_xlim(float(instants[0]), float(instants[-1]))
+    style.level_marks(axes, analysis)
     axes.set_xlabel("time since the run began (s); dotted: a level begins, with its load")
     axes.set_ylabel("streams")
 

@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.figures import stats
@@ -16,6 +17,7 @@ from loadtest.analyse.run.series import Series
 from loadtest.text import percent, seconds
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other
+FEWEST_GAPS = 20  # of a level whose tail is drawn
 SHORTEST_MS = 0.1  # gaps below (tokens that came in one read) are drawn here
 
 
@@ -23,7 +25,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw the cumulative distribution of ITL, a line a level."""
     drawn = False
     colours = style.shades(analysis)
-    for level in series.levels:
+    for level in style.drawn_levels(series.levels):
         gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
         if not len(gaps):
             continue
@@ -39,6 +41,44 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
     style.share_over_log(axes)
     axes.set_xlabel("ITL (ms, logarithmic)")
     axes.set_ylabel("share of gaps at or below")
+
+
+def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
+    """Draw what share of the gaps is longer, on two logarithmic axes, a line a level: the tail that a median hides."""
+    most = 0  # gaps of one level
+    colours = style.shades(analysis)
+    for level in style.drawn_levels(series.levels):
+        gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
+        if len(gaps) < FEWEST_GAPS:
+            continue
+        most = max(most, len(gaps))
+        # Even steps of the logarithm: the last ranks are the ones that matter.
+        beyond = np.unique(np.geomspace(1, len(gaps), min(MOST_POINTS, len(gaps))).astype(np.int64))[::-1]
+        x = np.maximum(np.array([gaps[len(gaps) - count] for count in beyond]) * 1e3, SHORTEST_MS)
+        name = offered_load.load_name(level)
+        axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", color=colours[name], linewidth=1.8, label=name)
+    if not most:
+        style.empty(axes, f"No level has {FEWEST_GAPS} gaps between tokens.")
+        return
+    style.logarithmic_x(axes)
+    axes.set_yscale("log")
+    axes.set_ylim(1 / (1.5 * most), 1.3)
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(lambda value, _: percent(value))
+    axes.set_xlabel("ITL (ms, logarithmic)")
+    axes.set_ylabel("share of gaps this long or longer")
+
+
+def tail_title(analysis: Analysis) -> str:
+    """Say how long the longest gaps are at the highest load."""
+    levels = [
+        level for level in findings.believed(analysis.summary["levels"]) if figure(level, "itl_s", "p99") is not None
+    ]
+    if not levels:
+        return "The longest gaps between tokens"
+    last = max(reversed(levels), key=offered_load.amount)
+    high, longest = figure(last, "itl_s", "p99"), figure(last, "itl_s", "max")
+    return f"{last['label']}: one gap in a hundred is longer than {seconds(high)}, the longest is {seconds(longest)}"
 
 
 def title(analysis: Analysis) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ VERDICTS = {"valid": "#00775A", "suspect": "#9A6700", "void": "#B3400A"}
 WIDTH, DPI = 10.0, 150
 EDGE = 0.017  # margin left and right, of the width
 MOST_PANELS, COLUMNS = 6, 3
+MOST_LINES = 9  # levels that a chart of one line a level draws
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -143,11 +145,20 @@ def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
     figure.text(EDGE, 0.14 / height, f"● {said}", fontsize=9, fontweight="bold", color=VERDICTS[verdict], va="bottom")
     parts = (summary["name"], findings.measured_on(summary), summary["target"].get("url"))
     lines = [textwrap.shorten(" · ".join(str(part) for part in parts if part), 115, placeholder=" …")]
-    lines = [simulated, *lines] if simulated else lines
+    lines = [*([simulated] if simulated else []), *lines]
+    if hardware := _hardware(analysis):
+        lines.insert(0, textwrap.shorten(hardware, 115, placeholder=" …"))
     for i, line in enumerate(lines):
         at = (0.14 + 0.16 * i) / height
         figure.text(1 - EDGE, at, line, fontsize=8.5, color=GREY, ha="right", va="bottom")
     return 0.16 * len(lines) + 0.12
+
+
+def _hardware(analysis: Analysis) -> str:
+    """Return the machines in a line: those that were sampled, and what loadtest ran on."""
+    cpus = (analysis.run.facts.get("client") or {}).get("cpus")
+    client = [f"measured from {counted(int(cpus), 'CPU')}"] if cpus else []
+    return " · ".join([*analysis.summary.get("hardware", []), *client])
 
 
 def drawable(text: str) -> str:
@@ -179,14 +190,80 @@ def shades(analysis: Analysis) -> dict[str, Any]:
     return {name: mpl.colormaps["viridis"](value) for name, value in zip(names, values, strict=True)}
 
 
+def line_look(place: int) -> dict[str, Any]:
+    """Return colour, marker and dashes of the series at `place`: 49 are told apart, the first seven without dashes."""
+    turn, dashes = place // len(LINES), ("-", "--", ":", "-.")
+    return {
+        "color": LINES[place % len(LINES)],
+        "marker": MARKERS[(place + turn) % len(MARKERS)],
+        "linestyle": dashes[turn % len(dashes)],
+    }
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return at most so many of `count` places, evenly, with the first and the last."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(place) for place in np.linspace(0, count - 1, most)})
+
+
+def drawn_levels(levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the levels that a chart of one line a level draws; `left_out` says how many it does not."""
+    return [levels[place] for place in spread(len(levels), MOST_LINES)]
+
+
+def left_out(levels: Sequence[dict[str, Any]]) -> str:
+    """Say how many levels such a chart leaves out; nothing where it draws all."""
+    more = len(levels) - len(drawn_levels(levels))
+    return f"{len(levels) - more} of {len(levels)} levels are drawn; the tables have all" if more else ""
+
+
+def level_marks(axes: Axes, analysis: Analysis) -> None:
+    """Mark on an axis of time where each level begins, with its load where there is room."""
+    run = analysis.run
+    send = run.column("send")
+    low, high = axes.get_xlim()
+    free_from = -np.inf
+    for level in run.levels if analysis.groups else analysis.summary["levels"]:
+        mine = send[np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)]
+        mine = mine[np.isfinite(mine)]
+        if not len(mine):
+            continue
+        at = float(mine.min())
+        axes.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
+        name = level_tick(level)
+        if at >= free_from:
+            axes.annotate(
+                name,
+                (at, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -10),
+                textcoords="offset points",
+                fontsize=8.5,
+                color=GREY,
+            )
+            free_from = at + (high - low) * (0.012 + 0.009 * len(name))
+
+
+def level_tick(level: dict[str, Any]) -> str:
+    """Name a level on an axis: the number where the axis says of what, else in words."""
+    steady = not offered_load.is_open(level) or (level.get("rate") and level.get("rate_to") is None)
+    return f"{offered_load.amount(level):g}" if steady else offered_load.load_name(level)
+
+
 def share_over_log(axes: Axes) -> None:
-    """Set up a cumulative distribution: shares in percent over a logarithmic axis labelled 1, 2, 5, 10 or 1, 3, 10."""
+    """Set up a cumulative distribution: shares in percent over a logarithmic axis."""
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(lambda value, _: percent(value))
+    logarithmic_x(axes)
+
+
+def logarithmic_x(axes: Axes) -> None:
+    """Make x logarithmic, labelled 1, 2, 5, 10 or 1, 3, 10."""
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, axis="x")
-    axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(lambda value, _: percent(value))
     low, high = axes.get_xlim()
     if high < 4 * low:  # too narrow for those ticks: some round, some between
         axes.set_xlim(low / 1.5, high * 1.5)
@@ -202,10 +279,22 @@ def scale(longest: float) -> tuple[float, str]:
 def concurrency_axis(axes: Axes, users: Sequence[float], name: str = "concurrency (streams at once)") -> None:
     """Make x logarithmic with a tick at each measured concurrency, or at each of what `name` says."""
     axes.set_xscale("log", base=2)
-    axes.set_xticks(list(users), [f"{user:.4g}" for user in users])
+    low, high = min(users) / 1.6, max(users) * 1.5
+    ticks = apart_on_log(sorted(users), users, 0.065)  # a label of four digits fills so much
+    axes.set_xticks(ticks, [f"{user:.4g}" for user in ticks])
     axes.minorticks_off()
-    axes.set_xlim(min(users) / 1.6, max(users) * 1.5)
+    axes.set_xlim(low, high)
     axes.set_xlabel(name)
+
+
+def apart_on_log(values: Sequence[float], users: Sequence[float], share: float) -> list[float]:
+    """Return those of `values` (in their order) that are at least a share of concurrency_axis' width from the one before."""
+    least = share * math.log(max(users) * 1.5 / (min(users) / 1.6))
+    kept: list[float] = []
+    for value in values:
+        if not kept or math.log(value / kept[-1]) >= least:
+            kept.append(value)
+    return kept
 
 
 def slots_line(axes: Axes, x: float, slots: int) -> None:

@@ -13,6 +13,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.text import number
 
+APART = 0.12  # of an axis' width: figures beside points are no nearer
 Point = tuple[float, float, list[float] | None]
 
 
@@ -57,20 +58,20 @@ def draw_series(axes: Axes, analysis: Analysis, all_series: Sequence[Series], po
     for i, (series, line) in enumerate(zip(all_series, points, strict=True)):
         if not line:
             continue
-        colour, marker = style.LINES[i % len(style.LINES)], style.MARKERS[i % len(style.MARKERS)]
+        look = style.line_look(i)
         axes.plot(
             [at for at, _, _ in line],
             [value for _, value, _ in line],
-            marker=marker,
-            color=colour,
+            **look,
             label=(series.label or "no lengths set") if len(all_series) > 1 else None,
         )
         for at, _, interval in line:
             if interval:
-                axes.vlines(at, interval[0], interval[1], color=colour, linewidth=1.4, alpha=0.6)
+                axes.vlines(at, interval[0], interval[1], color=look["color"], linewidth=1.4, alpha=0.6)
         if len(all_series) == 1:
             away = 1 if line[-1][1] < line[0][1] else -1  # a figure stands on the side that the line does not take
-            for at, value, _ in line:
+            written = style.apart_on_log([at for at, _, _ in line], users, APART)
+            for at, value, _ in (point for point in line if point[0] in written):
                 axes.annotate(
                     number(value),
                     (at, value),

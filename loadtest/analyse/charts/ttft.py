@@ -15,7 +15,10 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.text import seconds
 
-LEAST_PART = 0.01  # of TTFT: a thinner part would be a line without a visible colour
+LEAST_PART = 0.01  # of the highest bar: a thinner part would be a line without a visible colour
+MEANS, MOST_IN_PANEL = 14, 5  # figures written over the bars of one chart, and of one panel of several …
+FEW_MEANS = 9  # … and those of one chart that have room for "mean"
+TICKS, FEW_TICKS = 20, 8
 
 
 def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
@@ -39,9 +42,11 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
                 label=f"{name} (from 20 requests on)" if name == "p95" else name,
             )
     crowded = axes.figure is not None and len(axes.figure.axes) > 1
-    for i, level in enumerate(levels):
+    bare = crowded or len(levels) > FEW_MEANS
+    for i in style.spread(len(levels), MOST_IN_PANEL if crowded else MEANS):
+        level = levels[i]
         axes.annotate(
-            f"{'' if crowded else 'mean '}{seconds(figure(level, 'ttft_s'))}",
+            f"{'' if bare else 'mean '}{seconds(figure(level, 'ttft_s'))}",
             (i, _top(level) * factor),
             xytext=(0, 7),
             textcoords="offset points",
@@ -49,7 +54,8 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
             fontsize=7.5 if crowded else 8.5,
             color=style.INK,
         )
-    axes.set_xticks(x, [style.drawable(tick(level)) for level in levels])
+    shown = style.spread(len(levels), FEW_TICKS if crowded else TICKS)
+    axes.set_xticks(x[shown], [style.drawable(style.level_tick(levels[i])) for i in shown])
     axes.set_xlim(-0.6, len(levels) - 0.4) if len(levels) > 1 else axes.set_xlim(-1.5, 1.5)
     axes.set_ylim(
         0, max(max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14), axes.get_ylim()[1])
@@ -62,12 +68,6 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
             style.slots_line(axes, within - 0.5, analysis.slots.estimate)
 
 
-def tick(level: dict[str, Any]) -> str:
-    """Name a level under its bar: the number where the axis says of what, else in words."""
-    steady = not offered_load.is_open(level) or (level.get("rate") and level.get("rate_to") is None)
-    return f"{offered_load.amount(level):g}" if steady else offered_load.load_name(level)
-
-
 def _top(level: dict[str, Any]) -> float:
     return max(figure(level, "ttft_s", part) or 0.0 for part in ("mean", "p50", "p95"))
 
@@ -77,11 +77,11 @@ def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
     whole = np.array([figure(level, "ttft_s") or 0.0 for level in levels]) * factor
     for name, label, colour in style.REQUEST_STATES:
         part = np.array([_part_of(level, name) for level in levels]) * factor
-        if (part > LEAST_PART * whole).any():
+        if (part > LEAST_PART * whole.max()).any():
             axes.bar(x, part, 0.62, bottom=bottom, color=colour, label=label)
         bottom += part
     rest = np.maximum(whole - bottom, 0.0)
-    if (rest > LEAST_PART * whole).any():
+    if (rest > LEAST_PART * whole.max()).any():
         label = "rest" if bottom.any() else "TTFT (this server does not say what it is made of)"
         axes.bar(x, rest, 0.62, bottom=bottom, color=style.WAITING, label=label)
 
@@ -102,7 +102,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw the cumulative distribution of TTFT, a line a level, every request a point of it."""
     colours = style.shades(analysis)
     drawn = False
-    for level in series.levels:
+    for level in style.drawn_levels(series.levels):
         values = np.sort(analysis.run.column("ttft_s")[analysis.run.good(level["index"])])
         if not len(values):
             continue

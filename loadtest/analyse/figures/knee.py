@@ -159,7 +159,7 @@ class Knee:
         low, high = self.interval
         if self.grows:
             return f"Output still grows with concurrency: {most} at {streams}."
-        if high is None or (low == self.first and low < high):
+        if high is None or self._anywhere:
             return (
                 f"Output reaches {most} at {streams}; from {low} to {high or self.last} streams the intervals overlap, so "
                 "whether it grows there is not known."
@@ -169,6 +169,19 @@ class Knee:
         if low == high:
             return f"Output stops growing at {streams}, with {most}."
         return f"Output stops growing at {streams} (95 % interval: {low} to {high}), with {most}."
+
+    @property
+    def levels_off(self) -> bool:
+        """Whether it is sure that output grows no more from `concurrency` on."""
+        known = self.interval is not None and self.interval[1] is not None
+        return known and self.stops and not self.grows and not self._anywhere
+
+    @property
+    def _anywhere(self) -> bool:
+        """Whether the knee may be at every level from the first on."""
+        if self.interval is None or self.interval[1] is None:
+            return True
+        return self.interval[0] == self.first and self.interval[0] < self.interval[1]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

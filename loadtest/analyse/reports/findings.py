@@ -348,12 +348,3 @@ def range_of_e2e(series: Series) -> Finding | None:
     if all(rates_said):
         said += f"; the server takes {listed([number(rate) for rate in rates_said])} input tokens/s"
     return Finding(f"{said}.")
-
-
-def verdicts(levels: Iterable[dict[str, Any]]) -> list[Finding]:
-    """Return one line a level that is not valid, with its reasons."""
-    return [
-        Finding(f"{level['label']} is {level['verdict']}: {'; '.join(level['reasons'])}.")
-        for level in levels
-        if level["reasons"]
-    ]

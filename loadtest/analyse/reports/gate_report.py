@@ -111,7 +111,11 @@ def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], searc
     ]
     if rows:
         lines += [*Grid(("level", "objective", "outcome", "figure"), tuple(rows), names=3, prose=True).markdown(), ""]
-    doubts = [f"- {escaped(shown(said))}" for said in findings.verdicts(summary["levels"])]
+    doubts = [
+        f"- {escaped(shown(level['label']))} is {level['verdict']}: {escaped(shown('; '.join(level['reasons'])))}."
+        for level in summary["levels"]
+        if level["reasons"]
+    ]
     return "\n".join([*lines, *doubts, *([""] if doubts else [])]) + "\n"
 
 

@@ -1,26 +1,32 @@
-"""report.md and report.html: findings on top, then charts, then every figure with its formula beside it."""
+"""report.md and report.html: the answers first, then findings, charts, every figure with its formula, and what was run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadtest.analyse.reports import findings, score_report, tables
+from loadtest.analyse.reports import answers, findings, score_report, tables
+from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run import groups
 from loadtest.grid import Grid, escaped
 from loadtest.templates import render
 
+MOST_GROUPS = 4  # models or servers whose tiles stand on top
 CAPTIONS = {
     "ttft.png": "Mean TTFT by concurrency or rate, split into what the request waited for",
     "lengths.png": "TTFT, prefill speed and memory against input length",
     "load.png": "Cold loads: each request over time, and what memory did meanwhile",
     "throughput.png": "Tokens a second of one stream and of all together",
+    "tradeoff.png": "Throughput against latency: a point a level",
+    "percentiles.png": "Percentiles of TTFT and E2E against load",
     "timeline.png": "One level, a row a request",
     "ttft-distribution.png": "Distribution of TTFT",
     "e2e.png": "E2E and input tokens a second by concurrency or rate",
     "e2e-distribution.png": "Distribution of E2E",
     "itl.png": "Distribution of the gaps between tokens",
+    "itl-tail.png": "The longest gaps between tokens: how often a gap is longer than so much",
+    "drift.png": "TTFT of every request over the run: does it drift?",
     "streams.png": "Streams decoding and waiting over the run",
     "machine.png": "What the machine did beside the streams: cores, GPU, memory and the server's own counts",
     "prediction.png": "What the model of this run predicts over concurrency, beside what was measured",
@@ -34,6 +40,12 @@ def _sorted_pictures(analysis: Analysis, pictures: list[Path]) -> tuple[list[Pat
     return [path for path in pictures if path.parent.name not in folders], own or [[]]
 
 
+def tile_rows(analysis: Analysis) -> list[tuple[str, list[answers.Tile]]]:
+    """Return the four tiles, of several models or servers those of each of the first ones, with its name."""
+    every = [(named.removeprefix(": "), answers.tiles(one)) for named, one in tables.sections(analysis)]
+    return every[:MOST_GROUPS]
+
+
 def markdown(analysis: Analysis, pictures: list[Path]) -> str:
     """Return report.md; it names the PNGs beside it."""
     summary = analysis.summary
@@ -45,27 +57,47 @@ def markdown(analysis: Analysis, pictures: list[Path]) -> str:
             "",
         ]
     lines += [line for sentence in summary["trouble"] for line in (f"> {escaped(sentence)}", "")]
-    lines += [f"Verdict: **{summary['verdict']}**", ""]
-    for finding in (*findings.all_findings(analysis), *findings.verdicts(summary["levels"])):
+    lines += [*_markdown_answers(analysis), "## What it shows", ""]
+    for finding in findings.all_findings(analysis):
         lines.append(f"- {escaped(finding)}")
         lines += [f"    - How we know: {escaped(finding.evidence)}"] if finding.evidence else []
     lines += ["", "## Levels", "", *tables.overview(summary).markdown(), ""]
+    lines += ["### More of each level", "", *tables.rest_of_levels(summary).markdown(), ""]
     shared, own = _sorted_pictures(analysis, pictures)
+    lines += ["## Charts", ""] if pictures else []
     lines += [line for picture in shared for line in (_markdown_picture(picture, picture.name), "")]
     for (named, one), drawn in zip(tables.sections(analysis), own, strict=True):
         for picture in drawn:
             lines += [_markdown_picture(picture, f"{picture.parent.name}/{picture.name}", named), ""]
         for level in one.summary["levels"]:
             lines += [f"## {escaped(level['label'])}", "", *tables.level_table(level).markdown(), ""]
-        if one.steps.times:
-            lines += [f"## Step times{escaped(named)}", "", *tables.step_time_table(one).markdown(), ""]
-        if one.memory:
-            lines += [f"## Memory{escaped(named)}", "", *tables.memory_table(one.memory).markdown(), ""]
-    if scored := score_report.table(summary):
-        lines += ["## Prediction, scored", "", *scored.markdown(), ""]
-    lines += ["## Client and tokens", "", *tables.client_table(summary).markdown(), ""]
-    lines += ["## The run", "", *tables.facts_table(analysis).markdown(), ""]
+        for heading, grid in _server_tables(named, one):
+            lines += [f"## {escaped(heading)}", "", *grid.markdown(), ""]
+    for heading, grid in _run_tables(analysis):
+        lines += [f"## {heading}", "", *grid.markdown(), ""]
+    lines += ["## Words", "", *(f"- **{word}**: {escaped(said)}" for word, said in GLOSSARY), ""]
     return "\n".join(lines)
+
+
+def _markdown_answers(analysis: Analysis) -> Iterator[str]:
+    """Yield the verdict, its reasons with what to do, and the four figures."""
+    summary = analysis.summary
+    yield f"Verdict: **{summary['verdict']}**. {escaped(answers.verdict_in_words(summary))}"
+    yield ""
+    for todo in answers.to_do(summary["levels"]):
+        yield f"- What to do: {escaped(todo.advice)}"
+        for reason in todo.reasons:
+            yield f"    - **{escaped(reason.wrong)}** {escaped(reason.where)}."
+            yield from (f"        - {escaped(str(seen))}" for seen in reason.seen)
+    yield ""
+    for name, row in tile_rows(analysis):
+        yield from ([f"**{escaped(name)}**", ""] if name else [])
+        yield from Grid(
+            tuple(tile.name for tile in row),
+            (tuple(tile.value or "not known" for tile in row), tuple(tile.note for tile in row)),
+            names=len(row),
+        ).markdown()
+        yield ""
 
 
 def _markdown_picture(picture: Path, path: str, named: str = "") -> str:
@@ -81,9 +113,12 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
         title=f"{summary['name']}: {findings.measured_on(summary)}",
         simulated=findings.simulated_mark(summary),
         summary=summary,
+        in_words=answers.verdict_in_words(summary),
+        to_do=answers.to_do(summary["levels"]),
+        tile_rows=tile_rows(analysis),
         findings=findings.all_findings(analysis),
-        doubts=findings.verdicts(summary["levels"]),
         levels=tables.overview(summary),
+        more=tables.rest_of_levels(summary),
         pictures=[_captioned(path) for path in shared],
         sections=[
             {
@@ -95,6 +130,7 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
             for (named, one), drawn in zip(tables.sections(analysis), own, strict=True)
         ],
         tables=_run_tables(analysis),
+        glossary=GLOSSARY,
     )
 
 

@@ -91,11 +91,16 @@ def analyse(
     a run of one are known, to begin what needs no more than those.
     """
     run = frames.load(path)
-    run.trouble.extend(said for said in samples.read_machine(run).trouble if said not in run.trouble)
+    machine = samples.read_machine(run)
+    run.trouble.extend(said for said in machine.trouble if said not in run.trouble)
     parts = groups.groups_of(run)
-    if not parts:
-        return _analysed(run, asked, also)
-    return _analysed_together(run, [(part, _analysed(part.run, asked, None, part)) for part in parts])
+    if parts:
+        found = _analysed_together(run, [(part, _analysed(part.run, asked, None, part)) for part in parts])
+    else:
+        found = _analysed(run, asked, also)
+    for one in (found, *(one for _, one in found.groups)):
+        one.summary["hardware"] = list(machine.hardware)
+    return found
 
 
 def _analysed(
@@ -231,7 +236,7 @@ def _level_summary(run: Run, level: dict[str, Any], asked: Sequence[Objective]) 
     index = level["index"]
     rows, good = run.measured(index), run.good(index)
     block = int(level.get("concurrency") or 1)
-    judged, reasons = verdict.verdict_of(run, level)
+    judged = verdict.judge(run, level)
     described: dict[str, Any] = {}
     for name in PER_REQUEST:
         described |= _described_figure(name, run.column(name)[good], block)
@@ -268,8 +273,9 @@ def _level_summary(run: Run, level: dict[str, Any], asked: Sequence[Objective]) 
             "stamps": stamps,
             **client_capacity.used(run, index, stamps),
         },
-        "verdict": judged,
-        "reasons": reasons,
+        "verdict": judged.verdict,
+        "reasons": [doubt.reason for _, doubt in judged.doubts],
+        "causes": [{"cause": cause, "verdict": doubt.severity} for cause, doubt in judged.doubts],
     }
     if asked:
         found["objectives"] = [each.to_dict() for each in objectives.held_against_requests(run, found, asked)]

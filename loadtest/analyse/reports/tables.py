@@ -7,7 +7,9 @@ from typing import Any
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.reports import findings
+from loadtest.analyse.reports.command import command
 from loadtest.analyse.reports.summary import Analysis, failed, figure, has_tokens
+from loadtest.analyse.run import offered_load
 from loadtest.analyse.server import memory_parts
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, needed
@@ -66,24 +68,59 @@ def _told_or_needed(level: dict[str, Any], *, tokens: bool) -> list[str]:
     return cells
 
 
-_OF_TOKENS = (
-    *("p95", "p99", "p95 from t_sched", "queue wait p50", "tokens/s a stream p50"),
-    *("output tokens/s", "input tokens/s", "requests/s", "peak decoding"),
-)
-_OF_REQUESTS = ("p95", "p99", "p95 from t_sched", "requests/s", "input tokens/s")
+_OF_TOKENS = ("queue wait p50", "tokens/s a stream p50", "output tokens/s")
+_OF_REQUESTS = ("requests/s", "input tokens/s")
 
 
 def overview(summary: dict[str, Any]) -> Grid:
-    """Return a row a level: what was asked, how it ended, headline figures, verdict."""
-    some_shed = any(level.get("shed") for level in summary["levels"])
-    tokens = has_tokens(*summary["levels"])
+    """Return a row a level: how it ended, headline figures, verdict; no wider than a page. `rest_of_levels` has the rest.
+
+    Of answers without text, such as embeddings, E2E stands for TTFT.
+    """
+    levels = summary["levels"]
+    some_shed = any(level.get("shed") for level in levels)
+    due = any(map(offered_load.is_open, levels))  # a closed loop sends when its user is free: both are the same there
+    tokens = has_tokens(*levels)
     heads = (
         "level",
         "verdict",
         "ok",
         "failed",
         *(["not sent"] if some_shed else []),
-        *(("TTFT p50", *_OF_TOKENS) if tokens else ("E2E p50", *_OF_REQUESTS)),
+        "TTFT p50" if tokens else "E2E p50",
+        "p95",
+        "p99",
+        *(["p95 from t_sched"] if due else []),
+        *(_OF_TOKENS if tokens else _OF_REQUESTS),
+    )
+    rows = []
+    for level in levels:
+        p50, p95, p99, from_sched, *others = _told_or_needed(level, tokens=tokens)
+        rows.append(
+            (
+                level["label"],
+                level["verdict"],
+                str(level["outcomes"].get("ok", 0)),
+                str(failed(level)),
+                *([str(level.get("shed") or 0)] if some_shed else []),
+                *(p50, p95, p99),
+                *([from_sched] if due else []),
+                *others,
+            )
+        )
+    return Grid(heads, tuple(rows), names=2)
+
+
+def rest_of_levels(summary: dict[str, Any]) -> Grid:
+    """Return what is seldom asked of each level: a row a level."""
+    tokens = has_tokens(*summary["levels"])
+    heads = (
+        "level",
+        "TTFT p95 from t_sched" if tokens else "E2E p95 from t_sched",
+        "input tokens/s",
+        "requests/s",
+        "peak decoding",
+        "warm-up requests",
         "rates over",
     )
     rows = []
@@ -92,17 +129,15 @@ def overview(summary: dict[str, Any]) -> Grid:
         rows.append(
             (
                 level["label"],
-                level["verdict"],
-                str(level["outcomes"].get("ok", 0)),
-                str(failed(level)),
-                *([str(level.get("shed") or 0)] if some_shed else []),
-                *_told_or_needed(level, tokens=tokens),
-                *([number(level["input_tokens_per_s"]), number(level["requests_per_s"])] if tokens else []),
-                *([str(level["peak_decoding"])] if tokens else []),
+                _told_or_needed(level, tokens=tokens)[3],
+                number(level["input_tokens_per_s"]),
+                number(level["requests_per_s"]),
+                str(level["peak_decoding"]),
+                str(level["warmup_requests"]),
                 window["throughput_over"] if window else UNKNOWN,
             )
         )
-    return Grid(heads, tuple(rows), names=2)
+    return Grid(heads, tuple(rows))
 
 
 def level_table(level: dict[str, Any]) -> Grid:
@@ -199,10 +234,9 @@ def facts_table(analysis: Analysis) -> Grid:
         ("context", f"{server.get('context') or 'unknown'} tokens"),
         *((f"slots{named}", f"{one.slots} ({one.slots.method})") for named, one in sections(analysis)),
         ("driver", str(summary["driver"] or UNKNOWN)),
-        (
-            "client",
-            f"CPUs: {machine.get('cpus', '?')}, kernel {machine.get('kernel', '?')}, Python {machine.get('python', '?')}",
-        ),
+        ("client", _client(machine)),
+        ("hardware", _hardware(summary)),
+        ("run it again", command(analysis.run) or UNKNOWN),
         ("versions", versions or UNKNOWN),
     )
     return Grid(("", ""), pairs, prose=True)
@@ -216,6 +250,24 @@ def _way(scenario: dict[str, Any]) -> str:
     if scenario.get("insecure"):
         said.append("with --insecure: whose certificate it was has not been checked")
     return "; ".join(said)
+
+
+def _client(machine: dict[str, Any]) -> str:
+    parts = [
+        str(machine["host"]) if machine.get("host") else "",
+        f"CPUs: {machine.get('cpus', '?')}",
+        f"kernel {machine.get('kernel', '?')}",
+        f"Python {machine.get('python', '?')}",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _hardware(summary: dict[str, Any]) -> str:
+    if found := summary.get("hardware"):
+        return "; ".join(found)
+    if summary["simulated"]:
+        return "none: the server is simulated"
+    return "not recorded: loadtest run --monitor host,nvidia on the server's machine notes processors and GPUs"
 
 
 def _urls(analysis: Analysis) -> str:

@@ -14,6 +14,7 @@ from loadtest.analyse.run.damage import lines_left_out, no_header
 from loadtest.analyse.run.frames import Run
 from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
+from loadtest.text import counted, size
 
 SERVERS = ("vllm", "llamacpp", "prometheus")
 SAME_BOOT_NS = 60_000_000_000  # by which the offset of a host's clocks may change; more means that it was rebooted
@@ -59,6 +60,7 @@ class Machine:
     named: dict[str, pd.DataFrame]  # metrics that the user named: t, value
     gaps: list[SamplingGap]
     simulated: frozenset[str]  # sources that a simulated server provided
+    hardware: tuple[str, ...]  # of the machines that were sampled: "2 × NVIDIA H100", "gpuhost: 16 cores, 135 GB"
     trouble: list[str]  # one sentence on each file that could not be read in full
 
     @property
@@ -106,8 +108,22 @@ def read_machine(run: Run) -> Machine:
         named=dict(_named_metrics(files)),
         gaps=[gap for file in files for gap in file.gaps],
         simulated=frozenset(file.source for file in files if file.facts.get("simulated")),
+        hardware=tuple(_hardware(files)),
         trouble=[said for file in files for said in file.trouble],
     )
+
+
+def _hardware(files: list[_SamplesFile]) -> Iterator[str]:
+    """Yield what the files say of the machines that they sampled, GPUs first; nothing of a simulated one."""
+    real = [file for file in files if not file.facts.get("simulated")]
+    named = next((gpus for file in real if isinstance(gpus := file.facts.get("gpus"), list) and gpus), [])
+    names = [str(gpu.get("name")) if isinstance(gpu, dict) else str(gpu) for gpu in named]
+    for name in dict.fromkeys(names):
+        yield f"{names.count(name)} × {name}" if names.count(name) > 1 else name
+    for file in real:
+        cores, memory = file.facts.get("cores"), file.facts.get("memory_total")
+        if file.source == "host" and cores:
+            yield f"{file.host}: {counted(int(cores), 'core')}" + (f", {size(memory)}" if memory else "")
 
 
 def known_values(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArray]:

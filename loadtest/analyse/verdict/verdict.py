@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,32 @@ RELOAD_FLOOR_S = 0.2  # … and at least so much more: loaded models report 1-25
 
 def verdict_of(run: Run, level: dict[str, Any]) -> tuple[str, list[str]]:
     """Return a level's verdict and its reasons, those for void first."""
+    judged = judge(run, level)
+    return judged.verdict, [doubt.reason for _, doubt in judged.doubts]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A level's doubts, those for void first, each with the name of the rule that raised it: a key of REMEDIES."""
+
+    doubts: tuple[tuple[str, Doubt], ...]
+
+    @property
+    def verdict(self) -> str:
+        """The gravest of the doubts; valid without any."""
+        return self.doubts[0][1].severity if self.doubts else VALID
+
+
+def judge(run: Run, level: dict[str, Any]) -> Judged:
+    """Hold a level against every rule."""
     evidence = Evidence.of(run, level)
-    doubts = [doubt for rule in RULES for doubt in rule(evidence)]
-    doubts.sort(key=lambda doubt: doubt.severity != VOID)
-    verdict = doubts[0].severity if doubts else VALID
-    return verdict, [doubt.reason for doubt in doubts]
+    doubts = [(cause(rule), doubt) for rule in RULES for doubt in rule(evidence)]
+    return Judged(tuple(sorted(doubts, key=lambda each: each[1].severity != VOID)))
+
+
+def cause(rule: Callable[..., object]) -> str:
+    """Return a rule's name, by which REMEDIES knows what to do."""
+    return rule.__name__.lstrip("_")
 
 
 def worst(verdicts: list[str]) -> str:

@@ -1,0 +1,98 @@
+"""TTFT of every request over the run's time: whether a level was the same at its end as at its start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from loadtest.analyse.charts import style
+from loadtest.analyse.reports.findings import believed
+from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.text import seconds
+
+FEWEST = 12  # requests of a level whose thirds are compared …
+ROUNDS = 2  # … and in each third at least so many of each stream
+LEAST_DRIFT = 0.1  # of the median in the first third
+MOST_POINTS = 4000  # drawn in all
+THIRDS = 3
+
+
+def over_time(axes: Axes, analysis: Analysis) -> None:
+    """Draw a point a request where it was sent, and the median along each level."""
+    colours = style.shades(analysis)
+    every = sum(int(analysis.run.good(level["index"]).sum()) for level in analysis.summary["levels"])
+    drawn = told = False
+    for level in analysis.summary["levels"]:
+        sent, waited = _requests(analysis, level)
+        if not len(sent):
+            continue
+        name = offered_load.load_name(level)
+        step = max(1, -(-every // MOST_POINTS))
+        axes.plot(sent[::step], waited[::step], ".", color=colours[name], markersize=4, alpha=0.55)
+        for part in _thirds(level, sent):
+            axes.hlines(
+                float(np.median(waited[part])),
+                float(sent[part[0]]),
+                float(sent[part[-1]]),
+                color=style.INK,
+                linewidth=2.0,
+                label="" if told else "median of each third of a level",
+                zorder=3,
+            )
+            told = True
+        drawn = True
+    if not drawn:
+        style.empty(axes, "No request ended well, so there is no TTFT to show.")
+        return
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    room = (high / low) ** 0.12  # for the loads on top
+    axes.set_ylim(low, high * room) if high >= 12 * low else axes.set_ylim(low / 1.6, high * 2)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
+    axes.yaxis.set_major_formatter(lambda value, _: seconds(value, exact=True))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    style.level_marks(axes, analysis)
+    axes.set_xlabel("time since the run began (s); dotted: a level begins, with its load")
+    axes.set_ylabel("TTFT, logarithmic")
+
+
+def _requests(analysis: Analysis, level: dict[str, Any]) -> tuple[FloatArray, FloatArray]:
+    """Return when a level's good requests were sent and their TTFT, in the order of sending."""
+    rows = analysis.run.good(level["index"])
+    sent, waited = (analysis.run.column(name)[rows] for name in ("send", "ttft_s"))
+    known = np.isfinite(sent) & np.isfinite(waited) & (waited > 0)
+    order = np.argsort(sent[known], kind="stable")
+    return sent[known][order], waited[known][order]
+
+
+def _thirds(level: dict[str, Any], sent: FloatArray) -> list[Any]:
+    """Return the places of a level's requests in three parts, in the order of sending; none where there are too few."""
+    rounds = ROUNDS * THIRDS * int(level.get("concurrency") or 1)
+    return np.array_split(np.arange(len(sent)), THIRDS) if len(sent) >= max(FEWEST, rounds) else []
+
+
+def title(analysis: Analysis) -> str:
+    """Say in which level TTFT drifted most: each third's median lies outside the middle half of the other."""
+    judged, drifting = 0, []
+    for level in believed(analysis.summary["levels"]):
+        sent, waited = _requests(analysis, level)
+        if not (parts := _thirds(level, sent)):
+            continue
+        judged += 1
+        (low, before, high), (least, after, most) = (
+            np.quantile(waited[parts[place]], (0.25, 0.5, 0.75)) for place in (0, -1)
+        )
+        if abs(after / before - 1) >= LEAST_DRIFT and not low <= after <= high and not least <= before <= most:
+            drifting.append((level, float(before), float(after)))
+    if not judged:
+        return "TTFT of every request over the run: too few in each level to tell a drift"
+    if not drifting:
+        each = "the level" if judged == 1 else f"each of {judged} levels"
+        return f"TTFT does not drift: at the end of {each} it is as at the start"
+    level, before, after = max(drifting, key=lambda found: abs(float(np.log(found[2] / found[1]))))
+    return f"{level['label']}: the median TTFT goes from {seconds(before)} in the first third of the level to {seconds(after)} in the last"

@@ -1,0 +1,61 @@
+"""Percentiles of a duration against load, on a logarithmic axis."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from loadtest.analyse.charts import style
+from loadtest.analyse.reports.findings import believed
+from loadtest.analyse.reports.summary import Analysis, figure
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.series import Series
+from loadtest.text import seconds
+
+SHOWN = (("p50", style.SKY, "o"), ("p90", style.BLUE, "s"), ("p95", style.ORANGE, "D"), ("p99", style.VERMILLION, "^"))
+
+
+def ttft(axes: Axes, _: Analysis, series: Series) -> None:
+    """Draw p50 to p99 of TTFT."""
+    _draw(axes, series, "ttft_s", "TTFT")
+
+
+def e2e(axes: Axes, _: Analysis, series: Series) -> None:
+    """Draw p50 to p99 of the whole answer."""
+    _draw(axes, series, "e2e_s", "E2E (whole answer)")
+
+
+def _draw(axes: Axes, series: Series, name: str, called: str) -> None:
+    levels = [level for level in series.levels if figure(level, name, "p50") is not None and offered_load.amount(level)]
+    if not levels:
+        style.empty(axes, f"No level has enough requests for a median of {called.partition(' ')[0]}.")
+        return
+    for part, colour, marker in SHOWN:
+        known = [
+            (offered_load.amount(level), value * 1e3)
+            for level in levels
+            if (value := figure(level, name, part)) is not None and value > 0
+        ]
+        if known:
+            axes.plot(*zip(*known, strict=True), color=colour, marker=marker, markersize=5, label=part)
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < 12 * low:
+        axes.set_ylim(low / 1.6, high * 1.6)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
+    axes.yaxis.set_major_formatter(lambda value, _: seconds(value / 1e3, exact=True))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    style.concurrency_axis(axes, sorted({offered_load.amount(level) for level in levels}), offered_load.axis(levels))
+    axes.set_ylabel(f"{called}, logarithmic")
+
+
+def title(analysis: Analysis) -> str:
+    """Say how far the tail is from the median at the highest load."""
+    known = [level for level in believed(analysis.summary["levels"]) if figure(level, "ttft_s", "p95") is not None]
+    if not known:
+        return "Percentiles of TTFT against load"
+    last = max(reversed(known), key=offered_load.amount)
+    told = " and ".join(
+        f"p{part} {seconds(value)}" for part in (95, 99) if (value := figure(last, "ttft_s", f"p{part}")) is not None
+    )
+    return f"{last['label']}: the median TTFT is {seconds(figure(last, 'ttft_s', 'p50'))}, {told}"

@@ -1,0 +1,229 @@
+"""What a report says first: whether the figures can be believed and what to do where not, and the four figures asked for most.
+
+No figure is of a void level: where only void levels would have it, the tile says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.analyse.figures import knee as knee_of
+from loadtest.analyse.figures.stats import PERCENTILES
+from loadtest.analyse.reports.findings import believed
+from loadtest.analyse.reports.summary import Analysis, figure
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.series import Series, series_of
+from loadtest.analyse.verdict.remedies import REMEDIES
+from loadtest.metrics import SUSPECT, VALID, VOID, needed
+from loadtest.text import counted, listed, number, seconds
+
+MOST_NAMED = 4  # levels in one sentence
+ALL_VOID = "every level is void"
+IN_WORDS = {
+    VALID: "These figures can be quoted: the client kept up with every level.",
+    SUSPECT: "Quote these figures with their reasons for doubt.",
+    VOID: "Do not quote the figures of void levels.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One of the figures on top: `value` where it is known, and where it was measured, else what is missing, in `note`."""
+
+    name: str
+    value: str
+    note: str
+
+    def __str__(self) -> str:
+        """Return it in a line."""
+        return f"{self.name}: {self.value} ({self.note})" if self.value else f"{self.name}: not known: {self.note}"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one rule saw in one level, and how grave that is."""
+
+    level: dict[str, Any]
+    verdict: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Return it as a sentence."""
+        return f"{self.level['label']} is {self.verdict}: {self.reason}."
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What is wrong, and in which levels it was seen, those first that it makes void."""
+
+    wrong: str
+    seen: tuple[Seen, ...]
+
+    @property
+    def where(self) -> str:
+        """Name the levels: "1 stream is void; 2 streams and 8 streams are suspect"."""
+        parts = []
+        for verdict in (VOID, SUSPECT):
+            names = list(dict.fromkeys(_name(one.level) for one in self.seen if one.verdict == verdict))
+            told = [*names[:MOST_NAMED], *([f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else [])]
+            parts += [f"{listed(told)} {'is' if len(names) == 1 else 'are'} {verdict}"] if names else []
+        return "; ".join(parts)
+
+    @property
+    def example(self) -> str:
+        """Return what was seen in the first level, and how many more there are."""
+        more = len(self.seen) - 1
+        return str(self.seen[0]) + (f" {counted(more, 'more level', 'more levels')} likewise." if more else "")
+
+
+@dataclass(frozen=True, slots=True)
+class ToDo:
+    """What to do before measuring again, and the reasons that ask for it."""
+
+    advice: str
+    reasons: tuple[Reason, ...]
+
+
+def _name(level: dict[str, Any]) -> str:
+    return " · ".join(filter(None, (level.get("model") if "beside" in level else None, level["label"])))
+
+
+def verdict_in_words(summary: dict[str, Any]) -> str:
+    """Say what the verdict means, with how many levels are not valid."""
+    levels = summary["levels"]
+    if not levels:
+        return "No request was recorded, so there is nothing to quote."
+    said = [
+        f"{count} {'is' if count == 1 else 'are'} {word}"
+        for word in (VOID, SUSPECT)
+        if (count := sum(level["verdict"] == word for level in levels))
+    ]
+    return IN_WORDS[summary["verdict"]] + (f" Of {counted(len(levels), 'level')} {listed(said)}." if said else "")
+
+
+def to_do(levels: Sequence[dict[str, Any]]) -> list[ToDo]:
+    """Return what there is to do, each advice once, for void levels first."""
+    found: dict[str, dict[str, list[Seen]]] = {}
+    seen = [
+        (each["cause"], Seen(level, each["verdict"], reason))
+        for level in levels
+        for each, reason in zip(level["causes"], level["reasons"], strict=True)
+    ]
+    for cause, one in sorted(seen, key=lambda entry: entry[1].verdict != VOID):
+        remedy = REMEDIES[cause]
+        found.setdefault(remedy.advice, {}).setdefault(remedy.wrong, []).append(one)
+    return [
+        ToDo(advice, tuple(Reason(wrong, tuple(every)) for wrong, every in reasons.items()))
+        for advice, reasons in found.items()
+    ]
+
+
+def tiles(analysis: Analysis) -> list[Tile]:
+    """Return the four figures: the most output, where it levels off, slots, and TTFT p95 there."""
+    levels = analysis.summary["levels"]
+    known = [level for level in believed(levels) if level["output_tokens_per_s"] is not None]
+    best = max(known, key=lambda level: float(level["output_tokens_per_s"]), default=None)
+    missing = (
+        "no request was recorded"
+        if not levels
+        else "no level has a steady rate of output"
+        if believed(levels)
+        else ALL_VOID
+    )
+    if best is None:
+        off, at = Tile("Levels off at", "", missing), None
+        most = Tile("Most output tokens/s", "", missing)
+    else:
+        most = Tile("Most output tokens/s", number(best["output_tokens_per_s"]), f"at {best['label']}")
+        off, at = _levels_off(_series_with(levels, best))
+    return [most, off, _slots(analysis), _ttft(at, best, missing)]
+
+
+def _series_with(levels: Sequence[dict[str, Any]], level: dict[str, Any]) -> Series:
+    return next(series for series in series_of(levels) if any(one is level for one in series.levels))
+
+
+def _levels_off(series: Series) -> tuple[Tile, dict[str, Any] | None]:
+    """Say from which load on output grows no more, and return that level; for rates, which one is kept up with."""
+    levels = believed(series.levels)
+    if offered_load.is_open(levels[0]):
+        return _kept_up(levels)
+    name = "Levels off at"
+    found, _ = knee_of.knee(levels)
+    if found is None:
+        loads = len({level["concurrency"] for level in levels})
+        return Tile(
+            name,
+            "",
+            f"it takes {knee_of.FEWEST_LEVELS} loads that are not void, here {'is' if loads == 1 else 'are'} {loads}",
+        ), None
+    level = next(one for one in levels if one["concurrency"] == found.concurrency)
+    if found.grows:
+        return Tile(name, "", f"output still grows at {level['label']}: measure more streams"), None
+    if found.levels_off:
+        low, high = found.interval or (0, 0)
+        between = (
+            f"95 % interval: {low} to {high}" if low != high else series.label or "more streams bring no more output"
+        )
+        return Tile(name, counted(found.concurrency, "stream"), between), level
+    return Tile(name, "", "too few requests to tell: measure longer, or more streams"), None
+
+
+def _kept_up(levels: Sequence[dict[str, Any]]) -> tuple[Tile, dict[str, Any] | None]:
+    name = "Keeps up with"
+    rates = [
+        level
+        for level in levels
+        if level["little"] and level["little"]["growing"] is not None and not level.get("rate_to")
+    ]
+    kept = []
+    for level in rates:
+        if level["little"]["growing"]:
+            break
+        kept.append(level)
+    if not rates:
+        return Tile(name, "", "too few requests to tell whether the queue grew"), None
+    if not kept:
+        return Tile(
+            name, "", f"the queue already grows at {offered_load.load_name(rates[0])}: measure lower rates"
+        ), None
+    more = (
+        f"not with {offered_load.load_name(rates[len(kept)])}"
+        if len(kept) < len(rates)
+        else "the highest rate measured"
+    )
+    return Tile(name, offered_load.load_name(kept[-1]), more), kept[-1]
+
+
+def _slots(analysis: Analysis) -> Tile:
+    """Say the slots as far as levels that are not void show them."""
+    name, slots, levels = "Slots", analysis.slots, analysis.summary["levels"]
+    good = believed(levels)
+    if slots.estimate is None:
+        return Tile(
+            name, "", "no stream was seen decoding" if not analysis.groups else "each model has its own: see below"
+        )
+    if not good:
+        return Tile(name, "", ALL_VOID if levels else "no request was recorded")
+    seen = max(int(level["peak_decoding"]) for level in good)
+    loaded = any(offered_load.is_open(level) or level["concurrency"] > slots.estimate for level in good)
+    if slots.limit and loaded and seen >= slots.estimate:
+        return Tile(name, str(slots.estimate), "worked on at once; further requests queue")
+    least = min(seen, slots.estimate)
+    why = "its limit was not seen: measure more streams" if not slots.limit else "only a void level shows the limit"
+    return Tile(name, f"≥ {least}", why)
+
+
+def _ttft(at: dict[str, Any] | None, best: dict[str, Any] | None, missing: str) -> Tile:
+    """Say TTFT p95 where output levels off, or else where it is the most."""
+    level = at or best
+    name = "TTFT p95 there" if at is not None else "TTFT p95 at the most output"
+    if level is None:
+        return Tile(name, "", missing)
+    value = figure(level, "ttft_s", "p95")
+    if value is not None:
+        return Tile(name, seconds(value), f"at {level['label']}")
+    count = (level.get("ttft_s") or {}).get("n", 0)
+    return Tile(name, "", f"p95 takes {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")

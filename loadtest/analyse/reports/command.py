@@ -1,0 +1,43 @@
+"""The command that runs a test again, made from the scenario in run.json, which holds no secrets."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from loadtest.analyse.run.frames import Run
+from loadtest.scenario import Key, Scenario, keys_of
+
+
+def command(run: Run) -> str | None:
+    """Return `loadtest run` with every key that is not at its default; of Locust its locustfile; None where unknown."""
+    facts = run.facts
+    locust = facts.get("locust")
+    if isinstance(locust, dict):
+        classes = [str(name) for name in locust.get("user_classes") or []]
+        return shlex.join(["locust", "-f", str(locust.get("locustfile") or "locustfile.py"), *classes])
+    scenario = facts.get("scenario") or {}
+    if not scenario:
+        return None
+    said = {**scenario, "url": scenario.get("url") or (facts.get("target") or {}).get("url")}
+    return shlex.join(
+        ["loadtest", "run", *(word for key in keys_of(Scenario) for word in _words(key, said.get(key.name)))]
+    )
+
+
+def _words(key: Key, value: Any) -> Iterator[str]:
+    plain = tuple(value) if isinstance(value, list) else value
+    if plain is None or plain in (key.default, ()):
+        return
+    if isinstance(plain, bool):
+        yield key.flag if plain else f"--no-{key.flag.removeprefix('--')}"
+    elif isinstance(plain, tuple) and key.many:
+        yield from (key.flag, ",".join(map(_text, plain)))
+    else:
+        for one in plain if isinstance(plain, tuple) else (plain,):
+            yield from (key.flag, _text(one))
+
+
+def _text(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)

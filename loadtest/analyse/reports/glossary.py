@@ -1,0 +1,39 @@
+"""The words of a report, each explained in a sentence."""
+
+from __future__ import annotations
+
+GLOSSARY = (
+    ("stream", "One user's conversation with the server; concurrency is how many there are at once."),
+    ("level", "One load of the run (so many streams, or requests a second) with one length of prompt and answer."),
+    ("closed loop", "Each user sends the next request when its last answer has ended (--concurrency)."),
+    (
+        "open loop",
+        "Requests are sent when they are due, however many are unanswered (--rate); TTFT from t_sched counts from then.",
+    ),
+    ("TTFT", "Time to first token: from sending the request until the first piece of text arrives."),
+    ("ITL", "Inter-token latency: the gap between one piece of text and the next, every gap counted."),
+    (
+        "TPOT",
+        "Time per output token: an answer's decode time divided by its tokens after the first, one figure a request.",
+    ),
+    ("E2E", "End to end: from sending the request until its last piece of text."),
+    ("tokens/s a stream", "How fast one user's text appears (1 / TPOT)."),
+    ("output tokens/s", "What the server makes for all streams together."),
+    ("prefill", "The server reads the prompt; it ends with the first token."),
+    ("decode", "The server writes the answer, a token a step."),
+    (
+        "slots",
+        "How many requests the server works on at once (Ollama: OLLAMA_NUM_PARALLEL; vLLM: max-num-seqs); others queue.",
+    ),
+    ("slot wait", "Time in the queue while all slots are taken."),
+    ("batch wait", "Time until the batch in flight has ended, although a slot is free; it is no queueing."),
+    ("stall", "What a stream's decode lost while the server read other requests' prompts."),
+    ("p50, p95, p99", "Half of the values, 95 % and 99 % of them are no larger; p95 takes 20 values, p99 takes 100."),
+    (
+        "95 % interval",
+        "Where the true figure lies, given how few requests there were: two figures whose intervals overlap may be the same.",
+    ),
+    ("steady window", "The part of a level in which all streams are at work; rates are over it."),
+    ("schedule lag, client lag", "How late loadtest itself sent a request, or read a token."),
+    ("valid, suspect, void", "The client kept up; there is a reason for doubt; the figures must not be quoted."),
+)

@@ -1,0 +1,125 @@
+"""What to do about each reason for doubt: one table, which reports print and docs/void.md repeats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What is wrong where a rule doubts a level, in a few words, and what to do before measuring again."""
+
+    wrong: str
+    advice: str
+
+
+LESS_LOAD = (
+    "End other programs on the machine that runs loadtest, use fewer streams or more --workers there, or run it on another machine "
+    "than the server."
+)
+
+# By the name of the rule in verdict.RULES.
+REMEDIES: dict[str, Remedy] = {
+    "nothing_succeeded": Remedy(
+        "No request succeeded.",
+        "Do what the error says; `loadtest check` asks the same server for one answer and names what is wrong. Where the run "
+        "was interrupted before this level, run it again.",
+    ),
+    "client_error": Remedy(
+        "loadtest itself failed.",
+        "This is a mistake in loadtest: please report it, with the reason and run.json.",
+    ),
+    "too_many_failed": Remedy(
+        "Too many requests failed.",
+        "Do what the error says: HTTP 429 and 503 ask for fewer streams or a lower rate, a timeout for a longer one. If some "
+        "failures are normal for this server, allow them with --max-error-ratio.",
+    ),
+    "run_failed": Remedy(
+        "The run broke off in this level.",
+        "Remove the cause that the reason names, such as a full disk, and run it again.",
+    ),
+    "stopped": Remedy(
+        "The level was stopped after many errors.",
+        "Do what the error says, then run it again; --stop-after-errors sets how many errors a level may have.",
+    ),
+    "worker_died": Remedy(
+        "A worker process of the client died.",
+        "Look for the cause in the system's log (often memory ran out), then run it again, with fewer --workers or streams.",
+    ),
+    "worker_lost": Remedy(
+        "A Locust worker was lost.",
+        "Look at that worker's log and its machine, then run the test again.",
+    ),
+    "users_gone": Remedy(
+        "Users ended before the level did.",
+        "Find out why in Locust's log: on_start raised an exception, or a task raised StopUser.",
+    ),
+    "undistinguished": Remedy(
+        "Which server answered is not known.",
+        "Measure each server by its own URL.",
+    ),
+    "without_text": Remedy(
+        "Answers had no text.",
+        "Look at an answer with --save-text. If the server sends its text in another format, choose it with --api and "
+        "--endpoint; if the model ends at once, change the prompt or ask for --ignore-eos.",
+    ),
+    "doubted": Remedy(
+        "Answers were not as the protocol says.",
+        "Look at an answer with --save-text, and measure the server without the gateway or proxy in between.",
+    ),
+    "slow_send": Remedy(
+        "Requests took long to send.",
+        "Send shorter prompts or measure over a faster network; TTFT holds the time that sending takes.",
+    ),
+    "late_sends": Remedy("Requests left late.", LESS_LOAD),
+    "client_lag": Remedy("The client read tokens late.", LESS_LOAD),
+    "stood_still": Remedy(
+        "The client stood still.",
+        "Keep the machine awake: no suspend, no paused virtual machine, no Ctrl-Z; and see that it does not swap.",
+    ),
+    "unstamped": Remedy(
+        "The kernel did not stamp arrivals.",
+        "Run on Linux without LOADTEST_STAMPS=user, and reach the server directly over http where you can; else use fewer streams.",
+    ),
+    "clock_gap": Remedy(
+        "A clock jumped.",
+        "Let the machine's clock settle (suspend, a resumed virtual machine and a first time synchronisation move it), then "
+        "run it again.",
+    ),
+    "reload": Remedy(
+        "The model was loaded during the measurement.",
+        "Keep it loaded: raise OLLAMA_KEEP_ALIVE, let no one else use other models or another num_ctx, and leave --warmup on.",
+    ),
+    "coalesced": Remedy(
+        "First tokens came together with later ones.",
+        "Measure without a gateway or proxy that collects tokens, or switch its buffering off.",
+    ),
+    "client_busy": Remedy("The client's processor was busy.", LESS_LOAD),
+    "beyond_capacity": Remedy("More arrived than this client measures truthfully.", LESS_LOAD),
+    "growing": Remedy(
+        "The queue was still growing.",
+        "Nothing is wrong with the measurement: the server cannot keep up at this rate, so its waits depend on how long you "
+        "measure. Use a lower --rate.",
+    ),
+    "records_lost": Remedy(
+        "Records are missing.",
+        "Free some disk space and run it again; a folder that was copied should be copied again.",
+    ),
+    "not_sent": Remedy(
+        "Requests were held back.",
+        "Raise --max-in-flight, or use a lower --rate.",
+    ),
+    "unasked_lengths": Remedy(
+        "Lengths are not as asked.",
+        "Answers that end early: add --ignore-eos where the server knows it, or ask for fewer --output-tokens. Prompts of "
+        "another length: quote the length that the table shows.",
+    ),
+    "cut_prompt": Remedy(
+        "Prompts were cut to the context.",
+        "Give the model a larger context (--num-ctx, or OLLAMA_CONTEXT_LENGTH at the server), or use fewer --input-tokens.",
+    ),
+    "cached": Remedy(
+        "The prefix cache answered.",
+        "Switch the server's prefix cache off, or say with --warm-cache that this is what you measure.",
+    ),
+}

@@ -1,0 +1,121 @@
+"""What a report says first: four figures, never of a void level, and the verdict with what to do about each reason."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.made_runs import Made, make, write
+
+from loadtest.analyse.reports import answers, glossary, pages
+from loadtest.analyse.reports.command import command
+from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.verdict import verdict
+from loadtest.analyse.verdict.remedies import REMEDIES
+
+ROOT = Path(__file__).parents[1]
+
+
+def told(path: Path) -> dict[str, answers.Tile]:
+    return {tile.name: tile for tile in answers.tiles(analyse(path))}
+
+
+def test_the_four_figures_are_those_of_the_tables(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(batch_ms=5), users=(1, 2, 4, 8), each=30)
+    analysis = analyse(tmp_path / "run")
+    tiles = told(tmp_path / "run")
+    best = max(level["output_tokens_per_s"] for level in analysis.summary["levels"])
+    assert float(tiles["Most output tokens/s"].value) == pytest.approx(best, rel=0.01)
+    assert tiles["Levels off at"].value == "4 streams"
+    assert tiles["Slots"].value == "4"
+    assert "4 streams" in tiles["TTFT p95 there"].note
+
+
+def test_no_tile_is_of_a_void_level(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(), users=(1, 2, 4, 8), each=30, clock_steps=1)
+    assert [tile.value for tile in told(tmp_path / "run").values()] == [""] * 4
+    assert {tile.note for tile in told(tmp_path / "run").values()} == {answers.ALL_VOID}
+
+
+def test_a_limit_that_only_a_void_level_shows_is_no_limit(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(batch_ms=5), users=(1, 2, 4, 8), each=30)
+    analysis = analyse(tmp_path / "run")
+    assert analysis.slots.limit
+    analysis.summary["levels"][-1]["verdict"] = "void"
+    slots = next(tile for tile in answers.tiles(analysis) if tile.name == "Slots")
+    assert (slots.value, slots.note) == ("≥ 4", "only a void level shows the limit")
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(), users=(2,), each=4)
+    tiles = told(tmp_path / "run")
+    assert tiles["Levels off at"].note == "it takes 3 loads that are not void, here is 1"
+    assert "p95 takes 20 requests" in tiles["TTFT p95 at the most output"].note
+    write(tmp_path / "empty", [], [])
+    assert {tile.value for tile in told(tmp_path / "empty").values()} == {""}
+
+
+def test_every_rule_has_a_remedy_and_every_remedy_a_rule() -> None:
+    assert {verdict.cause(rule) for rule in verdict.RULES} == set(REMEDIES)
+
+
+def test_the_page_on_void_levels_says_the_same() -> None:
+    page = (ROOT / "docs/void.md").read_text(encoding="utf-8")
+    for heading in dict.fromkeys(remedy.wrong for remedy in REMEDIES.values()):
+        assert f"\n## {heading.rstrip('.')}\n" in page
+    sections = dict(re.findall(r"^## (.+)\n\n((?:.|\n)*?)(?=\n## |\Z)", page, flags=re.MULTILINE))
+    assert len(sections) == len(REMEDIES)
+    for remedy in REMEDIES.values():
+        assert f"**What to do:** {remedy.advice}" in " ".join(sections[remedy.wrong.rstrip(".")].split())
+
+
+def test_options_that_a_remedy_names_exist() -> None:
+    known = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    for option in {name for remedy in REMEDIES.values() for name in re.findall(r"--[a-z-]+", remedy.advice)}:
+        assert re.search(rf"{option}\b", known), option
+
+
+def test_each_advice_is_given_once_with_all_that_asks_for_it(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(), users=(1, 2, 4), clock_steps=2)
+    (todo,) = answers.to_do(analyse(tmp_path / "run").summary["levels"])
+    (reason,) = todo.reasons
+    assert reason.wrong == "A clock jumped."
+    assert len(reason.seen) == 3
+    assert reason.where.endswith("are void")
+    assert reason.example.endswith("2 more levels likewise.")
+
+
+SCENARIO: dict[str, Any] = {
+    "url": "http://gpu:11434",
+    "concurrency": [1, 2],
+    "header": ["X-Team: ${TEAM}"],
+    "prompt": "it's",
+    "warm_cache": True,
+    "think_time": 0.0,
+}
+
+
+def test_the_command_runs_the_same_again(tmp_path: Path) -> None:
+    make(tmp_path / "run", users=(1, 2), scenario=SCENARIO)
+    said = command(analyse(tmp_path / "run").run)
+    assert said is not None
+    assert said.startswith("loadtest run --url http://gpu:11434")
+    assert "--concurrency 1,2 " in said
+    assert "--warm-cache" in said
+    assert "--header 'X-Team: ${TEAM}'" in said
+    assert "think-time" not in said
+    make(tmp_path / "locust", users=(1,), locust={"locustfile": "a b.py", "user_classes": ["Chat"]})
+    assert command(analyse(tmp_path / "locust").run) == "locust -f 'a b.py' Chat"
+
+
+def test_the_glossary_has_the_heads_of_the_tables() -> None:
+    words = " ".join(word for word, _ in glossary.GLOSSARY)
+    for word in ("TTFT", "ITL", "TPOT", "E2E", "slots", "slot wait", "batch wait", "void"):
+        assert word in words
+
+
+def test_every_chart_of_the_report_is_explained() -> None:
+    page = (ROOT / "docs/charts.md").read_text(encoding="utf-8")
+    assert set(pages.CAPTIONS) <= set(re.findall(r"^\| `([a-z-]+\.png)`", page, flags=re.MULTILINE))
