@@ -9,18 +9,21 @@ from __future__ import annotations
 import base64
 import html
 import os
+import re
 from collections.abc import Callable, Mapping, MutableMapping
 from urllib.parse import quote, unquote
 
 from loadtest.errors import ScenarioError, TargetError
-from loadtest.urls import AROUND, loopback, origin, parse_url
+from loadtest.urls import AROUND, KEPT_APART, Address, deployment_of, loopback, origin, parse_url
 
 KEY_VARIABLES = {  # by API: the variables that a key is read from, the first one that is set
     "ollama": ("OLLAMA_API_KEY", "OPENAI_API_KEY"),
     "openai": ("OPENAI_API_KEY", "OLLAMA_API_KEY"),
+    "azure": ("AZURE_OPENAI_API_KEY", "OPENAI_API_KEY"),
     "anthropic": ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OLLAMA_API_KEY"),
 }
 BASIC_AUTH = "LOADTEST_BASIC_AUTH"  # holds the user:pass taken out of URLs, as URLs with blanks between
+FURTHER = "LOADTEST_SECRETS"  # holds names of further variables whose values are secrets, with blanks between
 _NAMING = ("OLLAMA_HOST", "OPENAI_BASE_URL")  # variables whose URL may hold user:pass
 
 SHORTEST = 6  # characters that a secret must have to be looked for in other people's text
@@ -59,17 +62,62 @@ PLACEHOLDERS = frozenset(  # what people set where a server takes any key: words
 )
 
 
-def headers(url: str, api: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the Authorization header for requests of `api` to the measured server at `url`; empty without credentials.
+def headers(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env: str | None = None) -> dict[str, str]:
+    """Return the headers that hold credentials for requests of `api` to the measured server at `url`; empty without any.
 
-    Raises ScenarioError for a key that no header can hold; the error names the variable.
+    `key_env` names the one variable to take the key from. Raises ScenarioError for a key that no header can hold, and where
+    `key_env` is not set; the error names the variable.
     """
-    if basic := basic_auth(url, env):
+    if key_env is None and (basic := basic_auth(url, env)):
         return basic
-    for name in KEY_VARIABLES[api]:
-        if key := read_key(name, env):
-            return {"Authorization": f"Bearer {key}"}
-    return {}
+    if (key := key_for(url, api, env, key_env=key_env)) is None:
+        return {}
+    bearer = {"Authorization": f"Bearer {key}"}
+    if not is_azure(url) or api == "ollama":
+        return bearer
+    # Azure itself takes Authorization for a token of Entra ID, a JWT; a gateway of the same shape takes either.
+    if key.startswith("eyJ"):
+        return bearer
+    return {"api-key": key} if _at_azure(url) else {"api-key": key, **bearer}
+
+
+def key_for(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env: str | None = None) -> str | None:
+    """Return the key for requests of `api` to the server at `url`, None where there is none; raises as `headers` does."""
+    if key_env is not None:
+        if (key := read_key(key_env, env)) is None:
+            named = key_env if key_env.isupper() else "that"  # somebody may have given the key itself
+            raise ScenarioError(
+                f"--key-env names the variable that holds the key, and {named} is not set, or empty; set it."
+            )
+        return key
+    return next((key for name in variables_for(url, api) if (key := read_key(name, env))), None)
+
+
+def variable_of(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env: str | None = None) -> str | None:
+    """Return which variable gives the key for requests of `api` to the server at `url`; None where none does."""
+    return next((name for name in variables_for(url, api, key_env=key_env) if read_key(name, env)), None)
+
+
+def variables_for(url: str, api: str, *, key_env: str | None = None) -> tuple[str, ...]:
+    """Return the variables that a key for requests of `api` to the server at `url` is read from, the first one that is set."""
+    if key_env is not None:
+        return (key_env,)
+    return KEY_VARIABLES["azure" if api == "openai" and is_azure(url) else api]
+
+
+def is_azure(url: str) -> bool:
+    """Whether a URL is shaped like Azure's: its host, or a path with /deployments/NAME."""
+    return deployment_of(url) is not None or _at_azure(url)
+
+
+def _at_azure(url: str) -> bool:
+    found = origin(url)
+    return found is not None and found[1].endswith(".azure.com")
+
+
+def proxy_auth(proxy: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the header that holds the user:pass of a proxy's URL; empty without one."""
+    return {f"Proxy-{name}": value for name, value in basic_auth(proxy, env).items()}
 
 
 def basic_auth(url: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -81,10 +129,13 @@ def basic_auth(url: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {}
 
 
-def read_key(name: str, env: Mapping[str, str] = os.environ) -> str | None:
-    """Return the key without blanks, quotes, line ends and a BOM around it, as .env files leave them; None without a key."""
+def read_key(name: str, env: Mapping[str, str] = os.environ, *, blanks: bool = False) -> str | None:
+    """Return the key without blanks, quotes, line ends and a BOM around it, as .env files leave them; None without a key.
+
+    With `blanks` it may hold some, as the value of a header may.
+    """
     key = env.get(name, "").strip(AROUND)
-    if not all("!" <= char <= "~" for char in key):
+    if not all("!" <= char <= "~" or (blanks and char == " ") for char in key):
         raise ScenarioError(
             f"{name} holds a blank, a line end or a non-ASCII character, which no key contains; set it again."
         )
@@ -92,29 +143,79 @@ def read_key(name: str, env: Mapping[str, str] = os.environ) -> str | None:
 
 
 def withhold(text: str, env: MutableMapping[str, str] = os.environ) -> str:
-    """Return a URL without its user:pass, which is kept in the environment for this process and its children.
+    """Return a URL without its user:pass and its query's keys, which the environment keeps for this process and its children.
 
-    A text without @ is returned unchanged. Raises TargetError for a text with @ that is not a server's URL.
+    A text without @ and ? is returned unchanged. Raises TargetError for another text that is not a server's URL.
     """
-    if "@" not in text:
+    if "@" not in text and "?" not in text:
         return text
     address = parse_url(text)
+    keep_apart(address, env)
+    return address.whole
+
+
+def keep_apart(address: Address, env: MutableMapping[str, str] = os.environ) -> None:
+    """Remember a URL's user:pass and its query's keys in the environment."""
+    env.update(address.keys)
     if address.userinfo:
         keep_userinfo(address.base, address.userinfo, env)
-    return address.base + address.endpoint
+
+
+def keep_secret(name: str, env: MutableMapping[str, str] = os.environ) -> None:
+    """See to it that the value of a variable, say one that --key-env names, is kept out of sentences and files."""
+    names = env.get(FURTHER, "").split()
+    if name not in names:
+        env[FURTHER] = " ".join([*names, name])
 
 
 def keep_userinfo(base: str, userinfo: str, env: MutableMapping[str, str] = os.environ) -> None:
     """Remember the user:pass (percent-encoded) of a URL's origin in the environment."""
-    scheme, _, rest = base.partition("://")
+    scheme, _, rest = base.partition("?")[0].partition("://")
     kept = f"{scheme}://{userinfo}@{rest.partition('/')[0]}"
     others = [one for one in env.get(BASIC_AUTH, "").split() if one != kept]
     env[BASIC_AUTH] = " ".join([kept, *others])
 
 
-def in_the_clear(url: str, api: str, env: Mapping[str, str] = os.environ) -> str | None:
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")  # in a header or query that the user adds: a variable's value
+_SECRET_NAME = re.compile(r"auth|key|token|cookie|secret|passw|credential|signature|session|^sig$", re.IGNORECASE)
+_WORDS_IN = re.compile(r"[\s;,=]+")
+_SCHEME = re.compile(r"\s*(?:[A-Za-z][\w-]{0,15}\s+)?")  # beside a variable: "Bearer ", "Basic "
+
+
+def filled(template: str, what: str, env: Mapping[str, str] = os.environ) -> str:
+    """Return a text with every ${NAME} replaced by the variable's value, as `read_key` reads it.
+
+    Raises ScenarioError for a variable that is not set; the error names it and `what` needs it.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if (found := read_key(match[1], env, blanks=True)) is None:
+            raise ScenarioError(f"{what} needs the environment variable {match[1]}, which is not set or empty; set it.")
+        return found
+
+    return VARIABLE.sub(value, template)
+
+
+def withheld(name: str, value: str, kind: str, env: MutableMapping[str, str] = os.environ) -> str:
+    """Return a header's or a parameter's value as it may be stored and shown: with ${NAME} in place of a secret.
+
+    A secret given in words (the `name` says that it is one) goes into the environment, where child processes find it.
+    Variables that the value names already are remembered as secrets, too.
+    """
+    rest = VARIABLE.sub("", value)
+    if _SECRET_NAME.search(name) and rest and not (rest != value and _SCHEME.fullmatch(rest)):
+        variable = f"LOADTEST_{kind}_{re.sub('[^A-Za-z0-9]', '_', name).upper()}"
+        env[variable] = filled(value, f"{kind.lower()} {name}", env)
+        value = f"${{{variable}}}"
+    for variable in VARIABLE.findall(value):
+        keep_secret(variable, env)
+    return value
+
+
+def in_the_clear(url: str, api: str, env: Mapping[str, str] = os.environ, *, key_env: str | None = None) -> str | None:
     """Return a warning where credentials leave this machine unencrypted, else None."""
-    if url.startswith("https://") or loopback(url) or not headers(url, api, env):
+    secret = headers(url, api, env, key_env=key_env) or env.get(FURTHER)
+    if url.startswith("https://") or loopback(url) or not secret:
         return None
     return f"{url} is plain http: anyone on the network path can read the key that every request carries."
 
@@ -159,8 +260,14 @@ def scrubber(env: Mapping[str, str] = os.environ) -> Callable[[bytes], bytes]:
 def _secrets(env: Mapping[str, str], shortest: int) -> list[tuple[str, str]]:
     """Return every secret in the spellings that a server may quote it in, longest first, each with its name."""
     found: dict[str, str] = {}
-    for name in KEY_VARIABLES["anthropic"]:  # all there are
+    for name in env.get(FURTHER, "").split():
+        value = env.get(name, "").strip(AROUND)
+        found |= dict.fromkeys([*_WORDS_IN.split(value), value], name)  # "Bearer KEY", "session=KEY; …"
+    for name in {name: None for names in KEY_VARIABLES.values() for name in names}:
         found[env.get(name, "").strip(AROUND)] = name
+    for name in env:
+        if name.startswith(KEPT_APART):
+            found |= dict.fromkeys((env[name], unquote(env[name])), "key of the URL")
     for _, userinfo in _userinfos(env):
         user, _, password = userinfo.partition(":")
         found |= dict.fromkeys(

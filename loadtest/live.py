@@ -41,6 +41,9 @@ _SUMMED = (
     "late_tokens",
     "late_gaps",
     "coalesced",
+    "pieces",
+    "held_back",
+    "held_back_s",
 )
 
 
@@ -68,6 +71,9 @@ class Figures:
     late_tokens: int = 0
     late_gaps: int = 0
     coalesced: int = 0
+    pieces: int = 0  # of all answers
+    held_back: int = 0  # answers whose pieces all came together, though the server wrote them over `held_back_s` in all
+    held_back_s: float = 0.0
     histograms: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in MEASURED})
 
     @property
@@ -127,6 +133,14 @@ class Figures:
         self.late_spoiling += record.late if record.late_tokens else 0
         self.late_tokens += record.late_tokens or 0
         self.late_gaps += record.late_gaps or 0
+        self.pieces += len(record.chunks)
+        first, since = record.t_first_token, record.t_send
+        span = math.nan
+        if record.chunks and first is not None and since is not None:
+            span = (since + record.chunks[-1] * 1000 - first) * metrics.S_PER_NS
+        held = metrics.held_back_s(len(record.chunks), span, metrics.server_said(record.server or {}).decode_s)
+        self.held_back += held > 0
+        self.held_back_s += held
         self.coalesced += record.first_coalesced and not metrics.made_together(record.server_us)
 
     def merge(self, other: Figures) -> None:
@@ -176,7 +190,14 @@ class Figures:
         gaps = self.histograms["itl_s"].count
         yield from metrics.doubt_lag(self.late_spoiling, self.late_tokens, self.late_gaps, gaps)
         yield from metrics.doubt_stamps(self.arrivals, self.stamped, handled.percentile(0.99) or 0.0, limit)
-        yield from metrics.doubt_coalesced(self.coalesced, self.measured)
+        yield from metrics.doubt_coalesced(
+            self.coalesced,
+            self.measured,
+            pieces=self.pieces,
+            reads=self.arrivals,
+            held_back=self.held_back,
+            held_back_s=self.held_back_s,
+        )
 
     def _outcomes(self) -> str:
         return ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common() if count)

@@ -96,6 +96,7 @@ class ServerSaid(NamedTuple):
     prefill_s: float
     cached_tokens: float
     starts_with_headers: bool  # llama.cpp: it sends headers when a slot takes the request
+    decode_s: float = math.nan  # from the first token to the last
 
 
 def server_said(server: dict[str, Any]) -> ServerSaid:
@@ -109,11 +110,10 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
     cached = _said_number(details.get("cached_tokens")) if isinstance(details, dict) else math.nan
     if isinstance(timings, dict):
         reused = _said_number(timings.get("cache_n"))
-        return ServerSaid(
-            math.nan, _said_number(timings.get("prompt_ms")) / 1e3, cached if math.isnan(reused) else reused, True
-        )
+        prefill, decode = (_said_number(timings.get(name)) / 1e3 for name in ("prompt_ms", "predicted_ms"))
+        return ServerSaid(math.nan, prefill, cached if math.isnan(reused) else reused, True, decode)
     load, prefill = (_said_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration"))
-    return ServerSaid(load, prefill, cached, False)
+    return ServerSaid(load, prefill, cached, False, _said_number(server.get("eval_duration")) * S_PER_NS)
 
 
 def _said_number(said: Any) -> float:
@@ -156,6 +156,10 @@ LATE_GAPS_SHARE = 0.01  # gaps between tokens that a late read of the client spo
 STOOD_STILL_S = 1.0  # between two polls of one process: suspect, whatever its share …
 STOOD_STILL_SHARE = 0.01  # … of the time of all the level's processes
 COALESCED_FIRST_TOKENS_SHARE = 0.01  # suspect only
+BUFFERED_PIECES = 4  # of an answer in one read on average, from there on said of a level whose first tokens are merged
+# An answer of so many pieces was held back on the way where they come within such a share of the time, of so many seconds
+# or more, over which the server wrote them.
+HELD_BACK_PIECES, HELD_BACK_SHARE, HELD_BACK_S = 8, 0.05, 0.1
 LOST_RECORDS_SHARE = 0.01  # of a run's records: suspect from the first on
 CLIENT_CPU_SHARE = 0.9  # of one core; suspect only
 LENGTH_SHARE = 0.1  # achieved output length off the asked one; suspect only
@@ -280,13 +284,47 @@ def doubt_stamps(arrivals: int, stamped: int, lag_p99: float, limit: float) -> I
         )
 
 
-def doubt_coalesced(merged: int, requests: int) -> Iterator[Doubt]:
-    """Doubt TTFT where the first token came in one read with a later token that the server made after it."""
-    if requests and merged / requests > COALESCED_FIRST_TOKENS_SHARE:
+def held_back_s(pieces: int, span_s: float, decode_s: float) -> float:
+    """Return over how long the server wrote an answer whose pieces all came together; 0 for any other answer.
+
+    `decode_s` is what the server says of that, nan where it says nothing.
+    """
+    held = pieces >= HELD_BACK_PIECES and decode_s >= HELD_BACK_S and span_s < HELD_BACK_SHARE * decode_s
+    return decode_s if held else 0.0
+
+
+def doubt_coalesced(
+    merged: int, requests: int, *, pieces: int = 0, reads: int = 0, held_back: int = 0, held_back_s: float = 0.0
+) -> Iterator[Doubt]:
+    """Doubt TTFT where the first token came in one read with a later token that the server made after it.
+
+    Args:
+        merged: of how many requests that holds.
+        pieces: of all answers, which came in so many `reads`.
+        held_back: requests whose pieces all came together, though the server wrote them over `held_back_s` in all.
+    """
+    if not requests:
+        return
+    cure = "(nginx: proxy_buffering off)"
+    if 2 * held_back > requests:
+        yield Doubt(
+            SUSPECT,
+            f"all tokens of an answer came together although the server says that it wrote them over "
+            f"{held_back_s / held_back:.2g} s, in {held_back} of {requests} requests: a proxy on the way buffers answers "
+            f"until they are whole {cure}, so TTFT is the proxy's, and no token gap is the server's",
+        )
+    elif merged / requests > COALESCED_FIRST_TOKENS_SHARE:
+        buffered = pieces >= BUFFERED_PIECES * reads > 0
         yield Doubt(
             SUSPECT,
             f"the first token came in one read with a later one in {merged} of {requests} requests "
-            f"({percent(merged / requests)}): TTFT may be late",
+            f"({percent(merged / requests)}): TTFT may be late"
+            + (
+                f"; {pieces / reads:.0f} pieces of an answer came in one read on average, as behind a proxy that buffers "
+                f"answers {cure}"
+                if buffered
+                else ""
+            ),
         )
 
 

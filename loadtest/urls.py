@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from typing import NamedTuple
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from loadtest.errors import TargetError
 from loadtest.text import shown
@@ -31,21 +33,90 @@ UNMEASURED_PATHS = {"/v1/rerank": "/v1/chat/completions", "/api/embeddings": "/a
 
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\^`{|}<>\"\ud800-\udfff]")
 _HOST = re.compile(r"[\w.~%-]+")  # names beyond ASCII too: the resolver decides
-_VERSIONED = re.compile(r"/v\d+\w*$")
+# Paths below which an API has no /v1 of its own: /paas/v4, /v1beta/openai, /openai/deployments/NAME.
+_OWN_ROOT = re.compile(r"/v\d+\w*(/openai)?$|/deployments/")
+_DEPLOYMENT = re.compile(r"/deployments/([^/?]+)")
+_UNIX = re.compile(r"(?:http\+)?unix:(?=/)", re.IGNORECASE)
+# Names of a query's values that are keys; with word borders, for api-version and max_tokens are none.
+_KEY_NAME = re.compile(
+    r"(?:^|[-_.])(?:(?:api|access|subscription|secret)?-?key|code|token|secret|sig|signature|password|pwd|auth)$",
+    re.IGNORECASE,
+)
+KEPT_APART = "LOADTEST_URL_KEY_"  # begins the name of a variable that holds a value taken out of a URL's query
+_PLACEHOLDER = re.compile(rf"\$({KEPT_APART}[0-9a-f]{{8}})")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A server's URL in parts; base + endpoint is the URL without its userinfo."""
+    """A server's URL in parts."""
 
-    base: str  # scheme://host:port/prefix, to which /v1/… and /api/… are appended
+    # scheme://host:port/prefix?query, where the query's keys are replaced by names; unix:/socket:/prefix for a unix socket.
+    base: str
     endpoint: str  # the path of ENDPOINT_PATHS that the URL ended in, else ""
     userinfo: str  # user:pass before the host, percent-encoded as given, else ""
+    keys: tuple[tuple[str, str], ...] = ()  # names and values of the query's keys, percent-encoded as given
 
     @property
     def asks(self) -> tuple[str | None, str | None]:
         """The API and the endpoint that the URL names, None where it names none."""
         return ENDPOINT_PATHS.get(self.endpoint, (None, None))
+
+    @property
+    def whole(self) -> str:
+        """The URL without its secrets; parse_url reads it as the same address."""
+        return endpoint_url(self.base, self.endpoint)
+
+
+class HttpUrl(NamedTuple):
+    """What is asked for over HTTP, and where: for a unix socket the URL has a host that stands for nothing."""
+
+    url: str
+    socket: str | None  # path of the unix socket
+
+
+def endpoint_url(base: str, path: str) -> str:
+    """Return the URL of a `path` such as /v1/chat/completions or /api/tags at a server, whose query goes with it.
+
+    Below a root of its own, such as /openai/deployments/NAME or /v4, the API has no /v1.
+    """
+    place, mark, query = base.partition("?")
+    if path.startswith("/v1/") and has_own_root(place):
+        path = path.removeprefix("/v1")
+    if path and _UNIX.match(place) and ":" not in place.partition(":")[2]:
+        path = f":{path}"
+    return f"{place}{path}{mark}{query}"
+
+
+def has_own_root(base: str) -> bool:
+    """Whether the API lies below the base itself, not at /v1 below it; such a server speaks OpenAI's."""
+    place = base.partition("?")[0]
+    path = place.partition(":")[2].partition(":")[2] if _UNIX.match(place) else urlsplit(place).path
+    return _OWN_ROOT.search(path) is not None
+
+
+def deployment_of(base: str) -> str | None:
+    """Return the name of the deployment in a URL shaped like Azure's: its model, whatever the request says."""
+    found = _DEPLOYMENT.search(base)
+    return None if found is None else unquote(found[1])
+
+
+def with_keys(url: str, env: Mapping[str, str] = os.environ) -> HttpUrl:
+    """Return a URL as it is requested: with the keys of its query, which the environment holds; not to be shown.
+
+    Raises TargetError where the environment lacks one.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in env:
+            raise TargetError(f"{shown(url)} needs a key that this process does not have; set {found[1]} to it.")
+        return env[found[1]]
+
+    filled = _PLACEHOLDER.sub(value, url)
+    if not _UNIX.match(filled):
+        return HttpUrl(filled, None)
+    socket, _, prefix = filled.partition(":")[2].partition(":")
+    socket, mark, query = socket.partition("?")
+    return HttpUrl(f"http://localhost{prefix}{mark}{query}", unquote(socket))
 
 
 def default_url(env: Mapping[str, str] = os.environ, *, api: str = "auto") -> str:
@@ -70,14 +141,55 @@ def parse_url(text: str) -> Address:
     quoted = f"'{shown(without_secrets(given))}'"
     if not given:
         raise TargetError(f"{quoted} is not a URL: it is empty; write it like http://127.0.0.1:{OLLAMA_PORT}.")
-    parts, bare = _split_url(given, quoted)
-    if parts.query or "?" in given:
-        raise TargetError(f"{quoted} has a query (?…), which is not sent yet: leave it out.")
+    if _UNIX.match(given):
+        place, parts = _unix_socket(given, quoted)
+    else:
+        parts, bare = _split_url(given, quoted)
+        place = f"{parts.scheme}://{_host_and_port(parts, quoted, bare=bare)}"
     if parts.fragment or "#" in given:
         raise TargetError(f"{quoted} has a fragment (#…), which no server ever sees: leave it out.")
-    userinfo = parts.netloc.rpartition("@")[0]
+    if "@" in parts.query:  # a password with a question mark in it would become the query, and its user the host
+        raise TargetError(f"{quoted} has an @ in its query; write %40 for it, and %3F for a ? in a password.")
     prefix, endpoint = _path(parts.path, quoted)
-    return Address(f"{parts.scheme}://{_host_and_port(parts, quoted, bare=bare)}{prefix}", endpoint, userinfo)
+    if prefix and _UNIX.match(place):
+        prefix = f":{prefix}"
+    query, keys = _keys_apart(parts.query, place + prefix)
+    base = f"{place}{prefix}{f'?{query}' if query else ''}"
+    return Address(base, endpoint, parts.netloc.rpartition("@")[0], keys)
+
+
+def _unix_socket(given: str, quoted: str) -> tuple[str, SplitResult]:
+    """Return unix:/path of a URL of a unix socket, and its parts behind that.
+
+    Shapes: unix:/path, unix:///path, either with :/prefix behind it as nginx has it, and http+unix://%2Fpath/prefix.
+    """
+    if _FORBIDDEN.search(given):
+        raise TargetError(f"{quoted} is not a URL: it holds a character that no URL can have; write %20 for a blank.")
+    rest = given.partition(":")[2]
+    if rest.startswith("//") and not rest.startswith("///"):
+        socket, slash, path = rest[2:].partition("/")
+        behind = slash + path
+    else:
+        place = rest.removeprefix("//")
+        end = min((at for at in map(place.find, "?#:") if at >= 0), default=len(place))
+        socket, behind = place[:end], place[end:].removeprefix(":")
+    socket = unquote(socket)
+    if not socket.startswith("/") or socket.endswith("/") or "\0" in socket:
+        raise TargetError(f"{quoted} names no socket: write its whole path, like unix:/run/server.sock.")
+    return f"unix:{quote(socket)}", urlsplit(behind)
+
+
+def _keys_apart(query: str, place: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return a query with names in place of its keys, and names and keys."""
+    parts, keys = [], []
+    for part in query.split("&"):
+        name, equals, value = part.partition("=")
+        if value and _KEY_NAME.search(unquote(name)) and not _PLACEHOLDER.fullmatch(value):
+            variable = f"{KEPT_APART}{zlib.crc32(f'{place}?{name}'.encode()):08x}"
+            keys.append((variable, value))
+            value = f"${variable}"
+        parts.append(f"{name}{equals}{value}")
+    return "&".join(parts), tuple(keys)
 
 
 def without_secrets(text: str) -> str:
@@ -104,7 +216,9 @@ def userinfo_apart(url: str) -> tuple[str, str]:
 
 
 def origin(url: str) -> tuple[str, str, int] | None:
-    """Return scheme, host and port of a URL; None where it has none."""
+    """Return scheme, host and port of a URL, of a unix socket its path; None where it has none."""
+    if _UNIX.match(url):
+        return "unix", with_keys(url).socket or "", 0
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -116,10 +230,10 @@ def origin(url: str) -> tuple[str, str, int] | None:
 
 
 def loopback(url: str) -> bool:
-    """Whether the URL's host is this machine's loopback, by name or number."""
+    """Whether the URL leads to this machine: its host is loopback, by name or number, or it is a unix socket."""
     found = origin(url)
-    if found is None:
-        return False
+    if found is None or found[0] == "unix":
+        return found is not None
     try:
         return ipaddress.ip_address(found[1]).is_loopback
     except ValueError:
@@ -173,30 +287,40 @@ def _host_and_port(parts: SplitResult, quoted: str, *, bare: bool) -> str:
 
 
 def _path(path: str, quoted: str) -> tuple[str, str]:
-    """Return the path to which /v1 or /api is appended, and the endpoint of ENDPOINT_PATHS that stood behind it."""
+    """Return the path to which /v1 or /api is appended, and the endpoint of ENDPOINT_PATHS that stood behind it.
+
+    A path below which the API has no /v1 of its own is returned whole: see endpoint_url.
+    """
     path = path.rstrip("/")
-    for known in (*ENDPOINT_PATHS, *CONTROL_PATHS, *UNMEASURED_PATHS):
-        if not path.endswith(known):
+    for known, ending in _endings():
+        if not path.endswith(ending):
             continue
-        prefix = path.removesuffix(known).rstrip("/")
+        prefix = path.removesuffix(ending).rstrip("/")
+        own = _OWN_ROOT.search(prefix) is not None
+        if ending != known and not own:
+            continue  # /chat/completions without /v1
         if known in UNMEASURED_PATHS:
             right = UNMEASURED_PATHS[known]
             raise TargetError(
                 f"{quoted} names {known}, which loadtest does not measure; give the URL that ends in {right}."
             )
-        _refuse_other_roots(prefix, quoted)
+        if own and ending == known and known.startswith("/v1"):
+            prefix += "/v1"
         return prefix, known if known in ENDPOINT_PATHS else ""
-    _refuse_other_roots(path, quoted)
+    if path.endswith("/completions") and not _OWN_ROOT.search(path):
+        raise TargetError(
+            f"{quoted} has its API at another path than /v1; give the URL up to the path, and the path with --path."
+        )
     return path, ""
 
 
-def _refuse_other_roots(prefix: str, quoted: str) -> None:
-    """Raise TargetError for a path below which the API is not at /v1, where it would be asked for."""
-    if _VERSIONED.search(prefix) or "/deployments/" in prefix or prefix.endswith("/completions"):
-        raise TargetError(
-            f"{quoted} has its API at another path than /v1, which cannot be measured yet; give a URL to which "
-            "/v1/chat/completions or /api/chat can be appended."
-        )
+def _endings() -> Iterator[tuple[str, str]]:
+    """Yield the known paths, each with how a URL may end in it: whole, or without its /v1."""
+    for known in (*ENDPOINT_PATHS, *CONTROL_PATHS, *UNMEASURED_PATHS):
+        yield known, known
+    for known in (*ENDPOINT_PATHS, *CONTROL_PATHS, *UNMEASURED_PATHS):
+        if known.startswith("/v1/"):
+            yield known, known.removeprefix("/v1")
 
 
 def _is_ipv6(host: str) -> bool:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +108,15 @@ def interrupt_once() -> Callable[[Progress], None]:
     return look
 
 
+@pytest.fixture
+def heeds_sigint() -> Iterator[None]:
+    """Heed SIGINT, which a shell has its background jobs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_sigint")
 @pytest.mark.parametrize("loop_runs", [False, True])
 def test_an_interrupted_run_keeps_what_it_has_and_says_so(
     simulated_url: str, tmp_path: Path, *, loop_runs: bool

@@ -42,7 +42,7 @@ def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[ContentEvents,
 
 
 def test_ollama_bodies() -> None:
-    assert _sent(OllamaChat("llama3.1:70b", num_ctx=4096, temperature=0.0), JOB) == (
+    assert _sent(dialect_for(Scenario(num_ctx=4096, temperature=0.0), api="ollama", model="llama3.1:70b"), JOB) == (
         "/api/chat",
         {
             "model": "llama3.1:70b",
@@ -64,7 +64,8 @@ def test_openai_bodies() -> None:
         "/v1/chat/completions",
         {"model": "m", "messages": [{"role": "user", "content": "say “hi”"}], "max_tokens": 64, **common},
     )
-    assert _sent(OpenAICompletions("m", temperature=0.5, max_tokens_key="max_completion_tokens"), JOB) == (
+    renamed = Scenario(endpoint="completions", temperature=0.5, max_tokens_key="max_completion_tokens")
+    assert _sent(dialect_for(renamed, api="openai", model="m"), JOB) == (
         "/v1/completions",
         {"model": "m", "prompt": "say “hi”", "max_completion_tokens": 64, "temperature": 0.5, **common},
     )
@@ -72,7 +73,7 @@ def test_openai_bodies() -> None:
 
 
 def _sent(dialect: Dialect, job: Job) -> tuple[str, dict[str, object]]:
-    return dialect.path, orjson.loads(dialect.body(job))
+    return dialect.posted_to, orjson.loads(dialect.body(job))
 
 
 @pytest.mark.parametrize(

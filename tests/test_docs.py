@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -15,7 +16,10 @@ from test_imports import ANALYSE, ORDER
 
 from loadtest import metrics
 from loadtest.cli import COMMANDS, cli
+from loadtest.cli.options import make_scenario
 from loadtest.records import Outcome, Record
+from loadtest.scenario import Scenario, keys_of
+from loadtest.urls import parse_url
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,6 +64,23 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_command_for_a_kind_of_server_is_one() -> None:
+    page = (ROOT / "docs/servers.md").read_text(encoding="utf-8")
+    commands = re.findall(r"\| `(loadtest .+?)` \|$", page, re.MULTILINE)
+    assert len(commands) > 20
+    for text in commands:
+        name, *args = shlex.split(text)[1:]
+        with click.Context(cli, info_name="loadtest") as parent:
+            command = cli.get_command(parent, name)
+            assert command is not None
+            with command.make_context(name, args, parent=parent) as context:
+                values = context.params
+        assert values["scenario_file"] is None, text
+        make_scenario(None, {one.name: values[one.name] for one in keys_of(Scenario)})
+        if values["url"] is not None:
+            parse_url(values["url"])
 
 
 def test_what_contributing_names_is_there() -> None:

@@ -44,8 +44,9 @@ def test_what_is_sent() -> None:
     user = [{"role": "user", "content": "hi"}]
     assert sent(MESSAGES) == ("/v1/messages", asked | {"messages": user, "max_tokens": 64})
     assert sent(MESSAGES, talk)[1] == asked | {"system": "be short", "messages": user, "max_tokens": 4096}
-    for one in (OpenAIResponses("m", temperature=0.5), AnthropicMessages("m", temperature=0.5)):
-        assert sent(one)[1]["temperature"] == 0.5
+    for one in ("responses", "messages"):
+        warm = dialect_for(Scenario(endpoint=one, temperature=0.5), api="openai", model="m")
+        assert sent(warm)[1]["temperature"] == 0.5
     assert sent(OpenAIEmbeddings("m")) == ("/v1/embeddings", {"model": "m", "input": ["hi"]})
     two = Job(1, 0, 1, "a", 8, None, inputs=("a", "b"))
     assert sent(OllamaEmbed("m", num_ctx=9), two) == (
@@ -328,11 +329,11 @@ def test_a_numbered_chunk_is_parsed_once(row: str, monkeypatch: pytest.MonkeyPat
     parsed: list[bytes] = []
     line = NamedEventsDecoder.line
 
-    def reading(self: NamedEventsDecoder, data: bytes) -> bool:
+    def counted(self: NamedEventsDecoder, data: bytes) -> bool:
         parsed.append(data)
         return line(self, data)
 
-    monkeypatch.setattr(NamedEventsDecoder, "line", reading)
+    monkeypatch.setattr(NamedEventsDecoder, "line", counted)
     for number in range(5, 105):
         decoder.feed(f"event: response.output_text.delta\ndata: {row.format(number, f't{number}')}\n\n".encode())
     assert decoder.events.texts == [f"t{number}" for number in range(5, 105)]

@@ -167,6 +167,12 @@ def test_queue_wait_is_known_only_where_the_server_says_enough(tmp_path: Path) -
         ({"lag_us": 9000}, "valid"),  # kernel stamps stay true
         ({"first_coalesced": True, "server_us": None}, "suspect"),
         ({"first_coalesced": True, "server_us": [0, 900, 2000]}, "valid"),
+        ({"first_coalesced": True, "server_us": None, "arrivals": 2}, "suspect"),
+        (
+            {"chunks": [900_000 + n for n in range(20)], "server": {"eval_count": 20, "eval_duration": 2 * 10**9}},
+            "suspect",
+        ),
+        ({"chunks": [900_000 + n for n in range(20)], "server": {}}, "valid"),
     ],
 )
 def test_the_verdict_is_that_of_the_report(tmp_path: Path, change: dict[str, Any], verdict: str) -> None:
@@ -175,6 +181,8 @@ def test_the_verdict_is_that_of_the_report(tmp_path: Path, change: dict[str, Any
     later, only = change.get("schedule", 0), change.get("only", 24)
     fields = {name: value for name, value in change.items() if name not in ("schedule", "only")}
     records = [dataclasses.replace(r, t_sched=r.t_sched - later * MS, **fields) for r in streams()]
+    if chunks := change.get("chunks"):
+        records = [dataclasses.replace(r, t_first_token=(r.t_send or 0) + chunks[0] * 1000) for r in records]
     records[only:] = streams()[only:]
     (row, _) = board_of(records).rows()
     run = frames.load(write(tmp_path / "run", records, []))

@@ -23,6 +23,7 @@ ORDER = [
     "urls",
     "credentials",
     "scenario",
+    "reach",
     "records",
     "run_folder",
     "metrics",

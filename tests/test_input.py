@@ -94,7 +94,7 @@ WRONG = [
     (["hex.toml"], "seed must be at most 9223372036854775807, not a number of about 7225 digits."),
     (
         ["table.toml"],
-        "has a table [request], which no scenario has; write its keys (requests) above all tables.",
+        "has requests in [request]; it belongs above all tables.",
     ),
     (["dates.toml"], "requests must be a whole number or nothing, not datetime.date(2024, 1, 1)."),
     (["nul.toml"], "model holds a NUL byte; take it out."),

@@ -25,8 +25,8 @@ from loadtest.measure.progress import Tally
 from loadtest.measure.schedule import PlanShare, schedule_of
 from loadtest.records import Clock, Outcome
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
-from loadtest.scenario import Scenario
-from loadtest.target.connect import control_client, trust
+from loadtest.scenario import ConnectionKeys, Scenario
+from loadtest.target.connect import control_client
 from loadtest.target.prepare import prepare_target
 from loadtest.wire import AsyncWire, Posts, Timerfd, now
 
@@ -207,7 +207,7 @@ def test_two_processes_shares_make_up_the_whole_plan(
     simulated_url: str, tmp_path: Path, options: dict[str, Any], requests: int
 ) -> None:
     scenario = Scenario(url=simulated_url, input_tokens=(32,), output_tokens=(4,), seed=3, **options)
-    with control_client(trust(None)) as control:
+    with control_client(ConnectionKeys()) as control:
         target, workload = prepare_target(control, scenario, lambda _: None)
     folder = RunFolder.create(tmp_path / "run")
 

@@ -14,6 +14,7 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import (
     ATTRIBUTE,
     OPTION,
+    ConnectionKeys,
     LimitKeys,
     LoadKeys,
     PromptKeys,
@@ -160,7 +161,9 @@ class Extended(Scenario):
 
 
 def test_no_two_parts_have_a_key_of_the_same_name() -> None:
-    names = Counter(each.name for part in (LoadKeys, PromptKeys, RequestKeys, LimitKeys) for each in keys_of(part))
+    names = Counter(
+        each.name for part in (LoadKeys, PromptKeys, RequestKeys, ConnectionKeys, LimitKeys) for each in keys_of(part)
+    )
     assert names.most_common(1)[0][1] == 1
     assert {*names} | {"name", "save_text"} == {each.name for each in keys_of(Scenario)}
 

@@ -265,3 +265,105 @@ def test_anthropics_key_is_sent_to_messages_alone_and_kept_out_of_everything(
         others = [headers for path, headers in server.seen if path != "/v1/messages"]
         assert not [headers for headers in others if key in str(headers)]
     clean(tmp_path, *texts)
+
+
+ADDED = "hd-PLANTED-z1x2c3v4b5n6m7"  # in no variable that is known to hold a key
+TENANT = "tn-PLANTED-p0o9i8u7y6"
+HEADERS = {  # how a key is given with --header, and what the server gets
+    "written out": (f"X-Api-Key: {ADDED}", ADDED),
+    "behind a scheme": (f"Authorization: Bearer {ADDED}", f"Bearer {ADDED}"),
+    "by variable": ("X-Tenant: ${OLLAMA_TENANT}", TENANT),
+    "both": (f"Cookie: a={ADDED}; b=${{OLLAMA_TENANT}}", f"a={ADDED}; b={TENANT}"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_secret_in_a_header_or_a_query(
+    loadtest: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    header, sent_as = HEADERS[case]
+    name = header.partition(":")[0].lower()
+    monkeypatch.setenv("OLLAMA_TENANT", TENANT)
+    monkeypatch.setenv("LOADTEST_SECRETS", "")
+    calls = iter(range(10**9))
+    works = SERVERS["works"]["/v1/chat/completions"]
+
+    def quoted(headers: dict[str, str]) -> Any:
+        said = json.dumps({"error": {"message": f"refused: {headers.get(name)} and key {ADDED}"}})
+        return works if next(calls) < 4 else (400, {"Content-Type": "application/json"}, said.encode())
+
+    routes = {
+        "/v1/models": {"data": [{"id": "m"}]},
+        f"/v1/chat/completions?api-key={ADDED}": quoted,
+        "/props": lambda headers: (200, {}, json.dumps({"total_slots": 1, "build_info": headers.get(name)}).encode()),
+    }
+    added = ["--header", header, "--query", f"api-key={ADDED}"]
+    with made(routes) as server:
+        said = [
+            loadtest("run", "--url", server.url, *SHORT, *added, "--report", "--out", tmp_path / "run"),
+            loadtest("check", "--try", server.url, *added),
+            loadtest("check", server.url, "--header", f"Host: {ADDED}"),
+            loadtest("check", server.url, "--header", ADDED),
+            loadtest("check", server.url, "--header", f"X Y: {ADDED}"),
+            loadtest("check", server.url, "--query", f"{ADDED} x"),
+            loadtest("check", server.url, "--header", f"X-Key: {ADDED}é"),
+        ]
+        assert {headers.get(name) for _, headers in server.seen} == {sent_as}
+    assert "http_error" in (tmp_path / "run" / "requests-0.jsonl").read_text()
+    assert [code for code, *_ in said][1:] == [1, 2, 2, 2, 2, 2]
+    clean(tmp_path, *(text for _, *both in said for text in both))
+
+
+@pytest.mark.parametrize("where", ["option", "attribute"])
+def test_locust_with_a_secret_in_a_header(tmp_path: Path, where: str) -> None:
+    attribute = f"    header = ['X-Api-Key: {ADDED}']\n" if where == "attribute" else ""
+    elsewhere = tmp_path / "files"
+    elsewhere.mkdir()
+    locustfile = elsewhere / "chat.py"
+    locustfile.write_text(
+        f"from locust import task\nfrom loadtest.users import ModelUser\n\n\nclass Chat(ModelUser):\n{attribute}"
+        "    @task\n    def chat(self):\n        self.client.chat(output_tokens=2)\n"
+    )
+    routes = {"/v1/models": {"data": [{"id": "m"}]}, **SERVERS["works"]}
+    out = tmp_path / "out"
+    out.mkdir()
+    with made(routes) as server:
+        command = [
+            sys.executable,
+            "-m",
+            "locust",
+            "--headless",
+            "-f",
+            str(locustfile),
+            "-u",
+            "2",
+            "-r",
+            "2",
+            "-t",
+            "1s",
+        ]
+        command += ["--host", server.url, "--out", "run", "--csv", "stats", "--html", "page.html", "--processes", "2"]
+        if where == "option":
+            command += ["--header", f"X-Api-Key: {ADDED}"]
+        done = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False)
+        assert {headers.get("x-api-key") for path, headers in server.seen if path != "/"} == {ADDED}, done.stderr
+    kept = json.loads((out / "run" / "run.json").read_text())["scenario"]["header"]
+    assert kept == ["X-Api-Key: ${LOADTEST_HEADER_X_API_KEY}"], done.stderr
+    clean(out, done.stdout, done.stderr)
+
+
+def test_locust_neither_shows_nor_sends_a_secret_of_a_header() -> None:
+    code = (
+        "import argparse, os\nfrom locust.env import Environment\nfrom loadtest.users import ModelUser\n"
+        "from loadtest.users.run import withhold_passwords\n"
+        f"class Chat(ModelUser):\n    header = 'X-Api-Key: {ADDED}'\n"
+        f"options = argparse.Namespace(header=['Authorization: Bearer {ADDED}', 'X-A: 1'], query=['key={ADDED}'])\n"
+        "withhold_passwords(Environment(user_classes=[Chat], parsed_options=options))\n"
+        "print(options.header, options.query, Chat.header)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names = ("AUTHORIZATION", "X_API_KEY")
+    header, other = (f"${{LOADTEST_HEADER_{name}}}" for name in names)
+    assert done.stdout.strip() == (
+        f"['Authorization: {header}', 'X-A: 1'] ['key=${{LOADTEST_QUERY_KEY}}'] ['X-Api-Key: {other}']"
+    )

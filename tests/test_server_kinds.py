@@ -197,7 +197,6 @@ def test_names_that_steer_a_terminal_are_shown_and_sent_as_they_are(loadtest: Ca
         ("/v1/completions", ["--api", "ollama"], "the URL ends in /v1/completions"),
         ("/api/chat", ["--api", "openai"], "the URL ends in /api/chat"),
         ("/v1/rerank", [], "/v1/chat/completions"),
-        ("/v1?key=x", [], "query"),
     ],
 )
 def test_a_whole_endpoint_is_understood_or_answered(

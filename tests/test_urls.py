@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loadtest.errors import TargetError
-from loadtest.urls import base_url, default_url, parse_url, without_secrets
+from loadtest.urls import base_url, default_url, endpoint_url, parse_url, with_keys, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,22 @@ from loadtest.urls import base_url, default_url, parse_url, without_secrets
         ("https://openrouter.ai/api/v1", "https://openrouter.ai/api"),
         ("http://h/p;q=1/v1", "http://h/p;q=1"),
         ("http://h/a@b", "http://h/a@b"),
+        ("http://h/?", "http://h"),
+        ("http://h/v1?api-version=1", "http://h?api-version=1"),
+        ("http://h/v1/?a=1&b=", "http://h?a=1&b="),
+        ("https://h/paas/v4/", "https://h/paas/v4"),
+        ("https://h/v3/chat/completions", "https://h/v3"),
+        ("http://h/v1/v1", "http://h/v1/v1"),
+        ("https://h/v1beta/openai/", "https://h/v1beta/openai"),
+        ("https://x/openai/deployments/D?api-version=1", "https://x/openai/deployments/D?api-version=1"),
+        ("https://x/openai/deployments/D/chat/completions?a=1", "https://x/openai/deployments/D?a=1"),
+        ("https://x/openai/v1/", "https://x/openai"),
+        ("unix:/run/x.sock", "unix:/run/x.sock"),
+        ("unix:///run/x.sock", "unix:/run/x.sock"),
+        ("unix:/run/x.sock:/llm/v1", "unix:/run/x.sock:/llm"),
+        ("unix:/run/v3", "unix:/run/v3"),
+        ("http+unix://%2Frun%2FX.sock/v1/chat/completions", "unix:/run/X.sock"),
+        ("http+unix://%2Frun%2Fa%20b.sock", "unix:/run/a%20b.sock"),
     ],
 )
 def test_a_server_as_ollama_and_people_write_it(given: str, url: str) -> None:
@@ -69,13 +85,12 @@ def test_a_whole_endpoint_says_what_is_measured(given: str, url: str, asks: tupl
         (" ", "empty"),
         ("http://h/v1/rerank", "/v1/chat/completions"),
         ("http://h/api/embeddings", "/api/embed"),
-        ("http://h/v1?api-version=1", "query"),
-        ("http://h/?", "query"),
         ("http://h/#top", "fragment"),
-        ("http://h/paas/v4", "at another path than /v1"),
-        ("http://h/v1/v1", "at another path than /v1"),
-        ("http://h/openai/deployments/x", "at another path than /v1"),
-        ("http://h/chat/completions", "at another path than /v1"),
+        ("http://h/chat/completions", "--path"),
+        ("http://us:1234?pa@h", "%40"),
+        ("unix:///", "names no socket"),
+        ("http+unix://tmp/x.sock", "names no socket"),
+        ("unix:/tmp/a b", "%20"),
         ("http://h:0", "port"),
         ("http://h:x", "port"),
         ("http://h:66000", "port"),
@@ -99,6 +114,49 @@ def test_what_is_no_address_or_would_be_dropped_is_one_sentence(given: str, word
 
 
 @pytest.mark.parametrize(
+    ("given", "path", "asked", "socket"),
+    [
+        ("http://h", "/v1/chat/completions", "http://h/v1/chat/completions", None),
+        ("http://h/llm?t=1", "/api/chat", "http://h/llm/api/chat?t=1", None),
+        ("https://h/v3", "/v1/chat/completions", "https://h/v3/chat/completions", None),
+        ("https://h/v3", "/v1/models", "https://h/v3/models", None),
+        ("https://h/v2/v1", "/v1/models", "https://h/v2/v1/models", None),
+        (
+            "https://x/openai/deployments/D?api-version=2024-10-21",
+            "/v1/chat/completions",
+            "https://x/openai/deployments/D/chat/completions?api-version=2024-10-21",
+            None,
+        ),
+        ("unix:/run/x.sock", "/v1/models", "http://localhost/v1/models", "/run/x.sock"),
+        ("unix:/run/a%20b:/llm?t=1", "/api/chat", "http://localhost/llm/api/chat?t=1", "/run/a b"),
+        ("unix:/run/v3", "/v1/models", "http://localhost/v1/models", "/run/v3"),
+        ("unix:/run/x:/v3", "/v1/models", "http://localhost/v3/models", "/run/x"),
+    ],
+)
+def test_where_an_endpoint_lies(given: str, path: str, asked: str, socket: str | None) -> None:
+    url = endpoint_url(base_url(given), path)
+    assert with_keys(url) == (asked, socket)
+    if path.endswith("completions"):
+        assert parse_url(url).base == base_url(given)
+
+
+def test_keys_in_a_query_are_kept_apart() -> None:
+    address = parse_url("https://h/llm/v1?api-version=2&api-key=S3CRET%2B1&max_tokens=3&code=x")
+    assert "S3CRET" not in address.whole
+    assert address.base.count("$LOADTEST_URL_KEY_") == 2
+    assert "api-version=2" in address.base
+    assert "max_tokens=3" in address.base
+    assert parse_url(address.whole).base == address.base
+    assert parse_url(address.whole).keys == ()
+    url = endpoint_url(address.base, "/v1/models")
+    assert with_keys(url, dict(address.keys)).url.endswith(
+        "/llm/v1/models?api-version=2&api-key=S3CRET%2B1&max_tokens=3&code=x"
+    )
+    with pytest.raises(TargetError, match="LOADTEST_URL_KEY_"):
+        with_keys(url, {})
+
+
+@pytest.mark.parametrize(
     "given",
     [
         "http://us3r:p4ss@h:99999",
@@ -107,7 +165,6 @@ def test_what_is_no_address_or_would_be_dropped_is_one_sentence(given: str, word
         "http://us3r:p4?ss@h:1",
         "us3r:p4ss@a b",
         "http://us3r:p4ss@h/v1/rerank",
-        "http://h/?key=p4ss",
         "http://h/#p4ss",
         "http://us3r:p4ss@",
     ],

@@ -295,7 +295,7 @@ def test_every_option_has_a_variable_and_a_field_in_the_start_form(monkeypatch: 
     monkeypatch.setenv("LOCUST_MODEL", "from-the-environment")
     parsed = vars(parser.parse_args(["--output-tokens", "7"]))
     assert (parsed["model"], parsed["output_tokens"]) == ("from-the-environment", "7")
-    in_form = {option.key: not option.of_process for option in OPTIONS}
+    in_form = {option.key: not (option.of_process or option.repeated) for option in OPTIONS}
     assert {key: key in parser.args_included_in_web_ui for key in in_form} == in_form
     variables = {action.dest: getattr(action, "env_var", None) for action in parser._actions}
     assert [variables[option.key] for option in OPTIONS] == [f"LOCUST_{option.key.upper()}" for option in OPTIONS]
@@ -386,7 +386,9 @@ def test_workers_are_told_all_that_was_settled() -> None:
     scenario = Scenario(url="http://127.0.0.1:1", concurrency=(1,), output_tokens=(9,), temperature=0.5, seed=3)
     model = ServedModel("m", loaded=True, context=4096, details={"quantization_level": "Q4_0"})
     server = Server("http://127.0.0.1:1", "ollama", "0.24.0", (model,), None, {"profile": "quick", "speed": 2.0})
-    settled = UserTarget(scenario, Target(server, model, OllamaChat("m", temperature=0.5)), TokenFit(20.0, 1.1))
+    settled = UserTarget(
+        scenario, Target(server, model, OllamaChat("m", options={"options": {"temperature": 0.5}})), TokenFit(20.0, 1.1)
+    )
     assert UserTarget.from_json(sent(settled.to_json())) == settled
 
 

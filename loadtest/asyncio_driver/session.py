@@ -27,7 +27,7 @@ from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
 from loadtest.scenario import Level, Scenario
-from loadtest.target.connect import control_client, trust
+from loadtest.target.connect import control_client
 from loadtest.target.loaded_model import ask_to_unload, loaded_facts
 from loadtest.target.prepare import prepare_target
 from loadtest.target.run_facts import initial_facts, level_facts
@@ -73,7 +73,7 @@ def measure(
     RunFolder.check_free(path)
     scenario = _checked(scenario, say, searching=choose is not None)
     with (
-        control_client(trust(scenario.ca_file), scenario.connect_timeout) as control,
+        control_client(scenario, scenario.connect_timeout, scenario.header) as control,
         spawned(scenario.workers) as children,
     ):
         target, workload = prepare_target(control, scenario, say)

@@ -23,9 +23,9 @@ from loadtest.measure.schedule import PlanShare
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level
-from loadtest.target.connect import timeouts_of, trust
+from loadtest.target.connect import way_of
 from loadtest.target.target import Target
-from loadtest.wire import AsyncWire, Posts, keeper, now
+from loadtest.wire import AsyncWire, keeper, now
 from loadtest.workloads.workload import Workload
 
 
@@ -126,7 +126,7 @@ async def opened(
     scenario, url, share = part.workload.scenario, part.target.server.url, part.share
     folder = RunFolder(part.folder)
     async with AsyncExitStack() as stack:
-        wire = AsyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file))
+        wire = AsyncWire(**way_of(scenario))
         await stack.enter_async_context(wire)
         stack.enter_context(keeper())
         records = folder.record_writer(part.clock, worker=str(share.worker))
@@ -139,7 +139,7 @@ async def opened(
             dialect=part.target.dialect,
             counter=part.workload.counter,
             wire=wire,
-            posts=Posts(url, part.target.headers),
+            posts=part.target.posts,
             url=url,
             records=records,
             samples=samples,

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
-from loadtest.cli.connection import connection_options
+from loadtest.cli.connection import connection_of, connection_options
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.grid import Grid
+from loadtest.scenario import ConnectionKeys
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +34,7 @@ class MemoryOptions:
     config: Path | None
     url: str | None
     api: str
-    ca_file: str | None
+    connection: ConnectionKeys
     connect_timeout: float
     run: Path | None
     parameters: float | None
@@ -116,7 +117,7 @@ def memory(**options: Any) -> None:
 
     from loadtest.memory import report
 
-    asked = MemoryOptions(**options)
+    asked = MemoryOptions(connection=connection_of(options), **options)
     _one_source(asked)
     found = _asked_estimate(asked)
     if asked.table or asked.training:
@@ -289,12 +290,12 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.credentials import withhold
     from loadtest.memory.estimate import DEFAULT_CONTEXT, Plan
     from loadtest.memory.loaded import LoadedMemory, server_facts
-    from loadtest.target.connect import control_client, trust
+    from loadtest.target.connect import control_client
     from loadtest.target.probe import choose_model, probe, with_details
     from loadtest.text import shown
     from loadtest.urls import parse_url
 
-    with control_client(trust(asked.ca_file), asked.connect_timeout) as client:
+    with control_client(asked.connection, asked.connect_timeout) as client:
         server = probe(client, parse_url(withhold(url)).base, api=asked.api)
         if server.kind != "ollama":
             raise TargetError(

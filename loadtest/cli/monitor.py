@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from loadtest.cli.connection import ca_file_option
+from loadtest.cli.connection import connection_of, way_options
 from loadtest.cli.options import NumberParam
 from loadtest.credentials import withhold
 from loadtest.monitor import process
-from loadtest.scenario import MOST_S
+from loadtest.scenario import MOST_S, ConnectionKeys
 from loadtest.urls import base_url
 
 SHORTEST_EVERY_S = 0.05  # between samples
@@ -75,7 +75,7 @@ def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
     metavar="URL",
     help="The measured server: the CPU use of its process is counted apart where it runs on this machine.",
 )
-@ca_file_option
+@way_options
 @_metrics_options
 @click.option("--metrics-fd", type=int, hidden=True)
 @click.option("--with-run", is_flag=True, hidden=True)
@@ -87,11 +87,11 @@ def monitor(
     client: int | None,
     server: str | None,
     *,
-    ca_file: str | None,
     metrics_port: int | None,
     metrics_address: str,
     metrics_fd: int | None,
     with_run: bool,
+    **values: Any,
 ) -> None:
     """Sample host, GPU and servers into a run folder, until Ctrl-C, --for or the run's end.
 
@@ -110,13 +110,14 @@ def monitor(
       loadtest monitor --out runs/today --source prometheus=http://127.0.0.1:9100/metrics:node_load1 --for 60
       loadtest monitor --out runs/today --metrics-port 9464
     """
+    keys = connection_of(values)
     listener = _metrics_listener(metrics_address, metrics_port)
     if metrics_fd is not None:
         listener = socket.socket(fileno=metrics_fd)
     server = None if server is None else base_url(withhold(server))
     asked = process.parse_sources(sources or ("host",), server=server) if sources or listener is None else []
     process.run_monitor(
-        [process.make_source(one, client=client, server=server, ca_file=ca_file) for one in asked],
+        [process.make_source(one, client=client, server=server, keys=keys) for one in asked],
         out,
         every=every,
         seconds=seconds,
@@ -140,7 +141,7 @@ def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def beside_run(
-    sources: Sequence[str], every: float, *, metrics_port: int | None, metrics_address: str, ca_file: str | None = None
+    sources: Sequence[str], every: float, *, metrics_port: int | None, metrics_address: str, keys: ConnectionKeys
 ) -> Callable[[Path, str], AbstractContextManager[int]] | None:
     """Return a context to enter for the time of a run; None without sources and metrics.
 
@@ -156,7 +157,7 @@ def beside_run(
 
     def start(folder: Path, url: str) -> AbstractContextManager[int]:
         asked = process.parse_sources(sources, server=url) if sources else []
-        return process.child_monitor(folder, asked, every=every, server=url, ca_file=ca_file, metrics=listener)
+        return process.child_monitor(folder, asked, every=every, server=url, keys=keys, metrics=listener)
 
     return start
 

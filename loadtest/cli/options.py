@@ -71,19 +71,29 @@ def scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
         flag = "--" + former.replace("_", "-")
         command = click.option(flag, former, type=PARAM_TYPES.get(kinds[name]), hidden=True)(command)
     for one in reversed(keys):
-        command = _option(one)(command)
+        command = option_of(one)(command)
     return command
 
 
-def _option(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option of a scenario's key."""
     declared, kind, default = key.declared, key.kind, key.default
     text = declared.help + (f" [{declared.unit}]" if declared.unit else "")
-    if key.many:
+    if key.listed:
         default = ",".join(map(str, default))
     if default not in (None, "", False):
         text += f"  [default: {default}]"
     if kind is bool:
         return click.option(key.flag, key.name, is_flag=True, default=None, help=text)
+    if declared.repeat is not None:
+        return click.option(
+            key.flag,
+            key.name,
+            multiple=True,
+            metavar=declared.repeat,
+            callback=lambda _, __, given: given or None,
+            help=text,
+        )
     taken: Any = click.Choice(declared.choices) if declared.choices else PARAM_TYPES.get(kind, kind)
     if key.many:
         taken = LISTS_OF[kind]

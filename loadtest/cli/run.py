@@ -104,7 +104,7 @@ def run(
         _check_find_max(objectives, values)
     scenario = make_scenario(scenario_file, values)
     beside = beside_run(
-        monitor, monitor_every, metrics_port=metrics_port, metrics_address=metrics_address, ca_file=scenario.ca_file
+        monitor, monitor_every, metrics_port=metrics_port, metrics_address=metrics_address, keys=scenario
     )
     if find_max is not None:
         return _find_max(scenario, out, objectives, find_max, report=report, beside=beside)

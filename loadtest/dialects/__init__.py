@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from loadtest import metrics
@@ -64,11 +65,12 @@ def has_text(dialect: object) -> bool:
     return "embed" not in str(dialect) if known is None else known.streams
 
 
-def dialect_for(scenario: Scenario, *, api: str, model: str) -> Dialect:
-    """Return the wire format that a scenario speaks, once the server's api and the model are known.
+def dialect_for(scenario: Scenario, *, api: str, model: str, kind: str = "") -> Dialect:
+    """Return the wire format that a scenario speaks, once the server's api, the model and the kind of server are known.
 
     Scenario refuses an endpoint that a named API lacks; with api "auto" the endpoint's counterpart is taken. An endpoint of
-    one API alone, such as messages, is spoken by servers of the others too.
+    one API alone, such as messages, is spoken by servers of the others too. Raises ScenarioError for an option that the
+    format or this kind of server lacks.
     """
     endpoint = scenario.endpoint
     if endpoint in ONE_API:
@@ -77,4 +79,5 @@ def dialect_for(scenario: Scenario, *, api: str, model: str) -> Dialect:
         endpoint = "messages"
     elif (api, endpoint) not in DIALECTS:
         endpoint = COUNTERPARTS[endpoint]
-    return DIALECTS[api, endpoint].of(scenario, model)
+    dialect = DIALECTS[api, endpoint]
+    return dataclasses.replace(dialect.of(scenario, model), key_env=scenario.key_env, **dialect.asked(scenario, kind))

@@ -1,16 +1,20 @@
-"""What every wire format gives: a request's path and body, and a decoder from body bytes to events. No I/O here."""
+"""What every wire format gives: a request's path, headers and body, and a decoder from body bytes to events. No I/O here."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol, Self
 
+import orjson
+
 from loadtest import credentials, metrics
+from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S, ServerSaid
-from loadtest.scenario import Scenario
+from loadtest.scenario import SAID_KEYS, Scenario
+from loadtest.scenario.fields import filled_headers, merged
 from loadtest.text import join_text
 from loadtest.workloads.job import Job
 
@@ -73,7 +77,7 @@ class ContentEvents:
         elif sorted(stamps) != stamps:  # type: ignore[type-var]  # no None is among them
             odd = "the server's instants go backwards: its stamps are unknown"
         elif len(stamps) > 1 and not any(stamp % NS_PER_S for stamp in stamps):  # type: ignore[operator]
-            odd = "the server's instants are of join_text seconds: its stamps are unknown"
+            odd = "the server's instants are of whole seconds: its stamps are unknown"
         if odd is not None:
             stamps.clear()
         return odd if sent else None
@@ -83,7 +87,7 @@ class ContentEvents:
 class Ending:
     """What a stream said besides content."""
 
-    done: bool = False  # done:true, finish_reason: the answer is join_text
+    done: bool = False  # done:true, finish_reason: the answer is whole
     finish_reason: str | None = None
     error: str | None = None  # an error object in the stream, or why its bytes do not decode; one sentence
     hint: str | None = None  # why the answer may have ended without its end mark, e.g. the repeat guard; one sentence
@@ -110,7 +114,7 @@ class EndMarks:
     """
 
     needles: tuple[bytes, ...] = ()
-    read: Callable[[bytes], End | None] = lambda line: None  # noqa: ARG005 - given one join_text line without its newline
+    read: Callable[[bytes], End | None] = lambda line: None  # noqa: ARG005 - given one whole line without its newline
 
 
 class Decoder(Protocol):
@@ -130,6 +134,17 @@ class Decoder(Protocol):
         ...
 
 
+# How an option of the user's is said in a body: given its value and the server's kind, what is laid over the body; None
+# where this kind of server has no such option.
+Said = Callable[[Any, str], dict[str, Any] | None]
+MOST_LENGTHS = 4096  # answer lengths whose bodies' beginnings are kept
+
+
+def field_named(name: str) -> Said:
+    """Return an option that is a field of the body."""
+    return lambda value, _: {name: value}
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect(ABC):
     """One wire format, bound to a model and its options; see CONTRIBUTING for how to add one."""
@@ -140,24 +155,102 @@ class Dialect(ABC):
     path: ClassVar[str]  # below the base URL
     streams: ClassVar[bool] = True  # whether an answer comes in pieces; otherwise its framing alone ends it
     ends: ClassVar[EndMarks] = EndMarks()
+    says: ClassVar[Mapping[str, Said]] = {}  # the options of SAID_KEYS that it has; others are refused
     model: str
+    options: Mapping[str, Any] = field(default_factory=dict)  # what every body says by `says`
+    patch: Mapping[str, Any] = field(default_factory=dict)  # laid over every body (RFC 7396)
+    header: tuple[str, ...] = ()  # added to every request, as templates: see credentials.filled
+    query: tuple[str, ...] = ()  # likewise
+    other_path: str | None = None  # instead of `path`
+    key_env: str | None = None  # the variable that holds the key, where the user names one
+    _heads: dict[int | None, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    @abstractmethod
-    def of(cls, scenario: Scenario, model: str) -> Self:
-        """Take from a scenario what this format can say."""
+    def of(cls, scenario: Scenario, model: str) -> Self:  # noqa: ARG003 - for formats that have fields of their own
+        """Take from a scenario what this format alone can say; `asked` has what all formats share."""
+        return cls(model)
 
-    @abstractmethod
+    @classmethod
+    def asked(cls, scenario: Scenario, kind: str) -> dict[str, Any]:
+        """Return the fields of what the user asks for, as this format says it to a server of this kind (Server.kind).
+
+        Raises ScenarioError, naming it, for an option that the format or the server lacks.
+        """
+        return {
+            "options": cls._options(scenario, kind),
+            "patch": {} if scenario.body is None else orjson.loads(scenario.body),
+            "header": tuple(scenario.header),
+            "query": tuple(scenario.query),
+            "other_path": scenario.path,
+        }
+
+    @classmethod
+    def _options(cls, scenario: Scenario, kind: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name in SAID_KEYS:
+            value = getattr(scenario, name)
+            if value is None or value is False or value == ():
+                continue
+            said = cls.says[name](value, kind) if name in cls.says else None
+            if said is None:
+                raise ScenarioError(cls._lacks(name, value, kind))
+            found = merged(found, said)
+        return found
+
+    @classmethod
+    def _lacks(cls, name: str, value: Any, kind: str) -> str:
+        of_server = f" of this server ({kind})" if kind and name in cls.says else ""
+        native = ", use --api ollama" if kind == "ollama" and cls.api != "ollama" else ""
+        flag, body = "--" + name.replace("_", "-"), orjson.dumps({name: value}).decode()
+        return (
+            f"{flag} is unknown at {cls.path}{of_server}: leave it out{native}, or send the server's own field for it, e.g. "
+            f"--body '{body}'."
+        )
+
+    def fixed(self, output_tokens: int | None) -> dict[str, Any]:  # noqa: ARG002 - for formats that say some
+        """Return what every body says for answers of this length, beside model, options and prompt."""
+        return {}
+
+    def said(self, job: Job) -> dict[str, Any]:
+        """Return what a body says of this job alone: its prompt, by the format's name for it."""
+        raise NotImplementedError
+
+    def fields(self, output_tokens: int | None) -> dict[str, Any]:
+        """Return all that a body says beside model and prompt."""
+        return merged(merged(self.fixed(output_tokens), self.options), self.patch)
+
     def body(self, job: Job) -> bytes:
-        """Return the request's body, JSON."""
+        """Return the request's body, JSON: `fixed`, the user's options and --body, made once for each length; then `said`."""
+        head = self._heads.get(job.output_tokens)
+        if head is None:
+            if len(self._heads) >= MOST_LENGTHS:
+                self._heads.clear()
+            sent = {"model": self.model, **self.fields(job.output_tokens)}
+            head = self._heads[job.output_tokens] = orjson.dumps(sent)[:-1] + b","
+        return head + orjson.dumps(self.said(job))[1:]
 
     @abstractmethod
     def decoder(self) -> Decoder:
         """Return what decodes one answer."""
 
+    @property
+    def posted_to(self) -> str:
+        """The path, below the base URL, that requests go to."""
+        return self.path if self.other_path is None else self.other_path
+
     def auth(self, url: str) -> dict[str, str]:
         """Return the headers that hold the environment's credentials for the measured server at `url`."""
-        return credentials.headers(url, self.api)
+        return credentials.headers(url, self.api, key_env=self.key_env)
+
+    def headers(self, url: str) -> dict[str, str]:
+        """Return the headers of every request to `url`: those that the user adds stand in place of ours of that name.
+
+        Raises ScenarioError for a variable of the environment that one of them needs and that is not set.
+        """
+        ours = {"Accept-Encoding": "identity", "Content-Type": "application/json", **self.auth(url)}
+        added = filled_headers(self.header)
+        names = {name.lower() for name in added}
+        return {name: value for name, value in ours.items() if name.lower() not in names} | added
 
     @staticmethod
     def server_said(server: dict[str, Any]) -> ServerSaid:

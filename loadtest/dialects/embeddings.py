@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Self
 
-import orjson
-
 from loadtest.dialects import server_errors
-from loadtest.dialects.base import Dialect
+from loadtest.dialects.base import Dialect, Said, field_named
 from loadtest.dialects.counts import MOST_NUMBER, MOST_TOKENS, WIDEST, kept, known_number, short_key
 from loadtest.dialects.decoded import Decoded
 from loadtest.dialects.decoding import StreamDecoder
@@ -27,13 +26,12 @@ class _Embeddings(Dialect):
     endpoint: ClassVar[str] = "embeddings"
     streams: ClassVar[bool] = False
 
-    @classmethod
-    def of(cls, scenario: Scenario, model: str) -> Self:
-        del scenario
-        return cls(model)
+    def fixed(self, output_tokens: int | None) -> dict[str, Any]:
+        del output_tokens
+        return {}
 
-    def body(self, job: Job) -> bytes:
-        return orjson.dumps({"model": self.model, "input": job.inputs or (job.prompt,)})
+    def said(self, job: Job) -> dict[str, Any]:
+        return {"input": job.inputs or (job.prompt,)}
 
     def decoder(self) -> EmbeddingsDecoder:
         return EmbeddingsDecoder()
@@ -46,15 +44,16 @@ class OllamaEmbed(_Embeddings):
     name: ClassVar[str] = "ollama-embeddings"
     api: ClassVar[str] = "ollama"
     path: ClassVar[str] = "/api/embed"
+    says: ClassVar[Mapping[str, Said]] = {"keep_alive": field_named("keep_alive")}
     num_ctx: int | None = None
 
     @classmethod
     def of(cls, scenario: Scenario, model: str) -> Self:
         return cls(model, num_ctx=scenario.num_ctx)
 
-    def body(self, job: Job) -> bytes:
-        options = {"options": {"num_ctx": self.num_ctx}} if self.num_ctx is not None else {}
-        return orjson.dumps({"model": self.model, "input": job.inputs or (job.prompt,), **options})
+    def fixed(self, output_tokens: int | None) -> dict[str, Any]:
+        del output_tokens
+        return {"options": {"num_ctx": self.num_ctx}} if self.num_ctx is not None else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
-
-import orjson
+from typing import Any, ClassVar
 
 from loadtest import credentials, metrics
 from loadtest.dialects import server_errors
-from loadtest.dialects.base import Dialect, End, EndMarks
+from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
 from loadtest.dialects.counts import MOST_TOKENS, kept, known_number
 from loadtest.dialects.decoded import Decoded
 from loadtest.dialects.ends import end_said_by, reason_name, row_of_line
 from loadtest.dialects.named_events import NamedEventsDecoder, kind_of
 from loadtest.dialects.text_shapes import NO_TEXTS, Texts, in_message, in_value, tool_text
 from loadtest.metrics import ServerSaid
-from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job
 
 VERSION = "2023-06-01"  # of the API; without it Anthropic refuses every request
 MOST_OUTPUT = 4096  # tokens, asked for where no answer length is: the API wants one
+THINKING: dict[
+    str, dict[str, Any]
+] = {  # the API knows no efforts, and wants room for thoughts within the answer's length
+    "on": {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+    "off": {"thinking": {"type": "disabled"}},
+}
 REASONS = {  # in the words of the other formats
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -57,32 +60,28 @@ class AnthropicMessages(Dialect):
     endpoint: ClassVar[str] = "messages"
     path: ClassVar[str] = "/v1/messages"
     ends: ClassVar[EndMarks] = EndMarks((b"message_stop", b"stop_reason", b"[DONE]", b'_reason":"', b"error"), end_of)
-    temperature: float | None = None
+    says: ClassVar[Mapping[str, Said]] = {
+        "temperature": field_named("temperature"),
+        "top_p": field_named("top_p"),
+        "top_k": field_named("top_k"),
+        "stop": field_named("stop_sequences"),
+        "think": lambda value, _: THINKING.get(value),
+    }
 
-    @classmethod
-    def of(cls, scenario: Scenario, model: str) -> Self:
-        return cls(model, temperature=scenario.temperature)
+    def fixed(self, output_tokens: int | None) -> dict[str, Any]:
+        return {"max_tokens": output_tokens or MOST_OUTPUT, "stream": True}
 
-    def body(self, job: Job) -> bytes:
+    def said(self, job: Job) -> dict[str, Any]:
         system, messages = _system_apart(job.conversation)
-        asked: dict[str, Any] = {
-            "model": self.model,
-            "messages": messages,
-            "max_tokens": job.output_tokens or MOST_OUTPUT,
-        }
-        if system:
-            asked["system"] = system
-        if self.temperature is not None:
-            asked["temperature"] = self.temperature
-        return orjson.dumps(asked | {"stream": True})
+        return {"messages": messages} | ({"system": system} if system else {})
 
     def decoder(self) -> NamedEventsDecoder:
         answer = Decoded()
         return NamedEventsDecoder(answer, MessagesRows(answer), (b"message_", b"content_block_", b"ping"))
 
     def auth(self, url: str) -> dict[str, str]:
-        if (key := credentials.read_key("ANTHROPIC_API_KEY")) is None:
-            return {"anthropic-version": VERSION, **credentials.headers(url, self.api)}
+        if (key := credentials.read_key(self.key_env or "ANTHROPIC_API_KEY")) is None:
+            return {"anthropic-version": VERSION, **credentials.headers(url, self.api, key_env=self.key_env)}
         return {"anthropic-version": VERSION, **credentials.basic_auth(url), "x-api-key": key}
 
     @staticmethod

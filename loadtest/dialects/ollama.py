@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import orjson
 
-from loadtest.dialects.base import Dialect, EndMarks
+from loadtest.dialects.base import Dialect, EndMarks, Said
 from loadtest.dialects.decoded import Decoded
 from loadtest.dialects.decoding import StreamDecoder
 from loadtest.dialects.ends import OLLAMA
@@ -17,6 +18,15 @@ from loadtest.dialects.ollama_rows import OllamaRows
 from loadtest.dialects.openai_rows import OpenAIRows
 from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job
+
+
+def _option(name: str) -> Said:
+    return lambda value, _: {"options": {name: value}}
+
+
+def _keep_alive(value: str, _: str) -> dict[str, Any]:
+    """Return the time as Ollama takes it: a text with its unit, a number without one (seconds)."""
+    return {"keep_alive": int(value) if value.lstrip("-").isdigit() else value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +38,25 @@ class _OllamaDialect(Dialect):
 
     api: ClassVar[str] = "ollama"
     ends: ClassVar[EndMarks] = OLLAMA
+    says: ClassVar[Mapping[str, Said]] = {
+        "temperature": _option("temperature"),
+        "top_p": _option("top_p"),
+        "top_k": _option("top_k"),
+        "stop": _option("stop"),
+        "sampling_seed": _option("seed"),
+        "think": lambda value, _: {"think": {"on": True, "off": False}.get(value, value)},
+        "keep_alive": _keep_alive,
+    }
     num_ctx: int | None = None
-    temperature: float | None = None
 
     @classmethod
     def of(cls, scenario: Scenario, model: str) -> Self:
-        return cls(model, num_ctx=scenario.num_ctx, temperature=scenario.temperature)
+        return cls(model, num_ctx=scenario.num_ctx)
 
-    def _dump(self, job: Job, said: dict[str, Any]) -> bytes:
-        chosen = {"num_predict": job.output_tokens, "num_ctx": self.num_ctx, "temperature": self.temperature}
+    def fixed(self, output_tokens: int | None) -> dict[str, Any]:
+        chosen = {"num_predict": output_tokens, "num_ctx": self.num_ctx}
         options = {key: value for key, value in chosen.items() if value is not None}
-        return orjson.dumps({"model": self.model, **said, "stream": True} | ({"options": options} if options else {}))
+        return {"stream": True} | ({"options": options} if options else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +67,8 @@ class OllamaChat(_OllamaDialect):
     endpoint: ClassVar[str] = "chat"
     path: ClassVar[str] = "/api/chat"
 
-    def body(self, job: Job) -> bytes:
-        return self._dump(job, {"messages": job.conversation})
+    def said(self, job: Job) -> dict[str, Any]:
+        return {"messages": job.conversation}
 
     def decoder(self) -> OllamaDecoder:
         return OllamaDecoder(chat=True)
@@ -64,8 +82,8 @@ class OllamaGenerate(_OllamaDialect):
     endpoint: ClassVar[str] = "generate"
     path: ClassVar[str] = "/api/generate"
 
-    def body(self, job: Job) -> bytes:
-        return self._dump(job, {"prompt": job.prompt})
+    def said(self, job: Job) -> dict[str, Any]:
+        return {"prompt": job.prompt}
 
     def decoder(self) -> OllamaDecoder:
         return OllamaDecoder(chat=False)

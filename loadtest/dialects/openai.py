@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import orjson
 
-from loadtest.dialects.base import Dialect, EndMarks
+from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
 from loadtest.dialects.decoded import Decoded
 from loadtest.dialects.decoding import StreamDecoder
 from loadtest.dialects.ends import OPENAI
@@ -16,6 +17,24 @@ from loadtest.dialects.ollama_rows import OllamaRows
 from loadtest.dialects.openai_rows import OpenAIRows
 from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job
+
+ENGINES = ("vllm", "llama.cpp")  # kinds of servers that take more than OpenAI's own fields, under the same names
+
+
+def think(value: str, kind: str) -> dict[str, Any]:
+    """Return how a server of this kind is told to think: on or off by its chat template, else an effort."""
+    if kind in ENGINES and value in ("on", "off"):
+        return {"chat_template_kwargs": {"enable_thinking": value == "on"}}
+    return {"reasoning_effort": {"on": "medium", "off": "none"}.get(value, value)}
+
+
+def _of_engines(name: str) -> Said:
+    return lambda value, kind: {name: value} if kind in ENGINES else None
+
+
+def _unless_ollama(name: str) -> Said:
+    """Return a field that Ollama's /v1 passes over without a word."""
+    return lambda value, kind: {name: value} if kind != "ollama" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +46,23 @@ class _OpenAIDialect(Dialect):
 
     api: ClassVar[str] = "openai"
     ends: ClassVar[EndMarks] = OPENAI
-    temperature: float | None = None
+    says: ClassVar[Mapping[str, Said]] = {
+        "temperature": field_named("temperature"),
+        "top_p": field_named("top_p"),
+        "top_k": _unless_ollama("top_k"),
+        "stop": field_named("stop"),
+        "sampling_seed": field_named("seed"),
+        "ignore_eos": _of_engines("ignore_eos"),
+    }
     max_tokens_key: str = "max_tokens"
 
     @classmethod
     def of(cls, scenario: Scenario, model: str) -> Self:
-        return cls(model, temperature=scenario.temperature, max_tokens_key=scenario.max_tokens_key)
+        return cls(model, max_tokens_key=scenario.max_tokens_key)
 
-    def _dump(self, job: Job, said: dict[str, Any]) -> bytes:
-        asked = {"model": self.model, **said, "stream": True, "stream_options": {"include_usage": True}}
-        if job.output_tokens is not None:
-            asked[self.max_tokens_key] = job.output_tokens
-        if self.temperature is not None:
-            asked["temperature"] = self.temperature
-        return orjson.dumps(asked)
+    def fixed(self, output_tokens: int | None) -> dict[str, Any]:
+        length = {} if output_tokens is None else {self.max_tokens_key: output_tokens}
+        return {"stream": True, "stream_options": {"include_usage": True}, **length}
 
     def decoder(self) -> OpenAIDecoder:
         return OpenAIDecoder()
@@ -53,9 +75,10 @@ class OpenAIChat(_OpenAIDialect):
     name: ClassVar[str] = "openai-chat"
     endpoint: ClassVar[str] = "chat"
     path: ClassVar[str] = "/v1/chat/completions"
+    says: ClassVar[Mapping[str, Said]] = {**_OpenAIDialect.says, "think": think}
 
-    def body(self, job: Job) -> bytes:
-        return self._dump(job, {"messages": job.conversation})
+    def said(self, job: Job) -> dict[str, Any]:
+        return {"messages": job.conversation}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +89,8 @@ class OpenAICompletions(_OpenAIDialect):
     endpoint: ClassVar[str] = "completions"
     path: ClassVar[str] = "/v1/completions"
 
-    def body(self, job: Job) -> bytes:
-        return self._dump(job, {"prompt": job.prompt})
+    def said(self, job: Job) -> dict[str, Any]:
+        return {"prompt": job.prompt}
 
 
 class OpenAIDecoder(StreamDecoder):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
-
-import orjson
+from typing import Any, ClassVar
 
 from loadtest import metrics
 from loadtest.dialects import server_errors
-from loadtest.dialects.base import Dialect, End, EndMarks
+from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
 from loadtest.dialects.counts import Usage, kept
 from loadtest.dialects.decoded import Decoded
 from loadtest.dialects.ends import end_said_by, reason_name, row_of_line
 from loadtest.dialects.named_events import NamedEventsDecoder, kind_of
 from loadtest.dialects.text_shapes import NO_TEXTS, Texts, in_value, tool_text
 from loadtest.metrics import ServerSaid
-from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job
 
 LAST = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
@@ -49,23 +47,17 @@ class OpenAIResponses(Dialect):
     ends: ClassVar[EndMarks] = EndMarks(
         (*(kind.encode() for kind in LAST), b"[DONE]", b'_reason":"', b'_reason": "', b"error"), end_of
     )
-    temperature: float | None = None
+    says: ClassVar[Mapping[str, Said]] = {
+        "temperature": field_named("temperature"),
+        "top_p": field_named("top_p"),
+        "think": lambda value, _: {"reasoning": {"effort": {"on": "medium", "off": "none"}.get(value, value)}},
+    }
 
-    @classmethod
-    def of(cls, scenario: Scenario, model: str) -> Self:
-        return cls(model, temperature=scenario.temperature)
+    def fixed(self, output_tokens: int | None) -> dict[str, Any]:
+        return {"stream": True} | ({} if output_tokens is None else {"max_output_tokens": output_tokens})
 
-    def body(self, job: Job) -> bytes:
-        asked: dict[str, Any] = {
-            "model": self.model,
-            "input": job.prompt if job.messages is None else job.messages,
-            "stream": True,
-        }
-        if job.output_tokens is not None:
-            asked["max_output_tokens"] = job.output_tokens
-        if self.temperature is not None:
-            asked["temperature"] = self.temperature
-        return orjson.dumps(asked)
+    def said(self, job: Job) -> dict[str, Any]:
+        return {"input": job.prompt if job.messages is None else job.messages}
 
     def decoder(self) -> NamedEventsDecoder:
         answer = Decoded()

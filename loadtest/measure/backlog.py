@@ -13,15 +13,15 @@ logger = logging.getLogger(__name__)
 SLICE_NS = 500_000  # one stream of 100 events decodes in about 0.5 ms, so a slice is at most about 1 ms
 PAUSE_S = 0.001  # between slices the sockets get their turn
 WAVE_NS = 2_000_000  # streams end in waves: the users' next requests leave before the answers of this wave are decoded
-LONGEST_WAVE_NS = (
-    200_000_000  # on a crowded core some request has always just left, so a wave is taken to end after this long
-)
+LONGEST_WAVE_NS = 200_000_000  # on a crowded core some request has always just left: a wave is taken to end after this
+
 CLEAR_NS = 500_000  # before a scheduled request: no work is begun, since one piece may take that long
-BUSY_SHARE = 0.6  # share of the core that reading may take: above it no work is begun, since arrivals left unread lose their stamps
+# Share of the core that reading may take. Above it no work is begun, since arrivals left unread lose their stamps.
+BUSY_SHARE = 0.6
 LONGEST_NS = 2_000_000_000  # work that has waited this long is done in any case: live figures and memory depend on it
 # A slice grows by 1 ns for so many overdue ns: on a full core, slices of one size would fall ever further behind.
 CATCH_UP = 20
-LONGEST_SLICE_NS = 100_000_000
+LONGEST_SLICE_NS = 8_000_000  # shorter than the token gap of fast streams, so that no token is read a gap late
 
 
 class WorkQueue:

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any, cast
 
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
+from loadtest.dialects.refusals import advised
 from loadtest.dialects.server_errors import http_sentence
 from loadtest.measure.failure import Failure, bug
 from loadtest.records import Clock, Outcome, Record
@@ -116,7 +117,7 @@ class Request:
         self._content: Content | None = None
         self.received = Received(live=self.live, ends=dialect.ends)
         if posts is not None:
-            self.order = posts.order(dialect.path, dialect.body(job), self.received)
+            self.order = posts.order(dialect.posted_to, dialect.body(job), self.received)
 
     @property
     def waiting(self) -> bool:
@@ -252,7 +253,8 @@ class Request:
         if known is not None and received.marked is None:
             return known if known.sentence else Failure(known.outcome, received.failure or "")
         if received.status is not None and not received.success:
-            return Failure(Outcome.HTTP_ERROR, http_sentence(received.status, reads.body, received.headers))
+            said = http_sentence(received.status, reads.body, received.headers)
+            return Failure(Outcome.HTTP_ERROR, advised(self.dialect, self.job.output_tokens, received.status, said))
         wrong = ending.error
         if received.packed is not None:
             wrong = f"the server compressed the answer ({received.packed}), which it was asked not to do"

@@ -8,8 +8,10 @@ from typing import Any
 
 import orjson
 
-from loadtest.monitor.pages import Page
+from loadtest.monitor.pages import PLAIN, Page
 from loadtest.monitor.sampler import SourceError
+from loadtest.scenario import ConnectionKeys
+from loadtest.urls import endpoint_url
 
 _MODEL_KEYS = ("name", "digest", "size", "size_vram", "context_length", "expires_at")
 
@@ -19,8 +21,10 @@ class Ollama:
 
     name = "ollama"
 
-    def __init__(self, url: str, headers: Mapping[str, str] = MappingProxyType({}), ca_file: str | None = None) -> None:
-        self._page = Page(url.rstrip("/") + "/api/ps", headers, ca_file)
+    def __init__(
+        self, url: str, headers: Mapping[str, str] = MappingProxyType({}), keys: ConnectionKeys = PLAIN
+    ) -> None:
+        self._page = Page(endpoint_url(url.rstrip("/"), "/api/ps"), headers, keys)
 
     def open(self) -> dict[str, Any]:
         self._models()

@@ -17,12 +17,16 @@ from urllib.parse import quote, unquote, urlsplit
 
 import httptools
 
+from loadtest.errors import LoadTestError
 from loadtest.monitor.sampler import SourceError
+from loadtest.reach import Proxy, Tunnel, trust
+from loadtest.scenario import ConnectionKeys
 from loadtest.text import seconds
-from loadtest.urls import userinfo_apart
+from loadtest.urls import userinfo_apart, with_keys
 
 PAGE_LIMIT_S = 2.0  # of a whole page; a slower one would describe another moment than its stamp says
 PAGE_LIMIT_BYTES = 8_000_000
+PLAIN = ConnectionKeys()
 _SIMULATED_NAME = b"loadtest-simulated"
 _IN_A_TARGET = "/%?&=:@!$'()*+,;~"  # characters that stay as they are in a request's target
 
@@ -59,9 +63,12 @@ class _PageAnswer:
 class Page:
     """A URL that is read again and again."""
 
-    def __init__(self, url: str, headers: Mapping[str, str] = MappingProxyType({}), ca_file: str | None = None) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str] = MappingProxyType({}), keys: ConnectionKeys = PLAIN
+    ) -> None:
         """`headers` hold credentials for this origin, where it is the measured one. Redirects are not followed."""
-        parts = urlsplit(url)
+        asked = with_keys(url)
+        parts = urlsplit(asked.url)
         self.url = userinfo_apart(url)[0]  # without user:pass, may be printed
         self.simulated: str | None = None  # what the simulated server says of itself
         self._parts = parts
@@ -72,13 +79,17 @@ class Page:
             "User-Agent": "loadtest-monitor",
             **headers,
         }
-        self._ca_file = ca_file
+        self._keys, self._socket = keys, asked.socket
+        self._proxy = Proxy.of(keys) if asked.socket is None else None
         if parts.username:
             secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
         target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_IN_A_TARGET)
         lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in self._headers.items())]
         self._request = "\r\n".join([*lines, "", ""]).encode()
+        self._place = (parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        if self._proxy is not None and parts.scheme == "http":
+            self._request = self._proxy.request(self._request, self._place)
         self._connection: socket.socket | None = None
 
     def read(self) -> bytes:
@@ -109,17 +120,32 @@ class Page:
             return None
 
     def _connect(self) -> socket.socket:
-        host, port, secret = self._parts.hostname or "", self._parts.port, self._parts.scheme == "https"
-        self._connection = socket.create_connection((host, port or (443 if secret else 80)), timeout=PAGE_LIMIT_S)
-        if secret:
-            self._connection = self._trust().wrap_socket(self._connection, server_hostname=host)
+        if self._socket is not None:
+            self._connection = connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(PAGE_LIMIT_S)
+            connection.connect(self._socket)
+            return connection
+        _, host, port = self._place if self._proxy is None else self._proxy.place
+        self._connection = socket.create_connection((host, port), timeout=PAGE_LIMIT_S)
+        if self._place[0] == "https":
+            if self._proxy is not None:
+                self._open_tunnel(self._connection, self._proxy)
+            self._connection = self._trust().wrap_socket(self._connection, server_hostname=self._place[1])
         return self._connection
+
+    def _open_tunnel(self, connection: socket.socket, proxy: Proxy) -> None:
+        connection.sendall(proxy.connect(self._place))
+        tunnel = Tunnel(proxy, lambda status, _: f"HTTP {status}")
+        while not tunnel.feed(connection.recv(65536)):
+            pass
+        if tunnel.refused is not None:
+            raise SourceError(f"{self.url} cannot be read: {tunnel.refused}.")
 
     def _trust(self) -> ssl.SSLContext:
         try:
-            return ssl.create_default_context(cafile=self._ca_file)
-        except OSError as error:
-            raise SourceError(f"cannot read certificates from {self._ca_file}: {error}; give a PEM file.") from None
+            return trust(self._keys)
+        except LoadTestError as error:
+            raise SourceError(str(error)) from None
 
     def _read(self, connection: socket.socket) -> _PageAnswer:
         deadline = time.monotonic() + PAGE_LIMIT_S

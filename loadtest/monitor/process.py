@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from loadtest import credentials
+from loadtest import credentials, reach
 from loadtest.errors import RunFolderError, ScenarioError
+from loadtest.monitor.pages import PLAIN
 from loadtest.monitor.sampler import Source, watch_all
-from loadtest.urls import origin, userinfo_apart, without_secrets
+from loadtest.scenario import ConnectionKeys, keys_of
+from loadtest.urls import endpoint_url, origin, parse_url, userinfo_apart, without_secrets
 
 SOURCE_KINDS = ("host", "nvidia", "ollama", "dcgm", "vllm", "llamacpp", "prometheus")
 WITH_URL = ("ollama", "dcgm", "vllm", "llamacpp", "prometheus")
@@ -37,7 +39,9 @@ NICENESS = 10  # samples may be late, the driver's stamps may not
 START_S = 10.0  # for a monitor to start, after which the run begins without it; starting takes about 0.3 s
 READY = "sampling"
 
-_ENDPOINT = re.compile(r"(?P<url>https?://([^/@]*@)?(\[[^\]]*\]|[^/:]+)(:\d+)?(/[^:]*)?)(:(?P<metrics>.+))?")
+_ENDPOINT = re.compile(
+    r"(?P<url>unix:/[^:]*(?::/[^:]*)?|https?://([^/@]*@)?(\[[^\]]*\]|[^/:]+)(:\d+)?(/[^:]*)?)(:(?P<metrics>.+))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,8 @@ def _parse_source(text: str, server: str | None) -> SourceSpec:
             raise ScenarioError(f"{kind} samples this machine and takes no address; write {kind} alone.")
         return SourceSpec(kind)
     if not given and kind in OF_THE_SERVER and server:
-        rest = server.rstrip("/").removesuffix("/v1") + ("/metrics" if kind != "ollama" else "")
+        base = parse_url(server).base
+        rest = base if kind == "ollama" else endpoint_url(base, "/metrics")
     found = _ENDPOINT.fullmatch(rest)
     if not found:
         raise ScenarioError(
@@ -86,13 +91,13 @@ def _parse_source(text: str, server: str | None) -> SourceSpec:
     url, userinfo = userinfo_apart(found["url"])
     if userinfo:
         credentials.keep_userinfo(url, userinfo)  # for this process and its child: anybody can read arguments
-    if kind != "ollama" and urlsplit(url).path in ("", "/"):
+    if kind != "ollama" and urlsplit(url).scheme != "unix" and urlsplit(url).path in ("", "/"):
         url = url.rstrip("/") + "/metrics"
     return SourceSpec(kind, url, metrics)
 
 
 def make_source(
-    asked: SourceSpec, *, client: int | None = None, server: str | None = None, ca_file: str | None = None
+    asked: SourceSpec, *, client: int | None = None, server: str | None = None, keys: ConnectionKeys = PLAIN
 ) -> Source:
     """Return the source; its library is imported only now. `client` and `server` tell `host` whose CPU use to report apart.
 
@@ -109,14 +114,15 @@ def make_source(
     assert asked.url is not None
     authorization = credentials.basic_auth(asked.url)
     if server is not None and origin(asked.url) == origin(server):
-        authorization = credentials.headers(asked.url, "ollama" if asked.kind == "ollama" else "openai")
+        api = "ollama" if asked.kind == "ollama" else "openai"
+        authorization = credentials.headers(asked.url, api, key_env=keys.key_env)
     if asked.kind == "ollama":
         from loadtest.monitor.ollama import Ollama
 
-        return Ollama(asked.url, authorization, ca_file)
+        return Ollama(asked.url, authorization, keys)
     from loadtest.monitor.prometheus import Prometheus
 
-    return Prometheus(asked.kind, asked.url, asked.metrics, authorization, ca_file)
+    return Prometheus(asked.kind, asked.url, asked.metrics, authorization, keys)
 
 
 def run_monitor(
@@ -157,6 +163,13 @@ def run_monitor(
         thread.join(max(deadline - time.monotonic(), 0.0))
 
 
+def _way_arguments(keys: ConnectionKeys) -> list[str]:
+    """Return the options by which the child reaches the server as the run does; none of them holds a secret."""
+    keys = keys.by_proxy(reach.proxy_named(keys))
+    given = [(key.flag, getattr(keys, key.name)) for key in keys_of(ConnectionKeys)]
+    return [part for flag, value in given if value for part in ((flag,) if value is True else (flag, str(value)))]
+
+
 def _serve_metrics(listener: socket.socket, folder: Path) -> None:
     """Serve Prometheus from now until this process ends."""
     from loadtest.monitor.endpoint import Endpoint
@@ -186,7 +199,7 @@ def child_monitor(
     *,
     every: float,
     server: str | None = None,
-    ca_file: str | None = None,
+    keys: ConnectionKeys = PLAIN,
     metrics: socket.socket | None = None,
 ) -> Iterator[int]:
     """Sample into `folder` from a child process, while inside and no longer than this process lives; give its pid.
@@ -198,8 +211,7 @@ def child_monitor(
     command += ["--client", str(os.getpid())]
     if server:
         command += ["--server", server]
-    if ca_file:
-        command += ["--ca-file", ca_file]
+    command += _way_arguments(keys)
     inherited = [metrics.fileno()] if metrics is not None else []
     command += [part for number in inherited for part in ("--metrics-fd", str(number))]
     # In a session of its own the child does not get the terminal's Ctrl-C: the run ends first, then its monitor.

@@ -12,8 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from loadtest.credentials import redacted
-from loadtest.monitor.pages import Page
+from loadtest.monitor.pages import PLAIN, Page
 from loadtest.monitor.sampler import SourceError
+from loadtest.scenario import ConnectionKeys
 from loadtest.text import shown
 
 KNOWN_METRICS = {
@@ -71,10 +72,10 @@ class Prometheus:
         url: str,
         metrics: Sequence[str] = (),
         headers: Mapping[str, str] = MappingProxyType({}),
-        ca_file: str | None = None,
+        keys: ConnectionKeys = PLAIN,
     ) -> None:
         self.name = name
-        self._page = Page(url, headers, ca_file)
+        self._page = Page(url, headers, keys)
         self._wanted = frozenset(metrics or [metric for names in KNOWN_METRICS.values() for metric in names])
         self._asked = tuple(metrics)
         if not metrics and name in KNOWN_METRICS:

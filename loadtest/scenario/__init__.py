@@ -1,18 +1,19 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
-schema: Scenario, its grid, reading and writing · request, load, prompts, limits: the parts that hold its keys, each with
-what they must be together · checks: what keys of several parts must be together · keys: what a key says of itself ·
-tables: TOML files and former names · values: what a single value must be · level: one cell of the grid · files: text
-files that a user names.
+schema: Scenario, its grid, reading and writing · request, connection, load, prompts, limits: the parts that hold its
+keys, each with what they must be together · checks: what keys of several parts must be together · keys: what a key says
+of itself · fields: headers, query, path and body that are added to requests · tables: TOML files and former names ·
+values: what a single value must be · level: one cell of the grid · files: text files that a user names.
 """
 
+from loadtest.scenario.connection import ConnectionKeys
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
 from loadtest.scenario.level import Level
 from loadtest.scenario.limits import LimitKeys
 from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys
 from loadtest.scenario.prompts import PromptKeys
-from loadtest.scenario.request import APIS, EMBEDDINGS, ENDPOINT_NAMES, ONE_API, RequestKeys
+from loadtest.scenario.request import ADDED_KEYS, APIS, EMBEDDINGS, ENDPOINT_NAMES, ONE_API, SAID_KEYS, RequestKeys
 from loadtest.scenario.schema import Scenario
 from loadtest.scenario.tables import FORMER
 from loadtest.scenario.values import (
@@ -29,6 +30,7 @@ from loadtest.scenario.values import (
 )
 
 __all__ = [
+    "ADDED_KEYS",
     "APIS",
     "ATTRIBUTE",
     "BURSTINESS",
@@ -42,7 +44,9 @@ __all__ = [
     "OPEN_LOOP_S",
     "OPTION",
     "RATE",
+    "SAID_KEYS",
     "TOKEN_COUNTS",
+    "ConnectionKeys",
     "Key",
     "Level",
     "LimitKeys",

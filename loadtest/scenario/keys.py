@@ -21,7 +21,8 @@ class Declared:
     """What a field of a part says about its key beyond name, type and default.
 
     `table` names the TOML table that the key stands in; the keys of the first releases stand above all tables.
-    `locust` says where Locust's users can set the key.
+    `locust` says where Locust's users can set the key. A key with `repeat` takes a list whose values all hold together: its
+    option may be given again, each time with what `repeat` shows.
     """
 
     help: str
@@ -31,6 +32,7 @@ class Declared:
     text: Text | None = None
     table: str | None = None
     locust: tuple[str, ...] = ()
+    repeat: str | None = None
 
 
 def key(help_text: str, default: Any, **declared: Any) -> Any:
@@ -51,12 +53,17 @@ class Key:
     @property
     def many(self) -> bool:
         """Whether the key takes a list, each value a level of its own."""
+        return self.listed and self.declared.repeat is None
+
+    @property
+    def listed(self) -> bool:
+        """Whether the key's value is a list."""
         return typing.get_origin(self.hint) in (Sequence, tuple)
 
     @property
     def kind(self) -> type:
         """The type of one value: int, float, str or bool."""
-        options = typing.get_args(self.hint) if self.many or isinstance(self.hint, types.UnionType) else (self.hint,)
+        options = typing.get_args(self.hint) if self.listed or isinstance(self.hint, types.UnionType) else (self.hint,)
         kind: type = next(option for option in options if option is not type(None))
         return kind
 
@@ -69,15 +76,15 @@ class Key:
         declared = self.declared
         if value is None:
             return
-        for one in value if self.many else (value,):
+        for one in value if self.listed else (value,):
             if declared.bounds is not None:
                 declared.bounds.check(self.name, one)
             if declared.choices and one not in declared.choices:
                 raise ScenarioError(f"{self.name} must be one of {', '.join(declared.choices)}, not {short_repr(one)}.")
+            if declared.text is not None:
+                declared.text.check(self.name, one)
         if self.many and len(set(value)) != len(value):
             raise ScenarioError(f"{self.name} names a value twice: {_values_text(value)}.")
-        if declared.text is not None:
-            declared.text.check(self.name, value)
 
 
 def keys_of(schema: Any) -> tuple[Key, ...]:

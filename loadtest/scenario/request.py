@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadtest.errors import ScenarioError
+from loadtest.scenario.fields import MOST_BODY, check_body, check_headers, check_keep_alive, check_path, query_parts
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import Range, Text
 
@@ -16,6 +18,10 @@ ONE_API = {
 }  # endpoints whose path is the same whatever else a server speaks
 EMBEDDINGS = "embeddings"
 MAX_TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
+THINK = ("on", "off", "low", "medium", "high", "max")
+# What requests say beside the prompt where the user asks for it: options that a dialect may lack …
+SAID_KEYS = ("temperature", "top_p", "top_k", "stop", "think", "keep_alive", "ignore_eos", "sampling_seed")
+ADDED_KEYS = ("header", "body", "query", "path")  # … and what is added to any request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +72,98 @@ class RequestKeys:
         choices=MAX_TOKENS_KEYS,
         locust=(ATTRIBUTE,),
     )
-    ca_file: str | None = key(
-        "PEM file of the authority to trust over https; default: SSL_CERT_FILE, else the known ones.",
+    # What is added to every request, and what is said by name; each dialect says how in its own file.
+    header: Sequence[str] = key(
+        "Header of every request, as 'Name: value'; ${NAME} in the value is filled in from the environment when it is "
+        "sent, and never stored. May be given again.",
+        [],
+        table="request",
+        repeat="'NAME: VALUE'",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    body: str | None = key(
+        "JSON laid over the body of every request, or @FILE with it; null takes a key out, as in "
+        "'{\"stream_options\": null}'.",
         None,
-        text=Text(4096, "name a PEM file, or leave it out"),
-        locust=(ATTRIBUTE,),
+        text=Text(MOST_BODY, "write a JSON object, or leave it out", lines=True),
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    query: Sequence[str] = key(
+        "Query of every measured request, as 'name=value'; ${NAME} as in --header. May be given again.",
+        [],
+        table="request",
+        repeat="NAME=VALUE",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    path: str | None = key(
+        "Path that measured requests go to, below the URL, instead of the endpoint's own.",
+        None,
+        text=Text(4096, "write it like /v1/chat/completions, or leave it out"),
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    top_p: float | None = key(
+        "Sample from the likeliest tokens of this much probability; default: the server's.",
+        None,
+        bounds=Range(0, 1),
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    top_k: int | None = key(
+        "Sample from so many likeliest tokens; default: the server's.",
+        None,
+        bounds=Range(-1, 1_000_000),
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    stop: Sequence[str] = key(  # no attribute of Locust's users, who have a method of that name
+        "Text that ends an answer. May be given again.",
+        [],
+        text=Text(1000, "give the text that ends an answer, or leave it out", lines=True, blank=True),
+        table="request",
+        repeat="TEXT",
+        locust=(OPTION,),
+    )
+    think: str | None = key(
+        "Whether a model thinks before it answers, or how hard; default: as the model does by itself.",
+        None,
+        choices=THINK,
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    keep_alive: str | None = key(
+        "How long Ollama keeps the model loaded after a request, like 10m; -1: for ever.",
+        None,
+        text=Text(100, "write a time like 10m, or leave it out"),
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    ignore_eos: bool = key(
+        "Write answers to their full length: the end that the model chooses is passed over (vLLM, llama.cpp).",
+        default=False,
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    sampling_seed: int | None = key(
+        "Seed of the server's sampling, the same in every request.",
+        None,
+        bounds=Range(-(2**31), 2**32 - 1),
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
     )
 
 
 def check_request(request: RequestKeys) -> None:
-    """Raise ScenarioError for an endpoint that the API does not have, and for inputs of one that takes no list of them."""
+    """Raise ScenarioError for an endpoint that the API does not have, and for what cannot be said or added."""
+    check_headers(request.header)
+    query_parts(request.query)
+    if request.path is not None:
+        check_path(request.path)
+    if request.body is not None:
+        check_body(request.body)
+    if request.keep_alive is not None:
+        check_keep_alive(request.keep_alive)
     api, endpoint = request.api, request.endpoint
     if (api, endpoint) in (("ollama", "completions"), ("openai", "generate")):
         other = "generate" if api == "ollama" else "completions"

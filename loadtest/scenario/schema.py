@@ -18,6 +18,8 @@ from typing import Any, Self
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.checks import NO_OUTPUT, check_together
+from loadtest.scenario.connection import ConnectionKeys, check_connection
+from loadtest.scenario.fields import body_text
 from loadtest.scenario.keys import ATTRIBUTE, key, keys_of
 from loadtest.scenario.level import Level
 from loadtest.scenario.limits import LimitKeys
@@ -29,7 +31,9 @@ from loadtest.scenario.values import Text, coerce
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has the fields of its last base first
+class Scenario(
+    LimitKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys
+):  # a dataclass has the fields of its last base first
     """Everything that decides what is sent; immutable, and written whole into run.json."""
 
     name: str = key(
@@ -41,6 +45,7 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
 
     def __post_init__(self) -> None:
         keys = keys_of(type(self))
+        object.__setattr__(self, "body", body_text(self.body))
         for one in keys:  # lists become tuples: the scenario is immutable throughout
             object.__setattr__(self, one.name, coerce(one.name, getattr(self, one.name), one.hint, "the scenario"))
         if self.open_loop:
@@ -54,6 +59,7 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
         check_load(self)
         check_prompts(self)
         check_request(self)
+        check_connection(self)
         check_together(self)
 
     @classmethod
@@ -68,6 +74,8 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
         for name in ("prompt_file", "trace"):
             if isinstance(named := table.get(name), str) and named and overrides.get(name) is None:
                 table[name] = str(path.parent / named)  # a file names its neighbours
+        if "body" in table:
+            table["body"] = body_text(table["body"], path.parent)
         return cls.from_dict(table, where=where, say=say, **overrides)
 
     @classmethod
@@ -90,6 +98,8 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
         merged = {**other_loop_left_out(table, given), **given}
         if merged.get("concurrency") and (merged.get("rate") or merged.get("trace")):
             raise ScenarioError(f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.")
+        if "body" in merged:
+            merged["body"] = body_text(merged["body"])
         if merged.get("endpoint") == EMBEDDINGS and merged.get("output_tokens"):
             raise ScenarioError(NO_OUTPUT)
         hints = {one.name: one.hint for one in keys}

@@ -143,12 +143,13 @@ class Text:
     most: int  # bytes in UTF-8
     empty: str  # what to do where it is empty
     lines: bool = False  # whether line ends, tabs and other control characters but NUL are allowed
+    blank: bool = False  # whether it may be blanks alone
 
     def check(self, key: str, text: str) -> None:
         """Raise ScenarioError, naming the key, for a text that cannot be sent, written or shown."""
         if not encodable(text):
             raise ScenarioError(f"{key} holds bytes that are not UTF-8 text ({short_repr(text)}); write it in UTF-8.")
-        if not text.strip():
+        if not (text if self.blank else text.strip()):
             raise ScenarioError(f"{key} is empty; {self.empty}.")
         if "\0" in text:
             raise ScenarioError(f"{key} holds a NUL byte; take it out.")

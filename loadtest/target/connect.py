@@ -1,31 +1,34 @@
-"""How to connect to the measured server: which certificates to trust, how long to wait."""
+"""How to connect to the measured server: by which way, and how long to wait."""
 
 from __future__ import annotations
 
-import os
-import ssl
+from collections.abc import Sequence
+from typing import Any
 
 import httpx
 
-from loadtest.errors import ScenarioError
-from loadtest.scenario import Scenario
-from loadtest.target.control import LONGEST_S
+from loadtest import reach
+from loadtest.scenario import ConnectionKeys, Scenario
+from loadtest.scenario.fields import filled_headers
+from loadtest.target.control import LONGEST_S, ControlClient
 from loadtest.wire import Timeouts
 
 
-def trust(ca_file: str | None) -> ssl.SSLContext:
-    """Return the TLS context: it trusts the authorities in the file, else those in SSL_CERT_FILE, else the usual ones."""
-    path = ca_file or os.environ.get("SSL_CERT_FILE")
-    try:
-        return ssl.create_default_context(cafile=path) if path else httpx.create_ssl_context()
-    except (OSError, ssl.SSLError) as error:
-        raise ScenarioError(f"cannot read certificates from {path}: {error}; give a PEM file.") from None
+def control_client(
+    keys: ConnectionKeys, connect_timeout: float | None = None, header: Sequence[str] = ()
+) -> ControlClient:
+    """Return a client for questions to the control plane, which go the way of requests; `connect_timeout` in seconds.
 
-
-def control_client(context: ssl.SSLContext, connect_timeout: float | None = None) -> httpx.Client:
-    """Return a client for questions to the control plane; `connect_timeout` in seconds."""
+    The user's own headers go with every question, in place of ours of that name: a gateway wants them there, too. Raises
+    ScenarioError where one needs a variable that is not set.
+    """
     limits = httpx.Timeout(LONGEST_S, connect=min(connect_timeout or LONGEST_S, LONGEST_S))
-    return httpx.Client(timeout=limits, trust_env=False, verify=context)
+    return ControlClient(keys, limits, filled_headers(header))
+
+
+def way_of(scenario: Scenario) -> dict[str, Any]:
+    """Return the scenario's way as the arguments of a wire: its limits, what it trusts, its proxy."""
+    return {"timeouts": timeouts_of(scenario), "verify": reach.trust(scenario), "proxy": reach.Proxy.of(scenario)}
 
 
 def timeouts_of(scenario: Scenario) -> Timeouts:

@@ -6,18 +6,21 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import httpx
 import orjson
 
-from loadtest import credentials
+from loadtest import credentials, reach
 from loadtest.dialects.server_errors import http_sentence, shorten
 from loadtest.errors import TargetError
+from loadtest.scenario import ConnectionKeys
 from loadtest.text import seconds, shown
-from loadtest.urls import without_secrets
+from loadtest.urls import endpoint_url, with_keys, without_secrets
+from loadtest.wire import SyncWire, Timeouts
 
 NO_ANSWER = "no answer in time"
 LONGEST_S = 20.0  # of a whole answer
@@ -25,6 +28,7 @@ LONGEST_BYTES = 64 << 20
 DEEPEST, LONGEST_LIST, LONGEST_TEXT = 6, 256, 500  # limits on what is kept of a server's own facts
 LARGEST = 2**53  # larger counts are not believed: many JSON readers could not hold them
 
+_WORDY = ("application/json", "text/html")  # kinds of bodies whose words say why a question was refused
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -63,13 +67,57 @@ class ControlAnswer:
         kind = shown((self.header("content-type") or "").partition(";")[0].strip().lower())
         if not self.ok:
             there = f" to {shown(without_secrets(place))[:200]}" if (place := self.header("location")) else ""
-            words = http_sentence(self.status, self.body) if kind == "application/json" and self.body else ""
+            words = http_sentence(self.status, self.body) if kind in _WORDY and self.body else ""
+            words = words.removeprefix(f"HTTP {self.status} with ")
             return f"status {self.status}{there}" + (f" ({words})" if words else "")
         if kind == "text/html":
             return "a web page"
         if parse_json(self.body) is None:
             return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"
         return "JSON of another shape"
+
+
+class ControlClient(httpx.Client):
+    """A client that asks by the way of `keys`, and over unix sockets where a URL names one."""
+
+    def __init__(self, keys: ConnectionKeys, limits: httpx.Timeout, header: Mapping[str, str] | None = None) -> None:
+        """`header` is added to every question."""
+        self.keys = keys
+        hooks = {"request": [lambda request: request.headers.update(header or {})]}
+        proxy = None
+        if (named := reach.proxy_named(keys)) is not None:
+            proxy = httpx.Proxy(named, headers=credentials.proxy_auth(named))
+        super().__init__(timeout=limits, trust_env=False, verify=reach.trust(keys), proxy=proxy, event_hooks=hooks)
+        self._limits, self._hooks = limits, hooks
+        self._over: dict[str, httpx.Client] = {}
+
+    def over(self, socket: str) -> httpx.Client:
+        """Return a client that sends everything over a unix socket."""
+        if socket not in self._over:
+            transport = httpx.HTTPTransport(uds=socket)
+            self._over[socket] = httpx.Client(
+                timeout=self._limits, trust_env=False, transport=transport, event_hooks=self._hooks
+            )
+        return self._over[socket]
+
+    def close(self) -> None:
+        for one in self._over.values():
+            one.close()
+        super().close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        self.close()
+
+
+def keys_of_client(client: httpx.Client) -> ConnectionKeys:
+    """Return by which way a client asks."""
+    return client.keys if isinstance(client, ControlClient) else ConnectionKeys()
 
 
 def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None = None) -> ControlAnswer:
@@ -80,15 +128,24 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
     headers = {
         "Accept": "application/json",
         "Accept-Encoding": "identity",
-        **credentials.headers(url, "ollama" if path.startswith("/api/") else "openai"),
+        **credentials.headers(
+            url, "ollama" if path.startswith("/api/") else "openai", key_env=keys_of_client(client).key_env
+        ),
     }
+    asked = with_keys(endpoint_url(url, path))
+    if asked.socket is not None and isinstance(client, ControlClient):
+        client_there = client.over(asked.socket)
+    else:
+        client_there = client
     content = None if body is None else json.dumps(body).encode("ascii")
     if content is not None:
         headers["Content-Type"] = "application/json"
     try:
         method = "GET" if body is None else "POST"
-        with client.stream(method, f"{url}{path}", headers=headers, content=content, follow_redirects=False) as answer:
-            return _read_answer(path, answer)
+        with client_there.stream(method, asked.url, headers=headers, content=content, follow_redirects=False) as answer:
+            return _answered(client, url, _read_answer(path, answer))
+    except httpx.ProxyError as error:
+        raise TargetError(f"cannot reach {url}: {_proxy_words(client, url) or shorten(str(error))}.") from None
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         if "is not valid for" in str(error):
             raise TargetError(
@@ -96,7 +153,12 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
             ) from None
         if "CERTIFICATE" in str(error):
             raise TargetError(
-                f"{url} has a certificate that is not trusted here: {shorten(str(error))}; see --ca-file."
+                f"{url} has a certificate that is not trusted here: {shorten(str(error))}; give its authority with --ca-file, or trust it "
+                "unseen with --insecure."
+            ) from None
+        if (proxy := reach.proxy_named(keys_of_client(client))) is not None and asked.socket is None:
+            raise TargetError(
+                f"cannot reach the proxy {proxy}, or {url} by it: {shorten(str(error)) or 'no connection in time'}."
             ) from None
         raise TargetError(
             f"cannot reach {url}: {shorten(str(error)) or 'no connection in time'}. Is the server running, and the URL right?"
@@ -107,6 +169,30 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
         return ControlAnswer(
             path, failure=f"no answer that can be read ({shorten(str(error), 120) or type(error).__name__})"
         )
+
+
+def _proxy_words(client: httpx.Client, url: str) -> str | None:
+    """Return why the proxy opens no tunnel to `url`, in its own words, which httpx drops; None where it now opens one."""
+    keys = keys_of_client(client)
+    try:
+        with SyncWire(
+            timeouts=Timeouts(connect=LONGEST_S), proxy=reach.Proxy.of(keys), verify=reach.trust(keys)
+        ) as wire:
+            wire.prepare(url, 1)
+    except httpx.HTTPError as error:
+        return shorten(str(error))
+    return None
+
+
+def _answered(client: httpx.Client, url: str, answer: ControlAnswer) -> ControlAnswer:
+    """Return the answer; raise TargetError where it is a proxy's that asks for credentials."""
+    proxy = reach.proxy_named(keys_of_client(client))
+    if answer.status == 407 and proxy is not None:
+        raise TargetError(
+            f"the proxy {proxy} does not let us through to {url}: {answer.said}; write user and password into --proxy, "
+            "as USER:PASSWORD@ before its host."
+        )
+    return answer
 
 
 def _read_answer(path: str, answer: httpx.Response) -> ControlAnswer:

@@ -28,8 +28,10 @@ def prepare_target(client: httpx.Client, scenario: Scenario, say: Callable[[str]
     scenario = located(scenario)
     target = find_target(client, scenario)
     say(target.described)
-    if warning := credentials.in_the_clear(target.server.url, target.dialect.api):
+    if warning := credentials.in_the_clear(target.server.url, target.dialect.api, key_env=scenario.key_env):
         say(warning)
+    if scenario.insecure and target.server.url.startswith("https:"):
+        say(f"--insecure: the certificate of {target.server.url} is not checked, so anybody could answer in its place.")
     counter = load_counter(target.model.name, fetch=target.server.simulated is None)
     if not counter.exact:
         say(f"Prompt tokens: {counter.source}; the server's own counts correct it.")

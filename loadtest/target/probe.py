@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 
-from loadtest import credentials
+from loadtest import credentials, reach
 from loadtest.errors import TargetError
+from loadtest.scenario import ConnectionKeys
 from loadtest.target.control import (
     NO_ANSWER,
     ControlAnswer,
@@ -26,10 +27,12 @@ from loadtest.target.control import (
     as_printable,
     as_text,
     ask,
+    keys_of_client,
     listed_models,
 )
 from loadtest.target.tls_port import https_instead
 from loadtest.text import shown
+from loadtest.urls import deployment_of, has_own_root
 
 SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every answer; a test compares the spellings
 GREETING = b"Ollama is running"
@@ -83,6 +86,8 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
 
     Raises TargetError where no connection is made, and for api "auto" where nothing says what the server is.
     """
+    if has_own_root(url):  # an OpenAI API, whose models may have no list
+        return _openai_server(client, url, ControlAnswer("/api/version"), ask(client, url, "/v1/models"))
     version = ask(client, url, "/api/version")
     if version.failure == NO_ANSWER and api == "auto":
         raise TargetError(f"{url} does not answer GET /api/version in time; is it a model server, and awake?")
@@ -95,20 +100,20 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
     if listed is None and api == "auto" and not ours and (server := _ollama(client, url, version, said, api)):
         return server
     if listed is None and api == "auto":
-        raise _unclear(url, version, listing)
-    unlisted = None if listed is not None else f"GET /v1/models: {listing.said}"
-    props = ControlAnswer("/props") if listing.failure else ask(client, url, "/props")
-    server = _openai(
-        client,
-        url,
-        listed or [],
-        props,
-        simulated=_simulated_facts(version) or _simulated_facts(listing),
-        unlisted=unlisted,
-    )
+        raise _unclear(client, url, version, listing)
+    server = _openai_server(client, url, version, listing)
     if api == "ollama" and server.kind == "openai":
-        server = replace(server, kind="ollama", version=said, unlisted=unlisted or "GET /api/tags")
+        server = replace(server, kind="ollama", version=said, unlisted=server.unlisted or "GET /api/tags")
     return server
+
+
+def _openai_server(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> Server:
+    """Return the server as one that speaks OpenAI's API; `listing` answered the question for its models."""
+    listed = listed_models(listing.json())
+    unlisted = None if listed is not None else f"GET {listing.path}: {listing.said}"
+    props = ControlAnswer("/props") if listing.failure else ask(client, url, "/props")
+    simulated = _simulated_facts(version) or _simulated_facts(listing)
+    return _openai(client, url, listed or [], props, simulated=simulated, unlisted=unlisted)
 
 
 def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | None, api: str) -> Server | None:
@@ -124,7 +129,7 @@ def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | 
     if signs < needed:
         return None
     if api == "auto" and tags.refused:
-        raise _refused(url, tags)
+        raise _refused(client, url, tags)
     unlisted = None if listed is not None else f"GET /api/tags: {tags.said}"
     simulated = _simulated_facts(version) or _simulated_facts(tags)
     return Server(url, "ollama", said, _ollama_models(client, url, listed or []), None, simulated, unlisted)
@@ -173,14 +178,22 @@ def _openai(
     return Server(url, "vllm" if vllm else "openai", version, models, None, simulated, unlisted)
 
 
-def _unclear(url: str, version: ControlAnswer, listing: ControlAnswer) -> TargetError:
+def _unclear(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> TargetError:
     """Return the error for a server of unknown kind: what it answered, and what to do."""
+    keys = keys_of_client(client)
     if listing.refused or version.refused:
-        return _refused(url, listing if listing.refused else version)
-    if not (version.ok or listing.ok) and (instead := https_instead(url)):
+        return _refused(client, url, listing if listing.refused else version)
+    if not (version.ok or listing.ok) and keys.proxy is None and (instead := https_instead(url)):
         return TargetError(instead)
-    keyless = not credentials.headers(url, "openai")
-    key = " A key may be missing: set OPENAI_API_KEY." if keyless and listing.status >= 400 else ""
+    key = ""
+    if listing.status >= 400 and keys.proxy is None:
+        name = credentials.variable_of(url, "openai", key_env=keys.key_env)
+        if not credentials.headers(url, "openai", key_env=keys.key_env):
+            key = " A key may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
+        elif name is not None and listing.status != 404:
+            key = f" The key in {name} may be a wrong one."
+    if keys.proxy is not None:
+        key = f" The proxy {keys.proxy} may have answered in its place."
     base = url.removesuffix("/api")
     nearer = f" An Ollama's URL is the one without /api: {base}." if base != url else ""
     return TargetError(
@@ -189,10 +202,14 @@ def _unclear(url: str, version: ControlAnswer, listing: ControlAnswer) -> Target
     )
 
 
-def _refused(url: str, answer: ControlAnswer) -> TargetError:
+def _refused(client: httpx.Client, url: str, answer: ControlAnswer) -> TargetError:
+    key_env = keys_of_client(client).key_env
+    key = f"set {key_env}" if key_env else "set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama; or --key-env NAME)"
+    does = f"{key} to a key that it accepts"
+    if (answer.header("www-authenticate") or "").lower().startswith("basic"):
+        does = "write user and password into the URL, as USER:PASSWORD@ before the host"
     return TargetError(
-        f"{url} refuses us with {answer.said}: set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama) to a key that it accepts; "
-        "if only its list of models is closed, add --api openai --model NAME."
+        f"{url} refuses us with {answer.said}: {does}; if only its list of models is closed, add --api openai --model NAME."
     )
 
 
@@ -211,6 +228,8 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         name = shown(asked)
         how = f" or fetch it with `ollama pull {name}`" if server.kind == "ollama" else ""
         raise TargetError(f"{server.url} has no model {name!r}; it has: {present}. Choose one with --model{how}.")
+    if (deployment := deployment_of(server.url)) is not None:
+        return ServedModel(deployment)
     loaded = [model for model in server.models if model.loaded]
     if len(loaded) == 1:
         return loaded[0]
@@ -292,15 +311,22 @@ def _simulated_facts(answer: ControlAnswer) -> dict[str, Any] | None:
     return {"profile": as_printable(pairs.get("profile")) or "unknown", "speed": speed if 0 < speed < math.inf else 1.0}
 
 
-def hazards(server: Server, model: ServedModel | None, *, num_ctx: int | None = None) -> list[str]:
+def hazards(
+    server: Server, model: ServedModel | None, *, num_ctx: int | None = None, keys: ConnectionKeys | None = None
+) -> list[str]:
     """Return what may spoil a measurement of this server: a sentence each, with what to do about it."""
     found = []
     if server.unlisted:
         found.append(
             f"The server does not list its models ({server.unlisted}): the model name that you give is used as it is."
         )
-    if open_key := credentials.in_the_clear(server.url, server.native):
+    keys = keys or ConnectionKeys()
+    if open_key := credentials.in_the_clear(server.url, server.native, key_env=keys.key_env):
         found.append(open_key)
+    if keys.insecure:
+        found.append("--insecure: no certificate is checked, so anybody could answer in the server's place.")
+    if keys.proxy is None and (named := reach.ignored_proxies()) and not server.url.startswith("unix:"):
+        found.append(f"{' and '.join(named)} in the environment: not used. Give --proxy URL to go through a proxy.")
     if server.kind == "ollama":
         found.append(
             "Ollama does not say how many requests it handles in parallel (OLLAMA_NUM_PARALLEL; 1 by default since 0.10): "

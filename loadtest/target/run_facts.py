@@ -86,6 +86,7 @@ def _comparability(scenario: Scenario, target: Target, context: int | None) -> d
         "arrivals": scenario.arrival_pattern,
         "inputs_per_request": scenario.inputs_per_request,
         "prompt": "literal" if scenario.prompt or scenario.prompt_file else "made up",
+        "proxy": scenario.proxy,
     }
 
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import httpx
 
-from loadtest import credentials
+from loadtest import credentials, reach
 from loadtest.dialects import Dialect, dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ONE_API, Scenario
+from loadtest.scenario.fields import filled_query, templates_of
 from loadtest.target.probe import ServedModel, Server, choose_model, probe, with_details
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url, parse_url
+from loadtest.wire import Posts
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,12 @@ class Target:
     @property
     def headers(self) -> dict[str, str]:
         """The headers of every request; credentials come from this process's environment."""
-        auth = self.dialect.auth(self.server.url)
-        return {"Accept-Encoding": "identity", "Content-Type": "application/json", **auth}
+        return self.dialect.headers(self.server.url)
+
+    @property
+    def posts(self) -> Posts:
+        """What makes requests ready to be sent there."""
+        return Posts(self.server.url, self.headers, filled_query(self.dialect.query))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -52,15 +58,17 @@ class Target:
 def located(scenario: Scenario) -> Scenario:
     """Return the scenario with its URL taken apart: the base as url, and api and endpoint where the URL names them.
 
-    The URL's user:pass goes into the environment, where child processes find it: call this before they start. Raises
-    TargetError for a text that is not a URL, ScenarioError where the URL's endpoint contradicts api or endpoint.
+    What is secret in the URL, the proxy's URL, headers and query goes into the environment, where child processes find it:
+    call this before they start. Raises TargetError for a text that is not a URL, ScenarioError where the URL's endpoint
+    contradicts api or endpoint, or a header needs a variable that is not set.
     """
+    scenario = reached(scenario)
     given = scenario.url if scenario.url is not None else default_url(api=scenario.api)
     address = parse_url(given)
-    if address.userinfo:
-        credentials.keep_userinfo(address.base, address.userinfo)
+    credentials.keep_apart(address)
     api, endpoint = address.asks
     changes: dict[str, Any] = {} if scenario.url is None else {"url": address.base}
+    changes |= templates_of(scenario.header, scenario.query)
     if api is not None and endpoint is not None:
         fits = scenario.api in ("auto", api) or endpoint in ONE_API
         if not fits or scenario.endpoint not in ("chat", endpoint):
@@ -70,6 +78,13 @@ def located(scenario: Scenario) -> Scenario:
             )
         changes |= {"api": api if scenario.api == "auto" else scenario.api, "endpoint": endpoint}
     return scenario.replace(**changes) if changes else scenario
+
+
+def reached(scenario: Scenario) -> Scenario:
+    """Return the scenario without its proxy's user:pass, which goes into the environment; the key's variable is remembered."""
+    if scenario.key_env is not None:
+        credentials.keep_secret(scenario.key_env)
+    return scenario.by_proxy(reach.proxy_named(scenario))
 
 
 def find_target(client: httpx.Client, scenario: Scenario) -> Target:
@@ -96,7 +111,7 @@ def find_target(client: httpx.Client, scenario: Scenario) -> Target:
             else f"num_ctx cannot be set through {endpoint}; use --endpoint chat, or set the context on the server."
         )
     model = with_details(client, server, choose_model(server, scenario.model))
-    dialect = dialect_for(scenario, api=api, model=model.name)
+    dialect = dialect_for(scenario, api=api, model=model.name, kind=server.kind)
     return Target(server, model, dialect)
 
 

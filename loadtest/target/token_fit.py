@@ -13,11 +13,12 @@ from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Scenario
-from loadtest.target.connect import timeouts_of, trust
+from loadtest.target.connect import way_of
 from loadtest.target.context import lengths_left_out, lengths_within
 from loadtest.target.target import Target, reread
 from loadtest.target.tls_port import https_instead
 from loadtest.text import shown
+from loadtest.urls import endpoint_url
 from loadtest.wire import Posts, SyncWire, now
 from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit, uncut
@@ -92,8 +93,8 @@ def fit_token_counts(client: httpx.Client, target: Target, workload: Workload) -
 
 @contextmanager
 def _stream_wire(target: Target, scenario: Scenario) -> Iterator[tuple[SyncWire, Posts]]:
-    with SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file)) as wire:
-        yield wire, Posts(target.server.url, target.headers)
+    with SyncWire(**way_of(scenario)) as wire:
+        yield wire, target.posts
 
 
 def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
@@ -102,14 +103,24 @@ def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
     try:
         wire.fetch(request.order)
     except httpx.HTTPError as error:
-        said = f"{target.server.url}{target.dialect.path} does not answer: {shorten(str(error))}."
-        raise TargetError(https_instead(target.server.url) or said) from None
+        said = f"{endpoint_url(target.server.url, target.dialect.posted_to)} does not answer: {shorten(str(error))}."
+        raise TargetError(_https_instead(wire, target) or said) from None
     record = request.finish()
-    _accept(record, target)
+    _accept(record, wire, target)
     return record.prompt_tokens or 0
 
 
-def _accept(record: Record, target: Target) -> None:
+def _https_instead(wire: SyncWire, target: Target) -> str | None:
+    """Return a sentence where the server's port speaks https; a server behind a proxy is not asked past it."""
+    return None if wire.proxy is not None else https_instead(target.server.url)
+
+
+def _key_variable(target: Target) -> str:
+    dialect = target.dialect
+    return credentials.variables_for(target.server.url, dialect.api, key_env=dialect.key_env)[0]
+
+
+def _accept(record: Record, wire: SyncWire, target: Target) -> None:
     """Raise TargetError unless the request was answered."""
     if record.outcome is Outcome.OK or (record.outcome is Outcome.TRUNCATED and record.chunks):
         return
@@ -117,9 +128,9 @@ def _accept(record: Record, target: Target) -> None:
     if record.status in (401, 403):
         raise TargetError(
             f"{where} refuses us with status {record.status} ({record.error}); set "
-            f"{credentials.KEY_VARIABLES[target.dialect.api][0]} to a key that it accepts."
+            f"{_key_variable(target)} to a key that it accepts."
         )
-    if record.status in (None, 400) and (instead := https_instead(target.server.url)):
+    if record.status in (None, 400) and (instead := _https_instead(wire, target)):
         raise TargetError(instead)
     failed = record.status is not None and not 200 <= record.status < 300
     status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""

@@ -16,10 +16,11 @@ from loadtest.measure.failure import GivenUpError
 from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
-from loadtest.target.connect import timeouts_of, trust
+from loadtest.target.connect import way_of
+from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages, text_of
 from loadtest.users.tryout import UserTarget
-from loadtest.wire import LagLog, Order, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
+from loadtest.wire import LagLog, Order, Origin, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.source import Session, Source
@@ -62,7 +63,7 @@ class Channel:
         self._api = "openai" if settled.api == "anthropic" else settled.api  # of what is no message
         self._measured = target
         self._dialects: dict[Endpoint, Dialect] = {}
-        self.wire = SyncWire(timeouts=timeouts_of(scenario), verify=trust(scenario.ca_file), waiter=waiter)
+        self.wire = SyncWire(**way_of(scenario), waiter=waiter)
         self._headers = target.headers
         self._posts: dict[str, Posts] = {}  # by dialect: their keys differ
         self._numbers = numbers
@@ -73,8 +74,8 @@ class Channel:
         count = min(users, MOST_AHEAD)
         plain = self.kind(self.endpoint)
         try:
-            greeting = httpx.Request("GET", f"{self.url}/", headers=self._headers)
-            self.wire.fetch(Order.of(greeting, Received(), GREETING))
+            greeting = httpx.Request("GET", with_keys(endpoint_url(self.url, "/")).url, headers=self._headers)
+            self.wire.fetch(Order.of(greeting, Received(), GREETING, origin=Origin.of(self.url)))
             self.wire.prepare(self.url, count)
         except httpx.HTTPError as error:
             logger.debug("%s does not answer before the test: %s", self.url, error)  # the records will tell
@@ -162,11 +163,11 @@ class Channel:
     def _dialect(self, endpoint: Endpoint) -> Dialect:
         if endpoint not in self._dialects:
             target = self._measured
-            dialect = target.dialect
+            dialect, model, kind = target.dialect, target.model.name, target.server.kind
             if endpoint != self.endpoint:
-                dialect = dialect_for(self._scenario(endpoint), api=self._api, model=target.model.name)
+                dialect = dialect_for(self._scenario(endpoint), api=self._api, model=model, kind=kind)
             self._dialects[endpoint] = dialect
-            self._posts[dialect.name] = Posts(self.url, replace(target, dialect=dialect).headers)
+            self._posts[dialect.name] = replace(target, dialect=dialect).posts
         return self._dialects[endpoint]
 
     def _request(self, job: Job, number: int, dialect: Dialect, session: Session | None = None) -> Request:

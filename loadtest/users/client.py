@@ -173,7 +173,7 @@ class Client:
             request = self._channel.conversation(prompt, kind)
         else:
             request = self._take(kind, in_session=t_sched is None)
-        name = shown(str(name)) if name else request.dialect.path
+        name = shown(str(name)) if name else request.dialect.posted_to
         answer = self._attempt(request, due, name)
         turn = self._channel.following(request, self._recorder.wall, self._recorder.lag)
         while turn is not None and t_sched is not None:  # an arrival of an open loop sends the whole of its session
@@ -201,7 +201,7 @@ class Client:
         """Send one request and wait for the end of its answer; however it ends, it will be recorded."""
         recorder, channel = self._recorder, self._channel
         request.t_sched = due
-        answer = Answer(request, name, f"{channel.url}{request.dialect.path}", recorder, self._fire)
+        answer = Answer(request, name, f"{channel.url}{request.dialect.posted_to}", recorder, self._fire)
         try:
             standing = recorder.begin(request, name)
             warmup = self._warming_up(standing.level) or not standing.steady

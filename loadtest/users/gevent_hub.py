@@ -107,6 +107,10 @@ class GeventWaiter:
             watcher.stop()
             watcher.close()
 
+    def expect_no_stamps(self) -> None:
+        """Read each socket at once from now on."""
+        self._poller.end_ticks()
+
     def forget(self, fd: int) -> None:
         """Stop watching a descriptor that is about to be closed, because its number may be reused."""
         self._poller.remove(fd)

@@ -82,6 +82,7 @@ class Option:
     help: str
     default: str | None = None
     choices: tuple[str, ...] | None = None
+    repeated: bool = False  # may be given again; it has no field in the start form, which holds one line
     of_process: bool = False  # holds for all tests of the process, so it has no field in the start form
 
     @property
@@ -98,12 +99,20 @@ class Option:
         text = LOCUST_HELP.get(key.name, declared.help)
         if key.many:
             text += f" Default: the user class's, else {key.default[0]}."
-        if declared.choices:
+        if declared.repeat is not None:
+            return cls(key.name, read, wanted, declared.repeat, text, repeated=True)
+        if declared.choices and key.default is not None:  # the start form's field would choose the first of them
             return cls(key.name, read, wanted, metavar, text, key.default, declared.choices)
         return cls(key.name, read, wanted, metavar, text)
 
     def value(self, given: Any) -> Any:
         """Return the value of a text; for an empty one, such as an empty field of the web form, the default."""
+        if self.repeated:
+            texts = given if isinstance(given, list | tuple) else [given] * (given is not None)
+            return [self._one(text) for text in texts if str(text)] or None
+        return self._one(given)
+
+    def _one(self, given: Any) -> Any:
         text = "" if given is None else str(given).strip()
         if not text:
             return self.default
@@ -183,8 +192,11 @@ def add_options(parser: Any) -> None:
             metavar=None if option.choices else option.metavar,
             env_var=f"LOCUST_{option.key.upper()}",
             help=option.help,
+            **({"action": "append"} if option.repeated else {}),
         )
-        action.include_in_web_ui = not option.of_process  # Locust's own add_argument sets it, a group's does not
+        action.include_in_web_ui = not (
+            option.of_process or option.repeated
+        )  # Locust's own add_argument sets it, a group's does not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

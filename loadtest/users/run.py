@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from typing import Any
 import httpx
 from locust.env import Environment
 
+from loadtest import reach
 from loadtest.credentials import withhold
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
-from loadtest.target.connect import control_client, trust
+from loadtest.scenario.fields import templates_of
+from loadtest.target.connect import control_client
 from loadtest.target.loaded_model import loaded_facts
 from loadtest.target.run_facts import initial_facts
 from loadtest.urls import without_secrets
@@ -79,14 +81,34 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepa
 
 
 def withhold_passwords(environment: Environment) -> None:
-    """Remove user:pass from every host that Locust would show or send; this process keeps the credentials."""
+    """Remove what is secret from hosts, proxies, headers and queries that Locust would show or send.
+
+    This process keeps the credentials, in its environment.
+    """
     holders: list[Any] = [environment, environment.parsed_options, *environment.user_classes]
     for holder in holders:
-        if isinstance(host := getattr(holder, "host", None), str) and "@" in host:
+        if isinstance(host := getattr(holder, "host", None), str) and ("@" in host or "?" in host):
             try:
                 holder.host = withhold(host)
             except LoadTestError:
                 holder.host = without_secrets(host)  # not a URL: `prepare` will say so
+        if isinstance(proxy := getattr(holder, "proxy", None), str) and "@" in proxy:
+            try:
+                holder.proxy = reach.without_login(proxy)
+            except LoadTestError:
+                holder.proxy = without_secrets(proxy)
+        header, query = (getattr(holder, name, None) or () for name in ("header", "query"))
+        if header or query:
+            try:
+                templates = templates_of(_listed(header), _listed(query))
+            except LoadTestError:
+                continue  # `prepare` will say so
+            for name in ("header", "query"):
+                setattr(holder, name, list(templates[name]) or None)
+
+
+def _listed(texts: str | Sequence[str]) -> Sequence[str]:
+    return [texts] if isinstance(texts, str) else texts
 
 
 class LocustRun:
@@ -120,7 +142,7 @@ class LocustRun:
     def end(self) -> None:
         """Write how the test ended; no request of this process may be in flight."""
         one = next(iter(self.settled.values()))
-        with control_client(trust(one.scenario.ca_file)) as control:
+        with control_client(one.scenario, header=one.scenario.header) as control:
             try:
                 loaded = loaded_facts(control, one.target)
             except (httpx.HTTPError, LoadTestError):

@@ -9,10 +9,11 @@ from typing import Any, Self
 
 from loadtest.dialects import dialect_for
 from loadtest.scenario import Scenario
-from loadtest.target.connect import control_client, trust
+from loadtest.scenario.fields import templates_of
+from loadtest.target.connect import control_client
 from loadtest.target.prepare import prepare_target
 from loadtest.target.probe import ServedModel, Server
-from loadtest.target.target import Target
+from loadtest.target.target import Target, reached
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
 
 
@@ -47,15 +48,16 @@ class UserTarget:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
-        scenario = Scenario.from_dict(row["scenario"], where="the master's message")
+        scenario = reached(Scenario.from_dict(row["scenario"], where="the master's message"))
+        templates_of(scenario.header, scenario.query)  # raises where this machine lacks a variable
         model = ServedModel(**row["model"])
         server = Server(**{**row["server"], "models": tuple(ServedModel(**one) for one in row["server"]["models"])})
-        dialect = dialect_for(scenario, api=row["api"], model=model.name)
+        dialect = dialect_for(scenario, api=row["api"], model=model.name, kind=server.kind)
         return cls(scenario, Target(server, model, dialect), TokenFit(**row["fit"]), row["index"], row["open_loop"])
 
 
 def try_out(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
     """Choose server and model of a scenario and make its workload ready; raises what prepare_target raises."""
-    with control_client(trust(scenario.ca_file), scenario.connect_timeout) as control:
+    with control_client(scenario, scenario.connect_timeout, scenario.header) as control:
         target, workload = prepare_target(control, scenario, say)
     return UserTarget(scenario, target, workload.fit)

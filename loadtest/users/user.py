@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from locust import User
@@ -44,12 +45,27 @@ class ModelUser(User):
     num_ctx: int | None
     temperature: float | None
     max_tokens_key: str
+    header: Sequence[str]  # "Name: value"; ${NAME} in a value is filled in from the environment
+    body: str | Mapping[str, Any] | None  # laid over every request's body; None inside takes a key out
+    query: Sequence[str]
+    path: str | None
+    top_p: float | None
+    top_k: int | None
+    think: str | None
+    keep_alive: str | None
+    ignore_eos: bool
+    sampling_seed: int | None
     first_token_timeout: float  # s; covers the server's whole queue
     first_byte_timeout: float | None  # s; former name of first_token_timeout
     idle_timeout: float  # s
     total_timeout: float | None  # s
     stop_after_errors: int | None  # failed requests in a row that end a level
+    key_env: str | None  # the variable that holds the key
     ca_file: str | None
+    insecure: bool
+    cert: str | None
+    cert_key: str | None
+    proxy: str | None
     save_text: bool
 
     client: Client
@@ -70,6 +86,10 @@ class ModelUser(User):
         where = f"user class {cls.__name__}"
         if not isinstance(cls.host, str | None):
             raise ScenarioError(f"{where}: host must be text, not {cls.host!r}.")
+        if not callable(cls.stop):
+            raise ScenarioError(
+                f"{where}: stop is a method of Locust's users; give --stop, or body = {{'stop': …}} in the class."
+            )
         own = cls.host if cls.host not in (ModelUser.host, OpenAIUser.host) else None
         asked = {**cls._keys(), **settings.keys, "name": name, "seed": seed, "concurrency": [1]}
         asked["url"] = host or own or default_url(api=asked["api"])
@@ -84,7 +104,7 @@ class ModelUser(User):
     def _keys(cls) -> dict[str, Any]:
         """Return the values of the scenario's keys, under a former name where the class sets that."""
         keys = {key.name: getattr(cls, key.name) for key in USER_KEYS}
-        keys = {key.name: keys[key.name] for key in USER_KEYS if not (key.many and keys[key.name] is None)}
+        keys = {key.name: keys[key.name] for key in USER_KEYS if not (key.listed and keys[key.name] is None)}
         for former, name in FORMER.items():
             if (value := getattr(cls, former)) is not None:
                 if keys[name] == getattr(ModelUser, name):

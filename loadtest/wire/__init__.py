@@ -1,5 +1,6 @@
 """HTTP/1.1 on own sockets with the kernel's arrival stamps; requests and errors are httpx's."""
 
+from loadtest.wire.address import Origin
 from loadtest.wire.async_wire import AsyncWire
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, keeper, now
 from loadtest.wire.order import Order, Posts, Timeouts
@@ -15,6 +16,7 @@ __all__ = [
     "Heartbeat",
     "LagLog",
     "Order",
+    "Origin",
     "Posts",
     "Reads",
     "Received",

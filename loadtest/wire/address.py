@@ -10,26 +10,35 @@ from typing import NamedTuple, Self
 
 import httpx
 
+from loadtest.reach import Proxy
+from loadtest.urls import with_keys
 from loadtest.wire.clock import ask_for_stamps
 
-SocketAddress = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]
+SocketAddress = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes] | str]
+UNIX = "unix"  # scheme of an origin whose host is a path
 
 
 class Origin(NamedTuple):
-    """Scheme, host and port of a URL."""
+    """Scheme, host and port of a URL; the path of a unix socket, as host."""
 
     scheme: str
     host: str
     port: int
 
     @classmethod
-    def of(cls, url: httpx.URL) -> Self:
-        """Return the origin of `url`; raises httpx.UnsupportedProtocol for anything but http and https."""
+    def of(cls, url: httpx.URL | str) -> Self:
+        """Return the origin of `url`; raises httpx.UnsupportedProtocol for anything but http, https and unix sockets."""
+        if isinstance(url, str):
+            if (path := with_keys(url).socket) is not None:
+                return cls(UNIX, path, 0)
+            url = httpx.URL(url)
         if url.scheme not in ("http", "https") or not url.raw_host:
             raise httpx.UnsupportedProtocol(f"{url} is no http:// or https:// address")
         return cls(url.scheme, url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80))
 
     def __str__(self) -> str:
+        if self.scheme == UNIX:
+            return f"unix:{self.host}"
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
@@ -40,6 +49,9 @@ class Addresses:
         self._known: dict[Origin, list[SocketAddress]] = {}
 
     def get(self, origin: Origin) -> list[SocketAddress] | None:
+        """Return the origin's addresses, None where its name is not resolved yet; a unix socket has no name."""
+        if origin.scheme == UNIX and origin not in self._known:
+            self._known[origin] = [(socket.AF_UNIX, origin.host)]
         return self._known.get(origin)
 
     def put(self, origin: Origin, found: list[SocketAddress]) -> list[SocketAddress]:
@@ -53,12 +65,16 @@ class Addresses:
 
 
 def open_socket(family: socket.AddressFamily) -> socket.socket:
-    """Return a non-blocking TCP socket that asks for kernel stamps; raises OSError when no descriptor is left."""
+    """Return a non-blocking socket that asks for kernel stamps; raises OSError when no descriptor is left.
+
+    The kernel stamps no bytes of a unix socket: they arrive when they are read, as where a platform has no stamps.
+    """
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        ask_for_stamps(sock)
+        if family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            ask_for_stamps(sock)
     except BaseException:
         sock.close()
         raise
@@ -80,11 +96,14 @@ class ConnectFailure(NamedTuple):
         return cls(isinstance(error, TimeoutError) and error.errno is None, reason_of(error))
 
 
-def connect_error(origin: Origin, failures: list[ConnectFailure], limit: float | None) -> httpx.TransportError:
-    """Return the exception to raise when no address took a connection."""
+def connect_error(
+    origin: Origin, failures: list[ConnectFailure], limit: float | None, proxy: Proxy | None = None
+) -> httpx.TransportError:
+    """Return the exception to raise when no address, of the proxy where there is one, took a connection."""
     slow = f"not ready within {limit or 0:g} s (connect limit)"
     reasons = dict.fromkeys(slow if failure.slow else failure.why for failure in failures)
-    text = f"cannot connect to {origin}: {'; '.join(reasons) or 'the name has no address'}"
+    way = f" by the proxy {proxy}" if proxy is not None and not any("proxy" in reason for reason in reasons) else ""
+    text = f"cannot connect to {origin}{way}: {'; '.join(reasons) or 'the name has no address'}"
     if failures and all(failure.slow for failure in failures):
         return httpx.ConnectTimeout(text)
     return httpx.ConnectError(text)

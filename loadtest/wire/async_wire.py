@@ -10,11 +10,13 @@ from typing import Self
 
 import httpx
 
-from loadtest.wire.address import Addresses, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
+from loadtest.dialects.server_errors import http_sentence
+from loadtest.reach import MOST_REFUSAL, Proxy, Tunnel
+from loadtest.wire.address import UNIX, Addresses, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
 from loadtest.wire.call import Call
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, now, stamps_wanted
 from loadtest.wire.connection import Connection, Pool
-from loadtest.wire.order import Order, Timeouts
+from loadtest.wire.order import Order, Timeouts, first_hop
 from loadtest.wire.poller import Poller
 from loadtest.wire.tls import Verify, client_context
 
@@ -33,7 +35,8 @@ class AsyncWire:
     `aclose`.
     """
 
-    def __init__(self, *, timeouts: Timeouts | None = None, verify: Verify = True) -> None:
+    def __init__(self, *, timeouts: Timeouts | None = None, verify: Verify = True, proxy: Proxy | None = None) -> None:
+        self._proxy = proxy
         self.timeouts = timeouts or Timeouts()
         self.wall = WallClock()
         self.lag = LagLog()
@@ -70,7 +73,7 @@ class AsyncWire:
     async def prepare(self, url: str | httpx.URL, count: int) -> None:
         """Open connections until `count` idle ones lead to the origin of `url`, so that a burst opens none; raises as fetch does."""
         self._start()
-        origin = Origin.of(httpx.URL(url))
+        origin = Origin.of(url)
         gate = asyncio.Semaphore(OPENING)
 
         async def open_one() -> None:
@@ -105,7 +108,7 @@ class AsyncWire:
                 received.new_conn, received.t_connect = True, now()
             call = _AsyncCall(order, connection, self.timeouts, release=self._release)
             self._calls.add(call)
-            await call.send(order.payload, fresh=fresh)
+            await call.send(first_hop(order, self._proxy), fresh=fresh)
             if not connection.stale:
                 call.raise_error()
                 return
@@ -170,7 +173,9 @@ class AsyncWire:
         """Return a connection to the first address of `origin` that takes one."""
         time = asyncio.get_running_loop().time
         failures: list[ConnectFailure] = []
-        addresses = await self._addresses_of(origin, deadline, failures)
+        proxy = None if origin.scheme == UNIX else self._proxy
+        hop = origin if proxy is None else Origin(*proxy.place)
+        addresses = await self._addresses_of(hop, deadline, failures)
         for i, address in enumerate(addresses):
             # An address that does not answer must leave time for those behind it.
             share = None if deadline is None else time() + (deadline - time()) / (len(addresses) - i)
@@ -179,22 +184,37 @@ class AsyncWire:
             except OSError as error:  # TimeoutError is one
                 failures.append(ConnectFailure.of(error))
             else:
-                self._addresses.worked(origin, address)
+                self._addresses.worked(hop, address)
                 return connection
-        raise connect_error(origin, failures, limit)
+        raise connect_error(origin, failures, limit, proxy)
 
     async def _open(self, origin: Origin, address: SocketAddress, until: float | None) -> Connection:
         """Return a connection for `origin` to `address`, the only place that opens one; raises OSError."""
         sock = open_socket(address[0])
+        if origin.scheme == UNIX:
+            self._poller.end_ticks()
         try:
             async with asyncio.timeout_at(until):
                 await asyncio.get_running_loop().sock_connect(sock, address[1])
+                if self._proxy is not None and origin.scheme == "https":
+                    await self._tunnel(sock, self._proxy, origin)
             connection = Connection(sock, origin)
             self._poller.add(connection.fd, connection.receive)
         except BaseException:
             sock.close()
             raise
         return connection
+
+    @staticmethod
+    async def _tunnel(sock: socket.socket, proxy: Proxy, origin: Origin) -> None:
+        """Have the proxy open a tunnel to `origin`; raises OSError in the proxy's words."""
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(sock, proxy.connect(origin))
+        tunnel = Tunnel(proxy, http_sentence)
+        while not tunnel.feed(await loop.sock_recv(sock, MOST_REFUSAL)):
+            pass
+        if tunnel.refused is not None:
+            raise OSError(tunnel.refused)
 
     async def _addresses_of(
         self, origin: Origin, deadline: float | None, failures: list[ConnectFailure]

@@ -10,6 +10,8 @@ import httpx
 
 from loadtest import __version__
 from loadtest.metrics import NS_PER_S
+from loadtest.reach import Proxy
+from loadtest.urls import endpoint_url, with_keys
 from loadtest.wire.address import Origin
 from loadtest.wire.received import Received
 
@@ -66,13 +68,22 @@ class Order:
     limits: Timeouts | None = None  # None: the wire's own
 
     @classmethod
-    def of(cls, request: httpx.Request, received: Received, limits: Timeouts | None = None) -> Self:
-        """Make `request` ready, which asks for an answer that is not compressed.
+    def of(
+        cls, request: httpx.Request, received: Received, limits: Timeouts | None = None, *, origin: Origin | None = None
+    ) -> Self:
+        """Make `request` ready, which asks for an answer that is not compressed; it goes to `origin` where that is given.
 
         Raises httpx.UnsupportedProtocol or httpx.LocalProtocolError for one that cannot be sent.
         """
         request.headers["Accept-Encoding"] = "identity"
-        return cls(Origin.of(request.url), _request_bytes(request), received, limits)
+        return cls(origin or Origin.of(request.url), _request_bytes(request), received, limits)
+
+
+def first_hop(order: Order, proxy: Proxy | None) -> bytes:
+    """Return the order's bytes as the first hop takes them: a proxy reads what goes to an http server, and passes TLS on."""
+    if proxy is None or order.origin.scheme != "http":
+        return order.payload
+    return proxy.request(order.payload, order.origin)
 
 
 class Posts:
@@ -82,9 +93,12 @@ class Posts:
     75 ms to leave.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None, query: str = "") -> None:
+        """`query` goes with every request, behind the path's own."""
         self._url = url
-        self._headers = {**_HEADERS, **(headers or {})}
+        self._query = query
+        self._headers = httpx.Headers(_HEADERS)  # names differ in case, and are one
+        self._headers.update(headers or {})
         self._heads: dict[str, tuple[Origin, bytes]] = {}
 
     def order(self, path: str, body: bytes, received: Received) -> Order:
@@ -96,9 +110,11 @@ class Posts:
         return Order(origin, b"%bContent-Length: %d\r\n\r\n%b" % (fixed, len(body), body), received)
 
     def _head(self, path: str) -> tuple[Origin, bytes]:
-        request = httpx.Request("POST", self._url + path, headers=self._headers)
+        url = with_keys(endpoint_url(self._url, path)).url
+        query = ("&" if "?" in url else "?") + self._query if self._query else ""
+        request = httpx.Request("POST", url + query, headers=self._headers)
         del request.headers["Content-Length"]
-        order = Order.of(request, Received())
+        order = Order.of(request, Received(), origin=Origin.of(self._url))
         return order.origin, order.payload.removesuffix(b"\r\n")
 
 

@@ -70,6 +70,13 @@ class Poller:
         else:
             self._epoll.unregister(fd)
 
+    def end_ticks(self) -> None:
+        """Call back at once from now on: some sockets, such as unix sockets, get no stamps from the kernel."""
+        if self._timer is not None:
+            self._tick_or_not(ticking=False)
+            self._timer.close()
+            self._timer = None
+
     def close(self) -> None:
         """Let go of the loop and of every socket; removing one afterwards does nothing."""
         if self._epoll is None:

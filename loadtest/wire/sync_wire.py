@@ -12,12 +12,14 @@ from typing import Protocol, Self
 
 import httpx
 
+from loadtest.dialects.server_errors import http_sentence
 from loadtest.metrics import NS_PER_S
-from loadtest.wire.address import Addresses, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
+from loadtest.reach import MOST_REFUSAL, Proxy, Tunnel
+from loadtest.wire.address import UNIX, Addresses, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
 from loadtest.wire.call import Call
 from loadtest.wire.clock import now
 from loadtest.wire.connection import Connection, Pool
-from loadtest.wire.order import Order, Timeouts
+from loadtest.wire.order import Order, Timeouts, first_hop
 from loadtest.wire.tls import Verify, client_context
 
 LOOK_FOR_ANSWER_NS = 250_000_000  # between two looks for an answer while the server takes no more of the request
@@ -43,6 +45,10 @@ class Waiter(Protocol):
         """Drop what is kept for `fd`, which is about to be closed."""
         ...
 
+    def expect_no_stamps(self) -> None:
+        """See to it that reads are made at once: some sockets get no stamps from the kernel."""
+        ...
+
 
 class BlockingWaiter:
     """Waits by poll(2), blocking its thread."""
@@ -63,6 +69,9 @@ class BlockingWaiter:
     def forget(self, fd: int) -> None:
         pass
 
+    def expect_no_stamps(self) -> None:
+        pass
+
 
 def _ready(poll: select.poll, deadline: Deadline) -> bool:
     while (left := deadline() - now()) > 0:
@@ -78,8 +87,14 @@ class SyncWire:
     """
 
     def __init__(
-        self, *, timeouts: Timeouts | None = None, verify: Verify = True, waiter: Waiter | None = None
+        self,
+        *,
+        timeouts: Timeouts | None = None,
+        verify: Verify = True,
+        proxy: Proxy | None = None,
+        waiter: Waiter | None = None,
     ) -> None:
+        self.proxy = proxy
         self.timeouts = timeouts or Timeouts()
         self._waiter = waiter or BlockingWaiter()
         self._verify = verify
@@ -93,7 +108,7 @@ class SyncWire:
 
     def prepare(self, url: str | httpx.URL, count: int) -> None:
         """Open connections until `count` idle ones lead to the origin of `url`; raises as fetch does."""
-        origin = Origin.of(httpx.URL(url))
+        origin = Origin.of(url)
         for _ in range(count - self._pool.count(origin)):
             self._pool.park(self._connect(origin, self.timeouts.connect))
 
@@ -107,7 +122,7 @@ class SyncWire:
                 connection = self._connect(order.origin, (order.limits or self.timeouts).connect)
                 received.new_conn, received.t_connect = True, now()
             call = _SyncCall(order, connection, self.timeouts, release=self._release, waiter=self._waiter)
-            call.send(order.payload, fresh=fresh)
+            call.send(first_hop(order, self.proxy), fresh=fresh)
             if not connection.stale:
                 call.raise_error()
                 return
@@ -151,10 +166,12 @@ class SyncWire:
     def _reach(self, origin: Origin, deadline: float, limit: float | None) -> Connection:
         """Return a connection to the first address of `origin` that takes one."""
         failures: list[ConnectFailure] = []
+        proxy = None if origin.scheme == UNIX else self.proxy
+        hop = origin if proxy is None else Origin(*proxy.place)
         try:
-            addresses = self._resolve(origin)
+            addresses = self._resolve(hop)
         except OSError as error:
-            raise connect_error(origin, [ConnectFailure.of(error)], limit) from None
+            raise connect_error(origin, [ConnectFailure.of(error)], limit, proxy) from None
         for i, address in enumerate(addresses):
             # An address that does not answer must leave time for those behind it.
             share = now() + (deadline - now()) / (len(addresses) - i)
@@ -163,13 +180,15 @@ class SyncWire:
             except OSError as error:
                 failures.append(ConnectFailure.of(error))
             else:
-                self._addresses.worked(origin, address)
+                self._addresses.worked(hop, address)
                 return connection
-        raise connect_error(origin, failures, limit)
+        raise connect_error(origin, failures, limit, proxy)
 
     def _open(self, origin: Origin, address: SocketAddress, until: float) -> Connection:
         """Return a connection for `origin` to `address`, the only place that opens one; raises OSError."""
         sock = open_socket(address[0])
+        if origin.scheme == UNIX:
+            self._waiter.expect_no_stamps()
         try:
             code = sock.connect_ex(address[1])
             if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
@@ -179,10 +198,30 @@ class SyncWire:
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))
+            if self.proxy is not None and origin.scheme == "https":
+                self._tunnel(sock, self.proxy, origin, until)
         except BaseException:
             sock.close()
             raise
         return Connection(sock, origin)
+
+    def _tunnel(self, sock: socket.socket, proxy: Proxy, origin: Origin, until: float) -> None:
+        """Have the proxy open a tunnel to `origin`; raises OSError, in the proxy's words where it refuses."""
+        sock.send(proxy.connect(origin))  # a new connection takes so few bytes at once
+        tunnel = Tunnel(proxy, http_sentence)
+
+        def step() -> bool:
+            try:
+                return tunnel.feed(sock.recv(MOST_REFUSAL))
+            except (BlockingIOError, InterruptedError):
+                return False
+
+        in_time = self._waiter.pump(sock.fileno(), step, lambda: until)
+        self._waiter.forget(sock.fileno())
+        if not in_time:
+            raise TimeoutError
+        if tunnel.refused is not None:
+            raise OSError(tunnel.refused)
 
     def _resolve(self, origin: Origin) -> list[SocketAddress]:
         known = self._addresses.get(origin)

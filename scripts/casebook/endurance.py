@@ -31,6 +31,7 @@ from support.odd_server import Request, Script, Wait, odd_server
 FRESH_S, LATE_S = 0.7, 2.5  # what ended so long before is on disk: below BUSY of a core, and above
 BUSY = 0.6
 USERS_AT_ONCE = 8
+PATIENCE_S = 600  # for a soak to end and sum up: on a machine that others use, minutes
 LIMITS = {"first_byte_timeout": 2.0, "idle_timeout": 2.0, "total_timeout": 10.0}
 OPTIONS = [word for key, value in LIMITS.items() for word in (f"--{key.replace('_', '-')}", str(value))]
 ATTRIBUTES = "".join(f"\n    {key} = {value}" for key, value in {"save_text": True, "warmup": 0, **LIMITS}.items())
@@ -155,7 +156,7 @@ def soak_one(driver: str, seconds: float, streams: int) -> bool:
     client, began = psutil.Process(process.pid), time.monotonic()
     memory: list[tuple[float, float]] = []
     files: list[tuple[float, float]] = []
-    while process.poll() is None and time.monotonic() - began < seconds + 90:
+    while process.poll() is None and time.monotonic() - began < seconds + PATIENCE_S:
         time.sleep(max(0.5, seconds / 300))
         at = time.monotonic() - began
         try:
@@ -166,9 +167,9 @@ def soak_one(driver: str, seconds: float, streams: int) -> bool:
             break
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-    code = process.wait(60)
+    code = process.wait(PATIENCE_S)
     stop.set()
-    met: list[tuple[str, str]] = truth.get(timeout=60)
+    met: list[tuple[str, str]] = truth.get(timeout=PATIENCE_S)
     serving.join(10)
     by_prompt = {record.get("prompt"): record for record in records(place / "run")}
     wrong: Counter[str] = Counter()

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from loadtest.dialects.base import EndMarks
-from loadtest.wire import AsyncWire, Order, Received, SyncWire, Timeouts
+from loadtest.wire import AsyncWire, Order, Origin, Received, SyncWire, Timeouts
 from loadtest.wire.address import Addresses
 from loadtest.wire.poller import Poller
 
@@ -52,11 +52,12 @@ def ask(
     received: Received | None = None,
     ends: EndMarks | None = None,
     limits: Timeouts | None = None,
+    origin: Origin | None = None,
     **options: Any,
 ) -> list[Got]:
     """Have requests measured one after the other over one wire, each to its end; `received` is the first one's.
 
-    With `ends` all the others look for these.
+    With `ends` all the others look for these. With `origin` requests go there, whatever their URLs say.
     """
     options.setdefault("timeouts", PATIENT)
     if kind == "gevent":
@@ -69,6 +70,7 @@ def ask(
                 received=received,
                 ends=ends,
                 limits=limits,
+                origin=origin,
                 waiter=waiter,
                 **options,
             )
@@ -81,7 +83,7 @@ def ask(
         with wire:
             for request, one in zip(requests, got, strict=True):
                 try:
-                    wire.fetch(Order.of(request, one.received, limits))
+                    wire.fetch(Order.of(request, one.received, limits, origin=origin))
                 except httpx.TransportError as error:
                     one.error = error
         return got
@@ -90,7 +92,7 @@ def ask(
         async with wire:
             for request, one in zip(requests, got, strict=True):
                 try:
-                    await wire.fetch(Order.of(request, one.received, limits))
+                    await wire.fetch(Order.of(request, one.received, limits, origin=origin))
                 except httpx.TransportError as error:
                     one.error = error
 

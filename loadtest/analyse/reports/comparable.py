@@ -11,6 +11,7 @@ from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run.frames import Run
 from loadtest.errors import RunFolderError
 from loadtest.metrics import VOID
+from loadtest.scenario import ADDED_KEYS, SAID_KEYS, Scenario, keys_of
 
 SAME_LENGTH_SHARE = 0.05  # lengths that differ by more are other work …
 LENGTH_ERROR = 0.001  # … where chance gives such a difference this rarely
@@ -21,12 +22,15 @@ NAMED_SCATTER = 0.01  # of prompt length, from there on said
 # Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
 # named by the user (`across`), for they change what the server is asked to do.
 MAY_DIFFER = ("server", "simulated")
-DEFAULTS = {
-    "warm_cache": False,
-    "prompt": "made up",
-    "inputs_per_request": 1,
-}  # of a run whose loadtest did not know the key yet; others: None
-ASKED = {name: name for name in ("think_time", "max_rate", "temperature", "prompt_file")} | {"prompt": "prompt_text"}
+# Keys of a run whose loadtest did not know them yet; others: None.
+DEFAULTS = {"warm_cache": False, "prompt": "made up", "inputs_per_request": 1}
+# Keys of a scenario that count as well; one that has its default counts as missing, as in a run that did not know it yet.
+ASKED = {name: name for name in ("think_time", "max_rate", "prompt_file", *SAID_KEYS, *ADDED_KEYS)} | {
+    "prompt": "prompt_text"
+}
+_MISSING: dict[str, tuple[Any, ...]] = {
+    key.name: (None, [], key.default) for key in keys_of(Scenario) if key.name in ASKED
+}
 REQUESTS_A_USER = "requests_a_user"  # of a closed loop's level: how much of it is ramp and drain follows from it
 
 Levels = tuple[dict[str, Any], ...]  # of summary.json, one a run
@@ -110,14 +114,14 @@ def _differing(base: Run, new: Run, across: frozenset[str]) -> tuple[list[str], 
 
 def _asked_facts(run: Run) -> dict[str, Any]:
     scenario = run.facts.get("scenario") or {}
-    named = {ASKED[key]: scenario[key] for key in ASKED if scenario.get(key)}
+    named = {ASKED[key]: scenario[key] for key in ASKED if scenario.get(key) not in _MISSING[key]}
     return named | (run.facts.get("comparability") or {}) | {"simulated": run.simulated}
 
 
 def _value_text(key: str, value: Any) -> str:
     if key == "simulated" and isinstance(value, dict):
         return f"{value.get('profile')} at {float(value.get('speed') or 1):g}×"
-    text = "none" if value is None else str(value)
+    text = "none" if value is None else "; ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 40 else text[:37] + "…"
 
 

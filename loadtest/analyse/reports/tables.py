@@ -194,6 +194,7 @@ def facts_table(analysis: Analysis) -> Grid:
         ),
         ("server", f"{findings.measured_on(summary)} at {_urls(analysis)}"),
         *([("simulated", mark)] if (mark := findings.simulated_mark(summary)) else []),
+        *([("reached", way)] if (way := _way(run.get("scenario") or {})) else []),
         ("wire", str(summary["target"].get("dialect") or UNKNOWN)),
         ("context", f"{server.get('context') or 'unknown'} tokens"),
         *((f"slots{named}", f"{one.slots} ({one.slots.method})") for named, one in sections(analysis)),
@@ -205,6 +206,16 @@ def facts_table(analysis: Analysis) -> Grid:
         ("versions", versions or UNKNOWN),
     )
     return Grid(("", ""), pairs, prose=True)
+
+
+def _way(scenario: dict[str, Any]) -> str:
+    """Return by which way the server was reached, and what was not checked on it; empty for the plain way."""
+    said = []
+    if scenario.get("proxy"):
+        said.append(f"by the proxy {scenario['proxy']}: TTFT holds its share")
+    if scenario.get("insecure"):
+        said.append("with --insecure: whose certificate it was has not been checked")
+    return "; ".join(said)
 
 
 def _urls(analysis: Analysis) -> str:

@@ -113,6 +113,8 @@ RUN: dict[str, Any] = {
         "prompt": TEXT,
         "prompt_file": TEXT,
         "warm_cache": FLAG,
+        "insecure": FLAG,
+        "proxy": TEXT,
         "unload": FLAG,
         "max_error_ratio": AMOUNT,
         "duration": AMOUNT,

@@ -296,8 +296,8 @@ def _columns(rows: ParsedLines, server_chunks: Ragged, damage: Damage) -> Column
     columns["lag_s"] = np.array([row.get("lag_us") or 0 for row in rows], dtype=np.float64) * S_PER_US
     columns["lag_mean_s"] = np.array([row.get("lag_mean_us") or 0 for row in rows], dtype=np.float64) * S_PER_US
     said = [_trusted_durations(row, damage) for row in rows]
-    told = np.array(said, dtype=np.float64).reshape(-1, 4)
-    columns["load_s"], columns["prefill_s"], columns["cached_tokens"], columns["llamacpp"] = told.T
+    told = np.array(said, dtype=np.float64).reshape(-1, 5)
+    columns["load_s"], columns["prefill_s"], columns["cached_tokens"], columns["llamacpp"], columns["decode_s"] = told.T
     instants = (columns[name] for name in ("t_send", "t_headers", "t_first_token"))
     columns["queue_wait_s"] = np.array(list(map(metrics.queue_wait, *instants, said)), dtype=np.float64)
     columns["stamped_by_server"] = np.array([row.get("server_first") is not None for row in rows], dtype=np.bool_)

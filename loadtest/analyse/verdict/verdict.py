@@ -153,7 +153,17 @@ def _reload(e: Evidence) -> Iterator[Doubt]:
 def _coalesced(e: Evidence) -> Iterator[Doubt]:
     # Tokens that the server itself made at once, by its own stamps, were not merged on the way.
     merged = int((e.requests["first_coalesced"] & ~e.requests["together"]).sum())
-    yield from metrics.doubt_coalesced(merged, len(e.requests))
+    spans = (e.requests["e2e_s"] - e.requests["ttft_s"]).to_numpy(dtype=np.float64)
+    of_each = zip(e.requests["chunks"].tolist(), spans.tolist(), e.requests["decode_s"].tolist(), strict=True)
+    held = [metrics.held_back_s(pieces, span, said) for pieces, span, said in of_each]
+    yield from metrics.doubt_coalesced(
+        merged,
+        len(e.requests),
+        pieces=int(e.requests["chunks"].sum()),
+        reads=int(e.requests["arrivals"].sum()),
+        held_back=sum(seconds > 0 for seconds in held),
+        held_back_s=sum(held),
+    )
 
 
 def _client_busy(e: Evidence) -> Iterator[Doubt]:

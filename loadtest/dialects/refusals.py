@@ -1,0 +1,82 @@
+"""Fields of a body that a server refuses: which one its words name, and which option leaves it out or renames it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.dialects.base import Dialect
+
+FIELD_STATUSES = (400, 422)
+LENGTH_KEYS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+_OPTIONS = {  # fields whose option has another name
+    "seed": "sampling_seed",
+    "think": "think",
+    "reasoning_effort": "think",
+    "chat_template_kwargs": "think",
+}
+_WORDS_FOR = {"think": r"think(?:ing)?", "reasoning_effort": r"reasoning(?:[_.]effort)?"}  # what servers call a field
+_REFUSING = re.compile(
+    r"unknown|unrecogni[sz]ed|unsupported|n[o']t (?:be )?(?:support|permit|allow|accept|availab|recogni|expect|known|valid)"
+    r"|unexpected|extra (?:inputs?|fields?|keys?)|additional propert|forbid|disallow|no such|invalid (?:field|param|arg|key)"
+    r"|does not (?:exist|support)|cannot be (?:used|set)|instead",
+    re.IGNORECASE,
+)
+_MOST_SHOWN = 300  # characters of a --body in a sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A refused field, and the key of the scenario with which the field is left out or has another name."""
+
+    field: str
+    key: str
+    value: Any  # the key's value from then on
+
+    @property
+    def advice(self) -> str:
+        """What to do, to stand at a sentence's end."""
+        flag = "--" + self.key.replace("_", "-")
+        if self.key == "body":
+            shown = self.value if len(self.value) <= _MOST_SHOWN else json.dumps({self.field: None})
+            return f"leave it out with --body {shlex.quote(shown)}"
+        return f"leave out {flag}" if self.value in (None, ()) else f"rename it with {flag} {self.value}"
+
+
+def refused_field(dialect: Dialect, output_tokens: int | None, status: int | None, words: str) -> Refusal | None:
+    """Return the field of such a request that an answer's words call unknown; None where they name none of ours."""
+    if status not in FIELD_STATUSES or not _REFUSING.search(words):
+        return None
+    fields = dialect.fields(output_tokens)
+    named = [(found.start(), name) for name in fields if (found := _named(name).search(words))]
+    return without(dialect, min(named)[1]) if named else None
+
+
+def without(dialect: Dialect, name: str) -> Refusal:
+    """Return how a field of the body is left out or, a length's, renamed."""
+    if name in LENGTH_KEYS and name not in dialect.patch:
+        return Refusal(name, "max_tokens_key", LENGTH_KEYS[name])
+    if name in dialect.patch or name not in dialect.options:
+        kept = {key: value for key, value in dialect.patch.items() if key != name}
+        body: Mapping[str, Any] = kept if _only_of_patch(dialect, name) else {**kept, name: None}
+        return Refusal(name, "body", json.dumps(body))
+    key = _OPTIONS.get(name, name)
+    return Refusal(name, key, () if key == "stop" else None)
+
+
+def advised(dialect: Dialect, output_tokens: int | None, status: int | None, sentence: str) -> str:
+    """Return an error's sentence with what to do at its end, where it calls a field of ours unknown."""
+    refusal = refused_field(dialect, output_tokens, status, sentence)
+    return sentence if refusal is None else f"{sentence}; {refusal.advice}"
+
+
+def _only_of_patch(dialect: Dialect, name: str) -> bool:
+    return name in dialect.patch and name not in dialect.options and name not in dialect.fixed(None)
+
+
+def _named(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w-]){_WORDS_FOR.get(name, re.escape(name))}(?![\w-])")

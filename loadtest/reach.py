@@ -1,0 +1,201 @@
+"""How a server is reached: what is trusted over https, and a proxy as the first hop. No sockets here.
+
+Through a proxy a request to an http server has the server's whole URL in its first line; an https server is reached by a
+tunnel, which CONNECT opens. TCP to the proxy is our own, so reads keep the kernel's stamps: of when the proxy's bytes came.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn, Self
+
+from loadtest import credentials
+from loadtest.errors import ScenarioError, TargetError
+from loadtest.scenario import ConnectionKeys
+from loadtest.urls import origin, parse_url
+
+PROXY_PORT = 3128  # where a proxy's URL names none, as in --proxy squid
+MOST_REFUSAL = 1 << 16  # bytes of a refusal that are read for the proxy's own words
+VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+Place = tuple[str, str, int]  # scheme, host and port
+
+
+def trust(keys: ConnectionKeys) -> ssl.SSLContext:
+    """Return the TLS context of all connections to a server.
+
+    It trusts the authorities in ca_file, else those in SSL_CERT_FILE, else the usual ones; with `insecure` everybody.
+    Raises ScenarioError for a file that cannot be used.
+    """
+    path, folder = keys.ca_file or os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if not path and not folder:
+        path = _known_authorities()
+    try:
+        context = ssl.create_default_context(cafile=path or None, capath=None if path else folder)
+    except (OSError, ssl.SSLError) as error:
+        raise ScenarioError(f"cannot read certificates from {path}: {error}; give a PEM file.") from None
+    if keys.insecure:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    if keys.cert is not None:
+        _show_certificate(context, keys.cert, keys.cert_key)
+    return context
+
+
+def _known_authorities() -> str | None:
+    """Return certifi's file of authorities, which does not depend on the machine; None where certifi is missing."""
+    try:
+        import certifi
+    except ImportError:
+        return None
+    return certifi.where()
+
+
+def _show_certificate(context: ssl.SSLContext, cert: str, key: str | None) -> None:
+    def ask() -> NoReturn:
+        raise ScenarioError(f"the key in {key or cert} has a passphrase; give one without (openssl pkey -in … -out …).")
+
+    try:
+        context.load_cert_chain(cert, key, password=ask)
+    except OSError as error:  # ssl.SSLError is one
+        where = f"{cert} and {key}" if key else cert
+        what = error.strerror if not isinstance(error, ssl.SSLError) else _why(error, key)
+        raise ScenarioError(f"cannot use the certificate in {where}: {what}.") from None
+
+
+def _why(error: ssl.SSLError, key: str | None) -> str:
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the key belongs to another certificate"
+    return f"{error.reason or error}; give PEM files" + ("" if key else ", and the key's with --cert-key")
+
+
+def proxy_named(keys: ConnectionKeys) -> str | None:
+    """Return the proxy without its user:pass, as it is shown and written down; None without a proxy.
+
+    Raises ScenarioError for what is no URL of an HTTP proxy.
+    """
+    return None if keys.proxy is None else without_login(keys.proxy)
+
+
+def without_login(proxy: str) -> str:
+    """Return a proxy's URL as http://host:port, and keep its user:pass in the environment; raise ScenarioError."""
+    scheme, found, _ = proxy.strip().partition("://")
+    if found and scheme.lower() != "http":
+        kind = shown_scheme(scheme)
+        raise ScenarioError(f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, not one that speaks {kind}.")
+    try:
+        address = parse_url(proxy if found else f"http://{proxy.strip()}")
+    except TargetError as error:
+        raise ScenarioError(f"proxy: {error}") from None
+    place = origin(address.base)
+    if (
+        place is None
+        or place[0] != "http"
+        or "/" in address.base.partition("://")[2]
+        or "?" in address.base
+        or address.endpoint
+    ):
+        raise ScenarioError(f"proxy must be host and port alone, like http://proxy:{PROXY_PORT}.")
+    credentials.keep_apart(address)
+    return address.base
+
+
+def shown_scheme(scheme: str) -> str:
+    return scheme if scheme.isalnum() and len(scheme) < 20 else "something else"
+
+
+def ignored_proxies() -> list[str]:
+    """Return which variables of the environment name a proxy, which is not used."""
+    return [name for name in VARIABLES if os.environ.get(name) or os.environ.get(name.lower())]
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy, and what it is told with each request that it reads."""
+
+    place: Place
+    head: bytes = b""  # the line that holds our credentials
+
+    @classmethod
+    def of(cls, keys: ConnectionKeys) -> Self | None:
+        """Return the proxy that these keys name; None where they name none."""
+        if (url := proxy_named(keys)) is None:
+            return None
+        place = origin(url)
+        assert place is not None, "proxy_named has parsed it"
+        lines = (f"{name}: {value}\r\n".encode("ascii") for name, value in credentials.proxy_auth(url).items())
+        return cls(place, b"".join(lines))
+
+    def __str__(self) -> str:
+        return f"http://{authority(self.place)}"
+
+    def request(self, payload: bytes, place: Place) -> bytes:
+        """Return a request to the http server at `place` as the proxy takes it."""
+        method, _, rest = payload.partition(b" ")
+        target, _, rest = rest.partition(b"\r\n")
+        head = target.removesuffix(b" HTTP/1.1")
+        return b"%s http://%s%s HTTP/1.1\r\n%s%s" % (
+            method,
+            authority(place, 80).encode("ascii"),
+            head,
+            self.head,
+            rest,
+        )
+
+    def connect(self, place: Place) -> bytes:
+        """Return the request for a tunnel to the https server at `place`."""
+        named = authority(place).encode("ascii")
+        return b"CONNECT %s HTTP/1.1\r\nHost: %s\r\n%s\r\n" % (named, named, self.head)
+
+
+def authority(place: Place, usual: int | None = None) -> str:
+    """Return host:port, without the port where it is the usual one."""
+    _, host, port = place
+    name = f"[{host}]" if ":" in host else host
+    return name if port == usual else f"{name}:{port}"
+
+
+class Tunnel:
+    """Reads a proxy's answer to CONNECT. Once `feed` has returned True it is open, or `refused` says why not."""
+
+    __slots__ = ("_proxy", "_read", "_words", "refused")
+
+    def __init__(self, proxy: Proxy, words: Callable[[int, bytes], str]) -> None:
+        """`words` gives what an answer with a status and a body says."""
+        self._proxy, self._words = proxy, words
+        self._read = b""
+        self.refused: str | None = None
+
+    def feed(self, data: bytes) -> bool:
+        """Take what was read, b"" at the connection's end; return whether nothing more is to be read."""
+        self._read += data
+        head, ended, body = self._read.partition(b"\r\n\r\n")
+        more = bool(data) and len(self._read) < MOST_REFUSAL
+        if not ended:
+            if not more:
+                self.refused = f"the proxy {self._proxy} does not answer CONNECT as HTTP"
+            return not more
+        first, *lines = head.split(b"\r\n")
+        parts = first.split(None, 2)
+        status = int(parts[1]) if len(parts) > 1 and parts[0].startswith(b"HTTP/") and parts[1].isdigit() else 0
+        if 200 <= status < 300:
+            return True
+        if status and more and len(body) < _length(lines):
+            return False
+        needs = "; write USER:PASSWORD@ before its host in --proxy" if status == 407 and not self._proxy.head else ""
+        reason = parts[2].decode("latin-1") if len(parts) > 2 else ""
+        words = self._words(status, body) if body.strip() else reason
+        self.refused = f"the proxy {self._proxy} refuses CONNECT with status {status} ({words}){needs}"
+        return True
+
+
+def _length(lines: list[bytes]) -> int:
+    """Return how long a refusal's body is by its head; without a length it lasts until the connection ends."""
+    for line in lines:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-length" and value.strip().isdigit():
+            return min(int(value), MOST_REFUSAL)
+    return MOST_REFUSAL

@@ -1,0 +1,89 @@
+"""The connection: which key goes with requests, what is trusted, and by which way the server is reached."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any, Self
+
+from loadtest.errors import ScenarioError
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, keys_of
+from loadtest.scenario.values import Text, coerce, short_repr
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionKeys:
+    """Keys that decide how a server is reached; the same for requests, for questions to the server and for samplers."""
+
+    key_env: str | None = key(
+        "Environment variable that holds the server's key; default: OPENAI_API_KEY, OLLAMA_API_KEY, or the API's own.",
+        None,
+        text=Text(200, "name a variable, or leave it out"),
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    ca_file: str | None = key(
+        "PEM file of the authority to trust over https; default: SSL_CERT_FILE, else the known ones.",
+        None,
+        text=Text(4096, "name a PEM file, or leave it out"),
+        locust=(ATTRIBUTE, OPTION),
+    )
+    insecure: bool = key(
+        "Trust any certificate over https: for a test server of your own only, since anybody could answer in its place.",
+        default=False,
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    cert: str | None = key(
+        "PEM file of our own certificate, for a server that asks for one over https; with its key, or see cert_key.",
+        None,
+        text=Text(4096, "name a PEM file, or leave it out"),
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    cert_key: str | None = key(
+        "PEM file of the key to that certificate, without a passphrase.",
+        None,
+        text=Text(4096, "name a PEM file, or leave it out"),
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    proxy: str | None = key(
+        "HTTP proxy to go through, like http://proxy:3128; proxy variables of the environment are not used.",
+        None,
+        text=Text(8000, "give the proxy's URL, or leave it out"),
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """Return the keys of this part that `values`, say a command's options, hold; raise ScenarioError as Scenario does."""
+        keys = [one for one in keys_of(ConnectionKeys) if values.get(one.name) is not None]
+        found = cls(**{one.name: coerce(one.name, values[one.name], one.hint, "the command line") for one in keys})
+        for one in keys:
+            one.check(getattr(found, one.name))
+        check_connection(found)
+        return found
+
+    def by_proxy(self, proxy: str | None) -> Self:
+        """Return the same with another proxy."""
+        return self if proxy == self.proxy else dataclasses.replace(self, proxy=proxy)
+
+
+def check_connection(keys: ConnectionKeys) -> None:
+    """Raise ScenarioError where these keys make no sense, alone or together. No sentence quotes what may be a key."""
+    if keys.key_env is not None and not _VARIABLE.fullmatch(keys.key_env):
+        raise ScenarioError(
+            "key_env must be the name of an environment variable, not a key itself; set one, such as MY_KEY, and give "
+            "--key-env MY_KEY."
+        )
+    if keys.cert_key is not None and keys.cert is None:
+        raise ScenarioError("cert_key is the key to a certificate; name the certificate's file with cert.")
+    if keys.insecure and keys.ca_file is not None:
+        raise ScenarioError(
+            f"insecure trusts any certificate, ca_file ({short_repr(keys.ca_file)}) those of one authority alone; give one."
+        )

@@ -1,0 +1,149 @@
+"""Which request to try next, from what was answered so far: `loadtest check --try` sends them, nothing here does.
+
+A refused field is left out or renamed: first the one that the answer's words name, then the known ones one at a time. Where
+the path is not known to the server, other paths and endpoints follow. Each attempt is a scenario; what it differs in from
+the one asked for is what has to be added to the command.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.dialects import DIALECTS, Dialect, dialect_for
+from loadtest.dialects.refusals import LENGTH_KEYS, refused_field, without
+from loadtest.errors import ScenarioError
+from loadtest.records import Outcome, Record
+from loadtest.scenario import Scenario, keys_of
+from loadtest.scenario.request import RequestKeys
+
+MOST_ATTEMPTS = 24
+OTHER_PATHS = (  # where servers of the OpenAI API have it, when not at /v1/chat/completions
+    "/chat/completions",
+    "/api/chat/completions",
+    "/api/v1/chat/completions",
+    "/openai/v1/chat/completions",
+    "/v1/openai/chat/completions",
+)
+NOT_THERE = (404, 405, 501)
+_NO_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the server beforehand: what a wire format needs."""
+
+    api: str
+    kind: str
+    model: str
+
+    def dialect(self, scenario: Scenario) -> Dialect:
+        """Return the wire format of a scenario; raise ScenarioError for an option that it lacks."""
+        api = self.api if scenario.api == "auto" else scenario.api
+        return dialect_for(scenario, api=api, model=self.model, kind=self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A request that was sent, and its record."""
+
+    scenario: Scenario
+    dialect: Dialect
+    record: Record
+
+    @property
+    def works(self) -> bool:
+        """Whether the answer can be measured: whole, and with text where the format has any."""
+        return self.record.outcome is Outcome.OK and bool(self.record.chunks or not self.dialect.streams)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether no other request could do better: no answer at all, a key refused, no such model, too many requests."""
+        status = self.record.status
+        no_model = status in NOT_THERE and _NO_MODEL.search(self.record.error or "") is not None
+        return status is None or status in (401, 402, 403, 407, 429) or no_model
+
+
+def following(tried: Sequence[Attempt], known: Known) -> Scenario | None:
+    """Return what to try next, never the same request twice; None where something works, or nothing is left to try."""
+    last = tried[-1]
+    if last.works or tried[0].hopeless or len(tried) >= MOST_ATTEMPTS:
+        return None
+    sent = [_said(one.dialect) for one in tried]
+    for scenario in _candidates(tried, known):
+        try:
+            dialect = known.dialect(scenario)
+        except ScenarioError:
+            continue
+        if _said(dialect) not in sent:
+            return scenario
+    return None
+
+
+def _said(dialect: Dialect) -> tuple[Any, ...]:
+    """Return what tells two requests apart."""
+    return dialect.posted_to, dialect.name, dialect.fields(1)
+
+
+def _candidates(tried: Sequence[Attempt], known: Known) -> Iterator[Scenario]:
+    first, last = tried[0], tried[-1]
+    words = last.record.error or ""
+    if refusal := refused_field(last.dialect, last.record.asked, last.record.status, words):
+        yield last.scenario.replace(**{refusal.key: refusal.value})
+    found = next((one for one in tried if one.record.status not in NOT_THERE), None)
+    if found is not None:  # its path is known to the server: its fields may be at fault
+        yield from _leave_outs(found)
+    yield from _other_places(first.scenario, known)
+
+
+def _leave_outs(refused: Attempt) -> Iterator[Scenario]:
+    """Leave out or rename the fields of a refused request: one at a time, then several together."""
+    dialect, scenario = refused.dialect, refused.scenario
+    fields = dialect.fields(refused.record.asked)
+    order = [name for name in ("stream_options", *LENGTH_KEYS, *dialect.options, *dialect.patch) if name in fields]
+    for name in dict.fromkeys(order):
+        change = without(dialect, name)
+        yield scenario.replace(**{change.key: change.value})
+    both = [name for name in ("stream_options", *LENGTH_KEYS) if name in fields]
+    together = scenario
+    for name in [*both, *dict.fromkeys((*dialect.options, *dialect.patch))]:
+        change = without(dataclasses.replace(dialect, patch=json.loads(together.body or "{}")), name)
+        together = together.replace(**{change.key: change.value})
+        if name != both[0]:
+            yield together
+
+
+def _other_places(scenario: Scenario, known: Known) -> Iterator[Scenario]:
+    """Ask at other paths and other endpoints, those of the other API last."""
+    api = known.api if scenario.api == "auto" else scenario.api
+    plain = scenario.replace(path=None)
+    if scenario.path is not None:
+        yield plain
+    if api == "openai" and scenario.endpoint == "chat":
+        for path in OTHER_PATHS:
+            yield scenario.replace(path=path)
+    others = sorted(DIALECTS, key=lambda one: one[0] != api)
+    for other, endpoint in others:
+        if DIALECTS[other, endpoint].streams:
+            given = {} if other == api else {"api": other}
+            yield plain.replace(endpoint=endpoint, **given)
+
+
+def command_changes(asked: Scenario, found: Scenario) -> list[str]:
+    """Return what to add to a command that asks for `asked` (an option each) to ask for `found`, or to leave out of it."""
+    changes = []
+    for key in keys_of(RequestKeys):
+        value = getattr(found, key.name)
+        if value == getattr(asked, key.name):
+            continue
+        if value in (None, (), key.default):
+            changes.append(f"leave out {key.flag}")
+        else:
+            text = json.dumps(json.loads(value), separators=(",", ":")) if key.name == "body" else str(value)
+            changes.append(f"{key.flag} {shlex.quote(text)}")
+    return changes

@@ -1,0 +1,186 @@
+"""`loadtest check --try`: which requests it sends to servers that refuse some, and what it says to add to the command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support.made_servers import CHAT, OPENAI_STREAM, Made, made, refuse
+
+Call = Callable[..., tuple[int, str, str]]
+Judge = Callable[[str, dict[str, Any]], Any]  # of path and body: an answer, None for a good one
+
+WITHOUT_USAGE = (200, {"Content-Type": "text/event-stream"}, CHAT + b"data: [DONE]\n\n")
+
+
+@contextlib.contextmanager
+def judging(judge: Judge, *paths: str, routes: dict[str, Any] | None = None) -> Iterator[Made]:
+    """Serve /v1/models and the paths, where each body is judged."""
+    server: Made
+
+    def answer(path: str) -> Callable[[dict[str, str]], Any]:
+        return lambda _: judge(path, json.loads(server.posted[-1][1])) or OPENAI_STREAM
+
+    listed = {"/v1/models": {"data": [{"id": "m"}]}}
+    with made({**listed, **{path: answer(path) for path in paths}, **(routes or {})}) as server:
+        yield server
+
+
+def bodies(server: Made) -> list[dict[str, Any]]:
+    return [json.loads(body) for _, body in server.posted]
+
+
+CHATS = "/v1/chat/completions"
+
+
+def test_what_works_at_once_needs_nothing(loadtest: Call) -> None:
+    with judging(lambda *_: None, CHATS) as server:
+        code, out, _ = loadtest("check", server.url, "--try")
+    assert code == 0
+    assert len(server.posted) == 1
+    assert "Trying requests for 24 tokens" in out
+    assert "they may load the model, and cost tokens" in out
+    assert "works      as asked: nothing has to be added" in out
+    assert "counts     sent by the server (tokens in: 9, out: 2)" in out
+    assert bodies(server)[0]["stream_options"] == {"include_usage": True}
+
+
+def test_a_plain_check_sends_no_prompt(loadtest: Call) -> None:
+    with judging(lambda *_: None, CHATS) as server:
+        assert loadtest("check", server.url)[0] == 0
+    assert not server.posted
+
+
+def no_unknown_fields(named: bool) -> Judge:
+    """A server that knows no stream_options, and names the field or not."""
+
+    def judge(_: str, body: dict[str, Any]) -> Any:
+        if "stream_options" not in body:
+            return None
+        if named:
+            said = [
+                {"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted", "type": "extra_forbidden"}
+            ]
+            return refuse(422, {"detail": said})
+        return refuse(400, {"error": {"message": "bad request"}})
+
+    return judge
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_stream_options_are_left_out(loadtest: Call, named: bool) -> None:
+    with judging(no_unknown_fields(named), CHATS) as server:
+        code, out, _ = loadtest("check", server.url, "--try")
+    assert code == 0
+    assert len(server.posted) == 2
+    assert """works      only with --body '{"stream_options":null}'""" in out
+    assert f"""command    loadtest run --url {server.url} --body '{{"stream_options":null}}'""" in out
+
+
+def test_fields_that_are_named_one_after_another_all_go(loadtest: Call) -> None:
+    """OpenAI's newer models: another name of the length, no temperature; and here no stream_options."""
+
+    def judge(_: str, body: dict[str, Any]) -> Any:
+        said = {
+            "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+            "'max_completion_tokens' instead.",
+            "temperature": "Unsupported value: 'temperature' does not support 0.5 with this model.",
+            "stream_options": "Unrecognized request argument supplied: stream_options",
+        }
+        return next((refuse(400, {"error": {"message": words}}) for name, words in said.items() if name in body), None)
+
+    with judging(judge, CHATS) as server:
+        code, out, _ = loadtest("check", server.url, "--try", "--temperature", "0.5", "--body", '{"user":"x"}')
+    assert code == 0
+    assert len(server.posted) == 4
+    assert bodies(server)[-1].keys() == {"model", "messages", "stream", "max_completion_tokens", "user"}
+    for words in (
+        "leave out --temperature",
+        "--max-tokens-key max_completion_tokens",
+        '{"user":"x","stream_options":null}',
+    ):
+        assert words in out.partition("works      only with")[2].partition("\n")[0]
+    assert "--temperature" not in out.partition("command    ")[2].partition("\n")[0]
+
+
+def test_two_fields_that_are_not_named_go_together(loadtest: Call) -> None:
+    def judge(_: str, body: dict[str, Any]) -> Any:
+        return refuse(400, {"error": "bad"}) if {"stream_options", "max_tokens"} & body.keys() else None
+
+    with judging(judge, CHATS) as server:
+        code, out, _ = loadtest("check", server.url, "--try")
+    assert code == 0
+    assert "max_completion_tokens" in bodies(server)[-1]
+    assert "--max-tokens-key max_completion_tokens" in out
+    assert '{"stream_options":null}' in out
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/chat/completions", "only with --path /chat/completions"),
+        ("/openai/v1/chat/completions", "only with --path /openai/v1/chat/completions"),
+        ("/v1/completions", "only with --endpoint completions"),
+    ],
+)
+def test_another_path_or_endpoint_is_found(loadtest: Call, path: str, words: str) -> None:
+    with judging(lambda *_: None, path) as server:
+        code, out, _ = loadtest("check", server.url, "--try", "--model", "m")
+    assert code == 0
+    assert f"works      {words}" in out
+
+
+def test_nothing_works(loadtest: Call) -> None:
+    with judging(lambda *_: refuse(500, {"error": "out of order"}), CHATS) as server:
+        code, out, _ = loadtest("check", server.url, "--try")
+    assert code == 1
+    assert "out of order" in out
+    assert out.endswith("works      nothing that was tried\n")
+    sent = [json.dumps([path, json.loads(body)], sort_keys=True) for path, body in server.posted]
+    assert len(set(sent)) == len(sent), "one request was sent twice"
+    assert len(sent) <= 24
+
+
+@pytest.mark.parametrize("status", [401, 403, 429])
+def test_a_key_that_is_refused_is_not_tried_again(loadtest: Call, status: int) -> None:
+    with judging(lambda *_: refuse(status, {"error": "no"}), CHATS) as server:
+        code, _, _ = loadtest("check", server.url, "--try")
+    assert code == 1
+    assert len(server.posted) == 1
+
+
+def test_a_server_without_a_list_of_models_is_tried_where_a_model_is_named(loadtest: Call) -> None:
+    with judging(lambda *_: None, CHATS, routes={"/v1/models": refuse(405)}) as server:
+        assert loadtest("check", server.url, "--try")[0] == 2
+        code, out, _ = loadtest("check", server.url, "--try", "--model", "x")
+    assert code == 0
+    assert "only with --api openai" in out
+    assert f"command    loadtest run --url {server.url} --model x --api openai" in out
+
+
+def test_the_command_that_it_names_runs(loadtest: Call, tmp_path: Any) -> None:
+    import shlex
+
+    with judging(no_unknown_fields(named=False), CHATS) as server:
+        _, out, _ = loadtest("check", server.url, "--try")
+        line = next(line for line in out.splitlines() if line.startswith("command"))
+        short = ["--concurrency", "1", "--requests", "2", "--output-tokens", "2", "--out", tmp_path / "run"]
+        code, _, err = loadtest(*shlex.split(line)[2:], *short)
+    assert code in (0, 3), err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "done"
+
+
+def test_answers_that_come_at_once_are_said(loadtest: Call) -> None:
+    pieces = b"".join(
+        b"data: " + json.dumps({"choices": [{"delta": {"content": f"w{i} "}, "index": 0}]}).encode() + b"\n\n"
+        for i in range(12)
+    )
+    whole = (200, {"Content-Type": "text/event-stream"}, pieces + CHAT + b"data: [DONE]\n\n")
+    with judging(lambda *_: whole, CHATS) as server:
+        code, out, _ = loadtest("check", server.url, "--try")
+    assert code == 0
+    assert "arrival    all 14 pieces at once" in out
+    assert "proxy_buffering off" in out
