@@ -18,6 +18,7 @@ from test_wire_tls import certificate  # noqa: F401 - a fixture
 
 from loadtest import credentials
 from loadtest.errors import ScenarioError
+from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ConnectionKeys, Scenario
 
@@ -200,9 +201,10 @@ def test_locust_by_proxy_and_by_unix_socket(tmp_path: Path, monkeypatch: pytest.
 
 
 def ok_so_far(folder: Path) -> dict[str, Any]:
-    """Return run.json of a Locust test; most requests are good: Locust stops those in flight at its end."""
-    outcomes = [record.outcome for record in RunFolder.open(folder).records()]
-    assert outcomes.count("ok") > len(outcomes) / 2
+    """Return run.json of a Locust test whose requests were answered, but for those in flight that Locust stopped at its end."""
+    outcomes = {record.outcome for record in RunFolder.open(folder).records()}
+    assert Outcome.OK in outcomes
+    assert outcomes <= {Outcome.OK, Outcome.CANCELLED}
     for path in folder.rglob("*"):
         assert path.is_dir() or b"PLANTED" not in path.read_bytes(), path
     return RunFolder.open(folder).read_run()

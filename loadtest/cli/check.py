@@ -58,7 +58,7 @@ def check(place: str | None, *, trying: bool, url: str | None, **values: Any) ->
     asked = make_scenario(None, {**values, "url": given})
     with control_client((scenario := located(asked)), scenario.connect_timeout, scenario.header) as client:
         server, chosen, trouble, scenario = _look(client, scenario, trying=trying)
-        _show(server, chosen, trouble)
+        _show(server, chosen, trouble, scenario)
     if not trying:
         return 0
     if chosen is None:
@@ -90,7 +90,7 @@ def _look(
         return server, None, str(error), scenario
 
 
-def _show(server: Server, chosen: ServedModel | None, trouble: str | None) -> None:
+def _show(server: Server, chosen: ServedModel | None, trouble: str | None, scenario: Scenario) -> None:
     rows = [("server", f"{server.kind} {server.version or ''}".strip()), ("url", server.url)]
     if server.simulated:
         profile = shown(server.simulated["profile"])
@@ -110,7 +110,7 @@ def _show(server: Server, chosen: ServedModel | None, trouble: str | None) -> No
     )
     for name, value in rows:
         print(f"{name:10} {value}")
-    for text in [*([trouble] if trouble else []), *hazards(server, chosen, keys=keys)]:
+    for text in [*([trouble] if trouble else []), *hazards(server, chosen, keys=scenario)]:
         print(f"! {text}")
 
 

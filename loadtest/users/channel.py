@@ -163,9 +163,11 @@ class Channel:
     def _dialect(self, endpoint: Endpoint) -> Dialect:
         if endpoint not in self._dialects:
             target = self._measured
-            dialect, model, kind = target.dialect, target.model.name, target.server.kind
+            dialect = target.dialect
             if endpoint != self.endpoint:
-                dialect = dialect_for(self._scenario(endpoint), api=self._api, model=model, kind=kind)
+                dialect = dialect_for(
+                    self._scenario(endpoint), api=self._api, model=target.model.name, kind=target.server.kind
+                )
             self._dialects[endpoint] = dialect
             self._posts[dialect.name] = replace(target, dialect=dialect).posts
         return self._dialects[endpoint]

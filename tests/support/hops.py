@@ -88,6 +88,8 @@ def proxying(login: bytes | None = None) -> Iterator[ForwardProxy]:
         def handle(self) -> None:
             client: socket.socket = self.request
             head, rest = _read_head(client)
+            if not head:
+                return  # a connection that was opened ahead and never used
             proxy.seen.append(head)
             if login is not None and b"proxy-authorization: " + login.lower() not in head.lower():
                 _refuse(client, b"407 Proxy Authentication Required")

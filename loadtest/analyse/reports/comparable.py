@@ -22,8 +22,11 @@ NAMED_SCATTER = 0.01  # of prompt length, from there on said
 # Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
 # named by the user (`across`), for they change what the server is asked to do.
 MAY_DIFFER = ("server", "simulated")
-# Keys of a run whose loadtest did not know them yet; others: None.
-DEFAULTS = {"warm_cache": False, "prompt": "made up", "inputs_per_request": 1}
+DEFAULTS = {
+    "warm_cache": False,
+    "prompt": "made up",
+    "inputs_per_request": 1,
+}  # of a run whose loadtest did not know the key yet; others: None
 # Keys of a scenario that count as well; one that has its default counts as missing, as in a run that did not know it yet.
 ASKED = {name: name for name in ("think_time", "max_rate", "prompt_file", *SAID_KEYS, *ADDED_KEYS)} | {
     "prompt": "prompt_text"
