@@ -320,10 +320,11 @@ def test_which_server_cached_how_much() -> None:
         '{{"type":"response.output_text.delta","sequence_number":{},"delta":"{}"}}',
         '{{"sequence_number":{},"delta":"{}","type":"response.output_text.delta"}}',
         '{{"type":"response.output_text.delta","delta":"{1}","logprobs":[],"sequence_number":{0}}}',
+        '{{"type":"response.output_text.delta","sequence_number":{0},"delta":"{1}","logprobs":[],"obfuscation":"a{1}{0}Z"}}',
     ],
 )
 def test_a_numbered_chunk_is_parsed_once(row: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks that differ in text and number alone are not parsed as JSON, and neither are their names."""
+    """Chunks that differ in text, number and padding alone are not parsed as JSON, and neither are their names."""
     decoder = RESPONSES.decoder()
     parsed: list[bytes] = []
     line = NamedEventsDecoder.line

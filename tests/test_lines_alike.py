@@ -37,6 +37,7 @@ PIECES = [
 ]
 
 
+PADDING = ',"logprobs":[],"obfuscation":""'
 FRACTIONS = [".123456789", ".000000001", ".5", ".12345678", ".1234567890", "", ".12345678a"]
 INSTANTS = ["2026-01-31T12:00:00", "2026-01-31T12:00:01", "the"]
 
@@ -105,13 +106,24 @@ def named(rng: random.Random) -> bytes:
                 number = rng.choice([0, 9, 99, 12, number, number + 1])
             case 2:
                 extra = rng.choice(
-                    ["", ',"item_id":"a"', ',"x":{"sequence_number":7}', ',"error":"no"', ',"logprobs":[]']
+                    [
+                        "",
+                        PADDING,
+                        PADDING,
+                        ',"item_id":"a"',
+                        ',"x":{"sequence_number":7}',
+                        ',"error":"no"',
+                        ',"logprobs":[]',
+                    ]
                 )
             case 3:
                 end = rng.choice(["\n\n", "\n", "\r\n\r\n"])
             case 4:
                 lines.append(rng.choice(["event: error\n", "event: x\n\n", "data: [DONE]\n\n", "data: {\n", ":\n\n"]))
         text = rng.choice(PIECES)
+        if extra.startswith(PADDING[:-1]):
+            noise = rng.choice(["", "x9", "Q" * 12, "7", '\\"', "\\u0041", "a b", '","error":"no', "\\q", "é"])
+            extra = f'{PADDING[:-1]}{noise}"'
         if messages:
             kind = rng.choice(["text_delta"] * 9 + ["thinking_delta"])
             key = kind.partition("_")[0]

@@ -244,6 +244,29 @@ def test_locust_headless(tmp_path: Path, case: str, given: Callable[[str], str])
     clean(tmp_path, done.stdout, done.stderr)
 
 
+def test_anthropics_key_is_sent_to_messages_alone_and_kept_out_of_everything(
+    loadtest: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sk-ant-PLANTED-z8x7c6v5"
+    monkeypatch.setenv("ANTHROPIC_API_KEY", key)
+
+    def quotes(headers: dict[str, str]) -> Any:
+        error = {"type": "authentication_error", "message": f"invalid x-api-key {headers.get('x-api-key')}"}
+        return 401, {"Content-Type": "application/json"}, json.dumps({"type": "error", "error": error}).encode()
+
+    with made({"/v1/models": {"data": [{"id": "m"}]}, "/v1/messages": quotes, "/v1/responses": quotes}) as server:
+        code, *texts = loadtest("run", "--url", server.url, "--endpoint", "messages", *SHORT, "--out", tmp_path / "run")
+        assert code == 2
+        assert "ANTHROPIC_API_KEY" in texts[1]
+        asked = [headers for path, headers in server.seen if path == "/v1/messages"]
+        assert {headers.get("x-api-key") for headers in asked} == {key}
+        assert {headers.get("anthropic-version") for headers in asked} == {"2023-06-01"}
+        loadtest("run", "--url", server.url, "--endpoint", "responses", *SHORT, "--out", tmp_path / "run")
+        others = [headers for path, headers in server.seen if path != "/v1/messages"]
+        assert not [headers for headers in others if key in str(headers)]
+    clean(tmp_path, *texts)
+
+
 ADDED = "hd-PLANTED-z1x2c3v4b5n6m7"  # in no variable that is known to hold a key
 TENANT = "tn-PLANTED-p0o9i8u7y6"
 HEADERS = {  # how a key is given with --header, and what the server gets

@@ -1,4 +1,4 @@
-"""Anthropic's /v1/messages, as Anthropic, llama.cpp, vLLM and Ollama speak it: an event stream of content blocks."""
+"""Anthropic's /v1/messages, as Anthropic, llama.cpp and Ollama speak it: an event stream of content blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's /v1/responses, as OpenAI, llama.cpp, vLLM and Ollama speak it: an event stream that ends in the whole response."""
+"""OpenAI's /v1/responses, as OpenAI, llama.cpp and Ollama speak it: an event stream that ends in the whole response."""
 
 from __future__ import annotations
 
