@@ -223,8 +223,8 @@ def test_one_model_at_two_servers_is_named_by_server(tmp_path: Path) -> None:
     levels, records = mixed(FAST, SLOW, names=("made", "made"))
     targets = [target("made"), target("made", THERE)]
     one = analyse(write(tmp_path / "run", records, levels, targets=targets))
-    assert [each["name"] for each in one.summary["groups"]] == [HERE, THERE]
-    assert one.summary["levels"][0]["label"].startswith(f"{HERE} · 2 of 4 streams")
+    assert [each["name"] for each in one.summary["groups"]] == ["127.0.0.1:11434", "10.0.0.2:8000"]
+    assert one.summary["levels"][0]["label"].startswith("127.0.0.1:11434 · 2 of 4 streams")
 
 
 def test_two_models_at_two_servers_of_which_one_serves_both(tmp_path: Path) -> None:
@@ -232,11 +232,15 @@ def test_two_models_at_two_servers_of_which_one_serves_both(tmp_path: Path) -> N
     targets = [target("made"), target("other"), target("made", THERE)]
     one = analyse(write(tmp_path / "run", records, levels, targets=targets))
     assert [each["name"] for each in one.summary["groups"]] == [
-        f"made at {HERE}",
-        f"other at {HERE}",
-        f"made at {THERE}",
+        "made at 127.0.0.1:11434",
+        "other at 127.0.0.1:11434",
+        "made at 10.0.0.2:8000",
     ]
-    assert [each["beside"] for each in one.summary["groups"]] == [[f"other at {HERE}"], [f"made at {HERE}"], []]
+    assert [each["beside"] for each in one.summary["groups"]] == [
+        ["other at 127.0.0.1:11434"],
+        ["made at 127.0.0.1:11434"],
+        [],
+    ]
 
 
 @pytest.mark.parametrize("targets", [None, [target("made")]])

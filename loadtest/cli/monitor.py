@@ -72,8 +72,10 @@ def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
 )
 @click.option(
     "--server",
+    "servers",
+    multiple=True,
     metavar="URL",
-    help="The measured server: the CPU use of its process is counted apart where it runs on this machine.",
+    help="The measured server, or several: the CPU use of their processes on this machine is counted apart.",
 )
 @ca_file_option
 @_metrics_options
@@ -85,7 +87,7 @@ def monitor(
     every: float,
     seconds: float | None,
     client: int | None,
-    server: str | None,
+    servers: tuple[str, ...],
     *,
     ca_file: str | None,
     metrics_port: int | None,
@@ -113,10 +115,10 @@ def monitor(
     listener = _metrics_listener(metrics_address, metrics_port)
     if metrics_fd is not None:
         listener = socket.socket(fileno=metrics_fd)
-    server = None if server is None else base_url(withhold(server))
-    asked = process.parse_sources(sources or ("host",), server=server) if sources or listener is None else []
+    urls = [base_url(withhold(server)) for server in servers]
+    asked = process.parse_sources(sources or ("host",), servers=urls) if sources or listener is None else []
     process.run_monitor(
-        [process.make_source(one, client=client, server=server, ca_file=ca_file) for one in asked],
+        [process.make_source(one, client=client, servers=urls, ca_file=ca_file) for one in asked],
         out,
         every=every,
         seconds=seconds,
@@ -135,28 +137,28 @@ def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         metavar="SOURCE,…",
         help="Sample these beside the run, from a process of its own (`loadtest monitor --help`); ollama, vllm and "
-        "llamacpp without a URL are the measured server.  [default: none]",
+        "llamacpp without a URL are every measured server.  [default: none]",
     )(command)
 
 
 def beside_run(
     sources: Sequence[str], every: float, *, metrics_port: int | None, metrics_address: str, ca_file: str | None = None
-) -> Callable[[Path, str], AbstractContextManager[int]] | None:
+) -> Callable[[Path, Sequence[str]], AbstractContextManager[int]] | None:
     """Return a context to enter for the time of a run; None without sources and metrics.
 
     The metrics port is taken at once. Raises ScenarioError before anything is sent.
     """
     if sources:
         process.parse_sources(
-            sources, server="http://server"
+            sources, servers=("http://server",)
         )  # checked now, although the measured server's address is not known yet
     listener = _metrics_listener(metrics_address, metrics_port)
     if not sources and listener is None:
         return None
 
-    def start(folder: Path, url: str) -> AbstractContextManager[int]:
-        asked = process.parse_sources(sources, server=url) if sources else []
-        return process.child_monitor(folder, asked, every=every, server=url, ca_file=ca_file, metrics=listener)
+    def start(folder: Path, urls: Sequence[str]) -> AbstractContextManager[int]:
+        asked = process.parse_sources(sources, servers=urls) if sources else []
+        return process.child_monitor(folder, asked, every=every, servers=urls, ca_file=ca_file, metrics=listener)
 
     return start
 

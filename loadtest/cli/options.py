@@ -84,6 +84,10 @@ def _option(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         text += f"  [default: {default}]"
     if kind is bool:
         return click.option(key.flag, key.name, is_flag=True, default=None, help=text)
+    if (between := declared.joined) is not None:
+        return click.option(
+            key.flag, key.name, multiple=True, callback=lambda _, __, given: between.join(given) or None, help=text
+        )
     taken: Any = click.Choice(declared.choices) if declared.choices else PARAM_TYPES.get(kind, kind)
     if key.many:
         taken = LISTS_OF[kind]

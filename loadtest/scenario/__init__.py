@@ -2,8 +2,8 @@
 
 schema: Scenario, its grid, reading and writing · request, load, prompts, limits: the parts that hold its keys, each with
 what they must be together · checks: what keys of several parts must be together · keys: what a key says of itself ·
-tables: TOML files and former names · values: what a single value must be · level: one cell of the grid · files: text
-files that a user names.
+tables: TOML files and former names · several: servers and models, where there is more than one · values: what a single
+value must be · level: one cell of the grid · files: text files that a user names.
 """
 
 from loadtest.scenario.files import file_version, read_text, record_format
@@ -14,6 +14,7 @@ from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys
 from loadtest.scenario.prompts import PromptKeys
 from loadtest.scenario.request import APIS, ENDPOINT_NAMES, RequestKeys
 from loadtest.scenario.schema import Scenario
+from loadtest.scenario.several import ModelShare, even_weights, rotation
 from loadtest.scenario.tables import FORMER
 from loadtest.scenario.values import (
     BURSTINESS,
@@ -45,16 +46,19 @@ __all__ = [
     "Level",
     "LimitKeys",
     "LoadKeys",
+    "ModelShare",
     "PromptKeys",
     "Range",
     "RequestKeys",
     "Scenario",
+    "even_weights",
     "file_version",
     "key",
     "keys_of",
     "parse_whole",
     "read_text",
     "record_format",
+    "rotation",
     "sendable",
     "short_repr",
 ]

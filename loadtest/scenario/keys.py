@@ -21,7 +21,8 @@ class Declared:
     """What a field of a part says about its key beyond name, type and default.
 
     `table` names the TOML table that the key stands in; the keys of the first releases stand above all tables.
-    `locust` says where Locust's users can set the key.
+    `locust` says where Locust's users can set the key. A text with `joined` may name several things, with that between: a
+    list is taken too, and the option may be given again.
     """
 
     help: str
@@ -31,6 +32,7 @@ class Declared:
     text: Text | None = None
     table: str | None = None
     locust: tuple[str, ...] = ()
+    joined: str | None = None
 
 
 def key(help_text: str, default: Any, **declared: Any) -> Any:
@@ -59,6 +61,15 @@ class Key:
         options = typing.get_args(self.hint) if self.many or isinstance(self.hint, types.UnionType) else (self.hint,)
         kind: type = next(option for option in options if option is not type(None))
         return kind
+
+    def one_text(self, value: Any, where: str) -> Any:
+        """Return a list of texts as the one text that it stands for, where the key may name several things."""
+        between = self.declared.joined
+        if between is None or not isinstance(value, list | tuple):
+            return value
+        if not value or not all(isinstance(one, str) and one.strip() for one in value):
+            raise ScenarioError(f"{where}: {self.name} must be a text or a list of texts, none of them empty.")
+        return between.join(value)
 
     @property
     def flag(self) -> str:

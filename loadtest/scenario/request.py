@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
+from loadtest.scenario.several import MOST_TARGETS, ModelShare, models_in, urls_in
 from loadtest.scenario.values import Range, Text
+from loadtest.urls import without_secrets
 
 APIS = ("auto", "ollama", "openai")
 ENDPOINT_NAMES = ("chat", "generate", "completions")
@@ -18,8 +20,10 @@ class RequestKeys:
     """Keys that decide where a request goes and what it says beside the prompt."""
 
     url: str | None = key(
-        "Base URL of the server; default: OLLAMA_HOST, OPENAI_BASE_URL, or the local Ollama.",
+        "Base URL of the server; given again, users are spread evenly over the servers, and arrivals take turns; default: "
+        "OLLAMA_HOST, OPENAI_BASE_URL, or the local Ollama.",
         None,
+        joined=" ",
         text=Text(
             8000, "give the server's URL, or leave it out to use OLLAMA_HOST, OPENAI_BASE_URL or the local Ollama"
         ),
@@ -31,8 +35,10 @@ class RequestKeys:
         "chat, generate (Ollama) or completions (OpenAI).", "chat", choices=ENDPOINT_NAMES, locust=(OPTION,)
     )
     model: str | None = key(
-        "Model name; default: the one that is loaded, else the only one.",
+        "Model name, or several that users share: a,b or a=3,b=1 (three users of a to one of b); default: the one that is "
+        "loaded, else the only one.",
         None,
+        joined=",",
         text=Text(1000, "give the model's name, or leave it out to use the one that is loaded"),
         locust=(ATTRIBUTE, OPTION),
     )
@@ -59,9 +65,29 @@ class RequestKeys:
         locust=(ATTRIBUTE,),
     )
 
+    @property
+    def urls(self) -> tuple[str | None, ...]:
+        """The servers' URLs; (None,) where none is given."""
+        return urls_in(self.url)
+
+    @property
+    def models(self) -> tuple[ModelShare, ...]:
+        """The models with their weights, as far as they are named."""
+        return models_in(self.model)
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one server or model is named."""
+        return len(self.urls) * len(self.models) > 1
+
 
 def check_request(request: RequestKeys) -> None:
-    """Raise ScenarioError for an endpoint that the API does not have."""
+    """Raise ScenarioError for an endpoint that the API does not have, and for servers or models that make no list."""
+    twice = next((url for url in request.urls if request.urls.count(url) > 1), None)
+    if twice is not None:
+        raise ScenarioError(f"url names {without_secrets(twice)} twice; name each server once.")
+    if (count := len(request.urls) * len(request.models)) > MOST_TARGETS:
+        raise ScenarioError(f"url and model make {count} pairs of a server and a model; name {MOST_TARGETS} at most.")
     if (request.api, request.endpoint) in (("ollama", "completions"), ("openai", "generate")):
         other = "generate" if request.api == "ollama" else "completions"
         raise ScenarioError(f"api {request.api} has no endpoint {request.endpoint!r}; use chat or {other}.")

@@ -42,7 +42,8 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
     def __post_init__(self) -> None:
         keys = keys_of(type(self))
         for one in keys:  # lists become tuples: the scenario is immutable throughout
-            object.__setattr__(self, one.name, coerce(one.name, getattr(self, one.name), one.hint, "the scenario"))
+            value = one.one_text(getattr(self, one.name), "the scenario")
+            object.__setattr__(self, one.name, coerce(one.name, value, one.hint, "the scenario"))
         if self.open_loop:
             object.__setattr__(self, "concurrency", ())
             if self.rate and self.requests is None and self.duration is None:
@@ -88,8 +89,9 @@ class Scenario(LimitKeys, PromptKeys, LoadKeys, RequestKeys):  # a dataclass has
         merged = {**other_loop_left_out(table, given), **given}
         if merged.get("concurrency") and (merged.get("rate") or merged.get("trace")):
             raise ScenarioError(f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.")
-        hints = {one.name: one.hint for one in keys}
-        return cls(**{name: coerce(name, value, hints[name], where) for name, value in merged.items()})
+        known = {one.name: one for one in keys}
+        texts = {name: known[name].one_text(value, where) for name, value in merged.items()}
+        return cls(**{name: coerce(name, value, known[name].hint, where) for name, value in texts.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, for run.json; `from_dict` takes them back."""

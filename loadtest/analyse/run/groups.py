@@ -20,6 +20,7 @@ from loadtest.analyse.run.frames import Delays, EventGaps, Run, join_levels, pea
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.errors import LoadTestError
 
+OF_TARGET = ("server_at_end", "tokens", "comparability")  # keys of run.json that each entry of `targets` has for itself
 BESIDE_SHARE = 0.01  # of a group's requests; if more ran beside another group's at the same server, this is reported
 DESCRIBED = re.compile(r"(?P<url>\S+): (?P<server>.*), model (?P<model>.*), (?P<dialect>[\w-]+)")  # in other_targets
 SIMULATED_NOTE = re.compile(r"\(simulated: profile (?P<profile>.*) at (?P<speed>[\d.e+]+)× speed\)")
@@ -59,6 +60,7 @@ class _Destination:
     model: str
     dialect: str
     server: dict[str, Any]
+    entry: dict[str, Any] = dataclasses.field(default_factory=dict)  # of run.json's targets
 
     @property
     def key(self) -> tuple[str, str]:
@@ -146,7 +148,7 @@ def _targets(run: Run) -> list[_Destination]:
 def _read_target(said: dict[str, Any]) -> _Destination:
     server = said.get("server")
     url, model, dialect = (str(said.get(name) or "") for name in ("url", "model", "dialect"))
-    return _Destination(url, model, dialect, server if isinstance(server, dict) else {})
+    return _Destination(url, model, dialect, server if isinstance(server, dict) else {}, said)
 
 
 def _older_targets(run: Run) -> list[_Destination]:
@@ -191,10 +193,20 @@ def _target(run: Run, index: int, model: Any) -> _Destination:
 
 def _group_names(keys: Sequence[tuple[str, str]]) -> list[str]:
     """Return a name per group: the model, the server where all models are the same, or both."""
-    models, urls = [model for model, _ in keys], [url for _, url in keys]
+    models, urls = [model for model, _ in keys], _without_scheme([url for _, url in keys])
     if len(set(models)) == len(models):
         return models
-    return urls if len(set(models)) == 1 else [f"{model} at {url}" for model, url in keys]
+    return urls if len(set(models)) == 1 else [f"{model} at {url}" for model, url in zip(models, urls, strict=True)]
+
+
+def _without_scheme(urls: Sequence[str]) -> list[str]:
+    """Return the URLs without what stands before their host, where that is the same for all."""
+    schemes = {url.partition("://")[0] for url in urls if "://" in url}
+    return (
+        [url.partition("://")[2] for url in urls]
+        if len(schemes) == 1 and all("://" in url for url in urls)
+        else list(urls)
+    )
 
 
 # -- a part of a run -------------------------------------------------------------------------------------------------
@@ -208,8 +220,10 @@ def _run_of_group(run: Run, rows: BoolArray, target: _Destination, name: str) ->
     same = (main.get("model"), main.get("url")) == target.key
     described = main if same else {key: getattr(target, key) for key in ("url", "dialect", "model")}
     facts = {**run.facts, "target": described, "server": target.server}
-    if not same:
-        facts["server_at_end"] = None
+    known = (
+        target.entry if "server_at_end" in target.entry or not same else {}
+    )  # older folders: of the first target only
+    facts |= {key: known.get(key) for key in OF_TARGET if known or not same}
     levels = [
         {**_level_of_group(run, level, rows), "model": target.model, "url": target.url}
         for level in run.levels
