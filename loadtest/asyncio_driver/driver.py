@@ -372,7 +372,7 @@ class Driver:
             return
         self._tally.add(record)
         most = self._scenario.stop_after_errors
-        if most is not None and self._tally.failed_in_a_row >= most and self._tally.given_up is None:
+        if most is not None and self._tally.failed_in_a_row[record.target] >= most and self._tally.given_up is None:
             why = f"{most} requests in a row failed (--stop-after-errors); the last one: {record.error}"
             self.give_up(why)
             if self._in_step is not None:

@@ -28,7 +28,6 @@ from loadtest.analyse.reports.compare import (
 )
 from loadtest.analyse.reports.compare import compare as compare_runs
 from loadtest.analyse.reports.summary import analyse
-from loadtest.analyse.run.groups import refuse
 from loadtest.cli.tables import printed_table
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.run_folder import RunFolder
@@ -46,6 +45,7 @@ ACROSS = (
     "unload",
     "arrivals",
     "prompt",
+    "beside",
 )
 STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
 
@@ -135,8 +135,6 @@ def compare(
     base, new = _base_and_new(runs, against)
     keys = _across_keys(across, *base, *new)
     sides = [[analyse(path) for path in paths] for paths in (base, new)]
-    for side in (*sides[0], *sides[1]):
-        refuse(side.run, [group for group, _ in side.groups], "compare")
     found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
     written = _write_comparison(found, out or new[0])
     _print_comparison(found, written, Console())

@@ -14,7 +14,7 @@ from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys
 from loadtest.scenario.prompts import PromptKeys
 from loadtest.scenario.request import APIS, ENDPOINT_NAMES, RequestKeys
 from loadtest.scenario.schema import Scenario
-from loadtest.scenario.several import ModelShare, even_weights, rotation
+from loadtest.scenario.several import ModelShare, even_weights, rotation, share_of_fewest
 from loadtest.scenario.tables import FORMER
 from loadtest.scenario.values import (
     BURSTINESS,
@@ -60,5 +60,6 @@ __all__ = [
     "record_format",
     "rotation",
     "sendable",
+    "share_of_fewest",
     "short_repr",
 ]

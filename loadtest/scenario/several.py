@@ -10,9 +10,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.values import short_repr
+
+if TYPE_CHECKING:
+    from loadtest.scenario.request import RequestKeys
 
 MOST_TARGETS = 64  # combinations of a server and a model in one run
 MOST_WEIGHT = 1000
@@ -70,6 +74,12 @@ def even_weights(models_of_servers: Sequence[Sequence[int]]) -> tuple[int, ...]:
     weights = [weight * whole // total for own, total in zip(models_of_servers, totals, strict=True) for weight in own]
     common = math.gcd(*weights)
     return tuple(weight // common for weight in weights)
+
+
+def share_of_fewest(scenario: RequestKeys) -> int:
+    """Return how many requests a run sends for each one to the target that has the fewest users; 1 for one target."""
+    weights = [one.weight for one in scenario.models]
+    return len(scenario.urls) * -(-sum(weights) // min(weights))
 
 
 def rotation(weights: Sequence[int]) -> tuple[int, ...]:

@@ -208,7 +208,12 @@ def table(advice: Advice, loads: tuple[int, ...]) -> Grid:
 def heading(advice: Advice, analysis: Analysis) -> str:
     """Return the title of the console's table."""
     mark = findings.simulated(analysis.summary)
-    parts = (analysis.summary["name"], findings.measured_on(analysis.summary), advice.label)
+    parts = (
+        analysis.summary["name"],
+        analysis.summary.get("group"),
+        findings.measured_on(analysis.summary),
+        advice.label,
+    )
     title = " · ".join(part for part in parts if part) + (f" ({mark})" if mark else "")
     return f"{title}: at {findings.streams(advice.load)}"
 
@@ -264,7 +269,8 @@ def _row(prediction: Prediction, *, beyond: bool = False) -> list[str]:
 def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
     """Return advice.md."""
     summary = analysis.summary
-    title = f"Advice for {summary['name']}: {findings.measured_on(summary)}"
+    whom = " · ".join(filter(None, (summary["name"], summary.get("group"))))
+    title = f"Advice for {whom}: {findings.measured_on(summary)}"
     lines = [f"# {pages.escaped(title)}", ""]
     if mark := findings.simulated(summary):
         lines += [f"> **SIMULATED SERVER** ({pages.escaped(mark)}): this is advice for a model of a server.", ""]
@@ -290,6 +296,7 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
     memory = advice.memory
     return {
         "run": analysis.summary["name"],
+        **({"group": analysis.summary["group"]} if "group" in analysis.summary else {}),
         "simulated": analysis.summary["simulated"],
         "sentences": list(sentences(advice)),
         "notes": notes(advice),

@@ -95,7 +95,12 @@ def groups_of(run: Run) -> list[Group]:
         part.requests["accompanied"] = np.any(
             list(others.values()) or [np.zeros(int(rows.sum()), dtype=np.bool_)], axis=0
         )
-        named = tuple(names[other] for other, beside in others.items() if beside.mean() > BESIDE_SHARE)
+        near = [other for other, beside in others.items() if beside.mean() > BESIDE_SHARE]
+        named = tuple(names[other] for other in near)
+        part.facts["comparability"] = {
+            **(part.facts.get("comparability") or {}),
+            "beside": ", ".join(sorted(keys[other][0] for other in near)) or None,
+        }
         for level in part.levels:
             level["beside"] = list(named)
         found.append(Group(names[index], *key, _dialect(part), rows, part, named))
@@ -266,6 +271,8 @@ def _level_of_group(run: Run, level: dict[str, Any], rows: BoolArray) -> dict[st
         began, ended = (sent[name].to_numpy(dtype=np.float64) for name in ("send", "end"))
         known = np.isfinite(began) & np.isfinite(ended)
         own["concurrency"] = max(peak_at_once(began[known], ended[known]), 1)
+        if level.get("requests") and level.get("concurrency"):
+            own["requests"] = round(level["requests"] * own["concurrency"] / level["concurrency"])
     for key, asked in (("input_tokens", "asked_input"), ("output_tokens", "asked")):
         lengths = sent[asked].unique()
         if level.get(key) is None and len(lengths) == 1 and np.isfinite(lengths[0]) and level.get("words") is None:
