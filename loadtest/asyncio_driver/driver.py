@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from loadtest import metrics
-from loadtest.asyncio_driver.plan import SessionPlan
+from loadtest.asyncio_driver.plan import Planned, SessionPlan
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
 from loadtest.measure.ledger import Ledger
@@ -35,10 +35,8 @@ CONNECTIONS = 64  # opened before an open loop begins: how many it will need is 
 SCHEDULE_LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
 
 
-Following = Callable[
-    [Sequence[LevelSpan]], Awaitable[Level | None]
-]  # from the levels run so far: the next, None at the end
-Planned = tuple[int, Session]  # the index of a target, and a session that is sent there
+# From the levels run so far: the next, None at the end.
+Following = Callable[[Sequence[LevelSpan]], Awaitable[Level | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,10 +166,7 @@ class Driver:
         plan, mine = self._plan, self._plan.targets(users)
         warmups = {target: list(plan.warmups(level, users, target)) for target in dict.fromkeys(mine)}
         sessions: dict[int, Iterator[Planned]] = {
-            target: zip(
-                itertools.repeat(target), itertools.chain(first, plan.counted(level, users, target)), strict=False
-            )
-            for target, first in warmups.items()
+            target: itertools.chain(first, plan.counted(level, users, target)) for target, first in warmups.items()
         }
         ahead = {target: deque(self._take(sessions[target], max(64, 2 * mine.count(target)))) for target in sessions}
         await self._prepare(mine)

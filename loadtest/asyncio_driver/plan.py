@@ -11,6 +11,8 @@ from loadtest.scenario import Level
 from loadtest.workloads.source import Session
 from loadtest.workloads.workload import Workload
 
+Planned = tuple[int, Session]  # the index of a target, and a session that is sent there
+
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
@@ -32,27 +34,27 @@ class SessionPlan:
         """Return the targets of this process's users, one entry a user."""
         return [self.target_of(j) for j in range(users) if self.share.takes(j)]
 
-    def warmups(self, level: Level, users: int, target: int) -> Iterator[Session]:
+    def warmups(self, level: Level, users: int, target: int) -> Iterator[Planned]:
         """Yield the warm-up sessions of this process's users of a target."""
         for i in range(users * self.workloads[target].scenario.warmup):
             if self.mine(i, users) and self.target_of(i % users) == target:
-                yield self.workloads[target].session(level, i, warmup=True)
+                yield target, self.workloads[target].session(level, i, warmup=True)
 
-    def counted(self, level: Level, users: int, target: int) -> Iterator[Session]:
+    def counted(self, level: Level, users: int, target: int) -> Iterator[Planned]:
         """Yield the counted sessions of this process's users of a target; without end where time ends the level."""
         by_time = self.workloads[target].scenario.duration is not None
         for i in itertools.count() if by_time else range(level.requests):
             if self.mine(i, users) and self.target_of(i % users) == target:
-                yield self.workloads[target].session(level, i)
+                yield target, self.workloads[target].session(level, i)
 
-    def warm_arrivals(self, level: Level) -> Iterator[tuple[int, Session]]:
+    def warm_arrivals(self, level: Level) -> Iterator[Planned]:
         """Yield the warm-up sessions before a schedule, each with its target: as many for each."""
         for i in range(len(self.workloads) * self.workloads[0].scenario.warmup):
             if self.share.takes(0):
                 target = i % len(self.workloads)
                 yield target, self.workloads[target].session(level, i, warmup=True)
 
-    def arrivals(self, level: Level, count: int) -> Iterator[tuple[int, Session]]:
+    def arrivals(self, level: Level, count: int) -> Iterator[Planned]:
         """Yield the sessions of this process's arrivals, of `count` in all, each with its target."""
         for i in self.share.pick(range(count)):
             target = self.target_of(i)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 import orjson
 
 from loadtest.cli.connection import connection_options
-from loadtest.errors import ScenarioError, TargetError
+from loadtest.errors import LoadTestError, ScenarioError, TargetError
 from loadtest.text import shown
 
 if TYPE_CHECKING:
@@ -290,7 +291,19 @@ def _estimates_of_run(path: Path) -> list[MemoryEstimate]:
 
     run = frames.load(path)
     parts = groups.groups_of(run)
-    return [replace(_estimate_of_run(part.run), group=part.name) for part in parts] or [_estimate_of_run(run)]
+    if not parts:
+        return [_estimate_of_run(run)]
+    found, refused = [], []
+    for part in parts:
+        try:
+            found.append(replace(_estimate_of_run(part.run), group=part.name))
+        except LoadTestError as error:
+            refused.append(f"{shown(part.name)}: {error}")
+    if not found:
+        raise ScenarioError(" ".join(refused))
+    for sentence in refused:
+        print(f"loadtest: {sentence}", file=sys.stderr)
+    return found
 
 
 def _estimate_of_run(run: Run) -> MemoryEstimate:

@@ -68,12 +68,12 @@ class _Destination:
 
 
 def groups_of(run: Run) -> list[Group]:
-    """Return a run's groups in the order of their first request; none where it has one model at one server."""
+    """Return a run's groups in the order of its targets, else of their first request; none of one model at one server."""
     requests = run.requests
     if requests["model"].nunique() < 2 and requests["target"].nunique() < 2:
         return []
     pairs = list(zip(requests["target"].tolist(), requests["model"].tolist(), strict=True))
-    known = {pair: _target(run, *pair) for pair in dict.fromkeys(pairs)}
+    known = {pair: _target(run, *pair) for pair in sorted(dict.fromkeys(pairs), key=lambda pair: pair[0])}
     keys = list(dict.fromkeys(target.key for target in known.values()))
     if len(keys) < 2:
         return []
