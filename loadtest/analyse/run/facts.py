@@ -118,7 +118,7 @@ CAPACITY = {"chunks_per_s": POSITIVE, "limit": TEXT, "measured_at": TEXT}
 LOADED = {"name": TEXT, "size": COUNT, "size_vram": COUNT, "context_length": TOKEN_COUNT}
 LISTED = {
     **TARGET,
-    "weight": COUNT,
+    "weight": NumberKind(low=1, high=1e6),
     "server": SERVER,
     "tokens": TOKENS,
     "comparability": dict,

@@ -19,6 +19,7 @@ from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.frames import Delays, EventGaps, Run, join_levels, peak_at_once
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.errors import LoadTestError
+from loadtest.scenario import rotation
 
 OF_TARGET = ("server_at_end", "tokens", "comparability")  # keys of run.json that each entry of `targets` has for itself
 BESIDE_SHARE = 0.01  # of a group's requests; if more ran beside another group's at the same server, this is reported
@@ -225,9 +226,8 @@ def _run_of_group(run: Run, rows: BoolArray, target: _Destination, name: str) ->
     same = (main.get("model"), main.get("url")) == target.key
     described = main if same else {key: getattr(target, key) for key in ("url", "dialect", "model")}
     facts = {**run.facts, "target": described, "server": target.server}
-    known = (
-        target.entry if "server_at_end" in target.entry or not same else {}
-    )  # older folders: of the first target only
+    # Older folders know it of the first target only.
+    known = target.entry if "server_at_end" in target.entry or not same else {}
     facts |= {key: known.get(key) for key in OF_TARGET if known or not same}
     levels = [
         {**_level_of_group(run, level, rows), "model": target.model, "url": target.url}
@@ -270,7 +270,7 @@ def _level_of_group(run: Run, level: dict[str, Any], rows: BoolArray) -> dict[st
     else:
         began, ended = (sent[name].to_numpy(dtype=np.float64) for name in ("send", "end"))
         known = np.isfinite(began) & np.isfinite(ended)
-        own["concurrency"] = max(peak_at_once(began[known], ended[known]), 1)
+        own["concurrency"] = _users_planned(run, level, rows) or max(peak_at_once(began[known], ended[known]), 1)
         if level.get("requests") and level.get("concurrency"):
             own["requests"] = round(level["requests"] * own["concurrency"] / level["concurrency"])
     for key, asked in (("input_tokens", "asked_input"), ("output_tokens", "asked")):
@@ -284,6 +284,16 @@ def _level_of_group(run: Run, level: dict[str, Any], rows: BoolArray) -> dict[st
         rest = own["label"].removeprefix(load)
         own["label"] = f"{number} of {level['concurrency']} {'streams' if what == 'stream' else what}{rest}"
     return own
+
+
+def _users_planned(run: Run, level: dict[str, Any], rows: BoolArray) -> int | None:
+    """Return how many of a level's users were a group's by plan; None where run.json has no plan of them, as under Locust."""
+    weights = [one.entry.get("weight") for one in _targets(run)]
+    if run.facts.get("driver") != "asyncio" or not level.get("concurrency") or not weights or not all(weights):
+        return None
+    turns = rotation([int(weight or 0) for weight in weights])
+    mine = set(run.requests["target"][rows].tolist())
+    return sum(turns[user % len(turns)] in mine for user in range(level["concurrency"]))
 
 
 def _accompanied(run: Run, mine: BoolArray, theirs: BoolArray) -> BoolArray:
