@@ -204,7 +204,10 @@ def test_across_names_keys_that_runs_have(place: Path) -> None:
         "--across: runs have no key 'modle'; did you mean 'model'?"
         in answer(["compare", "a", "b", "--across", "modle"]).err
     )
-    assert "runs have no key 'zzz'; keys are arrivals, beside, context," in answer(["compare", "a", "b", "--across", "zzz"]).err
+    assert (
+        "runs have no key 'zzz'; keys are arrivals, beside, context,"
+        in answer(["compare", "a", "b", "--across", "zzz"]).err
+    )
     assert "--across" not in answer(["compare", "a", "b", "--across", "new_key,model"]).err
 
 

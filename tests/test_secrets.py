@@ -242,3 +242,19 @@ def test_locust_headless(tmp_path: Path, case: str, given: Callable[[str], str])
         assert sent(server) - {None} == {f"Basic {ENCODED}" if given is with_password else f"Bearer {KEY}"}
     assert (tmp_path / "run" / "run.json").exists(), done.stderr
     clean(tmp_path, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_two_servers_get_their_own_credentials(loadtest: Call, tmp_path: Path, workers: str) -> None:
+    page = quoting(200, 'vllm:num_requests_running{said="AUTH"} 1\n', "text/plain")
+    routes = {"/v1/models": {"data": [{"id": "m"}]}, "/metrics": page, **SERVERS["works"]}
+    with made(routes) as one, made(routes) as other:
+        urls = ["--url", with_password(one.url), "--url", other.url]
+        load = ["--concurrency", "2", "--requests", "4", "--output-tokens", "2", "--workers", workers]
+        said = loadtest("run", *urls, *load, "--monitor", "vllm", "--monitor-every", "0.1", "--out", tmp_path / "run")
+        twice = loadtest("run", *urls, *urls, "--out", tmp_path / "none")
+        assert said[0] in (0, 3), said
+        assert sent(one) == {f"Basic {ENCODED}"}
+        assert sent(other) == {f"Bearer {KEY}"}
+    assert twice[0] == 2
+    clean(tmp_path, *said[1:], *twice[1:])
