@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.made_runs import Made, grid, write
 from support.made_servers import OPENAI_STREAM, made
+from test_machine import add
 
+from loadtest.analyse.reports.findings import all_findings
 from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.run import samples
 from loadtest.asyncio_driver.plan import SessionPlan
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError
@@ -274,3 +279,21 @@ def test_two_runs_of_two_servers_are_compared_server_by_server(
     code, out, err = loadtest("memory", "--run", paths[0])
     assert code == 0, err
     assert all(f"{name}:" in out for name in names)
+
+
+def test_what_two_servers_have_loaded_is_told_apart(tmp_path: Path) -> None:
+    """Samples of one come between those of the other: neither model was gone meanwhile."""
+    levels, truth = grid(Made(), (2,))
+    records = [dataclasses.replace(one, target=one.id % 2, model="ab"[one.id % 2]) for one in truth.records]
+    targets = [{"url": f"http://{host}:1", "model": name, "dialect": "ollama-chat"} for host, name in ("xa", "yb")]
+    path = write(tmp_path / "run", records, levels, targets=targets)
+    for number, one in enumerate(targets):
+        rows = [
+            {"t": i * 0.1 + number * 0.05, "models": [{"name": one["model"], "size": 5 + number}]} for i in range(9)
+        ]
+        add(path, "ollama", [{"t": 0, "facts": {"url": f"{one['url']}/api/ps"}}, *rows], name=f"ollama-{number}")
+    found = analyse(path)
+    assert set(samples.read_machine(found.run).loaded) == {"http://x:1/api/ps", "http://y:1/api/ps"}
+    assert not any("reloaded" in sentence for sentence in all_findings(found))
+    (_, second) = found.groups
+    assert {row["name"] for _, rows in samples.read_machine(second[1].run).models for row in rows} == {"b"}

@@ -290,8 +290,7 @@ def _estimates_of_run(path: Path) -> list[MemoryEstimate]:
     from loadtest.analyse.run import frames, groups
 
     run = frames.load(path)
-    parts = groups.groups_of(run)
-    if not parts:
+    if not (parts := groups.groups_of(run)):
         return [_estimate_of_run(run)]
     found, refused = [], []
     for part in parts:
@@ -328,7 +327,6 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.memory.loaded import LoadedMemory, server_facts
     from loadtest.target.connect import control_client, trust
     from loadtest.target.probe import choose_model, probe, with_details
-    from loadtest.text import shown
     from loadtest.urls import parse_url
 
     with control_client(trust(asked.ca_file), asked.connect_timeout) as client:

@@ -13,7 +13,7 @@ import pandas as pd
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
-from loadtest.analyse.run.samples import SERVERS, Machine, SamplingGap, read_machine
+from loadtest.analyse.run.samples import SERVERS, Machine, Models, SamplingGap, read_machine
 from loadtest.analyse.server import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.metrics import S_PER_NS
@@ -225,10 +225,15 @@ def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str, s
 
     A load that is shorter than the time between two samples may go unseen.
     """
+    for samples in machine.loaded.values():
+        yield from _reloads_of_server(samples, machine.mark("ollama"), run)
+
+
+def _reloads_of_server(samples: Models, mark: str, run: Run) -> Iterator[tuple[float, str, str]]:
     before: dict[str, dict[str, Any]] = {}
     gone: dict[str, float] = {}
     end = _end(run)
-    for t, models in machine.models:
+    for t, models in samples:
         now = {str(model.get("name")): model for model in models}
         for name, model in now.items():
             known = before.get(name)
@@ -239,7 +244,7 @@ def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str, s
                 why = f"its context went from {known.get('context_length')} to {model.get('context_length')} tokens"
             if why and 0 <= t <= end:
                 at = f"at {_clock(run, t)} ({t:.0f} s into the run)"
-                yield t, name, f"{name}{machine.mark('ollama')} was reloaded {at}: {why}."
+                yield t, name, f"{name}{mark} was reloaded {at}: {why}."
             gone.pop(name, None)
         for name in before.keys() - now.keys():
             gone[name] = t

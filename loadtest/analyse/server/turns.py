@@ -102,7 +102,8 @@ def _of_level(run: Run, models: Sequence[tuple[str, BoolArray]]) -> tuple[BoolAr
     send, load = run.column("send")[waiting], run.column("load_s")[waiting]
     begin = float(np.nanmin(run.column("send")[everyone]))
     end = float(np.nanmax(run.column("end")[everyone]))
-    loading = _length(_union([(send, send + load)])) - _length(_common((send, send + load), list(spans.values())))
+    waits = _union([(send, send + load)])
+    loading = _length(waits) - _shared(waits, _union(list(spans.values())))
     counts = Counter(name for name, _ in loads)
     figures = {
         "models": {name: counts[name] for name, _ in models},
@@ -140,7 +141,9 @@ def _loads(waiting: pd.DataFrame, spans: dict[str, Spans]) -> Iterator[tuple[str
 def _worked_between(spans: dict[str, Spans], name: str, since: float, until: float) -> bool:
     """Whether work on another model than this began in that time."""
     return any(
-        bool(((begins > since) & (begins < until)).any()) for other, (begins, _) in spans.items() if other != name
+        np.searchsorted(begins, until, side="left") > np.searchsorted(begins, since, side="right")
+        for other, (begins, _) in spans.items()
+        if other != name
     )
 
 
@@ -151,7 +154,7 @@ def _began_before(spans: dict[str, Spans], name: str, end: float) -> bool:
 def _beside(one: Spans, other: Spans) -> bool:
     """Whether two models were at work at the same time for more than stamps can be off."""
     least = min(_length(one), _length(other))
-    return least > 0 and _length(_common(one, [other])) > OVERLAP_SHARE * least
+    return least > 0 and _shared(one, other) > OVERLAP_SHARE * least
 
 
 def _union(parts: Sequence[Spans]) -> Spans:
@@ -165,12 +168,19 @@ def _union(parts: Sequence[Spans]) -> Spans:
     return begins[fresh], ends[np.append(np.flatnonzero(fresh)[1:] - 1, len(ends) - 1)]
 
 
-def _common(one: Spans, others: Sequence[Spans]) -> Spans:
-    """Return the time that lies in `one` and in any of the others."""
-    (begins, ends), (starts, stops) = _union([one]), _union(others)
-    low, high = np.maximum(begins[:, None], starts[None, :]), np.minimum(ends[:, None], stops[None, :])
-    there = high > low
-    return low[there], high[there]
+def _shared(one: Spans, other: Spans) -> float:
+    """Return for how long both are: each side's spans are in order and do not overlap."""
+    begins, ends = other
+    if not len(begins):
+        return 0.0
+    before = np.concatenate(([0.0], np.cumsum(ends - begins)))  # covered by the other up to each of its spans
+
+    def covered(t: FloatArray) -> FloatArray:
+        last = np.searchsorted(begins, t, side="right")
+        inside = np.clip(t - begins[np.maximum(last - 1, 0)], 0.0, (ends - begins)[np.maximum(last - 1, 0)])
+        return np.where(last > 0, before[np.maximum(last - 1, 0)] + inside, 0.0)
+
+    return float((covered(one[1]) - covered(one[0])).sum())
 
 
 def _length(spans: Spans) -> float:
