@@ -17,6 +17,7 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.target import token_fit
 from loadtest.target.context import check_lengths, not_granted
+from loadtest.target.prepare import ReadyTarget
 from loadtest.target.probe import ServedModel, Server
 from loadtest.target.run_facts import initial_facts
 from loadtest.target.target import Target
@@ -83,9 +84,8 @@ def test_what_was_granted_is_said_and_kept_beside_what_was_asked() -> None:
     said = "m (trained for 32768) has a context of 32768 tokens, not the 65536 asked for with --num-ctx."
     assert not_granted(scenario, model) == said
     assert not_granted(scenario, ServedModel("m", context=65536)) is None
-    facts = initial_facts(
-        scenario, Target(SERVER, model, OllamaChat("m")), Counter("x"), TokenFit(), driver="x", loop="x"
-    )
+    ready = ReadyTarget(Target(SERVER, model, OllamaChat("m")), Workload(scenario, Counter("x")))
+    facts = initial_facts(scenario, [ready], driver="x", loop="x")
     assert (facts["server"]["context"], facts["server"]["context_asked"]) == (32768, 65536)
     assert facts["comparability"]["context"] == 32768
 

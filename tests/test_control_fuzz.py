@@ -23,10 +23,12 @@ from loadtest.errors import LoadTestError
 from loadtest.scenario import Scenario
 from loadtest.target.context import check_lengths
 from loadtest.target.loaded_model import ask_to_unload, loaded_facts
+from loadtest.target.prepare import ReadyTarget
 from loadtest.target.probe import choose_model, hazards, probe, with_details
-from loadtest.target.run_facts import initial_facts
+from loadtest.target.run_facts import at_end, initial_facts
 from loadtest.target.target import Target
-from loadtest.workloads.tokens import Counter, TokenFit
+from loadtest.workloads.tokens import Counter
+from loadtest.workloads.workload import Workload
 
 GOOD: dict[str, Any] = {
     "/api/version": {"version": "0.24.0"},
@@ -124,9 +126,10 @@ def attempt(seed: int, *, monkey: Callable[[str, Any], None]) -> str:
             dialect = dialect_for(Scenario(api=api), api=server.native, model=model.name)
             target = Target(server, model, dialect)
             check_lengths(Scenario(), model)
-            facts = initial_facts(Scenario(), target, Counter("x"), TokenFit(), driver="x", loop="x") | {
-                "server_at_end": loaded_facts(http, target)
-            }
+            facts = initial_facts(
+                Scenario(), [ReadyTarget(target, Workload(Scenario(), Counter("x")))], driver="x", loop="x"
+            )
+            facts |= at_end(facts["targets"], [loaded_facts(http, target)])
             orjson.dumps(facts)  # as write_run does
             said.append(target.described)
             went.append("measured")

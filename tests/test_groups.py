@@ -53,6 +53,7 @@ def mixed(
         mine = [record for record in records if record.level == level["index"]]
         level |= {
             "concurrency": level["concurrency"] * len(models),
+            "requests": level["requests"] * len(models),
             "started_ns": begins[level["index"]],
             "ended_ns": max(record.t_end for record in mine),
             "input_tokens": None,
@@ -223,8 +224,8 @@ def test_one_model_at_two_servers_is_named_by_server(tmp_path: Path) -> None:
     levels, records = mixed(FAST, SLOW, names=("made", "made"))
     targets = [target("made"), target("made", THERE)]
     one = analyse(write(tmp_path / "run", records, levels, targets=targets))
-    assert [each["name"] for each in one.summary["groups"]] == [HERE, THERE]
-    assert one.summary["levels"][0]["label"].startswith(f"{HERE} · 2 of 4 streams")
+    assert [each["name"] for each in one.summary["groups"]] == ["127.0.0.1:11434", "10.0.0.2:8000"]
+    assert one.summary["levels"][0]["label"].startswith("127.0.0.1:11434 · 2 of 4 streams")
 
 
 def test_two_models_at_two_servers_of_which_one_serves_both(tmp_path: Path) -> None:
@@ -232,11 +233,15 @@ def test_two_models_at_two_servers_of_which_one_serves_both(tmp_path: Path) -> N
     targets = [target("made"), target("other"), target("made", THERE)]
     one = analyse(write(tmp_path / "run", records, levels, targets=targets))
     assert [each["name"] for each in one.summary["groups"]] == [
-        f"made at {HERE}",
-        f"other at {HERE}",
-        f"made at {THERE}",
+        "made at 127.0.0.1:11434",
+        "other at 127.0.0.1:11434",
+        "made at 10.0.0.2:8000",
     ]
-    assert [each["beside"] for each in one.summary["groups"]] == [[f"other at {HERE}"], [f"made at {HERE}"], []]
+    assert [each["beside"] for each in one.summary["groups"]] == [
+        ["other at 127.0.0.1:11434"],
+        ["made at 127.0.0.1:11434"],
+        [],
+    ]
 
 
 @pytest.mark.parametrize("targets", [None, [target("made")]])
@@ -303,17 +308,39 @@ def test_the_console_names_each_model(both: Analysis) -> None:
     assert "valid" in narrow.getvalue()
 
 
-@pytest.mark.parametrize("command", ["advise", "compare", "memory"])
-def test_what_works_on_one_model_refuses_several_in_one_sentence(
-    both: Analysis, tmp_path: Path, command: str, loadtest: Callable[..., tuple[int, str, str]]
+def test_advice_on_a_model_needs_its_server_to_itself(
+    both: Analysis, tmp_path: Path, loadtest: Callable[..., tuple[int, str, str]]
 ) -> None:
-    other = make(tmp_path / "one", users=(2, 6)) and tmp_path / "one"
-    named: dict[str, list[Any]] = {"compare": [other, both.run.path], "memory": ["--run", both.run.path]}
-    code, _, err = loadtest(command, *named.get(command, [both.run.path]))
+    code, _, err = loadtest("advise", both.run.path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "made: other loaded the same server meanwhile" in err
+    assert not list(both.run.path.glob("**/advice*"))
+    levels, records = mixed(FAST, SLOW)
+    write(tmp_path / "run", records, levels, targets=[target("made"), target("other", THERE)])
+    code, out, err = loadtest("advise", tmp_path / "run")
+    assert code == 0, err
+    assert err.startswith("loadtest: made: No advice: ")  # as alone: its made-up times are no engine's
+    assert [path.parent.name for path in (tmp_path / "run").glob("**/advice.json")] == ["group-2-other"]
+    assert "made · other · " in out
+
+
+def test_a_model_beside_another_is_not_compared_with_itself_alone(
+    both: Analysis, tmp_path: Path, loadtest: Callable[..., tuple[int, str, str]]
+) -> None:
+    make(tmp_path / "alone", users=(2, 6), targets=[target("made")])
+    code, out, err = loadtest("compare", tmp_path / "alone", both.run.path, "--out", tmp_path)
     assert code == 2
-    assert "requests to 2 models or servers (made, other)" in err
-    assert err.count("\n") == 1
-    assert not list(both.run.path.glob("advice*"))
+    assert "the runs differ in beside (none → other)" in err
+    assert "Only NEW has other: left out." in out
+    code, _, err = loadtest("compare", tmp_path / "alone", both.run.path, "--across", "beside", "--out", tmp_path)
+    assert code == 0, err
+
+
+def test_memory_is_estimated_model_by_model(both: Analysis, loadtest: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = loadtest("memory", "--run", both.run.path)  # made records hold nothing to estimate from
+    assert (code, err.count("\n")) == (2, 1)
+    assert "made: " in err
+    assert "other: " in err
 
 
 def test_a_part_of_no_request_and_odd_targets_do_no_harm(tmp_path: Path) -> None:

@@ -59,7 +59,10 @@ WRONG = [
     (["--slo", "ttft_p95=nan"], "the limit of ttft_p95 is seconds"),
     (["--slo", "ttft_p96=2"], "did you mean 'ttft_p9"),
     (["--slo", "ttft_p95=2", "--slo", "itl_p95=2"], "--slo is given twice; give it once, with commas between"),
-    (["--url", "http://127.0.0.1:8"], "--url is given twice; give it once."),
+    (["--url", "http://127.0.0.1:9"], "url names http://127.0.0.1:9 twice; name each server once."),
+    (["--model", "a,a"], "model names a twice; give it once"),
+    (["--model", "a=0,b"], "the weight of a must be a whole number from 1 to 1000"),
+    (["--api", "openai", "--api", "ollama"], "--api is given twice; give it once."),
     (
         ["--concurrency", "1", "--concurrency=2"],
         "--concurrency is given twice; give it once, with commas between: --concurrency N,N,…",
@@ -201,7 +204,10 @@ def test_across_names_keys_that_runs_have(place: Path) -> None:
         "--across: runs have no key 'modle'; did you mean 'model'?"
         in answer(["compare", "a", "b", "--across", "modle"]).err
     )
-    assert "runs have no key 'zzz'; keys are arrivals, body," in answer(["compare", "a", "b", "--across", "zzz"]).err
+    assert (
+        "runs have no key 'zzz'; keys are arrivals, beside, body,"
+        in answer(["compare", "a", "b", "--across", "zzz"]).err
+    )
     assert "--across" not in answer(["compare", "a", "b", "--across", "new_key,model"]).err
 
 

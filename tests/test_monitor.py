@@ -53,7 +53,9 @@ def test_a_source_is_read_as_written(text: str, asked: SourceSpec) -> None:
 
 
 def test_sources_may_be_joined_by_commas_and_stand_for_the_measured_server() -> None:
-    found = parse_sources(["host,ollama,prometheus=http://h/m:a,b,nvidia", "vllm", "host"], server="http://s:8000/v1")
+    found = parse_sources(
+        ["host,ollama,prometheus=http://h/m:a,b,nvidia", "vllm", "host"], servers=["http://s:8000/v1"]
+    )
     assert found == [
         SourceSpec("host"),
         SourceSpec("ollama", "http://s:8000"),

@@ -229,7 +229,7 @@ def test_llamacpps_own_pages_and_process_are_read(llamacpp_url: str) -> None:
     pid = listening_pid(llamacpp_url)
     assert pid is not None
     assert "llamacpp.py" in " ".join(psutil.Process(pid).cmdline())
-    host = Host(server=llamacpp_url)
+    host = Host(servers=[llamacpp_url])
     with opened(host) as facts:
         assert "server_process" not in facts
         eventually(lambda: "server_cpu" in host.sample())

@@ -27,7 +27,7 @@ from loadtest.records import Clock, Outcome
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.scenario import ConnectionKeys, Scenario
 from loadtest.target.connect import control_client
-from loadtest.target.prepare import prepare_target
+from loadtest.target.prepare import ReadyTarget, prepare_target
 from loadtest.wire import AsyncWire, Posts, Timerfd, now
 
 Call = Callable[..., tuple[int, str, str]]
@@ -221,12 +221,9 @@ def test_two_processes_shares_make_up_the_whole_plan(
     async def measure(share: PlanShare, records: RecordWriter, samples: SampleWriter) -> None:
         async with AsyncWire() as wire:
             driver = Driver(
-                workload=workload,
-                dialect=target.dialect,
-                counter=workload.counter,
+                targets=[ReadyTarget(target, workload)],
                 wire=wire,
-                posts=Posts(target.server.url, target.headers),
-                url=target.server.url,
+                posts=[Posts(target.server.url, target.headers)],
                 records=records,
                 samples=samples,
                 on_progress=lambda _: None,

@@ -367,3 +367,19 @@ def test_locust_neither_shows_nor_sends_a_secret_of_a_header() -> None:
     assert done.stdout.strip() == (
         f"['Authorization: {header}', 'X-A: 1'] ['key=${{LOADTEST_QUERY_KEY}}'] ['X-Api-Key: {other}']"
     )
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_two_servers_get_their_own_credentials(loadtest: Call, tmp_path: Path, workers: str) -> None:
+    page = quoting(200, 'vllm:num_requests_running{said="AUTH"} 1\n', "text/plain")
+    routes = {"/v1/models": {"data": [{"id": "m"}]}, "/metrics": page, **SERVERS["works"]}
+    with made(routes) as one, made(routes) as other:
+        urls = ["--url", with_password(one.url), "--url", other.url]
+        load = ["--concurrency", "2", "--requests", "4", "--output-tokens", "2", "--workers", workers]
+        said = loadtest("run", *urls, *load, "--monitor", "vllm", "--monitor-every", "0.1", "--out", tmp_path / "run")
+        twice = loadtest("run", *urls, *urls, "--out", tmp_path / "none")
+        assert said[0] in (0, 3), said
+        assert sent(one) == {f"Basic {ENCODED}"}
+        assert sent(other) == {f"Bearer {KEY}"}
+    assert twice[0] == 2
+    clean(tmp_path, *said[1:], *twice[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +13,7 @@ from functools import partial
 from typing import Any
 
 from loadtest import metrics
-from loadtest.asyncio_driver.plan import SessionPlan
-from loadtest.dialects.base import Dialect
+from loadtest.asyncio_driver.plan import Planned, SessionPlan
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
 from loadtest.measure.ledger import Ledger
@@ -24,12 +23,11 @@ from loadtest.measure.request import Request
 from loadtest.measure.schedule import PlanShare, schedule_of
 from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.run_folder import RecordWriter, SampleWriter
-from loadtest.scenario import Level
+from loadtest.scenario import Level, rotation
+from loadtest.target.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, Posts, now
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Session
-from loadtest.workloads.tokens import Counter
-from loadtest.workloads.workload import Workload
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
 AHEAD = 256  # requests that may be made ahead, whatever is in flight; an open loop begins with so many
@@ -37,9 +35,8 @@ CONNECTIONS = 64  # opened before an open loop begins: how many it will need is 
 SCHEDULE_LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
 
 
-Following = Callable[
-    [Sequence[LevelSpan]], Awaitable[Level | None]
-]  # from the levels run so far: the next, None at the end
+# From the levels run so far: the next, None at the end.
+Following = Callable[[Sequence[LevelSpan]], Awaitable[Level | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +49,9 @@ class InStep:
 
 
 class Driver:
-    """Runs levels against one server; owns the streams, nothing else.
+    """Runs levels against one or several targets; owns the streams, nothing else.
 
-    `posts` makes its requests, below `url`. `on_progress` is called four times a second on the loop, so it must be
+    `posts` makes each target's requests. `on_progress` is called four times a second on the loop, so it must be
     quick. `before_each` is awaited before each request is released; a stream is free to send only then. `share` is this
     process's part of the plan, where several take part `in_step`.
     """
@@ -62,12 +59,9 @@ class Driver:
     def __init__(
         self,
         *,
-        workload: Workload,
-        dialect: Dialect,
-        counter: Counter,
+        targets: Sequence[ReadyTarget],
         wire: AsyncWire,
-        posts: Posts,
-        url: str,
+        posts: Sequence[Posts],
         records: RecordWriter,
         samples: SampleWriter,
         on_progress: Callable[[Progress], None],
@@ -75,13 +69,14 @@ class Driver:
         share: PlanShare | None = None,
         in_step: InStep | None = None,
     ) -> None:
-        self._scenario = workload.scenario
-        self._plan = SessionPlan(workload, share or PlanShare())
-        self._dialect = dialect
-        self._count = counter.count if counter.exact else None
+        workloads = [one.workload for one in targets]
+        self._scenario = workloads[0].scenario
+        self._plan = SessionPlan(workloads, rotation([one.weight for one in targets]), share or PlanShare())
+        self._dialects = [one.target.dialect for one in targets]
+        self._counts = [workload.counter.count if workload.counter.exact else None for workload in workloads]
+        self._urls = [one.target.server.url for one in targets]
         self._posts = posts
         self._wire = wire
-        self._url = url
         self._clock = records.clock
         self._on_progress = on_progress
         self._before_each = before_each
@@ -168,28 +163,32 @@ class Driver:
 
     async def _closed_loop(self, level: Level, users: int) -> tuple[int, list[BaseException | None]]:
         """Let this process's users each send as soon as they are free; return when they began, and how they ended."""
-        mine = self._share.part(users)
-        warmups = list(self._plan.warmups(level, users))
-        sessions = itertools.chain(warmups, self._plan.counted(level, users))
-        ahead = deque(self._take(sessions, max(64, 2 * mine)))
+        plan, mine = self._plan, self._plan.targets(users)
+        warmups = {target: list(plan.warmups(level, users, target)) for target in dict.fromkeys(mine)}
+        sessions: dict[int, Iterator[Planned]] = {
+            target: itertools.chain(first, plan.counted(level, users, target)) for target, first in warmups.items()
+        }
+        ahead = {target: deque(self._take(sessions[target], max(64, 2 * mine.count(target)))) for target in sessions}
         await self._prepare(mine)
-        counted = sum(self._plan.mine(i, users) for i in range(level.requests))
+        counted = sum(plan.mine(i, users) for i in range(level.requests))
         started = now()
         if self._in_step is not None:
             started = await self._in_step.agree()
             with Alarm() as alarm:
                 await alarm.until(started)
-        self._tally = Tally(level, len(warmups) + counted if counted else 0, started)
-        return started, await self._all(self._stream(ahead, sessions) for _ in range(mine))
+        planned = counted + sum(map(len, warmups.values())) if counted else 0
+        self._tally = Tally(level, planned, started)
+        return started, await self._all(self._stream(ahead[target], sessions[target]) for target in mine)
 
     async def _open_loop(self, level: Level) -> tuple[int, list[BaseException | None]]:
         """Warm up with one request after the other, then send each when it is due, whoever still waits."""
-        whole = schedule_of(self._scenario, level, self._plan.workload.trace)
+        whole = schedule_of(self._scenario, level, self._plan.workloads[0].trace)
         schedule = self._share.pick(whole)
-        warmups = list(self._plan.warmups(level, 1))
+        warmups = list(self._plan.warm_arrivals(level))
         sessions = self._plan.arrivals(level, len(whole))
         ahead = deque(self._take(sessions, AHEAD))
-        await self._prepare(min(len(schedule), self._limit or CONNECTIONS))
+        first = range(min(len(schedule), self._limit or CONNECTIONS))
+        await self._prepare([self._plan.target_of(self._share.worker + i * self._share.of) for i in first])
         started = now()
         self._tally = Tally(level, len(warmups) + len(schedule), started, schedule=schedule)
         results = await self._all([self._stream(deque(), iter(warmups))])
@@ -204,9 +203,10 @@ class Driver:
         limit = self._scenario.max_in_flight
         return None if limit is None else self._share.part(limit)
 
-    async def _prepare(self, connections: int) -> None:
-        """Open what the level needs, so that no burst has to; a server that is gone shows in the records."""
-        await self._all([self._wire.prepare(self._url, connections)])
+    async def _prepare(self, targets: Iterable[int]) -> None:
+        """Open a connection for each of these, so that no burst has to; a server that is gone shows in the records."""
+        connections = Counter(self._urls[target] for target in targets)
+        await self._all([self._wire.prepare(url, count) for url, count in connections.items()])
         gc.collect()
 
     async def _all(self, streams: Iterable[Coroutine[Any, Any, None]]) -> list[BaseException | None]:
@@ -214,13 +214,13 @@ class Driver:
         self._streams = [asyncio.create_task(stream) for stream in streams]
         return await asyncio.gather(*self._streams, return_exceptions=True)
 
-    def _take(self, sessions: Iterator[Session], count: int) -> Iterator[Request]:
+    def _take(self, sessions: Iterator[Planned], count: int) -> Iterator[Request]:
         """Make the first requests of the next `count` sessions."""
-        for session in itertools.islice(sessions, count):
+        for target, session in itertools.islice(sessions, count):
             if (job := session.next(None)) is not None:
-                yield self._request(job, session)
+                yield self._request(job, session, target)
 
-    def _next(self, ahead: deque[Request], sessions: Iterator[Session]) -> Request | None:
+    def _next(self, ahead: deque[Request], sessions: Iterator[Planned]) -> Request | None:
         """Return a request made ahead, else one made now; a quiet moment makes another, unless enough are there."""
 
         def restock() -> None:
@@ -230,28 +230,29 @@ class Driver:
         self._backlog.add(restock)
         return ahead.popleft() if ahead else next(self._take(sessions, 1), None)
 
-    def _request(self, job: Job, session: Session) -> Request:
+    def _request(self, job: Job, session: Session, target: int) -> Request:
         """Make the request of a job, which gets its ordinal in the whole plan; t_sched is set at its release."""
         number = self._next_number
         self._next_number += self._share.of
         return Request(
             job,
-            self._dialect,
+            self._dialects[target],
             self._clock,
             0,
             number=number,
-            posts=self._posts,
+            posts=self._posts[target],
             session=session,
-            count=self._count,
+            count=self._counts[target],
             save_text=self._scenario.save_text,
+            target=target,
         )
 
     def _following(self, request: Request) -> Request | None:
         """Make the next turn of a session, now that the answer before it is there; None where the session is over."""
         job = request.following_job(self._wire.wall, self._wire.lag)
-        return None if job is None or request.session is None else self._request(job, request.session)
+        return None if job is None or request.session is None else self._request(job, request.session, request.target)
 
-    async def _stream(self, ahead: deque[Request], sessions: Iterator[Session]) -> None:
+    async def _stream(self, ahead: deque[Request], sessions: Iterator[Planned]) -> None:
         """Be one user: send, wait for the whole answer, think, send again.
 
         t_sched is when the user was free, not when this task woke up: a late loop shows as schedule lag.
@@ -284,7 +285,7 @@ class Driver:
                 await asyncio.sleep((free - now()) * metrics.S_PER_NS)
 
     async def _release(
-        self, start: int, schedule: Sequence[int], ahead: deque[Request], sessions: Iterator[Session]
+        self, start: int, schedule: Sequence[int], ahead: deque[Request], sessions: Iterator[Planned]
     ) -> None:
         """Begin every session of a schedule at its instant after `start`, then wait for the last answer.
 
@@ -366,7 +367,7 @@ class Driver:
             return
         self._tally.add(record)
         most = self._scenario.stop_after_errors
-        if most is not None and self._tally.failed_in_a_row >= most and self._tally.given_up is None:
+        if most is not None and self._tally.failed_in_a_row[record.target] >= most and self._tally.given_up is None:
             why = f"{most} requests in a row failed (--stop-after-errors); the last one: {record.error}"
             self.give_up(why)
             if self._in_step is not None:

@@ -1,9 +1,9 @@
-"""Which sessions of a level one process sends, where several processes may share the plan."""
+"""Which sessions of a level one process sends to which target, where several processes may share the plan."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from loadtest.measure.schedule import PlanShare
@@ -11,29 +11,54 @@ from loadtest.scenario import Level
 from loadtest.workloads.source import Session
 from loadtest.workloads.workload import Workload
 
+Planned = tuple[int, Session]  # the index of a target, and a session that is sent there
+
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
-    """One process's share of a workload's sessions, in order."""
+    """One process's share of all sessions, in order.
 
-    workload: Workload
+    User j and arrival j are the target's whose turn is the j-th: `turns` is one round of target indices, `workloads` has
+    what is sent to each.
+    """
+
+    workloads: Sequence[Workload]
+    turns: Sequence[int]
     share: PlanShare
 
-    def warmups(self, level: Level, users: int) -> Iterator[Session]:
-        """Yield the warm-up sessions of this process's users."""
-        for i in range(users * self.workload.scenario.warmup):
-            if self.mine(i, users):
-                yield self.workload.session(level, i, warmup=True)
+    def target_of(self, j: int) -> int:
+        """Return the target of user or arrival j."""
+        return self.turns[j % len(self.turns)]
 
-    def counted(self, level: Level, users: int) -> Iterator[Session]:
-        """Yield this process's counted sessions; without end where time ends the level."""
-        for i in range(level.requests) if self.workload.scenario.duration is None else itertools.count():
-            if self.mine(i, users):
-                yield self.workload.session(level, i)
+    def targets(self, users: int) -> list[int]:
+        """Return the targets of this process's users, one entry a user."""
+        return [self.target_of(j) for j in range(users) if self.share.takes(j)]
 
-    def arrivals(self, level: Level, count: int) -> Iterator[Session]:
-        """Yield the sessions of this process's arrivals, of `count` in all."""
-        return (self.workload.session(level, i) for i in self.share.pick(range(count)))
+    def warmups(self, level: Level, users: int, target: int) -> Iterator[Planned]:
+        """Yield the warm-up sessions of this process's users of a target."""
+        for i in range(users * self.workloads[target].scenario.warmup):
+            if self.mine(i, users) and self.target_of(i % users) == target:
+                yield target, self.workloads[target].session(level, i, warmup=True)
+
+    def counted(self, level: Level, users: int, target: int) -> Iterator[Planned]:
+        """Yield the counted sessions of this process's users of a target; without end where time ends the level."""
+        by_time = self.workloads[target].scenario.duration is not None
+        for i in itertools.count() if by_time else range(level.requests):
+            if self.mine(i, users) and self.target_of(i % users) == target:
+                yield target, self.workloads[target].session(level, i)
+
+    def warm_arrivals(self, level: Level) -> Iterator[Planned]:
+        """Yield the warm-up sessions before a schedule, each with its target: as many for each."""
+        for i in range(len(self.workloads) * self.workloads[0].scenario.warmup):
+            if self.share.takes(0):
+                target = i % len(self.workloads)
+                yield target, self.workloads[target].session(level, i, warmup=True)
+
+    def arrivals(self, level: Level, count: int) -> Iterator[Planned]:
+        """Yield the sessions of this process's arrivals, of `count` in all, each with its target."""
+        for i in self.share.pick(range(count)):
+            target = self.target_of(i)
+            yield target, self.workloads[target].session(level, i)
 
     def mine(self, i: int, users: int) -> bool:
         """Whether the i-th session of `users` users is this process's; user j takes sessions j, j + users, …"""

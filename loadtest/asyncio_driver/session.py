@@ -29,8 +29,8 @@ from loadtest.run_folder import RunFolder, default_folder
 from loadtest.scenario import Level, Scenario
 from loadtest.target.connect import control_client
 from loadtest.target.loaded_model import ask_to_unload, loaded_facts
-from loadtest.target.prepare import prepare_target
-from loadtest.target.run_facts import initial_facts, level_facts
+from loadtest.target.prepare import prepare_targets
+from loadtest.target.run_facts import at_end, initial_facts, level_facts
 from loadtest.target.target import Target, located
 from loadtest.text import counted, seconds, shown
 from loadtest.workloads.workload import Workload
@@ -40,8 +40,8 @@ UNLOAD_POLL_S = 0.05  # between two questions at the least
 
 # Given the run folder, as far as it got, and the levels run so far: the level to run next, None at the end.
 Choose = Callable[[Path, Sequence[Level]], Level | None]
-# Given the run folder and the server's URL: what samples into the folder while it is entered.
-Beside = Callable[[Path, str], AbstractContextManager[object]]
+# Given the run folder and the servers' URLs: what samples into the folder while it is entered.
+Beside = Callable[[Path, Sequence[str]], AbstractContextManager[object]]
 # Called when the target is ready: finds out what is to be known beforehand. What it returns is given the run folder before
 # the first request of a level: it keeps something in there, and returns what run.json says of that.
 Keep = Callable[[Target, Workload], Callable[[Path], dict[str, Any]]]
@@ -81,20 +81,21 @@ def measure(
         control_client(scenario, scenario.connect_timeout, scenario.header) as control,
         spawned(scenario.workers) as children,
     ):
-        target, workload = prepare_target(control, scenario, say)
-        scenario = workload.scenario
-        kept = keep(target, workload) if keep is not None else lambda _: {}
+        scenario, ready = prepare_targets(control, scenario, say)
+        targets = [one.target for one in ready]
+        kept = keep(ready[0].target, ready[0].workload) if keep is not None else lambda _: {}
         loop = loop_factory().__module__.partition(".")[0]
-        facts = initial_facts(scenario, target, workload.counter, workload.fit, driver="asyncio", loop=loop)
+        facts = initial_facts(scenario, ready, driver="asyncio", loop=loop)
         folder = RunFolder.create(path)
         facts |= kept(path)
         folder.write_run({**facts, "state": "running"})
         ended: dict[str, Any] = {"state": "failed"}
         try:
-            monitor = beside(path, target.server.url) if beside else nullcontext()
+            urls = list(dict.fromkeys(target.server.url for target in targets))
+            monitor = beside(path, urls) if beside else nullcontext()
             with monitor, asyncio.Runner(loop_factory=loop_factory()) as runner:
-                unloading = _Unloading(control, target) if scenario.unload else None
-                part = Part(path, Clock.now(), workload, target)
+                unloading = _Unloading(control, targets[0]) if scenario.unload else None
+                part = Part(path, Clock.now(), ready)
                 doing = _drive(
                     part,
                     children,
@@ -115,7 +116,7 @@ def measure(
             ended |= {"state": "failed", "failure": f"loadtest itself failed ({type(error).__name__}: {error})."}
             raise
         finally:
-            _close(folder, facts, ended, control, target)
+            _close(folder, facts, ended, control, targets)
     gc.collect()  # what 1000 streams leave in circles is 30 MB, and who analyses next needs them
     return Finished(path, ended["state"], ended.get("failure"))
 
@@ -134,12 +135,13 @@ def _checked(scenario: Scenario, say: Callable[[str], None], *, searching: bool)
 
 
 def _close(
-    folder: RunFolder, facts: dict[str, Any], ended: dict[str, Any], control: httpx.Client, target: Target
+    folder: RunFolder, facts: dict[str, Any], ended: dict[str, Any], control: httpx.Client, targets: Sequence[Target]
 ) -> None:
     """Write how the run ended, whatever signal comes meanwhile."""
     ended["ended"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     try:
-        ended["server_at_end"] = loaded_facts(control, target) if ended["state"] == "done" else None
+        loaded = [loaded_facts(control, target) if ended["state"] == "done" else None for target in targets]
+        ended |= at_end(facts["targets"], loaded)
     except KeyboardInterrupt:
         ended["state"] = "interrupted"
     try:

@@ -22,22 +22,24 @@ from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.measure.schedule import PlanShare
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
-from loadtest.scenario import Level
+from loadtest.scenario import Level, Scenario
 from loadtest.target.connect import way_of
-from loadtest.target.target import Target
+from loadtest.target.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, keeper, now
-from loadtest.workloads.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a driver process does: its share of a workload, and the anchor that all of them count from."""
+    """What a driver process does: its share of what is sent to all targets, and the anchor that all processes count from."""
 
     folder: Path
     clock: Clock
-    workload: Workload
-    target: Target
+    targets: tuple[ReadyTarget, ...]
     share: PlanShare = field(default_factory=PlanShare)
+
+    @property
+    def scenario(self) -> Scenario:
+        return self.targets[0].workload.scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ async def opened(
     in_step: InStep | None = None,
 ) -> AsyncIterator[Driver]:
     """Give the driver of a part, with its wire and its files open."""
-    scenario, url, share = part.workload.scenario, part.target.server.url, part.share
+    scenario, share = part.scenario, part.share
     folder = RunFolder(part.folder)
     async with AsyncExitStack() as stack:
         wire = AsyncWire(**way_of(scenario))
@@ -135,12 +137,9 @@ async def opened(
         samples = folder.sample_writer(part.clock, source=source)
         stack.callback(samples.close)
         yield Driver(
-            workload=part.workload,
-            dialect=part.target.dialect,
-            counter=part.workload.counter,
+            targets=part.targets,
             wire=wire,
-            posts=part.target.posts,
-            url=url,
+            posts=[one.target.posts for one in part.targets],
             records=records,
             samples=samples,
             on_progress=on_progress,

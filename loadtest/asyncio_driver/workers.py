@@ -116,7 +116,7 @@ class Workers:
         say: Callable[[str], object],
         on_progress: Callable[[Progress], None],
     ) -> None:
-        self._scenario = part.workload.scenario
+        self._scenario = part.scenario
         self._anchor = part.clock.monotonic_ns
         self._workers = processes
         self._say = say

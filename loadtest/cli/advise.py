@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
@@ -12,7 +14,7 @@ from rich.text import Text
 
 from loadtest.cli.results import json_option, print_json
 from loadtest.errors import PredictionError, ScenarioError
-from loadtest.slo import ERRORS, parse_objectives
+from loadtest.slo import ERRORS, Objective, parse_objectives
 
 if TYPE_CHECKING:
     from loadtest.analyse.reports.summary import Analysis
@@ -34,7 +36,8 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
     """Say what OLLAMA_NUM_PARALLEL should be, and what it would change.
 
     From one run it predicts TTFT, queue wait and tokens/s for 1 to 16 slots at the measured concurrencies and some others,
-    and says where --slo is met and which other setting matters more. Writes advice.md, advice.json and advice.png into the run folder.
+    and says where --slo is met and which other setting matters more. Writes advice.md, advice.json and advice.png into the
+    run folder; of a run of several models or servers into a folder for each.
 
     \b
     Examples:
@@ -42,11 +45,7 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
       loadtest advise runs/20260101-120000-run --slo ttft_p95=2,tokens_per_s_p5=10 --gpu-memory 80GB
     """
     from loadtest.analyse.reports.summary import analyse
-    from loadtest.analyse.run.groups import refuse
-    from loadtest.analyse.server.memory import memory_by_slots
-    from loadtest.analyse.whatif import slot_advice as work
-    from loadtest.analyse.whatif.predict import ServerModel
-    from loadtest.analyse.whatif.predict_loads import known_slots
+    from loadtest.analyse.run.groups import chart_folder
     from loadtest.memory.loaded import parse_memory
 
     objectives = () if slo is None else parse_objectives(slo)
@@ -54,29 +53,71 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
         raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
     room = None if gpu_memory is None else parse_memory(gpu_memory)
     analysis = analyse(run)
-    refuse(analysis.run, [each for each, _ in analysis.groups], "advise")
-    group = work.longest_series(analysis.run)
-    if group is None:
-        raise PredictionError(f"{run} holds no closed-loop level to advise on; measure with --concurrency.")
+    if not analysis.groups:
+        found = _advice_of(analysis, objectives, room)
+        written = _write_advice(run, analysis, found)
+        if as_json:
+            print_json(_advice_dict(written, analysis, found))
+        else:
+            _print_advice(written, analysis, found)
+        return
+    bodies = []
+    refused = []
+    for number, (group, one) in enumerate(analysis.groups, 1):
+        try:
+            if group.beside:
+                raise PredictionError(
+                    f"{', '.join(group.beside)} loaded the same server meanwhile; measure each in a run of its own."
+                )
+            found = _advice_of(one, objectives, room)
+        except PredictionError as error:
+            refused.append(f"{group.name}: {error}")
+            continue
+        folder = run / chart_folder(number, group.name)
+        folder.mkdir(exist_ok=True)
+        written = _write_advice(folder, one, found)
+        if as_json:
+            bodies.append({"group": group.name, **_advice_dict(written, one, found)})
+        else:
+            _print_advice(written, one, found)
+    if len(refused) == len(analysis.groups):
+        raise PredictionError(" ".join(refused))
+    for sentence in refused:
+        print(f"loadtest: {sentence}", file=sys.stderr)
+    if as_json:
+        print_json({"groups": bodies})
+
+
+def _advice_dict(written: list[Path], analysis: Analysis, found: Advice) -> dict[str, Any]:
+    from loadtest.analyse.reports.advice_report import to_dict
+
+    return {**to_dict(found, analysis), "files": [str(path) for path in written]}
+
+
+def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float | None) -> Advice:
+    """Advise on what one model at one server showed; raise PredictionError where that does not say enough."""
+    from loadtest.analyse.server.memory import memory_by_slots
+    from loadtest.analyse.whatif import slot_advice as work
+    from loadtest.analyse.whatif.predict import ServerModel
+    from loadtest.analyse.whatif.predict_loads import known_slots
+
+    series = work.longest_series(analysis.run)
+    if series is None:
+        raise PredictionError(
+            f"{analysis.run.path} holds no closed-loop level to advise on; measure with --concurrency."
+        )
     slots = known_slots(analysis.run, analysis.slots).slots
-    work.require_slots(slots, group)
+    work.require_slots(slots, series)
     model = ServerModel.of(analysis.run, slots, analysis.steps)
-    found = work.advise_slots(
-        work.narrowed(model, analysis.run, group.levels),
-        group,
+    return work.advise_slots(
+        work.narrowed(model, analysis.run, series.levels),
+        series,
         analysis.summary["levels"],
         kind=(analysis.run.facts.get("server") or {}).get("kind"),
         objectives=objectives,
         memory=memory_by_slots(analysis.run, slots),
         gpu_bytes=room,
     )
-    written = _write_advice(run, analysis, found)
-    if as_json:
-        from loadtest.analyse.reports.advice_report import to_dict
-
-        print_json({**to_dict(found, analysis), "files": [str(path) for path in written]})
-        return
-    _print_advice(written, analysis, found)
 
 
 def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]:

@@ -29,7 +29,6 @@ from loadtest.analyse.reports.compare import (
 )
 from loadtest.analyse.reports.compare import compare as compare_runs
 from loadtest.analyse.reports.summary import analyse
-from loadtest.analyse.run.groups import refuse
 from loadtest.cli.results import json_option, print_json
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid
@@ -50,6 +49,7 @@ ACROSS = (
     "prompt",
     "data",
     "shared_prefix",
+    "beside",
 )
 CHANGE_STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
 
@@ -141,8 +141,6 @@ def compare(
     base, new = _base_and_new(runs, against)
     keys = _across_keys(across, *base, *new)
     sides = [[analyse(path) for path in paths] for paths in (base, new)]
-    for side in (*sides[0], *sides[1]):
-        refuse(side.run, [group for group, _ in side.groups], "compare")
     found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
     written = _write_files(found, out or new[0])
     if as_json:

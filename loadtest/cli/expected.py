@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from loadtest.measure.progress import Progress
-from loadtest.scenario import OPEN_LOOP_S, Level, Scenario
+from loadtest.scenario import OPEN_LOOP_S, Level, Scenario, share_of_fewest
 from loadtest.slo import Objective, least_requests
 
 
@@ -20,7 +20,10 @@ def enough(scenario: Scenario, objectives: Sequence[Objective], *, by_time: bool
         return scenario
     if scenario.duration is not None and not (scenario.rate and scenario.duration == OPEN_LOOP_S):
         return scenario
-    return scenario.replace(least_requests=max(scenario.least_requests or 0, least_requests(objectives)))
+    least = least_requests(objectives) * share_of_fewest(
+        scenario
+    )  # each model and server is judged by its own requests
+    return scenario.replace(least_requests=max(scenario.least_requests or 0, least))
 
 
 def beforehand(scenario: Scenario, objectives: Sequence[Objective]) -> str | None:
@@ -28,8 +31,11 @@ def beforehand(scenario: Scenario, objectives: Sequence[Objective]) -> str | Non
     if not objectives:
         return None
     levels = scenario.levels()
-    if scenario.requests is not None and (few := [each for each in objectives if each.requests > scenario.requests]):
-        most = max(each.requests for each in few)
+    share = share_of_fewest(scenario)
+    if scenario.requests is not None and (
+        few := [each for each in objectives if each.requests * share > scenario.requests]
+    ):
+        most = max(each.requests for each in few) * share
         names = ", ".join(each.name for each in few)
         return (
             f"--slo {names} needs {most} requests a level, and this run sends {scenario.requests}: leave out --requests, "

@@ -23,6 +23,8 @@ def kept_beforehand(scenario: Scenario, prediction: Path | None, *, probe_slots:
     if probe_slots and (scenario.unload or scenario.endpoint == EMBEDDINGS):
         what = "unload" if scenario.unload else "embeddings"
         raise ScenarioError(f"--probe-slots needs a loaded model that answers in tokens; leave it out with {what}.")
+    if probe_slots and scenario.several:
+        raise ScenarioError("--probe-slots looks at one server and one model; leave it out, or name one of each.")
     keeps = [] if prediction is None else [kept_prediction(prediction)]
 
     def keep(target: Target, workload: Workload) -> Kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,15 @@ from loadtest.cli.connection import connection_of, connection_options
 from loadtest.cli.environment import named_in_environment, say_what_is_taken
 from loadtest.cli.options import one_url
 from loadtest.cli.results import json_option, print_json
-from loadtest.errors import ScenarioError, TargetError
+from loadtest.errors import LoadTestError, ScenarioError, TargetError
 from loadtest.grid import Grid
 from loadtest.scenario import ConnectionKeys, keys_of
+from loadtest.text import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from loadtest.analyse.run.frames import Run
     from loadtest.memory.estimate import Facts, Plan
     from loadtest.memory.loaded import LoadedMemory
 
@@ -65,6 +68,7 @@ class MemoryEstimate:
     measured: LoadedMemory | None
     notes: tuple[str, ...]
     simulated: bool = False
+    group: str | None = None  # which model or server of a run of several
 
 
 @click.command()
@@ -125,16 +129,27 @@ def memory(**options: Any) -> None:
     options["url"] = one_url(options.pop("place"), options["url"])
     asked = MemoryOptions(connection=connection_of(options), **options)
     _one_source(asked)
-    found = _asked_estimate(asked)
+    every = _asked_estimates(asked)
     if asked.table or asked.training:
-        _print_parameters(asked, found, Console())
+        for found in every:
+            _print_parameters(asked, found, Console())
         return
     room = _memory_size(asked.gpu_memory, "--gpu-memory")
     if asked.as_json:
-        body = report.estimate_dict(found.plan, found.measured, room, found.notes, simulated=found.simulated)
+        bodies = [
+            {
+                **({"group": found.group} if found.group else {}),
+                **report.estimate_dict(found.plan, found.measured, room, found.notes, simulated=found.simulated),
+            }
+            for found in every
+        ]
+        body = bodies[0] if every[0].group is None else {"groups": bodies}
         print_json(body)
         return
-    _print_estimate(found, room, Console())
+    for found in every:
+        if found.group is not None:
+            print(f"{shown(found.group)}:")
+        _print_estimate(found, room, Console())
 
 
 def _one_source(asked: MemoryOptions) -> None:
@@ -158,25 +173,31 @@ def _one_source(asked: MemoryOptions) -> None:
         raise ScenarioError(f"--parameters is a number like 7e9, not {asked.parameters:g}.")
 
 
-def _asked_estimate(asked: MemoryOptions) -> MemoryEstimate:
+def _asked_estimates(asked: MemoryOptions) -> list[MemoryEstimate]:
+    """Return the estimate asked for; of a run of several models or servers one for each."""
     from loadtest.memory.estimate import CACHE_DTYPES, Plan
 
     cache = asked.cache_dtype.lower()
     if cache not in CACHE_DTYPES:
         raise ScenarioError(f"--cache-dtype is one of {', '.join(CACHE_DTYPES)}, not {asked.cache_dtype!r}.")
     if asked.run:
-        found = _estimate_of_run(asked.run)
+        every = _estimates_of_run(asked.run)
     elif asked.url is not None:
-        found = _estimate_of_server(asked, asked.url)
+        every = [_estimate_of_server(asked, asked.url)]
     else:
         facts, notes = _asked_facts(asked)
-        found = MemoryEstimate(Plan(facts=facts), None, notes)
+        every = [MemoryEstimate(Plan(facts=facts), None, notes)]
+    return [_with_options(asked, found) for found in every]
+
+
+def _with_options(asked: MemoryOptions, found: MemoryEstimate) -> MemoryEstimate:
+    """Return an estimate with what the options say of context, slots, cache and buffers."""
     size = _memory_size(asked.buffers, "--buffers")
     plan = replace(
         found.plan,
         context=asked.context or min(found.plan.context, found.plan.facts.trained or found.plan.context),
         slots=asked.slots or found.plan.slots,
-        cache_dtype=cache,
+        cache_dtype=asked.cache_dtype.lower(),
         flash=asked.flash_attention,
         buffers=None if size is None else int(size),
         gpu=asked.gpu_memory is not None or found.measured is None or found.measured.size_vram != 0,
@@ -273,14 +294,30 @@ def _of_flags(asked: MemoryOptions, config: Mapping[str, Any]) -> Facts:
     )
 
 
-def _estimate_of_run(path: Path) -> MemoryEstimate:
+def _estimates_of_run(path: Path) -> list[MemoryEstimate]:
     from loadtest.analyse.run import frames, groups
+
+    run = frames.load(path)
+    if not (parts := groups.groups_of(run)):
+        return [_estimate_of_run(run)]
+    found, refused = [], []
+    for part in parts:
+        try:
+            found.append(replace(_estimate_of_run(part.run), group=part.name))
+        except LoadTestError as error:
+            refused.append(f"{shown(part.name)}: {error}")
+    if not found:
+        raise ScenarioError(" ".join(refused))
+    for sentence in refused:
+        print(f"loadtest: {sentence}", file=sys.stderr)
+    return found
+
+
+def _estimate_of_run(run: Run) -> MemoryEstimate:
     from loadtest.analyse.server import slots
     from loadtest.analyse.server.memory import plan_of_run
     from loadtest.memory.loaded import loaded_memory
 
-    run = frames.load(path)
-    groups.refuse(run, groups.groups_of(run), "memory")
     seen = slots.estimate_slots(run)
     plan = plan_of_run(run, seen)
     said = loaded_memory(run.facts.get("server_at_end"))
@@ -298,7 +335,6 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.memory.loaded import LoadedMemory, server_facts
     from loadtest.target.connect import control_client
     from loadtest.target.probe import choose_model, probe, with_details
-    from loadtest.text import shown
     from loadtest.urls import parse_url
 
     with control_client(asked.connection, asked.connect_timeout) as client:

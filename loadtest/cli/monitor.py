@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from loadtest.cli.connection import connection_of, way_options
-from loadtest.cli.options import NumberParam, one_url
+from loadtest.cli.options import NumberParam
 from loadtest.credentials import withhold
 from loadtest.monitor import process
 from loadtest.scenario import MOST_S, ConnectionKeys
@@ -74,9 +74,10 @@ def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
 @click.option(
     "--url",
     "--server",
-    "server",
+    "servers",
+    multiple=True,
     metavar="URL",
-    help="The measured server, the same as URL: the CPU use of its process is counted apart where it runs on this machine.",
+    help="The measured server, the same as URL, or several: the CPU use of their processes on this machine is counted apart.",
 )
 @way_options
 @_metrics_options
@@ -89,7 +90,7 @@ def monitor(
     every: float,
     seconds: float | None,
     client: int | None,
-    server: str | None,
+    servers: tuple[str, ...],
     *,
     metrics_port: int | None,
     metrics_address: str,
@@ -114,15 +115,14 @@ def monitor(
       loadtest monitor --out runs/today --source prometheus=http://127.0.0.1:9100/metrics:node_load1 --for 60
       loadtest monitor --out runs/today --metrics-port 9464
     """
-    server = one_url(url, server)
     keys = connection_of(values)
     listener = _metrics_listener(metrics_address, metrics_port)
     if metrics_fd is not None:
         listener = socket.socket(fileno=metrics_fd)
-    server = None if server is None else base_url(withhold(server))
-    asked = process.parse_sources(sources or ("host",), server=server) if sources or listener is None else []
+    urls = [base_url(withhold(server)) for server in (*((url,) if url is not None else ()), *servers)]
+    asked = process.parse_sources(sources or ("host",), servers=urls) if sources or listener is None else []
     process.run_monitor(
-        [process.make_source(one, client=client, server=server, keys=keys) for one in asked],
+        [process.make_source(one, client=client, servers=urls, keys=keys) for one in asked],
         out,
         every=every,
         seconds=seconds,
@@ -141,28 +141,28 @@ def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         metavar="SOURCE,…",
         help="Sample these beside the run, from a process of its own (`loadtest monitor --help`); ollama, vllm and "
-        "llamacpp without a URL are the measured server.  [default: none]",
+        "llamacpp without a URL are every measured server.  [default: none]",
     )(command)
 
 
 def beside_run(
     sources: Sequence[str], every: float, *, metrics_port: int | None, metrics_address: str, keys: ConnectionKeys
-) -> Callable[[Path, str], AbstractContextManager[int]] | None:
+) -> Callable[[Path, Sequence[str]], AbstractContextManager[int]] | None:
     """Return a context to enter for the time of a run; None without sources and metrics.
 
     The metrics port is taken at once. Raises ScenarioError before anything is sent.
     """
     if sources:
         process.parse_sources(
-            sources, server="http://server"
+            sources, servers=("http://server",)
         )  # checked now, although the measured server's address is not known yet
     listener = _metrics_listener(metrics_address, metrics_port)
     if not sources and listener is None:
         return None
 
-    def start(folder: Path, url: str) -> AbstractContextManager[int]:
-        asked = process.parse_sources(sources, server=url) if sources else []
-        return process.child_monitor(folder, asked, every=every, server=url, keys=keys, metrics=listener)
+    def start(folder: Path, urls: Sequence[str]) -> AbstractContextManager[int]:
+        asked = process.parse_sources(sources, servers=urls) if sources else []
+        return process.child_monitor(folder, asked, every=every, servers=urls, keys=keys, metrics=listener)
 
     return start
 

@@ -112,6 +112,10 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         text += f"  [default: {default}]"
     if kind is bool:
         return click.option(key.flag, key.name, is_flag=True, default=None, help=text)
+    if (between := declared.joined) is not None:
+        return click.option(
+            key.flag, key.name, multiple=True, callback=lambda _, __, given: between.join(given) or None, help=text
+        )
     if declared.repeat is not None:
         return click.option(
             key.flag,

@@ -11,7 +11,7 @@ from typing import Any
 from loadtest.errors import ScenarioError
 from loadtest.measure.search import Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
-from loadtest.scenario import Level, Scenario
+from loadtest.scenario import Level, Scenario, share_of_fewest
 from loadtest.slo import ERRORS, Objective, all_met, judge_objectives
 
 SEARCH_FEWEST = 40  # requests of a level; with fewer there is seldom an interval
@@ -25,6 +25,7 @@ class Finder:
         self, scenario: Scenario, objectives: Sequence[Objective], most: int, say: Callable[[str], object]
     ) -> None:
         least = max(SEARCH_FEWEST, *(_requests_needed(each) for each in objectives), scenario.requests or 0)
+        least *= share_of_fewest(scenario)
         self._search = Search(least=least, a_stream=scenario.requests_per_stream, most=most)
         self._objectives = objectives
         self._max_error_ratio = scenario.max_error_ratio
@@ -54,10 +55,8 @@ class Finder:
         from loadtest.analyse.reports.summary import analyse
 
         last = levels[-1]
-        found = next(
-            level for level in analyse(folder, self._objectives).summary["levels"] if level["index"] == last.index
-        )
-        self.tried.append(self._judged(last, found))
+        rows = [one for one in analyse(folder, self._objectives).summary["levels"] if one["index"] == last.index]
+        self.tried.append(_worst(last, [self._judged(last, row) for row in rows], [row.get("label") for row in rows]))
         self._say(f"{last.label}, {last.requests} requests: {self.tried[-1].saw}.")
         following = self._search.next_level(self.tried)
         if following is None or self._unknown is not None:
@@ -100,6 +99,17 @@ class Finder:
         }
         RunFolder(folder).write_run(facts)
         return found, sentence
+
+
+def _worst(level: Level, judged: Sequence[TriedLevel], labels: Sequence[Any]) -> TriedLevel:
+    """Return what a level is where it has a row for each model or server: every one of them has to meet the objectives."""
+    if len(judged) == 1:
+        return judged[0]
+    missed = next((one for one in judged if one.met is False), None)
+    met = False if missed else None if any(one.met is None for one in judged) else True
+    saw = "; ".join(f"{label}: {one.saw}" for label, one in zip(labels, judged, strict=True))
+    void = missed is None and any(one.void for one in judged)
+    return TriedLevel(level.concurrency or 0, level.requests, met, saw, void)
 
 
 def _requests_needed(objective: Objective) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -91,7 +91,7 @@ class Tally:
     shed: int = 0
     done: int = 0
     failed: int = 0
-    failed_in_a_row: int = 0  # the latest requests that ended
+    failed_in_a_row: Counter[int] = field(default_factory=Counter)  # the latest requests that ended, by target
     given_up: str | None = None  # why the level was ended before its plan was
     output_tokens: int = 0
     ttfts: deque[float] = field(default_factory=lambda: deque(maxlen=400))
@@ -103,7 +103,7 @@ class Tally:
         failed = record.outcome is not Outcome.OK and not record.was_shed
         self.failed += failed
         if record.outcome is not Outcome.CANCELLED:  # which says nothing of the server
-            self.failed_in_a_row = self.failed_in_a_row + 1 if failed else 0
+            self.failed_in_a_row[record.target] = self.failed_in_a_row[record.target] + 1 if failed else 0
         self.output_tokens += record.output_tokens or 0
         if record.t_first_token is not None and not record.warmup:
             self.ttfts.append(metrics.ttft(record.t_first_token, record.t_send))

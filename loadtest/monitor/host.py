@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -76,15 +76,15 @@ def _descendants(pid: int) -> Iterable[int]:
 
 
 class Host:
-    """Samples this machine. `client` is the pid of the load generator, `server` the URL of what it measures."""
+    """Samples this machine. `client` is the pid of the load generator, `servers` the URLs of what it measures."""
 
     name = "host"
 
-    def __init__(self, *, client: int | None = None, server: str | None = None) -> None:
+    def __init__(self, *, client: int | None = None, servers: Sequence[str] = ()) -> None:
         self._pid = client
         self._client: Family | None = None
-        self._url = server
-        self._server: Family | None = None
+        self._urls = servers
+        self._servers: dict[int, Family] = {}  # by pid, which may listen at several of the URLs
         self._looked = -LOOK_AGAIN_S
         self._cores: list[tuple[float, float]] = []
         self._at = 0.0
@@ -96,8 +96,8 @@ class Host:
         except (psutil.Error, OSError, RuntimeError) as error:
             raise SourceError(f"this machine does not say how busy its cores are ({error}).") from None
         self._client = Family(self._pid) if self._pid else None
-        self._find_server()
-        for family in (self._client, self._server):
+        missing = self._find_servers()
+        for family in (self._client, *self._servers.values()):
             if family is not None:
                 family.use()  # what it used before belongs to no sample
         self._at = time.perf_counter()
@@ -106,9 +106,9 @@ class Host:
             "cores": psutil.cpu_count() or 1,
             "memory_total": memory_total,
         }
-        if self._url and self._server is None:
+        if missing:
             facts["server_process"] = (
-                f"not seen: no process on this machine that this user may look at listens at {self._url}"
+                f"not seen: no process on this machine that this user may look at listens at {' or '.join(missing)}"
             )
         return facts
 
@@ -133,26 +133,35 @@ class Host:
         }
 
     def close(self) -> None:
-        self._client = self._server = None
+        self._client, self._servers = None, {}
 
     def _processes(self, now: float) -> dict[str, Any]:
-        if self._server is None and now - self._looked >= LOOK_AGAIN_S:
-            self._find_server()
+        if not self._servers and now - self._looked >= LOOK_AGAIN_S:
+            self._find_servers()
         values: dict[str, Any] = {}
-        for label, family in (("client", self._client), ("server", self._server)):
-            used = family.use() if family is not None else None
-            if used is not None:
-                values[f"{label}_cpu"], values[f"{label}_memory"] = round(used[0], 4), used[1]
-            elif label == "server":
-                self._server = None
+        if (used := self._client.use() if self._client is not None else None) is not None:
+            values |= _used("client", [used])
+        uses = {pid: family.use() for pid, family in self._servers.items()}
+        if all(uses.values()) and uses:
+            values |= _used("server", [use for use in uses.values() if use is not None])
+        else:
+            self._servers = {}  # one of them is gone: a sum without it would be another figure
         return values
 
-    def _find_server(self) -> None:
-        if not self._url:
-            return
+    def _find_servers(self) -> list[str]:
+        """Find the processes that listen at the servers' URLs; return the URLs at which none was seen."""
         self._looked = time.perf_counter()
-        pid = listening_pid(self._url)
-        self._server = Family(pid) if pid is not None else None
+        pids = {url: listening_pid(url) for url in self._urls}
+        self._servers = {pid: Family(pid) for pid in pids.values() if pid is not None}
+        return [url for url, pid in pids.items() if pid is None]
+
+
+def _used(label: str, uses: Sequence[tuple[float, int]]) -> dict[str, Any]:
+    """Return the cores and bytes that processes use together, under the names that samples have."""
+    return {
+        f"{label}_cpu": round(sum(cores for cores, _ in uses), 4),
+        f"{label}_memory": sum(resident for _, resident in uses),
+    }
 
 
 def _busy_shares(before: list[tuple[float, float]], now: list[tuple[float, float]]) -> list[float]:

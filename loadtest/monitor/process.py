@@ -57,13 +57,19 @@ class SourceSpec:
         return f"{self.kind}={self.url}{metrics}" if self.url else self.kind
 
 
-def parse_sources(texts: Sequence[str], *, server: str | None = None) -> list[SourceSpec]:
+def parse_sources(texts: Sequence[str], *, servers: Sequence[str] = ()) -> list[SourceSpec]:
     """Read sources like "host", "nvidia", "ollama=URL", "prometheus=URL:metric,metric", one or several in each text.
 
-    `server` is the URL for ollama, vllm and llamacpp where they come without one. Raises ScenarioError.
+    Where ollama, vllm and llamacpp come without a URL they stand for each of `servers`. Raises ScenarioError.
     """
     between = re.compile(rf",(?=(?:{'|'.join(SOURCE_KINDS)})(?:=|,|$))")  # commas separate metric names, too
-    asked = [_parse_source(text.strip(), server) for group in texts for text in between.split(group) if text.strip()]
+    asked = [
+        _parse_source(text.strip(), server)
+        for group in texts
+        for text in between.split(group)
+        if text.strip()
+        for server in servers or (None,)
+    ]
     if not asked:
         raise ScenarioError(f"name at least one source to monitor: {', '.join(SOURCE_KINDS)}.")
     return list(dict.fromkeys(asked))
@@ -97,23 +103,23 @@ def _parse_source(text: str, server: str | None) -> SourceSpec:
 
 
 def make_source(
-    asked: SourceSpec, *, client: int | None = None, server: str | None = None, keys: ConnectionKeys = PLAIN
+    asked: SourceSpec, *, client: int | None = None, servers: Sequence[str] = (), keys: ConnectionKeys = PLAIN
 ) -> Source:
-    """Return the source; its library is imported only now. `client` and `server` tell `host` whose CPU use to report apart.
+    """Return the source; its library is imported only now. `client` and `servers` tell `host` whose CPU use to report apart.
 
-    Only a page of the same origin as `server` is sent the measured server's credentials.
+    Only a page of the same origin as one of `servers` is sent a measured server's credentials.
     """
     if asked.kind == "host":
         from loadtest.monitor.host import Host
 
-        return Host(client=client, server=server)
+        return Host(client=client, servers=servers)
     if asked.kind == "nvidia":
         from loadtest.monitor.nvidia import Nvidia
 
         return Nvidia()
     assert asked.url is not None
     authorization = credentials.basic_auth(asked.url)
-    if server is not None and origin(asked.url) == origin(server):
+    if origin(asked.url) in map(origin, servers):
         api = "ollama" if asked.kind == "ollama" else "openai"
         authorization = credentials.headers(asked.url, api, key_env=keys.key_env)
     if asked.kind == "ollama":
@@ -198,7 +204,7 @@ def child_monitor(
     asked: Sequence[SourceSpec],
     *,
     every: float,
-    server: str | None = None,
+    servers: Sequence[str] = (),
     keys: ConnectionKeys = PLAIN,
     metrics: socket.socket | None = None,
 ) -> Iterator[int]:
@@ -209,8 +215,7 @@ def child_monitor(
     command = [sys.executable, "-m", "loadtest", "monitor", "--out", str(folder), "--every", str(every), "--with-run"]
     command += [part for source in asked for part in ("--source", str(source))]
     command += ["--client", str(os.getpid())]
-    if server:
-        command += ["--server", server]
+    command += [part for server in servers for part in ("--server", server)]
     command += _way_arguments(keys)
     inherited = [metrics.fileno()] if metrics is not None else []
     command += [part for number in inherited for part in ("--metrics-fd", str(number))]

@@ -3,6 +3,7 @@
 schema: Scenario, its grid, reading and writing · request, connection, load, prompts, data, limits: the parts that hold
 its keys, each with what they must be together · checks: what keys of several parts must be together · keys: what a key says
 of itself · fields: headers, query, path and body that are added to requests · tables: TOML files and former names ·
+several: servers and models, where there is more than one ·
 values: what a single value must be · lengths: a number or a distribution · level: one cell of the grid · files: text files
 that a user names.
 """
@@ -26,6 +27,7 @@ from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys
 from loadtest.scenario.prompts import PromptKeys
 from loadtest.scenario.request import ADDED_KEYS, APIS, EMBEDDINGS, ENDPOINT_NAMES, ONE_API, SAID_KEYS, RequestKeys
 from loadtest.scenario.schema import Scenario
+from loadtest.scenario.several import ModelShare, even_weights, rotation, share_of_fewest
 from loadtest.scenario.tables import FORMER
 from loadtest.scenario.values import (
     BURSTINESS,
@@ -64,11 +66,13 @@ __all__ = [
     "Level",
     "LimitKeys",
     "LoadKeys",
+    "ModelShare",
     "Observed",
     "PromptKeys",
     "Range",
     "RequestKeys",
     "Scenario",
+    "even_weights",
     "file_version",
     "key",
     "keys_of",
@@ -77,8 +81,10 @@ __all__ = [
     "read_length",
     "read_text",
     "record_format",
+    "rotation",
     "sendable",
     "sentence",
+    "share_of_fewest",
     "short_repr",
     "split_outside_brackets",
     "whole_lengths",

@@ -22,7 +22,8 @@ class Declared:
 
     `table` names the TOML table that the key stands in; the keys of the first releases stand above all tables.
     `locust` says where Locust's users can set the key. A value of a `length` may also be a distribution, as a text. A key with
-    `repeat` takes a list whose values all hold together: its option may be given again, each time with what `repeat` shows.
+    `repeat` takes a list whose values all hold together: its option may be given again, each time with what `repeat` shows. A
+    text with `joined` may name several things, with that between: a list is taken too, and the option may be given again.
     """
 
     help: str
@@ -34,6 +35,7 @@ class Declared:
     length: bool = False
     locust: tuple[str, ...] = ()
     repeat: str | None = None
+    joined: str | None = None
 
 
 def key(help_text: str, default: Any, **declared: Any) -> Any:
@@ -68,6 +70,15 @@ class Key:
         options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         kind: type = next(option for option in options if option is not type(None))
         return kind
+
+    def one_text(self, value: Any, where: str) -> Any:
+        """Return a list of texts as the one text that it stands for, where the key may name several things."""
+        between = self.declared.joined
+        if between is None or not isinstance(value, list | tuple):
+            return value
+        if not value or not all(isinstance(one, str) and one.strip() for one in value):
+            raise ScenarioError(f"{where}: {self.name} must be a text or a list of texts, none of them empty.")
+        return between.join(value)
 
     @property
     def flag(self) -> str:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from loadtest.errors import ScenarioError
 from loadtest.scenario.fields import MOST_BODY, check_body, check_headers, check_keep_alive, check_path, query_parts
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
+from loadtest.scenario.several import MOST_TARGETS, ModelShare, models_in, urls_in
 from loadtest.scenario.values import Range, Text
+from loadtest.urls import without_secrets
 
 APIS = ("auto", "ollama", "openai", "anthropic")
 ENDPOINT_NAMES = ("chat", "generate", "completions", "responses", "messages", "embeddings")
@@ -29,8 +31,10 @@ class RequestKeys:
     """Keys that decide where a request goes and what it says beside the prompt."""
 
     url: str | None = key(
-        "Base URL of the server; default: OLLAMA_HOST, OPENAI_BASE_URL, or the local Ollama.",
+        "Base URL of the server; given again, users are spread evenly over the servers, and arrivals take turns; default: "
+        "OLLAMA_HOST, OPENAI_BASE_URL, or the local Ollama.",
         None,
+        joined=" ",
         text=Text(
             8000, "give the server's URL, or leave it out to use OLLAMA_HOST, OPENAI_BASE_URL or the local Ollama"
         ),
@@ -51,8 +55,10 @@ class RequestKeys:
         "Texts in each request for embeddings.", 1, bounds=Range(1, 10_000), locust=(ATTRIBUTE, OPTION)
     )
     model: str | None = key(
-        "Model name; default: the one that is loaded, else the only one.",
+        "Model name, or several that users share: a,b or a=3,b=1 (three users of a to one of b); default: the one that is "
+        "loaded, else the only one.",
         None,
+        joined=",",
         text=Text(1000, "give the model's name, or leave it out to use the one that is loaded"),
         locust=(ATTRIBUTE, OPTION),
     )
@@ -153,6 +159,21 @@ class RequestKeys:
         locust=(ATTRIBUTE, OPTION),
     )
 
+    @property
+    def urls(self) -> tuple[str | None, ...]:
+        """The servers' URLs; (None,) where none is given."""
+        return urls_in(self.url)
+
+    @property
+    def models(self) -> tuple[ModelShare, ...]:
+        """The models with their weights, as far as they are named."""
+        return models_in(self.model)
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one server or model is named."""
+        return len(self.urls) * len(self.models) > 1
+
 
 def check_request(request: RequestKeys) -> None:
     """Raise ScenarioError for an endpoint that the API does not have, and for what cannot be said or added."""
@@ -175,3 +196,8 @@ def check_request(request: RequestKeys) -> None:
             f"inputs_per_request = {request.inputs_per_request} is for embeddings, and a request to {endpoint} says one "
             "text; leave it out, or set endpoint to embeddings."
         )
+    twice = next((url for url in request.urls if request.urls.count(url) > 1), None)
+    if twice is not None:
+        raise ScenarioError(f"url names {without_secrets(twice)} twice; name each server once.")
+    if (count := len(request.urls) * len(request.models)) > MOST_TARGETS:
+        raise ScenarioError(f"url and model make {count} pairs of a server and a model; name {MOST_TARGETS} at most.")

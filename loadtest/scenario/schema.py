@@ -49,7 +49,7 @@ class Scenario(
         keys = keys_of(type(self))
         object.__setattr__(self, "body", body_text(self.body))
         for one in keys:  # lists become tuples: the scenario is immutable throughout
-            value = coerce(one.name, getattr(self, one.name), one.hint, "the scenario")
+            value = coerce(one.name, one.one_text(getattr(self, one.name), "the scenario"), one.hint, "the scenario")
             object.__setattr__(self, one.name, as_lengths(one.name, value) if one.declared.length else value)
         if self.open_loop:
             object.__setattr__(self, "concurrency", ())
@@ -104,8 +104,9 @@ class Scenario(
             merged["body"] = body_text(merged["body"])
         if merged.get("endpoint") == EMBEDDINGS and merged.get("output_tokens"):
             raise ScenarioError(NO_OUTPUT)
-        hints = {one.name: one.hint for one in keys}
-        return cls(**{name: coerce(name, value, hints[name], where) for name, value in merged.items()})
+        known = {one.name: one for one in keys}
+        texts = {name: known[name].one_text(value, where) for name, value in merged.items()}
+        return cls(**{name: coerce(name, value, known[name].hint, where) for name, value in texts.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, for run.json; `from_dict` takes them back."""

@@ -221,7 +221,7 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         if not asked.strip():
             raise TargetError(f"the model's name is empty; {server.url} has: {present}. Choose one with --model.")
         for model in server.models:
-            if model.name in (asked, f"{asked}:latest"):
+            if _is_called(model, asked):
                 return model
         # Gateways route names that they do not list, and llama.cpp ignores the name.
         if server.unlisted or server.kind in ("openai", "llama.cpp"):
@@ -242,6 +242,15 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         how = "fetch one (`ollama pull NAME`) or name one" if server.kind == "ollama" else "name one"
         raise TargetError(f"{server.url} has no model yet; {how} with --model.")
     raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
+
+
+def lists_model(server: Server, name: str) -> bool:
+    """Whether the server says that it has a model of this name."""
+    return any(_is_called(model, name) for model in server.models)
+
+
+def _is_called(model: ServedModel, name: str) -> bool:
+    return model.name in (name, f"{name}:latest")
 
 
 def _models_present(server: Server) -> str:

@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,29 @@ import httpx
 from loadtest import __version__
 from loadtest.measure import capacity_file
 from loadtest.scenario import Level, Scenario
+from loadtest.target.prepare import ReadyTarget
 from loadtest.target.target import Target
 from loadtest.text import shown
-from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.trace import Trace
 
 
-def initial_facts(
-    scenario: Scenario, target: Target, counter: Counter, fit: TokenFit, *, driver: str, loop: str
-) -> dict[str, Any]:
-    """Return what run.json says when a run begins; `driver` and `loop` name what measures."""
-    # The context that a model was loaded with for others says nothing of the next load.
-    granted = None if scenario.unload else target.model.context
-    context = granted or scenario.num_ctx or target.model.context
+def initial_facts(scenario: Scenario, ready: Sequence[ReadyTarget], *, driver: str, loop: str) -> dict[str, Any]:
+    """Return what run.json says when a run begins; `driver` and `loop` name what measures.
+
+    `target`, `server`, `tokens` and `comparability` are those of the first target; `targets` has them for each.
+    """
+    targets = [target_entry(scenario, one) for one in ready]
+    first = targets[0]
     capacity = capacity_file.applying(driver)
     return {
         "name": scenario.name,
         "driver": driver,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "scenario": scenario.to_dict(),
-        "target": {**target.facts, "model": shown(target.model.name)},
-        "targets": [target.listed],
-        "server": _server_entry(scenario, target, context),
-        "tokens": {"counter": counter.source, "overhead": fit.overhead, "ratio": fit.ratio},
+        "target": {**ready[0].target.facts, "model": shown(ready[0].target.model.name)},
+        "targets": targets,
+        "server": first["server"],
+        "tokens": first["tokens"],
         "levels": [level_facts(level) for level in scenario.levels()],
         "client": _client_entry(loop),
         "versions": {
@@ -45,8 +46,33 @@ def initial_facts(
             **_versions("httptools", "uvloop", "tiktoken"),
         },
         **({"calibration": capacity} if capacity else {}),
+        "comparability": first["comparability"],
+    }
+
+
+def target_entry(scenario: Scenario, ready: ReadyTarget) -> dict[str, Any]:
+    """Return an entry of run.json's `targets`: a server and model, what is known of them, and what comparing needs."""
+    target, workload = ready.target, ready.workload
+    # The context that a model was loaded with for others says nothing of the next load.
+    granted = None if scenario.unload else target.model.context
+    context = granted or scenario.num_ctx or target.model.context
+    return {
+        **target.facts,
+        "weight": ready.weight,
+        "server": _server_entry(scenario, target, context),
+        "tokens": {
+            "counter": workload.counter.source,
+            "overhead": workload.fit.overhead,
+            "ratio": workload.fit.ratio,
+        },
         "comparability": _comparability(scenario, target, context),
     }
+
+
+def at_end(targets: Sequence[dict[str, Any]], loaded: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+    """Return what run.json says at the end of the models that are loaded then, one entry a target, None where it is gone."""
+    entries = [{**entry, "server_at_end": one} for entry, one in zip(targets, loaded, strict=True)]
+    return {"server_at_end": loaded[0], "targets": entries}
 
 
 def _server_entry(scenario: Scenario, target: Target, context: int | None) -> dict[str, Any]:

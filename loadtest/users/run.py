@@ -22,7 +22,7 @@ from loadtest.run_folder import RunFolder, default_folder
 from loadtest.scenario.fields import templates_of
 from loadtest.target.connect import control_client
 from loadtest.target.loaded_model import loaded_facts
-from loadtest.target.run_facts import initial_facts
+from loadtest.target.run_facts import at_end, initial_facts, target_entry
 from loadtest.urls import without_secrets
 from loadtest.users.levels import LevelRequests, Levels
 from loadtest.users.open_loop import OpenLoopUser
@@ -141,14 +141,15 @@ class LocustRun:
 
     def end(self) -> None:
         """Write how the test ended; no request of this process may be in flight."""
-        one = next(iter(self.settled.values()))
-        with control_client(one.scenario, header=one.scenario.header) as control:
-            try:
-                loaded = loaded_facts(control, one.target)
-            except (httpx.HTTPError, LoadTestError):
-                loaded = None
+        loaded = []
+        for one in self._by_index():
+            with control_client(one.scenario, header=one.scenario.header) as control:
+                try:
+                    loaded.append(loaded_facts(control, one.target))
+                except (httpx.HTTPError, LoadTestError):
+                    loaded.append(None)
         state = "failed" if self.failure else "interrupted" if self.interrupted else "done"
-        self._ended = {"state": state, "ended": _utc(), "server_at_end": loaded}
+        self._ended = {"state": state, "ended": _utc(), **at_end(self.facts["targets"], loaded)}
         self._write(self._ended)
 
     def abandon(self) -> None:
@@ -165,7 +166,7 @@ class LocustRun:
         scenario = one.scenario.replace(
             concurrency=(users,), duration=float(duration) if isinstance(duration, int) and duration > 0 else None
         )
-        facts = initial_facts(scenario, one.target, one.counter(), one.fit, driver="locust", loop="gevent")
+        facts = initial_facts(scenario, [one.ready()], driver="locust", loop="gevent")
         facts["levels"] = []
         facts["versions"] |= {name: importlib.metadata.version(name) for name in ("gevent", "locust")}
         facts["clock"] = {"monotonic_ns": self.clock.monotonic_ns, "wall_ns": self.clock.wall_ns}
@@ -182,7 +183,11 @@ class LocustRun:
         return facts
 
     def _targets(self) -> list[dict[str, Any]]:
-        by_index = {one.index: one.target.listed for one in self.settled.values()}
+        return [target_entry(one.scenario, one.ready()) for one in self._by_index()]
+
+    def _by_index(self) -> list[UserTarget]:
+        """Return what the user classes ask for, one for each entry of `targets`."""
+        by_index = {one.index: one for one in self.settled.values()}
         return [by_index[index] for index in sorted(by_index)]
 
     def _write(self, ended: dict[str, Any]) -> None:

@@ -12,11 +12,11 @@ from loadtest.scenario import Scenario
 from loadtest.scenario.fields import templates_of
 from loadtest.target.connect import control_client
 from loadtest.target.context import context_of
-from loadtest.target.prepare import prepare_target
+from loadtest.target.prepare import ReadyTarget, prepare_target
 from loadtest.target.probe import ServedModel, Server
 from loadtest.target.target import Target, reached
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
-from loadtest.workloads.workload import check_files
+from loadtest.workloads.workload import Workload, check_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,10 @@ class UserTarget:
     def counter(self) -> Counter:
         """Return this process's token counter; its ranks were fetched in `try_out`, where possible."""
         return load_counter(self.target.model.name, fetch=False)
+
+    def ready(self) -> ReadyTarget:
+        """Return it as what run.json tells of."""
+        return ReadyTarget(self.target, Workload(self.scenario, self.counter(), self.fit))
 
     def to_json(self) -> dict[str, Any]:
         return {

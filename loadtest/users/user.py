@@ -100,7 +100,13 @@ class ModelUser(User):
         asked = {**cls._keys(), **settings.keys, "name": name, "seed": seed, "concurrency": [1]}
         asked["url"] = host or own or default_url(api=asked["api"])
         try:
-            return located(Scenario.from_dict(asked, where=where, say=_warn_once))
+            scenario = located(Scenario.from_dict(asked, where=where, say=_warn_once))
+            if scenario.several:
+                raise ScenarioError(
+                    "it names several servers or models, and a user class has one of each; write a class for each, with "
+                    "`weight` for its part of the users."
+                )
+            return scenario
         except ScenarioError as error:
             if str(error).startswith(where):
                 raise

@@ -213,7 +213,12 @@ def slots_table(advice: Advice, loads: tuple[int, ...]) -> Grid:
 def heading(advice: Advice, analysis: Analysis) -> str:
     """Return the title of the console's table."""
     mark = findings.simulated_mark(analysis.summary)
-    parts = (analysis.summary["name"], findings.measured_on(analysis.summary), advice.label)
+    parts = (
+        analysis.summary["name"],
+        analysis.summary.get("group"),
+        findings.measured_on(analysis.summary),
+        advice.label,
+    )
     title = " · ".join(part for part in parts if part) + (f" ({mark})" if mark else "")
     return f"{title}: at {counted(advice.load, 'stream')}"
 
@@ -274,7 +279,8 @@ def _row(prediction: Prediction, *, beyond: bool = False) -> list[str]:
 def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
     """Return advice.md."""
     summary = analysis.summary
-    title = f"Advice for {summary['name']}: {findings.measured_on(summary)}"
+    whom = " · ".join(filter(None, (summary["name"], summary.get("group"))))
+    title = f"Advice for {whom}: {findings.measured_on(summary)}"
     lines = [f"# {escaped(title)}", ""]
     if mark := findings.simulated_mark(summary):
         lines += [f"> **SIMULATED SERVER** ({escaped(mark)}): this is advice for a model of a server.", ""]
@@ -300,6 +306,7 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
     memory = advice.memory
     return {
         "run": analysis.summary["name"],
+        **({"group": analysis.summary["group"]} if "group" in analysis.summary else {}),
         "simulated": analysis.summary["simulated"],
         "sentences": list(sentences(advice)),
         "notes": notes(advice),

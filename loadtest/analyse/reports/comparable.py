@@ -37,6 +37,10 @@ _MISSING: dict[str, tuple[Any, ...]] = {
 REQUESTS_A_USER = "requests_a_user"  # of a closed loop's level: how much of it is ramp and drain follows from it
 
 Levels = tuple[dict[str, Any], ...]  # of summary.json, one a run
+Target = tuple[str, str]  # a model and its URL
+Part = tuple[
+    str, tuple[Analysis, ...], tuple[Analysis, ...]
+]  # the name of a model or server, and what each side has of it
 
 
 def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:
@@ -60,6 +64,53 @@ def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:
             f"measure {'both' if len(names) == 2 else 'all'} with the same scenario."
         )
     return found
+
+
+def parts(base: Sequence[Analysis], new: Sequence[Analysis]) -> tuple[list[Part], list[str]]:
+    """Return what is compared with what: the runs, or where one holds several models or servers each of those with its like.
+
+    Its like is the same model at the same URL, else the same model in the same place among those of its name: servers may
+    have moved. Also returns notes on what is left out. Raises RunFolderError where nothing is alike.
+    """
+    runs = [*base, *new]
+    if not any(one.groups for one in runs):
+        return [("", tuple(base), tuple(new))], []
+    every = [dict(_by_target(one)) for one in runs]
+    found: list[Part] = []
+    for key, part in every[0].items():
+        alike = [part, *(_like(key, every[0], other) for other in every[1:])]
+        known = [one for one in alike if one is not None]
+        if len(known) == len(runs):
+            found.append((part.summary.get("group") or key[0], tuple(known[: len(base)]), tuple(known[len(base) :])))
+    if not found:
+        names = " and ".join(dict.fromkeys(str(one.run.path) for one in runs))
+        raise RunFolderError(f"{names} have no model in common: measure the same models in both.")
+    compared = {id(one) for _, ours, theirs in found for one in (*ours, *theirs)}
+    notes = []
+    for name, side in (("BASE", every[: len(base)]), ("NEW", every[len(base) :])):
+        alone = [
+            part.summary.get("group") or key[0] for one in side for key, part in one.items() if id(part) not in compared
+        ]
+        if alone:
+            notes.append(f"Only {name} has {', '.join(dict.fromkeys(alone))}: left out.")
+    return found, notes
+
+
+def _by_target(one: Analysis) -> list[tuple[Target, Analysis]]:
+    """Return what a run holds by model and URL."""
+    if one.groups:
+        return [((group.model, group.url), part) for group, part in one.groups]
+    target = one.run.facts.get("target") or {}
+    return [((str(target.get("model")), str(target.get("url"))), one)]
+
+
+def _like(key: Target, first: dict[Target, Analysis], other: dict[Target, Analysis]) -> Analysis | None:
+    """Return what another run has of a model: at the same URL, else in the same place among those at other URLs."""
+    if key in other:
+        return other[key]
+    place = [each for each in first if each[0] == key[0] and each not in other].index(key)
+    moved = [part for each, part in other.items() if each[0] == key[0] and each not in first]
+    return moved[place] if place < len(moved) else None
 
 
 def asked(level: dict[str, Any]) -> tuple[Any, ...]:

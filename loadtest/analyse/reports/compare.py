@@ -163,19 +163,12 @@ def compare(
     Raises RunFolderError when no level is in all, or when the runs of one side differ in what they asked.
     """
     bases, news = ((side,) if isinstance(side, Analysis) else tuple(side) for side in (base, new))
-    ours_of, theirs_of = ([one.run for one in side] for side in (bases, news))
-    refused, notes = comparable.differing_keys(ours_of, theirs_of, across)
-    pairs = comparable.matched((bases, news))
+    parts, notes = comparable.parts(bases, news)
     every: list[_BothSides] = []
     failures: list[tuple[Levels, Levels, str]] = []
-    for levels in pairs:
-        ours, theirs = levels[: len(bases)], levels[len(bases) :]
-        other_work, scatter, said = comparable.other_lengths(ours_of, theirs_of, levels)
-        requests, named = comparable.requests_a_user(ours_of, theirs_of, levels, across)
-        notes += [note for note in (named, said) if note and note not in notes]
-        reason = refused or comparable.void_sides(ours, theirs) or requests or other_work
-        every += _sides_of((ours_of, theirs_of), (ours, theirs), reason, scatter)
-        failures.append((ours, theirs, refused))
+    for name, ours_in, theirs_in in parts:
+        said = _compare_part((ours_in, theirs_in), across, every, failures)
+        notes += [f"{name}: {note}" if name else note for note in said]
     tests = sum(_error_known(both) for both in every if both.metric.headline) + sum(
         not why and _failed_requests(ours) + _failed_requests(theirs) > 0 for ours, theirs, why in failures
     )
@@ -187,8 +180,29 @@ def compare(
             rows.append(_failures_change(ours, theirs, limits, why))
     for name, side in (("BASE", bases), ("NEW", news)):
         notes += [f"{name}: {said}" for one in side for said in one.run.trouble]
-    notes += comparable.unmatched(pairs, (bases, news))
     return Comparison(bases, news, tuple(rows), tuple(notes), tolerance, run_noise, tests)
+
+
+def _compare_part(
+    sides: tuple[tuple[Analysis, ...], tuple[Analysis, ...]],
+    across: frozenset[str],
+    every: list[_BothSides],
+    failures: list[tuple[Levels, Levels, str]],
+) -> list[str]:
+    """Add the figures and failure counts of one model at one server; return notes on what differs."""
+    bases, news = sides
+    ours_of, theirs_of = ([one.run for one in side] for side in sides)
+    refused, notes = comparable.differing_keys(ours_of, theirs_of, across)
+    pairs = comparable.matched(sides)
+    for levels in pairs:
+        ours, theirs = levels[: len(bases)], levels[len(bases) :]
+        other_work, scatter, said = comparable.other_lengths(ours_of, theirs_of, levels)
+        requests, named = comparable.requests_a_user(ours_of, theirs_of, levels, across)
+        notes += [note for note in (named, said) if note and note not in notes]
+        reason = refused or comparable.void_sides(ours, theirs) or requests or other_work
+        every += _sides_of((ours_of, theirs_of), (ours, theirs), reason, scatter)
+        failures.append((ours, theirs, refused))
+    return notes + comparable.unmatched(pairs, (bases, news))
 
 
 def _sides_of(

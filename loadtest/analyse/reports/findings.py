@@ -94,6 +94,12 @@ def _shared_servers(analysis: Analysis) -> list[str]:
             f"{listed(names)} were in use at the same time at {url}: the waits, step times and speeds of each include what "
             "the others cost it."
         )
+    found += [one.sentence for one in analysis.turns]
+    if analysis.turns:
+        found.append(
+            "Requests to such models wait for each other's answers and loads. To keep them loaded together a server needs "
+            "memory for both, and an Ollama OLLAMA_MAX_LOADED_MODELS of as many."
+        )
     return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
 
 

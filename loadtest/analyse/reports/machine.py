@@ -14,7 +14,7 @@ from loadtest.analyse.reports.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
-from loadtest.analyse.run.samples import SERVERS, Machine, SamplingGap, read_machine
+from loadtest.analyse.run.samples import SERVERS, Machine, Models, SamplingGap, read_machine
 from loadtest.analyse.server import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.metrics import S_PER_NS
@@ -208,12 +208,14 @@ def _host_memory(host: str, frame: pd.DataFrame, run: Run) -> str | None:
 
 def _reloads(machine: Machine, run: Run) -> Iterator[str]:
     """Yield a sentence for each load in mid-run: as the samples saw it, else as the requests that waited for it say."""
-    sampled = list(_sampled_reloads(machine, run))
+    in_turn = run.requests[run.requests["turn"]] if "turn" in run.requests else run.requests[:0]
+    sampled = [(t, said) for t, name, said in _sampled_reloads(machine, run) if name not in set(in_turn["model"])]
     yield from (sentence for _, sentence in sampled)
     mark = " (simulated)" if run.simulated else ""
     first_answer, told = float(run.requests["first_token"].min()), -np.inf
     for level in run.levels:
         slow = reloaded(run, run.good(level["index"])).sort_values("send")
+        slow = slow[~slow.index.isin(in_turn.index)]  # the findings tell what turns cost
         sends, answers, loads = (slow[name].to_numpy(dtype=np.float64) for name in ("send", "first_token", "load_s"))
         for model, send, answer, took in zip(slow["model"], sends, answers, loads, strict=True):
             if send <= first_answer:
@@ -225,15 +227,20 @@ def _reloads(machine: Machine, run: Run) -> Iterator[str]:
             told = max(told, float(answer))
 
 
-def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str]]:
-    """Yield instant and sentence of each time in the run that a model came back after it was gone, or otherwise.
+def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str, str]]:
+    """Yield instant, model and sentence of each time in the run that a model came back after it was gone, or otherwise.
 
     A load that is shorter than the time between two samples may go unseen.
     """
+    for samples in machine.loaded.values():
+        yield from _reloads_of_server(samples, machine.mark("ollama"), run)
+
+
+def _reloads_of_server(samples: Models, mark: str, run: Run) -> Iterator[tuple[float, str, str]]:
     before: dict[str, dict[str, Any]] = {}
     gone: dict[str, float] = {}
     end = _last_end(run)
-    for t, models in machine.models:
+    for t, models in samples:
         now = {str(model.get("name")): model for model in models}
         for name, model in now.items():
             known = before.get(name)
@@ -244,7 +251,7 @@ def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str]]:
                 why = f"its context went from {known.get('context_length')} to {model.get('context_length')} tokens"
             if why and 0 <= t <= end:
                 at = f"at {_clock(run, t)} ({t:.0f} s into the run)"
-                yield t, f"{name}{machine.mark('ollama')} was reloaded {at}: {why}."
+                yield t, name, f"{name}{mark} was reloaded {at}: {why}."
             gone.pop(name, None)
         for name in before.keys() - now.keys():
             gone[name] = t

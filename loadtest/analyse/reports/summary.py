@@ -17,10 +17,11 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.server import cold_load, prompt_length, slots, steps, waits
+from loadtest.analyse.server import cold_load, prompt_length, slots, steps, turns, waits
 from loadtest.analyse.server.memory_parts import MemoryComparison, compare_memory
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.turns import Turns
 from loadtest.analyse.verdict import verdict
 from loadtest.records import SCHEMA, Outcome
 from loadtest.slo import Objective
@@ -80,6 +81,7 @@ class Analysis:
     summary: dict[str, Any]  # summary.json
     memory: MemoryComparison | None  # None where the run does not hold enough for an estimate, or nothing was measured
     groups: tuple[tuple[Group, Analysis], ...] = ()  # of a run of several models or servers: what each shows by itself
+    turns: tuple[Turns, ...] = ()  # what levels lost where models of one server were loaded in turn
 
 
 def analyse(
@@ -95,7 +97,8 @@ def analyse(
     run.trouble.extend(said for said in machine.trouble if said not in run.trouble)
     parts = groups.groups_of(run)
     if parts:
-        found = _analysed_together(run, [(part, _analysed(part.run, asked, None, part)) for part in parts])
+        lost = turns.mark_turns(run, parts)
+        found = _analysed_together(run, [(part, _analysed(part.run, asked, None, part)) for part in parts], lost)
     else:
         found = _analysed(run, asked, also)
     for one in (found, *(one for _, one in found.groups)):
@@ -136,7 +139,7 @@ def _analysed(
     return Analysis(run, found, measured, summary, None if isinstance(memory, str) else memory)
 
 
-def _analysed_together(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> Analysis:
+def _analysed_together(run: Run, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Turns]) -> Analysis:
     """Put the parts of a run side by side: what is inferred stays theirs, counts are of the whole run."""
     for name in INFERRED:
         known = np.empty(len(run.requests), dtype=object)
@@ -157,10 +160,11 @@ def _analysed_together(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> Ana
         handover_s=0.0,
         neighbours=None,
     )
-    return Analysis(run, Slots(None, limit=False, method=SEVERAL), nothing, _of_all(run, parts), None, tuple(parts))
+    summary = _of_all(run, parts, lost)
+    return Analysis(run, Slots(None, limit=False, method=SEVERAL), nothing, summary, None, tuple(parts), tuple(lost))
 
 
-def _of_all(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> dict[str, Any]:
+def _of_all(run: Run, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Turns]) -> dict[str, Any]:
     """Return summary.json of a run of several models or servers: its levels are rows by group and level."""
     own = ("slots", "step_law", "step_law_reason", "knee", "lengths", "memory", "memory_reason", "verdict", "levels")
     summaries = [one.summary for _, one in parts]
@@ -182,6 +186,7 @@ def _of_all(run: Run, parts: Sequence[tuple[Group, Analysis]]) -> dict[str, Any]
         "requests": sum(level["requests"] for level in levels),
         "outcomes": groups.outcome_counts(run),
         "verdict": verdict.worst([level["verdict"] for level in levels]),
+        "turns": [one.to_dict() for one in lost],
         "groups": [
             {**group.to_dict(), **{key: one.summary[key] for key in ("target", "server", *own) if key in one.summary}}
             for group, one in parts

@@ -99,10 +99,35 @@ ARCHITECTURE = {
 }
 SIMULATED_SERVER = {"profile": TEXT, "speed": POSITIVE}
 TARGET = {"url": TEXT, "api": TEXT, "dialect": TEXT, "model": TEXT}
-LISTED = {**TARGET, "server": {"kind": TEXT, "version": TEXT, "simulated": SIMULATED_SERVER}}
+SERVER = {
+    "kind": TEXT,
+    "version": TEXT,
+    "context": TOKEN_COUNT,
+    "slots_said": NumberKind(high=1e5),
+    "simulated": SIMULATED_SERVER,
+    "facts": {
+        "trained_context": TOKEN_COUNT,
+        "details": {
+            "quantization_level": TEXT,
+            "parameter_size": TEXT,
+            "family": TEXT,
+            "file_size": COUNT,
+            "architecture": ARCHITECTURE,
+        },
+    },
+}
+TOKENS = {"counter": TEXT, "overhead": NumberKind(low=-1e6, high=1e6, whole=False), "ratio": AMOUNT}
 LOST = {"worker": TEXT, "t_ns": INSTANT_NS, "why": TEXT}
 CAPACITY = {"chunks_per_s": POSITIVE, "limit": TEXT, "measured_at": TEXT}
 LOADED = {"name": TEXT, "size": COUNT, "size_vram": COUNT, "context_length": TOKEN_COUNT}
+LISTED = {
+    **TARGET,
+    "weight": NumberKind(low=1, high=1e6),
+    "server": SERVER,
+    "tokens": TOKENS,
+    "comparability": dict,
+    "server_at_end": LOADED,
+}
 WORKER_DIED = {"why": TEXT, "level": COUNT, "t": INSTANT_NS, "time": TEXT}
 WORKER = {"worker": COUNT, "died": WORKER_DIED}
 # The keys of run.json that analysing reads, with the kinds of their values; null stands for absent. Other keys are kept as they are.
@@ -129,28 +154,12 @@ RUN: dict[str, Any] = {
     },
     "target": TARGET,
     "targets": ListOf(LISTED),
-    "tokens": {"counter": TEXT, "overhead": NumberKind(low=-1e6, high=1e6, whole=False), "ratio": AMOUNT},
+    "tokens": TOKENS,
     "other_targets": ListOf(TEXT),
     "failure": TEXT,
     "clock": {"monotonic_ns": NumberKind(high=1e19), "wall_ns": NumberKind(high=1e19)},
     "locust": {"lost_workers": ListOf(LOST, needs=("worker",))},
-    "server": {
-        "kind": TEXT,
-        "version": TEXT,
-        "context": TOKEN_COUNT,
-        "slots_said": NumberKind(high=1e5),
-        "simulated": SIMULATED_SERVER,
-        "facts": {
-            "trained_context": TOKEN_COUNT,
-            "details": {
-                "quantization_level": TEXT,
-                "parameter_size": TEXT,
-                "family": TEXT,
-                "file_size": COUNT,
-                "architecture": ARCHITECTURE,
-            },
-        },
-    },
+    "server": SERVER,
     "server_at_end": LOADED,
     "client": {"host": TEXT, "kernel": TEXT, "python": TEXT, "loop": TEXT, "cpus": COUNT, "clock_steps": CLOCK_STEPS},
     "clock_steps": CLOCK_STEPS,
@@ -194,6 +203,9 @@ def read_facts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
     facts["levels"] = list(_distinct_levels(facts.get("levels") or [], said))
     if server := facts.get("server"):
         server["simulated"] = _known_profile(found["server"].get("simulated"), server.get("simulated"))
+    for entry in facts.get("targets") or []:
+        if said_simulated := (entry.get("server") or {}).get("simulated"):
+            entry["server"]["simulated"] = _known_profile(said_simulated, said_simulated)
     return facts, [*_how_it_ended(facts.get("state")), *_shortened(said)]
 
 

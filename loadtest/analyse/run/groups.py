@@ -19,7 +19,9 @@ from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.frames import Delays, EventGaps, Run, join_levels, peak_at_once
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.errors import LoadTestError
+from loadtest.scenario import rotation
 
+OF_TARGET = ("server_at_end", "tokens", "comparability")  # keys of run.json that each entry of `targets` has for itself
 BESIDE_SHARE = 0.01  # of a group's requests; if more ran beside another group's at the same server, this is reported
 DESCRIBED = re.compile(r"(?P<url>\S+): (?P<server>.*), model (?P<model>.*), (?P<dialect>[\w-]+)")  # in other_targets
 SIMULATED_NOTE = re.compile(r"\(simulated: profile (?P<profile>.*) at (?P<speed>[\d.e+]+)× speed\)")
@@ -59,6 +61,7 @@ class _Destination:
     model: str
     dialect: str
     server: dict[str, Any]
+    entry: dict[str, Any] = dataclasses.field(default_factory=dict)  # of run.json's targets
 
     @property
     def key(self) -> tuple[str, str]:
@@ -66,12 +69,12 @@ class _Destination:
 
 
 def groups_of(run: Run) -> list[Group]:
-    """Return a run's groups in the order of their first request; none where it has one model at one server."""
+    """Return a run's groups in the order of its targets, else of their first request; none of one model at one server."""
     requests = run.requests
     if requests["model"].nunique() < 2 and requests["target"].nunique() < 2:
         return []
     pairs = list(zip(requests["target"].tolist(), requests["model"].tolist(), strict=True))
-    known = {pair: _target(run, *pair) for pair in dict.fromkeys(pairs)}
+    known = {pair: _target(run, *pair) for pair in sorted(dict.fromkeys(pairs), key=lambda pair: pair[0])}
     keys = list(dict.fromkeys(target.key for target in known.values()))
     if len(keys) < 2:
         return []
@@ -93,7 +96,12 @@ def groups_of(run: Run) -> list[Group]:
         part.requests["accompanied"] = np.any(
             list(others.values()) or [np.zeros(int(rows.sum()), dtype=np.bool_)], axis=0
         )
-        named = tuple(names[other] for other, beside in others.items() if beside.mean() > BESIDE_SHARE)
+        near = [other for other, beside in others.items() if beside.mean() > BESIDE_SHARE]
+        named = tuple(names[other] for other in near)
+        part.facts["comparability"] = {
+            **(part.facts.get("comparability") or {}),
+            "beside": ", ".join(sorted(keys[other][0] for other in near)) or None,
+        }
         for level in part.levels:
             level["beside"] = list(named)
         found.append(Group(names[index], *key, _dialect(part), rows, part, named))
@@ -146,7 +154,7 @@ def _targets(run: Run) -> list[_Destination]:
 def _read_target(said: dict[str, Any]) -> _Destination:
     server = said.get("server")
     url, model, dialect = (str(said.get(name) or "") for name in ("url", "model", "dialect"))
-    return _Destination(url, model, dialect, server if isinstance(server, dict) else {})
+    return _Destination(url, model, dialect, server if isinstance(server, dict) else {}, said)
 
 
 def _older_targets(run: Run) -> list[_Destination]:
@@ -191,10 +199,20 @@ def _target(run: Run, index: int, model: Any) -> _Destination:
 
 def _group_names(keys: Sequence[tuple[str, str]]) -> list[str]:
     """Return a name per group: the model, the server where all models are the same, or both."""
-    models, urls = [model for model, _ in keys], [url for _, url in keys]
+    models, urls = [model for model, _ in keys], _without_scheme([url for _, url in keys])
     if len(set(models)) == len(models):
         return models
-    return urls if len(set(models)) == 1 else [f"{model} at {url}" for model, url in keys]
+    return urls if len(set(models)) == 1 else [f"{model} at {url}" for model, url in zip(models, urls, strict=True)]
+
+
+def _without_scheme(urls: Sequence[str]) -> list[str]:
+    """Return the URLs without what stands before their host, where that is the same for all."""
+    schemes = {url.partition("://")[0] for url in urls if "://" in url}
+    return (
+        [url.partition("://")[2] for url in urls]
+        if len(schemes) == 1 and all("://" in url for url in urls)
+        else list(urls)
+    )
 
 
 # -- a part of a run -------------------------------------------------------------------------------------------------
@@ -208,8 +226,9 @@ def _run_of_group(run: Run, rows: BoolArray, target: _Destination, name: str) ->
     same = (main.get("model"), main.get("url")) == target.key
     described = main if same else {key: getattr(target, key) for key in ("url", "dialect", "model")}
     facts = {**run.facts, "target": described, "server": target.server}
-    if not same:
-        facts["server_at_end"] = None
+    # Older folders know it of the first target only.
+    known = target.entry if "server_at_end" in target.entry or not same else {}
+    facts |= {key: known.get(key) for key in OF_TARGET if known or not same}
     levels = [
         {**_level_of_group(run, level, rows), "model": target.model, "url": target.url}
         for level in run.levels
@@ -251,7 +270,9 @@ def _level_of_group(run: Run, level: dict[str, Any], rows: BoolArray) -> dict[st
     else:
         began, ended = (sent[name].to_numpy(dtype=np.float64) for name in ("send", "end"))
         known = np.isfinite(began) & np.isfinite(ended)
-        own["concurrency"] = max(peak_at_once(began[known], ended[known]), 1)
+        own["concurrency"] = _users_planned(run, level, rows) or max(peak_at_once(began[known], ended[known]), 1)
+        if level.get("requests") and level.get("concurrency"):
+            own["requests"] = round(level["requests"] * own["concurrency"] / level["concurrency"])
     for key, asked in (("input_tokens", "asked_input"), ("output_tokens", "asked")):
         lengths = sent[asked].unique()
         if level.get(key) is None and len(lengths) == 1 and np.isfinite(lengths[0]) and level.get("words") is None:
@@ -263,6 +284,16 @@ def _level_of_group(run: Run, level: dict[str, Any], rows: BoolArray) -> dict[st
         rest = own["label"].removeprefix(load)
         own["label"] = f"{number} of {level['concurrency']} {'streams' if what == 'stream' else what}{rest}"
     return own
+
+
+def _users_planned(run: Run, level: dict[str, Any], rows: BoolArray) -> int | None:
+    """Return how many of a level's users were a group's by plan; None where run.json has no plan of them, as under Locust."""
+    weights = [one.entry.get("weight") for one in _targets(run)]
+    if run.facts.get("driver") != "asyncio" or not level.get("concurrency") or not weights or not all(weights):
+        return None
+    turns = rotation([int(weight or 0) for weight in weights])
+    mine = set(run.requests["target"][rows].tolist())
+    return sum(turns[user % len(turns)] in mine for user in range(level["concurrency"]))
 
 
 def _accompanied(run: Run, mine: BoolArray, theirs: BoolArray) -> BoolArray:

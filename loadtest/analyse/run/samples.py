@@ -15,7 +15,10 @@ from loadtest.analyse.run.frames import Run
 from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
 from loadtest.text import counted, size
+from loadtest.urls import origin
 
+Models = list[tuple[float, list[dict[str, Any]]]]  # instants, and what was loaded then
+Origin = tuple[str, str, int]  # scheme, host and port of a URL
 SERVERS = ("vllm", "llamacpp", "prometheus")
 SAME_BOOT_NS = 60_000_000_000  # by which the offset of a host's clocks may change; more means that it was rebooted
 MIB = 2.0**20
@@ -56,7 +59,7 @@ class Machine:
     gpus: pd.DataFrame | None  # all GPUs together: memory_used (bytes), utilisation (mean share), power (W)
     gpu_count: int
     server: pd.DataFrame | None  # the server's own metrics: running, waiting, kv_use (share)
-    models: list[tuple[float, list[dict[str, Any]]]]  # what Ollama has loaded, sample by sample
+    loaded: dict[str, Models]  # by URL what an Ollama has loaded, sample by sample
     named: dict[str, pd.DataFrame]  # metrics that the user named: t, value
     gaps: list[SamplingGap]
     simulated: frozenset[str]  # sources that a simulated server provided
@@ -64,8 +67,13 @@ class Machine:
     trouble: list[str]  # one sentence on each file that could not be read in full
 
     @property
+    def models(self) -> Models:
+        """What Ollamas have loaded, sample by sample, those of several in the order of time."""
+        return sorted((entry for entries in self.loaded.values() for entry in entries), key=lambda entry: entry[0])
+
+    @property
     def empty(self) -> bool:
-        return not (self.hosts or self.models or self.named) and self.gpus is None and self.server is None
+        return not (self.hosts or self.loaded or self.named) and self.gpus is None and self.server is None
 
     def mark(self, *sources: str) -> str:
         """Return " (simulated)" where one of these sources is simulated."""
@@ -86,8 +94,12 @@ class _SamplesFile:
 
 
 def read_machine(run: Run) -> Machine:
-    """Read the monitors' files in a run folder; lines that are no samples are left out and reported in `trouble`."""
-    files = list(_files(run))
+    """Read the monitors' files in a run folder; lines that are no samples are left out and reported in `trouble`.
+
+    For the part of a run that is one server's, files of other measured servers are left out.
+    """
+    elsewhere = _other_servers(run)
+    files = [file for file in _files(run) if origin(str(file.facts.get("url") or "")) not in elsewhere]
     hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
     gpu_files = [file for file in files if file.source == "nvidia" and file.samples]
     gpu_files = gpu_files or [
@@ -101,10 +113,7 @@ def read_machine(run: Run) -> Machine:
         gpus=_gpus(gpu_files[0]) if gpu_files else None,
         gpu_count=max((len(_by_gpu(values)) for _, values in gpu_files[0].samples), default=0) if gpu_files else 0,
         server=_sample_frame(server, _server_values) if server else None,
-        models=sorted(
-            ((t, values["models"]) for file in files for t, values in file.samples if "models" in values),
-            key=lambda entry: entry[0],
-        ),
+        loaded=_loaded_models(files),
         named=dict(_named_metrics(files)),
         gaps=[gap for file in files for gap in file.gaps],
         simulated=frozenset(file.source for file in files if file.facts.get("simulated")),
@@ -131,6 +140,23 @@ def known_values(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArr
     t, values = (frame[name].to_numpy(dtype=np.float64) for name in ("t", column))
     there = np.isfinite(values)
     return np.asarray(t[there], dtype=np.float64), np.asarray(values[there], dtype=np.float64)
+
+
+def _other_servers(run: Run) -> set[Origin]:
+    """Return the origins of the measured servers that a part of a run did not go to; none of a whole run."""
+    if run.whole is None:
+        return set()
+    own = origin(str((run.facts.get("target") or {}).get("url") or ""))
+    every = {origin(str(one.get("url") or "")) for one in run.facts.get("targets") or []}
+    return {one for one in every if one is not None and one != own}
+
+
+def _loaded_models(files: list[_SamplesFile]) -> dict[str, Models]:
+    found: dict[str, Models] = {}
+    for file in files:
+        if entries := [(t, values["models"]) for t, values in file.samples if "models" in values]:
+            found.setdefault(str(file.facts.get("url")), []).extend(entries)
+    return {url: sorted(entries, key=lambda entry: entry[0]) for url, entries in found.items()}
 
 
 # -- files ----------------------------------------------------------------------------------------------------------
