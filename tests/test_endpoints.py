@@ -289,6 +289,18 @@ CASES = {
 }
 
 
+def test_an_event_of_several_lines_that_ends_in_its_middle() -> None:
+    """What follows the end is not part of the answer, in the same event neither."""
+    for dialect, end in (
+        (OllamaEmbed("m"), '{"embeddings":[[1]]}'),
+        (RESPONSES, json.dumps(last())),
+        (MESSAGES, '{"type":"message_stop"}'),
+    ):
+        decoder = dialect.decoder()
+        decoder.feed(f"data: [\ndata: {end}\ndata: {{}}\n\n".encode())
+        assert decoder.close().error
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("step", [0, 1, 7])
 def test_an_answer(name: str, step: int) -> None:

@@ -259,7 +259,9 @@ class StreamDecoder:
         if whole:
             rows = [parse_json(line) for line in self._held]
             if len(rows) > 1 and any(isinstance(row, dict) for row in rows):
-                for line, row in zip(self._held, rows, strict=True):
+                for line, row in zip(tuple(self._held), rows, strict=True):  # a row that ends the answer empties _held
+                    if self._answer.over:
+                        break
                     if isinstance(row, dict):
                         self._row(row)
                     elif line.strip():
