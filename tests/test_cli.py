@@ -299,7 +299,7 @@ def test_an_interrupt_at_import_ends_with_the_same_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ("certificate verify failed: self-signed certificate", "see --ca-file"),
+        ("certificate verify failed: self-signed certificate", "give its authority with --ca-file"),
         ("certificate verify failed: IP address mismatch, certificate is not valid for '10.0.0.1'", "for another name"),
     ],
 )
@@ -309,4 +309,4 @@ def test_a_certificate_that_does_not_fit_is_said_with_what_helps(said: str, word
 
     with httpx.Client(transport=httpx.MockTransport(refuse)) as client, pytest.raises(TargetError, match=words) as told:
         ask(client, "https://10.0.0.1", "/v1/models")
-    assert ("--ca-file" in str(told.value)) is (words == "see --ca-file")
+    assert ("--ca-file" in str(told.value)) is (words == "give its authority with --ca-file")
