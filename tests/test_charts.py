@@ -98,6 +98,7 @@ SHAPES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.usefixtures("_without_pyplot")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_chart_of_every_shape_of_run(tmp_path: Path, shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All are written at full size, name the verdict and the simulated server, and nothing covers anything."""
@@ -124,6 +125,12 @@ def test_every_chart_of_every_shape_of_run(tmp_path: Path, shape: str, monkeypat
         assert ("simulated: profile a100-80g-llama3.1-70b-q4 at 20× speed" in texts) == simulated
         nothing_overlaps(figure)
     assert "matplotlib.pyplot" not in sys.modules
+
+
+@pytest.fixture
+def _without_pyplot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget that another test, such as the notebook of docs/python.md, imported pyplot."""
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
 
 
 def nothing_overlaps(figure: Figure) -> None:
