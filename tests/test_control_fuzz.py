@@ -156,7 +156,6 @@ def attempt(seed: int, *, monkey: Callable[[str, Any], None]) -> str:
 
 
 def test_odd_servers_give_facts_or_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_module, "trust", lambda _: None)
     went = {
         attempt(seed, monkey=lambda name, value: monkeypatch.setattr(check_module, name, value)) for seed in range(300)
     }
@@ -164,7 +163,6 @@ def test_odd_servers_give_facts_or_sentences(monkeypatch: pytest.MonkeyPatch) ->
 
 
 if __name__ == "__main__":
-    setattr(check_module, "trust", lambda _: None)  # noqa: B010 - as monkeypatch does
     ways: dict[str, int] = {}
     for number in range(int(sys.argv[1])):
         try:
