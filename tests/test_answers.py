@@ -118,4 +118,4 @@ def test_the_glossary_has_the_heads_of_the_tables() -> None:
 
 def test_every_chart_of_the_report_is_explained() -> None:
     page = (ROOT / "docs/charts.md").read_text(encoding="utf-8")
-    assert set(pages.CAPTIONS) <= set(re.findall(r"^\| `([a-z-]+\.png)`", page, flags=re.MULTILINE))
+    assert set(pages.CAPTIONS) <= set(re.findall(r"^\| `([a-z0-9-]+\.png)`", page, flags=re.MULTILINE))

@@ -12,7 +12,7 @@ from typing import Any
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.reports.findings import believed
-from loadtest.analyse.reports.summary import Analysis, figure
+from loadtest.analyse.reports.summary import Analysis, figure, has_tokens
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.verdict.remedies import REMEDIES
@@ -121,8 +121,13 @@ def to_do(levels: Sequence[dict[str, Any]]) -> list[ToDo]:
 
 
 def tiles(analysis: Analysis) -> list[Tile]:
-    """Return the four figures: the most output, where it levels off, slots, and TTFT p95 there."""
+    """Return the four figures: the most output, where it levels off, slots, and TTFT p95 there.
+
+    Of answers without text, such as embeddings: the most requests/s, input tokens/s there, and E2E p95.
+    """
     levels = analysis.summary["levels"]
+    if not has_tokens(*levels):
+        return _tiles_without_text(levels)
     known = [level for level in believed(levels) if level["output_tokens_per_s"] is not None]
     best = max(known, key=lambda level: float(level["output_tokens_per_s"]), default=None)
     missing = (
@@ -139,6 +144,22 @@ def tiles(analysis: Analysis) -> list[Tile]:
         most = Tile("Most output tokens/s", number(best["output_tokens_per_s"]), f"at {best['label']}")
         off, at = _levels_off(_series_with(levels, best))
     return [most, off, _slots(analysis), _ttft(at, best, missing)]
+
+
+def _tiles_without_text(levels: Sequence[dict[str, Any]]) -> list[Tile]:
+    known = [level for level in believed(levels) if level["requests_per_s"] is not None]
+    best = max(known, key=lambda level: float(level["requests_per_s"]), default=None)
+    names = ("Most requests/s", "Input tokens/s there", "E2E p95 there")
+    if best is None:
+        missing = "no level has a steady rate" if believed(levels) else ALL_VOID
+        return [Tile(name, "", missing) for name in names]
+    where = f"at {best['label']}"
+    inputs, e2e = best["input_tokens_per_s"], figure(best, "e2e_s", "p95")
+    return [
+        Tile(names[0], number(best["requests_per_s"]), where),
+        Tile(names[1], number(inputs), where) if inputs else Tile(names[1], "", "the server does not count them"),
+        Tile(names[2], seconds(e2e), where) if e2e is not None else Tile(names[2], "", "too few requests"),
+    ]
 
 
 def _series_with(levels: Sequence[dict[str, Any]], level: dict[str, Any]) -> Series:
