@@ -340,12 +340,12 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
     assert report.estimate_sentences(plan, LoadedMemory(18 * GIB, 0), None)[2:] == [
         "The server reports 18.00 GiB for the loaded model; the estimate of weights and KV cache is 12.00 GiB.",
         "That is 6.00 GiB (50 %) more than estimated.",
-        "Weights and the KV cache of 4 slots make what it says.",
-        "Nothing of it is on a GPU.",
+        "Weights and the KV cache of 4 slots would explain what the server reports.",
+        "No part of the model is on a GPU.",
     ]
     assert "KV cache of 4 slots" not in " ".join(report.estimate_sentences(plan, LoadedMemory(17 * GIB, 0), None))
     less = report.estimate_sentences(plan, LoadedMemory(11 * GIB, 11 * GIB), None)
-    assert "Weights and KV cache alone would be 1.00 GiB more than it says." in less
+    assert "Weights and KV cache alone are 1.00 GiB more than the server reports." in less
     on_a_gpu = " ".join(report.estimate_sentences(plan, LoadedMemory(18 * GIB, 18 * GIB), None))
     assert "Beside weights and the KV cache of 1 slot it counts 6.00 GiB; the allowance for buffers is" in on_a_gpu
 
