@@ -77,7 +77,7 @@ def test_a_scenario_and_a_url_in_any_order(loadtest: Call, simulated_url: str, t
 def test_a_monitor_takes_the_url_too(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
     code, _, err = loadtest("monitor", simulated_url, "--server", simulated_url, "--out", tmp_path)
     assert code == 2
-    assert "give one" in err
+    assert "name each server once" in err
     code, _, err = loadtest("monitor", simulated_url, "--out", tmp_path / "m", "--source", "ollama", "--for", "0.1")
     assert code == 0, err
     assert list((tmp_path / "m").glob("samples-ollama*.jsonl"))

@@ -347,7 +347,10 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
     less = report.estimate_sentences(plan, LoadedMemory(11 * GIB, 11 * GIB), None)
     assert "Weights and KV cache alone are 1.00 GiB more than the server reports." in less
     on_a_gpu = " ".join(report.estimate_sentences(plan, LoadedMemory(18 * GIB, 18 * GIB), None))
-    assert "Besides weights and the KV cache of 1 slot, the server counts 6.00 GiB; the allowance for buffers is" in on_a_gpu
+    assert (
+        "Besides weights and the KV cache of 1 slot, the server counts 6.00 GiB; the allowance for buffers is"
+        in on_a_gpu
+    )
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------

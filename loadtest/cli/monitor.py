@@ -14,9 +14,10 @@ import click
 from loadtest.cli.connection import connection_of, way_options
 from loadtest.cli.options import NumberParam
 from loadtest.credentials import withhold
+from loadtest.errors import ScenarioError
 from loadtest.monitor import process
 from loadtest.scenario import MOST_S, ConnectionKeys
-from loadtest.urls import base_url
+from loadtest.urls import base_url, without_secrets
 
 SHORTEST_EVERY_S = 0.05  # between samples
 SOURCE_HELP = (
@@ -120,6 +121,8 @@ def monitor(
     if metrics_fd is not None:
         listener = socket.socket(fileno=metrics_fd)
     urls = [base_url(withhold(server)) for server in (*((url,) if url is not None else ()), *servers)]
+    if twice := next((one for one in urls if urls.count(one) > 1), None):
+        raise ScenarioError(f"{without_secrets(twice)} is named twice; name each server once.")
     asked = process.parse_sources(sources or ("host",), servers=urls) if sources or listener is None else []
     process.run_monitor(
         [process.make_source(one, client=client, servers=urls, keys=keys) for one in asked],
