@@ -203,7 +203,9 @@ def slots_table(advice: Advice, loads: tuple[int, ...]) -> Grid:
             row = [_mark(advice, slots, load), f"{load}{'' if load in advice.measured else ' (not measured)'}"]
             row += _row(cell, beyond=advice.extrapolated(slots, load))
             if advice.objectives:
-                row.append("not known" if advice.untold(slots, load) else "met" if advice.met(slots, load) else "missed")
+                row.append(
+                    "not known" if advice.untold(slots, load) else "met" if advice.met(slots, load) else "missed"
+                )
             if isinstance(advice.memory, MemoryBySlots):
                 row.append(size(advice.memory.at(slots)) + (TOO_MUCH if advice.fits(slots) is False else ""))
             rows.append(tuple(row))

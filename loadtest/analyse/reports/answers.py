@@ -12,7 +12,7 @@ from typing import Any
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.reports.findings import believed
-from loadtest.analyse.reports.summary import Analysis, figure
+from loadtest.analyse.reports.summary import Analysis, figure, has_tokens
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.verdict.remedies import REMEDIES
@@ -121,8 +121,10 @@ def to_do(levels: Sequence[dict[str, Any]]) -> list[ToDo]:
 
 
 def tiles(analysis: Analysis) -> list[Tile]:
-    """Return the four figures: the most output, where it levels off, slots, and TTFT p95 there."""
+    """Return the four figures: the most output, where it levels off, slots, and TTFT p95 there; of embeddings their like."""
     levels = analysis.summary["levels"]
+    if believed(levels) and not has_tokens(*levels):
+        return _without_tokens(levels)
     known = [level for level in believed(levels) if level["output_tokens_per_s"] is not None]
     best = max(known, key=lambda level: float(level["output_tokens_per_s"]), default=None)
     missing = (
@@ -139,6 +141,27 @@ def tiles(analysis: Analysis) -> list[Tile]:
         most = Tile("Most output tokens/s", number(best["output_tokens_per_s"]), f"at {best['label']}")
         off, at = _levels_off(_series_with(levels, best))
     return [most, off, _slots(analysis), _ttft(at, best, missing)]
+
+
+def _without_tokens(levels: Sequence[dict[str, Any]]) -> list[Tile]:
+    """Return what stands there of answers without text, such as embeddings."""
+    known = [level for level in believed(levels) if level["requests_per_s"] is not None]
+    best = max(known, key=lambda level: float(level["requests_per_s"]), default=None)
+    slots = Tile("Slots", "", "answers that have no tokens do not show them")
+    if best is None:
+        missing = "no level has a steady rate of requests"
+        return [Tile(name, "", missing) for name in ("Most requests/s", "Input tokens/s there", "E2E p95 there")] + [
+            slots
+        ]
+    where, p95, count = f"at {best['label']}", figure(best, "e2e_s", "p95"), (best.get("e2e_s") or {}).get("n", 0)
+    few = f"p95 takes {needed(PERCENTILES['p95'])} requests, {best['label']} has {count}"
+    read = best["input_tokens_per_s"]
+    return [
+        Tile("Most requests/s", number(best["requests_per_s"]), where),
+        Tile("Input tokens/s there", *(("", "the server counts none") if read is None else (number(read), where))),
+        Tile("E2E p95 there", *(("", few) if p95 is None else (seconds(p95), where))),
+        slots,
+    ]
 
 
 def _series_with(levels: Sequence[dict[str, Any]], level: dict[str, Any]) -> Series:
