@@ -34,6 +34,9 @@ def test_the_pages_say_what_came_of_each_objective(tmp_path: Path, loadtest: Cal
         for line in out.splitlines():
             if "TTFT p50 is " in line or "error rate is " in line:
                 assert line.partition(": ")[2] in page
+    make(tmp_path / "void", Made(), users=(4,), clock_steps=1)
+    loadtest("report", tmp_path / "void", "--slo", "ttft_p50=10")
+    assert "| met, but void |" in (tmp_path / "void" / "report.md").read_text(encoding="utf-8")
     loadtest("report", tmp_path / "run")
     assert "Objectives" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
