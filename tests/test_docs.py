@@ -16,7 +16,7 @@ from test_imports import ANALYSE, ORDER
 
 from loadtest import metrics
 from loadtest.cli import COMMANDS, cli
-from loadtest.cli.options import make_scenario
+from loadtest.cli.options import file_and_url, make_scenario
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Scenario, keys_of
 from loadtest.urls import parse_url
@@ -77,7 +77,8 @@ def test_every_command_for_a_kind_of_server_is_one() -> None:
             assert command is not None
             with command.make_context(name, args, parent=parent) as context:
                 values = context.params
-        assert values["scenario_file"] is None, text
+        scenario_file, values["url"] = file_and_url(values.pop("given"), values["url"])
+        assert scenario_file is None, text
         make_scenario(None, {one.name: values[one.name] for one in keys_of(Scenario)})
         if values["url"] is not None:
             parse_url(values["url"])
