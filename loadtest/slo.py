@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
@@ -214,6 +214,12 @@ def judge_objectives(objectives: Sequence[Objective], level: Mapping[str, Any]) 
     return tuple(
         Judged.of(each, rows[each.name]) if each.name in rows else judge_by_figures(each, level) for each in objectives
     )
+
+
+def judged_before(level: Mapping[str, Any]) -> tuple[Judged, ...]:
+    """Return how a level of summary.json was judged when it was made, by its own `objectives`."""
+    rows = level.get("objectives") or ()
+    return tuple(Judged.of(replace(parse_objectives(f"{row['name']}=1")[0], limit=row["limit"]), row) for row in rows)
 
 
 def judge_by_figures(objective: Objective, level: Mapping[str, Any]) -> Judged:

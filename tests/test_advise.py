@@ -216,6 +216,22 @@ def test_what_was_never_seen_is_marked(advice: Advice) -> None:
     assert any(note.startswith("* extrapolated") for note in words.notes(advice))
 
 
+def test_an_objective_that_the_measured_requests_do_not_tell_is_not_missed(advice: Advice) -> None:
+    """One user's 8 requests had no p95, and the table said that the SLO holds to "none", above a sentence that it does."""
+    grid = words.console_grid(advice)
+    column = grid.heads.index("SLO holds to")
+    assert "not known" not in {row[column] for row in grid.rows}
+    lacking = {
+        key: dataclasses.replace(cell, figures={**cell.figures, "ttft_s": {}})
+        for key, cell in advice.cells.items()
+        if key[1] == 1
+    }
+    few = dataclasses.replace(advice, cells={**advice.cells, **lacking})
+    assert {row[column] for row in words.console_grid(few).rows} == {"not known"}
+    rows = words.slots_table(few, (1,)).rows
+    assert {row[words.slots_table(few, (1,)).heads.index("SLO")] for row in rows} == {"not known"}
+
+
 def test_the_slots_that_hold_the_slo_at_most_users_are_chosen(advice: Advice) -> None:
     reach = {slots: min(work.highest_met_load(advice, slots), advice.load) for slots in advice.slots}
     assert advice.best is not None

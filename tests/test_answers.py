@@ -11,6 +11,7 @@ from support.made_runs import Made, make, write
 
 from loadtest.analyse.reports import answers, glossary, pages
 from loadtest.analyse.reports.command import command
+from loadtest.analyse.reports.findings import slots_finding
 from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.verdict.remedies import REMEDIES
@@ -37,6 +38,8 @@ def test_no_tile_is_of_a_void_level(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(), users=(1, 2, 4, 8), each=30, clock_steps=1)
     assert [tile.value for tile in told(tmp_path / "run").values()] == [""] * 4
     assert {tile.note for tile in told(tmp_path / "run").values()} == {answers.ALL_VOID}
+    evidence = slots_finding(analyse(tmp_path / "run")).evidence  # "handles 4" stood below "Slots: not known"
+    assert evidence.endswith("All of that is from void levels: measure again before you rely on it.")
 
 
 def test_a_limit_that_only_a_void_level_shows_is_no_limit(tmp_path: Path) -> None:
@@ -106,6 +109,8 @@ def test_the_command_runs_the_same_again(tmp_path: Path) -> None:
     assert "--warm-cache" in said
     assert "--header 'X-Team: ${TEAM}'" in said
     assert "think-time" not in said
+    make(tmp_path / "chosen", users=(1,), scenario=SCENARIO, target={"url": "http://gpu:11434", "model": "a:1b"})
+    assert "--model a:1b" in str(command(analyse(tmp_path / "chosen").run))
     make(tmp_path / "locust", users=(1,), locust={"locustfile": "a b.py", "user_classes": ["Chat"]})
     assert command(analyse(tmp_path / "locust").run) == "locust -f 'a b.py' Chat"
 

@@ -19,7 +19,7 @@ LIMIT, NO_LIMIT = Slots(4, limit=True, method="seen"), Slots(8, limit=False, met
 
 def of(slots: Slots, **more: Any) -> Any:
     """Stand in for an analysis with these slots."""
-    return SimpleNamespace(slots=slots, **more)
+    return SimpleNamespace(slots=slots, **{"summary": {"levels": [{"verdict": "valid"}]}, **more})
 
 
 def level(**figures: float | None) -> dict[str, Any]:

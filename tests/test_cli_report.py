@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,23 @@ def test_an_objective_sets_the_exit_code_and_goodput(slo: str, expected: int, tm
     assert out.count("TTFT p50 is ") == 2  # a line a level
     levels = orjson.loads((tmp_path / "run" / "summary.json").read_bytes())["levels"]
     assert [level["goodput"]["share"] for level in levels] == [1.0 - expected] * 2
+
+
+def test_the_pages_say_what_came_of_each_objective(tmp_path: Path, loadtest: Call) -> None:
+    """Who was sent the HTML alone saw figures, and no word of the gate that the run was made for."""
+    make(tmp_path / "run", Made(), users=(4, 8))
+    _, out, _ = loadtest("report", tmp_path / "run", "--slo", "ttft_p50=1ms,errors=0.01")
+    for name in ("report.md", "report.html"):
+        page = html.unescape((tmp_path / "run" / name).read_text(encoding="utf-8"))
+        assert "Objectives" in page
+        for line in out.splitlines():
+            if "TTFT p50 is " in line or "error rate is " in line:
+                assert line.partition(": ")[2] in page
+    make(tmp_path / "void", Made(), users=(4,), clock_steps=1)
+    loadtest("report", tmp_path / "void", "--slo", "ttft_p50=10")
+    assert "| met, but void |" in (tmp_path / "void" / "report.md").read_text(encoding="utf-8")
+    loadtest("report", tmp_path / "run")
+    assert "Objectives" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
 def test_an_objective_that_cannot_be_judged_says_so_and_fails(tmp_path: Path, loadtest: Call) -> None:

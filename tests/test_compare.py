@@ -248,6 +248,7 @@ def test_a_void_level_is_not_judged(folder: Folder, tmp_path: Path) -> None:
     new = folder("new", seed=1, slower=0.5, client={"clock_steps": [1]})
     found = compare(analyse(base), analyse(new))
     assert {row.reason for row in found.headline} == {"void in NEW"}
+    assert method(found) == "No figure was judged, so no interval was made; the reason stands beside each level."
 
 
 @pytest.mark.parametrize(

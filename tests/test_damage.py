@@ -94,10 +94,13 @@ def test_a_line_that_cannot_be_read_is_counted(run: Path, bad: bytes, read: int)
     assert len(found.run.requests) == read
 
 
-def test_blank_lines_and_a_cut_last_line_are_no_damage(run: Path) -> None:
+def test_blank_lines_and_the_cut_last_line_of_a_run_that_goes_on_are_no_damage(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make(run, Made(), users=(4,), each=6, state="running")
     head, *rest = lines(run)
     found = put(run, head, b"\n", *rest[:-1], b" \r\n", rest[-1][:50])
-    assert found.run.trouble == []
+    assert [said.partition(",")[0] for said in found.run.trouble] == ["The run has not ended"]
+    assert found.run.lost == 0
     assert len(found.run.requests) == 27
 
 

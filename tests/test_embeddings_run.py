@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from loadtest.analyse.report import console_table, write_report
+from loadtest.analyse.reports import answers
+from loadtest.analyse.reports.summary import analyse
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 
@@ -43,6 +45,30 @@ def test_a_record_has_no_token_and_all_input(folder: Path) -> None:
         assert (record.asked_input, record.token_source) == (128, "server")
         assert record.prompt_tokens is not None
         assert abs(record.prompt_tokens - 128) < 16
+
+
+def test_the_four_figures_are_those_that_embeddings_have(folder: Path) -> None:
+    """They were four times "not known: no level has a steady rate of output"."""
+    analysis = analyse(folder)
+    levels = analysis.summary["levels"]
+    for level in levels:
+        level["verdict"] = "valid"  # whatever a busy machine made of it
+    tiles = {tile.name: tile for tile in answers.tiles(analysis)}
+    assert list(tiles) == ["Most requests/s", "Input tokens/s there", "E2E p95 there", "Slots"]
+    most = max(level["requests_per_s"] for level in levels)
+    assert float(tiles["Most requests/s"].value) == pytest.approx(most, rel=0.01)
+    assert tiles["Slots"].note == "answers that have no tokens do not show them"
+    assert "p95 takes 20 requests" in tiles["E2E p95 there"].note
+
+
+@pytest.mark.parametrize("command", [("advise",), ("predict", "--concurrency", "8")])
+def test_embeddings_are_no_ground_for_advice_and_it_is_said(
+    command: tuple[str, ...], folder: Path, tmp_path: Path, loadtest: Call
+) -> None:
+    """The advice was to measure more streams, with answers of one length."""
+    code, _, err = loadtest(*command, folder, *(("--out", tmp_path / "p.json") if len(command) > 1 else ()))
+    assert code == 2
+    assert err.endswith("which have no tokens to predict from; measure a chat or completions endpoint.\n")
 
 
 def test_a_report_shows_e2e_and_input_tokens_and_claims_nothing_of_tokens(folder: Path, tmp_path: Path) -> None:

@@ -89,3 +89,22 @@ def test_a_comparability_key_that_an_old_run_lacks_is_its_default(tmp_path: Path
     code, out, err = loadtest("compare", base, new, "--out", tmp_path / "out")
     assert code == 0, err
     assert "Differs" not in out
+
+
+@pytest.mark.parametrize("old", ["closed"], indirect=True)
+@pytest.mark.parametrize("left", [-1, -30, 0])
+def test_a_finished_run_whose_file_was_cut_between_lines_lacks_records(old: Path, left: int) -> None:
+    """A copy that broke off gave a level fewer requests, and the level was valid."""
+    (path,) = old.glob("requests-*.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    if left:
+        path.write_bytes(b"".join(lines[:left]))
+    else:
+        path.unlink()
+    analysis = analyse(old)
+    said = [one for one in analysis.summary["trouble"] if "though the run is over" in one]
+    assert len(said) == 1
+    assert 0 < analysis.run.lost <= (-left or 42)  # warm-ups are not told
+    assert analysis.summary["verdict"] == "void"
+    (old / "run.json").write_bytes((old / "run.json").read_bytes().replace(b'"done"', b'"interrupted"', 1))
+    assert not [one for one in analyse(old).summary["trouble"] if "though the run is over" in one]

@@ -122,7 +122,8 @@ def test_each_part_says_what_the_same_requests_alone_would(both: Analysis, tmp_p
     levels, records = mixed(FAST, SLOW)
     own = [dataclasses.replace(record, target=0) for record in records if record.model == "other"]
     for level, streams in zip(levels, USERS, strict=True):
-        level |= {"concurrency": streams, "input_tokens": 100, "output_tokens": 20}
+        sent = sum(record.level == level["index"] and not record.warmup for record in own)
+        level |= {"concurrency": streams, "input_tokens": 100, "output_tokens": 20, "requests": sent}
     alone = analyse(write(tmp_path / "alone", own, levels, target=target("other"))).summary["levels"]
     for part, level in zip(both.summary["groups"][1]["levels"], alone, strict=True):
         for name in ("ttft_s", "slot_wait_s", "queue_wait_s", "itl_s", "stall_s", "e2e_s", "delivery_delay_s"):

@@ -98,7 +98,7 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     """Advise on what one model at one server showed; raise PredictionError where that does not say enough."""
     from loadtest.analyse.server.memory import memory_by_slots
     from loadtest.analyse.whatif import slot_advice as work
-    from loadtest.analyse.whatif.predict import ServerModel
+    from loadtest.analyse.whatif.predict import ServerModel, require_tokens
     from loadtest.analyse.whatif.predict_loads import known_slots
 
     series = work.longest_series(analysis.run)
@@ -107,6 +107,7 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
             f"{analysis.run.path} holds no closed-loop level to advise on; measure with --concurrency."
         )
     slots = known_slots(analysis.run, analysis.slots).slots
+    require_tokens(analysis.run)
     work.require_slots(slots, series)
     model = ServerModel.of(analysis.run, slots, analysis.steps)
     return work.advise_slots(

@@ -203,7 +203,9 @@ def slots_table(advice: Advice, loads: tuple[int, ...]) -> Grid:
             row = [_mark(advice, slots, load), f"{load}{'' if load in advice.measured else ' (not measured)'}"]
             row += _row(cell, beyond=advice.extrapolated(slots, load))
             if advice.objectives:
-                row.append("met" if advice.met(slots, load) else "missed")
+                row.append(
+                    "not known" if advice.untold(slots, load) else "met" if advice.met(slots, load) else "missed"
+                )
             if isinstance(advice.memory, MemoryBySlots):
                 row.append(size(advice.memory.at(slots)) + (TOO_MUCH if advice.fits(slots) is False else ""))
             rows.append(tuple(row))
@@ -231,8 +233,17 @@ def console_grid(advice: Advice) -> Grid:
     if advice.objectives:
         heads[heads.index("SLO")] = "SLO holds to"
         for slots, row in zip(advice.slots, rows, strict=True):
-            row[heads.index("SLO holds to")] = str(highest_met_load(advice, slots) or "none")
+            row[heads.index("SLO holds to")] = _holds_to(advice, slots)
     return Grid(tuple(heads), tuple(map(tuple, rows)))
+
+
+def _holds_to(advice: Advice, slots: int) -> str:
+    """Return the highest load that meets the objectives; "≥" where the next one does not tell, which is no miss."""
+    reach = highest_met_load(advice, slots)
+    beyond = next((load for load in advice.loads if load > reach), None)
+    if beyond is None or not advice.untold(slots, beyond):
+        return str(reach or "none")
+    return f"≥ {reach}" if reach else "not known"
 
 
 def _mark(advice: Advice, slots: int, load: int) -> str:

@@ -121,13 +121,10 @@ def to_do(levels: Sequence[dict[str, Any]]) -> list[ToDo]:
 
 
 def tiles(analysis: Analysis) -> list[Tile]:
-    """Return the four figures: the most output, where it levels off, slots, and TTFT p95 there.
-
-    Of answers without text, such as embeddings: the most requests/s, input tokens/s there, and E2E p95.
-    """
+    """Return the four figures: the most output, where it levels off, slots, and TTFT p95 there; of embeddings their like."""
     levels = analysis.summary["levels"]
-    if not has_tokens(*levels):
-        return _tiles_without_text(levels)
+    if levels and not has_tokens(*levels):
+        return _without_tokens(levels)
     known = [level for level in believed(levels) if level["output_tokens_per_s"] is not None]
     best = max(known, key=lambda level: float(level["output_tokens_per_s"]), default=None)
     missing = (
@@ -146,19 +143,24 @@ def tiles(analysis: Analysis) -> list[Tile]:
     return [most, off, _slots(analysis), _ttft(at, best, missing)]
 
 
-def _tiles_without_text(levels: Sequence[dict[str, Any]]) -> list[Tile]:
+def _without_tokens(levels: Sequence[dict[str, Any]]) -> list[Tile]:
+    """Return what stands there of answers without text, such as embeddings."""
     known = [level for level in believed(levels) if level["requests_per_s"] is not None]
     best = max(known, key=lambda level: float(level["requests_per_s"]), default=None)
-    names = ("Most requests/s", "Input tokens/s there", "E2E p95 there")
+    slots = Tile("Slots", "", "answers that have no tokens do not show them")
     if best is None:
-        missing = "no level has a steady rate" if believed(levels) else ALL_VOID
-        return [Tile(name, "", missing) for name in names]
-    where = f"at {best['label']}"
-    inputs, e2e = best["input_tokens_per_s"], figure(best, "e2e_s", "p95")
+        missing = "no level has a steady rate of requests" if believed(levels) else ALL_VOID
+        return [Tile(name, "", missing) for name in ("Most requests/s", "Input tokens/s there", "E2E p95 there")] + [
+            slots
+        ]
+    where, p95, count = f"at {best['label']}", figure(best, "e2e_s", "p95"), (best.get("e2e_s") or {}).get("n", 0)
+    few = f"p95 takes {needed(PERCENTILES['p95'])} requests, {best['label']} has {count}"
+    read = best["input_tokens_per_s"]
     return [
-        Tile(names[0], number(best["requests_per_s"]), where),
-        Tile(names[1], number(inputs), where) if inputs else Tile(names[1], "", "the server does not count them"),
-        Tile(names[2], seconds(e2e), where) if e2e is not None else Tile(names[2], "", "too few requests"),
+        Tile("Most requests/s", number(best["requests_per_s"]), where),
+        Tile("Input tokens/s there", *(("", "the server counts none") if read is None else (number(read), where))),
+        Tile("E2E p95 there", *(("", few) if p95 is None else (seconds(p95), where))),
+        slots,
     ]
 
 

@@ -20,7 +20,10 @@ def command(run: Run) -> str | None:
     scenario = facts.get("scenario") or {}
     if not scenario:
         return None
-    said = {**scenario, "url": scenario.get("url") or (facts.get("target") or {}).get("url")}
+    target = facts.get("target") or {}
+    said = {**scenario, "url": scenario.get("url") or target.get("url")}
+    if len(facts.get("targets") or [target]) == 1:  # which model a server chooses by itself may be another one tomorrow
+        said["model"] = scenario.get("model") or target.get("model")
     return shlex.join(
         ["loadtest", "run", *(word for key in keys_of(Scenario) for word in _words(key, said.get(key.name)))]
     )

@@ -126,6 +126,8 @@ def method(comparison: Comparison) -> str:
             f"with {noise} (--run-noise) taken for it where that is narrower."
         )
     smallest = f" The smallest change that would have shown is {_visible(comparison)}." if comparison.visible else ""
+    if not comparison.tests:
+        return "No figure was judged, so no interval was made; the reason stands beside each level."
     return (
         f"The headline figures were named beforehand. Each interval holds with {confidence} %, so that all "
         f"{comparison.tests} hold together with 99 % (Bonferroni). {how}{smallest} A regression is a figure that is worse by "

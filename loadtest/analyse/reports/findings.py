@@ -178,6 +178,8 @@ def slots_finding(analysis: Analysis) -> Finding:
     if slots.estimate is None:
         return Finding("No stream was seen decoding, so nothing is known about the server's slots.")
     evidence = f"{slots.method}." if slots.method else ""
+    if not believed(analysis.summary["levels"]):
+        evidence += " All of that is from void levels: measure again before you rely on it."
     if slots.limit:
         what = "one request at a time" if slots.estimate == 1 else f"{slots.estimate} requests in parallel"
         return Finding(f"The server handles {what}; further requests queue.", evidence)

@@ -61,6 +61,8 @@ def markdown(analysis: Analysis, pictures: list[Path]) -> str:
     for finding in findings.all_findings(analysis):
         lines.append(f"- {escaped(finding)}")
         lines += [f"    - How we know: {escaped(finding.evidence)}"] if finding.evidence else []
+    if judged := tables.objectives_table(summary):
+        lines += ["", "## Objectives", "", *judged.markdown()]
     lines += ["", "## Levels", "", *tables.overview(summary).markdown(), ""]
     lines += ["### More of each level", "", *tables.rest_of_levels(summary).markdown(), ""]
     shared, own = _sorted_pictures(analysis, pictures)
@@ -117,6 +119,7 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
         to_do=answers.to_do(summary["levels"]),
         tile_rows=tile_rows(analysis),
         findings=findings.all_findings(analysis),
+        objectives=tables.objectives_table(summary),
         levels=tables.overview(summary),
         more=tables.rest_of_levels(summary),
         pictures=[_captioned(path) for path in shared],

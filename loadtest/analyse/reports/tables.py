@@ -12,7 +12,8 @@ from loadtest.analyse.reports.summary import Analysis, failed, figure, has_token
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server import memory_parts
 from loadtest.grid import Grid
-from loadtest.metrics import FORMULAS, needed
+from loadtest.metrics import FORMULAS, VOID, needed
+from loadtest.slo import judged_before
 from loadtest.text import UNKNOWN, number, percent, seconds
 
 # Every figure of a level in the order of summary.json: (key, name, unit).
@@ -215,6 +216,21 @@ def client_table(summary: dict[str, Any]) -> Grid:
         "counted by",
     )
     return Grid(heads, tuple(rows))
+
+
+def objectives_table(summary: dict[str, Any]) -> Grid | None:
+    """Return what each level's objectives (--slo) came to; None where the report was given none."""
+    rows = tuple(
+        (
+            level["label"],
+            str(judged.objective),
+            judged.word + (", but void" if level["verdict"] == VOID else ""),
+            str(judged),
+        )
+        for level in summary["levels"]
+        for judged in judged_before(level)
+    )
+    return Grid(("level", "objective", "outcome", "figure"), rows, names=3, prose=True) if rows else None
 
 
 def facts_table(analysis: Analysis) -> Grid:

@@ -20,6 +20,7 @@ from loadtest.analyse.run.reading import INSTANT_FIELDS, Columns
 from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import FileHeader, Outcome, read_lines
 from loadtest.run_folder import RunFolder
+from loadtest.text import counted
 
 MOST_SAMPLE_NS = 100 * DAY_NS  # an instant beyond it is of another boot's clock
 CHUNKS_AT_ONCE = 1 << 17  # few enough for the processor's cache, and to spare memory
@@ -233,6 +234,13 @@ def load(path: Path) -> Run:
     delivery = _delivery(anchors, columns, chunks, server_chunks)
     start = float(columns["t_sched"].min()) if len(order) else 0.0
     levels = _all_levels(facts, columns)
+    gone = max(_never_read(facts, columns) - lost, 0)
+    if gone:
+        trouble.append(
+            f"{counted(gone, 'record')} {'is' if gone == 1 else 'are'} not there, though the run is over: a requests file was "
+            "cut short, or left out when the folder was copied."
+        )
+    lost += gone
     return Run(
         path=path,
         facts=facts,
@@ -320,6 +328,25 @@ def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragge
         mine = source == file
         least[mine] = min(int(part.min()) for part in found.ticks(usable & mine))
     return found
+
+
+def _never_read(facts: dict[str, Any], columns: Columns) -> int:
+    """Return how many records fewer a finished run holds than it sent requests.
+
+    Only levels of a closed loop with a number of requests say how many they sent; of Locust, and where a level was given up
+    or a process died, nobody does.
+    """
+    workers = facts.get("workers")
+    died = isinstance(workers, list) and any(isinstance(one, dict) and one.get("died") for one in workers)
+    if facts.get("state") != "done" or facts.get("driver") != "asyncio" or died:
+        return 0
+    counts = ~columns["warmup"].astype(np.bool_)
+    fewer = 0
+    for level in facts["levels"]:
+        asked, open_loop = level.get("requests"), level.get("rate") is not None or level.get("trace") is not None
+        if isinstance(asked, int) and not open_loop and "stopped" not in level and level.get("ended_ns") is not None:
+            fewer += max(asked - int((counts & (columns["level"] == level["index"])).sum()), 0)
+    return fewer
 
 
 def _all_levels(facts: dict[str, Any], columns: Columns) -> list[dict[str, Any]]:

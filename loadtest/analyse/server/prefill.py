@@ -116,7 +116,7 @@ def _from_durations(gaps: Decoding, tokens: FloatArray, step: StepTime | None) -
     few = alone.sum() < FEWEST_TO_SPLIT
     taken = alone | (few & (evaluated <= (n_batch or math.inf) - beside))
     if taken.sum() < FEWEST_PROMPTS:
-        return None, f"only {int(taken.sum())} prompts were prefilled while no other was: too few to tell the speed"
+        return None, f"too few prompts were prefilled while no other was ({int(taken.sum())}) to tell the speed"
     evaluated, beside, size = evaluated[taken], beside[taken], group.size[taken].astype(np.float64)
     batches = np.ones(len(evaluated)) if n_batch is None else np.ceil(evaluated / np.maximum(n_batch - beside, 1))
     shared, least = np.zeros(len(evaluated)), np.zeros(len(evaluated))

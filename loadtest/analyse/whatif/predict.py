@@ -92,6 +92,14 @@ class Load:
     warmups: int
 
 
+def require_tokens(run: Run) -> None:
+    """Raise PredictionError where answers are embeddings, which have no steps to predict from, however many there are."""
+    if str((run.facts.get("target") or {}).get("dialect")).endswith("embeddings"):
+        raise PredictionError(
+            f"{run.path} measured embeddings, which have no tokens to predict from; measure a chat or completions endpoint."
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerModel:
     """A server as a run shows it: all that a prediction is made from."""
@@ -115,6 +123,7 @@ class ServerModel:
     @classmethod
     def of(cls, run: Run, slots: Slots, steps: Steps) -> ServerModel:
         """Build the model; raise PredictionError, one sentence, where the run does not say enough."""
+        require_tokens(run)
         if not steps.times:
             raise PredictionError("No prediction: no steps between tokens were seen; measure answers of more tokens.")
         if steps.prefill is None:

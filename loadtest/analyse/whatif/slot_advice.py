@@ -113,6 +113,12 @@ class Advice:
         """Whether a cell meets the objectives; None without objectives."""
         return meets(self.cells[slots, load], self.objectives) if self.objectives else None
 
+    def untold(self, slots: int, load: int) -> bool:
+        """Whether a cell lacks a figure of an objective and misses no other, as where p95 was measured on too few requests."""
+        values = [(each, self.cells[slots, load].figure(each.figure, each.statistic)) for each in self.objectives]
+        lacks = [math.isnan(value) for _, value in values]
+        return any(lacks) and all(lack or each.met(value) for lack, (each, value) in zip(lacks, values, strict=True))
+
     def extrapolated(self, slots: int, load: int) -> bool:
         """Whether more streams decode together in a cell than were measured, so that their step time is extrapolated."""
         return min(slots, load) > self.model.streams
