@@ -48,6 +48,15 @@ def test_what_works_at_once_needs_nothing(loadtest: Call) -> None:
     assert bodies(server)[0]["stream_options"] == {"include_usage": True}
 
 
+def test_embeddings_are_not_said_to_have_tokens(loadtest: Call, simulated_url: str) -> None:
+    code, out, _ = loadtest("check", simulated_url, "--try", "--endpoint", "embeddings")
+    assert code == 0
+    assert "Trying requests, one after another" in out
+    assert "24 tokens" not in out
+    assert "counts     sent by the server (tokens in:" in out
+    assert "timings    not read: of embeddings E2E is measured alone" in out
+
+
 def test_a_plain_check_sends_no_prompt(loadtest: Call) -> None:
     with judging(lambda *_: None, CHATS) as server:
         assert loadtest("check", server.url)[0] == 0
