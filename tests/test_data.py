@@ -101,7 +101,7 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
         ("roles.jsonl", '{"messages": [{"content": "Hello"}]}', 'has no "role" and "content" in message 1 of messages'),
         ("open.json", '[{"prompt": "one"},\n{"prompt": "two"}\n', "line 2, begins a row that never ends"),
         ("more.json", '["one"]\n["two"]', "line 1, goes on behind the array's end"),
-        ("silent.json", '[{"conversations": []}]', "no user speaks in its 1 conversation"),
+        ("silent.json", '[{"conversations": []}]', "no user speaks in its 1 conversation;"),
         ("latin.jsonl", b'{"prompt": "one"}\n{"prompt": "\xfc"}\n', "line 2, is not UTF-8 text"),
         ("latin.csv", b"prompt\none\n\xfc\n", "line 3, is not UTF-8 text"),
         ("wide.json", "\ufeff[]".encode("utf-16-le"), "is not UTF-8 text but UTF-16 or UTF-32"),
