@@ -184,6 +184,18 @@ def test_locusts_workers_begin_at_rows_of_their_own(tmp_path: Path) -> None:
     assert workload.job(level, WORKER_STRIDE + 1).row == str(int(firsts[1] or 0) + 1)
 
 
+def test_one_row_is_spoken_of_as_one(tmp_path: Path) -> None:
+    row = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "max_tokens": 3}'
+    path = write(tmp_path, "a.jsonl", row)
+    once = check_files(Scenario(data=str(path), data_once=True, concurrency=[1]))
+    assert once == [
+        f"{path}: 1 row holds a recorded answer, which is not sent.",
+        f"{path}: the row says how long its answer may be, which wins over output_tokens.",
+    ]
+    path = write(tmp_path, "b.jsonl", row + "\n" + '{"prompt": "c"}')
+    assert any("1 of 2 rows says how long its answer may be" in note for note in check_files(Scenario(data=str(path))))
+
+
 def test_every_row_once(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "prompt,max_tokens\na,1\nb,2\nc,3\n")
     scenario = planned(Scenario(data=str(path), data_once=True, concurrency=[1, 3]))
