@@ -45,6 +45,7 @@ def test_what_works_at_once_needs_nothing(loadtest: Call) -> None:
     assert "they may load the model, and cost tokens" in out
     assert "works      as asked: nothing has to be added" in out
     assert "counts     sent by the server (tokens in: 9, out: 2)" in out
+    assert "timings    not sent: of what a request waits for, a report tells slot wait alone" in out
     assert bodies(server)[0]["stream_options"] == {"include_usage": True}
 
 

@@ -25,7 +25,7 @@ def what_came(attempt: Attempt) -> list[tuple[str, str]]:
         rows.append(("timings", "not read: of embeddings E2E is measured alone"))
         return rows
     if math.isnan(said.prefill_s):
-        rows.append(("timings", "not sent: load and prefill of a request are worked out from when its tokens came"))
+        rows.append(("timings", "not sent: of what a request waits for, a report tells slot wait alone"))
     else:
         rows.append(("timings", f"sent by the server (prefill {said.prefill_s:.2g} s)"))
     rows.append(("arrival", _arrival(attempt)))
