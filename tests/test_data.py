@@ -18,7 +18,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import Posts
 from loadtest.workloads.data import WORKER_STRIDE, data_file
-from loadtest.workloads.data_rows import Row
+from loadtest.workloads.data_rows import Row, read_row
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload, check_files, planned
 
@@ -194,6 +194,18 @@ def test_one_row_is_spoken_of_as_one(tmp_path: Path) -> None:
     ]
     path = write(tmp_path, "b.jsonl", row + "\n" + '{"prompt": "c"}')
     assert any("1 of 2 rows says how long its answer may be" in note for note in check_files(Scenario(data=str(path))))
+
+
+@pytest.mark.parametrize("prompt", [{"prompt": "a"}, {"messages": [{"role": "user", "content": "a"}]}])
+def test_a_body_does_not_change_the_length_behind_the_back_of_the_records(prompt: dict[str, Any]) -> None:
+    row = read_row(
+        {**prompt, "body": {"options": {"num_predict": 3, "num_ctx": 9, "top_k": 2}, "max_tokens": 3, "top_p": 1}}, None
+    )
+    assert row is not None
+    assert row.body == {"options": {"top_k": 2}, "top_p": 1}
+    row = read_row({**prompt, "body": {"options": {"num_predict": 3}}}, None)
+    assert row is not None
+    assert row.body is None
 
 
 def test_every_row_once(tmp_path: Path) -> None:
