@@ -216,6 +216,11 @@ def userinfo_apart(url: str) -> tuple[str, str]:
     return parts._replace(netloc=place).geturl() if userinfo else url, userinfo
 
 
+def is_socket(text: str) -> bool:
+    """Whether a text names a server on a unix socket."""
+    return _UNIX.match(text) is not None
+
+
 def origin(url: str) -> tuple[str, str, int] | None:
     """Return scheme, host and port of a URL, of a unix socket its path; None where it has none."""
     if _UNIX.match(url):

@@ -90,6 +90,18 @@ def test_each_advice_is_given_once_with_all_that_asks_for_it(tmp_path: Path) -> 
     assert reason.example.endswith("2 more levels likewise.")
 
 
+def test_two_reasons_of_one_level_are_not_two_levels() -> None:
+    level = {"label": "2 streams", "verdict": "suspect"}
+    seen = [answers.Seen(level, "suspect", "answers are short"), answers.Seen(level, "suspect", "prompts are long")]
+    assert answers.Reason("Lengths.", tuple(seen)).example == (
+        "2 streams is suspect: answers are short; prompts are long."
+    )
+    other = answers.Seen({"label": "4 streams", "verdict": "suspect"}, "suspect", "answers are short")
+    assert answers.Reason("Lengths.", (*seen, other)).example == (
+        "2 streams is suspect: answers are short; prompts are long. 1 more level likewise."
+    )
+
+
 SCENARIO: dict[str, Any] = {
     "url": "http://gpu:11434",
     "concurrency": [1, 2],

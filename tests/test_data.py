@@ -18,7 +18,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import Posts
 from loadtest.workloads.data import WORKER_STRIDE, data_file
-from loadtest.workloads.data_rows import Row
+from loadtest.workloads.data_rows import Row, read_row
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload, check_files, planned
 
@@ -101,7 +101,7 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
         ("roles.jsonl", '{"messages": [{"content": "Hello"}]}', 'has no "role" and "content" in message 1 of messages'),
         ("open.json", '[{"prompt": "one"},\n{"prompt": "two"}\n', "line 2, begins a row that never ends"),
         ("more.json", '["one"]\n["two"]', "line 1, goes on behind the array's end"),
-        ("silent.json", '[{"conversations": []}]', "no user speaks in its 1 conversation"),
+        ("silent.json", '[{"conversations": []}]', "no user speaks in its 1 conversation;"),
         ("latin.jsonl", b'{"prompt": "one"}\n{"prompt": "\xfc"}\n', "line 2, is not UTF-8 text"),
         ("latin.csv", b"prompt\none\n\xfc\n", "line 3, is not UTF-8 text"),
         ("wide.json", "\ufeff[]".encode("utf-16-le"), "is not UTF-8 text but UTF-16 or UTF-32"),
@@ -182,6 +182,30 @@ def test_locusts_workers_begin_at_rows_of_their_own(tmp_path: Path) -> None:
     assert firsts[0] == "1"
     assert len(set(firsts)) == 8
     assert workload.job(level, WORKER_STRIDE + 1).row == str(int(firsts[1] or 0) + 1)
+
+
+def test_one_row_is_spoken_of_as_one(tmp_path: Path) -> None:
+    row = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "max_tokens": 3}'
+    path = write(tmp_path, "a.jsonl", row)
+    once = check_files(Scenario(data=str(path), data_once=True, concurrency=[1]))
+    assert once == [
+        f"{path}: 1 row holds a recorded answer, which is not sent.",
+        f"{path}: the row says how long its answer may be, which wins over output_tokens.",
+    ]
+    path = write(tmp_path, "b.jsonl", row + "\n" + '{"prompt": "c"}')
+    assert any("1 of 2 rows says how long its answer may be" in note for note in check_files(Scenario(data=str(path))))
+
+
+@pytest.mark.parametrize("prompt", [{"prompt": "a"}, {"messages": [{"role": "user", "content": "a"}]}])
+def test_a_body_does_not_change_the_length_behind_the_back_of_the_records(prompt: dict[str, Any]) -> None:
+    row = read_row(
+        {**prompt, "body": {"options": {"num_predict": 3, "num_ctx": 9, "top_k": 2}, "max_tokens": 3, "top_p": 1}}, None
+    )
+    assert row is not None
+    assert row.body == {"options": {"top_k": 2}, "top_p": 1}
+    row = read_row({**prompt, "body": {"options": {"num_predict": 3}}}, None)
+    assert row is not None
+    assert row.body is None
 
 
 def test_every_row_once(tmp_path: Path) -> None:

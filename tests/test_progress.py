@@ -51,3 +51,9 @@ def test_where_there_is_room_all_is_said() -> None:
             "1234 tokens/s  ETA 75 s"
         )
     )
+
+
+def test_a_level_of_embeddings_speaks_of_no_token_from_its_beginning_on() -> None:
+    line = live_sentence(progress(done=0, decoding=0, ttfts=(), tokens_per_s=0.0, textless=True))
+    assert "128 in flight  E2E p50 –  0 input tokens/s" in line
+    assert not [word for word in ("decoding", "waiting", "TTFT") if word in line]

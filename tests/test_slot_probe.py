@@ -144,7 +144,10 @@ def test_check_says_the_slots_and_what_it_cost(loadtest: Command) -> None:
         assert code == 0
         assert "slots      The server handles 3 requests in parallel; further requests wait." in out
         assert re.search(r"cost: \d+ requests, \d+ tokens, ", out)
-        assert "--slots finds them" in loadtest("check", url)[1]
+        assert "does not say how many requests it handles" not in out  # it was just found
+        unasked = loadtest("check", url)[1]
+        assert "--slots finds them" in unasked
+        assert "does not say how many requests it handles" in unasked
 
 
 def test_a_run_keeps_the_probe_apart_from_its_records(loadtest: Command, tmp_path: Path) -> None:

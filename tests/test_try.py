@@ -45,7 +45,17 @@ def test_what_works_at_once_needs_nothing(loadtest: Call) -> None:
     assert "they may load the model, and cost tokens" in out
     assert "works      as asked: nothing has to be added" in out
     assert "counts     sent by the server (tokens in: 9, out: 2)" in out
+    assert "timings    not sent: of what a request waits for, a report tells slot wait alone" in out
     assert bodies(server)[0]["stream_options"] == {"include_usage": True}
+
+
+def test_embeddings_are_not_said_to_have_tokens(loadtest: Call, simulated_url: str) -> None:
+    code, out, _ = loadtest("check", simulated_url, "--try", "--endpoint", "embeddings")
+    assert code == 0
+    assert "Trying requests, one after another" in out
+    assert "24 tokens" not in out
+    assert "counts     sent by the server (tokens in:" in out
+    assert "timings    not read: of embeddings E2E is measured alone" in out
 
 
 def test_a_plain_check_sends_no_prompt(loadtest: Call) -> None:

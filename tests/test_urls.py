@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from loadtest.cli.options import file_and_url
 from loadtest.errors import TargetError
 from loadtest.urls import base_url, default_url, endpoint_url, parse_url, with_keys, without_secrets
 
@@ -191,3 +194,8 @@ def test_the_environment_names_the_server_by_the_api_that_is_spoken() -> None:
     assert default_url(both, api="openai") == "http://a/v1"
     assert default_url({"OLLAMA_HOST": " '' ", "OPENAI_BASE_URL": "http://a/v1"}) == "http://a/v1"
     assert default_url({"OLLAMA_HOST": "b"}, api="openai") == "b"
+
+
+@pytest.mark.parametrize("way", ["unix:/tmp/none.sock", "http+unix:/tmp/none.sock", "UNIX:///tmp/none.sock:/llm"])
+def test_a_socket_is_a_server_without_an_option_before_it_too(way: str) -> None:
+    assert file_and_url([way, "demo.toml"], None) == (Path("demo.toml"), way)

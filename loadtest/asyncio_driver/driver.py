@@ -73,6 +73,7 @@ class Driver:
         self._scenario = workloads[0].scenario
         self._plan = SessionPlan(workloads, rotation([one.weight for one in targets]), share or PlanShare())
         self._dialects = [one.target.dialect for one in targets]
+        self._textless = not any(dialect.streams for dialect in self._dialects)
         self._counts = [workload.counter.count if workload.counter.exact else None for workload in workloads]
         self._urls = [one.target.server.url for one in targets]
         self._posts = posts
@@ -177,7 +178,7 @@ class Driver:
             with Alarm() as alarm:
                 await alarm.until(started)
         planned = counted + sum(map(len, warmups.values())) if counted else 0
-        self._tally = Tally(level, planned, started)
+        self._tally = Tally(level, planned, started, textless=self._textless)
         return started, await self._all(self._stream(ahead[target], sessions[target]) for target in mine)
 
     async def _open_loop(self, level: Level) -> tuple[int, list[BaseException | None]]:
@@ -190,7 +191,8 @@ class Driver:
         first = range(min(len(schedule), self._limit or CONNECTIONS))
         await self._prepare([self._plan.target_of(self._share.worker + i * self._share.of) for i in first])
         started = now()
-        self._tally = Tally(level, len(warmups) + len(schedule), started, schedule=schedule)
+        planned = len(warmups) + len(schedule)
+        self._tally = Tally(level, planned, started, schedule=schedule, textless=self._textless)
         results = await self._all([self._stream(deque(), iter(warmups))])
         if not self.stopped:
             begin = now() + SCHEDULE_LEAD_NS if self._in_step is None else await self._in_step.agree()

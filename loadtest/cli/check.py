@@ -76,8 +76,9 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
     asked = located(make_scenario(None, {**values, "url": given}))
     with control_client(asked, asked.connect_timeout, asked.header) as client:
         server, chosen, trouble, scenario = _look(client, asked, model, trying=trying)
-    warnings = [*([trouble] if trouble else []), *hazards(server, chosen, keys=asked)]
     probed = _probed(server, chosen, asked) if slots and server.slots is None and chosen is not None else None
+    found = probed is not None and probed.limit is not None
+    warnings = [*([trouble] if trouble else []), *hazards(server, chosen, keys=asked, slots_found=found)]
     if as_json:
         print_json(_server_dict(server, chosen, warnings, probed))
         return 0

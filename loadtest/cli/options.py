@@ -23,6 +23,7 @@ from loadtest.scenario import (
     short_repr,
     split_outside_brackets,
 )
+from loadtest.urls import is_socket
 
 
 class NumberParam(click.ParamType[Any]):
@@ -133,8 +134,8 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def is_url(text: str) -> bool:
-    """Whether an argument is a server's URL rather than a file: http://host, host:11434, localhost."""
-    return "://" in text or (_HOST_AND_PORT.fullmatch(text) is not None and not Path(text).exists())
+    """Whether an argument is a server's URL rather than a file: http://host, host:11434, localhost, unix:/run/x.sock."""
+    return "://" in text or is_socket(text) or (_HOST_AND_PORT.fullmatch(text) is not None and not Path(text).exists())
 
 
 def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, str | None]:

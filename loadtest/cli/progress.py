@@ -29,11 +29,11 @@ def live_sentence(at: Progress, width: int | None = None) -> str:
         "tokens": f"{at.tokens_per_s:.0f} tokens/s",
         "eta": "" if at.eta is None else f"ETA {at.eta:.0f} s",
     }
-    if at.e2e_p50 is not None:  # answers without text, as of embeddings
+    if at.textless:
         parts |= {
             "decoding": "",
             "waiting": f"{at.in_flight} in flight",
-            "ttft": f"E2E p50 {seconds(at.e2e_p50)}",
+            "ttft": f"E2E p50 {UNKNOWN if at.e2e_p50 is None else seconds(at.e2e_p50)}",
             "tokens": f"{at.input_tokens_per_s:.0f} input tokens/s",
         }
     shorter = {"level": f"{number} {at.level.load}", "doubts": parts["doubts"].replace(" (--max-in-flight)", "")}

@@ -18,11 +18,9 @@ def try_out(server: Server, model: ServedModel, asked: Scenario, scenario: Scena
 
     `asked` is what the command says, `scenario` the same with the API that was found out.
     """
-    known_by(server, model, scenario).dialect(scenario)  # raises for an option that it lacks
-    print(
-        f"Trying requests for {OUTPUT_TOKENS} tokens, one after another: they may load the model, and cost tokens.",
-        flush=True,
-    )
+    dialect = known_by(server, model, scenario).dialect(scenario)  # raises for an option that it lacks
+    length = f" for {OUTPUT_TOKENS} tokens" if dialect.streams else ""
+    print(f"Trying requests{length}, one after another: they may load the model, and cost tokens.", flush=True)
     limits = {"first_token_timeout": min(scenario.first_token_timeout or PATIENCE_S, PATIENCE_S)}
     last: Attempt | None = None
     for number, last in enumerate(attempts(server, model, scenario.replace(**limits)), 1):

@@ -33,7 +33,8 @@ class Progress:
     due: int | None = None  # open loop: requests due by now …
     released: int = 0  # … of which so many were sent or shed …
     shed: int = 0  # … and so many shed
-    e2es: Sequence[float] = ()  # s, of the last answers without text, as of embeddings …
+    textless: bool = False  # answers have no text, as those of embeddings …
+    e2es: Sequence[float] = ()  # s, of the last of them …
     input_tokens_per_s: float = 0.0  # … and the rate of theirs
 
     @property
@@ -73,6 +74,7 @@ class Progress:
             due=None if parts[0].due is None else sum(part.due or 0 for part in parts),
             released=sum(part.released for part in parts),
             shed=sum(part.shed for part in parts),
+            textless=parts[0].textless,
             e2es=[e2e for part in parts for e2e in part.e2es],
             input_tokens_per_s=math.fsum(part.input_tokens_per_s for part in parts),
         )
@@ -87,6 +89,7 @@ class Tally:
     started: int  # ns
     counted_from: int | None = None  # ns: release of the first request that is not warm-up
     schedule: Sequence[int] | None = None  # open loop: ns after counted_from
+    textless: bool = False  # answers have no text, as those of embeddings
     released: int = 0  # of the schedule
     shed: int = 0
     done: int = 0
@@ -137,6 +140,7 @@ class Tally:
             due=self._due(t),
             released=self.released,
             shed=self.shed,
+            textless=self.textless,
             e2es=tuple(self.e2es),
             input_tokens_per_s=self.input_tokens / elapsed if elapsed > 0 else 0.0,
         )

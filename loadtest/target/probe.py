@@ -322,9 +322,17 @@ def _simulated_facts(answer: ControlAnswer) -> dict[str, Any] | None:
 
 
 def hazards(
-    server: Server, model: ServedModel | None, *, num_ctx: int | None = None, keys: ConnectionKeys | None = None
+    server: Server,
+    model: ServedModel | None,
+    *,
+    num_ctx: int | None = None,
+    keys: ConnectionKeys | None = None,
+    slots_found: bool = False,
 ) -> list[str]:
-    """Return what may spoil a measurement of this server: a sentence each, with what to do about it."""
+    """Return what may spoil a measurement of this server: a sentence each, with what to do about it.
+
+    Where its slots were just found, nothing is said about how to find them.
+    """
     found = []
     if server.unlisted:
         found.append(
@@ -337,11 +345,12 @@ def hazards(
         found.append("--insecure: no certificate is checked, so anybody could answer in the server's place.")
     if keys.proxy is None and (named := reach.ignored_proxies()) and not server.url.startswith("unix:"):
         found.append(f"{' and '.join(named)} in the environment: not used. Give --proxy URL to go through a proxy.")
-    if server.kind == "ollama":
+    if server.kind == "ollama" and not slots_found:
         found.append(
             "Ollama does not say how many requests it handles in parallel (OLLAMA_NUM_PARALLEL; 1 by default since 0.10): "
             "run with more users than that, and read the slots line of the report."
         )
+    if server.kind == "ollama":
         found.append(
             "Ollama reloads the model whenever native and /v1 requests, or two values of num_ctx, alternate: "
             "let nothing else use this server while you measure."

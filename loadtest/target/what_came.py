@@ -21,12 +21,14 @@ def what_came(attempt: Attempt) -> list[tuple[str, str]]:
             ("first", f"token after {first:.2g} s; one request is no measurement, and it may have waited for a load")
         )
     rows.append(("counts", _counts(attempt)))
+    if not attempt.dialect.streams:
+        rows.append(("timings", "not read: of embeddings E2E is measured alone"))
+        return rows
     if math.isnan(said.prefill_s):
-        rows.append(("timings", "not sent: load and prefill of a request are worked out from when its tokens came"))
+        rows.append(("timings", "not sent: of what a request waits for, a report tells slot wait alone"))
     else:
         rows.append(("timings", f"sent by the server (prefill {said.prefill_s:.2g} s)"))
-    if attempt.dialect.streams:
-        rows.append(("arrival", _arrival(attempt)))
+    rows.append(("arrival", _arrival(attempt)))
     return rows
 
 

@@ -91,9 +91,12 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
     if file.left_out:
         yield f"{path}: {counted(file.left_out, 'conversation')} without a word of a user left out; {rows} remain."
     if file.recorded:
-        yield f"{path}: {counted(file.recorded, 'row')} hold a recorded answer, which is not sent."
+        hold = "holds" if file.recorded == 1 else "hold"
+        yield f"{path}: {counted(file.recorded, 'row')} {hold} a recorded answer, which is not sent."
     if file.own_lengths > 0:
-        yield f"{path}: {file.own_lengths} of {rows} say how long their answer may be, which wins over output_tokens."
+        some = "the row" if len(file) == 1 else f"{file.own_lengths} of {rows}"
+        say = "says how long its" if file.own_lengths == 1 else "say how long their"
+        yield f"{path}: {some} {say} answer may be, which wins over output_tokens."
     if file.with_body is not None:
         yield f"{path}: rows lay {file.with_body} over the request's body, as they are."
     if scenario.data_once:

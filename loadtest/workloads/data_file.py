@@ -22,6 +22,7 @@ import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import MOST_REQUESTS, file_version, short_repr
+from loadtest.text import counted
 from loadtest.workloads.data_rows import IDS, KNOWN, LENGTHS, Row, RowError, is_plain, plain_column, read_row
 from loadtest.workloads.trace import DELIMITERS
 
@@ -304,7 +305,7 @@ def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
     except ValueError:
         raise ScenarioError(f"cannot read the data file {path!a}: its name holds a NUL byte.") from None
     if not len(data):
-        why = f": no user speaks in its {data.left_out} conversations" if data.left_out else ""
+        why = f": no user speaks in its {counted(data.left_out, 'conversation')}" if data.left_out else ""
         raise ScenarioError(f"the data file {path} has no row{why}; give one prompt a row.")
     return data
 

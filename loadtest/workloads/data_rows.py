@@ -190,7 +190,12 @@ def _extra(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
     extra = value.get("body")
     if extra is None or not isinstance(extra, dict):
         return None
-    return {key: each for key, each in extra.items() if key not in OWN} or None
+    said = {key: each for key, each in extra.items() if key not in OWN}
+    if isinstance(options := said.get("options"), dict):  # of Ollama, with the length and the context in them
+        said["options"] = {key: each for key, each in options.items() if key not in (*LENGTHS, "num_ctx")}
+        if not said["options"]:
+            del said["options"]
+    return said or None
 
 
 def _without_prompt(value: Mapping[str, Any], column: str | None) -> str:

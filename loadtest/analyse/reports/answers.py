@@ -73,9 +73,13 @@ class Reason:
 
     @property
     def example(self) -> str:
-        """Return what was seen in the first level, and how many more there are."""
-        more = len(self.seen) - 1
-        return str(self.seen[0]) + (f" {counted(more, 'more level', 'more levels')} likewise." if more else "")
+        """Return all that was seen in the first level, and how many more there are."""
+        first = self.seen[0]
+        same = [one.reason for one in self.seen if one.level is first.level and one.verdict == first.verdict]
+        more = len({id(one.level) for one in self.seen}) - 1
+        return str(Seen(first.level, first.verdict, "; ".join(same))) + (
+            f" {counted(more, 'more level', 'more levels')} likewise." if more else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
