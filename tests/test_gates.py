@@ -270,7 +270,7 @@ def test_the_page_of_locust_gets_a_section_with_charts_and_names_are_escaped(tmp
     parser.feed(after)
     assert parser.cells[0] == name
     assert parser.cells[1:3] == ["40", "0"]
-    assert len(parser.sources) == 7
+    assert len(parser.sources) == 11
     assert all(source.startswith("data:image/png;base64,") for source in parser.sources)
     assert not list(tmp_path.glob("*.partial"))
 

@@ -33,11 +33,11 @@ def asked(attributes: dict[str, Any], base: type[ModelUser] = ModelUser, **optio
         ({"model": 3}, "model must be text or nothing, not 3."),
         ({"model": ""}, "model is empty; give the model's name"),
         ({"api": None}, "api must be text, not None."),
-        ({"api": "grpc"}, "api must be one of auto, ollama, openai, not 'grpc'."),
+        ({"api": "grpc"}, "api must be one of auto, ollama, openai, anthropic, not 'grpc'."),
         ({"input_tokens": "128"}, "input_tokens must be a whole number, not '128'; leave out the quotes."),
         ({"input_tokens": 0}, "input_tokens must be 1 or more, not 0."),
         ({"output_tokens": 10**30}, "output_tokens must be at most 10000000"),
-        ({"output_tokens": True}, "output_tokens must be a whole number, not True."),
+        ({"output_tokens": True}, "output_tokens must be a whole number or text, not True."),
         ({"prompt": b"bytes"}, "prompt must be text or nothing, not b'bytes'."),
         ({"prompt": "a\udcff"}, "prompt holds bytes that are not UTF-8 text"),
         ({"warmup": -1}, "warmup must be 0 or more, not -1."),
@@ -93,10 +93,22 @@ def test_a_rate_that_makes_no_sense_is_a_sentence_too(attributes: dict[str, Any]
 @pytest.mark.parametrize(
     ("key", "text", "words"),
     [
-        ("output_tokens", "many", "--output-tokens must be a whole number above 0, not 'many'."),
-        ("output_tokens", "nan", "--output-tokens must be a whole number above 0, not 'nan'."),
+        (
+            "output_tokens",
+            "many",
+            "--output-tokens must be a whole number above 0 or a distribution like lognormal(800, 0.6), not 'many'.",
+        ),
+        (
+            "output_tokens",
+            "nan",
+            "--output-tokens must be a whole number above 0 or a distribution like lognormal(800, 0.6), not 'nan'.",
+        ),
         ("output_tokens", "9" * 5000, "(5002 characters)."),
-        ("input_tokens", "0", "--input-tokens must be a whole number above 0, not '0'."),
+        (
+            "input_tokens",
+            "0",
+            "--input-tokens must be a whole number above 0 or a distribution like lognormal(800, 0.6), not '0'.",
+        ),
         ("input_tokens", "1" + "0" * 30, "input_tokens must be at most 10000000"),
         ("max_failure_ratio", "nan", "--max-failure-ratio must be a number from 0 to 1, not 'nan'."),
         ("max_ttft_p95", "inf", "--max-ttft-p95 must be a number above 0, not 'inf'."),
@@ -104,7 +116,7 @@ def test_a_rate_that_makes_no_sense_is_a_sentence_too(attributes: dict[str, Any]
         ("model", "a\udcff", "--model must be a name in UTF-8 without control characters"),
         ("model", "a\x1b[2J", "--model must be a name in UTF-8 without control characters"),
         ("out", "a\udcff", "--out must be a path in UTF-8 without control characters"),
-        ("api", "grpc", "--api must be one of auto, ollama, openai, not 'grpc'."),
+        ("api", "grpc", "--api must be one of auto, ollama, openai, anthropic, not 'grpc'."),
     ],
 )
 def test_an_option_that_makes_no_sense_is_a_sentence(key: str, text: str, words: str) -> None:
