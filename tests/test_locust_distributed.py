@@ -238,5 +238,5 @@ def test_the_page_of_html_carries_the_figures_and_the_charts(done: dict[str, Don
     page = (done["alone"].place / "page.html").read_text(encoding="utf-8")
     _, _, section = page.partition('<section class="loadtest">')
     assert "SIMULATED SERVER" in section
-    assert section.count("data:image/png;base64,") == 6
+    assert section.count("data:image/png;base64,") == 10
     assert "<td>short</td>" in section

@@ -63,7 +63,10 @@ def refused(start: Start, simulated_url: str) -> dict[str, Run]:
         ("no host", f"cannot reach {NOWHERE}"),
         ("down, by shape", f"cannot reach {NOWHERE}"),
         ("no model", "has no model 'nope'"),
-        ("no number", "--output-tokens must be a whole number above 0, not 'many'."),
+        (
+            "no number",
+            "--output-tokens must be a whole number above 0 or a distribution like lognormal(800, 0.6), not 'many'.",
+        ),
         ("no folder", "stats.json; choose another --out."),
         ("no task", "user class Chat has no task with these tags"),
         ("no rate", "user class Arrivals: rate must be above 0, not 0.0."),

@@ -153,7 +153,7 @@ def test_the_report_of_locust_carries_the_streaming_figures(tmp_path: Path, quer
     assert int(busy.headers["Content-Length"]) == len(busy.data)
     runner.state = "stopped"
     (charts,) = {client.get(path).text.count("data:image/png;base64,") for _ in range(2)}
-    assert charts == 6
+    assert charts == 10
 
 
 def test_tab_and_download_join_what_others_added() -> None:
@@ -171,7 +171,7 @@ def test_tab_and_download_join_what_others_added() -> None:
 
 def test_the_start_form_asks_for_our_options() -> None:
     asked = web_ui_of(board_of()).template_args["extra_options"]
-    assert {*asked} == {option.key for option in OPTIONS if not option.of_process}
+    assert {*asked} == {option.key for option in OPTIONS if not (option.of_process or option.repeated)}
 
 
 def test_csv_is_the_one_that_a_headless_run_writes() -> None:

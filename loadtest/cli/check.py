@@ -130,7 +130,8 @@ def _server_dict(
         "models_unlisted": server.unlisted,
         "model": None if chosen is None else dataclasses.asdict(chosen),
         "warnings": warnings,
-    } | ({} if probed is None else {"slot_probe": probed.to_dict()})
+        "slot_probe": None if probed is None else probed.to_dict(),
+    }
 
 
 def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe | None) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import orjson
 from rich.console import Console
 from rich.text import Text
 
 from loadtest.cli.options import LIST_METAVARS, LISTS_OF
+from loadtest.cli.results import json_option, print_json
 from loadtest.errors import PredictionError, ScenarioError
 
 if TYPE_CHECKING:
@@ -32,12 +34,15 @@ MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS = 1024, 1024, 10_000.0, 64
     help="Parallel slots to predict for.  [default: the server's own]",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="File to write.  [default: prediction.json]")
+@json_option
 def predict(
     run: Path,
     concurrency: tuple[int, ...] | None,
     rate: tuple[float, ...] | None,
     slots: tuple[int, ...] | None,
     out: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Say beforehand what other loads would give, with 95 % bands.
 
@@ -78,7 +83,11 @@ def predict(
         rates=asked[1],
         slots=asked[2],
     )
-    _show(document, analysis, _write(path, document, analysis))
+    written = _write(path, document, analysis)
+    if as_json:
+        print_json({**orjson.loads(document.to_bytes()), "files": [str(file) for file in written]})
+        return
+    _show(document, analysis, written)
 
 
 def _check(option: str, values: tuple[Any, ...] | None, low: float, high: float) -> None:

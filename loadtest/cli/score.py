@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from loadtest.cli.results import json_option, print_json
 from loadtest.errors import PredictionError
 from loadtest.run_folder import RunFolder
 
@@ -15,7 +16,8 @@ from loadtest.run_folder import RunFolder
 @click.command()
 @click.argument("prediction", metavar="PREDICTION.json", type=click.Path(path_type=Path))
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-def score(prediction: Path, run: Path) -> int:
+@json_option
+def score(prediction: Path, run: Path, *, as_json: bool) -> int:
     """Hold a prediction against a run that was measured: errors, bands, and the textbook beside it.
 
     For every level that was predicted: each figure's error in percent of what was measured (+ is too much), whether it was
@@ -37,6 +39,9 @@ def score(prediction: Path, run: Path) -> int:
         raise PredictionError(
             f"{prediction} was made from {run} itself; score it on a run that was measured afterwards."
         )
+    if as_json:
+        print_json(found.to_dict() | {"sentence": words.sentence(found)})
+        return 0 if found.figures else 2
     console = Console()
     for sentence in analysis.run.trouble:
         console.print(Text(sentence, style="bold yellow"))
