@@ -32,6 +32,7 @@ def cli_page() -> str:
         with click.Context(cli, info_name="loadtest", terminal_width=110, **cli.context_settings) as parent:
             command = cli.get_command(parent, name) if name else cli
             assert command is not None
+            command._help_option = None  # click keeps the one that a test's lone call of the command made, without -h
             if name:
                 with click.Context(command, info_name=name, parent=parent, terminal_width=110) as context:
                     text = command.get_help(context)
