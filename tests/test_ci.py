@@ -163,14 +163,14 @@ def test_the_workflow_parses_and_so_do_its_commands() -> None:
     found = [words for text in (*scripts, *blocks) for words in commands(text)]
     assert {words[0] for words in found} == {"run", "serve", "check", "ls"}
     for name, *words in found:
-        with click.Context(cli) as parent:
+        with click.Context(cli, **cli.context_settings) as parent:
             command = cli.get_command(parent, name)
             assert command is not None
             command.make_context(name, list(words), parent=parent)  # raises for what it does not know
 
 
 def test_the_variables_of_the_workflow_are_options() -> None:
-    with click.Context(cli) as parent:
+    with click.Context(cli, **cli.context_settings) as parent:
         run = cli.get_command(parent, "run")
     assert run is not None
     known = {param.envvar for param in run.params if isinstance(param, click.Option)}

@@ -73,7 +73,7 @@ def test_every_command_for_a_kind_of_server_is_one() -> None:
     assert len(commands) > 20
     for text in commands:
         name, *args = shlex.split(text)[1:]
-        with click.Context(cli, info_name="loadtest") as parent:
+        with click.Context(cli, info_name="loadtest", **cli.context_settings) as parent:
             command = cli.get_command(parent, name)
             assert command is not None
             with command.make_context(name, args, parent=parent) as context:

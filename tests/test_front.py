@@ -23,7 +23,7 @@ QUICK = ("--concurrency", "1", "--requests", "1", "--warmup", "0", "--output-tok
 
 
 def options_of(name: str) -> list[click.Option]:
-    with click.Context(cli) as parent:
+    with click.Context(cli, **cli.context_settings) as parent:
         command = cli.get_command(parent, name)
     assert command is not None
     return [param for param in command.params if isinstance(param, click.Option)]

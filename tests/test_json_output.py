@@ -44,7 +44,7 @@ def document(text: str) -> Any:
 
 def test_every_command_that_prints_results_has_it_and_is_documented() -> None:
     for name in COMMANDS:
-        with click.Context(cli) as context:
+        with click.Context(cli, **cli.context_settings) as context:
             command = cli.get_command(context, name)
         assert command is not None
         assert any("--json" in param.opts for param in command.params) != (name in SILENT), name
