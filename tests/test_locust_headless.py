@@ -240,7 +240,7 @@ def test_a_report_is_made_of_it_like_of_any_run(runs: dict[str, Run], loadtest: 
     assert summary["slots"]["estimate"] == 4
     waits = {level["concurrency"]: (level["slot_wait_s"] or {}).get("mean") for level in summary["levels"]}
     known = {users: wait for users, wait in waits.items() if wait is not None}  # a busy machine may leave a level empty
-    assert len(known) > 4, waits
+    assert len(known) > 2, waits
     assert all((wait > 0) == (users > 4) for users, wait in known.items()), waits  # from the fifth on
     assert len(list(place.glob("*.png"))) >= 5
     assert (place / "ttft.png").stat().st_size > 10_000
