@@ -23,7 +23,7 @@ from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.analyse.run import frames, samples
 from loadtest.analyse.run.series import Series
 from loadtest.monitor import process
-from loadtest.monitor.sampler import Source, SourceError, Watch, writer_for
+from loadtest.monitor.sampler import SampledSource, SourceError, Watch, writer_for
 from loadtest.records import Clock
 
 
@@ -57,7 +57,7 @@ class Toy:
     def close(self) -> None: ...
 
 
-def sampled(folder: Path, source: Source, beats: int) -> list[str]:
+def sampled(folder: Path, source: SampledSource, beats: int) -> list[str]:
     """Let a source be sampled as a monitor does it; return what the user was told."""
     told: list[str] = []
     writer = writer_for(folder, source.name, 1.0)

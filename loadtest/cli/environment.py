@@ -38,10 +38,10 @@ def named_in_environment(command: click.Command, only: Iterable[str] | None = No
         if isinstance(option, click.Option) and not option.hidden and (wanted is None or option.name in wanted):
             option.envvar = variable_of(option)
             if option.multiple:
-                option.type = _Lines(option.type)
+                option.type = _ValuePerLine(option.type)
 
 
-class _Lines(click.ParamType[object]):
+class _ValuePerLine(click.ParamType[object]):
     """The type of one value of an option that may be given again; in a variable each line is a value."""
 
     envvar_list_splitter = "\n"

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from loadtest import credentials, reach
 from loadtest.errors import RunFolderError, ScenarioError
 from loadtest.monitor.pages import PLAIN
-from loadtest.monitor.sampler import Source, watch_all
+from loadtest.monitor.sampler import SampledSource, watch_all
 from loadtest.scenario import ConnectionKeys, keys_of
 from loadtest.urls import endpoint_url, origin, parse_url, userinfo_apart, without_secrets
 
@@ -104,7 +104,7 @@ def _parse_source(text: str, server: str | None) -> SourceSpec:
 
 def make_source(
     asked: SourceSpec, *, client: int | None = None, servers: Sequence[str] = (), keys: ConnectionKeys = PLAIN
-) -> Source:
+) -> SampledSource:
     """Return the source; its library is imported only now. `client` and `servers` tell `host` whose CPU use to report apart.
 
     Only a page of the same origin as one of `servers` is sent a measured server's credentials.
@@ -132,7 +132,7 @@ def make_source(
 
 
 def run_monitor(
-    sources: Sequence[Source],
+    sources: Sequence[SampledSource],
     folder: Path,
     *,
     every: float,

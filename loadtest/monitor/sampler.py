@@ -24,7 +24,7 @@ class SourceError(LoadTestError):
     """A source cannot be sampled now. The text is the sentence for the user and for the gap."""
 
 
-class Source(Protocol):
+class SampledSource(Protocol):
     """Something that can be sampled."""
 
     @property
@@ -47,7 +47,7 @@ class Source(Protocol):
 class Watch:
     """Watches one source: opens it, samples it on the beat, writes gaps and tries again."""
 
-    def __init__(self, source: Source, writer: SampleWriter, every: float, say: Callable[[str], None]) -> None:
+    def __init__(self, source: SampledSource, writer: SampleWriter, every: float, say: Callable[[str], None]) -> None:
         self._source = source
         self._writer = writer
         self._every = every
@@ -126,7 +126,7 @@ def writer_for(folder: Path, source: str, every: float) -> SampleWriter:
 
 
 def watch_all(
-    sources: Iterable[Source], folder: Path, *, every: float, stop: threading.Event, say: Callable[[str], None]
+    sources: Iterable[SampledSource], folder: Path, *, every: float, stop: threading.Event, say: Callable[[str], None]
 ) -> list[threading.Thread]:
     """Start a thread for each source, so that a slow one delays no other; they end when `stop` is set."""
     threads = []

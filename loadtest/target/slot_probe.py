@@ -44,7 +44,7 @@ REPEATS = 2  # of a burst that shows a limit, at most, until one shows the same
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class BurstSeen:
     """What one burst shows: how many were at work before the first one ended, and whether the others were passed over."""
 
     sent: int
@@ -140,9 +140,9 @@ class _Probing:
         took = (now() - self._begun) * S_PER_NS
         return SlotProbe(limit, most, how, tuple(self._witnesses), took, tuple(self._records), self._clock)
 
-    async def _told(self, wire: AsyncWire, size: int, idle: float) -> Seen:
+    async def _told(self, wire: AsyncWire, size: int, idle: float) -> BurstSeen:
         """Send a burst, and again with the longest answers where it does not tell."""
-        found = Seen(size, 0, None, "", tells=False)
+        found = BurstSeen(size, 0, None, "", tells=False)
         for tokens in (self._tokens(size, idle), MOST_TOKENS, MOST_TOKENS):
             found = seen_in(await self._send(wire, size, tokens), idle)
             self._witnesses.append(found.said)
@@ -159,7 +159,7 @@ class _Probing:
         needed = math.ceil((QUIET + size) * idle / gap)
         return min(max(needed, FEWEST_TOKENS), MOST_TOKENS)
 
-    async def _agreed(self, wire: AsyncWire, found: Seen, idle: float) -> bool:
+    async def _agreed(self, wire: AsyncWire, found: BurstSeen, idle: float) -> bool:
         """Repeat a burst that shows a limit; return whether another one shows the same."""
         for _ in range(REPEATS):
             again = seen_in(await self._send(wire, found.sent, MOST_TOKENS), idle)
@@ -190,12 +190,12 @@ class _Probing:
         return Request(job, self._target.dialect, self._clock, 0, posts=self._target.posts)
 
 
-def seen_in(records: Sequence[Record], idle: float) -> Seen:
+def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:
     """Return what the requests of one burst show; `idle` is the TTFT that a server at rest gives, seconds."""
     sent = len(records)
     answered = [record for record in records if record.outcome is Outcome.OK and record.t_first_token and record.chunks]
     if refused := [record for record in records if record.status in FULL]:
-        return Seen(
+        return BurstSeen(
             sent,
             len(answered),
             None,
@@ -205,7 +205,7 @@ def seen_in(records: Sequence[Record], idle: float) -> Seen:
         )
     if failed := [record for record in records if record not in answered]:
         why = shown(redacted(shorten(failed[0].error or str(failed[0].outcome))))
-        return Seen(sent, 0, None, f"{len(failed)} of {sent} were not answered ({why})", tells=False)
+        return BurstSeen(sent, 0, None, f"{len(failed)} of {sent} were not answered ({why})", tells=False)
     begun = sorted((record.t_first_token or 0) * S_PER_NS for record in answered)
     ends = [_last(record) for record in answered]
     first_end = min(ends)
@@ -217,10 +217,10 @@ def seen_in(records: Sequence[Record], idle: float) -> Seen:
     quiet = first_end - max(early[-1], sent_by) if early else 0.0
     usual = max(idle, statistics.median(pauses) if pauses else 0.0)
     if at_work == sent:
-        return Seen(sent, sent, None, f"{sent} of {sent} at work before the first one ended")
+        return BurstSeen(sent, sent, None, f"{sent} of {sent} at work before the first one ended")
     said = f"{at_work} of {sent} at work before the first one ended, the others only then"
     if quiet < QUIET * usual:
-        return Seen(
+        return BurstSeen(
             sent,
             at_work,
             None,
@@ -228,7 +228,7 @@ def seen_in(records: Sequence[Record], idle: float) -> Seen:
             "request takes to begin",
             tells=False,
         )
-    return Seen(sent, at_work, at_work, f"{said}; nobody began in the {seconds(quiet)} before it")
+    return BurstSeen(sent, at_work, at_work, f"{said}; nobody began in the {seconds(quiet)} before it")
 
 
 def _accept(record: Record, target: Target) -> None:

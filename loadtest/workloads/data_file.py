@@ -237,7 +237,7 @@ class DataFile:
 
     def _csv_pieces(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
         assert self.head is not None
-        lines = _Lines(self, file)
+        lines = _CsvLines(self, file)
         start = lines.at
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         first = True
@@ -266,14 +266,14 @@ class DataFile:
             yield Piece(start, lines.at, b""), dict(zip(self.head, cells, strict=False))
 
 
-class _Lines:
+class _CsvLines:
     """Lines of a CSV file as text, and how far they were read: the reader takes no more of them than a row needs."""
 
     def __init__(self, data: DataFile, file: BinaryIO) -> None:
         self.at = _after_mark(file)
         self._data, self._file = data, file
 
-    def __iter__(self) -> _Lines:
+    def __iter__(self) -> _CsvLines:
         return self
 
     def __next__(self) -> str:
@@ -328,7 +328,7 @@ def _recognised(path: Path, column: str | None, file: BinaryIO) -> DataFile:
         return DataFile(path, column)
     file.seek(0)
     data = DataFile(path, column)
-    return _with_head(data, next(_Lines(data, file)))
+    return _with_head(data, next(_CsvLines(data, file)))
 
 
 def _with_head(data: DataFile, line: str) -> DataFile:

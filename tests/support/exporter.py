@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from loadtest.monitor.sampler import Source
+from loadtest.monitor.sampler import SampledSource
 
 
 class Exporter:
@@ -59,7 +59,7 @@ class Exporter:
 
 
 @contextlib.contextmanager
-def opened(source: Source) -> Iterator[dict[str, Any]]:
+def opened(source: SampledSource) -> Iterator[dict[str, Any]]:
     """Open a source; gives its facts."""
     try:
         yield source.open()

@@ -17,7 +17,7 @@ ERROR, FAILURE = "error", "failure"  # JUnit's words: it could not be tested; it
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class GateCase:
     """One thing that was tested."""
 
     level: str
@@ -26,23 +26,25 @@ class Case:
     ended: str = ""  # "error", "failure", or "" where it passed
 
 
-def searched(sentence: str, *, met: bool, void: bool) -> Case:
+def searched(sentence: str, *, met: bool, void: bool) -> GateCase:
     """Return the case of a search for the most streams: whether at least one stream meets the objectives."""
-    return Case(
+    return GateCase(
         "find-max", "at least one stream meets the objectives", sentence, ERROR if void else "" if met else FAILURE
     )
 
 
-def cases(summary: dict[str, Any], objectives: Sequence[Objective], search: Case | None = None) -> Iterator[Case]:
+def cases(
+    summary: dict[str, Any], objectives: Sequence[Objective], search: GateCase | None = None
+) -> Iterator[GateCase]:
     """Yield a case for each level's verdict and each of its objectives, and one for a run that did not end by itself.
 
     Of a search it is one for what was found: levels beyond the answer have to miss the objectives.
     """
     state = summary["state"]
     if state != "done":
-        yield Case("run", "the run ended by itself", f"the run's state is {state or 'unknown'}", ERROR)
+        yield GateCase("run", "the run ended by itself", f"the run's state is {state or 'unknown'}", ERROR)
     if not summary["levels"]:
-        yield Case("run", "something was measured", "no level was measured", ERROR)
+        yield GateCase("run", "something was measured", "no level was measured", ERROR)
     if search is not None:
         yield search
         return
@@ -50,14 +52,14 @@ def cases(summary: dict[str, Any], objectives: Sequence[Objective], search: Case
         verdict = level["verdict"]
         why = "; ".join(level["reasons"])
         said = f"{verdict}: {why}" if why else verdict
-        yield Case(level["label"], "can be believed", said, ERROR if verdict == VOID else "")
+        yield GateCase(level["label"], "can be believed", said, ERROR if verdict == VOID else "")
         for each in judge_objectives(objectives, level):
             ended = "" if each.met else ERROR if each.unjudged is not None else FAILURE
-            yield Case(level["label"], str(each.objective), str(each), ended)
+            yield GateCase(level["label"], str(each.objective), str(each), ended)
 
 
 def junit(
-    runs: Sequence[tuple[str, dict[str, Any]]], objectives: Sequence[Objective], search: Case | None = None
+    runs: Sequence[tuple[str, dict[str, Any]]], objectives: Sequence[Objective], search: GateCase | None = None
 ) -> bytes:
     """Return JUnit XML with a suite for each run, given as its path and its summary."""
     root = ElementTree.Element("testsuites", name="loadtest")
@@ -82,7 +84,7 @@ def junit(
     return body + b"\n"
 
 
-def _count(element: ElementTree.Element, tested: Sequence[Case]) -> None:
+def _count(element: ElementTree.Element, tested: Sequence[GateCase]) -> None:
     element.set("tests", str(len(tested)))
     element.set("failures", str(sum(case.ended == FAILURE for case in tested)))
     element.set("errors", str(sum(case.ended == ERROR for case in tested)))
@@ -94,7 +96,7 @@ def _simulated(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "simulated", mark
 
 
-def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], search: Case | None = None) -> str:
+def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], search: GateCase | None = None) -> str:
     """Return the Markdown that a CI job shows for a run: its levels, what each objective came to, and reasons for doubt."""
     mark = findings.simulated_mark(summary)
     title = f"loadtest: {summary['name']}, {findings.measured_on(summary)}" + (f" ({mark})" if mark else "")

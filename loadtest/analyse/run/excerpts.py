@@ -19,7 +19,7 @@ STRETCHES = 8  # per level, evenly spaced
 
 
 @dataclass(frozen=True, slots=True)
-class ContentEvents:
+class TimedEvents:
     """Content events in order of requests and time; arrivals in seconds since the run's first t_sched."""
 
     row: IntArray
@@ -41,12 +41,12 @@ class ContentEvents:
         return f"read from {len(self.spans)} stretches of the run with {len(self.at)} of its {self.of} chunks"
 
 
-def events(run: Run, most: int = MOST_READ_EVENTS) -> ContentEvents:
+def events(run: Run, most: int = MOST_READ_EVENTS) -> TimedEvents:
     """Return all content events of a run, or about `most` of them from stretches of every level."""
     total = len(run.chunks.flat)
     if total <= most:
         row = run.chunks.owner
-        return ContentEvents(row, np.arange(total), run.column("send")[row] + run.chunks.flat * S_PER_US, None, total)
+        return TimedEvents(row, np.arange(total), run.column("send")[row] + run.chunks.flat * S_PER_US, None, total)
     send, end = run.column("send"), run.column("end")
     counts = run.chunks.counts
     levels = run.requests["level"].to_numpy()
@@ -61,7 +61,7 @@ def events(run: Run, most: int = MOST_READ_EVENTS) -> ContentEvents:
     row, place, at = (np.concatenate(values) for values in zip(*parts, strict=True))
     order = np.lexsort((place, row))
     order = order[np.diff(place[order], prepend=-1) > 0]  # an event in stretches of two levels only once
-    return ContentEvents(row[order], place[order], at[order], edges, total)
+    return TimedEvents(row[order], place[order], at[order], edges, total)
 
 
 def _stretches(start: float, end: float, share: float) -> list[tuple[float, float]]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.excerpts import ContentEvents
+from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server.at_work import Depth, RequestInstants, calm_starts, count_within, last_before, latest_end
 from loadtest.metrics import S_PER_US
@@ -134,7 +134,7 @@ class _ObservedSteps:
     since: FloatArray  # seconds since the last first token, or since nobody waited, whichever was later
 
 
-def _passed_over(run: Run, lives: RequestInstants, events: ContentEvents) -> Witness | None:
+def _passed_over(run: Run, lives: RequestInstants, events: TimedEvents) -> Witness | None:
     """Return how many streams were at work in the steps that passed a request over; None where there are too few."""
     steps = _observed_steps(run, lives, events)
     counted = steps.passed if lives.told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
@@ -181,7 +181,7 @@ def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
     return Witness(name, int(values[best]) if share >= LEAST_AGREEMENT else None, said)
 
 
-def _observed_steps(run: Run, lives: RequestInstants, events: ContentEvents) -> _ObservedSteps:
+def _observed_steps(run: Run, lives: RequestInstants, events: TimedEvents) -> _ObservedSteps:
     inside = events.inside
     right = events.at[1:][inside]
     seconds = np.asarray(np.diff(run.chunks.flat[events.place])[inside] * S_PER_US, dtype=np.float64)
@@ -250,7 +250,7 @@ def _usual_step_s(steps: _ObservedSteps) -> tuple[FloatArray, FloatArray]:
     return depths, np.array(usual)
 
 
-def _full_batches(lives: RequestInstants, events: ContentEvents) -> Witness | None:
+def _full_batches(lives: RequestInstants, events: TimedEvents) -> Witness | None:
     """Return the slots held at the end of a batch that left out a request which had come before the batch began.
 
     A batch is seen as a cluster of token arrivals. This needs no gaps between tokens, so it also reads answers of one or

@@ -37,7 +37,7 @@ def verdict_of(run: Run, level: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedLevel:
     """A level's doubts, those for void first, each with the name of the rule that raised it: a key of REMEDIES."""
 
     doubts: tuple[tuple[str, Doubt], ...]
@@ -48,11 +48,11 @@ class Judged:
         return self.doubts[0][1].severity if self.doubts else VALID
 
 
-def judge(run: Run, level: dict[str, Any]) -> Judged:
+def judge(run: Run, level: dict[str, Any]) -> JudgedLevel:
     """Hold a level against every rule."""
     evidence = Evidence.of(run, level)
     doubts = [(cause(rule), doubt) for rule in RULES for doubt in rule(evidence)]
-    return Judged(tuple(sorted(doubts, key=lambda each: each[1].severity != VOID)))
+    return JudgedLevel(tuple(sorted(doubts, key=lambda each: each[1].severity != VOID)))
 
 
 def cause(rule: Callable[..., object]) -> str:
