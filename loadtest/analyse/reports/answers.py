@@ -237,7 +237,7 @@ def _slots(analysis: Analysis) -> Tile:
     seen = max(int(level["peak_decoding"]) for level in good)
     loaded = any(offered_load.is_open(level) or level["concurrency"] > slots.estimate for level in good)
     if slots.limit and loaded and seen >= slots.estimate:
-        return Tile(name, str(slots.estimate), "worked on at once; further requests queue")
+        return Tile(name, str(slots.estimate), "requests in parallel; further ones queue")
     least = min(seen, slots.estimate)
     why = "its limit was not seen: measure more streams" if not slots.limit else "only a void level shows the limit"
     return Tile(name, f"≥ {least}", why)
