@@ -21,7 +21,7 @@ from loadtest.scenario import Scenario
 if TYPE_CHECKING:
     import pandas as pd
 
-    from loadtest.analyse.reports.summary import Analysis
+    from loadtest.analyse.summary import Analysis
 
 logger = logging.getLogger("loadtest")
 
@@ -94,7 +94,7 @@ class Run:
 
 def read_run(path: str | os.PathLike[str]) -> Run:
     """Read a run folder; raise LoadTestError if it is none, or was written by a newer loadtest."""
-    from loadtest.analyse.reports.summary import analyse
+    from loadtest.analyse.summary import analyse
 
     folder = Path(path)
     return Run(folder, analyse(folder))
@@ -145,7 +145,7 @@ def _measured(
     stopping: Callable[[Stoppable], Stopping],
 ) -> Run:
     """Measure on this thread, and read what that left."""
-    from loadtest.analyse.reports.summary import analyse
+    from loadtest.analyse.summary import analyse
     from loadtest.asyncio_driver.session import measure
     from loadtest.workloads.workload import check_files
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from support.made_runs import Made, make, write
 
+from loadtest.analyse.findings.run_findings import slots_finding
 from loadtest.analyse.reports import answers, glossary, pages
 from loadtest.analyse.reports.command import command
-from loadtest.analyse.reports.findings import slots_finding
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.summary import analyse
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.verdict.remedies import REMEDIES
 

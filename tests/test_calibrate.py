@@ -18,9 +18,9 @@ from support import made_runs
 
 from loadtest import metrics
 from loadtest.analyse.figures import client_capacity
+from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports import tables
-from loadtest.analyse.reports.findings import all_findings
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.summary import analyse
 from loadtest.cli import calibrate as command
 from loadtest.errors import ScenarioError
 from loadtest.measure import capacity_file
@@ -37,9 +37,9 @@ from loadtest.measure.calibrate import (
 from loadtest.measure.capacity_file import KeptCapacity
 from loadtest.records import Clock, Outcome, Record
 from loadtest.run_folder import RunFolder
-from loadtest.simulate.metronome import Metronome
+from loadtest.simulate.model.metronome import Metronome
+from loadtest.simulate.model.stream import EngineRequest
 from loadtest.simulate.profiles import PROFILES
-from loadtest.simulate.stream import EngineRequest
 from loadtest.wire.clock import ask_for_stamps
 from loadtest.workloads.nonce import nonce_of
 

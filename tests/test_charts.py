@@ -20,8 +20,8 @@ from support.made_runs import Made, closed_loop, grid, make, recorded, unanswere
 
 from loadtest.analyse import charts
 from loadtest.analyse.charts import depth, drift, itl, percentiles, style, throughput, timeline, tradeoff, ttft
-from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.analyse.run.series import Series, series_of
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.records import Outcome, Record
 
 SIMULATED = {"kind": "ollama", "version": "0.33.0", "simulated": {"profile": "a100-80g-llama3.1-70b-q4", "speed": 20.0}}

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from loadtest.analyse.figures import knee
-from loadtest.analyse.reports import findings
+from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.step_law import Law

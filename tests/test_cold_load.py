@@ -19,9 +19,9 @@ from support.made_runs import Made, closed_loop, write
 from test_machine import add
 
 from loadtest.analyse.charts import cold_load as chart
-from loadtest.analyse.reports import findings
-from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.server import cold_load
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict import verdict
 from loadtest.asyncio_driver import session
 from loadtest.cli.demo import simulated_server
@@ -29,10 +29,10 @@ from loadtest.errors import ScenarioError
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
-from loadtest.simulate import control_plane
-from loadtest.simulate.engine import Engine
+from loadtest.simulate.api import control_plane
+from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.stream import EngineRequest
 from loadtest.simulate.profiles import PROFILES
-from loadtest.simulate.stream import EngineRequest
 
 Call = Callable[..., tuple[int, str, str]]
 ASKED = ("--unload", "--concurrency", "1", "--prompt", "Say hello.", "--output-tokens", "4")

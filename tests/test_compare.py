@@ -20,13 +20,13 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.compare import changes_panel
-from loadtest.analyse.reports.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare, fisher
-from loadtest.analyse.reports.compare_report import markdown, method, outcome, to_dict
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, compare, fisher
+from loadtest.analyse.comparison.compare_report import markdown, method, outcome, to_dict
+from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError, RunFolderError
 from loadtest.records import Outcome, Record
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.001, jitter=0.05)
 HERE = {"dialect": "ollama-chat", "model": "made", "server": "ollama 0.33.0", "warm_cache": False}

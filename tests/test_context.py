@@ -10,8 +10,8 @@ import httpx
 import pytest
 from support.made_runs import Made, grid, write
 
-from loadtest.analyse.reports.findings import all_findings
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.findings.run_findings import all_findings
+from loadtest.analyse.summary import analyse
 from loadtest.dialects.ollama import OllamaChat
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario

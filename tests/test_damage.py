@@ -14,10 +14,10 @@ from support import folder_fuzz
 from support.made_runs import Made, make
 
 from loadtest.analyse.reports import pages
-from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.analyse.run import facts as facts_of
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.damage import RECORD_KINDS
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.errors import RunFolderError
 from loadtest.records import read_line
 from loadtest.run_folder import RunFolder

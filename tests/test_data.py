@@ -18,7 +18,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import Posts
 from loadtest.workloads.data import WORKER_STRIDE, data_file
-from loadtest.workloads.data_rows import Row, read_row
+from loadtest.workloads.files.data_rows import Row, read_row
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload, check_files, planned
 

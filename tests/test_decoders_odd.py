@@ -19,11 +19,10 @@ from loadtest.dialects import (
     OllamaGenerate,
     OpenAIChat,
     OpenAICompletions,
-    decoding,
-    framing,
     ollama,
     openai,
 )
+from loadtest.dialects.answers import decoding, framing
 
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 

@@ -19,8 +19,8 @@ from loadtest.dialects import (
     OpenAICompletions,
     dialect_for,
 )
-from loadtest.dialects.ollama_rows import nanoseconds
-from loadtest.dialects.server_errors import REPEATS
+from loadtest.dialects.answers.ollama_rows import nanoseconds
+from loadtest.dialects.answers.server_errors import REPEATS
 from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job
 

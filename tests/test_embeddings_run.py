@@ -10,7 +10,7 @@ import pytest
 
 from loadtest.analyse.report import console_table, write_report
 from loadtest.analyse.reports import answers
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.summary import analyse
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 

@@ -10,12 +10,12 @@ from statistics import mean
 
 import pytest
 
-from loadtest.simulate.engine import Engine
-from loadtest.simulate.metronome import Metronome
+from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.metronome import Metronome
+from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
+from loadtest.simulate.model.timing import NS_PER_S, StepLaw, Timing, pass_sizes
+from loadtest.simulate.model.virtual import closed_loop, cold_prompt, open_loop
 from loadtest.simulate.profiles import PROFILES
-from loadtest.simulate.stream import EngineRequest, Stage, Stream
-from loadtest.simulate.timing import NS_PER_S, StepLaw, Timing, pass_sizes
-from loadtest.simulate.virtual import closed_loop, cold_prompt, open_loop
 
 A100 = PROFILES["a100-80g-llama3.1-70b-q4"]
 MS = 1_000_000

@@ -21,8 +21,8 @@ from support.locust_runs import Run, Start, free_port, starting
 from support.prometheus_server import INSTALLED, Prometheus, Samples, config, get, prometheus, promtool, samples
 
 import loadtest
-from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.run import frames
+from loadtest.analyse.summary import analyse
 from loadtest.asyncio_driver.session import measure
 from loadtest.monitor.export import HISTOGRAM_METRICS
 from loadtest.run_folder import RunFolder

@@ -169,10 +169,11 @@ def by_locust(url: str, ask: Callable[[Any], object]) -> list[Record]:
     from locust.env import Environment
     from locust.runners import STATE_RUNNING
 
-    from loadtest.users import OpenAIUser, recording
-    from loadtest.users.levels import CurrentLevel
+    from loadtest.users import OpenAIUser
     from loadtest.users.options import Settings
-    from loadtest.users.tryout import try_out
+    from loadtest.users.processes import recording
+    from loadtest.users.processes.levels import CurrentLevel
+    from loadtest.users.processes.tryout import try_out
 
     class ToyUser(OpenAIUser):
         save_text = True

@@ -16,12 +16,13 @@ from support.made_runs import WALL, Made, make
 
 from loadtest.analyse import charts
 from loadtest.analyse.charts import style
+from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.report import write_report
-from loadtest.analyse.reports import findings, pages
-from loadtest.analyse.reports.finding import Finding
-from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.analyse.reports import pages
 from loadtest.analyse.run import frames, samples
 from loadtest.analyse.run.series import Series
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.monitor import process
 from loadtest.monitor.sampler import SampledSource, SourceError, Watch, writer_for
 from loadtest.records import Clock

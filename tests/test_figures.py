@@ -22,8 +22,8 @@ from loadtest.run_folder import RunFolder
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
     from loadtest.live import Figures, durations_of
-    from loadtest.users.live_figures import HISTORY_S, TOTAL, Board
-    from loadtest.users.recording import InFlight
+    from loadtest.users.processes.recording import InFlight
+    from loadtest.users.results.live_figures import HISTORY_S, TOTAL, Board
 
 ZERO = WALL / 1e9  # wall time that the records count from
 HALF_BUCKET = 1 / 256
@@ -230,7 +230,7 @@ def test_a_reset_drops_reports_that_were_on_their_way() -> None:
 
 def test_in_flight_adds_up_over_workers_and_forgets_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now, master = 1000.0, Board()
-    monkeypatch.setattr("loadtest.users.live_figures.time.monotonic", lambda: now)
+    monkeypatch.setattr("loadtest.users.results.live_figures.time.monotonic", lambda: now)
     flying: dict[str, InFlight] = {"w1": {"chat": (2, 1)}, "w2": {"chat": (1, 1), "long": (0, 3)}}
     for name, live in flying.items():
         worker = Board(lambda live=live: live)  # type: ignore[misc]

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.summary import analyse
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -24,9 +24,9 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.env import Environment
 
     from loadtest.live import Figures
-    from loadtest.users import gates, live_figures, locust_files, tables
-    from loadtest.users.live_figures import Board
     from loadtest.users.options import Settings
+    from loadtest.users.results import gates, live_figures, locust_files, tables
+    from loadtest.users.results.live_figures import Board
 
 ZERO = WALL / 1e9
 

@@ -16,10 +16,10 @@ from support.made_runs import MS, Made, grid, make, write
 from loadtest.analyse import charts, report
 from loadtest.analyse.charts import depth
 from loadtest.analyse.figures import client_capacity
+from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports import pages
-from loadtest.analyse.reports.findings import all_findings
-from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.analyse.run import frames, groups
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.records import Outcome, Record
 
 HERE, THERE = "http://127.0.0.1:11434", "http://10.0.0.2:8000"

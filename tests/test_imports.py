@@ -45,7 +45,20 @@ ORDER = [
     "cli",
 ]
 # inside analyse/: the same, room by room
-ANALYSE = ["run", "figures", "server", "verdict", "whatif", "reports", "charts", "report", "dataframes"]
+ANALYSE = [
+    "run",
+    "figures",
+    "server",
+    "verdict",
+    "whatif",
+    "summary",
+    "findings",
+    "comparison",
+    "reports",
+    "charts",
+    "report",
+    "dataframes",
+]
 # the two halves meet only on disk, and what is pure stays pure
 APART = {
     "analyse": {"wire", "measure", "target", "asyncio_driver", "monitor", "users"},

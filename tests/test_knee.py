@@ -12,7 +12,7 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.figures import knee
 from loadtest.analyse.run import frames
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005, jitter=0.05)
 
@@ -180,7 +180,7 @@ def test_two_levels_or_open_loops_have_no_knee() -> None:
 
 
 def test_the_knee_of_made_servers_is_at_their_slots(tmp_path: Path) -> None:
-    from loadtest.analyse.reports.summary import analyse
+    from loadtest.analyse.summary import analyse
 
     for slots in (2, 4):
         make(tmp_path / str(slots), Made(slots=slots, jitter_ms=lambda i: i * 7 % 23), users=(1, 2, 4, 8), each=20)

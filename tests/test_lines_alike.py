@@ -16,11 +16,11 @@ from loadtest.dialects import (
     OllamaChat,
     OpenAIChat,
     OpenAIResponses,
-    named_events,
     ollama,
     openai,
 )
-from loadtest.dialects.framing import LineShape, shape_around, stamped_shape_around
+from loadtest.dialects.answers import named_events
+from loadtest.dialects.answers.framing import LineShape, shape_around, stamped_shape_around
 
 TEXTS = [" the", "m", "stop", "", "content", 'say "hi"', "\\", "\\\\n", "é", "\u2028", "\n", "}", '","x":"', "a" * 700]
 PIECES = [

@@ -19,10 +19,11 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.env import Environment
     from locust.runners import STATE_RUNNING
 
-    from loadtest.users import ModelUser, channel, client, recording
-    from loadtest.users.levels import CurrentLevel
+    from loadtest.users import ModelUser, channel, client
     from loadtest.users.options import Settings
-    from loadtest.users.tryout import UserTarget, try_out
+    from loadtest.users.processes import recording
+    from loadtest.users.processes.levels import CurrentLevel
+    from loadtest.users.processes.tryout import UserTarget, try_out
     from loadtest.workloads.messages import text_of
 
 USER_SAYS_HI = [{"role": "user", "content": "hi"}]

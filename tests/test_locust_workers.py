@@ -20,7 +20,7 @@ from support.locust_runs import Run, Start, free_port, starting
 from support.odd_answers import Wire, control, is_trial, plain
 from support.odd_server import odd_server
 
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.summary import analyse
 
 CHAT = """
 import os

@@ -13,9 +13,9 @@ import pytest
 from support import made_runs
 
 from loadtest.analyse.charts import machine as chart
-from loadtest.analyse.reports import machine
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.run import frames, samples
+from loadtest.analyse.summary import analyse
 from loadtest.monitor.prometheus import KNOWN_METRICS
 
 MONOTONIC = 5_000_000_000  # of made_runs' anchor; its first request is scheduled then

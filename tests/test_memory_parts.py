@@ -11,8 +11,9 @@ import pytest
 from support import made_runs
 from test_machine import add, beats
 
-from loadtest.analyse.reports import findings, pages, tables
-from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.reports import pages, tables
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.memory.estimate import DRIVER
 
 GIB = 2**30

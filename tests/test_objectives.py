@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.made_runs import Made, grid, unanswered, write
 
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.summary import analyse
 from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.slo import Judged, all_met, judge_objectives, least_requests, parse_objectives
 

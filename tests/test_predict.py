@@ -20,7 +20,7 @@ from loadtest.analyse.server import steps
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.errors import PredictionError
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 LINE = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)
 

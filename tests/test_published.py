@@ -17,17 +17,17 @@ from support import made_runs, virtual_runs
 
 from loadtest.analyse.reports import published
 from loadtest.analyse.reports.published import PUBLISHED, Published, set_beside
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.summary import analyse
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import RunFolderError
 from loadtest.records import Record
 from loadtest.scenario import Scenario
-from loadtest.simulate import text
-from loadtest.simulate.engine import Engine
+from loadtest.simulate.api import text
+from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
+from loadtest.simulate.model.timing import NS_PER_S
+from loadtest.simulate.model.virtual import closed_loop
 from loadtest.simulate.profiles import PROFILES
-from loadtest.simulate.stream import Emission, EngineRequest, Stream
-from loadtest.simulate.timing import NS_PER_S
-from loadtest.simulate.virtual import closed_loop
 from loadtest.target.run_facts import level_facts
 from loadtest.workloads.nonce import nonce_of
 from loadtest.workloads.synthetic import made_up

@@ -15,9 +15,9 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.figures import rates, stats
 from loadtest.analyse.figures.rates import Window, steady_window
-from loadtest.analyse.reports.summary import analyse
 from loadtest.analyse.run import frames
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.analyse.summary import analyse
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005, jitter=0.02)
 

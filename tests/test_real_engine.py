@@ -11,7 +11,7 @@ import orjson
 import pytest
 from support import llamacpp
 
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.summary import analyse
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 

@@ -15,7 +15,7 @@ from support.made_runs import Made, grid, make, write
 
 from loadtest.analyse import report
 from loadtest.analyse.reports import pages
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.summary import analyse
 from loadtest.errors import RunFolderError
 from loadtest.records import Record
 

@@ -19,8 +19,8 @@ from loadtest.errors import ScenarioError
 from loadtest.measure.schedule import PlanShare, instants, schedule_of
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Scenario
+from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.tokens import Counter
-from loadtest.workloads.trace import Trace
 from loadtest.workloads.workload import Workload, check_files
 
 WINDOW = 10_000_000  # ns

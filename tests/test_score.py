@@ -16,9 +16,10 @@ from click.testing import CliRunner
 from support import made_runs
 from support.virtual_runs import Load, play
 
+from loadtest.analyse.comparison import comparable
 from loadtest.analyse.report import write_report
-from loadtest.analyse.reports import comparable, score_report
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.reports import score_report
+from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif import score, textbook
 from loadtest.analyse.whatif.predict_loads import known_slots, predict_loads
 from loadtest.analyse.whatif.prediction_file import (
@@ -34,7 +35,7 @@ from loadtest.cli import cli
 from loadtest.cli.keeping import kept_prediction
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.run_folder import RunFolder
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 TRUTH = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)
 

@@ -355,7 +355,7 @@ def test_locust_with_a_secret_in_a_header(tmp_path: Path, where: str) -> None:
 def test_locust_neither_shows_nor_sends_a_secret_of_a_header() -> None:
     code = (
         "import argparse, os\nfrom locust.env import Environment\nfrom loadtest.users import ModelUser\n"
-        "from loadtest.users.run import withhold_passwords\n"
+        "from loadtest.users.processes.run import withhold_passwords\n"
         f"class Chat(ModelUser):\n    header = 'X-Api-Key: {ADDED}'\n"
         f"options = argparse.Namespace(header=['Authorization: Bearer {ADDED}', 'X-A: 1'], query=['key={ADDED}'])\n"
         "withhold_passwords(Environment(user_classes=[Chat], parsed_options=options))\n"

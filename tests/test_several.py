@@ -14,9 +14,9 @@ from support.made_runs import Made, grid, write
 from support.made_servers import OPENAI_STREAM, made
 from test_machine import add
 
-from loadtest.analyse.reports.findings import all_findings
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.run import samples
+from loadtest.analyse.summary import analyse
 from loadtest.asyncio_driver.plan import SessionPlan
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError

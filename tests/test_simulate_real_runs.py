@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from loadtest.metrics import queue_wait_ollama
-from loadtest.simulate.engine import Engine
-from loadtest.simulate.stream import EngineRequest, Stream
-from loadtest.simulate.timing import StepLaw, Timing
-from loadtest.simulate.virtual import closed_loop, cold_prompt
+from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.stream import EngineRequest, Stream
+from loadtest.simulate.model.timing import StepLaw, Timing
+from loadtest.simulate.model.virtual import closed_loop, cold_prompt
 
 RUNS = Path(__file__).parent / "runs"
 EDGE_S = 0.0005  # tokens of one batch arrive within this

@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 import pytest
 
 from loadtest.errors import ScenarioError
+from loadtest.simulate.api.request_bodies import RefusedError, read_ollama_request
+from loadtest.simulate.api.text import ANSWER, pieces
 from loadtest.simulate.faults import EQUAL_PIECES, Fault
 from loadtest.simulate.profiles import PROFILES, load_profile
-from loadtest.simulate.request_bodies import RefusedError, read_ollama_request
 from loadtest.simulate.server import ServerOptions, SimulatedServer
-from loadtest.simulate.text import ANSWER, pieces
 
 T = TypeVar("T")
 STREAMS = Path(__file__).parent / "streams"

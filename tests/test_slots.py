@@ -16,7 +16,7 @@ from loadtest.analyse.run import frames
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import slots
 from loadtest.records import Outcome, Record
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 NAMES = sorted(path.stem for path in RECORDED.glob("ollama-*.jsonl"))
 SERVERS = sorted({name.rpartition("-c")[0] for name in NAMES})

@@ -18,7 +18,7 @@ from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import slots, steps, token_gaps
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 LINE = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)
 

@@ -11,9 +11,9 @@ import pytest
 from support.made_runs import Made, grid, make, write
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.reports.summary import analyse, failed
+from loadtest.analyse.summary import analyse, failed
 from loadtest.records import Outcome
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 PERCENTILES = ("p5", "p50", "p90", "p95", "p99")
 DESCRIBED = {"n", "mean", "max", "ci95_mean", *PERCENTILES, *(f"ci95_{name}" for name in PERCENTILES)}

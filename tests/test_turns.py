@@ -10,8 +10,8 @@ import pytest
 from support.made_runs import MS, Made, closed_loop, write
 from test_groups import HERE, THERE, target
 
-from loadtest.analyse.reports.findings import all_findings
-from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.analyse.findings.run_findings import all_findings
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.records import Record
 
 LOAD_MS = 400

@@ -14,9 +14,9 @@ from support.made_runs import Made, closed_loop, write
 from test_machine import add
 
 from loadtest.analyse.charts import prompt_length as chart
-from loadtest.analyse.reports import findings
-from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.server import prompt_length
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError
 from loadtest.records import Record

@@ -35,11 +35,12 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.rpc import Message
 
     from loadtest.measure.schedule import instants
-    from loadtest.users import ModelUser, OllamaUser, OpenAIUser, gevent_hub, lifecycle, recording
-    from loadtest.users.levels import CurrentLevel, LevelRequests, Levels
+    from loadtest.users import ModelUser, OllamaUser, OpenAIUser
     from loadtest.users.options import OPTIONS, Settings, add_options
-    from loadtest.users.run import free_path
-    from loadtest.users.tryout import UserTarget, try_out
+    from loadtest.users.processes import gevent_hub, lifecycle, recording
+    from loadtest.users.processes.levels import CurrentLevel, LevelRequests, Levels
+    from loadtest.users.processes.run import free_path
+    from loadtest.users.processes.tryout import UserTarget, try_out
     from loadtest.users.user import USER_KEYS
 
 

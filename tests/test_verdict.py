@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from support.made_runs import CLOCK, MS, RECORDED, Made, grid, loading, recorded, write
 
-from loadtest.analyse.reports.findings import all_findings
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.run import frames
+from loadtest.analyse.summary import analyse
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder

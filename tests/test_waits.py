@@ -11,14 +11,14 @@ import pytest
 from support.made_runs import MS, Made, closed_loop, make, recorded, write
 from support.virtual_runs import Load, Played, play
 
-from loadtest.analyse.reports.summary import Analysis, analyse
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import slots, waits
 from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.records import Outcome, Record
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 FOUR_SLOTS = [f"ollama-0.33-mid-slots4-c{users}" for users in (1, 2, 4, 8)]
 FOUR_SLOTS_OLD = [f"ollama-0.24-tiny-slots4-c{users}" for users in (1, 2, 4, 8)]

@@ -22,9 +22,10 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
     from locust.env import Environment
 
-    from loadtest.users import ModelUser, locust_files, tables, web
-    from loadtest.users.live_figures import TOTAL
+    from loadtest.users import ModelUser
     from loadtest.users.options import OPTIONS
+    from loadtest.users.results import locust_files, tables, web
+    from loadtest.users.results.live_figures import TOTAL
 
 
 @pytest.fixture(autouse=True)
@@ -116,8 +117,8 @@ def test_a_refused_start_says_why_until_another_begins() -> None:
 
 
 def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from loadtest.users import recording
-    from loadtest.users.coordinator import Coordinator
+    from loadtest.users.processes import recording
+    from loadtest.users.processes.coordinator import Coordinator
 
     monkeypatch.setattr(recording, "_process", recording._CurrentTest())
     environment = web_ui_of(board_of()).environment

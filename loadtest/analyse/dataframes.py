@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.reports.summary import failed
 from loadtest.analyse.run.frames import Run
+from loadtest.analyse.summary import failed
 from loadtest.metrics import S_PER_US
 from loadtest.records import Outcome
 

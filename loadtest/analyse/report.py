@@ -13,9 +13,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.analyse.reports import answers, findings, pages, score_report, tables
-from loadtest.analyse.reports.summary import Analysis, analyse, failed, has_tokens
+from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.reports import answers, pages, score_report, tables
 from loadtest.analyse.run import offered_load
+from loadtest.analyse.summary import Analysis, analyse, failed, has_tokens
 from loadtest.analyse.verdict.verdict import worst
 from loadtest.analyse.whatif.prediction_chart import CurveAhead
 from loadtest.grid import Grid

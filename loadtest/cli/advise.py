@@ -17,7 +17,7 @@ from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import ERRORS, Objective, parse_objectives
 
 if TYPE_CHECKING:
-    from loadtest.analyse.reports.summary import Analysis
+    from loadtest.analyse.summary import Analysis
     from loadtest.analyse.whatif.slot_advice import Advice
 
 
@@ -44,8 +44,8 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
       loadtest advise runs/20260101-120000-run
       loadtest advise runs/20260101-120000-run --slo ttft_p95=2,tokens_per_s_p5=10 --gpu-memory 80GB
     """
-    from loadtest.analyse.reports.summary import analyse
     from loadtest.analyse.run.groups import chart_folder
+    from loadtest.analyse.summary import analyse
     from loadtest.memory.loaded import parse_memory
 
     objectives = () if slo is None else parse_objectives(slo)

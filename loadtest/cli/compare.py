@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.analyse.report import write_whole
-from loadtest.analyse.reports import compare_report
-from loadtest.analyse.reports.comparable import ASKED
-from loadtest.analyse.reports.compare import (
+from loadtest.analyse.comparison import compare_report
+from loadtest.analyse.comparison.comparable import ASKED
+from loadtest.analyse.comparison.compare import (
     BETTER,
     NOT_COMPARABLE,
     RUN_NOISE,
@@ -27,8 +26,9 @@ from loadtest.analyse.reports.compare import (
     Change,
     Comparison,
 )
-from loadtest.analyse.reports.compare import compare as compare_runs
-from loadtest.analyse.reports.summary import analyse
+from loadtest.analyse.comparison.compare import compare as compare_runs
+from loadtest.analyse.report import write_whole
+from loadtest.analyse.summary import analyse
 from loadtest.cli.results import json_option, print_json
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid

@@ -15,7 +15,7 @@ from loadtest.cli.results import json_option, print_json
 from loadtest.errors import PredictionError, ScenarioError
 
 if TYPE_CHECKING:
-    from loadtest.analyse.reports.summary import Analysis
+    from loadtest.analyse.summary import Analysis
     from loadtest.analyse.whatif.prediction_file import Document
 
 MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS = 1024, 1024, 10_000.0, 64
@@ -57,9 +57,9 @@ def predict(
       loadtest predict runs/20260101-120000-run --rate 0.5,1 --out before.json
       loadtest predict runs/20260101-120000-run --concurrency 8 --slots 2,4,8
     """
-    from loadtest.analyse.reports.comparable import asked_facts
-    from loadtest.analyse.reports.summary import analyse
+    from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.run.groups import refuse
+    from loadtest.analyse.summary import analyse
     from loadtest.analyse.whatif.predict_loads import predict_loads
 
     _check("--concurrency", concurrency, 1, MOST_USERS)

@@ -104,7 +104,7 @@ def print_json(body: Any) -> None:
 
 def report_dict(written: Report, objectives: Sequence[Objective]) -> dict[str, Any]:
     """Return the report of one run as plain values: what `run --json` and `report --json` print."""
-    from loadtest.analyse.reports import findings
+    from loadtest.analyse.findings import run_findings as findings
 
     one = written.analyses[0]
     said = [{"claim": str(each), "evidence": each.evidence or None} for each in findings.all_findings(one)]

@@ -29,7 +29,7 @@ def score(prediction: Path, run: Path, *, as_json: bool) -> int:
     Exit codes: 0 scored · 2 nothing could be scored
     """
     from loadtest.analyse.reports import score_report as words
-    from loadtest.analyse.reports.summary import analyse
+    from loadtest.analyse.summary import analyse
     from loadtest.analyse.whatif.prediction_file import read_document
 
     document = read_document(prediction)

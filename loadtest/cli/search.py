@@ -52,7 +52,7 @@ class Finder:
 
     def __call__(self, folder: Path, levels: Sequence[Level]) -> Level | None:
         """Judge the last level that ran and return the next one; None where the search is over."""
-        from loadtest.analyse.reports.summary import analyse
+        from loadtest.analyse.summary import analyse
 
         last = levels[-1]
         rows = [one for one in analyse(folder, self._objectives).summary["levels"] if one["index"] == last.index]
@@ -66,7 +66,7 @@ class Finder:
         )
 
     def _judged(self, level: Level, summary: dict[str, Any]) -> TriedLevel:
-        from loadtest.analyse.reports.summary import failed
+        from loadtest.analyse.summary import failed
 
         failures, requests = failed(summary), summary["requests"]
         judged = judge_objectives(self._objectives, summary)

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Self
 
 import orjson
 
+from loadtest.dialects.answers.decoded import Decoded
+from loadtest.dialects.answers.decoding import StreamDecoder
+from loadtest.dialects.answers.ends import OPENAI
+from loadtest.dialects.answers.framing import NO_SHAPE, shape_around
+from loadtest.dialects.answers.ollama_rows import OllamaRows
+from loadtest.dialects.answers.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
-from loadtest.dialects.decoded import Decoded
-from loadtest.dialects.decoding import StreamDecoder
-from loadtest.dialects.ends import OPENAI
-from loadtest.dialects.framing import NO_SHAPE, shape_around
-from loadtest.dialects.ollama_rows import OllamaRows
-from loadtest.dialects.openai_rows import OpenAIRows
 from loadtest.scenario import Scenario
 from loadtest.workloads.job import Job
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from loadtest import metrics
-from loadtest.dialects import server_errors
+from loadtest.dialects.answers import server_errors
+from loadtest.dialects.answers.counts import Usage, kept
+from loadtest.dialects.answers.decoded import Decoded
+from loadtest.dialects.answers.ends import end_said_by, reason_name, row_of_line
+from loadtest.dialects.answers.named_events import NamedEventsDecoder, kind_of
+from loadtest.dialects.answers.text_shapes import NO_TEXTS, Texts, in_value, tool_text
 from loadtest.dialects.base import Dialect, End, EndMarks, Said, field_named
-from loadtest.dialects.counts import Usage, kept
-from loadtest.dialects.decoded import Decoded
-from loadtest.dialects.ends import end_said_by, reason_name, row_of_line
-from loadtest.dialects.named_events import NamedEventsDecoder, kind_of
-from loadtest.dialects.text_shapes import NO_TEXTS, Texts, in_value, tool_text
 from loadtest.metrics import ServerSaid
 from loadtest.workloads.job import Job
 

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import orjson
 
+from loadtest.dialects.answers.refusals import advised
+from loadtest.dialects.answers.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
-from loadtest.dialects.refusals import advised
-from loadtest.dialects.server_errors import http_sentence
 from loadtest.measure.failure import Failure, bug
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.fields import merged

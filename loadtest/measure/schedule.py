@@ -17,7 +17,7 @@ from typing import TypeVar
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import BURSTINESS, RATE, Level, Scenario
-from loadtest.workloads.trace import Trace
+from loadtest.workloads.files.trace import Trace
 
 Piece = TypeVar("Piece")
 

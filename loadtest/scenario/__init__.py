@@ -8,8 +8,6 @@ values: what a single value must be · lengths: a number or a distribution · le
 that a user names.
 """
 
-from loadtest.scenario.connection import ConnectionKeys
-from loadtest.scenario.data import DataKeys
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
 from loadtest.scenario.lengths import (
@@ -22,10 +20,20 @@ from loadtest.scenario.lengths import (
     whole_lengths,
 )
 from loadtest.scenario.level import Level
-from loadtest.scenario.limits import LimitKeys
-from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys
-from loadtest.scenario.prompts import PromptKeys
-from loadtest.scenario.request import ADDED_KEYS, APIS, EMBEDDINGS, ENDPOINT_NAMES, ONE_API, SAID_KEYS, RequestKeys
+from loadtest.scenario.parts.connection import ConnectionKeys
+from loadtest.scenario.parts.data import DataKeys
+from loadtest.scenario.parts.limits import LimitKeys
+from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys
+from loadtest.scenario.parts.prompts import PromptKeys
+from loadtest.scenario.parts.request import (
+    ADDED_KEYS,
+    APIS,
+    EMBEDDINGS,
+    ENDPOINT_NAMES,
+    ONE_API,
+    SAID_KEYS,
+    RequestKeys,
+)
 from loadtest.scenario.schema import Scenario
 from loadtest.scenario.several import ModelShare, even_weights, rotation, share_of_fewest
 from loadtest.scenario.tables import FORMER

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.request import EMBEDDINGS
+from loadtest.scenario.parts.request import EMBEDDINGS
 from loadtest.scenario.values import MOST_REQUESTS, MOST_S
 
 if TYPE_CHECKING:

@@ -18,16 +18,16 @@ from typing import Any, Self
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.checks import NO_OUTPUT, check_together
-from loadtest.scenario.connection import ConnectionKeys, check_connection
-from loadtest.scenario.data import DataKeys, check_data
 from loadtest.scenario.fields import body_text
 from loadtest.scenario.keys import ATTRIBUTE, key, keys_of
 from loadtest.scenario.lengths import as_lengths
 from loadtest.scenario.level import Level
-from loadtest.scenario.limits import LimitKeys
-from loadtest.scenario.load import OPEN_LOOP_S, LoadKeys, check_load
-from loadtest.scenario.prompts import DEFAULT_OUTPUT, PromptKeys, check_prompts
-from loadtest.scenario.request import EMBEDDINGS, RequestKeys, check_request
+from loadtest.scenario.parts.connection import ConnectionKeys, check_connection
+from loadtest.scenario.parts.data import DataKeys, check_data
+from loadtest.scenario.parts.limits import LimitKeys
+from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys, check_load
+from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, PromptKeys, check_prompts
+from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys, check_request
 from loadtest.scenario.tables import beside, flat, other_loop_left_out, read_toml, renamed
 from loadtest.scenario.values import Text, coerce
 

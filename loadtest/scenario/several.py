@@ -16,7 +16,7 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario.values import short_repr
 
 if TYPE_CHECKING:
-    from loadtest.scenario.request import RequestKeys
+    from loadtest.scenario.parts.request import RequestKeys
 
 MOST_TARGETS = 64  # combinations of a server and a model in one run
 MOST_WEIGHT = 1000

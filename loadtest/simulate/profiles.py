@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from loadtest.errors import ScenarioError
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

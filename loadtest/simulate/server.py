@@ -21,17 +21,13 @@ from typing import Any, Literal, Self
 import orjson
 
 from loadtest.errors import ScenarioError
-from loadtest.simulate import control_plane
-from loadtest.simulate.answer_formats import BUSY_SENTENCE, AnswerFormat, OllamaFormat, OpenAIFormat, refusal_body
-from loadtest.simulate.answer_writer import AnswerWriter, fault_place, refusal_of
-from loadtest.simulate.embeddings import EmbeddingsFormat, read_embedding_request
-from loadtest.simulate.engine import Engine
-from loadtest.simulate.event_formats import MessagesFormat, ResponsesFormat
-from loadtest.simulate.faults import Fault
-from loadtest.simulate.http1 import ClientConnection, HTTPRequest, chunk, response_head
-from loadtest.simulate.metronome import Metronome
-from loadtest.simulate.profiles import Profile, load_profile
-from loadtest.simulate.request_bodies import (
+from loadtest.simulate.api import control_plane
+from loadtest.simulate.api.answer_formats import BUSY_SENTENCE, AnswerFormat, OllamaFormat, OpenAIFormat, refusal_body
+from loadtest.simulate.api.answer_writer import AnswerWriter, fault_place, refusal_of
+from loadtest.simulate.api.embeddings import EmbeddingsFormat, read_embedding_request
+from loadtest.simulate.api.event_formats import MessagesFormat, ResponsesFormat
+from loadtest.simulate.api.http1 import ClientConnection, HTTPRequest, chunk, response_head
+from loadtest.simulate.api.request_bodies import (
     GenerationRequest,
     RefusedError,
     check_model,
@@ -39,8 +35,12 @@ from loadtest.simulate.request_bodies import (
     read_ollama_request,
     read_openai_request,
 )
-from loadtest.simulate.stream import EngineProtocol, EngineRequest, Stream
-from loadtest.simulate.text import OPENINGS
+from loadtest.simulate.api.text import OPENINGS
+from loadtest.simulate.faults import Fault
+from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.metronome import Metronome
+from loadtest.simulate.model.stream import EngineProtocol, EngineRequest, Stream
+from loadtest.simulate.profiles import Profile, load_profile
 from loadtest.simulate.truth import TruthLog
 
 WAKE_EARLY_NS = 1_500_000  # timers may be off by this much; the rest is spent spinning

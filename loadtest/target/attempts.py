@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.dialects import DIALECTS, Dialect, dialect_for
-from loadtest.dialects.refusals import LENGTH_KEYS, refused_field, without
+from loadtest.dialects.answers.refusals import LENGTH_KEYS, refused_field, without
 from loadtest.errors import ScenarioError
 from loadtest.records import Outcome, Record
 from loadtest.scenario import ConnectionKeys, Key, RequestKeys, Scenario, keys_of

@@ -15,7 +15,7 @@ import httpx
 import orjson
 
 from loadtest import credentials, reach
-from loadtest.dialects.server_errors import http_sentence, shorten
+from loadtest.dialects.answers.server_errors import http_sentence, shorten
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
 from loadtest.text import seconds, shown

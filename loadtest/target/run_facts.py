@@ -18,7 +18,7 @@ from loadtest.scenario import Level, Scenario
 from loadtest.target.prepare import ReadyTarget
 from loadtest.target.target import Target
 from loadtest.text import shown
-from loadtest.workloads.trace import Trace
+from loadtest.workloads.files.trace import Trace
 
 
 def initial_facts(scenario: Scenario, ready: Sequence[ReadyTarget], *, driver: str, loop: str) -> dict[str, Any]:

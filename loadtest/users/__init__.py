@@ -18,9 +18,10 @@ from typing import Any
 from locust import events as _events
 from locust.event import Events
 
-from loadtest.users import console, lifecycle, live_figures, web
 from loadtest.users.client import Answer, Client, RequestFailedError
 from loadtest.users.open_loop import OpenLoopUser
+from loadtest.users.processes import lifecycle
+from loadtest.users.results import console, live_figures, web
 from loadtest.users.user import ModelUser, OllamaUser, OpenAIUser
 
 __all__ = ["Answer", "Client", "ModelUser", "OllamaUser", "OpenAIUser", "OpenLoopUser", "RequestFailedError", "connect"]

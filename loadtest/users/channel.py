@@ -19,7 +19,7 @@ from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.target.connect import way_of
 from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages
-from loadtest.users.tryout import UserTarget
+from loadtest.users.processes.tryout import UserTarget
 from loadtest.wire import LagLog, Order, Origin, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
 from loadtest.workloads.data import data_file
 from loadtest.workloads.job import Job

@@ -31,7 +31,6 @@ from loadtest.measure.request import Request
 from loadtest.records import Outcome, Record
 from loadtest.scenario import EMBEDDINGS
 from loadtest.text import shown
-from loadtest.users import recording
 from loadtest.users.arguments import (
     Messages,
     checked_instant,
@@ -42,6 +41,7 @@ from loadtest.users.arguments import (
 )
 from loadtest.users.channel import Channel, Endpoint, RequestKind
 from loadtest.users.events import event_context, request_type, response_time
+from loadtest.users.processes import recording
 from loadtest.wire import now
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from locust import task
 from loadtest.errors import ScenarioError
 from loadtest.measure.schedule import PlanShare, instants
 from loadtest.scenario import Scenario
-from loadtest.users import recording
-from loadtest.users.levels import LevelRequests
 from loadtest.users.options import Settings
+from loadtest.users.processes import recording
+from loadtest.users.processes.levels import LevelRequests
 from loadtest.users.user import ModelUser
 from loadtest.wire import now
 

@@ -10,7 +10,7 @@ from typing import Self
 
 import httpx
 
-from loadtest.dialects.server_errors import http_sentence
+from loadtest.dialects.answers.server_errors import http_sentence
 from loadtest.reach import MOST_REFUSAL, Proxy, Tunnel
 from loadtest.wire.address import UNIX, Addresses, ConnectFailure, Origin, SocketAddress, connect_error, open_socket
 from loadtest.wire.call import Call

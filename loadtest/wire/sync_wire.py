@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 import httpx
 
-from loadtest.dialects.server_errors import http_sentence
+from loadtest.dialects.answers.server_errors import http_sentence
 from loadtest.metrics import NS_PER_S
 from loadtest.reach import MOST_REFUSAL, Proxy, Tunnel
 from loadtest.wire.address import UNIX, Addresses, ConnectFailure, Origin, SocketAddress, connect_error, open_socket

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Self
 
 from loadtest.scenario import Level, Scenario
+from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import seed_from, seed_of
 from loadtest.workloads.source import Session, SingleRequest
 from loadtest.workloads.synthetic import made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
-from loadtest.workloads.trace import Trace
 
 BLOCK_TOKENS = 512  # of a block, by the server's count
 KEPT_BLOCKS = 4096

@@ -12,7 +12,7 @@ from typing import Self
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Level, Scenario
 from loadtest.text import counted
-from loadtest.workloads.data_file import DataFile
+from loadtest.workloads.files.data_file import DataFile
 from loadtest.workloads.job import Job
 from loadtest.workloads.nonce import seed_of
 from loadtest.workloads.source import Session, SingleRequest

@@ -12,10 +12,10 @@ from typing import Any
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Level, Scenario, file_version, lengths_of
 from loadtest.text import percent
-from loadtest.workloads.data_file import DataFile
+from loadtest.workloads.files.data_file import DataFile
+from loadtest.workloads.files.trace import Trace, looks_like_trace
 from loadtest.workloads.nonce import seed_from
 from loadtest.workloads.tokens import Counter, TokenFit
-from loadtest.workloads.trace import Trace, looks_like_trace
 
 CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
 CONTEXT_MARGIN_PART = 64  # … or one part in so many

@@ -11,6 +11,7 @@ from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.text import counted
 from loadtest.workloads.blocks import HashedBlocks
 from loadtest.workloads.data import DataRows, check_rows_fit, data_file, data_notes
+from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.job import Job
 from loadtest.workloads.lengths import DrawnLengths, check_lengths_files, cut_notes, upper_length
 from loadtest.workloads.literal import LiteralText
@@ -19,7 +20,6 @@ from loadtest.workloads.prefix import behind_prefix
 from loadtest.workloads.source import Session, Source
 from loadtest.workloads.synthetic import Synthetic, made_up
 from loadtest.workloads.tokens import Counter, TokenFit
-from loadtest.workloads.trace import Trace
 
 SOURCES: list[type[Source]] = [
     LiteralText,

@@ -144,7 +144,7 @@ def with_wire_gevent(task: Task, seen: Seen) -> None:
     """This project's wire on gevent's hub, and nothing above it."""
     import gevent
 
-    from loadtest.users.gevent_hub import GeventWaiter
+    from loadtest.users.processes.gevent_hub import GeventWaiter
     from loadtest.wire import Order, Posts, SyncWire, WallClock, keeper
 
     kept = []

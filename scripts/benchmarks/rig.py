@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from loadtest.simulate import control_plane
+from loadtest.simulate.api import control_plane
 from loadtest.simulate.profiles import PROFILES
 
 HERE = Path(__file__).resolve().parent

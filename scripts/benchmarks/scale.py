@@ -27,7 +27,7 @@ from support import made_runs  # noqa: E402
 from support.virtual_runs import Load, play  # noqa: E402
 
 from loadtest.records import Record  # noqa: E402
-from loadtest.simulate.timing import StepLaw, Timing  # noqa: E402
+from loadtest.simulate.model.timing import StepLaw, Timing  # noqa: E402
 
 TIMING = Timing(step=StepLaw(0.012, 0.001), prefill_s=0.0002, jitter=0.03)
 SLOTS = 8

@@ -167,7 +167,7 @@ def requests_per_s(place: Path) -> Held:
     """26 requests of one length by 8 and 16 streams: requests/s within 2 %"""
     from support import virtual_runs
 
-    from loadtest.simulate.timing import StepLaw, Timing
+    from loadtest.simulate.model.timing import StepLaw, Timing
 
     found: Held = []
     timing = Timing(step=StepLaw(0.02, 0.0), prefill_s=0.0001)

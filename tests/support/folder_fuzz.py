@@ -21,10 +21,11 @@ from typing import Any
 import orjson
 from rich.console import Console
 
+from loadtest.analyse.comparison import compare_report
+from loadtest.analyse.comparison.compare import compare
 from loadtest.analyse.report import Report, console_report
-from loadtest.analyse.reports import compare_report, pages
-from loadtest.analyse.reports.compare import compare
-from loadtest.analyse.reports.summary import Analysis, analyse
+from loadtest.analyse.reports import pages
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.errors import LoadTestError
 from loadtest.grid import escaped
 

@@ -21,7 +21,7 @@ from loadtest.analyse.run import frames
 from loadtest.analyse.server import slots, steps
 from loadtest.analyse.whatif import predict
 from loadtest.errors import LoadTestError
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, play
 
 SLOTS = (1, 2, 3, 4, 6, 8)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.analyse.reports.compare import (
+from loadtest.analyse.comparison.compare import (
     FAMILY_ERROR,
     RUN_NOISE,
     SAME,
@@ -29,9 +29,9 @@ from loadtest.analyse.reports.compare import (
     compare,
     judge_change,
 )
-from loadtest.analyse.reports.differences import METRICS, Figure, Metric, figure_of
-from loadtest.analyse.reports.summary import Analysis, analyse
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.analyse.comparison.differences import METRICS, Figure, Metric, figure_of
+from loadtest.analyse.summary import Analysis, analyse
+from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, play
 
 POOL = 24  # runs that each case is played

@@ -18,7 +18,7 @@ import numpy as np
 from loadtest.analyse.figures import rates, stats
 from loadtest.analyse.run.arrays import FloatArray, IntArray
 from loadtest.analyse.run.frames import load as read
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, Played, play
 
 RUNS = 500

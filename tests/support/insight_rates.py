@@ -24,7 +24,7 @@ from loadtest.analyse.figures.rates import flow, weighted_rate
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import load as read
 from loadtest.analyse.run.offered_load import per_second
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, Played, play
 
 RUNS = 10

@@ -24,7 +24,7 @@ from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import slots, waits
 from loadtest.records import Outcome
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, Played, play
 
 SLOTS = (1, 2, 3, 4, 6, 8, 16, None)

@@ -15,8 +15,8 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.env import Environment
     from locust.web import WebUI
 
-    from loadtest.users import web
-    from loadtest.users.live_figures import Board
+    from loadtest.users.results import web
+    from loadtest.users.results.live_figures import Board
 
 ZERO = WALL / 1e9
 EVIL = "<img src=x onerror=\"window.evil = 1\">, 'quoted'"

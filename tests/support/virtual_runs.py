@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.records import Outcome, Record
-from loadtest.simulate.engine import Engine
-from loadtest.simulate.stream import Emission, EngineRequest, Stream
-from loadtest.simulate.timing import NS_PER_S, Timing
-from loadtest.simulate.virtual import closed_loop, cold_prompt, open_loop
+from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
+from loadtest.simulate.model.timing import NS_PER_S, Timing
+from loadtest.simulate.model.virtual import closed_loop, cold_prompt, open_loop
 from support import made_runs
 
 BREAK_NS = 100_000_000  # between levels

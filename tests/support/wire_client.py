@@ -104,7 +104,7 @@ def gevent_waiter() -> Any:
     """Return a waiter on gevent's hub; without Locust's patches, under which the tests' threads would be greenlets."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
-        from loadtest.users.gevent_hub import GeventWaiter
+        from loadtest.users.processes.gevent_hub import GeventWaiter
 
     return GeventWaiter()
 

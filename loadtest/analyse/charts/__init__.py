@@ -24,9 +24,9 @@ from loadtest.analyse.charts import (
     tradeoff,
     ttft,
 )
-from loadtest.analyse.reports.summary import Analysis, has_tokens
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
+from loadtest.analyse.summary import Analysis, has_tokens
 from loadtest.analyse.whatif.prediction_chart import CurveAhead
 
 SeriesChart = Callable[[Axes, Analysis, Series], None]

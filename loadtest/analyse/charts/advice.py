@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.slot_advice import Advice
 from loadtest.text import number, seconds
 

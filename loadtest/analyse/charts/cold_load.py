@@ -12,10 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run import samples
 from loadtest.analyse.server import cold_load
 from loadtest.analyse.server.cold_load import Sampled
+from loadtest.analyse.summary import Analysis
 from loadtest.text import seconds, size
 
 MOST_LOADS_DRAWN = 12  # drawn; the tables have the rest

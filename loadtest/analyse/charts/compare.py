@@ -11,8 +11,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports import compare_report
-from loadtest.analyse.reports.compare import (
+from loadtest.analyse.comparison import compare_report
+from loadtest.analyse.comparison.compare import (
     BETTER,
     FAILED,
     NOT_COMPARABLE,
@@ -23,7 +23,7 @@ from loadtest.analyse.reports.compare import (
     Comparison,
     Metric,
 )
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.summary import Analysis
 from loadtest.analyse.verdict.verdict import worst
 
 VERDICT_LOOKS = {

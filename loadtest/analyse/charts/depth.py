@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, listed
 
 

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style, throughput
-from loadtest.analyse.reports.findings import range_of_e2e, telling
-from loadtest.analyse.reports.summary import Analysis, figure
+from loadtest.analyse.findings.run_findings import range_of_e2e, telling
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
+from loadtest.analyse.summary import Analysis, figure
 
 
 def e2e(axes: Axes, analysis: Analysis, all_series: Sequence[Series]) -> None:

@@ -10,10 +10,10 @@ from matplotlib.ticker import NullFormatter
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.figures import stats
-from loadtest.analyse.reports import findings
-from loadtest.analyse.reports.summary import Analysis, figure
+from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
+from loadtest.analyse.summary import Analysis, figure
 from loadtest.text import percent, seconds
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other

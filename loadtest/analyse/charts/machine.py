@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import depth, style
-from loadtest.analyse.reports import machine
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.run import samples
 from loadtest.analyse.run.frames import blocks
 from loadtest.analyse.run.samples import Machine
+from loadtest.analyse.summary import Analysis
 from loadtest.metrics import S_PER_US
 
 MOST_METRICS = 3  # metrics of the user's own that get a panel

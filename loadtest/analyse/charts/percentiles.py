@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.findings import believed
-from loadtest.analyse.reports.summary import Analysis, figure
+from loadtest.analyse.findings.run_findings import believed
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
+from loadtest.analyse.summary import Analysis, figure
 from loadtest.text import seconds
 
 SHOWN = (("p50", style.SKY, "o"), ("p90", style.BLUE, "s"), ("p95", style.ORANGE, "D"), ("p99", style.VERMILLION, "^"))

@@ -10,8 +10,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.server.prefill import Interval
+from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif import self_check
 from loadtest.analyse.whatif.predict import Prediction
 from loadtest.analyse.whatif.prediction_file import Document

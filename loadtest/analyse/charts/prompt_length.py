@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.server import prompt_length
 from loadtest.analyse.server.prompt_length import PromptLengthPoint, PromptLengthSeries
+from loadtest.analyse.summary import Analysis
 from loadtest.text import number, seconds
 
 MOST_DOTS = 30  # requests of a length that are drawn one by one

@@ -20,9 +20,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from loadtest.analyse.reports import findings
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run import offered_load
+from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, percent, shown
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.

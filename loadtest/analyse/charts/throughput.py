@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.findings import saturation, telling
-from loadtest.analyse.reports.summary import Analysis, figure
+from loadtest.analyse.findings.run_findings import saturation, telling
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
+from loadtest.analyse.summary import Analysis, figure
 from loadtest.text import number
 
 APART = 0.12  # of an axis' width: figures beside points are no nearer

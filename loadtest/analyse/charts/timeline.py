@@ -12,9 +12,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.summary import Analysis, has_tokens
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.frames import peak_at_once
+from loadtest.analyse.summary import Analysis, has_tokens
 from loadtest.records import Outcome
 from loadtest.text import counted
 

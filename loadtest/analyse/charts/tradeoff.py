@@ -8,10 +8,10 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports.findings import believed
-from loadtest.analyse.reports.summary import Analysis, figure
+from loadtest.analyse.findings.run_findings import believed
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
+from loadtest.analyse.summary import Analysis, figure
 from loadtest.metrics import VOID
 from loadtest.text import number, seconds
 

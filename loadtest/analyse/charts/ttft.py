@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.reports import findings
-from loadtest.analyse.reports.findings import queueing, range_of_ttft, telling
-from loadtest.analyse.reports.summary import Analysis, figure
+from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.run_findings import queueing, range_of_ttft, telling
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
+from loadtest.analyse.summary import Analysis, figure
 from loadtest.text import seconds
 
 LEAST_PART = 0.01  # of the highest bar: a thinner part would be a line without a visible colour

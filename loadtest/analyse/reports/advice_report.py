@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from loadtest.analyse.reports import findings
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.server.memory import MemoryBySlots
+from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.predict import Prediction
 from loadtest.analyse.whatif.slot_advice import Advice, Lever, gain, highest_met_load
 from loadtest.analyse.whatif.sustainable_load import SustainableLoad

@@ -11,10 +11,10 @@ from typing import Any
 
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.reports.findings import believed
-from loadtest.analyse.reports.summary import Analysis, figure, has_tokens
+from loadtest.analyse.findings.run_findings import believed
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
+from loadtest.analyse.summary import Analysis, figure, has_tokens
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.metrics import SUSPECT, VALID, VOID, needed
 from loadtest.text import counted, listed, number, seconds

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-from loadtest.analyse.reports import findings, tables
+from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.reports import tables
 from loadtest.grid import Grid, escaped
 from loadtest.metrics import VOID
 from loadtest.slo import Objective, judge_objectives

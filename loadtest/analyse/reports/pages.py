@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadtest.analyse.reports import answers, findings, score_report, tables
+from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.reports import answers, score_report, tables
 from loadtest.analyse.reports.glossary import GLOSSARY
-from loadtest.analyse.reports.summary import Analysis
 from loadtest.analyse.run import groups
+from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid, escaped
 from loadtest.templates import render
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loadtest.analyse.reports import findings
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.predict_loads import describe_basis
 from loadtest.analyse.whatif.prediction_file import AS_KNOWN, Case, Document
 from loadtest.grid import Grid

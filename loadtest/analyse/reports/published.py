@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.reports import findings
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.run.arrays import IntArray
 from loadtest.analyse.run.frames import Run
+from loadtest.analyse.summary import Analysis
 from loadtest.errors import RunFolderError
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, S_PER_US

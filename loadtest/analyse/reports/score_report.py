@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.reports import comparable
-from loadtest.analyse.reports.summary import Analysis
+from loadtest.analyse.comparison import comparable
 from loadtest.analyse.run import offered_load
+from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.predict_loads import known_slots
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,

@@ -6,11 +6,11 @@ from typing import Any
 
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.reports import findings
+from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.reports.command import command
-from loadtest.analyse.reports.summary import Analysis, failed, figure, has_tokens
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server import memory_parts
+from loadtest.analyse.summary import Analysis, failed, figure, has_tokens
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, VOID, needed
 from loadtest.slo import judged_before

@@ -25,7 +25,7 @@ from loadtest.analyse.server.step_law import (
     well_seen,
 )
 from loadtest.analyse.server.token_gaps import Decoding
-from loadtest.simulate.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 MOST_SAMPLED = 400  # step times kept for each number of streams
 BLOCKS = 40  # of consecutive steps, at most, whose means give the error of the mean

@@ -14,8 +14,8 @@ from loadtest.analyse.figures import rates
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.metrics import NS_PER_S
-from loadtest.simulate.stream import Emission, EngineRequest, Stream
-from loadtest.simulate.virtual import cold_prompt
+from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
+from loadtest.simulate.model.virtual import cold_prompt
 
 CONTEXT = 1 << 30  # the engine cuts no prompt: the lengths come from answers that were observed
 GROWN = 1.5  # time a token in the last quarter of an open loop, over that in the second: the queue still grows

@@ -27,10 +27,10 @@ from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import SLOPE_CARRIED_STREAMS, Steps
 from loadtest.analyse.whatif.play import CONTEXT, See, TokenLog, draw_requests, figures_of_play, queue_grows
 from loadtest.errors import PredictionError
-from loadtest.simulate.engine import Engine
-from loadtest.simulate.stream import EngineRequest, Stream
-from loadtest.simulate.timing import Timing
-from loadtest.simulate.virtual import closed_loop, open_loop
+from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.stream import EngineRequest, Stream
+from loadtest.simulate.model.timing import Timing
+from loadtest.simulate.model.virtual import closed_loop, open_loop
 
 TOKENS_SIMULATED = 60_000  # simulated for one prediction, over all repetitions: takes a quarter of a second
 FEWEST_SEEDS, MOST_SEEDS = 3, 12

@@ -1,0 +1,1 @@
+"""Whether runs differ, and whether they may be compared at all."""

@@ -1,0 +1,267 @@
+"""Whether runs may be compared: what they asked of which server, how long prompts and answers were, what is void."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loadtest.analyse.comparison.differences import block_of, geometric, mean_of, ratio
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.summary import Analysis
+from loadtest.errors import RunFolderError
+from loadtest.metrics import VOID
+from loadtest.scenario import ADDED_KEYS, SAID_KEYS, Scenario, keys_of
+
+SAME_LENGTH_SHARE = 0.05  # lengths that differ by more are other work …
+LENGTH_ERROR = 0.001  # … where chance gives such a difference this rarely
+# Each run calibrates the model's tokens anew, from a few prompts: prompts of one command differ by so much, no more.
+CALIBRATION_SHARE, CALIBRATION_TOKENS = 0.10, 8
+NAMED_SCATTER = 0.01  # of prompt length, from there on said
+
+# Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
+# named by the user (`across`), for they change what the server is asked to do.
+MAY_DIFFER = ("server", "simulated")
+DEFAULTS = {
+    "warm_cache": False,
+    "prompt": "made up",
+    "inputs_per_request": 1,
+}  # of a run whose loadtest did not know the key yet; others: None
+# Keys of a scenario that count as well; one that has its default counts as missing, as in a run that did not know it yet.
+ASKED = {name: name for name in ("think_time", "max_rate", "prompt_file", *SAID_KEYS, *ADDED_KEYS)} | {
+    "prompt": "prompt_text"
+}
+_MISSING: dict[str, tuple[Any, ...]] = {
+    key.name: (None, [], key.default) for key in keys_of(Scenario) if key.name in ASKED
+}
+REQUESTS_A_USER = "requests_a_user"  # of a closed loop's level: how much of it is ramp and drain follows from it
+
+Levels = tuple[dict[str, Any], ...]  # of summary.json, one a run
+Target = tuple[str, str]  # a model and its URL
+Part = tuple[
+    str, tuple[Analysis, ...], tuple[Analysis, ...]
+]  # the name of a model or server, and what each side has of it
+
+
+def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:
+    """Return the levels that every run has, by what they ask for; one that a run has twice is matched in order.
+
+    Raises RunFolderError where there is none.
+    """
+    runs = [one for side in sides for one in side]
+    free = [list(one.summary["levels"]) for one in runs]
+    found: list[Levels] = []
+    for level in list(free[0]):
+        mine = [next((other for other in levels if asked(other) == asked(level)), None) for levels in free]
+        if all(each is not None for each in mine):
+            found.append(tuple(each for each in mine if each is not None))
+            for levels, each in zip(free, found[-1], strict=True):
+                levels.remove(each)
+    if not found:
+        names = [str(one.run.path) for one in runs]
+        raise RunFolderError(
+            f"{', '.join(names[:-1])} and {names[-1]} have no level in common (same concurrency, lengths and rate): "
+            f"measure {'both' if len(names) == 2 else 'all'} with the same scenario."
+        )
+    return found
+
+
+def parts(base: Sequence[Analysis], new: Sequence[Analysis]) -> tuple[list[Part], list[str]]:
+    """Return what is compared with what: the runs, or where one holds several models or servers each of those with its like.
+
+    Its like is the same model at the same URL, else the same model in the same place among those of its name: servers may
+    have moved. Also returns notes on what is left out. Raises RunFolderError where nothing is alike.
+    """
+    runs = [*base, *new]
+    if not any(one.groups for one in runs):
+        return [("", tuple(base), tuple(new))], []
+    every = [dict(_by_target(one)) for one in runs]
+    found: list[Part] = []
+    for key, part in every[0].items():
+        alike = [part, *(_like(key, every[0], other) for other in every[1:])]
+        known = [one for one in alike if one is not None]
+        if len(known) == len(runs):
+            found.append((part.summary.get("group") or key[0], tuple(known[: len(base)]), tuple(known[len(base) :])))
+    if not found:
+        names = " and ".join(dict.fromkeys(str(one.run.path) for one in runs))
+        raise RunFolderError(f"{names} have no model in common: measure the same models in both.")
+    compared = {id(one) for _, ours, theirs in found for one in (*ours, *theirs)}
+    notes = []
+    for name, side in (("BASE", every[: len(base)]), ("NEW", every[len(base) :])):
+        alone = [
+            part.summary.get("group") or key[0] for one in side for key, part in one.items() if id(part) not in compared
+        ]
+        if alone:
+            notes.append(f"Only {name} has {', '.join(dict.fromkeys(alone))}: left out.")
+    return found, notes
+
+
+def _by_target(one: Analysis) -> list[tuple[Target, Analysis]]:
+    """Return what a run holds by model and URL."""
+    if one.groups:
+        return [((group.model, group.url), part) for group, part in one.groups]
+    target = one.run.facts.get("target") or {}
+    return [((str(target.get("model")), str(target.get("url"))), one)]
+
+
+def _like(key: Target, first: dict[Target, Analysis], other: dict[Target, Analysis]) -> Analysis | None:
+    """Return what another run has of a model: at the same URL, else in the same place among those at other URLs."""
+    if key in other:
+        return other[key]
+    place = [each for each in first if each[0] == key[0] and each not in other].index(key)
+    moved = [part for each, part in other.items() if each[0] == key[0] and each not in first]
+    return moved[place] if place < len(moved) else None
+
+
+def asked(level: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a level asks for."""
+    known = tuple(level[key] for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words"))
+    return known + tuple(level.get(key) for key in ("input_lengths", "output_lengths", "system_tokens"))
+
+
+def unmatched(pairs: Sequence[Levels], sides: Sequence[Sequence[Analysis]]) -> list[str]:
+    """Say which levels are left out, for a run of the other side lacks them."""
+    known = {asked(levels[0]) for levels in pairs}
+    said = []
+    for name, side in zip(("BASE", "NEW"), sides, strict=True):
+        alone = dict.fromkeys(
+            level["label"] for one in side for level in one.summary["levels"] if asked(level) not in known
+        )
+        if alone:
+            said.append(f"Only {name} has {'; '.join(alone)}: left out.")
+    return said
+
+
+def differing_keys(base: Sequence[Run], new: Sequence[Run], across: frozenset[str]) -> tuple[str, list[str]]:
+    """Return why the runs must not be compared (empty: they may), and a note on every key that differs.
+
+    Raises RunFolderError where the runs of one side differ among themselves.
+    """
+    for name, side in (("BASE", base), ("NEW", new)):
+        for one in side[1:]:
+            refused, _ = _differing(side[0], one, frozenset())
+            if refused:
+                raise RunFolderError(
+                    f"the runs of {name} differ among themselves: {side[0].path} and {one.path} in {', '.join(refused)}; "
+                    "give runs of one command on each side."
+                )
+    refused, notes = _differing(base[0], new[0], across)
+    return (f"the runs differ in {', '.join(refused)}" if refused else ""), notes
+
+
+def _differing(base: Run, new: Run, across: frozenset[str]) -> tuple[list[str], list[str]]:
+    return differing_facts(asked_facts(base), asked_facts(new), across)
+
+
+def differing_facts(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], across: frozenset[str]
+) -> tuple[list[str], list[str]]:
+    """Return which facts forbid a comparison, and a note on each that differs; both sides as asked_facts gives them."""
+    refused, notes = [], []
+    for key in sorted(ours.keys() | theirs.keys()):
+        one, other = (facts.get(key, DEFAULTS.get(key)) for facts in (ours, theirs))
+        if one == other:
+            continue
+        said = f"{key} ({_value_text(key, one)} → {_value_text(key, other)})"
+        half = key == "simulated" and (one is None or other is None)
+        if (key in MAY_DIFFER or key in across) and not half:
+            notes.append(f"Differs: {said}.")
+        else:
+            refused.append(said)
+            hint = "a simulated server says nothing of a real one" if half else f"--across {key} compares all the same"
+            notes.append(f"Differs: {said}; no verdict ({hint}).")
+    return refused, notes
+
+
+def asked_facts(run: Run) -> dict[str, Any]:
+    """Return what a run asked of which server: what another run must share with it, MAY_DIFFER apart."""
+    scenario = run.facts.get("scenario") or {}
+    named = {ASKED[key]: scenario[key] for key in ASKED if scenario.get(key) not in _MISSING[key]}
+    return named | (run.facts.get("comparability") or {}) | {"simulated": run.simulated}
+
+
+def _value_text(key: str, value: Any) -> str:
+    if key == "simulated" and isinstance(value, dict):
+        return f"{value.get('profile')} at {float(value.get('speed') or 1):g}×"
+    text = "none" if value is None else "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 40 else text[:37] + "…"
+
+
+def void_sides(base: Levels, new: Levels) -> str:
+    """Say on which side a level is void."""
+    sides = [name for name, levels in (("BASE", base), ("NEW", new)) if any(one["verdict"] == VOID for one in levels)]
+    return f"void in {' and '.join(sides)}" if sides else ""
+
+
+def requests_a_user(base: Sequence[Run], new: Sequence[Run], level: Levels, across: frozenset[str]) -> tuple[str, str]:
+    """Return why a closed loop's level must not be judged for its number of requests a user, and how that is said.
+
+    A level that lasts for a time, not for a number of requests, has as many as the server answers.
+    """
+    counts = [_planned_each(run, one) for run, one in zip((*base, *new), level, strict=True)]
+    known = {count for count in counts if count is not None}
+    if len(known) < 2 or None in counts:
+        return "", ""
+    said = f"{REQUESTS_A_USER} ({counts[0]:g} → {counts[-1]:g}) at {level[0]['label']}"
+    if REQUESTS_A_USER in across:
+        return "", f"Differs: {said}."
+    return (
+        f"the runs differ in {REQUESTS_A_USER}",
+        f"Differs: {said}; no verdict (--across {REQUESTS_A_USER} compares all the same).",
+    )
+
+
+def _planned_each(run: Run, level: dict[str, Any]) -> float | None:
+    planned = next((one.get("requests") for one in run.levels if one["index"] == level["index"]), None)
+    users = level.get("concurrency")
+    if not planned or not users or (run.facts.get("scenario") or {}).get("duration"):
+        return None
+    return round(float(planned) / float(users), 2)
+
+
+def other_lengths(base: Sequence[Run], new: Sequence[Run], level: Levels) -> tuple[str, float, str]:
+    """Return why a level's prompts or answers are other work, else by which factor prompts scatter (log), and how that is said.
+
+    Prompts of a length asked for in tokens follow from each run's own calibration of the model's tokens: what that
+    scatters is no other work, but its share of each figure is not the server's.
+    """
+    ours, theirs = level[: len(base)], level[len(base) :]
+    for column, name in (("output_tokens", "answers"), ("prompt_tokens", "prompts")):
+        sides = [
+            [
+                mean_of(run.column(column)[run.good(one["index"])], block_of(one))
+                for run, one in zip(runs, mine, strict=True)
+            ]
+            for runs, mine in ((base, ours), (new, theirs))
+        ]
+        one, other = ([found for found in side if found] for side in sides)
+        if not one or not other:
+            continue
+        values = geometric(one), geometric(other)
+        if column == "prompt_tokens" and _calibrated_anew((*base, *new), level[0], values):
+            return "", abs(math.log(values[1] / values[0])), _scatter(values, level[0])
+        found = ratio(one[:1], other[:1], 1 - LENGTH_ERROR, noise=0.0)
+        assert found is not None
+        share, interval = found
+        if abs(math.log(share)) > math.log1p(SAME_LENGTH_SHARE) and not interval[0] <= 1 <= interval[1]:
+            return f"{name} differ in length ({values[0]:.0f} → {values[1]:.0f} tokens on average)", 0.0, ""
+    return "", 0.0, ""
+
+
+def _calibrated_anew(runs: Sequence[Run], level: dict[str, Any], values: tuple[float, float]) -> bool:
+    """Whether prompts of one length in tokens differ only as far as the runs' calibrations do."""
+    found = [run.facts.get("tokens") or {} for run in runs]
+    calibrations = {(one.get("overhead"), one.get("ratio")) for one in found}
+    apart = abs(values[1] - values[0])
+    near = apart <= max(CALIBRATION_SHARE * min(values), CALIBRATION_TOKENS)
+    return level.get("input_tokens") is not None and len(calibrations) > 1 and (None, None) not in calibrations and near
+
+
+def _scatter(values: tuple[float, float], level: dict[str, Any]) -> str:
+    if abs(values[1] / values[0] - 1) < NAMED_SCATTER:
+        return ""
+    return (
+        f"Prompts of {level['input_tokens']} tokens came out as {values[0]:.0f} → {values[1]:.0f}: each run calibrated the "
+        "model's tokens anew. Intervals of what prompts change are wider by that; --words or --prompt instead of "
+        "--input-tokens sends the same prompts in every run."
+    )

@@ -1,0 +1,299 @@
+"""Whether runs differ: level by level, ratios with intervals, and a verdict on figures named beforehand.
+
+The ratio's interval is at 99 % over all headline figures of the comparison together (Bonferroni): where nothing has changed,
+one comparison in a hundred says that something did, as long as runs of one server differ by no more than the noise given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.analyse.comparison import comparable
+from loadtest.analyse.comparison.comparable import Levels
+from loadtest.analyse.comparison.differences import (
+    FAILED,
+    METRICS,
+    RUN_NOISE,
+    Figure,
+    Metric,
+    figure_of,
+    fisher,
+    geometric,
+    ratio,
+    value_of,
+)
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.summary import Analysis, failed
+
+FAMILY_ERROR = 0.01  # over all headline figures of a comparison
+TOLERANCE = 0.02  # a worsening up to here is no regression
+
+TOO_FEW = "too few samples"
+BETTER, WORSE, SAME, NOT_COMPARABLE = "better", "worse", "no difference seen", "not comparable"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A metric of a level on both sides (of several runs their mean, by factors); `ratio` is NEW ÷ BASE."""
+
+    level: str
+    concurrency: int | None
+    metric: Metric
+    base: float | None
+    new: float | None
+    ratio: float | None = None
+    interval: tuple[float, float] | None = None  # of the ratio
+    verdict: str | None = None  # None: shown, not judged
+    reason: str = ""  # why not comparable
+    regression: bool = False  # worse, by more than the tolerance
+
+    @property
+    def visible(self) -> float | None:
+        """The smallest change, as a share, that the interval would have set apart from none; None without one."""
+        if self.interval is None:
+            return None
+        return math.exp(math.log(self.interval[1] / self.interval[0]) / 2) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One or several runs a side, figure by figure."""
+
+    bases: tuple[Analysis, ...]
+    news: tuple[Analysis, ...]
+    rows: tuple[Change, ...]
+    notes: tuple[str, ...]  # what differs between the runs besides their figures
+    tolerance: float
+    run_noise: float  # by how much runs of one server are taken to differ (standard deviation, a share)
+    tests: int  # headline figures judged
+
+    @property
+    def base(self) -> Analysis:
+        """The first run of BASE."""
+        return self.bases[0]
+
+    @property
+    def new(self) -> Analysis:
+        """The first run of NEW."""
+        return self.news[0]
+
+    @property
+    def single(self) -> bool:
+        """Whether each side is one run, so that how much runs differ is not seen but taken."""
+        return len(self.bases) == len(self.news) == 1
+
+    @property
+    def headline(self) -> tuple[Change, ...]:
+        return tuple(row for row in self.rows if row.metric.headline)
+
+    def judged(self, verdict: str) -> tuple[Change, ...]:
+        """Return the headline rows with that verdict."""
+        return tuple(row for row in self.headline if row.verdict == verdict)
+
+    @property
+    def regressions(self) -> tuple[Change, ...]:
+        return tuple(row for row in self.headline if row.regression)
+
+    @property
+    def verdict(self) -> str:
+        """The comparison in one word: worse as soon as one headline figure is."""
+        for verdict in (WORSE, BETTER, SAME):
+            if self.judged(verdict):
+                return verdict
+        return NOT_COMPARABLE
+
+    @property
+    def confidence(self) -> float:
+        """Of each headline interval, so that all together hold in 99 of 100 comparisons."""
+        return 1 - FAMILY_ERROR / max(self.tests, 1)
+
+    @property
+    def visible(self) -> tuple[float, float] | None:
+        """The smallest change that a headline figure could show, and that which the dullest of them could."""
+        least = self.tolerance + self.run_noise if self.single else 0.0
+        seen = [max(row.visible, least) for row in self.headline if row.visible is not None and row.verdict in JUDGED]
+        return (min(seen), max(seen)) if seen else None
+
+
+JUDGED = (BETTER, WORSE, SAME)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a change must pass to be said."""
+
+    confidence: float
+    tolerance: float
+    run_noise: float
+    scatter: float = 0.0  # by which prompts of the runs differ in length, as a logarithm
+
+
+@dataclass(frozen=True, slots=True)
+class _BothSides:
+    """A metric of a level, before the number of tests is known."""
+
+    level: dict[str, Any]
+    metric: Metric
+    base: tuple[Figure, ...]  # one a run; empty where a run lacks it
+    new: tuple[Figure, ...]
+    reason: str
+    scatter: float
+
+
+def compare(
+    base: Analysis | Sequence[Analysis],
+    new: Analysis | Sequence[Analysis],
+    *,
+    tolerance: float = TOLERANCE,
+    run_noise: float = RUN_NOISE,
+    across: frozenset[str] = frozenset(),
+) -> Comparison:
+    """Compare every level that all runs have.
+
+    Args:
+        tolerance: share by which a figure may be worse before it is a regression.
+        run_noise: standard deviation between runs of one server, as a share. One run a side is judged only past
+            `tolerance` and this; several runs a side show it themselves.
+        across: comparability keys that differ on purpose; others that differ leave every figure without a verdict.
+
+    Raises RunFolderError when no level is in all, or when the runs of one side differ in what they asked.
+    """
+    bases, news = ((side,) if isinstance(side, Analysis) else tuple(side) for side in (base, new))
+    parts, notes = comparable.parts(bases, news)
+    every: list[_BothSides] = []
+    failures: list[tuple[Levels, Levels, str]] = []
+    for name, ours_in, theirs_in in parts:
+        said = _compare_part((ours_in, theirs_in), across, every, failures)
+        notes += [f"{name}: {note}" if name else note for note in said]
+    tests = sum(_error_known(both) for both in every if both.metric.headline) + sum(
+        not why and _failed_requests(ours) + _failed_requests(theirs) > 0 for ours, theirs, why in failures
+    )
+    limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)
+    rows: list[Change] = []
+    for ours, theirs, why in failures:
+        rows += [_change(both, limits) for both in every if both.level is ours[0]]
+        if _failed_requests(ours) + _failed_requests(theirs):
+            rows.append(_failures_change(ours, theirs, limits, why))
+    for name, side in (("BASE", bases), ("NEW", news)):
+        notes += [f"{name}: {said}" for one in side for said in one.run.trouble]
+    return Comparison(bases, news, tuple(rows), tuple(notes), tolerance, run_noise, tests)
+
+
+def _compare_part(
+    sides: tuple[tuple[Analysis, ...], tuple[Analysis, ...]],
+    across: frozenset[str],
+    every: list[_BothSides],
+    failures: list[tuple[Levels, Levels, str]],
+) -> list[str]:
+    """Add the figures and failure counts of one model at one server; return notes on what differs."""
+    bases, news = sides
+    ours_of, theirs_of = ([one.run for one in side] for side in sides)
+    refused, notes = comparable.differing_keys(ours_of, theirs_of, across)
+    pairs = comparable.matched(sides)
+    for levels in pairs:
+        ours, theirs = levels[: len(bases)], levels[len(bases) :]
+        other_work, scatter, said = comparable.other_lengths(ours_of, theirs_of, levels)
+        requests, named = comparable.requests_a_user(ours_of, theirs_of, levels, across)
+        notes += [note for note in (named, said) if note and note not in notes]
+        reason = refused or comparable.void_sides(ours, theirs) or requests or other_work
+        every += _sides_of((ours_of, theirs_of), (ours, theirs), reason, scatter)
+        failures.append((ours, theirs, refused))
+    return notes + comparable.unmatched(pairs, (bases, news))
+
+
+def _sides_of(
+    runs: tuple[list[Run], list[Run]], sides: tuple[Levels, Levels], reason: str, scatter: float
+) -> Iterator[_BothSides]:
+    first = sides[0][0]
+    for metric in METRICS:
+        known = all(value_of(level, metric) is not None for side in sides for level in side)
+        if not known and not metric.headline:
+            continue
+        found = [
+            [figure_of(run, level, metric) for run, level in zip(mine, side, strict=True)] if known else []
+            for mine, side in zip(runs, sides, strict=True)
+        ]
+        base, new = (tuple(one for one in side if one) if all(side) else () for side in found)
+        both = _BothSides(first, metric, base, new, reason, scatter if metric.prefill else 0.0)
+        yield both if reason or _error_known(both) else dataclasses.replace(both, reason=TOO_FEW)
+
+
+def _error_known(both: _BothSides) -> bool:
+    """Whether a figure's error is known: several runs a side show it, else each must tell its own."""
+    if both.reason or not both.base or not both.new:
+        return False
+    return len(both.base) + len(both.new) > 2 or (both.base[0].told and both.new[0].told)
+
+
+def _change(both: _BothSides, limits: Limits) -> Change:
+    label, users = both.level["label"], both.level["concurrency"]
+    base, new = (geometric(side) if side else None for side in (both.base, both.new))
+    plain = Change(label, users, both.metric, base, new, new / base if base and new else None)
+    if not _error_known(both):
+        judged = NOT_COMPARABLE if both.metric.headline else None
+        return dataclasses.replace(plain, verdict=judged, reason=both.reason)
+    if not both.metric.headline:
+        limits = dataclasses.replace(limits, confidence=0.95)
+    return judge_change(plain, both.base, both.new, dataclasses.replace(limits, scatter=both.scatter))
+
+
+def judge_change(row: Change, base: Sequence[Figure], new: Sequence[Figure], limits: Limits) -> Change:
+    """Return the row with its ratio, interval and, of a headline figure, verdict.
+
+    One run a side is judged only where the change is past the tolerance and the noise between runs as well.
+    """
+    found = ratio(base, new, limits.confidence, noise=limits.run_noise)
+    if found is None:
+        return dataclasses.replace(row, verdict=NOT_COMPARABLE if row.metric.headline else None, reason=TOO_FEW)
+    change, (low, high) = found
+    interval = low * math.exp(-limits.scatter), high * math.exp(limits.scatter)
+    row = dataclasses.replace(row, ratio=change, interval=interval)
+    if not row.metric.headline:
+        return row
+    least = limits.tolerance + limits.run_noise if len(base) == len(new) == 1 else 0.0
+    worsening = change - 1 if row.metric.lower_is_better else 1 - change
+    seen = abs(worsening) > least and not interval[0] <= 1 <= interval[1]
+    verdict = SAME if not seen else WORSE if worsening > 0 else BETTER
+    return dataclasses.replace(row, verdict=verdict, regression=verdict == WORSE and worsening > limits.tolerance)
+
+
+def _failed_requests(levels: Levels) -> int:
+    return sum(map(failed, levels))
+
+
+def _failures_change(ours: Levels, theirs: Levels, limits: Limits, refused: str) -> Change:
+    """Judge how many requests failed by Fisher's exact test; of several runs a side all their requests together."""
+    counts = [(_failed_requests(levels), sum(level["requests"] for level in levels)) for levels in (ours, theirs)]
+    shares = [bad / max(of, 1) for bad, of in counts]
+    plain = Change(ours[0]["label"], ours[0]["concurrency"], FAILED, shares[0], shares[1])
+    if refused:
+        return dataclasses.replace(plain, verdict=NOT_COMPARABLE, reason=refused)
+    if fisher(*counts[0], *counts[1]) >= 1 - limits.confidence:
+        return dataclasses.replace(plain, verdict=SAME)
+    worse = shares[1] > shares[0]
+    past = shares[1] - shares[0] > limits.tolerance
+    return dataclasses.replace(plain, verdict=WORSE if worse else BETTER, regression=past)
+
+
+__all__ = [
+    "BETTER",
+    "FAILED",
+    "NOT_COMPARABLE",
+    "RUN_NOISE",
+    "SAME",
+    "TOLERANCE",
+    "TOO_FEW",
+    "WORSE",
+    "Change",
+    "Comparison",
+    "Figure",
+    "Limits",
+    "Metric",
+    "compare",
+    "fisher",
+    "judge_change",
+]

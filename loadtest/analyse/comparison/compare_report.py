@@ -1,0 +1,210 @@
+"""A comparison in words: its one sentence, compare.md, comparison.json."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from loadtest.analyse.comparison.compare import BETTER, FAILED, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
+from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.summary import Analysis
+from loadtest.grid import Grid
+from loadtest.records import SCHEMA
+from loadtest.text import UNKNOWN, counted, number, percent, seconds, signed
+
+TELLING = {BETTER: "better", WORSE: "worse"}
+
+
+def change_text(row: Change) -> str:
+    """Return by how much a figure changed."""
+    if row.metric is FAILED:
+        return f"{((row.new or 0) - (row.base or 0)) * 100:+.1f} points".replace("-", "−")
+    return signed(row.ratio - 1) if row.ratio is not None else UNKNOWN
+
+
+def interval_text(row: Change) -> str:
+    """Return the interval of a change."""
+    if row.interval is None:
+        return UNKNOWN
+    low, high = row.interval
+    ends = (signed(low - 1).removesuffix(" %"), signed(high - 1) if high < 10 else "anything")
+    return f"{ends[0]} to {ends[1]}"
+
+
+def amount_text(row: Change, amount: float | None) -> str:
+    """Return a figure of one run with its unit."""
+    if amount is None:
+        return UNKNOWN
+    if row.metric.unit == "share":
+        return percent(amount)
+    return seconds(amount) if row.metric.unit == "s" else f"{number(amount)}/s"
+
+
+def level_names(comparison: Comparison) -> tuple[str, dict[str, str]]:
+    """Return what all levels share (lengths), and each level's name without it."""
+    levels = list(dict.fromkeys(row.level for row in comparison.headline))
+    common, own = offered_load.shared(levels)
+    return " · ".join(common), dict(zip(levels, own, strict=True))
+
+
+def verdict_text(row: Change, tolerance: float) -> str:
+    """Return a row's verdict with what qualifies it."""
+    if row.verdict == NOT_COMPARABLE:
+        return f"{NOT_COMPARABLE}: {row.reason}"
+    if row.verdict == WORSE and not row.regression:
+        return f"{WORSE}, within {tolerance * 100:g} %"
+    return row.verdict or ""
+
+
+def outcome(comparison: Comparison) -> str:
+    """Return what came of it, with its figures, for titles and the first line; without a full stop."""
+    told = comparison.verdict
+    if told == NOT_COMPARABLE:
+        reasons = sorted({row.reason for row in comparison.headline if row.reason})
+        return f"Not comparable: {'; '.join(reasons) or 'nothing was measured'}"
+    within = " within these two runs" if comparison.single else ""
+    if told == SAME:
+        count = sum(row.interval is not None for row in comparison.judged(SAME))
+        if not count or comparison.visible is None:
+            return f"No difference seen{within}"
+        return f"No difference seen in {counted(count, 'headline figure')}{within}, where one of {_visible(comparison)} would have shown"
+    rows = list(comparison.judged(told))
+    most = max(rows, key=lambda row: abs(math.log(row.ratio)) if row.ratio else math.inf)
+    certain = f" ({interval_text(most)})" if most.interval else ""
+    said = f"NEW is {TELLING[told]} in {len(rows)} of {counted(comparison.tests, 'headline figure')}{within}"
+    said += f"{', most in' if len(rows) > 1 else ':'} {most.metric.name} at {_level_name(most, comparison)}: {change_text(most)}{certain}"
+    if told == WORSE and (gains := len(comparison.judged(BETTER))):
+        said += f"; better in {gains}"
+    return said
+
+
+def _visible(comparison: Comparison) -> str:
+    """Return the smallest changes that the headline figures could show, "9 %" or "9 to 14 %"."""
+    assert comparison.visible is not None
+    ends = [f"{end * 100:.0f}" for end in comparison.visible]
+    return f"{ends[0]} %" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]} %"
+
+
+def _level_name(row: Change, comparison: Comparison) -> str:
+    alike = {other.level for other in comparison.headline if other.concurrency == row.concurrency}
+    return counted(row.concurrency, "stream") if row.concurrency and len(alike) == 1 else row.level
+
+
+def simulated_sides(comparison: Comparison) -> str | None:
+    """Say that a side is simulated, and which."""
+    said = [
+        "; ".join(dict.fromkeys(filter(None, (findings.simulated_mark(one.summary) for one in side))))
+        for side in (comparison.bases, comparison.news)
+    ]
+    if said[0] == said[1]:
+        return said[0] or None
+    return "; ".join(f"{name} {mark}" for name, mark in zip(("BASE", "NEW"), said, strict=True) if mark)
+
+
+def run_lines(comparison: Comparison) -> list[str]:
+    """Name every run: folder, server, model."""
+    return [
+        f"{name}: {side.summary['name']} ({side.run.path}), {findings.measured_on(side.summary)}, "
+        f"{side.summary['started'] or 'start unknown'}"
+        for name, runs in (("BASE", comparison.bases), ("NEW", comparison.news))
+        for side in runs
+    ]
+
+
+def method(comparison: Comparison) -> str:
+    """Say how the verdicts came about."""
+    confidence, noise = f"{comparison.confidence * 100:.5g}", f"{comparison.run_noise * 100:g} %"
+    if comparison.single:
+        how = (
+            f"Intervals come from batches of requests within each run and from the {noise} by which runs of one server are taken "
+            f"to differ (--run-noise; two runs cannot show it). A figure is judged only beyond {noise} and the tolerance together."
+        )
+    else:
+        how = (
+            f"Intervals come from how much the {len(comparison.bases)} and {len(comparison.news)} runs differ among themselves, "
+            f"with {noise} (--run-noise) taken for it where that is narrower."
+        )
+    smallest = f" The smallest change that would have shown is {_visible(comparison)}." if comparison.visible else ""
+    if not comparison.tests:
+        return "No figure was judged, so no interval was made; the reason stands beside each level."
+    return (
+        f"The headline figures were named beforehand. Each interval holds with {confidence} %, so that all "
+        f"{comparison.tests} hold together with 99 % (Bonferroni). {how}{smallest} A regression is a figure that is worse by "
+        f"more than {comparison.tolerance * 100:g} %. Other figures have 95 % intervals and no verdict."
+    )
+
+
+def markdown(comparison: Comparison, picture: str | None) -> str:
+    """Return compare.md; it names the PNG beside it."""
+    lines = [f"# {outcome(comparison)}", ""]
+    if mark := simulated_sides(comparison):
+        lines += [f"> **SIMULATED SERVER** ({mark}): these figures describe a model of a server, not a server.", ""]
+    lines += [f"- {line}" for line in (*run_lines(comparison), *comparison.notes)]
+    regressions = len(comparison.regressions)
+    lines += [f"- Regressions past {comparison.tolerance * 100:g} %: {regressions or 'none'}.", ""]
+    if picture:
+        lines += [f"![Change of each headline figure with its interval]({picture})", ""]
+    heads = ("level", "figure", "BASE", "NEW", "change", f"{comparison.confidence * 100:.5g} % interval", "verdict")
+    judged = tuple(table_row(row, comparison) for row in comparison.headline)
+    lines += ["## Headline figures", "", *Grid(heads, judged, names=2, prose=True).markdown(), ""]
+    rest = tuple(table_row(row, comparison)[:-1] for row in comparison.rows if not row.metric.headline)
+    if rest:
+        lines += ["## Other figures", "", *Grid((*heads[:-2], "95 % interval"), rest, names=2).markdown(), ""]
+    return "\n".join([*lines, method(comparison), ""])
+
+
+def table_row(row: Change, comparison: Comparison) -> tuple[str, ...]:
+    """Return a row of the tables."""
+    amounts = (amount_text(row, row.base), amount_text(row, row.new))
+    return (
+        row.level,
+        row.metric.name,
+        *amounts,
+        change_text(row),
+        interval_text(row),
+        verdict_text(row, comparison.tolerance),
+    )
+
+
+def to_dict(comparison: Comparison) -> dict[str, Any]:
+    """Return compare.json: every row with its ratio, interval, verdict and reason; durations in seconds."""
+    return {
+        "schema": SCHEMA,
+        "verdict": comparison.verdict,
+        "sentence": outcome(comparison),
+        "regression": bool(comparison.regressions),
+        "tolerance": comparison.tolerance,
+        "run_noise": comparison.run_noise,
+        "smallest_visible": list(comparison.visible) if comparison.visible else None,
+        "simulated": simulated_sides(comparison),
+        "family_confidence": 0.99,
+        "tests": comparison.tests,
+        "confidence": comparison.confidence,
+        "base": _side(comparison.base),
+        "new": _side(comparison.new),
+        "base_runs": [_side(one) for one in comparison.bases],
+        "new_runs": [_side(one) for one in comparison.news],
+        "notes": list(comparison.notes),
+        "rows": [
+            {
+                "level": row.level,
+                "concurrency": row.concurrency,
+                "metric": row.metric.id,
+                "headline": row.metric.headline,
+                "base": row.base,
+                "new": row.new,
+                "ratio": row.ratio,
+                "interval": list(row.interval) if row.interval else None,
+                "verdict": row.verdict,
+                "reason": row.reason or None,
+                "regression": row.regression,
+            }
+            for row in comparison.rows
+        ],
+    }
+
+
+def _side(one: Analysis) -> dict[str, Any]:
+    keys = ("name", "started", "server", "target", "simulated")
+    return {"path": str(one.run.path), **{key: one.summary[key] for key in keys}}

@@ -1,0 +1,210 @@
+"""How sure a figure of one or several runs is, and whether it differs from another's by more than runs do by themselves.
+
+A figure of a run gets its error from batches of requests (loadtest.analyse.figures.intervals), on a logarithmic scale, for times and
+rates change by factors. What a run cannot show of itself, how much runs of one server differ (clock rates, where pages lie,
+a neighbour), is seen between several runs, or taken from the user (`noise`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from loadtest.analyse.figures import rates, stats
+from loadtest.analyse.figures.intervals import Sample, percentile_interval, t_quantile
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.summary import figure
+
+RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
+NOISE_WORTH = 10  # degrees of freedom that the noise given is worth beside what several runs show
+FEWEST_COMPARED = 8  # requests a side
+FEWEST_FOR_TAIL = 60  # for a p95: below, fewer than three requests lie past it
+FEWEST_INDEPENDENT_COMPARED = 4.0  # independent ones a side: a queue that never settles has no mean to compare
+SURE = 10_000  # degrees of freedom of an error that is known
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure that is compared: its place in summary.json, its name for people, and which way is better."""
+
+    key: str
+    part: str | None  # of a described figure: "mean", "p50", "p95"; None: a rate of the level
+    name: str
+    unit: str  # "s" (printed as ms), "1/s"
+    headline: bool = False
+    prefill: bool = True  # whether a longer prompt changes it
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.unit == "s"
+
+    @property
+    def id(self) -> str:
+        return f"{self.key}.{self.part}" if self.part else self.key
+
+
+METRICS = (
+    Metric("ttft_s", "mean", "TTFT mean", "s", headline=True),
+    Metric("ttft_s", "p95", "TTFT p95", "s", headline=True),
+    Metric("stream_tokens_per_s", "mean", "tokens/s a stream", "1/s", headline=True, prefill=False),
+    Metric("output_tokens_per_s", None, "output tokens/s", "1/s", headline=True),
+    Metric("ttft_s", "p50", "TTFT p50", "s"),
+    Metric("ttft_sched_s", "p95", "TTFT p95 from t_sched", "s"),
+    Metric("e2e_s", "mean", "E2E mean", "s"),
+    Metric("e2e_sched_s", "mean", "E2E mean from t_sched", "s"),
+    Metric("tpot_s", "mean", "TPOT mean", "s", prefill=False),
+    Metric("queue_wait_s", "mean", "queue wait mean", "s"),
+    Metric("prefill_s", "mean", "prefill mean", "s"),
+)
+FAILED = Metric("failed", None, "failed requests", "share", headline=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of one run, and its standard error in natural logarithms, downwards and upwards."""
+
+    value: float
+    down: float  # nan: too few samples tell it, so that only other runs can
+    up: float
+    freedom: int
+
+    @classmethod
+    def even(cls, value: float, share: float, freedom: int) -> Self:
+        """Build it from a standard error as a share: skewness is alike in both runs, so that the ratio has none."""
+        return cls(value, share, share, freedom)
+
+    @classmethod
+    def of(cls, value: float, interval: tuple[float, float] | None, freedom: int) -> Self | None:
+        """Build it from the figure's 95 % interval; None where that is unknown or reaches zero."""
+        if interval is None or interval[0] <= 0 or value <= 0:
+            return None
+        t = t_quantile(freedom)
+        return cls(value, math.log(value / interval[0]) / t, math.log(interval[1] / value) / t, freedom)
+
+    @property
+    def told(self) -> bool:
+        """Whether its own run tells its error."""
+        return math.isfinite(self.down)
+
+    def scaled(self, factor: float) -> Figure:
+        """Return it as another run of the same server would have it that is so many times as large."""
+        return Figure(self.value * factor, self.down, self.up, self.freedom)
+
+
+def value_of(level: dict[str, Any], metric: Metric) -> float | None:
+    """Return a metric of a level of summary.json."""
+    found: float | None = figure(level, metric.key, metric.part) if metric.part else level[metric.key]
+    return found
+
+
+def figure_of(run: Run, level: dict[str, Any], metric: Metric) -> Figure | None:
+    """Return a metric of a level with its error, nan where too few samples tell it; None where it is unknown."""
+    value = value_of(level, metric)
+    if value is None or value <= 0:
+        return None
+    if metric.part is None:
+        found = _rate(run, level, metric)
+    else:
+        values = run.column(metric.key)[run.good(level["index"])]
+        known = values[np.isfinite(values)]
+        share = stats.PERCENTILES.get(metric.part)
+        found = mean_of(known, block_of(level)) if share is None else _percentile(known, share, block_of(level))
+    return found or Figure(value, math.nan, math.nan, 0)
+
+
+def block_of(level: dict[str, Any]) -> int:
+    """Return how many requests share their fate."""
+    return int(level.get("concurrency") or 1)
+
+
+def mean_of(values: FloatArray, block: int) -> Figure | None:
+    """Return the mean of a run's values with its error; None where too few samples tell it."""
+    known = values[np.isfinite(values)]
+    if len(known) < FEWEST_COMPARED:
+        return None
+    sample = Sample.of(known, block=block)
+    if sample.batches < 2 or sample.effective < FEWEST_INDEPENDENT_COMPARED:
+        return None
+    spread, mean = sample.mean(), float(known.mean())
+    return Figure.even(mean, spread.error / mean, spread.freedom) if mean > 0 else None
+
+
+def _percentile(known: FloatArray, share: float, block: int) -> Figure | None:
+    if len(known) < (FEWEST_FOR_TAIL if share > 0.5 else stats.FEWEST_FOR_INTERVAL):
+        return None
+    sample = Sample.of(known, block=block)
+    ordered = np.sort(known)
+    interval = percentile_interval(sample, ordered, share)
+    return Figure.of(float(np.quantile(ordered, share)), interval, max(sample.batches - 2, 1))
+
+
+def _rate(run: Run, level: dict[str, Any], metric: Metric) -> Figure | None:
+    """Return the output of a level with its error, from how much its rounds or answers differ."""
+    found = rates.flow(run, level)
+    spread = rates.spread_of(run, found, run.column("output_tokens")) if found else None
+    return Figure.even(float(level[metric.key]), spread.error, spread.freedom) if spread else None
+
+
+def geometric(figures: Sequence[Figure]) -> float:
+    """Return the mean of the runs' figures, by factors."""
+    return math.exp(float(np.mean([math.log(each.value) for each in figures])))
+
+
+def ratio(
+    base: Sequence[Figure], new: Sequence[Figure], confidence: float, *, noise: float
+) -> tuple[float, tuple[float, float]] | None:
+    """Return NEW ÷ BASE of one or several runs a side, with its interval; None where nothing tells their errors.
+
+    Two ways know how far it may be off: by each run's own error and `noise`, corrected by what several runs show; and by
+    the spread of several runs alone. With several runs the narrower holds, each way at half the chance of error.
+    """
+    away = math.log(geometric(new) / geometric(base))
+    sides = (base, new)
+    apart = [math.log(each.value / geometric(side)) for side in sides for each in side]
+    freedom = len(apart) - 2
+    if freedom > 0:
+        confidence = (1 + confidence) / 2
+    square = float(np.square(apart).sum())
+    count = sum(1 / len(side) for side in sides)
+    halves = []
+    if all(each.told for side in sides for each in side):
+        if freedom == 0:
+            halves.append(tuple(_single(base[0], new[0], confidence, noise, up=up) for up in (False, True)))
+        else:
+            own = float(np.mean([(each.down**2 + each.up**2) / 2 for side in sides for each in side]))
+            variance = (NOISE_WORTH * (noise**2 + own) + square) / (NOISE_WORTH + freedom)
+            half = t_quantile(NOISE_WORTH + freedom, confidence) * math.sqrt(variance * count)
+            halves.append((half, half))
+    if freedom > 0:
+        half = t_quantile(freedom, confidence) * math.sqrt(square / freedom * count)
+        halves.append((half, half))
+    if not halves:
+        return None
+    down, up = min(halves, key=sum)
+    return math.exp(away), (math.exp(away - down), math.exp(away + up))
+
+
+def _single(base: Figure, new: Figure, confidence: float, noise: float, *, up: bool) -> float:
+    """Return half of the interval of one run over another (Welch on the logarithms)."""
+    ours, theirs = (base.down, new.up) if up else (base.up, new.down)
+    total = ours**2 + theirs**2 + 2 * noise**2
+    slack = ours**4 / max(base.freedom, 1) + theirs**4 / max(new.freedom, 1)
+    freedom = min(int(total**2 / slack), SURE) if slack > 1e-300 else SURE
+    return t_quantile(freedom, confidence) * math.sqrt(total)
+
+
+def fisher(bad: int, of: int, other_bad: int, other_of: int) -> float:
+    """Return the chance of failures at least as unevenly spread over two runs if both fail alike (exact, two-sided)."""
+    total = bad + other_bad
+    low, high = max(0, total - other_of), min(of, total)
+    k = np.arange(low, high)
+    # Each count's chance over the one before it: no factorial is needed, and none overflows.
+    steps = np.log((of - k) * (total - k) / ((k + 1.0) * (other_of - total + k + 1.0)))
+    chances = np.concatenate(([0.0], np.cumsum(steps)))
+    chances = np.exp(chances - chances.max())
+    return min(1.0, float(chances[chances <= chances[bad - low] * (1 + 1e-7)].sum() / chances.sum()))

@@ -1,0 +1,1 @@
+"""What a run shows, in sentences that say how they are known."""

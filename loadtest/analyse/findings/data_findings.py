@@ -1,0 +1,70 @@
+"""What a run shows of its own data: how long all rows took, and which lengths distributions came to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.run.frames import Run
+from loadtest.metrics import VOID
+from loadtest.text import counted, listed, number
+
+SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answers", "output_tokens"))
+
+
+def batch_sentences(run: Run, levels: Sequence[dict[str, Any]]) -> list[Finding]:
+    """Say how long all rows of a data file took, where each level sent every row once."""
+    scenario = run.facts.get("scenario") or {}
+    if not (scenario.get("data_once") and scenario.get("data")):
+        return []
+    name, found = Path(str(scenario["data"])).name, []
+    for level in levels:
+        good = run.requests[run.good(level["index"])]
+        sent = run.requests[run.measured(level["index"])]
+        span = float(sent["end"].max() - sent["sched"].min()) if len(sent) else 0.0
+        if level["verdict"] == VOID or not span > 0:
+            continue
+        load = level["label"].partition(" · ")[0]
+        speeds = [
+            f"{number(float(good[column].sum()) / span)} {word} tokens/s"
+            for column, word in (("prompt_tokens", "input"), ("output_tokens", "output"))
+            if np.isfinite(good[column]).any()
+        ]
+        failed = len(sent) - len(good)
+        found.append(
+            Finding(
+                f"{counted(len(sent), 'row')} of {name} took {_duration(span)} at {load}"
+                f"{f': {listed(speeds)}' if speeds else ''}{f'; {failed} of them failed' if failed else ''}."
+            )
+        )
+    return found
+
+
+def length_sentences(run: Run, levels: Sequence[dict[str, Any]]) -> list[str]:
+    """Say which lengths came of the distributions that were asked for."""
+    found = []
+    for key, what, column in SIDES:
+        for asked in dict.fromkeys(level[key] for level in levels if level.get(key)):
+            rows = [run.good(level["index"]) for level in levels if level.get(key) == asked]
+            got = run.requests[column][np.any(rows, axis=0)].dropna()
+            if not len(got):
+                continue
+            middle, high = (float(np.percentile(got, q)) for q in (50, 95))
+            shared = next((level["system_tokens"] for level in levels if level.get("system_tokens")), None)
+            more = f", {shared} of them shared" if shared and key == "input_lengths" else ""
+            found.append(
+                f"{what}: {asked} asked; median {number(middle)}, p95 {number(high)} tokens as the server counts{more}."
+            )
+    return found
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration as people say it: 41.2 s, 12 min 3 s, 2 h 10 min."""
+    if seconds < 100:
+        return f"{number(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

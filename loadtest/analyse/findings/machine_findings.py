@@ -1,0 +1,283 @@
+"""What the machine did beside the streams, in sentences with their figures."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.samples import SERVERS, Machine, Models, SamplingGap, read_machine
+from loadtest.analyse.server import cold_load
+from loadtest.analyse.verdict.verdict import reloaded
+from loadtest.metrics import S_PER_NS
+from loadtest.text import counted, number, percent, seconds, size
+
+LATE_S = 2.0  # a gap that begins sooner was there from the start
+RELOAD_SLACK_S = 2.0  # between a load as sampled and as a request waited for it
+FEWEST_SAMPLES = 3  # samples of a level that a figure of it needs
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPeriod:
+    """When the requests of one concurrency were under way; `name` as in "8 streams"."""
+
+    name: str
+    parts: tuple[tuple[float, float], ...]
+
+    def of(self, frame: pd.DataFrame, column: str) -> FloatArray:
+        """Return what a column holds inside the period, nan left out; empty where there is no such column."""
+        if column not in frame:
+            return np.zeros(0)
+        t = frame["t"].to_numpy(dtype=np.float64)
+        inside = np.zeros(len(t), dtype=np.bool_)
+        for start, end in self.parts:
+            inside |= (t >= start) & (t <= end)
+        values = frame[column].to_numpy(dtype=np.float64)[inside]
+        return np.asarray(values[np.isfinite(values)], dtype=np.float64)
+
+
+def load_periods(run: Run) -> list[LoadPeriod]:
+    """Return the run's spans by concurrency, or a level each where a level has none, the least first."""
+    parts: dict[tuple[float, str], list[tuple[float, float]]] = {}
+    for level in run.levels:
+        rows = run.requests[run.requests["level"] == level["index"]]
+        if not rows["send"].notna().any():
+            continue
+        count = level.get("concurrency") or level.get("rate")
+        name = offered_load.load_name(level) if count else str(level.get("label") or "this load")
+        key = (float(count or 0), name)
+        parts.setdefault(key, []).append((float(rows["send"].min()), float(rows["end"].max())))
+    return [LoadPeriod(name, tuple(found)) for (_, name), found in sorted(parts.items())]
+
+
+def sentences(run: Run) -> list[str]:
+    """Return what the samples beside a run say, with figures; nothing where there are none."""
+    machine = read_machine(run)
+    found = load_periods(run)
+    said: list[str | None] = []
+    if not machine.empty and found:
+        said += [_cores_sentence(host, frame, found) for host, frame in machine.hosts.items()]
+        said += [_processes(frame, found) for frame in machine.hosts.values()]
+        said += [
+            _gpu_memory(machine, found),
+            _gpu_use(machine, found),
+            _kv_cache(machine, found),
+            _queue(machine, found),
+        ]
+        said += [_split_sentence(machine)]
+        said += [_host_memory(host, frame, run) for host, frame in machine.hosts.items()]
+    if not cold_load.is_cold(run):  # there each one is told as what it is
+        said += _reloads(machine, run)
+    said += [_gap(gap, run) for gap in machine.gaps]
+    return list(dict.fromkeys(sentence for sentence in said if sentence))
+
+
+def _cores_sentence(host: str, frame: pd.DataFrame, found: list[LoadPeriod]) -> Finding | None:
+    at = next((period for period in reversed(found) if len(period.of(frame, "busiest")) >= FEWEST_SAMPLES), None)
+    cores = int(frame.attrs.get("cores") or 0)
+    if at is None or not cores:
+        return None
+    busiest, mean = (float(np.median(at.of(frame, name))) for name in ("busiest", "mean"))
+    second = float(np.median(at.of(frame, "second"))) if cores > 1 else None
+    if cores > 1 and mean >= 0.85:
+        return Finding(
+            f"At {at.name}, all {cores} cores of {host} are busy.", f"The median of their mean use is {percent(mean)}."
+        )
+    if busiest >= 0.8 and second is not None and second <= 0.6 * busiest:
+        return Finding(
+            f"At {at.name}, only one of {cores} cores of {host} is busy.",
+            f"The busiest core is at {percent(busiest)}, the next at {percent(second)} (medians).",
+        )
+    return Finding(
+        f"At {at.name}, the busiest of {counted(cores, 'core')} of {host} is at {percent(busiest)}.",
+        f"Medians of the samples; the mean of all cores is {percent(mean)}.",
+    )
+
+
+def _processes(frame: pd.DataFrame, found: list[LoadPeriod]) -> Finding | None:
+    for period in reversed(found):
+        server, client = period.of(frame, "server_cpu"), period.of(frame, "client_cpu")
+        if len(client) >= FEWEST_SAMPLES:
+            told = f"this client uses {number(float(np.median(client)))} of a core"
+            if len(server) >= FEWEST_SAMPLES:
+                told = f"the server's process uses {number(float(np.median(server)))} cores and {told}"
+            return Finding(f"At {period.name}, {told}.", "Medians of the samples.")
+    return None
+
+
+def _gpu_memory(machine: Machine, found: list[LoadPeriod]) -> str | None:
+    frame = machine.gpus
+    if frame is None:
+        return None
+    seen = [(period, float(values.max())) for period in found if len(values := period.of(frame, "memory_used"))]
+    if not seen:
+        return None
+    where = f" of {machine.gpu_count} GPUs together" if machine.gpu_count > 1 else ""
+    what = f"GPU memory{where}{machine.mark(frame.attrs['source'])}"
+    (first, low), (last, high) = seen[0], seen[-1]
+    most, least = max(value for _, value in seen), min(value for _, value in seen)
+    if len(seen) == 1:
+        return f"{what} in use: {size(high)} at {last.name}."
+    if most - least < 0.02 * most:
+        return f"{what} stayed at {size(most)} from {_without_noun(first.name)} to {last.name}."
+    return f"{what} went from {size(low)} at {first.name} to {size(high)} at {last.name}, {size(most)} at most."
+
+
+def _gpu_use(machine: Machine, found: list[LoadPeriod]) -> str | None:
+    frame = machine.gpus
+    if frame is None:
+        return None
+    at = next((period for period in reversed(found) if len(period.of(frame, "utilisation")) >= FEWEST_SAMPLES), None)
+    if at is None:
+        return None
+    use, power = float(np.median(at.of(frame, "utilisation"))), at.of(frame, "power")
+    watts = f" and {np.median(power):.0f} W" if len(power) else ""
+    what = "GPU" if machine.gpu_count == 1 else f"{machine.gpu_count} GPUs"
+    return f"{what}{machine.mark(frame.attrs['source'])} at {percent(use)} utilisation{watts} at {at.name} (medians)."
+
+
+def _kv_cache(machine: Machine, found: list[LoadPeriod]) -> str | None:
+    frame = machine.server
+    if frame is None:
+        return None
+    seen = [(period, values) for period in found if len(values := period.of(frame, "kv_use"))]
+    if not seen:
+        return None
+    mark = machine.mark(*SERVERS)
+    for period, values in seen:
+        if values.max() >= 0.99:
+            return Finding(
+                f"The KV cache{mark} is full at {period.name}.",
+                f"It was at 99 % or more in {int((values >= 0.99).sum())} of {len(values)} samples.",
+            )
+    period, values = max(seen, key=lambda entry: float(entry[1].max()))
+    return f"The KV cache{mark} is at most {percent(float(values.max()))} full, at {period.name}."
+
+
+def _queue(machine: Machine, found: list[LoadPeriod]) -> str | None:
+    frame = machine.server
+    if frame is None:
+        return None
+    seen = [
+        (period, float(running.max()), float(waiting.max()))
+        for period in found
+        if len(running := period.of(frame, "running")) and len(waiting := period.of(frame, "waiting"))
+    ]
+    if not seen:
+        return None
+    period, _, most = max(seen, key=lambda entry: entry[2])
+    busiest = max(entry[1] for entry in seen)
+    mark = machine.mark(*SERVERS)
+    if most < 1:
+        return f"The server itself{mark} counted up to {busiest:.0f} requests running and never one waiting."
+    return f"The server itself{mark} counted up to {busiest:.0f} requests running, and up to {most:.0f} waiting at {period.name}."
+
+
+def _split_sentence(machine: Machine) -> str | None:
+    """Say how much of a model that is partly on a GPU is not; why is not known (too large, or set so)."""
+    for _, models in machine.models:
+        for model in models:
+            whole, there = model.get("size") or 0, model.get("size_vram") or 0
+            if 0 < there < whole:
+                return (
+                    f"{model.get('name')}{machine.mark('ollama')} is not all on a GPU: {size(whole - there)} of {size(whole)} "
+                    "lie in host memory."
+                )
+    return None
+
+
+def _host_memory(host: str, frame: pd.DataFrame, run: Run) -> str | None:
+    during = LoadPeriod("", ((0.0, _last_end(run)),))
+    used, swap = during.of(frame, "memory_used"), during.of(frame, "swap_used")
+    if len(used) < FEWEST_SAMPLES:
+        return None
+    swapped = float(swap.max() - swap.min()) if len(swap) else 0.0
+    also = f"; {size(swapped)} went to swap" if swapped > 100e6 else ""
+    if used.max() - used.min() < max(0.05 * float(used.max()), 0.5e9):
+        return f"Memory in use on {host} stayed at {size(float(used.max()))}{also}."
+    return f"Memory in use on {host} went from {size(float(used.min()))} to {size(float(used.max()))}{also}."
+
+
+def _reloads(machine: Machine, run: Run) -> Iterator[str]:
+    """Yield a sentence for each load in mid-run: as the samples saw it, else as the requests that waited for it say."""
+    in_turn = run.requests[run.requests["turn"]] if "turn" in run.requests else run.requests[:0]
+    sampled = [(t, said) for t, name, said in _sampled_reloads(machine, run) if name not in set(in_turn["model"])]
+    yield from (sentence for _, sentence in sampled)
+    mark = " (simulated)" if run.simulated else ""
+    first_answer, told = float(run.requests["first_token"].min()), -np.inf
+    for level in run.levels:
+        slow = reloaded(run, run.good(level["index"])).sort_values("send")
+        slow = slow[~slow.index.isin(in_turn.index)]  # the findings tell what turns cost
+        sends, answers, loads = (slow[name].to_numpy(dtype=np.float64) for name in ("send", "first_token", "load_s"))
+        for model, send, answer, took in zip(slow["model"], sends, answers, loads, strict=True):
+            if send <= first_answer:
+                continue  # the run's first load is no reload
+            seen = any(send - RELOAD_SLACK_S <= t <= answer + RELOAD_SLACK_S for t, _ in sampled)
+            if send >= told and not seen:  # those that waited for the same load are one
+                at = f"at {_clock(run, answer)} ({answer:.0f} s into the run)"
+                yield f"{model}{mark} was reloaded {at}: a request waited {seconds(took)} for the load."
+            told = max(told, float(answer))
+
+
+def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str, str]]:
+    """Yield instant, model and sentence of each time in the run that a model came back after it was gone, or otherwise.
+
+    A load that is shorter than the time between two samples may go unseen.
+    """
+    for samples in machine.loaded.values():
+        yield from _reloads_of_server(samples, machine.mark("ollama"), run)
+
+
+def _reloads_of_server(samples: Models, mark: str, run: Run) -> Iterator[tuple[float, str, str]]:
+    before: dict[str, dict[str, Any]] = {}
+    gone: dict[str, float] = {}
+    end = _last_end(run)
+    for t, models in samples:
+        now = {str(model.get("name")): model for model in models}
+        for name, model in now.items():
+            known = before.get(name)
+            why = None
+            if name in gone:
+                why = f"it was gone from the server for about {t - gone[name]:.0f} s"
+            elif known and known.get("context_length") != model.get("context_length"):
+                why = f"its context went from {known.get('context_length')} to {model.get('context_length')} tokens"
+            if why and 0 <= t <= end:
+                at = f"at {_clock(run, t)} ({t:.0f} s into the run)"
+                yield t, name, f"{name}{mark} was reloaded {at}: {why}."
+            gone.pop(name, None)
+        for name in before.keys() - now.keys():
+            gone[name] = t
+        before = now
+
+
+def _gap(gap: SamplingGap, run: Run) -> str | None:
+    end = _last_end(run)
+    if gap.start > end or (gap.end is not None and gap.end < 0):
+        return None
+    until = f"until {gap.end:.0f} s" if gap.end is not None and gap.end < end else "to the end"
+    since = f"from {gap.start:.0f} s on" if gap.start > LATE_S else "from the start"
+    return f"No samples of {gap.source} {since}, {until}: {gap.sentence}"
+
+
+def _last_end(run: Run) -> float:
+    end = run.requests["end"].max() if len(run.requests) else 0.0
+    return float(end) if np.isfinite(end) else 0.0
+
+
+def _clock(run: Run, t: float) -> str:
+    at = datetime.datetime.fromtimestamp(run.zero.wall_ns * S_PER_NS + t, tz=datetime.UTC)
+    return f"{at:%H:%M:%S} UTC"
+
+
+def _without_noun(name: str) -> str:
+    """Return "1" of "1 stream", to be followed by "to 8 streams"."""
+    count, _, rest = name.partition(" ")
+    return count if rest in ("stream", "streams") else name

@@ -1,0 +1,359 @@
+"""What a run shows, in sentences with their figures: one source for chart titles and reports.
+
+No finding quotes a figure of a void level: such a level is named as void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from loadtest.analyse.figures import client_capacity, rates
+from loadtest.analyse.figures import knee as knee_of
+from loadtest.analyse.findings import data_findings
+from loadtest.analyse.findings import machine_findings as machine
+from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.run import groups, offered_load
+from loadtest.analyse.run.series import Series, series_of
+from loadtest.analyse.server import cold_load, memory, memory_parts, prompt_length
+from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.summary import Analysis, figure, has_tokens
+from loadtest.analyse.verdict import endings
+from loadtest.metrics import VOID
+from loadtest.text import capitalised, counted, listed, number, percent, seconds
+
+LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
+LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
+MOST_RUNS = 4  # of consecutive numbers in one sentence
+LEAST_STALL = 0.05  # of the time that a stream decodes
+MOST_VOID_NAMED = 4  # void levels
+MOST_TOLD = 3  # series of levels; of more, the first and the last
+
+
+def simulated_mark(summary: dict[str, Any]) -> str | None:
+    """Return "simulated: profile X at N× speed", None for a real server."""
+    said = summary["simulated"]
+    return f"simulated: profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
+
+
+def measured_on(summary: dict[str, Any]) -> str:
+    """Return server and model in words, e.g. "ollama 0.33.0 · llama3.1:70b"."""
+    server, target = summary["server"], summary["target"]
+    if several := summary.get("groups"):
+        kind = " ".join(str(server[key]) for key in ("kind", "version") if server.get(key))
+        return " · ".join(filter(None, (kind, ", ".join(group["name"] for group in several))))
+    parts = (f"{server.get('kind') or 'server'} {server.get('version') or ''}".strip(), target.get("model"))
+    return " · ".join(str(part) for part in parts if part)
+
+
+def all_findings(analysis: Analysis) -> list[Finding]:
+    """Return what the run shows, the most telling first; each names its model or server where there are several."""
+    several, levels = bool(analysis.groups), analysis.summary["levels"]
+    found: list[str | Finding | None] = [
+        endings.end_sentence(analysis.run),
+        *memory.context_sentences(analysis.run),
+        *data_findings.batch_sentences(analysis.run, levels),
+        *_shared_servers(analysis),
+    ]
+    if several:
+        found += _void_levels(levels)
+    for group, one in analysis.groups:
+        who = f"{group.name}, beside {listed(group.beside)}" if group.beside else group.name
+        for each in _server_findings(one):
+            found.append(Finding(each.removeprefix(f"{group.name} · "), each.evidence).about(who))
+    if not several:
+        found += _server_findings(analysis)
+    found += [_prediction(analysis.summary), client_capacity.capacity_sentence(levels)]
+    if not several:
+        found += memory_parts.difference_sentences(analysis.memory)
+    found += data_findings.length_sentences(analysis.run, levels)
+    found += [*machine.sentences(analysis.run), *endings.answer_notes(analysis.run)]
+    return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
+
+
+def _prediction(summary: dict[str, Any]) -> Finding | None:
+    """Say how the prediction fared that the run kept before its first request."""
+    kept = summary.get("prediction")
+    if not kept:
+        return None
+    if not kept.get("figures"):
+        why = kept.get("reason") or " ".join(kept.get("not_scored") or ["no level of it was measured."])
+        return Finding(f"The prediction that this run kept could not be scored: {why}")
+    when = f"Predicted on {kept['made']}, kept before the first request."
+    return Finding(kept["sentence"], " ".join([when, *kept["not_scored"]]))
+
+
+def _shared_servers(analysis: Analysis) -> list[str]:
+    """Say which models and servers a run's requests went to where there are several, and which of them shared one."""
+    found = []
+    if analysis.groups:
+        named = [f"{group.name} ({counted(len(group.run.requests), 'request')})" for group, _ in analysis.groups]
+        found.append(f"Figures are given apart for {listed(named)}.")
+    for url in dict.fromkeys(group.url for group, _ in analysis.groups if group.beside):
+        names = [group.name for group, _ in analysis.groups if group.beside and group.url == url]
+        found.append(
+            f"{listed(names)} were in use at the same time at {url}: the waits, step times and speeds of each include what "
+            "the others cost it."
+        )
+    found += [one.sentence for one in analysis.turns]
+    if analysis.turns:
+        found.append(
+            "Requests to such models wait for each other's answers and loads. To keep them loaded together a server needs "
+            "memory for both, and an Ollama OLLAMA_MAX_LOADED_MODELS of as many."
+        )
+    return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
+
+
+def _void_levels(levels: Sequence[dict[str, Any]]) -> list[str]:
+    void = [level["label"] for level in levels if level["verdict"] == VOID]
+    if not void:
+        return []
+    if len(levels) == 1:
+        return [f"The only level is void, so its figures must not be quoted: {void[0]}."]
+    count = f"{len(void)} of {len(levels)} levels {'is' if len(void) == 1 else 'are'} void"
+    named = [*void[:MOST_VOID_NAMED], *([f"{len(void) - MOST_VOID_NAMED} more"] if len(void) > MOST_VOID_NAMED else [])]
+    return [f"{count}, so {'its' if len(void) == 1 else 'their'} figures must not be quoted: {listed(named)}."]
+
+
+def _server_findings(analysis: Analysis) -> list[Finding]:
+    """Return what the requests to one model at one server show of it."""
+    summary = analysis.summary
+    found: list[str] = [*loads(analysis)]
+    if not summary["levels"]:
+        found.append("No request was recorded.")
+    elif has_tokens(*summary["levels"]):
+        found.append(slots_finding(analysis))
+    found += [*steps_findings(analysis), *longer_prompts(analysis)]
+    if "group" not in summary:
+        found += _void_levels(summary["levels"])
+    every = series_of(summary["levels"])
+    for series in every if len(every) <= MOST_TOLD else [every[0], every[-1]]:  # the tables have the rest
+        who = series.label if len(every) > 1 else ""
+        for each in (
+            queueing(analysis, series),
+            batching(series),
+            stalling(series),
+            saturation(series),
+            range_of_ttft(series),
+            range_of_e2e(series),
+        ):
+            if each:
+                found.append(each.about(who))
+    found += [*unsteady(summary["levels"])[:MOST_TOLD], *rates.drained(summary["levels"])[:MOST_TOLD]]
+    return [each if isinstance(each, Finding) else Finding(each) for each in found]
+
+
+def loads(analysis: Analysis) -> list[str]:
+    """Say what cold loads took, a level at a time; nothing where none was asked for."""
+    levels = [level for level in analysis.summary["levels"] if level.get("cold_load")]
+    mark = " (simulated)" if analysis.run.simulated else ""
+    return [
+        f"{level['label']}: {sentence}" if len(levels) > 1 else sentence
+        for level in levels[:MOST_TOLD]
+        for sentence in cold_load.cold_load_sentences(level["cold_load"], mark)
+    ]
+
+
+def longer_prompts(analysis: Analysis) -> list[str]:
+    """Say what a longer prompt costs, where levels differ in input length alone; of many such lines the first ones'."""
+    every = prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"])
+    return [
+        f"{line.label}: {sentence}" if len(every) > 1 else sentence
+        for line in every[:MOST_TOLD]
+        for sentence in prompt_length.prompt_length_sentences(line)
+    ]
+
+
+def telling(analysis: Analysis, finding: Callable[[Series], Finding | None]) -> str | None:
+    """Return the last series' finding without its full stop, for a title; named when there are several series."""
+    every = series_of(analysis.summary["levels"])
+    for series in reversed(every):
+        if said := finding(series):
+            return said.about(series.label if len(every) > 1 else "").rstrip(".")
+    return None
+
+
+def slots_finding(analysis: Analysis) -> Finding:
+    """Say how many requests the server handles in parallel, and what that rests on."""
+    slots = analysis.slots
+    if slots.estimate is None:
+        return Finding("No stream was seen decoding, so nothing is known about the server's slots.")
+    evidence = f"{slots.method}." if slots.method else ""
+    if not believed(analysis.summary["levels"]):
+        evidence += " All of that is from void levels: measure again before you rely on it."
+    if slots.limit:
+        what = "one request at a time" if slots.estimate == 1 else f"{slots.estimate} requests in parallel"
+        return Finding(f"The server handles {what}; further requests queue.", evidence)
+    least = counted(slots.estimate, "request")
+    return Finding(f"The server handles at least {least} in parallel; its limit was not seen.", evidence)
+
+
+def steps_findings(analysis: Analysis) -> list[Finding]:
+    """Say what a step of the server takes, where its time is of two kinds, and what prompts cost."""
+    steps = analysis.steps
+    said = []
+    law = steps.law
+    if law is not None and law.fits:
+        more = f", and {seconds(law.per_stream_s)} more for each stream that decodes"
+        more = more if law.per_stream_s > 0 else ", however many streams decode"
+        said.append(Finding(f"A step of the server takes {seconds(law.base_s)}{more}.", f"{_seen_at(steps)}."))
+    elif law is not None and steps.law_reason:
+        said.append(Finding(f"{capitalised(steps.law_reason)}."))
+    for entry in steps.times if law is None or law.fits else ():
+        if len(entry.kinds) == 2:
+            kinds = " and ".join(f"{seconds(kind.centre_s)} ({percent(kind.share)} of them)" for kind in entry.kinds)
+            said.append(Finding(f"Steps at {counted(entry.streams, 'stream')} are of two kinds: {kinds}."))
+    prefill = steps.prefill
+    if prefill is not None and prefill.per_token_s > 0:
+        speed = number(1 / prefill.per_token_s)
+        said.append(Finding(f"Prefill runs at {speed} prompt tokens/s.", f"Measured from {prefill.method}."))
+    return said
+
+
+def _seen_at(steps: Steps) -> str:
+    """Say at how many streams steps were seen, and how far the line is from them where that can be told."""
+    law, numbers = steps.law, [entry.streams for entry in steps.times]
+    off = f"; the line is off by at most {percent(max(law.residual, 0.001))}" if law and len(numbers) > 2 else ""
+    return f"Steps were seen at {_ranges(numbers)}{off}"
+
+
+def _ranges(values: list[int]) -> str:
+    """Return "1-4 and 8 streams"; of many with gaps between them "14 numbers from 1 to 32 streams"."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    if len(runs) > MOST_RUNS:
+        return f"{len(values)} numbers from {values[0]} to {values[-1]} streams"
+    text = listed([run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs])
+    return f"{text} {'stream' if values == [1] else 'streams'}"
+
+
+def believed(levels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the levels whose figures a finding may quote."""
+    return [level for level in levels if level.get("verdict") != VOID]
+
+
+def stalling(series: Series) -> Finding | None:
+    """Say what share of the decode others' prompts took at the highest concurrency; None below a twentieth."""
+    levels = believed(series.levels)
+    if not levels or levels[-1].get("concurrency") == 1:  # a stream alone has no others
+        return None
+    level = levels[-1]
+    stall, e2e, ttft = (figure(level, name) for name in ("stall_s", "e2e_s", "ttft_s"))
+    if not stall or e2e is None or ttft is None or e2e <= ttft or stall < LEAST_STALL * (e2e - ttft):
+        return None
+    share = percent(stall / (e2e - ttft))
+    return Finding(
+        f"At {offered_load.load_name(level)}, other requests' prompts interrupt a stream for {seconds(stall)} in all, {share} of its "
+        "decode time."
+    )
+
+
+def queueing(analysis: Analysis, series: Series) -> Finding | None:
+    """Say what share of TTFT waiting is at the highest concurrency; None where waits are unknown."""
+    told = [
+        level
+        for level in believed(series.levels)
+        if figure(level, "queue_wait_s") is not None or figure(level, "slot_wait_s")
+    ]
+    if not told:
+        return None
+    level = told[-1]
+    ttft, wait, slot, batch = (
+        figure(level, name) for name in ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s")
+    )
+    if not ttft:
+        return None
+    at, of = f"at {offered_load.load_name(level)}", f"of the mean TTFT ({seconds(ttft)})"
+    if analysis.slots.limit and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
+        past = f"Past {counted(analysis.slots.estimate or 0, 'stream')} requests queue"
+        inferred = (
+            "Slot wait is inferred from when earlier streams ended: the server does not say how long requests wait."
+        )
+        return Finding(f"{past}: {at} {percent(slot / ttft)} {of} is slot wait.", inferred if wait is None else "")
+    if slot is None and wait is None:
+        return None
+    if slot is None or batch is None:
+        share = percent((wait or 0.0) / ttft)
+        unsplit = "Whether requests wait for a slot or for a batch is not known."
+        return Finding(f"{capitalised(at)}, {share} {of} is queue wait.", unsplit) if wait is not None else None
+    if slot + batch <= LEAST_BATCH_WAIT * ttft:
+        return (
+            Finding(f"No request queues {at}: waiting is {percent((slot + batch) / ttft)} {of}.")
+            if wait is not None
+            else None
+        )
+    if slot < 0.1 * batch or wait is None:
+        return None  # batching says it
+    return Finding(f"{capitalised(at)}, {percent((slot + batch) / ttft)} {of} is waiting, nearly all of it batch wait.")
+
+
+def batching(series: Series) -> Finding | None:
+    """Say where a wait is not queueing: the level without slot wait whose TTFT is batch wait for the largest part."""
+    found = None
+    largest = LEAST_BATCH_WAIT
+    for level in believed(series.levels):
+        ttft, slot, batch = (figure(level, name) for name in ("ttft_s", "slot_wait_s", "batch_wait_s"))
+        if ttft and batch and slot is not None and slot < 0.1 * batch and batch / ttft > largest:
+            found, largest = level, batch / ttft
+    if found is None:
+        return None
+    return Finding(
+        f"At {offered_load.load_name(found)}, {percent(largest)} of the mean TTFT ({seconds(figure(found, 'ttft_s'))}) is batch wait, "
+        "although no request waits for a slot: a prompt starts only when the batch in flight has ended.",
+        f"Batch wait is up to {seconds(figure(found, 'batch_wait_s', 'max'))}.",
+    )
+
+
+def saturation(series: Series) -> Finding | None:
+    """Say from which load on more brings no more: streams, with three levels or more; or the rate that is kept up with."""
+    levels = believed(series.levels)
+    if levels and offered_load.is_open(levels[0]):
+        said = knee_of.kept_up(levels)
+        return Finding(said) if said else None
+    found, _ = knee_of.knee(levels)
+    return Finding(found.sentence) if found else None
+
+
+def unsteady(levels: Iterable[dict[str, Any]]) -> list[Finding]:
+    """Return a sentence for each level in which as many requests did not end as came, so that it was not stationary."""
+    return [
+        Finding(
+            f"{level['label']} was not stationary: {number(law['in_flight'])} requests were in flight on average, where Little's law "
+            f"gives {number(law['ends_per_s'] * law['sojourn_s'])}.",
+            f"{number(law['ends_per_s'])} requests/s ended, after {seconds(law['sojourn_s'])} each on average.",
+        )
+        for level in levels
+        if (law := level["little"]) and not law["holds"] and level.get("verdict") != VOID
+    ]
+
+
+def range_of_ttft(series: Series) -> Finding | None:
+    """Say how TTFT and decode speed change from the lowest to the highest concurrency."""
+    ends = [level for level in believed(series.levels) if figure(level, "ttft_s", "p50") is not None]
+    if not ends:
+        return None
+    told = ends[:1] if len(ends) == 1 else [ends[0], ends[-1]]
+    ttfts = [f"{seconds(figure(level, 'ttft_s', 'p50'))} at {offered_load.load_name(level)}" for level in told]
+    speeds = [figure(level, "stream_tokens_per_s", "p50") for level in told]
+    said = f"The median TTFT is {listed(ttfts)}"
+    if all(speeds):
+        said += f"; the median decode speed is {listed([number(speed) for speed in speeds])} tokens/s a stream"
+    return Finding(f"{said}.")
+
+
+def range_of_e2e(series: Series) -> Finding | None:
+    """Say of answers without text how E2E and the rate of input tokens change from the lowest to the highest load."""
+    ends = [level for level in believed(series.levels) if not has_tokens(level)]
+    if not ends:
+        return None
+    told = ends[:1] if len(ends) == 1 else [ends[0], ends[-1]]
+    e2es = [f"{seconds(figure(level, 'e2e_s', 'p50'))} at {offered_load.load_name(level)}" for level in told]
+    rates_said = [level.get("input_tokens_per_s") for level in told]
+    said = f"The median E2E is {listed(e2es)}"
+    if all(rates_said):
+        said += f"; the server takes {listed([number(rate) for rate in rates_said])} input tokens/s"
+    return Finding(f"{said}.")

@@ -1,0 +1,126 @@
+"""Numbers that a server gives of an answer; one that is no number, or contradicts another, is unknown and said."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from loadtest.dialects.answers.server_errors import quoted, shorten
+
+MOST_TOKENS = 2**31 - 1
+MOST_NUMBER = 2**53 - 1  # above it a double cannot tell neighbours apart, and a duration in ns is longer than 100 days
+WIDEST, _DEEPEST = 64, 4  # entries and levels kept of what a server says
+
+
+def known_number(value: Any, name: str, odd: list[str], most: int = MOST_NUMBER) -> int | None:
+    """Return a count or a duration, 0 to `most`; None, and a sentence in `odd`, of anything else that was sent."""
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 12.0 is 12: some languages know one kind of number
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most:
+        return value
+    odd.append(f"{quoted(name, 40)} is {_kind_seen(value)}, which is no number of that kind: unknown")
+    return None
+
+
+def _kind_seen(value: Any) -> str:
+    """Say what stands in place of a number, without its value, which differs from one answer to the next."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if isinstance(value, int | float):
+        if value < 0:
+            return "negative"
+        return "beyond all bounds" if not math.isfinite(value) or value > MOST_TOKENS else "a fraction"
+    return f"a {'text' if isinstance(value, str) else 'list' if isinstance(value, list) else 'object'}"
+
+
+def kept(value: Any, name: str, odd: list[str], depth: int = _DEEPEST) -> Any:
+    """Return what a record keeps of what a server said: numbers in range, short texts, and objects of those."""
+    if type(value) is int and 0 <= value <= MOST_NUMBER:
+        return value
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, str):
+        return shorten(value, 80)
+    if isinstance(value, int | float):
+        if math.isfinite(value) and 0 <= value <= MOST_NUMBER:
+            return value
+        odd.append(f"{quoted(name, 40)} is {_kind_seen(value)}, which is no number of that kind: unknown")
+        return None
+    if not depth:
+        return None
+    if isinstance(value, dict):
+        return {short_key(key): kept(item, key, odd, depth - 1) for key, item in islice(value.items(), WIDEST)}
+    return [kept(item, name, odd, depth - 1) for item in value[:WIDEST]]
+
+
+def short_key(key: str) -> str:
+    """Return a key that the server sent, short and plain enough for a file."""
+    return key if len(key) <= 80 and key.isascii() and key.isidentifier() else shorten(key, 80)
+
+
+PROMPT = ("prompt_tokens", "input_tokens")
+OUTPUT = ("completion_tokens", "output_tokens", "generated_tokens")
+
+
+@dataclass(slots=True)
+class Usage:
+    """The last usage of an answer that is not empty."""
+
+    prompt: int | None = None
+    output: int | None = None
+    reasoning: int = 0  # of the output; known once settled
+    last: dict[str, Any] = field(default_factory=dict)  # as it was sent
+
+    def take(self, usage: dict[str, Any], odd: list[str], doubts: list[str]) -> bool:
+        """Take a usage and return whether it says anything: Ollama's completions carry a zero one on every chunk."""
+        prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if not (type(prompt) is type(output) is int and 0 <= prompt <= MOST_TOKENS and 0 <= output <= MOST_TOKENS):
+            prompt, output = _first_count(usage, PROMPT, odd), _first_count(usage, OUTPUT, odd)
+        if not prompt and not output:
+            return False
+        for name, before, now in (("prompt", self.prompt, prompt), ("output", self.output, output)):
+            if before and now is not None and now < before:
+                doubts.append(f"the server's count of {name} tokens fell from one chunk to the next")
+        self.prompt = self.prompt if prompt is None else prompt
+        self.output = self.output if output is None else output
+        self.last = usage
+        return True
+
+    def settle(self, odd: list[str], doubts: list[str]) -> int | None:
+        """Return the output tokens, reasoning included; each contradiction between counts is a doubt."""
+        prompt, output, usage = self.prompt, self.output, self.last
+        total = known_number(usage.get("total_tokens"), "total_tokens", odd, MOST_TOKENS)
+        reasoning = _detail(usage, "completion_tokens_details", "output_tokens_details", "reasoning_tokens", odd) or 0
+        self.reasoning = reasoning
+        cached = _detail(usage, "prompt_tokens_details", "input_tokens_details", "cached_tokens", odd)
+        if output is None:
+            return None
+        if total is not None and prompt is not None and total != prompt + output:
+            if reasoning and total == prompt + output + reasoning:
+                return output + reasoning
+            doubts.append(
+                "the server's counts contradict each other: its total of tokens is "
+                f"{'less' if total < prompt + output else 'more'} than prompt and output together"
+            )
+        elif reasoning > output:
+            doubts.append("the server's counts contradict each other: more reasoning tokens than output tokens")
+        if cached and prompt and cached > prompt:
+            doubts.append("the server's counts contradict each other: more cached tokens than prompt tokens")
+        return output
+
+
+def _first_count(usage: dict[str, Any], names: tuple[str, ...], odd: list[str]) -> int | None:
+    found = [known_number(usage[name], name, odd, MOST_TOKENS) for name in names if name in usage]
+    known = [count for count in found if count is not None]
+    return max(known, default=None)
+
+
+def _detail(usage: dict[str, Any], place: str, other: str, name: str, odd: list[str]) -> int | None:
+    details = usage.get(place) or usage.get(other)
+    if isinstance(details, dict) and name in details:
+        return known_number(details[name], name, odd, MOST_TOKENS)
+    return known_number(usage.get(name), name, odd, MOST_TOKENS)

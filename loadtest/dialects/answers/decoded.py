@@ -1,0 +1,101 @@
+"""What is known of one answer while its rows are read: its events, its end, its counts, and what is odd in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loadtest.dialects.answers import ends, server_errors
+from loadtest.dialects.answers.text_shapes import Texts
+from loadtest.dialects.base import ContentEvents, Ending
+
+SILENT_TOKENS = 64  # so many may have no text: the frame of a tool call, marks of turns
+UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them: TTFT holds their time, the decode speed leaves them out"
+UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
+MOST_SENTENCES = 8  # kept of an answer's notes
+
+
+class Decoded:
+    """What is known of one answer so far."""
+
+    __slots__ = ("end", "ending", "events", "kind", "marked", "over", "stamped", "unstamped")
+
+    def __init__(self) -> None:
+        self.events = ContentEvents()
+        self.ending = Ending()
+        self.end = 0  # offset in the body behind the line at hand
+        self.kind = b""  # the name of the event at hand, where it has one
+        self.marked = False  # [DONE] was seen
+        self.stamped = False  # an instant of the server's was sent, or what should be one
+        self.unstamped = False  # an event came without an instant of the server's
+        self.over = False  # the end mark came: what follows is not part of the answer
+
+    def add(self, texts: Texts) -> None:
+        """Take the text of one piece."""
+        seen, hidden = texts
+        if hidden:
+            self.events.add(hidden, self.end, hidden=True)
+        if seen:
+            self.events.add(seen, self.end)
+
+    def fail(self, why: str) -> None:
+        if self.ending.error is None:  # the first one is the cause, the rest follow from it
+            self.ending.error = why
+
+    def finish(self, name: str, value: Any) -> None:
+        """Take a finish_reason or done_reason by its name, and as it was sent."""
+        ending = self.ending
+        ending.finish_reason = server_errors.shorten(name, 80)
+        if (why := ends.ended_badly(name, value)) is not None:
+            self.fail(why)
+            return
+        ending.done = True
+        if ends.is_unknown_reason(name):
+            self.doubt(
+                f"the server ended the answer with finish_reason {server_errors.quoted(name, 40)}, which is not known"
+            )
+
+    def count(self, prompt: int | None, output: int | None, reasoning: int = 0) -> None:
+        """Take the server's final counts; a count of zero for an answer with text is unknown.
+
+        `reasoning` is how many of the output tokens the server says were reasoning.
+        """
+        ending = self.ending
+        if prompt == 0:
+            self.note("the server counts no token of the prompt: unknown")
+        if output == 0 and self.events:
+            self.doubt("the server counts no token of an answer that has text: unknown")
+            output = None
+        if output and len(self.events) > 2 * output:
+            self.note("the answer came in more than twice as many pieces as the server counts tokens")
+        ending.prompt_tokens, ending.output_tokens = prompt or None, output
+        if output and self.events:
+            ending.unsent_tokens = self._unsent(output, reasoning)
+
+    def _unsent(self, output: int, reasoning: int) -> int:
+        """Return how many counted tokens were never sent as text: the decode speed must leave them out.
+
+        Reasoning that was sent as text shows by its name, or by more pieces than there are other tokens. A token has at
+        least one byte of text, except for those that end an answer or call a tool.
+        """
+        events = self.events
+        if 0 < reasoning <= output and not events.hidden and len(events) <= output - reasoning:
+            self.note(UNSENT_REASONING)
+            return reasoning
+        if output > SILENT_TOKENS and output > SILENT_TOKENS + sum(
+            len(text.encode(errors="replace")) for text in events.texts
+        ):
+            self.doubt(UNSENT_TOKENS)
+            return output
+        return 0
+
+    def note(self, *sentences: str) -> None:
+        _add_sentences(self.ending.notes, sentences)
+
+    def doubt(self, *sentences: str) -> None:
+        _add_sentences(self.ending.doubts, sentences)
+
+
+def _add_sentences(said: list[str], sentences: tuple[str, ...]) -> None:
+    for sentence in sentences:
+        if sentence not in said and len(said) < MOST_SENTENCES:
+            said.append(sentence)

@@ -1,0 +1,317 @@
+"""An answer's bytes as rows of JSON: server-sent events, one object a line, or one object in all, whoever sends them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import orjson
+
+from loadtest.dialects.answers import ends, repeats, server_errors
+from loadtest.dialects.answers.decoded import Decoded
+from loadtest.dialects.answers.framing import TOO_LONG, LineSplitter
+from loadtest.dialects.answers.lenient_json import parse_json
+from loadtest.dialects.base import Ending
+
+MOST_EVENTS = 1_000_000
+TOO_MANY = f"the answer has more than {MOST_EVENTS:,} events"
+
+_EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+_BOM = b"\xef\xbb\xbf"
+
+
+class Rows(Protocol):
+    """Takes the rows of one API's answers."""
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        """Whether a row is certainly one of this API's."""
+        ...
+
+    def take(self, row: dict[str, Any]) -> bool:
+        """Take a row; return whether the text of one event is all that the row says."""
+        ...
+
+    def close(self) -> None:
+        """Take the end of the answer."""
+        ...
+
+
+class StreamDecoder:
+    """Decodes an answer in either API's format: `own` takes the rows of the API that was asked, `other` makes what takes the rest.
+
+    A data line that is a JSON object by itself is taken at once, without waiting for the blank line after it, which
+    may come in a later read; any other is held until that blank line, joined with its neighbours as the standard says.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_foreign",
+        "_held",
+        "_lines",
+        "_make_other",
+        "_other",
+        "_own",
+        "_row_seen",
+        "_stray",
+        "events",
+    )
+
+    def __init__(self, answer: Decoded, own: Rows, *, other: Callable[[Decoded], Rows]) -> None:
+        self._answer = answer
+        self.events = answer.events
+        self._own = own
+        self._other: Rows | None = None  # takes the rows of another API, once a row was seen that is not of this one
+        self._make_other = other
+        self._lines = LineSplitter(returns=True)
+        self._held: list[bytes] = []  # data lines of an event not yet whole
+        self._stray: list[bytes] = []  # lines before the first row that are no rows
+        self._row_seen = False
+        self._foreign: dict[str, Any] | None = None  # the first row of neither format
+
+    def forget(self) -> None:
+        """Forget the shape of earlier lines, until `line` has read another."""
+        raise NotImplementedError
+
+    def lines(self, data: bytes) -> list[bytes] | Iterator[bytes]:
+        """Return the lines that `data` completes, as far as an answer's limits allow."""
+        if self._answer.over:
+            return []
+        lines = self._lines.feed(data)
+        if self._lines.too_long or len(lines) + len(self.events.texts) > MOST_EVENTS:
+            return self._within(lines)
+        return lines
+
+    def _within(self, lines: list[bytes]) -> Iterator[bytes]:
+        answer = self._answer
+        for line in lines:
+            if answer.over:
+                return
+            yield line
+            if len(self.events) > MOST_EVENTS:
+                self.events.cut(MOST_EVENTS)
+                self._stop(TOO_MANY)
+        if self._lines.too_long and not answer.over:
+            self._stop(TOO_LONG)
+
+    def _stop(self, why: str) -> None:
+        self._answer.fail(why)
+        self._over()
+
+    def _over(self) -> None:
+        self._answer.over = True
+        self._held.clear()
+        self.forget()
+
+    def close(self) -> Ending:
+        answer = self._answer
+        ending = answer.ending
+        *lines, rest = self._lines.rest()
+        for line in lines:
+            if not answer.over:
+                answer.end += len(line) + 1
+                self.line(line)
+        answer.end += len(rest)
+        if (rest or self._held) and not answer.over:
+            self._rest(rest)
+        if not self._row_seen and self._stray and not answer.over:
+            self._whole(b"\n".join(self._stray))
+        if answer.kind == b"error" and not self._held:
+            answer.fail(server_errors.ERROR_WITHOUT_TEXT)
+        self._own.close()
+        if self._other is not None:
+            self._other.close()
+        if not ending.done and ending.error is None and self._foreign is not None:
+            self._say_what_it_is(self._foreign)
+        if (odd := answer.events.check_stamps(unknown=answer.unstamped, sent=answer.stamped)) is not None:
+            answer.note(odd)
+        answer.doubt(*repeats.doubts(answer.events))
+        if not answer.end:
+            ending.hint = server_errors.EMPTY_ANSWER
+        if ending.done:
+            ending.hint = None
+        return ending
+
+    def _rest(self, rest: bytes) -> None:
+        """Take a last line without its newline."""
+        ending = self._answer.ending
+        bare = rest.strip().removeprefix(_BOM)
+        if bare.startswith(_EVENT_FIELDS) or bare in ends.DONE:
+            self.line(rest)
+        elif bare and any(field.startswith(bare) for field in _EVENT_FIELDS):
+            ending.hint = server_errors.MID_LINE
+        elif bare and self._row_seen:
+            if isinstance(row := parse_json(bare), dict):
+                self._row(row)
+            elif bare.startswith(b"{"):
+                ending.hint = server_errors.MID_LINE
+            else:
+                self._no_field(bare)
+        elif bare:
+            self._stray.append(rest)
+        if self._held and not self._end_event(whole=False):
+            ending.hint = server_errors.MID_LINE
+
+    def line(self, line: bytes) -> bool:
+        """Parse a line; return whether the text of one event is all that the line says."""
+        if line.endswith(b"\r"):
+            line = line[:-1]
+        if line.startswith(b"data:"):
+            return self._data(line[5:])
+        if line.startswith(b"{") and not self._stray:
+            return self._object(line)
+        if not line:
+            self._blank()
+        elif line.startswith(b"event:"):
+            self._event(line[6:].strip())
+        elif line.startswith(_BOM):  # allowed at the very start
+            return self.line(line[3:])
+        elif line.startswith(b"error:"):  # llama.cpp
+            said = line[6:].strip()
+            row = parse_json(said)
+            self._answer.fail(server_errors.error_sentence(said.decode(errors="replace") if row is None else row))
+        elif not line.startswith(_EVENT_FIELDS):
+            self._no_field(line)
+        return False
+
+    def _event(self, name: bytes) -> None:
+        self._answer.kind = b"" if name == b"message" else name
+        self.forget()
+
+    def _object(self, line: bytes) -> bool:
+        """Take a line that begins like an object: one of NDJSON, or the first of an object that has many."""
+        row = parse_json(line)
+        if isinstance(row, dict):
+            return self._row(row)
+        if self._row_seen:
+            self._answer.fail(server_errors.undecodable(line))
+        else:
+            self._stray.append(line)
+        return False
+
+    def _no_field(self, line: bytes) -> None:
+        """Take a line that is neither a field of an event nor a row."""
+        if line.strip() in ends.DONE:
+            self._mark()
+        elif self._row_seen:
+            if line.strip():
+                self._answer.fail(server_errors.undecodable(line))
+        elif line.startswith(b"{") and isinstance(row := parse_json(line), dict) and (self._own.takes(row)):
+            self._answer.fail(server_errors.undecodable(b"\n".join(self._stray)))
+            self._stray.clear()
+            self._row(row)
+        else:
+            self._stray.append(line)
+
+    def _data(self, data: bytes) -> bool:
+        answer = self._answer
+        if not self._held:
+            if data.strip() in ends.DONE:
+                self._mark()
+                return False
+            try:
+                row = orjson.loads(data)
+                strict = True
+            except orjson.JSONDecodeError:
+                row, strict = parse_json(data), False
+            if isinstance(row, dict):
+                return self._row(row) and strict
+        if answer.kind not in (b"", b"error", b"data"):
+            if data.strip() and answer.kind != b"done":
+                answer.note(
+                    f"the answer has events named {server_errors.quoted(answer.kind.decode(errors='replace'), 40)}"
+                )
+            return False
+        self._held.append(data)
+        self.forget()
+        return False
+
+    def _blank(self) -> None:
+        """End an event."""
+        answer = self._answer
+        if self._held:
+            self._end_event(whole=True)
+            self._held.clear()
+        elif answer.kind == b"error":
+            answer.fail(server_errors.ERROR_WITHOUT_TEXT)
+        if answer.kind == b"done":
+            self._mark()
+        answer.kind = b""
+
+    def _mark(self) -> None:
+        self._answer.marked = True
+        self._over()
+
+    def _end_event(self, *, whole: bool) -> bool:
+        """Decode the held data lines as one event, else each for itself; return whether that is possible.
+
+        `whole` says that the event ended: what cannot be read then is an error.
+        """
+        data = b"\n".join(self._held)
+        row = parse_json(data)
+        if isinstance(row, dict):
+            self._row(row)
+            return True
+        if not data.strip():
+            return True
+        if self._answer.kind == b"error":
+            self._answer.fail(server_errors.error_sentence(data.decode(errors="replace") if row is None else row))
+            return True
+        if whole:
+            rows = [parse_json(line) for line in self._held]
+            if len(rows) > 1 and any(isinstance(row, dict) for row in rows):
+                for line, row in zip(tuple(self._held), rows, strict=True):  # a row that ends the answer empties _held
+                    if self._answer.over:
+                        break
+                    if isinstance(row, dict):
+                        self._row(row)
+                    elif line.strip():
+                        self._answer.fail(server_errors.undecodable(line))
+            else:
+                self._answer.fail(server_errors.undecodable(data))
+        return False
+
+    def _whole(self, body: bytes) -> None:
+        """Take a body that is no stream: a JSON answer, a JSON error, or a page of another program."""
+        row = parse_json(body.strip().removeprefix(_BOM))
+        if isinstance(row, dict):
+            self._row(row)
+        elif isinstance(row, list) and row and isinstance(row[0], dict) and (said := server_errors.in_row(row[0])):
+            self._answer.fail(said)  # Gemini's [{"error": …}]
+        elif body.lstrip().startswith(b"{"):
+            self._answer.ending.hint = server_errors.MID_LINE
+        else:
+            self._answer.fail(server_errors.stranger(body))
+
+    def _row(self, row: dict[str, Any]) -> bool:
+        answer = self._answer
+        self._row_seen = True
+        if self._own.takes(row):
+            alike = self._own.take(row)
+        else:
+            alike = False
+            self._other = self._other or self._make_other(answer)
+            if self._other.takes(row):
+                answer.note("the server answers in the format of another API")
+                self._other.take(row)
+            else:
+                self._own.take(row)
+                self._foreign_row(row)
+        if answer.over:
+            self._over()
+        return alike
+
+    def _foreign_row(self, row: dict[str, Any]) -> None:
+        """Take a row of neither format: an error in an envelope, or one to be looked at when the answer has ended."""
+        if self._answer.kind == b"error":
+            self._answer.fail(server_errors.error_sentence(row))
+        elif (said := server_errors.in_row(row) or server_errors.envelope(row)) is not None:
+            self._answer.fail(said)
+        elif self._foreign is None:
+            self._foreign = row
+
+    def _say_what_it_is(self, row: dict[str, Any]) -> None:
+        """Say what an answer is that held a row of neither format and ended without an end mark."""
+        if (said := server_errors.words(row)) is not None:
+            self._answer.fail(said)
+        elif not self.events:
+            self._answer.fail(server_errors.stranger(server_errors.compact(row).encode(errors="replace")))

@@ -1,0 +1,131 @@
+"""The lines of /api/chat and /api/generate, streamed or not, as events, instants and counts."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+from loadtest.dialects.answers import ends, server_errors
+from loadtest.dialects.answers.counts import MOST_NUMBER, MOST_TOKENS, WIDEST, known_number, short_key
+from loadtest.dialects.answers.decoded import Decoded
+from loadtest.dialects.answers.text_shapes import in_message
+
+
+class OllamaRows:
+    """Takes the lines of /api/chat and /api/generate, streamed or not."""
+
+    __slots__ = ("_answer", "_chat", "_seen")
+
+    def __init__(self, answer: Decoded, *, chat: bool = True) -> None:
+        self._answer = answer
+        self._chat = chat
+        self._seen = False
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        return isinstance(row.get("message"), dict) or "response" in row or isinstance(row.get("done"), bool)
+
+    def take(self, row: dict[str, Any]) -> bool:
+        answer = self._answer
+        events = answer.events
+        before = len(events.texts)
+        self._seen = True
+        self._text(row)
+        if len(events.texts) > before:
+            sent = row.get("created_at")
+            stamp = nanoseconds(sent)
+            answer.stamped = answer.stamped or sent is not None
+            answer.unstamped = answer.unstamped or stamp is None
+            events.created += [stamp] * (len(events.texts) - before)
+        if row.get("done") is True:
+            self._done(row)
+        if (said := server_errors.in_row(row)) is not None:
+            answer.fail(said)
+        elif answer.kind == b"error":
+            answer.fail(server_errors.error_sentence(row))
+        ending = answer.ending
+        return len(events.texts) == before + 1 and not (ending.done or ending.error)
+
+    def _text(self, row: dict[str, Any]) -> None:
+        odd: list[str] = []
+        message = row.get("message")
+        if not isinstance(message, dict) or (not self._chat and "response" in row):
+            message = {"content": row.get("response")} | {key: row[key] for key in _OTHER_TEXTS if key in row}
+        texts = in_message(message, odd)
+        events = self._answer.events
+        if row.get("done") is True and len(events.texts) > 1 and texts[0] and texts[0] == events.answer:
+            odd.append("the last line repeats the whole answer: counted once")
+        else:
+            self._answer.add(texts)
+        if odd:
+            self._answer.note(*odd)
+
+    def _done(self, row: dict[str, Any]) -> None:
+        """Take the last line's facts. Ollama leaves zeros out, so an absent count is unknown, not zero."""
+        answer, odd = self._answer, list[str]()
+        answer.over = True
+        value = row.get("done_reason")
+        name = ends.reason_name(value)
+        if name is None:
+            answer.ending.done = True
+        else:
+            answer.finish(name, value)
+        server = answer.ending.server
+        for key, said in islice(row.items(), WIDEST):
+            if key.endswith(_NUMBER_ENDINGS) and (
+                (known := known_number(said, key, odd, MOST_TOKENS if key.endswith("_count") else MOST_NUMBER))
+                is not None
+            ):
+                server[short_key(key)] = known
+        answer.note(*odd)
+        answer.count(server.get("prompt_eval_count"), server.get("eval_count"))
+
+    def close(self) -> None:
+        ending = self._answer.ending
+        if self._seen and not ending.done:
+            ending.hint = server_errors.repeated(self._answer.events.texts) or ending.hint
+
+
+_NUMBER_ENDINGS = ("_duration", "_count")
+_OTHER_TEXTS = ("thinking", "reasoning", "reasoning_content", "tool_calls")  # text in a line of /api/generate
+
+
+def nanoseconds(stamp: Any) -> int | None:
+    """Return an RFC 3339 instant as nanoseconds since 1970, all nine decimals kept; None where it is not one.
+
+    Nor is one that 64 bits cannot hold: Go's zero time is the year 1.
+    datetime keeps six decimals only, and takes several times as long: the second's prefix is parsed once for all the
+    lines that share it.
+    """
+    if not isinstance(stamp, str):
+        return None
+    try:
+        if len(stamp) == 30 and stamp[29] == "Z" and stamp[19] == "." and (nine := stamp[20:29]).isdecimal():
+            return _in_64_bits(_second(stamp[:19]) * 1_000_000_000 + int(nine))  # by far the most frequent form
+        if stamp[-1] == "Z":
+            fraction = stamp[20:-1]
+            offset = 0
+        else:  # …+02:00
+            fraction = stamp[20:-6]
+            hours, minutes = stamp[-5:].split(":")
+            if not (hours.isdecimal() and minutes.isdecimal() and int(hours) < 24 and int(minutes) < 60):
+                return None
+            offset = (int(hours) * 60 + int(minutes)) * {"+": 60, "-": -60}[stamp[-6]]
+        if (stamp[19] == ".") != fraction.isdecimal():
+            return None
+        return _in_64_bits((_second(stamp[:19]) - offset) * 1_000_000_000 + int(fraction[:9].ljust(9, "0")))
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError):
+        return None
+
+
+def _in_64_bits(instant: int) -> int | None:
+    return instant if -(2**63) <= instant < 2**63 else None
+
+
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (naive on both sides: only the difference counts)
+
+
+@lru_cache(maxsize=64)
+def _second(prefix: str) -> int:
+    return (datetime.fromisoformat(prefix) - _EPOCH) // timedelta(seconds=1)

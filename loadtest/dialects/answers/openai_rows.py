@@ -1,0 +1,152 @@
+"""The chunks of /v1/chat/completions and /v1/completions, and their answers that are no stream, as events and counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loadtest.dialects.answers import ends, server_errors
+from loadtest.dialects.answers.counts import MOST_TOKENS, Usage, kept, known_number
+from loadtest.dialects.answers.decoded import Decoded
+from loadtest.dialects.answers.text_shapes import in_message, in_value
+
+ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
+NO_FINISH = "the server said [DONE] without a finish_reason"
+
+
+class OpenAIRows:
+    """Takes the chunks of chat and completions, and a whole answer, from servers that ignore `stream`."""
+
+    __slots__ = ("_answer", "_before", "_first", "_index", "_last", "_usage")
+
+    def __init__(self, answer: Decoded) -> None:
+        self._answer = answer
+        self._first: dict[str, Any] | None = None
+        self._last: dict[str, Any] = {}
+        self._index: int | str | None = None  # of the last choice
+        self._usage = Usage()
+        self._before = 0  # events before the last chunk that was like none before
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        if isinstance(row.get("choices"), list | dict):
+            return True
+        kind = row.get("object")
+        return isinstance(kind, str) and kind.startswith(("chat.completion", "text_completion"))
+
+    def take(self, row: dict[str, Any]) -> bool:
+        if self._first is None:
+            self._first = row
+        self._last = row
+        events = self._answer.events
+        self._before = before = len(events.texts)
+        alike = True
+        choices = row.get("choices")
+        if isinstance(choices, dict):
+            choices = [choices]
+        if choices and isinstance(choices, list):
+            for position, choice in enumerate(choices):
+                if isinstance(choice, dict):
+                    alike = self._choice(choice, position) and alike
+        self._numbers(row)
+        if (said := server_errors.in_row(row)) is not None:
+            self._answer.fail(said)
+        elif self._answer.kind == b"error":
+            self._answer.fail(server_errors.error_sentence(row))
+        ending = self._answer.ending
+        return alike and len(events.texts) == before + 1 and not (ending.done or ending.server or ending.error)
+
+    def _choice(self, choice: dict[str, Any], position: int) -> bool:
+        """Take one choice; return whether it is a piece of a stream."""
+        answer = self._answer
+        index = choice.get("index", position)
+        if index != self._index and isinstance(index, int | str):
+            if self._index is not None:
+                answer.doubt("the answer has more than one choice, and one was asked for: all are counted")
+            self._index = index
+        odd: list[str] = []
+        delta = choice.get("delta")
+        piece = delta is not None
+        if delta is None:
+            delta = choice.get("message")  # a whole answer, not streamed
+        if isinstance(delta, dict):
+            texts = in_message(delta, odd)
+        else:
+            texts = in_value(choice.get("text") if delta is None else delta)
+            piece = True
+        if not piece and len(answer.events) > 1 and texts[0] and texts[0] == answer.events.answer:
+            answer.note("the last chunk repeats the whole answer: counted once")
+        else:
+            answer.add(texts)
+        if odd:
+            answer.note(*odd)
+        self._finish(choice)
+        return piece
+
+    def _finish(self, choice: dict[str, Any]) -> None:
+        answer, value = self._answer, choice.get("finish_reason")
+        if error := choice.get("error"):
+            answer.fail(server_errors.error_sentence(error))
+        if usage := choice.get("usage"):
+            self._take_usage(usage)
+        if value is None or (name := ends.reason_name(value)) is None:
+            return
+        answer.finish(name, value)
+
+    def _numbers(self, row: dict[str, Any]) -> None:
+        """Take usage from wherever it is sent: the row, or an object of the row's, such as x_groq; and timings."""
+        if usage := row.get("usage"):
+            self._take_usage(usage)
+        for name, value in row.items():
+            if type(value) is dict and name != "usage" and (usage := value.get("usage")):
+                self._take_usage(usage)
+        if isinstance(timings := row.get("timings"), dict):
+            self._answer.ending.server["timings"] = timings
+
+    def _take_usage(self, usage: Any) -> None:
+        if not isinstance(usage, dict):
+            return
+        odd: list[str] = []
+        doubts: list[str] = []
+        if self._usage.take(usage, odd, doubts):
+            self._answer.ending.server["usage"] = usage
+        if odd or doubts:
+            self._answer.note(*odd)
+            self._answer.doubt(*doubts)
+
+    def close(self) -> None:
+        answer, ending = self._answer, self._answer.ending
+        if self._first is None:
+            return
+        odd: list[str] = []
+        doubts: list[str] = []
+        for name, said in ending.server.items():
+            if isinstance(said, dict):
+                ending.server[name] = kept(said, name, odd)
+        if self._usage.output is not None:
+            output = self._usage.settle(odd, doubts)
+            answer.count(self._usage.prompt, output, self._usage.reasoning)
+        elif not self._count_from_timings() and self._usage.prompt:
+            ending.prompt_tokens = self._usage.prompt
+        answer.note(*odd)
+        answer.doubt(*doubts)
+        if not ending.done:
+            ending.hint = self._silence() or ending.hint
+
+    def _count_from_timings(self) -> bool:
+        """Take llama.cpp's own counts where `usage` was not sent: predicted_n; prompt_n without the cached cache_n."""
+        timings = self._answer.ending.server.get("timings", {})
+        odd: list[str] = []
+        predicted, prompt, cached = (
+            known_number(timings.get(name), name, odd, MOST_TOKENS) for name in ("predicted_n", "prompt_n", "cache_n")
+        )
+        self._answer.note(*odd)
+        if predicted is None:
+            return False
+        self._answer.count(None if prompt is None else prompt + (cached or 0), predicted)
+        return True
+
+    def _silence(self) -> str | None:
+        """Say why a stream may have ended without a finish_reason."""
+        first, last = self._first or {}, self._last
+        if first.get("model") and last.get("model") == "" and len(self._answer.events) == self._before:
+            return ENGINE_DIED
+        return server_errors.repeated(self._answer.events.texts) or (NO_FINISH if self._answer.marked else None)

@@ -1,0 +1,229 @@
+"""What servers say when something is wrong, one sentence per error; and what it means when they say nothing."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from loadtest.credentials import redacted
+from loadtest.dialects.answers.lenient_json import parse_json
+from loadtest.text import join_text, shown
+
+MOST_CHARACTERS = 300  # kept of a text that the server sent
+
+MID_LINE = "the answer ended in the middle of a line"
+EMPTY_ANSWER = "the answer is empty"
+ERROR_WITHOUT_TEXT = "an error without a text"
+REPEATS = 30  # equal pieces after which a silent end is taken for Ollama's repeat guard (it allows 30 repetitions)
+
+
+def repeated(texts: Sequence[str]) -> str | None:
+    """Say that Ollama's repeat guard ended the answer, where its last pieces are all equal, blanks around them aside.
+
+    After more than 30 equal pieces Ollama ends a stream with status 200 and without done:true.
+    """
+    pieces = {text.strip() for text in texts[-REPEATS:]}
+    if len(texts) < REPEATS or len(pieces) > 1:
+        return None
+    return (
+        f"the server ended the answer without a word after {REPEATS} or more equal pieces "
+        f"({quoted(pieces.pop(), 20)}): Ollama's repeat guard"
+    )
+
+
+def shorten(text: str, longest: int = MOST_CHARACTERS) -> str:
+    """Return `text` on one line, cut to `longest` characters, without our keys, what would steer a terminal escaped."""
+    cut = redacted(text[: 8 * longest])
+    flat = shown(join_text(" ".join(line.strip(" \t") for line in cut.splitlines() if line.strip())))
+    return flat if len(flat) <= longest and len(text) <= 8 * longest else flat[: longest - 1] + "…"
+
+
+def quoted(text: str, longest: int = 80) -> str:
+    """Return `text` shortened, in quotes."""
+    return f"'{shorten(text, longest)}'"
+
+
+_ID = re.compile(
+    r"""\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b  # a UUID
+    | \b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:\ ?Z|\ ?[+-]\d\d:?\d\d)?  # an instant
+    | \b(?:req|request|chatcmpl|cmpl|msg|resp|trace|run|gen)[-_](?=[\w-]*\d)[\w-]{6,}  # a prefixed id
+    | \b(?=[a-f]*\d)[0-9a-f]{12,}\b  # a hash, a long counter, an instant in ms or ns
+    | \b\d{9,}\b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_DIGITS = re.compile(r"\d+(?:[.:,T+-]?\d+)*")
+
+
+def alike(text: str) -> str:
+    """Return `text` with "#" in place of ids and instants, which differ in every answer, so that equal failures read alike.
+
+    Our keys are taken out first: with a "#" in it a key would not be recognised.
+    """
+    return _ID.sub("#", redacted(text))
+
+
+def undecodable(line: bytes) -> str:
+    """Say that a line of the answer is not the JSON that it should be; numbers are masked, since any may be an id."""
+    begin = _DIGITS.sub("#", alike(line[:400].decode(errors="replace")))
+    return f"a line of the answer is not a JSON object: {quoted(begin)}"
+
+
+def stranger(body: bytes) -> str:
+    """Say what a body is that is no model server's answer: a web page, text, or other JSON."""
+    if page := _page_title(body):
+        return f"the answer is {page}"
+    begin = _DIGITS.sub("#", alike(body[:400].decode(errors="replace")))
+    return f"the answer is no stream of a model server: it begins with {quoted(begin)}"
+
+
+def _page_title(body: bytes) -> str | None:
+    """Name a web page by its title, else by its first heading; None where the body is none."""
+    text = body[:65536].decode(errors="replace")
+    if not text.lstrip("\ufeff \t\r\n").startswith("<") or not _MARKUP.search(text[:2000]):
+        return None
+    for opening, closing in _TITLE_TAGS:
+        if (begin := opening.search(text)) and (end := closing.search(text, begin.end())):
+            title = html.unescape(re.sub(r"<[^<>]*>", " ", text[begin.end() : end.start()][:1000]))
+            if title.strip():
+                return f"a web page, titled {quoted(alike(title), 120)}"
+    return "a web page without a title"
+
+
+_MARKUP = re.compile(r"<(?:!doctype\s+html|html|head|body|title)\b", re.IGNORECASE)
+_TITLE_TAGS = tuple(
+    (re.compile(rf"<{tag}\b[^<>]{{0,200}}>", re.IGNORECASE), re.compile(rf"</{tag}\b", re.IGNORECASE))
+    for tag in ("title", "h1")
+)
+
+
+def compact(value: Any) -> str:
+    """Return a value as JSON, near enough where that cannot be written."""
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # nested deeper than it writes, a lone surrogate, a huge number
+        try:
+            return str(value)
+        except RecursionError:
+            return ""
+
+
+_BAD_STATUS = ("error", "fail", "failed", "failure")
+_CODES = ("code", "status", "statusCode", "status_code", "error_code", "errcode", "err_code", "retcode", "ret")
+_WORDS = (
+    "message",
+    "msg",
+    "error_message",
+    "error_msg",
+    "errmsg",
+    "err_msg",
+    "status_msg",
+    "detail",
+    "reason",
+    "title",
+)
+_GOOD_CODES = {0, 200, "0", "200", "ok", "success"}
+
+
+def in_row(row: dict[str, Any]) -> str | None:
+    """Return what a row of an answer says is wrong: an error object, under any of its names; None where it says nothing."""
+    if error := row.get("error"):
+        return error_sentence(row if isinstance(error, bool | int | float) else error)
+    if row.get("object") == "error" or row.get("type") == "error":
+        return error_sentence(row)
+    base = row.get("base_resp")  # MiniMax
+    return error_sentence(base) if isinstance(base, dict) and base.get("status_code") else None
+
+
+def envelope(row: dict[str, Any]) -> str | None:
+    """Return the error in a row that has nothing of a dialect's own, as gateways send with status 200; else None."""
+    if row.get("errors") or row.get("detail"):
+        return error_sentence(row)
+    if row.get("success") is False or row.get("ok") is False or str(row.get("status")).lower() in _BAD_STATUS:
+        return error_sentence(row)
+    code = next((row[key] for key in _CODES if isinstance(row.get(key), int | str)), None)
+    good = isinstance(code, bool) or (code.lower() if isinstance(code, str) else code) in _GOOD_CODES
+    said = any(row.get(key) and isinstance(row[key], str) for key in _WORDS)
+    return error_sentence(row) if code is not None and said and not good else None
+
+
+def words(row: dict[str, Any]) -> str | None:
+    """Return the message of a row that has nothing else; None where it has none."""
+    return error_sentence(row) if any(row.get(key) and isinstance(row[key], str) for key in _WORDS) else None
+
+
+def error_sentence(error: Any) -> str:
+    """Return the text of an error object, whichever shape it has; never raises.
+
+    Shapes seen: Ollama {"error": str}; OpenAI, vLLM, llama.cpp {"error": {"message": str}}; older vLLM {"object":
+    "error", "message": str}; FastAPI {"detail": str} and {"detail": [{"loc": […], "msg": str}]}; gateways {"code": int,
+    "msg": str}, {"success": false, "errors": […]}, {"error": true, "message": str}.
+    """
+    return shorten(alike(_error_words(error, 4)[: 8 * MOST_CHARACTERS])) or ERROR_WITHOUT_TEXT
+
+
+def _error_words(error: Any, depth: int) -> str:
+    if isinstance(error, str):
+        return error
+    if depth and isinstance(error, list):
+        return "; ".join(_error_words(item, depth - 1) for item in error[:3])
+    if depth and isinstance(error, dict):
+        for key in ("error", "errors", *_WORDS):
+            if error.get(key) and not isinstance(error[key], bool | int | float):
+                place = ".".join(map(str, error["loc"])) + ": " if isinstance(error.get("loc"), list) else ""
+                return place + _error_words(error[key], depth - 1)
+    return compact(error)
+
+
+def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> str:
+    """Return what an answer with an error status says: its JSON error, else its text, else its status.
+
+    A redirect's target and Retry-After are added; a compressed body is not decompressed.
+    """
+    said = {name.lower(): value for name, value in (headers or {}).items()}
+    packed = said.get("content-encoding", "").strip().lower()
+    begin = f"HTTP {status}"
+    if packed not in ("", "identity", "none") and body:
+        text = f"{begin}, in an answer that the server compressed ({shorten(packed, 40)})"
+    elif 300 <= status < 400 and said.get("location"):
+        where = shorten(_bare_location(said["location"]), 200)
+        text = f"{begin}: the server redirects to {where}; redirects are not followed, so give that URL"
+    else:
+        text = _body_sentence(begin, body)
+    wait = said.get("retry-after", "").strip()
+    if not wait:
+        return text
+    return (
+        f"{text} (retry after {int(wait)} s)" if wait.isdecimal() and len(wait) < 10 else f"{text} (says when to retry)"
+    )
+
+
+def _body_sentence(begin: str, body: bytes) -> str:
+    parsed = parse_json(body)
+    if parsed is not None:
+        return error_sentence(parsed)
+    if page := _page_title(body):
+        return f"{begin} with {page}"
+    if body.startswith(_PACKED):
+        return f"{begin}, in an answer that the server compressed without saying so"
+    text = body[: 8 * MOST_CHARACTERS].decode(errors="replace")
+    if text.count("\ufffd") > len(text) // 8:
+        return f"{begin} with a body that is no text ({len(body)} bytes)"
+    return shorten(alike(text)) or f"{begin} with an empty body"
+
+
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x9c", b"\x78\x01", b"\x78\xda")  # gzip, zstd, deflate
+
+
+def _bare_location(location: str) -> str:
+    """Return a URL without user and password."""
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return location.rpartition("@")[2]
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

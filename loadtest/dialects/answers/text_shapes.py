@@ -1,0 +1,152 @@
+"""The text of an answer in every shape that servers give it: strings, typed parts, objects; and text under other names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loadtest.dialects.answers.server_errors import compact, quoted
+
+DEEPEST = 6  # levels of parts inside parts
+
+
+Texts = tuple[str, str]  # of one piece of an answer: visible text, and hidden text such as reasoning and tool calls
+
+NO_TEXTS: Texts = ("", "")
+
+_HIDDEN_PARTS = ("think", "reason", "thought", "tool", "function", "input_json")
+_KEYS_OF_TEXT = ("text", "content", "value", "thinking", "reasoning", "thought", "summary", "refusal", "partial_json")
+
+# Names in a message that hold no text of the model's; so do those with an ending of _ENDINGS_WITHOUT_TEXT.
+_KEYS_WITHOUT_TEXT = frozenset(
+    (
+        "role",
+        "name",
+        "id",
+        "type",
+        "tool_calls",
+        "function_call",
+        "audio",
+        "annotations",
+        "index",
+        "object",
+        "model",
+        "created",
+        "created_at",
+        "logprobs",
+        "finish_reason",
+        "stop_reason",
+        "done_reason",
+        "usage",
+        "timings",
+        "status",
+        "channel",
+        "recipient",
+        "end_turn",
+        "weight",
+        "citations",
+        "context",
+        "images",
+        "metadata",
+        "provider",
+        "provider_specific_fields",
+        "service_tier",
+        "token_ids",
+        "prompt_token_ids",
+        "matched_stop",
+        "phase",
+        "data",
+        "encrypted_content",
+        "tool_name",
+    )
+)
+_REASONING = frozenset(
+    (
+        "reasoning_content",
+        "reasoning",
+        "thinking",
+        "thought",
+        "thoughts",
+        "reasoning_text",
+        "reasoning_details",
+        "thinking_blocks",
+        "reasoning_summary",
+        "reasoning_content_delta",
+    )
+)
+_VISIBLE_KEYS = ("content", "refusal")  # a refusal is what the user reads instead of an answer
+
+
+def in_value(value: Any, depth: int = DEEPEST) -> Texts:
+    """Return the text in a value: a string, an object with text, or a list of those."""
+    if isinstance(value, str):
+        return value, ""
+    if not value or not depth:
+        return NO_TEXTS
+    if isinstance(value, list):
+        found = [in_value(item, depth - 1) for item in value]
+        return "".join(seen for seen, _ in found), "".join(hidden for _, hidden in found)
+    return _in_part(value, depth) if isinstance(value, dict) else NO_TEXTS
+
+
+def _in_part(part: dict[str, Any], depth: int) -> Texts:
+    kind = str(part.get("type") or "").lower()
+    inside = next((found for key in _KEYS_OF_TEXT if any(found := in_value(part.get(key), depth - 1))), NO_TEXTS)
+    secret = any(word in kind for word in _HIDDEN_PARTS) or part.get("thought") is True  # Gemini marks thoughts so
+    if not secret:
+        return inside
+    return "", "".join(inside) or "".join(_plain_text(part.get(key)) for key in ("name", "arguments", "input"))
+
+
+def in_message(message: dict[str, Any], odd: list[str]) -> Texts:
+    """Return a delta's or message's visible text, and its hidden text: reasoning, under any name, and tool calls.
+
+    Text that stands under two names counts once. `odd` is given a sentence on each unknown name. Text under an unknown
+    name counts only where the message has no other text: a mark that every piece carries is not a piece of its own.
+    """
+    content = message.get("content")
+    if type(content) is str and (len(message) == 1 or (len(message) == 2 and "role" in message)):  # nearly always
+        return content, ""
+    seen, hidden, strange = "", [], []
+    for key, value in message.items():
+        if not value or key in _KEYS_WITHOUT_TEXT:
+            continue
+        open_, secret = (value, "") if type(value) is str else in_value(value)
+        if key in _VISIBLE_KEYS:
+            seen += open_
+            if secret:
+                hidden.append(secret)
+        elif key in _REASONING:
+            hidden.append(secret + open_)
+        elif (text := secret + open_) and not key.endswith(_ENDINGS_WITHOUT_TEXT):
+            odd.append(f"the answer has text under the name {quoted(key, 40)}, taken for reasoning")
+            strange.append(text)
+    if type(content) in (int, float):
+        odd.append("the content is a number, which is no text")
+    if "tool_calls" in message:
+        hidden.append(tool_text(message["tool_calls"]))
+    if "function_call" in message:
+        hidden.append(tool_text([{"function": message["function_call"]}]))
+    if not seen and not any(hidden):
+        hidden = strange
+    if len(hidden) > 1 or (hidden and seen):
+        hidden = [text for text in dict.fromkeys(hidden) if text != seen]
+    return seen, "".join(hidden)
+
+
+_ENDINGS_WITHOUT_TEXT = ("_id", "_ids", "signature", "_type", "_at", "_count", "_duration")
+
+
+def tool_text(calls: Any) -> str:
+    """Return names and arguments of tool calls, whole (Ollama) or in pieces (OpenAI), as the model wrote them."""
+    texts: list[str] = []
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            texts += (_plain_text(function.get(key)) for key in ("name", "arguments"))
+    return "".join(texts)
+
+
+def _plain_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return compact(value) if value else ""

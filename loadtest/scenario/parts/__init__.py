@@ -1,0 +1,1 @@
+"""The parts of a scenario: its keys, each declared once."""

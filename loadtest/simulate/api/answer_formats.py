@@ -1,0 +1,192 @@
+"""Answers byte for byte as Ollama writes them: NDJSON for its own API, SSE for /v1, with the keys in Ollama's order."""
+
+from __future__ import annotations
+
+import random
+import time
+import zlib
+from typing import Any, Protocol
+
+import orjson
+
+from loadtest.simulate.api.event_formats import messages_refusal
+from loadtest.simulate.api.request_bodies import GenerationRequest
+from loadtest.simulate.model.stream import Stream
+
+KILLED_SENTENCE = "an error was encountered while running the model: unexpected EOF"
+DIED_SENTENCE = "llama runner process no longer running: -1 "
+BUSY_SENTENCE = "server busy, please try again.  maximum pending requests exceeded"
+
+_seconds: dict[int, str] = {}
+
+
+def created_at(wall_ns: int) -> bytes:
+    """Return UTC as Go writes RFC3339Nano: up to nine decimals, trailing zeros cut."""
+    second, fraction = divmod(wall_ns, 1_000_000_000)
+    if second not in _seconds:
+        _seconds.clear()
+        _seconds[second] = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+    decimals = f".{fraction:09d}".rstrip("0") if fraction else ""
+    return f"{_seconds[second]}{decimals}Z".encode()
+
+
+class AnswerFormat(Protocol):
+    """Makes one answer's bytes: `token` for each token with text, then `end`; or `whole` where it is not streamed."""
+
+    content_type: str
+    content_type_whole: str
+
+    def token(self, text: bytes, wall_ns: int, /) -> bytes: ...
+
+    def end(self, stream: Stream, wall_ns: int, total_ns: int, /) -> bytes: ...
+
+    def whole(self, text: str, stream: Stream, wall_ns: int, total_ns: int, /) -> bytes: ...
+
+    def broken(self) -> bytes: ...
+
+
+class OllamaFormat:
+    """/api/chat and /api/generate. The texts given to `token` are JSON-encoded already, to save time."""
+
+    content_type = "application/x-ndjson"
+    content_type_whole = "application/json; charset=utf-8"
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self._request = request
+        self._chat = request.endpoint == "chat"
+        self._start = b'{"model":%s,"created_at":"' % orjson.dumps(request.model)
+        opening, closing = (b'"message":{"role":"assistant","content":', b"}") if self._chat else (b'"response":', b"")
+        self._middle = b'",' + opening
+        self._closing = closing
+        self._rest = closing + b',"done":false}\n'
+
+    def token(self, text: bytes, wall_ns: int) -> bytes:
+        return b"".join((self._start, created_at(wall_ns), self._middle, text, self._rest))
+
+    def end(self, stream: Stream, wall_ns: int, total_ns: int) -> bytes:
+        return self._final(b'""', stream, wall_ns, total_ns) + b"\n"
+
+    def whole(self, text: str, stream: Stream, wall_ns: int, total_ns: int) -> bytes:
+        return self._final(orjson.dumps(text), stream, wall_ns, total_ns)
+
+    def broken(self) -> bytes:
+        """Return the line that ends a stream whose engine died."""
+        return orjson.dumps({"error": KILLED_SENTENCE}) + b"\n"
+
+    def _final(self, text: bytes, stream: Stream, wall_ns: int, total_ns: int) -> bytes:
+        start = b"".join((self._start, created_at(wall_ns), self._middle, text, self._closing))
+        tail: dict[str, Any] = {"done": True, "done_reason": stream.reason}
+        if stream.reason not in ("load", "unload"):
+            if self._request.context:
+                tail["context"] = _token_ids(self._request, stream)
+            durations = {
+                "total_duration": total_ns,
+                "load_duration": stream.load_ns,
+                "prompt_eval_count": stream.prompt_tokens,
+                "prompt_eval_duration": stream.prefill_ns,
+                "eval_count": stream.tokens,
+                "eval_duration": stream.decode_ns,
+            }
+            tail |= {name: value for name, value in durations.items() if value}  # Go leaves zeros out
+        return start + b"," + orjson.dumps(tail)[1:]
+
+
+class OpenAIFormat:
+    """/v1/chat/completions and /v1/completions as Ollama 0.24 writes them; `created` is whole seconds, ids not unique."""
+
+    content_type = "text/event-stream"
+    content_type_whole = "application/json"
+
+    def __init__(self, request: GenerationRequest, rng: random.Random) -> None:
+        self._request = request
+        self._chat = request.endpoint == "v1-chat"
+        self._id = f"{'chatcmpl' if self._chat else 'cmpl'}-{rng.randrange(999)}"
+        self._second = 0
+        self._before, self._after = b"", b""
+
+    def token(self, text: bytes, wall_ns: int) -> bytes:
+        second = wall_ns // 1_000_000_000
+        if second != self._second:  # within a second only the text differs
+            self._second = second
+            event = orjson.dumps(self._event("\0", None, second))
+            self._before, self._after = event.split(b'"\\u0000"')
+        return b"".join((b"data: ", self._before, text, self._after, b"\n\n"))
+
+    def end(self, stream: Stream, wall_ns: int, _total_ns: int) -> bytes:
+        """Return the finish chunk, the usage chunk where asked for, and [DONE]."""
+        second = wall_ns // 1_000_000_000
+        events = [self._event("", stream.reason, second)]
+        if self._request.usage:
+            events.append(self._usage_event(stream, second))
+        return b"".join(b"data: %s\n\n" % orjson.dumps(event) for event in events) + b"data: [DONE]\n\n"
+
+    def whole(self, text: str, stream: Stream, wall_ns: int, _total_ns: int) -> bytes:
+        choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": text}}
+        if not self._chat:
+            choice = {"text": text, "index": 0}
+        answer = self._frame([choice | {"finish_reason": stream.reason}], wall_ns // 1_000_000_000, streamed=False)
+        return orjson.dumps(answer | {"usage": _usage(stream)}) + b"\n"
+
+    def broken(self) -> bytes:
+        """Return what /v1 sends when the engine has died: an empty chunk without a model, and not a word of the error."""
+        event = self._event("", None, time.time_ns() // 1_000_000_000)
+        event["model"] = ""
+        return b"data: %s\n\n" % orjson.dumps(event)
+
+    def _event(self, text: str, reason: str | None, second: int) -> dict[str, Any]:
+        if self._chat:
+            choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": reason}
+            return self._frame([choice], second, streamed=True)
+        event = self._frame([{"text": text, "index": 0, "finish_reason": reason}], second, streamed=True)
+        if self._request.usage:  # a zero usage on every chunk but the last
+            event["usage"] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        return event
+
+    def _usage_event(self, stream: Stream, second: int) -> dict[str, Any]:
+        return self._frame([], second, streamed=True) | {"usage": _usage(stream)}
+
+    def _frame(self, choices: list[dict[str, Any]], second: int, *, streamed: bool) -> dict[str, Any]:
+        if self._chat:
+            return {
+                "id": self._id,
+                "object": "chat.completion.chunk" if streamed else "chat.completion",
+                "created": second,
+                "model": self._request.model,
+                "system_fingerprint": "fp_ollama",
+                "choices": choices,
+            }
+        return {
+            "id": self._id,
+            "object": "text_completion",
+            "created": second,
+            "choices": choices,
+            "model": self._request.model,
+            "system_fingerprint": "fp_ollama",
+        }
+
+
+def refusal_body(path: str, status: int, sentence: str) -> tuple[str, bytes]:
+    """Return content type and body of an error answer on `path`, in its API's form."""
+    if path == "/v1/messages":
+        return "application/json", messages_refusal(status, sentence)
+    if not path.startswith("/v1/"):
+        return "application/json; charset=utf-8", orjson.dumps({"error": sentence})
+    kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")
+    error = {"message": sentence, "type": kind, "param": None, "code": None}
+    return "application/json", orjson.dumps({"error": error}) + b"\n"
+
+
+def _usage(stream: Stream) -> dict[str, Any]:
+    """Return the counts; the cached ones as llama.cpp's server says them, which Ollama 0.24 leaves out."""
+    counts: dict[str, Any] = {
+        "prompt_tokens": stream.prompt_tokens,
+        "completion_tokens": stream.tokens,
+        "total_tokens": stream.prompt_tokens + stream.tokens,
+    }
+    return counts | {"prompt_tokens_details": {"cached_tokens": stream.cached}} if stream.cached else counts
+
+
+def _token_ids(request: GenerationRequest, stream: Stream) -> list[int]:
+    """Return as many made-up token ids as prompt and answer have tokens; the same text always gives the same ids."""
+    prompt = [zlib.crc32(piece.encode()) % 128_000 for piece in request.prompt[-stream.prompt_tokens :]]
+    return prompt + [(7919 * index) % 128_000 for index in range(stream.tokens)]

@@ -1,0 +1,225 @@
+"""Writes one answer to its client: the engine's emissions as bytes, or the fault that is injected."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from loadtest.simulate.api.answer_formats import BUSY_SENTENCE, DIED_SENTENCE, AnswerFormat, refusal_body
+from loadtest.simulate.api.embeddings import EmbeddingsFormat
+from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
+from loadtest.simulate.api.request_bodies import GenerationRequest
+from loadtest.simulate.api.text import ANSWER
+from loadtest.simulate.faults import EQUAL_PIECES, Fault, FaultKind
+from loadtest.simulate.model.stream import Emission, Stream
+
+EVENT_END = b"\n\n"
+_ENCODED = tuple(orjson.dumps(token) for token in ANSWER)
+
+
+@dataclass(slots=True)
+class Lateness:
+    """How far behind its own schedule the server wrote, ns."""
+
+    most: int = 0
+    total: int = 0
+    count: int = 0
+
+    def add(self, late: int) -> None:
+        self.most = max(self.most, late)
+        self.total += late
+        self.count += 1
+
+    def facts(self) -> dict[str, float]:
+        mean = self.total / self.count if self.count else 0.0
+        return {"late_max_us": round(self.most / 1e3, 1), "late_mean_us": round(mean / 1e3, 1)}
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class AnswerWriter:
+    """Writes one stream's tokens to its connection and notes when.
+
+    `over` is called once, when the answer has ended in whatever way, and before the connection takes its next request.
+    """
+
+    ordinal: int
+    request: GenerationRequest
+    http: HTTPRequest
+    answer_format: AnswerFormat
+    connection: ClientConnection
+    banner: bytes
+    offset: int  # where in ANSWER this answer starts: one of OPENINGS
+    over: Callable[[AnswerWriter], None]
+    fault: Fault | None = None
+    fault_at: int = 0  # tokens before the fault
+    streams: list[Stream] = field(default_factory=list)  # one; of embeddings one for each input
+    outcome: str = "ok"
+    first_ns: int | None = None
+    last_ns: int | None = None
+    end_ns: int | None = None
+    late: Lateness = field(default_factory=Lateness)
+    _sent: int = 0  # tokens with text; of embeddings inputs that were read
+    _headed: bool = False
+    _held: list[Emission] | None = None  # while stalled
+
+    @property
+    def stream(self) -> Stream | None:
+        return self.streams[0] if self.streams else None
+
+    def emit(self, emission: Emission) -> None:
+        """Write a token or an end that the engine has made."""
+        self.late.add(max(time.perf_counter_ns() - emission.at, 0))
+        if emission.stream.request.load_only:
+            self.whole(emission.stream)
+        elif self.request.inputs:
+            self._read_input(emission)
+        elif self._held is not None:
+            self._held.append(emission)
+        elif self.fault is None or not self._strike(self.fault, emission):
+            self._write(emission)
+
+    def whole(self, stream: Stream) -> None:
+        """Answer with one object, for a request that does not stream or only loads the model."""
+        text = "".join(ANSWER[(self.offset + index) % len(ANSWER)] for index in range(self._sent))
+        total = time.perf_counter_ns() - self.http.arrived_ns
+        body = self.answer_format.whole(text, stream, time.time_ns(), total)
+        self._body(200, self.answer_format.content_type_whole, body)
+
+    def _read_input(self, emission: Emission) -> None:
+        """Answer once the last input has been read."""
+        assert isinstance(self.answer_format, EmbeddingsFormat)
+        self._sent += emission.done
+        if self._sent == len(self.streams):
+            body = self.answer_format.of_all(self.streams, time.perf_counter_ns() - self.http.arrived_ns)
+            self._body(200, self.answer_format.content_type_whole, body)
+
+    def refuse(self, status: int, sentence: str, outcome: str) -> None:
+        """Answer with an error before anything was sent."""
+        self.outcome = outcome
+        content_type, body = refusal_body(self.http.path, status, sentence)
+        self._body(status, content_type, body)
+
+    def drop(self) -> None:
+        """Take note that the client is gone."""
+        self.outcome = "cancelled" if self.outcome == "ok" else self.outcome
+        self._ended()
+
+    def truth(self) -> tuple[dict[str, Any], dict[str, int | None]]:
+        """Return what the truth log says of this request: facts, and monotonic instants."""
+        facts: dict[str, Any] = {
+            "id": self.ordinal,
+            "endpoint": self.request.endpoint,
+            "prompt": self.request.opening,
+            "outcome": self.outcome,
+            "stamped": self.http.stamped,
+            **self.late.facts(),
+        }
+        instants = {
+            "arrived": self.http.arrived_ns,
+            "first_token": self.first_ns,
+            "last_token": self.last_ns,
+            "end": self.end_ns,
+        }
+        if (stream := self.stream) is not None:
+            facts |= {
+                "reason": stream.reason,
+                "slot": stream.slot,
+                "prompt_tokens": stream.prompt_tokens,
+                "cached_tokens": stream.cached,
+                "output_tokens": stream.tokens,
+            }
+            engine = {"slot_won": stream.slot_won, "prefill_start": stream.prefill_start, "slot_freed": stream.ended}
+            instants |= engine
+        return facts, instants
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def _write(self, emission: Emission) -> None:
+        if emission.text:
+            if self.request.stream:
+                self._chunk(self.answer_format.token(self._text(), time.time_ns()))
+            self._sent += 1
+            self.last_ns = time.perf_counter_ns()
+            if self.first_ns is None:
+                self.first_ns = self.last_ns
+        if emission.done and self.request.stream:
+            total = time.perf_counter_ns() - self.http.arrived_ns
+            self._chunk(self.answer_format.end(emission.stream, time.time_ns(), total))
+            self._terminate()
+        elif emission.done:
+            self.whole(emission.stream)
+
+    def _text(self) -> bytes:
+        repeating = self.fault is not None and self.fault.kind is FaultKind.REPEAT_GUARD
+        place = min(self._sent, self.fault_at) if repeating else self._sent
+        return _ENCODED[(self.offset + place) % len(ANSWER)]
+
+    def _chunk(self, body: bytes) -> None:
+        if body.startswith(b"event:") and body.count(EVENT_END) > 1:
+            data = b"".join(chunk(event + EVENT_END) for event in body.split(EVENT_END)[:-1])  # named events: one each
+        else:
+            data = chunk(body)
+        if not self._headed:  # as Ollama: nothing before the first token, then headers and token in one write
+            self._headed = True
+            data = response_head(200, self.answer_format.content_type, banner=self.banner, close=self.http.close) + data
+        self.connection.write(data)
+
+    def _terminate(self) -> None:
+        self.connection.write(LAST_CHUNK)
+        self._ended()
+        self.connection.finish(close=self.http.close)
+
+    def _body(self, status: int, content_type: str, body: bytes) -> None:
+        start = response_head(status, content_type, banner=self.banner, length=len(body), close=self.http.close)
+        self.connection.write(start + body)
+        self._ended()
+        self.connection.finish(close=self.http.close)
+
+    def _ended(self) -> None:
+        if self.end_ns is None:
+            self.end_ns = time.perf_counter_ns()
+            self.over(self)
+
+    # -- faults -----------------------------------------------------------------------------------------------------
+
+    def _strike(self, fault: Fault, emission: Emission) -> bool:
+        """Inject the fault if its time has come; True when the emission is not to be written."""
+        if self._sent < self.fault_at + (EQUAL_PIECES if fault.kind is FaultKind.REPEAT_GUARD else 0):
+            return False
+        self.outcome = fault.kind.value
+        if fault.kind is FaultKind.STALL:
+            self._held = [emission]
+            asyncio.get_running_loop().call_later(fault.stall_s, self._release)
+        elif fault.kind is FaultKind.ERROR_LINE and not self.request.stream:
+            self.refuse(500, DIED_SENTENCE, fault.kind.value)
+        elif fault.kind in (FaultKind.RESET, FaultKind.TRUNCATE) or not self.request.stream:
+            self._ended()
+            self.connection.abort(reset=fault.kind is FaultKind.RESET)
+        else:
+            if fault.kind is FaultKind.ERROR_LINE and (said := self.answer_format.broken()):
+                self._chunk(said)
+            self._terminate()
+        return True
+
+    def _release(self) -> None:
+        held, self._held, self.fault = self._held or [], None, None
+        for emission in held:
+            if self.end_ns is None:
+                self._write(emission)
+
+
+def fault_place(limit: int, natural: int | None, rng: random.Random) -> int:
+    """Draw after how many tokens a fault strikes: within the first half of the answer, at least one."""
+    length = min(limit, natural or limit, 200)
+    return rng.randint(1, max(length // 2, 1))
+
+
+def refusal_of(kind: FaultKind) -> tuple[int, str] | None:
+    """Return status and sentence of a fault that refuses at once, None for those that strike in mid-stream."""
+    return {FaultKind.HTTP_503: (503, BUSY_SENTENCE), FaultKind.HTTP_500: (500, DIED_SENTENCE)}.get(kind)

@@ -1,0 +1,210 @@
+"""Request bodies of every API read into one kind of request, or refused with the errors that Ollama answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from loadtest.simulate.api import text
+from loadtest.simulate.profiles import Profile
+
+_INTEGERS = {
+    *("num_keep", "seed", "num_predict", "top_k", "repeat_last_n"),
+    *("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"),
+}
+_FLOATS = {
+    *("top_p", "min_p", "typical_p", "temperature"),
+    *("repeat_penalty", "presence_penalty", "frequency_penalty"),
+}
+
+
+class RefusedError(Exception):
+    """The request is answered with an error: its HTTP status and its sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One request for text, through whichever API it came."""
+
+    endpoint: str  # "chat", "generate", "embed", or one of "v1-chat", "v1-completions", "v1-responses", …
+    model: str  # as the request spells it: answers repeat it
+    opening: str  # the prompt's first 80 characters, for the truth log
+    prompt: Sequence[str]  # estimated tokens, template included
+    limit: int
+    natural: int | None
+    num_ctx: int
+    stream: bool
+    usage: bool = False  # OpenAI's include_usage
+    context: bool = False  # generate's token ids on the last line
+    load_only: bool = False
+    unload: bool = False
+    asked: int | None = None  # the limit that the request names, as the answer repeats it
+    inputs: tuple[str, ...] = ()  # the texts to be embedded …
+    more_prompts: tuple[Sequence[str], ...] = ()  # … and the tokens of those behind the first
+    packed: bool = False  # embeddings in base64
+
+
+def parse_body(body: bytes) -> dict[str, Any]:
+    """Return the JSON object; raise RefusedError 400, in Go's words, where the body is not one."""
+    if not body:
+        raise RefusedError(400, "missing request body")
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RefusedError(400, _go_sentence(body.decode("utf-8", "replace"), error.pos)) from None
+    if not isinstance(fields, dict):
+        kind = {list: "array", str: "string", bool: "bool"}.get(type(fields), "number")
+        raise RefusedError(400, f"json: cannot unmarshal {kind} into Go value of type api.ChatRequest")
+    return fields
+
+
+def _go_sentence(body: str, position: int) -> str:
+    rest = body[position:].lstrip()
+    if not rest:
+        return "unexpected EOF"
+    before = body[:position].rstrip()
+    if before.endswith("{"):
+        where = "looking for beginning of object key string"
+    elif before.endswith(","):
+        where = (
+            "looking for beginning of object key string"
+            if before.count("{") > before.count("}")
+            else "looking for beginning of value"
+        )
+    else:
+        where = "looking for beginning of value"
+    return f"invalid character '{rest[0]}' {where}"
+
+
+def check_model(fields: dict[str, Any], profile: Profile, *, required: bool) -> str:
+    """Return the model's name as asked; raise RefusedError 400 or 404 where it is missing or not the profile's."""
+    model = fields.get("model", "")
+    if not model and required:
+        raise RefusedError(400, "model is required")
+    if not isinstance(model, str) or full_name(model) != full_name(profile.model.name):
+        raise RefusedError(404, f"model '{model}' not found")
+    return model
+
+
+def full_name(model: str) -> str:
+    """Return the name with its tag: a bare name means `latest`."""
+    return model if ":" in model else f"{model}:latest"
+
+
+def read_ollama_request(
+    endpoint: str, fields: dict[str, Any], profile: Profile, rng: random.Random
+) -> GenerationRequest:
+    """Return what /api/chat or /api/generate asks for; raise RefusedError where Ollama answers with an error."""
+    model = check_model(fields, profile, required=endpoint == "chat")
+    options = fields.get("options") or {}
+    for name, value in options.items():
+        if name in _INTEGERS and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise RefusedError(500, f'option "{name}" must be of type integer')
+        if name in _FLOATS and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise RefusedError(500, f'option "{name}" must be of type float32')
+    raw = bool(fields.get("raw"))
+    if endpoint == "chat":
+        messages = _messages(fields.get("messages") or [])
+        prompt, said = text.chat_pieces(messages), _last_user_message(messages)
+        empty = not messages
+    else:
+        said = str(fields.get("prompt") or "")
+        system = str(fields.get("system") or "")
+        chat = [("system", system), ("user", said)] if system else [("user", said)]
+        prompt, empty = (text.pieces(said) if raw else text.chat_pieces(chat)), not said
+        if raw and (fields.get("template") or system or fields.get("context")):
+            raise RefusedError(400, "raw mode does not support template, system, or context")
+    num_ctx = int(options.get("num_ctx") or profile.num_ctx)
+    asked = int(options.get("num_predict") or 0)
+    return GenerationRequest(
+        endpoint=endpoint,
+        model=model,
+        opening=said[:80],
+        prompt=prompt,
+        limit=_token_limit(asked, num_ctx),
+        natural=_natural(asked, said, rng),
+        num_ctx=num_ctx,
+        stream=fields.get("stream") is not False,
+        context=endpoint == "generate" and not raw,
+        load_only=empty,
+        unload=empty and fields.get("keep_alive") in (0, "0", "0s"),
+    )
+
+
+def read_openai_request(
+    endpoint: str, fields: dict[str, Any], profile: Profile, rng: random.Random
+) -> GenerationRequest:
+    """Return what an endpoint at /v1 asks for text; max_completion_tokens is ignored, as by Ollama."""
+    model = check_model(fields, profile, required=True)
+    if endpoint in ("v1-chat", "v1-messages"):
+        messages = _messages(fields.get("messages") or [])
+        if not messages:
+            raise RefusedError(400, "[] is too short - 'messages'")
+        if system := _content(fields.get("system")):
+            messages = [("system", system), *messages]
+    elif endpoint == "v1-responses":
+        given = fields.get("input") or ""
+        messages = [("user", given)] if isinstance(given, str) else _messages(given)
+        if instructions := _content(fields.get("instructions")):
+            messages = [("system", instructions), *messages]
+    else:
+        prompt = fields.get("prompt") or ""
+        messages = [("user", prompt if isinstance(prompt, str) else " ".join(map(str, prompt)))]
+    asked = fields.get("max_output_tokens" if endpoint == "v1-responses" else "max_tokens") or 0
+    if isinstance(asked, bool) or not isinstance(asked, int):
+        raise RefusedError(
+            400, "json: cannot unmarshal string into Go struct field ChatCompletionRequest.max_tokens of type int"
+        )
+    options = fields.get("stream_options") or {}
+    said = _last_user_message(messages)
+    return GenerationRequest(
+        endpoint=endpoint,
+        model=model,
+        opening=said[:80],
+        prompt=text.chat_pieces(messages),
+        limit=_token_limit(asked, profile.num_ctx),
+        natural=_natural(asked, said, rng),
+        num_ctx=profile.num_ctx,
+        stream=bool(fields.get("stream")),
+        usage=bool(options.get("include_usage")),
+        asked=asked or None,
+    )
+
+
+def _messages(messages: Any) -> list[tuple[str, str]]:
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise RefusedError(
+            400, "json: cannot unmarshal into Go struct field ChatRequest.messages of type []api.Message"
+        )
+    return [(str(message.get("role", "user")), _content(message.get("content"))) for message in messages]
+
+
+def _content(content: Any) -> str:
+    if isinstance(content, list):  # OpenAI's parts
+        return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return str(content or "")
+
+
+def _last_user_message(messages: list[tuple[str, str]]) -> str:
+    return next((content for role, content in reversed(messages) if role == "user"), "")
+
+
+def _token_limit(asked: int, num_ctx: int) -> int:
+    """Return num_predict as Ollama understands it: missing, 0, negative or too large means 10 × num_ctx."""
+    return asked if 0 < asked <= 10 * num_ctx else 10 * num_ctx
+
+
+def _natural(asked: int, said: str, rng: random.Random) -> int | None:
+    """Return after how many tokens the answer ends by itself; None where a length is asked for, unless in words by the text."""
+    if asked > 0 and not text.WORDS_ASKED.search(said):
+        return None
+    return text.natural_length(said, rng)

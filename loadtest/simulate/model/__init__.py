@@ -1,0 +1,1 @@
+"""A batching model server without sockets: its clock is the caller's."""

@@ -1,0 +1,338 @@
+"""A batching model server without a clock of its own: slots, queue, batches, prefix cache and model load.
+
+The live simulated server and all predictions use this model. Instants are integer nanoseconds on the caller's clock; `due`
+says when something happens next, and `advance` makes it happen. The way of a request:
+
+    submit → (model load) → handling → slot queue → slot won → handover → next batch: prefill → tokens → done
+
+All randomness comes from `seed`, so that equal calls give equal results.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from loadtest.simulate.model.stream import Emission, EngineRequest, Stage, Stream
+from loadtest.simulate.model.timing import NS_PER_S, Timing, pass_sizes
+
+BURST_NS = (
+    10_000_000  # requests closer together than this are one burst; requests 15 ms apart were seen to start in order
+)
+APART_S = 1e-6  # by this much later than another, a stream misses that one's batch
+SIMILAR = 0.1  # share of a prompt that a slot must have cached to be chosen for it (llama.cpp's default)
+
+_WORKING = frozenset({Stage.PREFILL, Stage.DECODE})
+_HOLDS_SLOT = frozenset({Stage.HANDOVER, Stage.READY, Stage.PREFILL, Stage.DECODE})
+
+
+@dataclass(slots=True)
+class _Slot:
+    cache: Sequence[Hashable] = ()
+    used: int = -1  # when the slot was last freed
+    stream: Stream | None = None
+
+
+@dataclass(slots=True)
+class _Batch:
+    end: int
+    decoding: list[Stream]
+    prompts: list[tuple[Stream, int]] = field(default_factory=list)  # each with the number of its tokens in the batch
+
+
+class Engine:
+    """The batching server. `slots` None: no limit (vLLM-like, and then no prefix cache).
+
+    `scatter` puts a prompt that resembles none before into a random idle slot, not into the longest idle one: for a
+    server whose earlier traffic, and hence the order of whose slots, is not known.
+    """
+
+    def __init__(
+        self,
+        timing: Timing,
+        *,
+        slots: int | None,
+        seed: int = 0,
+        lifo: bool = False,
+        loaded: int | None = None,
+        scatter: bool = False,
+    ) -> None:
+        self.timing = timing
+        self._limit = slots
+        self._lifo = lifo
+        self._scatter = scatter
+        self._random = random.Random(seed)
+        self._loaded = loaded  # context length of the loaded model; None: not loaded
+        self._load_end: int | None = None
+        self._load_ctx = 0
+        self._timed: list[tuple[int, int, Stream]] = []  # HANDLING and HANDOVER, by the instant they end
+        self._sequence = 0
+        self._pending: deque[Stream] = deque()
+        self._queue: deque[Stream] = deque()
+        self._ready: list[Stream] = []
+        self._slots = [_Slot() for _ in range(slots or 0)]
+        self._active: list[Stream] = []
+        self._batch: _Batch | None = None
+        self._granted = -1  # when a slot was last given to a stream
+        self._tickets = 0  # slots in use, as counted in front of the batch loop
+        self._alive = 0  # streams that have passed the scheduler and not ended
+        self._burst, self._last_arrival = 0, -BURST_NS
+        self._step_values: dict[int, tuple[float, ...]] = {}
+        self._out: list[Emission] = []
+
+    def submit(self, request: EngineRequest, now: int) -> Stream:
+        """Take a request at `now`, up to which the caller has advanced."""
+        stream = Stream(request, now)
+        self._burst += now - self._last_arrival > BURST_NS
+        stream.burst, self._last_arrival = self._burst, now
+        stream.prompt_tokens = min(len(request.prompt), request.num_ctx)
+        self._pending.append(stream)
+        self._schedule(now)
+        return stream
+
+    def cancel(self, stream: Stream, now: int) -> None:
+        """Drop a stream whose client is gone: its place in the queue is freed at once, its slot after the batch."""
+        if stream.stage is Stage.ENDED:
+            return
+        if stream.stage is Stage.PENDING:
+            self._pending.remove(stream)
+        elif stream.stage is Stage.QUEUED:
+            self._queue.remove(stream)
+        elif stream.stage is Stage.READY:
+            self._ready.remove(stream)
+        self._end(stream, now, "cancelled")
+
+    def due(self) -> int | None:
+        """Return the next instant at which something happens, ns; None when all is done."""
+        instants = [self._timed[0][0]] if self._timed else []
+        if self._batch is not None:
+            instants.append(self._batch.end)
+        if self._load_end is not None:
+            instants.append(self._load_end)
+        return min(instants) if instants else None
+
+    def advance(self, now: int) -> list[Emission]:
+        """Let everything happen that is due by `now`; return tokens and ends in order."""
+        while (at := self.due()) is not None and at <= now:
+            self._turn(at)
+        out, self._out = self._out, []
+        return out
+
+    def pending(self) -> int:
+        """Return how many requests wait at the scheduler, of which OLLAMA_MAX_QUEUE allows so many."""
+        return len(self._pending)
+
+    def loaded_ctx(self) -> int | None:
+        """Return the context length of the loaded model, None while there is none."""
+        return self._loaded
+
+    def loading(self, now: int) -> tuple[int, float] | None:
+        """Return the context length of a model that is being loaded and the share that is loaded; None without a load."""
+        whole = round(self.timing.load_s * NS_PER_S)
+        if self._load_end is None or not whole:
+            return None
+        return self._load_ctx, min(max(1 - (self._load_end - now) / whole, 0.0), 1.0)
+
+    def unload(self) -> None:
+        """Drop the model if no request runs on it; the next request loads it again."""
+        if self._alive == 0 and self._load_end is None:
+            self._loaded = None
+
+    # -- one instant ------------------------------------------------------------------------------------------------
+
+    def _turn(self, at: int) -> None:
+        if self._load_end == at:
+            self._load_end, self._loaded = None, self._load_ctx
+            self._schedule(at)
+        while self._timed and self._timed[0][0] <= at:
+            stream = heapq.heappop(self._timed)[2]
+            if stream.stage is Stage.HANDLING:
+                self._enqueue(stream, at)
+            elif stream.stage is Stage.HANDOVER:
+                self._make_ready(stream)
+        if self._batch is not None and self._batch.end == at:
+            self._finish_batch(self._batch)
+        if self._batch is None:
+            self._start_batch(at)
+
+    def _schedule(self, now: int) -> None:
+        """Pass pending requests on while they suit the loaded model; if one does not and all is idle, start a load."""
+        while self._pending and self._load_end is None:
+            stream = self._pending[0]
+            if stream.request.num_ctx != self._loaded:
+                if self._alive == 0:
+                    self._loaded, self._load_ctx = None, stream.request.num_ctx
+                    self._load_end = now + round(self.timing.load_s * NS_PER_S)
+                    for slot in self._slots:
+                        slot.cache = ()
+                return
+            self._pending.popleft()
+            self._alive += 1
+            self._later(stream, Stage.HANDLING, now, self.timing.handling_s)
+
+    def _later(self, stream: Stream, stage: Stage, now: int, seconds: float) -> None:
+        stream.stage = stage
+        self._sequence += 1
+        heapq.heappush(self._timed, (now + round(seconds * NS_PER_S), self._sequence, stream))
+
+    def _enqueue(self, stream: Stream, at: int) -> None:
+        stream.scheduled = at
+        if stream.request.load_only:
+            self._end(stream, at, "load")
+            self._out.append(Emission(stream, at, text=False, done=True))
+            return
+        stream.stage = Stage.QUEUED
+        place = len(self._queue)
+        while self._lifo and place and self._queue[place - 1].burst == stream.burst:
+            place -= 1
+        self._queue.insert(place, stream)
+        self._grant(at)
+
+    def _grant(self, at: int, *, beside: bool = False) -> None:
+        """Give free slots to queued streams; `beside`: at a batch's end, while other streams decode on."""
+        timing = self.timing
+        while self._queue and (self._limit is None or self._tickets < self._limit):
+            stream = self._queue.popleft()
+            self._tickets += 1
+            stream.slot_won = at
+            handover = timing.handover_s
+            if beside and timing.caught and self._random.random() < timing.caught:
+                handover = 0.0
+            elif timing.apart and self._granted == at and self._random.random() < timing.apart:
+                handover += APART_S
+            self._granted = at
+            if handover > 0:
+                self._later(stream, Stage.HANDOVER, at, handover)
+            else:
+                self._make_ready(stream)
+
+    def _make_ready(self, stream: Stream) -> None:
+        stream.stage = Stage.READY
+        self._ready.append(stream)
+
+    def _end(self, stream: Stream, at: int, reason: str) -> None:
+        stage, stream.stage, stream.ended, stream.reason = stream.stage, Stage.ENDED, at, reason
+        self._alive -= stage is not Stage.PENDING
+        if stage in _HOLDS_SLOT:
+            self._tickets -= 1
+            if self._batch is None or self._batch.end != at:
+                self._grant(at)
+        self._schedule(at)
+
+    # -- batches ----------------------------------------------------------------------------------------------------
+
+    def _start_batch(self, at: int) -> None:
+        self._active = [stream for stream in self._active if stream.stage is not Stage.ENDED]
+        for slot in self._slots:
+            if slot.stream is not None and slot.stream.stage is Stage.ENDED:
+                slot.used, slot.stream = at, None
+        while self._ready and self._assign(self._ready[0], at):
+            self._active.append(self._ready.pop(0))
+        if not self._active:
+            return
+        decoding = [stream for stream in self._active if stream.stage is Stage.DECODE]
+        room = None if self.timing.n_batch is None else max(self.timing.n_batch - len(decoding), 1)
+        prompts = list(_batch_prompts(self._active, room))
+        seconds = self._seconds(decoding, prompts)
+        if self.timing.jitter:
+            seconds *= max(self._random.gauss(1.0, self.timing.jitter), 0.1)
+        self._batch = _Batch(at + max(round(seconds * NS_PER_S), 1), decoding, prompts)
+
+    def _assign(self, stream: Stream, at: int) -> bool:
+        """Give a ready stream a slot and reuse what that slot has cached; False when no slot is idle."""
+        prompt = stream.request.prompt
+        if self._limit is not None:
+            shared = {
+                n: _common_prefix(slot.cache, prompt) for n, slot in enumerate(self._slots) if slot.stream is None
+            }
+            if not shared:
+                return False
+            number = max(shared, key=lambda n: shared[n])
+            if shared[number] <= SIMILAR * len(
+                prompt
+            ):  # no similar prompt: take the longest idle slot, the last of equals
+                number = min(shared, key=lambda n: (self._slots[n].used, -n))
+                if self._scatter:
+                    number = self._random.choice(list(shared))
+            length, slot = shared[number], self._slots[number]
+            slot.stream, slot.cache, stream.slot = stream, prompt, number
+            stream.cached = max(min(length, stream.prompt_tokens - 1), 0)  # at least one token is evaluated
+        stream.todo = stream.prompt_tokens - stream.cached
+        stream.stage, stream.prefill_start = Stage.PREFILL, at
+        return True
+
+    def _seconds(self, decoding: list[Stream], prompts: list[tuple[Stream, int]]) -> float:
+        alone = self._step([stream.slot for stream in decoding if stream.slot is not None], len(decoding))
+        if self.timing.context_s and decoding:
+            held = sum(stream.prompt_tokens + stream.tokens for stream in decoding)
+            alone += self.timing.context_s * held
+        if not prompts:
+            return alone
+        timing = self.timing
+        evaluated = sum(tokens for _, tokens in prompts) * timing.prefill_s
+        if timing.prompt_s:
+            new = sum(stream.todo == stream.prompt_tokens - stream.cached for stream, _ in prompts)
+            evaluated += new * timing.prompt_s
+        if timing.prompt_jitter:
+            evaluated *= max(self._random.gauss(1.0, timing.prompt_jitter), 0.1)
+        return max(alone + evaluated, self._draw(len(decoding) + len(prompts)))
+
+    def _step(self, slots: list[int], streams: int) -> float:
+        if not slots:
+            return self._draw(streams)
+        return sum(self._draw(count) for count in pass_sizes(slots, neighbours=self.timing.neighbours))
+
+    def _draw(self, streams: int) -> float:
+        values = self._step_values.get(streams)
+        if values is None:
+            values = self._step_values[streams] = self.timing.step.values(streams)
+        return values[0] if len(values) == 1 else self._random.choice(values)
+
+    def _finish_batch(self, batch: _Batch) -> None:
+        for stream in batch.decoding:
+            self._token(stream, batch.end)
+        for stream, tokens in batch.prompts:
+            stream.todo -= tokens
+            if stream.todo == 0:
+                self._token(stream, batch.end)
+        self._batch = None
+        # Only now is it known whether others decode on beside the streams that get the freed slots.
+        self._grant(batch.end, beside=any(stream.stage in _WORKING for stream in self._active))
+
+    def _token(self, stream: Stream, at: int) -> None:
+        if stream.stage is Stage.ENDED:  # cancelled while the batch ran
+            return
+        request = stream.request
+        stream.stage = Stage.DECODE
+        stream.tokens += 1
+        stream.last = at
+        if stream.first is None:
+            stream.first = at
+        end_token = request.natural is not None and stream.tokens > request.natural
+        done = end_token or stream.tokens >= request.limit
+        self._out.append(Emission(stream, at, text=not end_token, done=done))
+        if done:
+            self._end(stream, at, "stop" if end_token else "length")
+
+
+def _batch_prompts(active: Iterable[Stream], room: int | None) -> Iterable[tuple[Stream, int]]:
+    """Yield each prompt in prefill with the number of its tokens in the batch, in order of arrival, `room` in all."""
+    for stream in active:
+        if stream.stage is not Stage.PREFILL:
+            continue
+        if room is None:
+            yield stream, stream.todo
+        elif room > 0:
+            tokens = min(stream.todo, room)
+            room -= tokens
+            yield stream, tokens
+
+
+def _common_prefix(left: Sequence[Hashable], right: Sequence[Hashable]) -> int:
+    for index, (one, other) in enumerate(zip(left, right, strict=False)):
+        if one != other:
+            return index
+    return min(len(left), len(right))

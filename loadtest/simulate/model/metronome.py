@@ -1,0 +1,96 @@
+"""A server without an engine, for benchmarks of clients: every stream sends tokens at its own phase.
+
+The first token's time is drawn, then a token follows each step time, whatever other streams do. With timing.aligned each
+token waits for the next instant of a common grid, so that the tokens of all streams come together.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+
+from loadtest.simulate.model.stream import Emission, EngineRequest, Stage, Stream
+from loadtest.simulate.model.timing import NS_PER_S, Timing
+
+
+class Metronome:
+    """An engine without slots, whose streams are independent. Needs timing.first_token_s; a step takes timing.step of one stream."""
+
+    def __init__(self, timing: Timing, *, seed: int = 0) -> None:
+        if timing.first_token_s is None:
+            raise ValueError("a metronome needs first_token_s")
+        self._mean, self._deviation = timing.first_token_s
+        self._step_ns = round(timing.step.values(1)[0] * NS_PER_S)
+        self._grid_ns = self._step_ns if timing.aligned else 1
+        self._random = random.Random(seed)
+        self._ticks: list[tuple[int, int, Stream]] = []
+        self._sequence = 0
+        self._num_ctx: int | None = None
+
+    def submit(self, request: EngineRequest, now: int) -> Stream:
+        """Start a stream at `now`, without waiting."""
+        stream = Stream(request, now, Stage.PREFILL)
+        stream.scheduled = stream.slot_won = stream.prefill_start = now
+        stream.prompt_tokens = min(len(request.prompt), request.num_ctx)
+        self._num_ctx = request.num_ctx
+        wait = 0.0 if request.load_only else max(self._random.gauss(self._mean, self._deviation), 0.0)
+        self._later(stream, now + round(wait * NS_PER_S))
+        return stream
+
+    def cancel(self, stream: Stream, now: int) -> None:
+        """Stop a stream at once."""
+        if stream.stage is not Stage.ENDED:
+            stream.stage, stream.ended, stream.reason = Stage.ENDED, now, "cancelled"
+
+    def due(self) -> int | None:
+        """Return the next tick, ns."""
+        return self._ticks[0][0] if self._ticks else None
+
+    def advance(self, now: int) -> list[Emission]:
+        """Return the ticks due by `now`, in order."""
+        out: list[Emission] = []
+        while self._ticks and self._ticks[0][0] <= now:
+            at, _, stream = heapq.heappop(self._ticks)
+            if stream.stage is Stage.ENDED:
+                continue
+            emission = self._tick(stream, at)
+            out.append(emission)
+            if not emission.done:
+                self._later(stream, at + self._step_ns)
+        return out
+
+    def pending(self) -> int:
+        """Return 0: nothing ever waits."""
+        return 0
+
+    def loaded_ctx(self) -> int | None:
+        """Return the context length last asked for."""
+        return self._num_ctx
+
+    def loading(self, now: int) -> tuple[int, float] | None:  # noqa: ARG002 - the engine's signature
+        """Return None: nothing is ever loaded."""
+        return None
+
+    def unload(self) -> None:
+        """Forget the context length last asked for."""
+        self._num_ctx = None
+
+    def _later(self, stream: Stream, at: int) -> None:
+        self._sequence += 1
+        heapq.heappush(self._ticks, (-(-at // self._grid_ns) * self._grid_ns, self._sequence, stream))
+
+    def _tick(self, stream: Stream, at: int) -> Emission:
+        request = stream.request
+        if request.load_only:
+            stream.stage, stream.ended, stream.reason = Stage.ENDED, at, "load"
+            return Emission(stream, at, text=False, done=True)
+        stream.tokens += 1
+        stream.last = at
+        stream.stage = Stage.DECODE
+        if stream.first is None:
+            stream.first = at
+        end_token = request.natural is not None and stream.tokens > request.natural
+        done = end_token or stream.tokens >= request.limit
+        if done:
+            stream.stage, stream.ended, stream.reason = Stage.ENDED, at, "stop" if end_token else "length"
+        return Emission(stream, at, text=not end_token, done=done)

@@ -1,0 +1,363 @@
+"""The process that controls a Locust test (a master, or a process alone): begins it, tells workers, follows its levels."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent import GreenletExit
+from locust.env import Environment
+from locust.rpc import Message
+from locust.runners import HEARTBEAT_LIVENESS, STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner
+
+from loadtest.errors import LoadTestError, StorageError
+from loadtest.measure.descriptors import room_for
+from loadtest.run_folder import RunFolder
+from loadtest.users.options import Settings
+from loadtest.users.processes import recording
+from loadtest.users.processes.ending import MISTAKE
+from loadtest.users.processes.levels import CurrentLevel, LevelRequests
+from loadtest.users.processes.run import LocustRun, Prepared, free_path, prepare
+from loadtest.users.results import export
+from loadtest.users.results.live_figures import wait_for_workers
+from loadtest.wire import now
+
+RUN, LEVEL = "loadtest_run", "loadtest_level"  # messages from the master to its workers
+ENDED, TROUBLE = "loadtest_ended", "loadtest_trouble"  # messages from a worker to its master
+USERS_POLL_S = 0.05  # between two looks at the target user count; until a change is seen only warm-ups are sent
+GONE_NS = 500_000_000  # a worker or user that ends with the test may be gone this long before the end is known here
+REPORTED_NS = 7_000_000_000  # workers report their users every 3 s
+OPEN_LOOP_LEAD_NS = 200_000_000  # from the last user's start to an open loop's schedule: all workers have heard by then
+
+logger = logging.getLogger(__name__)
+
+
+class Coordinator:
+    """The listeners of the process that controls a test. `runner` is None under run_single_user."""
+
+    def __init__(self, environment: Environment, runner: Runner | None) -> None:
+        self._environment = environment
+        self._runner = runner
+        self._run: LocustRun | None = None  # while a test runs
+        self._last: LocustRun | None = None
+        self._barred: LoadTestError | None = None  # why no test can begin in this process
+        self._ahead: Prepared | LoadTestError | None = None
+        self._announced = 0  # the target user count that workers were told last
+        self._steady = False  # whether they were told that all users are running
+        self._shares: list[str] = []  # the workers that they were told share an open loop's schedule
+        self._follower: gevent.Greenlet[[], None] | None = None
+        self._taken: set[Path] = set()
+        self._begins = False  # whether a test has ever been started
+        self._workers: dict[str, int] = {}  # id -> index of the workers that have had users in this test
+        self._done: set[str] = set()  # workers that have ended the test
+        self._lost: set[str] = set()  # workers that are known to be lost
+        self._heard: dict[str, int] = {}  # when each worker was last heard of, monotonic ns
+        self._short: int | None = None  # since when fewer users run than were asked for, monotonic ns
+
+    def listen(self) -> None:
+        events: Any = self._environment.events
+        events.test_start.add_listener(self._start)
+        events.test_stop.add_listener(self._stop)
+        events.spawning_complete.add_listener(self._reached)
+        events.quitting.add_listener(self._quitting)
+        if isinstance(self._runner, MasterRunner):
+            self._runner.register_message(ENDED, self._take_ended)
+            self._runner.register_message(TROUBLE, self._take_trouble)
+            events.worker_connect.add_listener(self._connected)
+        if self._runner is not None:
+            try:
+                export.begin(self._environment)
+            except LoadTestError as error:
+                # The test is refused later; to end the process here would leave Locust's workers running.
+                self._barred = error
+                if not self._at_once:
+                    logger.error(error)  # noqa: TRY400 - the user's mistake, not ours
+        if self._at_once and self._barred is None:
+            # Now, because Locust has not yet started the clock of --run-time: loading a model may take a minute.
+            try:
+                if asked := Settings.of(self._environment.parsed_options).out:
+                    RunFolder.check_free(Path(asked))
+                self._ahead = prepare(self._environment, logger.info)
+            except LoadTestError as error:
+                self._ahead = error
+
+    def has_begun(self) -> bool:
+        """Whether a test has begun; also true where tests are begun from the web UI."""
+        return self._begins or not self._at_once
+
+    def interrupt(self) -> None:
+        """Note that the test ends early; called again, write so at once, because the process is about to go."""
+        run = self._run or self._last
+        if run is not None and run.interrupted:
+            run.abandon()
+        elif self._run is not None:
+            self._run.interrupted = True
+
+    @property
+    def _at_once(self) -> bool:
+        """Whether the test begins by itself, rather than from the web UI."""
+        options = self._environment.parsed_options
+        return self._runner is not None and options is not None and bool(options.headless or options.autostart)
+
+    def _start(self, **_: Any) -> None:
+        self._begins = True
+        try:
+            self._begin()
+        except LoadTestError as error:
+            self._refuse(str(error), 3 if isinstance(error, StorageError) else 2)
+        except OSError as error:
+            self._refuse(f"the run's files cannot be written: {error}.")
+
+    def _begin(self) -> None:
+        environment, runner = self._environment, self._runner
+        if self._barred is not None:
+            raise self._barred
+        ahead, self._ahead = self._ahead, None
+        if isinstance(ahead, LoadTestError):
+            raise ahead
+        settings = Settings.of(environment.parsed_options)
+        path = None
+        if runner is not None or settings.out:
+            path = free_path(settings.out, environment.locustfile, self._taken)
+            RunFolder.check_free(path)
+        prepared = prepare(environment, logger.info, ahead)
+        if prepared is None:
+            return
+        if runner is not None and not isinstance(runner, MasterRunner):
+            opened = any(one.open_loop for one in prepared.settled.values())
+            room_for(None if opened else runner.target_user_count)
+        run = self._run = self._last = LocustRun(environment, prepared, path)
+        if path is not None:
+            self._taken.add(path)
+            logger.info("Run folder: %s", path)
+        recording.note_run(run.folder, run.facts)
+        self._announced, self._steady = runner.target_user_count if runner is not None else 1, False
+        self._workers, self._done, self._lost, self._short = {}, set(), set(), None
+        run.levels.index(self._announced)
+        if isinstance(runner, MasterRunner):
+            self._tell(runner)
+        else:
+            recording.open_recorder(
+                settled=run.settled,
+                folder=run.folder,
+                worker=0,
+                users=self._announced,
+                source="driver",
+                standing=self._standing,
+                on_broken=lambda why: self._end_early(why, failed=True),
+                on_hopeless=lambda why: self._end_early(why, failed=False),
+            )
+        if runner is None:
+            run.levels.reached(1)
+            recording.schedule_from(time.time_ns(), 0, 1)
+            atexit.register(self._end_single)
+        else:
+            self._follower = gevent.spawn(self._follow)
+
+    def _end_early(self, why: str, *, failed: bool) -> None:
+        """End the test because records can no longer be kept (`failed`), or because a level is hopeless."""
+        run, runner = self._run, self._runner
+        if run is None or runner is None:
+            return
+        logger.error("%s; the test ends here", why)
+        if failed:
+            run.failure = run.failure or f"{why}."
+        else:
+            run.levels.give_up(runner.target_user_count, why)
+        gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
+
+    def _take_trouble(self, msg: Message, **_: Any) -> None:
+        runner, why = self._runner, msg.data["why"]
+        assert isinstance(runner, MasterRunner)
+        worker = int(runner.get_worker_index(msg.node_id))  # type: ignore[no-untyped-call]
+        if not msg.data["refused"]:
+            self._end_early(f"worker {worker}: {why}", failed=msg.data["failed"])
+        elif self._run is not None and self._workers.keys() - {msg.node_id}:  # others are already running
+            self._workers[msg.node_id] = worker
+            self._lose(msg.node_id, f"it cannot record: {why.rstrip('.')}")
+        elif self._run is not None:
+            self._environment.process_exit_code = MISTAKE
+            self._end_early(f"worker {worker} cannot record: {why.rstrip('.')}", failed=True)
+
+    def _look_after_workers(self) -> None:
+        """Notice workers that are gone while their users were running."""
+        runner = self._runner
+        if not isinstance(runner, MasterRunner) or runner.state not in (STATE_SPAWNING, STATE_RUNNING):
+            return
+        for client in runner.clients.all:
+            if client.heartbeat >= HEARTBEAT_LIVENESS:
+                self._heard[client.id] = now()
+            if client.user_count and client.id not in self._workers:
+                self._workers[client.id] = int(runner.get_worker_index(client.id))  # type: ignore[no-untyped-call]
+        for client_id in self._workers.keys() - self._lost:
+            known = runner.clients.get(client_id)
+            if known is not None and known.state == STATE_MISSING:
+                self._lose(client_id, "it stopped answering")
+            elif known is None and now() - self._heard.get(client_id, 0) > GONE_NS:
+                self._lose(client_id, "it quit during the test")
+
+    def _look_after_users(self) -> None:
+        """Notice that fewer users are running than were asked for."""
+        runner, run = self._runner, self._run
+        assert runner is not None
+        assert run is not None
+        gone = self._announced - runner.user_count
+        if not self._steady or gone <= 0 or runner.state != STATE_RUNNING or self._lost:
+            self._short = None
+            return
+        if self._short is None:
+            self._short = now()
+        if now() - self._short > (REPORTED_NS if isinstance(runner, MasterRunner) else GONE_NS):
+            run.levels.miss(self._announced, gone)
+
+    def _lose(self, client_id: str, why: str) -> None:
+        run = self._run
+        if run is None:
+            return
+        index = self._workers[client_id]
+        self._lost.add(client_id)
+        run.lose_worker(str(index), why, self._heard.get(client_id, run.clock.monotonic_ns))
+        logger.error("worker %d was lost (%s): its users' requests are missing from here on", index, why)
+
+    def _refuse(self, sentence: str, code: int = 2) -> None:
+        """Say why the test cannot begin, and end it; end the process too, unless there is a web UI to try again."""
+        logger.error(sentence)
+        recording.note_refusal(sentence)
+        runner = self._runner
+        if runner is None:
+            raise SystemExit(code)
+        if self._at_once:
+            self._environment.process_exit_code = code
+        gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
+        raise GreenletExit  # stops later listeners and the start of users; Locust logs no traceback for it
+
+    def _standing(self) -> CurrentLevel:
+        """Return the current level, for users of this process."""
+        runner, run = self._runner, self._run
+        if run is None or runner is None:
+            return CurrentLevel(0, steady=runner is None)
+        return CurrentLevel(run.levels.index(runner.target_user_count), steady=runner.state == STATE_RUNNING)
+
+    def _follow(self) -> None:
+        """Notice when another number of users is asked for."""
+        runner, run = self._runner, self._run
+        assert runner is not None
+        assert run is not None
+        while self._run is run:  # a killed greenlet may run once more
+            if runner.target_user_count != self._announced:
+                run.levels.ramp()
+                self._announce(steady=False)
+            elif self._steady and self._at_work() != self._shares:  # a worker reported its users late
+                self._announce(steady=True)
+            self._look_after_workers()
+            self._look_after_users()
+            gevent.sleep(USERS_POLL_S)
+
+    def _reached(self, **_: Any) -> None:
+        if self._run is not None and self._runner is not None:
+            self._run.levels.reached(self._runner.target_user_count)
+            self._announce(steady=True)
+
+    def _announce(self, *, steady: bool) -> None:
+        """Tell every process with users the current level and its own share of an open loop's schedule."""
+        runner, run = self._runner, self._run
+        assert runner is not None
+        assert run is not None
+        self._announced, self._steady, self._shares = runner.target_user_count, steady, self._at_work()
+        start = time.time_ns() + OPEN_LOOP_LEAD_NS
+        if not isinstance(runner, MasterRunner):
+            if steady:
+                recording.schedule_from(start, 0, 1)
+            return
+        self._tell(runner)
+        for client in runner.clients.all:
+            share = [self._shares.index(client.id), len(self._shares)] if client.id in self._shares else None
+            said = {
+                "id": run.clock.wall_ns,
+                "level": run.levels.index(self._announced),
+                "steady": steady,
+                "start_ns": start,
+                "share": share,
+            }
+            runner.send_message(LEVEL, said, client.id)
+
+    def _at_work(self) -> list[str]:
+        """Return the workers that have users, in the order of their shares."""
+        if not isinstance(self._runner, MasterRunner):
+            return []
+        return sorted(client.id for client in self._runner.clients.all if client.user_count)
+
+    def _connected(self, client_id: str, **_: Any) -> None:
+        if (
+            self._run is not None
+            and isinstance(self._runner, MasterRunner)
+            and self._environment.parsed_options is None
+        ):
+            self._runner.send_message(RUN, self._told(), client_id)
+
+    def _tell(self, runner: MasterRunner) -> None:
+        """Tell workers what is measured and where records go, before Locust asks them for users.
+
+        The message travels among the options that Locust sends with every request for users, because a worker that joins
+        a running test gets those before any message of ours. Without options (Locust as a library) it is sent directly.
+        """
+        options = self._environment.parsed_options
+        if options is None:
+            runner.send_message(RUN, self._told())
+        else:
+            setattr(options, RUN, self._told())
+
+    def _told(self) -> dict[str, Any]:
+        run, runner = self._run, self._runner
+        assert run is not None
+        assert isinstance(runner, MasterRunner)
+        return {
+            "id": run.clock.wall_ns,
+            "folder": str(run.folder.path) if run.folder is not None else None,
+            "settled": {name: one.to_json() for name, one in run.settled.items()},
+            "level": run.levels.index(runner.target_user_count),
+            "users": -(-runner.target_user_count // max(runner.worker_count, 1)),
+        }
+
+    def _take_ended(self, msg: Message, **_: Any) -> None:
+        if self._last is not None and msg.data["id"] == self._last.clock.wall_ns:
+            if (failure := msg.data["failure"]) is not None:
+                self._last.failure = f"worker {self._workers.get(msg.node_id, msg.node_id)}: {failure}"
+            seen = {int(level): LevelRequests.from_json(row) for level, row in msg.data["seen"].items()}
+            self._last.add_seen(seen, msg.data["clock_steps"])
+            self._done.add(msg.node_id)
+
+    def _quitting(self, **_: Any) -> None:
+        if self._run is None:
+            return
+        self._run.interrupted = True  # by SIGTERM
+        if self._runner is not None and not isinstance(self._runner, MasterRunner):
+            self._runner.stop()  # now, so that later listeners of this event see all records; a master stops by itself
+
+    def _end_single(self) -> None:
+        """End the test of run_single_user, for which Locust fires no event."""
+        if self._run is not None:
+            self._run.interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
+        self._stop()
+
+    def _stop(self, **_: Any) -> None:
+        run = self._run
+        if run is None:
+            return
+        if self._follower is not None:
+            self._follower.kill(block=False)
+            self._follower = None
+        if isinstance(self._runner, MasterRunner):
+            wait_for_workers(self._runner)
+            for client_id in self._workers.keys() - self._done - self._lost:
+                self._lose(client_id, "it did not report its end")
+        self._run = None
+        if closed := recording.close_recorder():
+            run.failure = closed.ledger.failure or run.failure
+            run.add_seen(closed.seen, len(closed.wall.steps))
+        run.end()

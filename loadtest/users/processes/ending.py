@@ -1,0 +1,56 @@
+"""How a Locust run ended: its verdict from the run folder, and the same exit code as `loadtest run` would have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from locust.env import Environment
+
+from loadtest.errors import LoadTestError
+from loadtest.metrics import VALID, VOID
+from loadtest.run_folder import RunFolder
+from loadtest.users.results.live_figures import board
+
+INTERRUPTED, MISTAKE, NOT_TO_BE_BELIEVED = 130, 2, 3
+
+
+def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, Any]) -> Iterator[str]:
+    """Yield lines on how the run ended, and set the process's exit code.
+
+    The exit code is the first that holds: 130 interrupted, 2 the user's mistake, 3 void or records lost, else that of
+    gates or Locust. A test started from the web UI sets none.
+    """
+    options = environment.parsed_options
+    if run is None or not (getattr(options, "headless", False) or getattr(options, "autostart", False)):
+        return
+    if facts.get("state") == "interrupted":
+        environment.process_exit_code = INTERRUPTED
+        return
+    if failure := facts.get("failure"):
+        yield f"The run is not complete: {failure}"
+    verdict, reasons = _verdict_and_reasons(run)
+    total = board.total()
+    if (
+        not reasons and not total.requests + total.warmup + total.cancelled
+    ):  # there was no user, or no worker that could record
+        verdict, reasons = VOID, ["nothing was sent"]
+    if verdict is not None:
+        yield f"Verdict: {verdict}"
+        yield from (f"  {reason}" for reason in reasons)
+    if environment.process_exit_code != MISTAKE and (failure or verdict == VOID):
+        environment.process_exit_code = NOT_TO_BE_BELIEVED
+
+
+def _verdict_and_reasons(run: RunFolder) -> tuple[str | None, list[str]]:
+    """Return the run's verdict and its reasons; None where its records are on other hosts, with their workers."""
+    if not any(run.path.glob("requests-*.jsonl")):
+        return None, []
+    from loadtest.analyse.summary import analyse  # imports pandas, now that the test is over
+
+    try:
+        summary = analyse(run.path).summary
+    except LoadTestError as error:
+        return None, [str(error)]
+    levels = [level for level in summary["levels"] if level["verdict"] != VALID]
+    return summary["verdict"], [f"{level['label']}: {reason}" for level in levels for reason in level["reasons"]]

@@ -1,0 +1,62 @@
+"""Connects each Locust process to its part: a master or process alone to a Coordinator, a worker to a LocustWorker."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+from gevent.event import Event
+from locust.env import Environment
+from locust.event import Events
+from locust.runners import Runner, WorkerRunner
+
+from loadtest.users.options import add_options
+from loadtest.users.processes.coordinator import Coordinator
+from loadtest.users.processes.run import withhold_passwords
+from loadtest.users.processes.signals import Signals
+from loadtest.users.processes.worker import LocustWorker
+
+INIT_S = 60.0
+
+
+def listen_to(events: Events) -> None:
+    """Record every test on these events. To be called before the listeners that use the records."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # httpx would log a line for each request
+    hooks: Any = events  # untyped in Locust
+    hooks.init_command_line_parser.add_listener(lambda parser, **_: add_options(parser))
+    initialised = Event()
+    hooks.init.add_listener(_init)
+    hooks.init.add_listener(lambda **_: initialised.set())
+    hooks.test_start.add_listener(partial(_wait_for_init, initialised))
+
+
+def _wait_for_init(initialised: Event, environment: Environment, **more: Any) -> None:
+    """Delay the start of a worker that joins a running test, because it may be asked for users before its init event.
+
+    Locust calls the listeners that were there when it fired test_start; those added at the init event are called here.
+    """
+    if initialised.is_set() or not getattr(environment.parsed_options, "worker", False):
+        return
+    start: Any = environment.events.test_start
+    before = len(start._handlers)  # noqa: SLF001 - Locust has no public list of listeners
+    initialised.wait(INIT_S)
+    later: Any = type(start)()
+    for listener in start._handlers[before:]:  # noqa: SLF001
+        later.add_listener(listener)
+    later.fire(environment=environment, **more)
+
+
+def _init(environment: Environment, runner: Runner | None, **_: Any) -> None:
+    withhold_passwords(environment)
+    heeded = runner is not None and environment.parsed_options is not None
+    if isinstance(runner, WorkerRunner):
+        LocustWorker(environment, runner).listen()
+        if heeded:
+            Signals(environment, runner, begun=lambda: True, interrupt=bool).listen()
+        return
+    coordinator = Coordinator(environment, runner)
+    if heeded:
+        assert runner is not None
+        Signals(environment, runner, begun=coordinator.has_begun, interrupt=coordinator.interrupt).listen()
+    coordinator.listen()

@@ -1,0 +1,267 @@
+"""Records of a Locust run: one Recorder in each process that runs users, one file each in the run's folder.
+
+`record_listeners` are told of every record once it is on disk; `live` says what is in flight; `run_folder` and `run_facts`
+describe the last run that this process had a part in, `refusal` says why no test has begun since. All of this is state of
+the process, as a Locust test is.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import gevent
+from gevent import GreenletExit
+from gevent.lock import BoundedSemaphore
+
+from loadtest.errors import RunFolderError
+from loadtest.measure.descriptors import room_for
+from loadtest.measure.ledger import Ledger
+from loadtest.measure.request import Request
+from loadtest.records import Clock, Outcome, Record
+from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
+from loadtest.users.channel import Channel
+from loadtest.users.processes.gevent_hub import GeventBacklog, GeventHeartbeat, GeventWaiter
+from loadtest.users.processes.levels import CurrentLevel, LevelRequests
+from loadtest.users.processes.tryout import UserTarget
+from loadtest.wire import LagLog, WallClock, keeper
+from loadtest.workloads.data import WORKER_STRIDE
+
+logger = logging.getLogger(__name__)
+
+
+InFlight = dict[str, tuple[int, int]]
+"""Requests in flight by name: how many are (decoding, waiting for their first token)."""
+
+record_listeners: list[Callable[[str, Record], None]] = []
+"""Called with (name, record) for every record, cancelled and warm-up ones included, once it is on disk."""
+
+
+class Stopped(GreenletExit):
+    """Ends what a user of ours has in flight in greenlets of its own, as the end of the test does."""
+
+
+class _CurrentTest:
+    """The test that this process has a part in."""
+
+    recorder: Recorder | None = None
+    folder: RunFolder | None = None
+    facts: dict[str, Any]
+    refusal: str | None = None
+    share: tuple[int, int, int] | None = None
+
+    def __init__(self) -> None:
+        self.facts = {}
+
+
+_process = _CurrentTest()
+
+
+def live() -> InFlight:
+    """Return what of this process's requests is in flight now."""
+    return _process.recorder.ledger.by_name() if _process.recorder is not None else {}
+
+
+def client_load() -> tuple[float, float] | None:
+    """Return what this process last saw of itself, (longest gap between polls in s, CPU in cores); None without a test."""
+    return _process.recorder.ledger.client if _process.recorder is not None else None
+
+
+def total_in_flight(flying: InFlight) -> tuple[int, int]:
+    """Return how many requests of all names are (decoding, waiting)."""
+    return sum(decoding for decoding, _ in flying.values()), sum(waiting for _, waiting in flying.values())
+
+
+def run_folder() -> RunFolder | None:
+    """Return the folder of this process's run, or of its last one; None before the first, or where none is written."""
+    return _process.folder
+
+
+def run_facts() -> dict[str, Any]:
+    """Return what run.json says of that run; empty on a worker, and before the first run."""
+    return _process.facts
+
+
+def refusal() -> str | None:
+    """Return the sentence with which the latest test was refused; None where it began."""
+    return _process.refusal
+
+
+def note_run(folder: RunFolder | None, facts: dict[str, Any]) -> None:
+    """Keep what `run_folder` and `run_facts` say."""
+    _process.folder, _process.facts, _process.refusal = folder, facts, None
+
+
+def note_refusal(sentence: str) -> None:
+    """Keep what `refusal` says."""
+    _process.refusal = sentence
+
+
+def schedule_from(wall_ns: int, rank: int, of: int) -> None:
+    """Note when open-loop schedules begin, on the wall clock, and that every of-th arrival from `rank` on is ours."""
+    _process.share = wall_ns, rank, of
+
+
+def schedule_share() -> tuple[int, int, int] | None:
+    """Return what `schedule_from` was last told, None before all users of the test are there."""
+    return _process.share
+
+
+def recorder() -> Recorder | None:
+    """Return the recorder of the test that runs in this process."""
+    return _process.recorder
+
+
+def open_recorder(**parts: Any) -> Recorder:
+    """Begin to record in this process (arguments of Recorder); ends what may still be open."""
+    close_recorder()
+    _process.share = None
+    _process.recorder = opened = Recorder(**parts)
+    return opened
+
+
+def close_recorder() -> Recorder | None:
+    """End recording: every request that ended is on disk and told of. Returns what was closed, for its figures."""
+    closed = _process.recorder
+    if closed is not None:
+        closed.close()
+        _process.recorder = None
+    return closed
+
+
+def _failures_allowed(settled: Iterable[UserTarget]) -> dict[int, int]:
+    """Return by server and model the fewest failures in a row with which one of its user classes ends a level."""
+    found: dict[int, int] = {}
+    for one in settled:
+        if (most := one.scenario.stop_after_errors) is not None:
+            found[one.index] = min(most, found.get(one.index, most))
+    return found
+
+
+class Recorder:
+    """Everything that one process needs to measure its users' requests: wires, clock, lag, files."""
+
+    def __init__(
+        self,
+        *,
+        settled: dict[str, UserTarget],
+        folder: RunFolder | None,
+        worker: int,
+        users: int,
+        source: str,
+        standing: Callable[[], CurrentLevel],
+        on_broken: Callable[[str], object] = bool,
+        on_hopeless: Callable[[str], object] = bool,
+    ) -> None:
+        """Prepare everything for about `users` users of this process.
+
+        `folder` None: nothing is written; `worker` keeps prompts of several processes apart; `source` names samples;
+        `on_broken` is told why, where the files cannot be written any more; `on_hopeless`, where too many requests in a row
+        have failed.
+        """
+        room_for(None if any(one.open_loop for one in settled.values()) else users)
+        self.standing = standing
+        self.seen: dict[int, LevelRequests] = {}
+        self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
+        self.one_schedule = BoundedSemaphore()  # held by the user who keeps this process's share
+        self._stack = ExitStack()
+        self._stack.enter_context(keeper())
+        self.clock = Clock.now()
+        self.wall = WallClock()
+        self.lag = LagLog()
+        self._heartbeat = GeventHeartbeat(self.lag, self.wall)
+        waiter = GeventWaiter()
+        self._stack.callback(waiter.close)
+        self.backlog = GeventBacklog()
+        self._on_broken, self._on_hopeless = on_broken, on_hopeless
+        self._hopeless = False
+        self._failed_in_a_row: Counter[tuple[int, int]] = Counter()  # of a server and model, in a level
+        self._stop_after = _failures_allowed(settled.values())
+        self.ledger = self._open_ledger(folder, str(worker), source)
+        numbers = itertools.count(worker * WORKER_STRIDE)
+        self._channels: dict[int, Channel] = {}
+        for one in settled.values():
+            if id(one) not in self._channels:
+                channel = Channel(one, waiter, clock=self.clock, numbers=numbers)
+                self._channels[id(one)] = self._stack.enter_context(channel)
+        self._by_class = {name: self._channels[id(one)] for name, one in settled.items()}
+        for channel in self._channels.values():
+            channel.warm_up(users)
+        self._sampler = gevent.spawn(self._sample)
+        gc.collect()
+        gc.freeze()  # a full collection over everything imported is a pause of 10 to 30 ms
+        self._heartbeat.start()
+
+    def _open_ledger(self, folder: RunFolder | None, worker: str, source: str) -> Ledger:
+        records: RecordWriter | None = None
+        samples: SampleWriter | None = None
+        if folder is not None:
+            records = folder.record_writer(self.clock, worker=worker, driver="locust")
+            self._stack.callback(records.close)
+            samples = folder.sample_writer(self.clock, source=source)
+            self._stack.callback(samples.close)
+        return Ledger(
+            self.backlog,
+            wall=self.wall,
+            lag=self.lag,
+            records=records,
+            samples=samples,
+            stops=(GreenletExit, KeyboardInterrupt, SystemExit),
+            on_record=[self._recorded],
+            on_broken=lambda: self._on_broken(self.ledger.broken or ""),
+        )
+
+    def _recorded(self, name: str, record: Record) -> None:
+        """Tell the listeners of a record, and count failures in a row; a success of another server ends no such row."""
+        for listener in record_listeners:
+            try:
+                listener(name, record)
+            except Exception:
+                logger.exception("a listener failed over a record")
+        most, where = self._stop_after.get(record.target), (record.target, record.level)
+        if most is None or record.outcome is Outcome.CANCELLED:
+            return
+        self._failed_in_a_row[where] = self._failed_in_a_row[where] + 1 if record.outcome is not Outcome.OK else 0
+        if self._failed_in_a_row[where] >= most and not self._hopeless:
+            self._hopeless = True
+            self._on_hopeless(f"{most} requests in a row failed (--stop-after-errors); the last one: {record.error}")
+
+    def channel(self, class_name: str) -> Channel:
+        """Return what users of a class send through."""
+        try:
+            return self._by_class[class_name]
+        except KeyError:
+            raise RunFolderError(f"user class {class_name} was not there when the test began; start it anew.") from None
+
+    def begin(self, request: Request, name: str) -> CurrentLevel:
+        """Wait for the request's turn to be sent, take it for in flight, and say where the test stands."""
+        self._heartbeat.pass_gate()
+        standing, job = self.standing(), request.job
+        self.ledger.begin(request, name)
+        seen = self.seen.get(standing.level)
+        if seen is None:
+            seen = self.seen[standing.level] = LevelRequests()
+        seen.inputs.add(job.input_tokens)
+        seen.outputs.add(job.output_tokens)
+        return standing
+
+    def close(self) -> None:
+        """Record what has ended and close the files. Nothing may be in flight any more."""
+        self.backlog.close()
+        if self.released:
+            logger.info("open loop: %d of %d arrivals left late", self.late, self.released)
+        self._sampler.kill()
+        self._heartbeat.stop()
+        self._stack.close()
+        gc.unfreeze()
+
+    def _sample(self) -> None:
+        """Write once a second what this process sees of itself."""
+        while True:
+            gevent.sleep(1.0)
+            self.ledger.sample(self.standing().level, self._heartbeat.take())

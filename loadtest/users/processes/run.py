@@ -1,0 +1,242 @@
+"""One Locust test in the master, or in a process alone: what its users ask, its folder, its run.json, its levels."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from locust.env import Environment
+
+from loadtest import reach
+from loadtest.credentials import withhold
+from loadtest.errors import LoadTestError, ScenarioError, StorageError
+from loadtest.records import Clock
+from loadtest.run_folder import RunFolder, default_folder
+from loadtest.scenario.fields import templates_of
+from loadtest.target.connect import control_client
+from loadtest.target.loaded_model import loaded_facts
+from loadtest.target.run_facts import at_end, initial_facts, target_entry
+from loadtest.urls import without_secrets
+from loadtest.users.open_loop import OpenLoopUser
+from loadtest.users.options import Settings
+from loadtest.users.processes.levels import LevelRequests, Levels
+from loadtest.users.processes.tryout import UserTarget, try_out
+from loadtest.users.user import ModelUser
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A test that can begin: all its user classes were tried out without an error."""
+
+    name: str
+    settled: dict[str, UserTarget]  # by the name of the user class
+
+
+def prepare(environment: Environment, say: Callable[[str], object], ahead: Prepared | None = None) -> Prepared | None:
+    """Try out every user class of the test; return None where none of them is a ModelUser.
+
+    `ahead` is an earlier result: what it holds is not tried out again where the test still asks for the same. Writes
+    nothing. Raises LoadTestError.
+    """
+    withhold_passwords(environment)  # the start form may have set another host
+    settings = Settings.of(environment.parsed_options)
+    name = _locustfile_name(environment.locustfile)
+    classes = [one for one in environment.user_classes if issubclass(one, ModelUser)]
+    if not classes:
+        return None
+    known = list(ahead.settled.values()) if ahead is not None else []
+    seed = known[0].scenario.seed if known else None
+    if seed is None:
+        seed = secrets.randbelow(2**31)
+    options = environment.parsed_options
+    told = (environment, "tags"), (environment, "exclude_tags"), (options, "tags"), (options, "exclude_tags")
+    tagged = any(getattr(who, what, None) for who, what in told)
+    by_scenario = {one.scenario: one for one in known}
+    targets: list[dict[str, Any]] = []
+    settled = {}
+    for user_class in classes:
+        if tagged and not user_class.tasks:  # without tasks Locust would log tracebacks for ever
+            raise ScenarioError(
+                f"user class {user_class.__name__} has no task with these tags; leave it out, or change --tags and "
+                f"--exclude-tags."
+            )
+        scenario = user_class.scenario(settings, host=environment.host, name=name, seed=seed)
+        if scenario not in by_scenario:
+            by_scenario[scenario] = try_out(scenario, say)
+        one = by_scenario[scenario]
+        if one.target.facts not in targets:
+            targets.append(one.target.facts)
+        index, open_loop = targets.index(one.target.facts), one.open_loop or issubclass(user_class, OpenLoopUser)
+        if (one.index, one.open_loop) != (index, open_loop):
+            by_scenario[scenario] = one = dataclasses.replace(one, index=index, open_loop=open_loop)
+        settled[user_class.__name__] = one
+    return Prepared(name, settled)
+
+
+def withhold_passwords(environment: Environment) -> None:
+    """Remove what is secret from hosts, proxies, headers and queries that Locust would show or send.
+
+    This process keeps the credentials, in its environment.
+    """
+    holders: list[Any] = [environment, environment.parsed_options, *environment.user_classes]
+    for holder in holders:
+        if isinstance(host := getattr(holder, "host", None), str) and ("@" in host or "?" in host):
+            try:
+                holder.host = withhold(host)
+            except LoadTestError:
+                holder.host = without_secrets(host)  # not a URL: `prepare` will say so
+        if isinstance(proxy := getattr(holder, "proxy", None), str) and "@" in proxy:
+            try:
+                holder.proxy = reach.without_login(proxy)
+            except LoadTestError:
+                holder.proxy = without_secrets(proxy)
+        header, query = (getattr(holder, name, None) or () for name in ("header", "query"))
+        if header or query:
+            try:
+                templates = templates_of(_listed(header), _listed(query))
+            except LoadTestError:
+                continue  # `prepare` will say so
+            for name in ("header", "query"):
+                setattr(holder, name, list(templates[name]) or None)
+
+
+def _listed(texts: str | Sequence[str]) -> Sequence[str]:
+    return [texts] if isinstance(texts, str) else texts
+
+
+class LocustRun:
+    """A test that has begun. Its folder holds run.json from the start, in state "running"."""
+
+    def __init__(self, environment: Environment, prepared: Prepared, path: Path | None) -> None:
+        """Make the folder at `path` and write run.json; with None nothing is written. Raises RunFolderError."""
+        self.settled = prepared.settled
+        self.levels = Levels(**_drawn_lengths(prepared.settled))
+        self.clock = Clock.now()
+        self.interrupted = False
+        self.failure: str | None = None  # one sentence: why not all records could be kept
+        self.clock_steps = 0
+        self._ended: dict[str, Any] | None = None
+        self.folder = RunFolder.create(path) if path is not None else None
+        self.facts = self._begin(environment)
+        self._write({"state": "running"})
+
+    def lose_worker(self, name: str, why: str, since: int) -> None:
+        """Note that a worker with running users is gone; their requests are missing `since` then, monotonic ns."""
+        lost = self.facts["locust"].setdefault("lost_workers", [])
+        lost.append({"worker": name, "t_ns": since - self.clock.monotonic_ns, "why": why})
+
+    def add_seen(self, seen: dict[int, LevelRequests], clock_steps: int) -> None:
+        """Take what a process with users knows at its end; workers may be late, so this works after `end` too."""
+        self.levels.merge_seen(seen)
+        self.clock_steps += clock_steps
+        if self._ended is not None:
+            self._write(self._ended)
+
+    def end(self) -> None:
+        """Write how the test ended; no request of this process may be in flight."""
+        loaded = []
+        for one in self._by_index():
+            with control_client(one.scenario, header=one.scenario.header) as control:
+                try:
+                    loaded.append(loaded_facts(control, one.target))
+                except (httpx.HTTPError, LoadTestError):
+                    loaded.append(None)
+        state = "failed" if self.failure else "interrupted" if self.interrupted else "done"
+        self._ended = {"state": state, "ended": _utc(), **at_end(self.facts["targets"], loaded)}
+        self._write(self._ended)
+
+    def abandon(self) -> None:
+        """Write that the test was interrupted, without waiting for its end; do nothing where it has ended."""
+        if self._ended is None:
+            self._ended = {"state": "interrupted", "ended": _utc()}
+            self._write(self._ended)
+
+    def _begin(self, environment: Environment) -> dict[str, Any]:
+        runner, options = environment.runner, environment.parsed_options
+        one = next(iter(self.settled.values()))
+        users = max(getattr(runner, "target_user_count", 1), 1)
+        duration = getattr(options, "run_time", None)
+        scenario = one.scenario.replace(
+            concurrency=(users,), duration=float(duration) if isinstance(duration, int) and duration > 0 else None
+        )
+        facts = initial_facts(scenario, [one.ready()], driver="locust", loop="gevent")
+        facts["levels"] = []
+        facts["versions"] |= {name: importlib.metadata.version(name) for name in ("gevent", "locust")}
+        facts["clock"] = {"monotonic_ns": self.clock.monotonic_ns, "wall_ns": self.clock.wall_ns}
+        facts["locust"] = {
+            "locustfile": environment.locustfile,
+            "user_classes": [each.__name__ for each in environment.user_classes],
+            "shape": type(environment.shape_class).__name__ if environment.shape_class else None,
+            "workers": getattr(runner, "worker_count", None),
+        }
+        facts["targets"] = self._targets()
+        others = {id(each): each.target.described for each in self.settled.values() if each is not one}
+        if others:
+            facts["other_targets"] = list(others.values())
+        return facts
+
+    def _targets(self) -> list[dict[str, Any]]:
+        return [target_entry(one.scenario, one.ready()) for one in self._by_index()]
+
+    def _by_index(self) -> list[UserTarget]:
+        """Return what the user classes ask for, one for each entry of `targets`."""
+        by_index = {one.index: one for one in self.settled.values()}
+        return [by_index[index] for index in sorted(by_index)]
+
+    def _write(self, ended: dict[str, Any]) -> None:
+        self.facts |= ended
+        if self.failure is not None:
+            self.facts |= {"state": "failed", "failure": self.failure}
+        if ended is self._ended:
+            self.facts |= {
+                "levels": self.levels.facts(self.clock.monotonic_ns),
+                "clock_steps": self.clock_steps,
+            }
+        if self.folder is None:
+            return
+        try:
+            self.folder.write_run(self.facts)
+        except StorageError as error:
+            if self._ended is None:
+                raise
+            self.failure = self.failure or f"{error}."
+            self.facts |= {"state": "failed", "failure": self.failure}
+
+
+def free_path(asked: str | None, locustfile: str | None, taken: set[Path]) -> Path:
+    """Return the folder for a test: the one asked for, with a number where an earlier test of this process took it."""
+    first = Path(asked).absolute() if asked else default_folder(_locustfile_name(locustfile)).absolute()
+    path, number = first, 1
+    while path in taken:
+        number += 1
+        path = first.with_name(f"{first.name}-{number}")
+    return path
+
+
+def _locustfile_name(locustfile: str | None) -> str:
+    return Path(locustfile or "locust").stem
+
+
+def _utc() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def _drawn_lengths(settled: Mapping[str, UserTarget]) -> dict[str, str | None]:
+    """Return the distributions that every user class draws its lengths from; None where they differ or are numbers."""
+
+    def only(asked: set[tuple[int | str, ...]]) -> str | None:
+        values = asked.pop() if len(asked) == 1 else ()
+        return next((value for value in values if isinstance(value, str)), None)
+
+    scenarios = [one.scenario for one in settled.values()]
+    return {
+        "input_lengths": only({tuple(each.input_tokens) for each in scenarios}),
+        "output_lengths": only({tuple(each.output_tokens) for each in scenarios}),
+    }

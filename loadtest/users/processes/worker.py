@@ -1,0 +1,159 @@
+"""A Locust worker: its master tells it what is measured, where records go and which level it is."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import gevent
+import zmq.green as zmq
+from gevent import GreenletExit
+from locust.env import Environment
+from locust.rpc import Message
+from locust.runners import WorkerRunner
+from zmq.utils.monitor import recv_monitor_message
+
+from loadtest.errors import LoadTestError, RunFolderError, TargetError
+from loadtest.run_folder import RunFolder
+from loadtest.users.processes import recording
+from loadtest.users.processes.coordinator import ENDED, LEVEL, RUN, TROUBLE
+from loadtest.users.processes.ending import NOT_TO_BE_BELIEVED
+from loadtest.users.processes.levels import CurrentLevel
+from loadtest.users.processes.tryout import UserTarget
+from loadtest.wire import now
+
+ORPHAN_S = 10  # a master may come back; users whose master does not load a server for nobody
+POLL_S = 0.5
+
+logger = logging.getLogger(__name__)
+
+
+class LocustWorker:
+    """The listeners of a worker process."""
+
+    def __init__(self, environment: Environment, runner: WorkerRunner) -> None:
+        self._environment = environment
+        self._runner = runner
+        self._told: dict[str, Any] | None = None
+        self._level: tuple[int, CurrentLevel] = (
+            0,
+            CurrentLevel(0, steady=False),
+        )  # run and level in the master's last message
+        self._spawned: float = 0.0  # timestamp of the latest spawn message when that message came
+
+    def listen(self) -> None:
+        self._runner.register_message(RUN, self._take_run)
+        self._runner.register_message(LEVEL, self._take_level)
+        events: Any = self._environment.events
+        events.test_start.add_listener(self._start)
+        events.test_stop.add_listener(self._stop)
+        events.quitting.add_listener(self._quitting)
+        gevent.spawn(self._watch_master)
+
+    def _take_run(self, msg: Message, **_: Any) -> None:
+        self._told = msg.data
+
+    def _take_level(self, msg: Message, **_: Any) -> None:
+        said = msg.data
+        self._level = said["id"], CurrentLevel(said["level"], steady=said["steady"])
+        self._spawned = self._runner.last_received_spawn_timestamp
+        if said["steady"] and said["share"] is not None:
+            recording.schedule_from(said["start_ns"], *said["share"])
+
+    def _standing(self) -> CurrentLevel:
+        """Return the current level; a spawn message after the master's last message means that users are changing."""
+        assert self._told is not None
+        run, standing = self._level
+        if run != self._told["id"]:
+            return CurrentLevel(self._told["level"], steady=False)
+        changing = self._runner.last_received_spawn_timestamp != self._spawned
+        return CurrentLevel(standing.level, steady=standing.steady and not changing)
+
+    def _start(self, **_: Any) -> None:
+        try:
+            self._begin()
+        except (LoadTestError, OSError) as error:
+            logger.error("this worker cannot record: %s", error)  # noqa: TRY400 - the user's mistake, not ours
+            self._runner.send_message(TROUBLE, {"why": str(error), "refused": True})
+            self._environment.process_exit_code = 2
+            gevent.spawn(self._runner.quit)
+            raise GreenletExit from None
+
+    def _quitting(self, **_: Any) -> None:
+        """End the test before Locust tells the master that this worker is gone, because it would count as lost."""
+        self._runner.stop()
+
+    def _watch_master(self) -> None:
+        """End this worker when its connection to the master stays lost, as that of a master that was killed.
+
+        Locust itself goes by silence, and a master that is only busy may be silent for long: it waits for 60 s.
+        """
+        client: Any = None
+        lost: int | None = None
+        while lost is None or now() - lost < ORPHAN_S * 1e9:
+            if client is not self._runner.client:  # Locust makes another where sending fails
+                client = self._runner.client
+                monitor = client.socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
+            gevent.sleep(POLL_S)
+            while monitor.poll(0):
+                gone = recv_monitor_message(monitor)["event"] == zmq.EVENT_DISCONNECTED
+                lost = now() if gone else None
+        logger.error("the connection to the master was lost %d s ago: this worker ends", ORPHAN_S)
+        self._environment.process_exit_code = NOT_TO_BE_BELIEVED
+        self._runner.quit()
+
+    def _begin(self) -> None:
+        self._told = getattr(self._environment.parsed_options, RUN, None) or self._told
+        if self._told is None:
+            raise TargetError(
+                "the master did not say what to measure; give it the same locustfile and version of loadtest."
+            )
+        by_scenario: dict[Any, UserTarget] = {}
+        settled = {}
+        for name, row in self._told["settled"].items():
+            one = UserTarget.from_json(row)
+            settled[name] = by_scenario.setdefault(one.scenario, one)
+        index = max(self._runner.worker_index, 0)
+        recording.open_recorder(
+            settled=settled,
+            folder=_records_folder(self._told["folder"]),
+            worker=index,
+            users=self._told["users"],
+            source=f"driver-{index}",
+            standing=self._standing,
+            on_broken=lambda why: self._runner.send_message(TROUBLE, {"why": why, "refused": False, "failed": True}),
+            on_hopeless=lambda why: self._runner.send_message(TROUBLE, {"why": why, "refused": False, "failed": False}),
+        )
+
+    def _stop(self, **_: Any) -> None:
+        closed = recording.close_recorder()
+        if closed is not None:
+            seen = {str(level): facts.to_json() for level, facts in closed.seen.items()}
+            assert self._told is not None
+            said = {
+                "id": self._told["id"],
+                "seen": seen,
+                "clock_steps": len(closed.wall.steps),
+                "failure": closed.ledger.failure,
+            }
+            self._runner.send_message(ENDED, said)
+
+
+def _records_folder(told: str | None) -> RunFolder | None:
+    """Return the master's folder; on another host, where it cannot be made, the folder of its name in runs/ here."""
+    if told is None:
+        return None
+    path = Path(told)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        path = Path("runs") / path.name
+        logger.warning("the master's run folder cannot be made here: records go to %s, copy them to it", path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot make {path}: {error.strerror}.") from None
+    folder = RunFolder(path)
+    recording.note_run(folder, {})
+    return folder

@@ -1,0 +1,391 @@
+"""A data file: where each of its rows stands, so that a row is read when it is sent and a million rows fit in memory.
+
+Every process reads the file through once and gets the same rows. What cannot be read is named by file, line and column.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import functools
+import re
+import stat
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import orjson
+
+from loadtest.errors import ScenarioError
+from loadtest.scenario import MOST_REQUESTS, file_version, short_repr
+from loadtest.text import counted
+from loadtest.workloads.files.data_rows import IDS, KNOWN, LENGTHS, Row, RowError, is_plain, plain_column, read_row
+from loadtest.workloads.files.trace import DELIMITERS
+
+BLOCK = 1 << 20  # bytes that are read at once of a JSON array
+MOST_ROW = 64 << 20  # bytes
+YIELD_EVERY = 10_000  # rows between two pauses, in which a Locust worker tells its master that it lives
+PAUSE_S = 0.001
+JSON_SUFFIXES, CSV_SUFFIXES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
+PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PAR1": "Parquet", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
+OTHER_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+JSON_PIECES = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{},]', re.DOTALL)
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let cells of a CSV file be as long as a row may be; the limit is one of the whole process."""
+    usual = csv.field_size_limit(MOST_ROW)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(usual)
+
+
+class Piece(NamedTuple):
+    """A row's place in the file, and its bytes."""
+
+    start: int
+    end: int
+    body: bytes
+
+
+@dataclass(slots=True)
+class DataFile:
+    """The rows of a data file. Picklable, for worker processes on this machine."""
+
+    path: Path
+    column: str | None
+    head: tuple[str, ...] | None = None  # names of a CSV file's columns; None: rows are JSON
+    delimiter: str = ","
+    starts: array[int] = field(default_factory=lambda: array("q"))
+    ends: array[int] = field(default_factory=lambda: array("q"))
+    answers: array[int] = field(default_factory=lambda: array("q"))  # length that a row asks for, 0: none
+    left_out: int = 0  # conversations in which no user speaks
+    own_lengths: int = 0  # rows that say how long their answer may be
+    recorded: int = 0  # rows that end in an answer, which is not sent
+    with_body: str | None = None  # the keys that the first such row lays over its request's body
+    systems: int | None = None  # number of the first row with a system prompt of its own
+
+    @classmethod
+    def read(cls, path: Path, column: str | None) -> DataFile:
+        """Read a file through, row by row; raise ScenarioError. A file that has not changed is read once."""
+        return _read_data(path, column, file_version(path))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def row(self, i: int) -> Row:
+        """Return row i, which was read before: raises ScenarioError only where the file was changed or taken away since."""
+        start, end = self.starts[i], self.ends[i]
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                body = file.read(end - start)
+            row = read_row(self._value(body), self.column)
+        except OSError as error:
+            raise ScenarioError(f"cannot read the data file {self.path}: {error.strerror}.") from None
+        except (RowError, ValueError, csv.Error):
+            row = None
+        if row is None:
+            raise ScenarioError(f"the data file {self.path} was changed while it was read; start anew.")
+        return row
+
+    def name(self, i: int) -> str:
+        """Say which row row i is, for a sentence: its number, its line."""
+        return f"row {i + 1} (line {self._line(self.starts[i])})"
+
+    def _value(self, body: bytes) -> Any:
+        if self.head is None:
+            return orjson.loads(body)
+        with _long_cells():
+            cells = next(csv.reader([body.decode()], delimiter=self.delimiter, strict=True))
+        return dict(zip(self.head, cells, strict=False))
+
+    def _line(self, offset: int) -> int:
+        """Return the number of the line that begins at or before an offset."""
+        count = 1
+        with self.path.open("rb") as file:
+            while offset > 0 and (block := file.read(min(offset, BLOCK))):
+                count += block.count(b"\n")
+                offset -= len(block)
+        return count
+
+    def take_all(self, file: BinaryIO) -> None:
+        """Read the file through, and remember where its rows are."""
+        pieces = self._csv_pieces(file) if self.head is not None else self._json_pieces(file)
+        starts, ends, answers = self.starts, self.ends, self.answers
+        keys, plain = None, None  # of a row of which nothing but one text is sent: most rows are alike
+        for piece, value in pieces:
+            if plain is not None and value.__class__ is dict and value.keys() == keys and is_plain(value[plain]):
+                starts.append(piece.start)
+                ends.append(piece.end)
+                answers.append(0)
+                if not len(starts) % YIELD_EVERY:
+                    time.sleep(PAUSE_S)
+                continue
+            if (plain := plain_column(value, self.column)) is not None:
+                keys = value.keys()
+            try:
+                row = read_row(value, self.column)
+            except RowError as error:
+                raise ScenarioError(f"the data file {self.path}, line {self._line(piece.start)}, {error}.") from None
+            except UnicodeEncodeError:
+                raise self._wrong(piece.start, "holds half a character (a lone surrogate)") from None
+            if row is None:
+                self.left_out += 1
+                continue
+            self._take(piece, row)
+        if len(self.starts) > MOST_REQUESTS:
+            raise ScenarioError(f"the data file {self.path} has more than {MOST_REQUESTS} rows; cut it.")
+
+    def _take(self, piece: Piece, row: Row) -> None:
+        self.starts.append(piece.start)
+        self.ends.append(piece.end)
+        self.answers.append(row.output_tokens or 0)
+        self.own_lengths += row.output_tokens is not None
+        self.recorded += row.answer is not None and row.messages is not None
+        if row.body and self.with_body is None:
+            self.with_body = ", ".join(map(str, row.body))
+        if self.systems is None and row.has_system:
+            self.systems = len(self.starts)
+
+    def _wrong(self, offset: int, what: str) -> ScenarioError:
+        return ScenarioError(f"the data file {self.path}, line {self._line(offset)}, {what}.")
+
+    # -- JSON ---------------------------------------------------------------------------------------------------------
+
+    def _json_pieces(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
+        begin = _after_mark(file)
+        first = _first_byte(file)
+        file.seek(begin)
+        pieces = self._array_pieces(file, begin) if first == b"[" else self._line_pieces(file, begin)
+        for piece in pieces:
+            yield piece, self._parsed(piece)
+
+    def _parsed(self, piece: Piece) -> Any:
+        try:
+            return orjson.loads(piece.body)
+        except orjson.JSONDecodeError as error:
+            if not _is_utf8(piece.body):
+                raise self._wrong(piece.start, "is not UTF-8 text; save the file as UTF-8") from None
+            line = self._line(piece.start) + error.lineno - 1
+            what = re.sub(r":? ?line \d+ column \d+ \(char \d+\)", "", str(error))
+            raise ScenarioError(
+                f"the data file {self.path}, line {line}, column {error.colno}, is not JSON: {what}{self._spread(piece)}."
+            ) from None
+
+    def _spread(self, piece: Piece) -> str:
+        """Return a hint where rows seem to be spread over several lines each."""
+        spread = piece.body.strip() in (b"{", b"[") or piece.body.rstrip().endswith((b"{", b","))
+        return "; write each row on a line of its own (JSON lines), or all of them as one array" if spread else ""
+
+    def _line_pieces(self, file: BinaryIO, begin: int) -> Iterator[Piece]:
+        at = begin
+        for line in file:
+            start, at = at, at + len(line)
+            if line.strip():
+                yield Piece(start, at, line)
+
+    def _array_pieces(self, file: BinaryIO, begin: int) -> Iterator[Piece]:
+        """Yield the elements of the array that the file is."""
+        held, base = b"", begin  # bytes not yet done with, and where they begin
+        depth, start, seen = 0, begin, 0  # `seen` bytes of `held` were looked through
+        while True:
+            block = file.read(max(BLOCK, len(held)))
+            held += block
+            for found in JSON_PIECES.finditer(held, seen):
+                mark, at = found[0], base + found.start()
+                if mark == b'"':  # a text that goes on behind what was read
+                    break
+                seen = found.end()
+                if mark in (b"{", b"["):
+                    depth += 1
+                    start = at + 1 if depth == 1 else start
+                elif mark in (b"}", b"]", b","):
+                    depth -= mark != b","
+                    if depth == 0 or (depth == 1 and mark == b","):
+                        element = held[start - base : at - base]
+                        if element.strip():
+                            yield Piece(start + len(element) - len(element.lstrip()), at, element.lstrip())
+                        elif mark == b",":
+                            raise self._wrong(at, "has a comma with nothing before it")
+                        start = at + 1
+                    if depth == 0:
+                        self._check_rest(file, held[seen:], base + seen)
+                        return
+            else:
+                seen = len(held)
+            if not block:
+                blanks = len(held) - len(held.lstrip())
+                raise self._wrong(
+                    start + blanks, "begins a row that never ends: the array's closing bracket is missing"
+                )
+            held, base, seen = held[start - base :], start, seen - (start - base)
+            if len(held) > MOST_ROW:
+                raise self._wrong(start, f"begins a row of more than {MOST_ROW >> 20} MiB; is it the right file?")
+
+    def _check_rest(self, file: BinaryIO, held: bytes, at: int) -> None:
+        if (held + file.read(BLOCK)).strip():
+            raise self._wrong(at, "goes on behind the array's end; give one array, or JSON lines")
+
+    # -- CSV ----------------------------------------------------------------------------------------------------------
+
+    def _csv_pieces(self, file: BinaryIO) -> Iterator[tuple[Piece, Any]]:
+        assert self.head is not None
+        lines = _CsvLines(self, file)
+        start = lines.at
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        first = True
+        while True:
+            start = lines.at
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                what = (
+                    "begins a text in quotes that never ends" if "end of data" in str(error) else f"is not CSV: {error}"
+                )
+                raise self._wrong(start, what) from None
+            if first:
+                first = False
+                continue
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(self.head):
+                raise self._wrong(
+                    start,
+                    f"has {len(cells)} cells and the file's first line {len(self.head)}; put quotes around texts that hold "
+                    f"{'tabs' if self.delimiter == chr(9) else repr(self.delimiter)[1:-1]} or line ends",
+                )
+            yield Piece(start, lines.at, b""), dict(zip(self.head, cells, strict=False))
+
+
+class _CsvLines:
+    """Lines of a CSV file as text, and how far they were read: the reader takes no more of them than a row needs."""
+
+    def __init__(self, data: DataFile, file: BinaryIO) -> None:
+        self.at = _after_mark(file)
+        self._data, self._file = data, file
+
+    def __iter__(self) -> _CsvLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline()
+        if not line:
+            raise StopIteration
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            raise self._data._wrong(self.at, "is not UTF-8 text; save the file as UTF-8") from None  # noqa: SLF001
+        if "\0" in text:
+            raise self._data._wrong(self.at, "holds a NUL byte; is it a text file?")  # noqa: SLF001
+        self.at += len(line)
+        return text
+
+
+@functools.lru_cache(maxsize=2)
+def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ScenarioError(f"the data file {path} is not a regular file; save it to one first.")
+        with path.open("rb") as file:
+            data = _recognised(path, column, file)
+            file.seek(0)
+            with _long_cells():
+                data.take_all(file)
+    except OSError as error:
+        raise ScenarioError(f"cannot read the data file {path}: {error.strerror}.") from None
+    except ValueError:
+        raise ScenarioError(f"cannot read the data file {path!a}: its name holds a NUL byte.") from None
+    if not len(data):
+        why = f": no user speaks in its {counted(data.left_out, 'conversation')}" if data.left_out else ""
+        raise ScenarioError(f"the data file {path} has no row{why}; give one prompt a row.")
+    return data
+
+
+def _recognised(path: Path, column: str | None, file: BinaryIO) -> DataFile:
+    """Return the file without its rows yet; raise ScenarioError for one that is neither JSON nor CSV."""
+    begin = file.read(8)
+    if packed := next((name for magic, name in PACKED.items() if begin.startswith(magic)), None):
+        what = "convert it to JSON lines" if packed == "Parquet" else "unpack it"
+        raise ScenarioError(f"the data file {path} is {packed}, which loadtest does not read; {what} first.")
+    if begin.startswith(OTHER_MARKS):
+        raise ScenarioError(f"the data file {path} is not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8.")
+    file.seek(0)
+    file.seek(_after_mark(file))
+    first = _first_byte(file)
+    if not first:
+        raise ScenarioError(f"the data file {path} is empty; give one prompt a row.")
+    suffix = path.suffix.lower()
+    if suffix in JSON_SUFFIXES or (suffix not in CSV_SUFFIXES and first in (b"{", b"[")):
+        return DataFile(path, column)
+    file.seek(0)
+    data = DataFile(path, column)
+    return _with_head(data, next(_CsvLines(data, file)))
+
+
+def _with_head(data: DataFile, line: str) -> DataFile:
+    """Return a CSV file with the names of its columns."""
+    heads: dict[str, list[str]] = {}
+    for delimiter in DELIMITERS:
+        try:
+            heads[delimiter] = next(csv.reader([line], delimiter=delimiter, strict=True), [])
+        except csv.Error as error:
+            raise ScenarioError(f"the data file {data.path}, line 1, is not CSV: {error}.") from None
+    data.delimiter = max(heads, key=lambda one: len(heads[one]))
+    names = [name.strip() for name in heads[data.delimiter]]
+    data.head = tuple(_column_names(names, data.column))
+    wanted = [data.column] if data.column is not None else KNOWN
+    if not set(wanted) & set(data.head):
+        has = short_repr(", ".join(names))
+        if data.column is not None:
+            raise ScenarioError(f"the data file {data.path} has no column {short_repr(data.column)}; it has {has}.")
+        try:
+            read_row(dict.fromkeys(data.head, ""), None)
+        except RowError as error:
+            if "trace" in str(error):
+                raise ScenarioError(f"the data file {data.path}, line 1, {error}.") from None
+        raise ScenarioError(
+            f"the data file {data.path}, line 1, names no column prompt, text or question; it has {has}: name the prompt's "
+            "with --data-column. (One text for every request is given with --prompt-file.)"
+        )
+    return data
+
+
+def _column_names(names: Sequence[str], column: str | None) -> Iterator[str]:
+    """Yield the names of columns, those that are known in lower case."""
+    for name in names:
+        lower = name.lower()
+        known = lower in (*KNOWN, *IDS, *LENGTHS) and name != column
+        yield lower if known else name
+
+
+def _after_mark(file: BinaryIO) -> int:
+    """Skip a byte order mark at the beginning of a file; return where the text begins."""
+    file.seek(0)
+    length = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
+    file.seek(length)
+    return length
+
+
+def _first_byte(file: BinaryIO) -> bytes:
+    """Return the first byte that is no blank; empty at the file's end."""
+    while block := file.read(4096):
+        if stripped := block.strip():
+            return stripped[:1]
+    return b""
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

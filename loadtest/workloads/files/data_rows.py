@@ -1,0 +1,222 @@
+"""One row of a data file: which of its columns is the prompt, and what else it says of its request.
+
+Data files come from many programs: rows with a prompt, chat messages, ShareGPT conversations, OpenAI's batch requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.scenario import TOKEN_COUNTS, parse_whole, short_repr
+from loadtest.workloads.files.trace import INPUTS, TIMES
+from loadtest.workloads.messages import is_message, text_of
+
+PROMPTS = ("prompt", "text", "question", "instruction", "query", "input")
+CONVERSATIONS = ("messages", "conversations", "conversation")
+IDS = ("id", "custom_id", "row_id", "question_id", "task_id")
+LENGTHS = ("output_tokens", "max_tokens", "max_completion_tokens", "max_output_tokens", "output_length", "num_predict")
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant"}
+OWN = {"model", "messages", "prompt", "input", "stream", *LENGTHS}  # keys of a batch body that are not sent as they are
+KNOWN = (*CONVERSATIONS, *PROMPTS, "body")  # columns that may hold the prompt, the first that a row has
+
+
+class RowError(Exception):
+    """What is wrong with a row: a phrase that follows "line 7"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one row asks for."""
+
+    text: str  # the prompt, or what its messages say
+    messages: tuple[Mapping[str, Any], ...] | None = None
+    output_tokens: int | None = None
+    id: str | None = None
+    body: Mapping[str, Any] | None = None  # laid over the request's body
+    answer: str | None = None  # that was recorded: not sent
+
+    @property
+    def has_system(self) -> bool:
+        return self.messages is not None and self.messages[0].get("role") == "system"
+
+
+def read_row(value: Any, column: str | None) -> Row | None:
+    """Return what a row asks for, None for a conversation in which no user speaks; raise RowError.
+
+    `column` is the name of the prompt's column, where the user gave it.
+    """
+    if isinstance(value, str) and column is None:
+        return Row(_said(value, "its text"))
+    if not isinstance(value, dict):
+        raise RowError(f"is {_kind(value)}, not an object with a prompt")
+    name = column if column is not None else next((one for one in KNOWN if value.get(one) not in (None, "")), None)
+    if name is None or name not in value:
+        raise RowError(_without_prompt(value, column))
+    row_id = next((str(value[one]) for one in IDS if isinstance(value.get(one), str | int)), None)
+    given = value[name]
+    if name == "body" and isinstance(given, dict):
+        return _batch_row(given, row_id)
+    length = _length(value)
+    if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
+        return Row(_said(given[0], name), output_tokens=length, id=row_id)  # turns of a user's alone, as in MT-Bench
+    if isinstance(given, list) or name in CONVERSATIONS:
+        return _conversation(given, name, length, row_id, value.get("system"), _extra(value))
+    text = _said(given, name)
+    if name == "instruction" and isinstance(value.get("input"), str) and value["input"].strip():
+        text = f"{text}\n\n{value['input']}"
+    answer = next((value[one] for one in ("answer", "output", "response") if isinstance(value.get(one), str)), None)
+    return Row(text, output_tokens=length, id=row_id, body=_extra(value), answer=answer)
+
+
+def plain_column(value: Any, column: str | None) -> str | None:
+    """Return the column of a row's prompt where it is a text and nothing else of the row is sent; else None."""
+    if not isinstance(value, dict) or any(name in value for name in LENGTHS):
+        return None
+    name = column if column is not None else next((one for one in KNOWN if one in value), None)
+    if name is None or name in CONVERSATIONS or name == "instruction" or "body" in value:
+        return None
+    return name if is_plain(value.get(name)) else None
+
+
+def is_plain(text: Any) -> bool:
+    """Whether this is a prompt that can be sent."""
+    return isinstance(text, str) and bool(text) and not text.isspace() and "\0" not in text
+
+
+def _batch_row(body: dict[str, Any], row_id: str | None) -> Row:
+    """Return what a request of an OpenAI batch file asks for: its messages or its prompt, and its length."""
+    length, extra = _length(body), {key: value for key, value in body.items() if key not in OWN} or None
+    given = body.get("messages", body.get("input"))
+    if isinstance(given, list):
+        row = _conversation(given, "body.messages", length, row_id, None, extra, recorded=False)
+        if row is None:
+            raise RowError("has no message of a user in body.messages")
+        return row
+    text = given if given is not None else body.get("prompt")
+    if text is None:
+        raise RowError(f"has neither messages nor prompt in its body; it has {_names(body)}")
+    return Row(_said(text, "body.prompt"), output_tokens=length, id=row_id, body=extra)
+
+
+def _conversation(
+    given: Any,
+    name: str,
+    length: int | None,
+    row_id: str | None,
+    system: Any,
+    extra: Mapping[str, Any] | None,
+    *,
+    recorded: bool = True,
+) -> Row | None:
+    """Return the request of a conversation.
+
+    ShareGPT's turns ("from", "value") are asked up to the first answer. Messages ("role", "content") are asked as they are,
+    without the recorded answer that they may end in.
+    """
+    if not isinstance(given, list):
+        raise RowError(f"has {_kind(given)} under {name}, not a list of messages")
+    shared = any(isinstance(turn, dict) and "from" in turn for turn in given)
+    messages = [_turn(turn) for turn in given] if shared else given
+    answer = None
+    if shared or name != "messages":
+        messages, answer = _to_first_answer(messages, name)
+    elif recorded and messages and isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
+        answer = text_of(messages[-1:])
+        messages = messages[:-1]
+    if not messages:
+        if shared or not given:
+            return None
+        raise RowError(f"has no message of a user under {name}")
+    for place, message in enumerate(messages, 1):
+        if not is_message(message) or not isinstance(message.get("role"), str):
+            raise RowError(f'has no "role" and "content" in message {place} of {name}: {short_repr(message)}')
+    if isinstance(system, str) and system.strip() and messages[0].get("role") != "system":
+        messages = [{"role": "system", "content": system}, *messages]
+    return Row(text_of(messages), tuple(messages), length, row_id, extra, answer)
+
+
+def _to_first_answer(messages: Sequence[Any], name: str) -> tuple[list[Any], str | None]:
+    """Return the system's and the user's turns before the first answer to them, and that answer."""
+    kept: list[Any] = []
+    for place, message in enumerate(messages, 1):
+        if not isinstance(message, dict):
+            raise RowError(f"has {_kind(message)} in turn {place} of {name}, not an object")
+        role = message.get("role")
+        asked = any(one["role"] == "user" for one in kept)
+        if role == "assistant":
+            if asked:
+                return kept, text_of([message])
+        elif role in ("system", "user") and str(message.get("content") or "").strip():
+            kept.append(message)
+    return (kept, None) if any(one["role"] == "user" for one in kept) else ([], None)
+
+
+def _turn(turn: Any) -> Any:
+    if not isinstance(turn, dict):
+        return turn
+    role = str(turn.get("from"))
+    return {"role": ROLES.get(role, role), "content": turn.get("value")}
+
+
+def _said(text: Any, name: str) -> str:
+    if not isinstance(text, str):
+        raise RowError(f"has {_kind(text)} for a prompt (column {name}), not a text")
+    if not text.strip():
+        raise RowError(f"has an empty prompt (column {name})")
+    if "\0" in text:
+        raise RowError(f"has a NUL character in its prompt (column {name})")
+    return text
+
+
+def _length(value: Mapping[str, Any]) -> int | None:
+    """Return the length of the answer that a row asks for."""
+    name = next((one for one in LENGTHS if value.get(one) not in (None, "")), None)
+    if name is None:
+        return None
+    given = value[name]
+    try:
+        length = 0 if isinstance(given, bool) else parse_whole(given if isinstance(given, str) else repr(given))
+    except (ValueError, OverflowError, TypeError):
+        length = 0
+    if not 1 <= length <= TOKEN_COUNTS.high:
+        raise RowError(f"has {short_repr(given)} for a length (column {name}); give a whole number above 0")
+    return length
+
+
+def _extra(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what a row lays over its request's body."""
+    extra = value.get("body")
+    if extra is None or not isinstance(extra, dict):
+        return None
+    said = {key: each for key, each in extra.items() if key not in OWN}
+    if isinstance(options := said.get("options"), dict):  # of Ollama, with the length and the context in them
+        said["options"] = {key: each for key, each in options.items() if key not in (*LENGTHS, "num_ctx")}
+        if not said["options"]:
+            del said["options"]
+    return said or None
+
+
+def _without_prompt(value: Mapping[str, Any], column: str | None) -> str:
+    if column is not None:
+        return f"has no column {short_repr(column)}; it has {_names(value)}"
+    lower = {str(name).strip().lower() for name in value}
+    if lower & {*INPUTS, "hash_ids"} and lower & set(TIMES):
+        return (
+            "is a row of a trace, with an instant and lengths but no text; give the file with --trace, or its lengths alone "
+            "with --input-tokens 'empirical(FILE)'"
+        )
+    empty = [name for name in KNOWN if name in value]
+    if empty:
+        return f"has an empty prompt (column {empty[0]})"
+    return f"has no column prompt, text, question or messages; it has {_names(value)}: name one with --data-column"
+
+
+def _names(value: Mapping[str, Any]) -> str:
+    return short_repr(", ".join(map(str, value)) or "none")
+
+
+def _kind(value: Any) -> str:
+    kinds = {type(None): "nothing", bool: "a truth value", str: "a text", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "a number")
