@@ -13,9 +13,9 @@ import httpx
 from loadtest import credentials
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario, rotation
-from loadtest.target.context import check_lengths, context_of, not_granted
-from loadtest.target.target import Target, find_target, find_targets, located, reread
-from loadtest.target.token_fit import fit_to_context, fit_token_counts
+from loadtest.targets.context import check_lengths, context_of, not_granted
+from loadtest.targets.target import Target, find_target, find_targets, located, reread
+from loadtest.targets.token_fit import fit_to_context, fit_token_counts
 from loadtest.text import counted, listed, shown
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
 from loadtest.workloads.workload import Workload
