@@ -46,6 +46,10 @@ class ModelUser(User):
     system_tokens: int | None
     prefixes: int | None
     prefix_zipf: float | None
+    turns: int | str | None  # of made-up conversations, which asks then hold; a text is a distribution
+    follow_up_tokens: int | str | None
+    answers: str | None  # "server" or "recorded"
+    think_time: float | str  # s; between an answer and the user's next request, beside Locust's wait_time
     warmup: int  # requests of each user at the start of a level that are kept but not counted
     warm_cache: bool
     num_ctx: int | None
