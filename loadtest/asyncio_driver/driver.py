@@ -24,7 +24,7 @@ from loadtest.measure.schedule import PlanShare, schedule_of
 from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.scenario import Level, rotation
-from loadtest.target.prepare import ReadyTarget
+from loadtest.targets.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, Posts, now
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Session

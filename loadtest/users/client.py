@@ -45,7 +45,7 @@ from loadtest.users.processes import recording
 from loadtest.wire import now
 
 if TYPE_CHECKING:
-    from loadtest.users.user import ModelUser
+    from locust import User
 
 Prompt = str | Messages | None
 _LOCUST_CONTROL = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, InterruptTaskSet)
@@ -64,7 +64,7 @@ class Client:
     are never raised: see Answer.ok. Both are made in the next quiet moment, so that other users' requests leave first.
     """
 
-    def __init__(self, user: ModelUser) -> None:
+    def __init__(self, user: User) -> None:
         recorder = recording.recorder()
         if recorder is None:
             raise LocustError(
