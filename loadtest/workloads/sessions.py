@@ -105,6 +105,12 @@ class RecordedTalk:
         )
 
 
+def mean_turns(scenario: Scenario) -> float:
+    """Return about how many turns a conversation has, before any is made; 1 for requests by themselves."""
+    found = Talks.of(scenario, Counter("estimate: before anything is sent"), TokenFit())
+    return 1.0 if found is None else found.turns_mean
+
+
 @dataclass(frozen=True, slots=True)
 class Talks:
     """The source of conversations."""
