@@ -15,8 +15,10 @@ from loadtest.scenario.lengths import (
     Observed,
     lengths_of,
     read_length,
+    read_seconds,
     sentence,
     split_outside_brackets,
+    times_of,
     whole_lengths,
 )
 from loadtest.scenario.level import Level
@@ -46,6 +48,7 @@ from loadtest.scenario.values import (
     TOKEN_COUNTS,
     Range,
     parse_whole,
+    read_share,
     sendable,
     short_repr,
 )
@@ -87,6 +90,8 @@ __all__ = [
     "lengths_of",
     "parse_whole",
     "read_length",
+    "read_seconds",
+    "read_share",
     "read_text",
     "record_format",
     "rotation",
@@ -95,5 +100,6 @@ __all__ = [
     "share_of_fewest",
     "short_repr",
     "split_outside_brackets",
+    "times_of",
     "whole_lengths",
 ]

@@ -19,8 +19,8 @@ from typing import Any, Self
 from loadtest.errors import ScenarioError
 from loadtest.scenario.checks import NO_OUTPUT, check_together
 from loadtest.scenario.fields import body_text
-from loadtest.scenario.keys import ATTRIBUTE, key, keys_of
-from loadtest.scenario.lengths import as_lengths
+from loadtest.scenario.keys import ATTRIBUTE, Key, key, keys_of
+from loadtest.scenario.lengths import as_lengths, as_seconds
 from loadtest.scenario.level import Level
 from loadtest.scenario.parts.connection import ConnectionKeys, check_connection
 from loadtest.scenario.parts.data import DataKeys, check_data
@@ -50,7 +50,7 @@ class Scenario(
         object.__setattr__(self, "body", body_text(self.body))
         for one in keys:  # lists become tuples: the scenario is immutable throughout
             value = coerce(one.name, one.one_text(getattr(self, one.name), "the scenario"), one.hint, "the scenario")
-            object.__setattr__(self, one.name, as_lengths(one.name, value) if one.declared.length else value)
+            object.__setattr__(self, one.name, _as_drawn(one, value))
         if self.open_loop:
             object.__setattr__(self, "concurrency", ())
             if self.rate and self.requests is None and self.duration is None and not self.data_once:
@@ -146,3 +146,12 @@ class Scenario(
             )
             for index, (words, input_tokens, output_tokens, load) in enumerate(itertools.product(*self.grid()))
         ]
+
+
+def _as_drawn(one: Key, value: Any) -> Any:
+    """Return a key's value as it is kept: a distribution in the form in which users write it."""
+    if value is None or not (one.declared.length or one.declared.span):
+        return value
+    if one.declared.span:
+        return as_seconds(one.name, value)
+    return as_lengths(one.name, value) if one.listed else as_lengths(one.name, [value])[0]

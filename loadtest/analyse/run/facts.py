@@ -148,6 +148,8 @@ RUN: dict[str, Any] = {
         "unload": FLAG,
         "max_error_ratio": AMOUNT,
         "duration": AMOUNT,
+        "patience": OneOf((AMOUNT, TEXT)),
+        "leave": AMOUNT,
         "think_time": AMOUNT,
         "max_rate": AMOUNT,
         "temperature": AMOUNT,
