@@ -28,13 +28,14 @@ from loadtest.scenario.parts.limits import LimitKeys
 from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys, check_load
 from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, PromptKeys, check_prompts
 from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys, check_request
+from loadtest.scenario.parts.sessions import SessionKeys, check_sessions
 from loadtest.scenario.tables import beside, flat, other_loop_left_out, read_toml, renamed
 from loadtest.scenario.values import Text, coerce
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario(
-    LimitKeys, DataKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys
+    LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys
 ):  # a dataclass has the fields of its last base first
     """Everything that decides what is sent; immutable, and written whole into run.json."""
 
@@ -64,6 +65,7 @@ class Scenario(
         check_data(self)
         check_request(self)
         check_connection(self)
+        check_sessions(self)
         check_together(self)
 
     @classmethod
@@ -143,6 +145,8 @@ class Scenario(
                 words=words,
                 requests=self.requests_at(0 if self.open_loop else load),
                 inputs=self.inputs_per_request,
+                turns=None if self.turns is None else str(self.turns),
+                sessions=self.has_sessions,
             )
             for index, (words, input_tokens, output_tokens, load) in enumerate(itertools.product(*self.grid()))
         ]
