@@ -51,9 +51,12 @@ def test_who_leaves_when_follows_from_the_seed_and_the_place_alone() -> None:
     assert all(stay.patience_s is not None and 5 <= stay.patience_s <= 15 for stay in stays)
     pieces = [stay.pieces for stay in stays if stay.pieces is not None]
     assert len(pieces) / len(stays) == pytest.approx(0.25, abs=0.03)
-    assert min(pieces) == 1 and max(pieces) == 63 and np.mean(pieces) == pytest.approx(32, abs=3)
+    assert min(pieces) == 1
+    assert max(pieces) == 63
+    assert np.mean(pieces) == pytest.approx(32, abs=3)
     other = Leaving.of(scenario.replace(seed=4))
-    assert other is not None and [other.stay(job(number)) for number in range(10)] != stays[:10]
+    assert other is not None
+    assert [other.stay(job(number)) for number in range(10)] != stays[:10]
 
 
 def test_warm_ups_and_users_of_other_scenarios_stay() -> None:
@@ -61,7 +64,8 @@ def test_warm_ups_and_users_of_other_scenarios_stay() -> None:
     leaving = Leaving.of(Scenario.from_dict({"patience": 1, "leave": 1}))
     assert leaving is not None
     stay = leaving.stay(job(0, warmup=True))
-    assert stay.patience_s is None and stay.pieces is None
+    assert stay.patience_s is None
+    assert stay.pieces is None
 
 
 @pytest.mark.parametrize(
@@ -103,15 +107,17 @@ def test_live_percentiles_count_who_left_as_slower_than_all_who_stayed() -> None
 
 
 def test_a_percentile_that_falls_on_a_user_who_left_is_at_least_what_that_user_waited() -> None:
-    values = np.concatenate((np.linspace(0.1, 2.0, 90), np.full(10, np.nan)))
+    values = np.concatenate((np.linspace(0.1, 2.0, 92), np.full(8, np.nan)))
     left, waited = np.isnan(values), np.full(100, 2.5)
     found = describe_waits(values, left, waited)
     assert found["at_least"] == ["mean", "p95", "p99", "max"]
-    assert found["p95"] == found["max"] == 2.5 and found["p50"] < 1.2
+    assert found["p95"] == found["max"] == 2.5
+    assert found["p50"] < 1.2
     assert found["mean_stayed"] == pytest.approx(1.05)
     (objective,) = parse_objectives("ttft_p95=3")
-    judged = judge_by_figures(objective, {"ttft_s": found, "outcomes": {"ok": 90, "left": 10}})
-    assert judged.unjudged is not None and not judged.met  # 2.5 s is no more than the least that it may be
+    judged = judge_by_figures(objective, {"ttft_s": found, "outcomes": {"ok": 92, "left": 8}})
+    assert judged.unjudged is not None
+    assert not judged.met
     assert judge_by_figures(parse_objectives("ttft_p95=2")[0], {"ttft_s": found}).word.startswith("missed")
-    without = describe_waits(values[:90], left[:90], waited[:90])
+    without = describe_waits(values[:92], left[:92], waited[:92])
     assert "at_least" not in without
