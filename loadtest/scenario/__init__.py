@@ -49,6 +49,7 @@ from loadtest.scenario.values import (
     TOKEN_COUNTS,
     Range,
     parse_whole,
+    read_share,
     sendable,
     short_repr,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "parse_whole",
     "read_length",
     "read_seconds",
+    "read_share",
     "read_text",
     "record_format",
     "rotation",
