@@ -62,7 +62,7 @@ class Turns:
 
 
 def mark_turns(run: Run, groups: Sequence[Group]) -> list[Turns]:
-    """Return what each level lost to turns, and mark in column `turn`, of all requests and of each group's, those that waited."""
+    """Return what each level lost to turns, and mark in column `loaded_in_turn`, of all requests and of each group's, those that waited."""
     marked = np.zeros(len(run.requests), dtype=np.bool_)
     found: list[Turns] = []
     by_url: dict[str, list[Group]] = {}
@@ -78,9 +78,9 @@ def mark_turns(run: Run, groups: Sequence[Group]) -> list[Turns]:
                 waiting, figures = seen
                 marked |= waiting
                 found.append(Turns(level["index"], str(level["label"]), url, **figures))
-    run.requests["turn"] = marked
+    run.requests["loaded_in_turn"] = marked
     for group in groups:
-        group.run.requests["turn"] = marked[group.rows]
+        group.run.requests["loaded_in_turn"] = marked[group.rows]
     return sorted(found, key=lambda one: one.level)
 
 
