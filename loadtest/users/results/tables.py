@@ -30,7 +30,9 @@ def simulated_profile(facts: dict[str, Any]) -> str | None:
     Beside real servers those that are simulated are named.
     """
     said = (facts.get("server") or {}).get("simulated")
-    servers = {one["url"]: (one.get("server") or {}).get("simulated") for one in facts.get("targets") or ()}
+    servers: dict[str, Any] = {
+        one["url"]: (one.get("server") or {}).get("simulated") for one in facts.get("targets") or ()
+    }
     if not said and not any(servers.values()):
         return None
     if not servers or all(servers.values()):
