@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.values import short_repr
+from loadtest.urls import AROUND
 
 if TYPE_CHECKING:
     from loadtest.scenario.parts.request import RequestKeys
@@ -34,10 +35,11 @@ class ModelShare:
 
 
 def urls_in(text: str | None) -> tuple[str | None, ...]:
-    """Return the URLs that a text names; (None,) where none is given."""
+    """Return the URLs that a text names; (None,) where none is given. Blanks and quotes around the text or a URL go."""
     if text is None:
         return (None,)
-    return tuple(_BETWEEN_URLS.split(text.strip())) or (text,)
+    urls = (url.strip(AROUND) for url in _BETWEEN_URLS.split(text.strip(AROUND)))
+    return tuple(url for url in urls if url) or (text,)
 
 
 def models_in(text: str | None) -> tuple[ModelShare, ...]:
