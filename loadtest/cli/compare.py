@@ -52,6 +52,10 @@ ACROSS = (
     "shared_prefix",
     "beside",
 )
+ONE_RUN = (
+    "name two runs, BASE and NEW, or several of each: compare BASE1 BASE2 --against NEW1 NEW2; three and more without "
+    "--against stand side by side."
+)
 CHANGE_STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
 
 
@@ -149,9 +153,11 @@ def compare(
                 2 a mistake, or nothing could be compared; of three runs and more 0
     """
     if not against and len(runs) != 2:
+        if len(runs) == 1 and not (runs[0] / "run.json").is_file():
+            raise LoadTestError(ONE_RUN)
         keys, every = _across_keys(across, *_distinct(runs)), [analyse(path) for path in runs]
         if len(runs) == 1 and not every[0].groups:
-            raise LoadTestError("name two runs, BASE and NEW, or more to set side by side.")
+            raise LoadTestError(ONE_RUN)
         return set_side_by_side(
             every, out or runs[-1], tolerance=tolerance, run_noise=run_noise, across=keys, as_json=as_json
         )
