@@ -48,7 +48,7 @@ def test_each_runs_from_its_toml_file(
         () if name == "batch" else ("--concurrency", "2", "--requests", "4", "--warmup", "0", "--think-time", "0")
     )
     if name == "chat_people":  # ends by its duration
-        size = ("--concurrency", "2", "--duration", "0.5", "--warmup", "0", "--think-time", "0.01")
+        size = ("--concurrency", "2", "--duration", "0.5", "--warmup", "0")
     context = ("--num-ctx", "4096") if name == "rag" else ()
     code, said, err = loadtest(
         *("run", SCENARIOS / f"{name}.toml", "--url", simulated_url, *SMALL[name], *size, *context, "--out", out)

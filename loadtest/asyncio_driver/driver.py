@@ -16,6 +16,7 @@ from loadtest.asyncio_driver.counting import InStep, TurnCount
 from loadtest.asyncio_driver.plan import Planned, SessionPlan
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
+from loadtest.measure.leaving import STAYS, Leaving
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.progress import LevelSpan, Progress, Tally
 from loadtest.measure.release import Alarm, Permits, back_off
@@ -65,6 +66,7 @@ class Driver:
         self._scenario = workloads[0].scenario
         self._plan = SessionPlan(workloads, rotation([one.weight for one in targets]), share or PlanShare())
         self._dialects = [one.target.dialect for one in targets]
+        self._leaving = Leaving.of(self._scenario)
         self._textless = not any(dialect.streams for dialect in self._dialects)
         self._counts = [workload.counter.count if workload.counter.exact else None for workload in workloads]
         self._urls = [one.target.server.url for one in targets]
@@ -252,6 +254,7 @@ class Driver:
             count=self._counts[target],
             save_text=self._scenario.save_text,
             target=target,
+            stay=STAYS if self._leaving is None else self._leaving.stay(job),
         )
 
     def _following(self, request: Request) -> Request | None:
