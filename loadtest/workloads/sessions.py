@@ -171,7 +171,7 @@ class Talks:
         system, tokens = None, 0
         if self.prefix is not None:
             system, tokens = self.prefix.drawn(level, i, warmup=warmup)
-        return Setting(level, i, warmup, system, tokens, self._lengths.context)
+        return Setting(level, i, warmup, system, tokens, self._lengths.context, self.scenario.endpoint)
 
     def _from_data(self, rows: DataRows, setting: Setting) -> Conversation:
         level, i = setting.level, setting.session
