@@ -256,6 +256,7 @@ def test_a_conversation_that_ends_early_is_said_once(loadtest: Call, simulated_u
     ends = [record for record in records if record.notes]
     assert {record.turn for record in ends} == {max(record.turn or 0 for record in records)}
     assert len(ends) >= 3
+    assert "of the conversations end before their last turn, which would pass the context of 160 tokens." in err
     assert "requests: the conversation ends here, for its next turn would pass the context of 160" in " ".join(
         said.split()
     )

@@ -60,7 +60,9 @@ def talked(url: str, place: Path, **keys: Any) -> tuple[list[Record], float]:
 )
 def test_four_people_hold_conversations_of_four_turns(two_slots: str, tmp_path: Path, keys: dict[str, Any]) -> None:
     records, counted = talked(two_slots, tmp_path, **keys)
-    assert {(record.outcome, record.error, tuple(record.doubts or ())) for record in records} == {(Outcome.OK, None, ())}
+    assert {(record.outcome, record.error, tuple(record.doubts or ())) for record in records} == {
+        (Outcome.OK, None, ())
+    }
     turns: dict[int | None, list[int | None]] = {}
     for record in sorted(records, key=lambda record: record.t_sched):
         turns.setdefault(record.session, []).append(record.turn)
