@@ -29,7 +29,7 @@ from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import NS_PER_S
 from loadtest.simulate.model.virtual import closed_loop
 from loadtest.simulate.profiles import PROFILES
-from loadtest.target.run_facts import level_facts
+from loadtest.targets.run_facts import level_facts
 from loadtest.workloads.nonce import nonce_of
 from loadtest.workloads.synthetic import made_up
 

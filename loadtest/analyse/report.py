@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.reports import answers, pages, score_report, tables
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis, analyse, failed, has_tokens
@@ -167,7 +168,7 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     """
     levels = summary["levels"]
     shared, names = offered_load.shared([level["label"] for level in levels])
-    mark = findings.simulated_mark(summary)
+    mark = simulated_mark(summary)
     title = " · ".join((summary["name"], findings.measured_on(summary), *shared)) + (f" ({mark})" if mark else "")
     tokens = has_tokens(*levels)
     rows = [

@@ -114,6 +114,12 @@ class Tally:
             self.input_tokens += record.prompt_tokens or 0
             self.e2es.append(metrics.e2e(record.t_end, record.t_send))
 
+    def over(self, t: int, duration: float | None) -> bool:
+        """Whether a level of this duration, seconds, has had its time."""
+        if duration is None or self.counted_from is None:
+            return False
+        return t >= self.counted_from + int(duration * metrics.NS_PER_S)
+
     def progress(self, t: int, *, levels: int, in_flight: int, decoding: int, duration: float | None) -> Progress:
         """Say where the level stands at `t`, monotonic ns; `duration` of a closed loop by time, seconds."""
         elapsed = (t - self.started) * metrics.S_PER_NS

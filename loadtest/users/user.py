@@ -11,7 +11,7 @@ from locust import User
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, keys_of
-from loadtest.target.target import located
+from loadtest.targets.target import located
 from loadtest.urls import default_url, without_secrets
 from loadtest.users.client import Client
 from loadtest.users.options import Settings

@@ -12,12 +12,14 @@ from loadtest.analyse.summary import Analysis
 from loadtest.errors import RunFolderError
 from loadtest.metrics import VOID
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS, Scenario, keys_of
+from loadtest.text import counted
 
 SAME_LENGTH_SHARE = 0.05  # lengths that differ by more are other work …
 LENGTH_ERROR = 0.001  # … where chance gives such a difference this rarely
 # Each run calibrates the model's tokens anew, from a few prompts: prompts of one command differ by so much, no more.
 CALIBRATION_SHARE, CALIBRATION_TOKENS = 0.10, 8
 NAMED_SCATTER = 0.01  # of prompt length, from there on said
+MOST_EXPLAINED = 6  # levels without a verdict whose reason is a note
 
 # Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
 # named by the user (`across`), for they change what the server is asked to do.
@@ -190,6 +192,21 @@ def void_sides(base: Levels, new: Levels) -> str:
     """Say on which side a level is void."""
     sides = [name for name, levels in (("BASE", base), ("NEW", new)) if any(one["verdict"] == VOID for one in levels)]
     return f"void in {' and '.join(sides)}" if sides else ""
+
+
+def without_verdict(reasons: Sequence[tuple[Levels, Levels, str]]) -> list[str]:
+    """Say of levels that are not judged why: of a void one what makes it void. Each is named; of many alike the first ones."""
+    said = []
+    for ours, theirs, reason in reasons[:MOST_EXPLAINED]:
+        why = "; ".join(
+            f"{name}: {levels[0]['reasons'][0]}"
+            for name, side in (("BASE", ours), ("NEW", theirs))
+            if (levels := [one for one in side if one["verdict"] == VOID and one["reasons"]])
+        )
+        said.append(f"No verdict at {ours[0]['label']}: {reason}" + (f" ({why})." if why else "."))
+    if (more := len(reasons) - MOST_EXPLAINED) > 0:
+        said.append(f"{counted(more, 'more level')} without a verdict: compare.md has the reason of each.")
+    return said
 
 
 def requests_a_user(base: Sequence[Run], new: Sequence[Run], level: Levels, across: frozenset[str]) -> tuple[str, str]:

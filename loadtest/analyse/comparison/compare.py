@@ -194,15 +194,18 @@ def _compare_part(
     ours_of, theirs_of = ([one.run for one in side] for side in sides)
     refused, notes = comparable.differing_keys(ours_of, theirs_of, across)
     pairs = comparable.matched(sides)
+    unjudged: list[tuple[Levels, Levels, str]] = []
     for levels in pairs:
         ours, theirs = levels[: len(bases)], levels[len(bases) :]
         other_work, scatter, said = comparable.other_lengths(ours_of, theirs_of, levels)
         requests, named = comparable.requests_a_user(ours_of, theirs_of, levels, across)
         notes += [note for note in (named, said) if note and note not in notes]
-        reason = refused or comparable.void_sides(ours, theirs) or requests or other_work
+        own = comparable.void_sides(ours, theirs) or other_work
+        unjudged += [(ours, theirs, own)] if own else []
+        reason = refused or own or requests
         every += _sides_of((ours_of, theirs_of), (ours, theirs), reason, scatter)
         failures.append((ours, theirs, refused))
-    return notes + comparable.unmatched(pairs, (bases, news))
+    return notes + comparable.without_verdict(unjudged) + comparable.unmatched(pairs, (bases, news))
 
 
 def _sides_of(

@@ -30,12 +30,6 @@ MOST_VOID_NAMED = 4  # void levels
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
 
-def simulated_mark(summary: dict[str, Any]) -> str | None:
-    """Return "simulated: profile X at N× speed", None for a real server."""
-    said = summary["simulated"]
-    return f"simulated: profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
-
-
 def measured_on(summary: dict[str, Any]) -> str:
     """Return server and model in words, e.g. "ollama 0.33.0 · llama3.1:70b"."""
     server, target = summary["server"], summary["target"]

@@ -7,6 +7,8 @@ from typing import Any
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.simulated import ALL as SIMULATED
+from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
 from loadtest.analyse.reports.command import command
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server import memory_parts
@@ -244,7 +246,7 @@ def facts_table(analysis: Analysis) -> Grid:
             f"{summary['name']} ({summary['state'] or 'state unknown'}, started {summary['started'] or 'at an unknown time'})",
         ),
         ("server", f"{findings.measured_on(summary)} at {_urls(analysis)}"),
-        *([("simulated", mark)] if (mark := findings.simulated_mark(summary)) else []),
+        *([("simulated", mark)] if (mark := simulated_mark(summary)) else []),
         *([("reached", way)] if (way := _way(run.get("scenario") or {})) else []),
         ("wire", str(summary["target"].get("dialect") or UNKNOWN)),
         ("context", f"{server.get('context') or 'unknown'} tokens"),
@@ -281,7 +283,7 @@ def _client(machine: dict[str, Any]) -> str:
 def _hardware(summary: dict[str, Any]) -> str:
     if found := summary.get("hardware"):
         return "; ".join(found)
-    if summary["simulated"]:
+    if simulated_badge(summary) == SIMULATED:
         return "none: the server is simulated"
     return "not recorded: loadtest run --monitor host,nvidia on the server's machine notes processors and GPUs"
 
