@@ -112,7 +112,7 @@ def _parts(level: Level) -> tuple[float, float, float]:
     requests = sum(turn["requests"] for turn in turns) or 1
 
     def mean(name: str) -> float:
-        return sum(float(turn[name] or 0.0) * turn["requests"] for turn in turns) / requests
+        return float(sum((turn[name] or 0.0) * turn["requests"] for turn in turns) / requests)
 
     read, again = mean("read_tokens"), mean("reread_tokens")
     whole = sum(turn["prompt_tokens"] for turn in turns) / requests

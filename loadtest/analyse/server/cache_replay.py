@@ -14,14 +14,16 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
-from loadtest.analyse.server.cache import KEPT_SHARE, CacheUse
+from loadtest.analyse.server.cache import KEPT_SHARE, CacheUse, talk_keys
 from loadtest.analyse.server.slots import Slots
-from loadtest.simulate.model.prefix_cache import PrefixCache, Slot
+from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
 from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
 from loadtest.simulate.model.virtual import Talk, Turn, cold_prompt
 
 FEWEST_HITS = 3  # turns that found their history cached although slots alone had lost it: then something else keeps it
 FEWEST_TO_TIME = 5  # of either kind, to say what a restore costs
+SIZES_TRIED = 14  # of a host cache
+NEARLY_ALL = 0.97  # of the turns that a host cache without limit would keep
 CONTEXT = 1 << 30
 
 
@@ -59,8 +61,11 @@ def slots_for_cache(run: Run, slots: Slots) -> int | None:
 def replay(run: Run, slots: Slots, use: CacheUse) -> Replay | None:
     """Replay a run's requests on its slots; None where the slots are unknown, or the server has no slots of that kind."""
     number = slots_for_cache(run, slots)
-    if number is None or is_paged(run):
-        return None
+    return None if number is None or is_paged(run) else replay_on(run, number, use)
+
+
+def replay_on(run: Run, number: int, use: CacheUse) -> Replay:
+    """Replay a run's requests on so many slots."""
     expected = _expected(run, number)
     later = np.isfinite(expected) & (use.history > 0)
     kept = later & (expected >= KEPT_SHARE * use.history)
@@ -75,6 +80,28 @@ def replay(run: Run, slots: Slots, use: CacheUse) -> Replay | None:
 def is_paged(run: Run) -> bool:
     """Whether the server keeps prompts in pages of one cache, as vLLM does: that is not modelled."""
     return (run.facts.get("server") or {}).get("kind") == "vllm"
+
+
+def host_size(run: Run, number: int, use: CacheUse) -> tuple[float, bool]:
+    """Return the size of a host cache, in tokens, with which the replayed slots keep as much as was seen; and whether it filled.
+
+    Where it never filled that is the least size that keeps everything: it may be any larger.
+    """
+    rows = np.isfinite(use.kept)
+    seen = float(use.kept[rows].mean())
+
+    def kept(limit: float | None) -> float:
+        found = _expected(run, number, HostCache(limit))[rows] >= KEPT_SHARE * use.history[rows]
+        return float(found.mean())
+
+    most = kept(None)
+    largest = float(np.nanmax(run.column("prompt_tokens") + run.column("output_tokens")))
+    talks = max(int(talk_keys(run)[["level", "talk"]].drop_duplicates().shape[0]), 2)
+    sizes = np.geomspace(largest, largest * talks, SIZES_TRIED)
+    shares = np.array([kept(float(size)) for size in sizes])
+    if seen >= NEARLY_ALL * most:
+        return float(sizes[int(np.argmax(shares >= NEARLY_ALL * most))]), False
+    return float(sizes[int(np.argmin(np.abs(shares - seen)))]), True
 
 
 def _restore_cost(wait: FloatArray, restored: BoolArray, in_slot: BoolArray) -> float | None:
@@ -92,20 +119,19 @@ def _found_a_slot(run: Run, slots: int) -> BoolArray:
     return np.asarray(before - over < slots, dtype=np.bool_)
 
 
-def _expected(run: Run, slots: int) -> FloatArray:
-    """Return the tokens that slots alone would have had cached for each request, in the order in which work on them began."""
-    frame = run.requests
+def _expected(run: Run, slots: int, host: HostCache | None = None) -> FloatArray:
+    """Return the tokens that slots (and `host`) would have had cached for each request, taken in the order of their prefills."""
     prompt, output = run.column("prompt_tokens"), run.column("output_tokens")
     first, last = run.column("first_token"), run.column("last")
     begun = np.fmax(first - run.column("prefill_s"), run.column("send"))
     begun = np.where(np.isfinite(begun), begun, first)
     known = np.flatnonzero(np.isfinite(begun + last + prompt + output) & (prompt > 0))
     known = known[np.argsort(begun[known], kind="stable")]
-    cache = PrefixCache([Slot() for _ in range(slots)], None, random.Random(0))
+    cache = PrefixCache([Slot() for _ in range(slots)], host, random.Random(0))
     talks: dict[Any, Talk] = {}
     running: list[tuple[float, Stream]] = []
     expected = np.full(len(prompt), np.nan)
-    keys = frame[["level", "warmup", "session", "turn"]].to_numpy(dtype=np.float64)
+    keys = talk_keys(run)[["level", "talk", "turn"]].to_numpy(dtype=np.float64)
     for row in known:
         turn = Turn(int(prompt[row]), max(int(output[row]), 1))
         stream = Stream(_request(talks, keys[row], int(row), turn), 0)
@@ -119,9 +145,9 @@ def _expected(run: Run, slots: int) -> FloatArray:
 
 
 def _request(talks: dict[Any, Talk], key: FloatArray, row: int, turn: Turn) -> EngineRequest:
-    if not np.isfinite(key[2]):
+    if not np.isfinite(key[1]):
         return EngineRequest(row, cold_prompt(turn.prompt, row), turn.answer, num_ctx=CONTEXT)
-    name = tuple(key[:3])
+    name = tuple(key[:2])
     talk = talks.setdefault(name, Talk(0, 0, [], name, 0, answers_kept=True))
     talk.turns = [*talk.turns, turn]
     return talk.request(row, CONTEXT)
