@@ -16,6 +16,7 @@ from loadtest.asyncio_driver.counting import InStep, TurnCount
 from loadtest.asyncio_driver.plan import Planned, SessionPlan
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
+from loadtest.measure.leaving import STAYS, Leaving
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.progress import LevelSpan, Progress, Tally
 from loadtest.measure.release import Alarm, Permits, back_off
@@ -28,7 +29,7 @@ from loadtest.targets.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, Posts, now
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Session
-from loadtest.workloads.thinking import mean_think_time, think_time
+from loadtest.workloads.thinking import think_time
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
 AHEAD = 256  # requests that may be made ahead, whatever is in flight; an open loop begins with so many
@@ -65,6 +66,7 @@ class Driver:
         self._scenario = workloads[0].scenario
         self._plan = SessionPlan(workloads, rotation([one.weight for one in targets]), share or PlanShare())
         self._dialects = [one.target.dialect for one in targets]
+        self._leaving = Leaving.of(self._scenario)
         self._textless = not any(dialect.streams for dialect in self._dialects)
         self._counts = [workload.counter.count if workload.counter.exact else None for workload in workloads]
         self._urls = [one.target.server.url for one in targets]
@@ -169,16 +171,14 @@ class Driver:
             with Alarm() as alarm:
                 await alarm.until(started)
         self._tally = Tally(level, counted + warmups if counted else 0, started, textless=self._textless)
-        join = 0.0
         if self._scenario.has_sessions:
             self._turns = TurnCount(own, self._scenario.warmup, counted if level.requests else None, self._in_step)
-            join = mean_think_time(self._scenario) / users  # people come one by one, spread over one think time
+        begins = [started + after for after in plan.joins(users)]
         with Alarm(self._backlog.queue) as self._alarm:
-            streams = [
-                self._stream(user, ahead[target], sessions[target], started + int(user * join * metrics.NS_PER_S))
-                for user, target in zip(own, mine, strict=True)
-            ]
-            return started, await self._all(streams)
+            streams = zip(own, mine, begins, strict=True)
+            return started, await self._all(
+                self._stream(user, ahead[target], sessions[target], begin) for user, target, begin in streams
+            )
 
     def all_warm(self) -> None:
         """Let turns count from now on: every process's users have ended their first sessions."""
@@ -252,6 +252,7 @@ class Driver:
             count=self._counts[target],
             save_text=self._scenario.save_text,
             target=target,
+            stay=STAYS if self._leaving is None else self._leaving.stay(job),
         )
 
     def _following(self, request: Request) -> Request | None:
@@ -346,16 +347,13 @@ class Driver:
 
     def _count_from(self, t: int) -> None:
         """A level by duration lasts from its first counted request on: its warm-up is not part of it."""
-        if self._tally is not None and self._tally.counted_from is None:
-            self._tally.counted_from = t
-            if self._in_step is not None:
-                self._in_step.counted(t)
+        if self._tally is not None and self._tally.count_from(t) and self._in_step is not None:
+            self._in_step.counted(t)
 
     def counted_elsewhere(self, t: int) -> None:
         """Take another process's first counted request: a level by duration lasts from the first one of all on."""
         if self._tally is not None:
-            known = self._tally.counted_from
-            self._tally.counted_from = t if known is None else min(known, t)
+            self._tally.counted_elsewhere(t)
 
     def _over(self) -> bool:
         """Whether a level by duration has had its time: requests built ahead are then left unsent."""

@@ -15,6 +15,7 @@ from loadtest.dialects.answers.refusals import advised
 from loadtest.dialects.answers.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.measure.failure import Failure, bug
+from loadtest.measure.leaving import STAYS, Stay
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.fields import merged
 from loadtest.wire import Order, Posts
@@ -71,7 +72,7 @@ class Request:
     The wire is given `order`, the bytes to send and `received` to fill; while the answer comes, `waiting` and `decoding`
     say how far it is. Once it is over, `finish` makes its record in a quiet moment: everything that costs time happens
     there. `count` counts tokens where the server does not (None unless it is the model's own tokenizer). Without `posts`
-    nothing can be sent. `session` gives the job that follows, where the job is one turn of several.
+    nothing can be sent. `stay` says when the user hangs up. `session` gives the job that follows, where the job is one turn of several.
     """
 
     __slots__ = (
@@ -111,6 +112,7 @@ class Request:
         count: Callable[[str], int] | None = None,
         save_text: bool = False,
         target: int = 0,
+        stay: Stay = STAYS,
         user: int | None = None,
     ) -> None:
         self.job = job
@@ -132,9 +134,10 @@ class Request:
         self._probe = dialect.decoder()
         self._reads: Reads | None = None
         self._content: Content | None = None
-        self.received = Received(live=self.live, ends=dialect.ends)
+        self.received = Received(live=self.live, ends=dialect.ends, leaves=stay.reader(dialect))
         if posts is not None:
             self.order = posts.order(dialect.posted_to, _body(dialect, job), self.received)
+            self.order.patience = stay.patience_s
 
     @property
     def waiting(self) -> bool:
@@ -142,9 +145,17 @@ class Request:
         return self.first_seen is None and self.received.t_send is not None and not self.received.ended
 
     @property
+    def left(self) -> bool:
+        """Whether the user has hung up."""
+        known = self.failure
+        return known is not None and known.outcome is Outcome.LEFT and self.received.marked is None
+
+    @property
     def plainly_failed(self) -> bool:
         """Whether the request has visibly failed: by how it ended, by its status, or by the text of a short answer."""
         received = self.received
+        if self.left:
+            return False
         if (self.failure is not None and received.marked is None) or not received.success:
             return True
         if not self.dialect.streams and received.size > SHORT:
@@ -180,7 +191,7 @@ class Request:
         return self._content
 
     def following_job(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Job | None:
-        """Return the job that follows this answer in its session; None where nothing does, or this turn failed."""
+        """Return the job that follows this answer in its session; None where nothing does, this turn failed or was left."""
         session, answer = self.session, self.answered(wall, lag)
         if session is None or answer is None:
             return None
@@ -191,7 +202,7 @@ class Request:
 
     def answered(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Answered | None:
         """Return the answer as the request's session takes it; None where it has none, or this turn failed."""
-        if self.session is None or self.plainly_failed:
+        if self.session is None or self.left or self.plainly_failed:
             return None
         if isinstance(self.session, Conversation) and not self.session.hears:
             return Answered.of("", None, None)

@@ -89,6 +89,11 @@ class Answer:
         return self.record.outcome is Outcome.OK
 
     @property
+    def left(self) -> bool:
+        """Whether the user hung up (--patience, --leave): neither a whole answer nor a failure."""
+        return self.record.outcome is Outcome.LEFT
+
+    @property
     def failed_on_the_wire(self) -> bool:
         """Former way to ask what `ok` says of every request, without the record."""
         say_once("Answer.failed_on_the_wire is a former name: use `not answer.ok`.")
@@ -151,7 +156,7 @@ class Answer:
     def _exception(self, record: Record) -> Exception | None:
         if self._verdict is not None:
             return None if self._verdict is True else self._verdict
-        return None if record.outcome is Outcome.OK else RequestFailedError(f"{record.outcome}: {record.error}")
+        return RequestFailedError(f"{record.outcome}: {record.error}") if record.failed else None
 
 
 @functools.cache

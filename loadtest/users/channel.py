@@ -13,6 +13,7 @@ import httpx
 
 from loadtest.dialects import Dialect, dialect_for
 from loadtest.measure.failure import GivenUpError
+from loadtest.measure.leaving import STAYS, Leaving
 from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
@@ -71,6 +72,7 @@ class Channel:
         scenario, target = settled.scenario, settled.target
         self.scenario = scenario
         self.endpoint = _endpoint_of(scenario)  # of a plain ask()
+        self._leaving = Leaving.of(scenario)
         self._clock = clock
         self.url = target.server.url
         counter = settled.counter()
@@ -236,6 +238,7 @@ class Channel:
             count=self._count,
             save_text=self.scenario.save_text,
             target=self._target,
+            stay=STAYS if self._leaving is None else self._leaving.stay(job),
         )
 
     def __enter__(self) -> Self:

@@ -105,6 +105,12 @@ class RecordedTalk:
         )
 
 
+def mean_turns(scenario: Scenario) -> float:
+    """Return about how many turns a conversation has, before any is made; 1 for requests by themselves."""
+    found = Talks.of(scenario, Counter("estimate: before anything is sent"), TokenFit())
+    return 1.0 if found is None else found.turns_mean
+
+
 @dataclass(frozen=True, slots=True)
 class Talks:
     """The source of conversations."""
@@ -165,7 +171,7 @@ class Talks:
         system, tokens = None, 0
         if self.prefix is not None:
             system, tokens = self.prefix.drawn(level, i, warmup=warmup)
-        return Setting(level, i, warmup, system, tokens, self._lengths.context)
+        return Setting(level, i, warmup, system, tokens, self._lengths.context, self.scenario.endpoint)
 
     def _from_data(self, rows: DataRows, setting: Setting) -> Conversation:
         level, i = setting.level, setting.session

@@ -156,6 +156,8 @@ RUN: dict[str, Any] = {
         "unload": FLAG,
         "max_error_ratio": AMOUNT,
         "duration": AMOUNT,
+        "patience": OneOf((AMOUNT, TEXT)),
+        "leave": AMOUNT,
         "think_time": OneOf((AMOUNT, TEXT)),
         "turns": OneOf((COUNT, TEXT)),
         "follow_up_tokens": OneOf((COUNT, TEXT)),

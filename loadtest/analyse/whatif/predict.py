@@ -256,7 +256,7 @@ class ServerModel:
         played, growing, deepest = [], [], 0
         for seed in range(seeds or affordable):
             draw = random.Random(seed)
-            timing = self._drawn(load.slots, draw)
+            timing = self.drawn(load.slots, draw)
             host = load.talks.engine_cache() if load.talks is not None else None
             engine = Engine(timing, slots=load.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours, host=host)
             one = self._play(load, engine, requests, draw)
@@ -297,7 +297,7 @@ class ServerModel:
         seeds = int(TOKENS_SIMULATED / tokens / (requests + load.warmups))
         return requests, max(FEWEST_SEEDS, min(MOST_SEEDS, seeds))
 
-    def _drawn(self, slots: int | None, draw: random.Random) -> Timing:
+    def drawn(self, slots: int | None, draw: random.Random) -> Timing:
         """Return the timing for so many slots, each measured part of it drawn anew within its standard error."""
         timing = self.timing if slots == self.slots else self.other_slots
         table = tuple(

@@ -231,7 +231,8 @@ def _predicted_load(
     beside = textbook(measured, slots or servers, users=users, rate=rate)
     if slots not in (None, servers):  # the others know no slots
         beside = {name: figures for name, figures in beside.items() if name == "M/M/c"}
-    return PredictedLoad(users, rate, slots, tuple(cases), beside)
+    people = any(model.talks is not None for model in models.values())
+    return PredictedLoad(users, rate, slots, tuple(cases), beside, people)
 
 
 def _predict(model: ServerModel, users: int | None, rate: float | None, slots: int | None) -> Prediction:
