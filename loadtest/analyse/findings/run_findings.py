@@ -10,7 +10,7 @@ from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import knee as knee_of
-from loadtest.analyse.findings import data_findings, leaving_findings
+from loadtest.analyse.findings import cache_findings, data_findings, leaving_findings
 from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import groups, offered_load
@@ -117,7 +117,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
         found.append("No request was recorded.")
     elif has_tokens(*summary["levels"]):
         found.append(slots_finding(analysis))
-    found += [*steps_findings(analysis), *longer_prompts(analysis)]
+    found += [*cache_findings.cache_findings(analysis), *steps_findings(analysis), *longer_prompts(analysis)]
     if "group" not in summary:
         found += _void_levels(summary["levels"])
     every = series_of(summary["levels"])

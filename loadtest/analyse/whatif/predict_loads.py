@@ -12,9 +12,10 @@ import numpy as np
 
 from loadtest import __version__
 from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif import self_check
+from loadtest.analyse.whatif import self_check, talks
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
@@ -116,6 +117,7 @@ def predict_loads(
         _predicted_load(models, load, used, known.limit or max(seen, 1))
         for load in grid_of(concurrencies, rates, slots)
     ]
+    said += _unknown_cache(models)
     if known.limit is None:
         said.insert(0, _unknown_limit(seen, run))
     if void := [level["label"] for level in used if level["verdict"] == VOID]:
@@ -162,17 +164,45 @@ def _models(
     models: dict[str, ServerModel] = {}
     missed: dict[str, str] = {}
     for name, each in cases.items():
-        model = narrowed(ServerModel.of(run, each, steps), run, [level["index"] for level in used])
-        wrong = self_check.unmatched_figure(model.closed, used) or self_check.unmatched_rate(model.open, used)
-        if wrong is None:
-            models[name] = model
-        else:
-            missed[name] = wrong
+        for named, model in _by_cache(name, ServerModel.of(run, each, steps), run, each, steps).items():
+            fitted = narrowed(model, run, [level["index"] for level in used])
+            wrong = self_check.unmatched_figure(fitted.closed, used) or self_check.unmatched_rate(fitted.open, used)
+            if wrong is None:
+                models[named] = fitted
+            else:
+                missed[named] = wrong
     if not models:
         raise PredictionError(
             f"No prediction: the model fitted to this run does not give back what it measured: {next(iter(missed.values()))}."
         )
     return models, [f"Ruled out by the run, and not shown: {name} ({wrong})." for name, wrong in missed.items()]
+
+
+def _by_cache(name: str, model: ServerModel, run: Run, slots: Slots, steps: Steps) -> dict[str, ServerModel]:
+    """Return the model, of a run of conversations one for each host cache that the server may have."""
+    if model.talks is None:
+        return {name: model}
+    found = talks.cache_cases(model.talks, run, model.slots, measure_cache(run, slots, steps))
+    return {
+        named if name == AS_KNOWN and named else " and ".join(filter(None, (name, named))): dataclasses.replace(
+            model, talks=each
+        )
+        for named, each in found.items()
+    }
+
+
+def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
+    """Say why conversations are predicted with and without a host cache, where they are."""
+    hosts = {(model.talks.host, model.talks.host_tokens) for model in models.values() if model.talks is not None}
+    if len(hosts) < 2:
+        return []
+    if all(host for host, _ in hosts):
+        return [
+            "The server's host cache never filled, so its size is not known: every load has two cases, one that never fills and one as large as seen."
+        ]
+    return [
+        "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people than slots for one figure."
+    ]
 
 
 def _unknown_limit(seen: int, run: Run) -> str:
@@ -194,13 +224,15 @@ def _predicted_load(
     if slots is not None:
         models = {AS_ASKED: next(iter(models.values()))}
     cases = [Case.of(name, _predict(model, users, rate, slots)) for name, model in models.items()]
-    if len(cases) > 1 and users is not None and users <= servers:  # nobody has to wait in either case
+    alike = len({model.talks for model in models.values()}) == 1
+    if len(cases) > 1 and users is not None and users <= servers and alike:  # nobody has to wait in either case
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
     measured = [_measured(level) for level in used if level["concurrency"] and level["verdict"] != VOID]
     beside = textbook(measured, slots or servers, users=users, rate=rate)
     if slots not in (None, servers):  # the others know no slots
         beside = {name: figures for name, figures in beside.items() if name == "M/M/c"}
-    return PredictedLoad(users, rate, slots, tuple(cases), beside)
+    people = any(model.talks is not None for model in models.values())
+    return PredictedLoad(users, rate, slots, tuple(cases), beside, people)
 
 
 def _predict(model: ServerModel, users: int | None, rate: float | None, slots: int | None) -> Prediction:
