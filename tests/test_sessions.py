@@ -24,7 +24,7 @@ from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload
 
 Call = Callable[..., tuple[int, str, str]]
-PEOPLE = {"turns": 4, "input_tokens": (60,), "follow_up_tokens": 20, "output_tokens": (10,), "seed": 11}
+PEOPLE: dict[str, Any] = {"turns": 4, "input_tokens": (60,), "follow_up_tokens": 20, "output_tokens": (10,), "seed": 11}
 
 
 def workload(context: int | None = None, fit: TokenFit | None = None, **keys: Any) -> Workload:

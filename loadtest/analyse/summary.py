@@ -17,7 +17,8 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.server import cold_load, leavers, prompt_length, slots, steps, turns, waits
+from loadtest.analyse.server import cache, cold_load, leavers, prompt_length, slots, steps, turns, waits
+from loadtest.analyse.server.cache import CacheUse
 from loadtest.analyse.server.memory_parts import MemoryComparison, compare_memory
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
@@ -83,6 +84,7 @@ class Analysis:
     memory: MemoryComparison | None  # None where the run does not hold enough for an estimate, or nothing was measured
     groups: tuple[tuple[Group, Analysis], ...] = ()  # of a run of several models or servers: what each shows by itself
     turns: tuple[Turns, ...] = ()  # what levels lost where models of one server were loaded in turn
+    cache: CacheUse | None = None  # of conversations, and of servers that count cached tokens
 
 
 def analyse(
@@ -134,10 +136,11 @@ def _analysed(
     if also is not None:
         also(run, found, measured)
     memory = compare_memory(run, found)
-    summary = summarise(run, found, measured, memory, asked)
+    cached = cache.measure_cache(run, found, measured)
+    summary = summarise(run, found, measured, memory, asked, cached)
     if group is not None:
         summary = {"group": group.name, **summary}
-    return Analysis(run, found, measured, summary, None if isinstance(memory, str) else memory)
+    return Analysis(run, found, measured, summary, None if isinstance(memory, str) else memory, cache=cached)
 
 
 def _analysed_together(run: Run, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Turns]) -> Analysis:
@@ -206,13 +209,18 @@ def _same_for_all(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summarise(
-    run: Run, found: Slots, measured: Steps, memory: MemoryComparison | str, asked: Sequence[Objective] = ()
+    run: Run,
+    found: Slots,
+    measured: Steps,
+    memory: MemoryComparison | str,
+    asked: Sequence[Objective] = (),
+    cached: CacheUse | None = None,
 ) -> dict[str, Any]:
     """Return summary.json of a run whose requests carry their waits; seconds and per second, None for unknown.
 
     A figure that is None has its reason beside it, under the same name with `_reason`.
     """
-    levels = [_level_summary(run, level, found, asked) for level in run.levels]
+    levels = [_level_summary(run, level, found, asked, cached) for level in run.levels]
     facts = run.facts
     return {
         "schema": SCHEMA,
@@ -238,7 +246,9 @@ def summarise(
     }
 
 
-def _level_summary(run: Run, level: dict[str, Any], found_slots: Slots, asked: Sequence[Objective]) -> dict[str, Any]:
+def _level_summary(
+    run: Run, level: dict[str, Any], found_slots: Slots, asked: Sequence[Objective], cached: CacheUse | None
+) -> dict[str, Any]:
     index = level["index"]
     rows, good = run.measured(index), run.good(index)
     block = int(level.get("concurrency") or 1)
@@ -274,6 +284,7 @@ def _level_summary(run: Run, level: dict[str, Any], found_slots: Slots, asked: S
         **throughput,
         **_goodput_of(run, index, asked, throughput["requests_per_s"], flow),
         "tokens": _token_totals(run, rows, good),
+        **(cache.level_cache(run, cached, good) if cached is not None else {}),
         "peak_decoding": slots.peak_decoding(run, np.asarray(run.requests["level"] == index, dtype=np.bool_)),
         "client": {
             "lag_s": stats.describe_values(run.column("lag_s")[good], block=block),

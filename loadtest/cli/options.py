@@ -16,6 +16,7 @@ from loadtest.scenario import (
     FORMER,
     Key,
     Scenario,
+    check_lengths_used,
     keys_of,
     parse_whole,
     read_length,
@@ -206,6 +207,7 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
             raise ScenarioError(f"--{key.replace('_', '-')} is empty: name at least one number.")
     if path is not None:
         return Scenario.load(path, say=_warn, **given)
+    check_lengths_used(given, given, "the command line")
     return Scenario.from_dict(given, where="the command line", say=_warn)
 
 

@@ -191,24 +191,27 @@ class Request:
         return self._content
 
     def following_job(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Job | None:
-        """Return the job that follows this answer in its session; None where nothing does: it is over, failed or was left."""
+        """Return the job that follows this answer in its session; None where nothing does, this turn failed or was left."""
+        session, answer = self.session, self.answered(wall, lag)
+        if session is None or answer is None:
+            return None
+        job = session.next(answer)
+        if isinstance(session, Conversation):
+            self.remark = session.passed
+        return job
+
+    def answered(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Answered | None:
+        """Return the answer as the request's session takes it; None where it has none, or this turn failed."""
         if self.session is None or self.left or self.plainly_failed:
             return None
         if isinstance(self.session, Conversation) and not self.session.hears:
-            return self._next_of(self.session, Answered.of("", None, None))
+            return Answered.of("", None, None)
         try:
             content = self.content(self.reads(wall, lag))
-            answer = content.events.answer
+            text, ending = content.events.answer, content.ending
         except Exception:  # noqa: BLE001 - the record will say so
             return None
-        ending = content.ending
-        return self._next_of(self.session, Answered.of(answer, ending.prompt_tokens, ending.output_tokens))
-
-    def _next_of(self, session: Session, answer: Answered) -> Job | None:
-        job = session.next(answer)
-        if isinstance(session, Conversation) and session.passed is not None:
-            self.remark = session.passed
-        return job
+        return Answered.of(text, ending.prompt_tokens, ending.output_tokens)
 
     def finish(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Record:
         """Return the request's one Record, whatever went wrong; None for both clocks means stamps of our own."""

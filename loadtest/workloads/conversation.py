@@ -69,25 +69,37 @@ class Conversation:
         self.passed: str | None = None
 
     @property
+    def number(self) -> int:
+        """Its number among the sessions of its level."""
+        return self._setting.session
+
+    @property
     def hears(self) -> bool:
         """Whether the turn to come depends on the answer before it; otherwise that need not be decoded first."""
         return self._spoken is not None and self._spoken.recorded is None
 
     def next(self, answer: str | None) -> Job | None:
-        if self._spoken is not None:
-            self._hear(self._spoken, answer)
-        turn = self._turns.turn(self._next)
+        self.hear(answer)
+        turn = self.peek()
         return None if turn is None else self.say(turn)
 
-    def say(self, turn: Turn) -> Job | None:
-        """Return the job of a turn; None where the context has no room for it."""
+    def peek(self) -> Turn | None:
+        """Return the turn to come; None where the conversation is over, or the context has no room for it."""
+        return self.fitting(self._turns.turn(self._next))
+
+    def fitting(self, turn: Turn | None) -> Turn | None:
+        """Return this turn as the one to come; None where there is none, or the context has no room for it."""
+        context = self._setting.context
+        if turn is None or context is None or not self._next:
+            return turn
+        if self._held + turn.tokens + (turn.output_tokens or 1) <= context:
+            return turn
+        self.passed = f"the conversation ends here, for its next turn would pass the context of {context} tokens"
+        return None
+
+    def say(self, turn: Turn) -> Job:
+        """Return the job of a turn."""
         setting, number = self._setting, self._next
-        needed = self._held + turn.tokens + (turn.output_tokens or 1)
-        if setting.context is not None and number and needed > setting.context:
-            self.passed = (
-                f"the conversation ends here, for its next turn would pass the context of {setting.context} tokens"
-            )
-            return None
         self._history.add(*(turn.messages or ({"role": "user", "content": turn.text},)))
         self._held += turn.tokens
         self._spoken, self._next = turn, number + 1
@@ -108,13 +120,11 @@ class Conversation:
             sure_tokens=turn.sure_tokens,
         )
 
-    def hear(self, answer: str) -> None:
-        """Take the answer to the turn before, where `next` is not asked for the turn to come."""
-        if self._spoken is not None:
-            self._hear(self._spoken, answer)
-
-    def _hear(self, spoken: Turn, answer: str | None) -> None:
-        """Put the answer into the history, and take what the server counted."""
+    def hear(self, answer: str | None) -> None:
+        """Put the answer to the turn before into the history, and take what the server counted."""
+        spoken = self._spoken
+        if spoken is None:
+            return
         self._history.add(spoken.recorded or {"role": "assistant", "content": str(answer or "")})
         output = spoken.output_tokens or 0
         if isinstance(answer, Answered):
