@@ -24,6 +24,7 @@ from loadtest.analyse.server.slots import Slots
 
 FEWEST_HANDOVERS = 5  # of answers that ended, for a usual handover
 LONG_S, LARGE_SHARE = 0.3, 0.1  # for each user who left, or of the slots' time: a server notices within 0.3 s
+LONG_STEPS = 4  # … or within so many steps, where these are long
 FAR = 5.0  # times the median, from there on a handover was somebody's who had left, where users left the queue
 SIGMAS = 2.0  # standard errors within which nothing was seen
 
@@ -40,6 +41,7 @@ class WorkedOn:
     at_work_s: float  # of all slots together
     handovers: int  # of answers that ended, from which the usual one is taken …
     handover_s: float  # … its mean
+    gap_s: float = 0.0  # usual time between two tokens of a stream
 
     @property
     def each_s(self) -> float:
@@ -48,7 +50,7 @@ class WorkedOn:
     @property
     def seen(self) -> bool:
         """Whether it is more than chance, and more than it takes any server to notice."""
-        long = self.each_s > LONG_S or self.seconds > LARGE_SHARE * self.at_work_s
+        long = self.each_s > max(LONG_S, LONG_STEPS * self.gap_s) or self.seconds > LARGE_SHARE * self.at_work_s
         return self.seconds > SIGMAS * self.error_s and long
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,6 +124,7 @@ def worked_on(run: Run, rows: BoolArray, slots: Slots) -> WorkedOn | str:
         at_work_s=float((gone_at - begun).sum() + empty.total),
         handovers=len(usual),
         handover_s=handover,
+        gap_s=lives.gap,
     )
 
 
