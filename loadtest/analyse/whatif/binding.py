@@ -14,8 +14,8 @@ from typing import Any
 from loadtest.text import counted, percent, seconds
 
 BUSY = 0.6  # of the server's time: prefill that takes as much leaves no room for more, however many slots there are
+TAKEN = 0.45  # of the slots' time: below, requests wait for a slot in bursts alone, and for what those in it wait for
 READ_AGAIN = 0.5  # of the prompt tokens evaluated: from there on it is the cache that makes prefill long
-WAITS, PROMPTS = "slots", "prefill"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +59,9 @@ def what_binds(facts: LoadFacts) -> Binding:
     known = {name: value for name, value in facts.parts.items() if value > 0}
     if not known:
         return Binding("unknown", "")
-    most = max(known, key=lambda name: known[name])
     evidence = _evidence(facts, known)
+    rare = facts.utilisation is not None and facts.utilisation < TAKEN
+    most = max(known, key=lambda name: known[name] if name != "slots" or not rare else 0.0)
     match most:
         case "slots":
             return _slots(facts, evidence)

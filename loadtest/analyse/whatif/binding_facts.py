@@ -32,11 +32,10 @@ def load_facts(analysis: Analysis, index: int, objectives: Sequence[Objective]) 
     missed = next((one.objective for one in judged if not one.met and one.unjudged is None), None)
     rows = run.measured(index)
     slots = known_slots(run, analysis.slots).limit
-    common = {
+    common: dict[str, Any] = {
         "slots": slots,
         "utilisation": utilisation(run, level, slots),
         "prefill_share": _prefill_share(analysis, level),
-        "reread_share": _reread_share(analysis, rows),
         "thinks": _thinks(run, level),
         "requests": int(rows.sum()),
         "decoding": int(level["peak_decoding"]),
@@ -45,6 +44,8 @@ def load_facts(analysis: Analysis, index: int, objectives: Sequence[Objective]) 
         rows & ~np.asarray(run.requests["ok"] | run.requests["left"], dtype=np.bool_)
     ].dropna()
     refused = int(sum(any(word in str(said).lower() for word in CONTEXT_WORDS) for said in errors))
+    waits = missed is not None and missed.figure in WAITING_FIGURES
+    common["reread_share"] = _reread_share(analysis, _beyond(run, rows, missed) if missed and waits else rows)
     if missed is None and not (len(errors) and not objectives_hold(judged)):
         return LoadFacts(figure="", **common)
     if missed is None or missed.figure == ERRORS or 2 * len(errors) >= rows.sum():
@@ -57,20 +58,28 @@ def objectives_hold(judged: Sequence[Any]) -> bool:
     return all(one.met for one in judged)
 
 
-def _parts(run: Run, rows: BoolArray, missed: Objective) -> dict[str, float]:
-    """Return what the time of the requests beyond the limit went into, mean seconds."""
-    left = np.asarray(run.requests["left"], dtype=np.bool_) & ~np.isfinite(run.column("first_token"))
-    waited = np.where(left, run.column("end") - run.column("send"), 0.0)
-    values = np.where(left, np.inf, run.column(missed.figure) if missed.figure in run.requests else np.nan)
-    if missed.figure == "itl_s":
-        values = run.column("tpot_s")
+def _beyond(run: Run, rows: BoolArray, missed: Objective) -> BoolArray:
+    """Mark the requests beyond an objective's limit; of too few the slowest tenth."""
+    left = _left_waiting(run)
+    name = "tpot_s" if missed.figure == "itl_s" else missed.figure
+    values = np.where(left, np.inf, run.column(name) if name in run.requests else np.nan)
     known = rows & ~np.isnan(values) & (np.asarray(run.requests["ok"], dtype=np.bool_) | left)
     beyond = known & ((values > missed.limit) if missed.at_most else (values < missed.limit))
-    if beyond.sum() < FEWEST_BEYOND and known.sum():
-        far = np.where(known, values if missed.at_most else -values, -np.inf)
-        beyond = known & (
-            far >= np.quantile(far[known & np.isfinite(far)], 0.9) if np.isfinite(far[known]).any() else known
-        )
+    if beyond.sum() >= FEWEST_BEYOND or not known.any():
+        return np.asarray(beyond, dtype=np.bool_)
+    far = np.where(np.isinf(values), np.finfo(np.float64).max, values) * (1 if missed.at_most else -1)
+    return np.asarray(known & (far >= np.quantile(far[known], 0.9)), dtype=np.bool_)
+
+
+def _left_waiting(run: Run) -> BoolArray:
+    left = np.asarray(run.requests["left"], dtype=np.bool_)
+    return left & ~np.isfinite(run.column("first_token"))
+
+
+def _parts(run: Run, rows: BoolArray, missed: Objective) -> dict[str, float]:
+    """Return what the time of the requests beyond the limit went into, mean seconds."""
+    left, beyond = _left_waiting(run), _beyond(run, rows, missed)
+    waited = np.where(left, run.column("end") - run.column("send"), 0.0)
     ttft, slot = run.column("ttft_s"), np.nan_to_num(run.column("slot_wait_s"))
     load = np.nan_to_num(run.column("load_s"))
     batch = np.nan_to_num(run.column("batch_wait_s"))
