@@ -128,8 +128,37 @@ def test_the_levels_of_a_search_are_long_enough_for_what_is_asked() -> None:
     finder = Finder(Scenario(), parse_objectives("ttft_p95=2,tokens_per_s_mean=1"), 64, said.append)
     assert finder.first(Scenario()).requests == 60
     assert Finder(Scenario(), parse_objectives("ttft_p99=2"), 64, said.append).first(Scenario()).requests == 300
+    assert finder.first(Scenario(duration=3.0)).duration is None  # of a file; on the command line it is refused
     with pytest.raises(ScenarioError):
-        finder.first(Scenario(duration=3.0))
+        finder.first(Scenario.from_dict({"rate": [1, 2]}))
+
+
+@pytest.mark.parametrize("limit", [3, 7, 20, 50])
+def test_a_search_takes_no_more_than_two_and_a_half_times_what_its_levels_need(limit: int) -> None:
+    for blur in (0, 1, 2):
+
+        def answer(users: int, _: int, at: int = limit, by: int = blur) -> bool | None:
+            return None if abs(users - at) < by else users <= at
+
+        tried = searched(answer, Search(least=60))
+        needed = {one.concurrency: one.requests for one in reversed(tried)}
+        assert sum(one.requests for one in tried) <= 2.5 * sum(needed.values())
+
+
+def test_a_miss_by_far_is_clear_though_rounds_are_few() -> None:
+    """Eight streams at p95 2.4 s against 1.5 s were measured three times, then sixteen: there was no interval."""
+    tried = searched(lambda users, _: users < 6, Search(least=60))
+    assert [one.concurrency for one in tried] == [1, 2, 4, 8, 6, 5]
+
+
+def test_people_who_think_are_searched_for_from_four_on_and_rates_in_sixteenths() -> None:
+    people = Scenario.from_dict({"turns": 4, "think_time": 20})
+    finder = Finder(people, parse_objectives("ttft_p95=3"), 64, print)
+    assert finder.first(people).concurrency == (4,)
+    rate = Scenario.from_dict({"rate": 2.0})
+    at_rates = Finder(rate, parse_objectives("ttft_p95=3"), 8, print)
+    first = at_rates.first(rate)
+    assert (first.rate, first.duration, first.requests) == ((2.0,), None, 64)
 
 
 def test_a_run_searches_level_by_level_and_keeps_them_all(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:

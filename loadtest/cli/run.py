@@ -202,6 +202,11 @@ def _check_find_max(objectives: Sequence[Objective], values: dict[str, Any]) -> 
         raise ScenarioError("--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")
     if values.get("trace") is not None:
         raise ScenarioError("--find-max searches over concurrency or over a rate, not over a trace; leave out --trace.")
+    if values.get("duration") is not None:
+        raise ScenarioError(
+            "--find-max measures as many requests as its answer needs; leave out --duration, and set the fewest with "
+            "--requests."
+        )
     if values.get("concurrency") is not None:
         raise ScenarioError("--find-max chooses the concurrency itself; leave out --concurrency.")
 

@@ -44,15 +44,10 @@ class Finder:
         self.tried: list[TriedLevel] = []
 
     def first(self, scenario: Scenario) -> Scenario:
-        """Return the scenario of the first level; raise ScenarioError for a scenario that is not one search."""
+        """Return the scenario of the first level, without its duration; raise ScenarioError for one that is not one search."""
         if scenario.trace is not None or scenario.rate_to is not None or len(scenario.rate) > 1:
             raise ScenarioError(
                 "--find-max searches over concurrency, or over one rate; leave out trace and rate_to, and give one rate."
-            )
-        if scenario.duration is not None and not scenario.rate:
-            raise ScenarioError(
-                "--find-max measures as many requests as its answer needs; leave out --duration, and set the fewest with "
-                "--requests."
             )
         if len((scenario if scenario.rate else scenario.replace(concurrency=(1,))).levels()) > 1:
             raise ScenarioError(
@@ -62,8 +57,8 @@ class Finder:
         assert start is not None
         load: dict[str, Any] = {"concurrency": (start.concurrency,)}
         if scenario.rate:
-            load = {"rate": (start.concurrency * self._loads.unit,), "duration": None}
-        return scenario.replace(**load, requests=start.requests)
+            load = {"rate": (start.concurrency * self._loads.unit,)}
+        return scenario.replace(**load, requests=start.requests, duration=None)
 
     def __call__(self, folder: Path, levels: Sequence[Level]) -> Level | None:
         """Judge the last level that ran and return the next one; None where the search is over."""

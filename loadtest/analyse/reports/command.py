@@ -26,7 +26,7 @@ def command(run: Run) -> str | None:
         said["model"] = scenario.get("model") or target.get("model")
     asked = facts.get("asked") or {}
     if asked.get("find_max"):  # which chose both for its levels
-        said |= {"concurrency": None, "requests": asked.get("requests")}
+        said |= {"concurrency": None, "duration": None, "requests": asked.get("requests")}
     words = [word for key in keys_of(Scenario) for word in _words(key, said.get(key.name))]
     return shlex.join(["loadtest", "run", *words, *_question(asked)])
 
