@@ -66,47 +66,79 @@ def test_the_evidence_says_where_the_time_went() -> None:
     assert "90 % of their time" in what_binds(LoadFacts(figure="", thinks=0.9)).evidence
 
 
-TIMING = Timing(step=StepLaw(0.1, 0.01), prefill_s=0.0005)
+# Twenty servers and kinds of people, and how many are beyond what the server carries. What binds is what gains the most people
+# when it is relaxed: slots doubled, a host cache without limit, prefill or decode twice as fast.
+SLOTS: dict[str, Any] = {"later": (20, 60), "think_s": 20.0}
+GROWING: dict[str, Any] = {"turns": 8, "think_s": 30.0, "slo": "ttft_p95=3"}
+DOCUMENTS: dict[str, Any] = {"host": HostCache(None), "think_s": 20.0}
+CASES: list[tuple[str, int, dict[str, Any]]] = [
+    ("slots", 7, {**SLOTS, "slots": 1}),
+    ("slots", 16, {**SLOTS, "slots": 2}),
+    ("slots", 24, {**SLOTS, "slots": 4}),
+    ("slots", 25, {**SLOTS, "slots": 8, "think_s": 8.0}),
+    ("slots", 17, {**SLOTS, "slots": 2, "host": HostCache(None)}),
+    ("slots", 29, {**SLOTS, "slots": 4, "host": HostCache(None)}),
+    ("slots", 11, {**SLOTS, "slots": 4, "think_s": 2.0, "host": HostCache(None)}),
+    ("slots", 60, {**SLOTS, "slots": 4, "think_s": 60.0, "host": HostCache(None)}),
+    ("slots", 8, {**SLOTS, "slots": 4, "answer": (60, 100), "host": HostCache(None)}),
+    ("cache", 5, {**GROWING, "slots": 4, "first": (300, 400), "later": (700, 900), "prefill": 0.001}),
+    ("cache", 5, {**GROWING, "slots": 4, "first": (300, 400), "later": (700, 900), "prefill": 0.001, "kept": 8000.0}),
+    ("cache", 8, {**GROWING, "slots": 6, "first": (150, 200), "later": (300, 400), "prefill": 0.002}),
+    (
+        "cache",
+        11,
+        {**GROWING, "slots": 8, "first": (500, 600), "later": (900, 1200), "prefill": 0.0008, "think_s": 40.0},
+    ),
+    ("cache", 12, {**GROWING, "slots": 4, "first": (3000, 4000), "later": (20, 60), "think_s": 60.0}),
+    ("prefill", 11, {**DOCUMENTS, "slots": 4, "first": (3000, 4000), "later": (20, 60)}),
+    (
+        "prefill",
+        11,
+        {**DOCUMENTS, "slots": 8, "first": (1500, 2500), "later": (1500, 2500), "turns": 3, "prefill": 0.001}
+        | {"answer": (3, 4), "slo": "ttft_p95=6"},
+    ),
+    (
+        "prefill",
+        11,
+        {**DOCUMENTS, "slots": 4, "first": (1000, 1500), "later": (1000, 1500), "turns": 2, "prefill": 0.0015}
+        | {"answer": (2, 3), "slo": "ttft_p95=5"},
+    ),
+    (
+        "prefill",
+        11,
+        {"slots": 8, "first": (3000, 3000), "turns": 1, "prefill": 0.001, "answer": (2, 3), "slo": "ttft_p95=6"}
+        | {"think_s": 20.0},
+    ),
+    ("decode", 11, {"slots": 16, "think_s": 10.0, "each": 0.02, "slo": "tpot_p95=0.2", "host": HostCache(None)}),
+    ("decode", 7, {"slots": 8, "think_s": 5.0, "each": 0.02, "slo": "tpot_p95=0.17", "host": HostCache(None)}),
+]
 
 
-def bound(
-    place: Path, slo: str, timing: Timing = TIMING, *, slots: int, host: HostCache | None, **talks: Any
-) -> Binding:
+def bound(place: Path, users: int, **case: Any) -> Binding:
     """Return what binds at a load beyond what the server carries."""
-    users = talks.pop("users")
-    loads = [Talks(users=many, talks=2 * many, answer=(16, 24), **talks) for many in (1, users)]
-    played = play_talks(timing, loads, slots=slots, host=host, seed=1)
+    timing = Timing(step=StepLaw(0.1, case.pop("each", 0.01)), prefill_s=case.pop("prefill", 0.0005))
+    slots, host, slo = case.pop("slots"), case.pop("host", None), case.pop("slo", "ttft_p95=3")
+    if (kept := case.pop("kept", None)) is not None:
+        host = HostCache(kept)
+    people = {"first": (200, 400), "later": (20, 60), "answer": (16, 24), **case}
+    loads = [Talks(users=many, talks=max(2 * many, 15), **people) for many in (1, users)]
+    played = play_talks(timing, loads, slots=slots, host=host and HostCache(host.limit), seed=1)
     objectives = parse_objectives(slo)
     analysis = analyse(played.write(place / "run"), objectives)
     return what_binds(load_facts(analysis, 1, objectives))
 
 
-def test_too_few_slots_are_named(tmp_path: Path) -> None:
-    found = bound(tmp_path, "ttft_p95=3", slots=2, host=HostCache(None), users=24, think_s=20.0)
-    assert found.name == "slots"
-    assert "utilisation 0." in found.sentence or "utilisation 1." in found.sentence
-
-
-def test_a_cache_that_keeps_no_conversation_is_named(tmp_path: Path) -> None:
-    timing = Timing(step=StepLaw(0.02, 0.001), prefill_s=0.001)
-    keys: dict[str, Any] = {"first": (3000, 4000), "later": (20, 60), "think_s": 30.0, "users": 16}
-    assert bound(tmp_path / "a", "ttft_p95=3", timing, slots=8, host=None, **keys).name == "cache"
-
-
-def test_long_prompts_are_named(tmp_path: Path) -> None:
-    timing = Timing(step=StepLaw(0.02, 0.001), prefill_s=0.001)
-    keys: dict[str, Any] = {"first": (1500, 2500), "later": (1500, 2500), "turns": 2, "think_s": 20.0, "users": 16}
-    assert bound(tmp_path, "ttft_p95=4", timing, slots=8, host=HostCache(None), **keys).name == "prefill"
-
-
-def test_a_speed_that_decoding_keeps_from_being_met_is_named(tmp_path: Path) -> None:
-    keys: dict[str, Any] = {"think_s": 4.0, "users": 16}
-    found = bound(tmp_path, "tpot_p95=0.15", slots=16, host=HostCache(None), **keys)
-    assert found.name == "decode"
+@pytest.mark.parametrize(("name", "users", "case"), CASES)
+def test_the_limit_that_was_changed_on_purpose_is_named(
+    tmp_path: Path, name: str, users: int, case: dict[str, Any]
+) -> None:
+    found = bound(tmp_path, users, **case)
+    assert found.name == name, (found.sentence, found.evidence)
+    assert found.evidence
 
 
 def test_where_all_is_met_nothing_binds(tmp_path: Path) -> None:
-    found = bound(tmp_path, "ttft_p95=30", slots=4, host=HostCache(None), users=4, think_s=60.0)
+    found = bound(tmp_path, 4, slots=4, host=HostCache(None), think_s=60.0, slo="ttft_p95=30")
     assert (found.name, found.sentence) == ("nothing", "")
     assert "think for" in found.evidence
 
@@ -136,7 +168,7 @@ def test_the_answer_names_people_their_interval_and_what_binds() -> None:
 
 
 def test_the_answer_and_the_question_are_in_reports(tmp_path: Path) -> None:
-    played = play_talks(TIMING, [Talks(users=2, talks=6)], slots=2)
+    played = play_talks(Timing(step=StepLaw(0.1, 0.01), prefill_s=0.0005), [Talks(users=2, talks=6)], slots=2)
     sentence = "The server carries 2 people of this kind within TTFT p95 ≤ 3 s; past that the slots are taken."
     facts = {
         "find_max": {
