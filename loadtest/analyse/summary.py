@@ -242,6 +242,7 @@ def summarise(
         "lengths": [line.to_dict() for line in prompt_length.prompt_length_series(run, levels)],
         **({"memory": None, "memory_reason": memory} if isinstance(memory, str) else {"memory": memory.to_dict()}),
         "verdict": verdict.worst([level["verdict"] for level in levels]),
+        **({"find_max": facts["find_max"]} if facts.get("find_max") else {}),
         "levels": levels,
     }
 

@@ -45,6 +45,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     several, levels = bool(analysis.groups), analysis.summary["levels"]
     found: list[str | Finding | None] = [
         endings.end_sentence(analysis.run),
+        _found_max(analysis.run.facts.get("find_max") or {}),
         *memory.context_sentences(analysis.run),
         *data_findings.batch_sentences(analysis.run, levels),
         *_shared_servers(analysis),
@@ -75,6 +76,13 @@ def _prediction(summary: dict[str, Any]) -> Finding | None:
         return Finding(f"The prediction that this run kept could not be scored: {why}")
     when = f"Predicted on {kept['made']}, kept before the first request."
     return Finding(kept["sentence"], " ".join([when, *kept["not_scored"]]))
+
+
+def _found_max(found: dict[str, Any]) -> Finding | None:
+    """Return the answer of --find-max, and how what binds is known."""
+    if not found.get("sentence"):
+        return None
+    return Finding(found["sentence"], (found.get("binds") or {}).get("evidence") or "")
 
 
 def _shared_servers(analysis: Analysis) -> list[str]:

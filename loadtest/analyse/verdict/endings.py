@@ -117,6 +117,8 @@ def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
     if len(e.everyone) and not e.rows.any():
         yield Doubt(VOID, "every request of this level was a warm-up")
         return
+    if len(_left_waiting(e)) >= max(metrics.FAILED_SHARE * len(_ended_by_itself(e)), 1):
+        return  # which users do where the server is too slow for them: that was measured
     yield Doubt(VOID, f"no request ended well ({list_outcomes(e.measured) or 'none was recorded'})")
 
 
@@ -137,13 +139,18 @@ def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
 
 def _most_left(e: Evidence) -> Iterator[Doubt]:
     ended = _ended_by_itself(e)
-    waiting = ended[(ended["outcome"] == Outcome.LEFT) & ended["first_token"].isna()]
-    if len(e.requests) and len(waiting) >= metrics.FAILED_SHARE * len(ended):
+    waiting = _left_waiting(e)
+    if len(waiting) and len(waiting) >= metrics.FAILED_SHARE * len(ended):
         yield Doubt(
             SUSPECT,
             f"{len(waiting)} of {len(ended)} users hung up before their first token: speeds and whole answers are of those "
             "who stayed, fewer than half",
         )
+
+
+def _left_waiting(e: Evidence) -> pd.DataFrame:
+    """Return the measured requests whose user hung up before the first token."""
+    return e.measured[(e.measured["outcome"] == Outcome.LEFT) & e.measured["first_token"].isna()]
 
 
 def _stopped_answering(e: Evidence) -> str | None:
