@@ -16,7 +16,8 @@ import numpy as np
 
 from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.frames import Run, blocks
+from loadtest.analyse.run.event_times import blocks
+from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server.slots import Slots
 from loadtest.metrics import S_PER_US
 
@@ -65,6 +66,10 @@ class Decoding:
         if self.spans is None:
             return [lambda: self]
         return [partial(_block, self.requests, run, low, high) for low, high in blocks(run.chunks.starts)]
+
+    def of_row(self, run: Run, row: int) -> Decoding:
+        """Read all gaps of the request in one row; their `step_s` is the plain gap."""
+        return _block(self.requests, run, row, row + 1)
 
 
 @dataclass(frozen=True, slots=True)

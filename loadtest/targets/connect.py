@@ -1,0 +1,41 @@
+"""How to connect to the measured server: by which way, and how long to wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from loadtest import reach
+from loadtest.scenario import ConnectionKeys, Scenario
+from loadtest.scenario.fields import filled_headers
+from loadtest.targets.control import LONGEST_S, ControlClient
+from loadtest.wire import Timeouts
+
+
+def control_client(
+    keys: ConnectionKeys, connect_timeout: float | None = None, header: Sequence[str] = ()
+) -> ControlClient:
+    """Return a client for questions to the control plane, which go the way of requests; `connect_timeout` in seconds.
+
+    The user's own headers go with every question, in place of ours of that name: a gateway wants them there, too. Raises
+    ScenarioError where one needs a variable that is not set.
+    """
+    limits = httpx.Timeout(LONGEST_S, connect=min(connect_timeout or LONGEST_S, LONGEST_S))
+    return ControlClient(keys, limits, filled_headers(header))
+
+
+def way_of(scenario: Scenario) -> dict[str, Any]:
+    """Return the scenario's way as the arguments of a wire: its limits, what it trusts, its proxy."""
+    return {"timeouts": timeouts_of(scenario), "verify": reach.trust(scenario), "proxy": reach.Proxy.of(scenario)}
+
+
+def timeouts_of(scenario: Scenario) -> Timeouts:
+    """Return the scenario's limits for one request."""
+    return Timeouts(
+        connect=scenario.connect_timeout,
+        first_token=scenario.first_token_timeout,
+        idle=scenario.idle_timeout,
+        total=scenario.total_timeout,
+    )

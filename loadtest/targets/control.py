@@ -1,0 +1,316 @@
+"""What a server's control plane answers, in whatever shape: each reader returns a value of one type, or None, and never raises."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+import orjson
+
+from loadtest import credentials, reach
+from loadtest.dialects.answers.server_errors import http_sentence, shorten
+from loadtest.errors import TargetError
+from loadtest.scenario import ConnectionKeys
+from loadtest.text import seconds, shown
+from loadtest.urls import endpoint_url, with_keys, without_secrets
+from loadtest.wire import SyncWire, Timeouts
+
+NO_ANSWER = "no answer in time"
+LONGEST_S = 20.0  # of a whole answer
+LONGEST_BYTES = 64 << 20
+DEEPEST, LONGEST_LIST, LONGEST_TEXT = 6, 256, 500  # limits on what is kept of a server's own facts
+LARGEST = 2**53  # larger counts are not believed: many JSON readers could not hold them
+
+_WORDY = ("application/json", "text/html")  # kinds of bodies whose words say why a question was refused
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class ControlAnswer:
+    """The answer to one question. A `status` of 0 means that no HTTP answer came; `failure` says why."""
+
+    path: str
+    status: int = 0
+    headers: httpx.Headers | None = None
+    body: bytes = b""
+    failure: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the question was answered, not refused."""
+        return 200 <= self.status < 300 and self.failure is None
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server asks for credentials, or does not accept ours."""
+        return self.status in (401, 403)
+
+    def json(self) -> Any:
+        """Return the body as JSON; None where it is not JSON or the question was refused."""
+        return parse_json(self.body) if self.ok else None
+
+    def header(self, name: str) -> str | None:
+        return None if self.headers is None else self.headers.get(name)
+
+    @property
+    def said(self) -> str:
+        """What came, in a few words that can follow "GET /path: "."""
+        if self.failure is not None:
+            return self.failure
+        kind = shown((self.header("content-type") or "").partition(";")[0].strip().lower())
+        if not self.ok:
+            there = f" to {shown(without_secrets(place))[:200]}" if (place := self.header("location")) else ""
+            words = http_sentence(self.status, self.body) if kind in _WORDY and self.body else ""
+            words = words.removeprefix(f"HTTP {self.status} with ")
+            return f"status {self.status}{there}" + (f" ({words})" if words else "")
+        if kind == "text/html":
+            return "a web page"
+        if parse_json(self.body) is None:
+            return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"
+        return "JSON of another shape"
+
+
+class ControlClient(httpx.Client):
+    """A client that asks by the way of `keys`, and over unix sockets where a URL names one."""
+
+    def __init__(self, keys: ConnectionKeys, limits: httpx.Timeout, header: Mapping[str, str] | None = None) -> None:
+        """`header` is added to every question."""
+        self.keys = keys
+        hooks = {"request": [lambda request: request.headers.update(header or {})]}
+        proxy = None
+        if (named := reach.proxy_named(keys)) is not None:
+            proxy = httpx.Proxy(named, headers=credentials.proxy_auth(named))
+        super().__init__(timeout=limits, trust_env=False, verify=reach.trust(keys), proxy=proxy, event_hooks=hooks)
+        self._limits, self._hooks = limits, hooks
+        self._over: dict[str, httpx.Client] = {}
+
+    def over(self, socket: str) -> httpx.Client:
+        """Return a client that sends everything over a unix socket."""
+        if socket not in self._over:
+            transport = httpx.HTTPTransport(uds=socket)
+            self._over[socket] = httpx.Client(
+                timeout=self._limits, trust_env=False, transport=transport, event_hooks=self._hooks
+            )
+        return self._over[socket]
+
+    def close(self) -> None:
+        for one in self._over.values():
+            one.close()
+        super().close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        self.close()
+
+
+def keys_of_client(client: httpx.Client) -> ConnectionKeys:
+    """Return by which way a client asks."""
+    return client.keys if isinstance(client, ControlClient) else ConnectionKeys()
+
+
+def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None = None) -> ControlAnswer:
+    """Ask the server at `url`, with its credentials: GET, or POST of `body`. Redirects are not followed.
+
+    Raises TargetError where no connection is made: refused, name not resolved, certificate not trusted.
+    """
+    headers = {
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        **credentials.headers(
+            url, "ollama" if path.startswith("/api/") else "openai", key_env=keys_of_client(client).key_env
+        ),
+    }
+    asked = with_keys(endpoint_url(url, path))
+    if asked.socket is not None and isinstance(client, ControlClient):
+        client_there = client.over(asked.socket)
+    else:
+        client_there = client
+    content = None if body is None else json.dumps(body).encode("ascii")
+    if content is not None:
+        headers["Content-Type"] = "application/json"
+    try:
+        method = "GET" if body is None else "POST"
+        with client_there.stream(method, asked.url, headers=headers, content=content, follow_redirects=False) as answer:
+            return _answered(client, url, _read_answer(path, answer))
+    except httpx.ProxyError as error:
+        raise TargetError(f"cannot reach {url}: {_proxy_words(client, url) or shorten(str(error))}.") from None
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        proxy = None if asked.socket is not None else reach.proxy_named(keys_of_client(client))
+        raise TargetError(_not_reached(url, shorten(str(error)), str(error), proxy)) from None
+    except httpx.TimeoutException:
+        return ControlAnswer(path, failure=NO_ANSWER)
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError) as error:
+        return ControlAnswer(
+            path, failure=f"no answer that can be read ({shorten(str(error), 120) or type(error).__name__})"
+        )
+
+
+def _not_reached(url: str, said: str, whole: str, proxy: str | None) -> str:
+    """Return the sentence on a connection that was not made, for the reason that `said` is the short form of."""
+    if "is not valid for" in whole:
+        return f"{url} has a certificate for another name: {said}; give the URL with a name that it holds."
+    if "WRONG_VERSION_NUMBER" in whole:
+        return f"{url} speaks http, not https: give http://{url.partition('://')[2]}."
+    if "CERTIFICATE" in whole:
+        return (
+            f"{url} has a certificate that is not trusted here: {said}; give its authority with --ca-file, or trust it unseen "
+            "with --insecure."
+        )
+    said = said or "no connection in time"
+    if proxy is not None:
+        return f"cannot reach the proxy {proxy}, or {url} by it: {said}."
+    return f"cannot reach {url}: {said}. Is the server running, and the URL right?"
+
+
+def _proxy_words(client: httpx.Client, url: str) -> str | None:
+    """Return why the proxy opens no tunnel to `url`, in its own words, which httpx drops; None where it now opens one."""
+    keys = keys_of_client(client)
+    try:
+        with SyncWire(
+            timeouts=Timeouts(connect=LONGEST_S), proxy=reach.Proxy.of(keys), verify=reach.trust(keys)
+        ) as wire:
+            wire.prepare(url, 1)
+    except httpx.HTTPError as error:
+        return shorten(str(error))
+    return None
+
+
+def _answered(client: httpx.Client, url: str, answer: ControlAnswer) -> ControlAnswer:
+    """Return the answer; raise TargetError where it is a proxy's that asks for credentials."""
+    proxy = reach.proxy_named(keys_of_client(client))
+    if answer.status == 407 and proxy is not None:
+        raise TargetError(
+            f"the proxy {proxy} does not let us through to {url}: {answer.said}; write user and password into --proxy, "
+            "as USER:PASSWORD@ before its host."
+        )
+    return answer
+
+
+def _read_answer(path: str, answer: httpx.Response) -> ControlAnswer:
+    deadline, body = time.monotonic() + LONGEST_S, bytearray()
+    status, headers = answer.status_code, answer.headers
+    for part in answer.iter_bytes():
+        body += part
+        if len(body) > LONGEST_BYTES:
+            return ControlAnswer(path, status, headers, failure=f"more than {LONGEST_BYTES >> 20} MiB")
+        if time.monotonic() > deadline:
+            return ControlAnswer(
+                path, status, headers, failure=f"no whole answer within {seconds(LONGEST_S, exact=True)}"
+            )
+    return ControlAnswer(path, status, headers, bytes(body))
+
+
+def parse_json(body: bytes) -> Any:
+    """Return JSON, with lone surrogates, NaN or a BOM too, which only a lenient parser reads; None where it is not JSON."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(body.decode("utf-8-sig", errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def as_text(value: Any) -> str | None:
+    """Return a text that can be written as UTF-8, an integer as its digits; None for an empty text and anything else."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
+        return str(value)
+    if not isinstance(value, str):
+        return None
+    if _SURROGATE.search(value):
+        value = value.encode("utf-16", "surrogatepass").decode(
+            "utf-16", "replace"
+        )  # a pair of surrogates becomes its character
+    return value or None
+
+
+def as_printable(value: Any) -> str | None:
+    """Return a short text to print, with escapes made visible; None where there is none."""
+    said = as_text(value)
+    return None if said is None else shown(credentials.redacted(said))[:LONGEST_TEXT]
+
+
+def as_count(value: Any) -> int | None:
+    """Return a number of tokens, bytes or slots; None where it is not one, negative or absurdly large."""
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST else None
+
+
+def as_positive(value: Any) -> int | None:
+    """Return a count above 0, else None."""
+    return as_count(value) or None
+
+
+def as_mapping(value: Any) -> dict[str, Any]:
+    """Return an object; an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_items(value: Any) -> list[Any]:
+    """Return a list; an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def as_plain(value: Any, depth: int = DEEPEST) -> Any:
+    """Return a server's own value, safe to write to run.json and to print: short, shallow, without escapes and absurd numbers."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, str):
+        return as_printable(value) or ""
+    if isinstance(value, int):
+        return value if abs(value) <= LARGEST else None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if not depth:
+        return None
+    if isinstance(value, list):
+        return [as_plain(item, depth - 1) for item in value[:LONGEST_LIST]]
+    if isinstance(value, dict):
+        kept = list(value.items())[:LONGEST_LIST]
+        return {as_printable(key) or "": as_plain(item, depth - 1) for key, item in kept}
+    return None
+
+
+def listed_models(body: Any) -> list[dict[str, Any]] | None:
+    """Return the models that a body lists, each with `name`; None where the body is not a list of models.
+
+    Shapes seen: {"data": [{"id"}]}, {"models": [{"name"}]}, the list alone, names as texts, {"models": {name: {…}}}, and
+    null for no models.
+    """
+    if isinstance(body, dict):
+        found = [body[key] for key in ("data", "models") if key in body]
+        listed = next((one for one in found if isinstance(one, list | dict)), None)
+        if listed is None:
+            return [] if found and all(one is None for one in found) else None
+    elif isinstance(body, list):
+        listed = body
+    else:
+        return None
+    if isinstance(listed, dict):
+        listed = [{**as_mapping(row), "name": name} for name, row in listed.items()]
+    named = {row["name"]: row for row in reversed(list(_with_names(listed)))}
+    return list(reversed(named.values()))
+
+
+def _with_names(listed: list[Any]) -> Iterator[dict[str, Any]]:
+    hide = credentials.redactor()
+    for row in listed:
+        if not isinstance(row, dict):
+            row = {"id": row}  # noqa: PLW2901 - the name alone
+        name = next((said for key in ("name", "id", "model") if (said := as_text(row.get(key)))), None)
+        if name is not None and len(name) <= LONGEST_TEXT:
+            yield {**row, "name": hide(name)}

@@ -1,0 +1,151 @@
+"""From a scenario to what is ready to be measured: the servers found, their models loaded, the prompts' lengths fitted.
+
+All of it is synchronous: nothing is being measured yet, and both drivers use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import httpx
+
+from loadtest import credentials
+from loadtest.errors import ScenarioError
+from loadtest.scenario import Scenario, rotation
+from loadtest.targets.context import check_lengths, context_of, not_granted
+from loadtest.targets.target import Target, find_target, find_targets, located, reread
+from loadtest.targets.token_fit import fit_to_context, fit_token_counts
+from loadtest.text import counted, listed, shown
+from loadtest.workloads.tokens import Counter, TokenFit, load_counter
+from loadtest.workloads.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyTarget:
+    """A server and one of its models, ready to be measured: what is sent there, and how many of the users send it."""
+
+    target: Target
+    workload: Workload
+    weight: int = 1  # its turns in one round of all targets
+
+
+def prepare_target(client: httpx.Client, scenario: Scenario, say: Callable[[str], object]) -> tuple[Target, Workload]:
+    """Find the scenario's one server and model, load the model, and fit the prompts' lengths to the server's own counts.
+
+    The workload's scenario is the one to run: with the lengths that fit the context where it asks for up_to_context, and
+    without warm-up where it measures loads; then no request is sent here, and no model loaded. Raises TargetError or
+    ScenarioError, one sentence each; nothing is left behind.
+    """
+    scenario = located(scenario)
+    (ready,) = _prepared(client, scenario, ((find_target(client, scenario), 1),), say)
+    return ready.target, ready.workload
+
+
+def prepare_targets(
+    client: httpx.Client, scenario: Scenario, say: Callable[[str], object]
+) -> tuple[Scenario, tuple[ReadyTarget, ...]]:
+    """Do for every server and model of the scenario what `prepare_target` does for one; return the scenario to run, too.
+
+    All targets run the same levels: with up_to_context those that fit the smallest context.
+    """
+    scenario = located(scenario)
+    if scenario.unload and scenario.several:
+        raise ScenarioError("unload measures the loads of one model; name one server and one model.")
+    found = find_targets(client, scenario, say)
+    if len(found) > 1:
+        say(_spread(found))
+    ready = _prepared(client, scenario, found, say)
+    scenario = ready[0].workload.scenario.replace(url=scenario.url, model=scenario.model)
+    for sentence in _without_users(scenario, ready):
+        say(sentence)
+    return scenario, ready
+
+
+def _prepared(
+    client: httpx.Client, scenario: Scenario, found: Sequence[tuple[Target, int]], say: Callable[[str], object]
+) -> tuple[ReadyTarget, ...]:
+    """Load every model and fit the prompts' lengths to each server's counts."""
+    counters = []
+    for target, _ in found:
+        say(target.described)
+        if warning := credentials.in_the_clear(target.server.url, target.dialect.api, key_env=scenario.key_env):
+            say(warning)
+        if scenario.insecure and target.server.url.startswith("https:"):
+            say(
+                f"--insecure: the certificate of {target.server.url} is not checked, so anybody could answer in its place."
+            )
+        counters.append(load_counter(target.model.name, fetch=target.server.simulated is None))
+    for source in dict.fromkeys(counter.source for counter in counters if not counter.exact):
+        say(f"Prompt tokens: {source}; the server's own counts correct it.")
+    targets = [target for target, _ in found]
+    if scenario.up_to_context:
+        scenario, targets = _all_within_context(client, scenario, targets, counters, say)
+    if scenario.unload:
+        scenario = scenario.replace(warmup=0)  # a warm-up would be one more load
+    whole = Workload(scenario, counters[0])
+    for target in targets:
+        check_lengths(whole.scenario, target.model, whole.trace)
+    return tuple(
+        _fitted(client, target, Workload(whole.scenario, counter, trace=whole.trace), weight, say)
+        for target, counter, (_, weight) in zip(targets, counters, found, strict=True)
+    )
+
+
+def _fitted(
+    client: httpx.Client, target: Target, workload: Workload, weight: int, say: Callable[[str], object]
+) -> ReadyTarget:
+    scenario, fit = workload.scenario, TokenFit()
+    # Where loads are measured, nothing may be loaded before: the first load would find the file in the page cache.
+    if not scenario.unload:
+        fit, target = fit_token_counts(client, target, workload)
+        if sentence := not_granted(scenario, target.model):
+            say(sentence)
+    else:
+        target = reread(client, target)
+    loaded = not scenario.unload
+    check_lengths(workload.scenario, target.model, workload.trace, loaded=loaded)
+    workload = workload.fitted(fit, context_of(scenario, target.model, loaded=loaded))
+    workload.check_context()
+    for note in workload.notes():
+        say(note)
+    return ReadyTarget(target, workload, weight)
+
+
+def _all_within_context(
+    client: httpx.Client,
+    scenario: Scenario,
+    targets: Sequence[Target],
+    counters: Sequence[Counter],
+    say: Callable[[str], object],
+) -> tuple[Scenario, list[Target]]:
+    """Return the scenario with the lengths that fit every model's context, and the targets as they are once loaded."""
+    fitted = [
+        fit_to_context(client, scenario, target, counter, say)
+        for target, counter in zip(targets, counters, strict=True)
+    ]
+    smallest = min((one for one, _ in fitted), key=lambda one: max(one.input_tokens))
+    return smallest, [target for _, target in fitted]
+
+
+def _spread(found: Sequence[tuple[Target, int]]) -> str:
+    """Say how users are spread over targets."""
+    total = sum(weight for _, weight in found)
+    parts = [f"{weight} for {shown(target.model.name)} at {target.server.url}" for target, weight in found]
+    return f"Of every {total} users: {', '.join(parts)}."
+
+
+def _without_users(scenario: Scenario, ready: Sequence[ReadyTarget]) -> list[str]:
+    """Say which levels have too few users for every target."""
+    turns = rotation([one.weight for one in ready])
+    said = []
+    for users in sorted({users for users in scenario.concurrency if users < len(turns)}):
+        asked = set(turns[:users])
+        left = [
+            f"{shown(one.target.model.name)} at {one.target.server.url}"
+            for index, one in enumerate(ready)
+            if index not in asked
+        ]
+        if left:
+            said.append(f"{counted(users, 'user')}: none is left for {listed(left)} in that level.")
+    return said

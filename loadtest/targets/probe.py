@@ -1,0 +1,369 @@
+"""What server is this: its API, version, models, slots, context and hazards. `check` prints it, `run` relies on it.
+
+What the user says (--api, --model) is believed. Otherwise two of three signs make a server an Ollama: its version, its
+list of models, its greeting. One sign is not enough: other servers answer /api/version with a version of their own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+
+from loadtest import credentials, reach
+from loadtest.errors import TargetError
+from loadtest.scenario import ConnectionKeys
+from loadtest.targets.control import (
+    NO_ANSWER,
+    ControlAnswer,
+    as_count,
+    as_items,
+    as_mapping,
+    as_plain,
+    as_positive,
+    as_printable,
+    as_text,
+    ask,
+    keys_of_client,
+    listed_models,
+)
+from loadtest.targets.tls_port import https_instead
+from loadtest.text import shown
+from loadtest.urls import deployment_of, has_own_root
+
+SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every answer; a test compares the spellings
+GREETING = b"Ollama is running"
+MOST_MODELS_NAMED = 30  # models in a sentence
+
+_OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that the server offers, as far as the server says."""
+
+    name: str  # as the server wants it; print it through text.shown
+    loaded: bool | None = None
+    context: int | None = None  # what the model is loaded with; None while it is not loaded
+    trained_context: int | None = None
+    size: int | None = None  # bytes in memory when loaded
+    size_vram: int | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What answered at a URL."""
+
+    url: str  # base without /v1 and without userinfo
+    kind: str  # "ollama", "llama.cpp", "vllm" or "openai"
+    version: str | None
+    models: tuple[ServedModel, ...]
+    slots: int | None = None  # only llama.cpp says it
+    simulated: dict[str, Any] | None = None  # profile and speed, from the header
+    unlisted: str | None = None  # what came instead of a list of models; None where `models` is that list
+
+    @property
+    def native(self) -> str:
+        """The API that this server speaks first: "ollama" or "openai"."""
+        return "ollama" if self.kind == "ollama" else "openai"
+
+    @property
+    def described(self) -> str:
+        """The server's name and version, and whether it is simulated."""
+        names = {"ollama": "Ollama", "llama.cpp": "llama.cpp", "vllm": "vLLM", "openai": "an OpenAI-compatible server"}
+        text = names[self.kind] + (f" {self.version}" if self.version else "")
+        if self.simulated:
+            text += f" (simulated: profile {self.simulated['profile']} at {self.simulated['speed']:g}× speed)"
+        return text
+
+
+def probe(client: httpx.Client, url: str, *, api: str = "auto") -> Server:
+    """Find out what answers at `url`, a URL as base_url returns it; with an `api` given, the server need not say what it is.
+
+    Raises TargetError where no connection is made, and for api "auto" where nothing says what the server is.
+    """
+    if has_own_root(url):  # an OpenAI API, whose models may have no list
+        return _openai_server(client, url, ControlAnswer("/api/version"), ask(client, url, "/v1/models"))
+    version = ask(client, url, "/api/version")
+    if version.failure == NO_ANSWER and api == "auto":
+        raise TargetError(f"{url} does not answer GET /api/version in time; is it a model server, and awake?")
+    said = as_printable(as_mapping(version.json()).get("version"))
+    ours = _OLLAMA_VERSION.fullmatch(said or "") is not None
+    if (ours or api == "ollama") and (server := _ollama(client, url, version, said, api)):
+        return server
+    listing = ask(client, url, "/v1/models")
+    listed = listed_models(listing.json())
+    if listed is None and api == "auto" and not ours and (server := _ollama(client, url, version, said, api)):
+        return server
+    if listed is None and api == "auto":
+        raise _unclear(client, url, version, listing)
+    server = _openai_server(client, url, version, listing)
+    if api == "ollama" and server.kind == "openai":
+        server = replace(server, kind="ollama", version=said, unlisted=server.unlisted or "GET /api/tags")
+    return server
+
+
+def _openai_server(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> Server:
+    """Return the server as one that speaks OpenAI's API; `listing` answered the question for its models."""
+    listed = listed_models(listing.json())
+    path = f"…{listing.path.removeprefix('/v1')}" if has_own_root(url) else listing.path
+    unlisted = None if listed is not None else f"GET {path}: {listing.said}"
+    props = ControlAnswer("/props") if listing.failure else ask(client, url, "/props")
+    simulated = _simulated_facts(version) or _simulated_facts(listing)
+    return _openai(client, url, listed or [], props, simulated=simulated, unlisted=unlisted)
+
+
+def _ollama(client: httpx.Client, url: str, version: ControlAnswer, said: str | None, api: str) -> Server | None:
+    """Return the server as an Ollama, None where too few signs say so; raise TargetError where it refuses our credentials."""
+    tags = ask(client, url, "/api/tags")
+    body = tags.json()
+    listed = listed_models(body) if isinstance(body, dict) and body.get("models") is not None else None
+    needed = 1 if api == "ollama" else 2
+    signs = (_OLLAMA_VERSION.fullmatch(said or "") is not None) + (listed is not None)
+    if signs < needed:
+        greeting = ask(client, url, "/")
+        signs += greeting.ok and GREETING in greeting.body[:1000]
+    if signs < needed:
+        return None
+    if api == "auto" and tags.refused:
+        raise _refused(client, url, tags)
+    unlisted = None if listed is not None else f"GET /api/tags: {tags.said}"
+    simulated = _simulated_facts(version) or _simulated_facts(tags)
+    return Server(url, "ollama", said, _ollama_models(client, url, listed or []), None, simulated, unlisted)
+
+
+def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]]) -> tuple[ServedModel, ...]:
+    running = {row["name"]: row for row in listed_models(ask(client, url, "/api/ps").json()) or []}
+    models = []
+    for row in listed:
+        live = running.get(row["name"], {})
+        size = as_positive(row.get("size"))
+        models.append(
+            ServedModel(
+                row["name"],
+                loaded=row["name"] in running,
+                context=as_positive(live.get("context_length")),
+                size=as_positive(live.get("size")),
+                size_vram=as_count(live.get("size_vram")),
+                details={**_model_details(row.get("details")), **({"file_size": size} if size else {})},
+            )
+        )
+    return tuple(models)
+
+
+def _openai(
+    client: httpx.Client,
+    url: str,
+    listed: list[dict[str, Any]],
+    props: ControlAnswer,
+    *,
+    simulated: dict[str, Any] | None,
+    unlisted: str | None,
+) -> Server:
+    """Tell servers of the OpenAI API apart, each kind by something that only this kind says."""
+    said = as_mapping(props.json())
+    if "total_slots" in said or "default_generation_settings" in said:
+        context = as_positive(as_mapping(said.get("default_generation_settings")).get("n_ctx"))
+        models = tuple(ServedModel(row["name"], loaded=True, context=context) for row in listed)
+        version, slots = as_printable(said.get("build_info")), as_positive(said.get("total_slots"))
+        return Server(url, "llama.cpp", version, models, slots, simulated, unlisted)
+    vllm = any(row.get("owned_by") == "vllm" for row in listed)
+    models = tuple(
+        ServedModel(row["name"], loaded=vllm or None, context=as_positive(row.get("max_model_len"))) for row in listed
+    )
+    version = as_printable(as_mapping(ask(client, url, "/version").json()).get("version")) if vllm else None
+    return Server(url, "vllm" if vllm else "openai", version, models, None, simulated, unlisted)
+
+
+def _unclear(client: httpx.Client, url: str, version: ControlAnswer, listing: ControlAnswer) -> TargetError:
+    """Return the error for a server of unknown kind: what it answered, and what to do."""
+    keys = keys_of_client(client)
+    if listing.refused or version.refused:
+        return _refused(client, url, listing if listing.refused else version)
+    if not (version.ok or listing.ok) and keys.proxy is None and (instead := https_instead(url)):
+        return TargetError(instead)
+    key = ""
+    if listing.status >= 400 and keys.proxy is None:
+        name = credentials.variable_of(url, "openai", key_env=keys.key_env)
+        if not credentials.headers(url, "openai", key_env=keys.key_env):
+            key = " A key may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
+        elif name is not None and listing.status != 404:
+            key = f" The key in {name} may be a wrong one."
+    if keys.proxy is not None:
+        key = f" The proxy {keys.proxy} may have answered in its place."
+    base = url.removesuffix("/api")
+    nearer = f" An Ollama's URL is the one without /api: {base}." if base != url else ""
+    return TargetError(
+        f"{url} does not say that it is a model server (GET /api/version: {version.said}; GET /v1/models: {listing.said})."
+        f"{key}{nearer} Give the base URL of an Ollama or OpenAI server; if this is one, add --api openai --model NAME."
+    )
+
+
+def _refused(client: httpx.Client, url: str, answer: ControlAnswer) -> TargetError:
+    key_env = keys_of_client(client).key_env
+    key = f"set {key_env}" if key_env else "set OPENAI_API_KEY (OLLAMA_API_KEY for an Ollama; or --key-env NAME)"
+    does = f"{key} to a key that it accepts"
+    if (answer.header("www-authenticate") or "").lower().startswith("basic"):
+        does = "write user and password into the URL, as USER:PASSWORD@ before the host"
+    return TargetError(
+        f"{url} refuses us with {answer.said}: {does}; if only its list of models is closed, add --api openai --model NAME."
+    )
+
+
+def choose_model(server: Server, asked: str | None) -> ServedModel:
+    """Return the model asked for, else the loaded one, else the only one; a TargetError names the models present."""
+    present = _models_present(server)
+    if asked is not None:
+        if not asked.strip():
+            raise TargetError(f"the model's name is empty; {server.url} has: {present}. Choose one with --model.")
+        for model in server.models:
+            if _is_called(model, asked):
+                return model
+        # Gateways route names that they do not list, and llama.cpp ignores the name.
+        if server.unlisted or server.kind in ("openai", "llama.cpp"):
+            return ServedModel(asked)
+        name = shown(asked)
+        how = f" or fetch it with `ollama pull {name}`" if server.kind == "ollama" else ""
+        raise TargetError(f"{server.url} has no model {name!r}; it has: {present}. Choose one with --model{how}.")
+    if (deployment := deployment_of(server.url)) is not None:
+        return ServedModel(deployment)
+    loaded = [model for model in server.models if model.loaded]
+    if len(loaded) == 1:
+        return loaded[0]
+    if len(server.models) == 1:
+        return server.models[0]
+    if server.unlisted:
+        raise TargetError(f"{server.url} does not list its models ({server.unlisted}); name one with --model.")
+    if not server.models:
+        how = "fetch one (`ollama pull NAME`) or name one" if server.kind == "ollama" else "name one"
+        raise TargetError(f"{server.url} has no model yet; {how} with --model.")
+    raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
+
+
+def lists_model(server: Server, name: str) -> bool:
+    """Whether the server says that it has a model of this name."""
+    return any(_is_called(model, name) for model in server.models)
+
+
+def _is_called(model: ServedModel, name: str) -> bool:
+    return model.name in (name, f"{name}:latest")
+
+
+def _models_present(server: Server) -> str:
+    names = [shown(model.name) for model in server.models]
+    more = f" and {len(names) - MOST_MODELS_NAMED} more" if len(names) > MOST_MODELS_NAMED else ""
+    return ", ".join(names[:MOST_MODELS_NAMED]) + more or "none"
+
+
+def with_details(client: httpx.Client, server: Server, model: ServedModel) -> ServedModel:
+    """Return `model` with what Ollama's /api/show adds: trained context, parameters, quantisation."""
+    if server.kind != "ollama":
+        return model
+    try:
+        said = as_mapping(ask(client, server.url, "/api/show", {"model": model.name}).json())
+    except TargetError:
+        return model
+    if not said:
+        return model
+    info = {as_text(key) or "": value for key, value in as_mapping(said.get("model_info")).items()}
+    trained = next((as_positive(value) for key, value in info.items() if key.endswith(".context_length")), None)
+    details = {**model.details, **_model_details(said.get("details")), "architecture": _architecture(info)}
+    return replace(model, trained_context=trained, details=details)
+
+
+def _model_details(said: Any) -> dict[str, Any]:
+    """Return a model's details; what should be a text is made one."""
+    found = {key: value for key, value in as_mapping(as_plain(said)).items() if value is not None}
+    for key in ("parameter_size", "quantization_level", "family", "format", "parent_model"):
+        if key in found and (value := as_text(found.pop(key))) is not None:
+            found[key] = value
+    return found
+
+
+def _architecture(info: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides the sizes of weights and KV cache, under GGUF's names without the family's prefix."""
+    names = (
+        "block_count",
+        "embedding_length",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.value_length",
+        "attention.sliding_window",
+        "attention.kv_lora_rank",
+        "feed_forward_length",
+        "vocab_size",
+        "parameter_count",
+    )
+    found = {}
+    for key, value in info.items():
+        if (name := key.partition(".")[2]) in names:
+            one = [as_count(item) for item in as_items(value)] if isinstance(value, list) else as_count(value)
+            if one is not None and not (isinstance(one, list) and None in one):  # a list has a number for each layer
+                found[name] = one
+    return found
+
+
+def _simulated_facts(answer: ControlAnswer) -> dict[str, Any] | None:
+    """Read "profile=NAME; speed=N" of the simulated server's header."""
+    said = answer.header(SIMULATED_HEADER)
+    if said is None:
+        return None
+    pairs = dict(part.strip().partition("=")[::2] for part in said.split(";"))
+    try:
+        speed = float(pairs.get("speed", "1"))
+    except ValueError:
+        speed = 1.0
+    return {"profile": as_printable(pairs.get("profile")) or "unknown", "speed": speed if 0 < speed < math.inf else 1.0}
+
+
+def hazards(
+    server: Server,
+    model: ServedModel | None,
+    *,
+    num_ctx: int | None = None,
+    keys: ConnectionKeys | None = None,
+    slots_found: bool = False,
+) -> list[str]:
+    """Return what may spoil a measurement of this server: a sentence each, with what to do about it.
+
+    Where its slots were just found, nothing is said about how to find them.
+    """
+    found = []
+    if server.unlisted:
+        found.append(
+            f"The server does not list its models ({server.unlisted}): the model name that you give is used as it is."
+        )
+    keys = keys or ConnectionKeys()
+    if open_key := credentials.in_the_clear(server.url, server.native, key_env=keys.key_env):
+        found.append(open_key)
+    if keys.insecure:
+        found.append("--insecure: no certificate is checked, so anybody could answer in the server's place.")
+    if keys.proxy is None and (named := reach.ignored_proxies()) and not server.url.startswith("unix:"):
+        found.append(f"{' and '.join(named)} in the environment: not used. Give --proxy URL to go through a proxy.")
+    if server.kind == "ollama" and not slots_found:
+        found.append(
+            "Ollama does not say how many requests it handles in parallel (OLLAMA_NUM_PARALLEL; 1 by default since 0.10): "
+            "run with more users than that, and read the slots line of the report."
+        )
+    if server.kind == "ollama":
+        found.append(
+            "Ollama reloads the model whenever native and /v1 requests, or two values of num_ctx, alternate: "
+            "let nothing else use this server while you measure."
+        )
+    if model is None:
+        return found
+    if server.kind == "ollama" and not model.loaded:
+        found.append(
+            f"{shown(model.name)} is not loaded: the first request waits for the load. `run` loads it before it measures."
+        )
+    if model.size and model.size_vram is not None and 0 <= model.size_vram < model.size:
+        share = 100 * (model.size - model.size_vram) / model.size
+        found.append(f"{share:.0f} % of {shown(model.name)} is in host memory, not on a GPU.")
+    if num_ctx is None and server.kind == "ollama" and model.context is None:
+        found.append("The context length is the server's default; set it with --num-ctx so that runs can be compared.")
+    return found

@@ -1,0 +1,154 @@
+"""What run.json says of the scenario, the server, its model and this machine."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from loadtest import __version__
+from loadtest.measure import capacity_file
+from loadtest.scenario import Level, Scenario
+from loadtest.targets.prepare import ReadyTarget
+from loadtest.targets.target import Target
+from loadtest.text import shown
+from loadtest.workloads.files.trace import Trace
+
+
+def initial_facts(scenario: Scenario, ready: Sequence[ReadyTarget], *, driver: str, loop: str) -> dict[str, Any]:
+    """Return what run.json says when a run begins; `driver` and `loop` name what measures.
+
+    `target`, `server`, `tokens` and `comparability` are those of the first target; `targets` has them for each.
+    """
+    targets = [target_entry(scenario, one) for one in ready]
+    first = targets[0]
+    capacity = capacity_file.applying(driver)
+    return {
+        "name": scenario.name,
+        "driver": driver,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        "scenario": scenario.to_dict(),
+        "target": {**ready[0].target.facts, "model": shown(ready[0].target.model.name)},
+        "targets": targets,
+        "server": first["server"],
+        "tokens": first["tokens"],
+        "levels": [level_facts(level) for level in scenario.levels()],
+        "client": _client_entry(loop),
+        "versions": {
+            "loadtest": __version__,
+            "httpx": httpx.__version__,
+            **_versions("httptools", "uvloop", "tiktoken"),
+        },
+        **({"calibration": capacity} if capacity else {}),
+        "comparability": first["comparability"],
+    }
+
+
+def target_entry(scenario: Scenario, ready: ReadyTarget) -> dict[str, Any]:
+    """Return an entry of run.json's `targets`: a server and model, what is known of them, and what comparing needs."""
+    target, workload = ready.target, ready.workload
+    # The context that a model was loaded with for others says nothing of the next load.
+    granted = None if scenario.unload else target.model.context
+    context = granted or scenario.num_ctx or target.model.context
+    return {
+        **target.facts,
+        "weight": ready.weight,
+        "server": _server_entry(scenario, target, context),
+        "tokens": {
+            "counter": workload.counter.source,
+            "overhead": workload.fit.overhead,
+            "ratio": workload.fit.ratio,
+        },
+        "comparability": _comparability(scenario, target, context),
+    }
+
+
+def at_end(targets: Sequence[dict[str, Any]], loaded: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+    """Return what run.json says at the end of the models that are loaded then, one entry a target, None where it is gone."""
+    entries = [{**entry, "server_at_end": one} for entry, one in zip(targets, loaded, strict=True)]
+    return {"server_at_end": loaded[0], "targets": entries}
+
+
+def _server_entry(scenario: Scenario, target: Target, context: int | None) -> dict[str, Any]:
+    server, model = target.server, target.model
+    asked = {"context_asked": scenario.num_ctx} if scenario.num_ctx is not None else {}
+    return {
+        "kind": server.kind,
+        "version": server.version,
+        "context": context,
+        **asked,
+        "slots_said": server.slots,
+        "simulated": server.simulated,
+        "facts": {"trained_context": model.trained_context, "details": model.details},
+    }
+
+
+def _client_entry(loop: str) -> dict[str, Any]:
+    return {
+        "host": platform.node(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "loop": loop,
+    }
+
+
+def _comparability(scenario: Scenario, target: Target, context: int | None) -> dict[str, Any]:
+    """Return what two runs must have in common to be compared."""
+    server, model = target.server, target.model
+    return {
+        "dialect": target.dialect.name,
+        "model": shown(model.name),
+        "quantization": model.details.get("quantization_level"),
+        "context": context,
+        "server": f"{server.kind} {server.version}",
+        "simulated": server.simulated,
+        "warm_cache": scenario.warm_cache,
+        "unload": scenario.unload or None,
+        "arrivals": scenario.arrival_pattern,
+        "prompt": "literal" if scenario.literal else "made up" if scenario.data is None else "data",
+        "data": None if scenario.data is None else Path(scenario.data).name,
+        "shared_prefix": scenario.prefix_pattern or _trace_blocks(scenario),
+        "inputs_per_request": scenario.inputs_per_request,
+        "proxy": scenario.proxy,
+    }
+
+
+def _trace_blocks(scenario: Scenario) -> str | None:
+    blocks = None if scenario.trace is None else Trace.read(Path(scenario.trace)).blocks
+    return None if blocks is None else "block hashes of the trace"
+
+
+def level_facts(level: Level) -> dict[str, Any]:
+    return {
+        "index": level.index,
+        "label": level.label,
+        "concurrency": level.concurrency,
+        "rate": level.rate,
+        "rate_to": level.rate_to,
+        "trace": level.trace,
+        "input_tokens": level.input_tokens,
+        "output_tokens": level.output_tokens,
+        "input_lengths": level.input_lengths,
+        "output_lengths": level.output_lengths,
+        "system_tokens": level.system_tokens,
+        "words": level.words,
+        "requests": level.requests or None,
+        **({"inputs": level.inputs} if level.inputs > 1 else {}),
+    }
+
+
+def _versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

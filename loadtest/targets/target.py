@@ -1,0 +1,178 @@
+"""What is measured: a server, one of its models, and the dialect that requests to it are written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from loadtest import credentials, reach
+from loadtest.dialects import Dialect, dialect_for
+from loadtest.errors import ScenarioError, TargetError
+from loadtest.scenario import ONE_API, ModelShare, Scenario, even_weights
+from loadtest.scenario.fields import filled_query, templates_of
+from loadtest.targets.probe import ServedModel, Server, choose_model, lists_model, probe, with_details
+from loadtest.text import shown
+from loadtest.urls import base_url, default_url, parse_url
+from loadtest.wire import Posts
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is measured: a server, one of its models, one wire format."""
+
+    server: Server
+    model: ServedModel
+    dialect: Dialect
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of every request; credentials come from this process's environment."""
+        return self.dialect.headers(self.server.url)
+
+    @property
+    def posts(self) -> Posts:
+        """What makes requests ready to be sent there."""
+        return Posts(self.server.url, self.headers, filled_query(self.dialect.query))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Server, model and dialect for run.json."""
+        api, dialect = self.dialect.api, self.dialect.name
+        return {"url": self.server.url, "api": api, "dialect": dialect, "model": self.model.name}
+
+    @property
+    def described(self) -> str:
+        """Server, model and dialect in one line."""
+        return f"{self.server.url}: {self.server.described}, model {shown(self.model.name)}, {self.dialect.name}"
+
+
+def located(scenario: Scenario) -> Scenario:
+    """Return the scenario with its URL taken apart: the base as url, and api and endpoint where the URL names them.
+
+    What is secret in the URL, the proxy's URL, headers and query goes into the environment, where child processes find it:
+    call this before they start. Raises TargetError for a text that is not a URL, ScenarioError where the URL's endpoint
+    contradicts api or endpoint, or a header needs a variable that is not set.
+    """
+    scenario = reached(scenario)
+    if len(scenario.urls) > 1:
+        return _each_located(scenario)
+    given = scenario.url if scenario.url is not None else default_url(api=scenario.api)
+    address = parse_url(given)
+    credentials.keep_apart(address)
+    api, endpoint = address.asks
+    changes: dict[str, Any] = {} if scenario.url is None else {"url": address.base}
+    changes |= templates_of(scenario.header, scenario.query)
+    if api is not None and endpoint is not None:
+        fits = scenario.api in ("auto", api) or endpoint in ONE_API
+        if not fits or scenario.endpoint not in ("chat", endpoint):
+            raise ScenarioError(
+                f"the URL ends in {address.endpoint}, which is the {api} API's {endpoint}, but --api {scenario.api} "
+                f"--endpoint {scenario.endpoint} was asked for; give the base URL {address.base}."
+            )
+        changes |= {"api": api if scenario.api == "auto" else scenario.api, "endpoint": endpoint}
+    return scenario.replace(**changes) if changes else scenario
+
+
+def reached(scenario: Scenario) -> Scenario:
+    """Return the scenario without its proxy's user:pass, which goes into the environment; the key's variable is remembered."""
+    if scenario.key_env is not None:
+        credentials.keep_secret(scenario.key_env)
+    return scenario.by_proxy(reach.proxy_named(scenario))
+
+
+def _each_located(scenario: Scenario) -> Scenario:
+    """Return the scenario with each of its URLs taken apart; they must name the same API and endpoint, and no server twice."""
+    found = [located(scenario.replace(url=url)) for url in scenario.urls]
+    asked = {(one.api, one.endpoint) for one in found}
+    if len(asked) > 1:
+        said = " and ".join(sorted(f"--api {api} --endpoint {endpoint}" for api, endpoint in asked))
+        raise ScenarioError(f"the URLs ask for {said}, and a run has one of them; give base URLs, without an endpoint.")
+    return found[0].replace(url=" ".join(str(one.url) for one in found))
+
+
+def find_target(client: httpx.Client, scenario: Scenario) -> Target:
+    """Probe the scenario's server and choose model and dialect; raises TargetError or ScenarioError where it cannot."""
+    return _target_at(client, scenario, find_server(client, scenario))
+
+
+def find_server(client: httpx.Client, scenario: Scenario) -> Server:
+    """Probe the scenario's server; raises TargetError where nothing there is one."""
+    url = base_url(default_url(api=scenario.api) if scenario.url is None else scenario.url)
+    return probe(client, url, api=scenario.api)
+
+
+def find_targets(
+    client: httpx.Client, scenario: Scenario, say: Callable[[str], object]
+) -> tuple[tuple[Target, int], ...]:
+    """Probe every server of the scenario and choose its models; return each target with its part of the users.
+
+    Of several models a server is asked for those that it lists; `say` is told where it lacks some that another has. Raises
+    TargetError for the first server that cannot be measured, and for a model that none has.
+    """
+    asked = [(url, find_server(client, scenario.replace(url=url))) for url in scenario.urls]
+    shares = [_models_at(server, scenario) for _, server in asked]
+    whole = ModelShare(scenario.model)
+    for one in scenario.models if all(share != [whole] for share in shares) else ():
+        if not any(one in share for share in shares):
+            name = shown(one.name or "")
+            raise TargetError(f"none of the {len(asked)} servers lists the model {name}; name those that they have.")
+    for (_, server), share in zip(asked, shares, strict=True):
+        left = [shown(one.name or "") for one in scenario.models if one not in share]
+        if left and len(left) < len(scenario.models):
+            said = ", ".join(shown(one.name or "") for one in share)
+            say(f"{server.url} does not list {', '.join(left)}: its users ask for {said} alone.")
+    weights = even_weights([[one.weight for one in share] for share in shares])
+    targets = [
+        _target_at(client, scenario.replace(url=url, model=one.name), server)
+        for (url, server), share in zip(asked, shares, strict=True)
+        for one in share
+    ]
+    return tuple(zip(targets, weights, strict=True))
+
+
+def _models_at(server: Server, scenario: Scenario) -> list[ModelShare]:
+    """Return the models that are asked of a server: a name that it lists may hold commas."""
+    every = list(scenario.models)
+    if len(every) == 1 or lists_model(server, scenario.model or ""):
+        return [ModelShare(scenario.model)]
+    if len(scenario.urls) == 1:
+        return every
+    return [one for one in every if lists_model(server, one.name or "")] or every
+
+
+def _target_at(client: httpx.Client, scenario: Scenario, server: Server) -> Target:
+    """Choose model and dialect of a server; raises TargetError or ScenarioError where it cannot."""
+    api = server.native if scenario.api == "auto" else scenario.api
+    if api == "ollama" and server.kind != "ollama":
+        raise TargetError(f"{server.url} is not an Ollama (it is {server.described}); use --api openai.")
+    endpoint = scenario.endpoint
+    if (api, endpoint) in (("ollama", "completions"), ("openai", "generate")):
+        other = "generate" if api == "ollama" else "completions"
+        raise ScenarioError(
+            f"{server.url} speaks the {api} API, which has no {endpoint!r}; use --endpoint chat or {other}."
+        )
+    if scenario.unload and api != "ollama":
+        raise TargetError(
+            f"{server.url} is not an Ollama (it is {server.described}); only an Ollama unloads a model when asked."
+        )
+    if scenario.num_ctx is not None and (api != "ollama" or endpoint in ONE_API):
+        raise ScenarioError(
+            "num_ctx cannot be set through the OpenAI API; use --api ollama, or set the context on the server."
+            if endpoint not in ONE_API
+            else f"num_ctx cannot be set through {endpoint}; use --endpoint chat, or set the context on the server."
+        )
+    model = with_details(client, server, choose_model(server, scenario.model))
+    dialect = dialect_for(scenario, api=api, model=model.name, kind=server.kind)
+    return Target(server, model, dialect)
+
+
+def reread(client: httpx.Client, target: Target) -> Target:
+    """Return the target with what the server says of the model now that it is loaded: its context and its size."""
+    server = probe(client, target.server.url, api=target.dialect.api)
+    if server.kind != target.server.kind:
+        return target  # its control plane failed this time: its earlier answers stand
+    model = with_details(client, server, choose_model(server, target.model.name))
+    return Target(server, model, target.dialect)

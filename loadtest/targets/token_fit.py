@@ -1,0 +1,142 @@
+"""Requests that are sent before the clock, to learn the server's own token counts and the context of the loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from loadtest import credentials
+from loadtest.dialects.answers.server_errors import shorten
+from loadtest.errors import ScenarioError, TargetError
+from loadtest.measure.request import Request
+from loadtest.records import Clock, Outcome, Record
+from loadtest.scenario import Scenario, whole_lengths
+from loadtest.targets.connect import way_of
+from loadtest.targets.context import lengths_left_out, lengths_within
+from loadtest.targets.target import Target, reread
+from loadtest.targets.tls_port import https_instead
+from loadtest.text import shown
+from loadtest.urls import endpoint_url
+from loadtest.wire import Posts, SyncWire, now
+from loadtest.workloads.job import Job
+from loadtest.workloads.tokens import Counter, TokenFit, uncut
+from loadtest.workloads.workload import FIT_SHORT, Workload
+
+TRIED = (400, 404, 405, 415, 422, 500, 501)  # statuses after which another request may be answered
+SHORTEST_CONTEXT = 1024  # tokens: no server is known to cut prompts to fewer
+
+
+def fit_to_context(
+    client: httpx.Client, scenario: Scenario, target: Target, counter: Counter, say: Callable[[str], object]
+) -> tuple[Scenario, Target]:
+    """Return the scenario with the prompt lengths that fit the model's context, and the target as it is once loaded.
+
+    A short request is sent first: a server knows the context of loaded models only, and this request may load the model
+    with another context than it had. Raises TargetError where the server does not say the context, ScenarioError where no prompt fits.
+    """
+    seed = (scenario.seed or 0) + 1  # another text than the later jobs': a cached prompt may be counted short
+    job, _ = Workload(scenario.replace(seed=seed), counter).fit_jobs()[0]
+    with _stream_wire(target, scenario) as (wire, posts):
+        first_answer(wire, posts, target, job)
+    target = reread(client, target)
+    context = target.model.context or scenario.num_ctx
+    if context is None:
+        raise TargetError(
+            f"{target.server.url} does not say the context of {shown(target.model.name)}; leave up_to_context away and name "
+            "lengths that fit with --input-tokens."
+        )
+    lengths, answer = whole_lengths(scenario.input_tokens), max(whole_lengths(scenario.output_tokens), default=0)
+    fitted = lengths_within(context, lengths, answer)  # no answer to embeddings
+    if not fitted:
+        raise ScenarioError(
+            f"{shown(target.model.name)} has a context of {context} tokens, which {answer} output tokens "
+            "leave no room in for a prompt; ask for fewer with --output-tokens or set --num-ctx."
+        )
+    if sentence := lengths_left_out(shown(target.model.name), context, lengths, fitted):
+        say(sentence)
+    return scenario.replace(input_tokens=fitted), target
+
+
+def fit_token_counts(client: httpx.Client, target: Target, workload: Workload) -> tuple[TokenFit, Target]:
+    """Send requests one by one, fit our token counts to the server's, and return the fit and the target once loaded.
+
+    The first request loads the model and proves that it answers: raises TargetError when it does not. A later request
+    that fails is left out. Where the context cut a long prompt, prompts half as long follow until one is whole.
+    """
+    points: list[tuple[int, int]] = []
+    jobs = workload.fit_jobs()
+    longest = max(ours for _, ours in jobs)
+    with _stream_wire(target, workload.scenario) as (wire, posts):
+
+        def measure(job: Job, ours: int) -> None:
+            try:
+                points.append((ours, first_answer(wire, posts, target, job)))
+            except TargetError:
+                if not points:
+                    raise
+
+        for job, ours in jobs:
+            measure(job, ours)
+        target = reread(client, target)
+        context = target.model.context
+        if context is None and max(server for _, server in points) >= SHORTEST_CONTEXT:
+            measure(*workload.fit_job(len(jobs), longest // 2))  # a third length shows whether the longest was cut
+        number = len(jobs) + 1
+        while longest > 2 * FIT_SHORT and max((ours for ours, _ in uncut(points, context)), default=0) < longest:
+            longest //= 2
+            if all(ours != longest for ours, _ in points):
+                measure(*workload.fit_job(number, longest))
+                number += 1
+    return TokenFit.fit(points, context), target
+
+
+@contextmanager
+def _stream_wire(target: Target, scenario: Scenario) -> Iterator[tuple[SyncWire, Posts]]:
+    with SyncWire(**way_of(scenario)) as wire:
+        yield wire, target.posts
+
+
+def first_answer(wire: SyncWire, posts: Posts, target: Target, job: Job) -> int:
+    """Send one short request and return the server's prompt_tokens, 0 where it says none; raise TargetError if it fails."""
+    request = Request(job, target.dialect, Clock.now(), now(), posts=posts)
+    try:
+        wire.fetch(request.order)
+    except httpx.HTTPError as error:
+        said = f"{endpoint_url(target.server.url, target.dialect.posted_to)} does not answer: {shorten(str(error))}."
+        raise TargetError(_https_instead(wire, target) or said) from None
+    record = request.finish()
+    _accept(record, wire, target)
+    return record.prompt_tokens or 0
+
+
+def _https_instead(wire: SyncWire, target: Target) -> str | None:
+    """Return a sentence where the server's port speaks https; a server behind a proxy is not asked past it."""
+    return None if wire.proxy is not None else https_instead(target.server.url)
+
+
+def _key_variable(target: Target) -> str:
+    dialect = target.dialect
+    return credentials.variables_for(target.server.url, dialect.api, key_env=dialect.key_env)[0]
+
+
+def _accept(record: Record, wire: SyncWire, target: Target) -> None:
+    """Raise TargetError unless the request was answered."""
+    if record.outcome is Outcome.OK or (record.outcome is Outcome.TRUNCATED and record.chunks):
+        return
+    where = f"{target.server.url} (model {shown(target.model.name)}, {target.dialect.name})"
+    if record.status in (401, 403):
+        raise TargetError(
+            f"{where} refuses us with status {record.status} ({record.error}); set "
+            f"{_key_variable(target)} to a key that it accepts."
+        )
+    if record.status in (None, 400) and (instead := _https_instead(wire, target)):
+        raise TargetError(instead)
+    failed = record.status is not None and not 200 <= record.status < 300
+    status = f"HTTP {record.status}: " if failed and f"HTTP {record.status}" not in (record.error or "") else ""
+    said = record.error or record.outcome
+    around = (
+        " `loadtest check --try` finds out what it answers." if record.status in TRIED and " --" not in said else ""
+    )
+    raise TargetError(f"{where} does not answer a first request: {status}{said}.{around}")
