@@ -81,7 +81,7 @@ class ForeignServer:
                 await asyncio.sleep(clock - asyncio.get_running_loop().time())
                 clock += self._slowed(self.gap_s)
                 if asked.get("stream"):
-                    delta: dict[str, object] = {"content": "word "} | ({"role": "assistant"} if not number else {})
+                    delta = {"content": "word "} | ({"role": "assistant"} if not number else {})
                     _chunk(writer, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         finally:
             self._leave(prompt + count)

@@ -11,6 +11,8 @@ work is then too low, never too high: a result below the peak of streams that de
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
@@ -32,13 +34,31 @@ SCATTER_S = 0.002  # by which instants of begin and end are off at least
 MOST_UNSETTLED = 0.9  # of that time may lie so near an end that it is left out
 
 
+@dataclass(frozen=True, slots=True)
+class UnwaitedTtft:
+    """TTFT without a wait: fixed_s + per_token_s · prompt tokens + beside_s · other requests at work, nearly."""
+
+    seconds: FloatArray  # of each request
+    scatter_s: float
+    fixed_s: float
+    per_token_s: float
+    beside_s: float
+
+
+def unwaited_ttft(run: Run, lives: RequestInstants, peak: int) -> UnwaitedTtft:
+    """Return what TTFT would have been without a wait, where `peak` streams were seen decoding at once."""
+    idle, scatter, line = _idle_ttft(run, lives)
+    longer, beside = _longer_beside_others(lives, idle, peak)
+    return UnwaitedTtft(idle + longer, scatter, *line, beside)
+
+
 def at_work_while_waiting(run: Run, lives: RequestInstants, peak: int) -> tuple[int | None, str] | None:
     """Return the slots and the result in words; the slots are None where the time does not agree on a number.
 
     None where hardly any request waited. `peak` streams were seen decoding at once.
     """
-    idle, scatter = _idle_ttft(run, lives)
-    idle = idle + _longer_beside_others(lives, idle, peak)
+    ttft = unwaited_ttft(run, lives, peak)
+    idle, scatter = ttft.seconds, ttft.scatter_s
     seen = np.isfinite(lives.first) & np.isfinite(idle)
     if seen.sum() < FEWEST_WAITS:
         return None
@@ -55,32 +75,33 @@ def at_work_while_waiting(run: Run, lives: RequestInstants, peak: int) -> tuple[
     if not _waited(begun, lives.first[seen], arrived, gone, slots, scatter):
         return None
     share = f"{exact * 100:.0f} % of the time with more than {slots} in flight"
-    said = f"exactly {slots} at work in {share}, by a TTFT of {float(np.median(idle[seen])) * 1e3:.0f} ms without a wait"
+    said = (
+        f"exactly {slots} at work in {share}, by a TTFT of {float(np.median(idle[seen])) * 1e3:.0f} ms without a wait"
+    )
     return (slots if exact >= LEAST_SHARE and above <= MOST_ABOVE else None), said
 
 
-def _idle_ttft(run: Run, lives: RequestInstants) -> tuple[FloatArray, float]:
-    """Return the TTFT that each request would have on an idle server, and by how much such a TTFT scatters, seconds."""
+def _idle_ttft(run: Run, lives: RequestInstants) -> tuple[FloatArray, float, tuple[float, float]]:
+    """Return each request's TTFT on an idle server, by how much such a TTFT scatters, and its parts: fixed, a token."""
     kept = np.isfinite(run.column("send"))
     tokens = (run.column("prompt_tokens") - np.nan_to_num(run.column("cached_tokens")))[kept]
     ttft = lives.first - lives.arrived
     known = np.isfinite(ttft)
     if not known.any():
-        return np.full(len(ttft), np.nan), SCATTER_S
+        return np.full(len(ttft), np.nan), SCATTER_S, (0.0, 0.0)
     lone = known & _lone(lives)
     taken = lone if lone.sum() >= FEWEST_LONE else known & (ttft <= np.min(ttft[known]))
     line = _line(tokens[taken], ttft[taken])
     if line is None:
-        idle = np.full(len(ttft), float(np.median(ttft[taken])))
-    else:
-        middle = float(np.median(tokens[taken]))
-        idle = line[0] + line[1] * np.where(np.isfinite(tokens), tokens, middle)
+        line = float(np.median(ttft[taken])), 0.0
+    middle = float(np.nanmedian(tokens[taken])) if np.isfinite(tokens[taken]).any() else 0.0
+    idle = line[0] + line[1] * np.where(np.isfinite(tokens), tokens, middle)
     off = float(np.median(np.abs(ttft[taken] - idle[taken])))
-    return np.maximum(idle, 0.0), max(2 * off, SCATTER_S)
+    return np.maximum(idle, 0.0), max(2 * off, SCATTER_S), line
 
 
-def _longer_beside_others(lives: RequestInstants, idle: FloatArray, peak: int) -> FloatArray:
-    """Return by how much TTFT grows with the requests at work, as those show that cannot have waited.
+def _longer_beside_others(lives: RequestInstants, idle: FloatArray, peak: int) -> tuple[FloatArray, float]:
+    """Return by how much each TTFT is longer for the requests at work, as those show that cannot have waited, and a request.
 
     Where never more were in flight than were seen decoding at once, each had a slot.
     """
@@ -94,7 +115,9 @@ def _longer_beside_others(lives: RequestInstants, idle: FloatArray, peak: int) -
         if mine.sum() >= FEWEST_LONE:
             numbers.append(float(number))
             usual.append(max(float(np.median(longer[mine])), usual[-1]))
-    return np.asarray(np.interp(np.minimum(asked.at(lives.first), peak), numbers, usual), dtype=np.float64)
+    each = usual[-1] / (numbers[-1] - 1) if len(numbers) > 1 else 0.0
+    found = np.interp(np.minimum(asked.at(lives.first), peak), numbers, usual)
+    return np.asarray(found, dtype=np.float64), each
 
 
 def _most_within(depth: Depth, left: FloatArray, right: FloatArray) -> FloatArray:

@@ -26,8 +26,9 @@ from loadtest.analyse.whatif.prediction_file import (
     PredictedLoad,
     grid_of,
 )
-from loadtest.analyse.whatif.slot_advice import longest_series, narrowed
+from loadtest.analyse.whatif.slot_advice import longest_series
 from loadtest.analyse.whatif.textbook import Measured, textbook
+from loadtest.analyse.whatif.ways import SLICED_WAY, Fitted, NoWayError, fitted_way
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
@@ -110,7 +111,8 @@ def predict_loads(
             f"No prediction: every level of {run.path} is void; measure again, and see the report for why."
         )
     known = known_slots(run, found)
-    models, said = _models(run, known, steps, used)
+    fitted, said = _models(run, known, steps, used)
+    models = {name: each.model for name, each in fitted.items()}
     seen = known.slots.estimate or 0
     loads = [
         _predicted_load(models, load, used, known.limit or max(seen, 1))
@@ -139,6 +141,7 @@ def predict_loads(
         rests_on={
             "levels": [level["label"] for level in used],
             "slots": {"limit": known.limit, "seen": known.slots.estimate, "how": known.how},
+            "way": next(iter(fitted.values())).way,
             "streams": model.streams,
             "step_law": steps.to_dict(),
             "step_errors": {str(streams): error for streams, error in model.step_errors.items()},
@@ -150,29 +153,23 @@ def predict_loads(
     )
 
 
-def _models(
-    run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]
-) -> tuple[dict[str, ServerModel], list[str]]:
+def _models(run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]) -> tuple[dict[str, Fitted], list[str]]:
     """Return a model a case, and a sentence for each case that the run itself rules out."""
     slots = known.slots
     if slots.limit or not slots.estimate:
         cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}
     else:
         cases = {NO_LIMIT: slots, LIMIT_SEEN: dataclasses.replace(slots, limit=True)}
-    models: dict[str, ServerModel] = {}
-    missed: dict[str, str] = {}
+    models: dict[str, Fitted] = {}
+    missed: dict[str, NoWayError] = {}
     for name, each in cases.items():
-        model = narrowed(ServerModel.of(run, each, steps), run, [level["index"] for level in used])
-        wrong = self_check.unmatched_figure(model.closed, used) or self_check.unmatched_rate(model.open, used)
-        if wrong is None:
-            models[name] = model
-        else:
-            missed[name] = wrong
+        try:
+            models[name] = fitted_way(run, each, steps, used)
+        except NoWayError as error:
+            missed[name] = error
     if not models:
-        raise PredictionError(
-            f"No prediction: the model fitted to this run does not give back what it measured: {next(iter(missed.values()))}."
-        )
-    return models, [f"Ruled out by the run, and not shown: {name} ({wrong})." for name, wrong in missed.items()]
+        raise PredictionError(f"No prediction: {next(iter(missed.values()))}.")
+    return models, [f"Ruled out by the run, and not shown: {name} ({wrong.missed})." for name, wrong in missed.items()]
 
 
 def _unknown_limit(seen: int, run: Run) -> str:
@@ -229,7 +226,9 @@ def describe_basis(document: Document) -> str:
     rests, slots = document.rests_on, document.rests_on["slots"]
     limit = counted(slots["limit"], "slot") if slots["limit"] else f"at least {slots['seen'] or 0} slots"
     times = [entry["streams"] for entry in rests["step_law"]["times"]]
+    way = rests.get("way", SLICED_WAY)
     return (
         f"Rests on {listed(rests['levels'])}; {limit} ({slots['how']}); step times of {listed(times)} streams"
-        f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}."
+        f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}. "
+        f"Of the ways servers work this one gives back the run: {way}."
     )
