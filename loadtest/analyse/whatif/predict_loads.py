@@ -27,8 +27,10 @@ from loadtest.analyse.whatif.prediction_file import (
     PredictedLoad,
     grid_of,
 )
-from loadtest.analyse.whatif.slot_advice import longest_series, narrowed
+from loadtest.analyse.whatif.slot_advice import longest_series
+from loadtest.analyse.whatif.talks import Talks
 from loadtest.analyse.whatif.textbook import Measured, textbook
+from loadtest.analyse.whatif.ways import SLICED_WAY, Fitted, NoWayError, fitted_way
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
@@ -111,7 +113,8 @@ def predict_loads(
             f"No prediction: every level of {run.path} is void; measure again, and see the report for why."
         )
     known = known_slots(run, found)
-    models, said = _models(run, known, steps, used)
+    fitted, said = _models(run, known, steps, used)
+    models = {name: each.model for name, each in fitted.items()}
     seen = known.slots.estimate or 0
     loads = [
         _predicted_load(models, load, used, known.limit or max(seen, 1))
@@ -141,6 +144,7 @@ def predict_loads(
         rests_on={
             "levels": [level["label"] for level in used],
             "slots": {"limit": known.limit, "seen": known.slots.estimate, "how": known.how},
+            "way": next(iter(fitted.values())).way,
             "streams": model.streams,
             "step_law": steps.to_dict(),
             "step_errors": {str(streams): error for streams, error in model.step_errors.items()},
@@ -152,41 +156,37 @@ def predict_loads(
     )
 
 
-def _models(
-    run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]
-) -> tuple[dict[str, ServerModel], list[str]]:
+def _models(run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]) -> tuple[dict[str, Fitted], list[str]]:
     """Return a model a case, and a sentence for each case that the run itself rules out."""
     slots = known.slots
     if slots.limit or not slots.estimate:
         cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}
     else:
         cases = {NO_LIMIT: slots, LIMIT_SEEN: dataclasses.replace(slots, limit=True)}
-    models: dict[str, ServerModel] = {}
-    missed: dict[str, str] = {}
+    models: dict[str, Fitted] = {}
+    missed: dict[str, NoWayError] = {}
     for name, each in cases.items():
-        for named, model in _by_cache(name, ServerModel.of(run, each, steps), run, each, steps).items():
-            fitted = narrowed(model, run, [level["index"] for level in used])
-            wrong = self_check.unmatched_figure(fitted.closed, used) or self_check.unmatched_rate(fitted.open, used)
-            if wrong is None:
-                models[named] = fitted
-            else:
-                missed[named] = wrong
+        for named, talking in _by_cache(name, run, each, steps).items():
+            try:
+                models[named] = fitted_way(run, each, steps, used, talking)
+            except NoWayError as error:
+                missed[named] = error
     if not models:
-        raise PredictionError(
-            f"No prediction: the model fitted to this run does not give back what it measured: {next(iter(missed.values()))}."
-        )
-    return models, [f"Ruled out by the run, and not shown: {name} ({wrong})." for name, wrong in missed.items()]
+        raise PredictionError(f"No prediction: {next(iter(missed.values()))}.")
+    return models, [f"Ruled out by the run, and not shown: {name} ({wrong.missed})." for name, wrong in missed.items()]
 
 
-def _by_cache(name: str, model: ServerModel, run: Run, slots: Slots, steps: Steps) -> dict[str, ServerModel]:
-    """Return the model, of a run of conversations one for each host cache that the server may have."""
+def _by_cache(name: str, run: Run, slots: Slots, steps: Steps) -> dict[str, Talks | None]:
+    """Return the conversations of a run, in a case for each host cache that the server may have; None of single requests."""
+    try:
+        model = ServerModel.of(run, slots, steps)
+    except PredictionError:  # what is fitted next says so, unless streams have a clock each
+        return {name: None}
     if model.talks is None:
-        return {name: model}
+        return {name: None}
     found = talks.cache_cases(model.talks, run, model.slots, measure_cache(run, slots, steps))
     return {
-        named if name == AS_KNOWN and named else " and ".join(filter(None, (name, named))): dataclasses.replace(
-            model, talks=each
-        )
+        named if name == AS_KNOWN and named else " and ".join(filter(None, (name, named))): each
         for named, each in found.items()
     }
 
@@ -261,7 +261,9 @@ def describe_basis(document: Document) -> str:
     rests, slots = document.rests_on, document.rests_on["slots"]
     limit = counted(slots["limit"], "slot") if slots["limit"] else f"at least {slots['seen'] or 0} slots"
     times = [entry["streams"] for entry in rests["step_law"]["times"]]
+    way = rests.get("way", SLICED_WAY)
     return (
         f"Rests on {listed(rests['levels'])}; {limit} ({slots['how']}); step times of {listed(times)} streams"
-        f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}."
+        f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}. "
+        f"Of the ways servers work this one gives back the run: {way}."
     )
