@@ -27,7 +27,7 @@ from loadtest.analyse.whatif.prediction_file import (
     grid_of,
 )
 from loadtest.analyse.whatif.slot_advice import longest_series, narrowed
-from loadtest.analyse.whatif.textbook import Measured, textbook
+from loadtest.analyse.whatif.textbook import Figures, Measured, textbook
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
@@ -120,7 +120,23 @@ def predict_loads(
         said.insert(0, _unknown_limit(seen, run))
     if void := [level["label"] for level in used if level["verdict"] == VOID]:
         said.append(f"Void, and not used to check the model: {listed(void)}.")
-    model = next(iter(models.values()))
+    return document_of(
+        run, known, steps, used, next(iter(models.values())), facts=facts, said=tuple(said), loads=tuple(loads)
+    )
+
+
+def document_of(
+    run: Run,
+    known: KnownSlots,
+    steps: Steps,
+    used: Sequence[Level],
+    model: ServerModel,
+    *,
+    facts: dict[str, Any],
+    said: tuple[str, ...],
+    loads: tuple[PredictedLoad, ...],
+) -> Document:
+    """Return prediction.json of loads that were predicted with a model of this run; `facts` as in predict_loads."""
     return Document(
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         loadtest=__version__,
@@ -145,8 +161,8 @@ def predict_loads(
             "prefill_error": model.prefill_error,
             "growth_past_these_streams_known": model.slope_known,
         },
-        said=tuple(said),
-        loads=tuple(loads),
+        said=said,
+        loads=loads,
     )
 
 
@@ -196,11 +212,18 @@ def _predicted_load(
     cases = [Case.of(name, _predict(model, users, rate, slots)) for name, model in models.items()]
     if len(cases) > 1 and users is not None and users <= servers:  # nobody has to wait in either case
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
+    return PredictedLoad(users, rate, slots, tuple(cases), textbook_beside(used, servers, users, rate, slots))
+
+
+def textbook_beside(
+    used: Sequence[Level], servers: int, users: int | None, rate: float | None, slots: int | None
+) -> dict[str, Figures]:
+    """Return what the textbook's models, fitted to the same levels, say of a load; `servers` slots were measured."""
     measured = [_measured(level) for level in used if level["concurrency"] and level["verdict"] != VOID]
     beside = textbook(measured, slots or servers, users=users, rate=rate)
     if slots not in (None, servers):  # the others know no slots
         beside = {name: figures for name, figures in beside.items() if name == "M/M/c"}
-    return PredictedLoad(users, rate, slots, tuple(cases), beside)
+    return beside
 
 
 def _predict(model: ServerModel, users: int | None, rate: float | None, slots: int | None) -> Prediction:
