@@ -34,7 +34,7 @@ from loadtest.simulate.model.virtual import cold_prompt
 from loadtest.text import seconds
 
 SEEDS = 6
-MOST_TOKENS = 30_000  # of a level that are played again, the last before the request
+MOST_TOKENS = 20_000  # of a level that are played again, the last before the request
 OWN_BACK = 0.25  # by which the replay may miss the request itself
 LONG, MOST_WORTH = 4.0, 4.0  # times the median prompt; times its own tokens
 LEAST_MISS_S = 0.02  # closer than that is given back, whatever the share
@@ -103,7 +103,7 @@ class Replay:
         kept = _latest(line, rows, prompts + outputs)
         rows, prompts, outputs = rows[kept], prompts[kept], outputs[kept]
         level = next(each for each in run.levels if each["index"] == line.level[row])
-        after = {} if offered_load.is_open(level) else _predecessors(run, line, rows)
+        after = _turns(run, rows) | ({} if offered_load.is_open(level) else _predecessors(run, line, rows))
         start = float(line.send[rows].min())
         load = np.nan_to_num(run.column("load_s"))
         sent = tuple(
@@ -287,6 +287,17 @@ def _latest(line: Timeline, rows: IntArray, tokens: FloatArray) -> BoolArray:
     spent = np.cumsum(np.minimum(tokens, 4096)[::-1])[::-1]
     first = int(np.argmax(spent <= MOST_TOKENS)) if (spent <= MOST_TOKENS).any() else len(rows) - 1
     return np.asarray((np.arange(len(rows)) >= first) | (line.end[rows] > line.send[rows[first]]), dtype=np.bool_)
+
+
+def _turns(run: Run, rows: IntArray) -> dict[int, int]:
+    """Return, for each turn of a conversation, the turn before it."""
+    if "session" not in run.requests:
+        return {}
+    session, turn = run.column("session"), run.column("turn")
+    known = [int(row) for row in rows if math.isfinite(session[row]) and math.isfinite(turn[row])]
+    by_turn = {(session[row], turn[row]): row for row in known}
+    before = {row: by_turn.get((session[row], turn[row] - 1)) for row in known}
+    return {row: earlier for row, earlier in before.items() if earlier is not None}
 
 
 def _predecessors(run: Run, line: Timeline, rows: IntArray) -> dict[int, int]:
