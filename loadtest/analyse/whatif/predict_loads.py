@@ -16,7 +16,7 @@ from loadtest.analyse.server.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif import self_check, talks
-from loadtest.analyse.whatif.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
@@ -29,8 +29,8 @@ from loadtest.analyse.whatif.prediction_file import (
 )
 from loadtest.analyse.whatif.slot_advice import longest_series
 from loadtest.analyse.whatif.talks import Talks
-from loadtest.analyse.whatif.textbook import Measured, textbook
-from loadtest.analyse.whatif.ways import SLICED_WAY, Fitted, NoWayError, fitted_way
+from loadtest.analyse.whatif.textbook import Figures, Measured, textbook
+from loadtest.analyse.whatif.ways import NoWayError, fitted_way
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
@@ -113,8 +113,7 @@ def predict_loads(
             f"No prediction: every level of {run.path} is void; measure again, and see the report for why."
         )
     known = known_slots(run, found)
-    fitted, said = _models(run, known, steps, used)
-    models = {name: each.model for name, each in fitted.items()}
+    models, said = _models(run, known, steps, used)
     seen = known.slots.estimate or 0
     loads = [
         _predicted_load(models, load, used, known.limit or max(seen, 1))
@@ -125,7 +124,23 @@ def predict_loads(
         said.insert(0, _unknown_limit(seen, run))
     if void := [level["label"] for level in used if level["verdict"] == VOID]:
         said.append(f"Void, and not used to check the model: {listed(void)}.")
-    model = next(iter(models.values()))
+    return document_of(
+        run, known, steps, used, next(iter(models.values())), facts=facts, said=tuple(said), loads=tuple(loads)
+    )
+
+
+def document_of(
+    run: Run,
+    known: KnownSlots,
+    steps: Steps,
+    used: Sequence[Level],
+    model: ServerModel,
+    *,
+    facts: dict[str, Any],
+    said: tuple[str, ...],
+    loads: tuple[PredictedLoad, ...],
+) -> Document:
+    """Return prediction.json of loads that were predicted with a model of this run; `facts` as in predict_loads."""
     return Document(
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         loadtest=__version__,
@@ -144,26 +159,28 @@ def predict_loads(
         rests_on={
             "levels": [level["label"] for level in used],
             "slots": {"limit": known.limit, "seen": known.slots.estimate, "how": known.how},
-            "way": next(iter(fitted.values())).way,
+            "way": model.way,
             "streams": model.streams,
             "step_law": steps.to_dict(),
             "step_errors": {str(streams): error for streams, error in model.step_errors.items()},
             "prefill_error": model.prefill_error,
             "growth_past_these_streams_known": model.slope_known,
         },
-        said=tuple(said),
-        loads=tuple(loads),
+        said=said,
+        loads=loads,
     )
 
 
-def _models(run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]) -> tuple[dict[str, Fitted], list[str]]:
+def _models(
+    run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]
+) -> tuple[dict[str, ServerModel], list[str]]:
     """Return a model a case, and a sentence for each case that the run itself rules out."""
     slots = known.slots
     if slots.limit or not slots.estimate:
         cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}
     else:
         cases = {NO_LIMIT: slots, LIMIT_SEEN: dataclasses.replace(slots, limit=True)}
-    models: dict[str, Fitted] = {}
+    models: dict[str, ServerModel] = {}
     missed: dict[str, NoWayError] = {}
     for name, each in cases.items():
         for named, talking in _by_cache(name, run, each, steps).items():
@@ -227,12 +244,19 @@ def _predicted_load(
     alike = len({model.talks for model in models.values()}) == 1
     if len(cases) > 1 and users is not None and users <= servers and alike:  # nobody has to wait in either case
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
+    people = any(model.talks is not None for model in models.values())
+    return PredictedLoad(users, rate, slots, tuple(cases), textbook_beside(used, servers, users, rate, slots), people)
+
+
+def textbook_beside(
+    used: Sequence[Level], servers: int, users: int | None, rate: float | None, slots: int | None
+) -> dict[str, Figures]:
+    """Return what the textbook's models, fitted to the same levels, say of a load; `servers` slots were measured."""
     measured = [_measured(level) for level in used if level["concurrency"] and level["verdict"] != VOID]
     beside = textbook(measured, slots or servers, users=users, rate=rate)
     if slots not in (None, servers):  # the others know no slots
         beside = {name: figures for name, figures in beside.items() if name == "M/M/c"}
-    people = any(model.talks is not None for model in models.values())
-    return PredictedLoad(users, rate, slots, tuple(cases), beside, people)
+    return beside
 
 
 def _predict(model: ServerModel, users: int | None, rate: float | None, slots: int | None) -> Prediction:

@@ -75,6 +75,7 @@ class Advice:
     ranked_by: Objective
     capacities: tuple[SustainableLoad, ...]  # as measured, then with the best slots; empty without objectives
     predicted_now: Prediction  # at `load`: changes are compared with it, so that the model's error cancels
+    promised: dict[int, Prediction] = dataclasses.field(default_factory=dict)  # by measured load, with `trial` slots
     void: tuple[str, ...] = ()  # labels of the void levels, whose figures must not be quoted
 
     @property
@@ -187,6 +188,7 @@ def advise_slots(
     known = [level for level in levels if level["index"] in group.levels]
     if missed := self_check.unmatched_figure(model.closed, known):
         raise PredictionError(f"No advice: the model fitted to this run does not give back what it measured: {missed}.")
+    as_run = model  # a run of the same command has the same lengths: what is promised is for those
     model = self_check.with_spread_lengths(model)
     loads = loads_for(group.concurrencies)
     slots = tuple(sorted({*TRIED_SLOTS, model.slots or max(TRIED_SLOTS[-1], group.concurrencies[-1])}))
@@ -210,7 +212,18 @@ def advise_slots(
         void=tuple(level["label"] for level in known if level["verdict"] == VOID),
     )
     advice = dataclasses.replace(advice, best=_best(advice), ranked_by=_pressing(advice))
-    return dataclasses.replace(advice, levers=rank_levers(advice), capacities=_sustainable(advice))
+    return dataclasses.replace(
+        advice, levers=rank_levers(advice), capacities=_sustainable(advice), promised=_promised(advice, as_run)
+    )
+
+
+def _promised(advice: Advice, model: ServerModel) -> dict[int, Prediction]:
+    """Return what the slots to set next would give at each measured load; nothing where there are none."""
+    slots = advice.trial
+    if advice.now is None or slots is None:
+        return {}
+    beyond = {load: math.log2(min(slots, load) / model.streams) for load in advice.measured}
+    return {load: self_check.widened(model.closed(load, slots=slots), beyond[load]) for load in advice.measured}
 
 
 def _sustainable(advice: Advice) -> tuple[SustainableLoad, ...]:
