@@ -310,7 +310,7 @@ def doubt_coalesced(
         yield Doubt(
             SUSPECT,
             f"all tokens of an answer came together although the server says that it wrote them over "
-            f"{held_back_s / held_back:.2g} s, in {held_back} of {requests} requests: a proxy on the way buffers answers "
+            f"{seconds(held_back_s / held_back)}, in {held_back} of {requests} requests: a proxy on the way buffers answers "
             f"until they are whole {cure}, so TTFT is the proxy's, and no token gap is the server's",
         )
     elif merged / requests > COALESCED_FIRST_TOKENS_SHARE:

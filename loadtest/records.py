@@ -110,6 +110,7 @@ class Record:
     doubts: list[str] | None = None  # oddities that make its level suspect
     finish_reason: str | None = None
     target: int = 0  # index into run.json's targets
+    user: int | None = None  # which user of its level sent it, from 0; None in an open loop
     session: int | None = None  # which session of its level this was a turn of; None: a request by itself
     turn: int | None = None  # in that session, from 0
     row: str | None = None  # of the data file that the request came from

@@ -1,16 +1,15 @@
-"""Advice: slots, capacity, levers and memory, from runs of the simulated engine in virtual time."""
+"""Advice: slots, capacity and levers, from runs of the simulated engine in virtual time."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
 from click.testing import CliRunner
-from support import virtual_runs
+from support.advised import CONTEXT, LOADED, PROFILE, play
 from support.virtual_runs import Load
 
 from loadtest.analyse.charts import advice as chart
@@ -23,32 +22,11 @@ from loadtest.analyse.whatif import predict, self_check
 from loadtest.analyse.whatif import slot_advice as work
 from loadtest.analyse.whatif.predict import ServerModel
 from loadtest.analyse.whatif.slot_advice import Advice, ClosedLoopSeries
-from loadtest.analyse.whatif.sustainable_load import SustainableLoad, _highest, meets, sustainable_load
+from loadtest.analyse.whatif.sustainable_load import SustainableLoad, meets, sustainable_load
 from loadtest.cli import cli
 from loadtest.errors import PredictionError, ScenarioError
-from loadtest.memory.loaded import kv_bytes, parse_memory
-from loadtest.simulate.profiles import PROFILES
 from loadtest.slo import parse_objectives
 from loadtest.text import seconds
-
-PROFILE = PROFILES["a100-80g-llama3.1-70b-q4"]
-LLAMA_70B = {"block_count": 80, "embedding_length": 8192, "attention.head_count": 64, "attention.head_count_kv": 8}
-CONTEXT = 2048
-LOADED = PROFILE.model.size + 4 * CONTEXT * PROFILE.model.kv_bytes_per_token
-
-
-def play(path: Path, loads: list[Load], *, slots: int = 4, **facts: Any) -> Path:
-    timing = dataclasses.replace(PROFILE.timing, jitter=0.02)
-    server = {
-        "kind": "ollama",
-        "version": "0.24.0",
-        "context": CONTEXT,
-        "simulated": {"profile": PROFILE.name, "speed": 1.0},
-        "facts": {"details": {"architecture": LLAMA_70B}},
-    }
-    loaded = {"size": LOADED, "size_vram": LOADED, "context_length": CONTEXT}
-    played = virtual_runs.play(timing, loads, slots=slots, seed=3)
-    return played.write(path, **{"name": "virtual", "server": server, "server_at_end": loaded, **facts})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -327,57 +305,6 @@ def test_a_grid_is_advised_on_its_lengths_with_most_concurrencies(tmp_path: Path
     assert set(model.prompts) == {50}
 
 
-@pytest.mark.parametrize(
-    ("measured", "loads"),
-    [
-        ((1, 2, 4, 8), (1, 2, 4, 8, 16)),
-        ((4,), (1, 2, 4, 8)),
-        ((1,), (1, 2)),
-        ((1, 2, 3, 4, 5, 6, 7, 8), (1, 3, 5, 6, 8, 16)),
-    ],
-)
-def test_loads_are_those_measured_and_some_others(measured: tuple[int, ...], loads: tuple[int, ...]) -> None:
-    shown = work.loads_for(measured)
-    assert len(shown) <= work.MOST_SHOWN_LOADS
-    assert {measured[0], measured[-1], 2 * measured[-1]} <= set(shown)
-    assert shown == loads
-
-
-def test_kv_cache_by_the_architecture() -> None:
-    assert kv_bytes(LLAMA_70B) == 327_680
-    assert kv_bytes({**LLAMA_70B, "attention.key_length": 64}) == 163_840
-    assert kv_bytes({**LLAMA_70B, "attention.head_count_kv": [8] * 40 + [0] * 40}) == 163_840
-    assert kv_bytes({}) is None
-    assert kv_bytes({**LLAMA_70B, "attention.head_count_kv": None}) is None
-
-
-def test_memory_is_unknown_rather_than_guessed(tmp_path: Path) -> None:
-    loads = [Load(users=users, requests=24, output=(16, 16)) for users in (2, 8)]
-    path = play(tmp_path / "run", loads, server_at_end=None)
-    found = analyse(path)
-    assert (
-        memory_by_slots(found.run, found.slots)
-        == "memory unknown: the server does not say what the loaded model takes."
-    )
-    light = analyse(play(tmp_path / "light", loads[:1]))
-    assert "slots that share" in str(memory_by_slots(light.run, light.slots))
-    bare = analyse(
-        play(tmp_path / "bare", loads, server={"kind": "ollama", "version": "1", "context": 2048, "facts": {}})
-    )
-    assert "layers and KV heads" in str(memory_by_slots(bare.run, bare.slots))
-
-
-@pytest.mark.parametrize(("text", "size"), [("80GB", 80e9), ("80", 80e9), ("24 GiB", 24 * 2**30), ("900mb", 9e8)])
-def test_sizes(text: str, size: float) -> None:
-    assert parse_memory(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "much", "-1GB", "80XB", "0"])
-def test_a_size_that_is_none(text: str) -> None:
-    with pytest.raises(ScenarioError, match="like 80GB or 24GiB"):
-        parse_memory(text)
-
-
 def test_the_pages_hold_the_advice(advice: Advice, analysis: Analysis, tmp_path: Path) -> None:
     told = words.markdown(advice, analysis, "advice.png")
     assert "SIMULATED SERVER" in told
@@ -422,16 +349,3 @@ def test_a_mistake_in_the_command_is_one_sentence(folder: Path, options: tuple[s
     result = CliRunner().invoke(cli, ["advise", str(folder), *options])
     assert isinstance(result.exception, ScenarioError)
     assert words in str(result.exception)
-
-
-@pytest.mark.parametrize("limit", [*range(20), 31, 32, 33])
-def test_the_highest_number_that_holds(limit: int) -> None:
-    asked: list[int] = []
-
-    def holds(number: int) -> bool:
-        asked.append(number)
-        return number <= limit
-
-    assert _highest(holds, 32) == min(limit, 32)
-    assert max(asked) <= 32
-    assert _highest(lambda number: number <= limit, 6) == min(limit, 6)

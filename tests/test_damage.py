@@ -303,6 +303,19 @@ def test_a_fact_of_a_wrong_kind_is_left_out_and_said(run: Path, key: str) -> Non
             assert any("levels" in said for said in found.run.trouble)
 
 
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [("locust", "user_classes"), ("locust", "locustfile"), ("scenario", "url"), ("scenario", "model"),
+     ("scenario", "num_ctx"), ("scenario", "inputs_per_request"), ("server", "context_asked")],
+)  # fmt: skip
+def test_a_fact_inside_another_of_a_wrong_kind_is_left_out_too(run: Path, place: str, key: str) -> None:
+    facts = json.loads((run / "run.json").read_bytes())
+    values: tuple[Any, ...] = (7, "text", {"a": [1]}, [[]], [{"index": "x"}], -1e300)
+    for value in values:
+        (run / "run.json").write_text(json.dumps({**facts, place: {**facts.get(place, {}), key: value}}))
+        assert "Verdict:" in pages.markdown(analyse(run), [])
+
+
 def test_a_simulated_server_stays_one_whatever_is_said_of_it(run: Path) -> None:
     facts = json.loads((run / "run.json").read_bytes())
     for said in ("yes", {}, {"profile": 5}, [1], {"speed": -1, "profile": "quick"}):

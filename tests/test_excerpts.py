@@ -12,7 +12,7 @@ import pytest
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.figures import intervals, rates, stats
-from loadtest.analyse.run import excerpts, frames
+from loadtest.analyse.run import event_times, excerpts, frames
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import prefill, slots, steps, token_gaps
@@ -66,7 +66,7 @@ def test_a_gap_never_spans_what_lies_between_stretches(run: Run, monkeypatch: py
 def test_stretches_say_what_the_whole_run_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     found, whole = measured(run)
     monkeypatch.setattr(excerpts.events, "__defaults__", (MOST,))
-    monkeypatch.setattr(frames.blocks, "__defaults__", (None, 1000))
+    monkeypatch.setattr(event_times.blocks, "__defaults__", (None, 1000))
     thin, part = measured(run)
     assert (thin.estimate, thin.limit) == (found.estimate, found.limit) == (4, True)
     assert "stretches of the run" in thin.method
@@ -93,7 +93,7 @@ def test_stalls_are_read_from_every_gap(run: Run, monkeypatch: pytest.MonkeyPatc
         return np.asarray(0.012 + 0.002 * streams)
 
     before = prefill.stalls(run, whole, step)
-    monkeypatch.setattr(frames.blocks, "__defaults__", (None, 1000))
+    monkeypatch.setattr(event_times.blocks, "__defaults__", (None, 1000))
     blocked = dataclasses.replace(whole, spans=np.array([[0.0, 1.0]]))
     assert len(blocked.every(run)) > 10
     after = prefill.stalls(run, blocked, step)
@@ -113,7 +113,7 @@ def test_pooled_figures_are_the_same_counted_and_sorted(run: Run, monkeypatch: p
 
     sorted_ = figures()
     monkeypatch.setattr(stats, "MANY", 700)
-    monkeypatch.setattr(rates, "blocks", functools.partial(frames.blocks, size=700))
+    monkeypatch.setattr(rates, "blocks", functools.partial(event_times.blocks, size=700))
     monkeypatch.setattr(intervals, "TABLE", 13_500)  # some gaps lie beyond the table
     monkeypatch.setattr(intervals, "CHUNKS_AT_ONCE", 700)
     for was, now in zip(sorted_, figures(), strict=True):

@@ -23,6 +23,7 @@ from loadtest.scenario import (
     Range,
     RequestKeys,
     Scenario,
+    SessionKeys,
     key,
     keys_of,
 )
@@ -165,7 +166,7 @@ class Extended(Scenario):
 def test_no_two_parts_have_a_key_of_the_same_name() -> None:
     names = Counter(
         each.name
-        for part in (LoadKeys, PromptKeys, DataKeys, RequestKeys, ConnectionKeys, LimitKeys)
+        for part in (LoadKeys, PromptKeys, DataKeys, SessionKeys, RequestKeys, ConnectionKeys, LimitKeys)
         for each in keys_of(part)
     )
     assert names.most_common(1)[0][1] == 1
@@ -190,7 +191,7 @@ def test_a_key_of_a_table_is_read_there_in_a_file_and_flat_everywhere_else(tmp_p
         ("[request]\ntemperature = 0.9\n", "has temperature in [request]; it belongs above all tables."),
         ("[request]\ntopp = 0.9\n", "table [request], has an unknown key 'topp'; did you mean 'top_p'?"),
         ("[request]\ntop_p = 2\n", "top_p must be at most 1, not 2.0."),
-        ("[sessions]\nturns = 2\n", "has a table [sessions], which no scenario has; write the scenario's keys above"),
+        ("[people]\nturns = 2\n", "has a table [people], which no scenario has; write its keys (turns) in [sessions]."),
     ],
 )
 def test_a_key_in_the_wrong_place_is_one_sentence_that_says_where_it_belongs(

@@ -100,7 +100,9 @@ def test_a_scenario_file_takes_a_list_or_one_text(tmp_path: Path) -> None:
     assert scenario.models == (ModelShare("x", 3), ModelShare("y"))
     assert Scenario.from_dict(scenario.to_dict()) == scenario
     assert Scenario(url="http://a:1,http://b:2/v1?x=1,2").urls == ("http://a:1", "http://b:2/v1?x=1,2")
-    assert share_of_fewest(scenario) == 8  # of eight users one is the other model's at either server
+    assert (
+        share_of_fewest(len(scenario.urls), scenario.models) == 8
+    )  # of eight users one is the other model's at either server
 
 
 # -- who is sent where ----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import anthropic
 import ollama
 import openai
 import pytest
-from test_simulate_server import PROFILE, Answer, raw, recorded, request, run, shape, take_apart
+from support.simulated import PROFILE, Answer, raw, recorded, request, run, shape, take_apart
 
 from loadtest.simulate.server import SimulatedServer
 

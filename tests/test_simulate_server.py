@@ -1,4 +1,4 @@
-"""The simulated server on the wire: byte shapes as recorded from a real Ollama, durations, truth, faults."""
+"""The simulated server on the wire: byte shapes as recorded from a real Ollama, durations, truth."""
 
 from __future__ import annotations
 
@@ -9,135 +9,26 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
+from support.simulated import STEP_MS, Answer, ask, chat, raw, recorded, request, run, shape, take_apart, write_profile
 
 from loadtest.errors import ScenarioError
 from loadtest.simulate.api.request_bodies import RefusedError, read_ollama_request
 from loadtest.simulate.api.text import ANSWER, pieces
-from loadtest.simulate.faults import EQUAL_PIECES, Fault
 from loadtest.simulate.profiles import PROFILES, load_profile
 from loadtest.simulate.server import ServerOptions, SimulatedServer
-
-T = TypeVar("T")
-STREAMS = Path(__file__).parent / "streams"
-STEP_MS = 2
-PROFILE = {
-    "name": "test",
-    "timing": {"step": {"base_s": STEP_MS / 1e3}, "prefill_s": 0.0001, "load_s": 0.05},
-    "model": {"name": "tiny:latest", "layers": 2},
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP answer taken apart: status line, headers in order, chunks (one entry with a Content-Length)."""
-
-    status: str
-    headers: list[tuple[str, str]]
-    chunks: list[bytes]
-    whole: bool  # ended as HTTP says it should
-    rest: bytes = b""
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(self.chunks)
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.body.splitlines()]
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        events = [event.removeprefix(b"data: ") for event in self.body.split(b"\n\n") if event]
-        return [json.loads(event) for event in events if event != b"[DONE]"]
-
-
-def take_apart(data: bytes) -> Answer:
-    head, _, body = data.partition(b"\r\n\r\n")
-    status, *lines = head.decode("latin-1").split("\r\n")
-    headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
-    length = dict(headers).get("Content-Length")
-    if length is not None:
-        return Answer(status, headers, [body[: int(length)]], len(body) >= int(length), body[int(length) :])
-    chunks: list[bytes] = []
-    while body:
-        size, _, rest = body.partition(b"\r\n")
-        count = int(size, 16)
-        if count == 0:
-            return Answer(status, headers, chunks, rest.startswith(b"\r\n"), rest[2:])
-        if len(rest) < count + 2:
-            break
-        chunks.append(rest[:count])
-        body = rest[count + 2 :]
-    return Answer(status, headers, chunks, whole=False)
-
-
-def request(method: str, path: str, body: str = "", *, close: bool = True) -> bytes:
-    connection = "Connection: close\r\n" if close else ""
-    sent = body.encode()
-    return f"{method} {path} HTTP/1.1\r\nHost: x\r\n{connection}Content-Length: {len(sent)}\r\n\r\n".encode() + sent
-
-
-async def raw(server: SimulatedServer, data: bytes) -> bytes:
-    """Send bytes, return all that comes until the server closes (or resets: then what came before)."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(data)
-    received = bytearray()
-    try:
-        while piece := await reader.read(65536):
-            received += piece
-    except ConnectionResetError:
-        received += b"!RESET"
-    writer.close()
-    return bytes(received)
-
-
-async def ask(server: SimulatedServer, path: str, **fields: Any) -> Answer:
-    return take_apart(await raw(server, request("POST", path, json.dumps({"model": "tiny", **fields}))))
-
-
-def chat(tokens: int | None = 5, content: str = "hello", **fields: Any) -> dict[str, Any]:
-    options = {} if tokens is None else {"num_predict": tokens}
-    return {"messages": [{"role": "user", "content": content}], "options": options, **fields}
 
 
 @pytest.fixture
 def profile(tmp_path: Path) -> str:
-    path = tmp_path / "profile.json"
-    path.write_text(json.dumps(PROFILE))
-    return str(path)
-
-
-def run(profile: str, work: Callable[[SimulatedServer], Awaitable[T]], **options: Any) -> T:
-    async def main() -> T:
-        async with SimulatedServer(ServerOptions(**{"profile": profile, "warm": True, **options})) as server:
-            return await work(server)
-
-    return asyncio.run(asyncio.wait_for(main(), 20))
+    return write_profile(tmp_path)
 
 
 # -- the wire ------------------------------------------------------------------------------------------------------------
-
-
-def recorded(name: str) -> tuple[dict[str, Any], Answer]:
-    stream = json.loads((STREAMS / f"{name}.json").read_text())
-    data = "".join(text for _, text in stream["reads"] if text != "!EOF")
-    return stream, take_apart(data.encode("latin-1"))
-
-
-def shape(value: Any) -> Any:
-    """Keys in order and types, lists by their first element."""
-    if isinstance(value, dict):
-        return [(key, shape(item)) for key, item in value.items()]
-    if isinstance(value, list):
-        return [shape(value[0])] if value else []
-    return type(value).__name__
 
 
 @pytest.mark.parametrize(
@@ -271,6 +162,24 @@ def test_a_repeated_prompt_is_served_from_the_cache_and_a_long_one_is_cut(profil
     assert long["prompt_eval_count"] == 512
 
 
+def test_a_conversations_history_is_cached_up_to_the_new_question(profile: str) -> None:
+    """The slot holds the answer too, as the tokens that its text is sent back as."""
+
+    async def talk(server: SimulatedServer) -> tuple[dict[str, Any], dict[str, Any]]:
+        said = [{"role": "user", "content": "The pilot called out the depth. What happened?"}]
+        ask_for = {"model": "tiny", "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 30}
+        first = (await ask(server, "/v1/chat/completions", messages=said, **ask_for)).events
+        text = "".join(event["choices"][0]["delta"].get("content") or "" for event in first if event["choices"])
+        said += [{"role": "assistant", "content": text}, {"role": "user", "content": "And then?"}]
+        second = (await ask(server, "/v1/chat/completions", messages=said, **ask_for)).events
+        return first[-1]["usage"], second[-1]["usage"]
+
+    first, second = run(profile, talk)
+    held = second["prompt_tokens_details"]["cached_tokens"]
+    assert first["prompt_tokens"] + 28 <= held < second["prompt_tokens"]
+    assert second["prompt_tokens"] - held <= 16
+
+
 def test_first_use_and_another_context_load_the_model_and_ps_tells(profile: str) -> None:
     async def work(server: SimulatedServer) -> list[Any]:
         async def ps() -> list[Any]:
@@ -327,7 +236,7 @@ def test_num_predict_without_a_limit_means_ten_contexts(profile: str, asked: int
     assert read_ollama_request("chat", fields, load_profile(profile), random.Random(0)).limit == limit
 
 
-# -- slots, truth, faults ------------------------------------------------------------------------------------------------
+# -- slots, truth --------------------------------------------------------------------------------------------------------
 
 
 def test_the_truth_log_tells_each_request_and_slots_are_respected(profile: str, tmp_path: Path) -> None:
@@ -364,76 +273,6 @@ def test_a_client_that_goes_away_frees_its_slot(profile: str, tmp_path: Path) ->
     assert answer.lines[-1]["eval_count"] == 2
     outcomes = [json.loads(line)["outcome"] for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
     assert outcomes == ["cancelled", "ok"]
-
-
-def faulty(profile: str, text: str, path: str = "/api/chat", tokens: int = 40, **fields: Any) -> tuple[bytes, Answer]:
-    fault = replace(Fault.parse(text), stall_s=0.05)
-    body = {"messages": [{"role": "user", "content": "x"}], "stream": True, **fields}
-    body |= {"options": {"num_predict": tokens}} if path.startswith("/api") else {"max_tokens": tokens}
-    data = request("POST", path, json.dumps({"model": "tiny", **body}))
-    received = run(profile, lambda server: raw(server, data), faults=(fault,))
-    return received, take_apart(received.removesuffix(b"!RESET"))
-
-
-def test_fault_truncate_ends_inside_the_body_and_reset_resets(profile: str) -> None:
-    _, cut = faulty(profile, "truncate=1")
-    assert not cut.whole
-    assert 0 < len(cut.lines) < 40
-    received, _ = faulty(profile, "reset=1")
-    assert received.endswith(b"!RESET")
-
-
-def test_fault_error_line_is_an_error_natively_and_is_lost_on_v1(profile: str) -> None:
-    _, native = faulty(profile, "error-line=1")
-    assert native.whole
-    assert native.lines[-1] == {"error": "an error was encountered while running the model: unexpected EOF"}
-    _, v1 = faulty(profile, "error-line=1", "/v1/chat/completions")
-    assert v1.whole
-    assert (v1.events[-1]["model"], v1.events[-1]["choices"][0]["finish_reason"]) == ("", None)
-    assert b"[DONE]" not in v1.body
-    _, real = recorded("v1-chat-runner-died-0")
-    assert shape(v1.events[-1]) == shape(real.events[-1])
-
-
-@pytest.mark.parametrize(("text", "status"), [("http-500", 500), ("http-503", 503)])
-def test_fault_http_refuses_at_once(profile: str, text: str, status: int) -> None:
-    _, answer = faulty(profile, text)
-    assert answer.status.startswith(f"HTTP/1.1 {status} ")
-    assert "error" in answer.lines[0]
-
-
-def test_fault_silent_end_is_clean_but_not_done(profile: str) -> None:
-    _, answer = faulty(profile, "silent-end=1")
-    assert answer.whole
-    assert not any(line["done"] for line in answer.lines)
-
-
-def test_fault_repeat_guard_sends_31_equal_pieces_and_no_end(profile: str) -> None:
-    _, answer = faulty(profile, "repeat-guard=1", tokens=400)
-    texts = [line["message"]["content"] for line in answer.lines]
-    assert answer.whole
-    assert len(set(texts[-EQUAL_PIECES:])) == 1
-    assert not any(line["done"] for line in answer.lines)
-
-
-def test_fault_stall_holds_and_then_goes_on(profile: str) -> None:
-    _, answer = faulty(profile, "stall=1", tokens=10)
-    stamps = [datetime.fromisoformat(line["created_at"]).timestamp() for line in answer.lines]
-    assert max(later - earlier for earlier, later in itertools.pairwise(stamps)) > 0.045
-    assert answer.lines[-1]["eval_count"] == 10
-
-
-def test_faults_hit_every_nth_request(profile: str) -> None:
-    async def work(server: SimulatedServer) -> list[str]:
-        return [(await ask(server, "/api/chat", **chat(1))).status[9:12] for _ in range(6)]
-
-    assert run(profile, work, faults=(Fault.parse("http-500=every:3"),)) == ["200", "200", "500"] * 2
-
-
-@pytest.mark.parametrize("text", ["", "nonsense=1", "truncate=2", "truncate=x", "stall=every:0", "reset=-0.1"])
-def test_a_fault_that_makes_no_sense_is_one_sentence(text: str) -> None:
-    with pytest.raises(ScenarioError, match="fault"):
-        Fault.parse(text)
 
 
 # -- profiles, text, the process -----------------------------------------------------------------------------------------

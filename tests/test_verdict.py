@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.judged import Spoil, failed, judged, nothing, without_answer
 from support.made_runs import CLOCK, MS, RECORDED, Made, grid, loading, recorded, write
 
-from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.run import frames
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
-from loadtest.text import seconds
-
-Spoil = Callable[[Record], dict[str, Any]]
-
-
-def judged(
-    path: Path, spoil: Spoil, *, every: int = 1, made: Made | None = None, **facts: Any
-) -> tuple[str, list[str]]:
-    """Judge a run of 4 users, 32 requests, with `spoil` applied to each `every`-th measured request."""
-    levels, truth = grid(made or Made(), (4,))
-    records = [dataclasses.replace(r, **spoil(r)) if not r.warmup and r.id % every == 0 else r for r in truth.records]
-    level = analyse(write(path, records, levels, **facts)).summary["levels"][0]
-    return level["verdict"], level["reasons"]
-
-
-def nothing(_: Record) -> dict[str, Any]:
-    return {}
 
 
 def server(record: Record, **changes: Any) -> dict[str, Any]:
@@ -59,23 +41,6 @@ def late(ms: float) -> Spoil:
 
 def unstamped(lag_us: int) -> Spoil:
     return lambda _: {"stamped": 0, "lag_us": lag_us}
-
-
-def without_answer(_: Record) -> dict[str, Any]:
-    return {
-        "outcome": Outcome.HTTP_ERROR,
-        "t_first_token": None,
-        "t_first_visible": None,
-        "chunks": [],
-        "server": None,
-        "server_us": None,
-        "server_first": None,
-        "output_tokens": None,
-    }
-
-
-def failed(error: str) -> Spoil:
-    return lambda record: {**without_answer(record), "error": error}
 
 
 def silent(tokens: int | None) -> Spoil:
@@ -353,77 +318,3 @@ def test_a_level_that_never_counted_says_why(tmp_path: Path) -> None:
     assert judged(tmp_path / "run", only_warm, state="interrupted")[1] == [
         "the run ended before a request of this level counted"
     ]
-
-
-# How workers and the run itself ended.
-
-
-def test_a_server_that_stopped_answering_is_dated(tmp_path: Path) -> None:
-    """The last 12 of 32 fail, as where a server is stopped: less than half, and no chance."""
-    gone = lambda record: failed("connection refused")(record) if record.id >= 24 else {}  # noqa: E731
-    _, truth = grid(Made(), (4,))
-    last = max(record.t_end for record in truth.records if record.id < 24) / 1e9
-    verdict, reasons = judged(tmp_path / "run", gone)
-    assert verdict == "suspect"
-    first, _, then = reasons[0].partition("; ")
-    assert first == "12 of 32 requests failed (12 http_error: connection refused), above the allowed 0 %"
-    assert then == f"no request succeeded after {seconds(last)} of this level, the last 12 all failed"
-    few = lambda record: failed("connection refused")(record) if record.id >= 34 else {}  # noqa: E731
-    assert "no request succeeded" not in judged(tmp_path / "two", few)[1][0]  # two in a row prove nothing
-    often = lambda record: failed("busy")(record) if (record.id % 5 and record.id > 4) or record.id > 32 else {}  # noqa: E731
-    assert "no request succeeded" not in judged(tmp_path / "often", often)[1][0]  # as nearly all before them did
-
-
-def test_many_failures_are_void_even_where_they_are_allowed(tmp_path: Path) -> None:
-    scenario = Scenario(name="made", max_error_ratio=0.9).to_dict()
-    assert judged(tmp_path / "run", without_answer, every=2, scenario=scenario)[0] == "void"
-
-
-@pytest.mark.parametrize(("t_ns", "void"), [(None, (0, 1)), (0, (0, 1)), ("second", (1,)), ("after", ())])
-def test_a_lost_locust_worker_voids_what_ran_then_and_later(
-    tmp_path: Path, t_ns: int | str | None, void: tuple[int, ...]
-) -> None:
-    levels, truth = grid(Made(), (2, 4))
-    at = {"second": levels[1]["started_ns"], "after": levels[1]["ended_ns"] + 1000 * MS}.get(str(t_ns), t_ns)
-    locust = {"lost_workers": [{"worker": "host_1", "t_ns": at, "why": "killed by SIGKILL"}]}
-    clock = {"monotonic_ns": 5_000_000_000, "wall_ns": 0}
-    found = analyse(write(tmp_path / "run", truth.records, levels, locust=locust, clock=clock)).summary["levels"]
-    for level in found:
-        assert level["verdict"] == ("void" if level["index"] in void else "valid")
-        assert any("worker host_1 was lost" in reason and "SIGKILL" in reason for reason in level["reasons"]) == (
-            level["index"] in void
-        )
-
-
-def test_a_failed_run_says_so_and_voids_the_level_that_ran(tmp_path: Path) -> None:
-    levels, truth = grid(Made(), (2, 4))
-    failure = "the disk is full: 12 records were lost"
-    one = analyse(write(tmp_path / "run", truth.records, levels, state="failed", failure=failure))
-    assert [level["verdict"] for level in one.summary["levels"]] == ["valid", "void"]
-    assert one.summary["levels"][1]["reasons"] == [f"the run failed while this level ran: {failure}"]
-    assert all_findings(one)[0] == f"The run failed: {failure}."
-
-
-def test_a_level_that_was_stopped_says_why(tmp_path: Path) -> None:
-    levels, truth = grid(Made(), (2, 4))
-    levels[0]["stopped"] = "stopped after 20 errors in a row: HTTP 500."
-    one = analyse(write(tmp_path / "run", truth.records, levels)).summary["levels"]
-    assert (one[0]["verdict"], one[0]["reasons"]) == ("void", ["stopped after 20 errors in a row: HTTP 500"])
-    assert one[1]["verdict"] == "valid"
-
-
-def test_notes_and_few_resent_requests_are_said_once(tmp_path: Path) -> None:
-    levels, truth = grid(Made(), (4,), each=40)
-    records = [dataclasses.replace(r, notes=[f"an unknown key of {r.id}"]) if r.id % 2 else r for r in truth.records]
-    records[9] = dataclasses.replace(records[9], resent=records[9].t_send)
-    one = analyse(write(tmp_path / "run", records, levels))
-    assert one.summary["verdict"] == "valid"
-    said = all_findings(one)
-    assert any(line.startswith("80 of 160 requests: for example, an unknown key of") for line in said)
-    assert any(line.startswith("1 of 160 requests were sent twice") for line in said)
-
-
-def test_the_state_of_a_run_that_did_not_end_is_on_top(tmp_path: Path) -> None:
-    levels, truth = grid(Made(), (2,))
-    for state, said in (("interrupted", "was interrupted"), ("running", "or it was killed")):
-        assert said in all_findings(analyse(write(tmp_path / state, truth.records, levels, state=state)))[0]

@@ -24,7 +24,7 @@ from loadtest.measure.schedule import PlanShare, schedule_of
 from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.scenario import Level, rotation
-from loadtest.target.prepare import ReadyTarget
+from loadtest.targets.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, Posts, now
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Session
@@ -164,7 +164,7 @@ class Driver:
 
     async def _closed_loop(self, level: Level, users: int) -> tuple[int, list[BaseException | None]]:
         """Let this process's users each send as soon as they are free; return when they began, and how they ended."""
-        plan, mine = self._plan, self._plan.targets(users)
+        plan, own, mine = self._plan, self._plan.users(users), self._plan.targets(users)
         warmups = {target: list(plan.warmups(level, users, target)) for target in dict.fromkeys(mine)}
         sessions: dict[int, Iterator[Planned]] = {
             target: itertools.chain(first, plan.counted(level, users, target)) for target, first in warmups.items()
@@ -179,7 +179,8 @@ class Driver:
                 await alarm.until(started)
         planned = counted + sum(map(len, warmups.values())) if counted else 0
         self._tally = Tally(level, planned, started, textless=self._textless)
-        return started, await self._all(self._stream(ahead[target], sessions[target]) for target in mine)
+        streams = zip(own, mine, strict=True)
+        return started, await self._all(self._stream(user, ahead[target], sessions[target]) for user, target in streams)
 
     async def _open_loop(self, level: Level) -> tuple[int, list[BaseException | None]]:
         """Warm up with one request after the other, then send each when it is due, whoever still waits."""
@@ -193,7 +194,7 @@ class Driver:
         started = now()
         planned = len(warmups) + len(schedule)
         self._tally = Tally(level, planned, started, schedule=schedule, textless=self._textless)
-        results = await self._all([self._stream(deque(), iter(warmups))])
+        results = await self._all([self._stream(None, deque(), iter(warmups))])
         if not self.stopped:
             begin = now() + SCHEDULE_LEAD_NS if self._in_step is None else await self._in_step.agree()
             results += await self._all([self._release(begin, schedule, ahead, sessions)])
@@ -254,7 +255,7 @@ class Driver:
         job = request.following_job(self._wire.wall, self._wire.lag)
         return None if job is None or request.session is None else self._request(job, request.session, request.target)
 
-    async def _stream(self, ahead: deque[Request], sessions: Iterator[Planned]) -> None:
+    async def _stream(self, user: int | None, ahead: deque[Request], sessions: Iterator[Planned]) -> None:
         """Be one user: send, wait for the whole answer, think, send again.
 
         t_sched is when the user was free, not when this task woke up: a late loop shows as schedule lag.
@@ -274,7 +275,7 @@ class Driver:
                 self._count_from(free)
                 if self._over():
                     return
-            request.t_sched = free
+            request.t_sched, request.user = free, user
             await self._send(request)
             failures = failures + 1 if request.plainly_failed else 0
             over = request.received.t_over

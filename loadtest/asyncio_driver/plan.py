@@ -32,7 +32,11 @@ class SessionPlan:
 
     def targets(self, users: int) -> list[int]:
         """Return the targets of this process's users, one entry a user."""
-        return [self.target_of(j) for j in range(users) if self.share.takes(j)]
+        return [self.target_of(j) for j in self.users(users)]
+
+    def users(self, users: int) -> list[int]:
+        """Return which of so many users are this process's."""
+        return [j for j in range(users) if self.share.takes(j)]
 
     def warmups(self, level: Level, users: int, target: int) -> Iterator[Planned]:
         """Yield the warm-up sessions of this process's users of a target."""

@@ -8,8 +8,8 @@ import gc
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,11 +27,11 @@ from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
 from loadtest.scenario import Level, Scenario
-from loadtest.target.connect import control_client
-from loadtest.target.loaded_model import ask_to_unload, loaded_facts
-from loadtest.target.prepare import prepare_targets
-from loadtest.target.run_facts import at_end, initial_facts, level_facts
-from loadtest.target.target import Target, located
+from loadtest.targets.connect import control_client
+from loadtest.targets.loaded_model import ask_to_unload, loaded_facts
+from loadtest.targets.prepare import prepare_targets
+from loadtest.targets.run_facts import at_end, initial_facts, level_facts
+from loadtest.targets.target import Target, located
 from loadtest.text import counted, seconds, shown
 from loadtest.workloads.workload import Workload
 
@@ -89,36 +89,45 @@ def measure(
         folder = RunFolder.create(path)
         facts |= kept(path)
         folder.write_run({**facts, "state": "running"})
-        ended: dict[str, Any] = {"state": "failed"}
-        try:
-            urls = list(dict.fromkeys(target.server.url for target in targets))
-            monitor = beside(path, urls) if beside else nullcontext()
-            with monitor, asyncio.Runner(loop_factory=loop_factory()) as runner:
-                unloading = _Unloading(control, targets[0]) if scenario.unload else None
-                part = Part(path, Clock.now(), ready)
-                doing = _drive(
-                    part,
-                    children,
-                    facts,
-                    ended,
-                    on_progress=on_progress,
-                    say=say,
-                    choose=choose,
-                    unloading=unloading,
-                    stopping=stopping,
-                )
-                runner.run(doing)
-        except StorageError as error:
-            ended |= {"state": "failed", "failure": f"{error}."}
-        except (KeyboardInterrupt, asyncio.CancelledError):  # the second signal
-            ended["state"] = "interrupted"
-        except Exception as error:
-            ended |= {"state": "failed", "failure": f"loadtest itself failed ({type(error).__name__}: {error})."}
-            raise
-        finally:
-            _close(folder, facts, ended, control, targets)
+        urls = list(dict.fromkeys(target.server.url for target in targets))
+        with (
+            _closed_in_the_end(folder, facts, control, targets) as ended,
+            beside(path, urls) if beside else nullcontext(),
+            asyncio.Runner(loop_factory=loop_factory()) as runner,
+        ):
+            doing = _drive(
+                Part(path, Clock.now(), ready),
+                children,
+                facts,
+                ended,
+                on_progress=on_progress,
+                say=say,
+                choose=choose,
+                unloading=_Unloading(control, targets[0]) if scenario.unload else None,
+                stopping=stopping,
+            )
+            runner.run(doing)
     gc.collect()  # what 1000 streams leave in circles is 30 MB, and who analyses next needs them
     return Finished(path, ended["state"], ended.get("failure"))
+
+
+@contextmanager
+def _closed_in_the_end(
+    folder: RunFolder, facts: dict[str, Any], control: httpx.Client, targets: Sequence[Target]
+) -> Iterator[dict[str, Any]]:
+    """Keep in run.json how the run ended, whatever happens inside; yield where its state is written meanwhile."""
+    ended: dict[str, Any] = {"state": "failed"}
+    try:
+        yield ended
+    except StorageError as error:
+        ended |= {"state": "failed", "failure": f"{error}."}
+    except (KeyboardInterrupt, asyncio.CancelledError):  # the second signal
+        ended["state"] = "interrupted"
+    except Exception as error:
+        ended |= {"state": "failed", "failure": f"loadtest itself failed ({type(error).__name__}: {error})."}
+        raise
+    finally:
+        _close(folder, facts, ended, control, targets)
 
 
 def _checked(scenario: Scenario, say: Callable[[str], None], *, searching: bool) -> Scenario:

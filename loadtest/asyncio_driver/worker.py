@@ -23,8 +23,8 @@ from loadtest.measure.schedule import PlanShare
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
-from loadtest.target.connect import way_of
-from loadtest.target.prepare import ReadyTarget
+from loadtest.targets.connect import way_of
+from loadtest.targets.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, keeper, now
 
 

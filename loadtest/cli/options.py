@@ -20,6 +20,7 @@ from loadtest.scenario import (
     keys_of,
     parse_whole,
     read_length,
+    read_seconds,
     sentence,
     short_repr,
     split_outside_brackets,
@@ -85,6 +86,20 @@ class LengthsParam(click.ParamType[tuple[Any, ...]]):
             self.fail(sentence(error), param, ctx)
 
 
+class DrawnParam(click.ParamType[Any]):
+    """One number, or a distribution that each is drawn from."""
+
+    def __init__(self, read: Callable[[str], Any], kind: str) -> None:
+        self.name = kind
+        self._read = read
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._read(str(value))
+        except ScenarioError as error:
+            self.fail(sentence(error), param, ctx)
+
+
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
 PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: WholeParam(), float: NumberParam()}
@@ -130,6 +145,10 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     taken: Any = click.Choice(declared.choices) if declared.choices else PARAM_TYPES.get(kind, kind)
     if key.many:
         taken = LengthsParam() if declared.length else LISTS_OF[kind]
+    elif declared.length:
+        taken = DrawnParam(read_length, "length")
+    elif declared.span:
+        taken = DrawnParam(read_seconds, "seconds")
     metavar = LIST_METAVARS[kind] if key.many else None
     return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)
 

@@ -91,6 +91,7 @@ class Request:
         "session",
         "t_sched",
         "target",
+        "user",
     )
 
     order: Order
@@ -108,6 +109,7 @@ class Request:
         count: Callable[[str], int] | None = None,
         save_text: bool = False,
         target: int = 0,
+        user: int | None = None,
     ) -> None:
         self.job = job
         self.dialect = dialect
@@ -116,6 +118,7 @@ class Request:
         self.count = count
         self.save_text = save_text
         self.target = target
+        self.user = user  # of its level
         self.number = job.id if number is None else number  # in the whole plan
         self.session = session if job.session is not None else None
         self.failure: Failure | None = (
@@ -233,6 +236,7 @@ class Request:
             asked=job.output_tokens,
             asked_input=job.input_tokens,
             target=self.target,
+            user=self.user,
             session=job.session,
             turn=job.turn,
             row=job.row,

@@ -1,6 +1,6 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
-schema: Scenario, its grid, reading and writing · request, connection, load, prompts, data, limits: the parts that hold
+schema: Scenario, its grid, reading and writing · request, connection, load, prompts, data, sessions, limits: the parts that hold
 its keys, each with what they must be together · checks: what keys of several parts must be together · keys: what a key says
 of itself · fields: headers, query, path and body that are added to requests · tables: TOML files and former names ·
 several: servers and models, where there is more than one ·
@@ -16,8 +16,10 @@ from loadtest.scenario.lengths import (
     Observed,
     lengths_of,
     read_length,
+    read_seconds,
     sentence,
     split_outside_brackets,
+    times_of,
     whole_lengths,
 )
 from loadtest.scenario.level import Level
@@ -35,6 +37,7 @@ from loadtest.scenario.parts.request import (
     SAID_KEYS,
     RequestKeys,
 )
+from loadtest.scenario.parts.sessions import SessionKeys
 from loadtest.scenario.schema import Scenario
 from loadtest.scenario.several import ModelShare, even_weights, rotation, share_of_fewest
 from loadtest.scenario.tables import FORMER
@@ -81,6 +84,7 @@ __all__ = [
     "Range",
     "RequestKeys",
     "Scenario",
+    "SessionKeys",
     "check_lengths_used",
     "even_weights",
     "file_version",
@@ -89,6 +93,7 @@ __all__ = [
     "lengths_of",
     "parse_whole",
     "read_length",
+    "read_seconds",
     "read_text",
     "record_format",
     "rotation",
@@ -97,5 +102,6 @@ __all__ = [
     "share_of_fewest",
     "short_repr",
     "split_outside_brackets",
+    "times_of",
     "whole_lengths",
 ]

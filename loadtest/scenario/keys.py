@@ -21,7 +21,8 @@ class Declared:
     """What a field of a part says about its key beyond name, type and default.
 
     `table` names the TOML table that the key stands in; the keys of the first releases stand above all tables.
-    `locust` says where Locust's users can set the key. A value of a `length` may also be a distribution, as a text. A key with
+    `also_in` is a second table in which it may stand. `locust` says where Locust's users can set the key. A value of a
+    `length`, or of a `span` in seconds, may also be a distribution, as a text. A key with
     `repeat` takes a list whose values all hold together: its option may be given again, each time with what `repeat` shows. A
     text with `joined` may name several things, with that between: a list is taken too, and the option may be given again.
     """
@@ -32,7 +33,9 @@ class Declared:
     choices: tuple[str, ...] = ()
     text: Text | None = None
     table: str | None = None
+    also_in: str | None = None
     length: bool = False
+    span: bool = False
     locust: tuple[str, ...] = ()
     repeat: str | None = None
     joined: str | None = None

@@ -45,7 +45,7 @@ from loadtest.users.processes import recording
 from loadtest.wire import now
 
 if TYPE_CHECKING:
-    from loadtest.users.user import ModelUser
+    from locust import User
 
 Prompt = str | Messages | None
 _LOCUST_CONTROL = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, InterruptTaskSet)
@@ -64,7 +64,7 @@ class Client:
     are never raised: see Answer.ok. Both are made in the next quiet moment, so that other users' requests leave first.
     """
 
-    def __init__(self, user: ModelUser) -> None:
+    def __init__(self, user: User) -> None:
         recorder = recording.recorder()
         if recorder is None:
             raise LocustError(
@@ -72,6 +72,7 @@ class Client:
                 "where Locust is used as a library."
             )
         self._user = user
+        self._number = next(recorder.user_numbers)
         self._recorder = recorder
         self._channel: Channel = recorder.channel(type(user).__name__)
         self._lag = 0  # ns from the last answer's end to its return from here: not the user's doing
@@ -179,11 +180,12 @@ class Client:
         else:
             request = self._take(kind, in_session=t_sched is None)
         name = shown(str(name)) if name else request.dialect.posted_to
-        answer = self._attempt(request, due, name)
+        in_turn = t_sched is None
+        answer = self._attempt(request, due, name, in_turn=in_turn)
         turn = self._channel.following(request, self._recorder.wall, self._recorder.lag)
         while turn is not None and t_sched is not None:  # an arrival of an open loop sends the whole of its session
             self._recorder.backlog.add(answer.settle)
-            answer = self._attempt(turn, answer.request.received.t_over or now(), name)
+            answer = self._attempt(turn, answer.request.received.t_over or now(), name, in_turn=False)
             turn = self._channel.following(turn, self._recorder.wall, self._recorder.lag)
         if turn is not None:
             self._turn = kind, turn
@@ -202,10 +204,10 @@ class Client:
         turn, self._turn = (self._turn, None) if in_session else (None, self._turn)
         return turn[1] if turn is not None and turn[0] == kind else self._channel.take(kind)
 
-    def _attempt(self, request: Request, due: int, name: str) -> Answer:
+    def _attempt(self, request: Request, due: int, name: str, *, in_turn: bool) -> Answer:
         """Send one request and wait for the end of its answer; however it ends, it will be recorded."""
         recorder, channel = self._recorder, self._channel
-        request.t_sched = due
+        request.t_sched, request.user = due, self._number if in_turn else None
         answer = Answer(request, name, f"{channel.url}{request.dialect.posted_to}", recorder, self._fire)
         try:
             standing = recorder.begin(request, name)

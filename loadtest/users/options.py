@@ -40,6 +40,10 @@ def _length(text: str) -> int | str:
     return _positive_whole(text) if "(" not in text and "@" not in text else _one_line(text)
 
 
+def _span(text: str) -> float | str:
+    return float(text) if "(" not in text and "@" not in text else _one_line(text)
+
+
 def _truth(text: str) -> bool:
     if text.lower() not in TRUTH:  # the value that `Settings.of` wrote back is read again
         raise ValueError
@@ -102,6 +106,8 @@ class Option:
             read, wanted = _positive_whole, "a whole number above 0"
         if declared.length:
             read, wanted = _length, "a whole number above 0 or a distribution like lognormal(800, 0.6)"
+        if declared.span:
+            read, wanted = _span, "a number of seconds or a distribution like lognormal(20, 0.8)"
         text = LOCUST_HELP.get(key.name, declared.help)
         if key.many:
             text += f" Default: the user class's, else {key.default[0]}."

@@ -11,7 +11,7 @@ from locust import User
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_lengths_used, keys_of
-from loadtest.target.target import located
+from loadtest.targets.target import located
 from loadtest.urls import default_url, without_secrets
 from loadtest.users.client import Client
 from loadtest.users.options import Settings
@@ -46,6 +46,10 @@ class ModelUser(User):
     system_tokens: int | None
     prefixes: int | None
     prefix_zipf: float | None
+    turns: int | str | None  # of made-up conversations, which asks then hold; a text is a distribution
+    follow_up_tokens: int | str | None
+    answers: str | None  # "server" or "recorded"
+    think_time: float | str  # s; between an answer and the user's next request, beside Locust's wait_time
     warmup: int  # requests of each user at the start of a level that are kept but not counted
     warm_cache: bool
     num_ctx: int | None

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from loadtest.analyse.charts import depth, style
 from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.run import samples
-from loadtest.analyse.run.frames import blocks
+from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.summary import Analysis
 from loadtest.metrics import S_PER_US

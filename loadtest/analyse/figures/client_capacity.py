@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from loadtest import metrics
-from loadtest.analyse.run import frames
+from loadtest.analyse.run import event_times
 from loadtest.analyse.run.arrays import BoolArray, IntArray
 from loadtest.analyse.run.frames import Run
 from loadtest.metrics import S_PER_US
@@ -74,7 +74,7 @@ def _peak_events_of_process(run: Run, rows: BoolArray) -> int:
     first = int(sent[rows].min()) // BIN_US
     bins: IntArray = np.zeros(1, dtype=np.int64)
     starts, counts = run.chunks.starts, run.chunks.counts
-    for low, high in frames.blocks(starts, rows):
+    for low, high in event_times.blocks(starts, rows):
         mine = np.repeat(rows[low:high], counts[low:high])
         arrived = run.chunks.flat[starts[low] : starts[high]][mine] + np.repeat(sent[low:high], counts[low:high])[mine]
         found = np.bincount(np.maximum(arrived // BIN_US - first, 0))

@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.frames import CHUNKS_AT_ONCE
+from loadtest.analyse.run.event_times import CHUNKS_AT_ONCE
 
 TABLE = 1 << 20  # whole numbers from 0 that have a counter each; larger ones are kept and sorted
 MOST_BATCHES, FEWEST_BATCHES = 20, 10

@@ -13,7 +13,8 @@ import numpy as np
 
 from loadtest.analyse.figures.intervals import FEWEST_ROUNDS, Sample, Spread
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run, blocks
+from loadtest.analyse.run.event_times import blocks
+from loadtest.analyse.run.frames import Run
 from loadtest.metrics import S_PER_US
 from loadtest.text import percent
 

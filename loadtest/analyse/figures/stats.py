@@ -15,7 +15,7 @@ from loadtest.analyse.figures.intervals import (
     quantile_of_sorted,
 )
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.frames import Delays, EventGaps, filled
+from loadtest.analyse.run.event_times import Delays, EventGaps, filled
 
 Described = dict[str, float | int | list[float] | None]
 

@@ -63,6 +63,7 @@ STREAM_COUNT = NumberKind(low=1, high=1e5)
 INSTANT_NS = NumberKind(low=-MOST_INSTANT_NS, high=MOST_INSTANT_NS)
 HEAD_COUNTS = OneOf((NumberKind(high=1e5), ListOf(NumberKind(high=1e5))))
 CLOCK_STEPS = OneOf((COUNT, ListOf(object)))
+NAMES = OneOf((TEXT, ListOf(TEXT)))
 
 RUN_LEVEL = {
     "index": NumberKind(high=1e6),
@@ -76,6 +77,8 @@ RUN_LEVEL = {
     "input_lengths": TEXT,
     "output_lengths": TEXT,
     "system_tokens": TOKEN_COUNT,
+    "turns": TEXT,
+    "sessions": FLAG,
     "words": TOKEN_COUNT,
     "requests": COUNT,
     "inputs": SMALL,
@@ -103,6 +106,7 @@ SERVER = {
     "kind": TEXT,
     "version": TEXT,
     "context": TOKEN_COUNT,
+    "context_asked": TOKEN_COUNT,
     "slots_said": NumberKind(high=1e5),
     "simulated": SIMULATED_SERVER,
     "facts": {
@@ -138,6 +142,10 @@ RUN: dict[str, Any] = {
     "ended": TEXT,
     "state": TEXT,
     "scenario": {
+        "url": NAMES,
+        "model": NAMES,
+        "num_ctx": TOKEN_COUNT,
+        "inputs_per_request": SMALL,
         "prompt": TEXT,
         "prompt_file": TEXT,
         "data": TEXT,
@@ -148,7 +156,10 @@ RUN: dict[str, Any] = {
         "unload": FLAG,
         "max_error_ratio": AMOUNT,
         "duration": AMOUNT,
-        "think_time": AMOUNT,
+        "think_time": OneOf((AMOUNT, TEXT)),
+        "turns": OneOf((COUNT, TEXT)),
+        "follow_up_tokens": OneOf((COUNT, TEXT)),
+        "answers": TEXT,
         "max_rate": AMOUNT,
         "temperature": AMOUNT,
     },
@@ -158,7 +169,11 @@ RUN: dict[str, Any] = {
     "other_targets": ListOf(TEXT),
     "failure": TEXT,
     "clock": {"monotonic_ns": NumberKind(high=1e19), "wall_ns": NumberKind(high=1e19)},
-    "locust": {"lost_workers": ListOf(LOST, needs=("worker",))},
+    "locust": {
+        "lost_workers": ListOf(LOST, needs=("worker",)),
+        "user_classes": ListOf(TEXT),
+        "locustfile": TEXT,
+    },
     "server": SERVER,
     "server_at_end": LOADED,
     "client": {"host": TEXT, "kernel": TEXT, "python": TEXT, "loop": TEXT, "cpus": COUNT, "clock_steps": CLOCK_STEPS},

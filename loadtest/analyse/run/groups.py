@@ -16,7 +16,8 @@ import numpy as np
 
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
-from loadtest.analyse.run.frames import Delays, EventGaps, Run, join_levels, peak_at_once
+from loadtest.analyse.run.event_times import Delays, EventGaps
+from loadtest.analyse.run.frames import Run, join_levels, peak_at_once
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.errors import LoadTestError
 from loadtest.scenario import rotation

@@ -16,7 +16,8 @@ import numpy as np
 
 from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.frames import Run, blocks
+from loadtest.analyse.run.event_times import blocks
+from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server.slots import Slots
 from loadtest.metrics import S_PER_US
 

@@ -158,8 +158,8 @@ def _reload(e: Evidence) -> Iterator[Doubt]:
     if e.scenario.get("unload"):
         return  # a cold-load run measures its loads
     slow = reloaded(e.run, e.good)
-    if "turn" in slow:
-        slow = slow[~slow["turn"]]  # loads in turn with another model of the run are what was measured
+    if "loaded_in_turn" in slow:
+        slow = slow[~slow["loaded_in_turn"]]  # loads in turn with another model of the run are what was measured
     if not len(slow):
         return
     loads = e.values("load_s")

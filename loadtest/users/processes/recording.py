@@ -184,6 +184,7 @@ class Recorder:
         self._stop_after = _failures_allowed(settled.values())
         self.ledger = self._open_ledger(folder, str(worker), source)
         numbers = itertools.count(worker * WORKER_STRIDE)
+        self.user_numbers = itertools.count(worker * WORKER_STRIDE)
         self._channels: dict[int, Channel] = {}
         for one in settled.values():
             if id(one) not in self._channels:

@@ -30,14 +30,12 @@ def simulated_profile(facts: dict[str, Any]) -> str | None:
     Beside real servers those that are simulated are named.
     """
     said = (facts.get("server") or {}).get("simulated")
-    servers: dict[str, Any] = {
-        one["url"]: (one.get("server") or {}).get("simulated") for one in facts.get("targets") or ()
-    }
-    if not said and not any(servers.values()):
-        return None
-    if not servers or all(servers.values()):
-        return _profile(said or next(iter(servers.values())))
-    return "; ".join(f"{url} alone, {_profile(profile)}" for url, profile in servers.items() if profile)
+    servers = {one["url"]: (one.get("server") or {}).get("simulated") for one in facts.get("targets") or ()}
+    profiles = {url: profile for url, profile in servers.items() if profile}
+    if len(profiles) < len(servers):
+        return "; ".join(f"{url} alone, {_profile(profile)}" for url, profile in profiles.items()) or None
+    first = said or next(iter(profiles.values()), None)
+    return _profile(first) if first else None
 
 
 def _profile(said: dict[str, Any]) -> str:

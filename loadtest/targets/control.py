@@ -147,30 +147,31 @@ def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None =
     except httpx.ProxyError as error:
         raise TargetError(f"cannot reach {url}: {_proxy_words(client, url) or shorten(str(error))}.") from None
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        if "is not valid for" in str(error):
-            raise TargetError(
-                f"{url} has a certificate for another name: {shorten(str(error))}; give the URL with a name that it holds."
-            ) from None
-        if "WRONG_VERSION_NUMBER" in str(error):
-            raise TargetError(f"{url} speaks http, not https: give http://{url.partition('://')[2]}.") from None
-        if "CERTIFICATE" in str(error):
-            raise TargetError(
-                f"{url} has a certificate that is not trusted here: {shorten(str(error))}; give its authority with --ca-file, or trust it "
-                "unseen with --insecure."
-            ) from None
-        if (proxy := reach.proxy_named(keys_of_client(client))) is not None and asked.socket is None:
-            raise TargetError(
-                f"cannot reach the proxy {proxy}, or {url} by it: {shorten(str(error)) or 'no connection in time'}."
-            ) from None
-        raise TargetError(
-            f"cannot reach {url}: {shorten(str(error)) or 'no connection in time'}. Is the server running, and the URL right?"
-        ) from None
+        proxy = None if asked.socket is not None else reach.proxy_named(keys_of_client(client))
+        raise TargetError(_not_reached(url, shorten(str(error)), str(error), proxy)) from None
     except httpx.TimeoutException:
         return ControlAnswer(path, failure=NO_ANSWER)
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError) as error:
         return ControlAnswer(
             path, failure=f"no answer that can be read ({shorten(str(error), 120) or type(error).__name__})"
         )
+
+
+def _not_reached(url: str, said: str, whole: str, proxy: str | None) -> str:
+    """Return the sentence on a connection that was not made, for the reason that `said` is the short form of."""
+    if "is not valid for" in whole:
+        return f"{url} has a certificate for another name: {said}; give the URL with a name that it holds."
+    if "WRONG_VERSION_NUMBER" in whole:
+        return f"{url} speaks http, not https: give http://{url.partition('://')[2]}."
+    if "CERTIFICATE" in whole:
+        return (
+            f"{url} has a certificate that is not trusted here: {said}; give its authority with --ca-file, or trust it unseen "
+            "with --insecure."
+        )
+    said = said or "no connection in time"
+    if proxy is not None:
+        return f"cannot reach the proxy {proxy}, or {url} by it: {said}."
+    return f"cannot reach {url}: {said}. Is the server running, and the URL right?"
 
 
 def _proxy_words(client: httpx.Client, url: str) -> str | None:

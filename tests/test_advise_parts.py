@@ -1,0 +1,80 @@
+"""Parts of the advice: the loads shown, memory, and the search for the highest number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.advised import LLAMA_70B, play
+from support.virtual_runs import Load
+
+from loadtest.analyse.server.memory import memory_by_slots
+from loadtest.analyse.summary import analyse
+from loadtest.analyse.whatif import slot_advice as work
+from loadtest.analyse.whatif.sustainable_load import _highest
+from loadtest.errors import ScenarioError
+from loadtest.memory.loaded import kv_bytes, parse_memory
+
+
+@pytest.mark.parametrize(
+    ("measured", "loads"),
+    [
+        ((1, 2, 4, 8), (1, 2, 4, 8, 16)),
+        ((4,), (1, 2, 4, 8)),
+        ((1,), (1, 2)),
+        ((1, 2, 3, 4, 5, 6, 7, 8), (1, 3, 5, 6, 8, 16)),
+    ],
+)
+def test_loads_are_those_measured_and_some_others(measured: tuple[int, ...], loads: tuple[int, ...]) -> None:
+    shown = work.loads_for(measured)
+    assert len(shown) <= work.MOST_SHOWN_LOADS
+    assert {measured[0], measured[-1], 2 * measured[-1]} <= set(shown)
+    assert shown == loads
+
+
+def test_kv_cache_by_the_architecture() -> None:
+    assert kv_bytes(LLAMA_70B) == 327_680
+    assert kv_bytes({**LLAMA_70B, "attention.key_length": 64}) == 163_840
+    assert kv_bytes({**LLAMA_70B, "attention.head_count_kv": [8] * 40 + [0] * 40}) == 163_840
+    assert kv_bytes({}) is None
+    assert kv_bytes({**LLAMA_70B, "attention.head_count_kv": None}) is None
+
+
+def test_memory_is_unknown_rather_than_guessed(tmp_path: Path) -> None:
+    loads = [Load(users=users, requests=24, output=(16, 16)) for users in (2, 8)]
+    path = play(tmp_path / "run", loads, server_at_end=None)
+    found = analyse(path)
+    assert (
+        memory_by_slots(found.run, found.slots)
+        == "memory unknown: the server does not say what the loaded model takes."
+    )
+    light = analyse(play(tmp_path / "light", loads[:1]))
+    assert "slots that share" in str(memory_by_slots(light.run, light.slots))
+    bare = analyse(
+        play(tmp_path / "bare", loads, server={"kind": "ollama", "version": "1", "context": 2048, "facts": {}})
+    )
+    assert "layers and KV heads" in str(memory_by_slots(bare.run, bare.slots))
+
+
+@pytest.mark.parametrize(("text", "size"), [("80GB", 80e9), ("80", 80e9), ("24 GiB", 24 * 2**30), ("900mb", 9e8)])
+def test_sizes(text: str, size: float) -> None:
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "80XB", "0"])
+def test_a_size_that_is_none(text: str) -> None:
+    with pytest.raises(ScenarioError, match="like 80GB or 24GiB"):
+        parse_memory(text)
+
+
+@pytest.mark.parametrize("limit", [*range(20), 31, 32, 33])
+def test_the_highest_number_that_holds(limit: int) -> None:
+    asked: list[int] = []
+
+    def holds(number: int) -> bool:
+        asked.append(number)
+        return number <= limit
+
+    assert _highest(holds, 32) == min(limit, 32)
+    assert max(asked) <= 32
+    assert _highest(lambda number: number <= limit, 6) == min(limit, 6)
