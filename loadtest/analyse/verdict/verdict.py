@@ -74,7 +74,7 @@ def _late_sends(e: Evidence) -> Iterator[Doubt]:
     lags = e.values("schedule_lag_s")
     if len(lags):
         p50, p99 = (float(value) for value in np.quantile(lags, (0.5, 0.99)))
-        yield from metrics.doubt_schedule_lag(len(lags), p50, p99, e.lag_limit)
+        yield from metrics.doubt_schedule_lag(len(lags), p50, p99, e.lag_limit, of=e.waited_for)
 
 
 def _client_lag(e: Evidence) -> Iterator[Doubt]:
