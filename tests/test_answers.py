@@ -19,6 +19,7 @@ from loadtest.analyse.verdict import verdict
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.analyse.verdict.remedies import REMEDIES
 
+ALONE = "every request of this level was a warm-up"
 ROOT = Path(__file__).parents[1]
 
 
@@ -123,11 +124,10 @@ def test_no_finding_repeats_the_verdict(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
-        ({"driver": "asyncio"}, "every request of this level was a warm-up"),
+        ({"driver": "asyncio"}, ALONE),
         (
             {"driver": "locust", "locust": {"spawn_rate": 1.0}},
-            "every request of this level was a warm-up: under Locust requests count once all users have started, "
-            "which takes 4 users 4.00 s at 1 a second (-r)",
+            f"{ALONE}: under Locust requests count once all users have started, which takes 4 users 4.00 s at 1 a second (-r)",
         ),
     ],
 )

@@ -120,7 +120,10 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
         for word in (VOID, SUSPECT)
         if (count := sum(level["verdict"] == word for level in levels))
     ]
-    return IN_WORDS[summary["verdict"]] + (f" Of {counted(len(levels), 'level')} {listed(said)}." if said else "")
+    words = IN_WORDS[summary["verdict"]] + (f" Of {counted(len(levels), 'level')} {listed(said)}." if said else "")
+    if summary["verdict"] not in [level["verdict"] for level in levels]:
+        words += f" The run did not end as planned, which makes it {summary['verdict']} as a whole."
+    return words
 
 
 def to_do(levels: Sequence[dict[str, Any]]) -> list[ToDo]:

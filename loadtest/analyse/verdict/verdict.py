@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,14 @@ def cause(rule: Callable[..., object]) -> str:
 def worst(verdicts: list[str]) -> str:
     """Return the worst of several verdicts; void where there are none."""
     return max(verdicts, key=(VALID, SUSPECT, VOID).index, default=VOID)
+
+
+ENDED = {"done": VALID, "failed": VOID}  # best verdict of a run that ended so; of every other state: suspect
+
+
+def of_run(run: Run, levels: Sequence[dict[str, Any]]) -> str:
+    """Return the worst of the levels' verdicts and of how the run ended."""
+    return worst([worst([level["verdict"] for level in levels]), ENDED.get(str(run.facts.get("state")), SUSPECT)])
 
 
 def stamps_of(requests: pd.DataFrame) -> str:
