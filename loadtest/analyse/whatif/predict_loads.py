@@ -137,7 +137,7 @@ def predict_loads(
             },
         },
         rests_on={
-            "levels": [level["label"] for level in used],
+            "levels": [level["label"] for level in used if level["verdict"] != VOID],
             "slots": {"limit": known.limit, "seen": known.slots.estimate, "how": known.how},
             "streams": model.streams,
             "step_law": steps.to_dict(),
