@@ -157,7 +157,7 @@ def document_of(
             },
         },
         rests_on={
-            "levels": [level["label"] for level in used],
+            "levels": [level["label"] for level in used if level["verdict"] != VOID],
             "slots": {"limit": known.limit, "seen": known.slots.estimate, "how": known.how},
             "way": model.way,
             "streams": model.streams,
