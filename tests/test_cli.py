@@ -21,7 +21,7 @@ from loadtest.errors import TargetError
 from loadtest.measure.interruption import SIGNALS
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
-from loadtest.target.control import ask
+from loadtest.targets.control import ask
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -31,6 +31,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.simulate.api import control_plane
 from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.prompts import of_pieces
 from loadtest.simulate.model.stream import EngineRequest
 from loadtest.simulate.profiles import PROFILES
 
@@ -54,7 +55,7 @@ def test_memory_comes_in_at_a_steady_rate_and_the_cache_at_the_end() -> None:
 
     now = 0
     assert used() == 0
-    engine.submit(EngineRequest(0, ("a",), 1), now)
+    engine.submit(EngineRequest(0, of_pieces("a"), 1), now)
     seen = []
     for tenth in range(10):
         now = round(profile.timing.load_s * S * tenth / 10)

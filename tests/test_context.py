@@ -15,13 +15,13 @@ from loadtest.analyse.summary import analyse
 from loadtest.dialects.ollama import OllamaChat
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.target import token_fit
-from loadtest.target.context import check_lengths, not_granted
-from loadtest.target.prepare import ReadyTarget
-from loadtest.target.probe import ServedModel, Server
-from loadtest.target.run_facts import initial_facts
-from loadtest.target.target import Target
-from loadtest.target.token_fit import fit_token_counts
+from loadtest.targets import token_fit
+from loadtest.targets.context import check_lengths, not_granted
+from loadtest.targets.prepare import ReadyTarget
+from loadtest.targets.probe import ServedModel, Server
+from loadtest.targets.run_facts import initial_facts
+from loadtest.targets.target import Target
+from loadtest.targets.token_fit import fit_token_counts
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload
 

@@ -21,12 +21,12 @@ from loadtest.cli import cli
 from loadtest.dialects import dialect_for
 from loadtest.errors import LoadTestError
 from loadtest.scenario import Scenario
-from loadtest.target.context import check_lengths
-from loadtest.target.loaded_model import ask_to_unload, loaded_facts
-from loadtest.target.prepare import ReadyTarget
-from loadtest.target.probe import choose_model, hazards, probe, with_details
-from loadtest.target.run_facts import at_end, initial_facts
-from loadtest.target.target import Target
+from loadtest.targets.context import check_lengths
+from loadtest.targets.loaded_model import ask_to_unload, loaded_facts
+from loadtest.targets.prepare import ReadyTarget
+from loadtest.targets.probe import choose_model, hazards, probe, with_details
+from loadtest.targets.run_facts import at_end, initial_facts
+from loadtest.targets.target import Target
 from loadtest.workloads.tokens import Counter
 from loadtest.workloads.workload import Workload
 

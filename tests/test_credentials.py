@@ -19,8 +19,8 @@ from loadtest.dialects.answers.server_errors import http_sentence, shorten
 from loadtest.errors import ScenarioError
 from loadtest.monitor import process
 from loadtest.scenario import Scenario
-from loadtest.target.probe import ServedModel, Server
-from loadtest.target.target import Target, located
+from loadtest.targets.probe import ServedModel, Server
+from loadtest.targets.target import Target, located
 
 Call = Callable[..., tuple[int, str, str]]
 

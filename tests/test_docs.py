@@ -1,21 +1,27 @@
 """The documentation is complete and true: every command, option, record field, outcome and metric is in it.
 
-`python tests/test_docs.py` writes docs/cli.md anew.
+`python tests/test_docs.py` writes the pages anew that are made from the code.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
+import pytest
 import yaml
+from markdown.extensions.toc import slugify
+from support.doc_pages import MADE
 from test_imports import ANALYSE, ORDER
 
 from loadtest import metrics
-from loadtest.cli import COMMANDS, cli
+from loadtest.cli import cli
 from loadtest.cli.options import make_scenario
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Scenario, keys_of
@@ -24,26 +30,9 @@ from loadtest.urls import parse_url
 ROOT = Path(__file__).parent.parent
 
 
-def cli_page() -> str:
-    """Return docs/cli.md: the help of every command, as printed 110 columns wide."""
-    parts = ["# Command line\n", "Made from `--help`; `python tests/test_docs.py` writes it anew.\n"]
-    for name in (None, *COMMANDS):
-        title = f"loadtest {name}" if name else "loadtest"
-        with click.Context(cli, info_name="loadtest", terminal_width=110, **cli.context_settings) as parent:
-            command = cli.get_command(parent, name) if name else cli
-            assert command is not None
-            command._help_option = None  # click keeps the one that a test's lone call of the command made, without -h
-            if name:
-                with click.Context(command, info_name=name, parent=parent, terminal_width=110) as context:
-                    text = command.get_help(context)
-            else:
-                text = cli.get_help(parent)
-        parts.append(f"## {title}\n\n```\n{text}\n```\n")
-    return "\n".join(parts)
-
-
-def test_the_command_page_is_what_help_prints() -> None:
-    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == cli_page()
+@pytest.mark.parametrize("page", MADE)
+def test_a_page_that_is_made_is_as_the_code_makes_it(page: str) -> None:
+    assert (ROOT / page).read_text(encoding="utf-8") == MADE[page](), "python tests/test_docs.py writes it anew"
 
 
 def test_every_record_field_and_outcome_is_documented() -> None:
@@ -62,9 +51,36 @@ def test_every_metric_stands_beside_its_formula() -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
-            if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            place = page.parent / target if target else page
+            assert place.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors_of(place), f"{page.name}: {target}#{anchor}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and MkDocs make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {str(slugify(re.sub(r"[`*]", "", heading), "-")) for heading in headings}
+
+
+def test_the_site_builds_and_every_link_of_it_leads_somewhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {path.name for path in (tmp_path / "site").glob("*.html")}
+    assert pages == {f"{page.stem}.html" for page in (ROOT / "docs").glob("*.md")} | {"404.html"}
+    for page in (tmp_path / "site").glob("*.html"):
+        for source in re.findall(r'<img[^>]+src="([^"]+)"', page.read_text(encoding="utf-8")):
+            assert (page.parent / source).exists(), f"{page.name}: {source}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    lines = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    named = re.findall(r": ([\w-]+\.md)$", lines, re.MULTILINE)
+    assert sorted(named) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
 
 
 def test_every_command_for_a_kind_of_server_is_one() -> None:
@@ -122,4 +138,5 @@ def test_the_changelog_names_the_version_or_what_is_unreleased() -> None:
 
 
 if __name__ == "__main__":
-    (ROOT / "docs/cli.md").write_text(cli_page(), encoding="utf-8")
+    for path, make in MADE.items():
+        (ROOT / path).write_text(make(), encoding="utf-8")

@@ -22,7 +22,7 @@ from loadtest.dialects import (
 from loadtest.dialects.answers.named_events import NamedEventsDecoder, numbered
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Level, Scenario
-from loadtest.target.target import located
+from loadtest.targets.target import located
 from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import TokenFit, load_counter
 from loadtest.workloads.workload import Workload

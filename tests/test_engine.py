@@ -12,6 +12,7 @@ import pytest
 
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.metronome import Metronome
+from loadtest.simulate.model.prompts import TokenRun
 from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
 from loadtest.simulate.model.timing import NS_PER_S, StepLaw, Timing, pass_sizes
 from loadtest.simulate.model.virtual import closed_loop, cold_prompt, open_loop
@@ -121,11 +122,11 @@ def test_a_burst_is_taken_last_in_first_out_on_request_and_later_arrivals_in_ord
 
 def test_the_prefix_cache_serves_repeated_prompts_but_evaluates_one_token() -> None:
     engine = ready(LINE)
-    prompt = tuple(range(200))
+    prompt = (TokenRun("begin", 150), TokenRun("end", 50))
     plan = [
         EngineRequest(0, prompt, 2),
         EngineRequest(1, prompt, 2),
-        EngineRequest(2, (*prompt[:150], *range(900, 950)), 2),
+        EngineRequest(2, (prompt[0], TokenRun("other", 50)), 2),
     ]
     first, again, longer = open_loop(engine, plan, [0.0, 1.0, 2.0])
     assert (first.cached, again.cached, longer.cached) == (0, 199, 150)
@@ -245,7 +246,7 @@ def test_the_published_output_table_comes_out(users: int) -> None:
     The published figures of one concurrency scatter by up to 10 % among themselves (14.0 to 16.2 tokens/s at four, for
     the threads' answers differed in length): each row within 12 %, their mean within 4 %.
     """
-    warm = tuple(range(24))  # the prompt had been sent before
+    warm = cold_prompt(24, 0)  # the prompt had been sent before
     ratios = []
     for row in published("a100_llama31_70b_q4_output_words.csv"):
         if row["concurrency"] != users:
@@ -264,7 +265,7 @@ def test_the_published_input_table_comes_out_through_the_prefix_cache() -> None:
     """The same 484-word text again and again: cold at one user, one cold slot of two, two of four."""
     rows = published("a100_llama31_70b_q4_input_484_words.csv")
     engine = Engine(A100.timing, slots=4, loaded=A100.num_ctx)
-    text = tuple(range(566))  # as many tokens as the simulated server takes its own 484-word text for
+    text = cold_prompt(566, 0)  # as many tokens as the simulated server takes its own 484-word text for
     start, cached, times = 0.0, [], []
     for row in rows:
         users = int(row["concurrency"])

@@ -197,6 +197,20 @@ def test_slots_that_models_may_share_are_no_limit(tmp_path: Path) -> None:
     assert not any("further requests queue" in sentence for sentence in all_findings(one))
 
 
+def test_a_run_of_a_real_and_a_simulated_server_names_the_simulated_one(tmp_path: Path) -> None:
+    levels, records = mixed(FAST, SLOW)
+    other = {"kind": "ollama", "version": "1", "simulated": {"profile": "quick", "speed": 1.0}}
+    targets = [target("made"), target("other", THERE, server=other)]
+    one = analyse(write(tmp_path / "run", records, levels, targets=targets))
+    mark = "other alone is simulated: profile quick at 1× speed"
+    page = pages.markdown(one, [])
+    assert f"> **PARTLY SIMULATED** ({mark})" in page
+    assert "SIMULATED SERVER" not in page + pages.html(one, [])
+    assert "the server is simulated" not in page
+    assert mark in (report.console_table(one.summary, 100).title or "")
+    assert "> **SIMULATED SERVER** (simulated: profile quick" in pages.markdown(one.groups[1][1], [])
+
+
 def test_an_old_locust_folder_tells_groups_by_model(tmp_path: Path) -> None:
     """Two user classes, as before there were targets: records know their model, run.json the other server in words."""
     levels, records = mixed(FAST, SLOW)
@@ -207,7 +221,7 @@ def test_an_old_locust_folder_tells_groups_by_model(tmp_path: Path) -> None:
     server = one.summary["groups"][1]["server"]  # nothing of the first one's context and version is its
     assert server == {"kind": "ollama", "version": "0.24.0", "simulated": {"profile": "cpu-98m", "speed": 2.0}}
     assert [each.summary["simulated"] is not None for _, each in one.groups] == [False, True]
-    assert "SIMULATED SERVER" in pages.markdown(one, [])
+    assert "PARTLY SIMULATED" in pages.markdown(one, [])
     assert one.summary["groups"][1]["beside"] == []
     for each, gap in zip(one.summary["groups"], (0.010, 0.040), strict=True):
         assert steps_of(each) == pytest.approx([gap] * len(steps_of(each)), rel=0.01)

@@ -34,7 +34,7 @@ ORDER = [
     "dialects",
     "wire",
     "measure",
-    "target",
+    "targets",
     "asyncio_driver",
     "monitor",
     "simulate",
@@ -61,15 +61,15 @@ ANALYSE = [
 ]
 # the two halves meet only on disk, and what is pure stays pure
 APART = {
-    "analyse": {"wire", "measure", "target", "asyncio_driver", "monitor", "users"},
-    "memory": {"wire", "measure", "target", "asyncio_driver", "monitor", "records"},
+    "analyse": {"wire", "measure", "targets", "asyncio_driver", "monitor", "users"},
+    "memory": {"wire", "measure", "targets", "asyncio_driver", "monitor", "records"},
     "simulate": set(ORDER) - {"errors", "simulate"},
     "users": {"asyncio_driver"},
-    "monitor": {"workloads", "dialects", "wire", "measure", "target", "asyncio_driver"},
+    "monitor": {"workloads", "dialects", "wire", "measure", "targets", "asyncio_driver"},
 }
 HEAVY = {"pandas", "matplotlib", "locust", "gevent"}
 FORBIDDEN = {
-    **dict.fromkeys(("workloads", "dialects", "wire", "measure", "target", "asyncio_driver", "monitor"), HEAVY),
+    **dict.fromkeys(("workloads", "dialects", "wire", "measure", "targets", "asyncio_driver", "monitor"), HEAVY),
     "analyse": {"httpx", "asyncio", "locust"},
     "memory": {"httpx", "asyncio", "locust", "pandas", "matplotlib"},
     "simulate": {"httpx", "pandas", "matplotlib", "locust"},

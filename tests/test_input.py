@@ -205,7 +205,7 @@ def test_across_names_keys_that_runs_have(place: Path) -> None:
         in answer(["compare", "a", "b", "--across", "modle"]).err
     )
     assert (
-        "runs have no key 'zzz'; keys are arrivals, beside, body,"
+        "runs have no key 'zzz'; keys are answers, arrivals, beside, body,"
         in answer(["compare", "a", "b", "--across", "zzz"]).err
     )
     assert "--across" not in answer(["compare", "a", "b", "--across", "new_key,model"]).err

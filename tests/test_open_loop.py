@@ -26,8 +26,8 @@ from loadtest.measure.schedule import PlanShare, schedule_of
 from loadtest.records import Clock, Outcome
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.scenario import ConnectionKeys, Scenario
-from loadtest.target.connect import control_client
-from loadtest.target.prepare import ReadyTarget, prepare_target
+from loadtest.targets.connect import control_client
+from loadtest.targets.prepare import ReadyTarget, prepare_target
 from loadtest.wire import AsyncWire, Posts, Timerfd, now
 
 Call = Callable[..., tuple[int, str, str]]

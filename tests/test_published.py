@@ -24,11 +24,12 @@ from loadtest.records import Record
 from loadtest.scenario import Scenario
 from loadtest.simulate.api import text
 from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.prompts import of_pieces
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import NS_PER_S
 from loadtest.simulate.model.virtual import closed_loop
 from loadtest.simulate.profiles import PROFILES
-from loadtest.target.run_facts import level_facts
+from loadtest.targets.run_facts import level_facts
 from loadtest.workloads.nonce import nonce_of
 from loadtest.workloads.synthetic import made_up
 
@@ -78,7 +79,7 @@ class Machine:
 
     def _request(self, said: str, limit: int | None) -> EngineRequest:
         self._asked += 1
-        prompt = text.chat_pieces([("user", said)])
+        prompt = of_pieces(text.chat_pieces([("user", said)]))
         natural = text.natural_length(said, self._draw)
         return EngineRequest(self._asked, prompt, limit or 10 * A100.num_ctx, natural, A100.num_ctx)
 

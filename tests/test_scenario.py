@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from loadtest.cli.options import make_scenario
 from loadtest.errors import ScenarioError
 from loadtest.scenario import (
     ATTRIBUTE,
@@ -22,6 +23,7 @@ from loadtest.scenario import (
     Range,
     RequestKeys,
     Scenario,
+    SessionKeys,
     key,
     keys_of,
 )
@@ -164,7 +166,7 @@ class Extended(Scenario):
 def test_no_two_parts_have_a_key_of_the_same_name() -> None:
     names = Counter(
         each.name
-        for part in (LoadKeys, PromptKeys, DataKeys, RequestKeys, ConnectionKeys, LimitKeys)
+        for part in (LoadKeys, PromptKeys, DataKeys, SessionKeys, RequestKeys, ConnectionKeys, LimitKeys)
         for each in keys_of(part)
     )
     assert names.most_common(1)[0][1] == 1
@@ -189,7 +191,7 @@ def test_a_key_of_a_table_is_read_there_in_a_file_and_flat_everywhere_else(tmp_p
         ("[request]\ntemperature = 0.9\n", "has temperature in [request]; it belongs above all tables."),
         ("[request]\ntopp = 0.9\n", "table [request], has an unknown key 'topp'; did you mean 'top_p'?"),
         ("[request]\ntop_p = 2\n", "top_p must be at most 1, not 2.0."),
-        ("[sessions]\nturns = 2\n", "has a table [sessions], which no scenario has; write the scenario's keys above"),
+        ("[people]\nturns = 2\n", "has a table [people], which no scenario has; write its keys (turns) in [sessions]."),
     ],
 )
 def test_a_key_in_the_wrong_place_is_one_sentence_that_says_where_it_belongs(
@@ -200,3 +202,29 @@ def test_a_key_in_the_wrong_place_is_one_sentence_that_says_where_it_belongs(
     with pytest.raises(ScenarioError) as error:
         Extended.load(path)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "named"),
+    [
+        ("", {"input_tokens": (800,), "prompt": "Hi"}, "the command line"),
+        ("", {"input_tokens": (800,), "data": "rows.jsonl"}, "the command line"),
+        ('prompt = "Hi"', {"input_tokens": (800,)}, "laid over"),
+        ('[data]\ndata = "rows.jsonl"', {"input_tokens": (800,)}, "beside data"),
+        ('input_tokens = [64]\nprompt = "Hi"', {}, "one.toml has input_tokens beside prompt"),
+    ],
+)
+def test_lengths_of_made_up_prompts_beside_a_text_are_refused(
+    tmp_path: Path, file: str, options: dict[str, Any], named: str
+) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text(file)
+    with pytest.raises(ScenarioError, match="leave out input_tokens or ") as error:
+        make_scenario(path if file else None, options)
+    assert named in str(error.value)
+
+
+def test_a_prompt_of_the_command_line_wins_over_a_file_s_lengths(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text("input_tokens = [64]")
+    assert make_scenario(path, {"prompt": "Hi"}).prompt == "Hi"

@@ -14,8 +14,8 @@ from support.made_servers import OPENAI_STREAM, made, refuse
 from loadtest.errors import TargetError
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
-from loadtest.target import control
-from loadtest.target.probe import Server, choose_model, probe
+from loadtest.targets import control
+from loadtest.targets.probe import Server, choose_model, probe
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -162,6 +162,24 @@ def test_a_repeated_prompt_is_served_from_the_cache_and_a_long_one_is_cut(profil
     assert long["prompt_eval_count"] == 512
 
 
+def test_a_conversations_history_is_cached_up_to_the_new_question(profile: str) -> None:
+    """The slot holds the answer too, as the tokens that its text is sent back as."""
+
+    async def talk(server: SimulatedServer) -> tuple[dict[str, Any], dict[str, Any]]:
+        said = [{"role": "user", "content": "The pilot called out the depth. What happened?"}]
+        ask_for = {"model": "tiny", "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 30}
+        first = (await ask(server, "/v1/chat/completions", messages=said, **ask_for)).events
+        text = "".join(event["choices"][0]["delta"].get("content") or "" for event in first if event["choices"])
+        said += [{"role": "assistant", "content": text}, {"role": "user", "content": "And then?"}]
+        second = (await ask(server, "/v1/chat/completions", messages=said, **ask_for)).events
+        return first[-1]["usage"], second[-1]["usage"]
+
+    first, second = run(profile, talk)
+    held = second["prompt_tokens_details"]["cached_tokens"]
+    assert first["prompt_tokens"] + 28 <= held < second["prompt_tokens"]
+    assert second["prompt_tokens"] - held <= 16
+
+
 def test_first_use_and_another_context_load_the_model_and_ps_tells(profile: str) -> None:
     async def work(server: SimulatedServer) -> list[Any]:
         async def ps() -> list[Any]:

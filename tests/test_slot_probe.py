@@ -16,9 +16,9 @@ from loadtest.cli.demo import simulated_server
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
-from loadtest.target.connect import control_client
-from loadtest.target.slot_probe import SlotProbe, probe_slots, seen_in
-from loadtest.target.target import find_target, located
+from loadtest.targets.connect import control_client
+from loadtest.targets.slot_probe import SlotProbe, probe_slots, seen_in
+from loadtest.targets.target import find_target, located
 from loadtest.workloads.tokens import load_counter
 from loadtest.workloads.workload import Workload
 

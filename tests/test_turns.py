@@ -73,7 +73,7 @@ def test_turns_are_counted_and_what_they_cost(tmp_path: Path) -> None:
     assert turns["share"] == pytest.approx(14 * LOAD_MS / 1e3 / length, rel=0.02)
     assert turns["waited"] == 14
     said = " ".join(all_findings(one))
-    assert "mid and small took turns: 14 loads (mid 7, small 7), 5.6 s" in said
+    assert "mid and small took turns: 14 loads (mid 7, small 7), 5.60 s" in said
     assert "OLLAMA_MAX_LOADED_MODELS" in said
     assert "was reloaded" not in said  # once, and not fourteen times more
     for _, part in one.groups:

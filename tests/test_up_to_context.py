@@ -22,7 +22,7 @@ from loadtest.errors import ScenarioError
 from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
-from loadtest.target.context import lengths_within
+from loadtest.targets.context import lengths_within
 
 Call = Callable[..., tuple[int, str, str]]
 GB = 10**9
@@ -109,7 +109,7 @@ def test_a_run_reaches_the_context_and_cuts_no_prompt(
 def test_a_server_that_does_not_say_its_context_is_one_sentence(
     loadtest: Call, small_context: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loadtest.target import target, token_fit
+    from loadtest.targets import target, token_fit
 
     blind = target.reread
     monkeypatch.setattr(

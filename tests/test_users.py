@@ -13,8 +13,8 @@ import pytest
 from loadtest.dialects import OllamaChat
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.target.probe import ServedModel, Server
-from loadtest.target.target import Target
+from loadtest.targets.probe import ServedModel, Server
+from loadtest.targets.target import Target
 from loadtest.workloads.tokens import TokenFit
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests

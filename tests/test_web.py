@@ -244,3 +244,12 @@ def test_a_password_in_the_start_form_is_shown_by_no_page_even_where_a_test_runs
         assert environment.host == "http://127.0.0.1:9"
         assert "secret-of-theirs" not in client.get("/").text
         assert "secret-of-theirs" not in client.get("/stats/report").text
+
+
+def test_beside_a_real_server_the_simulated_one_is_named() -> None:
+    quick = {"simulated": {"profile": "quick", "speed": 1.0}}
+    one, other = {"url": "http://a", "server": {"simulated": None}}, {"url": "http://b", "server": quick}
+    assert tables.simulated_profile({"server": quick, "targets": [other]}) == "profile quick at 1× speed"
+    for targets in ([one, other], [other, one]):
+        said = tables.simulated_profile({"server": targets[0]["server"], "targets": targets})
+        assert said == "http://b alone, profile quick at 1× speed"

@@ -32,7 +32,23 @@ class SessionPlan:
 
     def targets(self, users: int) -> list[int]:
         """Return the targets of this process's users, one entry a user."""
-        return [self.target_of(j) for j in range(users) if self.share.takes(j)]
+        return [self.target_of(j) for j in self.users(users)]
+
+    def users(self, users: int) -> list[int]:
+        """Return which of so many users are this process's."""
+        return [j for j in range(users) if self.share.takes(j)]
+
+    def of_level(self, level: Level, users: int) -> tuple[int, dict[int, Iterator[Planned]]]:
+        """Return how many warm-up requests are expected of this process's users, and the sessions of each target."""
+        mine = self.targets(users)
+        scenario = self.workloads[0].scenario
+        if scenario.has_sessions:
+            expected = round(self.workloads[0].turns_mean * len(mine) * scenario.warmup)
+            return expected, {target: self.held(level, users, target) for target in dict.fromkeys(mine)}
+        warmups = {target: list(self.warmups(level, users, target)) for target in dict.fromkeys(mine)}
+        return sum(map(len, warmups.values())), {
+            target: itertools.chain(first, self.counted(level, users, target)) for target, first in warmups.items()
+        }
 
     def warmups(self, level: Level, users: int, target: int) -> Iterator[Planned]:
         """Yield the warm-up sessions of this process's users of a target."""
@@ -44,6 +60,12 @@ class SessionPlan:
         """Yield the counted sessions of this process's users of a target; without end where time ends the level."""
         by_time = self.workloads[target].scenario.duration is not None
         for i in itertools.count() if by_time else range(level.requests):
+            if self.mine(i, users) and self.target_of(i % users) == target:
+                yield target, self.workloads[target].session(level, i)
+
+    def held(self, level: Level, users: int, target: int) -> Iterator[Planned]:
+        """Yield the conversations of this process's users of a target, without end; the first ones are their warm-up."""
+        for i in itertools.count():
             if self.mine(i, users) and self.target_of(i % users) == target:
                 yield target, self.workloads[target].session(level, i)
 

@@ -26,11 +26,11 @@ from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
 from loadtest.scenario import Level, Scenario
-from loadtest.target.connect import control_client
-from loadtest.target.loaded_model import ask_to_unload, loaded_facts
-from loadtest.target.prepare import prepare_targets
-from loadtest.target.run_facts import at_end, initial_facts, level_facts
-from loadtest.target.target import Target, located
+from loadtest.targets.connect import control_client
+from loadtest.targets.loaded_model import ask_to_unload, loaded_facts
+from loadtest.targets.prepare import prepare_targets
+from loadtest.targets.run_facts import at_end, initial_facts, level_facts
+from loadtest.targets.target import Target, located
 from loadtest.text import counted, seconds, shown
 from loadtest.workloads.workload import Workload
 

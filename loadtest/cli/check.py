@@ -18,16 +18,16 @@ from loadtest.credentials import withhold
 from loadtest.dialects import dialect_for
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
-from loadtest.target.connect import control_client
-from loadtest.target.probe import ServedModel, Server, choose_model, hazards, probe, with_details
-from loadtest.target.target import Target, located
+from loadtest.targets.connect import control_client
+from loadtest.targets.probe import ServedModel, Server, choose_model, hazards, probe, with_details
+from loadtest.targets.target import Target, located
 from loadtest.text import shown
 from loadtest.urls import base_url, default_url
 from loadtest.workloads.tokens import load_counter
 from loadtest.workloads.workload import Workload
 
 if TYPE_CHECKING:
-    from loadtest.target.slot_probe import SlotProbe
+    from loadtest.targets.slot_probe import SlotProbe
 
 
 def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -154,7 +154,7 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
 
 def _probed(server: Server, model: ServedModel, scenario: Scenario) -> SlotProbe:
     """Send bursts, as the scenario says, until the server's slots show."""
-    from loadtest.target.slot_probe import probe_slots
+    from loadtest.targets.slot_probe import probe_slots
 
     spoken = scenario.api if scenario.api != "auto" else server.native
     seed = secrets.randbelow(2**31) if scenario.seed is None else scenario.seed

@@ -20,9 +20,8 @@ def enough(scenario: Scenario, objectives: Sequence[Objective], *, by_time: bool
         return scenario
     if scenario.duration is not None and not (scenario.rate and scenario.duration == OPEN_LOOP_S):
         return scenario
-    least = least_requests(objectives) * share_of_fewest(
-        scenario
-    )  # each model and server is judged by its own requests
+    share = share_of_fewest(len(scenario.urls), scenario.models)  # each model and server is judged by its own requests
+    least = least_requests(objectives) * share
     return scenario.replace(least_requests=max(scenario.least_requests or 0, least))
 
 
@@ -31,7 +30,7 @@ def beforehand(scenario: Scenario, objectives: Sequence[Objective]) -> str | Non
     if not objectives:
         return None
     levels = scenario.levels()
-    share = share_of_fewest(scenario)
+    share = share_of_fewest(len(scenario.urls), scenario.models)
     if scenario.requests is not None and (
         few := [each for each in objectives if each.requests * share > scenario.requests]
     ):

@@ -12,7 +12,7 @@ from loadtest.asyncio_driver.session import Keep
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import EMBEDDINGS, Scenario
-from loadtest.target.target import Target
+from loadtest.targets.target import Target
 from loadtest.workloads.workload import Workload
 
 Kept = Callable[[Path], dict[str, Any]]  # keeps something in the run folder, and returns what run.json says of it
@@ -54,7 +54,7 @@ def kept_prediction(file: Path) -> Kept:
 
 def probed(target: Target, workload: Workload) -> Kept:
     """Probe the slots, say what came of it, and return what keeps the records of it."""
-    from loadtest.target.slot_probe import probe_slots
+    from loadtest.targets.slot_probe import probe_slots
 
     found = probe_slots(target, workload)
     print(f"{found.how} ({found.cost})", file=sys.stderr)

@@ -222,8 +222,8 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.credentials import withhold
     from loadtest.memory.estimate import DEFAULT_CONTEXT, Plan
     from loadtest.memory.loaded import LoadedMemory, server_facts
-    from loadtest.target.connect import control_client
-    from loadtest.target.probe import choose_model, probe, with_details
+    from loadtest.targets.connect import control_client
+    from loadtest.targets.probe import choose_model, probe, with_details
     from loadtest.urls import parse_url
 
     with control_client(asked.connection, asked.connect_timeout) as client:

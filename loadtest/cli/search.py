@@ -25,7 +25,7 @@ class Finder:
         self, scenario: Scenario, objectives: Sequence[Objective], most: int, say: Callable[[str], object]
     ) -> None:
         least = max(SEARCH_FEWEST, *(_requests_needed(each) for each in objectives), scenario.requests or 0)
-        least *= share_of_fewest(scenario)
+        least *= share_of_fewest(len(scenario.urls), scenario.models)
         self._search = Search(least=least, a_stream=scenario.requests_per_stream, most=most)
         self._objectives = objectives
         self._max_error_ratio = scenario.max_error_ratio

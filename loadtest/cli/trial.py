@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from loadtest.credentials import KEY_VARIABLES
 from loadtest.scenario import Scenario
-from loadtest.target.attempts import Attempt, changes, command
-from loadtest.target.probe import ServedModel, Server
-from loadtest.target.trial import OUTPUT_TOKENS, attempts, known_by
-from loadtest.target.what_came import what_came
+from loadtest.targets.attempts import Attempt, changes, command
+from loadtest.targets.probe import ServedModel, Server
+from loadtest.targets.trial import OUTPUT_TOKENS, attempts, known_by
+from loadtest.targets.what_came import what_came
 from loadtest.text import shown
 
 PATIENCE_S = 600.0  # for a first token: the model may have to be loaded

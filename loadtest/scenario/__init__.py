@@ -1,6 +1,6 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
-schema: Scenario, its grid, reading and writing · request, connection, load, prompts, data, limits: the parts that hold
+schema: Scenario, its grid, reading and writing · request, connection, load, prompts, data, sessions, limits: the parts that hold
 its keys, each with what they must be together · checks: what keys of several parts must be together · keys: what a key says
 of itself · fields: headers, query, path and body that are added to requests · tables: TOML files and former names ·
 several: servers and models, where there is more than one ·
@@ -8,6 +8,7 @@ values: what a single value must be · lengths: a number or a distribution · le
 that a user names.
 """
 
+from loadtest.scenario.checks import check_lengths_used
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
 from loadtest.scenario.lengths import (
@@ -15,8 +16,10 @@ from loadtest.scenario.lengths import (
     Observed,
     lengths_of,
     read_length,
+    read_seconds,
     sentence,
     split_outside_brackets,
+    times_of,
     whole_lengths,
 )
 from loadtest.scenario.level import Level
@@ -34,6 +37,7 @@ from loadtest.scenario.parts.request import (
     SAID_KEYS,
     RequestKeys,
 )
+from loadtest.scenario.parts.sessions import SessionKeys
 from loadtest.scenario.schema import Scenario
 from loadtest.scenario.several import ModelShare, even_weights, rotation, share_of_fewest
 from loadtest.scenario.tables import FORMER
@@ -46,6 +50,7 @@ from loadtest.scenario.values import (
     TOKEN_COUNTS,
     Range,
     parse_whole,
+    read_share,
     sendable,
     short_repr,
 )
@@ -80,6 +85,8 @@ __all__ = [
     "Range",
     "RequestKeys",
     "Scenario",
+    "SessionKeys",
+    "check_lengths_used",
     "even_weights",
     "file_version",
     "key",
@@ -87,6 +94,8 @@ __all__ = [
     "lengths_of",
     "parse_whole",
     "read_length",
+    "read_seconds",
+    "read_share",
     "read_text",
     "record_format",
     "rotation",
@@ -95,5 +104,6 @@ __all__ = [
     "share_of_fewest",
     "short_repr",
     "split_outside_brackets",
+    "times_of",
     "whole_lengths",
 ]

@@ -1,10 +1,12 @@
-"""Lengths in tokens: a number, or a distribution that each request's length is drawn from.
+"""Lengths in tokens, and times in seconds: a number, or a distribution that each request's is drawn from.
 
 lognormal(800, 0.6)      median, standard deviation of the logarithm
 normal(500, 100)         mean, standard deviation
 uniform(100, 900)        least, most
 empirical(prompts.csv)   the lengths in a trace or a data file
 200@70%+4000@30%         a mixture; each part is a number or one of the above
+
+Times have no files, and exponential(20) (mean) besides.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import difflib
 import functools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from loadtest.errors import ScenarioError
@@ -34,6 +36,38 @@ EXAMPLES = {
     "empirical": "empirical(trace.csv)",
 }
 MOST_LENGTH = int(TOKEN_COUNTS.high)
+TIMES = Range(0, 86_400)  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """What a distribution is of: what it is called, its bounds, whether it is whole, and its distributions."""
+
+    noun: str
+    bounds: Range
+    whole: bool
+    arguments: Mapping[str, tuple[tuple[str, Range], ...]]
+    examples: Mapping[str, str]
+
+
+TOKEN_LENGTHS = Quantity("length", TOKEN_COUNTS, True, ARGUMENTS, EXAMPLES)
+SPANS = Quantity(
+    "time",
+    TIMES,
+    False,
+    {
+        "lognormal": (("median", TIMES), ("sigma", SIGMAS)),
+        "normal": (("mean", TIMES), ("standard deviation", TIMES)),
+        "uniform": (("least", TIMES), ("most", TIMES)),
+        "exponential": (("mean", TIMES),),
+    },
+    {
+        "lognormal": "lognormal(20, 0.8)",
+        "normal": "normal(20, 5)",
+        "uniform": "uniform(5, 30)",
+        "exponential": "exponential(20)",
+    },
+)
 
 # Given a file's path: its lengths, of which one is drawn.
 Observed = Callable[[str], Sequence[int]]
@@ -51,25 +85,44 @@ class LengthPart:
     @property
     def text(self) -> str:
         if self.kind == "fixed":
-            return f"{self.numbers[0]:.0f}"
+            return f"{self.numbers[0]:.10g}"
         inside = self.file if self.file is not None else ", ".join(f"{number:.10g}" for number in self.numbers)
         return f"{self.kind}({inside})"
 
     def draw(self, rng: random.Random, place: float, observed: Observed) -> int:
         """Return one length; `place`, from 0 to 1, chooses among those of a file."""
         match self.kind:
-            case "fixed":
-                drawn = self.numbers[0]
-            case "lognormal":
-                drawn = self.numbers[0] * math.exp(self.numbers[1] * rng.gauss(0.0, 1.0))
-            case "normal":
-                drawn = rng.gauss(*self.numbers)
             case "uniform":
-                drawn = rng.randint(int(self.numbers[0]), int(self.numbers[1]))
-            case _:
+                drawn: float = rng.randint(int(self.numbers[0]), int(self.numbers[1]))
+            case "empirical":
                 lengths = observed(self.file or "")
                 drawn = lengths[int(place * len(lengths))]
+            case _:
+                drawn = self.value(rng)
         return min(max(round(drawn), 1), MOST_LENGTH)
+
+    def value(self, rng: random.Random) -> float:
+        """Return one value of a distribution that comes from no file, as it is drawn."""
+        match self.kind:
+            case "lognormal":
+                return self.numbers[0] * math.exp(self.numbers[1] * rng.gauss(0.0, 1.0))
+            case "normal":
+                return rng.gauss(*self.numbers)
+            case "uniform":
+                return rng.uniform(*self.numbers)
+            case "exponential":
+                return rng.expovariate(1 / self.numbers[0]) if self.numbers[0] else 0.0
+        return self.numbers[0]
+
+    @property
+    def mean(self) -> float:
+        """The mean of a distribution that comes from no file, before what is out of bounds is cut."""
+        match self.kind:
+            case "lognormal":
+                return self.numbers[0] * math.exp(self.numbers[1] ** 2 / 2)
+            case "uniform":
+                return (self.numbers[0] + self.numbers[1]) / 2
+        return self.numbers[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +149,18 @@ class Lengths:
         if len(self.parts) > 1:
             part = rng.choices(self.parts, [each.share for each in self.parts])[0]
         return part.draw(rng, place, observed)
+
+    def seconds(self, rng: random.Random) -> float:
+        """Return one time, from 0 to a day."""
+        part = self.parts[0]
+        if len(self.parts) > 1:
+            part = rng.choices(self.parts, [each.share for each in self.parts])[0]
+        return min(max(part.value(rng), TIMES.low), TIMES.high)
+
+    @property
+    def mean(self) -> float:
+        """The mean; see LengthPart.mean."""
+        return sum(part.share * part.mean for part in self.parts)
 
 
 def split_outside_brackets(text: str, separator: str) -> list[str]:
@@ -146,62 +211,98 @@ def whole_lengths(values: Sequence[int | str]) -> tuple[int, ...]:
     return tuple(value for value in values if isinstance(value, int))
 
 
+def read_seconds(text: str) -> float | str:
+    """Return a time as it is kept: a number of seconds, or a distribution as users write it; raise ScenarioError."""
+    try:
+        return float(text.strip())
+    except ValueError:
+        return times_of(text).text
+
+
+def as_seconds(key: str, value: float | str) -> float | str:
+    """Return the value of a key as it is kept; raise ScenarioError, naming the key."""
+    if not isinstance(value, str):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        pass
+    else:
+        raise ScenarioError(f"{key} must be a number of seconds, not {short_repr(value)}; leave out the quotes.")
+    try:
+        return times_of(value).text
+    except ScenarioError as error:
+        raise ScenarioError(f"{key}: {sentence(error)}") from None
+
+
+@functools.lru_cache(maxsize=64)
+def times_of(value: float | str) -> Lengths:
+    """Return the distribution of a time; raise ScenarioError, a phrase on what is wrong with it."""
+    return _mixture(value, SPANS) if isinstance(value, str) else Lengths((LengthPart("fixed", (value,)),))
+
+
 @functools.lru_cache(maxsize=256)
 def lengths_of(text: str) -> Lengths:
     """Return the distribution that a text describes; raise ScenarioError, a phrase on what is wrong with it."""
-    parts = tuple(_part(part, text) for part in split_outside_brackets(text, "+"))
+    return _mixture(text, TOKEN_LENGTHS)
+
+
+def _mixture(text: str, of: Quantity) -> Lengths:
+    parts = tuple(_part(part, text, of) for part in split_outside_brackets(text, "+"))
     shares = [part.share for part in parts]
     if len(parts) > 1 and (0 in shares or abs(sum(shares) - 1) > 1e-4):
         raise ScenarioError(
-            f"{short_repr(text)} is no mixture of lengths: give each part its share, 100 % in all, like 200@70%+4000@30%"
+            f"{short_repr(text)} is no mixture of {of.noun}s: give each part its share, 100 % in all, like 200@70%+4000@30%"
         )
     if len(parts) == 1 and shares[0] not in (0, 1):
-        raise ScenarioError(f"{short_repr(text)} gives its only length {shares[0]:.0%}; leave the share out")
+        raise ScenarioError(f"{short_repr(text)} gives its only {of.noun} {shares[0]:.0%}; leave the share out")
     if len(parts) == 1:
         parts = (LengthPart(parts[0].kind, parts[0].numbers, parts[0].file),)
     return Lengths(parts)
 
 
-def _part(text: str, whole: str) -> LengthPart:
+def _part(text: str, whole: str, of: Quantity) -> LengthPart:
     """Return one part of a mixture; its share is 0 where it has none."""
     body, at, said = text.strip().rpartition("@")
     share = 0.0
     if not at or not said.rstrip().endswith("%"):
         body = text.strip()
     else:
-        share = _number(said.strip().rstrip("%"), "share", SHARES, whole) / 100
+        share = _number(said.strip().rstrip("%"), "share", SHARES, whole, of) / 100
     name, bracket, rest = body.partition("(")
     name = name.strip().lower()
     if not bracket:
-        return LengthPart("fixed", (_number(body, "length", TOKEN_COUNTS, whole),), share=share)
+        return LengthPart("fixed", (_number(body, of.noun, of.bounds, whole, of),), share=share)
     if not rest.rstrip().endswith(")"):
         raise ScenarioError(f"{short_repr(whole)} lacks a closing bracket")
     inside = rest.rstrip()[:-1].strip()
-    if name == "empirical":
+    if name == "empirical" and name in of.examples:
         if not inside:
-            raise ScenarioError(f"{short_repr(whole)} names no file; write {EXAMPLES[name]}")
+            raise ScenarioError(f"{short_repr(whole)} names no file; write {of.examples[name]}")
         return LengthPart(name, file=inside, share=share)
-    if name not in ARGUMENTS:
-        near = difflib.get_close_matches(name, EXAMPLES, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(EXAMPLES)}"
-        raise ScenarioError(f"{short_repr(whole)} names no distribution of lengths; {hint}")
-    given = inside.split(",")
-    if len(given) != len(ARGUMENTS[name]):
-        raise ScenarioError(f"{short_repr(whole)} must have two numbers, like {EXAMPLES[name]}")
-    numbers = tuple(
-        _number(one, what, bounds, whole) for one, (what, bounds) in zip(given, ARGUMENTS[name], strict=True)
-    )
-    if name == "uniform" and (numbers[0] > numbers[1] or any(not number.is_integer() for number in numbers)):
-        raise ScenarioError(f"{short_repr(whole)} must have two whole numbers, the smaller one first")
+    if name not in of.arguments:
+        near = difflib.get_close_matches(name, of.examples, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(of.examples)}"
+        raise ScenarioError(f"{short_repr(whole)} names no distribution of {of.noun}s; {hint}")
+    given, asked = inside.split(","), of.arguments[name]
+    if len(given) != len(asked):
+        many = "two numbers" if len(asked) > 1 else "one number"
+        raise ScenarioError(f"{short_repr(whole)} must have {many}, like {of.examples[name]}")
+    numbers = tuple(_number(one, what, bounds, whole, of) for one, (what, bounds) in zip(given, asked, strict=True))
+    broken = of.whole and any(not number.is_integer() for number in numbers)
+    if name == "uniform" and (numbers[0] > numbers[1] or broken):
+        what = "two whole numbers" if of.whole else "two numbers"
+        raise ScenarioError(f"{short_repr(whole)} must have {what}, the smaller one first")
     return LengthPart(name, numbers, share=share)
 
 
-def _number(text: str, what: str, bounds: Range, whole: str) -> float:
+def _number(text: str, what: str, bounds: Range, whole: str, of: Quantity) -> float:
     try:
         number = float(text.strip())
     except ValueError:
         raise ScenarioError(
-            f"{short_repr(whole)} is no length: give a whole number or a distribution like {EXAMPLES['lognormal']}"
+            f"{short_repr(whole)} is no {of.noun}: give a {'whole ' if of.whole else ''}number or a distribution like "
+            f"{of.examples['lognormal']}"
         ) from None
     try:
         bounds.check(f"the {what}", number)

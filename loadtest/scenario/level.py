@@ -23,21 +23,28 @@ class Level:
     input_lengths: str | None = None  # the distribution that prompt lengths are drawn from, where input_tokens is None
     output_lengths: str | None = None  # the same of answers
     system_tokens: int | None = None  # of the made-up system prompt in front of each prompt
+    turns: str | None = None  # of made-up conversations: how many, a number or a distribution
+    sessions: bool = False  # whether requests are turns of conversations
     inputs: int = 1  # texts in each request, input_tokens long each; more than one for embeddings alone
 
     @property
     def load(self) -> str:
-        """Name the level's load: "8 streams", "4 requests/s", "1 to 8 requests/s" or "trace day.csv"."""
+        """Name the level's load: "8 streams", "8 people", "4 requests/s", "1 to 8 requests/s" or "trace day.csv"."""
         if self.trace is not None:
             return f"trace {self.trace}"
         if self.concurrency is None and self.rate is not None:
-            return f"{self.rate:g} {f'to {self.rate_to:g} ' if self.rate_to is not None else ''}requests/s"
+            what = "sessions/s" if self.sessions else "requests/s"
+            return f"{self.rate:g} {f'to {self.rate_to:g} ' if self.rate_to is not None else ''}{what}"
+        if self.sessions:
+            return "1 person" if self.concurrency == 1 else f"{self.concurrency or 0} people"
         return counted(self.concurrency or 0, "stream")
 
     @property
     def label(self) -> str:
         """Name the level as charts and tables do, e.g. "8 streams · 128 in · 64 out"."""
         parts = [self.load]
+        if self.turns is not None:
+            parts.append(f"{self.turns} turn{'s' * (self.turns != '1')}")
         if self.system_tokens is not None:
             parts.append(f"{self.system_tokens} shared")
         if (input_length := self.input_lengths or self.input_tokens) is not None:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.checks import NO_OUTPUT, check_together
+from loadtest.scenario.checks import NO_OUTPUT, check_lengths_used, check_together
 from loadtest.scenario.fields import body_text
-from loadtest.scenario.keys import ATTRIBUTE, key, keys_of
-from loadtest.scenario.lengths import as_lengths
+from loadtest.scenario.keys import ATTRIBUTE, Key, key, keys_of
+from loadtest.scenario.lengths import as_lengths, as_seconds
 from loadtest.scenario.level import Level
 from loadtest.scenario.parts.connection import ConnectionKeys, check_connection
 from loadtest.scenario.parts.data import DataKeys, check_data
@@ -28,13 +28,14 @@ from loadtest.scenario.parts.limits import LimitKeys
 from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys, check_load
 from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, PromptKeys, check_prompts
 from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys, check_request
+from loadtest.scenario.parts.sessions import SessionKeys, check_sessions
 from loadtest.scenario.tables import beside, flat, other_loop_left_out, read_toml, renamed
 from loadtest.scenario.values import Text, coerce
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario(
-    LimitKeys, DataKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys
+    LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys
 ):  # a dataclass has the fields of its last base first
     """Everything that decides what is sent; immutable, and written whole into run.json."""
 
@@ -50,7 +51,7 @@ class Scenario(
         object.__setattr__(self, "body", body_text(self.body))
         for one in keys:  # lists become tuples: the scenario is immutable throughout
             value = coerce(one.name, one.one_text(getattr(self, one.name), "the scenario"), one.hint, "the scenario")
-            object.__setattr__(self, one.name, as_lengths(one.name, value) if one.declared.length else value)
+            object.__setattr__(self, one.name, _as_drawn(one, value))
         if self.open_loop:
             object.__setattr__(self, "concurrency", ())
             if self.rate and self.requests is None and self.duration is None and not self.data_once:
@@ -64,6 +65,7 @@ class Scenario(
         check_data(self)
         check_request(self)
         check_connection(self)
+        check_sessions(self)
         check_together(self)
 
     @classmethod
@@ -75,6 +77,9 @@ class Scenario(
         where = str(path)
         table = flat(renamed(read_toml(path), where, say), keys_of(cls), where, placed=True)
         table.setdefault("name", path.stem)
+        given = {name: value for name, value in overrides.items() if value is not None}
+        check_lengths_used(table, table, where)
+        check_lengths_used(given, {**table, **given}, f"the command line, laid over {where},")
         table = beside(table, path.parent, overrides)
         if "body" in table:
             table["body"] = body_text(table["body"], path.parent)
@@ -143,6 +148,17 @@ class Scenario(
                 words=words,
                 requests=self.requests_at(0 if self.open_loop else load),
                 inputs=self.inputs_per_request,
+                turns=None if self.turns is None else str(self.turns),
+                sessions=self.has_sessions,
             )
             for index, (words, input_tokens, output_tokens, load) in enumerate(itertools.product(*self.grid()))
         ]
+
+
+def _as_drawn(one: Key, value: Any) -> Any:
+    """Return a key's value as it is kept: a distribution in the form in which users write it."""
+    if value is None or not (one.declared.length or one.declared.span):
+        return value
+    if one.declared.span:
+        return as_seconds(one.name, value)
+    return as_lengths(one.name, value) if one.listed else as_lengths(one.name, [value])[0]

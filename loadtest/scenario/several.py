@@ -10,13 +10,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.values import short_repr
-
-if TYPE_CHECKING:
-    from loadtest.scenario.parts.request import RequestKeys
+from loadtest.urls import AROUND
 
 MOST_TARGETS = 64  # combinations of a server and a model in one run
 MOST_WEIGHT = 1000
@@ -34,10 +31,11 @@ class ModelShare:
 
 
 def urls_in(text: str | None) -> tuple[str | None, ...]:
-    """Return the URLs that a text names; (None,) where none is given."""
+    """Return the URLs that a text names; (None,) where none is given. Blanks and quotes around the text or a URL go."""
     if text is None:
         return (None,)
-    return tuple(_BETWEEN_URLS.split(text.strip())) or (text,)
+    urls = (url.strip(AROUND) for url in _BETWEEN_URLS.split(text.strip(AROUND)))
+    return tuple(url for url in urls if url) or (text,)
 
 
 def models_in(text: str | None) -> tuple[ModelShare, ...]:
@@ -76,10 +74,10 @@ def even_weights(models_of_servers: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(weight // common for weight in weights)
 
 
-def share_of_fewest(scenario: RequestKeys) -> int:
+def share_of_fewest(servers: int, models: Sequence[ModelShare]) -> int:
     """Return how many requests a run sends for each one to the target that has the fewest users; 1 for one target."""
-    weights = [one.weight for one in scenario.models]
-    return len(scenario.urls) * -(-sum(weights) // min(weights))
+    weights = [one.weight for one in models]
+    return servers * -(-sum(weights) // min(weights))
 
 
 def rotation(weights: Sequence[int]) -> tuple[int, ...]:

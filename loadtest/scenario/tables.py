@@ -42,18 +42,23 @@ def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: b
     Raises ScenarioError for a key in the wrong place and for an unknown one, with the nearest.
     """
     tables = {key.name: key.declared.table for key in keys}
+    second = {key.name: key.declared.also_in for key in keys if key.declared.also_in is not None}
     found: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, Mapping) and (name not in tables or name in tables.values()):
             inside = [one for one in value if one in tables]
             if name not in tables.values():
                 what = f"its keys ({', '.join(inside)})" if inside else "the scenario's keys"
+                places = {tables[one] for one in inside}
+                place = places.pop() if len(places) == 1 else None
+                there = f"in [{place}]" if place else "above all tables"
                 raise ScenarioError(
-                    f"{where} has a table [{_short_name(name)}], which no scenario has; write {what} above all tables."
+                    f"{where} has a table [{_short_name(name)}], which no scenario has; write {what} {there}."
                 )
             for one in value:
                 _check_known(one, list(tables), f"{where}, table [{name}],")
-                _check_place(one, tables[one], name, where)
+                if second.get(one) != name:
+                    _check_place(one, tables[one], name, where)
             found |= value
         else:
             _check_known(name, list(tables), where)
@@ -116,7 +121,7 @@ def beside(table: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> 
             table[name] = str(folder / named)
     if isinstance(system := table.get("system"), str) and system.startswith("@") and given.get("system") is None:
         table["system"] = f"@{folder / system[1:]}"
-    for name in ("input_tokens", "output_tokens"):
+    for name in ("input_tokens", "output_tokens", "follow_up_tokens"):
         if name in table and given.get(name) is None:
             many = isinstance(table[name], list | tuple)
             values = [_empirical_beside(one, folder) for one in (table[name] if many else [table[name]])]

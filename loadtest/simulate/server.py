@@ -39,6 +39,7 @@ from loadtest.simulate.api.text import OPENINGS
 from loadtest.simulate.faults import Fault
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.metronome import Metronome
+from loadtest.simulate.model.prompts import of_pieces
 from loadtest.simulate.model.stream import EngineProtocol, EngineRequest, Stream
 from loadtest.simulate.profiles import Profile, load_profile
 from loadtest.simulate.truth import TruthLog
@@ -248,7 +249,13 @@ class SimulatedServer:
             return
         for prompt in (request.prompt, *request.more_prompts):
             engine_request = EngineRequest(
-                answer.ordinal, prompt, request.limit, request.natural, request.num_ctx, request.load_only
+                answer.ordinal,
+                of_pieces(prompt),
+                request.limit,
+                request.natural,
+                request.num_ctx,
+                request.load_only,
+                answer.answer_tokens,
             )
             stream = self.engine.submit(engine_request, time.perf_counter_ns())
             answer.streams.append(stream)

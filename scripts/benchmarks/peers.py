@@ -14,54 +14,17 @@ keeps it away, up to 95 % of a core.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from clients import CLIENTS, Run, Seen
+from peers_table import Row, middle, table
 from rig import Array, Meter, Truth, Work, build, metered, source
 
-HEADS = {
-    "ok": "requests ok",
-    "lost": "lost",
-    "ttft_p50": "TTFT p50 error, ms",
-    "ttft_p99": "TTFT p99 error, ms",
-    "itl_p50": "ITL p50 error, ms",
-    "itl_p99": "ITL p99 error, ms",
-    "cpu_us": "CPU µs a chunk",
-    "ratio": "× floor",
-    "process_s": "CPU s, whole process",
-    "rss_mb": "peak RSS MB",
-    "wall_s": "wall s",
-    "burst_ms": "burst on the wire within, ms",
-    "late_ms": "server late p99, ms",
-}
-SIGNED = ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99")
 LATE_MS = 5.0  # at its worst in a request: the hypervisor alone takes 1 to 3
 LIMIT_S = 90.0  # of one client's run, beside the work's own time
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One client's line of the table; nan where there is nothing to say."""
-
-    client: str
-    ok: float
-    lost: float
-    ttft_p50: float
-    ttft_p99: float
-    itl_p50: float
-    itl_p99: float
-    cpu_us: float
-    ratio: float
-    process_s: float
-    rss_mb: float
-    wall_s: float
-    burst_ms: float
-    late_ms: float
 
 
 def measure(name: str, work: Work, programs: dict[str, Path], floor_us: float | None) -> Row:
@@ -112,13 +75,6 @@ def _error(seen: Array, true: Array, percent: float) -> float:
     return float(np.percentile(seen, percent) - np.percentile(true, percent))
 
 
-def middle(rows: list[Row]) -> Row:
-    """Return the median of each column over the repeats."""
-    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
-    name = columns.pop("client")[0]
-    return Row(client=name, **{key: statistics.median(values) for key, values in columns.items()})
-
-
 def compare(names: list[str], work: Work, programs: dict[str, Path], repeats: int) -> list[Row]:
     """Run every client `repeats` times, the floor first each time; ratios are within a round."""
     found: dict[str, list[Row]] = {name: [] for name in ["floor", *names]}
@@ -132,15 +88,6 @@ def compare(names: list[str], work: Work, programs: dict[str, Path], repeats: in
     return [middle(rows) for rows in found.values()]
 
 
-def table(rows: list[Row]) -> str:
-    """Return the rows as Markdown."""
-    lines = ["| client | " + " | ".join(HEADS.values()) + " |", "|---|" + "---:|" * len(HEADS)]
-    for row in rows:
-        cells = [_cell(key, value) for key, value in asdict(row).items() if key != "client"]
-        lines.append(f"| {row.client} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def doubts(rows: list[Row], work: Work) -> str:
     """Return a sentence where the server itself did not keep its schedule: what came late was not the client's doing."""
     late = [row.client for row in rows if row.late_ms > LATE_MS]
@@ -150,14 +97,6 @@ def doubts(rows: list[Row], work: Work) -> str:
         f"The server was more than {LATE_MS:g} ms behind its own schedule beside {', '.join(late)}: the machine was not "
         "quiet, or this load is the server's limit. Errors are still against what it did; costs and waits are not clean."
     )
-
-
-def _cell(key: str, value: float) -> str:
-    if np.isnan(value):
-        return "–"
-    if key in SIGNED:
-        return f"{value:+.2f}"
-    return f"{value:.0f}" if key in ("ok", "lost", "rss_mb") else f"{value:.2f}" if key == "ratio" else f"{value:.1f}"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from peers_table import Row
 
 from loadtest.analyse.charts import style
-
-if TYPE_CHECKING:
-    from peers import Row
 
 OURS = ("wire", "asyncio", "wire-gevent", "locust")
 LEAST_MS = 0.01  # errors below this are drawn as this: a logarithmic axis has no zero

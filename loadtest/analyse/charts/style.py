@@ -21,6 +21,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, percent, shown
@@ -28,7 +29,7 @@ from loadtest.text import counted, percent, shown
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILLION, PURPLE, INK = "#0072B2", "#D55E00", "#CC79A7", "#222222"
-GREY, PALE, PALE_ORANGE = "#6B6B6B", "#D9D9D9", "#F3CF85"
+GREY, PALE, PALE_ORANGE, PALE_BLUE = "#6B6B6B", "#D9D9D9", "#F3CF85", "#B9D6EA"
 LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
 MARKERS = "osD^vPX"
 
@@ -91,7 +92,7 @@ def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: s
     """Put title, simulated mark, legend and footer around a figure and write it as PNG."""
     height = figure.get_figheight()
     subtitle = " · ".join(filter(None, (analysis.summary.get("group"), subtitle)))
-    simulated = findings.simulated_mark(analysis.summary)
+    simulated = simulated_mark(analysis.summary)
     top = height - 0.16
     for line in _wrap(title, 74 if simulated else 92):
         figure.text(EDGE, top / height, line, fontsize=13, fontweight="bold", color=INK, va="top")
@@ -102,7 +103,7 @@ def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: s
     if simulated:
         mark = {"boxstyle": "round,pad=0.35", "facecolor": VERMILLION, "edgecolor": "none"}
         said: dict[str, Any] = {"fontsize": 9, "fontweight": "bold", "color": "white", "ha": "right", "va": "top"}
-        figure.text(1 - EDGE, (height - 0.2) / height, "SIMULATED SERVER", bbox=mark, **said)
+        figure.text(1 - EDGE, (height - 0.2) / height, simulated_badge(analysis.summary) or "", bbox=mark, **said)
     top -= 0.08 + _legend(figure, (top - 0.08) / height)
     bottom = 0.14 + _footer(figure, analysis, simulated)
     room = (0.01, bottom / height, 0.98, (top - bottom) / height)

@@ -12,12 +12,14 @@ from loadtest.analyse.summary import Analysis
 from loadtest.errors import RunFolderError
 from loadtest.metrics import VOID
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS, Scenario, keys_of
+from loadtest.text import counted
 
 SAME_LENGTH_SHARE = 0.05  # lengths that differ by more are other work …
 LENGTH_ERROR = 0.001  # … where chance gives such a difference this rarely
 # Each run calibrates the model's tokens anew, from a few prompts: prompts of one command differ by so much, no more.
 CALIBRATION_SHARE, CALIBRATION_TOKENS = 0.10, 8
 NAMED_SCATTER = 0.01  # of prompt length, from there on said
+MOST_EXPLAINED = 6  # levels without a verdict whose reason is a note
 
 # Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
 # named by the user (`across`), for they change what the server is asked to do.
@@ -28,9 +30,8 @@ DEFAULTS = {
     "inputs_per_request": 1,
 }  # of a run whose loadtest did not know the key yet; others: None
 # Keys of a scenario that count as well; one that has its default counts as missing, as in a run that did not know it yet.
-ASKED = {name: name for name in ("think_time", "max_rate", "prompt_file", *SAID_KEYS, *ADDED_KEYS)} | {
-    "prompt": "prompt_text"
-}
+SHAPING = ("think_time", "max_rate", "turns", "follow_up_tokens", "answers", "patience", "leave")
+ASKED = {name: name for name in (*SHAPING, "prompt_file", *SAID_KEYS, *ADDED_KEYS)} | {"prompt": "prompt_text"}
 _MISSING: dict[str, tuple[Any, ...]] = {
     key.name: (None, [], key.default) for key in keys_of(Scenario) if key.name in ASKED
 }
@@ -162,7 +163,7 @@ def differing_facts(
         one, other = (facts.get(key, DEFAULTS.get(key)) for facts in (ours, theirs))
         if one == other:
             continue
-        said = f"{key} ({_value_text(key, one)} → {_value_text(key, other)})"
+        said = f"{key} ({value_text(key, one)} → {value_text(key, other)})"
         half = key == "simulated" and (one is None or other is None)
         if (key in MAY_DIFFER or key in across) and not half:
             notes.append(f"Differs: {said}.")
@@ -180,7 +181,8 @@ def asked_facts(run: Run) -> dict[str, Any]:
     return named | (run.facts.get("comparability") or {}) | {"simulated": run.simulated}
 
 
-def _value_text(key: str, value: Any) -> str:
+def value_text(key: str, value: Any) -> str:
+    """Return a comparability key's value as people read it."""
     if key == "simulated" and isinstance(value, dict):
         return f"{value.get('profile')} at {float(value.get('speed') or 1):g}×"
     text = "none" if value is None else "; ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -191,6 +193,21 @@ def void_sides(base: Levels, new: Levels) -> str:
     """Say on which side a level is void."""
     sides = [name for name, levels in (("BASE", base), ("NEW", new)) if any(one["verdict"] == VOID for one in levels)]
     return f"void in {' and '.join(sides)}" if sides else ""
+
+
+def without_verdict(reasons: Sequence[tuple[Levels, Levels, str]]) -> list[str]:
+    """Say of levels that are not judged why: of a void one what makes it void. Each is named; of many alike the first ones."""
+    said = []
+    for ours, theirs, reason in reasons[:MOST_EXPLAINED]:
+        why = "; ".join(
+            f"{name}: {levels[0]['reasons'][0]}"
+            for name, side in (("BASE", ours), ("NEW", theirs))
+            if (levels := [one for one in side if one["verdict"] == VOID and one["reasons"]])
+        )
+        said.append(f"No verdict at {ours[0]['label']}: {reason}" + (f" ({why})." if why else "."))
+    if (more := len(reasons) - MOST_EXPLAINED) > 0:
+        said.append(f"{counted(more, 'more level')} without a verdict: compare.md has the reason of each.")
+    return said
 
 
 def requests_a_user(base: Sequence[Run], new: Sequence[Run], level: Levels, across: frozenset[str]) -> tuple[str, str]:
@@ -226,7 +243,10 @@ def other_lengths(base: Sequence[Run], new: Sequence[Run], level: Levels) -> tup
     scatters is no other work, but its share of each figure is not the server's.
     """
     ours, theirs = level[: len(base)], level[len(base) :]
-    for column, name in (("output_tokens", "answers"), ("prompt_tokens", "prompts")):
+    models = {(run.facts.get("target") or {}).get("model") for run in (*base, *new)}
+    # Models cut one text into tokens of their own: its length in tokens is no other work.
+    same_text = level[0].get("input_tokens") is None and len(models) > 1
+    for column, name in (("output_tokens", "answers"), *(() if same_text else (("prompt_tokens", "prompts"),))):
         sides = [
             [
                 mean_of(run.column(column)[run.good(one["index"])], block_of(one))

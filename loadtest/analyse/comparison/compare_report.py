@@ -7,6 +7,7 @@ from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, FAILED, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
@@ -94,7 +95,7 @@ def _level_name(row: Change, comparison: Comparison) -> str:
 def simulated_sides(comparison: Comparison) -> str | None:
     """Say that a side is simulated, and which."""
     said = [
-        "; ".join(dict.fromkeys(filter(None, (findings.simulated_mark(one.summary) for one in side))))
+        "; ".join(dict.fromkeys(filter(None, (simulated_mark(one.summary) for one in side))))
         for side in (comparison.bases, comparison.news)
     ]
     if said[0] == said[1]:

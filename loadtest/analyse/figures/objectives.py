@@ -14,26 +14,32 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures import stats
+from loadtest.analyse.figures.stats import ENDLESS_S, NEVER_S
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.records import Outcome
 from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
 
-ENDLESS_S = 1e12  # stands for the duration of a failed request; a finite number, so that figures can be computed
-NEVER_S = 1e8  # a figure above it was computed from a failed request and is reported as infinite
+OF_WHOLE_ANSWERS = ("e2e_s", "e2e_sched_s", "e2e_tokens_per_s")
 
 
 def held_against_requests(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> list[Judged]:
     """Judge objectives by a level of summary.json and by the requests of its run."""
     index = int(level["index"])
-    good = run.good(index)
-    answered = good & np.isfinite(run.column("first_token"))
+    good, left = run.good(index), run.left(index)
+    seen = np.isfinite(run.column("first_token"))
+    answered = good & seen
     sent = run.measured(index) & np.asarray(run.requests["outcome"] != Outcome.CANCELLED, dtype=np.bool_)
-    return [_all_sent(_judged_objective(run, level, each, sent, answered), level) for each in objectives]
+    found = []
+    for each in objectives:
+        # Of a user who left in mid-answer the first token and the gaps are known; its answer never ended.
+        told = answered if each.figure in OF_WHOLE_ANSWERS else answered | (left & seen)
+        found.append(_all_sent(_judged_objective(run, level, each, sent, told, left & ~told), level))
+    return found
 
 
 def _judged_objective(
-    run: Run, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray
+    run: Run, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray, left: BoolArray
 ) -> Judged:
     told = judge_by_figures(objective, level)
     failed, requests = int((sent & ~answered).sum()), int(sent.sum())
@@ -47,9 +53,10 @@ def _judged_objective(
             return told  # this server does not report the figure for any request
         value, interval = _of_requests(objective, values, sent, answered, block=int(level.get("concurrency") or 1))
     if math.isnan(value):
-        few = f"needs {objective.requests} requests and has {requests}, {failed} of them failed"
-        return Judged(objective, value, None, failed, requests, unjudged=few, few=True)
-    return Judged(objective, value, interval, failed, requests)
+        lost = "failed or were left" if left.any() else "failed"
+        few = f"needs {objective.requests} requests and has {requests}, {failed} of them {lost}"
+        return Judged(objective, value, None, failed, requests, unjudged=few, few=True, left=int(left.sum()))
+    return Judged(objective, value, interval, failed, requests, left=int(left.sum()))
 
 
 def _of_requests(

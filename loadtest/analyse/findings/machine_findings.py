@@ -208,7 +208,7 @@ def _host_memory(host: str, frame: pd.DataFrame, run: Run) -> str | None:
 
 def _reloads(machine: Machine, run: Run) -> Iterator[str]:
     """Yield a sentence for each load in mid-run: as the samples saw it, else as the requests that waited for it say."""
-    in_turn = run.requests[run.requests["turn"]] if "turn" in run.requests else run.requests[:0]
+    in_turn = run.requests[run.requests["loaded_in_turn"]] if "loaded_in_turn" in run.requests else run.requests[:0]
     sampled = [(t, said) for t, name, said in _sampled_reloads(machine, run) if name not in set(in_turn["model"])]
     yield from (sentence for _, sentence in sampled)
     mark = " (simulated)" if run.simulated else ""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.server.memory import MemoryBySlots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.predict import Prediction
@@ -214,7 +215,7 @@ def slots_table(advice: Advice, loads: tuple[int, ...]) -> Grid:
 
 def heading(advice: Advice, analysis: Analysis) -> str:
     """Return the title of the console's table."""
-    mark = findings.simulated_mark(analysis.summary)
+    mark = simulated_mark(analysis.summary)
     parts = (
         analysis.summary["name"],
         analysis.summary.get("group"),
@@ -293,7 +294,7 @@ def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
     whom = " · ".join(filter(None, (summary["name"], summary.get("group"))))
     title = f"Advice for {whom}: {findings.measured_on(summary)}"
     lines = [f"# {escaped(title)}", ""]
-    if mark := findings.simulated_mark(summary):
+    if mark := simulated_mark(summary):
         lines += [f"> **SIMULATED SERVER** ({escaped(mark)}): this is advice for a model of a server.", ""]
     if doubt := void_sentence(advice):
         lines += [f"> **{escaped(doubt)}**", ""]

@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.reports import tables
 from loadtest.grid import Grid, escaped
 from loadtest.metrics import VOID
@@ -92,14 +93,14 @@ def _count(element: ElementTree.Element, tested: Sequence[GateCase]) -> None:
 
 
 def _simulated(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    mark = findings.simulated_mark(summary)
+    mark = simulated_mark(summary)
     if mark:
         yield "simulated", mark
 
 
 def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], search: GateCase | None = None) -> str:
     """Return the Markdown that a CI job shows for a run: its levels, what each objective came to, and reasons for doubt."""
-    mark = findings.simulated_mark(summary)
+    mark = simulated_mark(summary)
     title = f"loadtest: {summary['name']}, {findings.measured_on(summary)}" + (f" ({mark})" if mark else "")
     lines = [f"### {escaped(shown(title))}", ""]
     if summary["state"] != "done":

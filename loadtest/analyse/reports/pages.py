@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark, simulated_warning
 from loadtest.analyse.reports import answers, energy_report, score_report, tables
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import groups
@@ -50,11 +51,11 @@ def tile_rows(analysis: Analysis) -> list[tuple[str, list[answers.Tile]]]:
 def markdown(analysis: Analysis, pictures: list[Path]) -> str:
     """Return report.md; it names the PNGs beside it."""
     summary = analysis.summary
-    mark = findings.simulated_mark(summary)
+    mark = simulated_mark(summary)
     lines = [f"# {escaped(summary['name'])}: {escaped(findings.measured_on(summary))}", ""]
     if mark:
         lines += [
-            f"> **SIMULATED SERVER** ({escaped(mark)}): these figures describe a model of a server, not a server.",
+            f"> **{simulated_badge(summary)}** ({escaped(mark)}): {simulated_warning(summary)}",
             "",
         ]
     lines += [line for sentence in summary["trouble"] for line in (f"> {escaped(sentence)}", "")]
@@ -114,7 +115,9 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
     return render(
         "report.html",
         title=f"{summary['name']}: {findings.measured_on(summary)}",
-        simulated=findings.simulated_mark(summary),
+        simulated=simulated_mark(summary),
+        simulated_badge=simulated_badge(summary),
+        simulated_warning=simulated_warning(summary),
         summary=summary,
         in_words=answers.verdict_in_words(summary),
         to_do=answers.to_do(summary["levels"]),

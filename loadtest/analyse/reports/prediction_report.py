@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.predict_loads import describe_basis
 from loadtest.analyse.whatif.prediction_file import AS_KNOWN, Case, Document
@@ -23,7 +24,7 @@ EXPENDABLE = ("E2E p95", "output tokens/s", "TTFT p50")
 
 def heading(document: Document, analysis: Analysis) -> str:
     """Say what is predicted, of which server."""
-    mark = findings.simulated_mark(analysis.summary)
+    mark = simulated_mark(analysis.summary)
     return f"Predicted from {document.run['name']} · {findings.measured_on(analysis.summary)}" + (
         f" ({mark})" if mark else ""
     )

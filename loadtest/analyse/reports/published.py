@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.run.arrays import IntArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.summary import Analysis
@@ -196,7 +196,7 @@ def set_beside(*analyses: Analysis) -> Published:
         raise RunFolderError("these runs are of servers of different speed; compare one speed at a time.")
     order = {cell: place for place, cell in enumerate(PUBLISHED)}
     rows.sort(key=lambda row: (row.cell.table != "output", row.nonce, row.cell.words, order[row.cell]))
-    return Published(tuple(rows), findings.simulated_mark(analyses[0].summary), _speed_factor(analyses[0].run))
+    return Published(tuple(rows), simulated_mark(analyses[0].summary), _speed_factor(analyses[0].run))
 
 
 def _speed_factor(run: Run) -> float:

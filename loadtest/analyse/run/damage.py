@@ -68,7 +68,7 @@ RECORD_KINDS: dict[str, ValueKind] = {
     ),
     "seed": ValueKind(int, -(1 << 63), (1 << 63) - 1),
     "target": ValueKind(int, 0, 1_000_000),
-    **dict.fromkeys(("session", "turn"), COUNT_KIND),
+    **dict.fromkeys(("user", "session", "turn"), COUNT_KIND),
     "status": ValueKind(int, 0, 999),
     "server_first": ValueKind(int, 0, 1 << 62),
     **dict.fromkeys(("dialect", "model", "token_source", "finish_reason", "error", "row"), TEXT_KIND),

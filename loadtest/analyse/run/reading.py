@@ -45,7 +45,18 @@ INSTANT_FIELDS = (
     "t_first_visible",
     "t_end",
 )
-NUMBER_FIELDS = ("asked", "asked_input", "prompt_tokens", "output_tokens", "status", "late_tokens", "late_gaps")
+NUMBER_FIELDS = (
+    "asked",
+    "asked_input",
+    "prompt_tokens",
+    "output_tokens",
+    "status",
+    "late_tokens",
+    "late_gaps",
+    "user",
+    "session",
+    "turn",
+)
 COUNT_FIELDS = ("id", "level", "seed", "reads", "stamped", "arrivals", "late", "bytes", "target", "unsent_tokens")
 TEXT_FIELDS = ("dialect", "model", "outcome", "token_source", "finish_reason", "error")
 FLAG_FIELDS = ("warmup", "new_conn", "first_coalesced")

@@ -23,7 +23,7 @@ from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server.at_work import Depth, RequestInstants, calm_starts, count_within, last_before, latest_end
 from loadtest.metrics import S_PER_US
-from loadtest.text import counted
+from loadtest.text import counted, percent
 
 SETTLED_S = 0.020  # after a stream ended its slot has a new owner by then (on real servers it took up to 16 ms)
 FEWEST_READINGS = 3.0  # that must name one number of slots
@@ -177,7 +177,7 @@ def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
     if totals[best] < max(FEWEST_READINGS, LEAST_PRESSED_SHARE * pressed):
         return None
     share = float(totals[best]) / total
-    said = f"{values[best]:.0f} in {share * 100:.0f} % of {total:.0f} {what}"
+    said = f"{values[best]:.0f} in {percent(share)} of {total:.0f} {what}"
     return Witness(name, int(values[best]) if share >= LEAST_AGREEMENT else None, said)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.server.prefill import Interval
+from loadtest.text import counted, percent, seconds
 
 FEWEST_STEPS = 8  # with fewer, the load only passed through a number of streams on its way to another
 FEWEST_NUMBERS = 3  # of streams that a law needs: a line through two points always fits
@@ -83,7 +84,7 @@ def fit_law(times: tuple[StepTimes, ...]) -> tuple[Law | None, str | None]:
     if len(solid) < FEWEST_NUMBERS:
         seen = " and ".join(str(entry.streams) for entry in solid[:-1]) + (" and " if solid[1:] else "")
         return None, (
-            f"only steps with {seen}{_count_streams(solid[-1].streams)} decoding were seen: "
+            f"only steps with {seen}{counted(solid[-1].streams, 'stream')} decoding were seen: "
             f"measure levels with other numbers of streams, for a law takes {FEWEST_NUMBERS}"
         )
     streams, means, errors = _points(solid)
@@ -99,7 +100,7 @@ def fit_law(times: tuple[StepTimes, ...]) -> tuple[Law | None, str | None]:
         slope, base = 0.0, float((means / errors**2).sum() / (1 / errors**2).sum())
     if slope < 0 or base <= 0:
         return None, (
-            f"the step time follows no law: the best line through it is {base * 1e3:.3g} ms and {slope * 1e3:.3g} ms for each "
+            f"the step time follows no law: the best line through it is {base * 1e3:.3g} and {slope * 1e3:.3g} ms for each "
             "stream, and neither can be below zero"
         )
     off = np.abs(means - base - slope * streams) / means
@@ -139,13 +140,9 @@ def weighted_line(streams: FloatArray, means: FloatArray, errors: FloatArray) ->
 def _why_no_line(entry: StepTimes, residual: float, law: Law) -> str:
     two = ""
     if len(entry.kinds) == 2:
-        two = ": two kinds of step, " + " and ".join(f"{kind.centre_s * 1e3:.1f} ms" for kind in entry.kinds)
+        two = ": two kinds of step, " + " and ".join(seconds(kind.centre_s) for kind in entry.kinds)
     return (
-        f"the step time is no line in the number of streams: with {_count_streams(entry.streams)} a step takes "
-        f"{entry.mean_s * 1e3:.1f} ms, the best line says {law.at(entry.streams) * 1e3:.1f} ms "
-        f"({residual * 100:.0f} % off){two}"
+        f"the step time is no line in the number of streams: with {counted(entry.streams, 'stream')} a step takes "
+        f"{seconds(entry.mean_s)}, the best line says {seconds(law.at(entry.streams))} "
+        f"({percent(residual)} off){two}"
     )
-
-
-def _count_streams(number: int) -> str:
-    return "1 stream" if number == 1 else f"{number} streams"

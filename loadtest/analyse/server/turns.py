@@ -19,6 +19,7 @@ import pandas as pd
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.groups import Group
+from loadtest.text import counted, listed, percent, seconds
 
 LONG_LOAD_S = 0.2  # a model that is loaded reports 1-25 ms, a tiny one loads in 280 ms
 OVERLAP_SHARE = 0.02  # of a model's working time beside another's; with more both were loaded
@@ -48,21 +49,20 @@ class Turns:
 
     @property
     def sentence(self) -> str:
-        names = list(self.models)
-        who = f"{', '.join(names[:-1])} and {names[-1]}"
-        lost = f"{self.loading_s:.2g} s, {self.share * 100:.0f} % of the level's time went to loading"
+        who = listed(list(self.models))
+        lost = f"{seconds(self.loading_s)}, {percent(self.share)} of the level's time went to loading"
         if self.loads >= OFTEN:
             each = ", ".join(f"{name} {count}" for name, count in self.models.items())
             text = f"{who} took turns: {self.loads} loads ({each}), {lost}"
         else:
-            text = f"{who} were never loaded together: {self.loads} load{'s' if self.loads != 1 else ''}, {lost}"
-        waits = f"{self.waited} request{'s' if self.waited != 1 else ''} waited for the model"
-        most = f"{self.wait_p50_s:.2g} s in the median, {self.wait_max_s:.2g} s at most, others' turns included"
+            text = f"{who} were never loaded together: {counted(self.loads, 'load')}, {lost}"
+        waits = f"{counted(self.waited, 'request')} waited for the model"
+        most = f"{seconds(self.wait_p50_s)} in the median, {seconds(self.wait_max_s)} at most, others' turns included"
         return f"{self.label}: {text}; {waits}: {most}."
 
 
 def mark_turns(run: Run, groups: Sequence[Group]) -> list[Turns]:
-    """Return what each level lost to turns, and mark in column `turn`, of all requests and of each group's, those that waited."""
+    """Return what each level lost to turns, and mark in column `loaded_in_turn`, of all requests and of each group's, those that waited."""
     marked = np.zeros(len(run.requests), dtype=np.bool_)
     found: list[Turns] = []
     by_url: dict[str, list[Group]] = {}
@@ -78,9 +78,9 @@ def mark_turns(run: Run, groups: Sequence[Group]) -> list[Turns]:
                 waiting, figures = seen
                 marked |= waiting
                 found.append(Turns(level["index"], str(level["label"]), url, **figures))
-    run.requests["turn"] = marked
+    run.requests["loaded_in_turn"] = marked
     for group in groups:
-        group.run.requests["turn"] = marked[group.rows]
+        group.run.requests["loaded_in_turn"] = marked[group.rows]
     return sorted(found, key=lambda one: one.level)
 
 

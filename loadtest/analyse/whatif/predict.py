@@ -227,7 +227,7 @@ class ServerModel:
         for seed in range(seeds or affordable):
             draw = random.Random(seed)
             plan = draw_requests(load.lengths, requests + load.warmups, draw)
-            timing = self._drawn(load.slots, draw)
+            timing = self.drawn(load.slots, draw)
             engine = Engine(timing, slots=load.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours)
             log = TokenLog()
             streams = load.send(engine, plan, draw, log.see)
@@ -265,7 +265,7 @@ class ServerModel:
         seeds = int(TOKENS_SIMULATED / tokens / (requests + load.warmups))
         return requests, max(FEWEST_SEEDS, min(MOST_SEEDS, seeds))
 
-    def _drawn(self, slots: int | None, draw: random.Random) -> Timing:
+    def drawn(self, slots: int | None, draw: random.Random) -> Timing:
         """Return the timing for so many slots, each measured part of it drawn anew within its standard error."""
         timing = self.timing if slots == self.slots else self.other_slots
         table = tuple(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.keys import ATTRIBUTE, key
+from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
+from loadtest.scenario.lengths import TIMES
 from loadtest.scenario.values import BURSTINESS, MOST_REQUESTS, MOST_STREAMS, RATE, SECONDS, Range, Text
 
 ARRIVALS = ("poisson", "constant", "gamma")
@@ -81,8 +82,15 @@ class LoadKeys:
         locust=(ATTRIBUTE,),
     )
     max_rate: float | None = key("Never start more requests than this.", None, unit="requests/s", bounds=RATE)
-    think_time: float = key(
-        "Pause of a stream between its answer and its next request.", 0.0, unit="s", bounds=Range(0, 86_400)
+    think_time: float | str = key(
+        "Pause of a user between an answer and the next request; a number or a distribution such as lognormal(20, 0.8), "
+        "uniform(5, 30) or exponential(20).",
+        0.0,
+        unit="s",
+        bounds=TIMES,
+        span=True,
+        also_in="sessions",
+        locust=(ATTRIBUTE, OPTION),
     )
     workers: int = key(
         "Processes that send, each with a core of its own to use; they share the load exactly, and begin levels together.",
@@ -156,6 +164,5 @@ def _check_open_loop(load: LoadKeys) -> None:
         raise ScenarioError("rate and trace exclude each other; a trace has its own instants.")
     if (load.arrivals == "gamma") != (load.burstiness is not None):
         raise ScenarioError("gamma arrivals and burstiness go together; give both, e.g. burstiness = 0.5, or neither.")
-    for name in ("max_rate", "think_time"):
-        if getattr(load, name):
-            raise ScenarioError(f"{name} slows the streams of a closed loop; leave it out in an open loop.")
+    if load.max_rate:
+        raise ScenarioError("max_rate slows the streams of a closed loop; leave it out in an open loop.")

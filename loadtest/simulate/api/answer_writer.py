@@ -15,8 +15,9 @@ from loadtest.simulate.api.answer_formats import BUSY_SENTENCE, DIED_SENTENCE, A
 from loadtest.simulate.api.embeddings import EmbeddingsFormat
 from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
 from loadtest.simulate.api.request_bodies import GenerationRequest
-from loadtest.simulate.api.text import ANSWER
+from loadtest.simulate.api.text import ANSWER, pieces
 from loadtest.simulate.faults import EQUAL_PIECES, Fault, FaultKind
+from loadtest.simulate.model.prompts import Prompt, of_pieces
 from loadtest.simulate.model.stream import Emission, Stream
 
 EVENT_END = b"\n\n"
@@ -86,7 +87,7 @@ class AnswerWriter:
 
     def whole(self, stream: Stream) -> None:
         """Answer with one object, for a request that does not stream or only loads the model."""
-        text = "".join(ANSWER[(self.offset + index) % len(ANSWER)] for index in range(self._sent))
+        text = self._words(self._sent)
         total = time.perf_counter_ns() - self.http.arrived_ns
         body = self.answer_format.whole(text, stream, time.time_ns(), total)
         self._body(200, self.answer_format.content_type_whole, body)
@@ -137,6 +138,13 @@ class AnswerWriter:
             engine = {"slot_won": stream.slot_won, "prefill_start": stream.prefill_start, "slot_freed": stream.ended}
             instants |= engine
         return facts, instants
+
+    def answer_tokens(self, tokens: int) -> Prompt:
+        """Return the answer's first tokens as a later prompt would hold them, should its client send the answer back."""
+        return of_pieces(pieces(self._words(tokens)))
+
+    def _words(self, tokens: int) -> str:
+        return "".join(ANSWER[(self.offset + index) % len(ANSWER)] for index in range(tokens))
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
+from loadtest.simulate.model.prompts import token_count
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stage, Stream
 from loadtest.simulate.model.timing import NS_PER_S, Timing, pass_sizes
 
@@ -23,17 +25,9 @@ BURST_NS = (
     10_000_000  # requests closer together than this are one burst; requests 15 ms apart were seen to start in order
 )
 APART_S = 1e-6  # by this much later than another, a stream misses that one's batch
-SIMILAR = 0.1  # share of a prompt that a slot must have cached to be chosen for it (llama.cpp's default)
 
 _WORKING = frozenset({Stage.PREFILL, Stage.DECODE})
 _HOLDS_SLOT = frozenset({Stage.HANDOVER, Stage.READY, Stage.PREFILL, Stage.DECODE})
-
-
-@dataclass(slots=True)
-class _Slot:
-    cache: Sequence[Hashable] = ()
-    used: int = -1  # when the slot was last freed
-    stream: Stream | None = None
 
 
 @dataclass(slots=True)
@@ -46,8 +40,7 @@ class _Batch:
 class Engine:
     """The batching server. `slots` None: no limit (vLLM-like, and then no prefix cache).
 
-    `scatter` puts a prompt that resembles none before into a random idle slot, not into the longest idle one: for a
-    server whose earlier traffic, and hence the order of whose slots, is not known.
+    `host` keeps copies of slots in host memory; what that means, and what `scatter` does, prefix_cache.py says.
     """
 
     def __init__(
@@ -59,11 +52,11 @@ class Engine:
         lifo: bool = False,
         loaded: int | None = None,
         scatter: bool = False,
+        host: HostCache | None = None,
     ) -> None:
         self.timing = timing
         self._limit = slots
         self._lifo = lifo
-        self._scatter = scatter
         self._random = random.Random(seed)
         self._loaded = loaded  # context length of the loaded model; None: not loaded
         self._load_end: int | None = None
@@ -73,7 +66,7 @@ class Engine:
         self._pending: deque[Stream] = deque()
         self._queue: deque[Stream] = deque()
         self._ready: list[Stream] = []
-        self._slots = [_Slot() for _ in range(slots or 0)]
+        self._cache = PrefixCache([Slot() for _ in range(slots or 0)], host, self._random, scatter)
         self._active: list[Stream] = []
         self._batch: _Batch | None = None
         self._granted = -1  # when a slot was last given to a stream
@@ -88,7 +81,7 @@ class Engine:
         stream = Stream(request, now)
         self._burst += now - self._last_arrival > BURST_NS
         stream.burst, self._last_arrival = self._burst, now
-        stream.prompt_tokens = min(len(request.prompt), request.num_ctx)
+        stream.prompt_tokens = min(token_count(request.prompt), request.num_ctx)
         self._pending.append(stream)
         self._schedule(now)
         return stream
@@ -166,8 +159,7 @@ class Engine:
                 if self._alive == 0:
                     self._loaded, self._load_ctx = None, stream.request.num_ctx
                     self._load_end = now + round(self.timing.load_s * NS_PER_S)
-                    for slot in self._slots:
-                        slot.cache = ()
+                    self._cache.clear()
                 return
             self._pending.popleft()
             self._alive += 1
@@ -226,9 +218,7 @@ class Engine:
 
     def _start_batch(self, at: int) -> None:
         self._active = [stream for stream in self._active if stream.stage is not Stage.ENDED]
-        for slot in self._slots:
-            if slot.stream is not None and slot.stream.stage is Stage.ENDED:
-                slot.used, slot.stream = at, None
+        self._cache.release(at)
         while self._ready and self._assign(self._ready[0], at):
             self._active.append(self._ready.pop(0))
         if not self._active:
@@ -243,23 +233,8 @@ class Engine:
 
     def _assign(self, stream: Stream, at: int) -> bool:
         """Give a ready stream a slot and reuse what that slot has cached; False when no slot is idle."""
-        prompt = stream.request.prompt
-        if self._limit is not None:
-            shared = {
-                n: _common_prefix(slot.cache, prompt) for n, slot in enumerate(self._slots) if slot.stream is None
-            }
-            if not shared:
-                return False
-            number = max(shared, key=lambda n: shared[n])
-            if shared[number] <= SIMILAR * len(
-                prompt
-            ):  # no similar prompt: take the longest idle slot, the last of equals
-                number = min(shared, key=lambda n: (self._slots[n].used, -n))
-                if self._scatter:
-                    number = self._random.choice(list(shared))
-            length, slot = shared[number], self._slots[number]
-            slot.stream, slot.cache, stream.slot = stream, prompt, number
-            stream.cached = max(min(length, stream.prompt_tokens - 1), 0)  # at least one token is evaluated
+        if self._limit is not None and not self._cache.give(stream):
+            return False
         stream.todo = stream.prompt_tokens - stream.cached
         stream.stage, stream.prefill_start = Stage.PREFILL, at
         return True
@@ -273,9 +248,9 @@ class Engine:
             return alone
         timing = self.timing
         evaluated = sum(tokens for _, tokens in prompts) * timing.prefill_s
-        if timing.prompt_s:
-            new = sum(stream.todo == stream.prompt_tokens - stream.cached for stream, _ in prompts)
-            evaluated += new * timing.prompt_s
+        if timing.prompt_s or timing.restore_s:
+            new = [stream for stream, _ in prompts if stream.todo == stream.prompt_tokens - stream.cached]
+            evaluated += len(new) * timing.prompt_s + sum(stream.restored for stream in new) * timing.restore_s
         if timing.prompt_jitter:
             evaluated *= max(self._random.gauss(1.0, timing.prompt_jitter), 0.1)
         return max(alone + evaluated, self._draw(len(decoding) + len(prompts)))
@@ -329,10 +304,3 @@ def _batch_prompts(active: Iterable[Stream], room: int | None) -> Iterable[tuple
             tokens = min(stream.todo, room)
             room -= tokens
             yield stream, tokens
-
-
-def _common_prefix(left: Sequence[Hashable], right: Sequence[Hashable]) -> int:
-    for index, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return index
-    return min(len(left), len(right))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 
+from loadtest.simulate.model.prompts import token_count
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stage, Stream
 from loadtest.simulate.model.timing import NS_PER_S, Timing
 
@@ -31,7 +32,7 @@ class Metronome:
         """Start a stream at `now`, without waiting."""
         stream = Stream(request, now, Stage.PREFILL)
         stream.scheduled = stream.slot_won = stream.prefill_start = now
-        stream.prompt_tokens = min(len(request.prompt), request.num_ctx)
+        stream.prompt_tokens = min(token_count(request.prompt), request.num_ctx)
         self._num_ctx = request.num_ctx
         wait = 0.0 if request.load_only else max(self._random.gauss(self._mean, self._deviation), 0.0)
         self._later(stream, now + round(wait * NS_PER_S))

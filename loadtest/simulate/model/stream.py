@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
+from loadtest.simulate.model.prompts import AnswerTokens, Prompt
+
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """What an engine has to know of a request: its prompt's tokens, equal where tokens are equal, and its answer's length.
+    """What an engine has to know of a request: its prompt, equal where tokens are equal, and its answer's length.
 
     `limit` is num_predict; `natural` is after how many text tokens the model would end by itself, None for never. The end
-    token counts as one more token, and carries no text.
+    token counts as one more token, and carries no text. `answer` gives the answer's tokens, so that a later prompt that
+    holds them finds them cached; None where no prompt ever will.
     """
 
     id: int
-    prompt: Sequence[Hashable]
+    prompt: Prompt
     limit: int
     natural: int | None = None
     num_ctx: int = 4096
     load_only: bool = False
+    answer: AnswerTokens | None = None
 
 
 class Stage(Enum):
@@ -53,6 +56,7 @@ class Stream:
     slot: int | None = None
     prompt_tokens: int = 0  # after cutting to the context
     cached: int = 0  # of these, how many the slot's cache held
+    restored: int = 0  # tokens that came back from the host cache for it
     todo: int = 0  # prompt tokens not yet evaluated
     tokens: int = 0  # made so far, the end token too
     reason: str | None = None  # "stop", "length", "load"; "cancelled" when the client went away

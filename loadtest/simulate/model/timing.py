@@ -63,6 +63,7 @@ class Timing:
     prefill_s: float  # per uncached prompt token
     prompt_s: float = 0.0  # added for each prompt, whatever its length, in its first batch
     prompt_jitter: float = 0.0  # standard deviation of the prompts' part of a batch, as a share of it
+    restore_s: float = 0.0  # added for each token that comes back from the host cache
     context_s: float = 0.0  # added for each token of context that the decoding streams hold in all
     n_batch: int | None = 512  # prompt tokens in a batch; None for all that wait (Ollama before 0.4 did not interleave)
     load_s: float = 0.0  # reading the model
@@ -85,6 +86,7 @@ class Timing:
             step=self.step.scaled(factor),
             prefill_s=self.prefill_s * factor,
             prompt_s=self.prompt_s * factor,
+            restore_s=self.restore_s * factor,
             context_s=self.context_s * factor,
             load_s=self.load_s * factor,
             handling_s=self.handling_s * factor,

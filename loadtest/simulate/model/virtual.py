@@ -1,17 +1,40 @@
-"""Load on an engine in virtual time: what a closed or an open loop would see, without waiting for it."""
+"""Load on an engine in virtual time: what a closed or an open loop, or people in conversations, would see, without waiting."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import count
+from typing import NamedTuple
 
+from loadtest.simulate.model.prompts import Prompt, TokenRun, first_tokens, token_count
 from loadtest.simulate.model.stream import Emission, EngineProtocol, EngineRequest, Stream
 from loadtest.simulate.model.timing import NS_PER_S
 
 
-def cold_prompt(tokens: int, key: int) -> range:
+def cold_prompt(tokens: int, key: int) -> Prompt:
     """Return a prompt of `tokens` tokens that shares none with a prompt of another `key`."""
-    return range(key << 32, (key << 32) + tokens)
+    return (TokenRun(key, tokens),)
+
+
+class Turn(NamedTuple):
+    """One turn of a conversation. Its prompt holds the turns before it, with their answers, unless it is too short for that."""
+
+    prompt: int  # tokens, history included
+    answer: int
+    think_s: float = 0.0  # from the end of the answer before it, of whichever conversation, to this turn
+
+
+Conversation = Sequence[Turn]
+
+
+class PlayedTurn(NamedTuple):
+    """A turn as the engine answered it."""
+
+    stream: Stream
+    user: int
+    session: int
+    turn: int
 
 
 def closed_loop(
@@ -65,3 +88,88 @@ def _play(
                     see(emission)
                 if emission.done and again_ns is not None:
                     heapq.heappush(sends, emission.at + again_ns)
+
+
+def people(
+    engine: EngineProtocol,
+    conversations: Iterable[Conversation],
+    *,
+    starts_s: Sequence[float],
+    num_ctx: int,
+    shared: int = 0,
+    answers_kept: bool = True,
+    turnaround_s: float = 0.001,
+    see: Callable[[Emission], None] | None = None,
+    prefix: Hashable = 0,
+) -> list[PlayedTurn]:
+    """Run `conversations` with a user for each entry of `starts_s`: a user who is free takes the next one.
+
+    Args:
+        starts_s: the instants of the users' first turns.
+        shared: tokens at the beginning of every prompt that are the same in all conversations: a system prompt, a template.
+        answers_kept: False where an answer comes back in the history as other tokens than it was made of, so that the
+            prefix cache ends before it (reasoning that is left out).
+        turnaround_s: between an answer's end and the next turn where nobody thinks.
+        prefix: tells the conversations from those that the engine had before.
+    """
+    waiting = enumerate(conversations)
+    ids = count()
+    sends: list[tuple[int, int, _Talk]] = []
+    running: dict[Stream, _Talk] = {}
+    played: list[PlayedTurn] = []
+
+    def next_turn(user: int, talk: _Talk | None, at: int) -> None:
+        if talk is None or not talk.left():
+            following = next(waiting, None)
+            if following is None:
+                return
+            talk = _Talk(user, following[0], following[1], (prefix, following[0]), shared, answers_kept)
+        think = max(round(talk.turns[talk.turn].think_s * NS_PER_S), round(turnaround_s * NS_PER_S)) if played else 0
+        heapq.heappush(sends, (at + think, next(ids), talk))
+
+    for user, start in enumerate(starts_s):
+        next_turn(user, None, round(start * NS_PER_S))
+    while True:
+        due = engine.due()
+        if sends and (due is None or sends[0][0] <= due):
+            now, number, talk = heapq.heappop(sends)
+            stream = engine.submit(talk.request(number, num_ctx), now)
+            running[stream] = talk
+            played.append(PlayedTurn(stream, talk.user, talk.session, talk.turn - 1))
+        elif due is None:
+            return played
+        else:
+            for emission in engine.advance(due):
+                if see is not None:
+                    see(emission)
+                if emission.done:
+                    talk = running.pop(emission.stream)
+                    next_turn(talk.user, talk, emission.at)
+
+
+class _Talk:
+    """A conversation on its way: which turn is next, and all that was said."""
+
+    def __init__(
+        self, user: int, session: int, turns: Conversation, key: Hashable, shared: int, answers_kept: bool
+    ) -> None:
+        self.user, self.session, self.turns, self.turn = user, session, turns, 0
+        self._key, self._kept = key, answers_kept
+        self._history: Prompt = (TokenRun("shared", shared),) if shared else ()
+
+    def left(self) -> bool:
+        return self.turn < len(self.turns)
+
+    def request(self, number: int, num_ctx: int) -> EngineRequest:
+        """Return the request of the next turn."""
+        turn, name = self.turns[self.turn], (self._key, self.turn)
+        before = first_tokens(self._history, max(turn.prompt - 1, 0))  # at least one token is new
+        prompt = (*before, TokenRun((*name, "said"), max(turn.prompt - token_count(before), 1)))
+        kept = (*name, "answer" if self._kept else "as told again")
+        self._history = (*prompt, TokenRun(kept, turn.answer))
+        self.turn += 1
+
+        def answer(tokens: int) -> Prompt:
+            return (TokenRun((*name, "answer"), tokens),)
+
+        return EngineRequest(number, prompt, turn.answer, num_ctx=num_ctx, answer=answer)

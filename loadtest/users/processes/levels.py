@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loadtest.scenario import Level
-from loadtest.target.run_facts import level_facts
+from loadtest.targets.run_facts import level_facts
 from loadtest.wire import now
 
 

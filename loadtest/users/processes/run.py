@@ -20,9 +20,9 @@ from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder
 from loadtest.scenario.fields import templates_of
-from loadtest.target.connect import control_client
-from loadtest.target.loaded_model import loaded_facts
-from loadtest.target.run_facts import at_end, initial_facts, target_entry
+from loadtest.targets.connect import control_client
+from loadtest.targets.loaded_model import loaded_facts
+from loadtest.targets.run_facts import at_end, initial_facts, target_entry
 from loadtest.urls import without_secrets
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.options import Settings

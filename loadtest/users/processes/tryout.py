@@ -10,11 +10,11 @@ from typing import Any, Self
 from loadtest.dialects import dialect_for
 from loadtest.scenario import Scenario
 from loadtest.scenario.fields import templates_of
-from loadtest.target.connect import control_client
-from loadtest.target.context import context_of
-from loadtest.target.prepare import ReadyTarget, prepare_target
-from loadtest.target.probe import ServedModel, Server
-from loadtest.target.target import Target, reached
+from loadtest.targets.connect import control_client
+from loadtest.targets.context import context_of
+from loadtest.targets.prepare import ReadyTarget, prepare_target
+from loadtest.targets.probe import ServedModel, Server
+from loadtest.targets.target import Target, reached
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
 from loadtest.workloads.workload import Workload, check_files
 

@@ -25,9 +25,21 @@ BoardRows = list[dict[str, Any]]
 
 
 def simulated_profile(facts: dict[str, Any]) -> str | None:
-    """Return profile and speed of the simulated server of a run (its run.json), None for a real or unknown one."""
+    """Return profile and speed of the simulated server of a run (its run.json), None for a real or unknown one.
+
+    Beside real servers those that are simulated are named.
+    """
     said = (facts.get("server") or {}).get("simulated")
-    return f"profile {said['profile']} at {float(said['speed']):g}× speed" if said else None
+    servers = {one["url"]: (one.get("server") or {}).get("simulated") for one in facts.get("targets") or ()}
+    profiles = {url: profile for url, profile in servers.items() if profile}
+    if len(profiles) < len(servers):
+        return "; ".join(f"{url} alone, {_profile(profile)}" for url, profile in profiles.items()) or None
+    first = said or next(iter(profiles.values()), None)
+    return _profile(first) if first else None
+
+
+def _profile(said: dict[str, Any]) -> str:
+    return f"profile {said['profile']} at {float(said['speed']):g}× speed"
 
 
 def board_cell(value: float | None, factor: int) -> str:
@@ -71,6 +83,14 @@ def board_lines(rows: BoardRows, mark: str | None = None) -> list[str]:
 def notes(rows: BoardRows) -> Iterator[str]:
     """Yield what stands below a table: what was left out, and every reason for doubt once."""
     total = rows[-1]
+    if total.get("left"):
+        waiting = total["left_waiting"]
+        where = (
+            f", {waiting} of them before the first token: TTFT percentiles count those as the slowest"
+            if waiting
+            else ""
+        )
+        yield f"{total['left']} of {total['requests']} users hung up{where}."
     left_out = [
         f"{total[key]} {said}" for key, said in (("cancelled", "cancelled"), ("warmup", "warm-up")) if total[key]
     ]

@@ -28,8 +28,8 @@ from loadtest.measure.request import Request
 from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import EMBEDDINGS
-from loadtest.target.connect import way_of
-from loadtest.target.target import Target
+from loadtest.targets.connect import way_of
+from loadtest.targets.target import Target
 from loadtest.text import counted, seconds, shown
 from loadtest.wire import AsyncWire, now
 from loadtest.workloads.workload import Workload

@@ -8,10 +8,10 @@ from loadtest.measure.failure import failure_of
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Record
 from loadtest.scenario import Scenario
-from loadtest.target.attempts import Attempt, Known, following
-from loadtest.target.connect import way_of
-from loadtest.target.probe import ServedModel, Server
-from loadtest.target.target import Target
+from loadtest.targets.attempts import Attempt, Known, following
+from loadtest.targets.connect import way_of
+from loadtest.targets.probe import ServedModel, Server
+from loadtest.targets.target import Target
 from loadtest.wire import SyncWire, now
 from loadtest.workloads.job import Job
 

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 
 from loadtest.errors import TargetError
-from loadtest.target.control import as_count, as_mapping, as_plain, ask, listed_models
-from loadtest.target.target import Target
+from loadtest.targets.control import as_count, as_mapping, as_plain, ask, listed_models
+from loadtest.targets.target import Target
 from loadtest.text import shown
 
 _COUNTS_OF_PS = ("size", "size_vram", "context_length")  # of /api/ps: as_plain would keep any value of them

@@ -15,8 +15,8 @@ import httpx
 from loadtest import __version__
 from loadtest.measure import capacity_file
 from loadtest.scenario import Level, Scenario
-from loadtest.target.prepare import ReadyTarget
-from loadtest.target.target import Target
+from loadtest.targets.prepare import ReadyTarget
+from loadtest.targets.target import Target
 from loadtest.text import shown
 from loadtest.workloads.files.trace import Trace
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from loadtest.metrics import S_PER_NS
-from loadtest.target.attempts import Attempt
+from loadtest.targets.attempts import Attempt
+from loadtest.text import counted, seconds
 
 FEWEST_PIECES = 6  # of an answer, to say how they came
 
@@ -18,7 +19,7 @@ def what_came(attempt: Attempt) -> list[tuple[str, str]]:
     if record.t_first_token is not None and record.t_send is not None:
         first = (record.t_first_token - record.t_send) * S_PER_NS
         rows.append(
-            ("first", f"token after {first:.2g} s; one request is no measurement, and it may have waited for a load")
+            ("first", f"token after {seconds(first)}; one request is no measurement, and it may have waited for a load")
         )
     rows.append(("counts", _counts(attempt)))
     if not attempt.dialect.streams:
@@ -27,7 +28,7 @@ def what_came(attempt: Attempt) -> list[tuple[str, str]]:
     if math.isnan(said.prefill_s):
         rows.append(("timings", "not sent: of what a request waits for, a report tells slot wait alone"))
     else:
-        rows.append(("timings", f"sent by the server (prefill {said.prefill_s:.2g} s)"))
+        rows.append(("timings", f"sent by the server (prefill {seconds(said.prefill_s)})"))
     rows.append(("arrival", _arrival(attempt)))
     return rows
 
@@ -51,13 +52,11 @@ def _arrival(attempt: Attempt) -> str:
     if pieces < FEWEST_PIECES:
         tokens = record.output_tokens or 0
         if tokens >= 2 * FEWEST_PIECES:
-            return (
-                f"{tokens} tokens in {pieces} {'piece' if pieces == 1 else 'pieces'}: ITL is of pieces, not of tokens"
-            )
-        return f"{pieces} {'piece' if pieces == 1 else 'pieces'}: too few to say"
+            return f"{tokens} tokens in {counted(pieces, 'piece')}: ITL is of pieces, not of tokens"
+        return f"{counted(pieces, 'piece')}: too few to say"
     if reads <= 2:
         return (
-            f"all {pieces} pieces at once, {record.chunks[0] / 1e6:.2g} s after the request: a proxy that buffers answers "
+            f"all {pieces} pieces at once, {seconds(record.chunks[0] / 1e6)} after the request: a proxy that buffers answers "
             "(nginx: proxy_buffering off) stands before the server, or the server sends whole answers; TTFT would be E2E"
         )
     if reads <= pieces / 2:

@@ -16,7 +16,7 @@ import httpx
 from loadtest import credentials, reach
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys
-from loadtest.target.control import (
+from loadtest.targets.control import (
     NO_ANSWER,
     ControlAnswer,
     as_count,
@@ -30,7 +30,7 @@ from loadtest.target.control import (
     keys_of_client,
     listed_models,
 )
-from loadtest.target.tls_port import https_instead
+from loadtest.targets.tls_port import https_instead
 from loadtest.text import shown
 from loadtest.urls import deployment_of, has_own_root
 

@@ -13,10 +13,10 @@ import httpx
 from loadtest import credentials
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario, rotation
-from loadtest.target.context import check_lengths, context_of, not_granted
-from loadtest.target.target import Target, find_target, find_targets, located, reread
-from loadtest.target.token_fit import fit_to_context, fit_token_counts
-from loadtest.text import shown
+from loadtest.targets.context import check_lengths, context_of, not_granted
+from loadtest.targets.target import Target, find_target, find_targets, located, reread
+from loadtest.targets.token_fit import fit_to_context, fit_token_counts
+from loadtest.text import counted, listed, shown
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter
 from loadtest.workloads.workload import Workload
 
@@ -147,7 +147,5 @@ def _without_users(scenario: Scenario, ready: Sequence[ReadyTarget]) -> list[str
             if index not in asked
         ]
         if left:
-            said.append(
-                f"{users} user{'s' if users != 1 else ''}: none is left for {' and '.join(left)} in that level."
-            )
+            said.append(f"{counted(users, 'user')}: none is left for {listed(left)} in that level.")
     return said

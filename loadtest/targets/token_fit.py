@@ -13,10 +13,10 @@ from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Scenario, whole_lengths
-from loadtest.target.connect import way_of
-from loadtest.target.context import lengths_left_out, lengths_within
-from loadtest.target.target import Target, reread
-from loadtest.target.tls_port import https_instead
+from loadtest.targets.connect import way_of
+from loadtest.targets.context import lengths_left_out, lengths_within
+from loadtest.targets.target import Target, reread
+from loadtest.targets.tls_port import https_instead
 from loadtest.text import shown
 from loadtest.urls import endpoint_url
 from loadtest.wire import Posts, SyncWire, now

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.target.probe import ServedModel
+from loadtest.targets.probe import ServedModel
 from loadtest.text import listed, shown
 from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.lengths import CONTEXT_MARGIN, CONTEXT_MARGIN_PART

@@ -10,7 +10,7 @@ import httpx
 from loadtest import reach
 from loadtest.scenario import ConnectionKeys, Scenario
 from loadtest.scenario.fields import filled_headers
-from loadtest.target.control import LONGEST_S, ControlClient
+from loadtest.targets.control import LONGEST_S, ControlClient
 from loadtest.wire import Timeouts
 
 

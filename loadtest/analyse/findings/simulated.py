@@ -1,0 +1,49 @@
+"""What is said of simulated servers: of a run of several servers, which of them are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ALL, SOME = "SIMULATED SERVER", "PARTLY SIMULATED"
+
+
+def simulated_mark(summary: dict[str, Any]) -> str | None:
+    """Return "simulated: profile X at N× speed", None for a real server.
+
+    Of several servers that are not all simulated alike each simulated one is named: "A alone is simulated: profile X at 1× speed".
+    """
+    profiles = _profiles(summary)
+    said = {name: profile for name, profile in profiles.items() if profile}
+    if not said:
+        return None
+    if len(said) == len(profiles):
+        if len(set(said.values())) == 1:
+            return f"simulated: {next(iter(said.values()))}"
+        return "all simulated: " + "; ".join(f"{name}: {profile}" for name, profile in said.items())
+    alone = " alone is simulated" if len(said) == 1 else " is simulated"
+    return "; ".join(f"{name}{alone}: {profile}" for name, profile in said.items())
+
+
+def simulated_badge(summary: dict[str, Any]) -> str | None:
+    """Return the mark of charts and pages in a word or two; None for real servers alone."""
+    found = list(_profiles(summary).values())
+    return None if not any(found) else ALL if all(found) else SOME
+
+
+def simulated_warning(summary: dict[str, Any]) -> str:
+    """Say what the mark means for the figures."""
+    if simulated_badge(summary) == SOME:
+        return "the figures of what is simulated describe a model of a server, not a server."
+    return "these figures describe a model of a server, not a server."
+
+
+def _profiles(summary: dict[str, Any]) -> dict[str, str | None]:
+    """Return the profile and speed of each model or server by its name, None of a real one; "" names the only one."""
+    groups = summary.get("groups")
+    servers = {one["name"]: (one.get("server") or {}).get("simulated") for one in groups or ()}
+    servers = servers or {"": summary["simulated"]}
+    return {name: _profile(said) if said else None for name, said in servers.items()}
+
+
+def _profile(said: dict[str, Any]) -> str:
+    return f"profile {said['profile']} at {float(said['speed']):g}× speed"

@@ -1,0 +1,69 @@
+"""The comparison as a table: a row a client, the median of its repeats."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+HEADS = {
+    "ok": "requests ok",
+    "lost": "lost",
+    "ttft_p50": "TTFT p50 error, ms",
+    "ttft_p99": "TTFT p99 error, ms",
+    "itl_p50": "ITL p50 error, ms",
+    "itl_p99": "ITL p99 error, ms",
+    "cpu_us": "CPU µs a chunk",
+    "ratio": "× floor",
+    "process_s": "CPU s, whole process",
+    "rss_mb": "peak RSS MB",
+    "wall_s": "wall s",
+    "burst_ms": "burst on the wire within, ms",
+    "late_ms": "server late p99, ms",
+}
+SIGNED = ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One client's line of the table; nan where there is nothing to say."""
+
+    client: str
+    ok: float
+    lost: float
+    ttft_p50: float
+    ttft_p99: float
+    itl_p50: float
+    itl_p99: float
+    cpu_us: float
+    ratio: float
+    process_s: float
+    rss_mb: float
+    wall_s: float
+    burst_ms: float
+    late_ms: float
+
+
+def middle(rows: list[Row]) -> Row:
+    """Return the median of each column over the repeats."""
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
+    name = columns.pop("client")[0]
+    return Row(client=name, **{key: statistics.median(values) for key, values in columns.items()})
+
+
+def table(rows: list[Row]) -> str:
+    """Return the rows as Markdown."""
+    lines = ["| client | " + " | ".join(HEADS.values()) + " |", "|---|" + "---:|" * len(HEADS)]
+    for row in rows:
+        cells = [_cell(key, value) for key, value in asdict(row).items() if key != "client"]
+        lines.append(f"| {row.client} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(key: str, value: float) -> str:
+    if np.isnan(value):
+        return "–"
+    if key in SIGNED:
+        return f"{value:+.2f}"
+    return f"{value:.0f}" if key in ("ok", "lost", "rss_mb") else f"{value:.2f}" if key == "ratio" else f"{value:.1f}"

@@ -1,0 +1,124 @@
+"""Pages of docs/ that are made from the code: the command line, a scenario's keys, the glossary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+from loadtest.analyse.reports.glossary import GLOSSARY
+from loadtest.cli import COMMANDS, cli
+from loadtest.cli.groups import run_groups
+from loadtest.scenario import Key, Scenario, keys_of
+from loadtest.scenario.keys import ATTRIBUTE, OPTION
+
+ANEW = "`python tests/test_docs.py` writes it anew."
+
+
+def cli_page() -> str:
+    """Return docs/cli.md: the help of every command, as printed 110 columns wide."""
+    parts = ["# Command line\n", f"Made from `--help`; {ANEW}\n"]
+    for name in (None, *COMMANDS):
+        title = f"loadtest {name}" if name else "loadtest"
+        with click.Context(cli, info_name="loadtest", terminal_width=110, **cli.context_settings) as parent:
+            command = cli.get_command(parent, name) if name else cli
+            assert command is not None
+            command._help_option = None  # click keeps the one that a test's lone call of the command made, without -h
+            if name:
+                with click.Context(command, info_name=name, parent=parent, terminal_width=110) as context:
+                    text = command.get_help(context)
+            else:
+                text = cli.get_help(parent)
+        parts.append(f"## {title}\n\n```\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+SCENARIO_TOP = f"""# Scenario keys
+
+Made from the keys themselves; {ANEW}
+
+A scenario file is TOML: a key a line, those of a table below its `[name]`. Every key is an option of `loadtest run` too (`-` for `_`),
+a variable of the environment (`LOADTEST_` and the name in capitals), and a keyword of `Scenario` in Python. An option wins over the
+environment, the environment over the file. *Locust* says where Locust's users take the key: as an attribute of the user class, as an
+option of the command line, or both.
+
+```toml
+concurrency = [1, 2, 4, 8]
+output_tokens = [64]
+requests_per_stream = 8
+
+[request]
+temperature = 0.0
+```
+"""
+
+
+def scenario_page() -> str:
+    """Return docs/scenario.md: every key with its table, type, unit and default, in the groups of `loadtest run --help`."""
+    keys = {one.name: one for one in keys_of(Scenario)}
+    homes = run_groups()
+    parts = [SCENARIO_TOP]
+    left = dict(keys)
+    for heading, names in homes.items():
+        if heading == "Most used":  # each of its keys stands in its own part as well
+            continue
+        found = [left.pop(name) for name in names if name in left]
+        if found:
+            parts.append(_keys_table(heading, found))
+    if left:
+        parts.append(_keys_table("Other", list(left.values())))
+    return "\n".join(parts)
+
+
+def _keys_table(heading: str, keys: list[Key]) -> str:
+    rows = [f"| `{one.name}` | {_type(one)} | {_default(one)} | {_locust(one)} | {_what(one)} |" for one in keys]
+    table = {one.declared.table for one in keys} - {None}
+    where = f"\nIn the table `[{table.pop()}]`.\n" if len(table) == 1 else ""
+    return "\n".join(
+        [f"## {heading}", where, "| key | type | default | Locust | what it does |", "|---|---|---|---|---|", *rows, ""]
+    )
+
+
+def _type(key: Key) -> str:
+    kind = {int: "whole number", float: "number", str: "text", bool: "true or false"}[key.kind]
+    if key.declared.choices:
+        kind = ", ".join(f"`{one}`" for one in key.declared.choices)
+    return f"list of {kind}s" if key.listed else kind
+
+
+def _default(key: Key) -> str:
+    if key.default in (None, "", False, ()):
+        return "–"
+    value = list(key.default) if isinstance(key.default, tuple) else key.default
+    return f"`{value}`"
+
+
+def _locust(key: Key) -> str:
+    words = {ATTRIBUTE: "attribute", OPTION: "option"}
+    return ", ".join(words[one] for one in key.declared.locust) or "–"
+
+
+def _what(key: Key) -> str:
+    unit = f" [{key.declared.unit}]" if key.declared.unit else ""
+    text = key.declared.help + unit
+    return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
+
+
+def glossary_page() -> str:
+    """Return docs/glossary.md: the words that a report explains at its end, in the order of the alphabet."""
+    lines = [
+        "# Glossary\n",
+        f"The words of reports and of these pages. Made from the list that every report ends with; {ANEW}\n",
+    ]
+    lines += [f"**{word}**\n: {text}\n" for word, text in sorted(GLOSSARY, key=lambda entry: entry[0].casefold())]
+    lines.append(
+        "[Metrics](metrics.md) has the formula of every figure, [Files of a run](records.md) the fields of a record.\n"
+    )
+    return "\n".join(lines)
+
+
+MADE: dict[str, Callable[[], str]] = {
+    "docs/cli.md": cli_page,
+    "docs/scenario.md": scenario_page,
+    "docs/glossary.md": glossary_page,
+}
