@@ -27,7 +27,7 @@ Call = Callable[..., tuple[int, str, str]]
         ("2.49EUR", 2.49, "EUR", "2.49 EUR"),
         (" 2.49 EUR ", 2.49, "EUR", "2.49 EUR"),
         ("$.5", 0.5, "$", "0.5 $"),
-        ("€1200", 1200.0, "€", "1,200 €"),
+        ("€1200", 1200.0, "€", "1200 €"),
     ],
 )
 def test_prices_are_read_with_their_currency(text: str, amount: float, currency: str, shown: str) -> None:
@@ -53,12 +53,12 @@ def test_an_hours_price_is_spread_over_the_tokens_of_an_hour(tmp_path: Path) -> 
         assert cost["per_1000_requests"] == pytest.approx(0.001 / level["requests_per_s"] * 1e3)
         assert "cost_by_kwh" not in level
     (finding,) = energy_sentences(summary)
-    assert finding.startswith("At 3.6 EUR an hour, a million output tokens cost ")
+    assert finding.startswith("At 3.60 EUR an hour, a million output tokens cost ")
     assert finding.endswith("at 1 stream.")
     assert "all of the price put on output tokens" in finding.evidence
     grid = energy_report.table(summary)
     assert grid is not None
-    assert "1 M output tokens, at 3.6 EUR an hour" in grid.heads
+    assert "1 M output tokens, at 3.60 EUR an hour" in grid.heads
 
 
 def test_electricity_without_watts_is_not_measured_and_with_them_is_joules_times_price(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_report_says_it_everywhere(tmp_path: Path, loadtest: Call) -> None:
     assert code in (0, 3), err
     words = " ".join(out.split())
     assert "An output token takes" in words
-    assert "At 2 EUR an hour, a million output tokens cost" in words
+    assert "At 2.00 EUR an hour, a million output tokens cost" in words
     for name in ("report.md", "report.html"):
         page = (path / name).read_text()
         assert "Energy and cost" in page

@@ -14,11 +14,12 @@ from test_machine import add
 
 from loadtest.analyse.findings.energy_findings import energy_sentences
 from loadtest.analyse.reports import energy_report
-from loadtest.analyse.run import frames
+from loadtest.analyse.run import frames, samples
 from loadtest.analyse.summary import analyse
 
 IDLE_W = 60.0
 WATTS = {1: 150.0, 4: 250.0, 8: 300.0}
+Call = Callable[..., tuple[int, str, str]]
 Reading = Callable[[float, float], dict[str, Any]]  # of watts and joules so far: what a sample holds
 
 
@@ -235,3 +236,20 @@ def test_the_table_has_a_row_a_level(run: Path) -> None:
         "output tokens/s a watt",
     )
     assert [row[1] for row in grid.rows] == ["150", "250", "300"]
+
+
+def test_idle_is_sampled_before_the_first_request(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    watts = ("--monitor", f"dcgm={simulated_url}", "--monitor-every", "0.1", "--monitor-idle", "2.5")
+    asked = ("--concurrency", "2", "--requests", "4", "--output-tokens", "5", *watts)
+    code, _, err = loadtest("run", simulated_url, *asked, "--out", path, "--no-report")
+    assert code in (0, 3), err
+    run = frames.load(path)
+    seen = samples.read_machine(run).gpus
+    assert seen is not None
+    assert seen["t"].min() < float(run.requests["send"].min()) - 2.4
+    assert set(seen["power"].dropna()[seen["t"] < -0.5]) == {60.0}
+    code, _, err = loadtest("run", simulated_url, "--monitor-idle", "5", "--out", tmp_path / "other")
+    assert code == 2
+    assert "say what with --monitor" in err
+    assert not (tmp_path / "other").exists()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.errors import ScenarioError
+from loadtest.text import UNKNOWN, number
 
 S_PER_HOUR = 3600
 J_PER_KWH = 3.6e6
@@ -36,8 +37,8 @@ class Price:
     def of(self, amount: float | None) -> str:
         """Return another amount in the same currency."""
         if amount is None or not math.isfinite(amount):
-            return "–"
-        digits = f"{amount:,.0f}" if amount >= 999.5 else f"{amount:.3g}" if amount >= 1e-4 else f"{amount:.1e}"
+            return UNKNOWN
+        digits = number(amount) if amount >= 0.995 else f"{amount:.3g}" if amount >= 1e-4 else f"{amount:.1e}"
         return f"{digits} {self.currency}".strip()
 
 
