@@ -12,7 +12,7 @@ import click
 
 from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.environment import is_from_environment, named_in_environment, say_what_is_taken
-from loadtest.cli.expected import Expected, beforehand, enough
+from loadtest.cli.expected import Expected, beforehand, enough, people
 from loadtest.cli.groups import RunCommand
 from loadtest.cli.keeping import kept_beforehand, with_question
 from loadtest.cli.monitor import beside_run, monitor_options
@@ -27,6 +27,7 @@ from loadtest.measure.search import DEFAULT_MOST, SearchResult
 from loadtest.metrics import VOID
 from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, judge_objectives, parse_objectives
+from loadtest.workloads.sessions import mean_turns
 from loadtest.workloads.workload import check_files, planned
 
 if TYPE_CHECKING:
@@ -192,7 +193,10 @@ def _measure_levels(
     plan = planned(scenario)
     if (said := beforehand(plan, objectives)) is not None:
         line.say(said)
-    watch = Expected(plan, line.say) if objectives else (lambda _: None)
+    turns = mean_turns(plan)
+    if (said := people(plan, turns)) is not None:
+        line.say(said)
+    watch = Expected(plan, line.say, turns) if objectives or plan.has_sessions else (lambda _: None)
     finished = run_scenario(scenario, out, line=line, beside=beside, keep=keep, watch=watch)
     return show_ended(finished, showing, objectives=objectives)
 
