@@ -273,7 +273,11 @@ def _level_summary(
         "label": offered_load.label(level, run.column("prompt_tokens")[good]),
         **{key: level[key] for key in ("model", "url", "beside") if key in level},
         **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
-        **{key: level[key] for key in ("input_lengths", "output_lengths", "system_tokens") if level.get(key)},
+        **{
+            key: level[key]
+            for key in ("input_lengths", "output_lengths", "system_tokens", "turns", "sessions")
+            if level.get(key)
+        },
         **_offered(run, level),
         "requests": int(rows.sum()),
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
