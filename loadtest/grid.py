@@ -116,6 +116,6 @@ class Grid:
 def escaped(text: str) -> str:
     """Escape for Markdown what a server or a user may have put into a name; a line break would end a table's row."""
     plain = " ".join(text.split())
-    for sign in "\\`*_[]<>|#":
+    for sign in "\\`*_[]#<>|":
         plain = plain.replace(sign, f"&#{ord(sign)};" if sign in "<>" else f"\\{sign}")
     return plain

@@ -123,8 +123,8 @@ def with_keys(url: str, env: Mapping[str, str] = os.environ) -> HttpUrl:
 def default_url(env: Mapping[str, str] = os.environ, *, api: str = "auto") -> str:
     """Return the server that the environment names: OLLAMA_HOST, OPENAI_BASE_URL (first for api openai), else the local Ollama."""
     names = ("OPENAI_BASE_URL", "OLLAMA_HOST") if api == "openai" else ("OLLAMA_HOST", "OPENAI_BASE_URL")
-    given = (env.get(name, "") for name in names)
-    return next((text for text in given if text.strip(AROUND)), f"http://127.0.0.1:{OLLAMA_PORT}")
+    given = (env.get(name, "").strip(AROUND) for name in names)
+    return next(filter(None, given), f"http://127.0.0.1:{OLLAMA_PORT}")
 
 
 def base_url(text: str) -> str:

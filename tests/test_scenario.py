@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from loadtest.cli.options import make_scenario
 from loadtest.errors import ScenarioError
 from loadtest.scenario import (
     ATTRIBUTE,
@@ -201,3 +202,29 @@ def test_a_key_in_the_wrong_place_is_one_sentence_that_says_where_it_belongs(
     with pytest.raises(ScenarioError) as error:
         Extended.load(path)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "named"),
+    [
+        ("", {"input_tokens": (800,), "prompt": "Hi"}, "the command line"),
+        ("", {"input_tokens": (800,), "data": "rows.jsonl"}, "the command line"),
+        ('prompt = "Hi"', {"input_tokens": (800,)}, "laid over"),
+        ('[data]\ndata = "rows.jsonl"', {"input_tokens": (800,)}, "beside data"),
+        ('input_tokens = [64]\nprompt = "Hi"', {}, "one.toml has input_tokens beside prompt"),
+    ],
+)
+def test_lengths_of_made_up_prompts_beside_a_text_are_refused(
+    tmp_path: Path, file: str, options: dict[str, Any], named: str
+) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text(file)
+    with pytest.raises(ScenarioError, match="leave out input_tokens or ") as error:
+        make_scenario(path if file else None, options)
+    assert named in str(error.value)
+
+
+def test_a_prompt_of_the_command_line_wins_over_a_file_s_lengths(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text("input_tokens = [64]")
+    assert make_scenario(path, {"prompt": "Hi"}).prompt == "Hi"

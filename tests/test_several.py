@@ -23,7 +23,8 @@ from loadtest.errors import ScenarioError
 from loadtest.measure.schedule import PlanShare
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ModelShare, Scenario, even_weights, rotation, share_of_fewest
-from loadtest.scenario.several import models_in
+from loadtest.scenario.several import models_in, urls_in
+from loadtest.urls import default_url
 from loadtest.workloads.tokens import Counter as TokenCounter
 from loadtest.workloads.workload import Workload
 
@@ -47,6 +48,22 @@ def test_servers_have_as_many_users_each_whatever_their_models_weigh() -> None:
     assert even_weights([[3, 1], [1]]) == (3, 1, 4)
     assert even_weights([[1], [1]]) == (1, 1)
     assert even_weights([[2, 4]]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "urls"),
+    [
+        ("' http://a:1 '", ("http://a:1",)),
+        ('" http://a:1 "', ("http://a:1",)),
+        ("  'a:1'  ", ("a:1",)),
+        ("' http://a:1, http://b:2 '", ("http://a:1", "http://b:2")),
+        ('"http://a:1" "http://b:2"', ("http://a:1", "http://b:2")),
+    ],
+)
+def test_quotes_and_blanks_around_addresses_are_no_addresses(text: str, urls: tuple[str, ...]) -> None:
+    assert urls_in(text) == urls
+    assert Scenario(url=text).urls == urls
+    assert default_url({"OLLAMA_HOST": text, "OPENAI_BASE_URL": "http://c"}) == text.strip(" \"'")
 
 
 def test_models_are_named_with_weights_or_without() -> None:

@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from loadtest.analyse.comparison.many import compare_many
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.reports import answers, pages, score_report, tables
@@ -98,11 +99,17 @@ def write_report(
 
 
 def plot(folders: list[Path], out: Path | None = None) -> list[Path]:
-    """Draw the PNGs alone; into `out` (a folder a run with several), or into the run folder."""
+    """Draw the PNGs alone; into `out`, or into the run folder. With several runs `out` gets all over each other and a folder a run."""
     from loadtest.analyse.charts import draw_all
 
     analyses = [analyse(folder) for folder in folders]
-    return [path for one, place in zip(analyses, _places(analyses, out), strict=True) for path in draw_all(one, place)]
+    drawn = []
+    if out is not None and len(analyses) > 1:
+        from loadtest.analyse.charts.overlay import draw_each
+
+        drawn = draw_each(compare_many(analyses), out)
+    places = _places(analyses, out)
+    return drawn + [path for one, place in zip(analyses, places, strict=True) for path in draw_all(one, place)]
 
 
 def _places(analyses: list[Analysis], out: Path | None) -> list[Path]:
@@ -157,7 +164,12 @@ def _print_answers(one: Analysis, console: Console) -> None:
 
 def _ok_and_failed(level: dict[str, Any]) -> str:
     said = f"{level['outcomes'].get('ok', 0)} / {failed(level)}"
-    return f"{said} ({level['shed']} not sent)" if level.get("shed") else said
+    more = [
+        f"{count} {what}"
+        for count, what in ((level["outcomes"].get("left"), "left"), (level.get("shed"), "not sent"))
+        if count
+    ]
+    return f"{said} ({', '.join(more)})" if more else said
 
 
 def console_table(summary: dict[str, Any], width: int = 80) -> Table:

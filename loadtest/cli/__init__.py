@@ -31,7 +31,10 @@ COMMANDS = {
     "run": ("loadtest.cli.run", "Measure a server, level by level, into a run folder."),
     "report": ("loadtest.cli.report", "Make summary.json, report.md, report.html and PNG charts from run folders."),
     "plot": ("loadtest.cli.report", "Make the PNG charts alone."),
-    "compare": ("loadtest.cli.compare", "Say what changed between two runs; exit code 1 on a regression."),
+    "compare": (
+        "loadtest.cli.compare",
+        "Say what changed between two runs, or set more side by side; exit code 1 on a regression.",
+    ),
     "advise": (
         "loadtest.cli.advise",
         "Say how many parallel slots the server should have, and what they would change.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,8 +103,9 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     """Advise on what one model at one server showed; raise PredictionError where that does not say enough."""
     from loadtest.analyse.server.memory import memory_by_slots
     from loadtest.analyse.whatif import slot_advice as work
-    from loadtest.analyse.whatif.predict import ServerModel, require_tokens
+    from loadtest.analyse.whatif.predict import require_tokens
     from loadtest.analyse.whatif.predict_loads import known_slots
+    from loadtest.analyse.whatif.ways import NoWayError, fitted_way
 
     series = work.longest_series(analysis.run)
     if series is None:
@@ -113,9 +115,13 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     slots = known_slots(analysis.run, analysis.slots).slots
     require_tokens(analysis.run)
     work.require_slots(slots, series)
-    model = ServerModel.of(analysis.run, slots, analysis.steps)
-    return work.advise_slots(
-        work.narrowed(model, analysis.run, series.levels),
+    used = [level for level in analysis.summary["levels"] if level["index"] in series.levels]
+    try:
+        fitted = fitted_way(analysis.run, slots, analysis.steps, used)
+    except NoWayError as error:
+        raise PredictionError(f"No advice: {error}.") from None
+    found = work.advise_slots(
+        fitted.model,
         series,
         analysis.summary["levels"],
         kind=(analysis.run.facts.get("server") or {}).get("kind"),
@@ -123,6 +129,7 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
         memory=memory_by_slots(analysis.run, slots),
         gpu_bytes=room,
     )
+    return dataclasses.replace(found, way=fitted.way)
 
 
 def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]:

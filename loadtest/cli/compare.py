@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -29,6 +29,7 @@ from loadtest.analyse.comparison.compare import (
 from loadtest.analyse.comparison.compare import compare as compare_runs
 from loadtest.analyse.report import write_whole
 from loadtest.analyse.summary import analyse
+from loadtest.cli.many import set_side_by_side
 from loadtest.cli.results import json_option, print_json
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid
@@ -50,6 +51,10 @@ ACROSS = (
     "data",
     "shared_prefix",
     "beside",
+)
+ONE_RUN = (
+    "name two runs, BASE and NEW, or several of each: compare BASE1 BASE2 --against NEW1 NEW2; three and more without "
+    "--against stand side by side."
 )
 CHANGE_STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
 
@@ -86,7 +91,11 @@ class Against(click.Command):
 
 @click.command(cls=Against)
 @click.argument(
-    "runs", metavar="BASE NEW | BASE… --against NEW…", nargs=-1, required=True, type=click.Path(path_type=Path)
+    "runs",
+    metavar="BASE NEW | BASE… --against NEW… | RUN RUN RUN…",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
 )
 @click.option(
     "--against",
@@ -115,7 +124,9 @@ class Against(click.Command):
     default="",
     help="What differs on purpose (model, quantization, context, dialect, …): runs that differ otherwise get no verdict.",
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the files.  [default: NEW]")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="Folder for the files.  [default: NEW, or the last run]"
+)
 @json_option
 def compare(
     runs: tuple[Path, ...],
@@ -127,17 +138,29 @@ def compare(
     out: Path | None,
     as_json: bool,
 ) -> int:
-    """Say what changed between two run folders, with intervals; write compare.md, compare.json and compare.png.
+    """Say what changed between run folders, with intervals; write compare.md, compare.json and compare.png.
 
     A verdict (better, worse, no difference seen, not comparable) on TTFT mean and p95, tokens/s a stream, output
     tokens/s and failures of every level that all runs have; all verdicts hold together with 99 %. Two runs of the same
     server always differ a little: several runs a side (BASE1 BASE2 … --against NEW1 NEW2 …) show how much, and so reveal
     smaller changes.
 
+    Three runs and more stand side by side, named by what differs (model, quantization, server, GPU, slots, settings): a
+    table of every level, a verdict on every pair, and one chart of all. So does one run of several models or servers.
+
     \b
     Exit codes: 0 no regression · 1 a figure is worse by more than --tolerance
-                2 a mistake, or nothing could be compared
+                2 a mistake, or nothing could be compared; of three runs and more 0
     """
+    if not against and len(runs) != 2:
+        if len(runs) == 1 and not (runs[0] / "run.json").is_file():
+            raise LoadTestError(ONE_RUN)
+        keys, every = _across_keys(across, *_distinct(runs)), [analyse(path) for path in runs]
+        if len(runs) == 1 and not every[0].groups:
+            raise LoadTestError(ONE_RUN)
+        return set_side_by_side(
+            every, out or runs[-1], tolerance=tolerance, run_noise=run_noise, across=keys, as_json=as_json
+        )
     base, new = _base_and_new(runs, against)
     keys = _across_keys(across, *base, *new)
     sides = [[analyse(path) for path in paths] for paths in (base, new)]
@@ -169,16 +192,20 @@ def _across_keys(across: str, *runs: Path) -> frozenset[str]:
 
 def _base_and_new(runs: tuple[Path, ...], against: tuple[Path, ...]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Return the runs of BASE and of NEW."""
-    if not against and len(runs) != 2:
-        raise LoadTestError("name two runs, BASE and NEW, or several of each: compare BASE1 BASE2 --against NEW1 NEW2.")
     base, new = (runs, against) if against else (runs[:1], runs[1:])
+    _distinct((*base, *new))
+    return base, new
+
+
+def _distinct(runs: Sequence[Path]) -> Sequence[Path]:
+    """Return the runs; raise LoadTestError where one is named twice."""
     places: dict[Path, Path] = {}
-    for path in (*base, *new):
+    for path in runs:
         place = Path(os.path.realpath(path))  # Path.resolve raises for a link that leads to itself
         if (same := places.get(place)) is not None:
             raise LoadTestError(f"{same} and {path} are the same run: name two.")
         places[place] = path
-    return base, new
+    return runs
 
 
 def _write_files(found: Comparison, out: Path) -> list[Path]:

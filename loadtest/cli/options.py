@@ -16,10 +16,12 @@ from loadtest.scenario import (
     FORMER,
     Key,
     Scenario,
+    check_lengths_used,
     keys_of,
     parse_whole,
     read_length,
     read_seconds,
+    read_share,
     sentence,
     short_repr,
     split_outside_brackets,
@@ -101,6 +103,15 @@ class DrawnParam(click.ParamType[Any]):
 
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
+
+class ShareParam(NumberParam):
+    """A share, also written 5%."""
+
+    name = "share"
+    what = "a share like 5% or 0.05"
+    read = staticmethod(read_share)
+
+
 PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: WholeParam(), float: NumberParam()}
 LISTS_OF = {int: ListParam(parse_whole, "whole numbers", "1,2,4,8"), float: ListParam(float, "numbers", "0.5,1,2")}
 LIST_METAVARS = {int: "N,N,…", float: "R,R,…"}
@@ -148,6 +159,8 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         taken = DrawnParam(read_length, "length")
     elif declared.span:
         taken = DrawnParam(read_seconds, "seconds")
+    elif declared.share:
+        taken = ShareParam()
     metavar = LIST_METAVARS[kind] if key.many else None
     return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)
 
@@ -194,6 +207,7 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
             raise ScenarioError(f"--{key.replace('_', '-')} is empty: name at least one number.")
     if path is not None:
         return Scenario.load(path, say=_warn, **given)
+    check_lengths_used(given, given, "the command line")
     return Scenario.from_dict(given, where="the command line", say=_warn)
 
 

@@ -8,6 +8,7 @@ values: what a single value must be · lengths: a number or a distribution · le
 that a user names.
 """
 
+from loadtest.scenario.checks import check_lengths_used
 from loadtest.scenario.files import file_version, read_text, record_format
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
 from loadtest.scenario.lengths import (
@@ -49,6 +50,7 @@ from loadtest.scenario.values import (
     TOKEN_COUNTS,
     Range,
     parse_whole,
+    read_share,
     sendable,
     short_repr,
 )
@@ -84,6 +86,7 @@ __all__ = [
     "RequestKeys",
     "Scenario",
     "SessionKeys",
+    "check_lengths_used",
     "even_weights",
     "file_version",
     "key",
@@ -92,6 +95,7 @@ __all__ = [
     "parse_whole",
     "read_length",
     "read_seconds",
+    "read_share",
     "read_text",
     "record_format",
     "rotation",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.parts.request import EMBEDDINGS
@@ -39,6 +40,10 @@ def check_together(scenario: Scenario) -> None:
         raise ScenarioError("embeddings take no system prompt; leave out system and system_tokens.")
     if scenario.data is not None and scenario.inputs_per_request > 1:
         raise ScenarioError("data has one text a request; leave out inputs_per_request.")
+    if scenario.leave and scenario.endpoint == EMBEDDINGS:
+        raise ScenarioError("an answer of embeddings has no middle to hang up in; leave out leave, or give patience.")
+    if scenario.leave and not scenario.output_tokens and scenario.data is None and scenario.trace is None:
+        raise ScenarioError("leave must know how long an answer is expected to be; give output_tokens.")
     if scenario.endpoint == EMBEDDINGS and scenario.output_tokens:
         raise ScenarioError(NO_OUTPUT)
     if scenario.unload and scenario.api == "openai":
@@ -48,6 +53,16 @@ def check_together(scenario: Scenario) -> None:
     _check_closed_loop_ends(scenario)
     for rate in scenario.rate:
         _check_rate_ends(scenario, rate)
+
+
+def check_lengths_used(given: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> None:
+    """Raise ScenarioError where lengths of made-up prompts are given, and the whole scenario sends texts that have their own."""
+    texts = next((name for name in ("prompt", "prompt_file", "data") if whole.get(name) is not None), None)
+    if texts is not None and given.get("input_tokens") is not None:
+        raise ScenarioError(
+            f"{where} has input_tokens beside {texts}: they are lengths of made-up prompts, and a text has its own; leave "
+            f"out input_tokens or {texts}."
+        )
 
 
 def _check_closed_loop_ends(scenario: Scenario) -> None:

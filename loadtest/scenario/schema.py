@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.checks import NO_OUTPUT, check_together
+from loadtest.scenario.checks import NO_OUTPUT, check_lengths_used, check_together
 from loadtest.scenario.fields import body_text
 from loadtest.scenario.keys import ATTRIBUTE, Key, key, keys_of
 from loadtest.scenario.lengths import as_lengths, as_seconds
@@ -77,6 +77,9 @@ class Scenario(
         where = str(path)
         table = flat(renamed(read_toml(path), where, say), keys_of(cls), where, placed=True)
         table.setdefault("name", path.stem)
+        given = {name: value for name, value in overrides.items() if value is not None}
+        check_lengths_used(table, table, where)
+        check_lengths_used(given, {**table, **given}, f"the command line, laid over {where},")
         table = beside(table, path.parent, overrides)
         if "body" in table:
             table["body"] = body_text(table["body"], path.parent)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.values import short_repr
+from loadtest.urls import AROUND
 
 MOST_TARGETS = 64  # combinations of a server and a model in one run
 MOST_WEIGHT = 1000
@@ -30,10 +31,11 @@ class ModelShare:
 
 
 def urls_in(text: str | None) -> tuple[str | None, ...]:
-    """Return the URLs that a text names; (None,) where none is given."""
+    """Return the URLs that a text names; (None,) where none is given. Blanks and quotes around the text or a URL go."""
     if text is None:
         return (None,)
-    return tuple(_BETWEEN_URLS.split(text.strip())) or (text,)
+    urls = (url.strip(AROUND) for url in _BETWEEN_URLS.split(text.strip(AROUND)))
+    return tuple(url for url in urls if url) or (text,)
 
 
 def models_in(text: str | None) -> tuple[ModelShare, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from locust import User
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, keys_of
+from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_lengths_used, keys_of
 from loadtest.targets.target import located
 from loadtest.urls import default_url, without_secrets
 from loadtest.users.client import Client
@@ -69,6 +69,8 @@ class ModelUser(User):
     first_byte_timeout: float | None  # s; former name of first_token_timeout
     idle_timeout: float  # s
     total_timeout: float | None  # s
+    patience: float | str | None  # s, or a distribution: how long users wait for the first token before they hang up
+    leave: float | str | None  # share of the answers in whose middle users hang up
     stop_after_errors: int | None  # failed requests in a row that end a level
     key_env: str | None  # the variable that holds the key
     ca_file: str | None
@@ -104,6 +106,7 @@ class ModelUser(User):
         asked = {**cls._keys(), **settings.keys, "name": name, "seed": seed, "concurrency": [1]}
         asked["url"] = host or own or default_url(api=asked["api"])
         try:
+            check_lengths_used(settings.keys, asked, f"--input-tokens over {where}")
             scenario = located(Scenario.from_dict(asked, where=where, say=_warn_once))
             if scenario.several:
                 raise ScenarioError(

@@ -30,7 +30,7 @@ DEFAULTS = {
     "inputs_per_request": 1,
 }  # of a run whose loadtest did not know the key yet; others: None
 # Keys of a scenario that count as well; one that has its default counts as missing, as in a run that did not know it yet.
-SHAPING = ("think_time", "max_rate", "turns", "follow_up_tokens", "answers")
+SHAPING = ("think_time", "max_rate", "turns", "follow_up_tokens", "answers", "patience", "leave")
 ASKED = {name: name for name in (*SHAPING, "prompt_file", *SAID_KEYS, *ADDED_KEYS)} | {"prompt": "prompt_text"}
 _MISSING: dict[str, tuple[Any, ...]] = {
     key.name: (None, [], key.default) for key in keys_of(Scenario) if key.name in ASKED
@@ -163,7 +163,7 @@ def differing_facts(
         one, other = (facts.get(key, DEFAULTS.get(key)) for facts in (ours, theirs))
         if one == other:
             continue
-        said = f"{key} ({_value_text(key, one)} → {_value_text(key, other)})"
+        said = f"{key} ({value_text(key, one)} → {value_text(key, other)})"
         half = key == "simulated" and (one is None or other is None)
         if (key in MAY_DIFFER or key in across) and not half:
             notes.append(f"Differs: {said}.")
@@ -181,7 +181,8 @@ def asked_facts(run: Run) -> dict[str, Any]:
     return named | (run.facts.get("comparability") or {}) | {"simulated": run.simulated}
 
 
-def _value_text(key: str, value: Any) -> str:
+def value_text(key: str, value: Any) -> str:
+    """Return a comparability key's value as people read it."""
     if key == "simulated" and isinstance(value, dict):
         return f"{value.get('profile')} at {float(value.get('speed') or 1):g}×"
     text = "none" if value is None else "; ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -242,7 +243,10 @@ def other_lengths(base: Sequence[Run], new: Sequence[Run], level: Levels) -> tup
     scatters is no other work, but its share of each figure is not the server's.
     """
     ours, theirs = level[: len(base)], level[len(base) :]
-    for column, name in (("output_tokens", "answers"), ("prompt_tokens", "prompts")):
+    models = {(run.facts.get("target") or {}).get("model") for run in (*base, *new)}
+    # Models cut one text into tokens of their own: its length in tokens is no other work.
+    same_text = level[0].get("input_tokens") is None and len(models) > 1
+    for column, name in (("output_tokens", "answers"), *(() if same_text else (("prompt_tokens", "prompts"),))):
         sides = [
             [
                 mean_of(run.column(column)[run.good(one["index"])], block_of(one))

@@ -133,7 +133,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class _BothSides:
+class BothSides:
     """A metric of a level, before the number of tests is known."""
 
     level: dict[str, Any]
@@ -164,30 +164,31 @@ def compare(
     """
     bases, news = ((side,) if isinstance(side, Analysis) else tuple(side) for side in (base, new))
     parts, notes = comparable.parts(bases, news)
-    every: list[_BothSides] = []
+    every: list[BothSides] = []
     failures: list[tuple[Levels, Levels, str]] = []
     for name, ours_in, theirs_in in parts:
-        said = _compare_part((ours_in, theirs_in), across, every, failures)
+        said = compare_part((ours_in, theirs_in), across, every, failures)
         notes += [f"{name}: {note}" if name else note for note in said]
-    tests = sum(_error_known(both) for both in every if both.metric.headline) + sum(
-        not why and _failed_requests(ours) + _failed_requests(theirs) > 0 for ours, theirs, why in failures
+    tests = sum(error_known(both) for both in every if both.metric.headline) + sum(
+        not why and failed_requests(ours) + failed_requests(theirs) > 0 for ours, theirs, why in failures
     )
     limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)
     rows: list[Change] = []
     for ours, theirs, why in failures:
         rows += [_change(both, limits) for both in every if both.level is ours[0]]
-        if _failed_requests(ours) + _failed_requests(theirs):
+        if failed_requests(ours) + failed_requests(theirs):
             rows.append(_failures_change(ours, theirs, limits, why))
     for name, side in (("BASE", bases), ("NEW", news)):
         notes += [f"{name}: {said}" for one in side for said in one.run.trouble]
     return Comparison(bases, news, tuple(rows), tuple(notes), tolerance, run_noise, tests)
 
 
-def _compare_part(
+def compare_part(
     sides: tuple[tuple[Analysis, ...], tuple[Analysis, ...]],
     across: frozenset[str],
-    every: list[_BothSides],
+    every: list[BothSides],
     failures: list[tuple[Levels, Levels, str]],
+    metrics: Sequence[Metric] = METRICS,
 ) -> list[str]:
     """Add the figures and failure counts of one model at one server; return notes on what differs."""
     bases, news = sides
@@ -203,16 +204,20 @@ def _compare_part(
         own = comparable.void_sides(ours, theirs) or other_work
         unjudged += [(ours, theirs, own)] if own else []
         reason = refused or own or requests
-        every += _sides_of((ours_of, theirs_of), (ours, theirs), reason, scatter)
+        every += _sides_of((ours_of, theirs_of), (ours, theirs), reason, scatter, metrics)
         failures.append((ours, theirs, refused))
     return notes + comparable.without_verdict(unjudged) + comparable.unmatched(pairs, (bases, news))
 
 
 def _sides_of(
-    runs: tuple[list[Run], list[Run]], sides: tuple[Levels, Levels], reason: str, scatter: float
-) -> Iterator[_BothSides]:
+    runs: tuple[list[Run], list[Run]],
+    sides: tuple[Levels, Levels],
+    reason: str,
+    scatter: float,
+    metrics: Sequence[Metric],
+) -> Iterator[BothSides]:
     first = sides[0][0]
-    for metric in METRICS:
+    for metric in metrics:
         known = all(value_of(level, metric) is not None for side in sides for level in side)
         if not known and not metric.headline:
             continue
@@ -221,22 +226,22 @@ def _sides_of(
             for mine, side in zip(runs, sides, strict=True)
         ]
         base, new = (tuple(one for one in side if one) if all(side) else () for side in found)
-        both = _BothSides(first, metric, base, new, reason, scatter if metric.prefill else 0.0)
-        yield both if reason or _error_known(both) else dataclasses.replace(both, reason=TOO_FEW)
+        both = BothSides(first, metric, base, new, reason, scatter if metric.prefill else 0.0)
+        yield both if reason or error_known(both) else dataclasses.replace(both, reason=TOO_FEW)
 
 
-def _error_known(both: _BothSides) -> bool:
+def error_known(both: BothSides) -> bool:
     """Whether a figure's error is known: several runs a side show it, else each must tell its own."""
     if both.reason or not both.base or not both.new:
         return False
     return len(both.base) + len(both.new) > 2 or (both.base[0].told and both.new[0].told)
 
 
-def _change(both: _BothSides, limits: Limits) -> Change:
+def _change(both: BothSides, limits: Limits) -> Change:
     label, users = both.level["label"], both.level["concurrency"]
     base, new = (geometric(side) if side else None for side in (both.base, both.new))
     plain = Change(label, users, both.metric, base, new, new / base if base and new else None)
-    if not _error_known(both):
+    if not error_known(both):
         judged = NOT_COMPARABLE if both.metric.headline else None
         return dataclasses.replace(plain, verdict=judged, reason=both.reason)
     if not both.metric.headline:
@@ -264,13 +269,13 @@ def judge_change(row: Change, base: Sequence[Figure], new: Sequence[Figure], lim
     return dataclasses.replace(row, verdict=verdict, regression=verdict == WORSE and worsening > limits.tolerance)
 
 
-def _failed_requests(levels: Levels) -> int:
+def failed_requests(levels: Levels) -> int:
     return sum(map(failed, levels))
 
 
 def _failures_change(ours: Levels, theirs: Levels, limits: Limits, refused: str) -> Change:
     """Judge how many requests failed by Fisher's exact test; of several runs a side all their requests together."""
-    counts = [(_failed_requests(levels), sum(level["requests"] for level in levels)) for levels in (ours, theirs)]
+    counts = [(failed_requests(levels), sum(level["requests"] for level in levels)) for levels in (ours, theirs)]
     shares = [bad / max(of, 1) for bad, of in counts]
     plain = Change(ours[0]["label"], ours[0]["concurrency"], FAILED, shares[0], shares[1])
     if refused:

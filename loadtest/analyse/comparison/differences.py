@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from loadtest.analyse.figures import rates, stats
-from loadtest.analyse.figures.intervals import Sample, percentile_interval, t_quantile
+from loadtest.analyse.figures.intervals import Sample, percentile_interval, t_quantile, t_tail
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.summary import figure
@@ -61,6 +61,7 @@ METRICS = (
     Metric("queue_wait_s", "mean", "queue wait mean", "s"),
     Metric("prefill_s", "mean", "prefill mean", "s"),
 )
+RATE_WEIGHTS = {"output_tokens_per_s": "output_tokens", "input_tokens_per_s": "prompt_tokens"}  # of a rate: its column
 FAILED = Metric("failed", None, "failed requests", "share", headline=True)
 
 
@@ -146,7 +147,8 @@ def _percentile(known: FloatArray, share: float, block: int) -> Figure | None:
 def _rate(run: Run, level: dict[str, Any], metric: Metric) -> Figure | None:
     """Return the output of a level with its error, from how much its rounds or answers differ."""
     found = rates.flow(run, level)
-    spread = rates.spread_of(run, found, run.column("output_tokens")) if found else None
+    weights = run.column(RATE_WEIGHTS[metric.key]) if metric.key in RATE_WEIGHTS else np.ones(len(run.requests))
+    spread = rates.spread_of(run, found, weights) if found else None
     return Figure.even(float(level[metric.key]), spread.error, spread.freedom) if spread else None
 
 
@@ -189,13 +191,27 @@ def ratio(
     return math.exp(away), (math.exp(away - down), math.exp(away + up))
 
 
+def chance(base: Figure, new: Figure, *, noise: float, scatter: float = 0.0) -> float:
+    """Return how probable it is that one run is at least so far from another where nothing differs but noise (two-sided)."""
+    away = math.log(new.value / base.value)
+    error, freedom = _error(base, new, noise, up=away < 0)
+    beyond = max(abs(away) - scatter, 0.0)
+    return t_tail(beyond / error, freedom) if error > 0 else float(beyond == 0)
+
+
 def _single(base: Figure, new: Figure, confidence: float, noise: float, *, up: bool) -> float:
     """Return half of the interval of one run over another (Welch on the logarithms)."""
+    error, freedom = _error(base, new, noise, up=up)
+    return t_quantile(freedom, confidence) * error
+
+
+def _error(base: Figure, new: Figure, noise: float, *, up: bool) -> tuple[float, int]:
+    """Return the standard error of one run over another, as a logarithm, and its degrees of freedom."""
     ours, theirs = (base.down, new.up) if up else (base.up, new.down)
     total = ours**2 + theirs**2 + 2 * noise**2
     slack = ours**4 / max(base.freedom, 1) + theirs**4 / max(new.freedom, 1)
     freedom = min(int(total**2 / slack), SURE) if slack > 1e-300 else SURE
-    return t_quantile(freedom, confidence) * math.sqrt(total)
+    return math.sqrt(total), freedom
 
 
 def fisher(bad: int, of: int, other_bad: int, other_of: int) -> float:

@@ -117,12 +117,14 @@ def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
     if len(e.everyone) and not e.rows.any():
         yield Doubt(VOID, "every request of this level was a warm-up")
         return
+    if len(_left_waiting(e)) >= max(metrics.FAILED_SHARE * len(_ended_by_itself(e)), 1):
+        return  # which users do where the server is too slow for them: that was measured
     yield Doubt(VOID, f"no request ended well ({list_outcomes(e.measured) or 'none was recorded'})")
 
 
 def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
     ended = _ended_by_itself(e)
-    bad = ended[~ended["outcome"].isin((Outcome.OK, Outcome.CLIENT_ERROR))]
+    bad = ended[~ended["outcome"].isin((Outcome.OK, Outcome.LEFT, Outcome.CLIENT_ERROR))]
     allowed = float(e.scenario.get("max_error_ratio") or 0.0)
     if not len(e.requests) or not len(bad):
         return
@@ -135,11 +137,27 @@ def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(SUSPECT, f"{said}, above the allowed {percent(allowed)}{last}")
 
 
+def _most_left(e: Evidence) -> Iterator[Doubt]:
+    ended = _ended_by_itself(e)
+    waiting = _left_waiting(e)
+    if len(waiting) and len(waiting) >= metrics.FAILED_SHARE * len(ended):
+        yield Doubt(
+            SUSPECT,
+            f"{len(waiting)} of {len(ended)} users hung up before their first token: speeds and whole answers are of those "
+            "who stayed, fewer than half",
+        )
+
+
+def _left_waiting(e: Evidence) -> pd.DataFrame:
+    """Return the measured requests whose user hung up before the first token."""
+    return e.measured[(e.measured["outcome"] == Outcome.LEFT) & e.measured["first_token"].isna()]
+
+
 def _stopped_answering(e: Evidence) -> str | None:
     """Say from when on every request failed; None where as many failures in a row may be chance."""
     if e.run.facts.get("state") == "interrupted":
         return None  # what failed last may have failed for that
-    known = e.everyone[(e.everyone["outcome"] != Outcome.CANCELLED) & e.everyone["outcome"].notna()]
+    known = e.everyone[~e.everyone["outcome"].isin((Outcome.CANCELLED, Outcome.LEFT)) & e.everyone["outcome"].notna()]
     good = known["ok"].astype(bool)
     since = float(known["end"][good].max())
     after = known["end"] > since
@@ -265,6 +283,7 @@ ENDING_RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _nothing_succeeded,
     _client_error,
     _too_many_failed,
+    _most_left,
     _run_failed,
     _stopped,
     _worker_died,

@@ -12,9 +12,10 @@ import numpy as np
 
 from loadtest import __version__
 from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif import self_check
+from loadtest.analyse.whatif import self_check, talks
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
@@ -26,8 +27,10 @@ from loadtest.analyse.whatif.prediction_file import (
     PredictedLoad,
     grid_of,
 )
-from loadtest.analyse.whatif.slot_advice import longest_series, narrowed
+from loadtest.analyse.whatif.slot_advice import longest_series
+from loadtest.analyse.whatif.talks import Talks
 from loadtest.analyse.whatif.textbook import Figures, Measured, textbook
+from loadtest.analyse.whatif.ways import SLICED_WAY, Fitted, NoWayError, fitted_way
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
@@ -110,19 +113,20 @@ def predict_loads(
             f"No prediction: every level of {run.path} is void; measure again, and see the report for why."
         )
     known = known_slots(run, found)
-    models, said = _models(run, known, steps, used)
+    fitted, said = _models(run, known, steps, used)
+    models = {name: each.model for name, each in fitted.items()}
     seen = known.slots.estimate or 0
     loads = [
         _predicted_load(models, load, used, known.limit or max(seen, 1))
         for load in grid_of(concurrencies, rates, slots)
     ]
+    said += _unknown_cache(models)
     if known.limit is None:
         said.insert(0, _unknown_limit(seen, run))
     if void := [level["label"] for level in used if level["verdict"] == VOID]:
         said.append(f"Void, and not used to check the model: {listed(void)}.")
-    return document_of(
-        run, known, steps, used, next(iter(models.values())), facts=facts, said=tuple(said), loads=tuple(loads)
-    )
+    first = next(iter(fitted.values()))
+    return document_of(run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads))
 
 
 def document_of(
@@ -130,7 +134,7 @@ def document_of(
     known: KnownSlots,
     steps: Steps,
     used: Sequence[Level],
-    model: ServerModel,
+    fitted: Fitted,
     *,
     facts: dict[str, Any],
     said: tuple[str, ...],
@@ -155,40 +159,65 @@ def document_of(
         rests_on={
             "levels": [level["label"] for level in used],
             "slots": {"limit": known.limit, "seen": known.slots.estimate, "how": known.how},
-            "streams": model.streams,
+            "way": fitted.way,
+            "streams": fitted.model.streams,
             "step_law": steps.to_dict(),
-            "step_errors": {str(streams): error for streams, error in model.step_errors.items()},
-            "prefill_error": model.prefill_error,
-            "growth_past_these_streams_known": model.slope_known,
+            "step_errors": {str(streams): error for streams, error in fitted.model.step_errors.items()},
+            "prefill_error": fitted.model.prefill_error,
+            "growth_past_these_streams_known": fitted.model.slope_known,
         },
         said=said,
         loads=loads,
     )
 
 
-def _models(
-    run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]
-) -> tuple[dict[str, ServerModel], list[str]]:
+def _models(run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]) -> tuple[dict[str, Fitted], list[str]]:
     """Return a model a case, and a sentence for each case that the run itself rules out."""
     slots = known.slots
     if slots.limit or not slots.estimate:
         cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}
     else:
         cases = {NO_LIMIT: slots, LIMIT_SEEN: dataclasses.replace(slots, limit=True)}
-    models: dict[str, ServerModel] = {}
-    missed: dict[str, str] = {}
+    models: dict[str, Fitted] = {}
+    missed: dict[str, NoWayError] = {}
     for name, each in cases.items():
-        model = narrowed(ServerModel.of(run, each, steps), run, [level["index"] for level in used])
-        wrong = self_check.unmatched_figure(model.closed, used) or self_check.unmatched_rate(model.open, used)
-        if wrong is None:
-            models[name] = model
-        else:
-            missed[name] = wrong
+        for named, talking in _by_cache(name, run, each, steps).items():
+            try:
+                models[named] = fitted_way(run, each, steps, used, talking)
+            except NoWayError as error:
+                missed[named] = error
     if not models:
-        raise PredictionError(
-            f"No prediction: the model fitted to this run does not give back what it measured: {next(iter(missed.values()))}."
-        )
-    return models, [f"Ruled out by the run, and not shown: {name} ({wrong})." for name, wrong in missed.items()]
+        raise PredictionError(f"No prediction: {next(iter(missed.values()))}.")
+    return models, [f"Ruled out by the run, and not shown: {name} ({wrong.missed})." for name, wrong in missed.items()]
+
+
+def _by_cache(name: str, run: Run, slots: Slots, steps: Steps) -> dict[str, Talks | None]:
+    """Return the conversations of a run, in a case for each host cache that the server may have; None of single requests."""
+    try:
+        model = ServerModel.of(run, slots, steps)
+    except PredictionError:  # what is fitted next says so, unless streams have a clock each
+        return {name: None}
+    if model.talks is None:
+        return {name: None}
+    found = talks.cache_cases(model.talks, run, model.slots, measure_cache(run, slots, steps))
+    return {
+        named if name == AS_KNOWN and named else " and ".join(filter(None, (name, named))): each
+        for named, each in found.items()
+    }
+
+
+def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
+    """Say why conversations are predicted with and without a host cache, where they are."""
+    hosts = {(model.talks.host, model.talks.host_tokens) for model in models.values() if model.talks is not None}
+    if len(hosts) < 2:
+        return []
+    if all(host for host, _ in hosts):
+        return [
+            "The server's host cache never filled, so its size is not known: every load has two cases, one that never fills and one as large as seen."
+        ]
+    return [
+        "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people than slots for one figure."
+    ]
 
 
 def _unknown_limit(seen: int, run: Run) -> str:
@@ -210,9 +239,11 @@ def _predicted_load(
     if slots is not None:
         models = {AS_ASKED: next(iter(models.values()))}
     cases = [Case.of(name, _predict(model, users, rate, slots)) for name, model in models.items()]
-    if len(cases) > 1 and users is not None and users <= servers:  # nobody has to wait in either case
+    alike = len({model.talks for model in models.values()}) == 1
+    if len(cases) > 1 and users is not None and users <= servers and alike:  # nobody has to wait in either case
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
-    return PredictedLoad(users, rate, slots, tuple(cases), textbook_beside(used, servers, users, rate, slots))
+    people = any(model.talks is not None for model in models.values())
+    return PredictedLoad(users, rate, slots, tuple(cases), textbook_beside(used, servers, users, rate, slots), people)
 
 
 def textbook_beside(
@@ -252,7 +283,9 @@ def describe_basis(document: Document) -> str:
     rests, slots = document.rests_on, document.rests_on["slots"]
     limit = counted(slots["limit"], "slot") if slots["limit"] else f"at least {slots['seen'] or 0} slots"
     times = [entry["streams"] for entry in rests["step_law"]["times"]]
+    way = rests.get("way", SLICED_WAY)
     return (
         f"Rests on {listed(rests['levels'])}; {limit} ({slots['how']}); step times of {listed(times)} streams"
-        f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}."
+        f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}. "
+        f"Of the ways servers work this one gives back the run: {way}."
     )

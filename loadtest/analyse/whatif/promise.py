@@ -11,6 +11,7 @@ from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif.predict_loads import document_of, known_slots, textbook_beside
 from loadtest.analyse.whatif.prediction_file import AS_ASKED, Case, Document, PredictedLoad
 from loadtest.analyse.whatif.slot_advice import Advice, longest_series
+from loadtest.analyse.whatif.ways import Fitted
 
 
 def promise(
@@ -32,8 +33,10 @@ def promise(
             advice.trial,
             (Case.of(AS_ASKED, said),),
             textbook_beside(used, known.limit or 1, load, None, advice.trial),
+            advice.model.talks is not None,
         )
         for load, said in advice.promised.items()
     )
     said = (f"Promised by loadtest advise for {advice.knob} {advice.trial}, with the lengths of this run.",)
-    return document_of(run, known, steps, used, advice.model, facts=facts, said=said, loads=loads)
+    fitted = Fitted(advice.model, advice.way)
+    return document_of(run, known, steps, used, fitted, facts=facts, said=said, loads=loads)

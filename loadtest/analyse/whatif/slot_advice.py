@@ -17,6 +17,7 @@ from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.whatif import self_check
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.analyse.whatif.sustainable_load import SustainableLoad, meets, sustainable_load
+from loadtest.analyse.whatif.talks import only_levels
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.slo import Objective
@@ -74,6 +75,7 @@ class Advice:
     ranked_by: Objective
     capacities: tuple[SustainableLoad, ...]  # as measured, then with the best slots; empty without objectives
     predicted_now: Prediction  # at `load`: changes are compared with it, so that the model's error cancels
+    way: str = ""  # how the server works, by the model
     promised: dict[int, Prediction] = dataclasses.field(default_factory=dict)  # by measured load, with `trial` slots
     void: tuple[str, ...] = ()  # labels of the void levels, whose figures must not be quoted
 
@@ -154,6 +156,9 @@ def longest_series(run: Run) -> ClosedLoopSeries | None:
 
 def narrowed(model: ServerModel, run: Run, levels: Iterable[int]) -> ServerModel:
     """Return the model with the lengths of these levels' requests alone; other levels may have other lengths."""
+    levels = list(levels)
+    if model.talks is not None:
+        model = dataclasses.replace(model, talks=only_levels(model.talks, run, levels))
     rows = np.any([run.good(level) for level in levels], axis=0)
     lengths = np.stack([uncached(run)[rows], run.column("output_tokens")[rows]])
     known = lengths[:, np.isfinite(lengths).all(axis=0) & (lengths > 0).all(axis=0)].astype(np.int64)
@@ -333,7 +338,7 @@ def _pressing(advice: Advice) -> Objective:
 
 def rank_levers(advice: Advice) -> tuple[Lever, ...]:
     """Return changes other than slots, predicted at the highest measured concurrency, the most helpful first."""
-    model, load = advice.model, advice.load
+    model, load, talks = advice.model, advice.load, advice.model.talks
     now = advice.predicted_now
     halved = tuple(max(1, tokens // 2) for tokens in model.prompts)
     shorter = tuple(max(1, tokens // 2) for tokens in model.outputs)
@@ -342,8 +347,16 @@ def rank_levers(advice: Advice) -> tuple[Lever, ...]:
         timing, prefill_s=0.0, prompt_s=0.0, handling_s=timing.handling_s + timing.prompt_s + usual * timing.prefill_s
     )  # the prompt's time stays in TTFT but stalls no other stream
     changes = (
-        ("prompts half as long", "every prompt has half its tokens", dataclasses.replace(model, prompts=halved)),
-        ("answers half as long", "every answer has half its tokens", dataclasses.replace(model, outputs=shorter)),
+        (
+            "prompts half as long",
+            "every prompt has half its tokens",
+            dataclasses.replace(model, prompts=halved, talks=talks and talks.scaled(said=0.5)),
+        ),
+        (
+            "answers half as long",
+            "every answer has half its tokens",
+            dataclasses.replace(model, outputs=shorter, talks=talks and talks.scaled(answers=0.5)),
+        ),
         (
             "a warm prefix cache",
             "no prompt token is computed: what a shared prefix could bring at most",

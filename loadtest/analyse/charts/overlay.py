@@ -1,0 +1,259 @@
+"""Several runs over each other: output, TTFT and the gaps between tokens against load, and throughput against latency."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from loadtest.analyse.charts import style
+from loadtest.analyse.comparison import many_report
+from loadtest.analyse.comparison.many import OF_REQUESTS, Entry, Many
+from loadtest.analyse.findings.run_findings import believed, measured_on
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.series import series_of
+from loadtest.analyse.summary import Analysis, figure
+from loadtest.analyse.verdict.verdict import worst
+from loadtest.metrics import VOID
+from loadtest.text import capitalised
+
+MOST_LINES = 14  # runs of one chart; more are in the tables
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The levels of a run that differ in load alone, as a line of every panel."""
+
+    label: str
+    levels: tuple[dict[str, Any], ...]
+    look: dict[str, Any]
+
+    @property
+    def good(self) -> list[dict[str, Any]]:
+        return [level for level in believed(self.levels) if offered_load.amount(level)]
+
+    @property
+    def void(self) -> list[dict[str, Any]]:
+        return [level for level in self.levels if level["verdict"] == VOID and offered_load.amount(level)]
+
+
+Panel = Callable[[Axes, Sequence[Line]], None]
+
+
+def draw(many: Many, path: Path) -> Path:
+    """Write all four panels on one page."""
+    with mpl.rc_context(style.RC):
+        figure_, panels = style.page(4, columns=2, height=4.4, share_y=False)
+        for axes, (_, _, panel) in zip(panels, _panels(many), strict=True):
+            panel(axes, lines_of(many)[:MOST_LINES])
+        return style.save(figure_, path, framed(many), _title(many), _subtitle(many))
+
+
+def draw_each(many: Many, out: Path) -> list[Path]:
+    """Write each panel as a PNG of its own into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    with mpl.rc_context(style.RC):
+        for name, title, panel in _panels(many):
+            figure_, (axes,) = style.page(1, height=5.2)
+            panel(axes, lines_of(many)[:MOST_LINES])
+            written.append(style.save(figure_, out / f"{name}.png", framed(many), title, _subtitle(many)))
+    return written
+
+
+def _panels(many: Many) -> tuple[tuple[str, str, Panel], ...]:
+    """Return each panel's file, title and what draws it."""
+    if many.metrics == OF_REQUESTS:
+        return (
+            ("requests", "Requests a second against load", _rate("requests_per_s", "requests/s")),
+            ("e2e", "E2E against load", _latency("e2e_s", "p95", "E2E")),
+            ("tradeoff", "Throughput against latency", _tradeoff("e2e_s", "E2E", "requests_per_s", "requests/s")),
+            ("input", "Input tokens a second against load", _rate("input_tokens_per_s", "input tokens/s")),
+        )
+    output = "output tokens/s, all streams"
+    return (
+        ("throughput", "Output against load", _rate("output_tokens_per_s", output)),
+        ("ttft", "TTFT against load", _latency("ttft_s", "p95", "TTFT")),
+        ("tradeoff", "Throughput against latency", _tradeoff("ttft_s", "TTFT", "output_tokens_per_s", output)),
+        ("itl", "Gaps between tokens against load", _latency("itl_s", "p99", "ITL")),
+    )
+
+
+def lines_of(many: Many) -> list[Line]:
+    """Return a line a run, of a run with several combinations of lengths one for each."""
+    found = [(entry, series) for entry in many.entries for series in series_of(entry.levels)]
+    several = len({series.label for _, series in found}) > 1
+    return [
+        Line(
+            " · ".join(filter(None, (_label(entry), series.label if several else ""))),
+            series.levels,
+            style.line_look(i),
+        )
+        for i, (entry, series) in enumerate(found)
+    ]
+
+
+def _label(entry: Entry) -> str:
+    """Return a run's name in the legend; one of a simulated server says so."""
+    simulated = entry.one.summary["simulated"] and "simulated" not in entry.name
+    return f"{entry.letter} {entry.name}" + (" (simulated)" if simulated else "")
+
+
+def _rate(key: str, name: str) -> Panel:
+    def panel(axes: Axes, lines: Sequence[Line]) -> None:
+        for line in lines:
+            known = [level for level in line.good if level[key] is not None]
+            x = [offered_load.amount(level) for level in known]
+            if known:
+                axes.plot(x, [level[key] for level in known], label=line.label, **line.look)
+            for at, level in zip(x, known, strict=True):
+                if interval := level[f"{key}_ci95"]:
+                    axes.vlines(at, *interval, color=line.look["color"], linewidth=1.4, alpha=0.6)
+            _void(
+                axes, line, [(offered_load.amount(level), level[key]) for level in line.void if level[key] is not None]
+            )
+        _finish(axes, lines, f"No level has {name}.")
+        axes.set_ylabel(name)
+        axes.set_ylim(bottom=0)
+
+    return panel
+
+
+def _latency(key: str, high: str, name: str) -> Panel:
+    """Draw a duration's median, and dashed its high percentile, on a logarithmic axis."""
+
+    def panel(axes: Axes, lines: Sequence[Line]) -> None:
+        longest = max((figure(level, key, "p50") or 0.0 for line in lines for level in line.levels), default=0.0)
+        factor, unit = style.scale(longest)
+        for line in lines:
+            medians = list(_points(line.good, key, "p50", factor))
+            if medians:
+                axes.plot(*zip(*medians, strict=True), label=line.label, **line.look)
+            if highs := list(_points(line.good, key, high, factor)):
+                look = {
+                    **line.look,
+                    "linestyle": ":",
+                    "marker": line.look["marker"],
+                    "markersize": 3.5,
+                    "linewidth": 1.3,
+                }
+                axes.plot(*zip(*highs, strict=True), alpha=0.75, **look)
+            _void(axes, line, list(_points(line.void, key, "p50", factor)))
+        axes.add_line(
+            Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.3, label=f"dotted: {name} {high}; else p50")
+        )
+        _finish(axes, lines, f"No level has a {name}.")
+        axes.set_ylabel(f"{name} ({unit}, logarithmic)")
+        _logarithmic_y(axes)
+
+    return panel
+
+
+def _tradeoff(key: str, name: str, rate: str, rate_name: str) -> Panel:
+    def panel(axes: Axes, lines: Sequence[Line]) -> None:
+        levels = [level for line in lines for level in line.levels]
+        part = "p95" if all(figure(level, key, "p95") is not None for level in believed(levels)) else "p50"
+        factor, unit = style.scale(max((figure(level, key, part) or 0.0 for level in levels), default=0.0))
+        for line in lines:
+            known = [
+                (float(level[rate]), value * factor)
+                for level in line.good
+                if level[rate] is not None and (value := figure(level, key, part)) is not None
+            ]
+            if known:
+                axes.plot(*zip(*known, strict=True), label=line.label, **line.look)
+        if not axes.lines:
+            style.empty(axes, f"No level has a {name} and a rate.")
+            return
+        axes.grid(visible=True, axis="x")
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"{rate_name}: lower right is better")
+        axes.set_ylabel(f"{name} {part} ({unit}, logarithmic)")
+        _logarithmic_y(axes)
+
+    return panel
+
+
+def _points(levels: Sequence[dict[str, Any]], key: str, part: str, factor: float) -> Iterator[tuple[float, float]]:
+    for level in levels:
+        if (value := figure(level, key, part)) is not None and value > 0:
+            yield offered_load.amount(level), value * factor
+
+
+def _void(axes: Axes, line: Line, points: Sequence[tuple[float, float]]) -> None:
+    if points:
+        label = f"{line.label}: void, not compared"
+        axes.plot(*zip(*points, strict=True), "x", color=line.look["color"], markersize=9, label=label, zorder=4)
+
+
+def _finish(axes: Axes, lines: Sequence[Line], nothing: str) -> None:
+    levels = [level for line in lines for level in line.levels if offered_load.amount(level)]
+    if not any(len(line.get_xdata()) for line in axes.lines):  # type: ignore[arg-type] # a sequence here
+        style.empty(axes, nothing)
+        return
+    style.concurrency_axis(axes, sorted({offered_load.amount(level) for level in levels}), offered_load.axis(levels))
+
+
+def _logarithmic_y(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.get_ylim()
+    if high < 4 * low:
+        axes.set_ylim(low / 1.5, high * 1.5)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+
+
+def _title(many: Many) -> str:
+    return many_report.outcome(many)[0].rstrip(".")
+
+
+def _subtitle(many: Many) -> str:
+    shared, _ = many_report.level_names(many)
+    said = [shared] if shared else []
+    said += [capitalised(sentence.rstrip(".")) for sentence in many.named.sentences(many.letters)][:1]
+    if (more := len(lines_of(many)) - MOST_LINES) > 0:
+        said.append(f"{more} more lines are in compare.md")
+    return "; ".join([*said, "bars: 95 % intervals"])
+
+
+def _servers(many: Many) -> str:
+    """Name each server and model once."""
+    names = [measured_on(entry.one.summary) for entry in many.entries]
+    each = [f"{entry.letter} {name}" for entry, name in zip(many.entries, names, strict=True)]
+    return names[0] if len(set(names)) == 1 else ", ".join(each)
+
+
+def framed(many: Many) -> Analysis:
+    """Return what the frame says of all runs: their names, the gravest verdict, what is simulated, what they share."""
+    summaries = [entry.one.summary for entry in many.entries]
+    levels = [level for one in summaries for level in one["levels"]]
+    same = {
+        key: summaries[0][key] if all(one[key] == summaries[0][key] for one in summaries) else {}
+        for key in ("server", "target")
+    }
+    hardware = summaries[0].get("hardware", [])
+    named: list[dict[str, Any]] = [
+        {"name": f"{entry.letter}", "server": {"simulated": entry.one.summary["simulated"]}} for entry in many.entries
+    ]
+    return dataclasses.replace(
+        many.entries[0].one,
+        summary={
+            **summaries[0],
+            **same,
+            "server": {},  # the name has it
+            "group": None,
+            "name": _servers(many),
+            "groups": named,
+            "levels": levels,
+            "verdict": worst([level["verdict"] for level in levels]),
+            "hardware": hardware if all(one.get("hardware", []) == hardware for one in summaries) else [],
+        },
+    )

@@ -1,0 +1,246 @@
+"""Several runs side by side: each level of each, and a verdict on every pair at one family error.
+
+Every pair of runs is compared as `compare` compares two, one run a side: past the tolerance and the noise between runs. The
+chances of error of all headline figures of all pairs are adjusted together (Holm, Scand. J. Statist. 6, 1979), so that
+where nothing differs one such table in a hundred says that something does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from loadtest.analyse.comparison import traits
+from loadtest.analyse.comparison.comparable import Levels
+from loadtest.analyse.comparison.compare import (
+    BETTER,
+    FAMILY_ERROR,
+    NOT_COMPARABLE,
+    SAME,
+    TOLERANCE,
+    WORSE,
+    BothSides,
+    Change,
+    compare_part,
+    error_known,
+    failed_requests,
+)
+from loadtest.analyse.comparison.differences import (
+    FAILED,
+    METRICS,
+    RUN_NOISE,
+    Figure,
+    Metric,
+    chance,
+    figure_of,
+    fisher,
+    geometric,
+)
+from loadtest.analyse.summary import Analysis, has_tokens
+from loadtest.errors import LoadTestError, RunFolderError
+from loadtest.metrics import VOID
+
+MOST_RUNS = 26
+OF_TOKENS = tuple(metric for metric in METRICS if metric.headline)
+OF_REQUESTS = (  # of answers without text, such as embeddings
+    Metric("e2e_s", "mean", "E2E mean", "s", headline=True),
+    Metric("e2e_s", "p95", "E2E p95", "s", headline=True),
+    Metric("requests_per_s", None, "requests/s", "1/s", headline=True),
+    Metric("input_tokens_per_s", None, "input tokens/s", "1/s", headline=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A run, or of a run of several models or servers one of them."""
+
+    letter: str
+    name: str
+    one: Analysis
+
+    @property
+    def levels(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.one.summary["levels"]
+        return found
+
+    def figure(self, level: dict[str, Any], metric: Metric) -> Figure | None:
+        """Return a figure of one of its levels with its error."""
+        return figure_of(self.one.run, level, metric)
+
+
+@dataclass(frozen=True, slots=True)
+class PairChange:
+    """A figure of a level from one run to another. `change.verdict` is of the second run."""
+
+    level: dict[str, Any]  # of the first run
+    change: Change
+    chance: float | None = None  # of so large a change where nothing differs, adjusted for all that are judged (Holm)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What changes from one run to another."""
+
+    first: Entry
+    second: Entry
+    rows: tuple[PairChange, ...]
+    trouble: str = ""  # why nothing of them could be compared
+
+    @property
+    def name(self) -> str:
+        return f"{self.first.letter} → {self.second.letter}"
+
+    def overall(self, metric: Metric) -> float | None:
+        """Return the geometric mean of a figure's changes over the levels that were judged; None for fewer than two."""
+        known = [row.change.ratio for row in self.rows if row.change.metric is metric and row.chance is not None]
+        ratios = [ratio for ratio in known if ratio]
+        return math.exp(sum(map(math.log, ratios)) / len(ratios)) if len(ratios) > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """Runs side by side."""
+
+    entries: tuple[Entry, ...]
+    named: traits.Names
+    metrics: tuple[Metric, ...]
+    pairs: tuple[Pair, ...]
+    tests: int
+    tolerance: float
+    run_noise: float
+
+    @property
+    def letters(self) -> list[str]:
+        return [entry.letter for entry in self.entries]
+
+    def between(self, one: Entry, other: Entry) -> Pair:
+        """Return the pair of two runs, the earlier one first."""
+        return next(
+            pair for pair in self.pairs if {pair.first.letter, pair.second.letter} == {one.letter, other.letter}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """A figure of a pair before it is known how many are tested."""
+
+    pair: int
+    level: dict[str, Any]
+    change: Change
+    p: float | None
+    least: float  # a change of less is not said
+
+
+def compare_many(
+    runs: Sequence[Analysis],
+    *,
+    tolerance: float = TOLERANCE,
+    run_noise: float = RUN_NOISE,
+    across: frozenset[str] = frozenset(),
+) -> Many:
+    """Set runs beside each other and compare every pair at the levels that both have.
+
+    Model, quantisation, server and settings may differ; in `across` are further comparability keys that differ on purpose.
+    Raises LoadTestError for fewer than two runs, models or servers.
+    """
+    parts = [part for one in runs for part in ([part for _, part in one.groups] or [one])]
+    if len(parts) < 2:
+        raise LoadTestError("name two runs or more: with one run of one model there is nothing to compare.")
+    if len(parts) > MOST_RUNS:
+        raise LoadTestError(f"{len(parts)} runs are more than one table holds: name {MOST_RUNS} or fewer.")
+    named = traits.names_of(parts, across)
+    entries = tuple(
+        Entry(chr(ord("A") + place), name, one)
+        for place, (name, one) in enumerate(zip(named.names, parts, strict=True))
+    )
+    levels = [level for one in parts for level in one.summary["levels"]]
+    metrics = OF_TOKENS if not levels or has_tokens(*levels) else OF_REQUESTS
+    couples = list(combinations(entries, 2))
+    tested: list[_Tested] = []
+    trouble: dict[int, str] = {}
+    for number, (one, other) in enumerate(couples):
+        try:
+            tested += _tested(number, one, other, metrics, across | traits.ON_PURPOSE, tolerance, run_noise)
+        except RunFolderError:
+            trouble[number] = "no level in common (same concurrency, lengths and rate)"
+    judged, tests = _holm(tested)
+    pairs = tuple(
+        Pair(one, other, tuple(row for place, row in judged if place == number), trouble.get(number, ""))
+        for number, (one, other) in enumerate(couples)
+    )
+    return Many(entries, named, metrics, pairs, tests, tolerance, run_noise)
+
+
+def _tested(
+    number: int,
+    one: Entry,
+    other: Entry,
+    metrics: Sequence[Metric],
+    across: frozenset[str],
+    tolerance: float,
+    run_noise: float,
+) -> Iterator[_Tested]:
+    """Yield the headline figures of a pair of runs with their chances of error, level by level."""
+    every: list[BothSides] = []
+    failures: list[tuple[Levels, Levels, str]] = []
+    compare_part(((one.one,), (other.one,)), across, every, failures, metrics)
+    least = tolerance + run_noise
+    for ours, theirs, refused in failures:
+        void = [entry.letter for entry, side in ((one, ours), (other, theirs)) if side[0]["verdict"] == VOID]
+        for both in (both for both in every if both.level is ours[0]):
+            reason = both.reason if not void or refused else f"void in {' and '.join(void)}"
+            row = _plain(both, reason)
+            p = None
+            if error_known(both):
+                p = chance(both.base[0], both.new[0], noise=run_noise, scatter=both.scatter)
+            yield _Tested(number, ours[0], row, p, least)
+        if failed_requests(ours) + failed_requests(theirs):
+            yield _failures(number, ours, theirs, refused)
+
+
+def _plain(both: BothSides, reason: str) -> Change:
+    base, new = (geometric(side) if side else None for side in (both.base, both.new))
+    change = new / base if base and new else None
+    level = both.level
+    return Change(level["label"], level["concurrency"], both.metric, base, new, change, None, NOT_COMPARABLE, reason)
+
+
+def _failures(number: int, ours: Levels, theirs: Levels, refused: str) -> _Tested:
+    counts = [(failed_requests(levels), sum(level["requests"] for level in levels)) for levels in (ours, theirs)]
+    shares = [bad / max(of, 1) for bad, of in counts]
+    level = ours[0]
+    row = Change(
+        level["label"], level["concurrency"], FAILED, shares[0], shares[1], None, None, NOT_COMPARABLE, refused
+    )
+    return _Tested(number, level, row, None if refused else fisher(*counts[0], *counts[1]), 0.0)
+
+
+def _holm(tested: Sequence[_Tested]) -> tuple[list[tuple[int, PairChange]], int]:
+    """Return each figure with its verdict by its pair's number, and how many were tested; step down from the least chance."""
+    order = sorted((i for i, one in enumerate(tested) if one.p is not None), key=lambda i: tested[i].p or 0.0)
+    adjusted: dict[int, float] = {}
+    most = 0.0
+    for place, i in enumerate(order):
+        most = max(most, min(1.0, (len(order) - place) * (tested[i].p or 0.0)))
+        adjusted[i] = most
+    found = []
+    for i, one in enumerate(tested):
+        row = one.change
+        if i in adjusted:
+            row = dataclasses.replace(row, verdict=_verdict(row, adjusted[i], one.least), reason="")
+        found.append((one.pair, PairChange(one.level, row, adjusted.get(i))))
+    return found, len(order)
+
+
+def _verdict(row: Change, adjusted: float, least: float) -> str:
+    if row.metric is FAILED:
+        worsening = (row.new or 0.0) - (row.base or 0.0)
+    else:
+        worsening = ((row.ratio or 1.0) - 1) * (1 if row.metric.lower_is_better else -1)
+    if adjusted >= FAMILY_ERROR or abs(worsening) <= least:
+        return SAME
+    return WORSE if worsening > 0 else BETTER

@@ -1,0 +1,346 @@
+"""Runs side by side in words: what they show, a row a level and run, a row a level and pair; compare.md and compare.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from loadtest.analyse.comparison.compare import BETTER, FAMILY_ERROR, NOT_COMPARABLE, SAME, TOO_FEW, WORSE
+from loadtest.analyse.comparison.compare_report import change_text
+from loadtest.analyse.comparison.differences import FAILED, Figure, Metric
+from loadtest.analyse.comparison.many import OF_TOKENS, Entry, Many, Pair, PairChange
+from loadtest.analyse.figures.intervals import t_quantile
+from loadtest.analyse.findings.run_findings import measured_on
+from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.summary import failed
+from loadtest.grid import Grid, escaped
+from loadtest.metrics import VOID
+from loadtest.records import SCHEMA
+from loadtest.text import UNKNOWN, counted, listed, number, percent, seconds, signed
+
+NOT_SEEN = "~"  # as benchstat writes it
+MOST_SAID = 8  # reasons without a verdict that the terminal gives
+
+
+def run_lines(many: Many) -> list[str]:
+    """Name every run: its name in the table, server and model, folder; simulated ones as such."""
+    said = []
+    for entry in many.entries:
+        one = entry.one
+        mark = simulated_mark(one.summary)
+        facts = (measured_on(one.summary), mark, one.summary["started"] or "start unknown", str(one.run.path))
+        said.append(f"{entry.letter}  {entry.name}: " + ", ".join(filter(None, facts)))
+    return said
+
+
+def loads(many: Many) -> list[tuple[str, list[tuple[Entry, dict[str, Any]]]]]:
+    """Return each level's name with the runs that have it; the levels in order of their load."""
+    found: dict[str, list[tuple[Entry, dict[str, Any]]]] = {}
+    for entry in many.entries:
+        for level in entry.levels:
+            found.setdefault(offered_load.level_of(level).label, []).append((entry, level))
+    return sorted(found.items(), key=lambda each: (offered_load.is_open(each[1][0][1]), *_place(each[1][0][1])))
+
+
+def _place(level: dict[str, Any]) -> tuple[float, ...]:
+    asked = (level.get(key) for key in ("input_tokens", "output_tokens", "words"))
+    return (*(float(value or 0) for value in asked), offered_load.amount(level))
+
+
+def level_names(many: Many) -> tuple[str, dict[str, str]]:
+    """Return what all levels share, such as lengths, and each level's name without it."""
+    names = [name for name, _ in loads(many)]
+    if len(names) == 1:
+        load, _, rest = names[0].partition(" · ")
+        return rest, {names[0]: load}
+    common, own = offered_load.shared(names) if names else ([], [])
+    return " · ".join(common), dict(zip(names, own, strict=True))
+
+
+def outcome(many: Many) -> list[str]:
+    """Say which run gives the most output, and which answers first, at the highest load that the most runs have; no void level counts."""
+    believed_at = [[(entry, level) for entry, level in pairs if level["verdict"] != VOID] for _, pairs in loads(many)]
+    most = max(map(len, believed_at), default=0)
+    if most < 2:
+        return [f"{len(many.entries)} runs have no level in common that is not void."]
+    load = next(pairs for pairs in reversed(believed_at) if len(pairs) == most)
+    metrics = [next(metric for metric in many.metrics if not metric.part), many.metrics[0]]
+    if many.metrics == OF_TOKENS:
+        metrics[0] = many.metrics[-1]
+    missing = [entry.letter for entry in many.entries if entry not in [one for one, _ in load]]
+    note = f" Without {listed(missing)}: void there, or not measured." if missing else ""
+    return [
+        said + (note if place == 0 else "")
+        for place, metric in enumerate(metrics)
+        if (said := _best(many, load, metric))
+    ]
+
+
+def _best(many: Many, load: Sequence[tuple[Entry, dict[str, Any]]], metric: Metric) -> str | None:
+    """Say which run is best in a figure at one load, and whether the next one differs from it."""
+    known = [(entry, found.value) for entry, level in load if (found := entry.figure(level, metric)) is not None]
+    if len(known) < len(load):
+        return None
+    at = offered_load.load_name(load[0][1])
+    ranked = sorted(known, key=lambda each: each[1], reverse=not metric.lower_is_better)
+    (first, value), (second, _) = ranked[:2]
+    amount = seconds(value) if metric.unit == "s" else number(value)
+    what = f"{'lowest' if metric.lower_is_better else 'most'} {metric.name}"
+    pair = many.between(first, second)
+    rows = [row for row in pair.rows if row.change.metric is metric and row.level in [level for _, level in load]]
+    row = rows[0] if rows else None
+    if row is None or row.chance is None or row.change.ratio is None:
+        return f"At {at}, {_named(first)} has the {what} ({amount}); whether {_named(second)} differs was not judged."
+    if row.change.verdict == SAME:
+        return f"At {at}, {_named(first)} has the {what} ({amount}), but no difference from {_named(second)} was seen."
+    ratio = row.change.ratio if pair.second is first else 1 / row.change.ratio
+    return f"At {at}, {_named(first)} has the {what}: {amount}, {signed(ratio - 1)} against {_named(second)}, the next."
+
+
+def _named(entry: Entry) -> str:
+    return f"{entry.letter} ({entry.name})"
+
+
+def level_grid(many: Many) -> Grid:
+    """Return a row a level and run: headline figures with the half of their 95 % interval, and the verdict."""
+    _, names = level_names(many)
+    rows = []
+    for name, pairs in loads(many):
+        for place, (entry, level) in enumerate(pairs):
+            figures = [_figure_cell(entry, level, metric) for metric in many.metrics]
+            bad = str(failed(level)) if failed(level) else ""
+            run = f"{entry.letter} {entry.name}"
+            rows.append(("" if place else names[name], run, *figures, bad or UNKNOWN, level["verdict"]))
+    heads = ("level", "run", *(metric.name for metric in many.metrics), "failed", "verdict")
+    return Grid(heads, tuple(rows), names=2).without_unknown()
+
+
+def _figure_cell(entry: Entry, level: dict[str, Any], metric: Metric) -> str:
+    found = entry.figure(level, metric)
+    if found is None:
+        return UNKNOWN
+    amount = seconds(found.value) if metric.unit == "s" else number(found.value)
+    half = half_width(found)
+    return f"{amount} ±{half * 100:.{1 if half < 0.0995 else 0}f} %" if half is not None else amount
+
+
+def half_width(found: Figure) -> float | None:
+    """Return the half of a figure's 95 % interval as a share of it; None where too few samples tell it."""
+    return t_quantile(found.freedom) * max(found.down, found.up) if found.told else None
+
+
+def pair_grid(many: Many, pairs: Iterable[Pair]) -> Grid:
+    """Return a row a pair and level: the change of each headline figure with its chance, "~" where none was seen."""
+    _, names = level_names(many)
+    metrics = [
+        *many.metrics,
+        *([FAILED] if any(row.change.metric is FAILED for pair in many.pairs for row in pair.rows) else []),
+    ]
+    rows = []
+    for pair in pairs:
+        levels = list({id(row.level): row.level for row in pair.rows}.values())
+        begun = False
+        for level in levels:
+            mine = {row.change.metric: row for row in pair.rows if row.level is level}
+            cells = [change_cell(mine.get(metric)) for metric in metrics]
+            if all(cell == UNKNOWN for cell in cells):
+                continue  # why stands below
+            rows.append(("" if begun else pair.name, names[offered_load.level_of(level).label], *cells))
+            begun = True
+        means = [pair.overall(metric) for metric in metrics]
+        if begun and any(mean is not None for mean in means):
+            rows.append(("", "geomean", *(UNKNOWN if mean is None else signed(mean - 1) for mean in means)))
+    heads = ("pair", "level", *(metric.name for metric in metrics))
+    return Grid(heads, tuple(rows), names=2)
+
+
+def change_cell(row: PairChange | None) -> str:
+    """Return "−48.0 % (p=0.002)", "~ (p=0.410)", "too few" or a dash."""
+    if row is None:
+        return UNKNOWN
+    if row.chance is None:
+        return "too few" if row.change.reason == TOO_FEW else UNKNOWN
+    chance = "p<0.001" if row.chance < 0.001 else f"p={min(row.chance, 1):.3f}"
+    return f"{NOT_SEEN if row.change.verdict == SAME else change_text(row.change)} ({chance})"
+
+
+def unjudged(many: Many) -> list[str]:
+    """Say of levels and pairs that got no verdict why: of a void level what makes it void."""
+    void: dict[tuple[str, str], list[str]] = {}
+    _, own = level_names(many)
+    for entry in many.entries:
+        for level in (level for level in entry.levels if level["verdict"] == VOID):
+            name = own[offered_load.level_of(level).label]
+            void.setdefault((entry.letter, "; ".join(level["reasons"])), []).append(name)
+    said = [
+        f"{letter} is void at {listed(levels)} and not compared there: {why}." for (letter, why), levels in void.items()
+    ]
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for pair in many.pairs:
+        if pair.trouble:
+            reasons.setdefault((pair.trouble, ""), []).append(pair.name)
+        for row in pair.rows:
+            reason, judged = row.change.reason, row.chance is not None
+            if reason and not judged and reason != TOO_FEW and not reason.startswith("void in"):
+                at = "" if reason.startswith("the runs differ in") else own[offered_load.level_of(row.level).label]
+                names = reasons.setdefault((reason, at), [])
+                names += [pair.name] if pair.name not in names else []
+    for (reason, at), pairs in reasons.items():
+        said.append(f"No verdict on {', '.join(pairs)}{f' at {at}' if at else ''}: {reason}.")
+    for entry in many.entries:
+        said += [f"{entry.letter}: {trouble}" for trouble in entry.one.run.trouble]
+    return said
+
+
+def method(many: Many) -> str:
+    """Say how the verdicts came about."""
+    if not many.tests:
+        return "No figure was judged: the reasons stand above."
+    least = percent(many.tolerance + many.run_noise)
+    return (
+        f"± is half of a figure's 95 % interval within its run. A pair's change is from its first run to its second; "
+        f"p is its chance where nothing differs but the {percent(many.run_noise)} by which runs of one server are taken to differ "
+        f"(--run-noise), adjusted for all {counted(many.tests, 'figure')} tested (Holm). A change counts below p = {FAMILY_ERROR:g} "
+        f"and beyond {least} (tolerance and run noise); {NOT_SEEN} says that none was seen. With one run a side that holds within "
+        "these runs: compare A1 A2 --against B1 B2 takes several. geomean is the geometric mean over levels."
+    )
+
+
+def markdown(many: Many, picture: str | None) -> str:
+    """Return compare.md; it names the PNG beside it."""
+    shared, _ = level_names(many)
+    lines = [f"# {listed([entry.name for entry in many.entries])}", ""]
+    marks = {entry.letter: simulated_mark(entry.one.summary) for entry in many.entries}
+    if simulated := [letter for letter, mark in marks.items() if mark]:
+        who = "all of these runs" if len(simulated) == len(marks) else f"run {listed(simulated)}"
+        lines += [
+            f"> **SIMULATED**: {who} measured a simulated server; its figures describe a model of a server, not a server.",
+            "",
+        ]
+    lines += [f"- {escaped(said)}" for said in (*outcome(many), *many.named.sentences(many.letters), *run_lines(many))]
+    lines += ["", f"![The runs over each other: throughput, TTFT, trade-off, ITL]({picture})", ""] if picture else [""]
+    lines += [f"## Levels{f': {escaped(shared)}' if shared else ''}", "", *level_grid(many).markdown(), ""]
+    for metric in many.metrics:
+        lines += [f"## {metric.name}", "", *against_first(many, metric).markdown(), ""]
+    lines += ["## Every pair", "", *pair_grid(many, many.pairs).markdown(), ""]
+    lines += [*(f"- {escaped(said)}" for said in unjudged(many)), "", method(many), ""]
+    return "\n".join(lines)
+
+
+def against_first(many: Many, metric: Metric) -> Grid:
+    """Return a figure as benchstat sets it out: a row a level, a column a run, and each run's change against the first."""
+    first, *others = many.entries
+    _, names = level_names(many)
+    rows = []
+    for name, pairs in loads(many):
+        here = {entry.letter: level for entry, level in pairs}
+
+        def cell(entry: Entry, here: dict[str, dict[str, Any]] = here) -> str:
+            return _figure_cell(entry, here[entry.letter], metric) if entry.letter in here else UNKNOWN
+
+        cells = [cell(first)]
+        for entry in others:
+            row = next(
+                (
+                    row
+                    for row in many.between(first, entry).rows
+                    if row.level is here.get(first.letter) and row.change.metric is metric
+                ),
+                None,
+            )
+            cells += [cell(entry), change_cell(row)]
+        rows.append((names[name], *cells))
+    means = [many.between(first, entry).overall(metric) for entry in others]
+    if any(mean is not None for mean in means):
+        rest = [cell for mean in means for cell in (UNKNOWN, UNKNOWN if mean is None else signed(mean - 1))]
+        rows.append(("geomean", UNKNOWN, *rest))
+    heads = [f"{first.letter} {first.name}"]
+    for entry in others:
+        heads += [f"{entry.letter} {entry.name}", f"vs {first.letter}"]
+    return Grid(("level", *heads), tuple(rows))
+
+
+def to_dict(many: Many) -> dict[str, Any]:
+    """Return compare.json: runs, levels with their figures, pairs with their changes; durations in seconds."""
+    return {
+        "schema": SCHEMA,
+        "sentences": outcome(many),
+        "differs": list(many.named.sentences(many.letters)),
+        "not_judged": unjudged(many),
+        "tolerance": many.tolerance,
+        "run_noise": many.run_noise,
+        "family_error": FAMILY_ERROR,
+        "correction": "Holm",
+        "tests": many.tests,
+        "runs": [_run_dict(many, place, entry) for place, entry in enumerate(many.entries)],
+        "pairs": [
+            {
+                "first": pair.first.letter,
+                "second": pair.second.letter,
+                "trouble": pair.trouble or None,
+                "rows": [_pair_row(row) for row in pair.rows],
+            }
+            for pair in many.pairs
+        ],
+    }
+
+
+def _run_dict(many: Many, place: int, entry: Entry) -> dict[str, Any]:
+    summary = entry.one.summary
+    traits = {trait.key: trait.values[place] for trait in (*many.named.legend, *many.named.besides)}
+    return {
+        "letter": entry.letter,
+        "name": entry.name,
+        "path": str(entry.one.run.path),
+        **{key: summary[key] for key in ("started", "server", "target", "simulated")},
+        "traits": traits,
+        "levels": [
+            {
+                **{key: level[key] for key in ("label", "concurrency", "rate", "verdict", "reasons")},
+                "failed": failed(level),
+                "figures": {metric.id: _figure_dict(entry, level, metric) for metric in many.metrics},
+            }
+            for level in entry.levels
+        ],
+    }
+
+
+def _figure_dict(entry: Entry, level: dict[str, Any], metric: Metric) -> dict[str, Any] | None:
+    found = entry.figure(level, metric)
+    return None if found is None else {"value": found.value, "ci95_share": half_width(found)}
+
+
+def _pair_row(row: PairChange) -> dict[str, Any]:
+    change = row.change
+    return {
+        "level": offered_load.level_of(row.level).label,
+        "metric": change.metric.id,
+        "first": change.base,
+        "second": change.new,
+        "ratio": change.ratio,
+        "p": row.chance,
+        "verdict": change.verdict,
+        "reason": change.reason or None,
+    }
+
+
+VERDICT_STYLES = {BETTER: "green", WORSE: "bold red", SAME: "", NOT_COMPARABLE: "dim"}
+
+
+def styles(many: Many) -> dict[str, str]:
+    """Return the terminal's style of each cell of `pair_grid`."""
+    return {
+        change_cell(row): VERDICT_STYLES[row.change.verdict or SAME]
+        for pair in many.pairs
+        for row in pair.rows
+        if row.change.verdict in (BETTER, WORSE)
+    }
+
+
+def explained(many: Many) -> Iterator[str]:
+    """Yield what the terminal says of levels and pairs without a verdict."""
+    said = unjudged(many)
+    yield from said[:MOST_SAID]
+    if len(said) > MOST_SAID:
+        yield f"{len(said) - MOST_SAID} more such reasons are in compare.md."

@@ -1,0 +1,191 @@
+"""What tells runs apart by their run.json: model, quantisation, server, GPU, slots, settings; and the shortest name of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from loadtest.analyse.comparison.comparable import DEFAULTS, asked_facts, value_text
+from loadtest.analyse.summary import Analysis
+from loadtest.scenario import ADDED_KEYS, SAID_KEYS
+from loadtest.text import counted, listed
+
+# Comparability keys that runs set beside each other may differ in unasked: what is compared is this, or how it was asked.
+ON_PURPOSE = frozenset(("model", "quantization", "context", "server", "dialect", "proxy", *SAID_KEYS, *ADDED_KEYS))
+SIMULATED = "simulated"
+REAL = "a real server"
+CORES = re.compile(r": \d+ cores?\b")  # in what samples say of a machine, but not of a GPU
+
+
+@dataclass(frozen=True, slots=True)
+class Trait:
+    """Something that runs may differ in: each run's value in words, None where it is not known."""
+
+    key: str
+    values: tuple[str | None, ...]
+    forbids: bool = False  # whether runs that differ in it get no verdict
+
+    @property
+    def differs(self) -> bool:
+        return len({value for value in self.values if value is not None}) > 1
+
+    def sentence(self, letters: Sequence[str]) -> str:
+        """Return "model (A, B: llama; C: mistral)"."""
+        who: dict[str, list[str]] = {}
+        for letter, value in zip(letters, self.values, strict=True):
+            who.setdefault("not known" if value is None else value, []).append(letter)
+        said = "; ".join(f"{', '.join(runs)}: {value}" for value, runs in who.items())
+        return f"{self.key} ({said})"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Each run's name in legends, by what makes it, and what else differs."""
+
+    names: tuple[str, ...]
+    legend: tuple[Trait, ...]
+    besides: tuple[Trait, ...]
+
+    def sentences(self, letters: Sequence[str]) -> Iterator[str]:
+        """Say what the runs differ in, and which of that leaves pairs without a verdict."""
+        if self.legend:
+            yield f"The runs differ in {listed([trait.sentence(letters) for trait in self.legend])}."
+        else:
+            yield "Nothing that run.json says of model, server and settings differs: the runs have their own names."
+        if self.besides:
+            yield (
+                f"They differ besides in {listed([trait.sentence(letters) for trait in self.besides])}: "
+                "a difference may come from any of it."
+            )
+        for trait in (*self.legend, *self.besides):
+            if trait.forbids and trait.key == SIMULATED:
+                yield "A simulated server says nothing of a real one: no verdict between them."
+            elif trait.forbids:
+                yield f"Runs that differ in {trait.key} get no verdict (--across {trait.key} compares all the same)."
+
+
+def names_of(runs: Sequence[Analysis], across: frozenset[str] = frozenset()) -> Names:
+    """Return the shortest names that tell the runs apart, by the first traits that do; else the runs' own names."""
+    differing = [trait for trait in _traits(runs, across) if trait.differs]
+    legend: list[Trait] = []
+    for trait in differing:
+        if _distinct([*legend, trait], runs) > _distinct(legend, runs):
+            legend.append(trait)
+    while (spare := _spare(legend, runs)) is not None:
+        legend.remove(spare)
+    names = [
+        " · ".join(filter(None, (_short(trait.key, trait.values[i]) for trait in legend))) for i in range(len(runs))
+    ]
+    if len(set(names)) < len(names) or not all(names):
+        own = _own_names(runs)
+        names = [
+            " · ".join(filter(None, (name, mine))) if not name or names.count(name) > 1 else name
+            for name, mine in zip(names, own, strict=True)
+        ]
+    return Names(tuple(names), tuple(legend), tuple(trait for trait in differing if trait not in legend))
+
+
+def _distinct(traits: Sequence[Trait], runs: Sequence[Analysis]) -> int:
+    return len({tuple(trait.values[i] for trait in traits) for i in range(len(runs))})
+
+
+def _spare(legend: Sequence[Trait], runs: Sequence[Analysis]) -> Trait | None:
+    """Return the last trait of a legend without which runs are told apart as well."""
+    every = _distinct(legend, runs)
+    return next(
+        (one for one in reversed(legend) if _distinct([t for t in legend if t is not one], runs) == every), None
+    )
+
+
+def _own_names(runs: Sequence[Analysis]) -> list[str]:
+    """Return the name of each run (--name), or where runs share it that of its folder, or its path."""
+    said = [str(one.summary["name"]) for one in runs]
+    folders = [one.run.path.resolve().name for one in runs]
+    paths = [str(one.run.path) for one in runs]
+    groups = [str(one.summary.get("group") or "") for one in runs]
+    for own in (said, folders, paths):
+        whole = [" · ".join(filter(None, pair)) for pair in zip(own, groups, strict=True)]
+        if len(set(whole)) == len(whole):
+            return whole
+    return [f"{path} {number}" for number, path in enumerate(paths, 1)]
+
+
+def _short(key: str, value: str | None) -> str:
+    """Return a value as a name says it: alone where it speaks for itself."""
+    if value is None or key in ("model", "quantization", "server", "GPU", "slots", "dialect", "host", "machine"):
+        return value or ""
+    if key == SIMULATED:
+        return "" if value == REAL else f"simulated {value}"  # a run is of a real server unless its name says otherwise
+    return f"no {key}" if value == "none" else f"{key} {value}"
+
+
+def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]:
+    """Yield every trait, the most telling first."""
+    facts = [asked_facts(one.run) for one in runs]
+
+    def asked(key: str) -> tuple[str | None, ...]:
+        return tuple(value_text(key, each.get(key, DEFAULTS.get(key))) for each in facts)
+
+    def known(key: str, of: Callable[[Analysis], str | None]) -> Trait:
+        return Trait(key, tuple(map(of, runs)))
+
+    yield known("model", _model)
+    yield known("quantization", _quantization)
+    yield known("server", _server)
+    yield known("GPU", _gpu)
+    yield known("slots", _slots)
+    yield Trait("context", tuple(None if value == "none" else value for value in asked("context")))
+    profiles = tuple(value_text(SIMULATED, one.summary["simulated"]) for one in runs)
+    real = [value == "none" for value in profiles]
+    yield Trait(SIMULATED, tuple(REAL if value == "none" else value for value in profiles), any(real) and not all(real))
+    done = {"model", "quantization", "server", "context", SIMULATED}
+    rest = sorted({key for each in facts for key in each} - done, key=lambda key: (key not in ON_PURPOSE, key))
+    for key in rest:
+        yield Trait(key, asked(key), key not in ON_PURPOSE | across)
+    yield known("machine", _machine)
+    yield known("host", _host)
+    yield known("driver", lambda one: one.summary["driver"])
+    yield known("loadtest", lambda one: (one.run.facts.get("versions") or {}).get("loadtest"))
+
+
+def _model(one: Analysis) -> str | None:
+    return _text((one.summary["target"] or {}).get("model"))
+
+
+def _quantization(one: Analysis) -> str | None:
+    details = (((one.summary["server"] or {}).get("facts") or {}).get("details")) or {}
+    return _text((one.run.facts.get("comparability") or {}).get("quantization") or details.get("quantization_level"))
+
+
+def _server(one: Analysis) -> str | None:
+    said = one.summary["server"] or {}
+    return _text(" ".join(str(said[key]) for key in ("kind", "version") if said.get(key)) or None)
+
+
+def _slots(one: Analysis) -> str | None:
+    """Return the slots that the run showed, else those that the server says; None where neither is known."""
+    said = (one.summary["server"] or {}).get("slots_said")
+    count = one.slots.estimate if one.slots.limit else said
+    return counted(int(count), "slot") if count else None
+
+
+def _gpu(one: Analysis) -> str | None:
+    return "; ".join(said for said in one.summary.get("hardware") or () if not CORES.search(said)) or None
+
+
+def _machine(one: Analysis) -> str | None:
+    return "; ".join(said for said in one.summary.get("hardware") or () if CORES.search(said)) or None
+
+
+def _host(one: Analysis) -> str | None:
+    try:
+        return urlsplit(str((one.summary["target"] or {}).get("url") or "")).hostname
+    except ValueError:
+        return None
+
+
+def _text(value: Any) -> str | None:
+    return None if value in (None, "") else str(value)

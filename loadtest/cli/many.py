@@ -1,0 +1,114 @@
+"""`loadtest compare` of three runs and more: printing and files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+from rich.console import Console
+from rich.text import Text
+
+from loadtest.analyse.comparison import many_report
+from loadtest.analyse.comparison.many import Many, Pair, compare_many
+from loadtest.analyse.report import VERDICT_STYLES, write_whole
+from loadtest.analyse.summary import Analysis
+from loadtest.cli.results import print_json
+
+MOST_PAIRS = 6  # on the terminal; of more those with the first run
+# Columns that a narrow terminal loses, the first one first; level, run and verdict are never among them.
+EXPENDABLE = (
+    "TTFT mean",
+    "E2E mean",
+    "failed",
+    "failed requests",
+    "input tokens/s",
+    "TTFT p95",
+    "E2E p95",
+    "tokens/s a stream",
+)
+
+
+def set_side_by_side(
+    runs: Sequence[Analysis],
+    out: Path,
+    *,
+    tolerance: float,
+    run_noise: float,
+    across: frozenset[str],
+    as_json: bool,
+) -> int:
+    """Compare runs pair by pair, write compare.md, compare.json and compare.png, and print them; return the exit code."""
+    many = compare_many(runs, tolerance=tolerance, run_noise=run_noise, across=across)
+    written = _write_files(many, out)
+    if as_json:
+        print_json({**many_report.to_dict(many), "files": [str(path) for path in written]})
+    else:
+        _print(many, written, Console())
+    return 0
+
+
+def _write_files(many: Many, out: Path) -> list[Path]:
+    from loadtest.analyse.charts.overlay import draw
+
+    out.mkdir(parents=True, exist_ok=True)
+    picture = draw(many, out / "compare.png")
+    bodies = {
+        "compare.md": many_report.markdown(many, picture.name).encode(),
+        "compare.json": orjson.dumps(many_report.to_dict(many), option=orjson.OPT_INDENT_2) + b"\n",
+    }
+    return [*(write_whole(out / name, body) for name, body in bodies.items()), picture]
+
+
+def _print(many: Many, written: Sequence[Path], console: Console) -> None:
+    for said in many_report.outcome(many):
+        console.print(Text(said, style="bold"))
+    for said in (*many.named.sentences(many.letters), *many_report.run_lines(many)):
+        console.print(Text(f"• {said}"))
+    console.print()
+    shared, _ = many_report.level_names(many)
+    grid, left_out = many_report.level_grid(many).fitted(console.width, EXPENDABLE)
+    caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
+    console.print(grid.console(shared or "Levels", caption=caption, styles=VERDICT_STYLES))
+    _print_pairs(many, console)
+    for said_once in many_report.explained(many):
+        console.print(Text(f"• {said_once}"))
+    console.print(Text(many_report.method(many), style="dim"))
+    for path in written:
+        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+
+
+def _print_pairs(many: Many, console: Console) -> None:
+    """Print the change of each pair with its chance; a terminal too narrow for both has the change alone."""
+    pairs, more = _shown_pairs(many)
+    whole = many_report.pair_grid(many, pairs)
+    found: dict[str, str] = many_report.styles(many)
+    for how in (_unbroken, _without_chance):
+        grid = dataclasses.replace(whole, rows=tuple(tuple(map(how, row)) for row in whole.rows))
+        styles = {how(cell): style for cell, style in found.items()}
+        grid, left_out = grid.fitted(console.width, EXPENDABLE)
+        if not left_out:
+            break
+    if not grid.rows:
+        return
+    said = [f"left out at {console.width} columns: {', '.join(left_out)}"] if left_out else []
+    said += ["the p of each change is in compare.md"] if how is _without_chance else []
+    said += [f"{more} more pairs are in compare.md"] if more else []
+    console.print(grid.console("Change from one run to another", caption="; ".join(said), styles=styles))
+
+
+def _unbroken(cell: str) -> str:
+    """Return a change and its chance as one word, so that a narrow table drops a column and breaks no cell."""
+    return cell.replace(" ", "\u00a0") if "(p" in cell else cell
+
+
+def _without_chance(cell: str) -> str:
+    return cell.partition(" (p")[0]
+
+
+def _shown_pairs(many: Many) -> tuple[list[Pair], int]:
+    if len(many.pairs) <= MOST_PAIRS:
+        return list(many.pairs), 0
+    shown = [pair for pair in many.pairs if pair.first is many.entries[0]]
+    return shown, len(many.pairs) - len(shown)
