@@ -90,7 +90,12 @@ def measure(case: Case, folder: Path, requests: int) -> dict[str, Any]:
     path = Path(tempfile.gettempdir()) / f"loadtest-scorecard-{case.model}.gguf"
     if not path.exists():
         llamacpp.write_model(path, **MODELS[case.model])
-    result: dict[str, Any] = {"case": case.number, "digest": DIGEST, "load_average": os.getloadavg()[0]}
+    result: dict[str, Any] = {
+        "case": case.number,
+        "digest": DIGEST,
+        "load_average": os.getloadavg()[0],
+        "requests": requests,
+    }
     with llamacpp.serving(path, slots=case.slots, context=2048) as url:
         asked, answered = LENGTHS[case.lengths]
         say = ["run", url, "--input-tokens", asked, "--output-tokens", answered, "--no-report", "--quiet"]
@@ -204,6 +209,8 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     lines = [
         "# Scorecard: predictions, said beforehand and measured afterwards",
         "",
+        "Made by `scripts/bench scorecard`.",
+        "",
         f"{len(ran)} of {len(CASES)} cases were run (`scripts/bench scorecard`); the cases were fixed before any of them, and the "
         f"SHA-256 of their list is `{DIGEST}`. Servers are llama.cpp's own, with random weights, on a CPU. "
         + (
@@ -211,7 +218,8 @@ def page(results: Sequence[dict[str, Any]]) -> str:
             if busy
             else ""
         )
-        + "Each case was measured twice after it had been predicted; what follows is against the mean of the two.",
+        + f"Each case was measured twice after it had been predicted, with {_requests(results)} requests a level (a full run takes "
+        f"{FOR_P95}); what follows is against the mean of the two.",
         "",
         "| figure | cases | " + " | ".join(("within", "inside the 95 % band", "median error", *TEXTBOOK)) + " |",
         "|---|---:|---|---:|---:|" + "---:|" * len(TEXTBOOK),
@@ -244,6 +252,11 @@ def page(results: Sequence[dict[str, Any]]) -> str:
             why = " ".join(each["scores"][0]["not_scored"] + each["scores"][1]["not_scored"]).strip()
             lines.append(f"- {CASES[each['case']].label}: {' '.join(why.split())}")
     return "\n".join(lines) + "\n"
+
+
+def _requests(results: Sequence[dict[str, Any]]) -> str:
+    counts = sorted({result["requests"] for result in results})
+    return " or ".join(map(str, counts)) or "no"
 
 
 def _summary_row(words: str, mine: Sequence[Scored], shares: Sequence[float], goals: Sequence[float]) -> str:

@@ -120,7 +120,8 @@ def _slot_words(part: Part, found: Explanation) -> str:
     if read:
         text += f"; {_prompts(read, part, found)} were read for {seconds(sum(each.seconds for each in read))} of it"
     if silent:
-        text += f"; {_names(silent, part.seconds)} held one and ended without a token"
+        sure = "probably" if len(silent) == 1 else "perhaps"
+        text += f"; one {sure} by {_names(silent, part.seconds)}, which ended without a token"
     return text
 
 
@@ -234,6 +235,11 @@ def notes(found: Explanation) -> list[str]:
         said.append(
             f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "
             f"run ({counted(found.slow.steps, 'token gap')}): something that no request shows slowed the server down."
+        )
+    if found.dropped:
+        ids = listed([f"#{each}" for each in found.dropped])
+        said.append(
+            f"{ids} ended without a token before: some of what is unexplained may be the server's work on that."
         )
     if found.beside:
         said.append(f"Requests to {listed(found.beside)} loaded the same server meanwhile, and are not named here.")

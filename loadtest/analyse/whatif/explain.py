@@ -33,6 +33,7 @@ ALIKE = 0.1  # likewise: of causes whose savings differ by less, the request tha
 MUCH_LONGER = 2.0
 USUAL = 1.25  # times the median of its level, up to which, and above the inverse, a request took as long as others do
 NOBODY = "no other request caused a part of it that counts"
+LEAST_REST, MOST_DROPPED = 0.2, 3  # of the time to the first token, unexplained; requests
 SLOW_STEPS, SLOW_FACTOR = 5, 1.3  # so many steps, so many times their usual time, and a server was slow as a whole
 BY = {"ttft": "ttft_s", "e2e": "e2e_s"}
 
@@ -83,6 +84,7 @@ class Explanation:
     begin_s: float  # when it was due, on the run's axis
     parts: Parts
     slow: Slowness | None
+    dropped: tuple[int, ...]  # ids of requests that were given up shortly before: the server may have gone on with them
     without: tuple[Without, ...]  # the greatest saving first; those that save nothing too
     no_replay: str | None  # a clause on why the engine says nothing; None where it does
 
@@ -134,6 +136,7 @@ class Explanation:
                 "left_by": lost.before.id,
                 "read_since": [each.id for each in lost.since],
             },
+            "given_up_before": list(self.dropped),
             "slower_steps": self.slow and {"factor": self.slow.factor, "steps": self.slow.steps},
             "without": [
                 {
@@ -216,6 +219,7 @@ class Explainer:
             cached_tokens=_count(run.column("cached_tokens")[row]),
             output_tokens=_count(run.column("output_tokens")[row]),
             warmup=bool(run.requests["warmup"].to_numpy()[row]),
+            dropped=self._dropped(row, parts),
             beside=self.beside,
             begin_s=float(line.sched[row]),
             parts=parts,
@@ -238,6 +242,19 @@ class Explainer:
             return None
         factor = float(spent[known].sum() / expected[known].sum())
         return Slowness(factor, int(known.sum())) if factor >= SLOW_FACTOR else None
+
+    def _dropped(self, row: int, parts: Parts) -> tuple[int, ...]:
+        """Return who was given up before its first token, shortly before this request was due or while it waited.
+
+        The longest prompts first; none where the parts leave little unexplained.
+        """
+        line = self.splitter.line
+        if parts.first[-1].seconds < LEAST_REST * parts.total_s:
+            return ()
+        since, until = line.sched[row] - 2 * parts.total_s, line.sched[row] + parts.total_s
+        rows = np.flatnonzero(line.silent & (line.end > since) & (line.end < until))
+        longest = rows[np.argsort(-np.nan_to_num(line.prompt[rows]), kind="stable")][:MOST_DROPPED]
+        return tuple(int(line.ids[each]) for each in longest if each != row)
 
     def _without(self, row: int, parts: Parts) -> tuple[tuple[Without, ...], str | None]:
         """Leave out each of the greatest causes in turn; the second value says why the engine cannot."""
