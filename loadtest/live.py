@@ -12,7 +12,7 @@ from typing import Any, Self
 from loadtest import metrics
 from loadtest.histogram import Histogram
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
-from loadtest.records import Outcome, Record
+from loadtest.records import NO_FAILURES, Outcome, Record
 
 REJECTED, ACCEPTED = "rejected", "accepted"  # outcomes beside those of records: the verdict of the test's own code
 MEASURED = (
@@ -27,8 +27,10 @@ MEASURED = (
     "lag_s",
     "schedule_lag_s",
 )
+WAITED_FOR = ("ttft_s", "ttft_sched_s")  # their percentiles count users who left as slower than all others
 _SUMMED = (
     "warmup",
+    "left_waiting",
     "cancelled",
     "cancelled_warmup",
     "output_tokens",
@@ -57,6 +59,7 @@ class Figures:
 
     outcomes: Counter[str] = field(default_factory=Counter)  # of measured requests without the cancelled ones
     warmup: int = 0
+    left_waiting: int = 0  # users who hung up before the first token
     cancelled: int = 0
     cancelled_warmup: int = 0  # cancelled warm-up requests, counted in `cancelled` too
     output_tokens: int = 0
@@ -91,7 +94,12 @@ class Figures:
 
     @property
     def failures(self) -> int:
-        return self.requests - self.ok - self.outcomes[ACCEPTED]
+        return self.requests - self.ok - self.left - self.outcomes[ACCEPTED]
+
+    @property
+    def left(self) -> int:
+        """Requests whose user hung up."""
+        return self.outcomes[Outcome.LEFT]
 
     @property
     def output_tokens_per_s(self) -> float | None:
@@ -111,12 +119,14 @@ class Figures:
             self.warmup += 1
         else:
             self.outcomes[record.outcome] += 1
-            if record.outcome == Outcome.OK:
+            if record.outcome == Outcome.LEFT:
+                self._leave(record)
+            elif record.outcome == Outcome.OK:
                 self._measure(record, zero)
 
     def overrule(self, outcome: str, *, failed: bool) -> None:
         """Let the test's own code (catch_response) decide on a measured request that ended as `outcome`."""
-        if failed != (outcome != Outcome.OK):
+        if failed != (outcome not in NO_FAILURES):
             self.outcomes[outcome] -= 1
             self.outcomes[REJECTED if failed else ACCEPTED] += 1
 
@@ -146,6 +156,16 @@ class Figures:
         self.held_back_s += held
         self.coalesced += record.first_coalesced and not metrics.made_together(record.server_us)
 
+    def _leave(self, record: Record) -> None:
+        """Count what came before a user hung up: its first token where there was one, and its tokens."""
+        if record.t_send is None or record.t_first_token is None:
+            self.left_waiting += 1
+            return
+        self.histograms["ttft_s"].add(metrics.ttft(record.t_first_token, record.t_send))
+        self.histograms["ttft_sched_s"].add(metrics.ttft_sched(record.t_first_token, record.t_sched))
+        self.histograms["itl_s"].add(*((after - before) * 1e-6 for before, after in pairwise(record.chunks)))
+        self.output_tokens += record.output_tokens or 0
+
     def merge(self, other: Figures) -> None:
         self.outcomes.update(other.outcomes)
         for name in _SUMMED:
@@ -167,7 +187,7 @@ class Figures:
     def from_json(cls, row: dict[str, Any]) -> Self:
         first, last = row["span"] or (math.inf, -math.inf)
         return cls(
-            **{name: row[name] for name in _SUMMED},
+            **{name: row.get(name, 0) for name in _SUMMED},
             outcomes=Counter(row["outcomes"]),
             first_send=first,
             last_end=last,
@@ -177,7 +197,13 @@ class Figures:
     def percentile(self, name: str, share: float) -> float | None:
         """Return a percentile; None where there are too few values for it (p95 needs 20, p99 100), as in reports."""
         histogram = self.histograms[name]
-        return histogram.percentile(share) if metrics.enough_for(share, histogram.count) else None
+        count = histogram.count
+        if name in WAITED_FOR and self.left_waiting:  # whoever left would have waited longer than anybody who stayed
+            count += self.left_waiting
+            if not metrics.enough_for(share, count) or share * count > histogram.count:
+                return None
+            return histogram.percentile(share * count / histogram.count)
+        return histogram.percentile(share) if metrics.enough_for(share, count) else None
 
     def doubts(self) -> Iterator[Doubt]:
         """Yield the reasons to doubt these figures, by the limits and in the words of a report: did the client keep up?"""
@@ -218,6 +244,8 @@ class Figures:
             "name": name,
             "requests": self.requests,
             "failures": self.failures,
+            "left": self.left,
+            "left_waiting": self.left_waiting,
             "cancelled": self.cancelled,
             "warmup": self.warmup,
             "ttft_p50": self.percentile("ttft_s", 0.50),

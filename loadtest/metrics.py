@@ -113,6 +113,8 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
         prefill, decode = (_said_number(timings.get(name)) / 1e3 for name in ("prompt_ms", "predicted_ms"))
         return ServerSaid(math.nan, prefill, cached if math.isnan(reused) else reused, True, decode)
     load, prefill = (_said_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration"))
+    if math.isnan(cached):
+        cached = _said_number(server.get("prompt_eval_cached_count"))
     return ServerSaid(load, prefill, cached, False, _said_number(server.get("eval_duration")) * S_PER_NS)
 
 

@@ -36,8 +36,12 @@ class Outcome(StrEnum):
     TRUNCATED = "truncated"  # the stream ended without done:true or finish_reason
     CONNECT_ERROR = "connect_error"
     TIMEOUT = "timeout"
+    LEFT = "left"  # the user hung up, as the scenario says: no error, but no answer either
     CANCELLED = "cancelled"  # loadtest stopped it
     CLIENT_ERROR = "client_error"  # a bug of loadtest: makes the whole level void
+
+
+NO_FAILURES = frozenset({Outcome.OK, Outcome.LEFT, Outcome.CANCELLED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,11 @@ class Record:
     bytes: int = 0
     prompt: str | None = None  # only with --save-text
     answer: str | None = None  # only with --save-text
+
+    @property
+    def failed(self) -> bool:
+        """Whether the server or the client failed the request: no user who hung up and no stop of ours is that."""
+        return self.outcome not in NO_FAILURES
 
     @property
     def was_shed(self) -> bool:

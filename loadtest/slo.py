@@ -122,10 +122,12 @@ class Judged:
     objective: Objective
     value: float  # inf where the percentile falls on a failed request, nan where it is unknown
     interval: tuple[float, float] | None
-    failed: int = 0  # requests that failed or never got a token, and so miss the objective
+    failed: int = 0  # requests that failed, were left or never got a token, and so miss the objective
     requests: int = 0  # requests sent, where some failed
     unjudged: str | None = None  # why the objective cannot be judged: what follows "TTFT p95 …"
     few: bool = False  # whether more requests would make it judged
+    left: int = 0  # those of `failed` whose user hung up
+    far: bool = False  # whether so many requests are beyond the limit that even few independent ones show a miss
 
     @property
     def met(self) -> bool:
@@ -133,6 +135,8 @@ class Judged:
 
     @property
     def sure(self) -> bool:
+        if self.far and self.unjudged is None and not self.met:
+            return True
         if self.unjudged is not None or self.interval is None:
             return False
         return len({self.objective.met(end) for end in (*self.interval, self.value)}) == 1
@@ -154,14 +158,23 @@ class Judged:
         objective = self.objective
         if self.unjudged is not None:
             return f"{objective.words} {self.unjudged}, {objective}: {self.word}"
-        value = "that of a failed request" if math.isinf(self.value) else objective.quantity(self.value)
+        missed = "that of a user who left" if self.left == self.failed > 0 else "that of a failed request"
+        value = missed if math.isinf(self.value) else objective.quantity(self.value)
         text = f"{objective.words} is {value}"
         if self.interval is not None and not math.isinf(self.value):
             text += f" ({' to '.join(objective.quantity(end) for end in self.interval)})"
         if self.failed and objective.figure == ERRORS:
             text += f", {self.failed} of {self.requests}"
         elif self.failed:
-            text += f" with {self.failed} of {self.requests} requests failed"
+            lost, left = self.failed - self.left, self.left
+            how = " and ".join(
+                [*([f"{lost} failed"] if lost else []), *([f"{left} left by their users"] if left else [])]
+            )
+            text += (
+                f" with, of {self.requests} requests, {how}"
+                if left
+                else f" with {lost} of {self.requests} requests failed"
+            )
         return f"{text}, {objective}: {self.word}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,10 +185,12 @@ class Judged:
             "value": None if math.isnan(self.value) else self.value,
             "interval": None if self.interval is None else list(self.interval),
             "failed": self.failed,
+            "left": self.left,
             "requests": self.requests,
             "judged": self.word,
             "unjudged": self.unjudged,
             "few": self.few,
+            "far": self.far,
         }
 
     @classmethod
@@ -187,14 +202,16 @@ class Judged:
             math.nan if value is None else float(value),
             None if interval is None else (float(interval[0]), float(interval[1])),
             **{key: row[key] for key in ("failed", "requests", "unjudged", "few")},
+            left=int(row.get("left") or 0),
+            far=bool(row.get("far")),
         )
 
 
 def failed_and_sent(level: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many requests of a summary's level failed, and how many were sent; cancelled ones are neither."""
+    """Return how many requests of a summary's level failed, and how many were sent; cancelled ones are neither, left ones sent."""
     outcomes: Mapping[str, int] = level.get("outcomes") or {}
     sent = sum(count for name, count in outcomes.items() if name != Outcome.CANCELLED)
-    return sent - outcomes.get(Outcome.OK, 0), sent
+    return sent - outcomes.get(Outcome.OK, 0) - outcomes.get(Outcome.LEFT, 0), sent
 
 
 def _wilson(failed: int, sent: int) -> tuple[float, float] | None:
@@ -228,8 +245,17 @@ def judge_by_figures(objective: Objective, level: Mapping[str, Any]) -> Judged:
     if math.isnan(value):
         why, few = _why_unknown(objective, level)
         return Judged(objective, value, None, unjudged=why, few=few)
+    if objective.at_most and objective.met(value) and objective.statistic in _least_known(level, objective):
+        why = f"is at least {objective.quantity(value)}: users hung up before their first token"
+        return Judged(objective, value, None, unjudged=why)
     failed, sent = failed_and_sent(level) if objective.figure == ERRORS else (0, 0)
     return Judged(objective, value, interval, failed, sent)
+
+
+def _least_known(level: Mapping[str, Any], objective: Objective) -> Sequence[str]:
+    """Return the statistics of a figure that are only known to be at least what they say."""
+    found = level.get(objective.figure)
+    return (found.get("at_least") or ()) if isinstance(found, Mapping) else ()
 
 
 def _why_unknown(objective: Objective, level: Mapping[str, Any]) -> tuple[str, bool]:

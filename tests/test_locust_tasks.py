@@ -19,7 +19,8 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.env import Environment
     from locust.runners import STATE_RUNNING
 
-    from loadtest.users import ModelUser, channel, client
+    from loadtest.users import ModelUser, channel
+    from loadtest.users import answer as answers
     from loadtest.users.options import Settings
     from loadtest.users.processes import recording
     from loadtest.users.processes.levels import CurrentLevel
@@ -212,7 +213,7 @@ def test_requests_made_ahead_do_not_add_up(user: Mine, monkeypatch: pytest.Monke
 def test_former_attributes_of_an_answer_work_and_say_so_once(
     user: Mine, caplog: pytest.LogCaptureFixture, use: Callable[[Any], object]
 ) -> None:
-    client.say_once.cache_clear()
+    answers.say_once.cache_clear()
     answer = user.client.ask()
     with caplog.at_level(logging.WARNING):
         assert not use(answer)

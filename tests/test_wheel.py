@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -35,9 +36,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
     here = {path.relative_to(PACKAGE.parent).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
     here = {name for name in here if "__pycache__" not in name}
-    assert {"loadtest/demo.toml", "loadtest/py.typed", "loadtest/users/static/live.html"} <= here
+    assert {"loadtest/demo.toml", "loadtest/py.typed", "loadtest/users/results/static/live.html"} <= here
     names = zipfile.ZipFile(wheel).namelist()
     assert {name for name in names if ".dist-info/" not in name} == here
+
+
+def test_no_text_installs_the_other_project_of_our_name() -> None:
+    """`loadtest` on PyPI is somebody else's; what is installed by name is `llm-loadtest`."""
+    root = PACKAGE.parent
+    texts = [*root.glob("*.md"), *(root / "docs").glob("*.md"), *root.rglob("loadtest/**/*.py")]
+    texts += [path for name in ("scripts", "scenarios") for path in (root / name).rglob("*") if path.suffix != ".pyc"]
+    wrong = re.compile(r"(pipx? install|uv (tool|pip) install|uv add|uvx)( -\S+)* [\"']?loadtest\b|[^-]loadtest\[\w+\]")
+    assert wrong.search("pip install -U loadtest")
+    assert wrong.search("`loadtest[parquet]`")
+    for path in filter(Path.is_file, texts):
+        found = wrong.search(path.read_text(encoding="utf-8", errors="replace"))
+        assert found is None, f"{path}: {found}"
 
 
 def test_it_runs_from_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ REQUESTS = {
     "warmup": "warmup",
     "outcome": "outcome",
     "ok": "ok",
+    "left": "left",
     "error": "error",
     "status": "status",
     "finish_reason": "finish_reason",
@@ -90,7 +91,7 @@ FIGURES = {
     "prefill_mean_s": ("prefill_s", "mean"),
     "stall_mean_s": ("stall_s", "mean"),
 }
-LEVELS = (*FACTS, *FIGURES, "ok_requests", "failed_requests", "reasons")
+LEVELS = (*FACTS, *FIGURES, "ok_requests", "failed_requests", "left_requests", "reasons")
 NUMBERS = (*FIGURES, *(name for name in FACTS if name.endswith("_per_s")))
 
 # Columns of whole numbers and of text, of which some values may be unknown.
@@ -145,6 +146,7 @@ def _level(level: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
         **{name: (level[key] or {}).get(part) for name, (key, part) in FIGURES.items()},
         "ok_requests": level["outcomes"].get(Outcome.OK, 0),
         "failed_requests": failed(level),
+        "left_requests": level["outcomes"].get(Outcome.LEFT, 0),
         "reasons": "; ".join(level["reasons"]),
     }
 

@@ -164,7 +164,12 @@ def _print_answers(one: Analysis, console: Console) -> None:
 
 def _ok_and_failed(level: dict[str, Any]) -> str:
     said = f"{level['outcomes'].get('ok', 0)} / {failed(level)}"
-    return f"{said} ({level['shed']} not sent)" if level.get("shed") else said
+    more = [
+        f"{count} {what}"
+        for count, what in ((level["outcomes"].get("left"), "left"), (level.get("shed"), "not sent"))
+        if count
+    ]
+    return f"{said} ({', '.join(more)})" if more else said
 
 
 def console_table(summary: dict[str, Any], width: int = 80) -> Table:

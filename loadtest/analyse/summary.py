@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,16 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.server import cold_load, prompt_length, slots, steps, turns, waits
+from loadtest.analyse.server import cache, cold_load, leavers, prompt_length, slots, steps, turns, waits
+from loadtest.analyse.server.cache import CacheUse
 from loadtest.analyse.server.memory_parts import MemoryComparison, compare_memory
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.server.turns import Turns
 from loadtest.analyse.verdict import verdict
-from loadtest.records import SCHEMA, Outcome
+from loadtest.records import NO_FAILURES, SCHEMA
 from loadtest.slo import Objective
+from loadtest.text import UNKNOWN, seconds
 
 # Figures of a request each, in the order of summary.json; columns of Run.requests.
 PER_REQUEST = (
@@ -82,6 +84,7 @@ class Analysis:
     memory: MemoryComparison | None  # None where the run does not hold enough for an estimate, or nothing was measured
     groups: tuple[tuple[Group, Analysis], ...] = ()  # of a run of several models or servers: what each shows by itself
     turns: tuple[Turns, ...] = ()  # what levels lost where models of one server were loaded in turn
+    cache: CacheUse | None = None  # of conversations, and of servers that count cached tokens
 
 
 def analyse(
@@ -133,10 +136,11 @@ def _analysed(
     if also is not None:
         also(run, found, measured)
     memory = compare_memory(run, found)
-    summary = summarise(run, found, measured, memory, asked)
+    cached = cache.measure_cache(run, found, measured)
+    summary = summarise(run, found, measured, memory, asked, cached)
     if group is not None:
         summary = {"group": group.name, **summary}
-    return Analysis(run, found, measured, summary, None if isinstance(memory, str) else memory)
+    return Analysis(run, found, measured, summary, None if isinstance(memory, str) else memory, cache=cached)
 
 
 def _analysed_together(run: Run, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Turns]) -> Analysis:
@@ -205,13 +209,18 @@ def _same_for_all(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summarise(
-    run: Run, found: Slots, measured: Steps, memory: MemoryComparison | str, asked: Sequence[Objective] = ()
+    run: Run,
+    found: Slots,
+    measured: Steps,
+    memory: MemoryComparison | str,
+    asked: Sequence[Objective] = (),
+    cached: CacheUse | None = None,
 ) -> dict[str, Any]:
     """Return summary.json of a run whose requests carry their waits; seconds and per second, None for unknown.
 
     A figure that is None has its reason beside it, under the same name with `_reason`.
     """
-    levels = [_level_summary(run, level, asked) for level in run.levels]
+    levels = [_level_summary(run, level, found, asked, cached) for level in run.levels]
     facts = run.facts
     return {
         "schema": SCHEMA,
@@ -233,11 +242,14 @@ def summarise(
         "lengths": [line.to_dict() for line in prompt_length.prompt_length_series(run, levels)],
         **({"memory": None, "memory_reason": memory} if isinstance(memory, str) else {"memory": memory.to_dict()}),
         "verdict": verdict.of_run(run, levels),
+        **({"find_max": facts["find_max"]} if facts.get("find_max") else {}),
         "levels": levels,
     }
 
 
-def _level_summary(run: Run, level: dict[str, Any], asked: Sequence[Objective]) -> dict[str, Any]:
+def _level_summary(
+    run: Run, level: dict[str, Any], found_slots: Slots, asked: Sequence[Objective], cached: CacheUse | None
+) -> dict[str, Any]:
     index = level["index"]
     rows, good = run.measured(index), run.good(index)
     block = int(level.get("concurrency") or 1)
@@ -245,6 +257,8 @@ def _level_summary(run: Run, level: dict[str, Any], asked: Sequence[Objective]) 
     described: dict[str, Any] = {}
     for name in PER_REQUEST:
         described |= _described_figure(name, run.column(name)[good], block)
+    if run.left(index).any():
+        described |= _waits_with_left(run, index, block)
     if described["queue_wait_s"] is not None and described["slot_wait_s"] is None:
         described |= dict.fromkeys(("slot_wait_s_reason", "batch_wait_s_reason"), NO_LIMIT)
     for name, pooled in (("itl_s", run.itl), ("server_itl_s", run.server_itl), ("delivery_delay_s", run.delivery)):
@@ -264,12 +278,14 @@ def _level_summary(run: Run, level: dict[str, Any], asked: Sequence[Objective]) 
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
         "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
         **described,
+        **leavers.summed_up(run, index, found_slots),
         **_little_of(run, index, flow),
         **({"cold_load": cold_load.cold_load(run, index)} if cold_load.is_cold(run) else {}),
         "wait_source": _commonest_source(run.requests["wait_source"][good]),
         **throughput,
         **_goodput_of(run, index, asked, throughput["requests_per_s"], flow),
         "tokens": _token_totals(run, rows, good),
+        **(cache.level_cache(run, cached, good) if cached is not None else {}),
         "peak_decoding": slots.peak_decoding(run, np.asarray(run.requests["level"] == index, dtype=np.bool_)),
         "client": {
             "lag_s": stats.describe_values(run.column("lag_s")[good], block=block),
@@ -291,7 +307,19 @@ def _described_figure(name: str, values: FloatArray, block: int) -> dict[str, An
     return _figure_or_reason(name, stats.describe_values(values, block=block))
 
 
-def _figure_or_reason(name: str, described: stats.Described) -> dict[str, Any]:
+def _waits_with_left(run: Run, index: int, block: int) -> dict[str, Any]:
+    """Return TTFT where users hung up: who left before the first token waited at least so long."""
+    left, seen = run.left(index), np.isfinite(run.column("first_token"))
+    rows = run.good(index) | left
+    found: dict[str, Any] = {}
+    for name, since in (("ttft_s", "send"), ("ttft_sched_s", "sched")):
+        waited = run.column("end") - run.column(since)
+        said = stats.describe_waits(run.column(name)[rows], (left & ~seen)[rows], waited[rows], block=block)
+        found |= _figure_or_reason(name, said)
+    return found
+
+
+def _figure_or_reason(name: str, described: Mapping[str, Any]) -> dict[str, Any]:
     if described["n"]:
         return {name: described}
     return {name: None, f"{name}_reason": WHY_UNKNOWN.get(name, "no request of this level had one")}
@@ -368,7 +396,22 @@ def has_tokens(*levels: dict[str, Any]) -> bool:
 def failed(level: dict[str, Any]) -> int:
     """Return how many requests of a summary's level failed; those that we stopped did not."""
     outcomes: dict[str, int] = level["outcomes"]
-    return sum(count for name, count in outcomes.items() if name not in (Outcome.OK, Outcome.CANCELLED))
+    return sum(count for name, count in outcomes.items() if name not in NO_FAILURES)
+
+
+def wait_in_words(level: dict[str, Any], name: str, part: str) -> str:
+    """Return a wait of a level for people: "> 10 s" where users left before its end."""
+    value, described = figure(level, name, part), level.get(name) or {}
+    if value is None:
+        return UNKNOWN
+    return ("> " if part in described.get("at_least", ()) else "") + seconds(value)
+
+
+def mean_ttft(level: dict[str, Any]) -> float | None:
+    """Return the mean TTFT of those who waited for it, whom waits are known of too."""
+    described = level.get("ttft_s") or {}
+    mean: float | None = described.get("mean_stayed", described.get("mean"))
+    return mean
 
 
 def figure(level: dict[str, Any], name: str, part: str = "mean") -> float | None:

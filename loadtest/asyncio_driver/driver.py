@@ -8,14 +8,15 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from loadtest import metrics
+from loadtest.asyncio_driver.counting import InStep, TurnCount
 from loadtest.asyncio_driver.plan import Planned, SessionPlan
 from loadtest.measure.backlog import Backlog
 from loadtest.measure.failure import Failure
+from loadtest.measure.leaving import STAYS, Leaving
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.progress import LevelSpan, Progress, Tally
 from loadtest.measure.release import Alarm, Permits, back_off
@@ -28,6 +29,7 @@ from loadtest.targets.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, Posts, now
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Session
+from loadtest.workloads.thinking import think_time
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
 AHEAD = 256  # requests that may be made ahead, whatever is in flight; an open loop begins with so many
@@ -37,15 +39,6 @@ SCHEDULE_LEAD_NS = 20_000_000  # from the end of the warm-up to the first instan
 
 # From the levels run so far: the next, None at the end.
 Following = Callable[[Sequence[LevelSpan]], Awaitable[Level | None]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InStep:
-    """How one of several processes keeps step with the others."""
-
-    agree: Callable[[], Awaitable[int]]  # once a level is prepared: when all of them begin it, monotonic ns
-    counted: Callable[[int], object]  # told when this process's first counted request was released
-    hopeless: Callable[[str], object]  # told why this process gave the level up
 
 
 class Driver:
@@ -73,6 +66,7 @@ class Driver:
         self._scenario = workloads[0].scenario
         self._plan = SessionPlan(workloads, rotation([one.weight for one in targets]), share or PlanShare())
         self._dialects = [one.target.dialect for one in targets]
+        self._leaving = Leaving.of(self._scenario)
         self._textless = not any(dialect.streams for dialect in self._dialects)
         self._counts = [workload.counter.count if workload.counter.exact else None for workload in workloads]
         self._urls = [one.target.server.url for one in targets]
@@ -96,7 +90,9 @@ class Driver:
         )
         self._next_number = self._share.worker
         self._streams: list[asyncio.Task[None]] = []
+        self._turns: TurnCount | None = None  # of a level of conversations in a closed loop
         self._tally: Tally | None = None
+        self._alarm = Alarm()
         rate = self._scenario.max_rate
         self._permits = None if rate is None else Permits(rate, self._share, self._clock.monotonic_ns)
         self.stopped = False
@@ -154,7 +150,7 @@ class Driver:
         loop = self._open_loop(level) if level.concurrency is None else self._closed_loop(level, level.concurrency)
         started, results = await loop
         ended = now()
-        self._streams = []
+        self._streams, self._turns = [], None
         self._backlog.flush()
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
@@ -165,10 +161,7 @@ class Driver:
     async def _closed_loop(self, level: Level, users: int) -> tuple[int, list[BaseException | None]]:
         """Let this process's users each send as soon as they are free; return when they began, and how they ended."""
         plan, own, mine = self._plan, self._plan.users(users), self._plan.targets(users)
-        warmups = {target: list(plan.warmups(level, users, target)) for target in dict.fromkeys(mine)}
-        sessions: dict[int, Iterator[Planned]] = {
-            target: itertools.chain(first, plan.counted(level, users, target)) for target, first in warmups.items()
-        }
+        warmups, sessions = plan.of_level(level, users)
         ahead = {target: deque(self._take(sessions[target], max(64, 2 * mine.count(target)))) for target in sessions}
         await self._prepare(mine)
         counted = sum(plan.mine(i, users) for i in range(level.requests))
@@ -177,10 +170,20 @@ class Driver:
             started = await self._in_step.agree()
             with Alarm() as alarm:
                 await alarm.until(started)
-        planned = counted + sum(map(len, warmups.values())) if counted else 0
-        self._tally = Tally(level, planned, started, textless=self._textless)
-        streams = zip(own, mine, strict=True)
-        return started, await self._all(self._stream(user, ahead[target], sessions[target]) for user, target in streams)
+        self._tally = Tally(level, counted + warmups if counted else 0, started, textless=self._textless)
+        if self._scenario.has_sessions:
+            self._turns = TurnCount(own, self._scenario.warmup, counted if level.requests else None, self._in_step)
+        begins = [started + after for after in plan.joins(users)]
+        with Alarm(self._backlog.queue) as self._alarm:
+            streams = zip(own, mine, begins, strict=True)
+            return started, await self._all(
+                self._stream(user, ahead[target], sessions[target], begin) for user, target, begin in streams
+            )
+
+    def all_warm(self) -> None:
+        """Let turns count from now on: every process's users have ended their first sessions."""
+        if self._turns is not None:
+            self._turns.counts = True
 
     async def _open_loop(self, level: Level) -> tuple[int, list[BaseException | None]]:
         """Warm up with one request after the other, then send each when it is due, whoever still waits."""
@@ -194,10 +197,11 @@ class Driver:
         started = now()
         planned = len(warmups) + len(schedule)
         self._tally = Tally(level, planned, started, schedule=schedule, textless=self._textless)
-        results = await self._all([self._stream(None, deque(), iter(warmups))])
-        if not self.stopped:
-            begin = now() + SCHEDULE_LEAD_NS if self._in_step is None else await self._in_step.agree()
-            results += await self._all([self._release(begin, schedule, ahead, sessions)])
+        with Alarm() as self._alarm:
+            results = await self._all([self._stream(None, deque(), iter(warmups), started)])
+            if not self.stopped:
+                begin = now() + SCHEDULE_LEAD_NS if self._in_step is None else await self._in_step.agree()
+                results += await self._all([self._release(begin, schedule, ahead, sessions)])
         return started, results
 
     @property
@@ -248,6 +252,7 @@ class Driver:
             count=self._counts[target],
             save_text=self._scenario.save_text,
             target=target,
+            stay=STAYS if self._leaving is None else self._leaving.stay(job),
         )
 
     def _following(self, request: Request) -> Request | None:
@@ -255,12 +260,15 @@ class Driver:
         job = request.following_job(self._wire.wall, self._wire.lag)
         return None if job is None or request.session is None else self._request(job, request.session, request.target)
 
-    async def _stream(self, user: int | None, ahead: deque[Request], sessions: Iterator[Planned]) -> None:
-        """Be one user: send, wait for the whole answer, think, send again.
+    async def _stream(self, user: int | None, ahead: deque[Request], sessions: Iterator[Planned], begin: int) -> None:
+        """Be one user from `begin` on: send, wait for the whole answer, think, send again.
 
         t_sched is when the user was free, not when this task woke up: a late loop shows as schedule lag.
         """
-        failures, free = 0, now()
+        failures, turns = 0, self._turns
+        free = now() if turns is None else begin
+        if free > now():
+            await self._alarm.until(free)
         request: Request | None = None
         while not self.stopped:
             request = request or self._next(ahead, sessions)
@@ -271,6 +279,8 @@ class Driver:
             if self._before_each is not None:
                 await self._before_each()
                 free = max(free, now())
+            if turns is not None and not turns.take(request):
+                return
             if not request.job.warmup:
                 self._count_from(free)
                 if self._over():
@@ -280,12 +290,15 @@ class Driver:
             failures = failures + 1 if request.plainly_failed else 0
             over = request.received.t_over
             request = self._following(request)
-            if request is None and not ahead and self._scenario.duration is None:
-                continue  # nothing left to send: no pause before the end
-            pause = self._scenario.think_time + back_off(failures)
+            if turns is not None and user is not None and request is None:
+                turns.session_ended(user)
+            request = request or self._next(ahead, sessions)
+            if request is None or (turns is not None and turns.over):
+                return  # nothing left to send: no pause before the end
+            pause = think_time(self._scenario, request.job) + back_off(failures)
             free = (over or now()) + int(pause * metrics.NS_PER_S)
             if pause:
-                await asyncio.sleep((free - now()) * metrics.S_PER_NS)
+                await self._alarm.until(free)
 
     async def _release(
         self, start: int, schedule: Sequence[int], ahead: deque[Request], sessions: Iterator[Planned]
@@ -327,27 +340,24 @@ class Driver:
             over = request.received.t_over
             request = self._following(request)
             if request is not None:
-                request.t_sched = (over or now()) + int(self._scenario.think_time * metrics.NS_PER_S)
-                await asyncio.sleep((request.t_sched - now()) * metrics.S_PER_NS)
+                pause = think_time(self._scenario, request.job)
+                request.t_sched = (over or now()) + int(pause * metrics.NS_PER_S)
+                if pause:
+                    await self._alarm.until(request.t_sched)
 
     def _count_from(self, t: int) -> None:
         """A level by duration lasts from its first counted request on: its warm-up is not part of it."""
-        if self._tally is not None and self._tally.counted_from is None:
-            self._tally.counted_from = t
-            if self._in_step is not None:
-                self._in_step.counted(t)
+        if self._tally is not None and self._tally.count_from(t) and self._in_step is not None:
+            self._in_step.counted(t)
 
     def counted_elsewhere(self, t: int) -> None:
         """Take another process's first counted request: a level by duration lasts from the first one of all on."""
         if self._tally is not None:
-            known = self._tally.counted_from
-            self._tally.counted_from = t if known is None else min(known, t)
+            self._tally.counted_elsewhere(t)
 
     def _over(self) -> bool:
         """Whether a level by duration has had its time: requests built ahead are then left unsent."""
-        if self._scenario.duration is None or self._tally is None or self._tally.counted_from is None:
-            return False
-        return now() >= self._tally.counted_from + int(self._scenario.duration * 1e9)
+        return self._tally is not None and self._tally.over(now(), self._scenario.duration)
 
     async def _send(self, request: Request) -> None:
         """Send one request and wait for the end of its answer, however it ends; the record follows in a quiet moment."""

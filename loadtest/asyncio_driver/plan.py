@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from loadtest.measure.schedule import PlanShare
+from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Level
 from loadtest.workloads.source import Session
+from loadtest.workloads.thinking import mean_think_time
 from loadtest.workloads.workload import Workload
 
 Planned = tuple[int, Session]  # the index of a target, and a session that is sent there
@@ -38,6 +40,27 @@ class SessionPlan:
         """Return which of so many users are this process's."""
         return [j for j in range(users) if self.share.takes(j)]
 
+    def joins(self, users: int) -> list[int]:
+        """Return how long after a level's start each user of this process begins, ns.
+
+        Who holds conversations comes alone: people are spread over one mean think time.
+        """
+        scenario = self.workloads[0].scenario
+        step = mean_think_time(scenario) / users if scenario.has_sessions else 0.0
+        return [int(user * step * NS_PER_S) for user in self.users(users)]
+
+    def of_level(self, level: Level, users: int) -> tuple[int, dict[int, Iterator[Planned]]]:
+        """Return how many warm-up requests are expected of this process's users, and the sessions of each target."""
+        mine = self.targets(users)
+        scenario = self.workloads[0].scenario
+        if scenario.has_sessions:
+            expected = round(self.workloads[0].turns_mean * len(mine) * scenario.warmup)
+            return expected, {target: self.held(level, users, target) for target in dict.fromkeys(mine)}
+        warmups = {target: list(self.warmups(level, users, target)) for target in dict.fromkeys(mine)}
+        return sum(map(len, warmups.values())), {
+            target: itertools.chain(first, self.counted(level, users, target)) for target, first in warmups.items()
+        }
+
     def warmups(self, level: Level, users: int, target: int) -> Iterator[Planned]:
         """Yield the warm-up sessions of this process's users of a target."""
         for i in range(users * self.workloads[target].scenario.warmup):
@@ -48,6 +71,12 @@ class SessionPlan:
         """Yield the counted sessions of this process's users of a target; without end where time ends the level."""
         by_time = self.workloads[target].scenario.duration is not None
         for i in itertools.count() if by_time else range(level.requests):
+            if self.mine(i, users) and self.target_of(i % users) == target:
+                yield target, self.workloads[target].session(level, i)
+
+    def held(self, level: Level, users: int, target: int) -> Iterator[Planned]:
+        """Yield the conversations of this process's users of a target, without end; the first ones are their warm-up."""
+        for i in itertools.count():
             if self.mine(i, users) and self.target_of(i % users) == target:
                 yield target, self.workloads[target].session(level, i)
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from loadtest.asyncio_driver.driver import Driver, InStep
+from loadtest.asyncio_driver.counting import InStep
+from loadtest.asyncio_driver.driver import Driver
 from loadtest.measure.interruption import SIGNALS
 from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.measure.schedule import PlanShare
@@ -69,6 +70,11 @@ class Hopeless:
 
 
 @dataclass(frozen=True, slots=True)
+class Warm:
+    """A worker to its parent: its users have ended their first sessions; the parent to all: all users have."""
+
+
+@dataclass(frozen=True, slots=True)
 class LevelOver:
     """A worker to its parent: its part of a level is over."""
 
@@ -96,7 +102,9 @@ class Ended:
     failure: str | None = None  # why it could not keep all that it measured
 
 
-Message: TypeAlias = Part | LevelReady | Begin | CountingBegan | Hopeless | LevelOver | GoOn | Stop | Ended | Progress
+Message: TypeAlias = (
+    Part | LevelReady | Begin | CountingBegan | Hopeless | Warm | LevelOver | GoOn | Stop | Ended | Progress
+)
 
 
 def send_message(writer: asyncio.StreamWriter, message: Message) -> None:
@@ -180,6 +188,7 @@ async def _serve_parent(sock: socket.socket) -> None:
         agree=obeying.agree,
         counted=lambda t: send_message(writer, CountingBegan(t)),
         hopeless=lambda why: send_message(writer, Hopeless(why)),
+        warm=lambda: send_message(writer, Warm()),
     )
     async with opened(part, lambda progress: send_message(writer, progress), in_step=in_step) as driver:
         listening = asyncio.create_task(obeying.listen(reader, driver))
@@ -207,6 +216,8 @@ class _Obeying:
                 driver.counted_elsewhere(message.at)
             elif isinstance(message, Hopeless):
                 driver.give_up(message.why)
+            elif isinstance(message, Warm):
+                driver.all_warm()
             elif isinstance(message, Begin | GoOn):
                 self._orders.put_nowait(message)
             else:

@@ -29,6 +29,7 @@ from loadtest.asyncio_driver.worker import (
     Message,
     Part,
     Stop,
+    Warm,
     receive_message,
     send_message,
 )
@@ -78,6 +79,7 @@ class WorkerProcess:
     writer: asyncio.StreamWriter
     phase: Phase = Phase.PREPARING
     progress: Progress | None = None
+    warm: bool = False  # its users have ended their first sessions of the level at hand
     spans: dict[int, LevelSpan] = field(default_factory=dict)  # by level
     clock_steps: int = 0
     failure: str | None = None  # why it could not keep all that it measured
@@ -181,10 +183,15 @@ class Workers:
 
     def _begin(self, level: Level | None) -> None:
         for worker in self._workers:
-            worker.progress = None
+            worker.progress, worker.warm = None, False
             if worker.at_work:
                 worker.phase = Phase.PREPARING
         self._tell(GoOn(level))
+
+    def _let_turns_count(self) -> None:
+        """Tell all workers once the users of every one that is left have ended their first sessions."""
+        if all(worker.warm for worker in self._workers if worker.at_work):
+            self._tell(Warm())
 
     def _tell(self, message: Message, *, but: WorkerProcess | None = None) -> None:
         for worker in self._workers:
@@ -208,6 +215,9 @@ class Workers:
                     worker.spans[span.level.index] = span
                 case CountingBegan() | Hopeless():
                     self._tell(message, but=worker)
+                case Warm():
+                    worker.warm = True
+                    self._let_turns_count()
                 case Ended(spans, steps, failure):
                     worker.phase, worker.clock_steps, worker.failure = Phase.ENDED, steps, failure
                     if failure is not None and not self.stopped:
@@ -229,6 +239,7 @@ class Workers:
         worker.death = Death(why, first, at, time)
         worker.phase = Phase.DIED
         worker.rest()
+        self._let_turns_count()
         left = any(one.phase is not Phase.DIED for one in self._workers)
         after = "the other workers go on" if left else "no other worker is left"
         self._say(

@@ -46,6 +46,10 @@ COMMANDS = {
         "Say beforehand what another load would give, with 95 % bands, into prediction.json.",
     ),
     "score": ("loadtest.cli.score", "Hold a prediction.json against a run: errors, bands, and the textbook beside it."),
+    "explain": (
+        "loadtest.cli.explain",
+        "Say why one request took as long as it did, and what it would have been without.",
+    ),
     "memory": ("loadtest.cli.memory", "Say what a model takes in memory, and whether it fits."),
     "check": ("loadtest.cli.check", "Say what server answers at a URL, and what could spoil a measurement."),
     "monitor": ("loadtest.cli.monitor", "Sample host, GPU and servers into a run folder."),

@@ -91,7 +91,7 @@ def _require_pyarrow() -> None:
         import pyarrow  # type: ignore[import-not-found, unused-ignore] # noqa: F401
     except ImportError:
         raise LoadTestError(
-            "Parquet needs pyarrow, which is not installed: `pip install pyarrow` (the extra loadtest[parquet]), or take "
+            "Parquet needs pyarrow, which is not installed: `pip install pyarrow` (the extra llm-loadtest[parquet]), or take "
             "--format csv."
         ) from None
 

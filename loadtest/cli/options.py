@@ -21,6 +21,7 @@ from loadtest.scenario import (
     parse_whole,
     read_length,
     read_seconds,
+    read_share,
     sentence,
     short_repr,
     split_outside_brackets,
@@ -102,6 +103,15 @@ class DrawnParam(click.ParamType[Any]):
 
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
+
+class ShareParam(NumberParam):
+    """A share, also written 5%."""
+
+    name = "share"
+    what = "a share like 5% or 0.05"
+    read = staticmethod(read_share)
+
+
 PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: WholeParam(), float: NumberParam()}
 LISTS_OF = {int: ListParam(parse_whole, "whole numbers", "1,2,4,8"), float: ListParam(float, "numbers", "0.5,1,2")}
 LIST_METAVARS = {int: "N,N,…", float: "R,R,…"}
@@ -149,6 +159,8 @@ def option_of(key: Key) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         taken = DrawnParam(read_length, "length")
     elif declared.span:
         taken = DrawnParam(read_seconds, "seconds")
+    elif declared.share:
+        taken = ShareParam()
     metavar = LIST_METAVARS[kind] if key.many else None
     return click.option(key.flag, key.name, type=taken, default=None, metavar=metavar, help=text)
 

@@ -17,7 +17,7 @@ def live_sentence(at: Progress, width: int | None = None) -> str:
     """
     total = f"/{at.planned}" if at.planned else ""
     number, level = f"[{at.level.index + 1}{f'/{at.levels}' if at.levels else ''}]", at.level.label
-    doubts = ((at.failed, "failed"), (at.shed, "not sent (--max-in-flight)"), (at.behind, "late"))
+    doubts = ((at.failed, "failed"), (at.left, "left"), (at.shed, "not sent (--max-in-flight)"), (at.behind, "late"))
     parts = {
         "level": f"{number} {level}",
         "due": "" if at.due is None else f"{at.due} due  {at.released - at.shed} sent",

@@ -215,6 +215,11 @@ class Dialect(ABC):
         """Return what a body says of this job alone: its prompt, by the format's name for it."""
         raise NotImplementedError
 
+    @staticmethod
+    def messages(job: Job) -> Any:
+        """Return a job's messages as a body holds them."""
+        return job.conversation if job.encoded is None else job.encoded.array
+
     def fields(self, output_tokens: int | None) -> dict[str, Any]:
         """Return all that a body says beside model and prompt."""
         return merged(merged(self.fixed(output_tokens), self.options), self.patch)

@@ -72,6 +72,9 @@ class AnthropicMessages(Dialect):
         return {"max_tokens": output_tokens or MOST_OUTPUT, "stream": True}
 
     def said(self, job: Job) -> dict[str, Any]:
+        if job.encoded is not None:
+            said = {"messages": job.encoded.others}
+            return said | ({"system": job.encoded.system} if job.encoded.system else {})
         system, messages = _system_apart(job.conversation)
         return {"messages": messages} | ({"system": system} if system else {})
 

@@ -68,7 +68,7 @@ class OllamaChat(_OllamaDialect):
     path: ClassVar[str] = "/api/chat"
 
     def said(self, job: Job) -> dict[str, Any]:
-        return {"messages": job.conversation}
+        return {"messages": self.messages(job)}
 
     def decoder(self) -> OllamaDecoder:
         return OllamaDecoder(chat=True)

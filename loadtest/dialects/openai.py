@@ -78,7 +78,7 @@ class OpenAIChat(_OpenAIDialect):
     says: ClassVar[Mapping[str, Said]] = {**_OpenAIDialect.says, "think": think}
 
     def said(self, job: Job) -> dict[str, Any]:
-        return {"messages": job.conversation}
+        return {"messages": self.messages(job)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ class OpenAIResponses(Dialect):
         return {"stream": True} | ({} if output_tokens is None else {"max_output_tokens": output_tokens})
 
     def said(self, job: Job) -> dict[str, Any]:
+        if job.encoded is not None:
+            return {"input": job.encoded.array}
         return {"input": job.prompt if job.messages is None else job.messages}
 
     def decoder(self) -> NamedEventsDecoder:

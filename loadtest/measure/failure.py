@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import httpx
 
 from loadtest.records import Outcome
+from loadtest.wire import HungUpError
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ def failure_of(error: BaseException, stops: tuple[type[BaseException], ...]) -> 
     match error:
         case _ if isinstance(error, stops):
             return Failure(Outcome.CANCELLED, STOPPED)
+        case HungUpError():
+            return Failure(Outcome.LEFT, str(error))
         case httpx.ConnectError() | httpx.ConnectTimeout():
             return Failure(Outcome.CONNECT_ERROR, str(error))
         case httpx.TimeoutException():

@@ -33,6 +33,7 @@ class Progress:
     due: int | None = None  # open loop: requests due by now …
     released: int = 0  # … of which so many were sent or shed …
     shed: int = 0  # … and so many shed
+    left: int = 0  # users who hung up
     textless: bool = False  # answers have no text, as those of embeddings …
     e2es: Sequence[float] = ()  # s, of the last of them …
     input_tokens_per_s: float = 0.0  # … and the rate of theirs
@@ -74,6 +75,7 @@ class Progress:
             due=None if parts[0].due is None else sum(part.due or 0 for part in parts),
             released=sum(part.released for part in parts),
             shed=sum(part.shed for part in parts),
+            left=sum(part.left for part in parts),
             textless=parts[0].textless,
             e2es=[e2e for part in parts for e2e in part.e2es],
             input_tokens_per_s=math.fsum(part.input_tokens_per_s for part in parts),
@@ -92,6 +94,7 @@ class Tally:
     textless: bool = False  # answers have no text, as those of embeddings
     released: int = 0  # of the schedule
     shed: int = 0
+    left: int = 0  # users who hung up
     done: int = 0
     failed: int = 0
     failed_in_a_row: Counter[int] = field(default_factory=Counter)  # the latest requests that ended, by target
@@ -103,9 +106,10 @@ class Tally:
 
     def add(self, record: Record) -> None:
         self.done += 1
-        failed = record.outcome is not Outcome.OK and not record.was_shed
+        failed = record.outcome not in (Outcome.OK, Outcome.LEFT) and not record.was_shed
         self.failed += failed
-        if record.outcome is not Outcome.CANCELLED:  # which says nothing of the server
+        self.left += record.outcome is Outcome.LEFT
+        if record.outcome not in (Outcome.CANCELLED, Outcome.LEFT):  # which say nothing of the server
             self.failed_in_a_row[record.target] = self.failed_in_a_row[record.target] + 1 if failed else 0
         self.output_tokens += record.output_tokens or 0
         if record.t_first_token is not None and not record.warmup:
@@ -113,6 +117,22 @@ class Tally:
         if record.output_tokens is None and record.outcome is Outcome.OK and record.t_send is not None:
             self.input_tokens += record.prompt_tokens or 0
             self.e2es.append(metrics.e2e(record.t_end, record.t_send))
+
+    def count_from(self, t: int) -> bool:
+        """Take the release of a counted request; return whether it is the first."""
+        first = self.counted_from is None
+        self.counted_from = t if self.counted_from is None else self.counted_from
+        return first
+
+    def counted_elsewhere(self, t: int) -> None:
+        """Take another process's first counted request: the first one of all counts."""
+        self.counted_from = t if self.counted_from is None else min(self.counted_from, t)
+
+    def over(self, t: int, duration: float | None) -> bool:
+        """Whether a level of this duration, seconds, has had its time."""
+        if duration is None or self.counted_from is None:
+            return False
+        return t >= self.counted_from + int(duration * metrics.NS_PER_S)
 
     def progress(self, t: int, *, levels: int, in_flight: int, decoding: int, duration: float | None) -> Progress:
         """Say where the level stands at `t`, monotonic ns; `duration` of a closed loop by time, seconds."""
@@ -140,6 +160,7 @@ class Tally:
             due=self._due(t),
             released=self.released,
             shed=self.shed,
+            left=self.left,
             textless=self.textless,
             e2es=tuple(self.e2es),
             input_tokens_per_s=self.input_tokens / elapsed if elapsed > 0 else 0.0,

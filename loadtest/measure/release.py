@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
 from typing import Self
 
+from loadtest.measure.backlog import WorkQueue
 from loadtest.measure.schedule import PlanShare
 from loadtest.metrics import NS_PER_S
 from loadtest.wire import Timerfd, now
@@ -23,11 +25,16 @@ def back_off(failures: int) -> float:
 
 
 class Alarm:
-    """Wakes one coroutine at instants of the monotonic clock; a context, for it holds a descriptor."""
+    """Wakes coroutines at instants of the monotonic clock; a context, for it holds a descriptor.
 
-    def __init__(self) -> None:
+    Work of `queue`, where there is one, keeps clear of the next instant.
+    """
+
+    def __init__(self, queue: WorkQueue | None = None) -> None:
         self._timer: Timerfd | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap by instant, in the order asked
+        self._asked = 0
+        self._queue = queue
 
     def __enter__(self) -> Self:
         self._timer = Timerfd.open()
@@ -40,23 +47,40 @@ class Alarm:
             asyncio.get_running_loop().remove_reader(self._timer.fd)  # before close: uvloop holds the descriptor
             self._timer.close()
             self._timer = None
+        if self._queue is not None:
+            self._queue.due = None
 
     async def until(self, due: int) -> None:
         """Return at `due` (monotonic ns) or, where that has passed, after a turn of the loop: what is ready goes first."""
         await asyncio.sleep(0)
         while (left := due - now()) > 0:
             if self._timer is not None:
-                self._timer.set(due)
-                self._waiter = asyncio.get_running_loop().create_future()
-                await self._waiter
+                waiter = asyncio.get_running_loop().create_future()
+                self._asked += 1
+                heapq.heappush(self._waiting, (due, self._asked, waiter))
+                if self._waiting[0][2] is waiter:
+                    self._set(self._timer)
+                await waiter
             else:
                 await asyncio.sleep(max(left - LOOP_TIMER_NS, 0) / NS_PER_S)
 
     def _ring(self) -> None:
         assert self._timer is not None
         self._timer.clear()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        t = now()
+        while self._waiting and (self._waiting[0][0] <= t or self._waiting[0][2].done()):
+            waiter = heapq.heappop(self._waiting)[2]
+            if not waiter.done():
+                waiter.set_result(None)
+        self._set(self._timer)
+
+    def _set(self, timer: Timerfd) -> None:
+        """Let the timer ring at the first instant that somebody waits for."""
+        due = self._waiting[0][0] if self._waiting else None
+        if due is not None:
+            timer.set(due)
+        if self._queue is not None:
+            self._queue.due = due
 
 
 class Permits:

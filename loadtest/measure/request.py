@@ -15,14 +15,16 @@ from loadtest.dialects.answers.refusals import advised
 from loadtest.dialects.answers.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.measure.failure import Failure, bug
+from loadtest.measure.leaving import STAYS, Stay
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario.fields import merged
 from loadtest.wire import Order, Posts
 from loadtest.wire.clock import LagLog, WallClock
 from loadtest.wire.reads import Reads
 from loadtest.wire.received import Received
+from loadtest.workloads.conversation import Conversation
 from loadtest.workloads.job import Job
-from loadtest.workloads.source import Session
+from loadtest.workloads.source import Answered, Session
 
 IMPOSSIBLE_NS = 50_000  # an answer stamped this much before its request was sent shows that one of the clocks is wrong
 SHORT = 4096  # bytes; an answer up to this long is decoded at once: an error fits, and decoding it takes about 0.1 ms
@@ -70,7 +72,7 @@ class Request:
     The wire is given `order`, the bytes to send and `received` to fill; while the answer comes, `waiting` and `decoding`
     say how far it is. Once it is over, `finish` makes its record in a quiet moment: everything that costs time happens
     there. `count` counts tokens where the server does not (None unless it is the model's own tokenizer). Without `posts`
-    nothing can be sent. `session` gives the job that follows, where the job is one turn of several.
+    nothing can be sent. `stay` says when the user hangs up. `session` gives the job that follows, where the job is one turn of several.
     """
 
     __slots__ = (
@@ -87,6 +89,7 @@ class Request:
         "number",
         "order",
         "received",
+        "remark",
         "save_text",
         "session",
         "t_sched",
@@ -109,6 +112,7 @@ class Request:
         count: Callable[[str], int] | None = None,
         save_text: bool = False,
         target: int = 0,
+        stay: Stay = STAYS,
         user: int | None = None,
     ) -> None:
         self.job = job
@@ -124,14 +128,16 @@ class Request:
         self.failure: Failure | None = (
             None  # what the driver knows of the request's end, where the answer does not say it
         )
+        self.remark: str | None = None  # what the record notes besides what the answer says
         self.decoding = False  # the first content event came, the answer has not ended
         self.first_seen: int | None = None  # when we saw that event, monotonic ns: for live figures only
         self._probe = dialect.decoder()
         self._reads: Reads | None = None
         self._content: Content | None = None
-        self.received = Received(live=self.live, ends=dialect.ends)
+        self.received = Received(live=self.live, ends=dialect.ends, leaves=stay.reader(dialect))
         if posts is not None:
             self.order = posts.order(dialect.posted_to, _body(dialect, job), self.received)
+            self.order.patience = stay.patience_s
 
     @property
     def waiting(self) -> bool:
@@ -139,9 +145,17 @@ class Request:
         return self.first_seen is None and self.received.t_send is not None and not self.received.ended
 
     @property
+    def left(self) -> bool:
+        """Whether the user has hung up."""
+        known = self.failure
+        return known is not None and known.outcome is Outcome.LEFT and self.received.marked is None
+
+    @property
     def plainly_failed(self) -> bool:
         """Whether the request has visibly failed: by how it ended, by its status, or by the text of a short answer."""
         received = self.received
+        if self.left:
+            return False
         if (self.failure is not None and received.marked is None) or not received.success:
             return True
         if not self.dialect.streams and received.size > SHORT:
@@ -177,14 +191,27 @@ class Request:
         return self._content
 
     def following_job(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Job | None:
-        """Return the job that follows this answer in its session; None where nothing does, or this turn failed."""
-        if self.session is None or self.plainly_failed:
+        """Return the job that follows this answer in its session; None where nothing does, this turn failed or was left."""
+        session, answer = self.session, self.answered(wall, lag)
+        if session is None or answer is None:
             return None
+        job = session.next(answer)
+        if isinstance(session, Conversation):
+            self.remark = session.passed
+        return job
+
+    def answered(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Answered | None:
+        """Return the answer as the request's session takes it; None where it has none, or this turn failed."""
+        if self.session is None or self.left or self.plainly_failed:
+            return None
+        if isinstance(self.session, Conversation) and not self.session.hears:
+            return Answered.of("", None, None)
         try:
-            answer = self.content(self.reads(wall, lag)).events.answer
+            content = self.content(self.reads(wall, lag))
+            text, ending = content.events.answer, content.ending
         except Exception:  # noqa: BLE001 - the record will say so
             return None
-        return self.session.next(answer)
+        return Answered.of(text, ending.prompt_tokens, ending.output_tokens)
 
     def finish(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Record:
         """Return the request's one Record, whatever went wrong; None for both clocks means stamps of our own."""
@@ -204,8 +231,8 @@ class Request:
             status=received.status,
             finish_reason=ending.finish_reason,
             server=ending.server or None,
-            notes=ending.notes or None,
-            doubts=ending.doubts or None,
+            notes=[*ending.notes, *filter(None, (self.remark,))] or None,
+            doubts=[*ending.doubts, *filter(None, (self._cut(ending),))] or None,
             new_conn=received.new_conn,
             bytes=len(reads.body),
             prompt=self.job.prompt if self.save_text else None,
@@ -221,6 +248,13 @@ class Request:
             **_server_clock(cast("list[int]", content.events.created)),  # after close there is no None among them
             **self._tokens(content),
         )
+
+    def _cut(self, ending: Ending) -> str | None:
+        """Say why the prompt's count shows that the server cut the conversation, None where it does not."""
+        turn, session = self.job.turn, self.session
+        if turn is None or ending.prompt_tokens is None or not isinstance(session, Conversation):
+            return None
+        return session.doubt(turn, ending.prompt_tokens, self.job.sure_tokens)
 
     def _bare(self, failure: Failure | None, **more: Any) -> Record:
         """Return a record of what is known of every request, and `more`."""
@@ -307,7 +341,9 @@ class Request:
             return {"token_source": "server", "prompt_tokens": ending.prompt_tokens}
         elif count is not None:
             source, output = "tiktoken", count(content.events.said)
-            prompt = ending.prompt_tokens if ending.prompt_tokens is not None else count(self.job.prompt)
+            prompt = ending.prompt_tokens
+            if prompt is None and not self.job.turn:  # a later turn's prompt holds what was said before
+                prompt = count(self.job.prompt)
         else:
             source, output, prompt = "chunks", len(content.events), ending.prompt_tokens
         return {

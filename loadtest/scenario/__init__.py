@@ -50,6 +50,7 @@ from loadtest.scenario.values import (
     TOKEN_COUNTS,
     Range,
     parse_whole,
+    read_share,
     sendable,
     short_repr,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "parse_whole",
     "read_length",
     "read_seconds",
+    "read_share",
     "read_text",
     "record_format",
     "rotation",

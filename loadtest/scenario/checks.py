@@ -40,6 +40,10 @@ def check_together(scenario: Scenario) -> None:
         raise ScenarioError("embeddings take no system prompt; leave out system and system_tokens.")
     if scenario.data is not None and scenario.inputs_per_request > 1:
         raise ScenarioError("data has one text a request; leave out inputs_per_request.")
+    if scenario.leave and scenario.endpoint == EMBEDDINGS:
+        raise ScenarioError("an answer of embeddings has no middle to hang up in; leave out leave, or give patience.")
+    if scenario.leave and not scenario.output_tokens and scenario.data is None and scenario.trace is None:
+        raise ScenarioError("leave must know how long an answer is expected to be; give output_tokens.")
     if scenario.endpoint == EMBEDDINGS and scenario.output_tokens:
         raise ScenarioError(NO_OUTPUT)
     if scenario.unload and scenario.api == "openai":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.values import Range, Text, short_repr
+from loadtest.scenario.values import Range, Text, read_share, short_repr
 
 ATTRIBUTE, OPTION = "attribute", "option"  # of Locust: an attribute of a user class, an option of the test
 
@@ -22,7 +22,7 @@ class Declared:
 
     `table` names the TOML table that the key stands in; the keys of the first releases stand above all tables.
     `also_in` is a second table in which it may stand. `locust` says where Locust's users can set the key. A value of a
-    `length`, or of a `span` in seconds, may also be a distribution, as a text. A key with
+    `share` may be written `5%`; that of a `length`, or of a `span` in seconds, may also be a distribution, as a text. A key with
     `repeat` takes a list whose values all hold together: its option may be given again, each time with what `repeat` shows. A
     text with `joined` may name several things, with that between: a list is taken too, and the option may be given again.
     """
@@ -36,6 +36,7 @@ class Declared:
     also_in: str | None = None
     length: bool = False
     span: bool = False
+    share: bool = False
     locust: tuple[str, ...] = ()
     repeat: str | None = None
     joined: str | None = None
@@ -75,7 +76,14 @@ class Key:
         return kind
 
     def one_text(self, value: Any, where: str) -> Any:
-        """Return a list of texts as the one text that it stands for, where the key may name several things."""
+        """Return a value as the key takes it: a list of texts as the one text that it stands for, `5%` as the share."""
+        if self.declared.share and isinstance(value, str):
+            try:
+                return read_share(value)
+            except ValueError:
+                raise ScenarioError(
+                    f"{where}: {self.name} must be a share like 5% or 0.05, not {short_repr(value)}."
+                ) from None
         between = self.declared.joined
         if between is None or not isinstance(value, list | tuple):
             return value

@@ -82,6 +82,12 @@ def parse_whole(text: str) -> int:
         return int(value)
 
 
+def read_share(text: str) -> float:
+    """Read a share, written as "5%" or "0.05"; raise ValueError."""
+    number = text.strip()
+    return float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+
+
 def coerce(key: str, value: Any, wanted: Any, where: str) -> Any:
     """Return `value` as a field's type; a single value becomes a list of one. Raise ScenarioError."""
     origin = typing.get_origin(wanted)

@@ -18,7 +18,8 @@ from typing import Any
 from locust import events as _events
 from locust.event import Events
 
-from loadtest.users.client import Answer, Client, RequestFailedError
+from loadtest.users.answer import Answer, RequestFailedError
+from loadtest.users.client import Client
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.processes import lifecycle
 from loadtest.users.results import console, live_figures, web

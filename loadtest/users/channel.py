@@ -13,6 +13,7 @@ import httpx
 
 from loadtest.dialects import Dialect, dialect_for
 from loadtest.measure.failure import GivenUpError
+from loadtest.measure.leaving import STAYS, Leaving
 from loadtest.measure.request import Request
 from loadtest.records import Clock
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
@@ -21,10 +22,14 @@ from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages
 from loadtest.users.processes.tryout import UserTarget
 from loadtest.wire import LagLog, Order, Origin, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
+from loadtest.workloads.conversation import Conversation
 from loadtest.workloads.data import data_file
 from loadtest.workloads.job import Job
+from loadtest.workloads.lengths import DrawnLengths
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.messages import text_of
+from loadtest.workloads.prefix import behind_prefix
+from loadtest.workloads.sessions import Talks
 from loadtest.workloads.source import Session, Source
 from loadtest.workloads.workload import Workload
 
@@ -67,6 +72,7 @@ class Channel:
         scenario, target = settled.scenario, settled.target
         self.scenario = scenario
         self.endpoint = _endpoint_of(scenario)  # of a plain ask()
+        self._leaving = Leaving.of(scenario)
         self._clock = clock
         self.url = target.server.url
         counter = settled.counter()
@@ -155,6 +161,22 @@ class Channel:
             return None
         return self._request(job, next(self._numbers), request.dialect, request.session)
 
+    def conversation_of(self, scenario: Scenario) -> tuple[Conversation, Talks]:
+        """Return a new made-up conversation of a scenario, which differs from this channel's in keys of sessions alone."""
+        talks = Talks(scenario, self._counter, self._fit).knowing(
+            DrawnLengths(scenario.seed, self._counter, self._fit, self._context),
+            behind_prefix(scenario, self._counter, self._fit),
+        )
+        return talks.session(scenario.levels()[0], next(self._numbers)), talks
+
+    def counted(self, text: str) -> int:
+        """Return about how many tokens a text adds to a prompt, by the server's count."""
+        return round(self._fit.ratio * self._counter.count(text))
+
+    def turn(self, job: Job, conversation: Conversation, endpoint: Endpoint) -> Request:
+        """Return the request of a turn."""
+        return self._request(job, next(self._numbers), self._dialect(endpoint), conversation)
+
     def _make(self, kind: RequestKind) -> Request:
         number = next(self._numbers)
         source: Source | None = None
@@ -216,6 +238,7 @@ class Channel:
             count=self._count,
             save_text=self.scenario.save_text,
             target=self._target,
+            stay=STAYS if self._leaving is None else self._leaving.stay(job),
         )
 
     def __enter__(self) -> Self:

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import GreenletExit
 from locust.exception import (
-    CatchResponseError,
-    InterruptTaskSet,
     LocustError,
-    RescheduleTask,
-    RescheduleTaskImmediately,
-    ResponseError,
-    StopTest,
-    StopUser,
 )
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
 from locust.user.task import LOCUST_STATE_STOPPING
 
 from loadtest import metrics
-from loadtest.measure.failure import Failure, GivenUpError
+from loadtest.measure.failure import GivenUpError
 from loadtest.measure.release import back_off
 from loadtest.measure.request import Request
-from loadtest.records import Outcome, Record
-from loadtest.scenario import EMBEDDINGS
+from loadtest.records import Record
+from loadtest.scenario import EMBEDDINGS, Scenario
 from loadtest.text import shown
+from loadtest.users.answer import CONTROL, Answer
 from loadtest.users.arguments import (
     Messages,
     checked_instant,
@@ -42,19 +35,18 @@ from loadtest.users.arguments import (
 from loadtest.users.channel import Channel, Endpoint, RequestKind
 from loadtest.users.events import event_context, request_type, response_time
 from loadtest.users.processes import recording
+from loadtest.users.session import UserSession
+from loadtest.users.waiting import sleep_until
 from loadtest.wire import now
+from loadtest.workloads.source import Answered
+from loadtest.workloads.thinking import think_time
 
 if TYPE_CHECKING:
     from locust import User
 
 Prompt = str | Messages | None
-_LOCUST_CONTROL = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, InterruptTaskSet)
 
 logger = logging.getLogger(__name__)
-
-
-class RequestFailedError(LocustError):
-    """Why a request failed: its outcome and one sentence, as in its record."""
 
 
 class Client:
@@ -78,6 +70,9 @@ class Client:
         self._lag = 0  # ns from the last answer's end to its return from here: not the user's doing
         self._level, self._sent = -1, 0  # requests of this user in this level
         self._failures = 0  # on the wire, in a row
+        self._ended = 0  # when the last answer was over, monotonic ns; 0: none was
+        self._sessions = 0  # that this user ended in this level
+        self._talking = False  # in a UserSession that is not over
         self._pending: BaseException | None = None  # what a listener of the request event raised
         self._turn: tuple[RequestKind, Request] | None = None  # the next one of the session that this user is in
 
@@ -149,6 +144,12 @@ class Client:
         """Send what `endpoint` or --endpoint says: a `chat`, `generate`, `responses`, `messages` or `embed`."""
         return self._send(self._channel.endpoint, prompt, **how)
 
+    def session(self, **how: Any) -> UserSession:
+        """Begin a conversation: each `session.chat()` is its next turn, with all that was said before; see UserSession."""
+        self._sessions += self._talking  # the one before ends where another begins
+        self._talking = False
+        return UserSession(self, self._channel, **how)
+
     def _send(
         self,
         endpoint: Endpoint,
@@ -159,14 +160,11 @@ class Client:
         catch_response: bool = False,
         t_sched: int | None = None,
     ) -> Answer:
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            raise pending
+        self._raise_pending()
         texts = checked_texts(prompt) if endpoint == EMBEDDINGS and not isinstance(prompt, str | None) else None
         prompt = None if texts else checked_prompt(prompt, messages_allowed=endpoint not in ("generate", EMBEDDINGS))
         due = checked_instant(t_sched)
-        if due is None:
-            due = now() - self._lag
+        free = now() - self._lag
         kind = self._channel.kind(
             endpoint,
             checked_length("input_tokens", input_tokens),
@@ -180,24 +178,73 @@ class Client:
         else:
             request = self._take(kind, in_session=t_sched is None)
         name = shown(str(name)) if name else request.dialect.posted_to
-        in_turn = t_sched is None
+        if in_turn := due is None:
+            due = self._thought(request, self._channel.scenario, free)
         answer = self._attempt(request, due, name, in_turn=in_turn)
         turn = self._channel.following(request, self._recorder.wall, self._recorder.lag)
         while turn is not None and t_sched is not None:  # an arrival of an open loop sends the whole of its session
             self._recorder.backlog.add(answer.settle)
-            answer = self._attempt(turn, answer.request.received.t_over or now(), name, in_turn=False)
+            due = (answer.request.received.t_over or now()) + self._pause(turn, self._channel.scenario)
+            sleep_until(due)
+            answer = self._attempt(turn, due, name, in_turn=False)
             turn = self._channel.following(turn, self._recorder.wall, self._recorder.lag)
         if turn is not None:
             self._turn = kind, turn
-        ended = answer.request.received.t_over or now()
-        self._recorder.backlog.add(answer.settle)
         if prompt is None and texts is None and turn is None:
             self._recorder.backlog.add(lambda: self._channel.restock(kind, self._recorder.ledger.peak))
+        self._take_end(answer, over=turn is None, catch_response=catch_response)
+        return answer
+
+    def send_turn(self, request: Request, scenario: Scenario, name: str | None, *, catch_response: bool) -> Answer:
+        """Send a turn of a UserSession, which calls `take_turn_end` once it has heard the answer."""
+        self._raise_pending()
+        due = self._thought(request, scenario, now() - self._lag)
+        answer = self._attempt(request, due, shown(str(name)) if name else request.dialect.posted_to, in_turn=True)
         if catch_response:
             answer.expect_verdict()
-        self._lag = max(now() - ended, 0)
-        self._back_off(answer)
         return answer
+
+    def take_turn_end(self, answer: Answer, *, over: bool) -> None:
+        """Take the end of a turn of a UserSession; `over`: nothing follows it in its conversation."""
+        self._talking = not over
+        self._take_end(answer, over=over, catch_response=False)
+
+    def answered(self, request: Request) -> Answered | None:
+        """Return the answer to a turn, decoded; None where it failed."""
+        return request.answered(self._recorder.wall, self._recorder.lag)
+
+    @contextmanager
+    def own_time(self) -> Iterator[None]:
+        """Count what is done inside as ours, not as time that the user takes between two requests."""
+        begin = now()
+        yield
+        self._lag += now() - begin
+
+    def _take_end(self, answer: Answer, *, over: bool, catch_response: bool) -> None:
+        self._ended = answer.request.received.t_over or now()
+        self._sessions += over and answer.request.job.session is not None
+        self._recorder.backlog.add(answer.settle)
+        if catch_response:
+            answer.expect_verdict()
+        self._lag = max(now() - self._ended, 0)
+        self._back_off(answer)
+
+    def _raise_pending(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            raise pending
+
+    @staticmethod
+    def _pause(request: Request, scenario: Scenario) -> int:
+        return int(think_time(scenario, request.job) * metrics.NS_PER_S)
+
+    def _thought(self, request: Request, scenario: Scenario, free: int) -> int:
+        """Wait until the user has thought, from the end of the last answer on; return when that was, or when it was free."""
+        if not scenario.think_time or not self._ended:
+            return free
+        due = max(self._ended + self._pause(request, scenario), free)
+        sleep_until(due)
+        return due
 
     def _take(self, kind: RequestKind, *, in_session: bool) -> Request:
         """Return the next turn of the user's session where it is of this kind, else a new session's first."""
@@ -211,7 +258,7 @@ class Client:
         answer = Answer(request, name, f"{channel.url}{request.dialect.posted_to}", recorder, self._fire)
         try:
             standing = recorder.begin(request, name)
-            warmup = self._warming_up(standing.level) or not standing.steady
+            warmup = self._warming_up(standing.level, request) or not standing.steady
             request.job = dataclasses.replace(request.job, level=standing.level, warmup=warmup)
             channel.wire.fetch(request.order)
         except GivenUpError as error:  # a stop, a timeout around this call, a task that kills what it has spawned
@@ -236,11 +283,13 @@ class Client:
             return True
         return gevent.getcurrent() is user.greenlet or user._state == LOCUST_STATE_STOPPING  # noqa: SLF001
 
-    def _warming_up(self, level: int) -> bool:
-        """Count this user's requests of a level; the first ones are warm-up, as each stream's in the other driver."""
-        self._sent = self._sent + 1 if level == self._level else 1
-        self._level = level
-        return self._sent <= self._channel.scenario.warmup
+    def _warming_up(self, level: int, request: Request) -> bool:
+        """Count this user's requests of a level; the first ones are warm-up, or the first sessions."""
+        if level != self._level:
+            self._level, self._sent, self._sessions = level, 0, 0
+        self._sent += 1
+        done = self._sent - 1 if request.job.session is None else self._sessions
+        return done < self._channel.scenario.warmup
 
     def _back_off(self, answer: Answer) -> None:
         """Pause after a request that the wire could not carry, so that a dead server is not hammered."""
@@ -262,125 +311,5 @@ class Client:
                 start_time=(self._recorder.clock.wall_ns + (record.t_send or record.t_sched)) * metrics.S_PER_NS,
                 url=answer.url,
             )
-        except _LOCUST_CONTROL as control:
+        except CONTROL as control:
             self._pending = control
-
-
-Fire = Callable[["Answer", Record, Exception | None], None]
-
-
-class Answer:
-    """The answer to one request; its record is made in a quiet moment, or as soon as somebody looks at it.
-
-    With catch_response, as Locust's own:
-
-        with self.client.chat("Capital of France?", catch_response=True) as answer:
-            if "Paris" not in answer.text:
-                answer.failure("wrong answer")
-    """
-
-    def __init__(
-        self,
-        request: Request,
-        name: str,
-        url: str,
-        recorder: recording.Recorder,
-        fire: Fire,
-    ) -> None:
-        self.request = request
-        self.name = name
-        self.url = url
-        self._recorder = recorder
-        self._fire = fire
-        self._record: Record | None = None
-        self._waits = False  # for the verdict of a with block
-        self._fired = False
-        self._verdict: Exception | Literal[True] | None = None
-
-    @property
-    def record(self) -> Record:
-        """The request's record, on disk."""
-        if self._record is None:
-            self._record = self._recorder.ledger.record(self.request, self.name)
-        return self._record
-
-    @property
-    def exchange(self) -> Request:
-        """Former name of `request`."""
-        say_once("Answer.exchange is a former name: use Answer.request.")
-        return self.request
-
-    @property
-    def ok(self) -> bool:
-        """Whether the answer came whole."""
-        return self.record.outcome is Outcome.OK
-
-    @property
-    def failed_on_the_wire(self) -> bool:
-        """Former way to ask what `ok` says of every request, without the record."""
-        say_once("Answer.failed_on_the_wire is a former name: use `not answer.ok`.")
-        return self.request.plainly_failed
-
-    def fail(self, outcome: Outcome, error: str) -> None:
-        """Former way to say how a request ended, before its record is made; a test's own verdict is `failure`."""
-        say_once("Answer.fail(outcome, error) is a former name: use failure(why) with catch_response=True.")
-        self.request.failure = Failure(outcome, error)
-
-    @property
-    def text(self) -> str:
-        """What the model said, reasoning left out; as far as it came."""
-        reads = self.request.reads(self._recorder.wall, self._recorder.lag)
-        return self.request.content(reads).events.answer
-
-    @property
-    def status(self) -> int | None:
-        """The HTTP status, None where no answer began."""
-        return self.request.received.status
-
-    @property
-    def status_code(self) -> int:
-        """The HTTP status as Locust's listeners know it, 0 where no answer began."""
-        return self.status or 0
-
-    def success(self) -> None:
-        """Count the request as a success, however it ended; in a with block."""
-        self._verdict = True
-
-    def failure(self, why: Exception | str) -> None:
-        """Count the request as a failure; in a with block."""
-        self._verdict = why if isinstance(why, Exception) else CatchResponseError(why)
-
-    def expect_verdict(self) -> None:
-        """Hold the event back for the end of a with block."""
-        self._waits = True
-
-    def settle(self) -> None:
-        """Have the request recorded, and its event fired unless a with block has yet to judge it."""
-        record = self.record
-        if not self._waits and not self._fired and record.outcome is not Outcome.CANCELLED:
-            self._fired = True
-            self._fire(self, record, self._exception(record))
-
-    def __enter__(self) -> Self:
-        if not self._waits:
-            raise LocustError("in order to use a with-block for requests, you must also pass catch_response=True")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if self._verdict is None and isinstance(error, Exception) and not isinstance(error, _LOCUST_CONTROL):
-            self._verdict = error
-        self._waits = False
-        self.settle()
-        return isinstance(error, ResponseError)
-
-    def _exception(self, record: Record) -> Exception | None:
-        if self._verdict is not None:
-            return None if self._verdict is True else self._verdict
-        return None if record.outcome is Outcome.OK else RequestFailedError(f"{record.outcome}: {record.error}")
-
-
-@functools.cache
-def say_once(sentence: str) -> None:
-    logger.warning(sentence)

@@ -22,9 +22,9 @@ from loadtest.users.options import Settings
 from loadtest.users.processes import recording
 from loadtest.users.processes.levels import LevelRequests
 from loadtest.users.user import ModelUser
+from loadtest.users.waiting import sleep_until
 from loadtest.wire import now
 
-ARRIVE_EARLY_NS = 1_500_000  # a sleep may end 1 ms late, so it ends this much before the instant; then others run
 LATE_NS = 5_000_000  # a request sent later than this after its instant counts as late
 SHARE_POLL_S = 0.01
 
@@ -94,10 +94,7 @@ class OpenLoopUser(ModelUser):
             if not mine.takes(number):
                 continue
             due = start + offset
-            if (left := due - now()) > ARRIVE_EARLY_NS:
-                gevent.sleep((left - ARRIVE_EARLY_NS) / 1e9)
-            while now() < due:
-                gevent.sleep(0)
+            sleep_until(due)
             if recording.schedule_share() != share:  # workers came or went: the schedule begins anew, in other shares
                 return
             recorder.released += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, sendable, short_repr
+from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, read_share, sendable, short_repr
 
 GROUP = "loadtest"
 NAME = "a name in UTF-8 without control characters"
@@ -108,6 +108,8 @@ class Option:
             read, wanted = _length, "a whole number above 0 or a distribution like lognormal(800, 0.6)"
         if declared.span:
             read, wanted = _span, "a number of seconds or a distribution like lognormal(20, 0.8)"
+        if declared.share:
+            read, wanted = read_share, "a share like 5% or 0.05"
         text = LOCUST_HELP.get(key.name, declared.help)
         if key.many:
             text += f" Default: the user class's, else {key.default[0]}."

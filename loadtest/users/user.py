@@ -69,6 +69,8 @@ class ModelUser(User):
     first_byte_timeout: float | None  # s; former name of first_token_timeout
     idle_timeout: float  # s
     total_timeout: float | None  # s
+    patience: float | str | None  # s, or a distribution: how long users wait for the first token before they hang up
+    leave: float | str | None  # share of the answers in whose middle users hang up
     stop_after_errors: int | None  # failed requests in a row that end a level
     key_env: str | None  # the variable that holds the key
     ca_file: str | None

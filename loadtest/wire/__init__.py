@@ -3,7 +3,7 @@
 from loadtest.wire.address import Origin
 from loadtest.wire.async_wire import AsyncWire
 from loadtest.wire.clock import Heartbeat, LagLog, WallClock, keeper, now
-from loadtest.wire.order import Order, Posts, Timeouts
+from loadtest.wire.order import HungUpError, Order, Posts, Timeouts
 from loadtest.wire.reads import Reads
 from loadtest.wire.received import Received
 from loadtest.wire.sync_wire import BlockingWaiter, SyncWire, Waiter
@@ -14,6 +14,7 @@ __all__ = [
     "AsyncWire",
     "BlockingWaiter",
     "Heartbeat",
+    "HungUpError",
     "LagLog",
     "Order",
     "Origin",

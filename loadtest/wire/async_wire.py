@@ -285,6 +285,7 @@ class _AsyncCall(Call):
         self, order: Order, connection: Connection, timeouts: Timeouts, *, release: Callable[[Call], None]
     ) -> None:
         super().__init__(order, connection, timeouts, release=release, wake=self._wake_up)
+        self._patience = order.patience
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -292,6 +293,8 @@ class _AsyncCall(Call):
         """Send the request and wait until its answer is over, or the connection turned out to be stale."""
         if not self.begin(payload, fresh=fresh):
             asyncio.get_running_loop().add_writer(self.connection.fd, self._writable)
+        if self._patience is not None and not self.over:
+            self._timer = asyncio.get_running_loop().call_later(self._patience, self._patience_is_due)
         while not self.over:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -316,6 +319,16 @@ class _AsyncCall(Call):
         self.check(now())
         if not self.over:
             self._expect_end()
+
+    def _patience_is_due(self) -> None:
+        """Hang up now rather than at the next sweep, unless the first token came or the request left later than it began."""
+        self._timer = None
+        self.check(now())
+        deadline, limit = self.deadline
+        if not self.over and limit == "patience":
+            self._timer = asyncio.get_running_loop().call_later(
+                max(deadline - now(), 0) / 1e9 + 0.001, self._patience_is_due
+            )
 
     def _wake_up(self) -> None:
         if self.over and self._timer is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import httpx
 
 from loadtest.wire.clock import now
 from loadtest.wire.connection import Connection
-from loadtest.wire.order import Order, Timeouts
+from loadtest.wire.order import HungUpError, Order, Timeouts
 
 
 class Call:
@@ -28,6 +29,8 @@ class Call:
         self.over = False
         self.error: httpx.TransportError | None = None
         self._limits = order.limits or timeouts
+        if order.patience is not None:
+            self._limits = replace(self._limits, patience=order.patience)
         self._release = release
         self._wake = wake
         self._started = now()
@@ -87,6 +90,8 @@ class Call:
     def _changed(self) -> None:
         """Take note that something happened on the connection."""
         connection = self.connection
+        if self.received.hung_up is not None and not self.received.ended:
+            connection.fail(HungUpError(self.received.hung_up))
         if not self.over and (self.received.ended or connection.stale):
             self.over = True
             self.error = None if connection.stale else connection.verdict()

@@ -18,6 +18,10 @@ from loadtest.wire.received import Received
 _HEADERS = {"Accept": "*/*", "Connection": "keep-alive", "User-Agent": f"loadtest/{__version__}"}
 
 
+class HungUpError(httpx.TransportError):
+    """The user of a request has hung up, as the scenario wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Limits in seconds, None for no limit; they are checked about four times a second.
@@ -30,6 +34,7 @@ class Timeouts:
     first_token: float | None = 3600.0
     idle: float | None = 300.0  # since the last content, or while the server takes no more of the request
     total: float | None = None  # from the request's first byte to the answer's last
+    patience: float | None = None  # of the user who waits for the first token, and then hangs up: no limit of ours
 
     def deadline(self, received: Received, started: int) -> tuple[float, str]:
         """Return when this request is overdue, monotonic ns or infinite, and by which of the limits."""
@@ -38,17 +43,20 @@ class Timeouts:
             soonest = (last + _ns(self.idle), "idle")
         elif received.t_send is not None:
             soonest = (received.t_send + _ns(self.first_token), "first_token")
+            soonest = min(soonest, (received.t_send + _ns(self.patience), "patience"))
         else:
-            soonest = (started + _ns(self.idle), "sending")
+            soonest = min((started + _ns(self.idle), "sending"), (started + _ns(self.patience), "patience"))
         return min(soonest, (started + _ns(self.total), "total"))
 
-    def error(self, limit: str) -> httpx.TimeoutException:
+    def error(self, limit: str) -> httpx.TransportError:
         """Return the exception for a limit that `deadline` named."""
         match limit:
             case "idle":
                 return httpx.ReadTimeout(f"the answer stood still for {self.idle:g} s (idle limit)")
             case "first_token":
                 return httpx.ReadTimeout(f"no token within {self.first_token:g} s (first token limit)")
+            case "patience":
+                return HungUpError(f"the user hung up after {self.patience:.3g} s without a token (--patience)")
             case "sending":
                 return httpx.WriteTimeout(f"the request could not be sent within {self.idle:g} s (idle limit)")
         return httpx.ReadTimeout(f"the answer was not over after {self.total:g} s (total limit)")
@@ -66,6 +74,7 @@ class Order:
     payload: bytes
     received: Received
     limits: Timeouts | None = None  # None: the wire's own
+    patience: float | None = None  # s; see Timeouts
 
     @classmethod
     def of(

@@ -34,7 +34,8 @@ class Received:
     """The instants (monotonic ns) and reads of one request, filled by a wire or by `replay`.
 
     t_send, t_headers, t_first_byte and t_end are the client's own until `reads` replaces them by kernel stamps. `live` is
-    called with body bytes until it returns True for the first content. `ends` says which lines end an answer.
+    called with body bytes until it returns True for the first content. `ends` says which lines end an answer. `leaves` is
+    called with body bytes until it says that the user has left.
     """
 
     __slots__ = (
@@ -44,6 +45,7 @@ class Received:
         "_ends",
         "_handled",
         "_headers_at",
+        "_leaves",
         "_like",
         "_live",
         "_looked",
@@ -58,6 +60,7 @@ class Received:
         "early_ns",
         "ended",
         "failure",
+        "hung_up",
         "marked",
         "new_conn",
         "send_ns",
@@ -71,7 +74,12 @@ class Received:
         "until",
     )
 
-    def __init__(self, live: Callable[[bytes], bool] | None = None, ends: EndMarks | None = None) -> None:
+    def __init__(
+        self,
+        live: Callable[[bytes], bool] | None = None,
+        ends: EndMarks | None = None,
+        leaves: Callable[[bytes], str | None] | None = None,
+    ) -> None:
         self.new_conn = False
         self.t_connect: int | None = None  # TCP, and TLS, ready; None unless a connection was opened for this request
         self.t_send: int | None = None  # the request's last byte handed to the kernel
@@ -88,7 +96,9 @@ class Received:
         self.failure: str | None = None  # why the answer is incomplete, one sentence
         self.marked: End | None = None  # how the answer announced its end: the strongest sign so far
         self.until: int | None = None  # when the answer counts as over though its framing goes on, as after an end mark
+        self.hung_up: str | None = None  # why the user has left in mid-answer
         self._live = live
+        self._leaves = leaves
         self._marks = ends or EndMarks()
         self._needles = self._marks.needles
         self._parser = AnswerParser()
@@ -342,7 +352,11 @@ class Received:
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
-        return self.ended != had_ended or self.marked is not was_marked
+        if self._leaves is not None:
+            self._like = ()  # no read may pass, for its pieces are counted
+            if body and self.success and not self.ended and self.marked is None:
+                self.hung_up = self._leaves(body)
+        return self.ended != had_ended or self.marked is not was_marked or self.hung_up is not None
 
     def _look(self, body: bytes) -> bytes | tuple[()]:
         """Search a read for needles and ask lines with one about the answer's end; return the new _like."""
@@ -385,7 +399,7 @@ class Received:
 
     def forsake(self) -> None:
         """Drop `live`: it usually refers to this object, and the driver has switched off what collects such a cycle."""
-        self._live = None
+        self._live = self._leaves = None
 
     def _end(self, failure: str | None, t: int) -> None:
         if self._suspect and self.marked is not End.MARK:  # a last line without its newline
@@ -395,4 +409,4 @@ class Received:
         self.failure = None if self.marked is not None else failure  # complete, whatever happens to the connection
         self.t_end = t if self._end_at is None else self._handled[self._end_at]
         self.t_over = t
-        self.until = self._live = None
+        self.until = self._live = self._leaves = None

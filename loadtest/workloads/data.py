@@ -13,7 +13,9 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import Level, Scenario
 from loadtest.text import counted
 from loadtest.workloads.files.data_file import DataFile
+from loadtest.workloads.files.data_rows import Row
 from loadtest.workloads.job import Job
+from loadtest.workloads.messages import rounds, system_apart, text_of
 from loadtest.workloads.nonce import seed_of
 from loadtest.workloads.source import Session, SingleRequest
 from loadtest.workloads.tokens import Counter, TokenFit
@@ -90,7 +92,14 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
     path, rows = file.path, counted(len(file), "row")
     if file.left_out:
         yield f"{path}: {counted(file.left_out, 'conversation')} without a word of a user left out; {rows} remain."
-    if file.recorded:
+    if scenario.has_sessions:
+        how = (
+            "recorded answers stand in them"
+            if scenario.answers == "recorded"
+            else "the server's own answers stand in them"
+        )
+        yield f"{path}: {rows} played turn by turn; {how}. Where they run out the first follows again."
+    elif file.recorded:
         hold = "holds" if file.recorded == 1 else "hold"
         yield f"{path}: {counted(file.recorded, 'row')} {hold} a recorded answer, which is not sent."
     if file.own_lengths > 0:
@@ -99,6 +108,8 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
         yield f"{path}: {some} {say} answer may be, which wins over output_tokens."
     if file.with_body is not None:
         yield f"{path}: rows lay {file.with_body} over the request's body, as they are."
+    if scenario.has_sessions:
+        return
     if scenario.data_once:
         if len(scenario.concurrency) > 1:
             yield "Each level sends every row again: from the second on the server's prefix cache may hold the prompts."
@@ -116,6 +127,14 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
         )
 
 
+def _first_prompt(row: Row, scenario: Scenario) -> str:
+    """Return the text of a row's first request."""
+    if not scenario.has_sessions:
+        return row.text
+    system, talk = system_apart(row.talk)
+    return "\n".join(filter(None, (system, text_of(rounds(talk, alone=row.questions)[0].said))))
+
+
 def check_rows_fit(file: DataFile, scenario: Scenario, counter: Counter, fit: TokenFit, context: int) -> None:
     """Raise ScenarioError for a row that does not fit the context with its answer: the server would cut it.
 
@@ -130,7 +149,7 @@ def check_rows_fit(file: DataFile, scenario: Scenario, counter: Counter, fit: To
     for _, negative in long:
         row = file.row(-negative)
         answer = row.output_tokens if row.output_tokens is not None else asked
-        prompt = fit.server(counter.count(row.text)) + shared
+        prompt = fit.server(counter.count(_first_prompt(row, scenario))) + shared
         if prompt + answer > context:
             too_long.append((-negative, prompt, answer))
     if not too_long:

@@ -53,13 +53,17 @@ class DrawnLengths:
         tries = [(self._uncut(level, i, warmup=False), self.at(level, i, warmup=False)) for i in range(TRIES)]
         return sum(wanted != got for wanted, got in tries) / TRIES
 
-    def _uncut(self, level: Level, i: int, *, warmup: bool) -> Level:
+    def of_turn(self, level: Level, i: int, turn: int, *, warmup: bool) -> Level:
+        """Return a level with the lengths of a turn, from the second on, of its i-th session; the context cuts nothing."""
+        return self._uncut(level, i, warmup=warmup, turn=(turn,))
+
+    def _uncut(self, level: Level, i: int, *, warmup: bool, turn: tuple[int, ...] = ()) -> Level:
         drawn: dict[str, Any] = {}
         for side, text in (("input", level.input_lengths), ("output", level.output_lengths)):
             if text is None:
                 continue
             # Prompt and answer are drawn at one place of a file: they belong together.
-            where = ("lengths", "warm-up" if warmup else "job", self.seed, level.index, i)
+            where = ("lengths", "warm-up" if warmup else "job", self.seed, level.index, i, *turn)
             place = seed_from(*where, "place") / (1 << 53)
             rng = random.Random(seed_from(*where, side))
             lengths = lengths_of(text)

@@ -29,7 +29,7 @@ class SharedPrefix:
 
     def session(self, session: Session, level: Level, i: int, *, warmup: bool) -> Session:
         """Return a session whose turns begin with the system prompt that session i draws."""
-        return PrefixedSession(session, *self._drawn(level, i, warmup=warmup))
+        return PrefixedSession(session, *self.drawn(level, i, warmup=warmup))
 
     def fit_job(self, job: Job) -> tuple[Job, int]:
         """Return a job to fit counts by, with a system prompt of its own, and our count of that."""
@@ -42,7 +42,7 @@ class SharedPrefix:
         text = self.scenario.system_text()
         return 0 if text is None else round(self.counter.count(text) * self.fit.ratio)
 
-    def _drawn(self, level: Level, i: int, *, warmup: bool) -> tuple[str, int]:
+    def drawn(self, level: Level, i: int, *, warmup: bool) -> tuple[str, int]:
         """Return a session's system prompt, and the server's count of it."""
         scenario = self.scenario
         if scenario.system_tokens is None:

@@ -13,11 +13,28 @@ from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit
 
 
+class Answered(str):
+    """An answer's text with the server's counts, None where it sent none."""
+
+    __slots__ = ("output_tokens", "prompt_tokens")
+
+    prompt_tokens: int | None
+    output_tokens: int | None
+
+    @classmethod
+    def of(cls, text: str, prompt_tokens: int | None, output_tokens: int | None) -> Self:
+        answer = cls(text)
+        answer.prompt_tokens, answer.output_tokens = prompt_tokens, output_tokens
+        return answer
+
+
 class Session(Protocol):
     """One user's conversation, or a single request."""
 
     def next(self, answer: str | None) -> Job | None:
         """Return the next turn, given the answer to the one before (None at the first turn); None where it is over.
+
+        The answer is an `Answered`.
 
         A job whose `session` is None is a request by itself: its session is not asked for another.
         """

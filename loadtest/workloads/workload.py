@@ -17,11 +17,13 @@ from loadtest.workloads.lengths import DrawnLengths, check_lengths_files, cut_no
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.nonce import nonce_of, seed_from
 from loadtest.workloads.prefix import behind_prefix
+from loadtest.workloads.sessions import Talks
 from loadtest.workloads.source import Session, Source
 from loadtest.workloads.synthetic import Synthetic, made_up
 from loadtest.workloads.tokens import Counter, TokenFit
 
 SOURCES: list[type[Source]] = [
+    Talks,
     LiteralText,
     DataRows,
     HashedBlocks,
@@ -60,6 +62,8 @@ class Workload:
         self.source = source_of(scenario, counter, self.fit)
         self.lengths = DrawnLengths(scenario.seed, counter, self.fit, context)
         self.prefix = behind_prefix(scenario, counter, self.fit)
+        if isinstance(self.source, Talks):
+            self.source = self.source.knowing(self.lengths, self.prefix)
 
     def fitted(self, fit: TokenFit, context: int | None = None) -> Workload:
         """Return a workload whose prompts have the length asked for by the server's own count, and fit its context."""
@@ -67,13 +71,21 @@ class Workload:
 
     def session(self, level: Level, i: int, *, warmup: bool = False, source: Source | None = None) -> Session:
         """Return the i-th session of a level; `source` says what instead of the scenario's own."""
+        source = source or self.source
+        if isinstance(source, Talks):
+            return source.session(level, i, warmup=warmup)
         if self.trace is not None:
             level = self.trace.with_lengths(level, 0 if warmup else i)
             if self.scenario.endpoint == EMBEDDINGS:
                 level = replace(level, output_tokens=None)
         level = self.lengths.at(level, i, warmup=warmup)
-        session = (source or self.source).session(level, i, warmup=warmup)
+        session = source.session(level, i, warmup=warmup)
         return session if self.prefix is None else self.prefix.session(session, level, i, warmup=warmup)
+
+    @property
+    def turns_mean(self) -> float:
+        """About how many turns a session has."""
+        return self.source.turns_mean if isinstance(self.source, Talks) else 1.0
 
     def job(self, level: Level, i: int, *, warmup: bool = False) -> Job:
         """Return the first job of the i-th session of a level."""
@@ -111,7 +123,9 @@ class Workload:
 
     def notes(self) -> Iterator[str]:
         """Yield what a user should know of lengths that were cut to the context, a sentence each."""
-        if self.lengths.context is not None and not self.scenario.literal:
+        if isinstance(self.source, Talks):
+            yield from self.source.early_notes()
+        elif self.lengths.context is not None and not self.scenario.literal:
             yield from cut_notes(self.scenario, self.lengths)
 
 

@@ -1,6 +1,6 @@
 """A real engine for the tests: llama.cpp's own HTTP server (xllamacpp) on a tiny random Llama written here.
 
-Run as a program it serves until it is ended: python llamacpp.py MODEL.gguf PORT SLOTS CONTEXT_PER_SLOT.
+Run as a program it serves until it is ended: python llamacpp.py MODEL.gguf PORT SLOTS CONTEXT_PER_SLOT HOST_CACHE_MIB.
 """
 
 from __future__ import annotations
@@ -116,11 +116,14 @@ def _vocabulary() -> tuple[list[str], list[int], NDArray[np.bool_]]:
 
 
 @contextlib.contextmanager
-def serving(model: Path, *, slots: int, context: int = 4096) -> Iterator[str]:
-    """Serve `model` from a process of its own while inside; gives the base URL once it is ready."""
+def serving(model: Path, *, slots: int, context: int = 4096, host_cache_mib: int = 8192) -> Iterator[str]:
+    """Serve `model` from a process of its own while inside; gives the base URL once it is ready.
+
+    `host_cache_mib` is what copies of slots' prefix caches may take; 0 switches that host cache off.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, __file__, str(model), str(port), str(slots), str(context)]
+    command = [sys.executable, __file__, str(model), str(port), str(slots), str(context), str(host_cache_mib)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             url = f"http://127.0.0.1:{port}"
@@ -143,7 +146,7 @@ def _await_health(server: subprocess.Popen[bytes], url: str) -> None:
     raise AssertionError("the llama.cpp server was not ready within a minute")
 
 
-def _serve(model: str, port: int, slots: int, context: int) -> None:
+def _serve(model: str, port: int, slots: int, context: int, host_cache_mib: int) -> None:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -154,6 +157,7 @@ def _serve(model: str, port: int, slots: int, context: int) -> None:
     params.endpoint_metrics = True
     params.endpoint_slots = True
     params.cpuparams.n_threads = 1
+    params.cache_ram_mib = host_cache_mib
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
     while True:
@@ -161,4 +165,4 @@ def _serve(model: str, port: int, slots: int, context: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], *map(int, sys.argv[2:5]))
+    _serve(sys.argv[1], *map(int, sys.argv[2:6]))

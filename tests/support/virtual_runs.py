@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from typing import Any
 
 from loadtest.records import Outcome, Record
 from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import NS_PER_S, Timing
-from loadtest.simulate.model.virtual import closed_loop, cold_prompt, open_loop
+from loadtest.simulate.model.virtual import Turn, closed_loop, cold_prompt, open_loop, people
 from support import made_runs
 
 BREAK_NS = 100_000_000  # between levels
@@ -29,6 +31,20 @@ class Load:
     prompt: tuple[int, int] = (100, 100)
     output: tuple[int, int] = (50, 50)
     rate: float | None = None  # requests/s, Poisson: an open loop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Talks:
+    """One level of people in conversations; lengths drawn evenly from (least, most), thinking exponentially."""
+
+    users: int
+    talks: int
+    turns: int = 4
+    first: tuple[int, int] = (200, 800)
+    later: tuple[int, int] = (20, 60)
+    answer: tuple[int, int] = (40, 60)
+    think_s: float = 5.0
+    warmup: bool = False  # the first conversation of each user
 
 
 @dataclass(slots=True)
@@ -87,6 +103,60 @@ def play(
         played.levels.append(_level(index, load, start, end))
         start = end + BREAK_NS
     return played
+
+
+def play_talks(
+    timing: Timing,
+    loads: Sequence[Talks],
+    *,
+    slots: int | None,
+    seed: int = 0,
+    says: str | None = "llamacpp",
+    host: HostCache | None = None,
+    answers_kept: bool = True,
+) -> Played:
+    """Run levels of people one after another against one engine; arguments as `play` has them, `host` is its host cache."""
+    draw = random.Random(seed)
+    engine = Engine(timing, slots=slots, seed=seed, loaded=1 << 20, host=host)
+    played = Played()
+    start, number = 0, 0
+    for index, load in enumerate(loads):
+        tokens: dict[int, list[int]] = defaultdict(list)
+
+        def see(emission: Emission, tokens: dict[int, list[int]] = tokens) -> None:
+            tokens[id(emission.stream)].append(emission.at)
+
+        starts = [start / NS_PER_S + user * load.think_s / load.users for user in range(load.users)]
+        turns = people(
+            engine,
+            [_talk(load, draw) for _ in range(load.talks)],
+            starts_s=starts,
+            num_ctx=1 << 20,
+            answers_kept=answers_kept,
+            see=see,
+            prefix=index,
+        )
+        for one in turns:
+            warm = load.warmup and one.session < load.users
+            record = _record(one.stream, tokens[id(one.stream)], index, says, 30e-6, draw, warmup=warm)
+            record = dataclasses.replace(record, user=one.user, session=one.session, turn=one.turn, id=number)
+            played.records.append(record)
+            played.streams[number] = one.stream
+            number += 1
+        end = max(one.stream.ended or 0 for one in turns)
+        level = _level(index, Load(users=load.users), start, end)
+        played.levels.append({**level, "requests": None, "input_tokens": None, "output_tokens": None, "sessions": True})
+        start = end + BREAK_NS
+    return played
+
+
+def _talk(load: Talks, draw: random.Random) -> list[Turn]:
+    turns: list[Turn] = []
+    for turn in range(load.turns):
+        said = draw.randint(*(load.later if turn else load.first))
+        before = turns[-1].prompt + turns[-1].answer if turns else 0
+        turns.append(Turn(before + said, draw.randint(*load.answer), draw.expovariate(1 / load.think_s)))
+    return turns
 
 
 def _request(number: int, load: Load, draw: random.Random) -> EngineRequest:
@@ -158,8 +228,8 @@ def _said(stream: Stream, says: str | None) -> dict[str, Any]:
         return usage
     if says == "llamacpp":
         timings = {
-            "prompt_n": stream.prompt_tokens,
-            "cache_n": 0,
+            "prompt_n": stream.prompt_tokens - stream.cached,
+            "cache_n": stream.cached,
             "prompt_ms": stream.prefill_ns / 1e6,
             "predicted_n": stream.tokens,
             "predicted_ms": stream.decode_ns / 1e6,

@@ -9,7 +9,7 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.findings.run_findings import believed
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure
+from loadtest.analyse.summary import Analysis, figure, wait_in_words
 from loadtest.text import seconds
 
 SHOWN = (("p50", style.SKY, "o"), ("p90", style.BLUE, "s"), ("p95", style.ORANGE, "D"), ("p99", style.VERMILLION, "^"))
@@ -56,6 +56,8 @@ def title(analysis: Analysis) -> str:
         return "Percentiles of TTFT against load"
     last = max(reversed(known), key=offered_load.amount)
     told = " and ".join(
-        f"p{part} {seconds(value)}" for part in (95, 99) if (value := figure(last, "ttft_s", f"p{part}")) is not None
+        f"p{part} {wait_in_words(last, 'ttft_s', f'p{part}')}"
+        for part in (95, 99)
+        if figure(last, "ttft_s", f"p{part}") is not None
     )
-    return f"{last['label']}: the median TTFT is {seconds(figure(last, 'ttft_s', 'p50'))}, {told}"
+    return f"{last['label']}: the median TTFT is {wait_in_words(last, 'ttft_s', 'p50')}, {told}"

@@ -29,7 +29,7 @@ from loadtest.text import counted, percent, shown
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILLION, PURPLE, INK = "#0072B2", "#D55E00", "#CC79A7", "#222222"
-GREY, PALE, PALE_ORANGE = "#6B6B6B", "#D9D9D9", "#F3CF85"
+GREY, PALE, PALE_ORANGE, PALE_BLUE = "#6B6B6B", "#D9D9D9", "#F3CF85", "#B9D6EA"
 LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
 MARKERS = "osD^vPX"
 

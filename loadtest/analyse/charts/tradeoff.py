@@ -11,9 +11,9 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.findings.run_findings import believed
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure
+from loadtest.analyse.summary import Analysis, figure, wait_in_words
 from loadtest.metrics import VOID
-from loadtest.text import number, seconds
+from loadtest.text import number
 
 MOST_NAMED = 10  # points with their load beside them, of one series
 
@@ -97,7 +97,7 @@ def title(analysis: Analysis) -> str:
         return "Throughput against latency"
     best = max(levels, key=lambda level: float(level["output_tokens_per_s"]))
     p95, speed = figure(best, "ttft_s", "p95"), figure(best, "stream_tokens_per_s", "p50")
-    costs = [f"TTFT p95 is {seconds(p95)}"] if p95 is not None else []
+    costs = [f"TTFT p95 is {wait_in_words(best, 'ttft_s', 'p95')}"] if p95 is not None else []
     costs += [f"a stream gets {number(speed)} tokens/s"] if speed is not None else []
     said = f"The most output is {number(best['output_tokens_per_s'])} tokens/s, at {offered_load.load_name(best)}"
     return said + (f": there {' and '.join(costs)}" if costs else "")

@@ -12,7 +12,7 @@ from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.run_findings import queueing, range_of_ttft, telling
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure
+from loadtest.analyse.summary import Analysis, figure, mean_ttft
 from loadtest.text import seconds
 
 LEAST_PART = 0.01  # of the highest bar: a thinner part would be a line without a visible colour
@@ -74,7 +74,7 @@ def _top(level: dict[str, Any]) -> float:
 
 def _stack(axes: Axes, levels: list[dict[str, Any]], factor: float) -> None:
     x, bottom = np.arange(len(levels)), np.zeros(len(levels))
-    whole = np.array([figure(level, "ttft_s") or 0.0 for level in levels]) * factor
+    whole = np.array([mean_ttft(level) or 0.0 for level in levels]) * factor
     for name, label, colour in style.REQUEST_STATES:
         part = np.array([_part_of(level, name) for level in levels]) * factor
         if (part > LEAST_PART * whole.max()).any():
@@ -102,12 +102,14 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw the cumulative distribution of TTFT, a line a level, every request a point of it."""
     colours = style.shades(analysis)
     drawn = False
+    run = analysis.run
     for level in style.drawn_levels(series.levels):
-        values = np.sort(analysis.run.column("ttft_s")[analysis.run.good(level["index"])])
+        values = np.sort(run.column("ttft_s")[run.good(level["index"])])
         if not len(values):
             continue
         drawn = True
-        share = np.arange(1, len(values) + 1) / len(values)
+        left = int((run.left(level["index"]) & np.isnan(run.column("first_token"))).sum())
+        share = np.arange(1, len(values) + 1) / (len(values) + left)  # who left would have waited longer
         few = len(values) <= 200
         axes.plot(
             values * 1e3,
@@ -117,7 +119,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
             marker="o" if few else "",
             markersize=3.5,
             linewidth=1.6,
-            label=f"{offered_load.load_name(level)} (n = {len(values)})",
+            label=f"{offered_load.load_name(level)} (n = {len(values)}{f', {left} left' if left else ''})",
         )
     if not drawn:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")

@@ -30,7 +30,7 @@ DEFAULTS = {
     "inputs_per_request": 1,
 }  # of a run whose loadtest did not know the key yet; others: None
 # Keys of a scenario that count as well; one that has its default counts as missing, as in a run that did not know it yet.
-SHAPING = ("think_time", "max_rate", "turns", "follow_up_tokens", "answers")
+SHAPING = ("think_time", "max_rate", "turns", "follow_up_tokens", "answers", "patience", "leave")
 ASKED = {name: name for name in (*SHAPING, "prompt_file", *SAID_KEYS, *ADDED_KEYS)} | {"prompt": "prompt_text"}
 _MISSING: dict[str, tuple[Any, ...]] = {
     key.name: (None, [], key.default) for key in keys_of(Scenario) if key.name in ASKED

@@ -14,31 +14,38 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures import stats
+from loadtest.analyse.figures.stats import ENDLESS_S, NEVER_S
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.records import Outcome
 from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
 
-ENDLESS_S = 1e12  # stands for the duration of a failed request; a finite number, so that figures can be computed
-NEVER_S = 1e8  # a figure above it was computed from a failed request and is reported as infinite
+FEWEST_ROUNDS, BY_CHANCE = 3, 0.025  # whole rounds of a closed loop
+OF_WHOLE_ANSWERS = ("e2e_s", "e2e_sched_s", "e2e_tokens_per_s")
 
 
 def held_against_requests(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> list[Judged]:
     """Judge objectives by a level of summary.json and by the requests of its run."""
     index = int(level["index"])
-    good = run.good(index)
-    answered = good & np.isfinite(run.column("first_token"))
+    good, left = run.good(index), run.left(index)
+    seen = np.isfinite(run.column("first_token"))
+    answered = good & seen
     sent = run.measured(index) & np.asarray(run.requests["outcome"] != Outcome.CANCELLED, dtype=np.bool_)
-    return [_all_sent(_judged_objective(run, level, each, sent, answered), level) for each in objectives]
+    found = []
+    for each in objectives:
+        # Of a user who left in mid-answer the first token and the gaps are known; its answer never ended.
+        told = answered if each.figure in OF_WHOLE_ANSWERS else answered | (left & seen)
+        found.append(_all_sent(_judged_objective(run, level, each, sent, told, left & ~told), level))
+    return found
 
 
 def _judged_objective(
-    run: Run, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray
+    run: Run, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray, left: BoolArray
 ) -> Judged:
     told = judge_by_figures(objective, level)
     failed, requests = int((sent & ~answered).sum()), int(sent.sum())
     if not failed or not objective.a_request:
-        return told
+        return dataclasses.replace(told, far=_far(run, level, objective, sent, answered))
     if objective.figure == "itl_s":
         value, interval = _of_gaps(run, objective, answered, failed), None
     else:
@@ -47,9 +54,31 @@ def _judged_objective(
             return told  # this server does not report the figure for any request
         value, interval = _of_requests(objective, values, sent, answered, block=int(level.get("concurrency") or 1))
     if math.isnan(value):
-        few = f"needs {objective.requests} requests and has {requests}, {failed} of them failed"
-        return Judged(objective, value, None, failed, requests, unjudged=few, few=True)
-    return Judged(objective, value, interval, failed, requests)
+        lost = "failed or were left" if left.any() else "failed"
+        few = f"needs {objective.requests} requests and has {requests}, {failed} of them {lost}"
+        return Judged(objective, value, None, failed, requests, unjudged=few, few=True, left=int(left.sum()))
+    far = _far(run, level, objective, sent, answered)
+    return Judged(objective, value, interval, failed, requests, left=int(left.sum()), far=far)
+
+
+def _far(run: Run, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray) -> bool:
+    """Whether chance hardly puts so many requests beyond a percentile's limit, if only whole rounds are independent.
+
+    A level of few rounds has no interval, and a miss by far must not be measured again for want of one.
+    """
+    share = STATISTIC_SHARES.get(objective.statistic)
+    if share is None or objective.figure not in run.requests:
+        return False
+    values = run.column(objective.figure)
+    known = sent & (~answered | np.isfinite(values))
+    beyond = known & (~answered | ((values > objective.limit) if objective.at_most else (values < objective.limit)))
+    rounds = int(known.sum()) // max(int(level.get("concurrency") or 1), 1)
+    if rounds < FEWEST_ROUNDS:
+        return False
+    allowed = 1 - share if objective.at_most else share
+    least = math.floor(float(beyond.sum()) / float(known.sum()) * rounds)
+    chance = sum(math.comb(rounds, k) * allowed**k * (1 - allowed) ** (rounds - k) for k in range(least, rounds + 1))
+    return least > 0 and chance < BY_CHANCE
 
 
 def _of_requests(

@@ -146,8 +146,8 @@ class Throughput:
 
 
 def weighted_rate(run: Run, found: Flow, weights: FloatArray) -> Throughput | None:
-    """Return the rate of requests that ended well, each counted by its weight; None where no weight is known."""
-    good = found.rows & np.asarray(run.requests["ok"], dtype=np.bool_) & np.isfinite(weights)
+    """Return the rate of requests that ended well or were left, each counted by its weight; None where no weight is known."""
+    good = found.rows & np.asarray(run.requests["ok"] | run.requests["left"], dtype=np.bool_) & np.isfinite(weights)
     if not good.any():
         return None
     rate = found.per_second(weights, good)
@@ -159,7 +159,7 @@ def weighted_rate(run: Run, found: Flow, weights: FloatArray) -> Throughput | No
 
 def spread_of(run: Run, found: Flow, weights: FloatArray) -> Spread | None:
     """Return the error of a rate as a share of it; None with too few rounds or answers."""
-    good = found.rows & np.asarray(run.requests["ok"], dtype=np.bool_) & np.isfinite(weights)
+    good = found.rows & np.asarray(run.requests["ok"] | run.requests["left"], dtype=np.bool_) & np.isfinite(weights)
     if not found.window.steady:
         return None
     if found.users is None:
@@ -216,9 +216,9 @@ def summed_up(run: Run, found: Flow | None, good: BoolArray) -> dict[str, Any]:
     if found is None or not good.any():
         reason = "no request of this level ended well"
         return {"window": None} | dict.fromkeys(names) | {f"{name}_reason": reason for name in names}
-    tokens, prompts = run.column("output_tokens"), run.column("prompt_tokens")
     figures: dict[str, Any] = {}
-    for name, weights in zip(names, (tokens, prompts, np.ones(len(tokens))), strict=True):
+    answers = np.where(run.requests["ok"], 1.0, np.nan)
+    for name, weights in zip(names, (delivered(run), worked_off(run), answers), strict=True):
         rate = weighted_rate(run, found, weights)
         figures[name] = rate.per_second if rate else None
         figures[f"{name}_ci95"] = rate.ci95 if rate else None
@@ -228,6 +228,27 @@ def summed_up(run: Run, found: Flow | None, good: BoolArray) -> dict[str, Any]:
         "window": {"start": window.start, "end": window.end, "throughput_over": over, **_drain(run, window, good)},
         **figures,
     }
+
+
+def delivered(run: Run) -> FloatArray:
+    """Return the output tokens of each request; of one that was left those that arrived, for servers count at the end alone.
+
+    A piece counts as many tokens as the pieces of this run's other answers hold.
+    """
+    tokens, pieces = run.column("output_tokens"), run.chunks.counts.astype(np.float64)
+    ok, left = (np.asarray(run.requests[name], dtype=np.bool_) for name in ("ok", "left"))
+    counted = left & run.requests["token_source"].eq("chunks").to_numpy(dtype=np.bool_)
+    known = ok & (pieces > 0) & np.isfinite(tokens)
+    if not counted.any() or not known.any():
+        return tokens
+    return np.where(counted, pieces * float(tokens[known].sum() / pieces[known].sum()), tokens)
+
+
+def worked_off(run: Run) -> FloatArray:
+    """Return the prompt tokens of each request; of one that was left in mid-answer the length asked for."""
+    prompts = run.column("prompt_tokens")
+    seen = np.asarray(run.requests["left"], dtype=np.bool_) & np.isfinite(run.column("first_token"))
+    return np.where(seen & np.isnan(prompts), run.column("asked_input"), prompts)
 
 
 def _drain(run: Run, window: Window, good: BoolArray) -> dict[str, Any]:

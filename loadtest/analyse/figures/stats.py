@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from loadtest import metrics
@@ -20,6 +22,10 @@ from loadtest.analyse.run.event_times import Delays, EventGaps, filled
 Described = dict[str, float | int | list[float] | None]
 
 PERCENTILES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+ENDLESS_S = (
+    1e12  # stands for the duration of a request that never ended; a finite number, so that figures can be computed
+)
+NEVER_S = 1e8  # a figure above it was computed from such a request
 MANY = 1 << 19  # pooled values; more of them are counted instead of sorted
 FEWEST_FOR_INTERVAL = 20  # samples that an interval needs
 
@@ -40,6 +46,31 @@ def describe_values(values: FloatArray, *, block: int = 1, requests: IntArray | 
         return _described_values(values, np.sort(values), block, requests=requests)
     known = values[finite]
     return _described_values(known, np.sort(known), block, requests=None if requests is None else requests[finite])
+
+
+def describe_waits(values: FloatArray, left: BoolArray, waited: FloatArray, *, block: int = 1) -> dict[str, Any]:
+    """Return the same of waits that some users did not wait out: those marked in `left`, who had `waited` so long.
+
+    Each of them ranks as slower than all who stayed. A statistic that such a wait decides is at least what is said, and
+    `at_least` names it.
+    """
+    if not left.any():
+        return describe_values(values, block=block)
+    found = describe_values(np.where(left, ENDLESS_S, values), block=block)
+    least = describe_values(np.where(left, waited, values), block=block)
+    known, at_least = 0.0, []
+    for part in ("mean", *PERCENTILES, "max"):
+        value, lowest, interval = found[part], least[part], found.get(f"ci95_{part}")
+        if isinstance(value, float) and value > NEVER_S and isinstance(lowest, float):
+            at_least.append(part)
+            value = found[part] = max(lowest, known) if part in PERCENTILES else lowest
+        if isinstance(value, float) and part in PERCENTILES:
+            known = value
+        if isinstance(interval, list) and interval[1] > NEVER_S:
+            found[f"ci95_{part}"] = None
+    stayed = values[~left & np.isfinite(values)]
+    mean = float(stayed.mean()) if len(stayed) else None
+    return {**found, "left": int(left.sum()), "at_least": at_least, "mean_stayed": mean}
 
 
 def describe_pooled(pooled: EventGaps | Delays, rows: BoolArray, *, block: int = 1) -> Described:

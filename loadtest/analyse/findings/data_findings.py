@@ -34,7 +34,7 @@ def batch_sentences(run: Run, levels: Sequence[dict[str, Any]]) -> list[Finding]
             for column, word in (("prompt_tokens", "input"), ("output_tokens", "output"))
             if np.isfinite(good[column]).any()
         ]
-        failed = len(sent) - len(good)
+        failed = len(sent) - len(good) - int(run.left(level["index"]).sum())
         found.append(
             Finding(
                 f"{counted(len(sent), 'row')} of {name} took {_duration(span)} at {load}"

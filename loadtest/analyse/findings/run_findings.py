@@ -10,14 +10,14 @@ from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import knee as knee_of
-from loadtest.analyse.findings import data_findings
+from loadtest.analyse.findings import cache_findings, data_findings, leaving_findings
 from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.server import cold_load, memory, memory_parts, prompt_length
 from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.summary import Analysis, figure, has_tokens
+from loadtest.analyse.summary import Analysis, figure, has_tokens, mean_ttft, wait_in_words
 from loadtest.analyse.verdict import endings
 from loadtest.metrics import VOID
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
@@ -44,6 +44,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     several, levels = bool(analysis.groups), analysis.summary["levels"]
     found: list[str | Finding | None] = [
         endings.end_sentence(analysis.run),
+        _found_max(analysis.run.facts.get("find_max") or {}),
         *memory.context_sentences(analysis.run),
         *data_findings.batch_sentences(analysis.run, levels),
         *_shared_servers(analysis),
@@ -72,6 +73,13 @@ def _prediction(summary: dict[str, Any]) -> Finding | None:
         return Finding(f"The prediction that this run kept could not be scored: {why}")
     when = f"Predicted on {kept['made']}, kept before the first request."
     return Finding(kept["sentence"], " ".join([when, *kept["not_scored"]]))
+
+
+def _found_max(found: dict[str, Any]) -> Finding | None:
+    """Return the answer of --find-max, and how what binds is known."""
+    if not found.get("sentence"):
+        return None
+    return Finding(found["sentence"], (found.get("binds") or {}).get("evidence") or "")
 
 
 def _shared_servers(analysis: Analysis) -> list[str]:
@@ -103,7 +111,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
         found.append("No request was recorded.")
     elif has_tokens(*summary["levels"]):
         found.append(slots_finding(analysis))
-    found += [*steps_findings(analysis), *longer_prompts(analysis)]
+    found += [*cache_findings.cache_findings(analysis), *steps_findings(analysis), *longer_prompts(analysis)]
     every = series_of(summary["levels"])
     for series in every if len(every) <= MOST_TOLD else [every[0], every[-1]]:  # the tables have the rest
         who = series.label if len(every) > 1 else ""
@@ -117,6 +125,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
         ):
             if each:
                 found.append(each.about(who))
+    found += leaving_findings.leaving_findings(summary["levels"])
     found += [*unsteady(summary["levels"])[:MOST_TOLD], *rates.drained(summary["levels"])[:MOST_TOLD]]
     return [each if isinstance(each, Finding) else Finding(each) for each in found]
 
@@ -220,7 +229,7 @@ def stalling(series: Series) -> Finding | None:
     if not levels or levels[-1].get("concurrency") == 1:  # a stream alone has no others
         return None
     level = levels[-1]
-    stall, e2e, ttft = (figure(level, name) for name in ("stall_s", "e2e_s", "ttft_s"))
+    stall, e2e, ttft = figure(level, "stall_s"), figure(level, "e2e_s"), mean_ttft(level)
     if not stall or e2e is None or ttft is None or e2e <= ttft or stall < LEAST_STALL * (e2e - ttft):
         return None
     share = percent(stall / (e2e - ttft))
@@ -240,9 +249,8 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     if not told:
         return None
     level = told[-1]
-    ttft, wait, slot, batch = (
-        figure(level, name) for name in ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s")
-    )
+    wait, slot, batch = (figure(level, name) for name in ("queue_wait_s", "slot_wait_s", "batch_wait_s"))
+    ttft = mean_ttft(level)
     if not ttft:
         return None
     at, of = f"at {offered_load.load_name(level)}", f"of the mean TTFT ({seconds(ttft)})"
@@ -274,7 +282,7 @@ def batching(series: Series) -> Finding | None:
     found = None
     largest = LEAST_BATCH_WAIT
     for level in believed(series.levels):
-        ttft, slot, batch = (figure(level, name) for name in ("ttft_s", "slot_wait_s", "batch_wait_s"))
+        ttft, slot, batch = mean_ttft(level), figure(level, "slot_wait_s"), figure(level, "batch_wait_s")
         if ttft and batch and slot is not None and slot < 0.1 * batch and batch / ttft > largest:
             found, largest = level, batch / ttft
     if found is None:
@@ -315,7 +323,7 @@ def range_of_ttft(series: Series) -> Finding | None:
     if not ends:
         return None
     told = ends[:1] if len(ends) == 1 else [ends[0], ends[-1]]
-    ttfts = [f"{seconds(figure(level, 'ttft_s', 'p50'))} at {offered_load.load_name(level)}" for level in told]
+    ttfts = [f"{wait_in_words(level, 'ttft_s', 'p50')} at {offered_load.load_name(level)}" for level in told]
     speeds = [figure(level, "stream_tokens_per_s", "p50") for level in told]
     said = f"The median TTFT is {listed(ttfts)}"
     if all(speeds):

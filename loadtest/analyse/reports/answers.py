@@ -14,7 +14,7 @@ from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.run_findings import believed
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.summary import Analysis, figure, has_tokens
+from loadtest.analyse.summary import Analysis, figure, has_tokens, wait_in_words
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.metrics import SUSPECT, VALID, VOID, needed
 from loadtest.text import counted, listed, number, seconds
@@ -270,6 +270,6 @@ def _ttft(at: dict[str, Any] | None, best: dict[str, Any] | None, missing: str) 
         return Tile(name, "", missing)
     value = figure(level, "ttft_s", "p95")
     if value is not None:
-        return Tile(name, seconds(value), f"at {level['label']}")
+        return Tile(name, wait_in_words(level, "ttft_s", "p95"), f"at {level['label']}")
     count = (level.get("ttft_s") or {}).get("n", 0)
     return Tile(name, "", f"p95 takes {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")

@@ -12,9 +12,10 @@ from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
 from loadtest.analyse.reports.command import command
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server import memory_parts
-from loadtest.analyse.summary import Analysis, failed, figure, has_tokens
+from loadtest.analyse.summary import Analysis, failed, figure, has_tokens, wait_in_words
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, VOID, needed
+from loadtest.records import Outcome
 from loadtest.slo import judged_before
 from loadtest.text import UNKNOWN, number, percent, seconds
 
@@ -50,8 +51,8 @@ def headline(level: dict[str, Any], *, tokens: bool = True) -> list[str]:
         e2e = [duration(figure(level, "e2e_s", part)) for part in ("p50", "p95", "p99")]
         e2e.append(duration(figure(level, "e2e_sched_s", "p95")))
         return [*e2e, number(level["requests_per_s"]), number(level["input_tokens_per_s"])]
-    ttft = [duration(figure(level, "ttft_s", part)) for part in ("p50", "p95", "p99")]
-    ttft.append(duration(figure(level, "ttft_sched_s", "p95")))
+    ttft = [wait_in_words(level, "ttft_s", part) for part in ("p50", "p95", "p99")]
+    ttft.append(wait_in_words(level, "ttft_sched_s", "p95"))
     waited = duration(figure(level, "queue_wait_s", "p50"))
     return [
         *ttft,
@@ -81,6 +82,7 @@ def overview(summary: dict[str, Any]) -> Grid:
     Of answers without text, such as embeddings, E2E stands for TTFT.
     """
     levels = summary["levels"]
+    some_left = any(level["outcomes"].get(Outcome.LEFT) for level in levels)
     some_shed = any(level.get("shed") for level in levels)
     due = any(map(offered_load.is_open, levels))  # a closed loop sends when its user is free: both are the same there
     tokens = has_tokens(*levels)
@@ -89,6 +91,7 @@ def overview(summary: dict[str, Any]) -> Grid:
         "verdict",
         "ok",
         "failed",
+        *(["left"] if some_left else []),
         *(["not sent"] if some_shed else []),
         "TTFT p50" if tokens else "E2E p50",
         "p95",
@@ -105,6 +108,7 @@ def overview(summary: dict[str, Any]) -> Grid:
                 level["verdict"],
                 str(level["outcomes"].get("ok", 0)),
                 str(failed(level)),
+                *([str(level["outcomes"].get(Outcome.LEFT, 0))] if some_left else []),
                 *([str(level.get("shed") or 0)] if some_shed else []),
                 *(p50, p95, p99),
                 *([from_sched] if due else []),
@@ -156,7 +160,10 @@ def level_table(level: dict[str, Any]) -> Grid:
             rows.append((name, unit, "0", *[UNKNOWN] * (len(STATISTIC_HEADS) + 1), f"{formula} (unknown: {reason})"))
             continue
         factor = 1e3 if unit == "ms" else 1.0
-        cells = [_untold(described, part) or _in_unit(described[part], factor) for part in STATISTIC_HEADS]
+        cells = [
+            _untold(described, part) or _more(described, part) + _in_unit(described[part], factor)
+            for part in STATISTIC_HEADS
+        ]
         interval = described["ci95_p50"]
         between = f"{_in_unit(interval[0], factor)} to {_in_unit(interval[1], factor)}" if interval else UNKNOWN
         rows.append((name, unit, str(described["n"]), *cells, between, formula))
@@ -312,6 +319,10 @@ def _untold(described: dict[str, Any] | None, part: str) -> str | None:
 
 def duration(value: float | None) -> str:
     return UNKNOWN if value is None else seconds(value)
+
+
+def _more(described: dict[str, Any] | None, part: str) -> str:
+    return "> " if described and part in described.get("at_least", ()) else ""
 
 
 def _in_ms(value: float) -> str:

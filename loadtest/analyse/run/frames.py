@@ -83,6 +83,10 @@ class Run:
         frame = self.requests
         return np.asarray((frame["level"] == level) & ~frame["warmup"], dtype=np.bool_)
 
+    def left(self, level: int) -> BoolArray:
+        """Mark the measured requests of a level whose user hung up."""
+        return self.measured(level) & np.asarray(self.requests["left"], dtype=np.bool_)
+
     def good(self, level: int) -> BoolArray:
         """Mark the requests that figures come from: measured ones that ended well."""
         return self.measured(level) & np.asarray(self.requests["ok"], dtype=np.bool_)
@@ -164,6 +168,7 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
     tokens = np.where(sent > 1, sent, np.nan)
     c["chunks"] = chunks.counts
     c["ok"] = c["outcome"] == Outcome.OK
+    c["left"] = c["outcome"] == Outcome.LEFT
     c["ttft_s"] = metrics.ttft(c["t_first_token"], c["t_send"])
     c["ttft_sched_s"] = metrics.ttft_sched(c["t_first_token"], c["t_sched"])
     c["e2e_s"] = metrics.e2e(last, c["t_send"])

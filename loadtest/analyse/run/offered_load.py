@@ -27,8 +27,9 @@ def level_of(level: dict[str, Any]) -> Level:
         *("concurrency", "rate", "rate_to", "trace", "words", "system_tokens"),
         *("input_tokens", "output_tokens", "input_lengths", "output_lengths"),
     ]
-    given = {key: level.get(key) for key in keys}
-    return Level(index=level["index"], requests=0, inputs=level.get("inputs") or 1, **given)
+    given: dict[str, Any] = {key: level.get(key) for key in keys}
+    given |= {"inputs": level.get("inputs") or 1, "turns": level.get("turns"), "sessions": bool(level.get("sessions"))}
+    return Level(index=level["index"], requests=0, **given)
 
 
 def load_name(level: dict[str, Any]) -> str:
@@ -42,7 +43,7 @@ def label(level: dict[str, Any], prompt_tokens: FloatArray) -> str:
     """Return a level's label, with the real prompt length where it is not as asked: "4 streams · 1513 in (512 asked)"."""
     named = str(level.get("label") or level_of(level).label)
     known, asked = prompt_tokens[np.isfinite(prompt_tokens)], level.get("input_tokens")
-    if not len(known) or not asked:
+    if not len(known) or not asked or level.get("sessions"):  # later turns hold what was said before
         return named
     got = (float(known.mean()) - (level.get("system_tokens") or 0)) / (level.get("inputs") or 1)
     if abs(got - asked) <= max(FEW_TOKENS, metrics.LENGTH_SHARE * asked):

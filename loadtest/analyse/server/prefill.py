@@ -69,12 +69,20 @@ class Prefill:
 def uncached(run: Run) -> FloatArray:
     """Return each request's prompt tokens less those that the prefix cache held; nan unknown.
 
-    Where the server never says how many those are, they are none, unless prompts share a prefix: then nobody knows.
+    Where the server never says how many those are, they are none, unless prompts share a prefix, or for later turns of a
+    conversation: then nobody knows.
     """
     cached = run.column("cached_tokens")
-    if np.isfinite(cached).any() or not shares_prefix(run):
+    if np.isfinite(cached).any() or not (shares_prefix(run) or has_turns(run)):
         cached = np.nan_to_num(cached)
+    elif not shares_prefix(run):
+        cached = np.where(np.nan_to_num(run.column("turn")) > 0, np.nan, 0.0)
     return np.asarray(run.column("prompt_tokens") - cached, dtype=np.float64)
+
+
+def has_turns(run: Run) -> bool:
+    """Whether requests follow one another in conversations."""
+    return bool((np.nan_to_num(run.column("turn")) > 0).any())
 
 
 def shares_prefix(run: Run) -> bool:

@@ -67,6 +67,10 @@ class Decoding:
             return [lambda: self]
         return [partial(_block, self.requests, run, low, high) for low, high in blocks(run.chunks.starts)]
 
+    def of_row(self, run: Run, row: int) -> Decoding:
+        """Read all gaps of the request in one row; their `step_s` is the plain gap."""
+        return _block(self.requests, run, row, row + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class TokenInstants:

@@ -76,7 +76,7 @@ def _slot_wait(run: Run, slots: int, wait: FloatArray) -> FloatArray:
     send, end, first = run.column("send"), run.column("end"), run.column("first_token")
     arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
     admitted = _admitted(run, arrived, wait)
-    left = _left(run)
+    left = left_slot(run)
     lost = _held_without_token(run, arrived, admitted, left, slots)
     order = np.where(lost, arrived, admitted)
     known = np.isfinite(order) & np.isfinite(left)
@@ -101,7 +101,7 @@ def _admitted(run: Run, arrived: FloatArray, wait: FloatArray) -> FloatArray:
     return np.where(np.isfinite(wait), arrived + wait, guessed)
 
 
-def _left(run: Run) -> FloatArray:
+def left_slot(run: Run) -> FloatArray:
     """Return when each request freed its slot: at its last token; at its end where it was cut off or sent an end token."""
     last, end = run.column("last"), run.column("end")
     done = np.asarray(run.requests["ok"] & (run.requests["finish_reason"] != "stop"), dtype=np.bool_)

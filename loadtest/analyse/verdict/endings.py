@@ -116,6 +116,8 @@ def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
         return
     if len(e.everyone) and not e.rows.any():
         return  # _only_warmups says it
+    if len(_left_waiting(e)) >= max(metrics.FAILED_SHARE * len(_ended_by_itself(e)), 1):
+        return  # which users do where the server is too slow for them: that was measured
     yield Doubt(VOID, f"no request ended well ({list_outcomes(e.measured) or 'none was recorded'})")
 
 
@@ -134,7 +136,7 @@ def _only_warmups(e: Evidence) -> Iterator[Doubt]:
 
 def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
     ended = _ended_by_itself(e)
-    bad = ended[~ended["outcome"].isin((Outcome.OK, Outcome.CLIENT_ERROR))]
+    bad = ended[~ended["outcome"].isin((Outcome.OK, Outcome.LEFT, Outcome.CLIENT_ERROR))]
     allowed = float(e.scenario.get("max_error_ratio") or 0.0)
     if not len(e.requests) or not len(bad):
         return
@@ -147,11 +149,27 @@ def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(SUSPECT, f"{said}, above the allowed {percent(allowed)}{last}")
 
 
+def _most_left(e: Evidence) -> Iterator[Doubt]:
+    ended = _ended_by_itself(e)
+    waiting = _left_waiting(e)
+    if len(waiting) and len(waiting) >= metrics.FAILED_SHARE * len(ended):
+        yield Doubt(
+            SUSPECT,
+            f"{len(waiting)} of {len(ended)} users hung up before their first token: speeds and whole answers are of those "
+            "who stayed, fewer than half",
+        )
+
+
+def _left_waiting(e: Evidence) -> pd.DataFrame:
+    """Return the measured requests whose user hung up before the first token."""
+    return e.measured[(e.measured["outcome"] == Outcome.LEFT) & e.measured["first_token"].isna()]
+
+
 def _stopped_answering(e: Evidence) -> str | None:
     """Say from when on every request failed; None where as many failures in a row may be chance."""
     if e.run.facts.get("state") == "interrupted":
         return None  # what failed last may have failed for that
-    known = e.everyone[(e.everyone["outcome"] != Outcome.CANCELLED) & e.everyone["outcome"].notna()]
+    known = e.everyone[~e.everyone["outcome"].isin((Outcome.CANCELLED, Outcome.LEFT)) & e.everyone["outcome"].notna()]
     good = known["ok"].astype(bool)
     since = float(known["end"][good].max())
     after = known["end"] > since
@@ -278,6 +296,7 @@ ENDING_RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _only_warmups,
     _client_error,
     _too_many_failed,
+    _most_left,
     _run_failed,
     _stopped,
     _worker_died,

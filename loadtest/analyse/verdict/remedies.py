@@ -39,6 +39,10 @@ REMEDIES: dict[str, Remedy] = {
         "Do what the error says: HTTP 429 and 503 ask for fewer streams or a lower rate, a timeout for a longer one. If some "
         "failures are normal for this server, allow them with --max-error-ratio.",
     ),
+    "most_left": Remedy(
+        "Most users hung up before their first token.",
+        "Send less load, or give users more --patience: this level shows what few patient users got.",
+    ),
     "run_failed": Remedy(
         "The run broke off in this level.",
         "Remove the cause that the reason names, such as a full disk, and run it again.",

@@ -16,7 +16,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import memory
-from loadtest.analyse.server.prefill import shares_prefix
+from loadtest.analyse.server.prefill import has_turns, shares_prefix
 from loadtest.analyse.verdict import endings
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
@@ -272,6 +272,8 @@ def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
 def _cached(e: Evidence) -> Iterator[Doubt]:
     if e.scenario.get("warm_cache") or e.scenario.get("data") or shares_prefix(e.run) or not len(e.requests):
         return  # asked for, or the user's own prompts
+    if has_turns(e.run):
+        return  # a conversation is there to be cached
     prompt, cached = e.requests["prompt_tokens"], e.requests["cached_tokens"]
     said = int(((cached > CACHED_TOKENS) & (cached > CACHED_SHARE * prompt)).sum())
     if said > HIT_SHARE * len(e.requests):

@@ -24,6 +24,24 @@ class LimitKeys:
     total_timeout: float | None = key(
         "Longest time for a whole request.", None, unit="s", bounds=SECONDS, locust=(ATTRIBUTE,)
     )
+    patience: float | str | None = key(
+        "How long users wait for the first token before they hang up: seconds, or a distribution like uniform(5, 15); "
+        "default: as long as the limits allow.",
+        None,
+        unit="s",
+        bounds=SECONDS,
+        span=True,
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
+    leave: float | None = key(
+        "Share of the answers in whose middle the user hangs up, like 5%; where is drawn evenly from the expected answer.",
+        None,
+        bounds=Range(0, 1, instead="5 % is 5% or 0.05"),
+        share=True,
+        table="request",
+        locust=(ATTRIBUTE, OPTION),
+    )
     max_error_ratio: float = key(
         "Share of failed requests above which a level is suspect.", 0.0, bounds=Range(0, 1, instead="5 % is 0.05")
     )

@@ -59,10 +59,13 @@ class GeventWaiter:
         self._poller = Poller(HubReaders(), ticks=stamps_wanted(), epoll=epoll)
         self._waiting: dict[int, tuple[Deadline, Switch[bool]]] = {}
         self._overdue: Any = self._loop.timer(OVERDUE_S, OVERDUE_S)
+        self._soon: Any = None
 
     def close(self) -> None:
         """Let go of the hub; greenlets that still wait are not woken."""
         self._overdue.close()
+        if self._soon is not None:
+            self._soon.close()
         self._poller.close()
 
     def pump(self, fd: int, step: Callable[[], bool], deadline: Deadline) -> bool:
@@ -133,10 +136,18 @@ class GeventWaiter:
                 self._overdue.stop()
 
     def _wake_overdue(self) -> None:
-        t = now()
+        t, nearest = now(), OVERDUE_S * 1e9
         for deadline, switch in list(self._waiting.values()):
-            if t >= deadline():
+            if (left := deadline() - t) <= 0:
                 switch.switch(False)
+            else:
+                nearest = min(nearest, left)
+        if self._soon is not None:
+            self._soon.close()
+            self._soon = None
+        if self._waiting and nearest < OVERDUE_S * 1e9:  # a user's patience ends before the next look
+            self._soon = self._loop.timer(nearest / 1e9)
+            self._soon.start(self._wake_overdue, update=True)
 
 
 def _answer(switch: Switch[Any]) -> Any:

@@ -225,7 +225,7 @@ class Recorder:
             except Exception:
                 logger.exception("a listener failed over a record")
         most, where = self._stop_after.get(record.target), (record.target, record.level)
-        if most is None or record.outcome is Outcome.CANCELLED:
+        if most is None or record.outcome in (Outcome.CANCELLED, Outcome.LEFT):
             return
         self._failed_in_a_row[where] = self._failed_in_a_row[where] + 1 if record.outcome is not Outcome.OK else 0
         if self._failed_in_a_row[where] >= most and not self._hopeless:

@@ -54,16 +54,20 @@ def judge_gates(settings: Settings, total: Figures) -> Iterator[Gate]:
 def _ttft_gate(option: str, limit: float, total: Figures) -> Gate:
     """Judge TTFT p95 over all requests; one that failed, or never got a token, counts as slower than any limit."""
     known = total.histograms["ttft_s"]
-    lost = total.failures + total.measured - known.count
+    lost = total.failures + total.measured + total.left - known.count
     requests = total.requests - total.outcomes[ACCEPTED]
-    among = f" with {lost} of {requests} requests failed or without a token" if lost else f" of {requests} requests"
+    among = f" with {lost} of {requests} requests {_lost_words(total)}" if lost else f" of {requests} requests"
     if lost > 0.05 * requests:
-        return Gate(option, passed=False, saw=f"TTFT p95{among} falls on a failed request")
+        return Gate(option, passed=False, saw=f"TTFT p95{among} falls on one of those")
     if not metrics.enough_for(0.95, requests):
         return Gate(option, passed=False, saw=f"TTFT p95 needs 20 requests, and {requests} were measured", judged=False)
     p95 = known.percentile(min(0.95 * requests / (requests - lost), 1.0))
     assert p95 is not None
     return Gate(option, p95 <= limit, f"TTFT p95{among} is {seconds(p95)}")
+
+
+def _lost_words(total: Figures) -> str:
+    return "failed, left or without a token" if total.left_waiting else "failed or without a token"
 
 
 def _speed_gate(option: str, least: float, total: Figures) -> Gate:

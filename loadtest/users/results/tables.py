@@ -97,6 +97,14 @@ def board_lines(rows: BoardRows, mark: str | None = None) -> list[str]:
 def notes(rows: BoardRows) -> Iterator[str]:
     """Yield what stands below a table: what was left out, and every reason for doubt once."""
     total = rows[-1]
+    if total.get("left"):
+        waiting = total["left_waiting"]
+        where = (
+            f", {waiting} of them before the first token: TTFT percentiles count those as the slowest"
+            if waiting
+            else ""
+        )
+        yield f"{total['left']} of {total['requests']} users hung up{where}."
     left_out = [
         f"{total[key]} {said}" for key, said in (("cancelled", "cancelled"), ("warmup", "warm-up")) if total[key]
     ]

@@ -6,7 +6,7 @@ Data files come from many programs: rows with a prompt, chat messages, ShareGPT 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loadtest.scenario import TOKEN_COUNTS, parse_whole, short_repr
@@ -36,6 +36,8 @@ class Row:
     id: str | None = None
     body: Mapping[str, Any] | None = None  # laid over the request's body
     answer: str | None = None  # that was recorded: not sent
+    talk: tuple[Mapping[str, Any], ...] = ()  # the whole conversation with its answers, to be played turn by turn
+    questions: bool = False  # its messages are a user's alone, each to be answered before the next
 
     @property
     def has_system(self) -> bool:
@@ -48,7 +50,7 @@ def read_row(value: Any, column: str | None) -> Row | None:
     `column` is the name of the prompt's column, where the user gave it.
     """
     if isinstance(value, str) and column is None:
-        return Row(_said(value, "its text"))
+        return _text_row(_said(value, "its text"))
     if not isinstance(value, dict):
         raise RowError(f"is {_kind(value)}, not an object with a prompt")
     name = column if column is not None else next((one for one in KNOWN if value.get(one) not in (None, "")), None)
@@ -60,14 +62,18 @@ def read_row(value: Any, column: str | None) -> Row | None:
         return _batch_row(given, row_id)
     length = _length(value)
     if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
-        return Row(_said(given[0], name), output_tokens=length, id=row_id)  # turns of a user's alone, as in MT-Bench
+        row = _text_row(
+            _said(given[0], name), output_tokens=length, id=row_id
+        )  # turns of a user's alone, as in MT-Bench
+        return replace(row, talk=tuple(_user(text) for text in given if text.strip()), questions=True)
     if isinstance(given, list) or name in CONVERSATIONS:
         return _conversation(given, name, length, row_id, value.get("system"), _extra(value))
     text = _said(given, name)
     if name == "instruction" and isinstance(value.get("input"), str) and value["input"].strip():
         text = f"{text}\n\n{value['input']}"
     answer = next((value[one] for one in ("answer", "output", "response") if isinstance(value.get(one), str)), None)
-    return Row(text, output_tokens=length, id=row_id, body=_extra(value), answer=answer)
+    row = _text_row(text, output_tokens=length, id=row_id, body=_extra(value), answer=answer)
+    return row if answer is None else replace(row, talk=(*row.talk, {"role": "assistant", "content": answer}))
 
 
 def plain_column(value: Any, column: str | None) -> str | None:
@@ -97,7 +103,15 @@ def _batch_row(body: dict[str, Any], row_id: str | None) -> Row:
     text = given if given is not None else body.get("prompt")
     if text is None:
         raise RowError(f"has neither messages nor prompt in its body; it has {_names(body)}")
-    return Row(_said(text, "body.prompt"), output_tokens=length, id=row_id, body=extra)
+    return _text_row(_said(text, "body.prompt"), output_tokens=length, id=row_id, body=extra)
+
+
+def _text_row(text: str, **more: Any) -> Row:
+    return Row(text, talk=(_user(text),), **more)
+
+
+def _user(text: str) -> Mapping[str, Any]:
+    return {"role": "user", "content": text}
 
 
 def _conversation(
@@ -119,8 +133,9 @@ def _conversation(
         raise RowError(f"has {_kind(given)} under {name}, not a list of messages")
     shared = any(isinstance(turn, dict) and "from" in turn for turn in given)
     messages = [_turn(turn) for turn in given] if shared else given
-    answer = None
+    answer, talk = None, messages
     if shared or name != "messages":
+        talk = [one for one in messages if _speaks(one)]
         messages, answer = _to_first_answer(messages, name)
     elif recorded and messages and isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
         answer = text_of(messages[-1:])
@@ -133,8 +148,14 @@ def _conversation(
         if not is_message(message) or not isinstance(message.get("role"), str):
             raise RowError(f'has no "role" and "content" in message {place} of {name}: {short_repr(message)}')
     if isinstance(system, str) and system.strip() and messages[0].get("role") != "system":
-        messages = [{"role": "system", "content": system}, *messages]
-    return Row(text_of(messages), tuple(messages), length, row_id, extra, answer)
+        messages, talk = ([{"role": "system", "content": system}, *said] for said in (messages, talk))
+    return Row(text_of(messages), tuple(messages), length, row_id, extra, answer, tuple(talk))
+
+
+def _speaks(message: Any) -> bool:
+    """Whether a turn of a ShareGPT conversation is the system's, the user's or the model's, and says something."""
+    known = isinstance(message, dict) and message.get("role") in ("system", "user", "assistant")
+    return known and bool(str(message.get("content") or "").strip())
 
 
 def _to_first_answer(messages: Sequence[Any], name: str) -> tuple[list[Any], str | None]:

@@ -1,0 +1,71 @@
+"""What a run shows of users who hung up: how many, what they cost, and whether the server stopped working for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.run import offered_load
+from loadtest.metrics import VOID
+from loadtest.text import counted, listed, number, percent, seconds
+
+LEAST_SHARE = 0.01  # of the slots' time: less is not worth a sentence
+
+
+def leaving_findings(levels: Sequence[dict[str, Any]]) -> list[Finding]:
+    """Return what levels show of users who hung up; nothing where nobody did."""
+    told = [level for level in levels if level.get("left") and level["verdict"] != VOID]
+    if not told:
+        return []
+    found = [_who_left(max(told, key=lambda level: float(level["left"]["share"])), several=len(levels) > 1)]
+    known = [level for level in told if level["left"].get("worked_on_s") is not None]
+    if known:
+        found.append(_worked_on(known))
+    else:
+        why = told[-1]["left"].get("worked_on_s_reason")
+        found.append(Finding(f"Whether the server works on for users who hung up is not known: {why}."))
+    return found
+
+
+def _who_left(level: dict[str, Any], *, several: bool) -> Finding:
+    left = level["left"]
+    parts = []
+    if left["waiting"]:
+        parts.append(f"{left['waiting']} before the first token, after {seconds(left['waited_p50_s'])} at the median")
+    if left["in_answer"]:
+        parts.append(f"{left['in_answer']} in mid-answer")
+    at = f"At {offered_load.load_name(level)} " if several else ""
+    said = f"{at}{percent(left['share'])} of the users hung up: {listed(parts)}."
+    how = [
+        "TTFT percentiles count who left before the first token as slower than everybody who stayed, and a percentile that "
+        "falls on one of them is marked with >"
+        if left["waiting"]
+        else "",
+        "E2E, waits and speeds are of those who stayed",
+    ]
+    cost = left.get("held_share")
+    if cost is not None and cost >= LEAST_SHARE:
+        got = number(left["output_tokens"])
+        how.append(f"who left held the slots for {percent(cost)} of the time at work, and got {got} tokens")
+    return Finding(said, f"{'; '.join(filter(None, how))}.")
+
+
+def _worked_on(levels: Sequence[dict[str, Any]]) -> Finding:
+    """Say whether the server worked on for nobody, from the level that shows it best."""
+    seen = [level for level in levels if level["left"]["worked_on"]]
+    level = max(seen or levels, key=lambda one: int(one["left"]["users"]))
+    left = level["left"]
+    each = seconds(left["worked_on_each_s"])
+    how = (
+        f"While requests waited, slots stood without a visible stream for {each} a user who left ({left['users']}), beyond a "
+        f"usual handover ({seconds(left['handover_s'])}, the mean of {counted(left['handovers'], 'answer')} that ended)."
+    )
+    if not seen:
+        return Finding(f"The server stops working for a user who hangs up: others get the slot within {each}.", how)
+    share = f", {percent(left['worked_on_share'])} of its slots' time" if left["worked_on_share"] else ""
+    return Finding(
+        f"The server works on for users who hung up: for {seconds(left['worked_on_each_s'])} each{share}, for which others "
+        f"wait (at {offered_load.load_name(level)}).",
+        how + " A proxy on the way may keep the connection to the server open.",
+    )

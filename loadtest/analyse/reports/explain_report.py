@@ -1,0 +1,268 @@
+"""An explanation in words: a line a part, whose doing it was, and what the time would have been without."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from loadtest.analyse.whatif import explained as parts_of
+from loadtest.analyse.whatif.explain import CACHE, LOAD, Explanation, Without
+from loadtest.analyse.whatif.explained import Cause, Part
+from loadtest.grid import Grid
+from loadtest.metrics import VOID
+from loadtest.records import Outcome
+from loadtest.text import UNKNOWN, capitalised, counted, listed, number, seconds
+
+MOST_NAMED = 3  # requests in one line
+NAMED_SHARE, COUNTED_SHARE = 0.1, 0.01  # of a part, below which a cause is only counted, and not even that
+LARGE = 2.0  # times the median of its level, from which on a request's length is told
+SHORT = {
+    parts_of.CLIENT: "client",
+    parts_of.CONNECT: "connecting",
+    parts_of.HANDLING: "handling",
+    parts_of.LOAD: "model load",
+    parts_of.TURN: "model's turn",
+    parts_of.SLOT: "slot wait",
+    parts_of.WAIT: "queue wait",
+    parts_of.PROMPTS: "others' prompts",
+    parts_of.SILENT: "request without tokens",
+    parts_of.STEP: "step in flight",
+    parts_of.REREAD: "lost cache",
+    parts_of.OWN: "own prompt",
+    parts_of.SLOW: "slower than usual",
+    parts_of.REST: "unexplained",
+}
+EXPENDABLE = ("E2E", "by", "TTFT without")
+
+
+def heading(found: Explanation) -> str:
+    """Say which request, and how long it took beside the others of its level."""
+    who = f"Request {found.id} of {found.level['label']}"
+    if not math.isfinite(found.ttft_s):
+        ended = "stopped" if found.outcome == Outcome.CANCELLED else found.outcome.replace("_", " ")
+        return f"{who}: no token in {seconds(found.parts.total_s)}, then {ended}"
+    usual = f" (median of the others: {seconds(found.usual_s)})" if math.isfinite(found.usual_s) else ""
+    whole = f", {seconds(found.e2e_s)} in all" if math.isfinite(found.e2e_s) else ""
+    return f"{who}: {seconds(found.parts.total_s)} to the first token{usual}{whole}"
+
+
+def rows(found: Explanation) -> list[tuple[str, str]]:
+    """Return the parts up to the first token: how long, and what. The unexplained rest is always there."""
+    shown = [part for part in found.parts.first if part.seconds >= parts_of.LEAST_S or part.name == parts_of.REST]
+    return [(_duration(part.seconds), _words(part, found)) for part in shown]
+
+
+def decode_rows(found: Explanation) -> list[tuple[str, str]]:
+    """Return the parts from the first token to the last."""
+    shown = [part for part in found.parts.decode if part.seconds >= parts_of.LEAST_S or part.name == parts_of.REST]
+    return [(_duration(part.seconds), _decode_words(part, found)) for part in shown]
+
+
+def decode_heading(found: Explanation) -> str | None:
+    """Say how long the rest of the answer took; None where there was none."""
+    if not found.parts.decode:
+        return None
+    more = (found.output_tokens or 1) - 1
+    tokens = f" for {counted(more, 'more token')}" if more else ""
+    return f"Then {seconds(found.parts.decode_s)}{tokens}"
+
+
+def _duration(value: float) -> str:
+    return seconds(value).replace("-", "−") if abs(value) >= parts_of.LEAST_S else "0 ms"
+
+
+def _words(part: Part, found: Explanation) -> str:
+    who, inferred = part.causes, " (inferred)" if part.inferred else ""
+    match part.name:
+        case parts_of.CLIENT:
+            return "before the client sent it, although it was due"
+        case parts_of.CONNECT:
+            return "opening a connection"
+        case parts_of.HANDLING:
+            return "before the server queued it"
+        case parts_of.LOAD:
+            asked = f", which #{who[0].id} had asked for first" if who else ""
+            return f"while its model was loaded{asked}"
+        case parts_of.TURN:
+            return "until its model's turn came: answers of another model, and the load"
+        case parts_of.SLOT:
+            return _slot_words(part, found) + inferred
+        case parts_of.WAIT:
+            return "waiting for a slot or a running step: which of the two is not known"
+        case parts_of.PROMPTS:
+            return f"while {_prompts(who, part, found)} {'was' if len(who) == 1 else 'were'} read{inferred}".replace(
+                "tokens was", "tokens were"
+            )
+        case parts_of.SILENT:
+            return f"while {_names(who, part.seconds)} was at the server, which ended without a token{inferred}"
+        case parts_of.STEP:
+            many = f"{part.streams} streams" if (part.streams or 0) > 1 else "stream"
+            return f"until the running step of the {many} that decoded was over"
+        case parts_of.REREAD:
+            return _reread_words(found) + inferred
+        case parts_of.OWN:
+            tokens = f"its own {_tokens(part.tokens)}" if part.tokens is not None else "its own prompt"
+            beside = f", beside {counted(part.streams, 'stream')} that decoded" if part.streams else ""
+            return f"reading {tokens}{beside}{inferred}"
+        case parts_of.SLOW:
+            return "longer than such a prompt takes here"
+        case _:
+            return "unexplained" if part.seconds > -parts_of.LEAST_S else "unexplained: the parts come to more"
+
+
+def _slot_words(part: Part, found: Explanation) -> str:
+    """Say behind whom it waited for a slot; a part of its causes are long prompts that held those up."""
+    held = [each for each in part.causes if each.how == parts_of.SLOT]
+    read = [each for each in part.causes if each.how == parts_of.PROMPTS and each.seconds >= NAMED_SHARE * part.seconds]
+    silent = [each for each in part.causes if each.how == parts_of.SILENT]
+    text = f"waiting for a slot, held by {_names(held, part.seconds)}" if held else "waiting for a slot"
+    if read:
+        text += f"; {_prompts(read, part, found)} were read for {seconds(sum(each.seconds for each in read))} of it"
+    if silent:
+        text += f"; {_names(silent, part.seconds)} held one and ended without a token"
+    return text
+
+
+def _reread_words(found: Explanation) -> str:
+    lost = found.parts.lost
+    if lost is None:
+        return "reading again what the cache had lost"
+    what = f"all {lost.of:,} tokens" if lost.tokens >= lost.of else f"{lost.tokens:,} of the {lost.of:,} tokens"
+    text = f"reading again {what} that #{lost.before.id} had left in the cache"
+    roots = [each.row for each in lost.newcomers]
+    near = [each for each in lost.since if each.row not in roots]
+    if near and roots:
+        own = "its own" if len(near) == 1 else "theirs"
+        return f"{text}; since then {_names(near, 0.0)} took a slot, having lost {own} to {_names(lost.newcomers, 0.0)}"
+    takers = near or lost.newcomers
+    return f"{text}; since then {_names(takers, 0.0)} took a slot" if takers else text
+
+
+def _decode_words(part: Part, found: Explanation) -> str:
+    inferred = " (inferred)" if part.inferred else ""
+    match part.name:
+        case parts_of.STEPS:
+            return f"steps of up to {counted(part.streams, 'stream')}" if part.streams else "its own steps"
+        case parts_of.SHARED:
+            return f"as up to {counted(part.streams or 0, 'stream')} shared the steps"
+        case parts_of.STALL:
+            verb = "was" if len(part.causes) == 1 and part.causes[0].tokens is None else "were"
+            return f"while {_prompts(part.causes, part, found)} {verb} read{inferred}"
+        case _:
+            return "unexplained" if part.seconds > -parts_of.LEAST_S else "unexplained: the parts come to more"
+
+
+def _tokens(count: int | None) -> str:
+    return f"{count:,} prompt token{'' if count == 1 else 's'}" if count is not None else "prompt"
+
+
+def _prompts(causes: Sequence[Cause], part: Part, found: Explanation) -> str:
+    """Return "#52's 6,000 prompt tokens", or "prompts of #52 (6,000 tokens), #53 and 2 others"."""
+    if len(causes) == 1:
+        return f"#{causes[0].id}'s {_tokens(causes[0].tokens)}"
+    large = [each for each in causes if each.tokens is not None and each.tokens >= LARGE * found.usual_prompt]
+    return f"the prompts of {_names(causes, part.seconds, large)}"
+
+
+def _names(causes: Sequence[Cause], whole: float, large: Sequence[Cause] = ()) -> str:
+    """Name the requests that caused most; count the others."""
+    named = [each for each in causes if each.seconds >= NAMED_SHARE * whole][:MOST_NAMED] or list(causes[:1])
+    words = [f"#{each.id}" + (f" ({each.tokens:,} tokens)" if each in large else "") for each in named]
+    rest = sum(each.seconds >= COUNTED_SHARE * whole for each in causes) - len(named)
+    return listed([*words, *([counted(rest, "other")] if rest > 0 else [])])
+
+
+# -- what if --------------------------------------------------------------------------------------------------------
+
+
+def without(found: Explanation) -> str:
+    """Say what the request would have taken without the cause that counts most, or why nothing is said."""
+    if found.no_replay is not None:
+        return f"What it would have been without is not said: {found.no_replay}."
+    told = found.told
+    if told is None:
+        return "No single request made it slower by more than the engine's own uncertainty."
+    low, high = told.found.band
+    band = f"{seconds(low)} to {seconds(high)}"
+    return f"{capitalised(_left_out(told, found))}: {seconds(told.found.seconds)} to the first token ({band})."
+
+
+def others(found: Explanation) -> str | None:
+    """Say likewise of the other causes that were tried; None where there are none."""
+    rest = [each for each in found.worth if each is not found.told]
+    if not rest:
+        return None
+    words = [f"{_left_out(each, found)} {seconds(each.found.seconds)}" for each in rest]
+    return f"Each left out alone: {'; '.join(words)}."
+
+
+def _left_out(one: Without, found: Explanation) -> str:
+    if one.what == LOAD:
+        return "without the load of the model"
+    if one.what == CACHE:
+        who = f"without #{one.cause.id}, and " if one.cause else ""
+        return f"{who}with the cache still holding what was lost"
+    cause = one.cause
+    if cause is None:
+        return "without"
+    return f"without #{cause.id}{_size(cause, found)}"
+
+
+def _size(cause: Cause, found: Explanation) -> str:
+    """Say what is large about a request, and whether it was over before the explained one came."""
+    words = []
+    if cause.tokens is not None and cause.tokens >= LARGE * found.usual_prompt:
+        words.append(f"{cause.tokens:,} prompt tokens")
+    if cause.output is not None and cause.output >= LARGE * found.usual_output:
+        words.append(f"{cause.output:,} output tokens")
+    if cause.how == parts_of.QUEUE and cause.over < found.begin_s:
+        words.append("over before it came, but others had queued behind it")
+    return f" ({', '.join(words)})" if words else ""
+
+
+def notes(found: Explanation) -> list[str]:
+    """Return what a reader has to know beside it."""
+    said = []
+    if found.usual:
+        said.append(
+            "It took about as long as the others of its level: this is the level's load rather than one request."
+        )
+    if found.slow is not None:
+        said.append(
+            f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "
+            f"run ({counted(found.slow.steps, 'token gap')}): something that no request shows slowed the server down."
+        )
+    if found.level["verdict"] == VOID:
+        said.append("Its level is void, so these times may not be the server's; `loadtest report` says why.")
+    if found.warmup:
+        said.append("It was a warm-up request, and is in no figure of its level.")
+    return said
+
+
+# -- a table of several ---------------------------------------------------------------------------------------------
+
+
+def grid(explained: Sequence[Explanation]) -> Grid:
+    """Return a table, a row a request: its time, the greatest part of it, whose doing that was, and TTFT without it."""
+    heads = ("request", "TTFT", "E2E", "most of it", "by", "TTFT without", "unexplained")
+    return Grid(heads, tuple(_row(each) for each in explained))
+
+
+def _row(found: Explanation) -> tuple[str, ...]:
+    rest = found.parts.first[-1].seconds
+    most = max(found.parts.first, key=lambda part: part.seconds)
+    who = [each for each in most.causes if each.how != parts_of.PROMPTS or most.name != parts_of.SLOT]
+    told = found.told
+    cause = f"#{told.cause.id}" if told and told.cause else ""
+    return (
+        f"#{found.id}",
+        seconds(found.ttft_s),
+        seconds(found.e2e_s),
+        f"{SHORT[most.name]} {seconds(most.seconds)}",
+        (f"#{who[0].id}" + (f" + {len(who) - 1}" if len(who) > 1 else "")) if who else UNKNOWN,
+        f"{seconds(told.found.seconds)} ({cause or SHORT_WITHOUT[told.what]})" if told else UNKNOWN,
+        _duration(rest),
+    )
+
+
+SHORT_WITHOUT = {LOAD: "load", CACHE: "cache kept"}

@@ -1,0 +1,136 @@
+"""How much of each prompt the server had in its prefix cache, and how much it read, a second time or for the first.
+
+Cached tokens are the server's own counts where it sends them (cached_tokens of OpenAI's usage, llama.cpp's cache_n,
+Ollama's prompt_eval_cached_count). Without such counts they are inferred from how long prefills took: first turns of
+made-up conversations, which share nothing with anything before, give the time a + b·n + c·n·context of n tokens, and a later turn
+that took as long as n tokens take had the rest cached. Only prefills that no other prompt shared are judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server import cold_prefill
+from loadtest.analyse.server.prefill import has_turns
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.steps import Steps
+
+SAID, INFERRED, UNKNOWN = "server", "inferred", "unknown"
+KEPT_SHARE = 0.5  # of its history; a turn that had as much cached found its conversation
+LEAST_JUDGED = (
+    0.6  # of later turns; with fewer judged their share is unknown: prompts that are cached overlap fewer others
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """What the prefix cache did for each request, one entry per request; tokens, nan unknown."""
+
+    cached: FloatArray
+    history: FloatArray  # the turn before it, with its answer: what a cache could hold; 0 for a first turn
+    source: str  # SAID, INFERRED or UNKNOWN
+    method: str  # how `cached` is known, or why it is not; a clause
+
+    @property
+    def reread(self) -> FloatArray:
+        """Tokens of its conversation that a turn read once more."""
+        return np.maximum(self.history - self.cached, 0.0)
+
+    @property
+    def kept(self) -> FloatArray:
+        """1 for a later turn that found its conversation cached, 0 for one that did not, nan for others."""
+        found = np.where(self.cached >= KEPT_SHARE * self.history, 1.0, 0.0)
+        return np.where(np.isfinite(self.cached) & (self.history > 0), found, np.nan)
+
+
+def measure_cache(run: Run, slots: Slots, steps: Steps) -> CacheUse | None:
+    """Return what the prefix cache did; None for a run without conversations whose server says nothing of its cache."""
+    said = run.column("cached_tokens")
+    talks = has_turns(run)
+    if not talks and not np.nansum(said):
+        return None
+    history = _history(run)
+    if np.isfinite(said).any():  # Ollama and others leave a count of zero out
+        known = np.where(np.isfinite(run.column("prompt_tokens")), np.nan_to_num(said), np.nan)
+        return CacheUse(known, history, SAID, "the server says how many prompt tokens of each request it had cached")
+    found, reason = cold_prefill.infer_cached(run, slots, steps, history)
+    source = UNKNOWN if found is None else INFERRED
+    return CacheUse(np.full(len(said), np.nan) if found is None else found, history, source, reason)
+
+
+def _history(run: Run) -> FloatArray:
+    """Return how many tokens of each request's prompt its conversation had brought before; 0 for a first turn, nan unknown."""
+    frame = talk_keys(run)
+    frame["held"] = run.column("prompt_tokens") + run.column("output_tokens") - 1  # the last token was never evaluated
+    before = frame.assign(turn=frame["turn"] + 1).drop_duplicates(["level", "talk", "turn"])
+    joined = frame.drop(columns="held").merge(before, how="left", on=["level", "talk", "turn"])
+    held = np.minimum(joined["held"].to_numpy(dtype=np.float64), run.column("prompt_tokens"))
+    return np.where(run.column("turn") > 0, held, 0.0)
+
+
+def talk_keys(run: Run) -> pd.DataFrame:
+    """Return what tells conversations apart, one row per request: level, talk and turn.
+
+    In a closed loop users hold one series of conversations, of which the first are warm-up; before a schedule warm-up
+    conversations have numbers of their own.
+    """
+    frame = run.requests[["level", "turn"]].copy()
+    apart = run.requests["warmup"].to_numpy(dtype=np.bool_) & ~np.isfinite(run.column("concurrency"))
+    frame["talk"] = np.where(apart, -1.0 - run.column("session"), run.column("session"))
+    return frame.reset_index(drop=True)
+
+
+def level_cache(run: Run, use: CacheUse, rows: BoolArray) -> dict[str, Any]:
+    """Return what summary.json says of a level's prefix cache: its `cached_share`, weighted by tokens, and `cache` by turn."""
+    prompt, turn = run.column("prompt_tokens"), np.nan_to_num(run.column("turn"))
+    rows = rows & np.isfinite(prompt)
+    by_turn = [_of_turn(run, use, rows & (turn == each), int(each)) for each in np.unique(turn[rows])]
+    whole = sum(one["prompt_tokens"] for one in by_turn)
+    later = rows & (turn > 0) if (turn[rows] > 0).any() else rows
+    judged = float(np.isfinite(use.cached[later]).mean()) if later.any() else 0.0
+    known = [one for one in by_turn if one["cached_share"] is not None]
+    tokens = sum(one["prompt_tokens"] for one in known)
+    found: dict[str, Any] = {"source": use.source, "method": use.method, "judged": judged}
+    if judged < LEAST_JUDGED or tokens < LEAST_JUDGED * whole:
+        why = use.method if use.source == UNKNOWN else "too few prompts of this level were prefilled by themselves"
+        return {"cached_share": None, "cached_share_reason": why, "cache": {**found, "turns": by_turn}}
+    share = sum(one["prompt_tokens"] * one["cached_share"] for one in known) / tokens
+    totals = {
+        "prompt_tokens": round(whole),
+        "cached_tokens": round(share * whole),
+        "read_tokens": round(whole - share * whole),
+    }
+    return {"cached_share": share, "cache": {**found, **totals, "turns": by_turn}}
+
+
+def _of_turn(run: Run, use: CacheUse, rows: BoolArray, turn: int) -> dict[str, Any]:
+    """Return one turn's figures; tokens are means per request but for `prompt_tokens`, which is all requests' sum."""
+    prompt, ttft = run.column("prompt_tokens"), run.column("ttft_s")[rows]
+    judged = rows & np.isfinite(use.cached)
+    tokens = float(prompt[judged].sum())
+    enough = judged.sum() >= LEAST_JUDGED * rows.sum()
+    ttft = ttft[np.isfinite(ttft)]
+    return {
+        "turn": turn,
+        "requests": int(rows.sum()),
+        "prompt_tokens": float(prompt[rows].sum()),
+        "cached_judged": int(judged.sum()),
+        "cached_share": float(use.cached[judged].sum()) / tokens if tokens and enough else None,
+        "history_tokens": _mean(use.history[rows]),
+        "read_tokens": _mean((prompt - use.cached)[judged]) if enough else None,
+        "reread_tokens": _mean(use.reread[judged]) if enough else None,
+        "kept_share": _mean(use.kept[judged]) if enough else None,
+        "ttft_p50_s": float(np.median(ttft)) if len(ttft) else None,
+        "ttft_p95_s": float(np.quantile(ttft, 0.95)) if len(ttft) >= 20 else None,
+    }
+
+
+def _mean(values: FloatArray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None

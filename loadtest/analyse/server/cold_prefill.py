@@ -1,0 +1,215 @@
+"""Cached prompt tokens of a server that does not count them, from how long its prefills took.
+
+What a token costs comes from prompts that are known to be cold, the first turns of made-up conversations:
+t = a + b·n + c·n·(context before them, n/2 on average), plus the steps that streams beside them took. c shows only where
+long and short prompts were read. A later turn that took t had all but n tokens cached. Where t is near that of the whole prompt,
+or of what its conversation had not brought before, it is taken to be just that: on a busy machine times of equal prompts
+differ by half, and those two by seven times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server import token_gaps as gaps_of
+from loadtest.analyse.server.prefill import shares_prefix
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.steps import Steps, step_table
+from loadtest.analyse.server.token_gaps import Decoding
+from loadtest.simulate.model.timing import StepLaw
+
+FEWEST_COLD = 6
+LEAST_RATIO = 1.3  # longest / shortest cold prompt
+LONG_RATIO = 3.0  # … from which on c is fitted too
+WIDEST_SCATTER = 0.35  # of cold prompts about their line, beyond which nothing is told from a time
+LEAST_SCATTER = 0.15  # short prefills scatter by more than the long ones of first turns
+SNAP = 2.5  # times the scatter
+APART = 2.0  # times the scatter, by which the times with and without the history cached must differ
+ROUNDS = 5  # in which later turns that found their history refine the line: they are the shortest prefills
+EARNED = 0.98  # of the loss: another term of the line must bring it below
+OUTLYING = 4.0  # times the scatter, beyond which a cold prompt is left out of the line
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The prefills that no other prompt shared: what they took, and beside how many streams."""
+
+    alone: BoolArray
+    spent: FloatArray
+    beside: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class ColdLine:
+    """Seconds that n prompt tokens take behind k cached ones: a + b·n + c·n·(k + n/2)."""
+
+    a: float
+    b: float
+    c: float
+    scatter: float  # standard deviation of a prompt's time, as a share of it
+
+    def seconds(self, read: FloatArray, prompt: FloatArray) -> FloatArray:
+        """Return the time of `read` tokens at the end of prompts of so many."""
+        return np.asarray(self.a + self.b * read + self.c * read * (prompt - read / 2), dtype=np.float64)
+
+
+def infer_cached(run: Run, slots: Slots, steps: Steps, history: FloatArray) -> tuple[FloatArray | None, str]:
+    """Return each request's cached prompt tokens (nan: not judged), or None and why nothing can be told."""
+    scenario = run.facts.get("scenario") or {}
+    if not scenario.get("turns") or scenario.get("data") or scenario.get("warm_cache") or shares_prefix(run):
+        return None, (
+            "the server does not say how much it had cached, and only made-up conversations, which begin with a text of their "
+            "own, show it by their times"
+        )
+    gaps = gaps_of.decoding(run, slots)
+    windows = prefills_alone(run, gaps, slots, told=bool(gaps.requests.told.any()))
+    prompt, turn = run.column("prompt_tokens"), np.nan_to_num(run.column("turn"))
+    n_batch = steps.prefill.n_batch if steps.prefill else 512
+    law = StepLaw(table=step_table(steps.times, steps.slope_s, neighbours=False)) if steps.times else None
+
+    def beside(read: FloatArray, streams: FloatArray) -> FloatArray:
+        """Return what the streams beside a prompt took: a step for each of its batches."""
+        batches = 1.0 if n_batch is None else np.ceil(read / np.maximum(n_batch - streams, 1))
+        return np.asarray(np.where(streams > 0, batches * _steps_of(law, streams), 0.0), dtype=np.float64)
+
+    known = windows.alone & (prompt > 0) & ((windows.beside == 0) | (law is not None))
+    least = np.where(known, _steps_of(law, windows.beside + 1), 0.0)
+    cold = known & (turn == 0)
+    line, reason = fit_cold(prompt[cold], windows.spent[cold] - beside(prompt[cold], windows.beside[cold]))
+    if line is None:
+        return None, reason
+    rows = known & (turn > 0) & np.isfinite(history)
+    taken = windows.spent - beside(prompt, windows.beside)
+    for _ in range(ROUNDS):
+        kept = rows & (_nearer(line, taken, prompt, history) == 1)
+        read = np.where(kept, np.maximum(prompt - history, 1.0), prompt)
+        line = _line(read[cold | kept], taken[cold | kept], prompt[cold | kept])
+    cached = np.where(turn == 0, np.where(np.isfinite(prompt), 0.0, np.nan), np.nan)
+
+    def time_of(read: FloatArray) -> FloatArray:
+        whole = line.seconds(read, prompt[rows]) + beside(read, windows.beside[rows])
+        return np.asarray(np.maximum(whole, least[rows]), dtype=np.float64)
+
+    cached[rows] = _cached(windows.spent[rows], prompt[rows], history[rows], time_of, line.scatter)
+    return cached, (
+        f"inferred from the time of {int(rows.sum())} prefills that no other prompt shared, at {line.b * 1e3:.2g} ms a token as "
+        f"{int(cold.sum())} first turns took"
+    )
+
+
+def _nearer(line: ColdLine, taken: FloatArray, prompt: FloatArray, history: FloatArray) -> FloatArray:
+    """Return 1 where a time is nearer to that of the new tokens, 0 where it is to that of the whole prompt."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        new = np.log(taken / line.seconds(np.maximum(prompt - history, 1.0), prompt))
+        whole = np.log(taken / line.seconds(prompt, prompt))
+    return np.where(np.abs(new) < np.abs(whole), 1.0, 0.0)
+
+
+def _cached(
+    spent: FloatArray,
+    prompt: FloatArray,
+    history: FloatArray,
+    time_of: Callable[[FloatArray], FloatArray],
+    scatter: float,
+) -> FloatArray:
+    """Return how many prompt tokens were cached by the time that a prefill took; nan where that cannot be told."""
+    low, high = np.ones(len(prompt)), prompt.copy()
+    for _ in range(24):
+        middle = (low + high) / 2
+        above = time_of(middle) > spent
+        high, low = np.where(above, middle, high), np.where(above, low, middle)
+    between = (low + high) / 2
+    new = np.maximum(prompt - history, 1.0)
+    scatter = max(scatter, LEAST_SCATTER)
+    if_kept, if_cold = np.log(spent / time_of(new)), np.log(spent / time_of(prompt))
+    read = np.where(np.abs(if_kept) < np.abs(if_cold), new, prompt)
+    neither = np.minimum(np.abs(if_kept), np.abs(if_cold)) > SNAP * scatter
+    inside = (if_kept > 0) & (if_cold < 0)
+    read = np.where(neither & inside, between, read)
+    told = if_kept - if_cold >= APART * scatter  # a short history shows too little to tell by
+    return np.where(told, np.clip(prompt - read, 0.0, np.maximum(history, 0.0)), np.nan)
+
+
+def prefills_alone(run: Run, gaps: Decoding, slots: Slots, *, told: bool) -> Windows:
+    """Find the prefills that no other prompt shared: by the server's durations, else from send to first token.
+
+    Without durations a request also must not have waited for a slot: then it found fewer streams at work than there are
+    slots, or none.
+    """
+    requests, edge = gaps.requests, gaps.requests.edge_s
+    send, first = run.column("send"), requests.first
+    start = requests.started if told else send
+    spent = first - start
+    known = np.isfinite(spent) & (spent > 0) & (requests.told if told else np.isfinite(send))
+    opened = np.sort((requests.started if told else send)[np.isfinite(start) & np.isfinite(first)])
+    closed = np.sort(first[np.isfinite(start) & np.isfinite(first)])
+    others = np.searchsorted(opened, first - edge, side="left") - np.searchsorted(closed, start + edge, side="right")
+    beside = gaps.decoding_at(np.where(known, start + edge, 0.0)).astype(np.float64)
+    alone = known & (others <= 1)
+    if not told:
+        free = slots.estimate if slots.limit and slots.estimate else 1
+        alone &= beside < free
+    return Windows(np.asarray(alone, dtype=np.bool_), spent, beside)
+
+
+def fit_cold(tokens: FloatArray, seconds: FloatArray) -> tuple[ColdLine | None, str]:
+    """Fit the time of cold prompts; or None, and why it cannot be told."""
+    good = np.isfinite(seconds) & (seconds > 0)
+    tokens, seconds = tokens[good], seconds[good]
+    if len(tokens) < FEWEST_COLD:
+        return None, (
+            f"the server does not say how much it had cached, and too few first turns ({len(tokens)}) were prefilled by "
+            "themselves to tell it from times"
+        )
+    if tokens.max() < LEAST_RATIO * tokens.min():
+        return None, (
+            "the server does not say how much it had cached, and first turns are all of one length, which tells no time a "
+            "token: give --input-tokens a distribution"
+        )
+    line = _line(tokens, seconds, tokens)
+    if line.scatter > WIDEST_SCATTER or line.b <= 0:
+        return None, (
+            "the server does not say how much it had cached, and first turns of one length took times that differ by "
+            f"{line.scatter:.0%}, too much to tell it from times"
+        )
+    return line, ""
+
+
+def _line(read: FloatArray, seconds: FloatArray, prompt: FloatArray) -> ColdLine:
+    """Fit a, b and c, none of them negative, by the least squares of relative errors; outlying times are left out."""
+    good = (seconds > 0) & np.isfinite(seconds)
+    read, seconds, prompt = read[good], seconds[good], prompt[good]
+    line = _fitted(read, seconds, prompt)
+    off = np.abs(np.log(seconds / line.seconds(read, prompt)))
+    kept = off <= OUTLYING * max(1.4826 * float(np.median(off)), 1e-3)
+    return _fitted(read[kept], seconds[kept], prompt[kept])
+
+
+def _fitted(read: FloatArray, seconds: FloatArray, prompt: FloatArray) -> ColdLine:
+    columns = {"a": np.ones(len(read)), "b": read, "c": read * (prompt - read / 2)}
+    sets: list[tuple[str, ...]] = [("b",), ("a", "b")]
+    if read.max() >= LONG_RATIO * read.min():
+        sets += [("b", "c"), ("a", "b", "c")]
+    best, least = {"b": float(np.median(seconds / read))}, math.inf
+    for names in sets:
+        matrix = np.stack([columns[name] for name in names], axis=1) / seconds[:, None]
+        values, *_ = np.linalg.lstsq(matrix, np.ones(len(read)), rcond=None)
+        loss = float(((matrix @ values - 1) ** 2).sum())
+        if (values >= 0).all() and loss < least * EARNED:
+            best, least = dict(zip(names, map(float, values), strict=True)), loss
+    line = ColdLine(best.get("a", 0.0), best["b"], best.get("c", 0.0), 0.0)
+    off = np.log(seconds / line.seconds(read, prompt))
+    return replace(line, scatter=1.4826 * float(np.median(np.abs(off - np.median(off)))))
+
+
+def _steps_of(law: StepLaw | None, streams: FloatArray) -> FloatArray:
+    if law is None:
+        return np.zeros(len(streams))
+    means = {int(each): float(np.mean(law.values(int(each)))) for each in np.unique(streams[np.isfinite(streams)])}
+    return np.array([means.get(int(each), 0.0) if np.isfinite(each) else 0.0 for each in streams], dtype=np.float64)

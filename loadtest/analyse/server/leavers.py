@@ -1,0 +1,175 @@
+"""What users who hung up cost: their share of the slots, and how long the server worked on for nobody.
+
+No server says that it goes on with an answer that nobody reads. It shows in its slots: while requests wait, a slot without
+a visible stream is either being handed over or still at work for somebody who left.
+
+    worked on = Σ (slots − streams at work) · time, while requests wait, less one usual handover for each slot that was freed
+
+The usual handover is the mean over answers that ended while all slots were seen at work, until all were at work again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loadtest.analyse.figures.rates import delivered
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.at_work import Depth, RequestInstants
+from loadtest.analyse.server.slots import Slots
+
+FEWEST_HANDOVERS = 5  # of answers that ended, for a usual handover
+LONG_S, LARGE_SHARE = 0.3, 0.1  # for each user who left, or of the slots' time: a server notices within 0.3 s
+LONG_STEPS = 4  # … or within so many steps, where these are long
+FAR = 5.0  # times the median, from there on a handover was somebody's who had left, where users left the queue
+SIGMAS = 2.0  # standard errors within which nothing was seen
+
+
+@dataclass(frozen=True, slots=True)
+class WorkedOn:
+    """How long a level's server worked for users who had left; seconds of one slot."""
+
+    slots: int
+    left: int  # users who hung up, while they waited or in mid-answer
+    seconds: float  # in all
+    error_s: float  # standard error of `seconds`
+    held_s: float  # by users who left, until they hung up
+    at_work_s: float  # of all slots together
+    handovers: int  # of answers that ended, from which the usual one is taken …
+    handover_s: float  # … its mean
+    gap_s: float = 0.0  # usual time between two tokens of a stream
+
+    @property
+    def each_s(self) -> float:
+        return self.seconds / self.left
+
+    @property
+    def seen(self) -> bool:
+        """Whether it is more than chance, and more than it takes any server to notice."""
+        long = self.each_s > max(LONG_S, LONG_STEPS * self.gap_s) or self.seconds > LARGE_SHARE * self.at_work_s
+        return self.seconds > SIGMAS * self.error_s and long
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what summary.json holds."""
+        return {
+            "slots": self.slots,
+            "held_share": self.held_s / self.at_work_s if self.at_work_s else None,
+            "worked_on_s": max(self.seconds, 0.0),
+            "worked_on_each_s": max(self.each_s, 0.0),
+            "worked_on_error_s": self.error_s,
+            "worked_on_share": max(self.seconds, 0.0) / self.at_work_s if self.at_work_s else None,
+            "worked_on": self.seen,
+            "handover_s": self.handover_s,
+            "handovers": self.handovers,
+        }
+
+
+def summed_up(run: Run, index: int, slots: Slots) -> dict[str, Any]:
+    """Return what summary.json says of a level's users who hung up; nothing where none did."""
+    left = run.left(index)
+    if not left.any():
+        return {}
+    seen = np.isfinite(run.column("first_token"))
+    sent = run.measured(index) & np.asarray(run.requests["outcome"] != "cancelled", dtype=np.bool_)
+    waited = (run.column("end") - run.column("send"))[left & ~seen]
+    found: dict[str, Any] = {
+        "users": int(left.sum()),
+        "share": float(left.sum() / sent.sum()),
+        "waiting": int((left & ~seen).sum()),
+        "waited_p50_s": float(np.median(waited)) if len(waited) else None,
+        "in_answer": int((left & seen).sum()),
+        "output_tokens": float(np.nansum(delivered(run)[left])),
+    }
+    told = worked_on(run, np.asarray(run.requests["level"] == index, dtype=np.bool_), slots)
+    if isinstance(told, str):
+        return {"left": {**found, "worked_on_s": None, "worked_on_s_reason": told}}
+    return {"left": {**found, **told.to_dict()}}
+
+
+def worked_on(run: Run, rows: BoolArray, slots: Slots) -> WorkedOn | str:
+    """Return how long the server worked for nobody in the level of `rows`; a reason where that cannot be told."""
+    limit = (run.facts.get("server") or {}).get("slots_said") or slots.estimate
+    if not limit:
+        return "the server's slots are not known"
+    lives = RequestInstants.of(run, rows)
+    keep = rows & np.isfinite(run.column("send"))
+    left = np.asarray(run.requests["left"], dtype=np.bool_)[keep]
+    gone = np.where(left, run.column("end")[keep], lives.gone)
+    begun = np.where(np.isfinite(lives.begun), lives.begun, lives.first)
+    at_work = np.isfinite(begun) & np.isfinite(gone)
+    if (at_work.sum()) == 0:
+        return "no stream was seen at work"
+    begun, gone_at = begun[at_work], np.maximum(gone[at_work], begun[at_work])
+    waits_until = np.where(at_work, np.where(np.isfinite(lives.begun), lives.begun, lives.first), gone)
+    empty = _Empty.of(
+        Depth.of(begun, gone_at), Depth.of(lives.arrived, np.maximum(waits_until, lives.arrived)), int(limit)
+    )
+    usual = empty.handovers(gone_at[~left[at_work]], gone_at[left[at_work]], begun, int(limit))
+    if len(usual) and (left & ~at_work).any():  # the next in line may have left before its turn came
+        usual = usual[usual <= FAR * float(np.median(usual)) + lives.gap]
+    if len(usual) < FEWEST_HANDOVERS:
+        return "too few answers ended while requests waited to know what a handover takes"
+    handover, spread = float(usual.mean()), float(usual.std(ddof=1))
+    freed = int((gone_at < begun.max()).sum())
+    return WorkedOn(
+        slots=int(limit),
+        left=int(left.sum()),
+        seconds=empty.total - freed * handover,
+        error_s=spread * math.sqrt(freed + freed**2 / len(usual)),
+        held_s=float((gone_at - begun)[left[at_work]].sum()),
+        at_work_s=float((gone_at - begun).sum() + empty.total),
+        handovers=len(usual),
+        handover_s=handover,
+        gap_s=lives.gap,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Empty:
+    """Slots without a visible stream while requests wait, a step function of time."""
+
+    times: FloatArray
+    area: FloatArray  # slot-seconds up to each of `times`
+
+    @classmethod
+    def of(cls, work: Depth, waiting: Depth, limit: int) -> _Empty:
+        times = np.unique(np.concatenate((work.times, waiting.times)))
+        missing = np.maximum(limit - work.at(times), 0.0)
+        slots = np.where(waiting.at(times) > 0, missing, 0.0)
+        area = np.concatenate(([0.0], np.cumsum(slots[:-1] * np.diff(times))))
+        return cls(times, area)
+
+    @property
+    def total(self) -> float:
+        return float(self.area[-1]) if len(self.area) else 0.0
+
+    def handovers(self, ended: FloatArray, left: FloatArray, begun: FloatArray, limit: int) -> FloatArray:
+        """Return how long a slot stood empty after each answer that ended while all were at work, until they were again.
+
+        Streams in step end together, and their slots are filled together: each then stood empty for the mean. Nothing
+        counts during which a user left.
+        """
+        events = sorted([(at, 0) for at in ended] + [(at, 1) for at in left] + [(at, 2) for at in begun])
+        found: list[float] = []
+        work, since, freed, spoilt = 0, math.nan, 0, False
+        for at, kind in events:
+            if kind == 2:
+                work += 1
+                if work >= limit and freed:
+                    found += [] if spoilt else [(self._upto(at) - self._upto(since)) / freed] * freed
+                    freed = 0
+                continue
+            work -= 1
+            if work >= limit:  # the next one was seen to begin first
+                found += [0.0] * (kind == 0)
+            elif work + 1 >= limit or freed:
+                since, spoilt = (since, spoilt) if freed else (at, False)
+                freed, spoilt = freed + 1, spoilt or kind == 1
+        return np.array(found, dtype=np.float64)
+
+    def _upto(self, at: float) -> float:
+        return float(np.interp(at, self.times, self.area))

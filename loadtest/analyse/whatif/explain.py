@@ -1,0 +1,340 @@
+"""Why one request took as long as it did: its time in parts, whose doing they were, and what it would have been without."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.arrays import FloatArray, IntArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server import token_gaps
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.whatif import explained as parts_of
+from loadtest.analyse.whatif.explain_parts import Splitter
+from loadtest.analyse.whatif.explain_replay import Change, Replay, WhatIf
+from loadtest.analyse.whatif.explain_time import Timeline, silent_windows
+from loadtest.analyse.whatif.explained import Cause, Part, Parts
+from loadtest.analyse.whatif.predict import ServerModel
+from loadtest.analyse.whatif.predict_loads import known_slots
+from loadtest.errors import PredictionError
+from loadtest.text import listed
+
+MOST_TRIED = 3  # causes that are left out in turn
+MOST_EARLIER = 2  # of the time before it came
+LEAST_SHARE = 0.02  # of the time to the first token, for a cause to be tried
+LEAST_SAVED = 0.05  # likewise, for it to be told
+ALIKE = 0.1  # likewise: of causes whose savings differ by less, the request that was at work longest is told
+MUCH_LONGER = 2.0
+USUAL = 1.25  # times the median of its level, up to which a request took as long as others do
+SLOW_STEPS, SLOW_FACTOR = 5, 1.3  # so many steps, so many times their usual time, and a server was slow as a whole
+BY = {"ttft": "ttft_s", "e2e": "e2e_s"}
+
+
+@dataclass(frozen=True, slots=True)
+class Slowness:
+    """How much longer than usual the server's plain decode steps took while the request waited for its first token."""
+
+    factor: float
+    steps: int
+
+
+REQUEST, CACHE, LOAD = "request", "cache", "load"
+
+
+@dataclass(frozen=True, slots=True)
+class Without:
+    """What the engine says of the request with one cause left out."""
+
+    what: str  # REQUEST, CACHE or LOAD
+    cause: Cause | None  # the request that is left out, with CACHE too where it alone took a slot of another's
+    found: WhatIf
+
+    @property
+    def held_s(self) -> float:
+        """How long what is left out was at work."""
+        return self.cause.held_s if self.cause and self.what == REQUEST else math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """One request explained."""
+
+    row: int
+    id: int
+    level: dict[str, Any]  # of summary.json
+    outcome: str
+    ttft_s: float
+    e2e_s: float
+    usual_s: float  # median TTFT of the others of its level
+    usual_prompt: float  # likewise of prompt tokens
+    usual_output: float  # likewise of output tokens
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    output_tokens: int | None
+    warmup: bool
+    begin_s: float  # when it was due, on the run's axis
+    parts: Parts
+    slow: Slowness | None
+    without: tuple[Without, ...]  # the greatest saving first; those that save nothing too
+    no_replay: str | None  # a clause on why the engine says nothing; None where it does
+
+    @property
+    def told(self) -> Without | None:
+        """The cause without which the request would have been fastest; None where none counts."""
+        worth = self.worth
+        if not worth:
+            return None
+        alike = [each for each in worth if each.found.seconds <= worth[0].found.seconds + ALIKE * self.ttft_s]
+        longest = max(alike, key=lambda each: each.held_s)
+        return longest if longest.held_s >= MUCH_LONGER * worth[0].held_s else worth[0]
+
+    @property
+    def worth(self) -> list[Without]:
+        """The causes without which the request would have been faster, beyond the engine's uncertainty."""
+        most = (1 - LEAST_SAVED) * self.ttft_s
+        return [each for each in self.without if each.found.seconds <= most and each.found.band[1] < self.ttft_s]
+
+    @property
+    def usual(self) -> bool:
+        """Whether it took about as long as the others of its level."""
+        return self.ttft_s <= USUAL * self.usual_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values: what `loadtest explain --json` prints."""
+        lost = self.parts.lost
+        return {
+            "request": self.id,
+            "level": self.level["index"],
+            "label": self.level["label"],
+            "outcome": self.outcome,
+            "warmup": self.warmup,
+            "ttft_s": _plain(self.ttft_s),
+            "e2e_s": _plain(self.e2e_s),
+            "usual_ttft_s": _plain(self.usual_s),
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "output_tokens": self.output_tokens,
+            "due_s": self.begin_s,
+            "to_first_token_s": _plain(self.parts.total_s),
+            "parts": [_part_dict(part) for part in self.parts.first],
+            "decode_s": _plain(self.parts.decode_s),
+            "decode_parts": [_part_dict(part) for part in self.parts.decode],
+            "lost_cache": lost
+            and {
+                "tokens": lost.tokens,
+                "of": lost.of,
+                "left_by": lost.before.id,
+                "read_since": [each.id for each in lost.since],
+            },
+            "slower_steps": self.slow and {"factor": self.slow.factor, "steps": self.slow.steps},
+            "without": [
+                {
+                    "what": each.what,
+                    "request": each.cause.id if each.cause else None,
+                    "ttft_s": each.found.seconds,
+                    "band": list(each.found.band),
+                }
+                for each in self.without
+            ],
+            "without_reason": self.no_replay,
+        }
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _part_dict(part: Part) -> dict[str, Any]:
+    return {
+        "part": part.name,
+        "seconds": part.seconds,
+        "inferred": part.inferred,
+        "tokens": part.tokens,
+        "streams": part.streams,
+        "causes": [
+            {"request": each.id, "seconds": each.seconds, "prompt_tokens": each.tokens, "how": each.how}
+            for each in part.causes
+        ],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """Explains the requests of a run."""
+
+    run: Run  # whose requests carry their waits, as those of an Analysis do
+    levels: Sequence[dict[str, Any]]  # of summary.json
+    splitter: Splitter
+    model: ServerModel | str  # a clause says why there is none
+
+    @classmethod
+    def of(cls, run: Run, slots: Slots, steps: Steps, levels: Sequence[dict[str, Any]]) -> Explainer:
+        gaps = token_gaps.decoding(run, slots)
+        splitter = Splitter(run, slots, steps, gaps, Timeline.of(run, steps))
+        try:
+            model: ServerModel | str = ServerModel.of(run, known_slots(run, slots).slots, steps)
+        except PredictionError as error:
+            model = str(error).removeprefix("No prediction: ").rstrip(".")
+        return cls(run, levels, splitter, model)
+
+    def explain(self, row: int) -> Explanation:
+        """Explain the request in this row of the run's requests."""
+        run, line = self.run, self.splitter.line
+        parts = self.splitter.split(row)
+        level = next(each for each in self.levels if each["index"] == line.level[row])
+        good = run.good(int(line.level[row]))
+        good[row] = False
+        without, reason = self._without(row, parts)
+        return Explanation(
+            row=row,
+            id=int(line.ids[row]),
+            level=level,
+            outcome=str(run.requests["outcome"].to_numpy()[row]),
+            ttft_s=float(run.column("ttft_s")[row]),
+            e2e_s=float(run.column("e2e_s")[row]),
+            usual_s=_median(run.column("ttft_s")[good]),
+            usual_prompt=_median(run.column("prompt_tokens")[good]),
+            usual_output=_median(run.column("output_tokens")[good]),
+            prompt_tokens=_count(run.column("prompt_tokens")[row]),
+            cached_tokens=_count(run.column("cached_tokens")[row]),
+            output_tokens=_count(run.column("output_tokens")[row]),
+            warmup=bool(run.requests["warmup"].to_numpy()[row]),
+            begin_s=float(line.sched[row]),
+            parts=parts,
+            slow=self._slowness(float(line.arrived[row]), float(np.fmin(line.first[row], line.end[row]))),
+            without=without,
+            no_replay=reason,
+        )
+
+    def _slowness(self, low: float, high: float) -> Slowness | None:
+        """Return how slow plain steps were between two instants; None where they were as usual, or too few to tell."""
+        gaps = self.splitter.gaps
+        inside = gaps.clean & (gaps.left >= low) & (gaps.right <= high)
+        for each in silent_windows(self.splitter.line, low, high, -1):  # what was read for those is not known
+            inside &= (gaps.right < each.start) | (gaps.left > each.end)
+        usual = {each.streams: each.median_s for each in self.splitter.steps.times}
+        streams, spent = gaps.streams[inside], gaps.step_s[inside]
+        expected = np.array([usual.get(int(each), math.nan) for each in streams])
+        known = np.isfinite(expected)
+        if known.sum() < SLOW_STEPS:
+            return None
+        factor = float(spent[known].sum() / expected[known].sum())
+        return Slowness(factor, int(known.sum())) if factor >= SLOW_FACTOR else None
+
+    def _without(self, row: int, parts: Parts) -> tuple[tuple[Without, ...], str | None]:
+        """Leave out each of the greatest causes in turn; the second value says why the engine cannot."""
+        blamed = blame(parts, self.splitter.slots.estimate or 1)
+        floor = LEAST_SHARE * parts.total_s
+        tried = [each for each in blamed if blamed[each].seconds >= floor][:MOST_TRIED]
+        for each in self.splitter.earlier(row, MOST_EARLIER):
+            if each.row not in tried:
+                blamed.setdefault(each.row, each)
+                tried.append(each.row)
+        loaded = any(part.name in (parts_of.LOAD, parts_of.TURN) for part in parts.first)
+        if not tried and parts.lost is None and not loaded:
+            return (), "no other request caused a part of it that counts"
+        if isinstance(self.model, str):
+            return (), self.model
+        run = self.run
+        waited = run.column("slot_wait_s")[row]
+        if not math.isfinite(self.splitter.line.first[row]):
+            return (), "it never got a token"
+        if not math.isfinite(waited):
+            return (), "how long it waited for a slot is not known"
+        replay = Replay.of(run, self.splitter.line, self.model, row)
+        if isinstance(replay, str):
+            return (), replay
+        if missed := replay.unmatched():
+            return (), f"the model fitted to this run does not give it back: {missed}"
+        found = [
+            Without(REQUEST, blamed[each], said)
+            for each in tried
+            if (said := replay.what_if(Change(without=each))) is not None
+        ]
+        if parts.lost is not None:
+            cause = parts.lost.newcomers[0] if len(parts.lost.newcomers) == 1 else None
+            one = cause.row if cause else None
+            said = replay.what_if(Change(without=one, cached=self.splitter.lost_with(row, one)))
+            found += [Without(CACHE, cause, said)] if said is not None else []
+        if replay.loads and (said := replay.what_if(Change(loads=True))) is not None:
+            found.append(Without(LOAD, None, said))
+        return tuple(sorted(found, key=lambda each: each.found.seconds)), None
+
+
+def _median(values: FloatArray) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else math.nan
+
+
+def _count(value: float) -> int | None:
+    return int(value) if math.isfinite(value) else None
+
+
+def blame(parts: Parts, slots: int) -> dict[int, Cause]:
+    """Return the requests that caused a part of the time to the first token, by row, the greatest first.
+
+    Of a wait behind all the slots, the holder of one has caused its share.
+    """
+    total: dict[int, float] = {}
+    cause: dict[int, Cause] = {}
+    for part in parts.first:
+        if part.name == parts_of.REREAD:
+            continue
+        for each in part.causes:
+            share = 1 / slots if each.how == parts_of.SLOT else 1.0
+            total[each.row] = total.get(each.row, 0.0) + each.seconds * share
+            cause.setdefault(each.row, each)
+    found = {}
+    for row in sorted(total, key=lambda each: -total[each]):
+        one = cause[row]
+        found[row] = replace(one, seconds=total[row])
+    return found
+
+
+# -- which request --------------------------------------------------------------------------------------------------
+
+
+def row_of(run: Run, request: int) -> int:
+    """Return the row of the request with this id; raise PredictionError where the run holds none."""
+    ids = run.requests["id"].to_numpy(dtype=np.int64)
+    rows = np.flatnonzero(ids == request)
+    if len(rows):
+        return int(rows[0])
+    held = f"they go from {ids.min()} to {ids.max()}" if len(ids) else "it holds none"
+    raise PredictionError(f"{run.path} has no record of a request {request}; {held}.")
+
+
+def rows_by_length(run: Run, levels: Iterable[int], by: str) -> IntArray:
+    """Return the rows of the measured requests of these levels that ended well, the slowest first."""
+    values = run.column(BY[by])
+    good = np.any([run.good(level) for level in levels], axis=0) & np.isfinite(values)
+    rows = np.flatnonzero(good)
+    return rows[np.argsort(-values[rows], kind="stable")]
+
+
+def at_percentile(rows: IntArray, share: float) -> int:
+    """Return the row at a percentile of rows_by_length: the smallest value that so many do not exceed."""
+    place = max(math.ceil(share * len(rows)) - 1, 0)
+    ordered: IntArray = rows[::-1]
+    return int(ordered[place])
+
+
+def busiest(levels: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the level with the highest load among those of a summary that have an answer."""
+    known = [level for level in levels if level["outcomes"].get("ok")]
+    return max(known or levels, key=offered_load.amount)
+
+
+def find_level(levels: Sequence[dict[str, Any]], asked: str) -> dict[str, Any]:
+    """Return the level that is asked for by its index or label; raise PredictionError where there is none."""
+    for level in levels:
+        if asked == str(level["index"]) or asked == level["label"]:
+            return level
+    known = listed([f"{level['index']} ({level['label']})" for level in levels])
+    raise PredictionError(f"the run has no level {asked!r}; it has {known}.")

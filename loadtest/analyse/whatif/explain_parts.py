@@ -1,0 +1,377 @@
+"""One request's time in parts, each with the requests that caused it; what no part accounts for is a part of its own.
+
+The time from when a request was due to its first token is cut where one thing ends and the next begins: the client's lag,
+connecting, the load of its model, the wait for a slot, and from there to the first token what the server worked on. In that
+last stretch each moment goes to the prompts that were being read, by how fast each of them was read; moments in which none
+was are a step of the streams that decoded, at most as long as such a step takes here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadtest.analyse.run.arrays import FloatArray, IntArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.token_gaps import Decoding
+from loadtest.analyse.server.turns import LONG_LOAD_S
+from loadtest.analyse.whatif.explain_time import (
+    Timeline,
+    Window,
+    held_slots,
+    pieces_without,
+    prompt_windows,
+    shared_out,
+    silent_windows,
+    step_time,
+)
+from loadtest.analyse.whatif.explained import (
+    CLIENT,
+    CONNECT,
+    HANDLING,
+    LEAST_S,
+    LOAD,
+    OWN,
+    PROMPTS,
+    QUEUE,
+    REREAD,
+    REST,
+    SHARED,
+    SILENT,
+    SLOT,
+    SLOW,
+    STALL,
+    STEP,
+    STEPS,
+    TURN,
+    WAIT,
+    Cause,
+    LostCache,
+    Part,
+    Parts,
+)
+
+SLOWER = 1.25  # times what such a prompt takes, from which on the rest of its time has another cause
+LEAST_SLOWER_S = 0.02
+ALIKE = 0.5  # of its length, by which prompts may differ that show what it takes
+FEWEST_ALIKE = 3
+MOST_CHAINED = 4  # conversations that pushed one another out of the cache
+BIG_PROMPT = 2.0  # times the median prompt, from which on a prompt that was read during a slot wait is named
+
+
+@dataclass(frozen=True, slots=True)
+class Splitter:
+    """What splitting the time of any request of a run rests on."""
+
+    run: Run
+    slots: Slots
+    steps: Steps
+    gaps: Decoding
+    line: Timeline
+
+    def split(self, row: int) -> Parts:
+        """Return the parts of the time of the request in this row."""
+        line = self.line
+        begin = line.sched[row]
+        until = line.first[row] if math.isfinite(line.first[row]) else line.end[row]
+        lost = self._lost_cache(row)
+        parts = [*self._before(row), *self._load(row)]
+        waited = self._waited(row)
+        won = float(line.arrived[row] + waited) if math.isfinite(waited) else float(line.arrived[row])
+        if waited > 0:
+            parts.append(self._slot_wait(row, float(waited)))
+        parts += self._at_work(row, won, float(until), lost)
+        total = float(until - begin)
+        rest = total - sum(part.seconds for part in parts)
+        decode = self._decode(row)
+        length = float(line.last[row] - line.first[row]) if math.isfinite(line.first[row]) else math.nan
+        return Parts(total, (*parts, Part(REST, rest)), length, decode, lost)
+
+    def _cause(self, row: int, seconds: float, how: str) -> Cause:
+        line = self.line
+        made = self.run.column("output_tokens")[row]
+        return Cause(
+            row=row,
+            id=int(line.ids[row]),
+            seconds=seconds,
+            tokens=int(line.prompt[row]) if math.isfinite(line.prompt[row]) else None,
+            how=how,
+            held_s=float(np.nan_to_num(line.left[row] - line.won[row])),
+            output=int(made) if math.isfinite(made) and self.run.requests["ok"].to_numpy()[row] else None,
+            over=float(line.end[row]),
+        )
+
+    def _causes(self, found: dict[int, float], how: str) -> tuple[Cause, ...]:
+        ordered = sorted(found.items(), key=lambda item: -item[1])
+        return tuple(self._cause(row, spent, how) for row, spent in ordered if spent >= LEAST_S)
+
+    def _before(self, row: int) -> list[Part]:
+        """Return what passed before the request was sent: connecting, and the client's own lag."""
+        line = self.line
+        late = float(line.send[row] - line.sched[row])
+        ready = self.run.column("connect")[row] - line.sched[row]
+        fresh = bool(self.run.requests["new_conn"].to_numpy()[row]) and math.isfinite(ready)
+        connecting = min(max(float(ready), 0.0), late) if fresh else 0.0
+        found = [Part(CONNECT, connecting)] if connecting >= LEAST_S else []
+        return [*found, Part(CLIENT, late - (connecting if found else 0.0))]
+
+    def _load(self, row: int) -> list[Part]:
+        spent = self.run.column("load_s")[row]
+        if not (math.isfinite(spent) and spent > 0):
+            return []
+        spent = float(self.line.arrived[row] - self.line.send[row])
+        fast = float((self.run.simulated or {}).get("speed") or 1.0)
+        if spent <= LONG_LOAD_S / fast:
+            return [Part(HANDLING, spent)]
+        turn = "loaded_in_turn" in self.run.requests and bool(self.run.requests["loaded_in_turn"].to_numpy()[row])
+        ends = float(self.line.arrived[row])
+        loads = self.run.column("load_s") > LONG_LOAD_S / fast
+        shared = np.flatnonzero(loads & (self.line.send < self.line.send[row]) & (self.line.arrived > ends - spent))
+        first = [int(min(shared, key=lambda each: self.line.send[each]))] if len(shared) else []
+        return [Part(TURN if turn else LOAD, spent, tuple(self._cause(each, spent, LOAD) for each in first))]
+
+    def _waited(self, row: int) -> float:
+        """Return the slot wait; of a request without a token, how long all the slots were held from when it came."""
+        waited = float(self.run.column("slot_wait_s")[row])
+        if math.isfinite(waited) or not self.line.silent[row] or not self.slots.limit:
+            return waited
+        low, high = float(self.line.arrived[row]), float(self.line.end[row])
+        free = self._unheld(held_slots(self.line, low, high, row), low, high)
+        return free[0][0] - low if free else high - low
+
+    def _slot_wait(self, row: int, waited: float) -> Part:
+        """Return the wait for a slot, with those who held the slots; a moment that no known one held goes to silent ones."""
+        line = self.line
+        low, high = float(line.arrived[row]), float(line.arrived[row]) + waited
+        holders = held_slots(line, low, high, row)
+        found = {each.row: min(each.end, high) - max(each.start, low) for each in holders}
+        causes = list(self._causes(found, SLOT))
+        free = self._unheld(holders, low, high)
+        for each in silent_windows(line, low, high, row):
+            held = sum(max(min(right, each.end) - max(left, each.start), 0.0) for left, right in free)
+            if held >= LEAST_S and line.send[each.row] < line.send[row]:
+                causes.append(self._cause(each.row, held, SILENT))
+        causes += self._read_meanwhile(row, low, high)
+        inferred = not math.isfinite(self.run.column("queue_wait_s")[row])
+        return Part(SLOT, waited, tuple(sorted(causes, key=lambda cause: -cause.seconds)), inferred)
+
+    def _unheld(self, holders: Sequence[Window], low: float, high: float) -> list[tuple[float, float]]:
+        """Return the pieces of a wait in which fewer requests are known to hold a slot than there are slots."""
+        edges = sorted({low, high, *(min(max(at, low), high) for each in holders for at in (each.start, each.end))})
+        return [
+            (left, right)
+            for left, right in itertools.pairwise(edges)
+            if sum(each.start <= left and each.end >= right for each in holders) < (self.slots.estimate or 0)
+        ]
+
+    def _read_meanwhile(self, row: int, low: float, high: float) -> list[Cause]:
+        """Return the long prompts that were read while a request waited for a slot: they held up those who held one."""
+        usual = float(np.nanmedian(self.line.tokens)) if np.isfinite(self.line.tokens).any() else math.inf
+        windows = prompt_windows(self.line, self.steps, self._near(row, low, high))
+        found = {}
+        for each in windows:
+            other = each.row
+            if self.line.tokens[other] >= BIG_PROMPT * usual:
+                found[other] = min(each.end, high) - max(each.start, low)
+        return list(self._causes(found, PROMPTS))
+
+    def _near(self, row: int, low: float, high: float) -> IntArray:
+        line = self.line
+        near = (line.read_from < high) & (line.first > low)
+        near[row] = False
+        return np.flatnonzero(near)
+
+    def _at_work(self, row: int, low: float, high: float, lost: LostCache | None) -> list[Part]:
+        """Return what the server did between giving the request a slot and its first token."""
+        line = self.line
+        start = float(line.read_from[row])
+        known = math.isfinite(start)
+        others = prompt_windows(line, self.steps, self._near(row, low, high))
+        silent = self._reading_silently(row, low, high)
+        mine = [Window(row, start, high, max(float(line.tokens[row]), 1.0) / (high - start))] if high > start else []
+        shares, free = shared_out(low, high, [*others, *silent, *mine])
+        own = shares.pop(row, 0.0)
+        unseen = self._causes({each: shares.pop(each, 0.0) for each in {one.row for one in silent}}, SILENT)
+        caused = self._causes(shares, PROMPTS)
+        told = bool(line.told[row]) and all(line.told[cause.row] for cause in caused)
+        parts = [Part(PROMPTS, sum(shares.values()), caused, inferred=not told)] if caused else []
+        parts += [Part(SILENT, sum(each.seconds for each in unseen), unseen, inferred=True)] if unseen else []
+        if pieces := pieces_without(low, start if known else high, [*others, *silent]):
+            parts += self._nobodys(row, pieces[0][0], free)
+        return parts + self._own(row, own, lost)
+
+    def _reading_silently(self, row: int, low: float, high: float) -> list[Window]:
+        """Return when requests that ended without a token may have had their prompts read: while one of the slots was theirs."""
+        line, law = self.line, self.steps.prefill
+        pieces = [(low, high)]
+        if self.slots.limit:
+            pieces = self._unheld([*held_slots(line, low, high, row), Window(row, low, high)], low, high)
+        fastest = 1 / law.per_token_s if law is not None and law.per_token_s > 0 else 1.0
+        found = []
+        for each in silent_windows(line, low, high, row):
+            prompt = float(line.prompt[each.row])
+            rate = min(prompt / (each.end - each.start), fastest) if math.isfinite(prompt) else fastest
+            clipped = [(max(left, each.start), min(right, each.end)) for left, right in pieces]
+            found += [Window(each.row, left, right, rate) for left, right in clipped if right - left >= LEAST_S]
+        return found
+
+    def _nobodys(self, row: int, low: float, free: float) -> list[Part]:
+        """Return what passed from `low` on while no prompt was read: the step in flight, and a wait that cannot be split."""
+        if free < LEAST_S:
+            return []
+        found: list[Part] = []
+        decoding = int(self.gaps.decoding_at(np.array([low + 1e-9]))[0])
+        step = step_time(self.steps, decoding) if decoding else 0.0
+        step = min(free, step if math.isfinite(step) else 0.0)
+        if step >= LEAST_S:
+            found.append(Part(STEP, step, streams=decoding))
+        waited = self.run.column("queue_wait_s")[row]
+        unsplit = math.isfinite(waited) and not math.isfinite(self.run.column("slot_wait_s")[row])
+        if unsplit and free - step >= LEAST_S:
+            found.append(Part(WAIT, free - step))
+        return found
+
+    def _own(self, row: int, spent: float, lost: LostCache | None) -> list[Part]:
+        """Return the reading of its own prompt: what the cache had lost, the rest, and what was slower than usual."""
+        if spent <= 0:
+            return []
+        tokens = self.line.tokens[row]
+        usual = self._usual(row)
+        inferred = not bool(self.line.told[row])
+        slower = spent - usual if spent > SLOWER * usual and spent - usual > LEAST_SLOWER_S else 0.0
+        reading = spent - slower
+        parts: list[Part] = []
+        if lost is not None and tokens > 0:
+            again = reading * min(lost.tokens / float(tokens), 1.0)
+            parts.append(Part(REREAD, again, lost.since, inferred, tokens=lost.tokens))
+            reading -= again
+        own = int(tokens) - (lost.tokens if lost is not None else 0) if math.isfinite(tokens) else None
+        beside = int(self.gaps.decoding_at(self.line.first[row : row + 1] - 2 * self.gaps.requests.edge_s)[0])
+        parts.append(Part(OWN, reading, (), inferred, tokens=own, streams=max(beside, 0)))
+        return [*parts, Part(SLOW, slower)] if slower else parts
+
+    def _usual(self, row: int) -> float:
+        """Return what reading such a prompt takes in this run; inf where neither its law nor prompts alike show that."""
+        line, law = self.line, self.steps.prefill
+        tokens = float(line.tokens[row])
+        spent = line.first - line.read_from
+        alike = line.told & (np.abs(line.tokens - tokens) <= ALIKE * tokens) & (spent > 0)
+        alike[row] = False
+        found = [float(np.median(spent[alike] / line.tokens[alike])) * tokens] if alike.sum() >= FEWEST_ALIKE else []
+        longest = np.where(line.told, line.tokens, np.nan)
+        longest[row] = np.nan
+        if law is not None and np.isfinite(longest).any() and tokens <= 1.5 * float(np.nanmax(longest)):
+            beside = float(self.gaps.decoding_at(line.first[row : row + 1] - 2 * self.gaps.requests.edge_s)[0])
+            batches = 1 if law.n_batch is None else math.ceil(tokens / max(law.n_batch - beside, 1))
+            shared = batches * step_time(self.steps, beside) if beside > 0 else 0.0
+            cost = law.fixed_s + law.per_token_s * tokens + (shared if math.isfinite(shared) else 0.0)
+            least = step_time(self.steps, beside + 1)
+            found.append(max(cost, least if math.isfinite(least) else 0.0))
+        return max(found, default=math.inf)
+
+    def _lost_cache(self, row: int, depth: int = 0) -> LostCache | None:
+        """Return what the request read again although an earlier turn of its session had left it in the cache.
+
+        Only where the server says how many tokens it had cached, and none is expected of a request by itself.
+        """
+        requests, line = self.run.requests, self.line
+        cached = self.run.column("cached_tokens")[row]
+        if "session" not in requests or not math.isfinite(cached):
+            return None
+        session, turn = self.run.column("session"), self.run.column("turn")
+        here = (session == session[row]) & (line.level == line.level[row]) & (turn < turn[row])
+        before = np.flatnonzero(here & np.isfinite(line.last) & np.isfinite(line.prompt))
+        if not len(before):
+            return None
+        latest = int(max(before, key=lambda each: turn[each]))
+        had = float(line.prompt[latest] + np.nan_to_num(self.run.column("output_tokens")[latest]))
+        had = min(had, float(line.prompt[row]))
+        # The last token of an answer was never read, and templates differ by a few tokens from turn to turn.
+        missing = had - cached
+        if missing <= max(16.0, 0.05 * had):
+            return None
+        between = np.flatnonzero((line.won >= line.last[latest]) & (line.won < line.won[row]) & (line.tokens > 0))
+        strange = np.nan_to_num(self.run.column("cached_tokens")) < 0.5 * line.prompt
+        found = [int(each) for each in between if each != row and strange[each]]
+        fresh = [each for each in found if not (np.isfinite(session[each]) and turn[each] > 0)]
+        ordered = sorted(found, key=lambda each: (each not in fresh, -line.tokens[each]))
+        causes = tuple(self._cause(each, 0.0, REREAD) for each in ordered)
+        roots = {each: causes[ordered.index(each)] for each in fresh}
+        if not roots and depth < MOST_CHAINED:
+            for each in found:
+                earlier = self._lost_cache(each, depth + 1)
+                roots |= {one.row: one for one in earlier.newcomers} if earlier else {}
+        return LostCache(round(missing), round(had), self._cause(latest, 0.0, REREAD), causes, tuple(roots.values()))
+
+    def lost_with(self, row: int, newcomer: int | None) -> dict[int, int]:
+        """Return the tokens that a request, and those behind the same newcomer, had lost from the cache, by row."""
+        rows = [row]
+        if newcomer is not None:
+            line = self.line
+            rows += [int(each) for each in np.flatnonzero((line.won > line.won[newcomer]) & (line.won < line.won[row]))]
+        lost = {each: self._lost_cache(each) for each in rows}
+        return {
+            each: one.tokens
+            for each, one in lost.items()
+            if one is not None and (each == row or newcomer in [root.row for root in one.newcomers])
+        }
+
+    def earlier(self, row: int, most: int) -> list[Cause]:
+        """Return the largest requests since when, without a break, somebody has waited for a slot: they may be over by now."""
+        line = self.line
+        if not line.won[row] - line.arrived[row] > LEAST_S:
+            return []
+        queued = np.flatnonzero((line.won - line.arrived > LEAST_S) & (line.arrived <= line.arrived[row]))
+        begun = float(line.arrived[row])
+        for each in queued[np.argsort(-line.won[queued], kind="stable")]:
+            if line.won[each] < begun:
+                break
+            begun = min(begun, float(line.arrived[each]))
+        gone = np.where(np.isfinite(line.left), line.left, line.end)
+        rows = np.flatnonzero((gone > begun) & (line.send < line.send[row]))
+        reading = np.nan_to_num(line.first - line.read_from)
+        size = np.nan_to_num(gone - line.won) + max((self.slots.estimate or 1) - 1, 0) * reading
+        largest = rows[np.argsort(-size[rows], kind="stable")][:most]
+        return [self._cause(int(each), 0.0, QUEUE) for each in largest]
+
+    def _decode(self, row: int) -> tuple[Part, ...]:
+        """Return the parts of the time from the first token to the last."""
+        line = self.line
+        total = float(line.last[row] - line.first[row])
+        gaps = self.gaps.of_row(self.run, row)
+        if not math.isfinite(total) or not len(gaps.left):
+            return ()
+        beside = np.where(gaps.streams > 0, gaps.streams, np.maximum(gaps.begun, 1))
+        usual = np.array([step_time(self.steps, float(each)) for each in beside])
+        if not np.isfinite(usual).all():
+            return (Part(REST, total),)
+        gap = gaps.right - gaps.left
+        held = gaps.held & (gap > usual)
+        alone = step_time(self.steps, 1.0) if any(each.streams == 1 for each in self.steps.times) else math.nan
+        stalled = self._stalls(row, gaps.left[held], gaps.right[held], (gap - usual)[held])
+        plain = float(usual.sum())
+        parts = [Part(STEPS, plain, streams=int(beside.max()))]
+        if math.isfinite(alone) and plain > alone * len(gap):
+            parts = [Part(STEPS, alone * len(gap)), Part(SHARED, plain - alone * len(gap), streams=int(beside.max()))]
+        if stalled.seconds >= LEAST_S:
+            parts.append(stalled)
+        return (*parts, Part(REST, total - sum(part.seconds for part in parts)))
+
+    def _stalls(self, row: int, left: FloatArray, right: FloatArray, excess: FloatArray) -> Part:
+        """Return what the gaps of a stream lost to prompts that were read in them."""
+        found: dict[int, float] = {}
+        inferred = False
+        for low, high, lost in zip(left, right, excess, strict=True):
+            windows = prompt_windows(self.line, self.steps, self._near(row, float(low), float(high)))
+            shares, _ = shared_out(float(low), float(high), windows)
+            total = sum(shares.values())
+            for other, spent in shares.items():
+                found[other] = found.get(other, 0.0) + float(lost) * spent / total
+                inferred |= not bool(self.line.told[other])
+        return Part(STALL, sum(found.values()), self._causes(found, PROMPTS), inferred)

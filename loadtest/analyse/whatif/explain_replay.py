@@ -1,0 +1,326 @@
+"""A level played again as it was sent, with a request or a cause left out: what another would then have waited.
+
+The engine gets the run's own arrivals, lengths and slots. In a closed loop a request goes out as long after the answer
+that its user waited for as it did in the run, so what is left out moves those behind it. The user of a request that is left
+out pauses for as long as that one took.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from loadtest.analyse.figures.intervals import t_quantile
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.prefill import Interval
+from loadtest.analyse.server.turns import LONG_LOAD_S
+from loadtest.analyse.whatif.explain_time import Timeline
+from loadtest.analyse.whatif.play import CONTEXT
+from loadtest.analyse.whatif.predict import ENGINE_ERROR, ServerModel
+from loadtest.analyse.whatif.self_check import GIVEN_BACK
+from loadtest.metrics import NS_PER_S
+from loadtest.records import Outcome
+from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.stream import EngineRequest, Stream
+from loadtest.simulate.model.virtual import cold_prompt
+from loadtest.text import seconds
+
+SEEDS = 6
+MOST_TOKENS = 20_000  # of a level that are played again, the last before the request
+OWN_BACK = 0.25  # by which the replay may miss the request itself
+LONG, MOST_WORTH = 4.0, 4.0  # times the median prompt; times its own tokens
+LEAST_MISS_S = 0.02  # closer than that is given back, whatever the share
+FOLLOWS_S = 0.001  # an end so little after a send may still be the answer that its user waited for
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One request of the level; instants in seconds since the first of them was sent."""
+
+    row: int
+    prompt: int  # uncached tokens
+    output: int
+    at: float  # when it was sent
+    load: float  # until its model was there, and its handling
+    after: int | None  # the row whose answer its user waited for
+    pause: float  # between that answer and this request
+    gone: float | None  # when the client went away, seconds since `at`
+
+    @property
+    def ready(self) -> float:
+        """When it came to the queue; those that waited for one load come together, in the order sent."""
+        return round(self.at + self.load, 3) if self.load > LONG_LOAD_S else self.at + self.load
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is left out of a replay."""
+
+    without: int | None = None  # a row
+    cached: Mapping[int, int] = field(default_factory=dict)  # by row: prompt tokens that the cache would have held
+    loads: bool = False  # the loads of models
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """The request's TTFT with something left out, and where it would lie in 95 of 100 cases."""
+
+    seconds: float
+    band: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """A level for the engine to play, up to the first token of the request in `row`."""
+
+    model: ServerModel
+    row: int
+    ttft_s: float  # as measured
+    sent: tuple[Sent, ...]
+    measured: dict[int, float]  # TTFT of the requests that were answered
+    handled: bool  # whether `load` holds the handling of a request, as load_duration does
+    base: list[dict[int, float]] = field(default_factory=list)  # TTFT by row of the level as it was, by seed
+
+    @classmethod
+    def of(cls, run: Run, line: Timeline, model: ServerModel, row: int) -> Replay | str:
+        """Return the replay for a request that got a token, or why there can be none: a clause."""
+        until = float(line.first[row])
+        rows = np.flatnonzero((line.level == line.level[row]) & (line.send <= until) & np.isfinite(line.send))
+        rows = rows[~run.requests["outcome"].isin(_REFUSED).to_numpy(dtype=np.bool_)[rows]]
+        rows = rows[np.argsort(line.send[rows], kind="stable")]
+        prompts = _as_read(line, model)[rows]
+        outputs = _outputs(run, line, until)[rows]
+        if not np.isfinite(prompts).all():
+            return "how many tokens some of the requests had is not known"
+        kept = _latest(line, rows, prompts + outputs)
+        rows, prompts, outputs = rows[kept], prompts[kept], outputs[kept]
+        level = next(each for each in run.levels if each["index"] == line.level[row])
+        after = _turns(run, rows) | ({} if offered_load.is_open(level) else _predecessors(run, line, rows))
+        start = float(line.send[rows].min())
+        load = np.nan_to_num(run.column("load_s"))
+        sent = tuple(
+            Sent(
+                row=int(each),
+                prompt=max(int(prompt), 1),
+                output=max(int(output), 1),
+                at=float(line.send[each]) - start,
+                load=float(load[each]),
+                after=after.get(int(each)),
+                pause=max(float(line.send[each] - line.left[after[int(each)]]), 0.0) if int(each) in after else 0.0,
+                gone=_gone(run, line, int(each)),
+            )
+            for each, prompt, output in zip(rows, prompts, outputs, strict=True)
+        )
+        ttft = line.first - line.send
+        measured = {int(each): float(ttft[each]) for each in rows if math.isfinite(ttft[each])}
+        found = cls(
+            model=model,
+            row=row,
+            ttft_s=float(ttft[row]),
+            sent=sent,
+            measured=measured,
+            handled=bool(np.isfinite(run.column("load_s")).any()),
+        )
+        found.base.extend(found._play(Change(), seed) for seed in range(SEEDS))
+        return found
+
+    @property
+    def loads(self) -> bool:
+        """Whether a model was loaded in it."""
+        return any(each.load > LONG_LOAD_S for each in self.sent)
+
+    def unmatched(self) -> str | None:
+        """Return a clause on what the replay of the run as it was misses; None where it gives the run back."""
+        played = self.base
+        mine = [each[self.row] for each in played if self.row in each]
+        said = float(np.mean(mine)) if len(mine) == SEEDS else math.nan
+        if not _near(said, self.ttft_s, OWN_BACK):
+            return f"replayed, its first token comes after {seconds(said)} and not after {seconds(self.ttft_s)}"
+        both = [row for row in self.measured if all(row in each for each in played)]
+        seen = np.array([self.measured[row] for row in both])
+        for name, share in (("p50", 0.5), ("p95", 0.95)):
+            model = float(np.mean([np.quantile([each[row] for row in both], share) for each in played]))
+            value = float(np.quantile(seen, share))
+            if not _near(model, value, GIVEN_BACK if len(both) >= 20 else OWN_BACK):
+                return f"replayed, TTFT {name} is {seconds(model)} and not {seconds(value)}"
+        return None
+
+    def what_if(self, change: Change) -> WhatIf | None:
+        """Return TTFT with the change: the measured one, by the share that it changes in the replay; None where unknown."""
+        shares, misses = [], []
+        for seed in range(SEEDS):
+            before, after = self.base[seed].get(self.row), self._play(change, seed).get(self.row)
+            if before and after is not None:
+                shares.append(after / before)
+                misses.append(before / self.ttft_s - 1)
+        if len(shares) < SEEDS:
+            return None
+        share = float(np.mean(shares))
+        half = t_quantile(SEEDS - 1) * float(np.std(shares, ddof=1)) * math.sqrt(1 + 1 / SEEDS)
+        half = math.hypot(half, ENGINE_ERROR * share, float(np.mean(misses)) * (1 - share))
+        return WhatIf(self.ttft_s * share, (max(self.ttft_s * (share - half), 0.0), self.ttft_s * (share + half)))
+
+    def _play(self, change: Change, seed: int) -> dict[int, float]:
+        """Play the level once; return TTFT by row, of those that had a first token by the time the request had."""
+        draw = random.Random(seed)
+        timing = self.model.drawn(self.model.slots, draw)
+        timing = replace(timing, handling_s=0.0) if self.handled else timing
+        engine = Engine(timing, slots=self.model.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours)
+        player = _Player(engine, {each.row: each for each in self.sent}, change, self.row)
+        return player.play()
+
+
+class _Player:
+    """Plays requests on an engine, each when it was sent or as long after the answer before it as it was."""
+
+    def __init__(self, engine: Engine, sent: dict[int, Sent], change: Change, until: int) -> None:
+        self.engine, self.sent, self.change, self.until = engine, sent, change, until
+        warm = [each.load for each in sent.values() if each.load <= LONG_LOAD_S]
+        self.warm = float(np.median(warm)) if warm else 0.0  # what a request takes whose model is there
+        self.streams: dict[int, Stream] = {}
+        self.due: list[tuple[int, int, int, bool]] = []  # (instant, ordinal, row, whether its client goes away)
+        self.order = itertools.count()
+        self.behind: dict[int, list[Sent]] = {}
+        for each in sent.values():
+            if each.row == change.without:
+                continue
+            if each.after is None or each.after == change.without or each.after not in sent:
+                self._at(self._ready(each), each.row)
+            else:
+                self.behind.setdefault(each.after, []).append(each)
+
+    def play(self) -> dict[int, float]:
+        while (mine := self.streams.get(self.until)) is None or mine.first is None:
+            due = self.engine.due()
+            if self.due and (due is None or self.due[0][0] <= due):
+                now, _, row, leaves = heapq.heappop(self.due)
+                self._send_or_leave(row, now, leaves=leaves)
+            elif due is None:
+                break
+            else:
+                for emission in self.engine.advance(due):
+                    if emission.done:
+                        self._over(emission.stream.request.id, emission.at)
+        return {
+            row: (stream.first - stream.arrived) / NS_PER_S + self._delay(self.sent[row])
+            for row, stream in self.streams.items()
+            if stream.first is not None
+        }
+
+    def _delay(self, one: Sent) -> float:
+        return self.warm if self.change.loads and one.load > LONG_LOAD_S else one.load
+
+    def _ready(self, one: Sent) -> float:
+        return one.at + self._delay(one) if self.change.loads else one.ready
+
+    def _at(self, instant_s: float, row: int, *, leaves: bool = False) -> None:
+        heapq.heappush(self.due, (round(instant_s * NS_PER_S), next(self.order), row, leaves))
+
+    def _send_or_leave(self, row: int, now: int, *, leaves: bool) -> None:
+        if leaves:
+            stream = self.streams[row]
+            if stream.ended is None:
+                self.engine.cancel(stream, now)
+                self._over(row, now)
+            return
+        one = self.sent[row]
+        prompt = one.prompt - self.change.cached.get(row, 0)
+        request = EngineRequest(row, cold_prompt(max(prompt, 1), row), one.output, num_ctx=CONTEXT)
+        self.streams[row] = self.engine.submit(request, now)
+        if one.gone is not None:
+            self._at(now / NS_PER_S - self._delay(one) + one.gone, row, leaves=True)
+
+    def _over(self, row: int, at: int) -> None:
+        for each in self.behind.pop(row, []):
+            self._at(at / NS_PER_S + each.pause + self._delay(each), each.row)
+
+
+_REFUSED = {Outcome.HTTP_ERROR, Outcome.CONNECT_ERROR}
+
+
+def _near(said: float, value: float, share: float) -> bool:
+    return abs(said - value) <= max(share * max(said, value), LEAST_MISS_S)
+
+
+def _as_read(line: Timeline, model: ServerModel) -> FloatArray:
+    """Return uncached prompt tokens; of a long prompt that the server says it read, as many as its time is worth.
+
+    The time a token takes grows with the context before it, which the law of the run's usual prompts does not hold.
+    """
+    tokens = np.where(np.isfinite(line.tokens), line.tokens, line.prompt)
+    timing, known = model.timing, line.told & (line.tokens > 0)
+    if not known.any() or timing.prefill_s <= 0:
+        return tokens
+    spent = line.first - line.read_from
+    slices = np.zeros(len(tokens)) if timing.n_batch is None else np.ceil(tokens / timing.n_batch)
+    worth = (spent - timing.prompt_s - slices * timing.step.values(1)[0]) / timing.prefill_s
+    long = known & (tokens >= LONG * np.nanmedian(line.tokens))
+    return np.where(long, np.clip(worth, tokens, MOST_WORTH * tokens), tokens)
+
+
+def _outputs(run: Run, line: Timeline, until: float) -> FloatArray:
+    """Return the tokens of each answer; of one that was cut off as many as would have gone on for ever."""
+    known = run.column("output_tokens")
+    whole = np.asarray(run.requests["outcome"] == Outcome.OK, dtype=np.bool_)
+    seen = np.where(whole & np.isfinite(known), known, np.nan)
+    usual = float(np.nanmedian(seen)) if np.isfinite(seen).any() else 1.0
+    return np.where(np.isfinite(seen), seen, np.where(line.end > until, usual, 1e6))
+
+
+def _gone(run: Run, line: Timeline, row: int) -> float | None:
+    """Return how long after its send the client of a request went away that did not end well; None for any other."""
+    if run.requests["outcome"].to_numpy()[row] == Outcome.OK:
+        return None
+    return float(line.end[row] - line.send[row])
+
+
+def _latest(line: Timeline, rows: IntArray, tokens: FloatArray) -> BoolArray:
+    """Mark the last requests that are few enough to be played, and those at the server when the first of them came."""
+    spent = np.cumsum(np.minimum(tokens, 4096)[::-1])[::-1]
+    first = int(np.argmax(spent <= MOST_TOKENS)) if (spent <= MOST_TOKENS).any() else len(rows) - 1
+    return np.asarray((np.arange(len(rows)) >= first) | (line.end[rows] > line.send[rows[first]]), dtype=np.bool_)
+
+
+def _turns(run: Run, rows: IntArray) -> dict[int, int]:
+    """Return, for each turn of a conversation, the turn before it."""
+    if "session" not in run.requests:
+        return {}
+    session, turn = run.column("session"), run.column("turn")
+    known = [int(row) for row in rows if math.isfinite(session[row]) and math.isfinite(turn[row])]
+    by_turn = {(session[row], turn[row]): row for row in known}
+    before = {row: by_turn.get((session[row], turn[row] - 1)) for row in known}
+    return {row: earlier for row, earlier in before.items() if earlier is not None}
+
+
+def _predecessors(run: Run, line: Timeline, rows: IntArray) -> dict[int, int]:
+    """Return, for each request of a closed loop, the one whose answer its user waited for.
+
+    Where the records do not name users it is the last answer before it that no other request followed: users are alike.
+    """
+    found: dict[int, int] = {}
+    if "user" in run.requests and np.isfinite(run.column("user")[rows]).all():
+        latest: dict[float, int] = {}
+        for row in rows:
+            user = float(run.column("user")[row])
+            if user in latest:
+                found[int(row)] = latest[user]
+            latest[user] = int(row)
+        return found
+    ended = sorted((float(line.left[row]), int(row)) for row in rows if math.isfinite(line.left[row]))
+    waiting: list[tuple[float, int]] = []
+    place = 0
+    for row in rows:
+        while place < len(ended) and ended[place][0] <= float(line.send[row]) + FOLLOWS_S:
+            waiting.append(ended[place])
+            place += 1
+        if waiting:
+            found[int(row)] = waiting.pop()[1]
+    return found

@@ -1,0 +1,157 @@
+"""When each request of a run waited, had its prompt read and held a slot: what an explanation shares out time by.
+
+Where the server reports durations, a prompt was read from the start of its prefill to the first token. Of a server without
+durations it is taken to have been read just before its first token, for as long as the run's law of prompts says; that is
+inferred, and done only where the run shows that prompts hold up other streams.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.prefill import uncached
+from loadtest.analyse.server.step_law import well_seen
+from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.waits import NEVER_SERVED, left_slot
+from loadtest.records import Outcome
+
+HOLDS_UP = 0.2  # of a prompt token's time, by which a running stream must stall for it, for prompts to count as a cause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """The instants of every request of a run, seconds on its axis; nan unknown."""
+
+    ids: IntArray
+    level: IntArray
+    sched: FloatArray
+    send: FloatArray
+    arrived: FloatArray  # sent, and the model loaded
+    won: FloatArray  # had a slot
+    read_from: FloatArray  # its prompt was being read
+    first: FloatArray
+    last: FloatArray
+    left: FloatArray  # gave its slot back
+    end: FloatArray
+    tokens: FloatArray  # uncached prompt tokens
+    prompt: FloatArray  # prompt tokens, or those asked for where no answer said how many
+    told: BoolArray  # the server's durations say when its prompt was read
+    silent: BoolArray  # was at the server and ended without a token: cancelled, timed out or cut off
+
+    @classmethod
+    def of(cls, run: Run, steps: Steps) -> Timeline:
+        send, first, end = run.column("send"), run.column("first_token"), run.column("end")
+        load = np.nan_to_num(run.column("load_s"))
+        arrived = np.fmin(send + load, np.fmin(first, end))
+        won = arrived + np.nan_to_num(run.column("slot_wait_s"))
+        spent = run.column("prefill_s")
+        told = np.isfinite(spent) & np.isfinite(first)
+        tokens = uncached(run)
+        guessed = np.full(len(send), np.nan)
+        if steps.prefill is not None:
+            cost = steps.prefill.fixed_s + steps.prefill.per_token_s * tokens
+            guessed = np.maximum(won, first - np.maximum(cost, 1e-6))
+        asked = run.column("asked_input")
+        prompt = np.where(np.isfinite(run.column("prompt_tokens")), run.column("prompt_tokens"), asked)
+        never = run.requests["outcome"].isin(NEVER_SERVED).to_numpy(dtype=np.bool_)
+        ok = np.asarray(run.requests["outcome"] == Outcome.OK, dtype=np.bool_)
+        return cls(
+            ids=run.requests["id"].to_numpy(dtype=np.int64),
+            level=run.requests["level"].to_numpy(dtype=np.int64),
+            sched=run.column("sched"),
+            send=send,
+            arrived=arrived,
+            won=np.minimum(won, np.fmin(first, end)),
+            read_from=np.where(told, np.clip(first - spent, arrived, first), guessed),
+            first=first,
+            last=run.column("last"),
+            left=left_slot(run),
+            end=end,
+            tokens=tokens,
+            prompt=prompt,
+            told=told,
+            silent=np.isfinite(send) & ~np.isfinite(first) & ~never & ~ok,
+        )
+
+
+class Window(NamedTuple):
+    """The request in `row` is at work from `start` to `end`; where windows overlap each gets time by its rate."""
+
+    row: int
+    start: float
+    end: float
+    rate: float = 1.0
+
+
+def shared_out(low: float, high: float, windows: Sequence[Window]) -> tuple[dict[int, float], float]:
+    """Share the time from `low` to `high` out among the windows open at each moment; the second value is what nobody has."""
+    found: dict[int, float] = {}
+    free = 0.0
+    if not high > low:
+        return found, free
+    inside = [each for each in windows if each.start < high and each.end > low]
+    ordered = sorted({low, high, *(min(max(at, low), high) for each in inside for at in (each.start, each.end))})
+    for left, right in itertools.pairwise(ordered):
+        at_work = [each for each in inside if each.start <= left and each.end >= right]
+        total = sum(each.rate for each in at_work)
+        free += 0.0 if total > 0 else right - left
+        for each in at_work:
+            if total > 0:
+                found[each.row] = found.get(each.row, 0.0) + (right - left) * each.rate / total
+    return found, free
+
+
+def pieces_without(low: float, high: float, windows: Iterable[Window]) -> list[tuple[float, float]]:
+    """Return the pieces of the time from `low` to `high` in which no window is open."""
+    found, at = [], low
+    for each in sorted(windows, key=lambda window: window.start):
+        if each.start > at:
+            found.append((at, min(each.start, high)))
+        at = max(at, each.end)
+        if at >= high:
+            break
+    if at < high:
+        found.append((at, high))
+    return [(left, right) for left, right in found if right > left]
+
+
+def prompt_windows(line: Timeline, steps: Steps, rows: IntArray) -> list[Window]:
+    """Return when the prompts of these rows were read, where reading one holds up the others; a rate is its tokens a second."""
+    known, cost = steps.interference_s, steps.prefill.per_token_s if steps.prefill else math.nan
+    if known is not None and known < HOLDS_UP * cost:
+        return []
+    found = []
+    for row in rows:
+        start, end, tokens = float(line.read_from[row]), float(line.first[row]), float(line.tokens[row])
+        if end > start and tokens > 0 and (line.told[row] or known is not None):
+            found.append(Window(int(row), start, end, tokens / (end - start)))
+    return found
+
+
+def step_time(steps: Steps, streams: float) -> float:
+    """Return the mean step time with so many streams, interpolated; nan where no step was seen."""
+    solid = well_seen(steps.times) or list(steps.times)
+    if not solid or streams < 1:
+        return math.nan
+    inside = float(np.interp(streams, [each.streams for each in solid], [each.mean_s for each in solid]))
+    return inside + max(streams - solid[-1].streams, 0.0) * (steps.slope_s or 0.0)
+
+
+def held_slots(line: Timeline, low: float, high: float, row: int) -> list[Window]:
+    """Return who held a slot between two instants, of the requests whose tokens show it."""
+    rows = np.flatnonzero(np.isfinite(line.first) & (line.won < high) & (line.left > low))
+    return [Window(int(each), float(line.won[each]), float(line.left[each])) for each in rows if each != row]
+
+
+def silent_windows(line: Timeline, low: float, high: float, row: int) -> list[Window]:
+    """Return who was at the server between two instants and never gave a token."""
+    rows = np.flatnonzero(line.silent & (line.arrived < high) & (line.end > low))
+    return [Window(int(each), float(line.arrived[each]), float(line.end[each])) for each in rows if each != row]

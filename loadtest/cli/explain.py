@@ -1,0 +1,171 @@
+"""`loadtest explain`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from loadtest.cli.results import json_option, print_json
+from loadtest.errors import PredictionError, ScenarioError
+
+if TYPE_CHECKING:
+    from loadtest.analyse.summary import Analysis
+    from loadtest.analyse.whatif.explain import Explainer, Explanation
+
+FILE_NAME = "explain.png"
+MOST_SLOWEST = 20
+PERCENTILE = re.compile(r"p?(\d{1,2}(?:\.\d+)?)")
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--request", type=click.IntRange(0), metavar="ID", help="The request of this id (of requests-*.jsonl).")
+@click.option("--percentile", metavar="P", help="The request at a percentile of its level, e.g. p95.")
+@click.option(
+    "--slowest", type=click.IntRange(1, MOST_SLOWEST), metavar="N", help="The N slowest.  [default: the slowest one]"
+)
+@click.option(
+    "--level",
+    metavar="LEVEL",
+    help="Level of --percentile and --slowest: its index from 0, or its label.  [default: the one of the highest load]",
+)
+@click.option(
+    "--by", type=click.Choice(["ttft", "e2e"]), default="ttft", show_default=True, help="What slow is judged by."
+)
+@json_option
+def explain(
+    run: Path,
+    request: int | None,
+    percentile: str | None,
+    slowest: int | None,
+    level: str | None,
+    by: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Say why one request took as long as it did.
+
+    Its time to the first token comes in parts, each with the requests that caused it: waiting for a slot behind others,
+    others' prompts, what the cache had lost, the client's lag, a model that was loaded, its own prompt; then the rest of its
+    answer. What no part accounts for is printed as unexplained. The engine then plays the run again without the cause,
+    and says what the request would have taken, but only where it gives back the run as it was. One request is drawn into
+    explain.png in the run folder.
+
+    \b
+    Examples:
+      loadtest explain runs/20260101-120000-run
+      loadtest explain runs/20260101-120000-run --request 57
+      loadtest explain runs/20260101-120000-run --percentile p95 --level 2
+      loadtest explain runs/20260101-120000-run --slowest 5
+    """
+    from loadtest.analyse.summary import analyse
+    from loadtest.analyse.whatif.predict import require_tokens
+
+    if sum(each is not None for each in (request, percentile, slowest)) > 1:
+        raise ScenarioError("give one of --request, --percentile and --slowest.")
+    if request is not None and level is not None:
+        raise ScenarioError("--level goes with --percentile and --slowest; an id names its request by itself.")
+    share = None if percentile is None else _share(percentile)
+    analysis = analyse(run)
+    require_tokens(analysis.run)
+    found = _explained(analysis, request, share, slowest, level, by)
+    written = [_draw(run / FILE_NAME, *found[0])] if len(found) == 1 else []
+    explanations = [each for _, _, each in found]
+    if as_json:
+        print_json({"requests": [each.to_dict() for each in explanations], "files": [str(path) for path in written]})
+        return
+    console = Console()
+    for sentence in analysis.run.trouble:
+        console.print(Text(sentence, style="bold yellow"))
+    if len(explanations) == 1:
+        _show(console, explanations[0])
+    else:
+        _show_table(console, explanations)
+    for path in written:
+        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+
+
+def _share(text: str) -> float:
+    """Return p95 as 0.95."""
+    match = PERCENTILE.fullmatch(text.strip().lower())
+    if match is None:
+        raise ScenarioError(f"--percentile {text[:20]!r} is none: write p50, p95 or p99.9.")
+    return float(match[1]) / 100
+
+
+def _explained(
+    analysis: Analysis, request: int | None, share: float | None, slowest: int | None, level: str | None, by: str
+) -> list[tuple[Analysis, Explainer, Explanation]]:
+    """Explain what was asked for; of a run of several models or servers among the requests of the one that it went to."""
+    from loadtest.analyse.run.groups import refuse
+    from loadtest.analyse.whatif import explain as work
+
+    if request is not None:
+        work.row_of(analysis.run, request)
+        parts = [one for _, one in analysis.groups] or [analysis]
+        one = next(each for each in parts if request in each.run.requests["id"].to_numpy())
+        rows = [work.row_of(one.run, request)]
+    else:
+        refuse(analysis.run, [each for each, _ in analysis.groups], "explain without --request")
+        one = analysis
+        levels = one.summary["levels"]
+        if not levels:
+            raise PredictionError(f"{one.run.path} holds no requests to explain.")
+        chosen = work.busiest(levels) if level is None else work.find_level(levels, level)
+        ordered = work.rows_by_length(one.run, [chosen["index"]], by)
+        if not len(ordered):
+            raise PredictionError(f"{chosen['label']}: no request ended well; name one with --request.")
+        rows = (
+            [work.at_percentile(ordered, share)]
+            if share is not None
+            else [int(each) for each in ordered[: slowest or 1]]
+        )
+    explainer = work.Explainer.of(one.run, one.slots, one.steps, one.summary["levels"])
+    return [(one, explainer, explainer.explain(row)) for row in rows]
+
+
+def _draw(path: Path, analysis: Analysis, explainer: Explainer, found: Explanation) -> Path:
+    from loadtest.analyse.charts import explain as chart
+
+    return chart.draw(path, analysis, explainer, found)
+
+
+def _show(console: Console, found: Explanation) -> None:
+    from loadtest.analyse.reports import explain_report as words
+
+    console.print(Text(words.heading(found), style="bold"))
+    console.print(_lines(words.rows(found)))
+    console.print(Text(words.without(found)))
+    if more := words.others(found):
+        console.print(Text(more, style="dim"))
+    if head := words.decode_heading(found):
+        console.print(Text(head, style="bold"))
+        console.print(_lines(words.decode_rows(found)))
+    for note in words.notes(found):
+        console.print(Text(f"! {note}", style="yellow"))
+
+
+def _lines(rows: list[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", no_wrap=True, min_width=10)
+    table.add_column()
+    for duration, said in rows:
+        table.add_row(Text(duration), Text(said))
+    return table
+
+
+def _show_table(console: Console, found: list[Explanation]) -> None:
+    from loadtest.analyse.reports import explain_report as words
+
+    table, left_out = words.grid(found).fitted(console.width, words.EXPENDABLE)
+    caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
+    console.print(table.console(f"The {len(found)} slowest of {found[0].level['label']}", caption=caption))
+    for reason in dict.fromkeys(each.no_replay for each in found if each.no_replay):
+        who = [f"#{each.id}" for each in found if each.no_replay == reason]
+        console.print(Text(f"What {', '.join(who)} would have been without is not said: {reason}.", style="dim"))

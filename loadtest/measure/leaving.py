@@ -1,0 +1,68 @@
+"""When users hang up: how long each waits for the first token, and after which piece of the answer some leave it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from loadtest.dialects import Dialect
+from loadtest.scenario import Scenario, times_of
+from loadtest.workloads.job import Job
+from loadtest.workloads.nonce import seed_from
+
+Left = Callable[[bytes], str | None]  # given body bytes as they come: why the user has left, None while it reads on
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """How long one user stays with one request."""
+
+    patience_s: float | None = None  # for the first token; None: for ever
+    pieces: int | None = None  # of the answer, after which the user hangs up; None: to its end
+    of: int = 0  # tokens that were expected
+
+    def reader(self, dialect: Dialect) -> Left | None:
+        """Return what counts the answer's pieces; None for a user who stays to the end."""
+        if self.pieces is None:
+            return None
+        decoder, pieces, of = dialect.decoder(), self.pieces, self.of
+
+        def left(body: bytes) -> str | None:
+            decoder.feed(body)
+            if len(decoder.events) < pieces:
+                return None
+            return f"the user hung up in mid-answer, after {pieces} of {of} expected tokens (--leave)"
+
+        return left
+
+
+STAYS = Stay()
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """How a scenario's users hang up. Each request's draw follows from the seed and its place in the plan alone."""
+
+    seed: int | None
+    patience: float | str | None
+    share: float
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> Self | None:
+        """Return how users hang up; None where all of them stay."""
+        if scenario.patience is None and not scenario.leave:
+            return None
+        return cls(scenario.seed, scenario.patience, scenario.leave or 0.0)
+
+    def stay(self, job: Job) -> Stay:
+        """Return how long the user of this job stays; warm-ups stay to the end, for they show nothing."""
+        if job.warmup:
+            return STAYS
+        place = job.session if job.session is not None else job.id
+        rng = random.Random(seed_from(self.seed, "stay", job.level, place, job.turn))
+        patience = None if self.patience is None else times_of(self.patience).seconds(rng)
+        expected = job.output_tokens or 0
+        leaves = rng.random() < self.share and expected > 0
+        return Stay(patience, rng.randint(1, max(expected - 1, 1)) if leaves else None, expected)

@@ -1,0 +1,164 @@
+"""The answer to one request of a Locust user."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import Literal, Self
+
+from locust.exception import (
+    CatchResponseError,
+    InterruptTaskSet,
+    LocustError,
+    RescheduleTask,
+    RescheduleTaskImmediately,
+    ResponseError,
+    StopTest,
+    StopUser,
+)
+
+from loadtest.measure.failure import Failure
+from loadtest.measure.request import Request
+from loadtest.records import Outcome, Record
+from loadtest.users.processes import recording
+
+CONTROL = (
+    StopUser,
+    StopTest,
+    RescheduleTask,
+    RescheduleTaskImmediately,
+    InterruptTaskSet,
+)  # exceptions that steer a user
+
+logger = logging.getLogger(__name__)
+
+
+class RequestFailedError(LocustError):
+    """Why a request failed: its outcome and one sentence, as in its record."""
+
+
+Fire = Callable[["Answer", Record, Exception | None], None]
+
+
+class Answer:
+    """The answer to one request; its record is made in a quiet moment, or as soon as somebody looks at it.
+
+    With catch_response, as Locust's own:
+
+        with self.client.chat("Capital of France?", catch_response=True) as answer:
+            if "Paris" not in answer.text:
+                answer.failure("wrong answer")
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        name: str,
+        url: str,
+        recorder: recording.Recorder,
+        fire: Fire,
+    ) -> None:
+        self.request = request
+        self.name = name
+        self.url = url
+        self._recorder = recorder
+        self._fire = fire
+        self._record: Record | None = None
+        self._waits = False  # for the verdict of a with block
+        self._fired = False
+        self._verdict: Exception | Literal[True] | None = None
+
+    @property
+    def record(self) -> Record:
+        """The request's record, on disk."""
+        if self._record is None:
+            self._record = self._recorder.ledger.record(self.request, self.name)
+        return self._record
+
+    @property
+    def exchange(self) -> Request:
+        """Former name of `request`."""
+        say_once("Answer.exchange is a former name: use Answer.request.")
+        return self.request
+
+    @property
+    def ok(self) -> bool:
+        """Whether the answer came whole."""
+        return self.record.outcome is Outcome.OK
+
+    @property
+    def left(self) -> bool:
+        """Whether the user hung up (--patience, --leave): neither a whole answer nor a failure."""
+        return self.record.outcome is Outcome.LEFT
+
+    @property
+    def failed_on_the_wire(self) -> bool:
+        """Former way to ask what `ok` says of every request, without the record."""
+        say_once("Answer.failed_on_the_wire is a former name: use `not answer.ok`.")
+        return self.request.plainly_failed
+
+    def fail(self, outcome: Outcome, error: str) -> None:
+        """Former way to say how a request ended, before its record is made; a test's own verdict is `failure`."""
+        say_once("Answer.fail(outcome, error) is a former name: use failure(why) with catch_response=True.")
+        self.request.failure = Failure(outcome, error)
+
+    @property
+    def text(self) -> str:
+        """What the model said, reasoning left out; as far as it came."""
+        reads = self.request.reads(self._recorder.wall, self._recorder.lag)
+        return self.request.content(reads).events.answer
+
+    @property
+    def status(self) -> int | None:
+        """The HTTP status, None where no answer began."""
+        return self.request.received.status
+
+    @property
+    def status_code(self) -> int:
+        """The HTTP status as Locust's listeners know it, 0 where no answer began."""
+        return self.status or 0
+
+    def success(self) -> None:
+        """Count the request as a success, however it ended; in a with block."""
+        self._verdict = True
+
+    def failure(self, why: Exception | str) -> None:
+        """Count the request as a failure; in a with block."""
+        self._verdict = why if isinstance(why, Exception) else CatchResponseError(why)
+
+    def expect_verdict(self) -> None:
+        """Hold the event back for the end of a with block."""
+        self._waits = True
+
+    def settle(self) -> None:
+        """Have the request recorded, and its event fired unless a with block has yet to judge it."""
+        record = self.record
+        if not self._waits and not self._fired and record.outcome is not Outcome.CANCELLED:
+            self._fired = True
+            self._fire(self, record, self._exception(record))
+
+    def __enter__(self) -> Self:
+        if not self._waits:
+            raise LocustError("in order to use a with-block for requests, you must also pass catch_response=True")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self._verdict is None and isinstance(error, Exception) and not isinstance(error, CONTROL):
+            self._verdict = error
+        self._waits = False
+        self.settle()
+        return isinstance(error, ResponseError)
+
+    def _exception(self, record: Record) -> Exception | None:
+        if self._verdict is not None:
+            return None if self._verdict is True else self._verdict
+        return RequestFailedError(f"{record.outcome}: {record.error}") if record.failed else None
+
+
+@functools.cache
+def say_once(sentence: str) -> None:
+    logger.warning(sentence)

@@ -1,0 +1,56 @@
+"""The messages of a conversation as JSON that is appended to: a turn costs what it says, not what was said before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedMessages:
+    """Messages as JSON objects with commas between, without the brackets of their list."""
+
+    body: bytes
+    system: str | None = None  # the text of the system message that they begin with
+    behind_system: int = 0  # where the others begin
+
+    @property
+    def array(self) -> orjson.Fragment:
+        """All messages, as what orjson puts into a body without reading it."""
+        return orjson.Fragment(b"[%b]" % self.body)
+
+    @property
+    def others(self) -> orjson.Fragment:
+        """The messages behind the system message, for formats that have a field of its own for that."""
+        return orjson.Fragment(b"[%b]" % self.body[self.behind_system :])
+
+    def decoded(self) -> list[Mapping[str, Any]]:
+        """Return the messages as objects."""
+        found: list[Mapping[str, Any]] = orjson.loads(b"[%b]" % self.body)
+        return found
+
+
+class History:
+    """What was said in a conversation so far."""
+
+    __slots__ = ("_begin", "_body", "_system")
+
+    def __init__(self, system: str | None = None) -> None:
+        self._body = bytearray()
+        self._system, self._begin = system, 0
+        if system is not None:
+            self.add({"role": "system", "content": system})
+            self._begin = len(self._body) + 1  # behind the comma
+
+    def add(self, *messages: Mapping[str, Any]) -> None:
+        for message in messages:
+            if self._body:
+                self._body += b","
+            self._body += orjson.dumps(message)
+
+    def encoded(self) -> EncodedMessages:
+        """Return all messages so far."""
+        return EncodedMessages(bytes(self._body), self._system, self._begin)

@@ -1,0 +1,233 @@
+"""Conversations: made up, or played from a data file."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from loadtest.scenario import Level, Scenario, lengths_of
+from loadtest.text import percent
+from loadtest.workloads.conversation import MESSAGE_TOKENS, Conversation, Setting, Turn
+from loadtest.workloads.data import DataRows
+from loadtest.workloads.lengths import DrawnLengths
+from loadtest.workloads.messages import Round, calls_a_tool, rounds, system_apart, text_of
+from loadtest.workloads.nonce import nonce_of, seed_from, seed_of
+from loadtest.workloads.prefix import SharedPrefix
+from loadtest.workloads.synthetic import made_up, made_up_document
+from loadtest.workloads.tokens import Counter, TokenFit
+
+MOST_PLAYED = 10_000  # turns of a conversation
+TRIED = 200  # conversations whose lengths are drawn to tell how many end early
+SURE_SHARE = 0.8  # of what a made-up turn adds; vocabularies and templates may count the rest otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class MadeUpTalk:
+    """The script of one made-up conversation: every turn is a pure function of the seed, the session and its number."""
+
+    scenario: Scenario
+    counter: Counter
+    fit: TokenFit
+    lengths: DrawnLengths
+    level: Level
+    session: int
+    warmup: bool
+    seed: int
+    turns: int
+
+    def turn(self, number: int) -> Turn | None:
+        return None if number >= self.turns else self.any_turn(number)
+
+    def any_turn(self, number: int) -> Turn:
+        """Return a turn, whether the conversation has so many or not."""
+        level = self._lengths_at(number)
+        seed = seed_from(self.seed, "turn", number) if number else self.seed
+        asked = level.input_tokens or 1
+        if number == 0:
+            nonce = "" if self.scenario.warm_cache else f"{nonce_of(seed)} "
+            text = made_up(self.fit.ours(asked), level.output_tokens, seed, self.counter, nonce=nonce)
+        else:
+            ours = max(1, round(asked / self.fit.ratio))
+            text = made_up(ours, level.output_tokens, seed, self.counter, nonce="")
+        return Turn(
+            text,
+            asked + (MESSAGE_TOKENS if number else 0),
+            int(SURE_SHARE * asked),
+            seed,
+            None if number else asked,
+            level.output_tokens,
+            recorded=self._recorded(level, seed) if self.scenario.answers == "recorded" else None,
+        )
+
+    def tokens(self, shared: int) -> int:
+        """Return about how long the conversation gets, its last answer included, behind `shared` tokens."""
+        levels = [self._lengths_at(number) for number in range(self.turns)]
+        said = sum((level.input_tokens or 1) + (level.output_tokens or 0) for level in levels)
+        return shared + said + 2 * MESSAGE_TOKENS * (len(levels) - 1)
+
+    def _lengths_at(self, number: int) -> Level:
+        level, warmup = self.level, self.warmup
+        if number == 0:
+            return self.lengths.at(level, self.session, warmup=warmup)
+        asked = self.scenario.follow_up_tokens
+        if isinstance(asked, int):
+            level = replace(level, input_tokens=asked, input_lengths=None)
+        elif asked is not None:
+            level = replace(level, input_tokens=None, input_lengths=asked)
+        return self.lengths.of_turn(level, self.session, number, warmup=warmup)
+
+    def _recorded(self, level: Level, seed: int) -> Mapping[str, Any]:
+        ours = max(1, round((level.output_tokens or 1) / self.fit.ratio))
+        return {"role": "assistant", "content": made_up_document(ours, seed_from(seed, "answer"), self.counter)}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedTalk:
+    """The script of a conversation of a data file."""
+
+    rounds: Sequence[Round]
+    turns: int
+    keep: bool  # the recorded answers stand in the history
+    seed: int
+    count: Callable[[str], int]  # tokens of a text, about, by the server's count
+    output: Callable[[int], int | None]  # length of a turn's answer
+
+    def turn(self, number: int) -> Turn | None:
+        if number >= min(len(self.rounds), self.turns):
+            return None
+        said, answer = self.rounds[number]
+        text = text_of(said)
+        kept = answer is not None and (self.keep or calls_a_tool(answer))  # what answers the call follows
+        return Turn(
+            text,
+            self.count(text) + MESSAGE_TOKENS * len(said),
+            0,
+            seed_from(self.seed, "turn", number) if number else self.seed,
+            None,
+            self.output(number),
+            messages=said,
+            recorded=answer if kept else None,
+        )
+
+
+def mean_turns(scenario: Scenario) -> float:
+    """Return about how many turns a conversation has, before any is made; 1 for requests by themselves."""
+    found = Talks.of(scenario, Counter("estimate: before anything is sent"), TokenFit())
+    return 1.0 if found is None else found.turns_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Talks:
+    """The source of conversations."""
+
+    scenario: Scenario
+    counter: Counter
+    fit: TokenFit
+    rows: DataRows | None = None  # of a data file; None: they are made up
+    lengths: DrawnLengths | None = None
+    prefix: SharedPrefix | None = None
+
+    @classmethod
+    def of(cls, scenario: Scenario, counter: Counter, fit: TokenFit) -> Self | None:
+        if not scenario.has_sessions:
+            return None
+        return cls(scenario, counter, fit, DataRows.of(scenario, counter, fit))
+
+    def knowing(self, lengths: DrawnLengths, prefix: SharedPrefix | None) -> Self:
+        """Return the source with how lengths are drawn, and what all conversations begin with."""
+        return replace(self, lengths=lengths, prefix=prefix)
+
+    def session(self, level: Level, i: int, *, warmup: bool = False) -> Conversation:
+        setting = self._setting(level, i, warmup=warmup)
+        if self.rows is not None:
+            return self._from_data(self.rows, setting)
+        return Conversation(self.talk(level, i, warmup=warmup), setting)
+
+    def talk(self, level: Level, i: int, *, warmup: bool) -> MadeUpTalk:
+        """Return the script of session i of a level."""
+        seed = seed_of(self.scenario, level, i, warmup=warmup)
+        lengths, turns = self._lengths, self._turns(seed)
+        return MadeUpTalk(self.scenario, self.counter, self.fit, lengths, level, i, warmup, seed, turns)
+
+    @property
+    def _lengths(self) -> DrawnLengths:
+        return self.lengths or DrawnLengths(self.scenario.seed, self.counter, self.fit)
+
+    def _turns(self, seed: int) -> int:
+        turns = self.scenario.turns
+        if not isinstance(turns, str):
+            return turns or MOST_PLAYED
+        rng = random.Random(seed_from(seed, "turns"))
+        return min(lengths_of(turns).draw(rng, 0.0, lambda _: (1,)), MOST_PLAYED)
+
+    @property
+    def turns_mean(self) -> float:
+        """About how many turns a conversation has."""
+        turns = self.scenario.turns
+        most = turns if isinstance(turns, int) else MOST_PLAYED if turns is None else round(lengths_of(turns).mean)
+        if self.rows is None:
+            return most
+        file = self.rows.file
+        some = range(0, len(file), max(len(file) // 100, 1))
+        counts = [len(rounds(system_apart(row.talk)[1], alone=row.questions)) for row in map(file.row, some)]
+        return sum(min(count, most) for count in counts) / len(counts)
+
+    def early_share(self, level: Level) -> float:
+        """Return about which share of a level's made-up conversations ends before its last turn, for want of context."""
+        context = self._lengths.context
+        if context is None or self.rows is not None:
+            return 0.0
+        talks = (self.talk(level, i, warmup=False) for i in range(TRIED))
+        return sum(talk.tokens(self._shared_tokens) > context for talk in talks) / TRIED
+
+    @property
+    def _shared_tokens(self) -> int:
+        return 0 if self.prefix is None else self.scenario.system_tokens or self.prefix.literal_tokens
+
+    def early_notes(self) -> Iterator[str]:
+        """Yield a sentence for each kind of conversation of which some end early."""
+        said = set()
+        for level in self.scenario.levels():
+            kind = level.label.partition(" · ")[2]
+            if kind not in said and (share := self.early_share(level)) > 0:
+                said.add(kind)
+                yield (
+                    f"{kind}: about {percent(share)} of the conversations end before their last turn, which would pass the "
+                    f"context of {self._lengths.context} tokens."
+                )
+
+    def _setting(self, level: Level, i: int, *, warmup: bool) -> Setting:
+        system, tokens = None, 0
+        if self.prefix is not None:
+            system, tokens = self.prefix.drawn(level, i, warmup=warmup)
+        return Setting(level, i, warmup, system, tokens, self._lengths.context, self.scenario.endpoint)
+
+    def _from_data(self, rows: DataRows, setting: Setting) -> Conversation:
+        level, i = setting.level, setting.session
+        number = rows.number(level, i, warmup=setting.warmup)
+        row = rows.file.row(number)
+        seed = seed_of(self.scenario, level, i, warmup=setting.warmup)
+        lengths = functools.partial(self._lengths.of_turn, level, i, warmup=setting.warmup)
+
+        def output(turn: int) -> int | None:
+            return row.output_tokens if row.output_tokens is not None else lengths(turn).output_tokens
+
+        system, talk = system_apart(row.talk)
+        if system is not None:
+            setting = replace(setting, system=system, system_tokens=self._count(system))
+        script = RecordedTalk(
+            rounds(talk, alone=row.questions),
+            self._turns(seed),
+            self.scenario.answers == "recorded",
+            seed,
+            self._count,
+            output,
+        )
+        row_id = row.id if row.id is not None else str(number + 1)
+        return Conversation(script, replace(setting, row=row_id, body=row.body))
+
+    def _count(self, text: str) -> int:
+        return round(self.fit.ratio * self.counter.count(text))

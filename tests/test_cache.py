@@ -1,0 +1,134 @@
+"""Cached and re-read prompt tokens of conversations: counted where the server says them, else inferred from times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import talkers
+from support.virtual_runs import Load, Played, Talks, play, play_talks
+
+from loadtest import metrics
+from loadtest.analyse.server.cache import INFERRED, SAID, UNKNOWN
+from loadtest.analyse.summary import Analysis, analyse
+from loadtest.simulate.model.prefix_cache import HostCache
+from loadtest.simulate.model.timing import StepLaw, Timing
+
+TIMING = Timing(step=StepLaw(0.02, 0.005), prefill_s=0.002, jitter=0.05, prompt_jitter=0.1)
+SCENARIO = {"turns": 4, "answers": "server"}
+
+
+def levels(*users: int, talks: int = 6, **more: Any) -> list[Talks]:
+    return [Talks(users=each, talks=talks * each, **more) for each in users]
+
+
+def played(users: tuple[int, ...] = (1, 2, 4, 6), *, slots: int = 2, **more: Any) -> Played:
+    return play_talks(TIMING, levels(*users), slots=slots, **more)
+
+
+def write(made: Played, path: Path, **facts: Any) -> Path:
+    return made.write(path, **{"scenario": SCENARIO, **facts})
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Played, Path, Analysis]:
+    """Conversations on two slots of a server that counts cached tokens."""
+    made = played()
+    path = write(made, tmp_path_factory.mktemp("told") / "run")
+    return made, path, analyse(path)
+
+
+def test_the_servers_own_counts_are_taken_and_weighted_by_tokens(told: tuple[Played, Path, Analysis]) -> None:
+    made, _, found = told
+    assert found.cache is not None
+    assert found.cache.source == SAID
+    for level in found.summary["levels"]:
+        streams = [made.streams[record.id] for record in made.records if record.level == level["index"]]
+        prompt, cached = sum(s.prompt_tokens for s in streams), sum(s.cached for s in streams)
+        assert level["cached_share"] == pytest.approx(cached / prompt)
+        assert (level["cache"]["prompt_tokens"], level["cache"]["cached_tokens"]) == (prompt, cached)
+        assert level["cache"]["read_tokens"] == prompt - cached
+        assert sum(turn["prompt_tokens"] for turn in level["cache"]["turns"]) == prompt
+
+
+def test_a_turn_reads_again_what_its_conversation_had_brought(told: tuple[Played, Path, Analysis]) -> None:
+    _, _, found = told
+    alone, crowded = found.summary["levels"][0]["cache"]["turns"], found.summary["levels"][3]["cache"]["turns"]
+    assert [turn["turn"] for turn in alone] == [0, 1, 2, 3]
+    assert [turn["reread_tokens"] for turn in alone] == [0, 0, 0, 0]
+    assert [turn["kept_share"] for turn in alone] == [None, 1, 1, 1]
+    for turn in crowded[1:]:
+        assert turn["reread_tokens"] == pytest.approx(turn["history_tokens"] * (1 - turn["kept_share"]), rel=0.3)
+        assert turn["kept_share"] < 0.3
+        assert turn["read_tokens"] >= turn["reread_tokens"]
+    assert crowded[0]["history_tokens"] == 0
+
+
+@pytest.mark.parametrize("timings", [True, False])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_counts_that_are_hidden_are_inferred_within_five_points(tmp_path: Path, seed: int, timings: bool) -> None:
+    path = write(played(seed=seed), tmp_path / "run")
+    open_ones = analyse(path).summary["levels"]
+    found = analyse(talkers.hidden(path, tmp_path / "hidden", timings=timings))
+    assert found.cache is not None
+    assert found.cache.source == INFERRED
+    seen = 0
+    for shown, inferred in zip(open_ones, found.summary["levels"], strict=True):
+        if inferred["cached_share"] is not None:
+            assert inferred["cached_share"] == pytest.approx(shown["cached_share"], abs=0.05)
+            seen += 1
+    assert seen >= (3 if timings else 1)
+
+
+def test_first_turns_of_one_length_tell_nothing_and_that_is_said(tmp_path: Path) -> None:
+    made = play_talks(TIMING, levels(1, 4, first=(400, 400)), slots=2)
+    found = analyse(talkers.hidden(write(made, tmp_path / "run"), tmp_path / "hidden"))
+    assert found.cache is not None
+    assert found.cache.source == UNKNOWN
+    level = found.summary["levels"][1]
+    assert level["cached_share"] is None
+    assert "--input-tokens a distribution" in level["cached_share_reason"]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"scenario": {"data": "talks.jsonl"}},
+        {"scenario": SCENARIO, "comparability": {"shared_prefix": "0 tokens"}},
+        {"scenario": {**SCENARIO, "warm_cache": True}},
+    ],
+)
+def test_texts_that_may_have_been_read_before_tell_nothing(tmp_path: Path, facts: dict[str, Any]) -> None:
+    path = write(played((1, 4)), tmp_path / "run", **facts)
+    found = analyse(talkers.hidden(path, tmp_path / "hidden"))
+    assert found.cache is not None
+    assert found.cache.source == UNKNOWN
+    assert found.summary["levels"][0]["cached_share"] is None
+
+
+def test_a_run_without_conversations_or_counts_has_no_cached_share(tmp_path: Path) -> None:
+    path = play(TIMING, [Load(users=2)], slots=2).write(tmp_path / "run")
+    found = analyse(path)
+    assert found.cache is None
+    assert "cached_share" not in found.summary["levels"][0]
+
+
+def test_prefill_speed_rests_on_what_was_read_and_not_on_whole_prompts(tmp_path: Path) -> None:
+    path = write(played(), tmp_path / "run")
+    for each in (path, talkers.hidden(path, tmp_path / "hidden")):
+        prefill = analyse(each).steps.prefill
+        assert prefill is not None
+        assert prefill.per_token_s == pytest.approx(0.002, rel=0.1)
+
+
+def test_a_host_cache_shows_in_the_counts(tmp_path: Path) -> None:
+    found = analyse(write(played(host=HostCache(None)), tmp_path / "run"))
+    assert min(level["cached_share"] for level in found.summary["levels"]) > 0.6
+
+
+def test_ollamas_count_of_cached_tokens_is_read_where_its_version_sends_one() -> None:
+    said = {"load_duration": 1_000_000, "prompt_eval_duration": 5_000_000, "prompt_eval_cached_count": 120}
+    assert metrics.server_said(said).cached_tokens == 120
+    assert np.isnan(metrics.server_said({"load_duration": 1, "prompt_eval_duration": 5}).cached_tokens)

@@ -1,0 +1,166 @@
+"""`loadtest explain`: planted causes are named, the what-if is what a run without the cause shows, and nothing else is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from support import planted
+from support.planted import Case, Playing, Sent
+from support.virtual_runs import Load, play
+
+from loadtest.analyse.reports import explain_report as words
+from loadtest.analyse.summary import analyse
+from loadtest.analyse.whatif import explained as parts
+from loadtest.analyse.whatif.explain import Explainer, Explanation, row_of
+from loadtest.analyse.whatif.explain_time import Window, pieces_without, shared_out
+from loadtest.cli import cli
+from loadtest.errors import LoadTestError
+from loadtest.simulate.model.timing import StepLaw, Timing
+from loadtest.text import seconds
+
+TIMING = Timing(step=StepLaw(0.02, 0.004), prefill_s=0.001, jitter=0.02, handover_s=0.001)
+
+
+def explained(path: Path, request: int) -> Explanation:
+    found = analyse(path)
+    explainer = Explainer.of(found.run, found.slots, found.steps, found.summary["levels"])
+    return explainer.explain(row_of(found.run, request))
+
+
+def command(*args: object) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, list(map(str, args)), standalone_mode=False)
+    if isinstance(result.exception, LoadTestError):
+        return 2, str(result.exception)
+    assert result.exception is None, result.exception
+    return int(result.return_value or 0), result.output
+
+
+def text(found: Explanation) -> str:
+    return "\n".join(f"{took} {said}" for took, said in words.rows(found))
+
+
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [
+        (planted.PROMPT, 3),
+        (planted.PROMPT, 7),  # its queue is older than the request
+        (planted.ANSWER, 3),
+        (planted.CANCELLED, 3),
+        (planted.EVICTOR, 3),
+        (planted.EVICTOR, 6),  # one conversation pushed the other out
+        (planted.BUSY, 3),
+        (planted.LOAD, 2),
+    ],
+)
+def test_a_planted_cause_is_named_and_the_what_if_is_the_run_without_it(kind: str, seed: int) -> None:
+    found = planted.examine(kind, seed)
+    assert found is not None
+    assert found.named, found
+    if kind == planted.BUSY:
+        assert "does not give it back" in found.why
+    elif (kind, seed) != (planted.EVICTOR, 6):
+        assert found.what_if is not None
+        assert abs(found.what_if) <= 0.15, found
+
+
+@pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
+def test_parts_add_up_and_the_rest_is_printed(says: str | None, tmp_path: Path) -> None:
+    run = play(TIMING, [Load(users=5, requests=40, prompt=(50, 400))], slots=2, says=says).write(tmp_path / "run")
+    analysis = analyse(run)
+    explainer = Explainer.of(analysis.run, analysis.slots, analysis.steps, analysis.summary["levels"])
+    for row in range(5, 45, 7):
+        found = explainer.explain(row)
+        assert sum(part.seconds for part in found.parts.first) == pytest.approx(found.parts.total_s)
+        assert sum(part.seconds for part in found.parts.decode) == pytest.approx(found.parts.decode_s)
+        assert "unexplained" in words.rows(found)[-1][1]
+        assert "unexplained" in words.decode_rows(found)[-1][1]
+        assert abs(found.parts.first[-1].seconds) < 0.1 * found.parts.total_s + 0.06
+        held = next(part for part in found.parts.first if part.name == parts.SLOT)
+        assert held.inferred == (says is None)
+        truth = found.parts.first
+        assert all(each.id != found.id for part in truth for each in part.causes)
+
+
+def test_a_server_that_tells_nothing_leaves_what_cannot_be_known_unexplained(tmp_path: Path) -> None:
+    plan = tuple(Sent(number, 100, 1, at=0.06 * number) for number in range(30))
+    case = Case(planted.PROMPT, TIMING, 2, None, plan, None)
+    found = explained(Playing(case, 0).play().write(tmp_path / "run"), 12)  # one token each, never idle
+    assert [part.name for part in found.parts.first if part.seconds > 0] == [parts.REST]
+    assert found.parts.first[-1].seconds == found.parts.total_s
+    assert words.rows(found) == [(seconds(found.parts.total_s), "unexplained")]
+    assert "no other request" in (found.no_replay or "")
+
+
+def test_a_request_without_a_token_is_told_who_held_the_slots(tmp_path: Path) -> None:
+    timing = Timing(step=StepLaw(0.02, 0.004), prefill_s=0.001)
+    plan = [Sent(number, 100, 30, at=0.9 * number) for number in range(40)]
+    plan += [Sent(900, 100, 500, at=18.1), Sent(901, 100, 500, at=18.1), Sent(902, 100, 30, at=19.0, gone=3.0)]
+    case = Case(planted.ANSWER, timing, 2, "ollama", tuple(plan), None)
+    found = explained(Playing(case, 0).play().write(tmp_path / "run"), 902)
+    assert words.heading(found).endswith("no token in 3.00 s, then timeout")
+    assert "waiting for a slot, held by #900 and #901 (inferred)" in text(found)
+    assert "never got a token" in words.without(found)
+
+
+def test_moments_are_shared_by_rate_and_what_nobody_has_is_kept_apart() -> None:
+    windows = [Window(1, 0.0, 2.0, 3.0), Window(2, 1.0, 3.0, 1.0)]
+    shares, free = shared_out(0.5, 4.0, windows)
+    assert shares == {1: pytest.approx(0.5 + 0.75), 2: pytest.approx(0.25 + 1.0)}
+    assert free == pytest.approx(1.0)
+    assert pieces_without(-1.0, 4.0, windows) == [(-1.0, 0.0), (3.0, 4.0)]
+    assert shared_out(2.0, 1.0, windows) == ({}, 0.0)
+
+
+@pytest.fixture(scope="module")
+def queued(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("explain") / "run"
+    return play(TIMING, [Load(users=1, requests=20), Load(users=5, requests=60)], slots=2).write(path)
+
+
+def test_the_slowest_is_explained_and_drawn(queued: Path) -> None:
+    code, said = command("explain", queued)
+    assert code == 0
+    assert "waiting for a slot, held by #" in said
+    assert "unexplained" in said
+    assert (queued / "explain.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_names_parts_and_requests(queued: Path) -> None:
+    code, said = command("explain", queued, "--percentile", "p50", "--level", "1", "--json")
+    assert code == 0
+    document = json.loads(said)
+    (one,) = document["requests"]
+    assert one["level"] == 1
+    assert sum(part["seconds"] for part in one["parts"]) == pytest.approx(one["to_first_token_s"])
+    assert one["parts"][-1]["part"] == "unexplained"
+    assert document["files"] == [str(queued / "explain.png")]
+    ttft = sorted(float(each) for each in analyse(queued).run.requests.query("level == 1 and not warmup")["ttft_s"])
+    assert one["ttft_s"] == ttft[29]
+
+
+def test_several_come_as_a_table_of_80_columns(queued: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, said = command("explain", queued, "--slowest", "4", "--by", "e2e")
+    assert code == 0
+    assert said.count("slot wait") == 4
+    assert max(map(len, said.splitlines())) <= 80
+    assert "unexplained" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--request", "9999"], "has no record of a request 9999; they go from 0 to 85."),
+        (["--percentile", "huge"], "--percentile 'huge' is none: write p50, p95 or p99.9."),
+        (["--percentile", "p95", "--slowest", "3"], "give one of --request, --percentile and --slowest."),
+        (["--request", "3", "--level", "1"], "--level goes with --percentile and --slowest"),
+        (["--slowest", "2", "--level", "7"], "the run has no level '7'; it has 0 (1 stream"),
+    ],
+)
+def test_what_cannot_be_explained_is_one_sentence(queued: Path, args: list[str], sentence: str) -> None:
+    code, said = command("explain", queued, *args)
+    assert code == 2
+    assert sentence in said
