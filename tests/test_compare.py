@@ -250,7 +250,7 @@ def test_a_void_level_is_not_judged(folder: Folder, tmp_path: Path) -> None:
     assert {row.reason for row in found.headline} == {"void in NEW"}
     assert method(found) == "No figure was judged, so no interval was made; the reason stands beside each level."
     said = " ".join(run(base, new).output.split())
-    assert "No verdict at 2 streams · 128 in · 64 out: void in NEW (NEW: a clock of the client jumped 1 time" in said
+    assert "No verdict at 2 streams · 128 in · 64 out: void in NEW (a clock of the client jumped 1 time" in said
 
 
 @pytest.mark.parametrize(
