@@ -17,7 +17,7 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.server import cache, cold_load, leavers, prompt_length, slots, steps, turns, waits
+from loadtest.analyse.server import cache, cold_load, energy, leavers, prompt_length, slots, steps, turns, waits
 from loadtest.analyse.server.cache import CacheUse
 from loadtest.analyse.server.memory_parts import MemoryComparison, compare_memory
 from loadtest.analyse.server.slots import Slots
@@ -106,6 +106,7 @@ def analyse(
         found = _analysed(run, asked, also)
     for one in (found, *(one for _, one in found.groups)):
         one.summary["hardware"] = list(machine.hardware)
+    energy.add_energy(run, machine, found.summary)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import knee as knee_of
-from loadtest.analyse.findings import cache_findings, data_findings, leaving_findings
+from loadtest.analyse.findings import cache_findings, data_findings, energy_findings, leaving_findings
 from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import groups, offered_load
@@ -58,6 +58,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     found += [_prediction(analysis.summary), client_capacity.capacity_sentence(levels)]
     if not several:
         found += memory_parts.difference_sentences(analysis.memory)
+    found += [*energy_findings.energy_sentences(analysis.summary)]
     found += data_findings.length_sentences(analysis.run, levels)
     found += [*machine.sentences(analysis.run), *endings.answer_notes(analysis.run)]
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]

@@ -137,14 +137,14 @@ def _on_gpus(run: Run, machine: Machine) -> int | None:
     frame = machine.gpus
     if frame is None or "memory_used" not in frame:
         return None
-    if frame.attrs["source"] == "nvidia" and not _same_machine(run, str(frame.attrs.get("host"))):
+    if frame.attrs["source"] == "nvidia" and not same_machine(run, str(frame.attrs.get("host"))):
         return None
     t, used = (frame[name].to_numpy(dtype=np.float64) for name in ("t", "memory_used"))
     during = used[(t >= 0) & (t <= _run_end(run)) & np.isfinite(used)]
     return int(during.max()) if len(during) else None
 
 
-def _same_machine(run: Run, sampled: str) -> bool:
+def same_machine(run: Run, sampled: str) -> bool:
     """Return whether GPUs sampled on a machine may be the server's; those of the client are not a remote server's."""
     url = str((run.facts.get("target") or {}).get("url") or "")
     client = (run.facts.get("client") or {}).get("host")
