@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import json
 import os
 import re
 import shlex
@@ -89,6 +90,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         play(TIMING, loads, slots=4, seed=seed).write(place / name)
     shutil.copy(ROOT / "scenarios/batch_prompts.jsonl", place / "prompts.jsonl")
     write_model(place / "model.gguf")
+    said = [{"from": who, "value": f"{who} says {number}"} for number in range(2) for who in ("human", "gpt")]
+    (place / "sharegpt.json").write_text(json.dumps([{"id": str(row), "conversations": said} for row in range(8)]))
     command = [sys.executable, "-m", "loadtest", "predict", str(place / "run"), "--concurrency", "8"]
     subprocess.run(command, cwd=place, check=True, capture_output=True)
     return place
@@ -103,7 +106,9 @@ class Session:
     template: Path
     call: Call
     environment: pytest.MonkeyPatch
-    running: list[subprocess.Popen[str]] = field(default_factory=list)
+    running: list[tuple[subprocess.Popen[str], bool]] = field(
+        default_factory=list
+    )  # and whether it runs until it is ended
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def run(self, command: Documented) -> None:
@@ -165,7 +170,7 @@ class Session:
         words = [word for before, word in zip(["", *words], words, strict=False) if "--port" not in (before, word)]
         command = [sys.executable, "-m", *words, "--port", "0"]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.running.append(server)
+        self.running.append((server, True))
         assert server.stdout is not None
         assert "listening on http://" in server.stdout.readline()
 
@@ -179,7 +184,7 @@ class Session:
         elif "--headless" not in words and "--help" not in words:  # the web UI, whose test ends by itself
             words += ["--web-port", str(free_port()), "--autostart", "-u", "1", "-t", "1", "--autoquit", "0"]
         if "--master" in words:
-            self.running.append(subprocess.Popen([sys.executable, *words], text=True))
+            self.running.append((subprocess.Popen([sys.executable, *words], text=True), False))
             return
         workers = 2 if "--worker" in words else 1
         started = [
@@ -192,8 +197,8 @@ class Session:
             assert "Traceback" not in said, said
 
     def close(self) -> None:
-        for process in self.running:
-            if "serve" in process.args:
+        for process, endless in self.running:
+            if endless:
                 process.send_signal(signal.SIGINT)
             assert process.wait(60) in (0, 1, 3)
             if process.stdout is not None:

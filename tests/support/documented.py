@@ -75,7 +75,15 @@ def _lines(block: str) -> Iterator[str]:
 URL = re.compile(r"(https?)://(?:([^\s'\",/@]+)@)?([\w.-]+|\[[0-9a-f:]+\])(:\d+)?(/[^\s'\",]*|\?[^\s'\",]*)?")
 ANY_RUN = "runs/any-"  # how a folder's name begins that stands for one of the reader's: runs/<a run>
 TLS_OPTIONS = ("--ca-file", "--insecure", "--cert")
-SHORTER = {"--duration": "0.3", "--for": "0.2", "-t": "2", "-u": "2", "-r": "2", "--stop-after-errors": "3"}
+SHORTER = {
+    "--duration": "0.3",
+    "--think-time": "0.01",
+    "--for": "0.2",
+    "-t": "2",
+    "-u": "2",
+    "-r": "2",
+    "--stop-after-errors": "3",
+}
 
 
 def replaced(text: str, servers: Mapping[str, str], place: Path) -> str:
@@ -142,6 +150,10 @@ def settings_of(words: list[str]) -> dict[str, str]:
         found["LOADTEST_INPUT_TOKENS"] = "16"
     if "words" in file:
         found["LOADTEST_WORDS"] = "25"
+    if "think_time" in file.get("sessions", {}) and "--think-time" not in words:
+        found["LOADTEST_THINK_TIME"] = "0.01"
+    if "duration" in file:
+        return {**found, "LOADTEST_DURATION": "0.3", "LOADTEST_CONCURRENCY": "1,2"}
     if "rate" in file and "--rate" not in words:
         found["LOADTEST_RATE"] = "20"
     if not {"--concurrency", "--rate", "--trace", "--find-max", "--unload"} & set(words) and "concurrency" not in file:
