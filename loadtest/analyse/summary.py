@@ -190,7 +190,7 @@ def _of_all(run: Run, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Tu
         "lengths": [],
         "requests": sum(level["requests"] for level in levels),
         "outcomes": groups.outcome_counts(run),
-        "verdict": verdict.worst([level["verdict"] for level in levels]),
+        "verdict": verdict.of_run(run, levels),
         "turns": [one.to_dict() for one in lost],
         "groups": [
             {**group.to_dict(), **{key: one.summary[key] for key in ("target", "server", *own) if key in one.summary}}
@@ -242,7 +242,8 @@ def summarise(
         "knee": [_knee_of(series) for series in series_of(levels)],
         "lengths": [line.to_dict() for line in prompt_length.prompt_length_series(run, levels)],
         **({"memory": None, "memory_reason": memory} if isinstance(memory, str) else {"memory": memory.to_dict()}),
-        "verdict": verdict.worst([level["verdict"] for level in levels]),
+        "verdict": verdict.of_run(run, levels),
+        **({"find_max": facts["find_max"]} if facts.get("find_max") else {}),
         "levels": levels,
     }
 

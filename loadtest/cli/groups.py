@@ -44,6 +44,7 @@ HEADINGS = {
     "LoadKeys": "Load",
     "PromptKeys": "Prompts and lengths",
     "DataKeys": "Own prompts and shared prefixes",
+    "SessionKeys": "People and conversations",
     "RequestKeys": "Request",
     "ConnectionKeys": "Connection",
     "LimitKeys": "Limits",

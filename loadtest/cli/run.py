@@ -13,9 +13,9 @@ import click
 from loadtest.analyse.figures.cost import Prices
 from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.environment import is_from_environment, named_in_environment, say_what_is_taken
-from loadtest.cli.expected import Expected, beforehand, enough
+from loadtest.cli.expected import Expected, beforehand, enough, people
 from loadtest.cli.groups import RunCommand
-from loadtest.cli.keeping import kept_beforehand
+from loadtest.cli.keeping import kept_beforehand, with_question
 from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options import file_and_url, make_scenario, scenario_options
 from loadtest.cli.prices import price_options
@@ -29,6 +29,7 @@ from loadtest.measure.search import DEFAULT_MOST, SearchResult
 from loadtest.metrics import VOID
 from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, judge_objectives, parse_objectives
+from loadtest.workloads.sessions import mean_turns
 from loadtest.workloads.workload import check_files, planned
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ class Showing:
     is_flag=False,
     flag_value=DEFAULT_MOST,
     metavar="[N]",
-    help=f"Search for the highest concurrency that meets --slo, up to N streams.  [N: {DEFAULT_MOST}]",
+    help="Search for the most streams that meet --slo, people where --turns has them hold conversations, up to N; with "
+    f"--rate for the highest rate, from that one on, up to N times it.  [N: {DEFAULT_MOST}]",
 )
 @click.option(
     "--prediction",
@@ -142,9 +144,10 @@ def run(
     made beforehand, however many are still unanswered. TTFT then counts from when a request was due as well as from when
     it was sent.
 
-    With --find-max the concurrency is searched for: it doubles from 1 until a level misses --slo, then the gap is halved.
-    A level whose 95 % interval holds the limit is measured again with more requests. Exit code 1 when not even one stream
-    meets --slo.
+    With --find-max the concurrency is searched for (or the rate, from the one given): it doubles until a level misses --slo,
+    then the gap is halved. A level whose 95 % interval holds the limit is measured once more, with twice the requests. The
+    answer names what binds past it: slots, prefix cache, prefill, decode, memory or context. Exit code 1 when not even
+    one stream meets --slo.
 
     \b
     Examples:
@@ -154,6 +157,7 @@ def run(
       loadtest run http://127.0.0.1:8000 --api openai --output-tokens 64,256
       loadtest run --concurrency 4 --slo ttft_p95=2,errors=0.01 --junit gate.xml
       loadtest run --slo ttft_p95=2,tokens_per_s_p5=10 --find-max
+      loadtest run --turns 4 --think-time 'exponential(20)' --slo ttft_p95=3 --find-max
       loadtest run --monitor host,nvidia,ollama --duration 300 --metrics-port 9464
       loadtest run --concurrency 8 --prediction prediction.json
 
@@ -182,6 +186,7 @@ def run(
         metrics_address=metrics_address,
         keys=scenario,
     )
+    keep = with_question(keep, slo, find_max, scenario)
     if find_max is not None:
         return _find_max(scenario, out, objectives, find_max, showing=showing, beside=beside, keep=keep)
     scenario = enough(scenario, objectives, by_time=values.get("duration") is not None)
@@ -201,7 +206,10 @@ def _measure_levels(
     plan = planned(scenario)
     if (said := beforehand(plan, objectives)) is not None:
         line.say(said)
-    watch = Expected(plan, line.say) if objectives else (lambda _: None)
+    turns = mean_turns(plan)
+    if (said := people(plan, turns)) is not None:
+        line.say(said)
+    watch = Expected(plan, line.say, turns) if objectives or plan.has_sessions else (lambda _: None)
     finished = run_scenario(scenario, out, line=line, beside=beside, keep=keep, watch=watch)
     return show_ended(finished, showing, objectives=objectives)
 
@@ -209,8 +217,13 @@ def _measure_levels(
 def _check_find_max(objectives: Sequence[Objective], values: dict[str, Any]) -> None:
     if not objectives:
         raise ScenarioError("--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")
-    if values.get("rate") is not None or values.get("trace") is not None:
-        raise ScenarioError("--find-max searches over concurrency, not over rates; leave out --rate and --trace.")
+    if values.get("trace") is not None:
+        raise ScenarioError("--find-max searches over concurrency or over a rate, not over a trace; leave out --trace.")
+    if values.get("duration") is not None:
+        raise ScenarioError(
+            "--find-max measures as many requests as its answer needs; leave out --duration, and set the fewest with "
+            "--requests."
+        )
     if values.get("concurrency") is not None:
         raise ScenarioError("--find-max chooses the concurrency itself; leave out --concurrency.")
 

@@ -18,6 +18,8 @@ MOST_GROUPS = 4  # models or servers whose tiles stand on top
 CAPTIONS = {
     "ttft.png": "Mean TTFT by concurrency or rate, split into what the request waited for",
     "lengths.png": "TTFT, prefill speed and memory against input length",
+    "turns.png": "TTFT by turn of the conversation",
+    "reread.png": "What each turn read of its conversation, and what the server had cached",
     "load.png": "Cold loads: each request over time, and what memory did meanwhile",
     "throughput.png": "Tokens a second of one stream and of all together",
     "tradeoff.png": "Throughput against latency: a point a level",

@@ -93,8 +93,8 @@ def infer_cached(run: Run, slots: Slots, steps: Steps, history: FloatArray) -> t
     cached = np.where(turn == 0, np.where(np.isfinite(prompt), 0.0, np.nan), np.nan)
 
     def time_of(read: FloatArray) -> FloatArray:
-        seconds = line.seconds(read, prompt[rows]) + beside(read, windows.beside[rows])
-        return np.asarray(np.maximum(seconds, least[rows]), dtype=np.float64)
+        whole = line.seconds(read, prompt[rows]) + beside(read, windows.beside[rows])
+        return np.asarray(np.maximum(whole, least[rows]), dtype=np.float64)
 
     cached[rows] = _cached(windows.spent[rows], prompt[rows], history[rows], time_of, line.scatter)
     return cached, (

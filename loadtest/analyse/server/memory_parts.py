@@ -93,7 +93,7 @@ def compare_memory(run: Run, slots: Slots) -> MemoryComparison | str:
     if plan.kv is None:
         return "the run does not hold the model's layers and KV heads, which its KV cache follows from."
     if run.simulated is not None:
-        plan = replace(plan, buffers=0)  # the simulated server has no engine, and so no buffers
+        plan = plan.of_simulated()
     machine = samples.read_machine(run)
     loaded = _loaded(run, machine)
     said = loaded_memory(loaded)
@@ -177,8 +177,6 @@ def _part_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str]]:
             yield part, size, where + slots[found.slots_from]
         elif part == "compute buffers" and not found.plan.gpu:
             yield part, size, f"{where}; not counted by /api/ps without a GPU"
-        elif found.simulated and part == "buffers":
-            yield part, size, "a simulated server has none"
         elif part != "total":
             yield part, size, where
 

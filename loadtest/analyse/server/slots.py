@@ -8,7 +8,8 @@ ended in between, then no slot was free, and the streams at work during that ste
 A server that reports no durations (no prompt_eval_duration, no timings) does not show when a request stops waiting and
 its prefill begins. A step that evaluates prompt tokens takes longer than one that only decodes. So of such a server a step
 counts only if it is at most 1.4 times as long as the steps with nobody waiting, or if more steps have passed since the
-last first token than the longest prompt has slices.
+last first token than the longest prompt has slices. A server whose streams have a clock each has no such steps: there the
+requests at work while others wait name the limit (kept_out.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server.at_work import Depth, RequestInstants, calm_starts, count_within, last_before, latest_end
+from loadtest.analyse.server.kept_out import at_work_while_waiting
 from loadtest.metrics import S_PER_US
 from loadtest.text import counted, percent
 
@@ -90,11 +92,12 @@ def peak_decoding(run: Run, rows: BoolArray) -> int:
 
 
 def estimate_slots(run: Run) -> Slots:
-    """Estimate the server's slots from three witnesses: the peak, steps that passed a request over, and full batches.
+    """Estimate the server's slots from witnesses: the peak, steps that passed a request over, and full batches.
 
     A stream is at work from the start of its prefill, or from its first token where the server reports no durations. The
     peak is a lower bound. The other witnesses name the limit if they agree on a number that is not below the peak; else
-    the smallest number is returned as a lower bound, and `method` says that the witnesses disagree.
+    the smallest number is returned as a lower bound, and `method` says that the witnesses disagree. Of a server that
+    reports no durations, the requests at work while others wait are a witness in place of the batches.
     """
     lives = RequestInstants.of(run)
     doing = "in prefill or decoding" if lives.told else "decoding"
@@ -107,7 +110,10 @@ def estimate_slots(run: Run) -> Slots:
         return Slots(peak, limit=False, method=f"{most.said}; never more were in flight than that", witnesses=(most,))
     events = excerpts.events(run)
     passed = _passed_over(run, lives, events)
-    full = _full_batches(lives, events) if lives.told else None
+    if lives.told:
+        full = _full_batches(lives, events)
+    else:
+        passed, full = _without_durations(passed, _kept_out(run, lives, peak), peak)
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
     method = "; ".join((*(witness.said for witness in found), *filter(None, [events.said])))
     if len(found) == 1:
@@ -118,6 +124,29 @@ def estimate_slots(run: Run) -> Slots:
         return Slots(named, limit=True, method=method, witnesses=found)
     least = min(witness.slots for witness in found if witness.slots is not None)
     return Slots(least, limit=False, method=f"{method}; these disagree too much to name a limit", witnesses=found)
+
+
+def _kept_out(run: Run, lives: RequestInstants, peak: int) -> Witness | None:
+    """Return how many requests were at work while others waited; None where nobody waited, or where that is below the peak."""
+    found = at_work_while_waiting(run, lives, peak)
+    if found is None or found[0] is None or found[0] < peak:
+        return None
+    return Witness("kept_out", *found)
+
+
+def _without_durations(
+    passed: Witness | None, kept: Witness | None, peak: int
+) -> tuple[Witness | None, Witness | None]:
+    """Return the witnesses that count of a server without durations.
+
+    Where prefill goes on unseen, steps seem to pass requests over: what they say then disagrees, or is below the peak.
+    Where prompts slow each other down, work seems to begin late: fewer requests than there are slots are then at work.
+    """
+    if passed is None or kept is None or kept.slots is None:
+        return passed, kept
+    if passed.slots is None or passed.slots < peak:
+        return None, kept
+    return passed, kept if kept.slots >= passed.slots else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,13 +139,14 @@ def by_streams(gaps: Decoding) -> tuple[StepTimes, ...]:
     clean = gaps.clean
     streams, step_s, right = gaps.streams[clean], gaps.step_s[clean], gaps.right[clean]
     return tuple(
-        _step_times(int(number), step_s[mine], right[mine])
+        step_times(int(number), step_s[mine], right[mine])
         for number in np.unique(streams)
         for mine in (streams == number,)
     )
 
 
-def _step_times(streams: int, step_s: FloatArray, at: FloatArray) -> StepTimes:
+def step_times(streams: int, step_s: FloatArray, at: FloatArray) -> StepTimes:
+    """Describe the step times of so many streams, each with its instant."""
     ordered = np.sort(step_s)
     low, middle, high = np.quantile(ordered, (0.1, 0.5, 0.9))
     ranks = np.linspace(0, len(ordered) - 1, min(MOST_SAMPLED, len(ordered))).round().astype(np.int64)

@@ -12,10 +12,11 @@ import numpy as np
 
 from loadtest import __version__
 from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif import self_check
-from loadtest.analyse.whatif.predict import Prediction, ServerModel
+from loadtest.analyse.whatif import self_check, talks
+from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
@@ -26,8 +27,10 @@ from loadtest.analyse.whatif.prediction_file import (
     PredictedLoad,
     grid_of,
 )
-from loadtest.analyse.whatif.slot_advice import longest_series, narrowed
-from loadtest.analyse.whatif.textbook import Measured, textbook
+from loadtest.analyse.whatif.slot_advice import longest_series
+from loadtest.analyse.whatif.talks import Talks
+from loadtest.analyse.whatif.textbook import Figures, Measured, textbook
+from loadtest.analyse.whatif.ways import NoWayError, fitted_way
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
@@ -116,11 +119,28 @@ def predict_loads(
         _predicted_load(models, load, used, known.limit or max(seen, 1))
         for load in grid_of(concurrencies, rates, slots)
     ]
+    said += _unknown_cache(models)
     if known.limit is None:
         said.insert(0, _unknown_limit(seen, run))
     if void := [level["label"] for level in used if level["verdict"] == VOID]:
         said.append(f"Void, and not used to check the model: {listed(void)}.")
-    model = next(iter(models.values()))
+    return document_of(
+        run, known, steps, used, next(iter(models.values())), facts=facts, said=tuple(said), loads=tuple(loads)
+    )
+
+
+def document_of(
+    run: Run,
+    known: KnownSlots,
+    steps: Steps,
+    used: Sequence[Level],
+    model: ServerModel,
+    *,
+    facts: dict[str, Any],
+    said: tuple[str, ...],
+    loads: tuple[PredictedLoad, ...],
+) -> Document:
+    """Return prediction.json of loads that were predicted with a model of this run; `facts` as in predict_loads."""
     return Document(
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         loadtest=__version__,
@@ -137,16 +157,17 @@ def predict_loads(
             },
         },
         rests_on={
-            "levels": [level["label"] for level in used],
+            "levels": [level["label"] for level in used if level["verdict"] != VOID],
             "slots": {"limit": known.limit, "seen": known.slots.estimate, "how": known.how},
+            "way": model.way,
             "streams": model.streams,
             "step_law": steps.to_dict(),
             "step_errors": {str(streams): error for streams, error in model.step_errors.items()},
             "prefill_error": model.prefill_error,
             "growth_past_these_streams_known": model.slope_known,
         },
-        said=tuple(said),
-        loads=tuple(loads),
+        said=said,
+        loads=loads,
     )
 
 
@@ -160,19 +181,45 @@ def _models(
     else:
         cases = {NO_LIMIT: slots, LIMIT_SEEN: dataclasses.replace(slots, limit=True)}
     models: dict[str, ServerModel] = {}
-    missed: dict[str, str] = {}
+    missed: dict[str, NoWayError] = {}
     for name, each in cases.items():
-        model = narrowed(ServerModel.of(run, each, steps), run, [level["index"] for level in used])
-        wrong = self_check.unmatched_figure(model.closed, used) or self_check.unmatched_rate(model.open, used)
-        if wrong is None:
-            models[name] = model
-        else:
-            missed[name] = wrong
+        for named, talking in _by_cache(name, run, each, steps).items():
+            try:
+                models[named] = fitted_way(run, each, steps, used, talking)
+            except NoWayError as error:
+                missed[named] = error
     if not models:
-        raise PredictionError(
-            f"No prediction: the model fitted to this run does not give back what it measured: {next(iter(missed.values()))}."
-        )
-    return models, [f"Ruled out by the run, and not shown: {name} ({wrong})." for name, wrong in missed.items()]
+        raise PredictionError(f"No prediction: {next(iter(missed.values()))}.")
+    return models, [f"Ruled out by the run, and not shown: {name} ({wrong.missed})." for name, wrong in missed.items()]
+
+
+def _by_cache(name: str, run: Run, slots: Slots, steps: Steps) -> dict[str, Talks | None]:
+    """Return the conversations of a run, in a case for each host cache that the server may have; None of single requests."""
+    try:
+        model = ServerModel.of(run, slots, steps)
+    except PredictionError:  # what is fitted next says so, unless streams have a clock each
+        return {name: None}
+    if model.talks is None:
+        return {name: None}
+    found = talks.cache_cases(model.talks, run, model.slots, measure_cache(run, slots, steps))
+    return {
+        named if name == AS_KNOWN and named else " and ".join(filter(None, (name, named))): each
+        for named, each in found.items()
+    }
+
+
+def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
+    """Say why conversations are predicted with and without a host cache, where they are."""
+    hosts = {(model.talks.host, model.talks.host_tokens) for model in models.values() if model.talks is not None}
+    if len(hosts) < 2:
+        return []
+    if all(host for host, _ in hosts):
+        return [
+            "The server's host cache never filled, so its size is not known: every load has two cases, one that never fills and one as large as seen."
+        ]
+    return [
+        "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people than slots for one figure."
+    ]
 
 
 def _unknown_limit(seen: int, run: Run) -> str:
@@ -194,13 +241,22 @@ def _predicted_load(
     if slots is not None:
         models = {AS_ASKED: next(iter(models.values()))}
     cases = [Case.of(name, _predict(model, users, rate, slots)) for name, model in models.items()]
-    if len(cases) > 1 and users is not None and users <= servers:  # nobody has to wait in either case
+    alike = len({model.talks for model in models.values()}) == 1
+    if len(cases) > 1 and users is not None and users <= servers and alike:  # nobody has to wait in either case
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
+    people = any(model.talks is not None for model in models.values())
+    return PredictedLoad(users, rate, slots, tuple(cases), textbook_beside(used, servers, users, rate, slots), people)
+
+
+def textbook_beside(
+    used: Sequence[Level], servers: int, users: int | None, rate: float | None, slots: int | None
+) -> dict[str, Figures]:
+    """Return what the textbook's models, fitted to the same levels, say of a load; `servers` slots were measured."""
     measured = [_measured(level) for level in used if level["concurrency"] and level["verdict"] != VOID]
     beside = textbook(measured, slots or servers, users=users, rate=rate)
     if slots not in (None, servers):  # the others know no slots
         beside = {name: figures for name, figures in beside.items() if name == "M/M/c"}
-    return PredictedLoad(users, rate, slots, tuple(cases), beside)
+    return beside
 
 
 def _predict(model: ServerModel, users: int | None, rate: float | None, slots: int | None) -> Prediction:
@@ -229,7 +285,9 @@ def describe_basis(document: Document) -> str:
     rests, slots = document.rests_on, document.rests_on["slots"]
     limit = counted(slots["limit"], "slot") if slots["limit"] else f"at least {slots['seen'] or 0} slots"
     times = [entry["streams"] for entry in rests["step_law"]["times"]]
+    way = rests.get("way", SLICED_WAY)
     return (
         f"Rests on {listed(rests['levels'])}; {limit} ({slots['how']}); step times of {listed(times)} streams"
-        f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}."
+        f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}. "
+        f"Of the ways servers work this one gives back the run: {way}."
     )

@@ -5,6 +5,9 @@ says when something happens next, and `advance` makes it happen. The way of a re
 
     submit → (model load) → handling → slot queue → slot won → handover → next batch: prefill → tokens → done
 
+Where prompts are evaluated beside the batches, or streams have a clock each (timing.prefill_way, own_clocks), a prompt or a
+token ends at an instant of its own.
+
 All randomness comes from `seed`, so that equal calls give equal results.
 """
 
@@ -19,7 +22,7 @@ from dataclasses import dataclass, field
 from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
 from loadtest.simulate.model.prompts import token_count
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stage, Stream
-from loadtest.simulate.model.timing import NS_PER_S, Timing, pass_sizes
+from loadtest.simulate.model.timing import BEFORE, BESIDE, NS_PER_S, Timing, pass_sizes
 
 BURST_NS = (
     10_000_000  # requests closer together than this are one burst; requests 15 ms apart were seen to start in order
@@ -71,6 +74,7 @@ class Engine:
         self._batch: _Batch | None = None
         self._granted = -1  # when a slot was last given to a stream
         self._tickets = 0  # slots in use, as counted in front of the batch loop
+        self._held = 0  # tokens of prompts and answers of the streams that have slots
         self._alive = 0  # streams that have passed the scheduler and not ended
         self._burst, self._last_arrival = 0, -BURST_NS
         self._step_values: dict[int, tuple[float, ...]] = {}
@@ -146,6 +150,10 @@ class Engine:
                 self._enqueue(stream, at)
             elif stream.stage is Stage.HANDOVER:
                 self._make_ready(stream)
+            elif stream.stage in _WORKING:
+                self._token(stream, at)
+                if self.timing.own_clocks and stream.stage is Stage.DECODE:
+                    self._later(stream, Stage.DECODE, at, self._jittered(self._draw(self._tickets)))
         if self._batch is not None and self._batch.end == at:
             self._finish_batch(self._batch)
         if self._batch is None:
@@ -186,9 +194,10 @@ class Engine:
     def _grant(self, at: int, *, beside: bool = False) -> None:
         """Give free slots to queued streams; `beside`: at a batch's end, while other streams decode on."""
         timing = self.timing
-        while self._queue and (self._limit is None or self._tickets < self._limit):
+        while self._queue and self._room(self._queue[0]):
             stream = self._queue.popleft()
             self._tickets += 1
+            self._held += _holds(stream)
             stream.slot_won = at
             handover = timing.handover_s
             if beside and timing.caught and self._random.random() < timing.caught:
@@ -201,6 +210,12 @@ class Engine:
             else:
                 self._make_ready(stream)
 
+    def _room(self, stream: Stream) -> bool:
+        if self._limit is not None and self._tickets >= self._limit:
+            return False
+        most = self.timing.kv_tokens
+        return most is None or not self._tickets or self._held + _holds(stream) <= most
+
     def _make_ready(self, stream: Stream) -> None:
         stream.stage = Stage.READY
         self._ready.append(stream)
@@ -210,6 +225,7 @@ class Engine:
         self._alive -= stage is not Stage.PENDING
         if stage in _HOLDS_SLOT:
             self._tickets -= 1
+            self._held -= _holds(stream)
             if self._batch is None or self._batch.end != at:
                 self._grant(at)
         self._schedule(at)
@@ -221,15 +237,36 @@ class Engine:
         self._cache.release(at)
         while self._ready and self._assign(self._ready[0], at):
             self._active.append(self._ready.pop(0))
-        if not self._active:
+            if self._beside:
+                self._later(self._active[-1], Stage.PREFILL, at, self._prompt_alone(self._active[-1]))
+        if not self._active or self.timing.own_clocks:
             return
         decoding = [stream for stream in self._active if stream.stage is Stage.DECODE]
         room = None if self.timing.n_batch is None else max(self.timing.n_batch - len(decoding), 1)
-        prompts = list(_batch_prompts(self._active, room))
-        seconds = self._seconds(decoding, prompts)
+        prompts = [] if self._beside else list(_batch_prompts(self._active, room))
+        if prompts and self.timing.prefill_way == BEFORE:
+            decoding = []
+        if not decoding and not prompts:
+            return
+        seconds = self._jittered(self._seconds(decoding, prompts))
+        self._batch = _Batch(at + max(round(seconds * NS_PER_S), 1), decoding, prompts)
+
+    @property
+    def _beside(self) -> bool:
+        return self.timing.own_clocks or self.timing.prefill_way == BESIDE
+
+    def _prompt_alone(self, stream: Stream) -> float:
+        """Return how long a prompt takes that is evaluated beside everything else."""
+        timing = self.timing
+        seconds = timing.prompt_s + stream.todo * timing.prefill_s + timing.beside_s * (self._tickets - 1)
+        if timing.prompt_jitter:
+            seconds *= max(self._random.gauss(1.0, timing.prompt_jitter), 0.1)
+        return seconds if timing.own_clocks else max(seconds, self._draw(1))
+
+    def _jittered(self, seconds: float) -> float:
         if self.timing.jitter:
             seconds *= max(self._random.gauss(1.0, self.timing.jitter), 0.1)
-        self._batch = _Batch(at + max(round(seconds * NS_PER_S), 1), decoding, prompts)
+        return seconds
 
     def _assign(self, stream: Stream, at: int) -> bool:
         """Give a ready stream a slot and reuse what that slot has cached; False when no slot is idle."""
@@ -291,6 +328,14 @@ class Engine:
         self._out.append(Emission(stream, at, text=not end_token, done=done))
         if done:
             self._end(stream, at, "stop" if end_token else "length")
+
+
+def _holds(stream: Stream) -> int:
+    """Return how many tokens a stream will hold in the end."""
+    answer = (
+        stream.request.limit if stream.request.natural is None else min(stream.request.natural, stream.request.limit)
+    )
+    return stream.prompt_tokens + answer
 
 
 def _batch_prompts(active: Iterable[Stream], room: int | None) -> Iterable[tuple[Stream, int]]:

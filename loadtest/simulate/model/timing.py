@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 NS_PER_S = 1_000_000_000
+SLICED, BEFORE, BESIDE = "sliced", "before", "beside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,14 @@ class Timing:
     apart: float = 0.0  # chance that of streams ready at the same instant one misses the idle loop's first batch
     jitter: float = 0.0  # standard deviation of a batch's time, as a share of it
     neighbours: bool = False  # a pass for each run of neighbouring slots, as llama.cpp splits its batches
+    prefill_way: str = SLICED  # how prompts are evaluated: SLICED into steps, BEFORE the next step, or BESIDE the steps
+    own_clocks: bool = (
+        False  # no steps: each stream gets its next token a step time after its last; prompts go on beside
+    )
+    beside_s: float = 0.0  # by which a prompt takes longer for each other request at work; with own_clocks alone
+    kv_tokens: int | None = (
+        None  # tokens of prompts and answers that all requests at work may hold; None: no such limit
+    )
     first_token_s: tuple[float, float] | None = (
         None  # metronome, which has no engine: mean and standard deviation of TTFT
     )
@@ -87,6 +96,7 @@ class Timing:
             prefill_s=self.prefill_s * factor,
             prompt_s=self.prompt_s * factor,
             restore_s=self.restore_s * factor,
+            beside_s=self.beside_s * factor,
             context_s=self.context_s * factor,
             load_s=self.load_s * factor,
             handling_s=self.handling_s * factor,

@@ -1,0 +1,206 @@
+"""A witness for the slots that needs neither batches nor durations: how many requests were worked on while others waited.
+
+Work on a request begins at its first token less the TTFT that it would have had without a wait: that of an idle server for
+such a prompt, and what requests took longer that came while no more were in flight than were seen decoding at once. A server with S
+slots works on exactly S requests for as long as more than S are in flight, whatever lengths they have and whether its
+streams share steps or each has a clock of its own. A server without slots works on all of them.
+
+A prompt that was evaluated beside others takes longer than on an idle server, so work seems to begin late. The number at
+work is then too low, never too high: a result below the peak of streams that decoded at once does not count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.at_work import Depth, RequestInstants, last_before
+
+FEWEST_LONE = (
+    3  # requests that found the server idle, for their TTFT to stand for an idle server's; else the shortest does
+)
+FEWEST_FOR_LINE = 8  # of different lengths, from which on TTFT is a line in the prompt's length
+LEAST_LENGTH_RATIO = 1.5  # longest / shortest prompt, likewise
+FEWEST_WAITS = 6  # requests that waited, and …
+WAITS_A_SLOT = 2  # … for each slot
+LEAST_SHARE = 0.8  # of the time with more than S in flight, in which exactly S were at work
+MOST_ABOVE = 0.05  # of that time, in which more than S were
+LEAST_BUSY, MOST_BUSY = 0.75, 1.25  # with prompts, one at a time: then requests may have waited for a prefill, and …
+NEAR_FIRST = 0.3  # of a prefill: work that begins so soon after another's first token did
+SCATTER_S = 0.002  # by which instants of begin and end are off at least
+MOST_UNSETTLED = 0.9  # of that time may lie so near an end that it is left out
+
+
+@dataclass(frozen=True, slots=True)
+class UnwaitedTtft:
+    """TTFT without a wait: fixed_s + per_token_s · prompt tokens + beside_s · other requests at work, nearly."""
+
+    seconds: FloatArray  # of each request
+    scatter_s: float
+    fixed_s: float
+    per_token_s: float
+    beside_s: float
+
+
+def unwaited_ttft(run: Run, lives: RequestInstants, peak: int) -> UnwaitedTtft:
+    """Return what TTFT would have been without a wait, where `peak` streams were seen decoding at once."""
+    idle, scatter, line = _idle_ttft(run, lives)
+    longer, beside = _longer_beside_others(lives, idle, peak)
+    return UnwaitedTtft(idle + longer, scatter, *line, beside)
+
+
+def at_work_while_waiting(run: Run, lives: RequestInstants, peak: int) -> tuple[int | None, str] | None:
+    """Return the slots and the result in words; the slots are None where the time does not agree on a number.
+
+    None where hardly any request waited. `peak` streams were seen decoding at once.
+    """
+    ttft = unwaited_ttft(run, lives, peak)
+    idle, scatter = ttft.seconds, ttft.scatter_s
+    seen = np.isfinite(lives.first) & np.isfinite(idle)
+    if seen.sum() < FEWEST_WAITS:
+        return None
+    begun = np.clip(lives.first - idle, lives.arrived, lives.first)[seen]
+    gone, arrived = np.maximum(lives.last[seen], begun), lives.arrived[seen]
+    times, work, asked, seconds = _depths(begun, gone, arrived)
+    seconds = _settled(times, seconds, gone, scatter)
+    pressed = np.unique(work[(asked > work) & (work > 0)])
+    shares = [_shares(work, asked, seconds, number) for number in pressed]
+    if not shares:
+        return None
+    best = int(np.argmax([exact for exact, _ in shares]))
+    slots, (exact, above) = int(pressed[best]), shares[best]
+    if not _waited(begun, lives.first[seen], arrived, gone, slots, scatter):
+        return None
+    share = f"{exact * 100:.0f} % of the time with more than {slots} in flight"
+    said = (
+        f"exactly {slots} at work in {share}, by a TTFT of {float(np.median(idle[seen])) * 1e3:.0f} ms without a wait"
+    )
+    return (slots if exact >= LEAST_SHARE and above <= MOST_ABOVE else None), said
+
+
+def _idle_ttft(run: Run, lives: RequestInstants) -> tuple[FloatArray, float, tuple[float, float]]:
+    """Return each request's TTFT on an idle server, by how much such a TTFT scatters, and its parts: fixed, a token."""
+    kept = np.isfinite(run.column("send"))
+    tokens = (run.column("prompt_tokens") - np.nan_to_num(run.column("cached_tokens")))[kept]
+    ttft = lives.first - lives.arrived
+    known = np.isfinite(ttft)
+    if not known.any():
+        return np.full(len(ttft), np.nan), SCATTER_S, (0.0, 0.0)
+    lone = known & _lone(lives)
+    taken = lone if lone.sum() >= FEWEST_LONE else known & (ttft <= np.min(ttft[known]))
+    line = _line(tokens[taken], ttft[taken])
+    if line is None:
+        line = float(np.median(ttft[taken])), 0.0
+    middle = float(np.nanmedian(tokens[taken])) if np.isfinite(tokens[taken]).any() else 0.0
+    idle = line[0] + line[1] * np.where(np.isfinite(tokens), tokens, middle)
+    off = float(np.median(np.abs(ttft[taken] - idle[taken])))
+    return np.maximum(idle, 0.0), max(2 * off, SCATTER_S), line
+
+
+def _longer_beside_others(lives: RequestInstants, idle: FloatArray, peak: int) -> tuple[FloatArray, float]:
+    """Return by how much each TTFT is longer for the requests at work, as those show that cannot have waited, and a request.
+
+    Where never more were in flight than were seen decoding at once, each had a slot.
+    """
+    asked = lives.in_flight
+    longer = lives.first - lives.arrived - idle
+    beside = np.minimum(asked.at(lives.arrived), peak)
+    most = _most_within(asked, lives.arrived, lives.first)
+    numbers, usual = [1.0], [0.0]
+    for number in range(2, peak + 1):
+        mine = (beside == number) & (most <= peak) & np.isfinite(longer)
+        if mine.sum() >= FEWEST_LONE:
+            numbers.append(float(number))
+            usual.append(max(float(np.median(longer[mine])), usual[-1]))
+    each = usual[-1] / (numbers[-1] - 1) if len(numbers) > 1 else 0.0
+    found = np.interp(np.minimum(asked.at(lives.first), peak), numbers, usual)
+    return np.asarray(found, dtype=np.float64), each
+
+
+def _most_within(depth: Depth, left: FloatArray, right: FloatArray) -> FloatArray:
+    """Return the greatest depth between each pair of instants; inf where one is unknown."""
+    found = np.full(len(left), np.inf)
+    low = np.searchsorted(depth.times, left, side="right") - 1
+    high = np.searchsorted(depth.times, right, side="right")
+    for row in np.flatnonzero(np.isfinite(left) & np.isfinite(right)):
+        found[row] = depth.depth[max(low[row], 0) : max(high[row], low[row] + 1)].max(initial=0)
+    return found
+
+
+def _lone(lives: RequestInstants) -> BoolArray:
+    """Mark the requests that were alone in flight until their first token."""
+    before = np.searchsorted(np.sort(lives.arrived), lives.first, side="left")
+    over = np.searchsorted(np.sort(lives.gone), lives.arrived, side="right")
+    return np.asarray(before - over == 1, dtype=np.bool_)
+
+
+def _line(tokens: FloatArray, ttft: FloatArray) -> tuple[float, float] | None:
+    """Return (fixed, per token) of TTFT; None where lengths are few, alike or unknown, or TTFT does not grow with them."""
+    known = np.isfinite(tokens) & (tokens > 0)
+    tokens, ttft = tokens[known], ttft[known]
+    if len(tokens) < FEWEST_FOR_LINE or tokens.max() < LEAST_LENGTH_RATIO * tokens.min():
+        return None
+    slope, fixed = np.polyfit(tokens, ttft, 1)
+    return (float(fixed), float(slope)) if slope > 0 else None
+
+
+def _depths(
+    begun: FloatArray, gone: FloatArray, arrived: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return instants, how many were at work and how many in flight from each on, and for how long."""
+    times = np.unique(np.concatenate((begun, gone, arrived)))
+    work = Depth.of(begun, gone).at(times)
+    asked = Depth.of(arrived, gone).at(times)
+    return times, work, asked, np.diff(times, append=times[-1:])
+
+
+def _settled(times: FloatArray, seconds: FloatArray, gone: FloatArray, scatter: float) -> FloatArray:
+    """Return the time of each part that lies further than `scatter` from any end; all of it where that is hardly any.
+
+    Where an end and a begin are each known to `scatter`, one at work may seem missing or too many between them.
+    """
+    after = last_before(gone, times) + scatter
+    before = -last_before(-gone, -(times + seconds)) - scatter
+    left, right = np.maximum(times, after), np.minimum(times + seconds, before)
+    inside = np.maximum(right - left, 0.0)
+    return inside if inside.sum() > (1 - MOST_UNSETTLED) * seconds.sum() else seconds
+
+
+def _shares(work: FloatArray, asked: FloatArray, seconds: FloatArray, number: float) -> tuple[float, float]:
+    """Return the shares of the time with more than `number` in flight in which so many, and more, were at work."""
+    crowded = asked > number
+    total = float(seconds[crowded].sum())
+    if total <= 0:
+        return 0.0, 1.0
+    return (
+        float(seconds[crowded & (work == number)].sum()) / total,
+        float(seconds[crowded & (work > number)].sum()) / total,
+    )
+
+
+def _waited(
+    begun: FloatArray, first: FloatArray, arrived: FloatArray, gone: FloatArray, slots: int, scatter: float
+) -> bool:
+    """Return whether enough requests waited, and most of them until another one ended.
+
+    A queue for prefill moves on when a prompt has been evaluated, not when an answer ends.
+    """
+    late = begun - arrived > 2 * scatter
+    late &= Depth.of(arrived, gone).at((begun + arrived) / 2) > slots
+    if late.sum() < max(FEWEST_WAITS, WAITS_A_SLOT * slots):
+        return False
+    since_end = begun[late] - last_before(gone, begun[late] + scatter)
+    since_first = begun[late] - last_before(first, begun[late] + scatter)
+    usual = np.diff(np.sort(gone))
+    behind_end, behind_first = float(np.median(np.abs(since_end))), float(np.median(np.abs(since_first)))
+    if behind_end > max(behind_first, SCATTER_S):
+        return False
+    prefill = float(np.median(first - begun))
+    crowded = np.sort(first[late])
+    busy = prefill * (len(crowded) - 1) / max(float(crowded[-1] - crowded[0]), 1e-9)
+    if LEAST_BUSY < busy < MOST_BUSY and behind_first < NEAR_FIRST * prefill:
+        return False
+    return behind_end <= max(2 * scatter, 0.5 * float(np.median(usual)))

@@ -1,0 +1,123 @@
+"""The ways servers work, each fitted to a run; the one that gives back the run's own levels is what predictions rest on.
+
+A server takes prompts into its steps in slices, evaluates them before the next step, or beside the steps; its streams share
+steps, or have a clock each; and either slots or tokens limit what is worked on at once. The usual way, slices in shared
+steps behind slots, is tried first and kept where it gives back the run. Where none does, nothing is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server import admission
+from loadtest.analyse.server.own_clocks import kv_budget, own_clocks
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.whatif import self_check
+from loadtest.analyse.whatif.predict import SLICED_WAY, ServerModel, require_tokens
+from loadtest.analyse.whatif.slot_advice import narrowed
+from loadtest.analyse.whatif.talks import Talks
+from loadtest.errors import PredictionError
+from loadtest.simulate.model.timing import BEFORE, BESIDE
+
+BEFORE_WAY = "streams share steps, and wait while a prompt is evaluated"
+BESIDE_WAY = "streams share steps, and prompts are evaluated beside them"
+CLOCKS_WAY = "each stream has a clock of its own, and prompts are evaluated beside it"
+
+
+class NoWayError(PredictionError):
+    """No way of working gives back the run; `missed` says by what the usual one misses it."""
+
+    def __init__(self, missed: str) -> None:
+        self.missed = missed
+        super().__init__(
+            f"the model fitted to this run does not give back what it measured: {missed}; none of the other ways in which "
+            "servers are known to work does either (prompts sliced into steps, before or beside them; steps together or a "
+            "clock for each stream; slots or tokens as the limit)"
+        )
+
+
+def fitted_way(
+    run: Run, slots: Slots, steps: Steps, used: Sequence[Mapping[str, Any]], talks: Talks | None = None
+) -> ServerModel:
+    """Return the model of the first way that gives back the levels used; raise NoWayError, or PredictionError where the run says too little.
+
+    With `talks` people hold these conversations with the server.
+    """
+    require_tokens(run)
+    missed, refused = "", None
+    try:
+        for way, model in _ways(run, slots, steps):
+            if talks is not None and way.startswith(CLOCKS_WAY):
+                continue  # no cache of prompts is known of such servers
+            mine = narrowed(
+                model if talks is None else replace(model, talks=talks), run, [level["index"] for level in used]
+            )
+            wrong = self_check.unmatched_figure(mine.closed, used) or self_check.unmatched_rate(mine.open, used)
+            if wrong is None:
+                return replace(mine, way=way)
+            missed = missed or wrong
+    except PredictionError as error:
+        refused = error
+    if missed:
+        raise NoWayError(missed)
+    raise refused or PredictionError(
+        "No prediction: no steps between tokens were seen; measure answers of more tokens."
+    )
+
+
+def _ways(run: Run, slots: Slots, steps: Steps) -> Iterator[tuple[str, ServerModel]]:
+    """Yield each way with its model, the usual one first; those of shared steps only where step times are known."""
+    refused = None
+    try:
+        usual = ServerModel.of(run, slots, steps)
+    except PredictionError as error:
+        usual, refused = None, error
+    budget = None if slots.limit else kv_budget(run)
+    limit = f"; {budget} tokens of prompts and answers are held at most" if budget else ""
+    if usual is not None:
+        yield SLICED_WAY, usual
+        for way, name in ((BEFORE, BEFORE_WAY), (BESIDE, BESIDE_WAY)):
+            yield name, _worked(usual, prefill_way=way)
+        if budget:
+            for way, name in (("sliced", SLICED_WAY), (BEFORE, BEFORE_WAY), (BESIDE, BESIDE_WAY)):
+                yield name + limit, _worked(usual, prefill_way=way, kv_tokens=budget)
+    clocks = _of_own_clocks(run, slots)
+    if clocks is not None:
+        yield CLOCKS_WAY, clocks
+        if budget:
+            yield CLOCKS_WAY + limit, _worked(clocks, kv_tokens=budget)
+    if refused is not None:
+        raise refused
+
+
+def _worked(model: ServerModel, **how: Any) -> ServerModel:
+    """Return the model of a server that works otherwise."""
+    return replace(model, timing=replace(model.timing, **how), other_slots=replace(model.other_slots, **how))
+
+
+def _of_own_clocks(run: Run, slots: Slots) -> ServerModel | None:
+    """Return the model of a server whose streams have a clock each; None where too little was seen of them."""
+    found = own_clocks(run)
+    if found is None:
+        return None
+    timing, times = found
+    prompts, outputs = admission.request_lengths(run)
+    return ServerModel(
+        timing=timing,
+        other_slots=timing,
+        slots=slots.estimate if slots.limit else None,
+        prompts=prompts,
+        outputs=outputs,
+        streams=max(entry.streams for entry in times),
+        simulated=run.simulated is not None,
+        pattern=admission.load_pattern(run, slots),
+        step_errors={entry.streams: entry.error_s / entry.mean_s for entry in times},
+        prefill_error=0.02,
+        in_flight=max([*(int(level.get("concurrency") or 0) for level in run.levels), 1]),
+        slope_known=len(times) > 1,
+        guess=None,
+    )

@@ -1,0 +1,88 @@
+"""The ways servers work: each is found from a run of such a server, and what it predicts comes true. All of it simulated."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from support.made_runs import write
+from support.virtual_runs import Load, play
+
+from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.whatif import ways
+from loadtest.analyse.whatif.predict import SLICED_WAY, ServerModel
+from loadtest.analyse.whatif.predict_loads import known_slots, levels_used
+from loadtest.analyse.whatif.ways import NoWayError, fitted_way
+from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
+
+STEP = StepLaw(0.010, 0.002)
+CLOCKS = Timing(
+    step=STEP, prefill_s=0.0004, prompt_s=0.2, prompt_jitter=0.05, jitter=0.05, own_clocks=True, handling_s=0
+)
+PROMPTS, ANSWERS = (100, 900), (20, 80)
+
+
+def shared(way: str) -> Timing:
+    return Timing(step=STEP, prefill_s=0.0006, prefill_way=way, jitter=0.02, n_batch=512 if way == SLICED else None)
+
+
+def loads(*users: int) -> list[Load]:
+    return [Load(users=each, requests=max(12 * each, 40), prompt=PROMPTS, output=ANSWERS) for each in users]
+
+
+def fitted(analysis: Analysis) -> ServerModel:
+    used = levels_used(analysis.run, analysis.summary["levels"])
+    return fitted_way(analysis.run, known_slots(analysis.run, analysis.slots).slots, analysis.steps, used)
+
+
+@pytest.mark.parametrize(
+    ("timing", "slots", "named"),
+    [
+        (shared(SLICED), 4, {SLICED_WAY}),
+        (shared(BEFORE), 4, {ways.BEFORE_WAY, SLICED_WAY}),  # a prompt in few slices stalls others as long
+        (shared(BESIDE), 4, {ways.BESIDE_WAY, ways.CLOCKS_WAY}),
+        (CLOCKS, 4, {ways.CLOCKS_WAY}),
+    ],
+    ids=["sliced", "before", "beside", "clocks"],
+)
+def test_a_way_of_working_is_found_and_predicts(timing: Timing, slots: int, named: set[str], tmp_path: Path) -> None:
+    analysis = analyse(play(timing, loads(1, 2, 4, 8), slots=slots, says=None).write(tmp_path / "run"))
+    assert (analysis.slots.estimate, analysis.slots.limit) == (slots, True), analysis.slots.method
+    found = fitted(analysis)
+    assert found.way in named
+    truth = analyse(play(timing, loads(12), slots=slots, says=None, seed=5).write(tmp_path / "later")).summary[
+        "levels"
+    ][0]
+    said = found.closed(12)
+    assert said.figure("ttft_s", "p50") == pytest.approx(truth["ttft_s"]["p50"], rel=0.15)
+    assert said.figure("output_tokens_per_s", "mean") == pytest.approx(truth["output_tokens_per_s"], rel=0.1)
+
+
+def test_a_budget_of_tokens_is_found_where_the_number_at_work_says_nothing(tmp_path: Path) -> None:
+    timing = dataclasses.replace(CLOCKS, kv_tokens=2500)
+    analysis = analyse(play(timing, loads(1, 2, 4, 12), slots=None, says=None).write(tmp_path / "run"))
+    assert not analysis.slots.limit, analysis.slots.method
+    found = fitted(analysis)
+    assert "tokens of prompts and answers are held at most" in found.way
+    assert found.timing.kv_tokens == pytest.approx(2500, rel=0.05)
+
+
+def test_no_way_is_an_answer(tmp_path: Path) -> None:
+    """Four streams at once wait three times as long as they should, and two do not."""
+    played = play(CLOCKS, loads(1, 2, 4), slots=None, says=None)
+    late = [
+        record
+        if record.level != 1
+        else dataclasses.replace(
+            record,
+            t_first_token=(record.t_first_token or 0) + 2_000_000_000,
+            t_first_visible=(record.t_first_visible or 0) + 2_000_000_000,
+            chunks=[chunk + 2_000_000 for chunk in record.chunks],
+            t_end=record.t_end + 2_000_000_000,
+        )
+        for record in played.records
+    ]
+    analysis = analyse(write(tmp_path / "run", late, played.levels))
+    with pytest.raises(NoWayError, match="none of the other ways in which servers are known to work does"):
+        fitted(analysis)
