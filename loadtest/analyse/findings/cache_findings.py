@@ -34,7 +34,7 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
     shown = _kept_shares(analysis, use)
     if not shown:
         return []
-    replayed = cache_replay.replay(run, analysis.slots, use)
+    replayed = analysis.replayed
     found = [Finding(_claim(analysis, use, shown, replayed), _evidence(analysis, use, shown, replayed))]
     if replayed is not None and replayed.host_cache:
         found.append(_host_cache(replayed, shown))
