@@ -108,12 +108,12 @@ def _explained(
 
     if request is not None:
         work.row_of(analysis.run, request)
-        parts = [one for _, one in analysis.groups] or [analysis]
-        one = next(each for each in parts if request in each.run.requests["id"].to_numpy())
+        parts = [(one, group.beside) for group, one in analysis.groups] or [(analysis, ())]
+        one, beside = next(each for each in parts if request in each[0].run.requests["id"].to_numpy())
         rows = [work.row_of(one.run, request)]
     else:
         refuse(analysis.run, [each for each, _ in analysis.groups], "explain without --request")
-        one = analysis
+        one, beside = analysis, ()
         levels = one.summary["levels"]
         if not levels:
             raise PredictionError(f"{one.run.path} holds no requests to explain.")
@@ -126,7 +126,7 @@ def _explained(
             if share is not None
             else [int(each) for each in ordered[: slowest or 1]]
         )
-    explainer = work.Explainer.of(one.run, one.slots, one.steps, one.summary["levels"])
+    explainer = work.Explainer.of(one.run, one.slots, one.steps, one.summary["levels"], beside)
     return [(one, explainer, explainer.explain(row)) for row in rows]
 
 

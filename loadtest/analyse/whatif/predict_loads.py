@@ -124,9 +124,8 @@ def predict_loads(
         said.insert(0, _unknown_limit(seen, run))
     if void := [level["label"] for level in used if level["verdict"] == VOID]:
         said.append(f"Void, and not used to check the model: {listed(void)}.")
-    return document_of(
-        run, known, steps, used, next(iter(models.values())), facts=facts, said=tuple(said), loads=tuple(loads)
-    )
+    first = next(iter(models.values()))
+    return document_of(run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads))
 
 
 def document_of(

@@ -223,8 +223,7 @@ def _promised(advice: Advice, model: ServerModel) -> dict[int, Prediction]:
     slots = advice.trial
     if advice.now is None or slots is None:
         return {}
-    beyond = {load: math.log2(min(slots, load) / model.streams) for load in advice.measured}
-    return {load: self_check.widened(model.closed(load, slots=slots), beyond[load]) for load in advice.measured}
+    return {load: allowing_for_growth(model, model.closed(load, slots=slots)) for load in advice.measured}
 
 
 def _sustainable(advice: Advice) -> tuple[SustainableLoad, ...]:
