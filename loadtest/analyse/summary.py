@@ -17,7 +17,7 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.server import cache, cold_load, leavers, prompt_length, slots, steps, turns, waits
+from loadtest.analyse.server import cache, cold_load, energy, leavers, prompt_length, slots, steps, turns, waits
 from loadtest.analyse.server.cache import CacheUse
 from loadtest.analyse.server.memory_parts import MemoryComparison, compare_memory
 from loadtest.analyse.server.slots import Slots
@@ -106,6 +106,7 @@ def analyse(
         found = _analysed(run, asked, also)
     for one in (found, *(one for _, one in found.groups)):
         one.summary["hardware"] = list(machine.hardware)
+    energy.add_energy(run, machine, found.summary)
     return found
 
 
@@ -189,7 +190,7 @@ def _of_all(run: Run, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Tu
         "lengths": [],
         "requests": sum(level["requests"] for level in levels),
         "outcomes": groups.outcome_counts(run),
-        "verdict": verdict.worst([level["verdict"] for level in levels]),
+        "verdict": verdict.of_run(run, levels),
         "turns": [one.to_dict() for one in lost],
         "groups": [
             {**group.to_dict(), **{key: one.summary[key] for key in ("target", "server", *own) if key in one.summary}}
@@ -241,7 +242,7 @@ def summarise(
         "knee": [_knee_of(series) for series in series_of(levels)],
         "lengths": [line.to_dict() for line in prompt_length.prompt_length_series(run, levels)],
         **({"memory": None, "memory_reason": memory} if isinstance(memory, str) else {"memory": memory.to_dict()}),
-        "verdict": verdict.worst([level["verdict"] for level in levels]),
+        "verdict": verdict.of_run(run, levels),
         **({"find_max": facts["find_max"]} if facts.get("find_max") else {}),
         "levels": levels,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,11 +116,11 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     work.require_slots(slots, series)
     used = [level for level in analysis.summary["levels"] if level["index"] in series.levels]
     try:
-        fitted = fitted_way(analysis.run, slots, analysis.steps, used)
+        model = fitted_way(analysis.run, slots, analysis.steps, used)
     except NoWayError as error:
         raise PredictionError(f"No advice: {error}.") from None
-    found = work.advise_slots(
-        fitted.model,
+    return work.advise_slots(
+        model,
         series,
         analysis.summary["levels"],
         kind=(analysis.run.facts.get("server") or {}).get("kind"),
@@ -129,7 +128,6 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
         memory=memory_by_slots(analysis.run, slots),
         gpu_bytes=room,
     )
-    return dataclasses.replace(found, way=fitted.way)
 
 
 def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]:

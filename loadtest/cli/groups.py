@@ -25,8 +25,20 @@ COMMON = (
     "monitor",
     "out",
 )
-RESULTS = ("name", "save_text", "prediction", "probe_slots", "no_report", "quiet", "as_json", "junit", "github_summary")
-MONITORING = ("monitor_every", "metrics_port", "metrics_address")
+RESULTS = (
+    "name",
+    "save_text",
+    "price_per_hour",
+    "price_per_kwh",
+    "prediction",
+    "probe_slots",
+    "no_report",
+    "quiet",
+    "as_json",
+    "junit",
+    "github_summary",
+)
+MONITORING = ("monitor_every", "monitor_idle", "metrics_port", "metrics_address")
 # Headings of the parts of the scenario: these first, any other part after them, under its own name.
 HEADINGS = {
     "LoadKeys": "Load",

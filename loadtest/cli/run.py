@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loadtest.analyse.figures.cost import Prices
 from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.environment import is_from_environment, named_in_environment, say_what_is_taken
 from loadtest.cli.expected import Expected, beforehand, enough, people
@@ -17,6 +18,7 @@ from loadtest.cli.groups import RunCommand
 from loadtest.cli.keeping import kept_beforehand, with_question
 from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options import file_and_url, make_scenario, scenario_options
+from loadtest.cli.prices import price_options
 from loadtest.cli.progress import LiveLine, NoLine
 from loadtest.cli.report import SLO_HELP, any_records_lost, exit_code, show_report
 from loadtest.cli.results import GateFiles, gate_options, json_option, print_json, report_dict
@@ -68,6 +70,7 @@ class Showing:
     quiet: bool = False  # no progress, no notes; of the results the folder alone
     as_json: bool = False
     gates: GateFiles = field(default_factory=GateFiles)
+    prices: Prices = field(default_factory=Prices)
 
     def line(self) -> LiveLine:
         return NoLine() if self.quiet else LiveLine()
@@ -86,6 +89,7 @@ class Showing:
 @click.option("-q", "--quiet", is_flag=True, help="Print the run folder alone, and what went wrong to stderr.")
 @json_option
 @gate_options
+@price_options
 @click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
 @click.option(
     "--find-max",
@@ -121,9 +125,12 @@ def run(
     slo: str | None,
     find_max: int | None,
     prediction: Path | None,
+    price_per_hour: str | None,
+    price_per_kwh: str | None,
     probe_slots: bool,
     monitor: tuple[str, ...],
     monitor_every: float,
+    monitor_idle: float,
     metrics_port: int | None,
     metrics_address: str,
     **values: Any,
@@ -165,13 +172,19 @@ def run(
     objectives = () if slo is None else parse_objectives(slo)
     gates = GateFiles.asked(junit, github_summary=github_summary)
     charts = report or not no_report
-    showing = Showing(charts, text=not (quiet or as_json), quiet=quiet, as_json=as_json, gates=gates)
+    prices = Prices.asked(price_per_hour, price_per_kwh)
+    showing = Showing(charts, text=not (quiet or as_json), quiet=quiet, as_json=as_json, gates=gates, prices=prices)
     if find_max is not None:
         _check_find_max(objectives, values)
     scenario = make_scenario(scenario_file, values)
     keep = kept_beforehand(scenario, prediction, probe_slots=probe_slots)
     beside = beside_run(
-        monitor, monitor_every, metrics_port=metrics_port, metrics_address=metrics_address, keys=scenario
+        monitor,
+        monitor_every,
+        idle=monitor_idle,
+        metrics_port=metrics_port,
+        metrics_address=metrics_address,
+        keys=scenario,
     )
     keep = with_question(keep, slo, find_max, scenario)
     if find_max is not None:
@@ -252,7 +265,11 @@ def show_ended(
     written = None
     try:
         written = show_report(
-            finished.folder, charts=showing.charts and not failed, objectives=judged, text=showing.text
+            finished.folder,
+            charts=showing.charts and not failed,
+            objectives=judged,
+            text=showing.text,
+            prices=showing.prices,
         )
     except (LoadTestError, OSError):
         if not failed:

@@ -211,7 +211,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         "",
         "Made by `scripts/bench scorecard`.",
         "",
-        f"{len(ran)} of {len(CASES)} cases were run; the list was fixed before any of them, and the "
+        f"{len(ran)} of {len(CASES)} cases were run; the list was fixed before any of them, and "
         f"its SHA-256 is `{DIGEST}`. Servers are llama.cpp's own, with random weights, on a CPU. "
         + (
             f"Other programs shared the machine: load averages from {min(busy):.1f} to {max(busy):.1f} on {os.cpu_count()} cores. "

@@ -172,6 +172,7 @@ RUN: dict[str, Any] = {
     "failure": TEXT,
     "clock": {"monotonic_ns": NumberKind(high=1e19), "wall_ns": NumberKind(high=1e19)},
     "locust": {
+        "spawn_rate": POSITIVE,
         "lost_workers": ListOf(LOST, needs=("worker",)),
         "user_classes": ListOf(TEXT),
         "locustfile": TEXT,

@@ -64,6 +64,9 @@ HEADLINES = {
 }
 
 
+SLICED_WAY = "streams share steps, which take in prompts in slices"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """What the model says of one load, under the names and in the units of summary.json.
@@ -134,6 +137,7 @@ class ServerModel:
     )
     guess: str | None  # what the timing for more slots than measured takes for granted
     talks: Talks | None = None  # where users hold conversations: `prompts` are then what of them was read
+    way: str = SLICED_WAY  # how the server works by it
 
     @classmethod
     def of(cls, run: Run, slots: Slots, steps: Steps) -> ServerModel:

@@ -16,7 +16,7 @@ from loadtest.analyse.server.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif import self_check, talks
-from loadtest.analyse.whatif.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
@@ -30,7 +30,7 @@ from loadtest.analyse.whatif.prediction_file import (
 from loadtest.analyse.whatif.slot_advice import longest_series
 from loadtest.analyse.whatif.talks import Talks
 from loadtest.analyse.whatif.textbook import Figures, Measured, textbook
-from loadtest.analyse.whatif.ways import SLICED_WAY, Fitted, NoWayError, fitted_way
+from loadtest.analyse.whatif.ways import NoWayError, fitted_way
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
@@ -113,8 +113,7 @@ def predict_loads(
             f"No prediction: every level of {run.path} is void; measure again, and see the report for why."
         )
     known = known_slots(run, found)
-    fitted, said = _models(run, known, steps, used)
-    models = {name: each.model for name, each in fitted.items()}
+    models, said = _models(run, known, steps, used)
     seen = known.slots.estimate or 0
     loads = [
         _predicted_load(models, load, used, known.limit or max(seen, 1))
@@ -125,7 +124,7 @@ def predict_loads(
         said.insert(0, _unknown_limit(seen, run))
     if void := [level["label"] for level in used if level["verdict"] == VOID]:
         said.append(f"Void, and not used to check the model: {listed(void)}.")
-    first = next(iter(fitted.values()))
+    first = next(iter(models.values()))
     return document_of(run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads))
 
 
@@ -134,7 +133,7 @@ def document_of(
     known: KnownSlots,
     steps: Steps,
     used: Sequence[Level],
-    fitted: Fitted,
+    model: ServerModel,
     *,
     facts: dict[str, Any],
     said: tuple[str, ...],
@@ -157,28 +156,30 @@ def document_of(
             },
         },
         rests_on={
-            "levels": [level["label"] for level in used],
+            "levels": [level["label"] for level in used if level["verdict"] != VOID],
             "slots": {"limit": known.limit, "seen": known.slots.estimate, "how": known.how},
-            "way": fitted.way,
-            "streams": fitted.model.streams,
+            "way": model.way,
+            "streams": model.streams,
             "step_law": steps.to_dict(),
-            "step_errors": {str(streams): error for streams, error in fitted.model.step_errors.items()},
-            "prefill_error": fitted.model.prefill_error,
-            "growth_past_these_streams_known": fitted.model.slope_known,
+            "step_errors": {str(streams): error for streams, error in model.step_errors.items()},
+            "prefill_error": model.prefill_error,
+            "growth_past_these_streams_known": model.slope_known,
         },
         said=said,
         loads=loads,
     )
 
 
-def _models(run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]) -> tuple[dict[str, Fitted], list[str]]:
+def _models(
+    run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]
+) -> tuple[dict[str, ServerModel], list[str]]:
     """Return a model a case, and a sentence for each case that the run itself rules out."""
     slots = known.slots
     if slots.limit or not slots.estimate:
         cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}
     else:
         cases = {NO_LIMIT: slots, LIMIT_SEEN: dataclasses.replace(slots, limit=True)}
-    models: dict[str, Fitted] = {}
+    models: dict[str, ServerModel] = {}
     missed: dict[str, NoWayError] = {}
     for name, each in cases.items():
         for named, talking in _by_cache(name, run, each, steps).items():

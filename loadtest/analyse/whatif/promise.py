@@ -11,7 +11,6 @@ from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif.predict_loads import document_of, known_slots, textbook_beside
 from loadtest.analyse.whatif.prediction_file import AS_ASKED, Case, Document, PredictedLoad
 from loadtest.analyse.whatif.slot_advice import Advice, longest_series
-from loadtest.analyse.whatif.ways import Fitted
 
 
 def promise(
@@ -38,5 +37,4 @@ def promise(
         for load, said in advice.promised.items()
     )
     said = (f"Promised by loadtest advise for {advice.knob} {advice.trial}, with the lengths of this run.",)
-    fitted = Fitted(advice.model, advice.way)
-    return document_of(run, known, steps, used, fitted, facts=facts, said=said, loads=loads)
+    return document_of(run, known, steps, used, advice.model, facts=facts, said=said, loads=loads)

@@ -75,7 +75,6 @@ class Advice:
     ranked_by: Objective
     capacities: tuple[SustainableLoad, ...]  # as measured, then with the best slots; empty without objectives
     predicted_now: Prediction  # at `load`: changes are compared with it, so that the model's error cancels
-    way: str = ""  # how the server works, by the model
     promised: dict[int, Prediction] = dataclasses.field(default_factory=dict)  # by measured load, with `trial` slots
     void: tuple[str, ...] = ()  # labels of the void levels, whose figures must not be quoted
 

@@ -125,7 +125,7 @@ def _prefill_share(analysis: Analysis, level: dict[str, Any]) -> float | None:
     if not known.any():
         return None
     share = float((flow.shares[known] * tokens[known]).sum()) * prefill.per_token_s / flow.window.seconds
-    return share / (known.sum() / flow.rows.sum())
+    return share / float(known.sum() / flow.rows.sum())
 
 
 def _reread_share(analysis: Analysis, rows: BoolArray) -> float | None:
