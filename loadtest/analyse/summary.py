@@ -71,6 +71,7 @@ WHY_UNKNOWN = {
     "server_itl_s": "this server does not stamp its chunks",
     "stall_s": "too few gaps between tokens were seen to tell a stall from a step",
 }
+LENGTH_KEYS = ("input_lengths", "output_lengths", "system_tokens", "turns", "sessions")  # of a level that has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +274,7 @@ def _level_summary(
         "label": offered_load.label(level, run.column("prompt_tokens")[good]),
         **{key: level[key] for key in ("model", "url", "beside") if key in level},
         **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
-        **{key: level[key] for key in ("input_lengths", "output_lengths", "system_tokens") if level.get(key)},
+        **{key: level[key] for key in LENGTH_KEYS if level.get(key)},
         **_offered(run, level),
         "requests": int(rows.sum()),
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),

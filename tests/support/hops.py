@@ -1,12 +1,14 @@
-"""First hops in threads: a forward proxy, and a unix socket before a TCP server."""
+"""First hops in threads: a forward proxy, a unix socket before a TCP server, and a gateway that knows some paths itself."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import socketserver
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,3 +140,64 @@ def on_socket(path: Path, url: str) -> Iterator[None]:
     address: Any = str(path)
     with Server(address, Handler) as server, _listening(server):
         yield
+
+
+@contextlib.contextmanager
+def gateway(
+    url: str,
+    *,
+    known: Mapping[str, object] | None = None,
+    prefixes: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[str]:
+    """Pass requests on to the server at `url`, one a connection; yields the gateway's own URL.
+
+    Args:
+        known: answers of the gateway itself, by path; None is a 404. A path that ends in / stands for all below it.
+        prefixes: how a path begins, and what takes its place.
+        tls: speak https to the client.
+    """
+    place = _place(url.partition("://")[2].encode())
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                client = (
+                    self.request
+                    if tls is None
+                    else stack.enter_context(tls.wrap_socket(self.request, server_side=True))
+                )
+                self._pass_on(client)
+
+        def _pass_on(self, client: socket.socket) -> None:
+            head, rest = _read_head(client)
+            if not head:
+                return
+            first, *lines = head.split(b"\r\n")
+            method, target, version = first.decode().split(" ")
+            path = target.partition("?")[0]
+            for begin, instead in (prefixes or {}).items():
+                if path.startswith(begin):
+                    target = instead + target.removeprefix(begin)
+                    path = target.partition("?")[0]
+                    break
+            for name, answer in (known or {}).items():
+                if path == name or (name.endswith("/") and path.startswith(name)):
+                    body = json.dumps(answer).encode()
+                    status = b"404 Not Found" if answer is None else b"200 OK"
+                    kind = b"Content-Type: application/json\r\nConnection: close"
+                    client.sendall(
+                        b"HTTP/1.1 %s\r\n%s\r\nContent-Length: %d\r\n\r\n%s" % (status, kind, len(body), body)
+                    )
+                    return
+            kept = [line for line in lines if not line.lower().startswith(b"connection:")]
+            with socket.create_connection(place) as upstream:
+                upstream.sendall(
+                    b"\r\n".join([f"{method} {target} {version}".encode(), *kept, b"Connection: close", b"", rest])
+                )
+                reply, begun = _read_head(upstream)
+                client.sendall(reply + b"\r\nConnection: close\r\n\r\n" + begun)
+                _join(client, upstream)
+
+    with _Threads(("127.0.0.1", 0), Handler) as server, _listening(server):
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}"

@@ -64,6 +64,12 @@ def replay(run: Run, slots: Slots, use: CacheUse) -> Replay | None:
     return None if number is None or is_paged(run) else replay_on(run, number, use)
 
 
+def shows_host_cache(run: Run, slots: Slots, use: CacheUse | None) -> bool:
+    """Whether a run tells if the server keeps conversations outside its slots, be it yes or no."""
+    replayed = None if use is None else replay(run, slots, use)
+    return replayed is not None and replayed.host_cache is not None
+
+
 def replay_on(run: Run, number: int, use: CacheUse) -> Replay:
     """Replay a run's requests on so many slots."""
     expected = _expected(run, number)

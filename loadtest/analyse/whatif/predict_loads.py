@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from loadtest.analyse.server.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif import self_check, talks
+from loadtest.analyse.whatif.beyond import allowing_for_growth
 from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
@@ -260,8 +260,7 @@ def textbook_beside(
 
 def _predict(model: ServerModel, users: int | None, rate: float | None, slots: int | None) -> Prediction:
     said = model.open(rate or 0.0, slots=slots) if users is None else model.closed(users, slots=slots)
-    beyond = math.log2(max(said.streams, 1) / model.streams)
-    return self_check.widened(said, beyond)
+    return allowing_for_growth(model, said)
 
 
 def _measured(level: Level) -> Measured:
