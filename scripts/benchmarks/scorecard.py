@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -211,21 +212,25 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         "",
         "Made by `scripts/bench scorecard`.",
         "",
-        f"{len(ran)} of {len(CASES)} cases were run; the list was fixed before any of them, and the "
+        f"{len(ran)} of {len(CASES)} cases were run; the list was fixed before any of them, and "
         f"its SHA-256 is `{DIGEST}`. Servers are llama.cpp's own, with random weights, on a CPU. "
         + (
             f"Other programs shared the machine: load averages from {min(busy):.1f} to {max(busy):.1f} on {os.cpu_count()} cores. "
             if busy
             else ""
         )
-        + f"Each case was measured twice after it had been predicted, with {_requests(results)} requests a level (a full run takes "
+        + f"A case that could be predicted was then measured twice, with {_requests(results)} requests a level (a full run takes "
         f"{FOR_P95}); what follows is against the mean of the two.",
         "",
     ]
     lines += _tables(figures) if figures else ["No figure was scored in both runs of a case."]
     if unsaid:
-        lines += ["", "No prediction was made:", ""]
-        lines += [f"- {CASES[each['case']].label}: {each['failed'].removeprefix('loadtest: ')}" for each in unsaid]
+        lines += [
+            "",
+            f"No prediction was made in {len(unsaid)} of them, for what the predicting run itself showed:",
+            "",
+        ]
+        lines += [f"- {CASES[each['case']].label}: {_short(each['failed'])}" for each in unsaid]
     silent = [
         each for each in results if "scores" in each and not any(one.case.number == each["case"] for one in figures)
     ]
@@ -235,6 +240,12 @@ def page(results: Sequence[dict[str, Any]]) -> str:
             why = " ".join(each["scores"][0]["not_scored"] + each["scores"][1]["not_scored"]).strip()
             lines.append(f"- {CASES[each['case']].label}: {' '.join(why.split())}")
     return "\n".join(lines) + "\n"
+
+
+def _short(sentence: str) -> str:
+    """Return why nothing was predicted, without what is the same in every case."""
+    text = sentence.removeprefix("loadtest: ").removeprefix("No prediction: ").split("; none of")[0].rstrip(".")
+    return re.sub(r" of /\S+", "", text) + "."
 
 
 def _tables(figures: Sequence[Scored]) -> list[str]:
