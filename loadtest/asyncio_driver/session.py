@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
+from asyncio_throttle.throttler import Throttler
 
 from loadtest.asyncio_driver.driver import Following
 from loadtest.asyncio_driver.worker import Part, loop_factory, opened
@@ -35,7 +36,7 @@ from loadtest.text import counted, seconds, shown
 from loadtest.workloads.workload import Workload
 
 UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
-UNLOAD_POLL_S = 0.05  # between an answer and the next question
+UNLOAD_POLL_S = 0.05  # between two questions at the least
 
 # Given the run folder, as far as it got, and the levels run so far: the level to run next, None at the end.
 Choose = Callable[[Path, Sequence[Level]], Level | None]
@@ -187,14 +188,17 @@ class _Unloading:
     async def __call__(self) -> None:
         await asyncio.to_thread(ask_to_unload, self.control, self.target)
         deadline = time.monotonic() + UNLOAD_S
-        while await asyncio.to_thread(loaded_facts, self.control, self.target):
+        polls = Throttler(rate_limit=1, period=UNLOAD_POLL_S)
+        while True:
+            await polls.acquire()
+            if not await asyncio.to_thread(loaded_facts, self.control, self.target):
+                return
             if time.monotonic() > deadline:
                 name = shown(self.target.model.name)
                 raise TargetError(
                     f"{self.target.server.url} still has {name} loaded {seconds(UNLOAD_S, exact=True)} after it was asked to unload it; "
                     "does somebody else use it?"
                 )
-            await asyncio.sleep(UNLOAD_POLL_S)
 
 
 class _Driving(Protocol):
