@@ -10,7 +10,6 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.server import cache_replay
 from loadtest.analyse.server.prefill import Interval, has_turns
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif import self_check
@@ -214,7 +213,7 @@ def title(analysis: Analysis, group: ClosedLoopSeries, curve: Sequence[Predictio
         f"Predicted for {counted(last.concurrency or 0, *noun)}: TTFT p95 {seconds(last.figure('ttft_s', 'p95'))}, "
         f"{last.figure('stream_tokens_per_s', 'p50'):.1f} tokens/s a stream"
     )
-    if has_turns(analysis.run) and not cache_replay.shows_host_cache(analysis.run, analysis.slots, analysis.cache):
+    if has_turns(analysis.run) and (analysis.replayed is None or analysis.replayed.host_cache is None):
         text += ", if the server keeps conversations in its slots alone"
     if analysis.slots.limit is False and (last.concurrency or 0) > (analysis.slots.estimate or 0):
         text += ", if the server has slots for as many"

@@ -22,6 +22,7 @@ LEAST_GROWTH = 0.5  # of the growth carried on from the measured streams
 ERRORS = 2.0  # standard errors of the growth, for 95 of 100
 SPLIT = 0.4  # of a figure, with each doubling of streams, where slots are not the measured ones
 UNSEEN = 0.25  # likewise, where one number of streams was measured alone
+SHARE = "cached_share"
 RATES = ("stream_tokens_per_s", "output_tokens_per_s", "requests_per_s")
 
 
@@ -37,6 +38,9 @@ def allowing_for_growth(model: ServerModel, said: Prediction) -> Prediction:
         shorter, longer = min(shorter, 1 / split), max(longer, split)
     bands = {}
     for name, (low, high) in said.bands.items():
+        if name.startswith(SHARE):  # how much was cached is no matter of step times
+            bands[name] = (low, high)
+            continue
         rate = name.startswith(RATES)
         bands[name] = (low / longer, high / shorter) if rate else (low * shorter, high * longer)
     return dataclasses.replace(said, bands=bands, extrapolates=_words(said, model, shorter, longer))
