@@ -262,7 +262,7 @@ def _tables(figures: Sequence[Scored]) -> list[str]:
             lines.append(_summary_row(words, mine, shares, goals))
     lines += [
         "",
-        "Columns of names are the textbook's models: their median error on the same cases.",
+        RULE,
         "",
         "## Every case",
         "",
