@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ from loadtest.text import UNKNOWN
 if TYPE_CHECKING:
     from rich.table import Table
 
-WIDEST_NAME, NARROWEST_NAME = 20, 10  # columns of a terminal; longer names are folded
-PADDING, EDGES = 2, 2
+WIDEST_NAME, NARROWEST_NAME = 20, 10  # columns of a terminal; a longer word of a name is broken …
+WIDEST_PIECE = 14  # … behind a / : - _ or dot into pieces of so many
+PADDING, EDGES = 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +48,41 @@ class Grid:
 
     def fitted(self, width: int, expendable: Sequence[str]) -> tuple[Grid, list[str]]:
         """Return the grid in so many columns of a terminal, and the heads left out: `expendable` names them in order."""
+        whole = self
+        if _room(map(self._most, range(len(self.heads)))) > width:
+            rows = tuple(tuple(_broken(c) if i < self.names else c for i, c in enumerate(row)) for row in self.rows)
+            whole = dataclasses.replace(self, rows=rows)
         kept, left_out = list(range(len(self.heads))), []
         for head in expendable:
-            if EDGES + sum(self._least(i) + PADDING for i in kept) - PADDING <= width:
+            if _room(map(whole._least, kept)) <= width:  # noqa: SLF001 - the same class
                 break
             if head in self.heads:
                 kept.remove(self.heads.index(head))
                 left_out.append(head)
-        return self.only(kept), left_out
+        return whole.only(kept), left_out
+
+    def _widths(self, width: int) -> list[int]:
+        """Return the columns' widths in so many columns of a terminal: names unfold first, then heads from the left."""
+        found = [self._least(i) for i in range(len(self.heads))]
+        spare = width - _room(found)
+        for i in range(len(self.heads)):
+            more = min(max(self._most(i) - found[i], 0), max(spare, 0))
+            found[i] += more
+            spare -= more
+        return found
+
+    def _most(self, column: int) -> int:
+        """Return how wide a column is where nothing in it is folded."""
+        return max(
+            len(line) for cell in (self.heads[column], *(row[column] for row in self.rows)) for line in cell.split("\n")
+        )
 
     def _least(self, column: int) -> int:
         """Return how narrow a column may be: heads and names break between words, other cells only before a bracket."""
         cells = [row[column] for row in self.rows]
         if column < self.names:
             words = [word for cell in cells for word in cell.split()]
-            return min(max([NARROWEST_NAME, *map(len, words)]), WIDEST_NAME)
+            return min(max([NARROWEST_NAME, *map(len, words)]), WIDEST_NAME, self._most(column))
         pieces = [piece for cell in cells for piece in cell.split(" (", 1)[0].split("\n")]
         return max(map(len, [*self.heads[column].split(), *pieces]), default=1)
 
@@ -72,8 +94,12 @@ class Grid:
         styles: Mapping[str, str] | None = None,
         widths: Sequence[int] = (),
         show_heads: bool = True,
+        within: int | None = None,
     ) -> Table:
-        """Return it for a terminal; `styles` gives a cell of that text its style, `widths` the least width of columns."""
+        """Return it for a terminal; `styles` gives a cell of that text its style, `widths` the least width of columns.
+
+        `within` is the width of a terminal for which the grid was `fitted`.
+        """
         from rich import box
         from rich.table import Table
         from rich.text import Text
@@ -89,6 +115,7 @@ class Grid:
             pad_edge=not widths,
             show_edge=not widths,
         )
+        exact = self._widths(within) if within is not None else None
         for i, (head, kind) in enumerate(zip(self.heads, self.kinds, strict=True)):
             right = kind == "number" and head != "verdict"
             least = None if kind == "prose" else widths[i] if widths else self._least(i)
@@ -97,7 +124,8 @@ class Grid:
             table.add_column(
                 Text(head),
                 justify="right" if right else "left",
-                min_width=least,
+                min_width=None if exact else least,
+                width=exact[i] if exact else None,
                 overflow="fold",
                 no_wrap=bool(widths) and right,
             )
@@ -111,6 +139,29 @@ class Grid:
         yield "|" + "".join("---:|" if kind == "number" else "---|" for kind in self.kinds)
         for row in self.rows:
             yield "| " + " | ".join(map(escaped, row)) + " |"
+
+
+def _room(widths: Iterable[int]) -> int:
+    """Return how wide a table of such columns is."""
+    return EDGES + sum(width + PADDING for width in widths) - PADDING
+
+
+def _broken(cell: str) -> str:
+    """Return a cell with line breaks in its long words, behind their separators."""
+    return " ".join(_pieces(word) if len(word) > WIDEST_NAME else word for word in cell.split(" "))
+
+
+def _pieces(word: str) -> str:
+    """Return a word in lines of at most WIDEST_PIECE characters where its separators allow that."""
+    lines = [""]
+    parts = re.findall(r"[^/:-]*[/:-]|[^/:-]+", word)
+    if max(map(len, parts)) > WIDEST_PIECE:
+        parts = re.findall(r"[^/:_.-]*[/:_.-]|[^/:_.-]+", word)
+    for part in parts:
+        if lines[-1] and len(lines[-1] + part) > WIDEST_PIECE:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def escaped(text: str) -> str:

@@ -6,6 +6,7 @@ How clients fare is measured by `scripts/bench peers`; here only that what they 
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import shutil
 import sys
@@ -102,3 +103,35 @@ def test_a_row_holds_a_client_against_the_truth(bench: Any) -> None:
     assert row.ratio == pytest.approx(2.0)
     blind = clients.Seen(1, 0, np.array([203.0]), np.array([]), done_ns=240e6)
     assert math.isnan(peers.row_of("x", rig.Work(1), blind, truth, meter, None).itl_p99)
+
+
+def test_the_events_of_mlperfs_client_are_read_with_and_without_chunks(bench: Any, tmp_path: Path) -> None:
+    mlperf, rig, clients = bench("mlperf"), bench("rig"), bench("clients")
+    run = clients.Run(rig.Work(3), "http://h", tmp_path, {})
+    run.out.mkdir()
+    events = [("", "session.started", 0)]
+    events += [("a", "sample.issued", 1_000_000), ("b", "sample.issued", 2_000_000), ("c", "sample.issued", 2_000_000)]
+    events += [("a", "sample.recv_first", 4_000_000), ("a", "sample.recv_non_first", 6_500_000)]
+    events += [("b", "sample.recv_first", 7_000_000), ("a", "sample.complete", 8_000_000)]
+    events += [
+        ("b", "sample.complete", 9_000_000),
+        ("c", "error.generic", 9_000_000),
+        ("c", "sample.complete", 9_500_000),
+    ]
+    lines = [json.dumps({"sample_uuid": who, "event_type": kind, "timestamp_ns": at}) for who, kind, at in events]
+    (run.out / "events.jsonl").write_text("\n".join(lines))
+    seen = mlperf._read(run, None, None)
+    assert (seen.ok, seen.lost, seen.done_ns) == (2, 1, 9e6)
+    assert seen.ttft.tolist() == [3.0, 5.0]
+    assert seen.gaps.tolist() == [2.5]
+
+
+def test_mlperfs_client_is_found_in_a_checkout_or_missed_in_one_sentence(bench: Any, tmp_path: Path) -> None:
+    mlperf = bench("mlperf")
+    with pytest.raises(SystemExit, match="run `uv sync` in the checkout first"):
+        mlperf.program_of(tmp_path)
+    program = tmp_path / ".venv/bin/inference-endpoint"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    assert mlperf.program_of(tmp_path) == program
+    assert set(mlperf.clients(tmp_path)) == {"mlperf", "mlperf-chunks"}

@@ -250,7 +250,7 @@ def test_a_void_level_is_not_judged(folder: Folder, tmp_path: Path) -> None:
     assert {row.reason for row in found.headline} == {"void in NEW"}
     assert method(found) == "No figure was judged, so no interval was made; the reason stands beside each level."
     said = " ".join(run(base, new).output.split())
-    assert "No verdict at 2 streams · 128 in · 64 out: void in NEW (NEW: a clock of the client jumped 1 time" in said
+    assert "No verdict at 2 streams · 128 in · 64 out: void in NEW (a clock of the client jumped 1 time" in said
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_runs_of_one_side_must_be_alike(folder: Folder) -> None:
         compare([analyse(path) for path in base], analyse(folder("new", seed=2)))
 
 
-@pytest.mark.parametrize("names", [("one",), ("one", "two", "three"), ("one", "--against")])
+@pytest.mark.parametrize("names", [("one",), ("one", "--against")])
 def test_sides_that_cannot_be_told_apart_are_a_mistake(folder: Folder, names: tuple[str, ...]) -> None:
     result = run(*(name if name.startswith("-") else folder(name, users=(2,)) for name in names))
     assert result.exception is not None

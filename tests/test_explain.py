@@ -101,7 +101,9 @@ def test_a_request_without_a_token_is_told_who_held_the_slots(tmp_path: Path) ->
     case = Case(planted.ANSWER, timing, 2, "ollama", tuple(plan), None)
     found = explained(Playing(case, 0).play().write(tmp_path / "run"), 902)
     assert words.heading(found).endswith("no token in 3.00 s, then timeout")
-    assert "waiting for a slot, held by #900 and #901 (inferred)" in text(found)
+    assert "waiting for a slot, for which 2 others waited already; slots were held by #900 and #901 (inferred)" in text(
+        found
+    )
     assert "never got a token" in words.without(found)
 
 
@@ -123,7 +125,8 @@ def queued(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_slowest_is_explained_and_drawn(queued: Path) -> None:
     code, said = command("explain", queued)
     assert code == 0
-    assert "waiting for a slot, held by #" in said
+    assert "waiting for a slot, for which" in said
+    assert "held by #" in " ".join(said.split())
     assert "unexplained" in said
     assert (queued / "explain.png").read_bytes().startswith(b"\x89PNG")
 

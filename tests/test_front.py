@@ -182,6 +182,6 @@ def test_the_shell_completes_commands_options_and_values() -> None:
         said = subprocess.run(command, env=env, capture_output=True, text=True, check=False).stdout
         return [line.partition(",")[2] for line in said.splitlines()]
 
-    assert completed("loadtest ex", 1) == ["export"]
+    assert completed("loadtest expo", 1) == ["export"]
     assert completed("loadtest run --concur", 2) == ["--concurrency"]
     assert completed("loadtest run --api o", 3) == ["ollama", "openai"]

@@ -365,3 +365,18 @@ def test_a_part_of_no_request_and_odd_targets_do_no_harm(tmp_path: Path) -> None
     for number, targets in enumerate(odd):
         run = frames.load(write(tmp_path / str(number), truth.records, levels, targets=targets))
         assert groups.groups_of(run) == []
+
+
+def test_a_narrow_table_breaks_names_of_models_at_their_separators(tmp_path: Path) -> None:
+    names = ("llama3.1:8b-instruct-q4_K_M", "hf.co/bartowski/Qwen2.5-7B-Instruct-GGUF:Q4_K_M")
+    levels, records = mixed(FAST, SLOW, names=names)
+    targets = [target(names[0]), target(names[1], THERE)]
+    one = analyse(write(tmp_path / "run", records, levels, targets=targets))
+    console = Console(width=80, file=io.StringIO())
+    console.print(report.console_table(one.summary, 80))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 80
+    column = [line[1:16].strip() for line in lines if not line.startswith("made")]
+    for piece in ("llama3.1:8b-", "instruct-", "hf.co/", "bartowski/", "Qwen2.5-7B-", "Instruct-GGUF:"):
+        assert piece in column
+    assert sum(line.rstrip().endswith("valid") for line in lines) == 4

@@ -67,6 +67,13 @@ def test_a_host_cache_is_predicted_full_and_never_full_where_it_did_not_fill(tmp
     assert abs(share) < 0.05
 
 
+def test_the_band_of_a_share_is_one_of_shares(two_slots: Analysis) -> None:
+    model = ServerModel.of(two_slots.run, two_slots.slots, two_slots.steps)
+    for users in (1, 8):
+        low, high = model.closed(users, slots=16).bands["cached_share.mean"]
+        assert 0 <= low <= high <= 1
+
+
 def test_whether_there_is_a_host_cache_has_both_cases_where_the_run_does_not_show_it(tmp_path: Path) -> None:
     found = talked(tmp_path / "run", 1, 2)
     model = ServerModel.of(found.run, found.slots, found.steps)

@@ -213,6 +213,7 @@ def test_people_hold_conversations(loadtest: Call, simulated_url: str, tmp_path:
     options = (*SMALL, *think, "--concurrency", "3", "--requests", "18")
     code, _, err = loadtest("run", "--url", simulated_url, *options, "--out", out)
     assert code in (0, 3), err
+    said = str(orjson.loads((out / "summary.json").read_bytes())["levels"][0]["label"])
     records = records_of(out)
     assert {record.outcome for record in records} == {Outcome.OK}
     assert sum(not record.warmup for record in records) == 18
@@ -231,6 +232,13 @@ def test_people_hold_conversations(loadtest: Call, simulated_url: str, tmp_path:
     assert min(record.t_send or 0 for record in counted) > max(first_ends)
     assert all(record.warmup for record in records if (record.t_send or 0) < max(first_ends))
     starts = sorted(by_session[i][0].t_sched for i in range(3))
+    level = RunFolder.open(out).read_run()["levels"][0]
+    assert (level["label"].partition(" · ")[0], level["turns"], level["sessions"]) == (
+        "3 people",
+        "uniform(2, 3)",
+        True,
+    )
+    assert "3 people · uniform(2, 3) turns · 60 in · 6 out" in said  # not "in (60 asked)": later turns are longer
     assert [round((at - starts[0]) / 1e9 / 0.04 * 3) for at in starts] == [0, 1, 2]  # spread over a mean think time
 
 

@@ -202,4 +202,4 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
         grid = grid.only([i for i, head in enumerate(grid.heads) if "t_sched" not in head])
     grid, left_out = grid.fitted(width, EXPENDABLE_COLUMNS)
     caption = f"left out at {width} columns: {', '.join(left_out)}" if left_out else ""
-    return grid.console(title, caption=caption, styles=VERDICT_STYLES)
+    return grid.console(title, caption=caption, styles=VERDICT_STYLES, within=width)

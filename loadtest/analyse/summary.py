@@ -17,8 +17,20 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.server import cache, cold_load, energy, leavers, prompt_length, slots, steps, turns, waits
+from loadtest.analyse.server import (
+    cache,
+    cache_replay,
+    cold_load,
+    energy,
+    leavers,
+    prompt_length,
+    slots,
+    steps,
+    turns,
+    waits,
+)
 from loadtest.analyse.server.cache import CacheUse
+from loadtest.analyse.server.cache_replay import Replay
 from loadtest.analyse.server.memory_parts import MemoryComparison, compare_memory
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
@@ -71,6 +83,7 @@ WHY_UNKNOWN = {
     "server_itl_s": "this server does not stamp its chunks",
     "stall_s": "too few gaps between tokens were seen to tell a stall from a step",
 }
+LENGTH_KEYS = ("input_lengths", "output_lengths", "system_tokens", "turns", "sessions")  # of a level that has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,7 @@ class Analysis:
     groups: tuple[tuple[Group, Analysis], ...] = ()  # of a run of several models or servers: what each shows by itself
     turns: tuple[Turns, ...] = ()  # what levels lost where models of one server were loaded in turn
     cache: CacheUse | None = None  # of conversations, and of servers that count cached tokens
+    replayed: Replay | None = None  # of conversations, what slots alone would have kept of them
 
 
 def analyse(
@@ -138,10 +152,13 @@ def _analysed(
         also(run, found, measured)
     memory = compare_memory(run, found)
     cached = cache.measure_cache(run, found, measured)
+    replayed = None if cached is None else cache_replay.replay(run, found, cached)
     summary = summarise(run, found, measured, memory, asked, cached)
     if group is not None:
         summary = {"group": group.name, **summary}
-    return Analysis(run, found, measured, summary, None if isinstance(memory, str) else memory, cache=cached)
+    return Analysis(
+        run, found, measured, summary, None if isinstance(memory, str) else memory, cache=cached, replayed=replayed
+    )
 
 
 def _analysed_together(run: Run, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Turns]) -> Analysis:
@@ -273,7 +290,7 @@ def _level_summary(
         "label": offered_load.label(level, run.column("prompt_tokens")[good]),
         **{key: level[key] for key in ("model", "url", "beside") if key in level},
         **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
-        **{key: level[key] for key in ("input_lengths", "output_lengths", "system_tokens") if level.get(key)},
+        **{key: level[key] for key in LENGTH_KEYS if level.get(key)},
         **_offered(run, level),
         "requests": int(rows.sum()),
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),

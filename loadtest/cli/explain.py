@@ -65,7 +65,6 @@ def explain(
       loadtest explain runs/20260101-120000-run --slowest 5
     """
     from loadtest.analyse.summary import analyse
-    from loadtest.analyse.whatif.predict import require_tokens
 
     if sum(each is not None for each in (request, percentile, slowest)) > 1:
         raise ScenarioError("give one of --request, --percentile and --slowest.")
@@ -73,7 +72,8 @@ def explain(
         raise ScenarioError("--level goes with --percentile and --slowest; an id names its request by itself.")
     share = None if percentile is None else _share(percentile)
     analysis = analyse(run)
-    require_tokens(analysis.run)
+    if str((analysis.run.facts.get("target") or {}).get("dialect")).endswith("embeddings"):
+        raise PredictionError(f"{run} measured embeddings: an answer without tokens has no parts to explain.")
     found = _explained(analysis, request, share, slowest, level, by)
     written = [_draw(run / FILE_NAME, *found[0])] if len(found) == 1 else []
     explanations = [each for _, _, each in found]
@@ -103,17 +103,19 @@ def _explained(
     analysis: Analysis, request: int | None, share: float | None, slowest: int | None, level: str | None, by: str
 ) -> list[tuple[Analysis, Explainer, Explanation]]:
     """Explain what was asked for; of a run of several models or servers among the requests of the one that it went to."""
-    from loadtest.analyse.run.groups import refuse
     from loadtest.analyse.whatif import explain as work
+    from loadtest.text import listed
 
     if request is not None:
         work.row_of(analysis.run, request)
-        parts = [one for _, one in analysis.groups] or [analysis]
-        one = next(each for each in parts if request in each.run.requests["id"].to_numpy())
+        parts = [(one, group.beside) for group, one in analysis.groups] or [(analysis, ())]
+        one, beside = next(each for each in parts if request in each[0].run.requests["id"].to_numpy())
         rows = [work.row_of(one.run, request)]
     else:
-        refuse(analysis.run, [each for each, _ in analysis.groups], "explain without --request")
-        one = analysis
+        if analysis.groups:
+            names = listed([group.name for group, _ in analysis.groups])
+            raise PredictionError(f"{analysis.run.path} holds requests to {names}; name one of them with --request ID.")
+        one, beside = analysis, ()
         levels = one.summary["levels"]
         if not levels:
             raise PredictionError(f"{one.run.path} holds no requests to explain.")
@@ -126,7 +128,7 @@ def _explained(
             if share is not None
             else [int(each) for each in ordered[: slowest or 1]]
         )
-    explainer = work.Explainer.of(one.run, one.slots, one.steps, one.summary["levels"])
+    explainer = work.Explainer.of(one.run, one.slots, one.steps, one.summary["levels"], beside)
     return [(one, explainer, explainer.explain(row)) for row in rows]
 
 

@@ -70,7 +70,7 @@ def _print(many: Many, written: Sequence[Path], console: Console) -> None:
     shared, _ = many_report.level_names(many)
     grid, left_out = many_report.level_grid(many).fitted(console.width, EXPENDABLE)
     caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
-    console.print(grid.console(shared or "Levels", caption=caption, styles=VERDICT_STYLES))
+    console.print(grid.console(shared or "Levels", caption=caption, styles=VERDICT_STYLES, within=console.width))
     _print_pairs(many, console)
     for said_once in many_report.explained(many):
         console.print(Text(f"• {said_once}"))
@@ -95,7 +95,9 @@ def _print_pairs(many: Many, console: Console) -> None:
     said = [f"left out at {console.width} columns: {', '.join(left_out)}"] if left_out else []
     said += ["the p of each change is in compare.md"] if how is _without_chance else []
     said += [f"{more} more pairs are in compare.md"] if more else []
-    console.print(grid.console("Change from one run to another", caption="; ".join(said), styles=styles))
+    console.print(
+        grid.console("Change from one run to another", caption="; ".join(said), styles=styles, within=console.width)
+    )
 
 
 def _unbroken(cell: str) -> str:

@@ -157,7 +157,7 @@ def run(
       loadtest run http://127.0.0.1:8000 --api openai --output-tokens 64,256
       loadtest run --concurrency 4 --slo ttft_p95=2,errors=0.01 --junit gate.xml
       loadtest run --slo ttft_p95=2,tokens_per_s_p5=10 --find-max
-      loadtest run --turns 4 --think-time 'exponential(20)' --slo ttft_p95=3 --find-max
+      loadtest run --turns 4 --think-time 20 --slo ttft_p95=3 --find-max
       loadtest run --monitor host,nvidia,ollama --duration 300 --metrics-port 9464
       loadtest run --concurrency 8 --prediction prediction.json
 

@@ -91,15 +91,17 @@ def applying(driver: str) -> dict[str, Any] | None:
 
 
 def check_writable(path: Path) -> None:
-    """Make the file's folder; raise ScenarioError where it cannot be, or the file could not be written into it."""
+    """Raise ScenarioError where the file's folder cannot be made, or the file could not be written into it."""
     if path.is_dir():
         raise ScenarioError(f"{path} is a folder; name a file with --out.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        there = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
     except OSError as error:
         raise ScenarioError(f"cannot make {path.parent}: {error.strerror}; choose another --out.") from None
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise ScenarioError(f"cannot write to {path.parent}; choose another --out.")
+    if not there.is_dir():
+        raise ScenarioError(f"cannot make {path.parent}: {there} is a file; choose another --out.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ScenarioError(f"cannot write to {there}; choose another --out.")
 
 
 def store(path: Path, capacity: KeptCapacity, *, driver: str, arrivals: str, stamps: str) -> None:
@@ -108,6 +110,7 @@ def store(path: Path, capacity: KeptCapacity, *, driver: str, arrivals: str, sta
     before = read_file(path)
     drivers = before.get("drivers", {}) if all(before.get(name) == value for name, value in same.items()) else {}
     drivers.setdefault(driver, {}).setdefault(arrivals, {})[stamps] = dataclasses.asdict(capacity)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(orjson.dumps({**same, "drivers": drivers}, option=orjson.OPT_INDENT_2) + b"\n")
     partial.replace(path)

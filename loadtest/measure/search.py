@@ -2,7 +2,7 @@
 
 The load doubles until a level misses the objectives. Then the gap between the highest load that meets them and the lowest
 that misses them is halved. An unclear level is measured once more with twice the requests; where it stays unclear, its
-figures decide where the search goes on, and the answer says how far it is sure. A void level is measured again with the
+figures decide where the search goes on, and the answer says how far it is sure; where nothing surely met, half of the lowest load is measured. A void level is measured again with the
 same number of requests; where it stays void the search ends: this client cannot measure more either.
 
 Loads are whole numbers: streams, people, or steps of a rate.
@@ -70,6 +70,13 @@ class Search:
             return None if low >= self.most else self._level(min(2 * low, self.most), 0)
         if high - low > max(1, low // SEARCH_PRECISION):
             return self._level((low + high) // 2, 0)
+        return self._below(tried, low)
+
+    def _below(self, tried: Sequence[TriedLevel], answer: int) -> NextLevel | None:
+        """Return half of an answer that is not sure while no load surely meets: the answer needs a lower end."""
+        if answer > 1 and all(one.met is not True for one in tried):
+            half = min((one.concurrency for one in tried), default=answer) // 2
+            return self._level(half, 0) if half and min(one.concurrency for one in tried) > half else None
         return None
 
     def _level(self, load: int, attempt: int) -> NextLevel:

@@ -205,7 +205,7 @@ def add_options(parser: Any) -> None:
             choices=option.choices,
             metavar=None if option.choices else option.metavar,
             env_var=f"LOCUST_{option.key.upper()}",
-            help=option.help,
+            help=option.help.replace("%", "%%"),  # argparse fills in names after a %
             **({"action": "append"} if option.repeated else {}),
         )
         action.include_in_web_ui = not (

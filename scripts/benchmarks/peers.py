@@ -1,11 +1,14 @@
 """The same work through this project and the clients that people would pick, one after another in one run.
 
     scripts/bench peers [CLIENT…] [--streams 300,1000] [--steps] [--repeats 5] [--plot plots/peers.png]
+                        [--mlperf CHECKOUT]
 
 Server and client get a core each. Errors are the client's percentile less the truth's. CPU counts from the first request
 on the wire to the last answer taken (to the last record on disk for this project): start-up and closing tables of no
 client are in it. AIPerf and GuideLLM are gigabytes to install, so they run only when named (`all` names everything).
-GuideLLM's ITL is one mean a request; memory is that of all processes of a client, shared pages counted in each.
+--mlperf adds MLPerf's endpoints client from a checkout with its environment (`uv sync` in it): as it comes, when it notes
+the first chunk of an answer alone, and with all chunks noted. GuideLLM's ITL is one mean a request; memory is that of all
+processes of a client, shared pages counted in each.
 
 A machine that is not quiet spoils it; where other work cannot be stopped, `chrt -r 10 scripts/bench peers …` as root
 keeps it away, up to 95 % of a core.
@@ -24,7 +27,7 @@ from peers_table import Row, middle, table
 from rig import Array, Meter, Truth, Work, build, metered, source
 
 LATE_MS = 5.0  # at its worst in a request: the hypervisor alone takes 1 to 3
-LIMIT_S = 90.0  # of one client's run, beside the work's own time
+LIMIT_S = 300.0  # of one client's run, beside the work's own time: some take a minute to start on a busy core
 
 
 def measure(name: str, work: Work, programs: dict[str, Path], floor_us: float | None) -> Row:
@@ -118,11 +121,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--api", choices=("openai", "ollama"), default="openai", help="the wire (default openai)")
     parser.add_argument("--repeats", type=int, default=1, help="the median of so many (default 1)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a PNG of it")
+    parser.add_argument("--mlperf", type=Path, metavar="CHECKOUT", help="add MLPerf's endpoints client from there")
     asked = parser.parse_args(arguments)
+    if asked.mlperf:
+        import mlperf
+
+        CLIENTS.update(mlperf.clients(asked.mlperf))
     if unknown := set(asked.clients) - set(CLIENTS) - {"all"}:
         parser.error(f"{', '.join(sorted(unknown))} is not one of all, {', '.join(CLIENTS)}")
-    if asked.api == "ollama" and {"all", "aiperf", "guidellm"} & set(asked.clients):
-        parser.error("AIPerf and GuideLLM speak only --api openai")
+    if asked.api == "ollama" and (asked.mlperf or {"all", "aiperf", "guidellm"} & set(asked.clients)):
+        parser.error("AIPerf, GuideLLM and MLPerf's client speak only --api openai")
     return asked
 
 
@@ -132,6 +140,7 @@ def main(arguments: list[str]) -> None:
     usual = [name for name, client in CLIENTS.items() if not client.slow]
     names = list(CLIENTS) if "all" in asked.clients else asked.clients or usual
     names = [name for name in names if name != "floor"]
+    names += [name for name in CLIENTS if asked.mlperf and name.startswith("mlperf") and name not in names]
     results: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory(prefix="loadtest-bench-") as folder:
         programs = build(Path(folder), "source", "floor")

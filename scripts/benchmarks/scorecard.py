@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -90,7 +91,12 @@ def measure(case: Case, folder: Path, requests: int) -> dict[str, Any]:
     path = Path(tempfile.gettempdir()) / f"loadtest-scorecard-{case.model}.gguf"
     if not path.exists():
         llamacpp.write_model(path, **MODELS[case.model])
-    result: dict[str, Any] = {"case": case.number, "digest": DIGEST, "load_average": os.getloadavg()[0]}
+    result: dict[str, Any] = {
+        "case": case.number,
+        "digest": DIGEST,
+        "load_average": os.getloadavg()[0],
+        "requests": requests,
+    }
     with llamacpp.serving(path, slots=case.slots, context=2048) as url:
         asked, answered = LENGTHS[case.lengths]
         say = ["run", url, "--input-tokens", asked, "--output-tokens", answered, "--no-report", "--quiet"]
@@ -103,7 +109,7 @@ def measure(case: Case, folder: Path, requests: int) -> dict[str, Any]:
         said = folder / "prediction.json"
         done.append(_loadtest("predict", fit, *load, "--out", said))
         if not said.exists():
-            return {**result, "failed": done[-1].strip().splitlines()[-1]}
+            return {**result, "failed": done[-1].strip().splitlines()[-1].removeprefix("loadtest: ")}
         result["scores"] = []
         for again in ("first", "second"):
             run = folder / again
@@ -204,18 +210,48 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     lines = [
         "# Scorecard: predictions, said beforehand and measured afterwards",
         "",
-        f"{len(ran)} of {len(CASES)} cases were run (`scripts/bench scorecard`); the cases were fixed before any of them, and the "
-        f"SHA-256 of their list is `{DIGEST}`. Servers are llama.cpp's own, with random weights, on a CPU. "
+        "Made by `scripts/bench scorecard`.",
+        "",
+        f"{len(ran)} of {len(CASES)} cases were run; the list was fixed before any of them, and "
+        f"its SHA-256 is `{DIGEST}`. Servers are llama.cpp's own, with random weights, on a CPU. "
         + (
             f"Other programs shared the machine: load averages from {min(busy):.1f} to {max(busy):.1f} on {os.cpu_count()} cores. "
             if busy
             else ""
         )
-        + "Each case was measured twice after it had been predicted; what follows is against the mean of the two.",
+        + f"A case that could be predicted was then measured twice, with {_requests(results)} requests a level (a full run takes "
+        f"{FOR_P95}); what follows is against the mean of the two.",
         "",
-        "| figure | cases | " + " | ".join(("within", "inside the 95 % band", "median error", *TEXTBOOK)) + " |",
-        "|---|---:|---|---:|---:|" + "---:|" * len(TEXTBOOK),
     ]
+    lines += _tables(figures) if figures else ["No figure was scored in both runs of a case."]
+    if unsaid:
+        lines += [
+            "",
+            f"No prediction was made in {len(unsaid)} of them, for what the predicting run itself showed:",
+            "",
+        ]
+        lines += [f"- {CASES[each['case']].label}: {_short(each['failed'])}" for each in unsaid]
+    silent = [
+        each for each in results if "scores" in each and not any(one.case.number == each["case"] for one in figures)
+    ]
+    if silent:
+        lines += ["", "Predicted, but not scored:", ""]
+        for each in silent:
+            why = " ".join(each["scores"][0]["not_scored"] + each["scores"][1]["not_scored"]).strip()
+            lines.append(f"- {CASES[each['case']].label}: {' '.join(why.split())}")
+    return "\n".join(lines) + "\n"
+
+
+def _short(sentence: str) -> str:
+    """Return why nothing was predicted, without what is the same in every case."""
+    text = sentence.removeprefix("loadtest: ").removeprefix("No prediction: ").split("; none of")[0].rstrip(".")
+    return re.sub(r" of /\S+", "", text) + "."
+
+
+def _tables(figures: Sequence[Scored]) -> list[str]:
+    """Return the table of goals and the table of every figure."""
+    heads = ("figure", "cases", "within", "inside the 95 % band", "median error", *TEXTBOOK)
+    lines = ["| " + " | ".join(heads) + " |", "|---|---:|---|---:|---:|" + "---:|" * len(TEXTBOOK)]
     for name, (words, shares, goals) in GOALS.items():
         mine = [each for each in figures if each.figure == name]
         if mine:
@@ -231,19 +267,12 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         "| case | figure | said | 95 % band | measured, twice | error | inside |",
         "|---|---|---:|---:|---:|---:|---|",
     ]
-    lines += [_row(each) for each in figures]
-    if unsaid:
-        lines += ["", "No prediction was made:", ""]
-        lines += [f"- {CASES[each['case']].label}: {each['failed']}" for each in unsaid]
-    silent = [
-        each for each in results if "scores" in each and not any(one.case.number == each["case"] for one in figures)
-    ]
-    if silent:
-        lines += ["", "Predicted, but not scored:", ""]
-        for each in silent:
-            why = " ".join(each["scores"][0]["not_scored"] + each["scores"][1]["not_scored"]).strip()
-            lines.append(f"- {CASES[each['case']].label}: {' '.join(why.split())}")
-    return "\n".join(lines) + "\n"
+    return lines + [_row(each) for each in figures]
+
+
+def _requests(results: Sequence[dict[str, Any]]) -> str:
+    counts = sorted({result["requests"] for result in results})
+    return " or ".join(map(str, counts)) or "no"
 
 
 def _summary_row(words: str, mine: Sequence[Scored], shares: Sequence[float], goals: Sequence[float]) -> str:

@@ -213,6 +213,8 @@ def title(analysis: Analysis, group: ClosedLoopSeries, curve: Sequence[Predictio
         f"Predicted for {counted(last.concurrency or 0, *noun)}: TTFT p95 {seconds(last.figure('ttft_s', 'p95'))}, "
         f"{last.figure('stream_tokens_per_s', 'p50'):.1f} tokens/s a stream"
     )
+    if has_turns(analysis.run) and (analysis.replayed is None or analysis.replayed.host_cache is None):
+        text += ", if the server keeps conversations in its slots alone"
     if analysis.slots.limit is False and (last.concurrency or 0) > (analysis.slots.estimate or 0):
         text += ", if the server has slots for as many"
     if not off:

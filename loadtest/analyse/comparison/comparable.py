@@ -199,11 +199,12 @@ def without_verdict(reasons: Sequence[tuple[Levels, Levels, str]]) -> list[str]:
     """Say of levels that are not judged why: of a void one what makes it void. Each is named; of many alike the first ones."""
     said = []
     for ours, theirs, reason in reasons[:MOST_EXPLAINED]:
-        why = "; ".join(
-            f"{name}: {levels[0]['reasons'][0]}"
+        whys = {
+            name: levels[0]["reasons"][0]
             for name, side in (("BASE", ours), ("NEW", theirs))
             if (levels := [one for one in side if one["verdict"] == VOID and one["reasons"]])
-        )
+        }
+        why = "; ".join(f"{name}: {said}" if len(whys) > 1 else said for name, said in whys.items())
         said.append(f"No verdict at {ours[0]['label']}: {reason}" + (f" ({why})." if why else "."))
     if (more := len(reasons) - MOST_EXPLAINED) > 0:
         said.append(f"{counted(more, 'more level')} without a verdict: compare.md has the reason of each.")

@@ -34,7 +34,7 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
     shown = _kept_shares(analysis, use)
     if not shown:
         return []
-    replayed = cache_replay.replay(run, analysis.slots, use)
+    replayed = analysis.replayed
     found = [Finding(_claim(analysis, use, shown, replayed), _evidence(analysis, use, shown, replayed))]
     if replayed is not None and replayed.host_cache:
         found.append(_host_cache(replayed, shown))
@@ -103,7 +103,7 @@ def _cost(analysis: Analysis, use: CacheUse, worst: Level) -> str:
 
 def _evidence(analysis: Analysis, use: CacheUse, shown: list[tuple[Level, float]], replayed: Replay | None) -> str:
     shares = listed([f"{percent(share)} with {_people(level)}" for level, share in shown])
-    said = f"{capitalised(use.method)}. At least half of its history was cached for {shares} of the later turns."
+    said = f"{capitalised(use.method)}. Of the later turns {shares} found at least half of their history cached."
     if replayed is not None and replayed.host_cache is not True:
         alone = [(level, replayed.share_kept(_later(analysis, level, use))) for level, _ in shown]
         told = listed([f"{percent(share)} with {_people(level)}" for level, share in alone if share is not None])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from loadtest.analyse.whatif import explained as parts_of
-from loadtest.analyse.whatif.explain import CACHE, LOAD, Explanation, Without
+from loadtest.analyse.whatif.explain import CACHE, LOAD, NOBODY, Explanation, Without
 from loadtest.analyse.whatif.explained import Cause, Part
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
@@ -115,11 +115,13 @@ def _slot_words(part: Part, found: Explanation) -> str:
     held = [each for each in part.causes if each.how == parts_of.SLOT]
     read = [each for each in part.causes if each.how == parts_of.PROMPTS and each.seconds >= NAMED_SHARE * part.seconds]
     silent = [each for each in part.causes if each.how == parts_of.SILENT]
-    text = f"waiting for a slot, held by {_names(held, part.seconds)}" if held else "waiting for a slot"
+    queue = f", for which {counted(part.ahead, 'other')} waited already" if part.ahead else ""
+    text = f"waiting for a slot{queue}" + (f"; slots were held by {_names(held, part.seconds)}" if held else "")
     if read:
         text += f"; {_prompts(read, part, found)} were read for {seconds(sum(each.seconds for each in read))} of it"
     if silent:
-        text += f"; {_names(silent, part.seconds)} held one and ended without a token"
+        sure = "probably" if len(silent) == 1 else "perhaps"
+        text += f"; one {sure} by {_names(silent, part.seconds)}, which ended without a token"
     return text
 
 
@@ -177,6 +179,8 @@ def _names(causes: Sequence[Cause], whole: float, large: Sequence[Cause] = ()) -
 
 def without(found: Explanation) -> str:
     """Say what the request would have taken without the cause that counts most, or why nothing is said."""
+    if found.no_replay == NOBODY:
+        return capitalised(f"{NOBODY}.")
     if found.no_replay is not None:
         return f"What it would have been without is not said: {found.no_replay}."
     told = found.told
@@ -232,6 +236,13 @@ def notes(found: Explanation) -> list[str]:
             f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "
             f"run ({counted(found.slow.steps, 'token gap')}): something that no request shows slowed the server down."
         )
+    if found.dropped:
+        ids = listed([f"#{each}" for each in found.dropped])
+        said.append(
+            f"{ids} ended without a token before: some of what is unexplained may be the server's work on that."
+        )
+    if found.beside:
+        said.append(f"Requests to {listed(found.beside)} loaded the same server meanwhile, and are not named here.")
     if found.level["verdict"] == VOID:
         said.append("Its level is void, so these times may not be the server's; `loadtest report` says why.")
     if found.warmup:

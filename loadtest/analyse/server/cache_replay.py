@@ -14,7 +14,8 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
-from loadtest.analyse.server.cache import KEPT_SHARE, CacheUse, talk_keys
+from loadtest.analyse.server.cache import KEPT_SHARE, UNKNOWN, CacheUse, talk_keys
+from loadtest.analyse.server.prefill import has_turns
 from loadtest.analyse.server.slots import Slots
 from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
 from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
@@ -59,9 +60,11 @@ def slots_for_cache(run: Run, slots: Slots) -> int | None:
 
 
 def replay(run: Run, slots: Slots, use: CacheUse) -> Replay | None:
-    """Replay a run's requests on its slots; None where the slots are unknown, or the server has no slots of that kind."""
+    """Replay a run's conversations on its slots; None without any, where slots or cached tokens are unknown, or pages take their place."""
     number = slots_for_cache(run, slots)
-    return None if number is None or is_paged(run) else replay_on(run, number, use)
+    if number is None or is_paged(run) or use.source == UNKNOWN or not has_turns(run):
+        return None
+    return replay_on(run, number, use)
 
 
 def replay_on(run: Run, number: int, use: CacheUse) -> Replay:

@@ -18,6 +18,8 @@ import numpy as np
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server.at_work import Depth, RequestInstants, last_before
+from loadtest.text import percent
+from loadtest.text import seconds as seconds_text
 
 FEWEST_LONE = (
     3  # requests that found the server idle, for their TTFT to stand for an idle server's; else the shortest does
@@ -26,6 +28,7 @@ FEWEST_FOR_LINE = 8  # of different lengths, from which on TTFT is a line in the
 LEAST_LENGTH_RATIO = 1.5  # longest / shortest prompt, likewise
 FEWEST_WAITS = 6  # requests that waited, and …
 WAITS_A_SLOT = 2  # … for each slot
+SHARES_TRIED = (0.0, 0.25, 0.5, 0.75, 1.0)
 LEAST_SHARE = 0.8  # of the time with more than S in flight, in which exactly S were at work
 MOST_ABOVE = 0.05  # of that time, in which more than S were
 LEAST_BUSY, MOST_BUSY = 0.75, 1.25  # with prompts, one at a time: then requests may have waited for a prefill, and …
@@ -39,6 +42,7 @@ class UnwaitedTtft:
     """TTFT without a wait: fixed_s + per_token_s · prompt tokens + beside_s · other requests at work, nearly."""
 
     seconds: FloatArray  # of each request
+    longer: FloatArray  # the part of it that is due to other requests at work
     scatter_s: float
     fixed_s: float
     per_token_s: float
@@ -49,36 +53,48 @@ def unwaited_ttft(run: Run, lives: RequestInstants, peak: int) -> UnwaitedTtft:
     """Return what TTFT would have been without a wait, where `peak` streams were seen decoding at once."""
     idle, scatter, line = _idle_ttft(run, lives)
     longer, beside = _longer_beside_others(lives, idle, peak)
-    return UnwaitedTtft(idle + longer, scatter, *line, beside)
+    return UnwaitedTtft(idle + longer, longer, scatter, *line, beside)
 
 
 def at_work_while_waiting(run: Run, lives: RequestInstants, peak: int) -> tuple[int | None, str] | None:
     """Return the slots and the result in words; the slots are None where the time does not agree on a number.
 
-    None where hardly any request waited. `peak` streams were seen decoding at once.
+    None where hardly any request waited. `peak` streams were seen decoding at once. How much of what a TTFT is longer beside
+    others counts as work is not known: a level's first prompts came all at once, and later ones do not. So several shares
+    are tried, and the one by which the time agrees best is taken.
     """
     ttft = unwaited_ttft(run, lives, peak)
-    idle, scatter = ttft.seconds, ttft.scatter_s
-    seen = np.isfinite(lives.first) & np.isfinite(idle)
+    seen = np.isfinite(lives.first) & np.isfinite(ttft.seconds)
     if seen.sum() < FEWEST_WAITS:
         return None
-    begun = np.clip(lives.first - idle, lives.arrived, lives.first)[seen]
+    found = []
+    for share in SHARES_TRIED if ttft.longer.any() else SHARES_TRIED[:1]:
+        spent = (ttft.seconds - (1 - share) * ttft.longer)[seen]
+        begun = np.clip(lives.first[seen] - spent, lives.arrived[seen], lives.first[seen])
+        reading = _reading(lives, seen, begun, ttft.scatter_s, peak)
+        found += [(*reading, float(np.median(spent)))] if reading is not None else []
+    if not found:
+        return None
+    exact, above, slots, spent_s = max(found, key=lambda one: (one[1] <= MOST_ABOVE, one[0]))
+    agreed = f"{percent(exact)} of the time with more than {slots} in flight"
+    said = f"exactly {slots} at work in {agreed}, by a TTFT of {seconds_text(spent_s)} without a wait"
+    return (slots if exact >= LEAST_SHARE and above <= MOST_ABOVE else None), said
+
+
+def _reading(
+    lives: RequestInstants, seen: BoolArray, begun: FloatArray, scatter: float, peak: int
+) -> tuple[float, float, int] | None:
+    """Return the slots that most of the time names, after its shares at them and above; None where too few waited."""
     gone, arrived = np.maximum(lives.last[seen], begun), lives.arrived[seen]
     times, work, asked, seconds = _depths(begun, gone, arrived)
     seconds = _settled(times, seconds, gone, scatter)
-    pressed = np.unique(work[(asked > work) & (work > 0)])
+    pressed = np.unique(work[(asked > work) & (work >= peak)])
     shares = [_shares(work, asked, seconds, number) for number in pressed]
     if not shares:
         return None
     best = int(np.argmax([exact for exact, _ in shares]))
-    slots, (exact, above) = int(pressed[best]), shares[best]
-    if not _waited(begun, lives.first[seen], arrived, gone, slots, scatter):
-        return None
-    share = f"{exact * 100:.0f} % of the time with more than {slots} in flight"
-    said = (
-        f"exactly {slots} at work in {share}, by a TTFT of {float(np.median(idle[seen])) * 1e3:.0f} ms without a wait"
-    )
-    return (slots if exact >= LEAST_SHARE and above <= MOST_ABOVE else None), said
+    slots = int(pressed[best])
+    return (*shares[best], slots) if _waited(begun, lives.first[seen], arrived, gone, slots, scatter) else None
 
 
 def _idle_ttft(run: Run, lives: RequestInstants) -> tuple[FloatArray, float, tuple[float, float]]:

@@ -113,6 +113,6 @@ WORDS = {
 def _evidence(facts: LoadFacts, known: Mapping[str, float]) -> str:
     whole = sum(known.values())
     shares = sorted(known.items(), key=lambda item: -item[1])
-    said = ", ".join(f"{WORDS[name]} {percent(value / whole)}" for name, value in shares if value >= 0.05 * whole)
-    of = f" of {counted(facts.slots, 'slot')}" if facts.slots is not None and "slots" in known else ""
-    return f"Where the time of requests beyond the limit went ({seconds(whole)} each{of}): {said}."
+    words = WORDS if facts.slots is None else WORDS | {"slots": f"waiting for one of {counted(facts.slots, 'slot')}"}
+    said = ", ".join(f"{words[name]} {percent(value / whole)}" for name, value in shares if value >= 0.05 * whole)
+    return f"Where the time of requests beyond the limit went ({seconds(whole)} each): {said}."

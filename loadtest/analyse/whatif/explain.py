@@ -31,7 +31,9 @@ LEAST_SHARE = 0.02  # of the time to the first token, for a cause to be tried
 LEAST_SAVED = 0.05  # likewise, for it to be told
 ALIKE = 0.1  # likewise: of causes whose savings differ by less, the request that was at work longest is told
 MUCH_LONGER = 2.0
-USUAL = 1.25  # times the median of its level, up to which a request took as long as others do
+USUAL = 1.25  # times the median of its level, up to which, and above the inverse, a request took as long as others do
+NOBODY = "no other request caused a part of it that counts"
+LEAST_REST, MOST_DROPPED = 0.2, 3  # of the time to the first token, unexplained; requests
 SLOW_STEPS, SLOW_FACTOR = 5, 1.3  # so many steps, so many times their usual time, and a server was slow as a whole
 BY = {"ttft": "ttft_s", "e2e": "e2e_s"}
 
@@ -78,9 +80,11 @@ class Explanation:
     cached_tokens: int | None
     output_tokens: int | None
     warmup: bool
+    beside: tuple[str, ...]
     begin_s: float  # when it was due, on the run's axis
     parts: Parts
     slow: Slowness | None
+    dropped: tuple[int, ...]  # ids of requests that were given up shortly before: the server may have gone on with them
     without: tuple[Without, ...]  # the greatest saving first; those that save nothing too
     no_replay: str | None  # a clause on why the engine says nothing; None where it does
 
@@ -103,7 +107,7 @@ class Explanation:
     @property
     def usual(self) -> bool:
         """Whether it took about as long as the others of its level."""
-        return self.ttft_s <= USUAL * self.usual_s
+        return self.usual_s <= USUAL * self.ttft_s <= USUAL**2 * self.usual_s
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values: what `loadtest explain --json` prints."""
@@ -132,6 +136,7 @@ class Explanation:
                 "left_by": lost.before.id,
                 "read_since": [each.id for each in lost.since],
             },
+            "given_up_before": list(self.dropped),
             "slower_steps": self.slow and {"factor": self.slow.factor, "steps": self.slow.steps},
             "without": [
                 {
@@ -157,6 +162,7 @@ def _part_dict(part: Part) -> dict[str, Any]:
         "inferred": part.inferred,
         "tokens": part.tokens,
         "streams": part.streams,
+        "waiting_already": part.ahead,
         "causes": [
             {"request": each.id, "seconds": each.seconds, "prompt_tokens": each.tokens, "how": each.how}
             for each in part.causes
@@ -172,16 +178,24 @@ class Explainer:
     levels: Sequence[dict[str, Any]]  # of summary.json
     splitter: Splitter
     model: ServerModel | str  # a clause says why there is none
+    beside: tuple[str, ...]  # models of the run that loaded the same server: who asked for them is not named
 
     @classmethod
-    def of(cls, run: Run, slots: Slots, steps: Steps, levels: Sequence[dict[str, Any]]) -> Explainer:
+    def of(
+        cls,
+        run: Run,
+        slots: Slots,
+        steps: Steps,
+        levels: Sequence[dict[str, Any]],
+        beside: Sequence[str] = (),
+    ) -> Explainer:
         gaps = token_gaps.decoding(run, slots)
         splitter = Splitter(run, slots, steps, gaps, Timeline.of(run, steps))
         try:
             model: ServerModel | str = ServerModel.of(run, known_slots(run, slots).slots, steps)
         except PredictionError as error:
             model = str(error).removeprefix("No prediction: ").rstrip(".")
-        return cls(run, levels, splitter, model)
+        return cls(run, levels, splitter, model, tuple(beside))
 
     def explain(self, row: int) -> Explanation:
         """Explain the request in this row of the run's requests."""
@@ -205,6 +219,8 @@ class Explainer:
             cached_tokens=_count(run.column("cached_tokens")[row]),
             output_tokens=_count(run.column("output_tokens")[row]),
             warmup=bool(run.requests["warmup"].to_numpy()[row]),
+            dropped=self._dropped(row, parts),
+            beside=self.beside,
             begin_s=float(line.sched[row]),
             parts=parts,
             slow=self._slowness(float(line.arrived[row]), float(np.fmin(line.first[row], line.end[row]))),
@@ -227,6 +243,19 @@ class Explainer:
         factor = float(spent[known].sum() / expected[known].sum())
         return Slowness(factor, int(known.sum())) if factor >= SLOW_FACTOR else None
 
+    def _dropped(self, row: int, parts: Parts) -> tuple[int, ...]:
+        """Return who was given up before its first token, shortly before this request was due or while it waited.
+
+        The longest prompts first; none where the parts leave little unexplained.
+        """
+        line = self.splitter.line
+        if parts.first[-1].seconds < LEAST_REST * parts.total_s:
+            return ()
+        since, until = line.sched[row] - 2 * parts.total_s, line.sched[row] + parts.total_s
+        rows = np.flatnonzero(line.silent & (line.end > since) & (line.end < until))
+        longest = rows[np.argsort(-np.nan_to_num(line.prompt[rows]), kind="stable")][:MOST_DROPPED]
+        return tuple(int(line.ids[each]) for each in longest if each != row)
+
     def _without(self, row: int, parts: Parts) -> tuple[tuple[Without, ...], str | None]:
         """Leave out each of the greatest causes in turn; the second value says why the engine cannot."""
         blamed = blame(parts, self.splitter.slots.estimate or 1)
@@ -238,7 +267,9 @@ class Explainer:
                 tried.append(each.row)
         loaded = any(part.name in (parts_of.LOAD, parts_of.TURN) for part in parts.first)
         if not tried and parts.lost is None and not loaded:
-            return (), "no other request caused a part of it that counts"
+            return (), NOBODY
+        if self.beside:
+            return (), f"{listed(self.beside)} loaded the same server meanwhile"
         if isinstance(self.model, str):
             return (), self.model
         run = self.run

@@ -159,7 +159,11 @@ class Splitter:
                 causes.append(self._cause(each.row, held, SILENT))
         causes += self._read_meanwhile(row, low, high)
         inferred = not math.isfinite(self.run.column("queue_wait_s")[row])
-        return Part(SLOT, waited, tuple(sorted(causes, key=lambda cause: -cause.seconds)), inferred)
+        before = (line.arrived < low) & np.where(
+            np.isfinite(line.first), line.won > low, line.silent & (line.end > low)
+        )
+        ordered = tuple(sorted(causes, key=lambda cause: -cause.seconds))
+        return Part(SLOT, waited, ordered, inferred, ahead=int(before.sum()))
 
     def _unheld(self, holders: Sequence[Window], low: float, high: float) -> list[tuple[float, float]]:
         """Return the pieces of a wait in which fewer requests are known to hold a slot than there are slots."""

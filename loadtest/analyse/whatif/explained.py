@@ -40,6 +40,7 @@ class Part:
     inferred: bool = False  # from slots, order and the run's law of prompts, not from the server's durations
     tokens: int | None = None  # of the request's own prompt, where the part is reading it
     streams: int | None = None  # how many decoded beside it
+    ahead: int = 0  # of a slot wait: how many others were waiting already
 
 
 @dataclass(frozen=True, slots=True)

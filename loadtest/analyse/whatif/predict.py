@@ -281,7 +281,9 @@ class ServerModel:
                 for name, found in played[0].items()
             },
             bands={
-                f"{name}.{key}": _band([one[name] for one in played], key)
+                f"{name}.{key}": _band(
+                    [one[name] for one in played], key, most=1.0 if name == "cached_share" else math.inf
+                )
                 for name, keys in HEADLINES.items()
                 for key in keys
                 if name in played[0]
@@ -336,7 +338,7 @@ class ServerModel:
         return None
 
 
-def _band(repetitions: list[dict[str, float]], key: str) -> Interval:
+def _band(repetitions: list[dict[str, float]], key: str, *, most: float = math.inf) -> Interval:
     """Return the 95 % prediction interval of a figure: where one more repetition would show it.
 
     With three users on two slots half of the requests wait and half do not, so their median jumps from run to run by a
@@ -350,4 +352,4 @@ def _band(repetitions: list[dict[str, float]], key: str) -> Interval:
     half = math.hypot(half, ENGINE_ERROR * mean)
     low = min(mean - half, float(np.mean([figures.get(f"{key}-", figures[key]) for figures in repetitions])))
     high = max(mean + half, float(np.mean([figures.get(f"{key}+", figures[key]) for figures in repetitions])))
-    return max(low, 0.0), high
+    return max(low, 0.0), min(high, most)

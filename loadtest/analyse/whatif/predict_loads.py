@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from loadtest.analyse.server.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif import self_check, talks
+from loadtest.analyse.whatif.beyond import allowing_for_growth
 from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
@@ -124,9 +124,8 @@ def predict_loads(
         said.insert(0, _unknown_limit(seen, run))
     if void := [level["label"] for level in used if level["verdict"] == VOID]:
         said.append(f"Void, and not used to check the model: {listed(void)}.")
-    return document_of(
-        run, known, steps, used, next(iter(models.values())), facts=facts, said=tuple(said), loads=tuple(loads)
-    )
+    first = next(iter(models.values()))
+    return document_of(run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads))
 
 
 def document_of(
@@ -261,8 +260,7 @@ def textbook_beside(
 
 def _predict(model: ServerModel, users: int | None, rate: float | None, slots: int | None) -> Prediction:
     said = model.open(rate or 0.0, slots=slots) if users is None else model.closed(users, slots=slots)
-    beyond = math.log2(max(said.streams, 1) / model.streams)
-    return self_check.widened(said, beyond)
+    return allowing_for_growth(model, said)
 
 
 def _measured(level: Level) -> Measured:

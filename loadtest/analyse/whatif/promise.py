@@ -32,6 +32,7 @@ def promise(
             advice.trial,
             (Case.of(AS_ASKED, said),),
             textbook_beside(used, known.limit or 1, load, None, advice.trial),
+            advice.model.talks is not None,
         )
         for load, said in advice.promised.items()
     )

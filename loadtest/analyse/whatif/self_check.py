@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from loadtest import metrics
-from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.metrics import VOID
 from loadtest.text import counted, number, seconds
@@ -24,7 +23,6 @@ FITTED = (  # figures that a model must reproduce: (words, figure, statistic, sh
 REQUEST_FIGURES = ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s", "prefill_s", "e2e_s", "tpot_s", "itl_s")
 SPREAD_SHARE = 0.1  # by which lengths are varied to either side where all observed ones are equal
 SPREAD_LENGTHS = 21  # different lengths then
-WIDER = 0.4  # of a figure, by which a band grows with each doubling of streams beyond those measured
 
 
 def as_measured(level: Mapping[str, Any], slots: int | None) -> Prediction:
@@ -125,12 +123,3 @@ def _spread_lengths(values: tuple[int, ...], draw: random.Random) -> tuple[int, 
     found = [round(values[0] * (1 - SPREAD_SHARE + 2 * SPREAD_SHARE * i / (count - 1))) for i in range(count)]
     draw.shuffle(found)
     return tuple(found)
-
-
-def widened(prediction: Prediction, doublings: float) -> Prediction:
-    """Return a prediction whose bands are widened by 40 % for each doubling of streams beyond those measured."""
-    if doublings <= 0:
-        return prediction
-    factor = 1 + WIDER * doublings
-    bands: dict[str, Interval] = {name: (low / factor, high * factor) for name, (low, high) in prediction.bands.items()}
-    return dataclasses.replace(prediction, bands=bands)

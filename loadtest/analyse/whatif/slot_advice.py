@@ -15,6 +15,7 @@ from loadtest.analyse.server.memory import MemoryBySlots
 from loadtest.analyse.server.prefill import uncached
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.whatif import self_check
+from loadtest.analyse.whatif.beyond import allowing_for_growth
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.analyse.whatif.sustainable_load import SustainableLoad, meets, sustainable_load
 from loadtest.analyse.whatif.talks import only_levels
@@ -222,8 +223,7 @@ def _promised(advice: Advice, model: ServerModel) -> dict[int, Prediction]:
     slots = advice.trial
     if advice.now is None or slots is None:
         return {}
-    beyond = {load: math.log2(min(slots, load) / model.streams) for load in advice.measured}
-    return {load: self_check.widened(model.closed(load, slots=slots), beyond[load]) for load in advice.measured}
+    return {load: allowing_for_growth(model, model.closed(load, slots=slots)) for load in advice.measured}
 
 
 def _sustainable(advice: Advice) -> tuple[SustainableLoad, ...]:
@@ -273,8 +273,7 @@ def _predict_table(
     def cell(each: int, load: int) -> Prediction:
         if load in known and (each == model.slots or (model.slots is None and each >= load)):
             return self_check.as_measured(known[load], each)
-        beyond = math.log2(min(each, load) / model.streams)
-        return self_check.widened(model.closed(load, slots=each), beyond)
+        return allowing_for_growth(model, model.closed(load, slots=each))
 
     for load in loads:
         enough = [each for each in slots if each >= load]
