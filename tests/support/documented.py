@@ -112,6 +112,7 @@ def shortened(words: list[str]) -> list[str]:
     """Return the words of a command with another model, and with times that a test can wait for."""
     found: list[str] = []
     name = words[1] if len(words) > 1 else ""
+    most = "40" if "--rate" in words else "2"
     for before, word in zip(["", *words], words, strict=False):
         if before in SHORTER:
             found.append(SHORTER[before])
@@ -126,11 +127,11 @@ def shortened(words: list[str]) -> list[str]:
         elif before == "--path":
             found.append("/v1/chat/completions")
         elif before == "--find-max" and not word.isdigit():
-            found += ["2", word]
+            found += [most, word]
         else:
             found.append(word)
     if found[-1] == "--find-max":
-        found.append("2")
+        found.append(most)
     if name == "calibrate":
         found += ["--streams-most", "1", "--arrivals", "independent"]
     if name == "monitor" and "--for" not in found:
@@ -152,13 +153,15 @@ def settings_of(words: list[str]) -> dict[str, str]:
         found["LOADTEST_WORDS"] = "25"
     if "think_time" in file.get("sessions", {}) and "--think-time" not in words:
         found["LOADTEST_THINK_TIME"] = "0.01"
+    if "--find-max" in words:
+        return found if "duration" in file else {**found, "LOADTEST_REQUESTS": "8"}
     if "duration" in file:
         return {**found, "LOADTEST_DURATION": "0.3", "LOADTEST_CONCURRENCY": "1,2"}
     if "rate" in file and "--rate" not in words:
         found["LOADTEST_RATE"] = "20"
     if not {"--concurrency", "--rate", "--trace", "--find-max", "--unload"} & set(words) and "concurrency" not in file:
         found["LOADTEST_CONCURRENCY"] = "1,2"
-    if {"--duration", "--find-max", "--data-once"} & set(words) or file.get("data", {}).get("data_once"):
+    if {"--duration", "--data-once"} & set(words) or file.get("data", {}).get("data_once"):
         return found
     given = words[words.index("--concurrency") + 1].split(",") if "--concurrency" in words else None
     return {**found, "LOADTEST_REQUESTS": str(max(map(int, given or file.get("concurrency", [2]))))}
