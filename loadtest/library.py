@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("loadtest")
 
-_ENDED = {"done": VALID, "failed": VOID}  # best verdict of a run that ended so; of every other state: suspect
-
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -77,7 +75,7 @@ class Run:
         """
         from loadtest.analyse.verdict.verdict import worst
 
-        ended = VOID if self._failure else _ENDED.get(str(self.state), SUSPECT)
+        ended = VOID if self._failure else VALID
         return worst([self.summary["verdict"], ended, SUSPECT if self._analysis.run.lost else VALID])
 
     @property

@@ -104,8 +104,11 @@ class Figures:
     @property
     def output_tokens_per_s(self) -> float | None:
         """Output tokens per second of all measured requests that ended well, from the first send to the last end."""
+        return self._a_second(self.output_tokens)
+
+    def _a_second(self, count: int) -> float | None:
         span = self.last_end - self.first_send
-        return self.output_tokens / span if span > 0 and math.isfinite(span) else None
+        return count / span if span > 0 and math.isfinite(span) else None
 
     def add(self, record: Record, zero: float) -> None:
         """Count a request; `zero` is the wall time in seconds at which the record's t_* are 0."""
@@ -208,10 +211,11 @@ class Figures:
             if self.requests:
                 yield Doubt(VOID, f"no request ended well ({self._outcomes()})")
             return
-        limit = metrics.schedule_lag_limit(self.histograms["ttft_s"].percentile(0.5) or 0.0)
+        waited_for = "TTFT" if self.histograms["ttft_s"].count else "E2E"  # of embeddings
+        limit = metrics.schedule_lag_limit(self.histograms[f"{waited_for.lower()}_s"].percentile(0.5) or 0.0)
         sent, handled = self.histograms["schedule_lag_s"], self.histograms["lag_s"]
         p50, p99 = (sent.percentile(share) or 0.0 for share in (0.5, 0.99))
-        yield from metrics.doubt_schedule_lag(sent.count, p50, p99, limit)
+        yield from metrics.doubt_schedule_lag(sent.count, p50, p99, limit, of=waited_for)
         yield from metrics.doubt_late(self.late_uncounted, self.arrivals)
         gaps = self.histograms["itl_s"].count
         yield from metrics.doubt_lag(self.late_spoiling, self.late_tokens, self.late_gaps, gaps)
@@ -253,6 +257,11 @@ class Figures:
             "stream_tokens_per_s_p50": self.percentile("stream_tokens_per_s", 0.50),
             "output_tokens": self.output_tokens,
             "output_tokens_per_s": self.output_tokens_per_s,
+            "e2e_p50": self.percentile("e2e_s", 0.50),
+            "e2e_p95": self.percentile("e2e_s", 0.95),
+            "e2e_p99": self.percentile("e2e_s", 0.99),
+            "requests_per_s": self._a_second(self.measured),
+            "input_tokens_per_s": self._a_second(self.prompt_tokens) if self.prompt_tokens else None,
             "queue_wait_p50": self.percentile("queue_wait_s", 0.50),
             "queue_wait_p95": self.percentile("queue_wait_s", 0.95),
             "decoding": in_flight[0],

@@ -205,13 +205,16 @@ class Doubt(NamedTuple):
     reason: str
 
 
-def doubt_schedule_lag(count: int, p50: float, p99: float, limit: float) -> Iterator[Doubt]:
-    """Doubt requests that were sent late: `count` of them, with percentiles of schedule lag in seconds."""
+def doubt_schedule_lag(count: int, p50: float, p99: float, limit: float, *, of: str = "TTFT") -> Iterator[Doubt]:
+    """Doubt requests that were sent late: `count` of them, with percentiles of schedule lag in seconds.
+
+    `of` names the figure whose median the limit was made from: of answers without text E2E stands for TTFT.
+    """
     # With few requests p99 is the worst one, which alone makes a level suspect but not void.
     yield from _graded(
         p99,
         limit,
-        lambda word: f"schedule lag p99 is {seconds(p99)}, {word} {_limit(limit)} (1 % of median TTFT or 5 ms)",
+        lambda word: f"schedule lag p99 is {seconds(p99)}, {word} {_limit(limit)} (1 % of median {of} or 5 ms)",
         few=count < ENOUGH_FOR_P99 and p50 <= limit,
     )
 

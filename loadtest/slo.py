@@ -127,6 +127,7 @@ class Judged:
     unjudged: str | None = None  # why the objective cannot be judged: what follows "TTFT p95 …"
     few: bool = False  # whether more requests would make it judged
     left: int = 0  # those of `failed` whose user hung up
+    far: bool = False  # whether so many requests are beyond the limit that even few independent ones show a miss
 
     @property
     def met(self) -> bool:
@@ -134,6 +135,8 @@ class Judged:
 
     @property
     def sure(self) -> bool:
+        if self.far and self.unjudged is None and not self.met:
+            return True
         if self.unjudged is not None or self.interval is None:
             return False
         return len({self.objective.met(end) for end in (*self.interval, self.value)}) == 1
@@ -187,6 +190,7 @@ class Judged:
             "judged": self.word,
             "unjudged": self.unjudged,
             "few": self.few,
+            "far": self.far,
         }
 
     @classmethod
@@ -199,6 +203,7 @@ class Judged:
             None if interval is None else (float(interval[0]), float(interval[1])),
             **{key: row[key] for key in ("failed", "requests", "unjudged", "few")},
             left=int(row.get("left") or 0),
+            far=bool(row.get("far")),
         )
 
 

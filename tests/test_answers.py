@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.made_runs import Made, make, write
+from support.made_runs import Made, grid, make, write
 
 from loadtest.analyse.findings.run_findings import slots_finding
 from loadtest.analyse.reports import answers, glossary, pages
 from loadtest.analyse.reports.command import command
+from loadtest.analyse.run import frames
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.verdict import verdict
+from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.analyse.verdict.remedies import REMEDIES
 
+ALONE = "every request of this level was a warm-up"
 ROOT = Path(__file__).parents[1]
 
 
@@ -100,6 +104,55 @@ def test_two_reasons_of_one_level_are_not_two_levels() -> None:
     assert answers.Reason("Lengths.", (*seen, other)).example == (
         "2 streams is suspect: answers are short; prompts are long. 1 more level likewise."
     )
+
+
+def test_a_level_is_never_void_and_suspect_at_once() -> None:
+    void, fine = {"label": "2 streams", "verdict": "void"}, {"label": "4 streams", "verdict": "suspect"}
+    seen = (answers.Seen(void, "suspect", "answers are short"), answers.Seen(fine, "suspect", "answers are short"))
+    reason = answers.Reason("Lengths.", seen)
+    assert reason.where == "4 streams is suspect; 2 streams, void for another reason, has it too"
+    assert reason.example == "2 streams, void for another reason, also: answers are short. 1 more level likewise."
+
+
+def test_no_finding_repeats_the_verdict(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(), users=(1, 2, 4), clock_steps=2)
+    page = pages.markdown(analyse(tmp_path / "run"), [])
+    assert "Of 3 levels 3 are void." in page
+    assert "levels are void" not in page.partition("## What it shows")[2].partition("## Levels")[0]
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"driver": "asyncio"}, ALONE),
+        (
+            {"driver": "locust", "locust": {"spawn_rate": 1.0}},
+            f"{ALONE}: under Locust requests count once all users have started, which takes 4 users 4.00 s at 1 a second (-r)",
+        ),
+    ],
+)
+def test_a_level_of_warm_ups_alone_says_what_to_do(tmp_path: Path, facts: dict[str, Any], why: str) -> None:
+    levels, truth = grid(Made(), (4,))
+    levels[0]["requests"] = None
+    write(tmp_path / "run", [dataclasses.replace(record, warmup=True) for record in truth.records], levels, **facts)
+    (level,) = analyse(tmp_path / "run").summary["levels"]
+    assert (level["verdict"], level["reasons"]) == ("void", [why])
+    (todo,) = answers.to_do([level])
+    assert todo.advice.startswith("Let the level last beyond its warm-up")
+    assert "error says" not in todo.advice
+
+
+def test_of_answers_without_text_lag_is_held_against_e2e(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(gap_ms=200), users=(2,))
+    run = frames.load(tmp_path / "run")
+    run.requests["schedule_lag_s"] = 1.0
+    limits = {}
+    for of in ("TTFT", "E2E"):
+        (reason,) = [said for said in verdict.verdict_of(run, run.levels[0])[1] if said.startswith("schedule lag")]
+        assert f"1 % of median {of} or 5 ms" in reason
+        limits[of] = Evidence.of(run, run.levels[0]).lag_limit
+        run.requests["ttft_s"] = float("nan")
+    assert limits["E2E"] > limits["TTFT"]
 
 
 SCENARIO: dict[str, Any] = {

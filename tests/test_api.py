@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from loadtest import LoadTestError, Outcome, Run, Scenario, read_run, run
+from loadtest.analyse.reports import answers
 from loadtest.measure.progress import Progress
 from loadtest.run_folder import RunFolder
 
@@ -197,6 +198,9 @@ def test_a_summary_needs_no_file_and_trusts_none(tmp_path: Path) -> None:
 def test_how_a_run_ended_is_in_its_verdict(tmp_path: Path) -> None:
     killed = read_run(FOLDERS / "killed")
     assert (killed.state, killed.verdict, len(killed.reasons)) == ("running", "suspect", 1)
+    assert killed.summary["verdict"] == "suspect"  # as reports and `loadtest ls` say
+    said = answers.verdict_in_words(killed.summary)
+    assert said.endswith("The run did not end as planned, which makes it suspect as a whole.")
     (folder := tmp_path / "run").mkdir()
     for path in (FOLDERS / "killed").glob("*.json*"):
         (folder / path.name).write_bytes(path.read_bytes())

@@ -82,6 +82,16 @@ def test_counts_that_are_hidden_are_inferred_within_five_points(tmp_path: Path, 
     assert seen >= (3 if timings else 1)
 
 
+def test_turns_that_a_step_hides_do_not_bend_the_line(tmp_path: Path) -> None:
+    """Three turns in four take exactly a step, however few tokens they read."""
+    fast = Timing(step=StepLaw(0.01), prefill_s=0.0002)
+    loads = [Talks(users=each, talks=15, later=(30, 30), answer=(20, 20)) for each in (1, 2)]
+    path = write(play_talks(fast, loads, slots=2), tmp_path / "run")
+    shown = analyse(path).summary["levels"]
+    found = analyse(talkers.hidden(path, tmp_path / "hidden")).summary["levels"]
+    assert found[0]["cached_share"] == pytest.approx(shown[0]["cached_share"], abs=0.05)
+
+
 def test_first_turns_of_one_length_tell_nothing_and_that_is_said(tmp_path: Path) -> None:
     made = play_talks(TIMING, levels(1, 4, first=(400, 400)), slots=2)
     found = analyse(talkers.hidden(write(made, tmp_path / "run"), tmp_path / "hidden"))

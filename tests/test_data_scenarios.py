@@ -28,6 +28,8 @@ SMALL = {
         "3@60%+6@40%",
     ),
     "batch": ("--output-tokens", "6"),
+    "chat_people": ("--output-tokens", "uniform(4, 8)", "--turns", "2", "--think-time", "0.05"),
+    "agent_loop": ("--system-tokens", "100", "--follow-up-tokens", "lognormal(30, 0.5)", "--output-tokens", "5"),
 }
 
 
@@ -42,7 +44,11 @@ def test_each_runs_from_its_toml_file(
     loadtest: Callable[..., tuple[int, str, str]], simulated_url: str, tmp_path: Path, name: str
 ) -> None:
     out = tmp_path / "run"
-    size = () if name == "batch" else ("--concurrency", "2", "--requests", "4", "--warmup", "0", "--think-time", "0")
+    size: tuple[str, ...] = (
+        () if name == "batch" else ("--concurrency", "2", "--requests", "4", "--warmup", "0", "--think-time", "0")
+    )
+    if name == "chat_people":  # ends by its duration
+        size = ("--concurrency", "2", "--duration", "0.5", "--warmup", "0")
     context = ("--num-ctx", "4096") if name == "rag" else ()
     code, said, err = loadtest(
         *("run", SCENARIOS / f"{name}.toml", "--url", simulated_url, *SMALL[name], *size, *context, "--out", out)
@@ -50,7 +56,10 @@ def test_each_runs_from_its_toml_file(
     assert code in (0, 3), err
     records = list(RunFolder.open(out).records())
     assert {record.outcome for record in records} == {Outcome.OK}
-    assert len(records) == (12 if name == "batch" else 4)
+    if name != "chat_people":
+        assert len(records) == (12 if name == "batch" else 4)
+    if name in ("chat_people", "agent_loop"):
+        assert {record.turn for record in records} >= {0, 1}
     if name == "batch" and code == 0:
         assert "12 rows of batch_prompts.jsonl took" in " ".join(said.split())
     if name == "batch":
@@ -77,5 +86,7 @@ def test_each_runs_under_locust(start: Start, simulated_url: str, name: str) -> 
     if name == "batch":
         assert len({record.row for record in records}) == 12
         assert len(records) == 12
+    elif name in ("chat_people", "agent_loop"):
+        assert {record.turn for record in records} >= {0, 1}
     elif name != "rag":
         assert len({record.asked_input for record in records}) > 1

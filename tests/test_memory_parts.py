@@ -224,5 +224,12 @@ def test_a_simulated_server_says_what_follows_from_its_model(
     assert server["simulated"]
     assert dcgm["simulated"]
     assert server["difference_bytes"] == 0
+    code, said, err = loadtest("memory", "--run", out, "--json")
+    assert code == 0, err
+    told = json.loads(said)
+    assert told["measured"]["estimated_bytes"] == server["estimated_bytes"]
+    assert told["measured"]["measured_bytes"] == server["measured_bytes"]
+    assert told["compute_bytes"] == 0
+    assert "a simulated server has none" in loadtest("memory", "--run", out)[1]
     assert abs(dcgm["difference_bytes"]) <= 2**19  # its exporter counts in MiB
     assert ", simulated |" in pages.markdown(one, [])

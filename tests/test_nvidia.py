@@ -57,7 +57,7 @@ def sampled(library: Path | None, folder: Path, state: str, beats: int) -> tuple
 def test_every_gpu_is_sampled_in_bytes_shares_and_watts(library: Path, tmp_path: Path) -> None:
     said, lines = sampled(library, tmp_path, "", 2)
     assert said == []
-    named = {"name": "NVIDIA Stub 80GB", "memory_total": 80 * GIB}
+    named = {"name": "NVIDIA Stub 80GB", "memory_total": 80 * GIB, "power_limit": 350.0}
     assert lines[0]["facts"] == {"driver": "570.133.20", "gpus": [{"gpu": 0, **named}, {"gpu": 1, **named}]}
     rest = {
         "memory_utilisation": 0.55,
@@ -66,8 +66,8 @@ def test_every_gpu_is_sampled_in_bytes_shares_and_watts(library: Path, tmp_path:
         "clock_sm": 1410,
         "clock_memory": 1593,
     }
-    first = {"gpu": 0, "memory_used": 40 * GIB, "utilisation": 0.97, **rest}
-    second = {"gpu": 1, "memory_used": 41 * GIB, "utilisation": 0.96, **rest}
+    first = {"gpu": 0, "memory_used": 40 * GIB, "utilisation": 0.97, "energy": 5000.0, **rest}
+    second = {"gpu": 1, "memory_used": 41 * GIB, "utilisation": 0.96, "energy": 5001.5, **rest}
     assert lines[1:] == [{"gpus": [first, second]}] * 2
 
 
@@ -78,6 +78,8 @@ def test_what_a_gpu_does_not_tell_is_left_out(library: Path, tmp_path: Path) -> 
     assert first["memory_used"] == 41 * GIB  # by the first form of the call, which counts what the driver keeps
     assert "utilisation" not in first
     assert first["power"] == 305.5
+    assert "energy" not in first
+    assert "power_limit" not in lines[0]["facts"]["gpus"][0]
 
 
 @pytest.mark.parametrize(

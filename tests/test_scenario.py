@@ -228,3 +228,9 @@ def test_a_prompt_of_the_command_line_wins_over_a_file_s_lengths(tmp_path: Path)
     path = tmp_path / "one.toml"
     path.write_text("input_tokens = [64]")
     assert make_scenario(path, {"prompt": "Hi"}).prompt == "Hi"
+
+
+@pytest.mark.parametrize("query", ["a", "a=1&b", "?a", ""])
+def test_a_query_without_a_value_is_refused(query: str) -> None:
+    with pytest.raises(ScenarioError, match="name=value"):
+        Scenario(query=(query,))

@@ -7,7 +7,8 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from support.made_runs import Made, grid, write
@@ -24,6 +25,7 @@ from loadtest.measure.schedule import PlanShare
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ModelShare, Scenario, even_weights, rotation, share_of_fewest
 from loadtest.scenario.several import models_in, urls_in
+from loadtest.targets.prepare import _say_counters
 from loadtest.urls import default_url
 from loadtest.workloads.tokens import Counter as TokenCounter
 from loadtest.workloads.workload import Workload
@@ -48,6 +50,17 @@ def test_servers_have_as_many_users_each_whatever_their_models_weigh() -> None:
     assert even_weights([[3, 1], [1]]) == (3, 1, 4)
     assert even_weights([[1], [1]]) == (1, 1)
     assert even_weights([[2, 4]]) == (1, 2)
+
+
+def test_of_several_models_it_is_said_whose_tokens_are_estimated() -> None:
+    targets: list[Any] = [SimpleNamespace(model=SimpleNamespace(name=name)) for name in ("a", "b", "c")]
+    estimate, exact = TokenCounter("estimate: no ranks"), TokenCounter("a tokenizer", encoder=cast("Any", object()))
+    said: list[str] = []
+    _say_counters(targets, [estimate, exact, estimate], said.append)
+    assert said == ["Prompt tokens of a and c: estimate: no ranks; the servers' own counts correct it."]
+    said.clear()
+    _say_counters(targets[:1], [estimate], said.append)
+    assert said == ["Prompt tokens: estimate: no ranks; the server's own counts correct it."]
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,17 @@ def test_who_begins_only_when_another_ends_was_passed_over() -> None:
     assert (found.at_work, found.limit, found.tells) == (2, 2, True)
 
 
+def test_what_a_burst_shows_is_said_in_plain_words() -> None:
+    said = seen_in(burst((10, 400), (12, 402), (410, 800)), idle=0.010).said
+    assert said.startswith("2 of 3 requests began before the first one ended, the other 1 after it; none began in the ")
+    assert seen_in(burst((10, 400), (12, 402)), idle=0.010).said == "all 2 requests began before the first one ended"
+    found = seen_in(burst((400, 400), (402, 402)), idle=0.010)
+    assert (found.at_work, found.tells) == (0, False)
+    assert found.said == (
+        "of 2 requests none is known to have begun before the first one ended: answers are too short to tell"
+    )
+
+
 def test_all_at_work_is_no_limit() -> None:
     found = seen_in(burst((10, 400), (12, 402), (14, 404)), idle=0.010)
     assert (found.at_work, found.limit, found.tells) == (3, None, True)

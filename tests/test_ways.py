@@ -11,8 +11,9 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif import ways
+from loadtest.analyse.whatif.predict import SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.predict_loads import known_slots, levels_used
-from loadtest.analyse.whatif.ways import Fitted, NoWayError, fitted_way
+from loadtest.analyse.whatif.ways import NoWayError, fitted_way
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
 
 STEP = StepLaw(0.010, 0.002)
@@ -30,7 +31,7 @@ def loads(*users: int) -> list[Load]:
     return [Load(users=each, requests=max(12 * each, 40), prompt=PROMPTS, output=ANSWERS) for each in users]
 
 
-def fitted(analysis: Analysis) -> Fitted:
+def fitted(analysis: Analysis) -> ServerModel:
     used = levels_used(analysis.run, analysis.summary["levels"])
     return fitted_way(analysis.run, known_slots(analysis.run, analysis.slots).slots, analysis.steps, used)
 
@@ -38,8 +39,8 @@ def fitted(analysis: Analysis) -> Fitted:
 @pytest.mark.parametrize(
     ("timing", "slots", "named"),
     [
-        (shared(SLICED), 4, {ways.SLICED_WAY}),
-        (shared(BEFORE), 4, {ways.BEFORE_WAY, ways.SLICED_WAY}),  # a prompt in few slices stalls others as long
+        (shared(SLICED), 4, {SLICED_WAY}),
+        (shared(BEFORE), 4, {ways.BEFORE_WAY, SLICED_WAY}),  # a prompt in few slices stalls others as long
         (shared(BESIDE), 4, {ways.BESIDE_WAY, ways.CLOCKS_WAY}),
         (CLOCKS, 4, {ways.CLOCKS_WAY}),
     ],
@@ -53,7 +54,7 @@ def test_a_way_of_working_is_found_and_predicts(timing: Timing, slots: int, name
     truth = analyse(play(timing, loads(12), slots=slots, says=None, seed=5).write(tmp_path / "later")).summary[
         "levels"
     ][0]
-    said = found.model.closed(12)
+    said = found.closed(12)
     assert said.figure("ttft_s", "p50") == pytest.approx(truth["ttft_s"]["p50"], rel=0.15)
     assert said.figure("output_tokens_per_s", "mean") == pytest.approx(truth["output_tokens_per_s"], rel=0.1)
 
@@ -64,7 +65,7 @@ def test_a_budget_of_tokens_is_found_where_the_number_at_work_says_nothing(tmp_p
     assert not analysis.slots.limit, analysis.slots.method
     found = fitted(analysis)
     assert "tokens of prompts and answers are held at most" in found.way
-    assert found.model.timing.kv_tokens == pytest.approx(2500, rel=0.05)
+    assert found.timing.kv_tokens == pytest.approx(2500, rel=0.05)
 
 
 def test_no_way_is_an_answer(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import sys
@@ -16,6 +17,7 @@ import pytest
 from support.made_runs import Made, closed_loop, write
 from support.made_web import EVIL, FACTS, board_of, client_of, web_ui_of
 
+from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
@@ -25,7 +27,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from loadtest.users import ModelUser
     from loadtest.users.options import OPTIONS
     from loadtest.users.results import locust_files, tables, web
-    from loadtest.users.results.live_figures import TOTAL
+    from loadtest.users.results.live_figures import TOTAL, Board
 
 
 @pytest.fixture(autouse=True)
@@ -253,3 +255,35 @@ def test_beside_a_real_server_the_simulated_one_is_named() -> None:
     for targets in ([one, other], [other, one]):
         said = tables.simulated_profile({"server": targets[0]["server"], "targets": targets})
         assert said == "http://b alone, profile quick at 1× speed"
+
+
+EMBEDDED = Record(
+    id=1,
+    level=0,
+    seed=1,
+    dialect="ollama-embeddings",
+    model="m",
+    outcome=Outcome.OK,
+    t_sched=0,
+    t_send=0,
+    t_end=1,
+    prompt_tokens=40,
+    status=200,
+)
+
+
+def test_of_embeddings_the_tables_show_e2e_and_input() -> None:
+    board = Board()
+    for number in range(100):
+        sent = number * 10**8
+        record = dataclasses.replace(EMBEDDED, id=number, t_sched=sent, t_send=sent, t_end=sent + 50_000_000)
+        board.add("embed", record, 0.0)
+    rows = board.rows()
+    assert rows[-1]["e2e_p50"] == pytest.approx(0.05, rel=0.02)
+    assert rows[-1]["input_tokens_per_s"] == pytest.approx(400, rel=0.02)
+    heads = tables.board_lines(rows)[1]
+    assert "E2E ms" in heads
+    assert "input tokens/s" in heads
+    assert "TTFT" not in heads
+    assert [group for group, _ in client_of(web_ui_of(board)).get("/loadtest/figures").json["columns"]][1] == "E2E ms"
+    assert "e2e_p50_s" in locust_files.csv_text(rows)

@@ -19,6 +19,9 @@ REQUESTS = {
     "concurrency": "concurrency",
     "rate_per_s": "rate",
     "model": "model",
+    "user": "user",
+    "session": "session",
+    "turn": "turn",
     "warmup": "warmup",
     "outcome": "outcome",
     "ok": "ok",
@@ -96,6 +99,9 @@ NUMBERS = (*FIGURES, *(name for name in FACTS if name.endswith("_per_s")))
 
 # Columns of whole numbers and of text, of which some values may be unknown.
 WHOLE = (
+    "user",
+    "session",
+    "turn",
     "concurrency",
     "status",
     "prompt_tokens",

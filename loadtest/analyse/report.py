@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.analyse.comparison.many import compare_many
+from loadtest.analyse.figures import cost
+from loadtest.analyse.figures.cost import NO_PRICES, Prices
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.reports import answers, pages, score_report, tables
@@ -73,12 +75,17 @@ class Report:
 
 
 def write_report(
-    folders: list[Path], out: Path | None = None, *, charts: bool = True, objectives: Sequence[Objective] = ()
+    folders: list[Path],
+    out: Path | None = None,
+    *,
+    charts: bool = True,
+    objectives: Sequence[Objective] = (),
+    prices: Prices = NO_PRICES,
 ) -> Report:
     """Write summary.json, report.md, report.html and the PNGs of each run; into `out`, or into the run folder.
 
     With several runs `out` gets a folder a run. `charts=False` writes summary.json alone; `objectives` put goodput into
-    it. Raises RunFolderError when a folder holds no run.
+    it, `prices` what tokens cost. Raises RunFolderError when a folder holds no run.
     """
     begun: list[CurveAhead] = []
     also = (lambda *found: begun.append(CurveAhead(*found))) if charts and len(folders) == 1 else None
@@ -87,6 +94,7 @@ def write_report(
     for one, place in zip(analyses, _places(analyses, out), strict=True):
         place.mkdir(parents=True, exist_ok=True)
         score_report.add_score(one)
+        cost.add_cost(one.summary, prices)
         files.append(write_whole(place / "summary.json", orjson.dumps(one.summary, option=orjson.OPT_INDENT_2) + b"\n"))
         if charts:
             from loadtest.analyse.charts import draw_all

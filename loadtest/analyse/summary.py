@@ -17,7 +17,7 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.server import cache, cold_load, leavers, prompt_length, slots, steps, turns, waits
+from loadtest.analyse.server import cache, cold_load, energy, leavers, prompt_length, slots, steps, turns, waits
 from loadtest.analyse.server.cache import CacheUse
 from loadtest.analyse.server.memory_parts import MemoryComparison, compare_memory
 from loadtest.analyse.server.slots import Slots
@@ -71,6 +71,7 @@ WHY_UNKNOWN = {
     "server_itl_s": "this server does not stamp its chunks",
     "stall_s": "too few gaps between tokens were seen to tell a stall from a step",
 }
+LENGTH_KEYS = ("input_lengths", "output_lengths", "system_tokens", "turns", "sessions")  # of a level that has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ def analyse(
         found = _analysed(run, asked, also)
     for one in (found, *(one for _, one in found.groups)):
         one.summary["hardware"] = list(machine.hardware)
+    energy.add_energy(run, machine, found.summary)
     return found
 
 
@@ -189,7 +191,7 @@ def _of_all(run: Run, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Tu
         "lengths": [],
         "requests": sum(level["requests"] for level in levels),
         "outcomes": groups.outcome_counts(run),
-        "verdict": verdict.worst([level["verdict"] for level in levels]),
+        "verdict": verdict.of_run(run, levels),
         "turns": [one.to_dict() for one in lost],
         "groups": [
             {**group.to_dict(), **{key: one.summary[key] for key in ("target", "server", *own) if key in one.summary}}
@@ -241,7 +243,8 @@ def summarise(
         "knee": [_knee_of(series) for series in series_of(levels)],
         "lengths": [line.to_dict() for line in prompt_length.prompt_length_series(run, levels)],
         **({"memory": None, "memory_reason": memory} if isinstance(memory, str) else {"memory": memory.to_dict()}),
-        "verdict": verdict.worst([level["verdict"] for level in levels]),
+        "verdict": verdict.of_run(run, levels),
+        **({"find_max": facts["find_max"]} if facts.get("find_max") else {}),
         "levels": levels,
     }
 
@@ -271,7 +274,7 @@ def _level_summary(
         "label": offered_load.label(level, run.column("prompt_tokens")[good]),
         **{key: level[key] for key in ("model", "url", "beside") if key in level},
         **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
-        **{key: level[key] for key in ("input_lengths", "output_lengths", "system_tokens") if level.get(key)},
+        **{key: level[key] for key in LENGTH_KEYS if level.get(key)},
         **_offered(run, level),
         "requests": int(rows.sum()),
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),

@@ -29,7 +29,7 @@ from loadtest.targets.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, Posts, now
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Session
-from loadtest.workloads.thinking import mean_think_time, think_time
+from loadtest.workloads.thinking import think_time
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
 AHEAD = 256  # requests that may be made ahead, whatever is in flight; an open loop begins with so many
@@ -171,16 +171,14 @@ class Driver:
             with Alarm() as alarm:
                 await alarm.until(started)
         self._tally = Tally(level, counted + warmups if counted else 0, started, textless=self._textless)
-        join = 0.0
         if self._scenario.has_sessions:
             self._turns = TurnCount(own, self._scenario.warmup, counted if level.requests else None, self._in_step)
-            join = mean_think_time(self._scenario) / users  # people come one by one, spread over one think time
+        begins = [started + after for after in plan.joins(users)]
         with Alarm(self._backlog.queue) as self._alarm:
-            streams = [
-                self._stream(user, ahead[target], sessions[target], started + int(user * join * metrics.NS_PER_S))
-                for user, target in zip(own, mine, strict=True)
-            ]
-            return started, await self._all(streams)
+            streams = zip(own, mine, begins, strict=True)
+            return started, await self._all(
+                self._stream(user, ahead[target], sessions[target], begin) for user, target, begin in streams
+            )
 
     def all_warm(self) -> None:
         """Let turns count from now on: every process's users have ended their first sessions."""
@@ -349,16 +347,13 @@ class Driver:
 
     def _count_from(self, t: int) -> None:
         """A level by duration lasts from its first counted request on: its warm-up is not part of it."""
-        if self._tally is not None and self._tally.counted_from is None:
-            self._tally.counted_from = t
-            if self._in_step is not None:
-                self._in_step.counted(t)
+        if self._tally is not None and self._tally.count_from(t) and self._in_step is not None:
+            self._in_step.counted(t)
 
     def counted_elsewhere(self, t: int) -> None:
         """Take another process's first counted request: a level by duration lasts from the first one of all on."""
         if self._tally is not None:
-            known = self._tally.counted_from
-            self._tally.counted_from = t if known is None else min(known, t)
+            self._tally.counted_elsewhere(t)
 
     def _over(self) -> bool:
         """Whether a level by duration has had its time: requests built ahead are then left unsent."""

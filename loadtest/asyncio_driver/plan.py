@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from loadtest.measure.schedule import PlanShare
+from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Level
 from loadtest.workloads.source import Session
+from loadtest.workloads.thinking import mean_think_time
 from loadtest.workloads.workload import Workload
 
 Planned = tuple[int, Session]  # the index of a target, and a session that is sent there
@@ -37,6 +39,15 @@ class SessionPlan:
     def users(self, users: int) -> list[int]:
         """Return which of so many users are this process's."""
         return [j for j in range(users) if self.share.takes(j)]
+
+    def joins(self, users: int) -> list[int]:
+        """Return how long after a level's start each user of this process begins, ns.
+
+        Who holds conversations comes alone: people are spread over one mean think time.
+        """
+        scenario = self.workloads[0].scenario
+        step = mean_think_time(scenario) / users if scenario.has_sessions else 0.0
+        return [int(user * step * NS_PER_S) for user in self.users(users)]
 
     def of_level(self, level: Level, users: int) -> tuple[int, dict[int, Iterator[Planned]]]:
         """Return how many warm-up requests are expected of this process's users, and the sessions of each target."""

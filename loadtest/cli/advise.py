@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from loadtest.analyse.summary import Analysis
     from loadtest.analyse.whatif.slot_advice import Advice
 
+PROMISE = "prediction.json"  # ends the name of the file that holds the promise
+OTHER_NAME = f"advice-{PROMISE}"
+
 
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
@@ -37,7 +40,8 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, *, as_json: bool)
 
     From one run it predicts TTFT, queue wait and tokens/s for 1 to 16 slots at the measured concurrencies and some others,
     and says where --slo is met and which other setting matters more. Writes advice.md, advice.json and advice.png into the
-    run folder; of a run of several models or servers into a folder for each.
+    run folder, and prediction.json: what the advised slots are promised to give, for a run with them to score. Of a run of
+    several models or servers it writes into a folder for each.
 
     \b
     Examples:
@@ -112,11 +116,11 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     work.require_slots(slots, series)
     used = [level for level in analysis.summary["levels"] if level["index"] in series.levels]
     try:
-        fitted = fitted_way(analysis.run, slots, analysis.steps, used)
+        model = fitted_way(analysis.run, slots, analysis.steps, used)
     except NoWayError as error:
         raise PredictionError(f"No advice: {error}.") from None
     return work.advise_slots(
-        fitted.model,
+        model,
         series,
         analysis.summary["levels"],
         kind=(analysis.run.facts.get("server") or {}).get("kind"),
@@ -128,18 +132,31 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
 
 def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]:
     from loadtest.analyse.charts import advice as chart
+    from loadtest.analyse.comparison.comparable import asked_facts
+    from loadtest.analyse.report import write_whole
     from loadtest.analyse.reports import advice_report as words
+    from loadtest.analyse.whatif.prediction_file import FILE_NAME
+    from loadtest.analyse.whatif.promise import promise
 
     picture = chart.draw(folder / "advice.png", analysis, found, words.title(found))
     written = [folder / "advice.md", folder / "advice.json", picture]
     body = orjson.dumps(words.to_dict(found, analysis), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
     written[0].write_text(words.markdown(found, analysis, picture.name), encoding="utf-8")
     written[1].write_bytes(body + b"\n")
+    kept = promise(
+        analysis.run, found, analysis.slots, analysis.steps, analysis.summary["levels"], asked_facts(analysis.run)
+    )
+    if kept is not None:
+        name = (
+            OTHER_NAME if analysis.run.facts.get("prediction") else FILE_NAME
+        )  # the run keeps what was said before it
+        written.append(write_whole(folder / name, kept.to_bytes()))
     return written
 
 
 def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> None:
     from loadtest.analyse.reports import advice_report as words
+    from loadtest.analyse.reports.command import command
 
     console = Console()
     for sentence in analysis.run.trouble:
@@ -155,3 +172,5 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
         console.print(Text(note, style="dim"))
     for path in written:
         console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+    if promised := [path for path in written if path.name.endswith(PROMISE)]:
+        console.print(Text(words.promise_sentence(found, str(promised[0]), command(analysis.run))), soft_wrap=True)

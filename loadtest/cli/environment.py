@@ -22,6 +22,8 @@ SHOWING = (
     "as_json",
     "junit",
     "github_summary",
+    "price_per_hour",
+    "price_per_kwh",
     "out",
 )  # change nothing in what is measured
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from loadtest.measure.progress import Progress
 from loadtest.scenario import OPEN_LOOP_S, Level, Scenario, share_of_fewest
 from loadtest.slo import Objective, least_requests
+from loadtest.workloads.thinking import mean_think_time
 
 
 def enough(scenario: Scenario, objectives: Sequence[Objective], *, by_time: bool) -> Scenario:
@@ -53,12 +54,38 @@ def beforehand(scenario: Scenario, objectives: Sequence[Objective]) -> str | Non
     )
 
 
+def people(scenario: Scenario, turns: float) -> str | None:
+    """Say how levels of people begin, and what their thinking alone takes; None without conversations in a closed loop.
+
+    Args:
+        turns: of a conversation, in the mean.
+    """
+    if not scenario.has_sessions or scenario.open_loop:
+        return None
+    think = mean_think_time(scenario)
+    pauses = think * max(turns * scenario.warmup - 1, 0)
+    levels = scenario.levels()
+    join = f"People join within {_time(think)}; each" if think else "Each"
+    talk = "a conversation" if scenario.warmup == 1 else f"{scenario.warmup} conversations"
+    counts = f"{join} level counts once everybody has ended {talk} of about {turns:.3g} turns"
+    if not scenario.warmup:
+        counts = f"{join} level counts from its first turn on"
+    if not think:
+        return f"{counts}."
+    least = 0.0
+    for level in levels:
+        alone = think * level.requests / (level.concurrency or 1)
+        least += (think + pauses) * bool(scenario.warmup) + (scenario.duration or alone)
+    return f"{counts}. Thinking alone takes {_time(least)} of the whole run; answers come on top of that."
+
+
 class Expected:
     """Says once, after the first answers, how long the levels of a closed loop will take in all."""
 
-    def __init__(self, scenario: Scenario, say: Callable[[str], object]) -> None:
+    def __init__(self, scenario: Scenario, say: Callable[[str], object], turns: float = 1.0) -> None:
+        """`turns` is how many a warm-up session has, in the mean."""
         self._levels = scenario.levels()
-        self._warmup, self._say = scenario.warmup, say
+        self._warmup, self._say = scenario.warmup * turns, say
         self._said = scenario.open_loop or scenario.duration is not None
 
     def __call__(self, at: Progress) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loadtest.analyse.whatif.explain import Explainer, Explanation
 
 FILE_NAME = "explain.png"
-MOST_SLOWEST = 50
+MOST_SLOWEST = 20
 PERCENTILE = re.compile(r"p?(\d{1,2}(?:\.\d+)?)")
 
 

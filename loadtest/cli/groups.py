@@ -25,13 +25,26 @@ COMMON = (
     "monitor",
     "out",
 )
-RESULTS = ("name", "save_text", "prediction", "probe_slots", "no_report", "quiet", "as_json", "junit", "github_summary")
-MONITORING = ("monitor_every", "metrics_port", "metrics_address")
+RESULTS = (
+    "name",
+    "save_text",
+    "price_per_hour",
+    "price_per_kwh",
+    "prediction",
+    "probe_slots",
+    "no_report",
+    "quiet",
+    "as_json",
+    "junit",
+    "github_summary",
+)
+MONITORING = ("monitor_every", "monitor_idle", "metrics_port", "metrics_address")
 # Headings of the parts of the scenario: these first, any other part after them, under its own name.
 HEADINGS = {
     "LoadKeys": "Load",
     "PromptKeys": "Prompts and lengths",
     "DataKeys": "Own prompts and shared prefixes",
+    "SessionKeys": "People and conversations",
     "RequestKeys": "Request",
     "ConnectionKeys": "Connection",
     "LimitKeys": "Limits",

@@ -65,3 +65,18 @@ def probed(target: Target, workload: Workload) -> Kept:
         return {"slot_probe": found.to_dict()}
 
     return keep
+
+
+def with_question(keep: Keep, slo: str | None, find_max: int | None, scenario: Scenario) -> Keep:
+    """Return a Keep that also notes in run.json what the run is held against, so that a report can name the whole command."""
+    if slo is None:
+        return keep
+    asked: dict[str, Any] = {"slo": slo}
+    if find_max is not None:
+        asked |= {"find_max": find_max, "requests": scenario.requests}
+
+    def also(target: Target, workload: Workload) -> Kept:
+        kept = keep(target, workload)
+        return lambda folder: {**kept(folder), "asked": asked}
+
+    return also

@@ -91,6 +91,8 @@ def _with_options(asked: MemoryOptions, found: MemoryEstimate) -> MemoryEstimate
         buffers=None if size is None else int(size),
         gpu=asked.gpu_memory is not None or found.measured is None or found.measured.size_vram != 0,
     )
+    if found.simulated:
+        plan = plan.of_simulated()
     extra = list(found.notes)
     if plan.facts.trained and plan.context > plan.facts.trained:
         extra.append(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from loadtest.scenario import MOST_S, ConnectionKeys
 from loadtest.urls import base_url, without_secrets
 
 SHORTEST_EVERY_S = 0.05  # between samples
+MOST_IDLE_S = 3600
 SOURCE_HELP = (
-    "host, nvidia, ollama=URL, dcgm=URL, vllm=URL, llamacpp=URL or prometheus=URL:METRIC,…; may be repeated or joined by "
+    "host, nvidia, rapl, ollama=URL, dcgm=URL, vllm=URL, llamacpp=URL or prometheus=URL:METRIC,…; may be repeated or joined by "
     "commas."
 )
 
@@ -139,6 +141,14 @@ def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command --monitor, --monitor-every and the options of metrics."""
     command = _metrics_options(command)
     command = _every("--monitor-every", "Seconds between samples of --monitor.")(command)
+    command = click.option(
+        "--monitor-idle",
+        type=NumberParam(0, MOST_IDLE_S),
+        default=0.0,
+        metavar="S",
+        help="Sample for so many seconds before the first request, so that energy can be told apart from what the idle "
+        "server takes; the first 2 s do not count.  [default: 0]",
+    )(command)
     return click.option(
         "--monitor",
         multiple=True,
@@ -149,12 +159,23 @@ def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def beside_run(
-    sources: Sequence[str], every: float, *, metrics_port: int | None, metrics_address: str, keys: ConnectionKeys
+    sources: Sequence[str],
+    every: float,
+    *,
+    idle: float,
+    metrics_port: int | None,
+    metrics_address: str,
+    keys: ConnectionKeys,
 ) -> Callable[[Path, Sequence[str]], AbstractContextManager[int]] | None:
     """Return a context to enter for the time of a run; None without sources and metrics.
 
-    The metrics port is taken at once. Raises ScenarioError before anything is sent.
+    The metrics port is taken at once. `idle` is how many seconds of samples come before the first request. Raises
+    ScenarioError before anything is sent.
     """
+    if idle and not sources:
+        raise ScenarioError(
+            "--monitor-idle samples before the first request: say what with --monitor, e.g. --monitor nvidia."
+        )
     if sources:
         process.parse_sources(
             sources, servers=("http://server",)
@@ -163,9 +184,12 @@ def beside_run(
     if not sources and listener is None:
         return None
 
-    def start(folder: Path, urls: Sequence[str]) -> AbstractContextManager[int]:
+    @contextmanager
+    def start(folder: Path, urls: Sequence[str]) -> Iterator[int]:
         asked = process.parse_sources(sources, servers=urls) if sources else []
-        return process.child_monitor(folder, asked, every=every, servers=urls, keys=keys, metrics=listener)
+        with process.child_monitor(folder, asked, every=every, servers=urls, keys=keys, metrics=listener) as pid:
+            time.sleep(idle)
+            yield pid
 
     return start
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
+from loadtest.analyse.figures.cost import NO_PRICES, Prices
+from loadtest.cli.prices import price_options
 from loadtest.cli.results import GateFiles, gate_options, json_option, print_json, report_dict
 from loadtest.errors import LoadTestError
 from loadtest.metrics import VOID
@@ -24,11 +26,18 @@ SLO_HELP = (
 )
 
 
-def show_report(folder: Path, *, charts: bool, objectives: Sequence[Objective] = (), text: bool = True) -> Report:
+def show_report(
+    folder: Path,
+    *,
+    charts: bool,
+    objectives: Sequence[Objective] = (),
+    text: bool = True,
+    prices: Prices = NO_PRICES,
+) -> Report:
     """Write summary.json and, with `charts`, the report of a run folder; with `text` print summary and objectives."""
     from loadtest.analyse.report import console_report, write_report
 
-    written = write_report([folder], charts=charts, objectives=objectives)
+    written = write_report([folder], charts=charts, objectives=objectives, prices=prices)
     if not text:
         return written
     console_report(written, Console())
@@ -55,11 +64,14 @@ def any_records_lost(reports: Sequence[Report]) -> bool:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
 @click.option("--published", is_flag=True, help="Also compare the runs with the published A100 tables (published.md).")
+@price_options
 @gate_options
 @json_option
 def report(
     runs: tuple[Path, ...],
     slo: str | None,
+    price_per_hour: str | None,
+    price_per_kwh: str | None,
     *,
     published: bool,
     junit: Path | None,
@@ -76,11 +88,12 @@ def report(
                 3 a level is void, or records are missing
     """
     objectives = () if slo is None else parse_objectives(slo)
+    prices = Prices.asked(price_per_hour, price_per_kwh)
     gates = GateFiles.asked(junit, github_summary=github_summary)
     written: list[Report] = []
     for folder in runs:
         try:
-            written.append(show_report(folder, charts=True, objectives=objectives, text=not as_json))
+            written.append(show_report(folder, charts=True, objectives=objectives, text=not as_json, prices=prices))
         except LoadTestError as error:
             print(f"loadtest: {error}", file=sys.stderr)
         except BrokenPipeError:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loadtest.analyse.figures.cost import Prices
 from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.environment import is_from_environment, named_in_environment, say_what_is_taken
-from loadtest.cli.expected import Expected, beforehand, enough
+from loadtest.cli.expected import Expected, beforehand, enough, people
 from loadtest.cli.groups import RunCommand
-from loadtest.cli.keeping import kept_beforehand
+from loadtest.cli.keeping import kept_beforehand, with_question
 from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options import file_and_url, make_scenario, scenario_options
+from loadtest.cli.prices import price_options
 from loadtest.cli.progress import LiveLine, NoLine
 from loadtest.cli.report import SLO_HELP, any_records_lost, exit_code, show_report
 from loadtest.cli.results import GateFiles, gate_options, json_option, print_json, report_dict
@@ -27,6 +29,7 @@ from loadtest.measure.search import DEFAULT_MOST, SearchResult
 from loadtest.metrics import VOID
 from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, judge_objectives, parse_objectives
+from loadtest.workloads.sessions import mean_turns
 from loadtest.workloads.workload import check_files, planned
 
 if TYPE_CHECKING:
@@ -67,6 +70,7 @@ class Showing:
     quiet: bool = False  # no progress, no notes; of the results the folder alone
     as_json: bool = False
     gates: GateFiles = field(default_factory=GateFiles)
+    prices: Prices = field(default_factory=Prices)
 
     def line(self) -> LiveLine:
         return NoLine() if self.quiet else LiveLine()
@@ -85,6 +89,7 @@ class Showing:
 @click.option("-q", "--quiet", is_flag=True, help="Print the run folder alone, and what went wrong to stderr.")
 @json_option
 @gate_options
+@price_options
 @click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
 @click.option(
     "--find-max",
@@ -92,7 +97,8 @@ class Showing:
     is_flag=False,
     flag_value=DEFAULT_MOST,
     metavar="[N]",
-    help=f"Search for the highest concurrency that meets --slo, up to N streams.  [N: {DEFAULT_MOST}]",
+    help="Search for the most streams that meet --slo, people where --turns has them hold conversations, up to N; with "
+    f"--rate for the highest rate, from that one on, up to N times it.  [N: {DEFAULT_MOST}]",
 )
 @click.option(
     "--prediction",
@@ -119,9 +125,12 @@ def run(
     slo: str | None,
     find_max: int | None,
     prediction: Path | None,
+    price_per_hour: str | None,
+    price_per_kwh: str | None,
     probe_slots: bool,
     monitor: tuple[str, ...],
     monitor_every: float,
+    monitor_idle: float,
     metrics_port: int | None,
     metrics_address: str,
     **values: Any,
@@ -135,9 +144,10 @@ def run(
     made beforehand, however many are still unanswered. TTFT then counts from when a request was due as well as from when
     it was sent.
 
-    With --find-max the concurrency is searched for: it doubles from 1 until a level misses --slo, then the gap is halved.
-    A level whose 95 % interval holds the limit is measured again with more requests. Exit code 1 when not even one stream
-    meets --slo.
+    With --find-max the concurrency is searched for (or the rate, from the one given): it doubles until a level misses --slo,
+    then the gap is halved. A level whose 95 % interval holds the limit is measured once more, with twice the requests. The
+    answer names what binds past it: slots, prefix cache, prefill, decode, memory or context. Exit code 1 when not even
+    one stream meets --slo.
 
     \b
     Examples:
@@ -147,6 +157,7 @@ def run(
       loadtest run http://127.0.0.1:8000 --api openai --output-tokens 64,256
       loadtest run --concurrency 4 --slo ttft_p95=2,errors=0.01 --junit gate.xml
       loadtest run --slo ttft_p95=2,tokens_per_s_p5=10 --find-max
+      loadtest run --turns 4 --think-time 'exponential(20)' --slo ttft_p95=3 --find-max
       loadtest run --monitor host,nvidia,ollama --duration 300 --metrics-port 9464
       loadtest run --concurrency 8 --prediction prediction.json
 
@@ -161,14 +172,21 @@ def run(
     objectives = () if slo is None else parse_objectives(slo)
     gates = GateFiles.asked(junit, github_summary=github_summary)
     charts = report or not no_report
-    showing = Showing(charts, text=not (quiet or as_json), quiet=quiet, as_json=as_json, gates=gates)
+    prices = Prices.asked(price_per_hour, price_per_kwh)
+    showing = Showing(charts, text=not (quiet or as_json), quiet=quiet, as_json=as_json, gates=gates, prices=prices)
     if find_max is not None:
         _check_find_max(objectives, values)
     scenario = make_scenario(scenario_file, values)
     keep = kept_beforehand(scenario, prediction, probe_slots=probe_slots)
     beside = beside_run(
-        monitor, monitor_every, metrics_port=metrics_port, metrics_address=metrics_address, keys=scenario
+        monitor,
+        monitor_every,
+        idle=monitor_idle,
+        metrics_port=metrics_port,
+        metrics_address=metrics_address,
+        keys=scenario,
     )
+    keep = with_question(keep, slo, find_max, scenario)
     if find_max is not None:
         return _find_max(scenario, out, objectives, find_max, showing=showing, beside=beside, keep=keep)
     scenario = enough(scenario, objectives, by_time=values.get("duration") is not None)
@@ -188,7 +206,10 @@ def _measure_levels(
     plan = planned(scenario)
     if (said := beforehand(plan, objectives)) is not None:
         line.say(said)
-    watch = Expected(plan, line.say) if objectives else (lambda _: None)
+    turns = mean_turns(plan)
+    if (said := people(plan, turns)) is not None:
+        line.say(said)
+    watch = Expected(plan, line.say, turns) if objectives or plan.has_sessions else (lambda _: None)
     finished = run_scenario(scenario, out, line=line, beside=beside, keep=keep, watch=watch)
     return show_ended(finished, showing, objectives=objectives)
 
@@ -196,8 +217,13 @@ def _measure_levels(
 def _check_find_max(objectives: Sequence[Objective], values: dict[str, Any]) -> None:
     if not objectives:
         raise ScenarioError("--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")
-    if values.get("rate") is not None or values.get("trace") is not None:
-        raise ScenarioError("--find-max searches over concurrency, not over rates; leave out --rate and --trace.")
+    if values.get("trace") is not None:
+        raise ScenarioError("--find-max searches over concurrency or over a rate, not over a trace; leave out --trace.")
+    if values.get("duration") is not None:
+        raise ScenarioError(
+            "--find-max measures as many requests as its answer needs; leave out --duration, and set the fewest with "
+            "--requests."
+        )
     if values.get("concurrency") is not None:
         raise ScenarioError("--find-max chooses the concurrency itself; leave out --concurrency.")
 
@@ -239,7 +265,11 @@ def show_ended(
     written = None
     try:
         written = show_report(
-            finished.folder, charts=showing.charts and not failed, objectives=judged, text=showing.text
+            finished.folder,
+            charts=showing.charts and not failed,
+            objectives=judged,
+            text=showing.text,
+            prices=showing.prices,
         )
     except (LoadTestError, OSError):
         if not failed:

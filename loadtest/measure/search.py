@@ -1,8 +1,11 @@
 """Find-max: which level to measure next, from the levels measured; pure, nothing is sent here.
 
-Concurrency doubles, from one stream on, until a level misses the objectives. Then the gap between the highest level that
-meets them and the lowest that misses them is halved. An unclear level is measured again with twice the requests, a void
-one with the same number. Where a level stays void the search ends: this client cannot measure more streams either.
+The load doubles until a level misses the objectives. Then the gap between the highest load that meets them and the lowest
+that misses them is halved. An unclear level is measured once more with twice the requests; where it stays unclear, its
+figures decide where the search goes on, and the answer says how far it is sure; where nothing surely met, half of the lowest load is measured. A void level is measured again with the
+same number of requests; where it stays void the search ends: this client cannot measure more either.
+
+Loads are whole numbers: streams, people, or steps of a rate.
 """
 
 from __future__ import annotations
@@ -10,23 +13,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.text import counted
+from loadtest.text import counted, number
 
 DEFAULT_MOST = 256
-SEARCH_PRECISION = (
-    16  # above this many streams the answer is good to one part in so many: each further level is the longest
-)
+SEARCH_PRECISION = 16  # above this load the answer is good to one part in so many: each further level is the longest
+RATE_STEPS = 16  # into which the rate that a search begins with is divided
 
 
 @dataclass(frozen=True, slots=True)
 class TriedLevel:
     """A level that was measured: whether it met what is asked, None where that is not clear."""
 
-    concurrency: int
+    concurrency: int  # or step of the rate
     requests: int
     met: bool | None
     saw: str  # one sentence without its full stop
     void: bool = False  # what was measured is not the server
+    leans: bool | None = None  # whether its figures met what is asked, sure or not; None: unknown
+
+    @property
+    def probably(self) -> bool | None:
+        return self.leans if self.met is None else self.met
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,95 +50,145 @@ class Search:
 
     least: int  # requests of a level: below, a percentile asked for would not be known
     a_stream: int = 8  # requests of each stream of a level
-    most: int = DEFAULT_MOST  # streams; no level goes past it
-    attempts: int = 3  # measurements of one level, each of twice the requests, before it stays unresolved
+    most: int = DEFAULT_MOST  # no level goes past it
+    start: int = 1  # the first level's load
+    attempts: int = 2  # measurements of one level, each of twice the requests, before it stays unresolved
+    void_attempts: int = 3
 
     def next_level(self, tried: Sequence[TriedLevel]) -> NextLevel | None:
         """Return the level to measure after those tried, in the order tried; None when the search is over."""
         if not tried:
-            return self._level(1, 0)
+            return self._level(min(self.start, self.most), 0)
         last = tried[-1]
         same = [one for one in tried if one.concurrency == last.concurrency]
-        if last.met is None and len(same) < self.attempts:
+        if last.met is None and len(same) < (self.void_attempts if last.void else self.attempts):
             return self._level(last.concurrency, sum(not one.void for one in same))
         if last.void:
             return None
-        found = SearchResult.of(tried)
-        if found.missed is None:
-            top = max(one.concurrency for one in tried)
-            return None if top >= self.most else self._level(min(2 * top, self.most), 0)
-        for low, high in found.gaps():
-            if high - low > max(1, low // SEARCH_PRECISION):
-                return self._level((low + high) // 2, 0)
+        low, high = _probable(tried)
+        if high is None:
+            return None if low >= self.most else self._level(min(2 * low, self.most), 0)
+        if high - low > max(1, low // SEARCH_PRECISION):
+            return self._level((low + high) // 2, 0)
+        return self._below(tried, low)
+
+    def _below(self, tried: Sequence[TriedLevel], answer: int) -> NextLevel | None:
+        """Return half of an answer that is not sure while no load surely meets: the answer needs a lower end."""
+        if answer > 1 and all(one.met is not True for one in tried):
+            half = min((one.concurrency for one in tried), default=answer) // 2
+            return self._level(half, 0) if half and min(one.concurrency for one in tried) > half else None
         return None
 
-    def _level(self, concurrency: int, attempt: int) -> NextLevel:
-        return NextLevel(concurrency, max(self.least, self.a_stream * concurrency) * 2**attempt)
+    def _level(self, load: int, attempt: int) -> NextLevel:
+        return NextLevel(load, max(self.least, self.a_stream * load) * 2**attempt)
+
+
+def _probable(tried: Sequence[TriedLevel]) -> tuple[int, int | None]:
+    """Return the highest load that meets by its figures, and the lowest that does not, unless none was tried.
+
+    More load never makes a server faster, so nothing above the lowest miss can count as met.
+    """
+    said = {one.concurrency: one.probably for one in tried if not (one.void and one.met is None)}
+    missed = min((at for at, met in said.items() if not met), default=None)
+    return max((at for at, met in said.items() if met and (missed is None or at < missed)), default=0), missed
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """What a search's loads are, and how they are named."""
+
+    kind: str = "streams"  # "streams", "people" or "requests/s"
+    unit: float = 1.0  # requests/s of one step of a rate
+
+    def name(self, load: int, *, kind: bool = True) -> str:
+        """Return "5 streams", "1 person", "2.5 requests/s"; without `kind` the number alone."""
+        value = str(load) if self.kind != "requests/s" else number(load * self.unit)
+        if not kind:
+            return value
+        if self.kind == "requests/s":
+            return f"{value} requests/s"
+        if self.kind == "people":
+            return "1 person" if load == 1 else f"{load} people"
+        return counted(load, "stream")
+
+    def of_this_kind(self, load: int) -> str:
+        return self.name(load) + (" of this kind" if self.kind == "people" else "")
+
+    @property
+    def least(self) -> str:
+        return {"people": "one person", "requests/s": self.name(1)}.get(self.kind, "one stream")
+
+    def misses(self, load: int) -> str:
+        return "misses it" if load == 1 and self.kind != "requests/s" else "miss it"
+
+
+STREAMS = Loads()
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What a search knows: the highest concurrency that meets, the lowest that misses, those between left unclear."""
+    """What a search knows: the highest load that surely meets, the lowest that surely misses, those between left unclear."""
 
     met: int | None
     missed: int | None
     unresolved: tuple[int, ...]
     void: int | None = None  # where the search ended because the client could not measure
+    answer: int | None = None  # the highest that meets by its figures, below the lowest that misses by them
+    beyond: int | None = None  # the lowest that misses by its figures
 
     @classmethod
     def of(cls, tried: Sequence[TriedLevel]) -> SearchResult:
-        """Sum up the levels tried; of several measurements of one concurrency the last, largest one counts.
-
-        More streams never make a server faster, so nothing above the lowest miss can count as met.
-        """
+        """Sum up the levels tried; of several measurements of one load the last, largest one counts."""
         said = {one.concurrency: one.met for one in tried}
         missed = min((at for at, met in said.items() if met is False), default=None)
         below = [at for at in said if missed is None or at < missed]
         met = max((at for at in below if said[at]), default=None)
         unresolved = sorted(at for at in below if said[at] is None and at > (met or 0))
         void = tried[-1].concurrency if tried and tried[-1].void else None
-        return cls(met, missed, tuple(unresolved), void)
+        answer, beyond = _probable(tried)
+        return cls(met, missed, tuple(unresolved), void, answer or None, beyond)
 
-    def gaps(self) -> tuple[tuple[int, int], ...]:
-        """Return the (low, high) between which nothing was tried yet: below and above what stayed unclear."""
-        if self.missed is None:
-            return ()
-        known = (self.met or 0, *self.unresolved, self.missed)
-        return ((known[0], known[1]),) if len(known) == 2 else ((known[0], known[1]), (known[-2], known[-1]))
+    @property
+    def interval(self) -> tuple[int, int | None]:
+        """The loads between which the answer lies: the highest that surely meets, and the one below the lowest sure miss."""
+        return self.met or 0, None if self.missed is None else self.missed - 1
 
-    def sentence(self, asked: str, most: int, *, server: str = "The server") -> str:
-        """Say how many streams the server takes while it meets `asked`, e.g. "TTFT p95 ≤ 2 s"."""
-        if not self.unresolved:
-            if self.met is None:
-                return f"Not even one stream meets {asked}." if self.missed else f"Nothing is known about {asked}."
-            if self.missed is None:
-                return f"{server} takes at least {counted(self.met, 'stream')} within {asked}; more were not tried."
-            return f"{server} takes {counted(self.met, 'stream')} within {asked}; {counted(self.missed, 'stream')} {_miss(self.missed)}."
-        met = (
-            f"{counted(self.met, 'stream')} meet{'s' if self.met == 1 else ''} it"
-            if self.met
-            else "no level surely meets it"
-        )
-        missed = (
-            f"{counted(self.missed, 'stream')} {_miss(self.missed)}"
-            if self.missed
-            else f"none up to {most} surely misses it"
-        )
-        why = f"at {_span(self.unresolved)} the figures are too close to the limit, or too unsteady"
+    def sentence(self, asked: str, *, server: str = "The server", loads: Loads = STREAMS, binds: str = "") -> str:
+        """Say what the server carries while it meets `asked`, e.g. "TTFT p95 ≤ 2 s", and what binds past that."""
         if self.void is not None:
-            missed = missed if self.missed else "no more were tried"
-            why = f"at {counted(self.void, 'stream')} the level is void, so that this client cannot tell"
-        above = (
-            f"between {self.met or 0} and {self.missed} streams"
-            if self.missed
-            else f"above {counted(self.met or 0, 'stream')}"
+            return self._void(asked, loads)
+        if self.answer is None:
+            if self.beyond is None:
+                return f"Nothing is known about {asked}."
+            sure = "" if self.missed == self.beyond else ", as far as its figures show"
+            return f"Not even {loads.least} meets {asked}{sure}{f': {binds}' if binds else ''}."
+        verb = "carries" if loads.kind == "people" else "takes"
+        if self.beyond is None:
+            sure = "" if self.met == self.answer else f" (surely {loads.name(self.met or 0)})"
+            return (
+                f"{server} {verb} at least {loads.of_this_kind(self.answer)} within {asked}{sure}; more were not tried."
+            )
+        past = f"past that {binds}" if binds else f"{loads.name(self.beyond)} {loads.misses(self.beyond)}"
+        return f"{server} {verb} {loads.of_this_kind(self.answer)}{self._between(loads)} within {asked}; {past}."
+
+    def _between(self, loads: Loads) -> str:
+        low, high = self.interval
+        if high is None:
+            return f" (surely {loads.name(low, kind=False)})" if low != self.answer else ""
+        if low == high == self.answer:
+            return ""
+        return f" ({loads.name(low, kind=False)} to {loads.name(high, kind=False)})"
+
+    def _void(self, asked: str, loads: Loads) -> str:
+        assert self.void is not None
+        met = (
+            f"{loads.name(self.met)} meet{'s' if self.met == 1 else ''} it" if self.met else "no level surely meets it"
         )
+        missed = f"{loads.name(self.missed)} {loads.misses(self.missed)}" if self.missed else "no more were tried"
+        above = (
+            f"between {self.met or 0} and {loads.name(self.missed)}"
+            if self.missed
+            else f"above {loads.name(self.met or 0)}"
+        )
+        why = f"at {loads.name(self.void)} the level is void, so that this client cannot tell"
         return f"Unresolved {above} for {asked}: {met}, {missed}, and {why}."
-
-
-def _span(counts: Sequence[int]) -> str:
-    return counted(counts[0], "stream") if len(counts) == 1 else f"{counts[0]} to {counted(counts[-1], 'stream')}"
-
-
-def _miss(count: int) -> str:
-    return "misses it" if count == 1 else "miss it"

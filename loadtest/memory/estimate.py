@@ -80,8 +80,13 @@ class Plan:
     slots: int = 1
     cache_dtype: str = "f16"
     flash: bool = True
-    buffers: int | None = None  # bytes that replace the allowance
+    buffers: int | None = None  # bytes that replace the allowance …
+    buffers_from: str = "as given with --buffers"  # … and why
     gpu: bool = True  # False: the model lies in host memory
+
+    def of_simulated(self) -> Plan:
+        """Return the plan as a simulated server holds it, which has no engine, and so no buffers, unless they were given."""
+        return replace(self, buffers=0, buffers_from="a simulated server has none") if self.buffers is None else self
 
     @property
     def token_bytes(self) -> float | None:

@@ -20,7 +20,7 @@ def estimate_rows(plan: Plan) -> list[tuple[str, str, str]]:
     if plan.kv is not None:
         found.append(("KV cache", binary_size(plan.kv), _cache(plan)))
     if plan.buffers is not None:
-        found.append(("buffers", binary_size(plan.buffers), "as given with --buffers"))
+        found.append(("buffers", binary_size(plan.buffers), plan.buffers_from))
     else:
         how = f"allowance: a pass of {BATCH} tokens" if facts.width else "allowance: the model's width is not known"
         attention = "" if plan.flash or not facts.heads else ", no flash attention"
@@ -113,7 +113,7 @@ def _beside_measured(plan: Plan, measured: LoadedMemory, *, simulated: bool) -> 
     plain = measured.size - plan.facts.weights - (plan.kv or 0)
     if plan.kv is not None and plain < 0 and plan.gpu:
         said.append(f"Weights and KV cache alone are {binary_size(-plain)} more than the server reports.")
-    elif plan.kv is not None and plan.gpu:
+    elif plan.kv is not None and plan.gpu and (plain or plan.compute):
         said.append(
             f"Besides weights and the KV cache of {counted(plan.slots, 'slot')}, the server counts {binary_size(plain)}; the allowance for buffers is "
             f"{binary_size(plan.compute)}."

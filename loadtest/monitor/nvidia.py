@@ -1,4 +1,4 @@
-"""NVIDIA GPUs through the driver's own library: memory, utilisation, power, temperature, clocks."""
+"""NVIDIA GPUs through the driver's own library: memory, utilisation, power, energy, temperature, clocks."""
 
 from __future__ import annotations
 
@@ -48,13 +48,14 @@ class Nvidia:
                     "gpu": index,
                     "name": _ask_driver(pynvml.nvmlDeviceGetName, handle),
                     "memory_total": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+                    **_power_limit(handle),
                 }
                 for index, handle in enumerate(self._handles)
             ]
             return {"driver": _ask_driver(pynvml.nvmlSystemGetDriverVersion), "gpus": gpus}
 
     def sample(self) -> dict[str, Any]:
-        """Return per GPU: bytes, shares from 0 to 1, watts, degrees Celsius, MHz."""
+        """Return per GPU: bytes, shares from 0 to 1, watts, joules since the driver was loaded, degrees Celsius, MHz."""
         with _source_errors():
             return {"gpus": [{"gpu": index, **_gpu_sample(handle)} for index, handle in enumerate(self._handles)]}
 
@@ -67,16 +68,24 @@ class Nvidia:
 def _gpu_sample(handle: Any) -> dict[str, Any]:
     rates = _ask_driver(pynvml.nvmlDeviceGetUtilizationRates, handle)
     power = _ask_driver(pynvml.nvmlDeviceGetPowerUsage, handle)
+    energy = _ask_driver(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
     values = {
         "memory_used": _memory_used(handle),
         "utilisation": rates.gpu / 100 if rates is not None else None,
         "memory_utilisation": rates.memory / 100 if rates is not None else None,
         "power": power / 1000 if power is not None else None,
+        "energy": energy / 1000 if energy is not None else None,
         "temperature": _ask_driver(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
         "clock_sm": _ask_driver(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
         "clock_memory": _ask_driver(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _power_limit(handle: Any) -> dict[str, float]:
+    """Return the watts that the driver holds a GPU to, where it says so."""
+    limit = _ask_driver(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    return {} if limit is None else {"power_limit": limit / 1000}
 
 
 def _memory_used(handle: Any) -> int | None:

@@ -30,7 +30,7 @@ from loadtest.monitor.sampler import SampledSource, watch_all
 from loadtest.scenario import ConnectionKeys, keys_of
 from loadtest.urls import endpoint_url, origin, parse_url, userinfo_apart, without_secrets
 
-SOURCE_KINDS = ("host", "nvidia", "ollama", "dcgm", "vllm", "llamacpp", "prometheus")
+SOURCE_KINDS = ("host", "nvidia", "rapl", "ollama", "dcgm", "vllm", "llamacpp", "prometheus")
 WITH_URL = ("ollama", "dcgm", "vllm", "llamacpp", "prometheus")
 OF_THE_SERVER = ("ollama", "vllm", "llamacpp")  # beside a run, without a URL, these stand for the measured server
 END_S = 5.0  # for a monitor to end once it is told to; a source may take its 2 s limit
@@ -117,6 +117,10 @@ def make_source(
         from loadtest.monitor.nvidia import Nvidia
 
         return Nvidia()
+    if asked.kind == "rapl":
+        from loadtest.monitor.rapl import Rapl
+
+        return Rapl()
     assert asked.url is not None
     authorization = credentials.basic_auth(asked.url)
     if origin(asked.url) in map(origin, servers):

@@ -122,7 +122,7 @@ def query_parts(texts: Sequence[str]) -> list[tuple[str, str]]:
         if len(text) > MOST_LINE:
             raise ScenarioError(f"query is {len(text)} characters long; make it {MOST_LINE} or fewer.")
         for pair in text.strip().removeprefix("?").split("&"):
-            if not pair or not _QUERY.fullmatch(pair):
+            if not _QUERY.fullmatch(pair) or "=" not in pair:
                 raise ScenarioError(
                     f"query must be written 'name=value', percent-encoded where it holds more than ASCII, blanks or "
                     f"#, not {_hidden(text, '=')}."

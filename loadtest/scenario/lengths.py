@@ -193,11 +193,12 @@ def as_lengths(key: str, values: Sequence[int | str]) -> tuple[int | str, ...]:
     for value in values:
         if isinstance(value, str):
             try:
-                float(value)
+                whole = float(value).is_integer()
             except ValueError:
                 pass
             else:
-                raise ScenarioError(f"{key} must be a whole number, not {short_repr(value)}; leave out the quotes.")
+                quoted = f"{short_repr(value)}; leave out the quotes" if whole else value
+                raise ScenarioError(f"{key} must be a whole number, not {quoted}.")
             try:
                 value = lengths_of(value).text  # noqa: PLW2901
             except ScenarioError as error:

@@ -76,9 +76,8 @@ def _prepared(
                 f"--insecure: the certificate of {target.server.url} is not checked, so anybody could answer in its place."
             )
         counters.append(load_counter(target.model.name, fetch=target.server.simulated is None))
-    for source in dict.fromkeys(counter.source for counter in counters if not counter.exact):
-        say(f"Prompt tokens: {source}; the server's own counts correct it.")
     targets = [target for target, _ in found]
+    _say_counters(targets, counters, say)
     if scenario.up_to_context:
         scenario, targets = _all_within_context(client, scenario, targets, counters, say)
     if scenario.unload:
@@ -90,6 +89,20 @@ def _prepared(
         _fitted(client, target, Workload(whole.scenario, counter, trace=whole.trace), weight, say)
         for target, counter, (_, weight) in zip(targets, counters, found, strict=True)
     )
+
+
+def _say_counters(targets: Sequence[Target], counters: Sequence[Counter], say: Callable[[str], object]) -> None:
+    """Say how prompt tokens are counted before the server's own counts are known; of several models, of which."""
+    told: dict[str, list[str]] = {}
+    for target, counter in zip(targets, counters, strict=True):
+        if not counter.exact:
+            told.setdefault(counter.source, []).append(shown(target.model.name))
+    for source, models in told.items():
+        named = list(dict.fromkeys(models))
+        every = len(models) == len(targets) and len(named) == 1
+        who = "" if every else f" of {listed(named)}"
+        counts = "the server's own counts correct it" if len(targets) == 1 else "the servers' own counts correct it"
+        say(f"Prompt tokens{who}: {source}; {counts}.")
 
 
 def _fitted(

@@ -141,6 +141,7 @@ def level_facts(level: Level) -> dict[str, Any]:
         "words": level.words,
         "requests": level.requests or None,
         **({"inputs": level.inputs} if level.inputs > 1 else {}),
+        **({"turns": level.turns, "sessions": True} if level.sessions else {}),
     }
 
 

@@ -217,8 +217,11 @@ def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:
     quiet = first_end - max(early[-1], sent_by) if early else 0.0
     usual = max(idle, statistics.median(pauses) if pauses else 0.0)
     if at_work == sent:
-        return BurstSeen(sent, sent, None, f"{sent} of {sent} at work before the first one ended")
-    said = f"{at_work} of {sent} at work before the first one ended, the others only then"
+        return BurstSeen(sent, sent, None, f"all {counted(sent, 'request')} began before the first one ended")
+    if not at_work:
+        told = f"of {sent} requests none is known to have begun before the first one ended"
+        return BurstSeen(sent, 0, None, f"{told}: answers are too short to tell", tells=False)
+    said = f"{at_work} of {sent} requests began before the first one ended, the other {sent - at_work} after it"
     if quiet < QUIET * usual:
         return BurstSeen(
             sent,
@@ -228,7 +231,7 @@ def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:
             "request takes to begin",
             tells=False,
         )
-    return BurstSeen(sent, at_work, at_work, f"{said}; nobody began in the {seconds(quiet)} before it")
+    return BurstSeen(sent, at_work, at_work, f"{said}; none began in the {seconds(quiet)} before that end")
 
 
 def _accept(record: Record, target: Target) -> None:

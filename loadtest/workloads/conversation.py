@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from loadtest.scenario import Level
 from loadtest.workloads.history import History
 from loadtest.workloads.job import Job
+from loadtest.workloads.messages import answer_message, calls_a_tool, text_of
 from loadtest.workloads.source import Answered
 
 MESSAGE_TOKENS = 8  # that a chat template may put around a message
@@ -46,6 +47,7 @@ class Setting:
     system: str | None = None
     system_tokens: int = 0
     context: int | None = None  # of the model, tokens
+    endpoint: str = "chat"
     row: str | None = None
     body: Mapping[str, Any] | None = None
 
@@ -125,7 +127,11 @@ class Conversation:
         spoken = self._spoken
         if spoken is None:
             return
-        self._history.add(spoken.recorded or {"role": "assistant", "content": str(answer or "")})
+        recorded = spoken.recorded
+        if recorded is None or not calls_a_tool(recorded):
+            text = str(answer or "") if recorded is None else text_of([recorded])
+            recorded = answer_message(text, self._setting.endpoint)
+        self._history.add(recorded)
         output = spoken.output_tokens or 0
         if isinstance(answer, Answered):
             output = output if answer.output_tokens is None else answer.output_tokens

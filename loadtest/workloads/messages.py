@@ -36,6 +36,14 @@ def _content_text(content: Any) -> str:
     return str(content)
 
 
+def answer_message(text: str, endpoint: str) -> Mapping[str, Any]:
+    """Return an answer as a message of the history; /v1/responses takes it as an item of the answer that it gave."""
+    if endpoint == "responses":
+        said = {"type": "output_text", "text": text, "annotations": []}
+        return {"type": "message", "role": "assistant", "status": "completed", "content": [said]}
+    return {"role": "assistant", "content": text}
+
+
 def calls_a_tool(message: Mapping[str, Any]) -> bool:
     """Whether a message asks for a tool, whose answer has to follow."""
     return any(message.get(key) for key in WITHOUT_CONTENT)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from loadtest.scenario import Level, Scenario, lengths_of
+from loadtest.text import percent
 from loadtest.workloads.conversation import MESSAGE_TOKENS, Conversation, Setting, Turn
 from loadtest.workloads.data import DataRows
 from loadtest.workloads.lengths import DrawnLengths
@@ -19,6 +20,7 @@ from loadtest.workloads.synthetic import made_up, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
 MOST_PLAYED = 10_000  # turns of a conversation
+TRIED = 200  # conversations whose lengths are drawn to tell how many end early
 SURE_SHARE = 0.8  # of what a made-up turn adds; vocabularies and templates may count the rest otherwise
 
 
@@ -59,6 +61,12 @@ class MadeUpTalk:
             level.output_tokens,
             recorded=self._recorded(level, seed) if self.scenario.answers == "recorded" else None,
         )
+
+    def tokens(self, shared: int) -> int:
+        """Return about how long the conversation gets, its last answer included, behind `shared` tokens."""
+        levels = [self._lengths_at(number) for number in range(self.turns)]
+        said = sum((level.input_tokens or 1) + (level.output_tokens or 0) for level in levels)
+        return shared + said + 2 * MESSAGE_TOKENS * (len(levels) - 1)
 
     def _lengths_at(self, number: int) -> Level:
         level, warmup = self.level, self.warmup
@@ -103,6 +111,12 @@ class RecordedTalk:
             messages=said,
             recorded=answer if kept else None,
         )
+
+
+def mean_turns(scenario: Scenario) -> float:
+    """Return about how many turns a conversation has, before any is made; 1 for requests by themselves."""
+    found = Talks.of(scenario, Counter("estimate: before anything is sent"), TokenFit())
+    return 1.0 if found is None else found.turns_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +175,35 @@ class Talks:
         counts = [len(rounds(system_apart(row.talk)[1], alone=row.questions)) for row in map(file.row, some)]
         return sum(min(count, most) for count in counts) / len(counts)
 
+    def early_share(self, level: Level) -> float:
+        """Return about which share of a level's made-up conversations ends before its last turn, for want of context."""
+        context = self._lengths.context
+        if context is None or self.rows is not None:
+            return 0.0
+        talks = (self.talk(level, i, warmup=False) for i in range(TRIED))
+        return sum(talk.tokens(self._shared_tokens) > context for talk in talks) / TRIED
+
+    @property
+    def _shared_tokens(self) -> int:
+        return 0 if self.prefix is None else self.scenario.system_tokens or self.prefix.literal_tokens
+
+    def early_notes(self) -> Iterator[str]:
+        """Yield a sentence for each kind of conversation of which some end early."""
+        said = set()
+        for level in self.scenario.levels():
+            kind = level.label.partition(" · ")[2]
+            if kind not in said and (share := self.early_share(level)) > 0:
+                said.add(kind)
+                yield (
+                    f"{kind}: about {percent(share)} of the conversations end before their last turn, which would pass the "
+                    f"context of {self._lengths.context} tokens."
+                )
+
     def _setting(self, level: Level, i: int, *, warmup: bool) -> Setting:
         system, tokens = None, 0
         if self.prefix is not None:
             system, tokens = self.prefix.drawn(level, i, warmup=warmup)
-        return Setting(level, i, warmup, system, tokens, self._lengths.context)
+        return Setting(level, i, warmup, system, tokens, self._lengths.context, self.scenario.endpoint)
 
     def _from_data(self, rows: DataRows, setting: Setting) -> Conversation:
         level, i = setting.level, setting.session

@@ -123,7 +123,9 @@ class Workload:
 
     def notes(self) -> Iterator[str]:
         """Yield what a user should know of lengths that were cut to the context, a sentence each."""
-        if self.lengths.context is not None and not self.scenario.literal:
+        if isinstance(self.source, Talks):
+            yield from self.source.early_notes()
+        elif self.lengths.context is not None and not self.scenario.literal:
             yield from cut_notes(self.scenario, self.lengths)
 
 

@@ -83,6 +83,9 @@ def _type(key: Key) -> str:
     kind = {int: "whole number", float: "number", str: "text", bool: "true or false"}[key.kind]
     if key.declared.choices:
         kind = ", ".join(f"`{one}`" for one in key.declared.choices)
+    if key.declared.length or key.declared.span:
+        kind += " or distribution"
+        return f"list of {kind.replace(' or', 's or')}s" if key.listed else kind
     return f"list of {kind}s" if key.listed else kind
 
 

@@ -100,6 +100,20 @@ nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *milliwat
   *milliwatts = 305500;
   return OK;
 }
+nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device, unsigned long long *millijoules) {
+  nvmlReturn_t state = ready(device);
+  if (state) return state;
+  if (is("old")) return NOT_SUPPORTED; /* before Volta */
+  *millijoules = 5000000 + 1500 * (unsigned long long)device->index;
+  return OK;
+}
+nvmlReturn_t nvmlDeviceGetEnforcedPowerLimit(nvmlDevice_t device, unsigned int *milliwatts) {
+  nvmlReturn_t state = ready(device);
+  if (state) return state;
+  if (is("old")) return NOT_SUPPORTED;
+  *milliwatts = 350000;
+  return OK;
+}
 nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, unsigned int sensor, unsigned int *degrees) {
   nvmlReturn_t state = ready(device);
   if (state) return state;

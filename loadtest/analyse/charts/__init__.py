@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import (
     cold_load,
+    conversations,
     depth,
     drift,
     embeddings,
@@ -50,6 +51,13 @@ def draw_all(analysis: Analysis, out: Path, ahead: CurveAhead | None = None) -> 
                 None, [cold_load.draw(out / "load.png", analysis), prompt_length.draw(out / "lengths.png", analysis)]
             ),
             _by_series(out / "ttft.png", analysis, ttft.ttft_parts, ttft.split_title(analysis)),
+            *filter(
+                None,
+                [
+                    conversations.draw_turns(out / "turns.png", analysis),
+                    conversations.draw_reread(out / "reread.png", analysis),
+                ],
+            ),
             _draw_throughput(out / "throughput.png", analysis),
             _draw_tradeoff(out / "tradeoff.png", analysis),
             _draw_percentiles(out / "percentiles.png", analysis),

@@ -72,6 +72,8 @@ def _panels(seen: Machine) -> list[Panel]:
             panels.append((f"GPU use{mark}", lambda axes: share_panel(axes, frame, "utilisation", style.GREEN)))
         if "memory_used" in frame:
             panels.append((f"GPU memory\n(GB){mark}", lambda axes: gigabytes(axes, frame, "memory_used", style.PURPLE)))
+        if "power" in frame:
+            panels.append((f"GPU power\n(W){mark}", lambda axes: from_zero(axes, frame, "power", style.ORANGE)))
     if seen.server is not None:
         own = seen.server
         mark = "\n(simulated)" if seen.mark(*samples.SERVERS) else ""
@@ -121,6 +123,12 @@ def share_panel(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> No
     axes.plot(frame["t"], frame[column], color=colour, linewidth=1.4)
     axes.set_ylim(0, 1.05)
     _percent_axis(axes)
+
+
+def from_zero(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:
+    """Draw a column from 0 up."""
+    axes.plot(frame["t"], frame[column], color=colour, linewidth=1.4)
+    axes.set_ylim(bottom=0)
 
 
 def gigabytes(axes: Axes, frame: pd.DataFrame, column: str, colour: str) -> None:

@@ -10,7 +10,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.server.prefill import Interval
+from loadtest.analyse.server import cache_replay
+from loadtest.analyse.server.prefill import Interval, has_turns
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif import self_check
 from loadtest.analyse.whatif.predict import Prediction
@@ -73,7 +74,9 @@ def _loads_panel(
             continue
         for case in load.cases:
             if name in case.figures:
+                several = sum(one.slots == case.slots for one in load.cases) > 1
                 label = counted(case.slots, "slot") if case.slots else case.name
+                label = f"{label}, {case.name}" if case.slots and several else label
                 said.setdefault(label, []).append((at, case.figures[name], case.bands[name]))
     tallest = max(
         [value for _, value in known] + [value for each in said.values() for _, value, _ in each], default=0.0
@@ -206,14 +209,17 @@ def title(analysis: Analysis, group: ClosedLoopSeries, curve: Sequence[Predictio
         for users, value, _ in measured(analysis, group, key, statistic)
         if users in by_load and value > 0
     ]
+    noun = ("person", "people") if has_turns(analysis.run) else ("stream",)
     text = (
-        f"Predicted for {counted(last.concurrency or 0, 'stream')}: TTFT p95 {seconds(last.figure('ttft_s', 'p95'))}, "
+        f"Predicted for {counted(last.concurrency or 0, *noun)}: TTFT p95 {seconds(last.figure('ttft_s', 'p95'))}, "
         f"{last.figure('stream_tokens_per_s', 'p50'):.1f} tokens/s a stream"
     )
+    if has_turns(analysis.run) and not cache_replay.shows_host_cache(analysis.run, analysis.slots, analysis.cache):
+        text += ", if the server keeps conversations in its slots alone"
     if analysis.slots.limit is False and (last.concurrency or 0) > (analysis.slots.estimate or 0):
         text += ", if the server has slots for as many"
     if not off:
         return text
     worst, name, users = max(off)
     most = percent(worst) if worst >= 0.01 else "1 %"  # never "0 %": these points are what it was fitted to
-    return f"{text}; where measured it is off by at most {most} ({name}, {counted(users, 'stream')})"
+    return f"{text}; where measured it is off by at most {most} ({name}, {counted(users, *noun)})"

@@ -142,7 +142,8 @@ def _footer(figure: Figure, analysis: Analysis, simulated: str | None) -> float:
     summary = analysis.summary
     verdict, height = summary["verdict"], figure.get_figheight()
     doubts = sum(level["verdict"] == verdict for level in summary["levels"])
-    said = verdict if verdict == "valid" else f"{verdict} ({doubts} of {len(summary['levels'])} levels)"
+    why = f"{doubts} of {len(summary['levels'])} levels" if doubts else "the run did not end as planned"
+    said = verdict if verdict == "valid" else f"{verdict} ({why})"
     figure.text(EDGE, 0.14 / height, f"● {said}", fontsize=9, fontweight="bold", color=VERDICTS[verdict], va="bottom")
     parts = (summary["name"], findings.measured_on(summary), summary["target"].get("url"))
     lines = [textwrap.shorten(" · ".join(str(part) for part in parts if part), 115, placeholder=" …")]

@@ -28,6 +28,8 @@ from loadtest.analyse.comparison.differences import (
 )
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.summary import Analysis, failed
+from loadtest.records import Outcome
+from loadtest.text import listed
 
 FAMILY_ERROR = 0.01  # over all headline figures of a comparison
 TOLERANCE = 0.02  # a worsening up to here is no regression
@@ -206,7 +208,24 @@ def compare_part(
         reason = refused or own or requests
         every += _sides_of((ours_of, theirs_of), (ours, theirs), reason, scatter, metrics)
         failures.append((ours, theirs, refused))
-    return notes + comparable.without_verdict(unjudged) + comparable.unmatched(pairs, (bases, news))
+    return (
+        notes + _left(bases, news) + comparable.without_verdict(unjudged) + comparable.unmatched(pairs, (bases, news))
+    )
+
+
+def _left(*sides: Sequence[Analysis]) -> list[str]:
+    """Say how many users hung up, where any did: the waits compared are those of the others."""
+    said = []
+    for name, side in zip(("BASE", "NEW"), sides, strict=True):
+        levels = [level for one in side for level in one.summary["levels"]]
+        left = sum(level["outcomes"].get(Outcome.LEFT, 0) for level in levels)
+        if left:
+            said.append(f"{left} of {sum(level['requests'] for level in levels)} in {name}")
+    if not said:
+        return []
+    return [
+        f"Users hung up, {listed(said)}: what is compared is of those who stayed, so waits look shorter than they were."
+    ]
 
 
 def _sides_of(

@@ -20,6 +20,7 @@ from loadtest.analyse.run.frames import Run
 from loadtest.records import Outcome
 from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
 
+FEWEST_ROUNDS, BY_CHANCE = 3, 0.025  # whole rounds of a closed loop
 OF_WHOLE_ANSWERS = ("e2e_s", "e2e_sched_s", "e2e_tokens_per_s")
 
 
@@ -44,7 +45,7 @@ def _judged_objective(
     told = judge_by_figures(objective, level)
     failed, requests = int((sent & ~answered).sum()), int(sent.sum())
     if not failed or not objective.a_request:
-        return told
+        return dataclasses.replace(told, far=_far(run, level, objective, sent, answered))
     if objective.figure == "itl_s":
         value, interval = _of_gaps(run, objective, answered, failed), None
     else:
@@ -56,7 +57,28 @@ def _judged_objective(
         lost = "failed or were left" if left.any() else "failed"
         few = f"needs {objective.requests} requests and has {requests}, {failed} of them {lost}"
         return Judged(objective, value, None, failed, requests, unjudged=few, few=True, left=int(left.sum()))
-    return Judged(objective, value, interval, failed, requests, left=int(left.sum()))
+    far = _far(run, level, objective, sent, answered)
+    return Judged(objective, value, interval, failed, requests, left=int(left.sum()), far=far)
+
+
+def _far(run: Run, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray) -> bool:
+    """Whether chance hardly puts so many requests beyond a percentile's limit, if only whole rounds are independent.
+
+    A level of few rounds has no interval, and a miss by far must not be measured again for want of one.
+    """
+    share = STATISTIC_SHARES.get(objective.statistic)
+    if share is None or objective.figure not in run.requests:
+        return False
+    values = run.column(objective.figure)
+    known = sent & (~answered | np.isfinite(values))
+    beyond = known & (~answered | ((values > objective.limit) if objective.at_most else (values < objective.limit)))
+    rounds = int(known.sum()) // max(int(level.get("concurrency") or 1), 1)
+    if rounds < FEWEST_ROUNDS:
+        return False
+    allowed = 1 - share if objective.at_most else share
+    least = math.floor(float(beyond.sum()) / float(known.sum()) * rounds)
+    chance = sum(math.comb(rounds, k) * allowed**k * (1 - allowed) ** (rounds - k) for k in range(least, rounds + 1))
+    return least > 0 and chance < BY_CHANCE
 
 
 def _of_requests(

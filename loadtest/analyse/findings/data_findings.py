@@ -50,7 +50,10 @@ def length_sentences(run: Run, levels: Sequence[dict[str, Any]]) -> list[str]:
     for key, what, column in SIDES:
         for asked in dict.fromkeys(level[key] for level in levels if level.get(key)):
             rows = [run.good(level["index"]) for level in levels if level.get(key) == asked]
-            got = run.requests[column][np.any(rows, axis=0)].dropna()
+            asked_for = np.any(rows, axis=0)
+            if key == "input_lengths":  # later turns hold what was said before
+                asked_for &= ~np.asarray(run.requests["turn"] > 0, dtype=np.bool_)
+            got = run.requests[column][asked_for].dropna()
             if not len(got):
                 continue
             middle, high = (float(np.percentile(got, q)) for q in (50, 95))

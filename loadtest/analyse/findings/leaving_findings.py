@@ -56,15 +56,13 @@ def _worked_on(levels: Sequence[dict[str, Any]]) -> Finding:
     seen = [level for level in levels if level["left"]["worked_on"]]
     level = max(seen or levels, key=lambda one: int(one["left"]["users"]))
     left = level["left"]
-    usual = f"{seconds(left['handover_s'])}, the mean of {counted(left['handovers'], 'answer')} that ended"
+    each = seconds(left["worked_on_each_s"])
     how = (
-        f"While requests waited, slots stood without a visible stream for {seconds(left['worked_on_each_s'])} more per user "
-        f"who left ({left['users']}) than a usual handover takes ({usual})."
+        f"While requests waited, slots stood without a visible stream for {each} a user who left ({left['users']}), beyond a "
+        f"usual handover ({seconds(left['handover_s'])}, the mean of {counted(left['handovers'], 'answer')} that ended)."
     )
     if not seen:
-        return Finding(
-            "The server stops working for a user who hangs up: the slot goes to the next request at once.", how
-        )
+        return Finding(f"The server stops working for a user who hangs up: others get the slot within {each}.", how)
     share = f", {percent(left['worked_on_share'])} of its slots' time" if left["worked_on_share"] else ""
     return Finding(
         f"The server works on for users who hung up: for {seconds(left['worked_on_each_s'])} each{share}, for which others "

@@ -5,12 +5,12 @@ No finding quotes a figure of a void level: such a level is named as void.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import knee as knee_of
-from loadtest.analyse.findings import data_findings, leaving_findings
+from loadtest.analyse.findings import cache_findings, data_findings, energy_findings, leaving_findings
 from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import groups, offered_load
@@ -26,7 +26,6 @@ LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
 MOST_RUNS = 4  # of consecutive numbers in one sentence
 LEAST_STALL = 0.05  # of the time that a stream decodes
-MOST_VOID_NAMED = 4  # void levels
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
 
@@ -45,21 +44,21 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     several, levels = bool(analysis.groups), analysis.summary["levels"]
     found: list[str | Finding | None] = [
         endings.end_sentence(analysis.run),
+        _found_max(analysis.run.facts.get("find_max") or {}),
         *memory.context_sentences(analysis.run),
         *data_findings.batch_sentences(analysis.run, levels),
         *_shared_servers(analysis),
     ]
-    if several:
-        found += _void_levels(levels)
     for group, one in analysis.groups:
         who = f"{group.name}, beside {listed(group.beside)}" if group.beside else group.name
-        for each in _server_findings(one):
-            found.append(Finding(each.removeprefix(f"{group.name} · "), each.evidence).about(who))
+        mine = _server_findings(one)
+        found += [Finding(each.removeprefix(f"{group.name} · "), each.evidence).about(who) for each in mine]
     if not several:
         found += _server_findings(analysis)
     found += [_prediction(analysis.summary), client_capacity.capacity_sentence(levels)]
     if not several:
         found += memory_parts.difference_sentences(analysis.memory)
+    found += [*energy_findings.energy_sentences(analysis.summary)]
     found += data_findings.length_sentences(analysis.run, levels)
     found += [*machine.sentences(analysis.run), *endings.answer_notes(analysis.run)]
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
@@ -75,6 +74,13 @@ def _prediction(summary: dict[str, Any]) -> Finding | None:
         return Finding(f"The prediction that this run kept could not be scored: {why}")
     when = f"Predicted on {kept['made']}, kept before the first request."
     return Finding(kept["sentence"], " ".join([when, *kept["not_scored"]]))
+
+
+def _found_max(found: dict[str, Any]) -> Finding | None:
+    """Return the answer of --find-max, and how what binds is known."""
+    if not found.get("sentence"):
+        return None
+    return Finding(found["sentence"], (found.get("binds") or {}).get("evidence") or "")
 
 
 def _shared_servers(analysis: Analysis) -> list[str]:
@@ -98,17 +104,6 @@ def _shared_servers(analysis: Analysis) -> list[str]:
     return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
 
 
-def _void_levels(levels: Sequence[dict[str, Any]]) -> list[str]:
-    void = [level["label"] for level in levels if level["verdict"] == VOID]
-    if not void:
-        return []
-    if len(levels) == 1:
-        return [f"The only level is void, so its figures must not be quoted: {void[0]}."]
-    count = f"{len(void)} of {len(levels)} levels {'is' if len(void) == 1 else 'are'} void"
-    named = [*void[:MOST_VOID_NAMED], *([f"{len(void) - MOST_VOID_NAMED} more"] if len(void) > MOST_VOID_NAMED else [])]
-    return [f"{count}, so {'its' if len(void) == 1 else 'their'} figures must not be quoted: {listed(named)}."]
-
-
 def _server_findings(analysis: Analysis) -> list[Finding]:
     """Return what the requests to one model at one server show of it."""
     summary = analysis.summary
@@ -117,9 +112,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
         found.append("No request was recorded.")
     elif has_tokens(*summary["levels"]):
         found.append(slots_finding(analysis))
-    found += [*steps_findings(analysis), *longer_prompts(analysis)]
-    if "group" not in summary:
-        found += _void_levels(summary["levels"])
+    found += [*cache_findings.cache_findings(analysis), *steps_findings(analysis), *longer_prompts(analysis)]
     every = series_of(summary["levels"])
     for series in every if len(every) <= MOST_TOLD else [every[0], every[-1]]:  # the tables have the rest
         who = series.label if len(every) > 1 else ""

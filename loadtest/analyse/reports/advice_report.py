@@ -49,8 +49,15 @@ def title(advice: Advice) -> str:
     measured = f"TTFT p95 {at} is {seconds(before.figure('ttft_s', 'p95'))}, {_speed_text(before)} tokens/s a stream, as measured"
     if slots == now:
         return f"Keep {advice.knob} at {now}: {measured}"
-    after = advice.cells[slots, load]
+    after = advice.promised[load]
     return f"{_set(advice, slots)}: {measured}; predicted {seconds(after.figure('ttft_s', 'p95'))} and {_speed_text(after)} tokens/s"
+
+
+def promise_sentence(advice: Advice, path: str, command: str | None) -> str:
+    """Say where the promise is kept, and how a run scores it."""
+    setting = f"With {advice.knob} {advice.trial}" if advice.trial != advice.now else "With the slots as they are"
+    again = f"{command} --prediction {path}" if command else f"the same test, and `loadtest score {path} RUN`"
+    return f"What this promises is in {path}. {setting}, score it by: {again}"
 
 
 def void_sentence(advice: Advice) -> str | None:
@@ -90,7 +97,7 @@ def _choice(advice: Advice) -> str:
         if other is None or load <= now:
             return text + ", and more slots would stay empty." if load <= now else text + "."
         return f"{text}; with {other} {_figures_text(advice.cells[other, load])} are predicted{_extrapolated_note(advice, other)}."
-    return f"{_set(advice, slots)}: {at} {_now_and_then(advice.as_now(load), advice.cells[slots, load])}."
+    return f"{_set(advice, slots)}: {at} {_now_and_then(advice.as_now(load), advice.promised[load])}."
 
 
 def _room(advice: Advice) -> str:
@@ -331,6 +338,7 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
         "memory": memory.to_dict() if isinstance(memory, MemoryBySlots) else None,
         "memory_reason": memory if isinstance(memory, str) else None,
         "gpu_memory_bytes": advice.gpu_bytes,
+        "promised": [each.to_dict() for each in advice.promised.values()],
         "predictions": list(_predictions(advice)),
         "levers": [_lever(each) for each in advice.levers],
         "levers_ranked_by": advice.ranked_by.name,

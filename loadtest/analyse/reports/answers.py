@@ -51,7 +51,14 @@ class Seen:
 
     def __str__(self) -> str:
         """Return it as a sentence."""
+        if self.besides:
+            return f"{self.level['label']}, void for another reason, also: {self.reason}."
         return f"{self.level['label']} is {self.verdict}: {self.reason}."
+
+    @property
+    def besides(self) -> bool:
+        """Whether the level is void for something graver than this."""
+        return self.verdict != VOID and bool(self.level["verdict"] == VOID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +73,15 @@ class Reason:
         """Name the levels: "1 stream is void; 2 streams and 8 streams are suspect"."""
         parts = []
         for verdict in (VOID, SUSPECT):
-            names = list(dict.fromkeys(_name(one.level) for one in self.seen if one.verdict == verdict))
-            told = [*names[:MOST_NAMED], *([f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else [])]
-            parts += [f"{listed(told)} {'is' if len(names) == 1 else 'are'} {verdict}"] if names else []
+            names = self._names([one for one in self.seen if one.verdict == verdict and not one.besides])
+            parts += [f"{_shortened(names)} {'is' if len(names) == 1 else 'are'} {verdict}"] if names else []
+        if names := self._names([one for one in self.seen if one.besides]):
+            parts.append(f"{_shortened(names)}, void for another reason, {'has' if len(names) == 1 else 'have'} it too")
         return "; ".join(parts)
+
+    @staticmethod
+    def _names(seen: Sequence[Seen]) -> list[str]:
+        return list(dict.fromkeys(_name(one.level) for one in seen))
 
     @property
     def example(self) -> str:
@@ -90,6 +102,10 @@ class ToDo:
     reasons: tuple[Reason, ...]
 
 
+def _shortened(names: Sequence[str]) -> str:
+    return listed([*names[:MOST_NAMED], *([f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else [])])
+
+
 def _name(level: dict[str, Any]) -> str:
     return " · ".join(filter(None, (level.get("model") if "beside" in level else None, level["label"])))
 
@@ -104,7 +120,10 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
         for word in (VOID, SUSPECT)
         if (count := sum(level["verdict"] == word for level in levels))
     ]
-    return IN_WORDS[summary["verdict"]] + (f" Of {counted(len(levels), 'level')} {listed(said)}." if said else "")
+    words = IN_WORDS[summary["verdict"]] + (f" Of {counted(len(levels), 'level')} {listed(said)}." if said else "")
+    if summary["verdict"] not in [level["verdict"] for level in levels]:
+        words += f" The run did not end as planned, which makes it {summary['verdict']} as a whole."
+    return words
 
 
 def to_do(levels: Sequence[dict[str, Any]]) -> list[ToDo]:

@@ -24,9 +24,19 @@ def command(run: Run) -> str | None:
     said = {**scenario, "url": scenario.get("url") or target.get("url")}
     if len(facts.get("targets") or [target]) == 1:  # which model a server chooses by itself may be another one tomorrow
         said["model"] = scenario.get("model") or target.get("model")
-    return shlex.join(
-        ["loadtest", "run", *(word for key in keys_of(Scenario) for word in _words(key, said.get(key.name)))]
-    )
+    asked = facts.get("asked") or {}
+    if asked.get("find_max"):  # which chose both for its levels
+        said |= {"concurrency": None, "duration": None, "requests": asked.get("requests")}
+    words = [word for key in keys_of(Scenario) for word in _words(key, said.get(key.name))]
+    return shlex.join(["loadtest", "run", *words, *_question(asked)])
+
+
+def _question(asked: dict[str, Any]) -> Iterator[str]:
+    """Yield --slo and --find-max as they were given."""
+    if asked.get("slo"):
+        yield from ("--slo", str(asked["slo"]))
+    if asked.get("find_max"):
+        yield from ("--find-max", str(asked["find_max"]))
 
 
 def _words(key: Key, value: Any) -> Iterator[str]:

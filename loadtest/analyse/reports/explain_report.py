@@ -181,7 +181,7 @@ def without(found: Explanation) -> str:
         return f"What it would have been without is not said: {found.no_replay}."
     told = found.told
     if told is None:
-        return "No single request made it slower by 5 % or more, as far as the engine can tell."
+        return "No single request made it slower by more than the engine's own uncertainty."
     low, high = told.found.band
     band = f"{seconds(low)} to {seconds(high)}"
     return f"{capitalised(_left_out(told, found))}: {seconds(told.found.seconds)} to the first token ({band})."
@@ -189,8 +189,8 @@ def without(found: Explanation) -> str:
 
 def others(found: Explanation) -> str | None:
     """Say likewise of the other causes that were tried; None where there are none."""
-    rest = [each for each in found.without if each is not found.told]
-    if not rest or found.told is None:
+    rest = [each for each in found.worth if each is not found.told]
+    if not rest:
         return None
     words = [f"{_left_out(each, found)} {seconds(each.found.seconds)}" for each in rest]
     return f"Each left out alone: {'; '.join(words)}."
@@ -223,6 +223,10 @@ def _size(cause: Cause, found: Explanation) -> str:
 def notes(found: Explanation) -> list[str]:
     """Return what a reader has to know beside it."""
     said = []
+    if found.usual:
+        said.append(
+            "It took about as long as the others of its level: this is the level's load rather than one request."
+        )
     if found.slow is not None:
         said.append(
             f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "

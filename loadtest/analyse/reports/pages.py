@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark, simulated_warning
-from loadtest.analyse.reports import answers, score_report, tables
+from loadtest.analyse.reports import answers, energy_report, score_report, tables
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import groups
 from loadtest.analyse.summary import Analysis
@@ -18,6 +18,8 @@ MOST_GROUPS = 4  # models or servers whose tiles stand on top
 CAPTIONS = {
     "ttft.png": "Mean TTFT by concurrency or rate, split into what the request waited for",
     "lengths.png": "TTFT, prefill speed and memory against input length",
+    "turns.png": "TTFT by turn of the conversation",
+    "reread.png": "What each turn read of its conversation, and what the server had cached",
     "load.png": "Cold loads: each request over time, and what memory did meanwhile",
     "throughput.png": "Tokens a second of one stream and of all together",
     "tradeoff.png": "Throughput against latency: a point a level",
@@ -153,6 +155,7 @@ def _run_tables(analysis: Analysis) -> list[tuple[str, Grid]]:
     scored = score_report.table(analysis.summary)
     return [
         *([("Prediction, scored", scored)] if scored else []),
+        *([("Energy and cost", energy)] if (energy := energy_report.table(analysis.summary)) else []),
         ("Client and tokens", tables.client_table(analysis.summary)),
         ("The run", tables.facts_table(analysis)),
     ]

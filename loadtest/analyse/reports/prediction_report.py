@@ -9,8 +9,9 @@ from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.predict_loads import describe_basis
 from loadtest.analyse.whatif.prediction_file import AS_KNOWN, Case, Document
+from loadtest.analyse.whatif.talks import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE
 from loadtest.grid import Grid
-from loadtest.text import UNKNOWN, number, seconds
+from loadtest.text import UNKNOWN, number, percent, seconds
 
 SHOWN = (
     ("TTFT p50", "ttft_s.p50"),
@@ -18,7 +19,9 @@ SHOWN = (
     ("tokens/s a stream", "stream_tokens_per_s.p50"),
     ("output tokens/s", "output_tokens_per_s.mean"),
     ("E2E p95", "e2e_s.p95"),
+    ("cached share", "cached_share.mean"),
 )
+HOSTS = (NO_HOST_CACHE, HOST_CACHE, SIZED_HOST_CACHE)
 EXPENDABLE = ("E2E p95", "output tokens/s", "TTFT p50")
 
 
@@ -31,25 +34,29 @@ def heading(document: Document, analysis: Analysis) -> str:
 
 
 def grid(document: Document) -> Grid:
-    """Return a row a load and case: each figure with its 95 % band below it."""
+    """Return a row a load and case: each figure with its 95 % band below it; one that no case has is left out."""
+    cases = [case for load in document.loads for case in load.cases]
+    shown = [(name, figure) for name, figure in SHOWN if any(figure in case.figures for case in cases)]
     rows = tuple(
-        (load.label, _slots_text(document, case), *(_cell(case, figure) for _, figure in SHOWN))
+        (load.label, _slots_text(document, case), *(_cell(case, figure) for _, figure in shown))
         for load in document.loads
         for case in load.cases
     )
-    return Grid(("load", "slots", *(name for name, _ in SHOWN)), rows, names=2)
+    return Grid(("load", "slots", *(name for name, _ in shown)), rows, names=2)
 
 
 def _slots_text(document: Document, case: Case) -> str:
     if case.slots is None and case.name == AS_KNOWN:  # nobody has to wait, whatever the limit is
         return f"at least {document.rests_on['slots']['seen']}"
-    return "no limit" if case.slots is None else str(case.slots)
+    many = "no limit" if case.slots is None else str(case.slots)
+    host = next((name for name in HOSTS if case.name.endswith(name)), None)
+    return f"{many}, {host}" if host else many
 
 
 def _cell(case: Case, figure: str) -> str:
     if figure not in case.figures:
         return UNKNOWN
-    write = number if "per_s" in figure else seconds
+    write = percent if "share" in figure else number if "per_s" in figure else seconds
     low, high = case.bands[figure]
     return f"{write(case.figures[figure])}\n{write(low)} to {write(high)}"
 

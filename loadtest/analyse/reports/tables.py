@@ -9,6 +9,7 @@ from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import ALL as SIMULATED
 from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
+from loadtest.analyse.reports import energy_report
 from loadtest.analyse.reports.command import command
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server import memory_parts
@@ -261,6 +262,7 @@ def facts_table(analysis: Analysis) -> Grid:
         ("driver", str(summary["driver"] or UNKNOWN)),
         ("client", _client(machine)),
         ("hardware", _hardware(summary)),
+        ("energy", energy_report.fact(summary)),
         ("run it again", command(analysis.run) or UNKNOWN),
         ("versions", versions or UNKNOWN),
     )

@@ -172,6 +172,7 @@ RUN: dict[str, Any] = {
     "failure": TEXT,
     "clock": {"monotonic_ns": NumberKind(high=1e19), "wall_ns": NumberKind(high=1e19)},
     "locust": {
+        "spawn_rate": POSITIVE,
         "lost_workers": ListOf(LOST, needs=("worker",)),
         "user_classes": ListOf(TEXT),
         "locustfile": TEXT,
@@ -183,6 +184,14 @@ RUN: dict[str, Any] = {
     "versions": ObjectOf(TEXT),
     "comparability": dict,
     "slot_probe": {"limit": STREAM_COUNT, "seen": COUNT, "how": TEXT},
+    "asked": {"slo": TEXT, "find_max": COUNT, "requests": COUNT},
+    "find_max": {
+        "sentence": TEXT,
+        "slo": ObjectOf(AMOUNT),
+        "answer": COUNT,
+        "loads": {"kind": TEXT, "unit": POSITIVE},
+        "binds": {"name": TEXT, "sentence": TEXT, "evidence": TEXT},
+    },
     "prediction": {"sha256": TEXT, "made": TEXT, "kept": TEXT},
     "calibration": {"host": TEXT, "arrivals": ObjectOf(ObjectOf(CAPACITY, needs=("chunks_per_s", "limit")))},
     "workers": OneOf((COUNT, ListOf(WORKER, needs=("worker",)))),

@@ -24,12 +24,15 @@ SAME_BOOT_NS = 60_000_000_000  # by which the offset of a host's clocks may chan
 MIB = 2.0**20
 MOST_READING = 1e18  # largest number in a sample; counters of bytes stay below it
 NOT_NUMBERS = ("facts", "cores", "values", "gpus", "models", "gap")  # keys of a sample whose values are not numbers
-# Metrics of GPU exporters: our name for each, and the factor to bytes, shares or watts.
+# Metrics of GPU exporters: our name for each, and the factor to bytes, shares, watts or joules.
 GPU_METRICS = {
     "DCGM_FI_DEV_FB_USED": ("memory_used", MIB),
     "DCGM_FI_DEV_GPU_UTIL": ("utilisation", 0.01),
     "DCGM_FI_DEV_POWER_USAGE": ("power", 1.0),
+    "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": ("energy", 1e-3),
 }
+# Figures of a GPU, and how several are put together.
+GPU_FIGURES = (("memory_used", np.sum), ("utilisation", np.mean), ("power", np.sum), ("energy", np.sum))
 SERVER_METRICS = {
     "vllm:num_requests_running": "running",
     "vllm:num_requests_waiting": "waiting",
@@ -56,7 +59,8 @@ class Machine:
     """The samples of all monitors, `t` in seconds on the run's axis; a row of nan stands where samples are missing."""
 
     hosts: dict[str, pd.DataFrame]  # by host name: busiest, second, mean (use of the cores, shares), memory_used, …
-    gpus: pd.DataFrame | None  # all GPUs together: memory_used (bytes), utilisation (mean share), power (W)
+    gpus: pd.DataFrame | None  # all GPUs together: memory_used (bytes), utilisation (mean share), power (W), energy (J)
+    processors: dict[str, pd.DataFrame]  # by host name: energy of all processor packages and their memory (J)
     gpu_count: int
     server: pd.DataFrame | None  # the server's own metrics: running, waiting, kv_use (share)
     loaded: dict[str, Models]  # by URL what an Ollama has loaded, sample by sample
@@ -73,7 +77,11 @@ class Machine:
 
     @property
     def empty(self) -> bool:
-        return not (self.hosts or self.loaded or self.named) and self.gpus is None and self.server is None
+        return (
+            not (self.hosts or self.loaded or self.named or self.processors)
+            and self.gpus is None
+            and self.server is None
+        )
 
     def mark(self, *sources: str) -> str:
         """Return " (simulated)" where one of these sources is simulated."""
@@ -111,6 +119,7 @@ def read_machine(run: Run) -> Machine:
     return Machine(
         hosts=hosts,
         gpus=_gpus(gpu_files[0]) if gpu_files else None,
+        processors={file.host: _processors(file) for file in files if file.source == "rapl" and file.samples},
         gpu_count=max((len(_by_gpu(values)) for _, values in gpu_files[0].samples), default=0) if gpu_files else 0,
         server=_sample_frame(server, _server_values) if server else None,
         loaded=_loaded_models(files),
@@ -263,14 +272,22 @@ def _gpus(file: _SamplesFile) -> pd.DataFrame:
     def values(line: dict[str, Any]) -> dict[str, float]:
         seen = list(_by_gpu(line).values())
         out = {}
-        for key, together in (("memory_used", np.sum), ("utilisation", np.mean), ("power", np.sum)):
+        for key, together in GPU_FIGURES:
             told = [gpu[key] for gpu in seen if key in gpu]
             if told and len(told) == len(seen):  # a sum needs all GPUs
                 out[key] = float(together(told))
         return out
 
     frame = _sample_frame(file, values)
-    frame.attrs |= {"source": file.source, "host": file.host}
+    limits: list[Any] = [gpu.get("power_limit") for gpu in file.facts.get("gpus") or [] if isinstance(gpu, dict)]
+    limit = float(sum(limits)) if limits and all(map(_is_number, limits)) else None
+    frame.attrs |= {"source": file.source, "host": file.host, "every": file.every, "power_limit": limit}
+    return frame
+
+
+def _processors(file: _SamplesFile) -> pd.DataFrame:
+    frame = _sample_frame(file, lambda line: {"energy": line.get("energy", np.nan)})
+    frame.attrs |= {"source": file.source, "host": file.host, "every": file.every}
     return frame
 
 

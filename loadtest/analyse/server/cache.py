@@ -66,13 +66,24 @@ def measure_cache(run: Run, slots: Slots, steps: Steps) -> CacheUse | None:
 
 def _history(run: Run) -> FloatArray:
     """Return how many tokens of each request's prompt its conversation had brought before; 0 for a first turn, nan unknown."""
-    turn = run.column("turn")
-    frame = pd.DataFrame({name: run.requests[name] for name in ("level", "warmup", "session", "turn")})
+    frame = talk_keys(run)
     frame["held"] = run.column("prompt_tokens") + run.column("output_tokens") - 1  # the last token was never evaluated
-    before = frame.assign(turn=frame["turn"] + 1).drop_duplicates(["level", "warmup", "session", "turn"])
-    joined = frame.drop(columns="held").merge(before, how="left", on=["level", "warmup", "session", "turn"])
+    before = frame.assign(turn=frame["turn"] + 1).drop_duplicates(["level", "talk", "turn"])
+    joined = frame.drop(columns="held").merge(before, how="left", on=["level", "talk", "turn"])
     held = np.minimum(joined["held"].to_numpy(dtype=np.float64), run.column("prompt_tokens"))
-    return np.where(turn > 0, held, 0.0)
+    return np.where(run.column("turn") > 0, held, 0.0)
+
+
+def talk_keys(run: Run) -> pd.DataFrame:
+    """Return what tells conversations apart, one row per request: level, talk and turn.
+
+    In a closed loop users hold one series of conversations, of which the first are warm-up; before a schedule warm-up
+    conversations have numbers of their own.
+    """
+    frame = run.requests[["level", "turn"]].copy()
+    apart = run.requests["warmup"].to_numpy(dtype=np.bool_) & ~np.isfinite(run.column("concurrency"))
+    frame["talk"] = np.where(apart, -1.0 - run.column("session"), run.column("session"))
+    return frame.reset_index(drop=True)
 
 
 def level_cache(run: Run, use: CacheUse, rows: BoolArray) -> dict[str, Any]:

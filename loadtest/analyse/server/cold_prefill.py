@@ -31,6 +31,7 @@ WIDEST_SCATTER = 0.35  # of cold prompts about their line, beyond which nothing 
 LEAST_SCATTER = 0.15  # short prefills scatter by more than the long ones of first turns
 SNAP = 2.5  # times the scatter
 APART = 2.0  # times the scatter, by which the times with and without the history cached must differ
+VISIBLE = 1.1  # times a step
 ROUNDS = 5  # in which later turns that found their history refine the line: they are the shortest prefills
 EARNED = 0.98  # of the loss: another term of the line must bring it below
 OUTLYING = 4.0  # times the scatter, beyond which a cold prompt is left out of the line
@@ -86,15 +87,20 @@ def infer_cached(run: Run, slots: Slots, steps: Steps, history: FloatArray) -> t
         return None, reason
     rows = known & (turn > 0) & np.isfinite(history)
     taken = windows.spent - beside(prompt, windows.beside)
+    seen = rows & (windows.spent > VISIBLE * least)  # a shorter prefill is hidden behind a step, and tells no more
     for _ in range(ROUNDS):
-        kept = rows & (_nearer(line, taken, prompt, history) == 1)
+        kept = seen & (_nearer(line, taken, prompt, history) == 1)
         read = np.where(kept, np.maximum(prompt - history, 1.0), prompt)
-        line = _line(read[cold | kept], taken[cold | kept], prompt[cold | kept])
+        finer = _line(read[cold | kept], taken[cold | kept], prompt[cold | kept])
+        off = np.abs(np.log(taken[cold] / finer.seconds(prompt[cold], prompt[cold])))
+        if not np.nanmedian(off) <= max(line.scatter, LEAST_SCATTER):  # it no longer holds for what is known to be cold
+            break
+        line = finer
     cached = np.where(turn == 0, np.where(np.isfinite(prompt), 0.0, np.nan), np.nan)
 
     def time_of(read: FloatArray) -> FloatArray:
-        seconds = line.seconds(read, prompt[rows]) + beside(read, windows.beside[rows])
-        return np.asarray(np.maximum(seconds, least[rows]), dtype=np.float64)
+        whole = line.seconds(read, prompt[rows]) + beside(read, windows.beside[rows])
+        return np.asarray(np.maximum(whole, least[rows]), dtype=np.float64)
 
     cached[rows] = _cached(windows.spent[rows], prompt[rows], history[rows], time_of, line.scatter)
     return cached, (
@@ -187,7 +193,7 @@ def _line(read: FloatArray, seconds: FloatArray, prompt: FloatArray) -> ColdLine
     read, seconds, prompt = read[good], seconds[good], prompt[good]
     line = _fitted(read, seconds, prompt)
     off = np.abs(np.log(seconds / line.seconds(read, prompt)))
-    kept = off <= OUTLYING * max(1.4826 * float(np.median(off)), 1e-3)
+    kept = off <= OUTLYING * max(1.4826 * float(np.median(off)), LEAST_SCATTER / 2)
     return _fitted(read[kept], seconds[kept], prompt[kept])
 
 

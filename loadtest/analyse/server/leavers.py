@@ -3,9 +3,9 @@
 No server says that it goes on with an answer that nobody reads. It shows in its slots: while requests wait, a slot without
 a visible stream is either being handed over or still at work for somebody who left.
 
-    worked on = Σ (slots − streams at work) · time, while requests wait, less one usual handover for each request that began
+    worked on = Σ (slots − streams at work) · time, while requests wait, less one usual handover for each slot that was freed
 
-The usual handover is the mean over answers that ended while all slots were seen at work, up to the next request's begin.
+The usual handover is the mean over answers that ended while all slots were seen at work, until all were at work again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from loadtest.analyse.server.at_work import Depth, RequestInstants
 from loadtest.analyse.server.slots import Slots
 
 FEWEST_HANDOVERS = 5  # of answers that ended, for a usual handover
+LONG_S, LARGE_SHARE = 0.3, 0.1  # for each user who left, or of the slots' time: a server notices within 0.3 s
+LONG_STEPS = 4  # … or within so many steps, where these are long
+FAR = 5.0  # times the median, from there on a handover was somebody's who had left, where users left the queue
 SIGMAS = 2.0  # standard errors within which nothing was seen
 
 
@@ -38,6 +41,7 @@ class WorkedOn:
     at_work_s: float  # of all slots together
     handovers: int  # of answers that ended, from which the usual one is taken …
     handover_s: float  # … its mean
+    gap_s: float = 0.0  # usual time between two tokens of a stream
 
     @property
     def each_s(self) -> float:
@@ -45,8 +49,9 @@ class WorkedOn:
 
     @property
     def seen(self) -> bool:
-        """Whether it is more than chance."""
-        return self.seconds > SIGMAS * self.error_s and self.each_s > self.handover_s
+        """Whether it is more than chance, and more than it takes any server to notice."""
+        long = self.each_s > max(LONG_S, LONG_STEPS * self.gap_s) or self.seconds > LARGE_SHARE * self.at_work_s
+        return self.seconds > SIGMAS * self.error_s and long
 
     def to_dict(self) -> dict[str, Any]:
         """Return what summary.json holds."""
@@ -103,20 +108,23 @@ def worked_on(run: Run, rows: BoolArray, slots: Slots) -> WorkedOn | str:
     empty = _Empty.of(
         Depth.of(begun, gone_at), Depth.of(lives.arrived, np.maximum(waits_until, lives.arrived)), int(limit)
     )
-    usual = empty.handovers(np.sort(gone_at[~left[at_work]]), np.sort(gone[left]), np.sort(begun))
+    usual = empty.handovers(gone_at[~left[at_work]], gone_at[left[at_work]], begun, int(limit))
+    if len(usual) and (left & ~at_work).any():  # the next in line may have left before its turn came
+        usual = usual[usual <= FAR * float(np.median(usual)) + lives.gap]
     if len(usual) < FEWEST_HANDOVERS:
         return "too few answers ended while requests waited to know what a handover takes"
     handover, spread = float(usual.mean()), float(usual.std(ddof=1))
-    starts = empty.starts(begun)
+    freed = int((gone_at < begun.max()).sum())
     return WorkedOn(
         slots=int(limit),
         left=int(left.sum()),
-        seconds=empty.total - starts * handover,
-        error_s=spread * math.sqrt(starts + starts**2 / len(usual)),
+        seconds=empty.total - freed * handover,
+        error_s=spread * math.sqrt(freed + freed**2 / len(usual)),
         held_s=float((gone_at - begun)[left[at_work]].sum()),
         at_work_s=float((gone_at - begun).sum() + empty.total),
         handovers=len(usual),
         handover_s=handover,
+        gap_s=lives.gap,
     )
 
 
@@ -125,8 +133,6 @@ class _Empty:
     """Slots without a visible stream while requests wait, a step function of time."""
 
     times: FloatArray
-    slots: FloatArray  # from each of `times` to the next; 0 while nobody waits
-    missing: FloatArray  # slots without a visible stream, whoever waits
     area: FloatArray  # slot-seconds up to each of `times`
 
     @classmethod
@@ -135,36 +141,35 @@ class _Empty:
         missing = np.maximum(limit - work.at(times), 0.0)
         slots = np.where(waiting.at(times) > 0, missing, 0.0)
         area = np.concatenate(([0.0], np.cumsum(slots[:-1] * np.diff(times))))
-        return cls(times, slots, missing, area)
+        return cls(times, area)
 
     @property
     def total(self) -> float:
         return float(self.area[-1]) if len(self.area) else 0.0
 
-    def handovers(self, ended: FloatArray, left: FloatArray, begun: FloatArray) -> FloatArray:
-        """Return how long each slot stood empty whose answer ended while all slots were at work, until a request began.
+    def handovers(self, ended: FloatArray, left: FloatArray, begun: FloatArray, limit: int) -> FloatArray:
+        """Return how long a slot stood empty after each answer that ended while all were at work, until they were again.
 
-        Only those count of which nothing else ended or was left in between.
+        Streams in step end together, and their slots are filled together: each then stood empty for the mean. Nothing
+        counts during which a user left.
         """
-        found = []
-        departures = np.sort(np.concatenate((ended, left)))
-        for at in ended:
-            place = int(np.searchsorted(self.times, at, side="left"))
-            if place == 0 or self.missing[place - 1] > 0:
+        events = sorted([(at, 0) for at in ended] + [(at, 1) for at in left] + [(at, 2) for at in begun])
+        found: list[float] = []
+        work, since, freed, spoilt = 0, math.nan, 0, False
+        for at, kind in events:
+            if kind == 2:
+                work += 1
+                if work >= limit and freed:
+                    found += [] if spoilt else [(self._upto(at) - self._upto(since)) / freed] * freed
+                    freed = 0
                 continue
-            after = int(np.searchsorted(begun, at, side="left"))
-            if after >= len(begun):
-                continue
-            until = float(begun[after])
-            between = np.searchsorted(departures, until, "left") - np.searchsorted(departures, at, "right")
-            if between == 0:
-                found.append(self._upto(until) - self._upto(at))
+            work -= 1
+            if work >= limit:  # the next one was seen to begin first
+                found += [0.0] * (kind == 0)
+            elif work + 1 >= limit or freed:
+                since, spoilt = (since, spoilt) if freed else (at, False)
+                freed, spoilt = freed + 1, spoilt or kind == 1
         return np.array(found, dtype=np.float64)
-
-    def starts(self, begun: FloatArray) -> int:
-        """Return how many requests began in a slot that had stood empty while they waited."""
-        before = np.searchsorted(self.times, begun, side="left") - 1
-        return int((self.slots[np.maximum(before, 0)] * (before >= 0) > 0).sum())
 
     def _upto(self, at: float) -> float:
         return float(np.interp(at, self.times, self.area))

@@ -93,7 +93,7 @@ def compare_memory(run: Run, slots: Slots) -> MemoryComparison | str:
     if plan.kv is None:
         return "the run does not hold the model's layers and KV heads, which its KV cache follows from."
     if run.simulated is not None:
-        plan = replace(plan, buffers=0)  # the simulated server has no engine, and so no buffers
+        plan = plan.of_simulated()
     machine = samples.read_machine(run)
     loaded = _loaded(run, machine)
     said = loaded_memory(loaded)
@@ -137,14 +137,14 @@ def _on_gpus(run: Run, machine: Machine) -> int | None:
     frame = machine.gpus
     if frame is None or "memory_used" not in frame:
         return None
-    if frame.attrs["source"] == "nvidia" and not _same_machine(run, str(frame.attrs.get("host"))):
+    if frame.attrs["source"] == "nvidia" and not same_machine(run, str(frame.attrs.get("host"))):
         return None
     t, used = (frame[name].to_numpy(dtype=np.float64) for name in ("t", "memory_used"))
     during = used[(t >= 0) & (t <= _run_end(run)) & np.isfinite(used)]
     return int(during.max()) if len(during) else None
 
 
-def _same_machine(run: Run, sampled: str) -> bool:
+def same_machine(run: Run, sampled: str) -> bool:
     """Return whether GPUs sampled on a machine may be the server's; those of the client are not a remote server's."""
     url = str((run.facts.get("target") or {}).get("url") or "")
     client = (run.facts.get("client") or {}).get("host")
@@ -177,8 +177,6 @@ def _part_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str]]:
             yield part, size, where + slots[found.slots_from]
         elif part == "compute buffers" and not found.plan.gpu:
             yield part, size, f"{where}; not counted by /api/ps without a GPU"
-        elif found.simulated and part == "buffers":
-            yield part, size, "a simulated server has none"
         elif part != "total":
             yield part, size, where
 

@@ -18,7 +18,7 @@ from loadtest.analyse.run.frames import Run
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
 from loadtest.records import Outcome
-from loadtest.text import listed, percent, seconds
+from loadtest.text import counted, listed, percent, seconds
 
 MOST_NOTES = 5  # kinds of notes that are shown
 LONGEST_QUOTE = 200  # characters of a server's own words in one reason
@@ -115,9 +115,23 @@ def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID, "the run ended before a request of this level counted")
         return
     if len(e.everyone) and not e.rows.any():
-        yield Doubt(VOID, "every request of this level was a warm-up")
-        return
+        return  # _only_warmups says it
+    if len(_left_waiting(e)) >= max(metrics.FAILED_SHARE * len(_ended_by_itself(e)), 1):
+        return  # which users do where the server is too slow for them: that was measured
     yield Doubt(VOID, f"no request ended well ({list_outcomes(e.measured) or 'none was recorded'})")
+
+
+def _only_warmups(e: Evidence) -> Iterator[Doubt]:
+    """Doubt a level whose requests were all warm-ups; under Locust those are all until every user has started."""
+    if not len(e.everyone) or e.rows.any() or e.run.facts.get("state") != "done":
+        return
+    why = ""
+    if e.run.facts.get("driver") == "locust":
+        why = ": under Locust requests count once all users have started"
+        rate, users = (e.run.facts.get("locust") or {}).get("spawn_rate"), e.level.get("concurrency")
+        if rate and users:
+            why += f", which takes {counted(users, 'user')} {seconds(users / rate)} at {rate:g} a second (-r)"
+    yield Doubt(VOID, f"every request of this level was a warm-up{why}")
 
 
 def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
@@ -137,13 +151,18 @@ def _too_many_failed(e: Evidence) -> Iterator[Doubt]:
 
 def _most_left(e: Evidence) -> Iterator[Doubt]:
     ended = _ended_by_itself(e)
-    waiting = ended[(ended["outcome"] == Outcome.LEFT) & ended["first_token"].isna()]
-    if len(e.requests) and len(waiting) >= metrics.FAILED_SHARE * len(ended):
+    waiting = _left_waiting(e)
+    if len(waiting) and len(waiting) >= metrics.FAILED_SHARE * len(ended):
         yield Doubt(
             SUSPECT,
             f"{len(waiting)} of {len(ended)} users hung up before their first token: speeds and whole answers are of those "
             "who stayed, fewer than half",
         )
+
+
+def _left_waiting(e: Evidence) -> pd.DataFrame:
+    """Return the measured requests whose user hung up before the first token."""
+    return e.measured[(e.measured["outcome"] == Outcome.LEFT) & e.measured["first_token"].isna()]
 
 
 def _stopped_answering(e: Evidence) -> str | None:
@@ -274,6 +293,7 @@ def _undistinguished(e: Evidence) -> Iterator[Doubt]:
 
 ENDING_RULES: tuple[Callable[[Evidence], Iterator[Doubt]], ...] = (
     _nothing_succeeded,
+    _only_warmups,
     _client_error,
     _too_many_failed,
     _most_left,

@@ -41,8 +41,13 @@ class Evidence:
 
     @property
     def lag_limit(self) -> float:
-        ttft = self.values("ttft_s")
-        return metrics.schedule_lag_limit(float(np.median(ttft)) if len(ttft) else 0.0)
+        first = self.values("ttft_s" if self.waited_for == "TTFT" else "e2e_s")
+        return metrics.schedule_lag_limit(float(np.median(first)) if len(first) else 0.0)
+
+    @property
+    def waited_for(self) -> str:
+        """What users wait for: "TTFT", or of answers without text, such as embeddings, "E2E"."""
+        return "TTFT" if len(self.values("ttft_s")) or not len(self.values("e2e_s")) else "E2E"
 
     @property
     def measured(self) -> pd.DataFrame:

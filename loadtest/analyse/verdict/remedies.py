@@ -25,6 +25,11 @@ REMEDIES: dict[str, Remedy] = {
         "Do what the error says; `loadtest check` asks the same server for one answer and names what is wrong. Where the run "
         "was interrupted before this level, run it again.",
     ),
+    "only_warmups": Remedy(
+        "Only warm-up requests were sent.",
+        "Let the level last beyond its warm-up: more requests than --warmup sends first, or a longer --duration. Under Locust "
+        "start users faster (-r as large as -u), or run longer (-t).",
+    ),
     "client_error": Remedy(
         "loadtest itself failed.",
         "This is a mistake in loadtest: please report it, with the reason and run.json.",
@@ -73,7 +78,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "slow_send": Remedy(
         "Requests took long to send.",
-        "Send shorter prompts or measure over a faster network; TTFT holds the time that sending takes.",
+        "Send shorter prompts or measure over a faster network; TTFT (of embeddings E2E) holds the time that sending takes.",
     ),
     "late_sends": Remedy("Requests left late.", LESS_LOAD),
     "client_lag": Remedy("The client read tokens late.", LESS_LOAD),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,14 @@ def worst(verdicts: list[str]) -> str:
     return max(verdicts, key=(VALID, SUSPECT, VOID).index, default=VOID)
 
 
+ENDED = {"done": VALID, "failed": VOID}  # best verdict of a run that ended so; of every other state: suspect
+
+
+def of_run(run: Run, levels: Sequence[dict[str, Any]]) -> str:
+    """Return the worst of the levels' verdicts and of how the run ended."""
+    return worst([worst([level["verdict"] for level in levels]), ENDED.get(str(run.facts.get("state")), SUSPECT)])
+
+
 def stamps_of(requests: pd.DataFrame) -> str:
     """Return what stamped the arrivals of these requests; see metrics.stamped_by."""
     return metrics.stamped_by(int(requests["arrivals"].sum()), int(requests["stamped"].sum()))
@@ -74,7 +82,7 @@ def _late_sends(e: Evidence) -> Iterator[Doubt]:
     lags = e.values("schedule_lag_s")
     if len(lags):
         p50, p99 = (float(value) for value in np.quantile(lags, (0.5, 0.99)))
-        yield from metrics.doubt_schedule_lag(len(lags), p50, p99, e.lag_limit)
+        yield from metrics.doubt_schedule_lag(len(lags), p50, p99, e.lag_limit, of=e.waited_for)
 
 
 def _client_lag(e: Evidence) -> Iterator[Doubt]:

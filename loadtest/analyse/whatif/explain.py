@@ -18,7 +18,7 @@ from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif import explained as parts_of
 from loadtest.analyse.whatif.explain_parts import Splitter
 from loadtest.analyse.whatif.explain_replay import Change, Replay, WhatIf
-from loadtest.analyse.whatif.explain_time import Timeline
+from loadtest.analyse.whatif.explain_time import Timeline, silent_windows
 from loadtest.analyse.whatif.explained import Cause, Part, Parts
 from loadtest.analyse.whatif.predict import ServerModel
 from loadtest.analyse.whatif.predict_loads import known_slots
@@ -30,6 +30,8 @@ MOST_EARLIER = 2  # of the time before it came
 LEAST_SHARE = 0.02  # of the time to the first token, for a cause to be tried
 LEAST_SAVED = 0.05  # likewise, for it to be told
 ALIKE = 0.1  # likewise: of causes whose savings differ by less, the request that was at work longest is told
+MUCH_LONGER = 2.0
+USUAL = 1.25  # times the median of its level, up to which a request took as long as others do
 SLOW_STEPS, SLOW_FACTOR = 5, 1.3  # so many steps, so many times their usual time, and a server was slow as a whole
 BY = {"ttft": "ttft_s", "e2e": "e2e_s"}
 
@@ -52,6 +54,11 @@ class Without:
     what: str  # REQUEST, CACHE or LOAD
     cause: Cause | None  # the request that is left out, with CACHE too where it alone took a slot of another's
     found: WhatIf
+
+    @property
+    def held_s(self) -> float:
+        """How long what is left out was at work."""
+        return self.cause.held_s if self.cause and self.what == REQUEST else math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +87,23 @@ class Explanation:
     @property
     def told(self) -> Without | None:
         """The cause without which the request would have been fastest; None where none counts."""
-        worth = [each for each in self.without if each.found.seconds <= (1 - LEAST_SAVED) * self.ttft_s]
+        worth = self.worth
         if not worth:
             return None
         alike = [each for each in worth if each.found.seconds <= worth[0].found.seconds + ALIKE * self.ttft_s]
-        return max(alike, key=lambda each: each.cause.held_s if each.cause else math.inf)
+        longest = max(alike, key=lambda each: each.held_s)
+        return longest if longest.held_s >= MUCH_LONGER * worth[0].held_s else worth[0]
+
+    @property
+    def worth(self) -> list[Without]:
+        """The causes without which the request would have been faster, beyond the engine's uncertainty."""
+        most = (1 - LEAST_SAVED) * self.ttft_s
+        return [each for each in self.without if each.found.seconds <= most and each.found.band[1] < self.ttft_s]
+
+    @property
+    def usual(self) -> bool:
+        """Whether it took about as long as the others of its level."""
+        return self.ttft_s <= USUAL * self.usual_s
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values: what `loadtest explain --json` prints."""
@@ -197,6 +216,8 @@ class Explainer:
         """Return how slow plain steps were between two instants; None where they were as usual, or too few to tell."""
         gaps = self.splitter.gaps
         inside = gaps.clean & (gaps.left >= low) & (gaps.right <= high)
+        for each in silent_windows(self.splitter.line, low, high, -1):  # what was read for those is not known
+            inside &= (gaps.right < each.start) | (gaps.left > each.end)
         usual = {each.streams: each.median_s for each in self.splitter.steps.times}
         streams, spent = gaps.streams[inside], gaps.step_s[inside]
         expected = np.array([usual.get(int(each), math.nan) for each in streams])

@@ -193,42 +193,48 @@ class Splitter:
         start = float(line.read_from[row])
         known = math.isfinite(start)
         others = prompt_windows(line, self.steps, self._near(row, low, high))
+        silent = self._reading_silently(row, low, high)
         mine = [Window(row, start, high, max(float(line.tokens[row]), 1.0) / (high - start))] if high > start else []
-        shares, free = shared_out(low, high, [*others, *mine])
+        shares, free = shared_out(low, high, [*others, *silent, *mine])
         own = shares.pop(row, 0.0)
+        unseen = self._causes({each: shares.pop(each, 0.0) for each in {one.row for one in silent}}, SILENT)
         caused = self._causes(shares, PROMPTS)
         told = bool(line.told[row]) and all(line.told[cause.row] for cause in caused)
         parts = [Part(PROMPTS, sum(shares.values()), caused, inferred=not told)] if caused else []
-        pieces = pieces_without(low, start if known else high, others)
-        parts += self._nobodys(row, pieces, free)
+        parts += [Part(SILENT, sum(each.seconds for each in unseen), unseen, inferred=True)] if unseen else []
+        if pieces := pieces_without(low, start if known else high, [*others, *silent]):
+            parts += self._nobodys(row, pieces[0][0], free)
         return parts + self._own(row, own, lost)
 
-    def _nobodys(self, row: int, pieces: list[tuple[float, float]], free: float) -> list[Part]:
-        """Return what passed while no prompt is known to have been read: silent requests, a step in flight, an unsplit wait."""
-        if not pieces or free < LEAST_S:
+    def _reading_silently(self, row: int, low: float, high: float) -> list[Window]:
+        """Return when requests that ended without a token may have had their prompts read: while one of the slots was theirs."""
+        line, law = self.line, self.steps.prefill
+        pieces = [(low, high)]
+        if self.slots.limit:
+            pieces = self._unheld([*held_slots(line, low, high, row), Window(row, low, high)], low, high)
+        fastest = 1 / law.per_token_s if law is not None and law.per_token_s > 0 else 1.0
+        found = []
+        for each in silent_windows(line, low, high, row):
+            prompt = float(line.prompt[each.row])
+            rate = min(prompt / (each.end - each.start), fastest) if math.isfinite(prompt) else fastest
+            clipped = [(max(left, each.start), min(right, each.end)) for left, right in pieces]
+            found += [Window(each.row, left, right, rate) for left, right in clipped if right - left >= LEAST_S]
+        return found
+
+    def _nobodys(self, row: int, low: float, free: float) -> list[Part]:
+        """Return what passed from `low` on while no prompt was read: the step in flight, and a wait that cannot be split."""
+        if free < LEAST_S:
             return []
         found: list[Part] = []
-        low, high = pieces[0][0], pieces[-1][1]
-        silent = silent_windows(self.line, low, high, row)
-        spent = {
-            each.row: sum(max(min(right, each.end) - max(left, each.start), 0.0) for left, right in pieces)
-            for each in silent
-        }
-        deciding = int(self.gaps.decoding_at(np.array([low + 1e-9]))[0])
-        step = step_time(self.steps, deciding) if deciding else 0.0
+        decoding = int(self.gaps.decoding_at(np.array([low + 1e-9]))[0])
+        step = step_time(self.steps, decoding) if decoding else 0.0
         step = min(free, step if math.isfinite(step) else 0.0)
-        covered = min(sum(spent.values()), free - step)
-        if covered >= LEAST_S:
-            scale = covered / sum(spent.values())
-            causes = self._causes({each: value * scale for each, value in spent.items()}, SILENT)
-            found.append(Part(SILENT, covered, causes, inferred=True))
         if step >= LEAST_S:
-            found.append(Part(STEP, step, streams=deciding))
-        left = free - step - max(covered, 0.0)
+            found.append(Part(STEP, step, streams=decoding))
         waited = self.run.column("queue_wait_s")[row]
         unsplit = math.isfinite(waited) and not math.isfinite(self.run.column("slot_wait_s")[row])
-        if unsplit and left >= LEAST_S:
-            found.append(Part(WAIT, left))
+        if unsplit and free - step >= LEAST_S:
+            found.append(Part(WAIT, free - step))
         return found
 
     def _own(self, row: int, spent: float, lost: LostCache | None) -> list[Part]:

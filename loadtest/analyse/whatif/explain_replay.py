@@ -34,8 +34,9 @@ from loadtest.simulate.model.virtual import cold_prompt
 from loadtest.text import seconds
 
 SEEDS = 6
-MOST_TOKENS = 30_000  # of a level that are played again, the last before the request
+MOST_TOKENS = 20_000  # of a level that are played again, the last before the request
 OWN_BACK = 0.25  # by which the replay may miss the request itself
+LONG, MOST_WORTH = 4.0, 4.0  # times the median prompt; times its own tokens
 LEAST_MISS_S = 0.02  # closer than that is given back, whatever the share
 FOLLOWS_S = 0.001  # an end so little after a send may still be the answer that its user waited for
 
@@ -95,14 +96,14 @@ class Replay:
         rows = np.flatnonzero((line.level == line.level[row]) & (line.send <= until) & np.isfinite(line.send))
         rows = rows[~run.requests["outcome"].isin(_REFUSED).to_numpy(dtype=np.bool_)[rows]]
         rows = rows[np.argsort(line.send[rows], kind="stable")]
-        prompts = np.where(np.isfinite(line.tokens), line.tokens, line.prompt)[rows]
+        prompts = _as_read(line, model)[rows]
         outputs = _outputs(run, line, until)[rows]
         if not np.isfinite(prompts).all():
             return "how many tokens some of the requests had is not known"
         kept = _latest(line, rows, prompts + outputs)
         rows, prompts, outputs = rows[kept], prompts[kept], outputs[kept]
         level = next(each for each in run.levels if each["index"] == line.level[row])
-        after = {} if offered_load.is_open(level) else _predecessors(run, line, rows)
+        after = _turns(run, rows) | ({} if offered_load.is_open(level) else _predecessors(run, line, rows))
         start = float(line.send[rows].min())
         load = np.nan_to_num(run.column("load_s"))
         sent = tuple(
@@ -249,6 +250,22 @@ def _near(said: float, value: float, share: float) -> bool:
     return abs(said - value) <= max(share * max(said, value), LEAST_MISS_S)
 
 
+def _as_read(line: Timeline, model: ServerModel) -> FloatArray:
+    """Return uncached prompt tokens; of a long prompt that the server says it read, as many as its time is worth.
+
+    The time a token takes grows with the context before it, which the law of the run's usual prompts does not hold.
+    """
+    tokens = np.where(np.isfinite(line.tokens), line.tokens, line.prompt)
+    timing, known = model.timing, line.told & (line.tokens > 0)
+    if not known.any() or timing.prefill_s <= 0:
+        return tokens
+    spent = line.first - line.read_from
+    slices = np.zeros(len(tokens)) if timing.n_batch is None else np.ceil(tokens / timing.n_batch)
+    worth = (spent - timing.prompt_s - slices * timing.step.values(1)[0]) / timing.prefill_s
+    long = known & (tokens >= LONG * np.nanmedian(line.tokens))
+    return np.where(long, np.clip(worth, tokens, MOST_WORTH * tokens), tokens)
+
+
 def _outputs(run: Run, line: Timeline, until: float) -> FloatArray:
     """Return the tokens of each answer; of one that was cut off as many as would have gone on for ever."""
     known = run.column("output_tokens")
@@ -270,6 +287,17 @@ def _latest(line: Timeline, rows: IntArray, tokens: FloatArray) -> BoolArray:
     spent = np.cumsum(np.minimum(tokens, 4096)[::-1])[::-1]
     first = int(np.argmax(spent <= MOST_TOKENS)) if (spent <= MOST_TOKENS).any() else len(rows) - 1
     return np.asarray((np.arange(len(rows)) >= first) | (line.end[rows] > line.send[rows[first]]), dtype=np.bool_)
+
+
+def _turns(run: Run, rows: IntArray) -> dict[int, int]:
+    """Return, for each turn of a conversation, the turn before it."""
+    if "session" not in run.requests:
+        return {}
+    session, turn = run.column("session"), run.column("turn")
+    known = [int(row) for row in rows if math.isfinite(session[row]) and math.isfinite(turn[row])]
+    by_turn = {(session[row], turn[row]): row for row in known}
+    before = {row: by_turn.get((session[row], turn[row] - 1)) for row in known}
+    return {row: earlier for row, earlier in before.items() if earlier is not None}
 
 
 def _predecessors(run: Run, line: Timeline, rows: IntArray) -> dict[int, int]:

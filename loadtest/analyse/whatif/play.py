@@ -12,10 +12,10 @@ import numpy as np
 from loadtest import metrics
 from loadtest.analyse.figures import rates
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.metrics import NS_PER_S
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
-from loadtest.simulate.model.virtual import cold_prompt
+from loadtest.simulate.model.virtual import PlayedTurn, cold_prompt
 
 CONTEXT = 1 << 30  # the engine cuts no prompt: the lengths come from answers that were observed
 GROWN = 1.5  # time a token in the last quarter of an open loop, over that in the second: the queue still grows
@@ -35,6 +35,32 @@ class TokenLog:
         self.instants.append(emission.at)
 
 
+@dataclass(frozen=True, slots=True)
+class Played:
+    """One simulated run: its requests in the order sent, their tokens, and which of them count."""
+
+    streams: list[Stream]
+    log: TokenLog
+    measured: BoolArray
+
+
+def counted_turns(turns: list[PlayedTurn], log: TokenLog, requests: int, users: int, *, warm: bool) -> Played:
+    """Return the first `requests` turns sent once each person's first conversation is over (`warm`), or from the start on."""
+    begin = 0
+    if warm:
+        firsts: dict[int, int] = {}
+        ends: dict[int, int] = {}
+        for one in turns:
+            session = firsts.setdefault(one.user, one.session)
+            if one.session == session:
+                ends[one.user] = max(ends.get(one.user, 0), one.stream.ended or 0)
+        begin = max(ends.values()) if len(ends) == users else 0
+    order = sorted(turns, key=lambda one: one.stream.arrived)
+    arrived = np.array([one.stream.arrived for one in order])
+    last = int(np.searchsorted(arrived, begin)) + requests
+    return Played([one.stream for one in order[:last]], log, np.asarray(arrived[:last] >= begin, dtype=np.bool_))
+
+
 def draw_requests(lengths: list[tuple[int, int]], count: int, draw: random.Random) -> list[EngineRequest]:
     """Draw requests by (prompt, output) tokens in random order; no pair is drawn again before all have been."""
     drawn: list[tuple[int, int]] = []
@@ -47,15 +73,17 @@ def draw_requests(lengths: list[tuple[int, int]], count: int, draw: random.Rando
 
 
 def figures_of_play(
-    streams: list[Stream], log: TokenLog, warmups: int, users: int | None
+    streams: list[Stream], log: TokenLog, measured: BoolArray, users: int | None, *, talks: bool = False
 ) -> tuple[dict[str, dict[str, float]], int]:
-    """Return the figures of one simulated run (its first `warmups` requests left out), and the most streams at once."""
+    """Return the figures of one simulated run, of its `measured` requests, and the most streams at once.
+
+    `talks`: they are turns of conversations, which a prefix cache may hold.
+    """
     arrived, scheduled, won, start, first, last = (
         np.array([getattr(stream, name) for stream in streams], dtype=np.float64) / NS_PER_S
         for name in ("arrived", "scheduled", "slot_won", "prefill_start", "first", "last")
     )
     tokens = np.array([stream.tokens for stream in streams], dtype=np.float64)
-    measured = np.arange(len(streams)) >= warmups
     ttft, e2e = first - arrived, last - arrived
     with np.errstate(divide="ignore", invalid="ignore"):
         tpot = metrics.tpot(e2e, ttft, np.where(tokens > 1, tokens, np.nan))
@@ -84,6 +112,9 @@ def figures_of_play(
         whole = np.maximum(np.bincount(owners), 1)  # tokens of each answer: a request counts by its share of them
         figures["output_tokens_per_s"] = {"mean": float(inside.sum()) / window.seconds}
         figures["requests_per_s"] = {"mean": float((inside / whole[owners]).sum()) / window.seconds}
+    cached, prompt = (np.array([getattr(stream, name) for stream in streams]) for name in ("cached", "prompt_tokens"))
+    if talks:
+        figures["cached_share"] = {"mean": float(cached[measured].sum() / prompt[measured].sum())}
     change = np.concatenate((np.ones(len(first)), -np.ones(len(last))))
     decoding = np.cumsum(change[np.argsort(np.concatenate((first, last - 1e-6)), kind="stable")])
     return figures, int(decoding.max())

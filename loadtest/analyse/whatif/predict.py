@@ -22,10 +22,22 @@ from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.frames import Run
 from loadtest.analyse.server import admission
 from loadtest.analyse.server.admission import LoadPattern
+from loadtest.analyse.server.cache import measure_cache
 from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import SLOPE_CARRIED_STREAMS, Steps
-from loadtest.analyse.whatif.play import CONTEXT, See, TokenLog, draw_requests, figures_of_play, queue_grows
+from loadtest.analyse.whatif import talks
+from loadtest.analyse.whatif.play import (
+    CONTEXT,
+    Played,
+    See,
+    TokenLog,
+    counted_turns,
+    draw_requests,
+    figures_of_play,
+    queue_grows,
+)
+from loadtest.analyse.whatif.talks import Talks
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import EngineRequest, Stream
@@ -48,7 +60,11 @@ HEADLINES = {
     "queue_wait_s": ("p50", "p95"),
     "slot_wait_s": ("p50", "p95"),
     "e2e_s": ("p50", "p95"),
+    "cached_share": ("mean",),
 }
+
+
+SLICED_WAY = "streams share steps, which take in prompts in slices"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +106,7 @@ class Load:
     lengths: list[tuple[int, int]]  # prompt and output tokens, to draw from
     requests: int  # measured ones
     warmups: int
+    talks: Talks | None = None  # people in conversations, in place of `send`
 
 
 def require_tokens(run: Run) -> None:
@@ -119,6 +136,8 @@ class ServerModel:
         bool  # False: growth of the step time past the streams measured is unknown, and drawn from 0 to MOST_SLOPE
     )
     guess: str | None  # what the timing for more slots than measured takes for granted
+    talks: Talks | None = None  # where users hold conversations: `prompts` are then what of them was read
+    way: str = SLICED_WAY  # how the server works by it
 
     @classmethod
     def of(cls, run: Run, slots: Slots, steps: Steps) -> ServerModel:
@@ -148,6 +167,7 @@ class ServerModel:
             in_flight=max([*concurrency, 1]),
             slope_known=steps.slope_s is not None,
             guess=passes.guess,
+            talks=talks.likeliest(run, slots, measure_cache(run, slots, steps)),
         )
 
     def closed(
@@ -185,6 +205,7 @@ class ServerModel:
             lengths=self._lengths(prompt, output),
             requests=max(requests or pattern.requests or round(pattern.each * concurrency), concurrency),
             warmups=concurrency if pattern.warmup else 0,
+            talks=self.talks,
         )
         return self._predict(load, seeds)
 
@@ -215,6 +236,19 @@ class ServerModel:
         )
         return self._predict(load, seeds)
 
+    def _play(self, load: Load, engine: Engine, requests: int, draw: random.Random) -> Played:
+        log = TokenLog()
+        if load.talks is not None and load.concurrency is not None:
+            users, talks = load.concurrency, load.talks
+            turns = sum(map(len, talks.conversations)) / len(talks.conversations)
+            # One conversation a person to warm up, and one so that nobody is idle while the last requests count.
+            plan = talks.draw(requests + round((2 if talks.warm else 1) * users * turns), users, draw)
+            played = talks.play(engine, plan, users, log.see)
+            return counted_turns(played, log, requests, users, warm=talks.warm)
+        plan_of = draw_requests(load.lengths, requests + load.warmups, draw)
+        streams = load.send(engine, plan_of, draw, log.see)
+        return Played(streams, log, np.arange(len(streams)) >= load.warmups)
+
     def _lengths(self, prompt: int | None, output: int | None) -> list[tuple[int, int]]:
         return [
             (of if prompt is None else max(prompt, 1), made if output is None else max(output, 1))
@@ -226,12 +260,14 @@ class ServerModel:
         played, growing, deepest = [], [], 0
         for seed in range(seeds or affordable):
             draw = random.Random(seed)
-            plan = draw_requests(load.lengths, requests + load.warmups, draw)
             timing = self.drawn(load.slots, draw)
-            engine = Engine(timing, slots=load.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours)
-            log = TokenLog()
-            streams = load.send(engine, plan, draw, log.see)
-            figures, depth = figures_of_play(streams, log, load.warmups, load.concurrency)
+            host = load.talks.engine_cache() if load.talks is not None else None
+            engine = Engine(timing, slots=load.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours, host=host)
+            one = self._play(load, engine, requests, draw)
+            streams = one.streams
+            figures, depth = figures_of_play(
+                streams, one.log, one.measured, load.concurrency, talks=load.talks is not None
+            )
             played.append(figures)
             deepest = max(deepest, depth)
             growing.append(load.rate is not None and queue_grows(streams))

@@ -11,11 +11,12 @@ import numpy as np
 
 from loadtest import __version__
 from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif import self_check
+from loadtest.analyse.whatif import self_check, talks
 from loadtest.analyse.whatif.beyond import allowing_for_growth
-from loadtest.analyse.whatif.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
@@ -27,8 +28,9 @@ from loadtest.analyse.whatif.prediction_file import (
     grid_of,
 )
 from loadtest.analyse.whatif.slot_advice import longest_series
-from loadtest.analyse.whatif.textbook import Measured, textbook
-from loadtest.analyse.whatif.ways import SLICED_WAY, Fitted, NoWayError, fitted_way
+from loadtest.analyse.whatif.talks import Talks
+from loadtest.analyse.whatif.textbook import Figures, Measured, textbook
+from loadtest.analyse.whatif.ways import NoWayError, fitted_way
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
@@ -111,18 +113,34 @@ def predict_loads(
             f"No prediction: every level of {run.path} is void; measure again, and see the report for why."
         )
     known = known_slots(run, found)
-    fitted, said = _models(run, known, steps, used)
-    models = {name: each.model for name, each in fitted.items()}
+    models, said = _models(run, known, steps, used)
     seen = known.slots.estimate or 0
     loads = [
         _predicted_load(models, load, used, known.limit or max(seen, 1))
         for load in grid_of(concurrencies, rates, slots)
     ]
+    said += _unknown_cache(models)
     if known.limit is None:
         said.insert(0, _unknown_limit(seen, run))
     if void := [level["label"] for level in used if level["verdict"] == VOID]:
         said.append(f"Void, and not used to check the model: {listed(void)}.")
-    model = next(iter(models.values()))
+    return document_of(
+        run, known, steps, used, next(iter(models.values())), facts=facts, said=tuple(said), loads=tuple(loads)
+    )
+
+
+def document_of(
+    run: Run,
+    known: KnownSlots,
+    steps: Steps,
+    used: Sequence[Level],
+    model: ServerModel,
+    *,
+    facts: dict[str, Any],
+    said: tuple[str, ...],
+    loads: tuple[PredictedLoad, ...],
+) -> Document:
+    """Return prediction.json of loads that were predicted with a model of this run; `facts` as in predict_loads."""
     return Document(
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         loadtest=__version__,
@@ -139,37 +157,69 @@ def predict_loads(
             },
         },
         rests_on={
-            "levels": [level["label"] for level in used],
+            "levels": [level["label"] for level in used if level["verdict"] != VOID],
             "slots": {"limit": known.limit, "seen": known.slots.estimate, "how": known.how},
-            "way": next(iter(fitted.values())).way,
+            "way": model.way,
             "streams": model.streams,
             "step_law": steps.to_dict(),
             "step_errors": {str(streams): error for streams, error in model.step_errors.items()},
             "prefill_error": model.prefill_error,
             "growth_past_these_streams_known": model.slope_known,
         },
-        said=tuple(said),
-        loads=tuple(loads),
+        said=said,
+        loads=loads,
     )
 
 
-def _models(run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]) -> tuple[dict[str, Fitted], list[str]]:
+def _models(
+    run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]
+) -> tuple[dict[str, ServerModel], list[str]]:
     """Return a model a case, and a sentence for each case that the run itself rules out."""
     slots = known.slots
     if slots.limit or not slots.estimate:
         cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}
     else:
         cases = {NO_LIMIT: slots, LIMIT_SEEN: dataclasses.replace(slots, limit=True)}
-    models: dict[str, Fitted] = {}
+    models: dict[str, ServerModel] = {}
     missed: dict[str, NoWayError] = {}
     for name, each in cases.items():
-        try:
-            models[name] = fitted_way(run, each, steps, used)
-        except NoWayError as error:
-            missed[name] = error
+        for named, talking in _by_cache(name, run, each, steps).items():
+            try:
+                models[named] = fitted_way(run, each, steps, used, talking)
+            except NoWayError as error:
+                missed[named] = error
     if not models:
         raise PredictionError(f"No prediction: {next(iter(missed.values()))}.")
     return models, [f"Ruled out by the run, and not shown: {name} ({wrong.missed})." for name, wrong in missed.items()]
+
+
+def _by_cache(name: str, run: Run, slots: Slots, steps: Steps) -> dict[str, Talks | None]:
+    """Return the conversations of a run, in a case for each host cache that the server may have; None of single requests."""
+    try:
+        model = ServerModel.of(run, slots, steps)
+    except PredictionError:  # what is fitted next says so, unless streams have a clock each
+        return {name: None}
+    if model.talks is None:
+        return {name: None}
+    found = talks.cache_cases(model.talks, run, model.slots, measure_cache(run, slots, steps))
+    return {
+        named if name == AS_KNOWN and named else " and ".join(filter(None, (name, named))): each
+        for named, each in found.items()
+    }
+
+
+def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
+    """Say why conversations are predicted with and without a host cache, where they are."""
+    hosts = {(model.talks.host, model.talks.host_tokens) for model in models.values() if model.talks is not None}
+    if len(hosts) < 2:
+        return []
+    if all(host for host, _ in hosts):
+        return [
+            "The server's host cache never filled, so its size is not known: every load has two cases, one that never fills and one as large as seen."
+        ]
+    return [
+        "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people than slots for one figure."
+    ]
 
 
 def _unknown_limit(seen: int, run: Run) -> str:
@@ -191,13 +241,22 @@ def _predicted_load(
     if slots is not None:
         models = {AS_ASKED: next(iter(models.values()))}
     cases = [Case.of(name, _predict(model, users, rate, slots)) for name, model in models.items()]
-    if len(cases) > 1 and users is not None and users <= servers:  # nobody has to wait in either case
+    alike = len({model.talks for model in models.values()}) == 1
+    if len(cases) > 1 and users is not None and users <= servers and alike:  # nobody has to wait in either case
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
+    people = any(model.talks is not None for model in models.values())
+    return PredictedLoad(users, rate, slots, tuple(cases), textbook_beside(used, servers, users, rate, slots), people)
+
+
+def textbook_beside(
+    used: Sequence[Level], servers: int, users: int | None, rate: float | None, slots: int | None
+) -> dict[str, Figures]:
+    """Return what the textbook's models, fitted to the same levels, say of a load; `servers` slots were measured."""
     measured = [_measured(level) for level in used if level["concurrency"] and level["verdict"] != VOID]
     beside = textbook(measured, slots or servers, users=users, rate=rate)
     if slots not in (None, servers):  # the others know no slots
         beside = {name: figures for name, figures in beside.items() if name == "M/M/c"}
-    return PredictedLoad(users, rate, slots, tuple(cases), beside)
+    return beside
 
 
 def _predict(model: ServerModel, users: int | None, rate: float | None, slots: int | None) -> Prediction:

@@ -56,14 +56,15 @@ class PredictedLoad:
     slots_asked: int | None
     cases: tuple[Case, ...]
     textbook: dict[str, Figures] = field(default_factory=dict)  # by model
+    people: bool = False  # whether its users hold conversations
 
     @property
     def label(self) -> str:
-        """Say the load, e.g. "8 streams" or "2 requests/s on 4 slots"."""
+        """Say the load, e.g. "8 streams", "8 people" or "2 requests/s on 4 slots"."""
         if self.concurrency is None:
             load = f"{self.rate:g} request{'' if self.rate == 1 else 's'}/s"
         else:
-            load = counted(self.concurrency, "stream")
+            load = counted(self.concurrency, *(("person", "people") if self.people else ("stream",)))
         return f"{load} with {counted(self.slots_asked, 'slot')}" if self.slots_asked else load
 
 
@@ -145,6 +146,7 @@ def _load(found: Mapping[str, Any]) -> PredictedLoad:
         None if slots is None else int(slots),
         tuple(map(_case, found["cases"])),
         {str(name): _figures(figures) for name, figures in found["textbook"].items()},
+        bool(found.get("people")),
     )
 
 

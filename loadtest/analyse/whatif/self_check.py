@@ -38,6 +38,7 @@ def as_measured(level: Mapping[str, Any], slots: int | None) -> Prediction:
         figures[name] = {"mean": _or_nan(level.get(name))}
         if interval := level.get(f"{name}_ci95"):
             bands[f"{name}.mean"] = (float(interval[0]), float(interval[1]))
+    figures["cached_share"] = {"mean": _or_nan(level.get("cached_share"))}
     return Prediction(
         concurrency=level["concurrency"],
         rate=None,

@@ -18,6 +18,7 @@ from loadtest.analyse.whatif import self_check
 from loadtest.analyse.whatif.beyond import allowing_for_growth
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.analyse.whatif.sustainable_load import SustainableLoad, meets, sustainable_load
+from loadtest.analyse.whatif.talks import only_levels
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.slo import Objective
@@ -75,6 +76,7 @@ class Advice:
     ranked_by: Objective
     capacities: tuple[SustainableLoad, ...]  # as measured, then with the best slots; empty without objectives
     predicted_now: Prediction  # at `load`: changes are compared with it, so that the model's error cancels
+    promised: dict[int, Prediction] = dataclasses.field(default_factory=dict)  # by measured load, with `trial` slots
     void: tuple[str, ...] = ()  # labels of the void levels, whose figures must not be quoted
 
     @property
@@ -154,6 +156,9 @@ def longest_series(run: Run) -> ClosedLoopSeries | None:
 
 def narrowed(model: ServerModel, run: Run, levels: Iterable[int]) -> ServerModel:
     """Return the model with the lengths of these levels' requests alone; other levels may have other lengths."""
+    levels = list(levels)
+    if model.talks is not None:
+        model = dataclasses.replace(model, talks=only_levels(model.talks, run, levels))
     rows = np.any([run.good(level) for level in levels], axis=0)
     lengths = np.stack([uncached(run)[rows], run.column("output_tokens")[rows]])
     known = lengths[:, np.isfinite(lengths).all(axis=0) & (lengths > 0).all(axis=0)].astype(np.int64)
@@ -184,6 +189,7 @@ def advise_slots(
     known = [level for level in levels if level["index"] in group.levels]
     if missed := self_check.unmatched_figure(model.closed, known):
         raise PredictionError(f"No advice: the model fitted to this run does not give back what it measured: {missed}.")
+    as_run = model  # a run of the same command has the same lengths: what is promised is for those
     model = self_check.with_spread_lengths(model)
     loads = loads_for(group.concurrencies)
     slots = tuple(sorted({*TRIED_SLOTS, model.slots or max(TRIED_SLOTS[-1], group.concurrencies[-1])}))
@@ -207,7 +213,17 @@ def advise_slots(
         void=tuple(level["label"] for level in known if level["verdict"] == VOID),
     )
     advice = dataclasses.replace(advice, best=_best(advice), ranked_by=_pressing(advice))
-    return dataclasses.replace(advice, levers=rank_levers(advice), capacities=_sustainable(advice))
+    return dataclasses.replace(
+        advice, levers=rank_levers(advice), capacities=_sustainable(advice), promised=_promised(advice, as_run)
+    )
+
+
+def _promised(advice: Advice, model: ServerModel) -> dict[int, Prediction]:
+    """Return what the slots to set next would give at each measured load; nothing where there are none."""
+    slots = advice.trial
+    if advice.now is None or slots is None:
+        return {}
+    return {load: allowing_for_growth(model, model.closed(load, slots=slots)) for load in advice.measured}
 
 
 def _sustainable(advice: Advice) -> tuple[SustainableLoad, ...]:
@@ -320,7 +336,7 @@ def _pressing(advice: Advice) -> Objective:
 
 def rank_levers(advice: Advice) -> tuple[Lever, ...]:
     """Return changes other than slots, predicted at the highest measured concurrency, the most helpful first."""
-    model, load = advice.model, advice.load
+    model, load, talks = advice.model, advice.load, advice.model.talks
     now = advice.predicted_now
     halved = tuple(max(1, tokens // 2) for tokens in model.prompts)
     shorter = tuple(max(1, tokens // 2) for tokens in model.outputs)
@@ -329,8 +345,16 @@ def rank_levers(advice: Advice) -> tuple[Lever, ...]:
         timing, prefill_s=0.0, prompt_s=0.0, handling_s=timing.handling_s + timing.prompt_s + usual * timing.prefill_s
     )  # the prompt's time stays in TTFT but stalls no other stream
     changes = (
-        ("prompts half as long", "every prompt has half its tokens", dataclasses.replace(model, prompts=halved)),
-        ("answers half as long", "every answer has half its tokens", dataclasses.replace(model, outputs=shorter)),
+        (
+            "prompts half as long",
+            "every prompt has half its tokens",
+            dataclasses.replace(model, prompts=halved, talks=talks and talks.scaled(said=0.5)),
+        ),
+        (
+            "answers half as long",
+            "every answer has half its tokens",
+            dataclasses.replace(model, outputs=shorter, talks=talks and talks.scaled(answers=0.5)),
+        ),
         (
             "a warm prefix cache",
             "no prompt token is computed: what a shared prefix could bring at most",

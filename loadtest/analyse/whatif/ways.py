@@ -8,7 +8,7 @@ steps behind slots, is tried first and kept where it gives back the run. Where n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from loadtest.analyse.run.frames import Run
@@ -17,23 +17,15 @@ from loadtest.analyse.server.own_clocks import kv_budget, own_clocks
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif import self_check
-from loadtest.analyse.whatif.predict import ServerModel, require_tokens
+from loadtest.analyse.whatif.predict import SLICED_WAY, ServerModel, require_tokens
 from loadtest.analyse.whatif.slot_advice import narrowed
+from loadtest.analyse.whatif.talks import Talks
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import BEFORE, BESIDE
 
-SLICED_WAY = "streams share steps, which take in prompts in slices"
 BEFORE_WAY = "streams share steps, and wait while a prompt is evaluated"
 BESIDE_WAY = "streams share steps, and prompts are evaluated beside them"
 CLOCKS_WAY = "each stream has a clock of its own, and prompts are evaluated beside it"
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A model that gives back the run that it was fitted to, and how the server works by it."""
-
-    model: ServerModel
-    way: str  # a clause
 
 
 class NoWayError(PredictionError):
@@ -48,16 +40,25 @@ class NoWayError(PredictionError):
         )
 
 
-def fitted_way(run: Run, slots: Slots, steps: Steps, used: Sequence[Mapping[str, Any]]) -> Fitted:
-    """Return the first way that gives back the levels used; raise NoWayError, or PredictionError where the run says too little."""
+def fitted_way(
+    run: Run, slots: Slots, steps: Steps, used: Sequence[Mapping[str, Any]], talks: Talks | None = None
+) -> ServerModel:
+    """Return the model of the first way that gives back the levels used; raise NoWayError, or PredictionError where the run says too little.
+
+    With `talks` people hold these conversations with the server.
+    """
     require_tokens(run)
     missed, refused = "", None
     try:
         for way, model in _ways(run, slots, steps):
-            mine = narrowed(model, run, [level["index"] for level in used])
+            if talks is not None and way.startswith(CLOCKS_WAY):
+                continue  # no cache of prompts is known of such servers
+            mine = narrowed(
+                model if talks is None else replace(model, talks=talks), run, [level["index"] for level in used]
+            )
             wrong = self_check.unmatched_figure(mine.closed, used) or self_check.unmatched_rate(mine.open, used)
             if wrong is None:
-                return Fitted(mine, way)
+                return replace(mine, way=way)
             missed = missed or wrong
     except PredictionError as error:
         refused = error

@@ -24,7 +24,9 @@ class LoadKeys:
     """Keys that decide how many requests are sent, and when."""
 
     concurrency: Sequence[int] = key(
-        "Streams at once (closed loop); a list makes a level each.", [1, 2, 4, 8], bounds=STREAM_COUNTS
+        "Streams at once (closed loop), or people where they hold conversations; a list makes a level each.",
+        [1, 2, 4, 8],
+        bounds=STREAM_COUNTS,
     )
     rate: Sequence[float] = key(
         "Requests a second, each sent when it is due however many are still unanswered (open loop, instead of "
@@ -57,7 +59,8 @@ class LoadKeys:
         bounds=dataclasses.replace(STREAM_COUNTS, above_zero=True),
     )
     requests: int | None = key(
-        "Requests of a level in all; default: requests_per_stream × concurrency; at a rate: those of 60 s.",
+        "Requests of a level in all, of conversations turns; default: requests_per_stream × concurrency; at a rate: those of "
+        "60 s, each of which may begin a conversation.",
         None,
         bounds=REQUEST_COUNTS,
     )
@@ -76,7 +79,8 @@ class LoadKeys:
         bounds=SECONDS,
     )
     warmup: int = key(
-        "Warm-up requests a stream at the start of a level, kept but not counted (open loop: one by one, in all).",
+        "Warm-up requests a stream at the start of a level, kept but not counted (open loop: one by one, in all); of people "
+        "the conversations that each ends before a level counts.",
         1,
         bounds=Range(0, 100_000),
         locust=(ATTRIBUTE,),

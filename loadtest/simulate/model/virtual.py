@@ -114,16 +114,16 @@ def people(
     """
     waiting = enumerate(conversations)
     ids = count()
-    sends: list[tuple[int, int, _Talk]] = []
-    running: dict[Stream, _Talk] = {}
+    sends: list[tuple[int, int, Talk]] = []
+    running: dict[Stream, Talk] = {}
     played: list[PlayedTurn] = []
 
-    def next_turn(user: int, talk: _Talk | None, at: int) -> None:
+    def next_turn(user: int, talk: Talk | None, at: int) -> None:
         if talk is None or not talk.left():
             following = next(waiting, None)
             if following is None:
                 return
-            talk = _Talk(user, following[0], following[1], (prefix, following[0]), shared, answers_kept)
+            talk = Talk(user, following[0], following[1], (prefix, following[0]), shared, answers_kept)
         think = max(round(talk.turns[talk.turn].think_s * NS_PER_S), round(turnaround_s * NS_PER_S)) if played else 0
         heapq.heappush(sends, (at + think, next(ids), talk))
 
@@ -147,7 +147,7 @@ def people(
                     next_turn(talk.user, talk, emission.at)
 
 
-class _Talk:
+class Talk:
     """A conversation on its way: which turn is next, and all that was said."""
 
     def __init__(

@@ -175,6 +175,7 @@ class LocustRun:
             "user_classes": [each.__name__ for each in environment.user_classes],
             "shape": type(environment.shape_class).__name__ if environment.shape_class else None,
             "workers": getattr(runner, "worker_count", None),
+            "spawn_rate": _spawn_rate(environment),
         }
         facts["targets"] = self._targets()
         others = {id(each): each.target.described for each in self.settled.values() if each is not one}
@@ -240,3 +241,9 @@ def _drawn_lengths(settled: Mapping[str, UserTarget]) -> dict[str, str | None]:
         "input_lengths": only({tuple(each.input_tokens) for each in scenarios}),
         "output_lengths": only({tuple(each.output_tokens) for each in scenarios}),
     }
+
+
+def _spawn_rate(environment: Environment) -> float | None:
+    """Return how many users start a second; None where a load shape decides, or it is not known."""
+    rate = getattr(environment.parsed_options, "spawn_rate", None)
+    return float(rate) if isinstance(rate, int | float) and rate > 0 and environment.shape_class is None else None

@@ -15,7 +15,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.templates import render
 from loadtest.users.results.tables import BoardRows, board_grid, notes
 
-IN_SECONDS = ("ttft_", "itl_", "tpot_", "queue_wait_", "lag_")  # so begin the keys of a row that are in seconds
+IN_SECONDS = ("ttft_", "e2e_", "itl_", "tpot_", "queue_wait_", "lag_")  # so begin the keys of a row that are in seconds
 ANCHOR = '<div id="root"></div>'  # where Locust's page draws itself
 
 

@@ -19,6 +19,13 @@ GROUPS: Groups = (
     ("queue wait ms", (("p50", "queue_wait_p50", 1000), ("p95", "queue_wait_p95", 1000))),
     ("client lag ms", (("p99", "lag_p99", 1000),)),
 )
+WITHOUT_TOKENS: Groups = (  # of answers without text, such as embeddings
+    GROUPS[0],
+    ("E2E ms", (("p50", "e2e_p50", 1000), ("p95", "e2e_p95", 1000), ("p99", "e2e_p99", 1000))),
+    ("requests/s", (("all", "requests_per_s", 1),)),
+    ("input tokens/s", (("all", "input_tokens_per_s", 1),)),
+    GROUPS[-1],
+)
 NOW: Groups = (("streams now", (("decoding", "decoding", 0), ("waiting", "waiting", 0))),)  # while a test runs
 WIDTH = 7  # of a number
 BoardRows = list[dict[str, Any]]
@@ -49,16 +56,23 @@ def board_cell(value: float | None, factor: int) -> str:
     return str(value)
 
 
+def groups_of(rows: BoardRows) -> Groups:
+    """Return the columns that say something of these rows: of answers without text E2E and rates of input."""
+    total = rows[-1]
+    return WITHOUT_TOKENS if total["ttft_p50"] is None and total["e2e_p50"] is not None else GROUPS
+
+
 def board_grid(rows: BoardRows) -> Grid:
     """Return the rows of a board as a table."""
-    columns = [column for _, group in GROUPS for column in group]
+    shown = groups_of(rows)
+    columns = [column for _, group in shown for column in group]
     return Grid(
         heads=("Name", *(part for part, _, _ in columns), "verdict"),
         rows=tuple(
             (row["name"], *(board_cell(row[key], factor) for _, key, factor in columns), row["verdict"] or UNKNOWN)
             for row in rows
         ),
-        groups=(("", 1), *((group, len(parts)) for group, parts in GROUPS), ("", 1)),
+        groups=(("", 1), *((group, len(parts)) for group, parts in shown), ("", 1)),
     )
 
 
@@ -96,6 +110,8 @@ def notes(rows: BoardRows) -> Iterator[str]:
     ]
     if left_out:
         yield f"Left out: {' and '.join(left_out)}."
+    if total["warmup"] and not total["requests"]:
+        yield "Every request was a warm-up: requests count once all users have started (-u divided by -r seconds)."
     for row in rows if len(rows) > 2 else rows[:1]:  # with one name the total would repeat it
         if row["reasons"]:
             yield f"{row['name']} is {row['verdict']}: {'; '.join(row['reasons'])}."

@@ -183,7 +183,7 @@ def snapshot(shown: Board, told: LatestRun, web_ui: WebUI, *, history: bool) -> 
         "dialect": target.get("dialect"),
         "simulated": tables.simulated_profile(facts),
         "refused": told.refusal() if now not in (STATE_SPAWNING, STATE_RUNNING) else None,
-        "columns": tables.GROUPS + tables.NOW,
+        "columns": tables.groups_of(rows) + tables.NOW,
         "rows": rows,
         "notes": list(tables.notes(rows)),
         "formulas": FORMULAS,

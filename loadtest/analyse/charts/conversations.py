@@ -1,0 +1,152 @@
+"""Conversations turn by turn: TTFT, and how much of its own history each turn had to read again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from loadtest.analyse.charts import style
+from loadtest.analyse.findings import cache_findings
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.summary import Analysis
+from loadtest.text import listed, seconds
+
+Level = dict[str, Any]
+CACHED, AGAIN, NEW = style.PALE, style.VERMILLION, style.BLUE
+
+
+def draw_turns(path: Path, analysis: Analysis) -> Path | None:
+    """Draw turns.png; None, and nothing written, where the run has no conversations."""
+    levels = style.drawn_levels(_with_turns(analysis))
+    if not levels:
+        return None
+    figure, (axes,) = style.page(1, height=4.8)
+    ttft_by_turn(axes, analysis, levels)
+    subtitle = "lines: medians; triangles: p95 (from 20 requests on)"
+    left = style.left_out(_with_turns(analysis))
+    return style.save(figure, path, analysis, turns_title(levels), "; ".join(filter(None, (subtitle, left))))
+
+
+def draw_reread(path: Path, analysis: Analysis) -> Path | None:
+    """Draw reread.png; None, and nothing written, where the run has no conversations or nothing is known of the cache."""
+    levels = [level for level in _with_turns(analysis) if level["cached_share"] is not None]
+    if not levels:
+        return None
+    figure, (left, right) = style.page(2, columns=2, share_y=False)
+    reread_by_users(left, levels)
+    reread_by_turn(right, analysis, style.drawn_levels(levels))
+    how = {"server": "as the server counts them", "inferred": "inferred from prefill times"}
+    source = levels[0]["cache"]["source"]
+    title = cache_findings.title(analysis) or "What each turn read of its conversation, and what the server had cached"
+    return style.save(figure, path, analysis, title, f"means a request, warm-up left out; cached tokens {how[source]}")
+
+
+def _with_turns(analysis: Analysis) -> list[Level]:
+    levels = analysis.summary["levels"]
+    return [level for level in levels if len((level.get("cache") or {}).get("turns", ())) > 1]
+
+
+def turns_title(levels: Sequence[Level]) -> str:
+    """Say how TTFT goes from the first turn to the last, at the lowest and the highest load."""
+    told = levels[:1] if len(levels) == 1 else [levels[0], levels[-1]]
+    said = []
+    for level in told:
+        turns = [turn for turn in level["cache"]["turns"] if turn["ttft_p50_s"] is not None]
+        if turns:
+            first, last = turns[0], turns[-1]
+            said.append(
+                f"{seconds(first['ttft_p50_s'])} to {seconds(last['ttft_p50_s'])} at {offered_load.load_name(level)}"
+            )
+    return f"Median TTFT from the first turn to the last: {listed(said)}" if said else "TTFT by turn"
+
+
+def ttft_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[Level]) -> None:
+    """Draw TTFT p50 by turn, a line a level, and p95 where it is known."""
+    colours = style.shades(analysis)
+    known = [turn["ttft_p50_s"] for level in levels for turn in level["cache"]["turns"] if turn["ttft_p50_s"]]
+    if not known:
+        style.empty(axes, "No turn ended well, so there is no TTFT to show.")
+        return
+    factor, unit = style.scale(max(known))
+    for level in levels:
+        name = offered_load.load_name(level)
+        turns = [turn for turn in level["cache"]["turns"] if turn["ttft_p50_s"] is not None]
+        x, y = [turn["turn"] + 1 for turn in turns], [turn["ttft_p50_s"] * factor for turn in turns]
+        axes.plot(x, y, "o-", color=colours[name], markersize=4.5, linewidth=1.6, label=name)
+        tail = [(turn["turn"] + 1, turn["ttft_p95_s"] * factor) for turn in turns if turn["ttft_p95_s"] is not None]
+        if tail:
+            axes.plot(*zip(*tail, strict=True), "^", color=colours[name], markersize=5)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(f"TTFT ({unit})")
+    _turn_axis(axes)
+
+
+def reread_by_users(axes: Axes, levels: Sequence[Level]) -> None:
+    """Draw what the prompt of a later turn was made of at each level: cached, read again, and new."""
+    x = np.arange(len(levels))
+    parts = np.array([_parts(level) for level in levels]).T
+    bottom = np.zeros(len(levels))
+    names = ("from the cache", "of its history, read again", "new text")
+    for values, colour, name in zip(parts, (CACHED, AGAIN, NEW), names, strict=True):
+        axes.bar(x, values, 0.62, bottom=bottom, color=colour, label=name)
+        bottom += values
+    for place in style.spread(len(levels), 8):
+        again, whole = parts[1][place], bottom[place]
+        if again > 0.02 * whole:
+            axes.text(place, parts[0][place] + again / 2, f"{again:.0f}", ha="center", va="center", fontsize=8.5)
+    shown = style.spread(len(levels), 8)
+    axes.set_xticks(x[shown], [style.drawable(style.level_tick(levels[i])) for i in shown])
+    axes.set_xlim(-0.6, max(len(levels) - 0.4, 1.0))
+    axes.set_xlabel(offered_load.axis(list(levels)))
+    axes.set_ylabel("prompt tokens of a later turn")
+
+
+def _parts(level: Level) -> tuple[float, float, float]:
+    """Return cached, re-read and new tokens of a level's later turns, means a request."""
+    turns = [turn for turn in level["cache"]["turns"] if turn["turn"] > 0 and turn["read_tokens"] is not None]
+    requests = sum(turn["requests"] for turn in turns) or 1
+
+    def mean(name: str) -> float:
+        return float(sum((turn[name] or 0.0) * turn["requests"] for turn in turns) / requests)
+
+    read, again = mean("read_tokens"), mean("reread_tokens")
+    whole = sum(turn["prompt_tokens"] for turn in turns) / requests
+    return max(whole - read, 0.0), again, max(read - again, 0.0)
+
+
+def reread_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[Level]) -> None:
+    """Draw the tokens of its history that each turn read again, a line a level."""
+    colours = style.shades(analysis)
+    for level in levels:
+        turns = [turn for turn in level["cache"]["turns"] if turn["turn"] > 0 and turn["reread_tokens"] is not None]
+        name = offered_load.load_name(level)
+        x = [turn["turn"] + 1 for turn in turns]
+        axes.plot(
+            x,
+            [turn["reread_tokens"] for turn in turns],
+            "o-",
+            color=colours[name],
+            markersize=4.5,
+            linewidth=1.6,
+            label=name,
+        )
+    history = [
+        (turn["turn"] + 1, turn["history_tokens"])
+        for turn in levels[-1]["cache"]["turns"]
+        if turn["turn"] > 0 and turn["history_tokens"] is not None
+    ]
+    if history:
+        axes.plot(*zip(*history, strict=True), ":", color=style.GREY, linewidth=1.2, label="whole history")
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("history tokens read again")
+    _turn_axis(axes)
+
+
+def _turn_axis(axes: Axes) -> None:
+    axes.set_xlabel("turn of the conversation")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

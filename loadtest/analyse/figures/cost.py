@@ -1,0 +1,102 @@
+"""What tokens cost, from a price that the user names: of the machine by the hour, or of its electricity by the kWh.
+
+a million tokens = price of an hour / 3600 / tokens a second · 10⁶, or joules a token / 3.6 · 10⁶ · price of a kWh · 10⁶
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.errors import ScenarioError
+from loadtest.text import UNKNOWN, number
+
+S_PER_HOUR = 3600
+J_PER_KWH = 3.6e6
+MILLION = 1e6
+_PRICE = re.compile(r"\s*(?P<before>[^\d\s.,+-]{0,4})\s*(?P<amount>\d+(\.\d+)?|\.\d+)\s*(?P<after>[^\d\s.,+-]{0,4})\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """An amount in a currency of the user's; the currency is only repeated."""
+
+    amount: float
+    currency: str = ""
+
+    @classmethod
+    def parse(cls, text: str, option: str) -> Price:
+        """Read "2.49", "2.49 EUR" or "$2.49"; raise ScenarioError for anything else."""
+        found = _PRICE.fullmatch(text)
+        if not found or (found["before"] and found["after"]) or not 0 < (amount := float(found["amount"])) < 1e9:
+            raise ScenarioError(f"{option} is a price above 0 like 2.49, 2.49EUR or $2.49, not {text!r}.")
+        return cls(amount, found["before"] or found["after"])
+
+    def of(self, amount: float | None) -> str:
+        """Return another amount in the same currency."""
+        if amount is None or not math.isfinite(amount):
+            return UNKNOWN
+        digits = number(amount) if amount >= 0.995 else f"{amount:.3g}" if amount >= 1e-4 else f"{amount:.1e}"
+        return f"{digits} {self.currency}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """The prices that were named."""
+
+    hour: Price | None = None
+    kwh: Price | None = None
+
+    @classmethod
+    def asked(cls, hour: str | None, kwh: str | None) -> Prices:
+        """Return what the options --price-per-hour and --price-per-kwh say; raise ScenarioError."""
+        return cls(
+            None if hour is None else Price.parse(hour, "--price-per-hour"),
+            None if kwh is None else Price.parse(kwh, "--price-per-kwh"),
+        )
+
+
+NO_PRICES = Prices()
+
+
+def add_cost(summary: dict[str, Any], prices: Prices) -> None:
+    """Put `cost` into each level of a summary for each price that was named, or None and why."""
+    for level in summary["levels"]:
+        if prices.hour is not None:
+            level["cost_by_hour"] = _by_hour(level, prices.hour)
+        if prices.kwh is not None:
+            level["cost_by_kwh"] = _by_kwh(level, prices.kwh)
+            if level["cost_by_kwh"] is None:
+                level["cost_by_kwh_reason"] = level.get("energy_reason") or "no tokens were counted"
+
+
+def _by_hour(level: dict[str, Any], price: Price) -> dict[str, Any]:
+    output, prompts = level.get("output_tokens_per_s"), level.get("input_tokens_per_s")
+    every = (output or 0.0) + prompts if prompts else None  # unknown prompts are no free ones
+
+    def million(rate: float | None) -> float | None:
+        return price.amount / S_PER_HOUR / rate * MILLION if rate else None
+
+    return {
+        "price_per_hour": price.amount,
+        "currency": price.currency,
+        "per_million_output_tokens": million(output),
+        "per_million_tokens": million(every),
+        "per_1000_requests": price.amount / S_PER_HOUR / rate * 1e3 if (rate := level.get("requests_per_s")) else None,
+    }
+
+
+def _by_kwh(level: dict[str, Any], price: Price) -> dict[str, Any] | None:
+    energy = level.get("energy")
+    if not energy:
+        return None
+    joules = energy.get("joules_per_output_token")
+    request = energy.get("joules_per_request")
+    return {
+        "price_per_kwh": price.amount,
+        "currency": price.currency,
+        "per_million_output_tokens": joules / J_PER_KWH * price.amount * MILLION if joules else None,
+        "per_1000_requests": request / J_PER_KWH * price.amount * 1e3 if request else None,
+    }

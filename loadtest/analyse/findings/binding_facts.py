@@ -1,0 +1,151 @@
+"""What a level of a run tells of the limit that it met: the arrays of an analysis as LoadFacts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from loadtest.analyse.figures import rates
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.at_work import RequestInstants
+from loadtest.analyse.server.prefill import uncached
+from loadtest.analyse.summary import Analysis
+from loadtest.analyse.whatif.binding import LoadFacts
+from loadtest.analyse.whatif.predict_loads import known_slots
+from loadtest.records import Outcome
+from loadtest.slo import ERRORS, Objective, judge_objectives
+
+WAITING_FIGURES = ("ttft_s", "ttft_sched_s", "queue_wait_s", "slot_wait_s")
+FEWEST_BEYOND = 5  # requests beyond the limit; with fewer the slowest tenth stands for them
+CONTEXT_WORDS = ("exceed_context", "context size", "context length", "context window", "maximum context")
+
+
+def load_facts(analysis: Analysis, index: int, objectives: Sequence[Objective]) -> LoadFacts:
+    """Return what level `index` shows of the limit it met; of several objectives missed, the first one's."""
+    run = analysis.run
+    level = next(one for one in analysis.summary["levels"] if one["index"] == index)
+    judged = judge_objectives(objectives, level)
+    missed = next((one.objective for one in judged if not one.met and one.unjudged is None), None)
+    rows = run.measured(index)
+    slots = known_slots(run, analysis.slots).limit
+    common: dict[str, Any] = {
+        "slots": slots,
+        "utilisation": utilisation(run, level, slots),
+        "prefill_share": _prefill_share(analysis, level),
+        "thinks": _thinks(run, level),
+        "requests": int(rows.sum()),
+        "decoding": int(level["peak_decoding"]),
+    }
+    errors = run.requests["error"][
+        rows & ~np.asarray(run.requests["ok"] | run.requests["left"], dtype=np.bool_)
+    ].dropna()
+    refused = int(sum(any(word in str(said).lower() for word in CONTEXT_WORDS) for said in errors))
+    waits = missed is not None and missed.figure in WAITING_FIGURES
+    common["reread_share"] = _reread_share(analysis, _beyond(run, rows, missed) if missed and waits else rows)
+    if missed is None and not (len(errors) and not objectives_hold(judged)):
+        return LoadFacts(figure="", **common)
+    if missed is None or missed.figure == ERRORS or 2 * len(errors) >= rows.sum():
+        said = str(errors.mode().iloc[0])[:100] if len(errors) else None
+        return LoadFacts(figure=ERRORS, context_refusals=refused, failure=said, **common)
+    return LoadFacts(figure=missed.figure, parts=_parts(run, rows, missed), **common)
+
+
+def objectives_hold(judged: Sequence[Any]) -> bool:
+    return all(one.met for one in judged)
+
+
+def _beyond(run: Run, rows: BoolArray, missed: Objective) -> BoolArray:
+    """Mark the requests beyond an objective's limit; of too few the slowest tenth."""
+    left = _left_waiting(run)
+    name = "tpot_s" if missed.figure == "itl_s" else missed.figure
+    values = np.where(left, np.inf, run.column(name) if name in run.requests else np.nan)
+    known = rows & ~np.isnan(values) & (np.asarray(run.requests["ok"], dtype=np.bool_) | left)
+    beyond = known & ((values > missed.limit) if missed.at_most else (values < missed.limit))
+    if beyond.sum() >= FEWEST_BEYOND or not known.any():
+        return np.asarray(beyond, dtype=np.bool_)
+    far = np.where(np.isinf(values), np.finfo(np.float64).max, values) * (1 if missed.at_most else -1)
+    return np.asarray(known & (far >= np.quantile(far[known], 0.9)), dtype=np.bool_)
+
+
+def _left_waiting(run: Run) -> BoolArray:
+    left = np.asarray(run.requests["left"], dtype=np.bool_)
+    return left & ~np.isfinite(run.column("first_token"))
+
+
+def _parts(run: Run, rows: BoolArray, missed: Objective) -> dict[str, float]:
+    """Return what the time of the requests beyond the limit went into, mean seconds."""
+    left, beyond = _left_waiting(run), _beyond(run, rows, missed)
+    waited = np.where(left, run.column("end") - run.column("send"), 0.0)
+    ttft, slot = run.column("ttft_s"), np.nan_to_num(run.column("slot_wait_s"))
+    load = np.nan_to_num(run.column("load_s"))
+    batch = np.nan_to_num(run.column("batch_wait_s"))
+    if not np.isfinite(run.column("slot_wait_s")[beyond]).any():
+        slot, batch = batch, np.nan_to_num(run.column("unsplit_wait_s"))
+    prefill = np.maximum(ttft - slot - batch - load, 0.0)
+    stall = np.nan_to_num(run.column("stall_s"))
+    decode = np.maximum(run.column("e2e_s") - ttft - stall, 0.0)
+    found: dict[str, FloatArray] = {"slots": np.where(left, waited, slot)}
+    found |= {
+        name: np.where(left, 0.0, each) for name, each in (("batch", batch), ("load", load), ("prefill", prefill))
+    }
+    if missed.figure not in WAITING_FIGURES:
+        whole = missed.figure.startswith("e2e")
+        found = found if whole else {}
+        found |= {"stall": np.where(left, 0.0, stall), "decode": np.where(left, 0.0, decode)}
+    return {name: float(np.nanmean(each[beyond])) for name, each in found.items() if np.isfinite(each[beyond]).any()}
+
+
+def utilisation(run: Run, level: dict[str, Any], slots: int | None) -> float | None:
+    """Return the share of the slots' time in a level's window that streams were seen at work; None without slots."""
+    flow = rates.flow(run, level)
+    if slots is None or flow is None:
+        return None
+    rows = np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)
+    lives = RequestInstants.of(run, rows)
+    begun = np.where(np.isfinite(lives.begun), lives.begun, lives.first)
+    inside = np.minimum(lives.gone, flow.window.end) - np.maximum(begun, flow.window.start)
+    return float(np.nansum(np.clip(inside, 0.0, None)) / (slots * flow.window.seconds))
+
+
+def _prefill_share(analysis: Analysis, level: dict[str, Any]) -> float | None:
+    """Return the share of a level's time that evaluating its prompts takes, one after another."""
+    prefill, flow = analysis.steps.prefill, rates.flow(analysis.run, level)
+    if prefill is None or flow is None:
+        return None
+    tokens = (
+        uncached(analysis.run)
+        if analysis.cache is None
+        else analysis.run.column("prompt_tokens") - analysis.cache.cached
+    )
+    known = flow.rows & np.isfinite(tokens)
+    if not known.any():
+        return None
+    share = float((flow.shares[known] * tokens[known]).sum()) * prefill.per_token_s / flow.window.seconds
+    return share / float(known.sum() / flow.rows.sum())
+
+
+def _reread_share(analysis: Analysis, rows: BoolArray) -> float | None:
+    """Return which share of the prompt tokens that were read had been read before, in the same conversation."""
+    if analysis.cache is None:
+        return None
+    read = analysis.run.column("prompt_tokens") - analysis.cache.cached
+    again, known = analysis.cache.reread, rows & np.isfinite(read)
+    total = float(read[known].sum())
+    return float(np.nansum(again[known])) / total if total > 0 else None
+
+
+def _thinks(run: Run, level: dict[str, Any]) -> float | None:
+    """Return the share of a closed loop's users' time in which they wait for nothing."""
+    users, flow = level.get("concurrency"), rates.flow(run, level)
+    if not users or flow is None:
+        return None
+    rows = np.asarray(
+        (run.requests["level"] == level["index"]) & (run.requests["outcome"] != Outcome.CANCELLED), dtype=bool
+    )
+    inside = np.minimum(run.column("end"), flow.window.end) - np.maximum(run.column("send"), flow.window.start)
+    busy = float(np.nansum(np.clip(inside[rows], 0.0, None))) / (users * flow.window.seconds)
+    return max(1.0 - busy, 0.0) if math.isfinite(busy) else None

@@ -1,0 +1,136 @@
+"""What the run shows of the prefix cache: how many conversations the server keeps, and what it costs where it does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.arrays import BoolArray
+from loadtest.analyse.server import cache_replay
+from loadtest.analyse.server.cache import UNKNOWN, CacheUse
+from loadtest.analyse.server.cache_replay import Replay
+from loadtest.analyse.summary import Analysis
+from loadtest.metrics import VOID
+from loadtest.text import capitalised, counted, listed, percent, seconds
+
+KEPT, LOST = 0.9, 0.1  # of later turns found their history cached: from the one on all do, up to the other none does
+FEWEST_TURNS = 5  # later turns of a level, from which on a share of them is worth a sentence
+
+Level = dict[str, Any]
+
+
+def cache_findings(analysis: Analysis) -> list[Finding]:
+    """Return what conversations show of the prefix cache, at most two findings; nothing where there are none."""
+    use, run = analysis.cache, analysis.run
+    if use is None or not (np.nan_to_num(run.column("turn")) > 0).any():
+        return []
+    if use.source == UNKNOWN:
+        return [
+            Finding("How much of each conversation the server had cached is not known.", f"{capitalised(use.method)}.")
+        ]
+    shown = _kept_shares(analysis, use)
+    if not shown:
+        return []
+    replayed = cache_replay.replay(run, analysis.slots, use)
+    found = [Finding(_claim(analysis, use, shown, replayed), _evidence(analysis, use, shown, replayed))]
+    if replayed is not None and replayed.host_cache:
+        found.append(_host_cache(replayed, shown))
+    return found
+
+
+def title(analysis: Analysis) -> str | None:
+    """Return the finding without its full stop, for a chart."""
+    found = cache_findings(analysis)
+    return found[0].rstrip(".") if found and analysis.cache and analysis.cache.source != UNKNOWN else None
+
+
+def _later(analysis: Analysis, level: Level, use: CacheUse) -> BoolArray:
+    """Mark a level's judged later turns."""
+    return np.asarray(analysis.run.good(level["index"]) & np.isfinite(use.kept), dtype=np.bool_)
+
+
+def _kept_shares(analysis: Analysis, use: CacheUse) -> list[tuple[Level, float]]:
+    """Return the believed levels, each with the share of its later turns that found their conversation cached."""
+    levels = [level for level in analysis.summary["levels"] if level.get("verdict") != VOID]
+    levels = [level for level in levels if level.get("cached_share") is not None]
+    rows = [(level, _later(analysis, level, use)) for level in levels]
+    return [(level, float(use.kept[mine].mean())) for level, mine in rows if mine.sum() >= FEWEST_TURNS]
+
+
+def _people(level: Level) -> str:
+    users = level.get("concurrency")
+    return counted(int(users), "person", "people") if users else offered_load.load_name(level)
+
+
+def _claim(analysis: Analysis, use: CacheUse, shown: list[tuple[Level, float]], replayed: Replay | None) -> str:
+    kept = [level for level, share in shown if share >= KEPT]
+    worst, share = min(shown, key=lambda one: one[1])
+    slots = f"with {counted(replayed.slots, 'slot')}" if replayed is not None else ""
+    if replayed is not None and replayed.host_cache is False:
+        slots += " and no host cache"
+    if share >= KEPT:
+        people = _people(max(kept, key=offered_load.amount))
+        most = "" if len(shown) == 1 else "up to "
+        return capitalised(
+            f"{slots}{', ' if slots else ''}the conversations of {most}{people} are kept: each turn reads little more than "
+            "its new text."
+        )
+    cost, who = _cost(analysis, use, worst), _people(worst)
+    some = f"{percent(1 - share)} of the later turns of {who} read their whole history again{cost}"
+    lost = f"nearly every later turn of {who} reads its whole history again{cost}" if share <= LOST else some
+    before = [level for level in kept if offered_load.amount(level) < offered_load.amount(worst)]
+    if not before:
+        return capitalised(f"{slots}{', ' if slots else ''}{lost}.")
+    people = _people(max(before, key=offered_load.amount))
+    return capitalised(f"{slots}{', ' if slots else ''}the conversations of {people} are kept; {lost}.")
+
+
+def _cost(analysis: Analysis, use: CacheUse, worst: Level) -> str:
+    """Say how long the turns that lost their history took, instead of those that found it."""
+    run = analysis.run
+    every = np.any([_later(analysis, level, use) for level in analysis.summary["levels"]], axis=0)
+    for column, name in (("prefill_s", "prefill"), ("ttft_s", "TTFT")):
+        values = run.column(column)
+        lost = values[_later(analysis, worst, use) & (use.kept == 0) & np.isfinite(values)]
+        kept = values[every & (use.kept == 1) & np.isfinite(values)]
+        if len(lost) >= FEWEST_TURNS and len(kept) >= FEWEST_TURNS and np.median(lost) > np.median(kept):
+            return f" ({name} {seconds(float(np.median(lost)))} instead of {seconds(float(np.median(kept)))} in the median)"
+    return ""
+
+
+def _evidence(analysis: Analysis, use: CacheUse, shown: list[tuple[Level, float]], replayed: Replay | None) -> str:
+    shares = listed([f"{percent(share)} with {_people(level)}" for level, share in shown])
+    said = f"{capitalised(use.method)}. At least half of its history was cached for {shares} of the later turns."
+    if replayed is not None and replayed.host_cache is not True:
+        alone = [(level, replayed.share_kept(_later(analysis, level, use))) for level, _ in shown]
+        told = listed([f"{percent(share)} with {_people(level)}" for level, share in alone if share is not None])
+        if told:
+            said += f" Slots that each keep their last conversation, replayed with these requests, keep {told}."
+    if cache_replay.is_paged(analysis.run):
+        said += " vLLM keeps prompts in pages of one cache and not by slot; that is not modelled."
+    elif replayed is None:
+        said += " How many slots the server has is not known, so nothing is said of how many conversations it can keep."
+    return said
+
+
+def _host_cache(replayed: Replay, shown: list[tuple[Level, float]]) -> Finding:
+    overfull = [level for level, share in shown if share < KEPT]
+    size = (
+        f"{_people(min(overfull, key=offered_load.amount))} filled it"
+        if overfull
+        else f"{_people(max((level for level, _ in shown), key=offered_load.amount))} did not fill it"
+    )
+    cost = (
+        "What a restore costs was not seen."
+        if replayed.restore_s is None
+        else f"A restored turn waited {seconds(replayed.restore_s)} longer for its prefill than one still in its slot."
+    )
+    return Finding(
+        f"The server keeps more conversations than its {counted(replayed.slots, 'slot')} hold: it has a host cache, whose size "
+        f"is not known; {size}.",
+        f"{counted(int(replayed.restored.sum()), 'turn')} found their history cached although slots alone, replayed, had given it up "
+        f"by then. {cost}",
+    )

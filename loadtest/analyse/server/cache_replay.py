@@ -1,0 +1,168 @@
+"""What slots alone would have kept: the requests of a run, replayed on slots that each hold their last conversation.
+
+Where turns found their history cached although the replayed slots had given it up by then, the server keeps conversations
+elsewhere too: llama.cpp's host cache.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server.cache import KEPT_SHARE, CacheUse, talk_keys
+from loadtest.analyse.server.slots import Slots
+from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
+from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
+from loadtest.simulate.model.virtual import Talk, Turn, cold_prompt
+
+FEWEST_HITS = 3  # turns that found their history cached although slots alone had lost it: then something else keeps it
+FEWEST_TO_TIME = 5  # of either kind, to say what a restore costs
+SIZES_TRIED = 14  # of a host cache
+NEARLY_ALL = 0.97  # of the turns that a host cache without limit would keep
+CONTEXT = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What slots alone would have kept, beside what was seen; masks over requests that are later turns."""
+
+    slots: int
+    kept_by_slots: BoolArray
+    lost_by_slots: BoolArray
+    restored: BoolArray  # found their history cached although the slots had lost it
+    restore_s: float | None  # what such a turn waited longer before its prefill; None where too few show it
+
+    @property
+    def host_cache(self) -> bool | None:
+        """Whether the server keeps conversations outside its slots; None where the run does not show it."""
+        if self.restored.sum() >= FEWEST_HITS:
+            return True
+        return False if self.lost_by_slots.sum() >= FEWEST_HITS else None
+
+    def share_kept(self, rows: BoolArray) -> float | None:
+        """Return which share of some later turns the slots alone would have kept."""
+        kept, lost = int((self.kept_by_slots & rows).sum()), int((self.lost_by_slots & rows).sum())
+        return kept / (kept + lost) if kept + lost else None
+
+
+def slots_for_cache(run: Run, slots: Slots) -> int | None:
+    """Return how many conversations slots can hold: as the server says, else as the run shows; None where that is unknown."""
+    said = (run.facts.get("server") or {}).get("slots_said")
+    if said:
+        return int(said)
+    return slots.estimate if slots.limit else None
+
+
+def replay(run: Run, slots: Slots, use: CacheUse) -> Replay | None:
+    """Replay a run's requests on its slots; None where the slots are unknown, or the server has no slots of that kind."""
+    number = slots_for_cache(run, slots)
+    return None if number is None or is_paged(run) else replay_on(run, number, use)
+
+
+def shows_host_cache(run: Run, slots: Slots, use: CacheUse | None) -> bool:
+    """Whether a run tells if the server keeps conversations outside its slots, be it yes or no."""
+    replayed = None if use is None else replay(run, slots, use)
+    return replayed is not None and replayed.host_cache is not None
+
+
+def replay_on(run: Run, number: int, use: CacheUse) -> Replay:
+    """Replay a run's requests on so many slots."""
+    expected = _expected(run, number)
+    later = np.isfinite(expected) & (use.history > 0)
+    kept = later & (expected >= KEPT_SHARE * use.history)
+    lost = later & ~kept & np.isfinite(use.kept)
+    restored = lost & (use.kept == 1)
+    at_once = _found_a_slot(run, number)
+    wait = run.column("ttft_s") - run.column("prefill_s")
+    cost = _restore_cost(wait, restored & at_once, kept & (use.kept == 1) & at_once)
+    return Replay(number, kept, lost, restored, cost)
+
+
+def is_paged(run: Run) -> bool:
+    """Whether the server keeps prompts in pages of one cache, as vLLM does: that is not modelled."""
+    return (run.facts.get("server") or {}).get("kind") == "vllm"
+
+
+def host_size(run: Run, number: int, use: CacheUse) -> tuple[float, bool]:
+    """Return the size of a host cache, in tokens, with which the replayed slots keep as much as was seen; and whether it filled.
+
+    Where it never filled that is the least size that keeps everything: it may be any larger.
+    """
+    rows = np.isfinite(use.kept)
+    seen = float(use.kept[rows].mean())
+
+    def kept(limit: float | None) -> float:
+        found = _expected(run, number, HostCache(limit))[rows] >= KEPT_SHARE * use.history[rows]
+        return float(found.mean())
+
+    most = kept(None)
+    largest = float(np.nanmax(run.column("prompt_tokens") + run.column("output_tokens")))
+    talks = max(int(talk_keys(run)[["level", "talk"]].drop_duplicates().shape[0]), 2)
+    sizes = np.geomspace(largest, largest * talks, SIZES_TRIED)
+    shares = np.array([kept(float(size)) for size in sizes])
+    if seen >= NEARLY_ALL * most:
+        return float(sizes[int(np.argmax(shares >= NEARLY_ALL * most))]), False
+    return float(sizes[int(np.argmin(np.abs(shares - seen)))]), True
+
+
+def _restore_cost(wait: FloatArray, restored: BoolArray, in_slot: BoolArray) -> float | None:
+    waits = [wait[rows & np.isfinite(wait)] for rows in (restored, in_slot)]
+    if min(map(len, waits)) < FEWEST_TO_TIME:
+        return None
+    return max(float(np.median(waits[0]) - np.median(waits[1])), 0.0)
+
+
+def _found_a_slot(run: Run, slots: int) -> BoolArray:
+    """Mark the requests that were sent while fewer others were in flight than there are slots."""
+    send, end = run.column("send"), np.fmax(run.column("end"), run.column("last"))
+    before = np.searchsorted(np.sort(send[np.isfinite(send)]), send, side="left")
+    over = np.searchsorted(np.sort(end[np.isfinite(end)]), send, side="right")
+    return np.asarray(before - over < slots, dtype=np.bool_)
+
+
+def _expected(run: Run, slots: int, host: HostCache | None = None) -> FloatArray:
+    """Return the tokens that slots (and `host`) would have had cached for each request, taken in the order of their prefills."""
+    prompt, output = run.column("prompt_tokens"), run.column("output_tokens")
+    first, last = run.column("first_token"), run.column("last")
+    begun = np.fmax(first - run.column("prefill_s"), run.column("send"))
+    begun = np.where(np.isfinite(begun), begun, first)
+    known = np.flatnonzero(np.isfinite(begun + last + prompt + output) & (prompt > 0))
+    known = known[np.argsort(begun[known], kind="stable")]
+    cache = PrefixCache([Slot() for _ in range(slots)], host, random.Random(0))
+    talks: dict[Any, Talk] = {}
+    running: list[tuple[float, Stream]] = []
+    expected = np.full(len(prompt), np.nan)
+    keys = talk_keys(run)[["level", "talk", "turn"]].to_numpy(dtype=np.float64)
+    for row in known:
+        turn = Turn(int(prompt[row]), max(int(output[row]), 1))
+        stream = Stream(_request(talks, keys[row], int(row), turn), 0)
+        _end(running, begun[row], cache, slots)
+        stream.prompt_tokens, stream.tokens = turn.prompt, turn.answer
+        stream.stage = Stage.DECODE
+        if cache.give(stream):
+            expected[row] = stream.cached
+            running.append((float(last[row]), stream))
+    return expected
+
+
+def _request(talks: dict[Any, Talk], key: FloatArray, row: int, turn: Turn) -> EngineRequest:
+    if not np.isfinite(key[1]):
+        return EngineRequest(row, cold_prompt(turn.prompt, row), turn.answer, num_ctx=CONTEXT)
+    name = tuple(key[:2])
+    talk = talks.setdefault(name, Talk(0, 0, [], name, 0, answers_kept=True))
+    talk.turns = [*talk.turns, turn]
+    return talk.request(row, CONTEXT)
+
+
+def _end(running: list[tuple[float, Stream]], now: float, cache: PrefixCache, slots: int) -> None:
+    """Free the slots of streams that have ended by now; and the next one, where their instants leave none idle."""
+    running.sort(key=lambda one: one[0])
+    while running and (running[0][0] <= now or len(running) >= slots):
+        at, stream = running.pop(0)
+        stream.stage = Stage.ENDED
+        cache.release(round(at * 1e9))

@@ -1,0 +1,118 @@
+"""What keeps a server from carrying more: slots, prefix cache, prefill, decode, memory or context, from one level that missed.
+
+Only requests beyond the limit are looked at: what their time went into is what would have to shrink. Where that is waiting
+for a slot, the slots may be taken because each of them does work that a larger cache or a faster prefill would spare; so
+the server's own time is looked at as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from loadtest.text import counted, percent, seconds
+
+BUSY = 0.6  # of the server's time: prefill that takes as much leaves no room for more, however many slots there are
+TAKEN = 0.45  # of the slots' time: below, requests wait for a slot in bursts alone, and for what those in it wait for
+READ_AGAIN = 0.5  # of the prompt tokens evaluated: from there on it is the cache that makes prefill long
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadFacts:
+    """One level at which an objective was missed, as far as it tells what its requests' time went into."""
+
+    figure: str  # key of the missed objective in summary.json, e.g. "ttft_s"; "" where all were met
+    parts: Mapping[str, float] = field(default_factory=dict)  # mean seconds of the requests beyond the limit, by cause
+    slots: int | None = None
+    utilisation: float | None = None  # of the slots, over the level's window
+    prefill_share: float | None = None  # of the server's time that evaluating prompts takes
+    reread_share: float | None = None  # of the prompt tokens evaluated: history that a cache did not keep
+    thinks: float | None = None  # share of the users' time
+    context_refusals: int = 0  # requests that did not fit the context
+    requests: int = 0
+    failure: str | None = None  # what most failed requests said, where failures made the level miss
+    decoding: int = 0  # most streams that decoded at once
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The limit that a server meets first."""
+
+    name: str  # "slots", "cache", "prefill", "decode", "memory", "context", "errors", "nothing" or "unknown"
+    sentence: str  # what follows "past that …"; empty where nothing binds or nothing is known
+    evidence: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "sentence": self.sentence, "evidence": self.evidence or None}
+
+
+def what_binds(facts: LoadFacts) -> Binding:
+    """Return what the level shows to be the limit."""
+    if facts.context_refusals:
+        refused = f"{facts.context_refusals} of {facts.requests} requests were refused for it"
+        return Binding("context", "conversations no longer fit the context", f"{refused}.")
+    if facts.failure is not None:
+        return Binding("errors", f"requests fail ({facts.failure})")
+    if not facts.figure:
+        return _nothing(facts)
+    known = {name: value for name, value in facts.parts.items() if value > 0}
+    if not known:
+        return Binding("unknown", "")
+    evidence = _evidence(facts, known)
+    rare = facts.utilisation is not None and facts.utilisation < TAKEN
+    most = max(known, key=lambda name: known[name] if name != "slots" or not rare else 0.0)
+    match most:
+        case "slots":
+            return _slots(facts, evidence)
+        case "load":
+            return Binding("memory", "the model does not stay loaded: requests wait for it to be loaded", evidence)
+        case "decode":
+            many = f"{facts.decoding} answers share each step" if facts.decoding > 1 else "a step takes too long"
+            return Binding("decode", f"decoding takes too long: {many}", evidence)
+    return _prompts(facts, evidence)
+
+
+def _slots(facts: LoadFacts, evidence: str) -> Binding:
+    if facts.prefill_share is not None and facts.prefill_share >= BUSY:
+        return _prompts(facts, evidence)
+    used = "" if facts.utilisation is None else f" (utilisation {min(facts.utilisation, 1.0):.2f})"
+    which = "the slots are" if facts.slots is None or facts.slots > 1 else "the only slot is"
+    return Binding("slots", f"{which} taken{used}", evidence)
+
+
+def _prompts(facts: LoadFacts, evidence: str) -> Binding:
+    again, busy = facts.reread_share, facts.prefill_share
+    if again is not None and again >= READ_AGAIN:
+        said = (
+            f"the prefix cache keeps too few conversations: {percent(again)} of the prompt tokens read are read again"
+        )
+        return Binding("cache", said, evidence)
+    share = "" if busy is None else f" ({percent(min(busy, 1.0))} of the server's time)"
+    return Binding("prefill", f"reading prompts takes too long{share}", evidence)
+
+
+def _nothing(facts: LoadFacts) -> Binding:
+    if facts.thinks is None or facts.thinks < 0.5:
+        return Binding("nothing", "")
+    return Binding(
+        "nothing", "", f"People think for {percent(facts.thinks)} of their time, so few of them ask at once."
+    )
+
+
+WORDS = {
+    "slots": "waiting for a slot",
+    "batch": "waiting for the batch in flight",
+    "load": "loading the model",
+    "prefill": "reading the prompt",
+    "stall": "standing still for others' prompts",
+    "decode": "decoding",
+}
+
+
+def _evidence(facts: LoadFacts, known: Mapping[str, float]) -> str:
+    whole = sum(known.values())
+    shares = sorted(known.items(), key=lambda item: -item[1])
+    words = WORDS if facts.slots is None else WORDS | {"slots": f"waiting for one of {counted(facts.slots, 'slot')}"}
+    said = ", ".join(f"{words[name]} {percent(value / whole)}" for name, value in shares if value >= 0.05 * whole)
+    return f"Where the time of requests beyond the limit went ({seconds(whole)} each): {said}."

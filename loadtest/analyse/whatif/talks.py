@@ -1,0 +1,184 @@
+"""People in conversations, as a prediction repeats them: what they said and how long they thought, and what the server keeps."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import Run
+from loadtest.analyse.server import cache_replay
+from loadtest.analyse.server.cache import CacheUse, talk_keys
+from loadtest.analyse.server.prefill import has_turns
+from loadtest.analyse.server.slots import Slots
+from loadtest.simulate.model.engine import Engine
+from loadtest.simulate.model.prefix_cache import HostCache
+from loadtest.simulate.model.stream import Emission
+from loadtest.simulate.model.virtual import Conversation, PlayedTurn, Turn, people
+
+NO_HOST_CACHE, HOST_CACHE = "no host cache", "a host cache that is never full"
+SIZED_HOST_CACHE = "a host cache of the size seen"
+SHARED_SEEN = (
+    3  # first turns after the first, from which on what all have cached is taken for a text that all begin with
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Talks:
+    """Conversations to draw from, and what the server's prefix cache does with them."""
+
+    conversations: tuple[Conversation, ...]
+    joined_over_s: float  # time over which people come, one by one
+    warm: bool  # whether each person's first conversation was warm-up
+    shared: int = 0  # tokens that all conversations begin with
+    answers_kept: bool = True  # whether an answer in the history is the tokens that it was made of
+    host: bool = False
+    host_tokens: float | None = None  # None: never full
+
+    @property
+    def lengths(self) -> list[tuple[int, int]]:
+        """Prompt and output tokens of every turn."""
+        return [(turn.prompt, turn.answer) for talk in self.conversations for turn in talk]
+
+    def scaled(self, *, said: float = 1.0, answers: float = 1.0) -> Talks:
+        """Return the talks with what people say, or the answers, longer or shorter by these factors."""
+        found = tuple(tuple(_scaled(talk, said, answers)) for talk in self.conversations)
+        return replace(self, conversations=found, shared=round(self.shared * said))
+
+    def engine_cache(self) -> HostCache | None:
+        """Return a host cache for an engine, None where the server has none."""
+        return HostCache(self.host_tokens) if self.host else None
+
+    def draw(self, turns: int, users: int, draw: random.Random) -> list[Conversation]:
+        """Draw conversations in random order until they hold so many turns, and at least one a person."""
+        drawn: list[Conversation] = []
+        held = 0
+        while held < turns or len(drawn) < users:
+            for talk in draw.sample(self.conversations, len(self.conversations)):
+                if held >= turns and len(drawn) >= users:
+                    break
+                drawn.append(talk)
+                held += len(talk)
+        return drawn
+
+    def play(
+        self, engine: Engine, plan: list[Conversation], users: int, see: Callable[[Emission], None]
+    ) -> list[PlayedTurn]:
+        """Let so many people hold these conversations; what they thought holds what their client took, too."""
+        return people(
+            engine,
+            plan,
+            starts_s=[user * self.joined_over_s / users for user in range(users)],
+            num_ctx=1 << 30,
+            shared=self.shared,
+            answers_kept=self.answers_kept,
+            turnaround_s=0.0,
+            see=see,
+        )
+
+
+def _scaled(talk: Conversation, said: float, answers: float) -> Iterator[Turn]:
+    before = Turn(0, 0)
+    held = 0
+    for turn in talk:
+        own = max(turn.prompt - before.prompt - before.answer, 1)
+        now = Turn(max(held + round(own * said), 1), max(round(turn.answer * answers), 1), turn.think_s)
+        yield now
+        before, held = turn, now.prompt + now.answer
+
+
+def talks_of(run: Run, use: CacheUse | None) -> Talks | None:
+    """Read the whole conversations of a run; None where it has none."""
+    if not has_turns(run):
+        return None
+    found = tuple(_whole(run))
+    if not found:
+        return None
+    thought = [turn.think_s for talk in found for turn in talk[1:]]
+    first = np.isfinite(run.column("session")) & (run.column("turn") == 0)
+    return Talks(
+        conversations=found,
+        joined_over_s=float(np.mean(thought)) if thought else 0.0,
+        warm=bool(run.requests["warmup"].any()),
+        shared=0 if use is None else _shared(use.cached[first]),
+        answers_kept=use is None or _answers_kept(run, use),
+    )
+
+
+def only_levels(talks: Talks, run: Run, levels: list[int]) -> Talks:
+    """Return the talks with the conversations of these levels alone."""
+    found = tuple(_whole(run, levels))
+    return replace(talks, conversations=found) if found else talks
+
+
+def _whole(run: Run, levels: list[int] | None = None) -> Iterator[Conversation]:
+    """Yield the conversations of which every turn went well."""
+    frame = talk_keys(run)
+    frame["prompt"], frame["answer"] = run.column("prompt_tokens"), run.column("output_tokens")
+    frame["ok"], frame["think"] = run.requests["ok"].to_numpy(dtype=np.bool_), _thought(run)
+    usual = frame["think"].median()
+    frame["think"] = frame["think"].fillna(0.0 if np.isnan(usual) else usual)
+    if levels is not None:
+        frame = frame[frame["level"].isin(levels)]
+    frame = frame[np.isfinite(frame["talk"])].sort_values(["level", "talk", "turn"], kind="stable")
+    for _, rows in frame.groupby(["level", "talk"], sort=False):
+        lengths = rows[["prompt", "answer", "think"]].to_numpy(dtype=np.float64)
+        whole = (rows["turn"].to_numpy() == np.arange(len(rows))).all() and rows["ok"].all()
+        if whole and len(rows) and np.isfinite(lengths).all() and (lengths[:, :2] >= 1).all():
+            yield tuple(Turn(int(prompt), int(answer), float(think)) for prompt, answer, think in lengths)
+
+
+def _thought(run: Run) -> FloatArray:
+    """Return how long each request's user had thought before: from the end of the same user's last answer; nan unknown."""
+    frame = run.requests[["level", "user", "sched", "last", "end"]].reset_index(drop=True)
+    frame["user"] = frame["user"].fillna(-1 - talk_keys(run)["talk"])  # of unknown users: since the turn before
+    frame["over"] = frame["end"].fillna(frame["last"])
+    frame = frame.sort_values(["level", "user", "sched"], kind="stable")
+    before = frame.groupby(["level", "user"])["over"].shift(1)
+    send = run.requests["send"].reset_index(drop=True)
+    return np.asarray(np.maximum((send - before.reindex(send.index)).to_numpy(dtype=np.float64), 0.0), dtype=np.float64)
+
+
+def _shared(cached: FloatArray) -> int:
+    known = cached[np.isfinite(cached)]
+    return int(np.median(known)) if len(known) > SHARED_SEEN else 0
+
+
+def _answers_kept(run: Run, use: CacheUse) -> bool:
+    """Whether the answers of kept conversations were cached as well."""
+    rows = (use.kept == 1) & (use.history > 0)
+    if not rows.any():
+        return True
+    frame = talk_keys(run)
+    frame["output"] = run.column("output_tokens")
+    before = frame.assign(turn=frame["turn"] + 1).drop_duplicates(["level", "talk", "turn"])
+    joined = frame.drop(columns="output").merge(before, how="left", on=["level", "talk", "turn"])
+    answer = joined["output"].to_numpy(dtype=np.float64)[rows]
+    lacking = (use.history - use.cached)[rows]
+    return bool(np.nanmedian(lacking / np.maximum(answer, 1.0)) < 0.5)
+
+
+def likeliest(run: Run, slots: Slots, use: CacheUse | None) -> Talks | None:
+    """Return a run's talks with the host cache that it shows, and without any where it shows none; None without talks."""
+    found = talks_of(run, use)
+    if found is None:
+        return None
+    return next(iter(cache_cases(found, run, slots.estimate if slots.limit else None, use).values()))
+
+
+def cache_cases(talks: Talks, run: Run, slots: int | None, use: CacheUse | None) -> dict[str, Talks]:
+    """Return what the server's host cache may be, by name: one case where the run shows it, else both."""
+    if slots is None or cache_replay.is_paged(run):
+        return {"": talks}
+    full = replace(talks, host=True)
+    replayed = None if use is None else cache_replay.replay_on(run, slots, use)
+    if use is None or replayed is None or replayed.host_cache is None:
+        return {NO_HOST_CACHE: talks, HOST_CACHE: full}
+    if not replayed.host_cache:
+        return {"": talks}
+    size, filled = cache_replay.host_size(run, slots, use)
+    sized = replace(full, host_tokens=size)
+    return {"": sized} if filled else {HOST_CACHE: full, SIZED_HOST_CACHE: sized}

@@ -1,0 +1,309 @@
+"""Predictions on real llama.cpp servers, said beforehand and scored on two runs each, beside the textbook's models.
+
+The cases are fixed: their digest is kept with every result, and docs/scorecard.md, which this makes, says how many of them
+were run. A case measures a server at few loads, predicts another (`loadtest predict`), and measures that twice with the
+same plan. What misses is in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE, RESULTS = ROOT / "docs/scorecard.md", ROOT / "docs/scorecard.jsonl"
+MODELS = {"small": {"width": 256, "blocks": 4}, "mid": {"width": 512, "blocks": 6}}  # of random weights
+LENGTHS = {
+    "equal": ("100", "30"),
+    "mixed": ("uniform(40, 240)", "uniform(10, 50)"),
+    "long prompts": ("lognormal(300, 0.6)", "uniform(10, 30)"),
+}
+TEXTBOOK = ("M/M/c", "USL", "straight line", "knee")
+GOALS = {  # by figure: (words, shares of error, what share of cases should lie within each)
+    "ttft_s.p50": ("TTFT p50", (0.10, 0.20), (0.80, 0.95)),
+    "ttft_s.p95": ("TTFT p95", (0.10, 0.20), (0.80, 0.95)),
+    "output_tokens_per_s.mean": ("output tokens/s", (0.05,), (0.95,)),
+}
+REPEATABLE = 0.10  # by which two runs of one plan may differ; beyond, a hit is a prediction inside a measured interval
+FOR_P95 = 200  # requests that a case of p95 has
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One prediction to be made and scored."""
+
+    number: int
+    model: str
+    slots: int
+    lengths: str
+    fit: tuple[int, ...]  # users of the run that it is predicted from
+    users: int | None  # the load predicted: users …
+    utilisation: float | None  # … or an open loop at this share of the most requests/s that the fit showed
+
+    @property
+    def label(self) -> str:
+        load = f"{self.users} users" if self.users else f"open loop, utilisation {self.utilisation:g}"
+        return f"{self.model}, {self.slots} slot{'' if self.slots == 1 else 's'}, {self.lengths}: {load}"
+
+
+def _cases() -> Iterable[Case]:
+    """Yield 45 cases: each model and number of slots, closed loops past and below the slots, open loops from 0.5 to 1.1."""
+    number = 0
+    loads: tuple[tuple[str, float], ...] = (
+        ("users", 0.75),
+        ("users", 2.0),
+        ("open", 0.5),
+        ("open", 0.8),
+        ("open", 1.1),
+    )
+    for place, slots in enumerate((1, 2, 3, 4, 6)):
+        for turn, (kind, value) in enumerate(loads):
+            for model in MODELS:
+                if model == "mid" and turn == (place + 1) % len(loads):
+                    continue  # nine cases for each number of slots
+                lengths = tuple(LENGTHS)[(number + place) % len(LENGTHS)]
+                users = max(round(slots * value * 1.5), 2) if kind == "users" else None
+                fit = tuple(sorted({1, slots, slots + 1, slots + 3} - {users}))
+                yield Case(number, model, slots, lengths, fit, users, None if users else value)
+                number += 1
+
+
+CASES = tuple(_cases())
+DIGEST = hashlib.sha256(json.dumps([asdict(case) for case in CASES], sort_keys=True).encode()).hexdigest()
+
+
+def measure(case: Case, folder: Path, requests: int) -> dict[str, Any]:
+    """Run a case; return its result, or why there is none under `failed`."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from support import llamacpp  # needs xllamacpp, which only this and the tests do
+
+    path = Path(tempfile.gettempdir()) / f"loadtest-scorecard-{case.model}.gguf"
+    if not path.exists():
+        llamacpp.write_model(path, **MODELS[case.model])
+    result: dict[str, Any] = {"case": case.number, "digest": DIGEST, "load_average": os.getloadavg()[0]}
+    with llamacpp.serving(path, slots=case.slots, context=2048) as url:
+        asked, answered = LENGTHS[case.lengths]
+        say = ["run", url, "--input-tokens", asked, "--output-tokens", answered, "--no-report", "--quiet"]
+        fit = folder / "fit"
+        done = [_loadtest(*say, "--concurrency", ",".join(map(str, case.fit)), "--requests", "40", "--out", fit)]
+        load = ["--concurrency", str(case.users)]
+        if case.utilisation is not None:
+            most = max(level["requests_per_s"] or 0.0 for level in _summary(fit)["levels"])
+            load = ["--rate", f"{case.utilisation * most:.4g}"]
+        said = folder / "prediction.json"
+        done.append(_loadtest("predict", fit, *load, "--out", said))
+        if not said.exists():
+            return {**result, "failed": done[-1].strip().splitlines()[-1]}
+        result["scores"] = []
+        for again in ("first", "second"):
+            run = folder / again
+            done.append(_loadtest(*say, *load, "--requests", str(requests), "--prediction", said, "--out", run))
+            scored = _loadtest("score", said, run, "--json")
+            body = json.loads(scored) if scored.lstrip().startswith("{") else {"figures": [], "not_scored": [scored]}
+            verdict = _summary(run)["verdict"]
+            result["scores"].append({"verdict": verdict, "figures": body["figures"], "not_scored": body["not_scored"]})
+    return result
+
+
+def _loadtest(*args: object) -> str:
+    command = [sys.executable, "-m", "loadtest", *map(str, args)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return found.stdout or found.stderr
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    _loadtest("report", run)
+    found: dict[str, Any] = json.loads((run / "summary.json").read_bytes())
+    return found
+
+
+# -- the page -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One figure of one case: the mean of two runs is what it is held against."""
+
+    case: Case
+    figure: str
+    said: float
+    band: tuple[float, float]
+    measured: tuple[float, ...]
+    intervals: tuple[tuple[float, float], ...]
+    others: dict[str, float]  # error of each textbook model against the first run
+
+    @property
+    def value(self) -> float:
+        return statistics.fmean(self.measured)
+
+    @property
+    def error(self) -> float:
+        return self.said / self.value - 1
+
+    @property
+    def repeats(self) -> bool:
+        return max(self.measured) - min(self.measured) <= REPEATABLE * self.value
+
+    def within(self, share: float) -> bool:
+        """Whether the error is at most so much; where two runs of one plan differ by more, an interval may hold it instead."""
+        inside = not self.repeats and any(low <= self.said <= high for low, high in self.intervals)
+        return abs(self.error) <= share or inside
+
+    def other_error(self, model: str) -> float | None:
+        """Return a textbook model's error against the mean of the runs."""
+        if model not in self.others:
+            return None
+        return (1 + self.others[model]) * self.measured[0] / self.value - 1
+
+
+def scored(results: Sequence[dict[str, Any]]) -> list[Scored]:
+    """Return every figure that was scored in two runs."""
+    found = []
+    for result in results:
+        scores = result.get("scores") or []
+        for first in scores[0]["figures"] if len(scores) == 2 else ():
+            same = [
+                each
+                for each in scores[1]["figures"]
+                if (each["figure"], each["case"]) == (first["figure"], first["case"])
+            ]
+            if first["figure"] not in GOALS or not same:
+                continue
+            both = [first, same[0]]
+            found.append(
+                Scored(
+                    case=CASES[result["case"]],
+                    figure=first["figure"],
+                    said=first["predicted"],
+                    band=tuple(first["band"]),
+                    measured=tuple(each["measured"] for each in both),
+                    intervals=tuple(tuple(each["measured_ci95"]) for each in both if each["measured_ci95"]),
+                    others=first["textbook_errors"],
+                )
+            )
+    return found
+
+
+def page(results: Sequence[dict[str, Any]]) -> str:
+    """Return docs/scorecard.md."""
+    figures = scored(results)
+    ran = {result["case"] for result in results}
+    unsaid = [result for result in results if "failed" in result]
+    busy = [result["load_average"] for result in results]
+    lines = [
+        "# Scorecard: predictions, said beforehand and measured afterwards",
+        "",
+        f"{len(ran)} of {len(CASES)} cases were run (`scripts/bench scorecard`); the cases were fixed before any of them, and the "
+        f"SHA-256 of their list is `{DIGEST}`. Servers are llama.cpp's own, with random weights, on a CPU. "
+        + (
+            f"Other programs shared the machine: load averages from {min(busy):.1f} to {max(busy):.1f} on {os.cpu_count()} cores. "
+            if busy
+            else ""
+        )
+        + "Each case was measured twice after it had been predicted; what follows is against the mean of the two.",
+        "",
+        "| figure | cases | " + " | ".join(("within", "inside the 95 % band", "median error", *TEXTBOOK)) + " |",
+        "|---|---:|---|---:|---:|" + "---:|" * len(TEXTBOOK),
+    ]
+    for name, (words, shares, goals) in GOALS.items():
+        mine = [each for each in figures if each.figure == name]
+        if mine:
+            lines.append(_summary_row(words, mine, shares, goals))
+    lines += [
+        "",
+        "Columns of names are the textbook's models: their median error on the same cases.",
+        "",
+        "## Every case",
+        "",
+    ]
+    lines += [
+        "| case | figure | said | 95 % band | measured, twice | error | inside |",
+        "|---|---|---:|---:|---:|---:|---|",
+    ]
+    lines += [_row(each) for each in figures]
+    if unsaid:
+        lines += ["", "No prediction was made:", ""]
+        lines += [f"- {CASES[each['case']].label}: {each['failed']}" for each in unsaid]
+    silent = [
+        each for each in results if "scores" in each and not any(one.case.number == each["case"] for one in figures)
+    ]
+    if silent:
+        lines += ["", "Predicted, but not scored:", ""]
+        for each in silent:
+            why = " ".join(each["scores"][0]["not_scored"] + each["scores"][1]["not_scored"]).strip()
+            lines.append(f"- {CASES[each['case']].label}: {' '.join(why.split())}")
+    return "\n".join(lines) + "\n"
+
+
+def _summary_row(words: str, mine: Sequence[Scored], shares: Sequence[float], goals: Sequence[float]) -> str:
+    within = "; ".join(
+        f"{sum(each.within(share) for each in mine)} within {share:.0%} (goal {goal:.0%})"
+        for share, goal in zip(shares, goals, strict=True)
+    )
+    inside = sum(each.band[0] <= each.value <= each.band[1] for each in mine)
+    cells = [words, str(len(mine)), within, f"{inside} of {len(mine)}", _middle([each.error for each in mine])]
+    cells += [_middle([error for each in mine if (error := each.other_error(model)) is not None]) for model in TEXTBOOK]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _middle(errors: Sequence[float]) -> str:
+    return f"{statistics.median(map(abs, errors)):.1%}" if errors else "–"
+
+
+def _row(each: Scored) -> str:
+    factor, unit = (1.0, "") if each.figure.endswith("per_s.mean") else (1e3, " ms")
+    measured = " and ".join(f"{value * factor:.4g}" for value in each.measured)
+    cells = [
+        each.case.label,
+        GOALS[each.figure][0],
+        f"{each.said * factor:.4g}{unit}",
+        f"{each.band[0] * factor:.4g} to {each.band[1] * factor:.4g}",
+        measured,
+        f"{each.error:+.1%}",
+        "yes" if each.band[0] <= each.value <= each.band[1] else "no",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the results of a file that belong to these cases."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [result for line in lines if (result := json.loads(line))["digest"] == DIGEST]
+
+
+def main(arguments: list[str]) -> None:
+    """Run cases, add their results to docs/scorecard.jsonl, and write the page."""
+    parser = argparse.ArgumentParser(prog="scripts/bench scorecard", description=__doc__)
+    parser.add_argument(
+        "--cases", default="", help="numbers of cases to run, e.g. 0,7,12 (default: those without a result)"
+    )
+    parser.add_argument("--most", type=int, default=len(CASES), help="how many at most (default: all)")
+    parser.add_argument("--requests", type=int, default=FOR_P95, help="of each measured level (default %(default)s)")
+    parser.add_argument("--list", action="store_true", help="print the cases and their digest, and run none")
+    asked = parser.parse_args(arguments)
+    if asked.list:
+        print("\n".join(f"{case.number:2} {case.label}" for case in CASES), f"\nSHA-256 {DIGEST}")
+        return
+    done = {result["case"] for result in read(RESULTS)}
+    wanted = [int(part) for part in asked.cases.split(",") if part] or [
+        each.number for each in CASES if each.number not in done
+    ]
+    for number in wanted[: asked.most]:
+        print(f"case {number}: {CASES[number].label}", flush=True)
+        with tempfile.TemporaryDirectory(prefix="loadtest-scorecard-") as folder:
+            result = measure(CASES[number], Path(folder), asked.requests)
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(result) + "\n")
+        PAGE.write_text(page(read(RESULTS)), encoding="utf-8")
+    PAGE.write_text(page(read(RESULTS)), encoding="utf-8")

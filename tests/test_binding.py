@@ -1,0 +1,185 @@
+"""What binds: the limit that a server meets first, from what the time of requests beyond the objective went into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.virtual_runs import Talks, play_talks
+
+from loadtest.analyse.findings.binding_facts import load_facts
+from loadtest.analyse.findings.run_findings import all_findings
+from loadtest.analyse.reports.command import command
+from loadtest.analyse.summary import analyse
+from loadtest.analyse.whatif.binding import Binding, LoadFacts, what_binds
+from loadtest.measure.search import Loads, SearchResult, TriedLevel
+from loadtest.simulate.model.prefix_cache import HostCache
+from loadtest.simulate.model.timing import StepLaw, Timing
+from loadtest.slo import parse_objectives
+
+TTFT: dict[str, Any] = {"figure": "ttft_s", "slots": 4, "utilisation": 0.93, "prefill_share": 0.2, "requests": 60}
+
+
+@pytest.mark.parametrize(
+    ("facts", "name", "words"),
+    [
+        (LoadFacts(**TTFT, parts={"slots": 4.0, "prefill": 0.5}), "slots", "the slots are taken (utilisation 0.93)"),
+        (LoadFacts(**{**TTFT, "utilisation": 0.2}, parts={"slots": 4.0, "prefill": 2.0}), "prefill", "reading prompts"),
+        (LoadFacts(**{**TTFT, "slots": 1}, parts={"slots": 4.0}), "slots", "the only slot is taken"),
+        (
+            LoadFacts(**TTFT, parts={"prefill": 3.0, "slots": 0.5}, reread_share=0.8),
+            "cache",
+            "80 % of the prompt tokens",
+        ),
+        (LoadFacts(**TTFT, parts={"prefill": 3.0, "slots": 0.5}, reread_share=0.1), "prefill", "(20 % of the server's"),
+        (LoadFacts(**TTFT, parts={"batch": 3.0, "prefill": 0.5}), "prefill", "reading prompts takes too long"),
+        (
+            LoadFacts(**{**TTFT, "prefill_share": 0.9}, parts={"slots": 4.0}, reread_share=0.7),
+            "cache",
+            "keeps too few conversations",
+        ),
+        (LoadFacts(**{**TTFT, "prefill_share": 0.9}, parts={"slots": 4.0}), "prefill", "(90 % of the server's time)"),
+        (LoadFacts(**TTFT, parts={"load": 9.0, "slots": 2.0}), "memory", "does not stay loaded"),
+        (
+            LoadFacts(figure="tpot_s", parts={"decode": 3.0, "stall": 1.0}, decoding=8),
+            "decode",
+            "8 answers share each step",
+        ),
+        (LoadFacts(figure="tpot_s", parts={"decode": 1.0, "stall": 3.0}), "prefill", "reading prompts"),
+        (LoadFacts(figure="errors", context_refusals=5, requests=60), "context", "no longer fit the context"),
+        (LoadFacts(figure="errors", failure="HTTP 503: busy", requests=60), "errors", "requests fail (HTTP 503: busy)"),
+        (LoadFacts(figure="", thinks=0.9), "nothing", ""),
+        (LoadFacts(figure="ttft_s"), "unknown", ""),
+    ],
+)
+def test_each_cause_is_named(facts: LoadFacts, name: str, words: str) -> None:
+    found = what_binds(facts)
+    assert found.name == name
+    assert words in found.sentence
+
+
+def test_the_evidence_says_where_the_time_went() -> None:
+    found = what_binds(LoadFacts(**TTFT, parts={"slots": 4.0, "prefill": 1.0, "batch": 0.01}))
+    assert "waiting for one of 4 slots 80 %, reading the prompt 20 %" in found.evidence
+    assert "90 % of their time" in what_binds(LoadFacts(figure="", thinks=0.9)).evidence
+
+
+# Twenty servers and kinds of people, and how many are beyond what the server carries. What binds is what gains the most people
+# when it is relaxed: slots doubled, a host cache without limit, prefill or decode twice as fast.
+SLOTS: dict[str, Any] = {"later": (20, 60), "think_s": 20.0}
+GROWING: dict[str, Any] = {"turns": 8, "think_s": 30.0, "slo": "ttft_p95=3"}
+DOCUMENTS: dict[str, Any] = {"host": HostCache(None), "think_s": 20.0}
+CASES: list[tuple[str, int, dict[str, Any]]] = [
+    ("slots", 7, {**SLOTS, "slots": 1}),
+    ("slots", 16, {**SLOTS, "slots": 2}),
+    ("slots", 24, {**SLOTS, "slots": 4}),
+    ("slots", 25, {**SLOTS, "slots": 8, "think_s": 8.0}),
+    ("slots", 17, {**SLOTS, "slots": 2, "host": HostCache(None)}),
+    ("slots", 29, {**SLOTS, "slots": 4, "host": HostCache(None)}),
+    ("slots", 11, {**SLOTS, "slots": 4, "think_s": 2.0, "host": HostCache(None)}),
+    ("slots", 60, {**SLOTS, "slots": 4, "think_s": 60.0, "host": HostCache(None)}),
+    ("slots", 8, {**SLOTS, "slots": 4, "answer": (60, 100), "host": HostCache(None)}),
+    ("cache", 5, {**GROWING, "slots": 4, "first": (300, 400), "later": (700, 900), "prefill": 0.001}),
+    ("cache", 5, {**GROWING, "slots": 4, "first": (300, 400), "later": (700, 900), "prefill": 0.001, "kept": 8000.0}),
+    ("cache", 8, {**GROWING, "slots": 6, "first": (150, 200), "later": (300, 400), "prefill": 0.002}),
+    (
+        "cache",
+        11,
+        {**GROWING, "slots": 8, "first": (500, 600), "later": (900, 1200), "prefill": 0.0008, "think_s": 40.0},
+    ),
+    ("cache", 12, {**GROWING, "slots": 4, "first": (3000, 4000), "later": (20, 60), "think_s": 60.0}),
+    ("prefill", 11, {**DOCUMENTS, "slots": 4, "first": (3000, 4000), "later": (20, 60)}),
+    (
+        "prefill",
+        11,
+        {**DOCUMENTS, "slots": 8, "first": (1500, 2500), "later": (1500, 2500), "turns": 3, "prefill": 0.001}
+        | {"answer": (3, 4), "slo": "ttft_p95=6"},
+    ),
+    (
+        "prefill",
+        11,
+        {**DOCUMENTS, "slots": 4, "first": (1000, 1500), "later": (1000, 1500), "turns": 2, "prefill": 0.0015}
+        | {"answer": (2, 3), "slo": "ttft_p95=5"},
+    ),
+    (
+        "prefill",
+        11,
+        {"slots": 8, "first": (3000, 3000), "turns": 1, "prefill": 0.001, "answer": (2, 3), "slo": "ttft_p95=6"}
+        | {"think_s": 20.0},
+    ),
+    ("decode", 11, {"slots": 16, "think_s": 10.0, "each": 0.02, "slo": "tpot_p95=0.2", "host": HostCache(None)}),
+    ("decode", 7, {"slots": 8, "think_s": 5.0, "each": 0.02, "slo": "tpot_p95=0.17", "host": HostCache(None)}),
+]
+
+
+def bound(place: Path, users: int, **case: Any) -> Binding:
+    """Return what binds at a load beyond what the server carries."""
+    timing = Timing(step=StepLaw(0.1, case.pop("each", 0.01)), prefill_s=case.pop("prefill", 0.0005))
+    slots, host, slo = case.pop("slots"), case.pop("host", None), case.pop("slo", "ttft_p95=3")
+    if (kept := case.pop("kept", None)) is not None:
+        host = HostCache(kept)
+    people = {"first": (200, 400), "later": (20, 60), "answer": (16, 24), **case}
+    loads = [Talks(users=many, talks=max(2 * many, 15), **people) for many in (1, users)]
+    played = play_talks(timing, loads, slots=slots, host=host and HostCache(host.limit), seed=1)
+    objectives = parse_objectives(slo)
+    analysis = analyse(played.write(place / "run"), objectives)
+    return what_binds(load_facts(analysis, 1, objectives))
+
+
+@pytest.mark.parametrize(("name", "users", "case"), CASES)
+def test_the_limit_that_was_changed_on_purpose_is_named(
+    tmp_path: Path, name: str, users: int, case: dict[str, Any]
+) -> None:
+    found = bound(tmp_path, users, **case)
+    assert found.name == name, (found.sentence, found.evidence)
+    assert found.evidence
+
+
+def test_where_all_is_met_nothing_binds(tmp_path: Path) -> None:
+    found = bound(tmp_path, 4, slots=4, host=HostCache(None), think_s=60.0, slo="ttft_p95=30")
+    assert (found.name, found.sentence) == ("nothing", "")
+    assert "think for" in found.evidence
+
+
+def tried(*levels: tuple[int, bool | None, bool]) -> list[TriedLevel]:
+    return [TriedLevel(load, 60, met, "", leans=leans) for load, met, leans in levels]
+
+
+def test_the_answer_names_people_their_interval_and_what_binds() -> None:
+    found = SearchResult.of(
+        tried((4, True, True), (8, True, True), (16, False, False), (12, None, False), (11, None, True))
+    )
+    assert (found.answer, found.beyond, found.interval) == (11, 12, (8, 15))
+    said = found.sentence("TTFT p95 ≤ 3 s", loads=Loads("people"), binds="the slots are taken (utilisation 0.93)")
+    assert said == (
+        "The server carries 11 people of this kind (8 to 15) within TTFT p95 ≤ 3 s; past that the slots are taken "
+        "(utilisation 0.93)."
+    )
+    none = SearchResult.of(tried((4, False, False), (2, False, False), (1, False, False)))
+    assert none.sentence("x", loads=Loads("people")) == "Not even one person meets x."
+    rates = SearchResult.of(
+        tried((16, True, True), (32, False, False), (24, True, True), (28, False, False), (26, False, False))
+    )
+    assert rates.sentence("x", loads=Loads("requests/s", 0.125)).startswith(
+        "The server takes 3.00 requests/s (3.00 to 3.12) within x"
+    )
+
+
+def test_the_answer_and_the_question_are_in_reports(tmp_path: Path) -> None:
+    played = play_talks(Timing(step=StepLaw(0.1, 0.01), prefill_s=0.0005), [Talks(users=2, talks=6)], slots=2)
+    sentence = "The server carries 2 people of this kind within TTFT p95 ≤ 3 s; past that the slots are taken."
+    facts = {
+        "find_max": {
+            "sentence": sentence,
+            "answer": 2,
+            "binds": {"name": "slots", "sentence": "…", "evidence": "Seen."},
+        },
+        "asked": {"slo": "ttft_p95=3", "find_max": 64, "requests": None},
+    }
+    analysis = analyse(played.write(tmp_path / "run", **facts))
+    first = all_findings(analysis)[0]
+    assert (str(first), first.evidence) == (sentence, "Seen.")
+    assert analysis.summary["find_max"]["answer"] == 2
+    said = command(analysis.run)
+    assert said is None or said.endswith("--slo ttft_p95=3 --find-max 64")

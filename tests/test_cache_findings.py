@@ -1,0 +1,109 @@
+"""What conversations show of the prefix cache, in sentences and charts: nothing that the run did not show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import talkers
+from support.virtual_runs import Load, Talks, play, play_talks
+
+from loadtest.analyse.charts import draw_all
+from loadtest.analyse.findings.cache_findings import cache_findings
+from loadtest.analyse.findings.run_findings import all_findings
+from loadtest.analyse.server import cache_replay
+from loadtest.analyse.summary import Analysis, analyse
+from loadtest.simulate.model.prefix_cache import HostCache
+from loadtest.simulate.model.timing import StepLaw, Timing
+
+TIMING = Timing(step=StepLaw(0.02, 0.005), prefill_s=0.002, jitter=0.05)
+SCENARIO = {"turns": 4, "answers": "server"}
+LLAMA = {"kind": "llama.cpp", "context": 4096, "simulated": None}
+
+
+def talked(
+    path: Path, *users: int, slots: int | None = 2, server: dict[str, Any] | None = None, **more: Any
+) -> Analysis:
+    loads = [Talks(users=each, talks=5 * each) for each in users]
+    made = play_talks(TIMING, loads, slots=slots, **more)
+    return analyse(made.write(path, scenario=SCENARIO, server=server or LLAMA))
+
+
+@pytest.fixture(scope="module")
+def few_slots(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    return talked(tmp_path_factory.mktemp("cache") / "run", 1, 2, 6)
+
+
+def test_conversations_that_are_kept_and_those_that_are_not_are_told_with_their_price(few_slots: Analysis) -> None:
+    [found] = cache_findings(few_slots)
+    assert found.startswith("With 2 slots and no host cache, the conversation")
+    assert "turn of 6 people read" in found or "turns of 6 people read" in found
+    assert "whole history again (prefill" in found
+    assert " instead of " in found
+    assert "server says how many prompt tokens" in found.evidence
+    assert "replayed" in found.evidence
+    assert found in all_findings(few_slots)
+
+
+def test_slots_alone_replayed_keep_what_the_engine_kept(few_slots: Analysis) -> None:
+    use = few_slots.cache
+    assert use is not None
+    replayed = cache_replay.replay(few_slots.run, few_slots.slots, use)
+    assert replayed is not None
+    assert replayed.host_cache is False
+    later = use.history > 0
+    assert replayed.share_kept(later) == pytest.approx(float(use.kept[later].mean()), abs=0.02)
+
+
+def test_a_host_cache_is_said_where_turns_hit_that_slots_alone_had_lost(tmp_path: Path) -> None:
+    claim, host = cache_findings(talked(tmp_path / "run", 1, 2, 6, host=HostCache(None)))
+    assert claim.startswith("With 2 slots, the conversations of up to 6 people are kept")
+    assert "no host cache" not in claim
+    assert host.startswith("The server keeps more conversations than its 2 slots hold: it has a host cache")
+    assert "6 people did not fill it" in host
+    assert "although slots alone, replayed, had given it up" in host.evidence
+
+
+def test_a_host_cache_that_is_too_small_is_said_to_be_filled(tmp_path: Path) -> None:
+    _, host = cache_findings(talked(tmp_path / "run", 1, 2, 8, host=HostCache(2500)))
+    assert "8 people filled it" in host
+
+
+def test_where_only_too_many_people_were_measured_nothing_is_said_of_fewer(tmp_path: Path) -> None:
+    [found] = cache_findings(talked(tmp_path / "run", 6))
+    assert "kept" not in found
+    assert found.startswith("With 2 slots and no host cache, ")
+    assert " of 6 people " in found
+
+
+def test_where_slots_are_unknown_nothing_is_said_of_them(tmp_path: Path) -> None:
+    [found] = cache_findings(talked(tmp_path / "run", 1, 2, slots=4))
+    assert found.startswith("The conversations of up to 2 people are kept")
+    assert "slots the server has is not known" in found.evidence
+
+
+def test_vllms_paged_cache_is_said_to_be_not_modelled(tmp_path: Path) -> None:
+    [found] = cache_findings(talked(tmp_path / "run", 1, 2, 6, server={"kind": "vllm", "simulated": None}))
+    assert "slot" not in found
+    assert "pages of one cache and not by slot; that is not modelled" in found.evidence
+
+
+def test_where_nothing_is_known_of_the_cache_that_is_said_with_its_reason(tmp_path: Path) -> None:
+    loads = [Talks(users=each, talks=5 * each, first=(300, 300)) for each in (1, 6)]
+    path = play_talks(TIMING, loads, slots=2).write(tmp_path / "run", scenario=SCENARIO)
+    [found] = cache_findings(analyse(talkers.hidden(path, tmp_path / "hidden")))
+    assert found == "How much of each conversation the server had cached is not known."
+    assert "--input-tokens a distribution" in found.evidence
+
+
+def test_single_requests_say_nothing_of_conversations(tmp_path: Path) -> None:
+    found = analyse(play(TIMING, [Load(users=2)], slots=2, says="llamacpp").write(tmp_path / "run"))
+    assert cache_findings(found) == []
+
+
+def test_charts_of_turns_are_drawn_where_there_are_turns(few_slots: Analysis, tmp_path: Path) -> None:
+    names = {path.name for path in draw_all(few_slots, tmp_path / "charts")}
+    assert {"turns.png", "reread.png"} <= names
+    alone = analyse(play(TIMING, [Load(users=1), Load(users=2)], slots=2).write(tmp_path / "run"))
+    assert not {"turns.png", "reread.png"} & {path.name for path in draw_all(alone, tmp_path / "others")}

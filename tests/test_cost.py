@@ -1,0 +1,101 @@
+"""What tokens cost: arithmetic on a price that was named; electricity only where watts were sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+from support import made_runs
+from test_energy import by_watts, read
+from test_machine import add
+
+from loadtest.analyse.figures.cost import Price, Prices, add_cost
+from loadtest.analyse.findings.energy_findings import energy_sentences
+from loadtest.analyse.reports import energy_report
+from loadtest.analyse.summary import analyse
+from loadtest.errors import ScenarioError
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "currency", "shown"),
+    [
+        ("2.49", 2.49, "", "2.49"),
+        ("2.49EUR", 2.49, "EUR", "2.49 EUR"),
+        (" 2.49 EUR ", 2.49, "EUR", "2.49 EUR"),
+        ("$.5", 0.5, "$", "0.5 $"),
+        ("€1200", 1200.0, "€", "1200 €"),
+    ],
+)
+def test_prices_are_read_with_their_currency(text: str, amount: float, currency: str, shown: str) -> None:
+    price = Price.parse(text, "--price-per-hour")
+    assert (price.amount, price.currency, price.of(price.amount)) == (amount, currency, shown)
+
+
+@pytest.mark.parametrize("text", ["", "free", "0", "-1", "1e3", "2,49", "$1$", "1 2", "nan", "EUROS 3"])
+def test_a_price_that_is_none_is_a_sentence(text: str) -> None:
+    with pytest.raises(ScenarioError, match="--price-per-kwh is a price above 0"):
+        Prices.asked(None, text)
+
+
+def test_an_hours_price_is_spread_over_the_tokens_of_an_hour(tmp_path: Path) -> None:
+    made_runs.make(tmp_path / "run", users=(1, 4))
+    summary = analyse(tmp_path / "run").summary
+    add_cost(summary, Prices.asked("3.60EUR", None))
+    for level in summary["levels"]:
+        output, prompts = level["output_tokens_per_s"], level["input_tokens_per_s"]
+        cost = level["cost_by_hour"]
+        assert cost["per_million_output_tokens"] == pytest.approx(0.001 / output * 1e6)
+        assert cost["per_million_tokens"] == pytest.approx(0.001 / (output + prompts) * 1e6)
+        assert cost["per_1000_requests"] == pytest.approx(0.001 / level["requests_per_s"] * 1e3)
+        assert "cost_by_kwh" not in level
+    (finding,) = energy_sentences(summary)
+    assert finding.startswith("At 3.60 EUR an hour, a million output tokens cost ")
+    assert finding.endswith("at 1 stream.")
+    assert "all of the price put on output tokens" in finding.evidence
+    grid = energy_report.table(summary)
+    assert grid is not None
+    assert "1 M output tokens, at 3.60 EUR an hour" in grid.heads
+
+
+def test_electricity_without_watts_is_not_measured_and_with_them_is_joules_times_price(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    made_runs.make(path, users=(1, 4, 8))
+    prices = Prices.asked(None, "0.36")
+    summary = analyse(path).summary
+    add_cost(summary, prices)
+    assert summary["levels"][0]["cost_by_kwh"] is None
+    assert [str(each) for each in energy_sentences(summary)] == [
+        "What electricity costs was not measured: watts were not sampled: loadtest run --monitor nvidia, dcgm=URL or rapl."
+    ]
+    add(path, "nvidia", read(path, by_watts))
+    summary = analyse(path).summary
+    add_cost(summary, prices)
+    for level in summary["levels"]:
+        joules = level["energy"]["joules_per_output_token"]
+        assert level["cost_by_kwh"]["per_million_output_tokens"] == pytest.approx(joules * 1e6 / 3.6e6 * 0.36)
+    assert "At 0.36 a kWh, a million output tokens cost " in "\n".join(energy_sentences(summary))
+
+
+def test_the_report_says_it_everywhere(tmp_path: Path, loadtest: Call) -> None:
+    path = tmp_path / "run"
+    made_runs.make(path, users=(1, 4, 8))
+    add(path, "nvidia", read(path, by_watts))
+    code, out, err = loadtest("report", path, "--price-per-hour", "2EUR", "--price-per-kwh", "0.3EUR")
+    assert code in (0, 3), err
+    words = " ".join(out.split())
+    assert "An output token takes" in words
+    assert "At 2.00 EUR an hour, a million output tokens cost" in words
+    for name in ("report.md", "report.html"):
+        page = (path / name).read_text()
+        assert "Energy and cost" in page
+        assert "At 0.3 EUR a kWh" in page
+    kept = orjson.loads((path / "summary.json").read_bytes())["levels"][0]
+    assert kept["cost_by_hour"]["currency"] == "EUR"
+    assert kept["energy"]["by"] == "samples of watts"
+    code, _, err = loadtest("report", path, "--price-per-hour", "cheap")
+    assert code == 2
+    assert err == "loadtest: --price-per-hour is a price above 0 like 2.49, 2.49EUR or $2.49, not 'cheap'.\n"

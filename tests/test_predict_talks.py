@@ -1,0 +1,103 @@
+"""Predictions of people not tried, from conversations: held against the engine's own answer to so many people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import virtual_runs
+from support.virtual_runs import Load, play_talks
+
+from loadtest.analyse.charts import prediction as chart
+from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.whatif import prediction_file, talks
+from loadtest.analyse.whatif.predict import ServerModel
+from loadtest.analyse.whatif.predict_loads import predict_loads
+from loadtest.analyse.whatif.prediction_file import AS_KNOWN, Document
+from loadtest.simulate.model.prefix_cache import HostCache
+from loadtest.simulate.model.timing import StepLaw, Timing
+
+TIMING = Timing(step=StepLaw(0.02, 0.005), prefill_s=0.002, jitter=0.05, prompt_jitter=0.05)
+
+
+def talked(
+    path: Path, *users: int, slots: int = 2, talks: int = 30, seed: int = 0, host: HostCache | None = None
+) -> Analysis:
+    loads = [virtual_runs.Talks(users=each, talks=talks) for each in users]
+    made = play_talks(TIMING, loads, slots=slots, host=host, seed=seed)
+    return analyse(made.write(path, scenario={"turns": 4}))
+
+
+def said(found: Analysis, *users: int) -> Document:
+    return predict_loads(found.run, found.slots, found.steps, found.summary["levels"], {}, concurrencies=users)
+
+
+def held_against(document: Document, case: str, measured: Analysis) -> list[tuple[float, float]]:
+    """Return (error of TTFT p95 as a share, error of the cached share) of each load."""
+    found = []
+    for load, level in zip(document.loads, measured.summary["levels"], strict=True):
+        figures: dict[str, Any] = next(one.figures for one in load.cases if one.name == case)
+        off = figures["ttft_s.p95"] / level["ttft_s"]["p95"] - 1
+        found.append((off, figures["cached_share.mean"] - level["cached_share"]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def two_slots(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    return talked(tmp_path_factory.mktemp("talks") / "run", 1, 2, 4)
+
+
+def test_people_not_tried_are_predicted_with_their_sessions_and_the_cache(two_slots: Analysis, tmp_path: Path) -> None:
+    document = said(two_slots, 6, 8)
+    measured = talked(tmp_path / "held", 6, 8, talks=60, seed=5)
+    for ttft, share in held_against(document, AS_KNOWN, measured):
+        assert abs(ttft) < 0.2
+        assert abs(share) < 0.05
+
+
+def test_a_host_cache_is_predicted_full_and_never_full_where_it_did_not_fill(tmp_path: Path) -> None:
+    found = talked(tmp_path / "run", 1, 2, 4, host=HostCache(None))
+    document = said(found, 8)
+    assert [case.name for case in document.loads[0].cases] == [talks.HOST_CACHE, talks.SIZED_HOST_CACHE]
+    assert "host cache never filled" in document.said[0]
+    measured = talked(tmp_path / "held", 8, talks=60, seed=5, host=HostCache(None))
+    [(ttft, share)] = held_against(document, talks.HOST_CACHE, measured)
+    assert abs(ttft) < 0.2
+    assert abs(share) < 0.05
+
+
+def test_whether_there_is_a_host_cache_has_both_cases_where_the_run_does_not_show_it(tmp_path: Path) -> None:
+    found = talked(tmp_path / "run", 1, 2)
+    model = ServerModel.of(found.run, found.slots, found.steps)
+    assert model.talks is not None
+    both = talks.cache_cases(model.talks, found.run, 4, found.cache)
+    assert list(both) == [talks.NO_HOST_CACHE, talks.HOST_CACHE]
+
+
+def test_the_thinking_and_the_lengths_are_those_of_the_run(two_slots: Analysis) -> None:
+    found = talks.talks_of(two_slots.run, two_slots.cache)
+    assert found is not None
+    assert len(found.conversations) == 90
+    assert {len(talk) for talk in found.conversations} == {4}
+    thought = [turn.think_s for talk in found.conversations for turn in talk]
+    assert sum(thought) / len(thought) == pytest.approx(5, rel=0.25)
+    assert found.answers_kept
+    assert found.shared == 0
+    halved = found.scaled(answers=0.5).conversations[0]
+    assert halved[0].prompt == found.conversations[0][0].prompt
+    assert halved[3].prompt < found.conversations[0][3].prompt
+
+
+def test_the_prediction_is_kept_and_drawn_as_any(two_slots: Analysis, tmp_path: Path) -> None:
+    document = said(two_slots, 6)
+    again = prediction_file.parse_document(document.to_bytes(), "prediction.json")
+    assert again.loads[0].cases[0].figures == pytest.approx(document.loads[0].cases[0].figures)
+    assert chart.draw_loads(tmp_path / "prediction.png", two_slots, document).exists()
+
+
+def test_single_requests_are_predicted_as_before(tmp_path: Path) -> None:
+    found = analyse(virtual_runs.play(TIMING, [Load(users=4)], slots=2).write(tmp_path / "run"))
+    model = ServerModel.of(found.run, found.slots, found.steps)
+    assert model.talks is None
+    assert "cached_share" not in model.closed(4).figures
