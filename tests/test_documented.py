@@ -64,7 +64,7 @@ from loadtest.cli import main
 if sys.argv[1] in {READERS}:
     from pathlib import Path
     from matplotlib.figure import Figure
-    Figure.savefig = lambda _, path, **__: Path(path).write_bytes({PIXEL})
+    Figure.savefig = lambda _, path, **__: Path(path).write_bytes({PIXEL!r})
 main()
 """
 PREFIXES = {"/llm": "", "/paas/v4": "/v1", f"/openai/deployments/{MODEL}": "/v1", "/openai/v1": "/v1"}

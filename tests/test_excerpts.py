@@ -14,7 +14,7 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.figures import intervals, rates, stats
 from loadtest.analyse.run import event_times, excerpts, frames
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import prefill, slots, steps, token_gaps
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
@@ -31,17 +31,17 @@ MOST = 6000
 
 
 @pytest.fixture(scope="module", params=["ollama", None])
-def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> RunData:
     folder = tmp_path_factory.mktemp("stretches") / "run"
     return frames.load(play(TIMING, LOADS, slots=4, says=request.param).write(folder))
 
 
-def measured(run: Run) -> tuple[Slots, Steps]:
+def measured(run: RunData) -> tuple[Slots, Steps]:
     found = slots.estimate_slots(run)
     return found, steps.measure_steps(run, found)
 
 
-def test_events_of_stretches_are_whole_there_and_about_as_many_as_asked(run: Run) -> None:
+def test_events_of_stretches_are_whole_there_and_about_as_many_as_asked(run: RunData) -> None:
     every, some = excerpts.events(run), excerpts.events(run, MOST)
     assert every.said is None
     assert every.of == some.of == len(run.chunks.flat)
@@ -55,7 +55,7 @@ def test_events_of_stretches_are_whole_there_and_about_as_many_as_asked(run: Run
     assert f"{len(some.at)} of its {len(every.at)} chunks" in (some.said or "")
 
 
-def test_a_gap_never_spans_what_lies_between_stretches(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gap_never_spans_what_lies_between_stretches(run: RunData, monkeypatch: pytest.MonkeyPatch) -> None:
     longest = token_gaps.decoding(run, slots.estimate_slots(run)).step_s.max()
     monkeypatch.setattr(excerpts, "STRETCHES", 200)  # many a stream is in two of them
     some = excerpts.events(run, MOST)
@@ -63,7 +63,7 @@ def test_a_gap_never_spans_what_lies_between_stretches(run: Run, monkeypatch: py
     assert np.diff(some.at)[some.inside].max() <= longest
 
 
-def test_stretches_say_what_the_whole_run_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stretches_say_what_the_whole_run_does(run: RunData, monkeypatch: pytest.MonkeyPatch) -> None:
     found, whole = measured(run)
     monkeypatch.setattr(excerpts.events, "__defaults__", (MOST,))
     monkeypatch.setattr(event_times.blocks, "__defaults__", (None, 1000))
@@ -84,7 +84,7 @@ def test_stretches_say_what_the_whole_run_does(run: Run, monkeypatch: pytest.Mon
     assert part.interference_s == pytest.approx(whole.interference_s, rel=0.05)
 
 
-def test_stalls_are_read_from_every_gap(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stalls_are_read_from_every_gap(run: RunData, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same step time the stall of each request is the same, block by block or all at once."""
     found = slots.estimate_slots(run)
     whole = token_gaps.decoding(run, found)
@@ -102,7 +102,7 @@ def test_stalls_are_read_from_every_gap(run: Run, monkeypatch: pytest.MonkeyPatc
     assert before[1] == pytest.approx(after[1], rel=1e-9)
 
 
-def test_pooled_figures_are_the_same_counted_and_sorted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pooled_figures_are_the_same_counted_and_sorted(run: RunData, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = run.good(2)
 
     def figures() -> list[object]:

@@ -11,11 +11,11 @@ from support import planted
 from support.planted import Case, Playing, Sent
 from support.virtual_runs import Load, play
 
+from loadtest.analyse.explain import explained as parts
+from loadtest.analyse.explain.explanation import Explainer, Explanation, row_of
+from loadtest.analyse.explain.timeline import WorkWindow, pieces_without, shared_out
 from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif import explained as parts
-from loadtest.analyse.whatif.explain import Explainer, Explanation, row_of
-from loadtest.analyse.whatif.explain_time import Window, pieces_without, shared_out
 from loadtest.cli import cli
 from loadtest.errors import LoadTestError
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -108,7 +108,7 @@ def test_a_request_without_a_token_is_told_who_held_the_slots(tmp_path: Path) ->
 
 
 def test_moments_are_shared_by_rate_and_what_nobody_has_is_kept_apart() -> None:
-    windows = [Window(1, 0.0, 2.0, 3.0), Window(2, 1.0, 3.0, 1.0)]
+    windows = [WorkWindow(1, 0.0, 2.0, 3.0), WorkWindow(2, 1.0, 3.0, 1.0)]
     shares, free = shared_out(0.5, 4.0, windows)
     assert shares == {1: pytest.approx(0.5 + 0.75), 2: pytest.approx(0.25 + 1.0)}
     assert free == pytest.approx(1.0)

@@ -51,6 +51,7 @@ ANALYSE = [
     "server",
     "verdict",
     "whatif",
+    "explain",
     "summary",
     "findings",
     "comparison",

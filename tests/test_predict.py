@@ -15,7 +15,7 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.figures import rates
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import steps
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
@@ -25,22 +25,22 @@ from loadtest.simulate.model.timing import StepLaw, Timing
 LINE = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)
 
 
-def model(run: Run, number: int | None) -> ServerModel:
+def model(run: RunData, number: int | None) -> ServerModel:
     slots = Slots(number, limit=number is not None, method="known")
     return ServerModel.of(run, slots, steps.measure_steps(run, slots))
 
 
-def recorded(path: Path, cells: Sequence[str]) -> Run:
+def recorded(path: Path, cells: Sequence[str]) -> RunData:
     return frames.load(made_runs.recorded(path, [f"ollama-{cell}" for cell in cells]))
 
 
 def virtual(
     path: Path, timing: Timing, loads: Sequence[Load], number: int | None, *, seed: int = 0, **how: str | None
-) -> Run:
+) -> RunData:
     return frames.load(play(timing, loads, slots=number, seed=seed, says=how.get("says", "ollama")).write(path))
 
 
-def seen(run: Run) -> dict[str, float]:
+def seen(run: RunData) -> dict[str, float]:
     """Return the figures of a run of one level."""
     good = run.good(0)
     ttft, speed = run.column("ttft_s")[good], run.column("stream_tokens_per_s")[good]
@@ -53,7 +53,7 @@ def seen(run: Run) -> dict[str, float]:
     }
 
 
-def off(predicted: Prediction, run: Run) -> dict[str, float]:
+def off(predicted: Prediction, run: RunData) -> dict[str, float]:
     """Return by how much of itself each figure was missed."""
     return {name: predicted.figure(*name.split(".")) / value - 1 for name, value in seen(run).items()}
 

@@ -11,10 +11,10 @@ from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.prompts import Prompt, TokenRun, common_prefix, first_tokens, of_pieces, token_count
 from loadtest.simulate.model.stream import EngineRequest
 from loadtest.simulate.model.timing import StepLaw, Timing
-from loadtest.simulate.model.virtual import PlayedTurn, Turn, closed_loop, open_loop, people
+from loadtest.simulate.model.virtual import EngineTurn, PlayedTurn, closed_loop, open_loop, people
 
 TIMING = Timing(step=StepLaw(0.01), prefill_s=0.001, handling_s=0.0, handover_s=0.0)
-TALK = (Turn(100, 20), Turn(150, 20, 0.5), Turn(200, 20, 0.5), Turn(250, 20, 0.5))
+TALK = (EngineTurn(100, 20), EngineTurn(150, 20, 0.5), EngineTurn(200, 20, 0.5), EngineTurn(250, 20, 0.5))
 CTX = 4096
 
 
@@ -159,7 +159,7 @@ def test_people_think_and_take_the_next_conversation() -> None:
 
 
 def test_ten_thousand_tokens_of_history_are_a_few_runs() -> None:
-    long = [Turn(1000 * (n + 1), 500) for n in range(10)]
+    long = [EngineTurn(1000 * (n + 1), 500) for n in range(10)]
     played = people(engine(1), [long], starts_s=[0.0], num_ctx=20_000)
     assert len(played[-1].stream.request.prompt) <= 20
     assert played[-1].stream.prompt_tokens == 10_000

@@ -13,7 +13,7 @@ from support.made_runs import RECORDED, Made, closed_loop, grid, make, recorded,
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import slots
 from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -23,7 +23,7 @@ SERVERS = sorted({name.rpartition("-c")[0] for name in NAMES})
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005)
 
 
-def silent(run: Run) -> Run:
+def silent(run: RunData) -> RunData:
     """Forget all that the server said of its durations, as from a plain OpenAI-compatible one."""
     for column in ("load_s", "prefill_s", "queue_wait_s"):
         run.requests[column] = np.nan

@@ -14,7 +14,7 @@ from support import made_runs
 from support.virtual_runs import Load, Played, play
 
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import slots, steps, token_gaps
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
@@ -31,7 +31,7 @@ def measured(path: Path, played: Played, number: int | None) -> Steps:
     return steps.measure_steps(frames.load(played.write(path)), known(number))
 
 
-def recorded(path: Path, cell: str, users: tuple[int, ...] = (1, 2, 4)) -> Run:
+def recorded(path: Path, cell: str, users: tuple[int, ...] = (1, 2, 4)) -> RunData:
     return frames.load(made_runs.recorded(path, [f"ollama-{cell}-c{count}" for count in users]))
 
 

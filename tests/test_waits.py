@@ -13,7 +13,7 @@ from support.virtual_runs import Load, Played, play
 
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import slots, waits
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.summary import Analysis, analyse
@@ -137,7 +137,7 @@ def test_past_a_limit_that_is_not_known_the_wait_is_not_split(tmp_path: Path) ->
     assert (split.slot[~eight] == 0).all()
 
 
-def truth_of(played: Played, run: Run) -> FloatArray:
+def truth_of(played: Played, run: RunData) -> FloatArray:
     """Return the engine's own slot wait of every request, seconds."""
     streams = [played.streams[i] for i in run.requests["id"]]
     return np.array([(s.slot_won - s.scheduled) / 1e9 for s in streams])  # type: ignore[operator]

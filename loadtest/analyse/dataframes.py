@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import failed
 from loadtest.metrics import S_PER_US
 from loadtest.records import Outcome
@@ -134,7 +134,7 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
     return table.astype(kinds)
 
 
-def requests(run: Run) -> pd.DataFrame:
+def requests(run: RunData) -> pd.DataFrame:
     """Return a row for each request, in the order sent."""
     return pd.DataFrame({name: run.requests[column] for name, column in REQUESTS.items()})
 
@@ -157,7 +157,7 @@ def _level(level: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def chunks(run: Run) -> pd.DataFrame:
+def chunks(run: RunData) -> pd.DataFrame:
     """Return a row for each content event of each answer, request after request."""
     counts, owner = run.chunks.counts, run.chunks.owner
     since_send = run.chunks.flat * S_PER_US

@@ -14,7 +14,7 @@ import pandas as pd
 from loadtest.analyse.figures import client_capacity, goodput, knee, objectives, rates, stats
 from loadtest.analyse.run import frames, groups, offered_load, samples
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.server import (
@@ -90,7 +90,7 @@ LENGTH_KEYS = ("input_lengths", "output_lengths", "system_tokens", "turns", "ses
 class Analysis:
     """A run folder, read and summed up: what tables, charts and reports are made from."""
 
-    run: Run  # its requests have slot_wait_s and batch_wait_s too
+    run: RunData  # its requests have slot_wait_s and batch_wait_s too
     slots: Slots
     steps: Steps
     summary: dict[str, Any]  # summary.json
@@ -102,7 +102,7 @@ class Analysis:
 
 
 def analyse(
-    path: Path, asked: Sequence[Objective] = (), also: Callable[[Run, Slots, Steps], object] | None = None
+    path: Path, asked: Sequence[Objective] = (), also: Callable[[RunData, Slots, Steps], object] | None = None
 ) -> Analysis:
     """Read a run folder and work out its figures, and whether it meets what is `asked`; raise RunFolderError when it is none.
 
@@ -125,9 +125,9 @@ def analyse(
 
 
 def _analysed(
-    run: Run,
+    run: RunData,
     asked: Sequence[Objective],
-    also: Callable[[Run, Slots, Steps], object] | None,
+    also: Callable[[RunData, Slots, Steps], object] | None,
     group: Group | None = None,
 ) -> Analysis:
     """Work out what one model at one server shows."""
@@ -161,7 +161,7 @@ def _analysed(
     )
 
 
-def _analysed_together(run: Run, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Turns]) -> Analysis:
+def _analysed_together(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Turns]) -> Analysis:
     """Put the parts of a run side by side: what is inferred stays theirs, counts are of the whole run."""
     for name in INFERRED:
         known = np.empty(len(run.requests), dtype=object)
@@ -186,7 +186,7 @@ def _analysed_together(run: Run, parts: Sequence[tuple[Group, Analysis]], lost: 
     return Analysis(run, Slots(None, limit=False, method=SEVERAL), nothing, summary, None, tuple(parts), tuple(lost))
 
 
-def _of_all(run: Run, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Turns]) -> dict[str, Any]:
+def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[Turns]) -> dict[str, Any]:
     """Return summary.json of a run of several models or servers: its levels are rows by group and level."""
     own = ("slots", "step_law", "step_law_reason", "knee", "lengths", "memory", "memory_reason", "verdict", "levels")
     summaries = [one.summary for _, one in parts]
@@ -227,7 +227,7 @@ def _same_for_all(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summarise(
-    run: Run,
+    run: RunData,
     found: Slots,
     measured: Steps,
     memory: MemoryComparison | str,
@@ -266,7 +266,7 @@ def summarise(
 
 
 def _level_summary(
-    run: Run, level: dict[str, Any], found_slots: Slots, asked: Sequence[Objective], cached: CacheUse | None
+    run: RunData, level: dict[str, Any], found_slots: Slots, asked: Sequence[Objective], cached: CacheUse | None
 ) -> dict[str, Any]:
     index = level["index"]
     rows, good = run.measured(index), run.good(index)
@@ -325,7 +325,7 @@ def _described_figure(name: str, values: FloatArray, block: int) -> dict[str, An
     return _figure_or_reason(name, stats.describe_values(values, block=block))
 
 
-def _waits_with_left(run: Run, index: int, block: int) -> dict[str, Any]:
+def _waits_with_left(run: RunData, index: int, block: int) -> dict[str, Any]:
     """Return TTFT where users hung up: who left before the first token waited at least so long."""
     left, seen = run.left(index), np.isfinite(run.column("first_token"))
     rows = run.good(index) | left
@@ -344,7 +344,7 @@ def _figure_or_reason(name: str, described: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _goodput_of(
-    run: Run, index: int, asked: Sequence[Objective], rate: float | None, flow: rates.Flow | None
+    run: RunData, index: int, asked: Sequence[Objective], rate: float | None, flow: rates.Flow | None
 ) -> dict[str, Any]:
     """Return a level's goodput where something is asked of it."""
     if not asked:
@@ -355,7 +355,7 @@ def _goodput_of(
     return {"goodput": found.to_dict()}
 
 
-def _offered(run: Run, level: dict[str, Any]) -> dict[str, Any]:
+def _offered(run: RunData, level: dict[str, Any]) -> dict[str, Any]:
     """Return what an open-loop level adds: rate_to, trace, requests due a second, and how many were shed."""
     if not offered_load.is_open(level):
         return {}
@@ -368,7 +368,7 @@ def _offered(run: Run, level: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _little_of(run: Run, index: int, flow: rates.Flow | None) -> dict[str, Any]:
+def _little_of(run: RunData, index: int, flow: rates.Flow | None) -> dict[str, Any]:
     found = knee.little(run, index, flow)
     if found is None:
         return {"little": None, "little_reason": "no request ended in the steady window"}
@@ -385,7 +385,7 @@ def _commonest_source(sources: pd.Series) -> str:
     return str(sources.mode().iloc[0]) if len(sources) else waits.UNKNOWN
 
 
-def _token_totals(run: Run, rows: BoolArray, good: BoolArray) -> dict[str, Any]:
+def _token_totals(run: RunData, rows: BoolArray, good: BoolArray) -> dict[str, Any]:
     requests = run.requests[good]
     rest = run.requests[rows & ~good]
     asked = requests[["asked", "output_tokens"]].dropna()

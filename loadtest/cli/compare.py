@@ -59,7 +59,7 @@ ONE_RUN = (
 CHANGE_STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
 
 
-class ShareParam(click.ParamType[float]):
+class ToleranceParam(click.ParamType[float]):
     """A share, "5%" or "0.05"."""
 
     name = "share"
@@ -106,14 +106,14 @@ class Against(click.Command):
 )
 @click.option(
     "--tolerance",
-    type=ShareParam(),
+    type=ToleranceParam(),
     default=TOLERANCE,
     metavar="SHARE",
     help=f"How much worse a figure may be before it is a regression, e.g. 5%.  [default: {TOLERANCE:.0%}]",
 )
 @click.option(
     "--run-noise",
-    type=ShareParam(),
+    type=ToleranceParam(),
     default=RUN_NOISE,
     metavar="SHARE",
     help=f"How much runs of the same server differ (standard deviation), which one run a side cannot show.  [default: {RUN_NOISE:.0%}]",

@@ -15,8 +15,8 @@ from loadtest.cli.results import json_option, print_json
 from loadtest.errors import PredictionError, ScenarioError
 
 if TYPE_CHECKING:
+    from loadtest.analyse.explain.explanation import Explainer, Explanation
     from loadtest.analyse.summary import Analysis
-    from loadtest.analyse.whatif.explain import Explainer, Explanation
 
 FILE_NAME = "explain.png"
 MOST_SLOWEST = 20
@@ -103,7 +103,7 @@ def _explained(
     analysis: Analysis, request: int | None, share: float | None, slowest: int | None, level: str | None, by: str
 ) -> list[tuple[Analysis, Explainer, Explanation]]:
     """Explain what was asked for; of a run of several models or servers among the requests of the one that it went to."""
-    from loadtest.analyse.whatif import explain as work
+    from loadtest.analyse.explain import explanation as work
     from loadtest.text import listed
 
     if request is not None:

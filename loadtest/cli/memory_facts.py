@@ -15,7 +15,7 @@ from loadtest.scenario import ConnectionKeys
 from loadtest.text import shown
 
 if TYPE_CHECKING:
-    from loadtest.analyse.run.frames import Run
+    from loadtest.analyse.run.frames import RunData
     from loadtest.memory.estimate import Facts, Plan
     from loadtest.memory.loaded import LoadedMemory
 
@@ -204,7 +204,7 @@ def _estimates_of_run(path: Path) -> list[MemoryEstimate]:
     return found
 
 
-def _estimate_of_run(run: Run) -> MemoryEstimate:
+def _estimate_of_run(run: RunData) -> MemoryEstimate:
     from loadtest.analyse.server import slots
     from loadtest.analyse.server.memory import plan_of_run
     from loadtest.memory.loaded import loaded_memory

@@ -29,7 +29,7 @@ from loadtest.workloads.lengths import DrawnLengths
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.messages import text_of
 from loadtest.workloads.prefix import behind_prefix
-from loadtest.workloads.sessions import Talks
+from loadtest.workloads.sessions import ConversationSource
 from loadtest.workloads.source import Session, Source
 from loadtest.workloads.workload import Workload
 
@@ -161,9 +161,9 @@ class Channel:
             return None
         return self._request(job, next(self._numbers), request.dialect, request.session)
 
-    def conversation_of(self, scenario: Scenario) -> tuple[Conversation, Talks]:
+    def conversation_of(self, scenario: Scenario) -> tuple[Conversation, ConversationSource]:
         """Return a new made-up conversation of a scenario, which differs from this channel's in keys of sessions alone."""
-        talks = Talks(scenario, self._counter, self._fit).knowing(
+        talks = ConversationSource(scenario, self._counter, self._fit).knowing(
             DrawnLengths(scenario.seed, self._counter, self._fit, self._context),
             behind_prefix(scenario, self._counter, self._fit),
         )

@@ -115,12 +115,12 @@ class RecordedTalk:
 
 def mean_turns(scenario: Scenario) -> float:
     """Return about how many turns a conversation has, before any is made; 1 for requests by themselves."""
-    found = Talks.of(scenario, Counter("estimate: before anything is sent"), TokenFit())
+    found = ConversationSource.of(scenario, Counter("estimate: before anything is sent"), TokenFit())
     return 1.0 if found is None else found.turns_mean
 
 
 @dataclass(frozen=True, slots=True)
-class Talks:
+class ConversationSource:
     """The source of conversations."""
 
     scenario: Scenario

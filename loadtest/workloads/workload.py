@@ -17,13 +17,13 @@ from loadtest.workloads.lengths import DrawnLengths, check_lengths_files, cut_no
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.nonce import nonce_of, seed_from
 from loadtest.workloads.prefix import behind_prefix
-from loadtest.workloads.sessions import Talks
+from loadtest.workloads.sessions import ConversationSource
 from loadtest.workloads.source import Session, Source
 from loadtest.workloads.synthetic import Synthetic, made_up
 from loadtest.workloads.tokens import Counter, TokenFit
 
 SOURCES: list[type[Source]] = [
-    Talks,
+    ConversationSource,
     LiteralText,
     DataRows,
     HashedBlocks,
@@ -62,7 +62,7 @@ class Workload:
         self.source = source_of(scenario, counter, self.fit)
         self.lengths = DrawnLengths(scenario.seed, counter, self.fit, context)
         self.prefix = behind_prefix(scenario, counter, self.fit)
-        if isinstance(self.source, Talks):
+        if isinstance(self.source, ConversationSource):
             self.source = self.source.knowing(self.lengths, self.prefix)
 
     def fitted(self, fit: TokenFit, context: int | None = None) -> Workload:
@@ -72,7 +72,7 @@ class Workload:
     def session(self, level: Level, i: int, *, warmup: bool = False, source: Source | None = None) -> Session:
         """Return the i-th session of a level; `source` says what instead of the scenario's own."""
         source = source or self.source
-        if isinstance(source, Talks):
+        if isinstance(source, ConversationSource):
             return source.session(level, i, warmup=warmup)
         if self.trace is not None:
             level = self.trace.with_lengths(level, 0 if warmup else i)
@@ -85,7 +85,7 @@ class Workload:
     @property
     def turns_mean(self) -> float:
         """About how many turns a session has."""
-        return self.source.turns_mean if isinstance(self.source, Talks) else 1.0
+        return self.source.turns_mean if isinstance(self.source, ConversationSource) else 1.0
 
     def job(self, level: Level, i: int, *, warmup: bool = False) -> Job:
         """Return the first job of the i-th session of a level."""
@@ -123,7 +123,7 @@ class Workload:
 
     def notes(self) -> Iterator[str]:
         """Yield what a user should know of lengths that were cut to the context, a sentence each."""
-        if isinstance(self.source, Talks):
+        if isinstance(self.source, ConversationSource):
             yield from self.source.early_notes()
         elif self.lengths.context is not None and not self.scenario.literal:
             yield from cut_notes(self.scenario, self.lengths)

@@ -21,7 +21,7 @@ import numpy as np
 
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import slots, waits
 from loadtest.records import Outcome
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -172,7 +172,7 @@ def examine(seed: int) -> Row:
     return Row(seed, drawn, found, expected(drawn, played), slot_wait_errors(run, found, played))
 
 
-def slot_wait_errors(run: Run, found: slots.Slots, played: Played) -> tuple[float, ...]:
+def slot_wait_errors(run: RunData, found: slots.Slots, played: Played) -> tuple[float, ...]:
     """Return |slot wait − truth| at p50 and p99, seconds; nothing where no limit is known or nobody waited."""
     if not found.limit:
         return ()

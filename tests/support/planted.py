@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loadtest.analyse.explain import explained as parts
+from loadtest.analyse.explain.explanation import Explainer, Explanation, blame, row_of
 from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif import explained as parts
-from loadtest.analyse.whatif.explain import Explainer, Explanation, blame, row_of
 from loadtest.records import Outcome, Record
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import EngineRequest, Stream

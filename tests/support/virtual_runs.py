@@ -16,7 +16,7 @@ from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import NS_PER_S, Timing
-from loadtest.simulate.model.virtual import Turn, closed_loop, cold_prompt, open_loop, people
+from loadtest.simulate.model.virtual import EngineTurn, closed_loop, cold_prompt, open_loop, people
 from support import made_runs
 
 BREAK_NS = 100_000_000  # between levels
@@ -150,12 +150,12 @@ def play_talks(
     return played
 
 
-def _talk(load: Talks, draw: random.Random) -> list[Turn]:
-    turns: list[Turn] = []
+def _talk(load: Talks, draw: random.Random) -> list[EngineTurn]:
+    turns: list[EngineTurn] = []
     for turn in range(load.turns):
         said = draw.randint(*(load.later if turn else load.first))
         before = turns[-1].prompt + turns[-1].answer if turns else 0
-        turns.append(Turn(before + said, draw.randint(*load.answer), draw.expovariate(1 / load.think_s)))
+        turns.append(EngineTurn(before + said, draw.randint(*load.answer), draw.expovariate(1 / load.think_s)))
     return turns
 
 

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from loadtest.analyse.charts import style
+from loadtest.analyse.explain.explanation import Explainer, Explanation
+from loadtest.analyse.explain.timeline import Timeline
 from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.run.arrays import IntArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.explain import Explainer, Explanation
-from loadtest.analyse.whatif.explain_time import Timeline
 from loadtest.metrics import S_PER_US
 
 MOST_LANES = 40
@@ -63,7 +63,7 @@ def _lanes(line: Timeline, low: float, high: float, wanted: list[int]) -> IntArr
 
 
 def _lanes_drawn(
-    axes: Axes, run: Run, line: Timeline, rows: IntArray, span: tuple[float, float], found: Explanation
+    axes: Axes, run: RunData, line: Timeline, rows: IntArray, span: tuple[float, float], found: Explanation
 ) -> None:
     low, high = span
     zero = found.begin_s
@@ -91,7 +91,7 @@ def _lanes_drawn(
     axes.legend(handles=handles, ncols=6, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
 
 
-def _bars(run: Run, line: Timeline, row: int) -> list[tuple[str, str, float, float]]:
+def _bars(run: RunData, line: Timeline, row: int) -> list[tuple[str, str, float, float]]:
     """Return what a request was doing: (name, colour, start, end)."""
     first, end = float(line.first[row]), float(line.end[row])
     until = first if math.isfinite(first) else end
@@ -109,7 +109,7 @@ def _bars(run: Run, line: Timeline, row: int) -> list[tuple[str, str, float, flo
     return bars
 
 
-def _tokens(axes: Axes, run: Run, rows: IntArray, span: tuple[float, float], zero: float) -> None:
+def _tokens(axes: Axes, run: RunData, rows: IntArray, span: tuple[float, float], zero: float) -> None:
     at, lanes = [], []
     for lane, row in enumerate(rows):
         send = run.column("send")[row]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loadtest.analyse.comparison.differences import block_of, geometric, mean_of, ratio
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import Analysis
 from loadtest.errors import RunFolderError
 from loadtest.metrics import VOID
@@ -133,7 +133,7 @@ def unmatched(pairs: Sequence[Levels], sides: Sequence[Sequence[Analysis]]) -> l
     return said
 
 
-def differing_keys(base: Sequence[Run], new: Sequence[Run], across: frozenset[str]) -> tuple[str, list[str]]:
+def differing_keys(base: Sequence[RunData], new: Sequence[RunData], across: frozenset[str]) -> tuple[str, list[str]]:
     """Return why the runs must not be compared (empty: they may), and a note on every key that differs.
 
     Raises RunFolderError where the runs of one side differ among themselves.
@@ -150,7 +150,7 @@ def differing_keys(base: Sequence[Run], new: Sequence[Run], across: frozenset[st
     return (f"the runs differ in {', '.join(refused)}" if refused else ""), notes
 
 
-def _differing(base: Run, new: Run, across: frozenset[str]) -> tuple[list[str], list[str]]:
+def _differing(base: RunData, new: RunData, across: frozenset[str]) -> tuple[list[str], list[str]]:
     return differing_facts(asked_facts(base), asked_facts(new), across)
 
 
@@ -174,7 +174,7 @@ def differing_facts(
     return refused, notes
 
 
-def asked_facts(run: Run) -> dict[str, Any]:
+def asked_facts(run: RunData) -> dict[str, Any]:
     """Return what a run asked of which server: what another run must share with it, MAY_DIFFER apart."""
     scenario = run.facts.get("scenario") or {}
     named = {ASKED[key]: scenario[key] for key in ASKED if scenario.get(key) not in _MISSING[key]}
@@ -211,7 +211,9 @@ def without_verdict(reasons: Sequence[tuple[Levels, Levels, str]]) -> list[str]:
     return said
 
 
-def requests_a_user(base: Sequence[Run], new: Sequence[Run], level: Levels, across: frozenset[str]) -> tuple[str, str]:
+def requests_a_user(
+    base: Sequence[RunData], new: Sequence[RunData], level: Levels, across: frozenset[str]
+) -> tuple[str, str]:
     """Return why a closed loop's level must not be judged for its number of requests a user, and how that is said.
 
     A level that lasts for a time, not for a number of requests, has as many as the server answers.
@@ -229,7 +231,7 @@ def requests_a_user(base: Sequence[Run], new: Sequence[Run], level: Levels, acro
     )
 
 
-def _planned_each(run: Run, level: dict[str, Any]) -> float | None:
+def _planned_each(run: RunData, level: dict[str, Any]) -> float | None:
     planned = next((one.get("requests") for one in run.levels if one["index"] == level["index"]), None)
     users = level.get("concurrency")
     if not planned or not users or (run.facts.get("scenario") or {}).get("duration"):
@@ -237,7 +239,7 @@ def _planned_each(run: Run, level: dict[str, Any]) -> float | None:
     return round(float(planned) / float(users), 2)
 
 
-def other_lengths(base: Sequence[Run], new: Sequence[Run], level: Levels) -> tuple[str, float, str]:
+def other_lengths(base: Sequence[RunData], new: Sequence[RunData], level: Levels) -> tuple[str, float, str]:
     """Return why a level's prompts or answers are other work, else by which factor prompts scatter (log), and how that is said.
 
     Prompts of a length asked for in tokens follow from each run's own calibration of the model's tokens: what that
@@ -269,7 +271,7 @@ def other_lengths(base: Sequence[Run], new: Sequence[Run], level: Levels) -> tup
     return "", 0.0, ""
 
 
-def _calibrated_anew(runs: Sequence[Run], level: dict[str, Any], values: tuple[float, float]) -> bool:
+def _calibrated_anew(runs: Sequence[RunData], level: dict[str, Any], values: tuple[float, float]) -> bool:
     """Whether prompts of one length in tokens differ only as far as the runs' calibrations do."""
     found = [run.facts.get("tokens") or {} for run in runs]
     calibrations = {(one.get("overhead"), one.get("ratio")) for one in found}

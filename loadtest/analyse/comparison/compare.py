@@ -26,7 +26,7 @@ from loadtest.analyse.comparison.differences import (
     ratio,
     value_of,
 )
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import Analysis, failed
 from loadtest.records import Outcome
 from loadtest.text import listed
@@ -229,7 +229,7 @@ def _left(*sides: Sequence[Analysis]) -> list[str]:
 
 
 def _sides_of(
-    runs: tuple[list[Run], list[Run]],
+    runs: tuple[list[RunData], list[RunData]],
     sides: tuple[Levels, Levels],
     reason: str,
     scatter: float,

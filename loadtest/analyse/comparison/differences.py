@@ -17,7 +17,7 @@ import numpy as np
 from loadtest.analyse.figures import rates, stats
 from loadtest.analyse.figures.intervals import Sample, percentile_interval, t_quantile, t_tail
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import figure
 
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
@@ -103,7 +103,7 @@ def value_of(level: dict[str, Any], metric: Metric) -> float | None:
     return found
 
 
-def figure_of(run: Run, level: dict[str, Any], metric: Metric) -> Figure | None:
+def figure_of(run: RunData, level: dict[str, Any], metric: Metric) -> Figure | None:
     """Return a metric of a level with its error, nan where too few samples tell it; None where it is unknown."""
     value = value_of(level, metric)
     if value is None or value <= 0:
@@ -144,7 +144,7 @@ def _percentile(known: FloatArray, share: float, block: int) -> Figure | None:
     return Figure.of(float(np.quantile(ordered, share)), interval, max(sample.batches - 2, 1))
 
 
-def _rate(run: Run, level: dict[str, Any], metric: Metric) -> Figure | None:
+def _rate(run: RunData, level: dict[str, Any], metric: Metric) -> Figure | None:
     """Return the output of a level with its error, from how much its rounds or answers differ."""
     found = rates.flow(run, level)
     weights = run.column(RATE_WEIGHTS[metric.key]) if metric.key in RATE_WEIGHTS else np.ones(len(run.requests))

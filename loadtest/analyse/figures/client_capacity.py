@@ -10,7 +10,7 @@ import numpy as np
 from loadtest import metrics
 from loadtest.analyse.run import event_times
 from loadtest.analyse.run.arrays import BoolArray, IntArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.metrics import S_PER_US
 from loadtest.text import percent
 
@@ -36,7 +36,7 @@ class ClientCapacity:
         }
 
 
-def client_capacity(run: Run, stamps: str) -> ClientCapacity | None:
+def client_capacity(run: RunData, stamps: str) -> ClientCapacity | None:
     """Return the capacity with this kind of stamps; None where it was not calibrated.
 
     The smaller of the capacities for both kinds of arrivals is taken: an engine sends the tokens of a step together, but
@@ -54,7 +54,7 @@ def client_capacity(run: Run, stamps: str) -> ClientCapacity | None:
     return ClientCapacity(float(found["chunks_per_s"]), kind, found["limit"] != "client", found.get("measured_at"))
 
 
-def peak_events(run: Run, index: int) -> int:
+def peak_events(run: RunData, index: int) -> int:
     """Return the most content events of a level that one process of the client received within a second.
 
     Warm-ups, failed requests and requests to other models or servers load the client as well and count too.
@@ -67,7 +67,7 @@ def peak_events(run: Run, index: int) -> int:
     )
 
 
-def _peak_events_of_process(run: Run, rows: BoolArray) -> int:
+def _peak_events_of_process(run: RunData, rows: BoolArray) -> int:
     if not run.chunks.counts[rows].any():
         return 0
     sent = np.where(rows, run.column("send") / S_PER_US, 0.0).astype(np.int64)
@@ -84,7 +84,7 @@ def _peak_events_of_process(run: Run, rows: BoolArray) -> int:
     return metrics.busiest_second(bins.tolist())
 
 
-def used(run: Run, index: int, stamps: str) -> dict[str, Any]:
+def used(run: RunData, index: int, stamps: str) -> dict[str, Any]:
     """Return the capacity's part of a level's `client` in summary.json; empty where nothing was calibrated."""
     known = client_capacity(run, stamps)
     if known is None:
@@ -97,7 +97,7 @@ def used(run: Run, index: int, stamps: str) -> dict[str, Any]:
     }
 
 
-def capacity_doubt(run: Run, index: int, stamps: str) -> str | None:
+def capacity_doubt(run: RunData, index: int, stamps: str) -> str | None:
     """Return a sentence where more events came than this client can measure truthfully; None otherwise."""
     known = client_capacity(run, stamps)
     if known is None or known.least:

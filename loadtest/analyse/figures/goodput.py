@@ -10,7 +10,7 @@ import numpy as np
 
 from loadtest.analyse.figures.rates import Flow
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.metrics import S_PER_US
 from loadtest.slo import STATISTIC_SHARES, Objective
 
@@ -33,7 +33,7 @@ class Goodput:
 
 
 def goodput(
-    run: Run,
+    run: RunData,
     level: int,
     objectives: Iterable[Objective],
     *,
@@ -80,7 +80,7 @@ def widest(objectives: Iterable[Objective]) -> tuple[Objective, ...]:
     return tuple(found.values())
 
 
-def _values(run: Run, objective: Objective) -> FloatArray:
+def _values(run: RunData, objective: Objective) -> FloatArray:
     if objective.figure != "itl_s":
         return run.column(objective.figure)
     values = np.full(len(run.requests), np.nan)

@@ -12,7 +12,7 @@ import numpy as np
 from loadtest.analyse.figures import rates
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.text import counted, number, seconds
 
 LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's edges explain, is not stationary
@@ -94,7 +94,7 @@ class Little:
         }
 
 
-def little(run: Run, level: int, flow: rates.Flow | None = None) -> Little | None:
+def little(run: RunData, level: int, flow: rates.Flow | None = None) -> Little | None:
     """Apply Little's law to a level, warm-ups and failures included; None where nothing ended in its window.
 
     Each request counts by its share of the window, as in rates: counted by whole ends, λ would be off by up to a round. Pass

@@ -16,7 +16,7 @@ import numpy as np
 from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.stats import ENDLESS_S, NEVER_S
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.records import Outcome
 from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
 
@@ -24,7 +24,7 @@ FEWEST_ROUNDS, BY_CHANCE = 3, 0.025  # whole rounds of a closed loop
 OF_WHOLE_ANSWERS = ("e2e_s", "e2e_sched_s", "e2e_tokens_per_s")
 
 
-def held_against_requests(run: Run, level: dict[str, Any], objectives: Sequence[Objective]) -> list[Judged]:
+def held_against_requests(run: RunData, level: dict[str, Any], objectives: Sequence[Objective]) -> list[Judged]:
     """Judge objectives by a level of summary.json and by the requests of its run."""
     index = int(level["index"])
     good, left = run.good(index), run.left(index)
@@ -40,7 +40,7 @@ def held_against_requests(run: Run, level: dict[str, Any], objectives: Sequence[
 
 
 def _judged_objective(
-    run: Run, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray, left: BoolArray
+    run: RunData, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray, left: BoolArray
 ) -> Judged:
     told = judge_by_figures(objective, level)
     failed, requests = int((sent & ~answered).sum()), int(sent.sum())
@@ -61,7 +61,7 @@ def _judged_objective(
     return Judged(objective, value, interval, failed, requests, left=int(left.sum()), far=far)
 
 
-def _far(run: Run, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray) -> bool:
+def _far(run: RunData, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray) -> bool:
     """Whether chance hardly puts so many requests beyond a percentile's limit, if only whole rounds are independent.
 
     A level of few rounds has no interval, and a miss by far must not be measured again for want of one.
@@ -106,7 +106,7 @@ def _of_requests(
     return _limited(value), None if bounds is None else (_limited(bounds[0]), _limited(bounds[1]))
 
 
-def _of_gaps(run: Run, objective: Objective, answered: BoolArray, failed: int) -> float:
+def _of_gaps(run: RunData, objective: Objective, answered: BoolArray, failed: int) -> float:
     """Return the statistic of ITL; a failed request counts as the mean number of gaps of the others, each endless."""
     ordered = stats.ranked(run.itl, answered)
     if objective.statistic == "mean" or not len(ordered):

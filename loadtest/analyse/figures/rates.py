@@ -14,7 +14,7 @@ import numpy as np
 from loadtest.analyse.figures.intervals import FEWEST_ROUNDS, Sample, Spread
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.event_times import blocks
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.metrics import S_PER_US
 from loadtest.text import percent
 
@@ -100,7 +100,7 @@ class Flow:
         return float((self.shares[rows] * np.nan_to_num(weights[rows])).sum()) / self.window.seconds
 
 
-def flow(run: Run, level: dict[str, Any]) -> Flow | None:
+def flow(run: RunData, level: dict[str, Any]) -> Flow | None:
     """Return a level's window and shares; None where no measured request was sent and ended, or the window is empty.
 
     The tokens of an answer are taken to be spread evenly over its chunks; a request without tokens counts at its end. In a
@@ -121,7 +121,7 @@ def flow(run: Run, level: dict[str, Any]) -> Flow | None:
     return Flow(window, int(users) if users is not None else None, rows, window_shares(run, rows, window))
 
 
-def window_shares(run: Run, rows: BoolArray, window: Window) -> FloatArray:
+def window_shares(run: RunData, rows: BoolArray, window: Window) -> FloatArray:
     """Return the share of each request's chunks that arrived in the window; 0 for requests not marked in `rows`."""
     send, counts = run.column("send"), run.chunks.counts
     found = np.where(rows & (counts == 0), window.holds(run.column("end")), 0.0)
@@ -145,7 +145,7 @@ class Throughput:
     ci95: list[float] | None  # None: too few requests, or the window is the whole level
 
 
-def weighted_rate(run: Run, found: Flow, weights: FloatArray) -> Throughput | None:
+def weighted_rate(run: RunData, found: Flow, weights: FloatArray) -> Throughput | None:
     """Return the rate of requests that ended well or were left, each counted by its weight; None where no weight is known."""
     good = found.rows & np.asarray(run.requests["ok"] | run.requests["left"], dtype=np.bool_) & np.isfinite(weights)
     if not good.any():
@@ -157,7 +157,7 @@ def weighted_rate(run: Run, found: Flow, weights: FloatArray) -> Throughput | No
     return Throughput(rate, [max(rate * (1 + off), 0.0) for off in spread.around(0.0)] if spread else None)
 
 
-def spread_of(run: Run, found: Flow, weights: FloatArray) -> Spread | None:
+def spread_of(run: RunData, found: Flow, weights: FloatArray) -> Spread | None:
     """Return the error of a rate as a share of it; None with too few rounds or answers."""
     good = found.rows & np.asarray(run.requests["ok"] | run.requests["left"], dtype=np.bool_) & np.isfinite(weights)
     if not found.window.steady:
@@ -210,7 +210,7 @@ def rate_spread(ends: FloatArray, amounts: FloatArray) -> Spread | None:
     return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= FEWEST_INDEPENDENT_ANSWERS else None
 
 
-def summed_up(run: Run, found: Flow | None, good: BoolArray) -> dict[str, Any]:
+def summed_up(run: RunData, found: Flow | None, good: BoolArray) -> dict[str, Any]:
     """Return a level's rates and window as summary.json holds them; `good` marks measured requests that ended well."""
     names = ("output_tokens_per_s", "input_tokens_per_s", "requests_per_s")
     if found is None or not good.any():
@@ -230,7 +230,7 @@ def summed_up(run: Run, found: Flow | None, good: BoolArray) -> dict[str, Any]:
     }
 
 
-def delivered(run: Run) -> FloatArray:
+def delivered(run: RunData) -> FloatArray:
     """Return the output tokens of each request; of one that was left those that arrived, for servers count at the end alone.
 
     A piece counts as many tokens as the pieces of this run's other answers hold.
@@ -244,14 +244,14 @@ def delivered(run: Run) -> FloatArray:
     return np.where(counted, pieces * float(tokens[known].sum() / pieces[known].sum()), tokens)
 
 
-def worked_off(run: Run) -> FloatArray:
+def worked_off(run: RunData) -> FloatArray:
     """Return the prompt tokens of each request; of one that was left in mid-answer the length asked for."""
     prompts = run.column("prompt_tokens")
     seen = np.asarray(run.requests["left"], dtype=np.bool_) & np.isfinite(run.column("first_token"))
     return np.where(seen & np.isnan(prompts), run.column("asked_input"), prompts)
 
 
-def _drain(run: Run, window: Window, good: BoolArray) -> dict[str, Any]:
+def _drain(run: RunData, window: Window, good: BoolArray) -> dict[str, Any]:
     """Return how many requests ended after the window, and the share by which they moved the mean decode speed.
 
     Latencies are of all measured requests, those in the drain included: leaving them out would leave out long answers.

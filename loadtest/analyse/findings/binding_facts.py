@@ -10,7 +10,7 @@ import numpy as np
 
 from loadtest.analyse.figures import rates
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.at_work import RequestInstants
 from loadtest.analyse.server.prefill import uncached
 from loadtest.analyse.summary import Analysis
@@ -58,7 +58,7 @@ def objectives_hold(judged: Sequence[Any]) -> bool:
     return all(one.met for one in judged)
 
 
-def _beyond(run: Run, rows: BoolArray, missed: Objective) -> BoolArray:
+def _beyond(run: RunData, rows: BoolArray, missed: Objective) -> BoolArray:
     """Mark the requests beyond an objective's limit; of too few the slowest tenth."""
     left = _left_waiting(run)
     name = "tpot_s" if missed.figure == "itl_s" else missed.figure
@@ -71,12 +71,12 @@ def _beyond(run: Run, rows: BoolArray, missed: Objective) -> BoolArray:
     return np.asarray(known & (far >= np.quantile(far[known], 0.9)), dtype=np.bool_)
 
 
-def _left_waiting(run: Run) -> BoolArray:
+def _left_waiting(run: RunData) -> BoolArray:
     left = np.asarray(run.requests["left"], dtype=np.bool_)
     return left & ~np.isfinite(run.column("first_token"))
 
 
-def _parts(run: Run, rows: BoolArray, missed: Objective) -> dict[str, float]:
+def _parts(run: RunData, rows: BoolArray, missed: Objective) -> dict[str, float]:
     """Return what the time of the requests beyond the limit went into, mean seconds."""
     left, beyond = _left_waiting(run), _beyond(run, rows, missed)
     waited = np.where(left, run.column("end") - run.column("send"), 0.0)
@@ -99,7 +99,7 @@ def _parts(run: Run, rows: BoolArray, missed: Objective) -> dict[str, float]:
     return {name: float(np.nanmean(each[beyond])) for name, each in found.items() if np.isfinite(each[beyond]).any()}
 
 
-def utilisation(run: Run, level: dict[str, Any], slots: int | None) -> float | None:
+def utilisation(run: RunData, level: dict[str, Any], slots: int | None) -> float | None:
     """Return the share of the slots' time in a level's window that streams were seen at work; None without slots."""
     flow = rates.flow(run, level)
     if slots is None or flow is None:
@@ -138,7 +138,7 @@ def _reread_share(analysis: Analysis, rows: BoolArray) -> float | None:
     return float(np.nansum(again[known])) / total if total > 0 else None
 
 
-def _thinks(run: Run, level: dict[str, Any]) -> float | None:
+def _thinks(run: RunData, level: dict[str, Any]) -> float | None:
     """Return the share of a closed loop's users' time in which they wait for nothing."""
     users, flow = level.get("concurrency"), rates.flow(run, level)
     if not users or flow is None:

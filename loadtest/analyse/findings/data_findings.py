@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.metrics import VOID
 from loadtest.text import counted, listed, number
 
 SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answers", "output_tokens"))
 
 
-def batch_sentences(run: Run, levels: Sequence[dict[str, Any]]) -> list[Finding]:
+def batch_sentences(run: RunData, levels: Sequence[dict[str, Any]]) -> list[Finding]:
     """Say how long all rows of a data file took, where each level sent every row once."""
     scenario = run.facts.get("scenario") or {}
     if not (scenario.get("data_once") and scenario.get("data")):
@@ -44,7 +44,7 @@ def batch_sentences(run: Run, levels: Sequence[dict[str, Any]]) -> list[Finding]
     return found
 
 
-def length_sentences(run: Run, levels: Sequence[dict[str, Any]]) -> list[str]:
+def length_sentences(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]:
     """Say which lengths came of the distributions that were asked for."""
     found = []
     for key, what, column in SIDES:

@@ -13,7 +13,7 @@ import pandas as pd
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import SERVERS, Machine, Models, SamplingGap, read_machine
 from loadtest.analyse.server import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
@@ -44,7 +44,7 @@ class LoadPeriod:
         return np.asarray(values[np.isfinite(values)], dtype=np.float64)
 
 
-def load_periods(run: Run) -> list[LoadPeriod]:
+def load_periods(run: RunData) -> list[LoadPeriod]:
     """Return the run's spans by concurrency, or a level each where a level has none, the least first."""
     parts: dict[tuple[float, str], list[tuple[float, float]]] = {}
     for level in run.levels:
@@ -58,7 +58,7 @@ def load_periods(run: Run) -> list[LoadPeriod]:
     return [LoadPeriod(name, tuple(found)) for (_, name), found in sorted(parts.items())]
 
 
-def sentences(run: Run) -> list[str]:
+def sentences(run: RunData) -> list[str]:
     """Return what the samples beside a run say, with figures; nothing where there are none."""
     machine = read_machine(run)
     found = load_periods(run)
@@ -194,7 +194,7 @@ def _split_sentence(machine: Machine) -> str | None:
     return None
 
 
-def _host_memory(host: str, frame: pd.DataFrame, run: Run) -> str | None:
+def _host_memory(host: str, frame: pd.DataFrame, run: RunData) -> str | None:
     during = LoadPeriod("", ((0.0, _last_end(run)),))
     used, swap = during.of(frame, "memory_used"), during.of(frame, "swap_used")
     if len(used) < FEWEST_SAMPLES:
@@ -206,7 +206,7 @@ def _host_memory(host: str, frame: pd.DataFrame, run: Run) -> str | None:
     return f"Memory in use on {host} went from {size(float(used.min()))} to {size(float(used.max()))}{also}."
 
 
-def _reloads(machine: Machine, run: Run) -> Iterator[str]:
+def _reloads(machine: Machine, run: RunData) -> Iterator[str]:
     """Yield a sentence for each load in mid-run: as the samples saw it, else as the requests that waited for it say."""
     in_turn = run.requests[run.requests["loaded_in_turn"]] if "loaded_in_turn" in run.requests else run.requests[:0]
     sampled = [(t, said) for t, name, said in _sampled_reloads(machine, run) if name not in set(in_turn["model"])]
@@ -227,7 +227,7 @@ def _reloads(machine: Machine, run: Run) -> Iterator[str]:
             told = max(told, float(answer))
 
 
-def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str, str]]:
+def _sampled_reloads(machine: Machine, run: RunData) -> Iterator[tuple[float, str, str]]:
     """Yield instant, model and sentence of each time in the run that a model came back after it was gone, or otherwise.
 
     A load that is shorter than the time between two samples may go unseen.
@@ -236,7 +236,7 @@ def _sampled_reloads(machine: Machine, run: Run) -> Iterator[tuple[float, str, s
         yield from _reloads_of_server(samples, machine.mark("ollama"), run)
 
 
-def _reloads_of_server(samples: Models, mark: str, run: Run) -> Iterator[tuple[float, str, str]]:
+def _reloads_of_server(samples: Models, mark: str, run: RunData) -> Iterator[tuple[float, str, str]]:
     before: dict[str, dict[str, Any]] = {}
     gone: dict[str, float] = {}
     end = _last_end(run)
@@ -258,7 +258,7 @@ def _reloads_of_server(samples: Models, mark: str, run: Run) -> Iterator[tuple[f
         before = now
 
 
-def _gap(gap: SamplingGap, run: Run) -> str | None:
+def _gap(gap: SamplingGap, run: RunData) -> str | None:
     end = _last_end(run)
     if gap.start > end or (gap.end is not None and gap.end < 0):
         return None
@@ -267,12 +267,12 @@ def _gap(gap: SamplingGap, run: Run) -> str | None:
     return f"No samples of {gap.source} {since}, {until}: {gap.sentence}"
 
 
-def _last_end(run: Run) -> float:
+def _last_end(run: RunData) -> float:
     end = run.requests["end"].max() if len(run.requests) else 0.0
     return float(end) if np.isfinite(end) else 0.0
 
 
-def _clock(run: Run, t: float) -> str:
+def _clock(run: RunData, t: float) -> str:
     at = datetime.datetime.fromtimestamp(run.zero.wall_ns * S_PER_NS + t, tz=datetime.UTC)
     return f"{at:%H:%M:%S} UTC"
 

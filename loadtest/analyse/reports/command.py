@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.scenario import Key, Scenario, keys_of
 
 
-def command(run: Run) -> str | None:
+def command(run: RunData) -> str | None:
     """Return `loadtest run` with every key that is not at its default; of Locust its locustfile; None where unknown."""
     facts = run.facts
     locust = facts.get("locust")

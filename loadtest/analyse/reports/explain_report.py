@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from loadtest.analyse.whatif import explained as parts_of
-from loadtest.analyse.whatif.explain import CACHE, LOAD, NOBODY, Explanation, Without
-from loadtest.analyse.whatif.explained import Cause, Part
+from loadtest.analyse.explain import explained as parts_of
+from loadtest.analyse.explain.explained import Cause, TimePart
+from loadtest.analyse.explain.explanation import CACHE, LOAD, NOBODY, Explanation, Without
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
 from loadtest.records import Outcome
@@ -71,7 +71,7 @@ def _duration(value: float) -> str:
     return seconds(value).replace("-", "−") if abs(value) >= parts_of.LEAST_S else "0 ms"
 
 
-def _words(part: Part, found: Explanation) -> str:
+def _words(part: TimePart, found: Explanation) -> str:
     who, inferred = part.causes, " (inferred)" if part.inferred else ""
     match part.name:
         case parts_of.CLIENT:
@@ -110,7 +110,7 @@ def _words(part: Part, found: Explanation) -> str:
             return "unexplained" if part.seconds > -parts_of.LEAST_S else "unexplained: the parts come to more"
 
 
-def _slot_words(part: Part, found: Explanation) -> str:
+def _slot_words(part: TimePart, found: Explanation) -> str:
     """Say behind whom it waited for a slot; a part of its causes are long prompts that held those up."""
     held = [each for each in part.causes if each.how == parts_of.SLOT]
     read = [each for each in part.causes if each.how == parts_of.PROMPTS and each.seconds >= NAMED_SHARE * part.seconds]
@@ -140,7 +140,7 @@ def _reread_words(found: Explanation) -> str:
     return f"{text}; since then {_names(takers, 0.0)} took a slot" if takers else text
 
 
-def _decode_words(part: Part, found: Explanation) -> str:
+def _decode_words(part: TimePart, found: Explanation) -> str:
     inferred = " (inferred)" if part.inferred else ""
     match part.name:
         case parts_of.STEPS:
@@ -158,7 +158,7 @@ def _tokens(count: int | None) -> str:
     return f"{count:,} prompt token{'' if count == 1 else 's'}" if count is not None else "prompt"
 
 
-def _prompts(causes: Sequence[Cause], part: Part, found: Explanation) -> str:
+def _prompts(causes: Sequence[Cause], part: TimePart, found: Explanation) -> str:
     """Return "#52's 6,000 prompt tokens", or "prompts of #52 (6,000 tokens), #53 and 2 others"."""
     if len(causes) == 1:
         return f"#{causes[0].id}'s {_tokens(causes[0].tokens)}"

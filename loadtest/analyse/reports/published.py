@@ -15,7 +15,7 @@ import numpy as np
 
 from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.run.arrays import IntArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.summary import Analysis
 from loadtest.errors import RunFolderError
 from loadtest.grid import Grid
@@ -199,11 +199,11 @@ def set_beside(*analyses: Analysis) -> Published:
     return Published(tuple(rows), simulated_mark(analyses[0].summary), _speed_factor(analyses[0].run))
 
 
-def _speed_factor(run: Run) -> float:
+def _speed_factor(run: RunData) -> float:
     return float((run.simulated or {}).get("speed") or 1)
 
 
-def _published_of(run: Run, level: dict[str, Any]) -> PublishedFigure | None:
+def _published_of(run: RunData, level: dict[str, Any]) -> PublishedFigure | None:
     """Return the published cell that a level repeats, None when there is none."""
     scenario = run.facts.get("scenario") or {}
     prompt = str(scenario.get("prompt") or "").lstrip().lower()
@@ -217,7 +217,7 @@ def _published_of(run: Run, level: dict[str, Any]) -> PublishedFigure | None:
     return next((cell for cell in PUBLISHED if (cell.table, cell.words, cell.concurrency) == key), None)
 
 
-def _measured_beside(run: Run, index: int, cell: PublishedFigure, verdict: str) -> MeasuredBeside:
+def _measured_beside(run: RunData, index: int, cell: PublishedFigure, verdict: str) -> MeasuredBeside:
     good, speed = run.good(index), _speed_factor(run)
     lines = run.column("chunks")[good] + 1
     took = (run.column("end") - run.column("send"))[good] * speed

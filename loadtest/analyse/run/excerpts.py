@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.metrics import S_PER_US
 
 MOST_READ_EVENTS = 2_000_000  # content events; more of them give the same step times
@@ -41,7 +41,7 @@ class TimedEvents:
         return f"read from {len(self.spans)} stretches of the run with {len(self.at)} of its {self.of} chunks"
 
 
-def events(run: Run, most: int = MOST_READ_EVENTS) -> TimedEvents:
+def events(run: RunData, most: int = MOST_READ_EVENTS) -> TimedEvents:
     """Return all content events of a run, or about `most` of them from stretches of every level."""
     total = len(run.chunks.flat)
     if total <= most:
@@ -70,7 +70,7 @@ def _stretches(start: float, end: float, share: float) -> list[tuple[float, floa
     return [(start + (i + 0.5 - share / 2) * apart, start + (i + 0.5 + share / 2) * apart) for i in range(STRETCHES)]
 
 
-def _events_between(run: Run, send: FloatArray, low: float, high: float) -> tuple[IntArray, IntArray, FloatArray]:
+def _events_between(run: RunData, send: FloatArray, low: float, high: float) -> tuple[IntArray, IntArray, FloatArray]:
     """Return row, place and instant of the events from `low` to `high`."""
     counts, starts = run.chunks.counts, run.chunks.starts
     rows = np.flatnonzero((counts > 0) & (send <= high) & (run.column("last") >= low))

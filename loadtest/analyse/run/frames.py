@@ -35,7 +35,7 @@ class Zero:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunData:
     """A run folder that was read: what was run, and the outcome of every request.
 
     `requests` has one row per request in the order sent. It holds durations in seconds (`ttft_s`, …), instants in seconds
@@ -55,12 +55,12 @@ class Run:
     delivery: Delays
     samples: pd.DataFrame  # of the driver: `t` in seconds since the run's first t_sched, `file` the process
     zero: Zero = Zero()
-    whole: Run | None = None  # the whole run, where this is its part for one model at one server
+    whole: RunData | None = None  # the whole run, where this is its part for one model at one server
     trouble: list[str] = field(default_factory=list)  # one sentence on each thing that could not be read
     lost: int = 0  # how many records are missing for that, at least
 
     @property
-    def entire(self) -> Run:
+    def entire(self) -> RunData:
         """The whole run: all of its parts load the client and its machine."""
         return self.whole or self
 
@@ -92,7 +92,7 @@ class Run:
         return self.measured(level) & np.asarray(self.requests["ok"], dtype=np.bool_)
 
 
-def load(path: Path) -> Run:
+def load(path: Path) -> RunData:
     """Read a run folder; what cannot be read is left out and described in `trouble`.
 
     Raises RunFolderError where it is not a run folder, or was written by a newer loadtest.
@@ -124,7 +124,7 @@ def load(path: Path) -> Run:
             "cut short, or left out when the folder was copied."
         )
     lost += gone
-    return Run(
+    return RunData(
         path=path,
         facts=facts,
         levels=levels,

@@ -17,7 +17,7 @@ import numpy as np
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.event_times import Delays, EventGaps
-from loadtest.analyse.run.frames import Run, join_levels, peak_at_once
+from loadtest.analyse.run.frames import RunData, join_levels, peak_at_once
 from loadtest.analyse.run.ragged import Ragged
 from loadtest.errors import LoadTestError
 from loadtest.scenario import rotation
@@ -37,7 +37,7 @@ class Group:
     url: str
     dialect: str
     rows: BoolArray  # marks its requests in the whole run
-    run: Run  # its requests alone; column `accompanied` marks those beside another group's at the same server
+    run: RunData  # its requests alone; column `accompanied` marks those beside another group's at the same server
     beside: tuple[str, ...]  # names of the groups that loaded the same server at the same time
 
     @property
@@ -69,7 +69,7 @@ class _Destination:
         return self.model, self.url
 
 
-def groups_of(run: Run) -> list[Group]:
+def groups_of(run: RunData) -> list[Group]:
     """Return a run's groups in the order of its targets, else of their first request; none of one model at one server."""
     requests = run.requests
     if requests["model"].nunique() < 2 and requests["target"].nunique() < 2:
@@ -109,7 +109,7 @@ def groups_of(run: Run) -> list[Group]:
     return found
 
 
-def refuse(run: Run, groups: Sequence[Group], what: str) -> None:
+def refuse(run: RunData, groups: Sequence[Group], what: str) -> None:
     """Raise LoadTestError where a run has groups, for a command that needs one model at one server."""
     if groups:
         names = ", ".join(group.name for group in groups)
@@ -125,14 +125,14 @@ def chart_folder(number: int, name: str) -> str:
     return f"group-{number}-{plain}" if plain else f"group-{number}"
 
 
-def unused(run: Run) -> list[str]:
+def unused(run: RunData) -> list[str]:
     """Return the names of run.json's targets that no request went to."""
     used = {_target(run, *pair).key for pair in set(zip(run.requests["target"], run.requests["model"], strict=True))}
     every = list(dict.fromkeys(target.key for target in _targets(run)))
     return [name for name, key in zip(_group_names(every), every, strict=True) if key not in used] if used else []
 
 
-def undistinguished_servers(run: Run) -> str | None:
+def undistinguished_servers(run: RunData) -> str | None:
     """Return a clause on the servers of one model that a folder without targets cannot tell apart."""
     if _targets(run):
         return None
@@ -147,7 +147,7 @@ def undistinguished_servers(run: Run) -> str | None:
 # -- what a record was sent to ---------------------------------------------------------------------------------------
 
 
-def _targets(run: Run) -> list[_Destination]:
+def _targets(run: RunData) -> list[_Destination]:
     said = run.facts.get("targets")
     return [_read_target(one) for one in said if isinstance(one, dict)] if isinstance(said, list) else []
 
@@ -158,7 +158,7 @@ def _read_target(said: dict[str, Any]) -> _Destination:
     return _Destination(url, model, dialect, server if isinstance(server, dict) else {}, said)
 
 
-def _older_targets(run: Run) -> list[_Destination]:
+def _older_targets(run: RunData) -> list[_Destination]:
     """Return the further targets of an older Locust run, which describes each in a line of text."""
     said = run.facts.get("other_targets")
     lines = [DESCRIBED.fullmatch(str(line)) for line in said] if isinstance(said, list) else []
@@ -177,7 +177,7 @@ def _server(said: str) -> dict[str, Any]:
     return found
 
 
-def _target(run: Run, index: int, model: Any) -> _Destination:
+def _target(run: RunData, index: int, model: Any) -> _Destination:
     """Return what a record with this target and model was sent to; the record's model counts, not the target's."""
     main = _read_target(run.facts.get("target") or {})
     named = _targets(run)
@@ -219,7 +219,7 @@ def _without_scheme(urls: Sequence[str]) -> list[str]:
 # -- a part of a run -------------------------------------------------------------------------------------------------
 
 
-def _run_of_group(run: Run, rows: BoolArray, target: _Destination, name: str) -> Run:
+def _run_of_group(run: RunData, rows: BoolArray, target: _Destination, name: str) -> RunData:
     requests = run.requests[rows].reset_index(drop=True)
     chunks, server_chunks = _ragged_rows(run.chunks, rows), _ragged_rows(run.server_chunks, rows)
     late = run.delivery
@@ -256,7 +256,7 @@ def _ragged_rows(ragged: Ragged, rows: BoolArray) -> Ragged:
     return Ragged.flattened(ragged.flat[np.repeat(rows, ragged.counts)], ragged.counts[rows])
 
 
-def _level_of_group(run: Run, level: dict[str, Any], rows: BoolArray) -> dict[str, Any]:
+def _level_of_group(run: RunData, level: dict[str, Any], rows: BoolArray) -> dict[str, Any]:
     """Return a level as one group saw it: with the group's own streams at once, share of the rate and lengths."""
     everyone = np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)
     mine = everyone & rows
@@ -287,7 +287,7 @@ def _level_of_group(run: Run, level: dict[str, Any], rows: BoolArray) -> dict[st
     return own
 
 
-def _users_planned(run: Run, level: dict[str, Any], rows: BoolArray) -> int | None:
+def _users_planned(run: RunData, level: dict[str, Any], rows: BoolArray) -> int | None:
     """Return how many of a level's users were a group's by plan; None where run.json has no plan of them, as under Locust."""
     weights = [one.entry.get("weight") for one in _targets(run)]
     if run.facts.get("driver") != "asyncio" or not level.get("concurrency") or not weights or not all(weights):
@@ -297,7 +297,7 @@ def _users_planned(run: Run, level: dict[str, Any], rows: BoolArray) -> int | No
     return sum(turns[user % len(turns)] in mine for user in range(level["concurrency"]))
 
 
-def _accompanied(run: Run, mine: BoolArray, theirs: BoolArray) -> BoolArray:
+def _accompanied(run: RunData, mine: BoolArray, theirs: BoolArray) -> BoolArray:
     """Mark the requests of `mine` during which one of `theirs` was in flight."""
     send, end = run.column("send"), run.column("end")
     theirs = theirs & np.isfinite(send) & np.isfinite(end)
@@ -306,12 +306,12 @@ def _accompanied(run: Run, mine: BoolArray, theirs: BoolArray) -> BoolArray:
     return np.asarray(np.isfinite(send[mine]) & (open_then > 0), dtype=np.bool_)
 
 
-def _dialect(part: Run) -> str:
+def _dialect(part: RunData) -> str:
     dialects = part.requests["dialect"].dropna()
     return str(dialects.mode().iloc[0]) if len(dialects) else ""
 
 
-def outcome_counts(run: Run) -> dict[str, int]:
+def outcome_counts(run: RunData) -> dict[str, int]:
     """Return the number of measured requests of a run by outcome."""
     counted = run.requests[~run.requests["warmup"].astype(bool)]
     return {str(name): int(count) for name, count in counted["outcome"].value_counts().items()}

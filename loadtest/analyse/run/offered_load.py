@@ -9,7 +9,7 @@ import numpy as np
 
 from loadtest import metrics
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.records import NOT_SENT, Outcome
 from loadtest.scenario import Level
 
@@ -67,14 +67,14 @@ def axis(levels: Iterable[dict[str, Any]]) -> str:
     return "concurrency (streams at once)" if kinds <= {False} else "streams at once, or requests/s"
 
 
-def per_second(run: Run, index: int) -> float | None:
+def per_second(run: RunData, index: int) -> float | None:
     """Return the rate at which measured requests of a level were due; None for fewer than two."""
     due = run.column("sched")[run.measured(index)]
     seconds = float(np.ptp(due)) if len(due) > 1 else 0.0
     return (len(due) - 1) / seconds if seconds > 0 else None
 
 
-def missing(run: Run, level: dict[str, Any]) -> Iterator[str]:
+def missing(run: RunData, level: dict[str, Any]) -> Iterator[str]:
     """Yield a clause for each driver process that died during a level or before it: which part of the load is missing."""
     said = run.facts.get("workers")
     workers = said if isinstance(said, list) else []  # a Locust run has their number here
@@ -93,7 +93,7 @@ def missing(run: Run, level: dict[str, Any]) -> Iterator[str]:
         yield f"worker {number} died{when} ({died['why']}): {lacks} {'is' if part in (None, 1) else 'are'} missing"
 
 
-def shed_requests(run: Run, index: int) -> int:
+def shed_requests(run: RunData, index: int) -> int:
     """Return how many requests of a level were not sent because of --max-in-flight."""
     rows = run.requests[run.measured(index)]
     stopped = rows["error"][rows["outcome"] == Outcome.CANCELLED]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.damage import lines_left_out, no_header
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.metrics import S_PER_NS
 from loadtest.records import FileHeader, read_lines
 from loadtest.text import counted, size
@@ -101,7 +101,7 @@ class _SamplesFile:
     trouble: list[str] = field(default_factory=list)
 
 
-def read_machine(run: Run) -> Machine:
+def read_machine(run: RunData) -> Machine:
     """Read the monitors' files in a run folder; lines that are no samples are left out and reported in `trouble`.
 
     For the part of a run that is one server's, files of other measured servers are left out.
@@ -151,7 +151,7 @@ def known_values(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArr
     return np.asarray(t[there], dtype=np.float64), np.asarray(values[there], dtype=np.float64)
 
 
-def _other_servers(run: Run) -> set[Origin]:
+def _other_servers(run: RunData) -> set[Origin]:
     """Return the origins of the measured servers that a part of a run did not go to; none of a whole run."""
     if run.whole is None:
         return set()
@@ -171,7 +171,7 @@ def _loaded_models(files: list[_SamplesFile]) -> dict[str, Models]:
 # -- files ----------------------------------------------------------------------------------------------------------
 
 
-def _files(run: Run) -> Iterator[_SamplesFile]:
+def _files(run: RunData) -> Iterator[_SamplesFile]:
     for path in sorted(run.path.glob("samples-*.jsonl")):
         if path.name.startswith("samples-driver"):
             continue  # read by frames.py
@@ -190,7 +190,7 @@ def _files(run: Run) -> Iterator[_SamplesFile]:
         yield file
 
 
-def _shift(run: Run, header: FileHeader) -> int:
+def _shift(run: RunData, header: FileHeader) -> int:
     """Return what to add to a file's instants for the run's axis, ns: by the monotonic clock on one host, else the wall's."""
     zero = run.zero
     wall, monotonic = header.wall_ns - zero.wall_ns, header.monotonic_ns - zero.monotonic_ns

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import token_gaps as gaps_of
 from loadtest.analyse.server.prefill import uncached
 from loadtest.analyse.server.slots import Slots
@@ -36,7 +36,7 @@ class LoadPattern:
     ]  # per level: share of the first burst's other requests that joined its first one's batch
 
 
-def load_pattern(run: Run, slots: Slots) -> LoadPattern:
+def load_pattern(run: RunData, slots: Slots) -> LoadPattern:
     """Read from the records how the run sent its requests."""
     warm = np.asarray(run.requests["warmup"], dtype=np.bool_)
     levels = run.requests["level"].to_numpy()
@@ -71,7 +71,7 @@ def load_pattern(run: Run, slots: Slots) -> LoadPattern:
     )
 
 
-def request_lengths(run: Run) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def request_lengths(run: RunData) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return uncached prompt and output tokens of the measured requests, paired; raise PredictionError without any."""
     good = np.asarray(run.requests["ok"] & ~run.requests["warmup"], dtype=np.bool_)
     prompts, outputs = uncached(run)[good], run.column("output_tokens")[good]
@@ -84,7 +84,7 @@ def request_lengths(run: Run) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(int(value) for value in pairs[:, 0]), tuple(int(value) for value in pairs[:, 1])
 
 
-def admission_odds(run: Run, slots: Slots, steps: Steps) -> tuple[float, float]:
+def admission_odds(run: RunData, slots: Slots, steps: Steps) -> tuple[float, float]:
     """Return (caught, apart), two shares that decide whether streams stay in step.
 
     caught: how often the next stream of a freed slot made the batch that began at that moment. apart: of streams admitted
@@ -105,13 +105,13 @@ def admission_odds(run: Run, slots: Slots, steps: Steps) -> tuple[float, float]:
     return caught, _apart(open_to[known], gaps.requests.started[known], step, gaps.requests.edge_s)
 
 
-def _caught_usually(run: Run) -> float:
+def _caught_usually(run: RunData) -> float:
     """Return `caught` where the run does not show it: zero for the engine that Ollama had before 0.30."""
     version = _ollama_version(run)
     return 0.0 if version is not None and version < LLAMA_SERVER_SINCE else ASSUMED_CAUGHT
 
 
-def _ollama_version(run: Run) -> tuple[int, ...] | None:
+def _ollama_version(run: RunData) -> tuple[int, ...] | None:
     """Return (major, minor) of a real Ollama; None for any other server."""
     server = run.facts.get("server") or {}
     if server.get("kind") != "ollama" or run.simulated is not None:
@@ -135,7 +135,7 @@ def _apart(open_to: FloatArray, started: FloatArray, step: float, edge: float) -
     return float((started - begun[group] > max(TAKEN_UP_TOGETHER_S, edge))[follower].mean())
 
 
-def _first_burst(run: Run) -> BoolArray:
+def _first_burst(run: RunData) -> BoolArray:
     """Mark the first request of each user in each level: they came all at once, as no later ones do."""
     levels = run.requests["level"].to_numpy()
     marked = np.zeros(len(levels), dtype=np.bool_)
@@ -152,7 +152,7 @@ class PassRule(NamedTuple):
     guess: str | None
 
 
-def pass_rule(run: Run, slots: Slots, steps: Steps) -> PassRule:
+def pass_rule(run: RunData, slots: Slots, steps: Steps) -> PassRule:
     """Return whether passes are split by neighbouring slots: as the run shows, else by what the server's version does."""
     if steps.neighbours is not None:
         return PassRule(steps.neighbours, None)

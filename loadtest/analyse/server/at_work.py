@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 
 TIE_S = 0.001  # scatter of arrivals of one batch: an end and a start this close are one slot changing hands
 UNNOTICED_S = 0.005  # the batch loop has not noticed a request yet that came this shortly before a step began
@@ -16,7 +16,7 @@ TOLD_SHARE = 0.8  # of the answers must carry durations for the server to count 
 LEAST_HELD = 0.02  # of the time at work: a number of streams seen for less is a delayed token or two, not another slot
 
 
-def headers_mark_start(run: Run) -> bool:
+def headers_mark_start(run: RunData) -> bool:
     """Return whether the response headers show when a slot took the request up.
 
     llama.cpp's server sends headers at that moment, but a proxy before it may send them earlier or later. So the wait by
@@ -28,7 +28,7 @@ def headers_mark_start(run: Run) -> bool:
     return bool(len(off)) and float(np.median(off)) <= max(HEADERS_ERROR_S, token_gap(run))
 
 
-def token_gap(run: Run) -> float:
+def token_gap(run: RunData) -> float:
     """Return the median over streams of (last − first token) / gaps, seconds; 2 ms where no stream had two tokens.
 
     The median of all gaps would not do: a server that sends its tokens in pairs has every second gap next to zero.
@@ -52,7 +52,7 @@ class RequestInstants:
     told: bool  # whether the server reported for nearly every answer when work on it began
 
     @classmethod
-    def of(cls, run: Run, rows: BoolArray | None = None) -> RequestInstants:
+    def of(cls, run: RunData, rows: BoolArray | None = None) -> RequestInstants:
         """Read the instants of the requests marked in `rows`, or of all."""
         send, first, end = run.column("send"), run.column("first_token"), run.column("end")
         arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))

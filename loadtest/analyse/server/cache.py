@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import cold_prefill
 from loadtest.analyse.server.prefill import has_turns
 from loadtest.analyse.server.slots import Slots
@@ -49,7 +49,7 @@ class CacheUse:
         return np.where(np.isfinite(self.cached) & (self.history > 0), found, np.nan)
 
 
-def measure_cache(run: Run, slots: Slots, steps: Steps) -> CacheUse | None:
+def measure_cache(run: RunData, slots: Slots, steps: Steps) -> CacheUse | None:
     """Return what the prefix cache did; None for a run without conversations whose server says nothing of its cache."""
     said = run.column("cached_tokens")
     talks = has_turns(run)
@@ -64,7 +64,7 @@ def measure_cache(run: Run, slots: Slots, steps: Steps) -> CacheUse | None:
     return CacheUse(np.full(len(said), np.nan) if found is None else found, history, source, reason)
 
 
-def _history(run: Run) -> FloatArray:
+def _history(run: RunData) -> FloatArray:
     """Return how many tokens of each request's prompt its conversation had brought before; 0 for a first turn, nan unknown."""
     frame = talk_keys(run)
     frame["held"] = run.column("prompt_tokens") + run.column("output_tokens") - 1  # the last token was never evaluated
@@ -74,7 +74,7 @@ def _history(run: Run) -> FloatArray:
     return np.where(run.column("turn") > 0, held, 0.0)
 
 
-def talk_keys(run: Run) -> pd.DataFrame:
+def talk_keys(run: RunData) -> pd.DataFrame:
     """Return what tells conversations apart, one row per request: level, talk and turn.
 
     In a closed loop users hold one series of conversations, of which the first are warm-up; before a schedule warm-up
@@ -86,7 +86,7 @@ def talk_keys(run: Run) -> pd.DataFrame:
     return frame.reset_index(drop=True)
 
 
-def level_cache(run: Run, use: CacheUse, rows: BoolArray) -> dict[str, Any]:
+def level_cache(run: RunData, use: CacheUse, rows: BoolArray) -> dict[str, Any]:
     """Return what summary.json says of a level's prefix cache: its `cached_share`, weighted by tokens, and `cache` by turn."""
     prompt, turn = run.column("prompt_tokens"), np.nan_to_num(run.column("turn"))
     rows = rows & np.isfinite(prompt)
@@ -109,7 +109,7 @@ def level_cache(run: Run, use: CacheUse, rows: BoolArray) -> dict[str, Any]:
     return {"cached_share": share, "cache": {**found, **totals, "turns": by_turn}}
 
 
-def _of_turn(run: Run, use: CacheUse, rows: BoolArray, turn: int) -> dict[str, Any]:
+def _of_turn(run: RunData, use: CacheUse, rows: BoolArray, turn: int) -> dict[str, Any]:
     """Return one turn's figures; tokens are means per request but for `prompt_tokens`, which is all requests' sum."""
     prompt, ttft = run.column("prompt_tokens"), run.column("ttft_s")[rows]
     judged = rows & np.isfinite(use.cached)

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.cache import KEPT_SHARE, UNKNOWN, CacheUse, talk_keys
 from loadtest.analyse.server.prefill import has_turns
 from loadtest.analyse.server.slots import Slots
 from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
 from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
-from loadtest.simulate.model.virtual import Talk, Turn, cold_prompt
+from loadtest.simulate.model.virtual import EngineTurn, Talk, cold_prompt
 
 FEWEST_HITS = 3  # turns that found their history cached although slots alone had lost it: then something else keeps it
 FEWEST_TO_TIME = 5  # of either kind, to say what a restore costs
@@ -51,7 +51,7 @@ class Replay:
         return kept / (kept + lost) if kept + lost else None
 
 
-def slots_for_cache(run: Run, slots: Slots) -> int | None:
+def slots_for_cache(run: RunData, slots: Slots) -> int | None:
     """Return how many conversations slots can hold: as the server says, else as the run shows; None where that is unknown."""
     said = (run.facts.get("server") or {}).get("slots_said")
     if said:
@@ -59,7 +59,7 @@ def slots_for_cache(run: Run, slots: Slots) -> int | None:
     return slots.estimate if slots.limit else None
 
 
-def replay(run: Run, slots: Slots, use: CacheUse) -> Replay | None:
+def replay(run: RunData, slots: Slots, use: CacheUse) -> Replay | None:
     """Replay a run's conversations on its slots; None without any, where slots or cached tokens are unknown, or pages take their place."""
     number = slots_for_cache(run, slots)
     if number is None or is_paged(run) or use.source == UNKNOWN or not has_turns(run):
@@ -67,7 +67,7 @@ def replay(run: Run, slots: Slots, use: CacheUse) -> Replay | None:
     return replay_on(run, number, use)
 
 
-def replay_on(run: Run, number: int, use: CacheUse) -> Replay:
+def replay_on(run: RunData, number: int, use: CacheUse) -> Replay:
     """Replay a run's requests on so many slots."""
     expected = _expected(run, number)
     later = np.isfinite(expected) & (use.history > 0)
@@ -80,12 +80,12 @@ def replay_on(run: Run, number: int, use: CacheUse) -> Replay:
     return Replay(number, kept, lost, restored, cost)
 
 
-def is_paged(run: Run) -> bool:
+def is_paged(run: RunData) -> bool:
     """Whether the server keeps prompts in pages of one cache, as vLLM does: that is not modelled."""
     return (run.facts.get("server") or {}).get("kind") == "vllm"
 
 
-def host_size(run: Run, number: int, use: CacheUse) -> tuple[float, bool]:
+def host_size(run: RunData, number: int, use: CacheUse) -> tuple[float, bool]:
     """Return the size of a host cache, in tokens, with which the replayed slots keep as much as was seen; and whether it filled.
 
     Where it never filled that is the least size that keeps everything: it may be any larger.
@@ -114,7 +114,7 @@ def _restore_cost(wait: FloatArray, restored: BoolArray, in_slot: BoolArray) -> 
     return max(float(np.median(waits[0]) - np.median(waits[1])), 0.0)
 
 
-def _found_a_slot(run: Run, slots: int) -> BoolArray:
+def _found_a_slot(run: RunData, slots: int) -> BoolArray:
     """Mark the requests that were sent while fewer others were in flight than there are slots."""
     send, end = run.column("send"), np.fmax(run.column("end"), run.column("last"))
     before = np.searchsorted(np.sort(send[np.isfinite(send)]), send, side="left")
@@ -122,7 +122,7 @@ def _found_a_slot(run: Run, slots: int) -> BoolArray:
     return np.asarray(before - over < slots, dtype=np.bool_)
 
 
-def _expected(run: Run, slots: int, host: HostCache | None = None) -> FloatArray:
+def _expected(run: RunData, slots: int, host: HostCache | None = None) -> FloatArray:
     """Return the tokens that slots (and `host`) would have had cached for each request, taken in the order of their prefills."""
     prompt, output = run.column("prompt_tokens"), run.column("output_tokens")
     first, last = run.column("first_token"), run.column("last")
@@ -136,7 +136,7 @@ def _expected(run: Run, slots: int, host: HostCache | None = None) -> FloatArray
     expected = np.full(len(prompt), np.nan)
     keys = talk_keys(run)[["level", "talk", "turn"]].to_numpy(dtype=np.float64)
     for row in known:
-        turn = Turn(int(prompt[row]), max(int(output[row]), 1))
+        turn = EngineTurn(int(prompt[row]), max(int(output[row]), 1))
         stream = Stream(_request(talks, keys[row], int(row), turn), 0)
         _end(running, begun[row], cache, slots)
         stream.prompt_tokens, stream.tokens = turn.prompt, turn.answer
@@ -147,7 +147,7 @@ def _expected(run: Run, slots: int, host: HostCache | None = None) -> FloatArray
     return expected
 
 
-def _request(talks: dict[Any, Talk], key: FloatArray, row: int, turn: Turn) -> EngineRequest:
+def _request(talks: dict[Any, Talk], key: FloatArray, row: int, turn: EngineTurn) -> EngineRequest:
     if not np.isfinite(key[1]):
         return EngineRequest(row, cold_prompt(turn.prompt, row), turn.answer, num_ctx=CONTEXT)
     name = tuple(key[:2])

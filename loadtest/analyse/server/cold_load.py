@@ -12,7 +12,7 @@ import pandas as pd
 from loadtest.analyse.figures import stats
 from loadtest.analyse.run import samples
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import Machine
 from loadtest.text import seconds, size
 
@@ -70,12 +70,12 @@ class Sampled:
         return low, high
 
 
-def is_cold(run: Run) -> bool:
+def is_cold(run: RunData) -> bool:
     """Return whether the run had the model unloaded before each request."""
     return bool((run.facts.get("scenario") or {}).get("unload"))
 
 
-def sampled(run: Run, seen: Machine) -> dict[str, Sampled]:
+def sampled(run: RunData, seen: Machine) -> dict[str, Sampled]:
     """Return the samples of each memory that a load fills, by the keys of MEMORIES."""
     mark = seen.mark(seen.gpus.attrs["source"]) if seen.gpus is not None else ""
     host = _server_host(run, seen)
@@ -88,7 +88,7 @@ def sampled(run: Run, seen: Machine) -> dict[str, Sampled]:
     }
 
 
-def _server_host(run: Run, seen: Machine) -> pd.DataFrame | None:
+def _server_host(run: RunData, seen: Machine) -> pd.DataFrame | None:
     """Return the samples of the server's machine; None where there are none, or the server is simulated."""
     if run.simulated:
         return None
@@ -101,7 +101,7 @@ def _server_host(run: Run, seen: Machine) -> pd.DataFrame | None:
     return here if here is not None and (local or "server_cpu" in here) else None
 
 
-def file_bytes(run: Run) -> tuple[int | None, str | None]:
+def file_bytes(run: RunData) -> tuple[int | None, str | None]:
     """Return the bytes that a load reads, and their source: the model's "file", else its "memory" once loaded."""
     details = ((run.facts.get("server") or {}).get("facts") or {}).get("details") or {}
     if details.get("file_size"):
@@ -110,7 +110,7 @@ def file_bytes(run: Run) -> tuple[int | None, str | None]:
     return (int(held), "memory") if held else (None, None)
 
 
-def cold_load(run: Run, index: int) -> dict[str, Any]:
+def cold_load(run: RunData, index: int) -> dict[str, Any]:
     """Return plain JSON on the loads of a level: seconds, bytes, bytes per second; a None has its reason beside it.
 
     `load_s` describes all loads. `first_s` and `later_p50_s` separate the first load from later ones, which may have found

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import token_gaps as gaps_of
 from loadtest.analyse.server.prefill import shares_prefix
 from loadtest.analyse.server.slots import Slots
@@ -60,7 +60,7 @@ class ColdLine:
         return np.asarray(self.a + self.b * read + self.c * read * (prompt - read / 2), dtype=np.float64)
 
 
-def infer_cached(run: Run, slots: Slots, steps: Steps, history: FloatArray) -> tuple[FloatArray | None, str]:
+def infer_cached(run: RunData, slots: Slots, steps: Steps, history: FloatArray) -> tuple[FloatArray | None, str]:
     """Return each request's cached prompt tokens (nan: not judged), or None and why nothing can be told."""
     scenario = run.facts.get("scenario") or {}
     if not scenario.get("turns") or scenario.get("data") or scenario.get("warm_cache") or shares_prefix(run):
@@ -142,7 +142,7 @@ def _cached(
     return np.where(told, np.clip(prompt - read, 0.0, np.maximum(history, 0.0)), np.nan)
 
 
-def prefills_alone(run: Run, gaps: Decoding, slots: Slots, *, told: bool) -> Windows:
+def prefills_alone(run: RunData, gaps: Decoding, slots: Slots, *, told: bool) -> Windows:
     """Find the prefills that no other prompt shared: by the server's durations, else from send to first token.
 
     Without durations a request also must not have waited for a slot: then it found fewer streams at work than there are

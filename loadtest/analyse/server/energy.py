@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.server.memory_parts import same_machine
 from loadtest.text import counted, listed, percent, seconds
@@ -80,7 +80,7 @@ class Meters:
         return sum(one.watts for one in self.idle.values()) if self.idle else None
 
 
-def read_meters(run: Run, machine: Machine) -> Meters:
+def read_meters(run: RunData, machine: Machine) -> Meters:
     """Return the run's meters; without one, `refused` may say why not."""
     frames = [machine.gpus] if machine.gpus is not None else []
     elsewhere = [frame for host, frame in machine.processors.items() if host != run.zero.host]
@@ -123,7 +123,7 @@ def _meter(frame: pd.DataFrame, machine: Machine) -> Meter | None:
     return None
 
 
-def _not_the_servers(run: Run, meter: Meter, host: str) -> str:
+def _not_the_servers(run: RunData, meter: Meter, host: str) -> str:
     """Say why a source's watts are not those of the server; empty where they may be."""
     if run.simulated and not meter.simulated:
         return f"the server is simulated, and what {meter.source} sampled is this machine's own power."
@@ -135,7 +135,7 @@ def _not_the_servers(run: Run, meter: Meter, host: str) -> str:
 # -- idle -----------------------------------------------------------------------------------------------------------
 
 
-def _idle(run: Run, meters: Sequence[Meter]) -> tuple[dict[str, Power], str]:
+def _idle(run: RunData, meters: Sequence[Meter]) -> tuple[dict[str, Power], str]:
     """Return what each source read while no request was under way, and when that was; else why it is unknown."""
     if not meters:
         return {}, ""
@@ -156,7 +156,7 @@ def _idle(run: Run, meters: Sequence[Meter]) -> tuple[dict[str, Power], str]:
     return found, listed(list(dict.fromkeys(used)))
 
 
-def _free_spans(run: Run, first: float) -> list[tuple[tuple[float, float], str]]:
+def _free_spans(run: RunData, first: float) -> list[tuple[tuple[float, float], str]]:
     """Return when no request was under way, and where in the run that was; work before the first reading is not known of."""
     send, end = run.entire.requests["send"], run.entire.requests["end"]
     known = send.notna() & end.notna()
@@ -174,7 +174,7 @@ def _free_spans(run: Run, first: float) -> list[tuple[tuple[float, float], str]]
     return [span for span in spans if span[0][1] > span[0][0]]
 
 
-def _idle_use(run: Run, machine: Machine) -> float | None:
+def _idle_use(run: RunData, machine: Machine) -> float | None:
     """Return the mean utilisation of the GPUs while this client asked nothing."""
     frame = machine.gpus
     if frame is None or "utilisation" not in frame or not len(frame):
@@ -190,7 +190,7 @@ def _idle_use(run: Run, machine: Machine) -> float | None:
 # -- levels ---------------------------------------------------------------------------------------------------------
 
 
-def add_energy(run: Run, machine: Machine, summary: dict[str, Any]) -> None:
+def add_energy(run: RunData, machine: Machine, summary: dict[str, Any]) -> None:
     """Put `energy` into each level of a summary: what it took, or None and why."""
     meters = read_meters(run, machine)
     for level in summary["levels"]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.at_work import Depth, RequestInstants, last_before
 from loadtest.text import percent
 from loadtest.text import seconds as seconds_text
@@ -49,14 +49,14 @@ class UnwaitedTtft:
     beside_s: float
 
 
-def unwaited_ttft(run: Run, lives: RequestInstants, peak: int) -> UnwaitedTtft:
+def unwaited_ttft(run: RunData, lives: RequestInstants, peak: int) -> UnwaitedTtft:
     """Return what TTFT would have been without a wait, where `peak` streams were seen decoding at once."""
     idle, scatter, line = _idle_ttft(run, lives)
     longer, beside = _longer_beside_others(lives, idle, peak)
     return UnwaitedTtft(idle + longer, longer, scatter, *line, beside)
 
 
-def at_work_while_waiting(run: Run, lives: RequestInstants, peak: int) -> tuple[int | None, str] | None:
+def at_work_while_waiting(run: RunData, lives: RequestInstants, peak: int) -> tuple[int | None, str] | None:
     """Return the slots and the result in words; the slots are None where the time does not agree on a number.
 
     None where hardly any request waited. `peak` streams were seen decoding at once. How much of what a TTFT is longer beside
@@ -97,7 +97,7 @@ def _reading(
     return (*shares[best], slots) if _waited(begun, lives.first[seen], arrived, gone, slots, scatter) else None
 
 
-def _idle_ttft(run: Run, lives: RequestInstants) -> tuple[FloatArray, float, tuple[float, float]]:
+def _idle_ttft(run: RunData, lives: RequestInstants) -> tuple[FloatArray, float, tuple[float, float]]:
     """Return each request's TTFT on an idle server, by how much such a TTFT scatters, and its parts: fixed, a token."""
     kept = np.isfinite(run.column("send"))
     tokens = (run.column("prompt_tokens") - np.nan_to_num(run.column("cached_tokens")))[kept]

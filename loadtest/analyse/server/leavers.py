@@ -18,7 +18,7 @@ import numpy as np
 
 from loadtest.analyse.figures.rates import delivered
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.at_work import Depth, RequestInstants
 from loadtest.analyse.server.slots import Slots
 
@@ -68,7 +68,7 @@ class WorkedOn:
         }
 
 
-def summed_up(run: Run, index: int, slots: Slots) -> dict[str, Any]:
+def summed_up(run: RunData, index: int, slots: Slots) -> dict[str, Any]:
     """Return what summary.json says of a level's users who hung up; nothing where none did."""
     left = run.left(index)
     if not left.any():
@@ -90,7 +90,7 @@ def summed_up(run: Run, index: int, slots: Slots) -> dict[str, Any]:
     return {"left": {**found, **told.to_dict()}}
 
 
-def worked_on(run: Run, rows: BoolArray, slots: Slots) -> WorkedOn | str:
+def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
     """Return how long the server worked for nobody in the level of `rows`; a reason where that cannot be told."""
     limit = (run.facts.get("server") or {}).get("slots_said") or slots.estimate
     if not limit:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.slots import Slots
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.memory.estimate import Plan
 from loadtest.memory.loaded import kv_bytes, server_facts
 
 
-def granted(run: Run) -> int | None:
+def granted(run: RunData) -> int | None:
     """Return the context of the model in tokens, as the server reported it at the run's end, else before it."""
     server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
     context = loaded.get("context_length") or server.get("context")
     return int(context) if context else None
 
 
-def context_sentences(run: Run) -> list[str]:
+def context_sentences(run: RunData) -> list[str]:
     """Return a sentence on the context where the server granted another one than was asked for."""
     scenario, server = run.facts.get("scenario") or {}, run.facts.get("server") or {}
     asked, given = server.get("context_asked") or scenario.get("num_ctx"), granted(run)
@@ -51,7 +51,7 @@ class MemoryBySlots:
         }
 
 
-def memory_by_slots(run: Run, slots: Slots) -> MemoryBySlots | str:
+def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
     """Return memory by slots from the facts of a run, or a sentence on what is missing."""
     server, loaded = run.facts.get("server") or {}, run.facts.get("server_at_end") or {}
     details = (server.get("facts") or {}).get("details") or {}
@@ -68,7 +68,7 @@ def memory_by_slots(run: Run, slots: Slots) -> MemoryBySlots | str:
     return MemoryBySlots(int(size), slots.estimate, int(context), kv)
 
 
-def plan_of_run(run: Run, slots: Slots) -> Plan:
+def plan_of_run(run: RunData, slots: Slots) -> Plan:
     """Return the estimate for the run's model with its context and slots; raise PredictionError."""
     server, context = run.facts.get("server") or {}, granted(run)
     said = server.get("facts") or {}

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from loadtest.analyse.run import samples
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.server import memory
 from loadtest.analyse.server.slots import Slots
@@ -84,7 +84,7 @@ class MemoryComparison:
         }
 
 
-def compare_memory(run: Run, slots: Slots) -> MemoryComparison | str:
+def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
     """Return estimate and measurements of a run, or a sentence on what is missing."""
     try:
         plan = memory.plan_of_run(run, slots)
@@ -111,13 +111,13 @@ def compare_memory(run: Run, slots: Slots) -> MemoryComparison | str:
     return MemoryComparison(plan, _slots_from(run, slots), tuple(readings), vram, run.simulated is not None)
 
 
-def _slots_from(run: Run, slots: Slots) -> str:
+def _slots_from(run: RunData, slots: Slots) -> str:
     if (run.facts.get("server") or {}).get("slots_said"):
         return "server"
     return "inferred" if slots.limit else "assumed"
 
 
-def _loaded(run: Run, machine: Machine) -> Mapping[str, Any] | None:
+def _loaded(run: RunData, machine: Machine) -> Mapping[str, Any] | None:
     """Return the model's row of /api/ps at the run's end, else the last one that a monitor saw."""
     if at_end := run.facts.get("server_at_end"):
         return dict(at_end)
@@ -132,7 +132,7 @@ def _loaded(run: Run, machine: Machine) -> Mapping[str, Any] | None:
     return next(seen, None)
 
 
-def _on_gpus(run: Run, machine: Machine) -> int | None:
+def _on_gpus(run: RunData, machine: Machine) -> int | None:
     """Return the most GPU memory in use while requests ran, bytes; None where no GPU of the server was sampled."""
     frame = machine.gpus
     if frame is None or "memory_used" not in frame:
@@ -144,7 +144,7 @@ def _on_gpus(run: Run, machine: Machine) -> int | None:
     return int(during.max()) if len(during) else None
 
 
-def same_machine(run: Run, sampled: str) -> bool:
+def same_machine(run: RunData, sampled: str) -> bool:
     """Return whether GPUs sampled on a machine may be the server's; those of the client are not a remote server's."""
     url = str((run.facts.get("target") or {}).get("url") or "")
     client = (run.facts.get("client") or {}).get("host")
@@ -161,7 +161,7 @@ def _gpu_reading(machine: Machine, used: int, plan: Plan) -> MemoryReading:
     return MemoryReading(source, what, used, plan.total + drivers, bool(machine.mark(source)))
 
 
-def _run_end(run: Run) -> float:
+def _run_end(run: RunData) -> float:
     end = run.requests["end"].max() if len(run.requests) else 0.0
     return float(end) if np.isfinite(end) else 0.0
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.at_work import Depth, RequestInstants
 from loadtest.analyse.server.kept_out import at_work_while_waiting, unwaited_ttft
 from loadtest.analyse.server.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
@@ -22,7 +22,7 @@ MOST_JITTER = 0.5
 KV_AGREES = 0.75  # of the time in which requests waited, that a budget of tokens must explain
 
 
-def own_clocks(run: Run) -> tuple[Timing, tuple[StepTimes, ...]] | None:
+def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
     """Return the timing of such a server and the time to the next token by requests at work; None where too few were seen."""
     lives = RequestInstants.of(run)
     peak = lives.peak()
@@ -60,7 +60,7 @@ def own_clocks(run: Run) -> tuple[Timing, tuple[StepTimes, ...]] | None:
     return timing, times
 
 
-def kv_budget(run: Run) -> int | None:
+def kv_budget(run: RunData) -> int | None:
     """Return how many tokens the requests at work may hold, where that and not their number keeps others out; else None.
 
     While somebody waits, those at work hold no more than the budget, and with the one that waits longest they would.

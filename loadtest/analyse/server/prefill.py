@@ -21,7 +21,7 @@ import numpy as np
 
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.token_gaps import Decoding
 
 Interval = tuple[float, float]
@@ -66,7 +66,7 @@ class Prefill:
         return {**found, "ci95": list(self.ci95)}
 
 
-def uncached(run: Run) -> FloatArray:
+def uncached(run: RunData) -> FloatArray:
     """Return each request's prompt tokens less those that the prefix cache held; nan unknown.
 
     Where the server never says how many those are, they are none, unless prompts share a prefix, or for later turns of a
@@ -80,17 +80,17 @@ def uncached(run: Run) -> FloatArray:
     return np.asarray(run.column("prompt_tokens") - cached, dtype=np.float64)
 
 
-def has_turns(run: Run) -> bool:
+def has_turns(run: RunData) -> bool:
     """Whether requests follow one another in conversations."""
     return bool((np.nan_to_num(run.column("turn")) > 0).any())
 
 
-def shares_prefix(run: Run) -> bool:
+def shares_prefix(run: RunData) -> bool:
     """Whether prompts begin alike, as they were asked to."""
     return bool((run.facts.get("comparability") or {}).get("shared_prefix"))
 
 
-def measure_prefill(run: Run, gaps: Decoding, step: StepTime | None) -> tuple[Prefill | None, str | None]:
+def measure_prefill(run: RunData, gaps: Decoding, step: StepTime | None) -> tuple[Prefill | None, str | None]:
     """Return the prefill speed, or the reason why it is unknown; `step` gives step times by number of streams."""
     tokens = uncached(run)
     if len(tokens) and not np.isfinite(tokens).any() and shares_prefix(run):
@@ -219,7 +219,7 @@ def _from_stalls(gaps: Decoding, tokens: FloatArray, step: StepTime) -> Prefill 
     return fit_prefill(evaluated[rows], spent, step(beside), step(beside + joined[rows]), method, SLICES[0])
 
 
-def _from_idle(run: Run, gaps: Decoding, tokens: FloatArray, step: StepTime | None) -> Prefill | None:
+def _from_idle(run: RunData, gaps: Decoding, tokens: FloatArray, step: StepTime | None) -> Prefill | None:
     """Take the cost from TTFT of requests, or of groups sent together, that found the server idle."""
     send = run.column("send")
     told = run.column("unsent_tokens") == 0  # with unsent reasoning tokens TTFT holds their decode as well
@@ -247,7 +247,7 @@ def _from_idle(run: Run, gaps: Decoding, tokens: FloatArray, step: StepTime | No
     return replace(found, fixed_s=0.0)  # the fixed part is handling of the request, which steps.py measures
 
 
-def lone(run: Run) -> BoolArray:
+def lone(run: RunData) -> BoolArray:
     """Mark the requests that were alone in flight from their send to their first token."""
     send, end = run.column("send"), run.column("end")
     sent = np.isfinite(send) & np.isfinite(end)
@@ -328,7 +328,7 @@ def fit_prefill(
     return Prefill(slope, (max(slope - half, 0.0), slope + half), fixed, n, method, jitter=jitter, n_batch=n_batch)
 
 
-def stalls(run: Run, gaps: Decoding, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:
+def stalls(run: RunData, gaps: Decoding, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:
     """Return each request's stall (nan unknown), and the stall per prompt token of others or why that is unknown.
 
     A stall is the sum over a request's gaps, while another's prompt was evaluated, of gap − step time of as many streams.

@@ -11,7 +11,7 @@ import pandas as pd
 
 from loadtest.analyse.run import samples
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import Machine
 from loadtest.analyse.server import prefill
 from loadtest.text import number, seconds, size
@@ -74,7 +74,7 @@ class PromptLengthSeries:
         }
 
 
-def prefill_speed(run: Run) -> FloatArray:
+def prefill_speed(run: RunData) -> FloatArray:
     """Return prompt tokens per second of each request that had the server to itself; nan for the others.
 
     It is uncached prompt tokens / prefill time, or / TTFT where the server reports no prefill time. With a warm prefix cache
@@ -90,7 +90,7 @@ def prefill_speed(run: Run) -> FloatArray:
         return np.asarray(np.where(usable, tokens / seconds, np.nan), dtype=np.float64)
 
 
-def prompt_length_series(run: Run, levels: Iterable[dict[str, Any]]) -> list[PromptLengthSeries]:
+def prompt_length_series(run: RunData, levels: Iterable[dict[str, Any]]) -> list[PromptLengthSeries]:
     """Group the levels of summary.json that differ only in input length; a group needs two lengths."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for level in levels:
@@ -105,7 +105,7 @@ def prompt_length_series(run: Run, levels: Iterable[dict[str, Any]]) -> list[Pro
     return [_series(run, seen, sorted(group, key=lambda level: level["input_tokens"])) for group in kept]
 
 
-def _series(run: Run, seen: Machine, group: list[dict[str, Any]]) -> PromptLengthSeries:
+def _series(run: RunData, seen: Machine, group: list[dict[str, Any]]) -> PromptLengthSeries:
     shared = [part for part in group[0]["label"].split(" · ") if not part.partition(" (")[0].endswith(" in")]
     name, frame, column = _sampled_memory(run, seen)
     points = tuple(_point_of(run, level, frame, column) for level in group)
@@ -113,7 +113,7 @@ def _series(run: Run, seen: Machine, group: list[dict[str, Any]]) -> PromptLengt
     return PromptLengthSeries(" · ".join(shared), points, name if known else None)
 
 
-def _point_of(run: Run, level: dict[str, Any], frame: pd.DataFrame | None, column: str) -> PromptLengthPoint:
+def _point_of(run: RunData, level: dict[str, Any], frame: pd.DataFrame | None, column: str) -> PromptLengthPoint:
     prompts = run.column("prompt_tokens")[run.good(level["index"])]
     prompts = prompts[np.isfinite(prompts)]
     ttft, speed = level["ttft_s"] or {}, level["prefill_tokens_per_s"] or {}
@@ -135,7 +135,7 @@ def _point_of(run: Run, level: dict[str, Any], frame: pd.DataFrame | None, colum
     )
 
 
-def _sampled_memory(run: Run, seen: Machine) -> tuple[str, pd.DataFrame | None, str]:
+def _sampled_memory(run: RunData, seen: Machine) -> tuple[str, pd.DataFrame | None, str]:
     """Return the sampled memory that is closest to the model: of the GPU, of the model, or of the server's process."""
     if seen.gpus is not None and "memory_used" in seen.gpus:
         return f"GPU memory{seen.mark(seen.gpus.attrs['source'])}", seen.gpus, "memory_used"

@@ -21,7 +21,7 @@ import numpy as np
 from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.excerpts import TimedEvents
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.at_work import Depth, RequestInstants, calm_starts, count_within, last_before, latest_end
 from loadtest.analyse.server.kept_out import at_work_while_waiting
 from loadtest.metrics import S_PER_US
@@ -84,14 +84,14 @@ class Slots:
         return str(self.estimate) if self.limit else f"at least {self.estimate}"
 
 
-def peak_decoding(run: Run, rows: BoolArray) -> int:
+def peak_decoding(run: RunData, rows: BoolArray) -> int:
     """Return the most requests of `rows` that were between their first and last token at one instant."""
     lives = RequestInstants.of(run, rows)
     seen = np.isfinite(lives.first)
     return int(Depth.of(lives.first[seen], lives.last[seen]).depth.max(initial=0))
 
 
-def estimate_slots(run: Run) -> Slots:
+def estimate_slots(run: RunData) -> Slots:
     """Estimate the server's slots from witnesses: the peak, steps that passed a request over, and full batches.
 
     A stream is at work from the start of its prefill, or from its first token where the server reports no durations. The
@@ -126,7 +126,7 @@ def estimate_slots(run: Run) -> Slots:
     return Slots(least, limit=False, method=f"{method}; these disagree too much to name a limit", witnesses=found)
 
 
-def _kept_out(run: Run, lives: RequestInstants, peak: int) -> Witness | None:
+def _kept_out(run: RunData, lives: RequestInstants, peak: int) -> Witness | None:
     """Return how many requests were at work while others waited; None where nobody waited, or where that is below the peak."""
     found = at_work_while_waiting(run, lives, peak)
     if found is None or found[0] is None or found[0] < peak:
@@ -163,7 +163,7 @@ class _ObservedSteps:
     since: FloatArray  # seconds since the last first token, or since nobody waited, whichever was later
 
 
-def _passed_over(run: Run, lives: RequestInstants, events: TimedEvents) -> Witness | None:
+def _passed_over(run: RunData, lives: RequestInstants, events: TimedEvents) -> Witness | None:
     """Return how many streams were at work in the steps that passed a request over; None where there are too few."""
     steps = _observed_steps(run, lives, events)
     counted = steps.passed if lives.told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
@@ -210,7 +210,7 @@ def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
     return Witness(name, int(values[best]) if share >= LEAST_AGREEMENT else None, said)
 
 
-def _observed_steps(run: Run, lives: RequestInstants, events: TimedEvents) -> _ObservedSteps:
+def _observed_steps(run: RunData, lives: RequestInstants, events: TimedEvents) -> _ObservedSteps:
     inside = events.inside
     right = events.at[1:][inside]
     seconds = np.asarray(np.diff(run.chunks.flat[events.place])[inside] * S_PER_US, dtype=np.float64)
@@ -263,7 +263,7 @@ def _without_prompt(steps: _ObservedSteps) -> BoolArray:
     return np.asarray(steps.seconds < LONGEST_PLAIN_STEP * expected, dtype=np.bool_)
 
 
-def _beyond_prefill(run: Run, steps: _ObservedSteps) -> BoolArray:
+def _beyond_prefill(run: RunData, steps: _ObservedSteps) -> BoolArray:
     """Mark the steps so long after the last first token that even the longest prompt, cut into slices, was evaluated."""
     prompts = run.column("prompt_tokens")
     if not np.isfinite(prompts).any():

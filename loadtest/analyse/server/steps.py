@@ -10,7 +10,7 @@ import numpy as np
 
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import prefill as prefill_of
 from loadtest.analyse.server import token_gaps as gaps_of
 from loadtest.analyse.server.prefill import Prefill
@@ -99,7 +99,7 @@ class Steps:
         }
 
 
-def measure_steps(run: Run, slots: Slots) -> Steps:
+def measure_steps(run: RunData, slots: Slots) -> Steps:
     """Measure step times, their law, prefill and stalls in a run."""
     found = gaps_of.decoding(run, slots)
     models = sorted({str(model) for model in run.requests["model"][run.requests["ok"]].dropna().unique()})
@@ -254,7 +254,7 @@ def step_table(
     return tuple(rows)
 
 
-def _fixed_costs(run: Run, prefill: Prefill | None, step: _StepTimeByStreams | None) -> tuple[float, float]:
+def _fixed_costs(run: RunData, prefill: Prefill | None, step: _StepTimeByStreams | None) -> tuple[float, float]:
     """Return handling and handover: the median load duration, and the median wait of requests alone on the server.
 
     Of a server without durations both together are the median of TTFT − prompt cost of the requests that were alone.

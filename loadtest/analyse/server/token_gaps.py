@@ -17,7 +17,7 @@ import numpy as np
 from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import blocks
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.slots import Slots
 from loadtest.metrics import S_PER_US
 
@@ -61,13 +61,13 @@ class Decoding:
         span = np.maximum(np.searchsorted(self.spans[:, 0], start, side="right") - 1, 0)
         return np.asarray((start >= self.spans[span, 0]) & (end <= self.spans[span, 1]), dtype=np.bool_)
 
-    def every(self, run: Run) -> list[Callable[[], Decoding]]:
+    def every(self, run: RunData) -> list[Callable[[], Decoding]]:
         """Return functions that each read a block of all the run's gaps; their `step_s` is the plain gap."""
         if self.spans is None:
             return [lambda: self]
         return [partial(_block, self.requests, run, low, high) for low, high in blocks(run.chunks.starts)]
 
-    def of_row(self, run: Run, row: int) -> Decoding:
+    def of_row(self, run: RunData, row: int) -> Decoding:
         """Read all gaps of the request in one row; their `step_s` is the plain gap."""
         return _block(self.requests, run, row, row + 1)
 
@@ -88,7 +88,7 @@ class TokenInstants:
     ends: FloatArray
 
     @classmethod
-    def of(cls, run: Run, slots: Slots, edge_s: float) -> TokenInstants:
+    def of(cls, run: RunData, slots: Slots, edge_s: float) -> TokenInstants:
         """Read the instants; tokens of one batch arrive within `edge_s`."""
         starts, counts = run.chunks.starts, run.chunks.counts
         seen = counts > 0
@@ -115,7 +115,7 @@ class TokenInstants:
         return cls(first, last, free, started, told, edge_s, firsts, lasts, begun, ended)
 
 
-def decoding(run: Run, slots: Slots) -> Decoding:
+def decoding(run: RunData, slots: Slots) -> Decoding:
     """Read the gaps of a run."""
     seen = excerpts.events(run)
     inside = seen.inside
@@ -136,7 +136,7 @@ def decoding(run: Run, slots: Slots) -> Decoding:
     )
 
 
-def _block(lives: TokenInstants, run: Run, low: int, high: int) -> Decoding:
+def _block(lives: TokenInstants, run: RunData, low: int, high: int) -> Decoding:
     """Read all gaps of the requests in rows `low` to `high` − 1."""
     starts = run.chunks.starts
     place = np.arange(starts[low], starts[high])

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
 from loadtest.text import counted, listed, percent, seconds
 
@@ -61,7 +61,7 @@ class Turns:
         return f"{self.label}: {text}; {waits}: {most}."
 
 
-def mark_turns(run: Run, groups: Sequence[Group]) -> list[Turns]:
+def mark_turns(run: RunData, groups: Sequence[Group]) -> list[Turns]:
     """Return what each level lost to turns, and mark in column `loaded_in_turn`, of all requests and of each group's, those that waited."""
     marked = np.zeros(len(run.requests), dtype=np.bool_)
     found: list[Turns] = []
@@ -84,7 +84,7 @@ def mark_turns(run: Run, groups: Sequence[Group]) -> list[Turns]:
     return sorted(found, key=lambda one: one.level)
 
 
-def _of_level(run: Run, models: Sequence[tuple[str, BoolArray]]) -> tuple[BoolArray, dict[str, Any]] | None:
+def _of_level(run: RunData, models: Sequence[tuple[str, BoolArray]]) -> tuple[BoolArray, dict[str, Any]] | None:
     """Return which requests of a level waited for their model's turn, and the figures; None where nobody did."""
     models = [(name, rows) for name, rows in models if rows.any()]
     if len(models) < 2:

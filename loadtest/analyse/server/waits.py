@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run, peak_at_once
+from loadtest.analyse.run.frames import RunData, peak_at_once
 from loadtest.analyse.server.at_work import headers_mark_start
 from loadtest.analyse.server.slots import Slots
 from loadtest.records import Outcome
@@ -34,7 +34,7 @@ class Waits:
     source: npt.NDArray[np.object_]  # "server": its durations; "inferred": slots and ends; "unknown"
 
 
-def split_waits(run: Run, slots: Slots) -> Waits:
+def split_waits(run: RunData, slots: Slots) -> Waits:
     """Return slot wait and batch wait of every request.
 
     Slot wait is zero for a request that, while it waited, never saw more requests in flight than there are slots. Where
@@ -52,7 +52,7 @@ def split_waits(run: Run, slots: Slots) -> Waits:
     return Waits(slot, wait - slot, _sources(slot, wait))
 
 
-def told_wait(run: Run) -> FloatArray:
+def told_wait(run: RunData) -> FloatArray:
     """Return queue wait as the server reported it, seconds; nan where it did not.
 
     Of llama.cpp it comes from the headers, or from its timings where a proxy sends the headers at another moment.
@@ -71,7 +71,7 @@ def _sources(slot: FloatArray, wait: FloatArray) -> npt.NDArray[np.object_]:
     return np.asarray(found, dtype=np.object_)
 
 
-def _slot_wait(run: Run, slots: int, wait: FloatArray) -> FloatArray:
+def _slot_wait(run: RunData, slots: int, wait: FloatArray) -> FloatArray:
     """Return slot wait, given so many slots; at most the queue wait, or TTFT where that is unknown."""
     send, end, first = run.column("send"), run.column("end"), run.column("first_token")
     arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
@@ -87,7 +87,7 @@ def _slot_wait(run: Run, slots: int, wait: FloatArray) -> FloatArray:
     return np.where(contended, np.clip(freed - arrived, 0.0, most), 0.0)
 
 
-def _admitted(run: Run, arrived: FloatArray, wait: FloatArray) -> FloatArray:
+def _admitted(run: RunData, arrived: FloatArray, wait: FloatArray) -> FloatArray:
     """Return when each request was admitted; nan where it never got a token.
 
     Without a reported wait it is when llama.cpp's headers came, else the first token less the median prefill. Of a server
@@ -101,14 +101,16 @@ def _admitted(run: Run, arrived: FloatArray, wait: FloatArray) -> FloatArray:
     return np.where(np.isfinite(wait), arrived + wait, guessed)
 
 
-def left_slot(run: Run) -> FloatArray:
+def left_slot(run: RunData) -> FloatArray:
     """Return when each request freed its slot: at its last token; at its end where it was cut off or sent an end token."""
     last, end = run.column("last"), run.column("end")
     done = np.asarray(run.requests["ok"] & (run.requests["finish_reason"] != "stop"), dtype=np.bool_)
     return np.where(done & np.isfinite(last), last, end)
 
 
-def _held_without_token(run: Run, arrived: FloatArray, admitted: FloatArray, left: FloatArray, slots: int) -> BoolArray:
+def _held_without_token(
+    run: RunData, arrived: FloatArray, admitted: FloatArray, left: FloatArray, slots: int
+) -> BoolArray:
     """Mark the requests that held a slot but never gave a token: cancelled, timed out or cut off during prefill.
 
     A request without a token is taken to have held a slot if one was free when it arrived, else to have left the queue.
@@ -129,7 +131,7 @@ def _held_without_token(run: Run, arrived: FloatArray, admitted: FloatArray, lef
     return lost
 
 
-def in_crowded_levels(run: Run, slots: int) -> BoolArray:
+def in_crowded_levels(run: RunData, slots: int) -> BoolArray:
     """Mark the requests of levels that ever had more than `slots` requests in flight."""
     levels = run.requests["level"].to_numpy()
     send, end = run.column("send"), run.column("end")

@@ -14,7 +14,7 @@ import pandas as pd
 
 from loadtest import dialects, metrics
 from loadtest.analyse.run import groups, offered_load
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
 from loadtest.records import Outcome
@@ -82,7 +82,7 @@ def _status(requests: pd.DataFrame, said: list[Any]) -> str:
     return f" (HTTP {listed(codes)})"
 
 
-def end_sentence(run: Run) -> str | None:
+def end_sentence(run: RunData) -> str | None:
     """Return a sentence on a run that did not end as planned; None otherwise, and where run.json does not say."""
     said, failure = str(run.facts.get("state")), run.facts.get("failure")
     if said == "failed":
@@ -90,7 +90,7 @@ def end_sentence(run: Run) -> str | None:
     return STATE_SENTENCES.get(said)
 
 
-def answer_notes(run: Run) -> list[str]:
+def answer_notes(run: RunData) -> list[str]:
     """Return sentences on what was odd in answers without spoiling figures, and on requests that were sent twice."""
     counted = run.requests[~run.requests["warmup"].astype(bool)]
     found = commonest(note for said in counted["notes"] for note in set(said))[:MOST_NOTES]

@@ -10,14 +10,14 @@ import pandas as pd
 
 from loadtest import metrics
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """One level of a run."""
 
-    run: Run
+    run: RunData
     level: dict[str, Any]
     rows: BoolArray  # measured requests of the level
     good: BoolArray  # those that ended well
@@ -25,7 +25,7 @@ class Evidence:
     everyone: pd.DataFrame  # every request of the level, warm-up and failures included
 
     @classmethod
-    def of(cls, run: Run, level: dict[str, Any]) -> Evidence:
+    def of(cls, run: RunData, level: dict[str, Any]) -> Evidence:
         index = level["index"]
         rows, good = run.measured(index), run.good(index)
         return cls(run, level, rows, good, run.requests[good], run.requests[run.requests["level"] == index])

@@ -14,7 +14,7 @@ from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.knee import growth
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import memory
 from loadtest.analyse.server.prefill import has_turns, shares_prefix
 from loadtest.analyse.verdict import endings
@@ -30,7 +30,7 @@ RELOAD_FACTOR = 10  # a reload takes so many times the level's median load …
 RELOAD_FLOOR_S = 0.2  # … and at least so much more: loaded models report 1-25 ms, a tiny one reloads in 280 ms
 
 
-def verdict_of(run: Run, level: dict[str, Any]) -> tuple[str, list[str]]:
+def verdict_of(run: RunData, level: dict[str, Any]) -> tuple[str, list[str]]:
     """Return a level's verdict and its reasons, those for void first."""
     judged = judge(run, level)
     return judged.verdict, [doubt.reason for _, doubt in judged.doubts]
@@ -48,7 +48,7 @@ class JudgedLevel:
         return self.doubts[0][1].severity if self.doubts else VALID
 
 
-def judge(run: Run, level: dict[str, Any]) -> JudgedLevel:
+def judge(run: RunData, level: dict[str, Any]) -> JudgedLevel:
     """Hold a level against every rule."""
     evidence = Evidence.of(run, level)
     doubts = [(cause(rule), doubt) for rule in RULES for doubt in rule(evidence)]
@@ -68,7 +68,7 @@ def worst(verdicts: list[str]) -> str:
 ENDED = {"done": VALID, "failed": VOID}  # best verdict of a run that ended so; of every other state: suspect
 
 
-def of_run(run: Run, levels: Sequence[dict[str, Any]]) -> str:
+def of_run(run: RunData, levels: Sequence[dict[str, Any]]) -> str:
     """Return the worst of the levels' verdicts and of how the run ended."""
     return worst([worst([level["verdict"] for level in levels]), ENDED.get(str(run.facts.get("state")), SUSPECT)])
 
@@ -118,7 +118,7 @@ def _clock_gap(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID, f"a clock of the client jumped {counted(count, 'time')} during the run")
 
 
-def reloaded(run: Run, rows: BoolArray) -> pd.DataFrame:
+def reloaded(run: RunData, rows: BoolArray) -> pd.DataFrame:
     """Return those of the marked requests of a level that waited for a reload of the model.
 
     A long load_duration alone is not enough: a server does not reload a model while it works on another request to it. So
@@ -135,7 +135,7 @@ def reloaded(run: Run, rows: BoolArray) -> pd.DataFrame:
     return slow[_unserved(run, slow) > long] if len(slow) else slow
 
 
-def _unserved(run: Run, slow: pd.DataFrame) -> FloatArray:
+def _unserved(run: RunData, slow: pd.DataFrame) -> FloatArray:
     """Return the longest time within each request's load in which no other request to its model was worked on, seconds."""
     longest = np.zeros(len(slow))
     start = slow["send"].to_numpy(dtype=np.float64)
@@ -211,7 +211,7 @@ def _beyond_capacity(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(SUSPECT, reason)
 
 
-def client_cpu(run: Run, level: int) -> float | None:
+def client_cpu(run: RunData, level: int) -> float | None:
     """Return the share of a core that the client's busiest process used in a level on average; None where unknown."""
     cpu = run.samples[run.samples["level"] == level].dropna(subset=["cpu"]).groupby("file")["cpu"].mean()
     return float(cpu.max()) if len(cpu) else None

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import admission
 from loadtest.analyse.server.admission import LoadPattern
 from loadtest.analyse.server.cache import measure_cache
@@ -109,7 +109,7 @@ class Load:
     talks: Talks | None = None  # people in conversations, in place of `send`
 
 
-def require_tokens(run: Run) -> None:
+def require_tokens(run: RunData) -> None:
     """Raise PredictionError where answers are embeddings, which have no steps to predict from, however many there are."""
     if str((run.facts.get("target") or {}).get("dialect")).endswith("embeddings"):
         raise PredictionError(
@@ -140,7 +140,7 @@ class ServerModel:
     way: str = SLICED_WAY  # how the server works by it
 
     @classmethod
-    def of(cls, run: Run, slots: Slots, steps: Steps) -> ServerModel:
+    def of(cls, run: RunData, slots: Slots, steps: Steps) -> ServerModel:
         """Build the model; raise PredictionError, one sentence, where the run does not say enough."""
         require_tokens(run)
         if not steps.times:

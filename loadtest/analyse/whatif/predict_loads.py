@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from loadtest import __version__
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
@@ -51,7 +51,7 @@ class KnownSlots:
         return self.slots.estimate if self.slots.limit else None
 
 
-def known_slots(run: Run, found: Slots) -> KnownSlots:
+def known_slots(run: RunData, found: Slots) -> KnownSlots:
     """Return the slots as the run shows them, else as the server says, else as a probe before the run found them."""
     if found.limit:
         return KnownSlots(found, f"the run shows them: {found.method}")
@@ -69,7 +69,7 @@ def known_slots(run: Run, found: Slots) -> KnownSlots:
     return KnownSlots(found, found.method)
 
 
-def levels_used(run: Run, levels: Sequence[Level]) -> list[Level]:
+def levels_used(run: RunData, levels: Sequence[Level]) -> list[Level]:
     """Return the levels of summary.json that a prediction rests on: of one length, at most numbers of users or rates."""
     series = longest_series(run)
     if series is not None:
@@ -85,7 +85,7 @@ def levels_used(run: Run, levels: Sequence[Level]) -> list[Level]:
 
 
 def predict_loads(
-    run: Run,
+    run: RunData,
     found: Slots,
     steps: Steps,
     levels: Sequence[Level],
@@ -129,7 +129,7 @@ def predict_loads(
 
 
 def document_of(
-    run: Run,
+    run: RunData,
     known: KnownSlots,
     steps: Steps,
     used: Sequence[Level],
@@ -171,7 +171,7 @@ def document_of(
 
 
 def _models(
-    run: Run, known: KnownSlots, steps: Steps, used: Sequence[Level]
+    run: RunData, known: KnownSlots, steps: Steps, used: Sequence[Level]
 ) -> tuple[dict[str, ServerModel], list[str]]:
     """Return a model a case, and a sentence for each case that the run itself rules out."""
     slots = known.slots
@@ -192,7 +192,7 @@ def _models(
     return models, [f"Ruled out by the run, and not shown: {name} ({wrong.missed})." for name, wrong in missed.items()]
 
 
-def _by_cache(name: str, run: Run, slots: Slots, steps: Steps) -> dict[str, Talks | None]:
+def _by_cache(name: str, run: RunData, slots: Slots, steps: Steps) -> dict[str, Talks | None]:
     """Return the conversations of a run, in a case for each host cache that the server may have; None of single requests."""
     try:
         model = ServerModel.of(run, slots, steps)
@@ -221,7 +221,7 @@ def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
     ]
 
 
-def _unknown_limit(seen: int, run: Run) -> str:
+def _unknown_limit(seen: int, run: RunData) -> str:
     most = max((int(level.get("concurrency") or 0) for level in run.levels), default=0)
     more = f"measure more than {max(most, seen)} streams at once, or with --probe-slots"
     return (
@@ -269,7 +269,7 @@ def _measured(level: Level) -> Measured:
     return Measured(level["concurrency"], flat)
 
 
-def _length(run: Run, used: Sequence[Level], column: str) -> dict[str, float] | None:
+def _length(run: RunData, used: Sequence[Level], column: str) -> dict[str, float] | None:
     """Return mean, standard deviation and count of a length over the requests that a prediction rests on."""
     values = run.column(column)[np.any([run.good(level["index"]) for level in used], axis=0)]
     values = values[np.isfinite(values)]

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from loadtest.analyse.run import excerpts
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif import slot_advice
@@ -34,7 +34,7 @@ class PredictedCurve:
 class CurveAhead:
     """A predicted curve: begun when slots and steps are known, asked for when the chart is drawn."""
 
-    def __init__(self, run: Run, slots: Slots, steps: Steps, *, apart: bool | None = None) -> None:
+    def __init__(self, run: RunData, slots: Slots, steps: Steps, *, apart: bool | None = None) -> None:
         """Fit the model; `apart`: predict in another process, by default for runs of more than two million chunks."""
         self._series = slot_advice.longest_series(run)
         self._model: ServerModel | None = None

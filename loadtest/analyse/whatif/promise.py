@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif.predict_loads import document_of, known_slots, textbook_beside
@@ -14,7 +14,7 @@ from loadtest.analyse.whatif.slot_advice import Advice, longest_series
 
 
 def promise(
-    run: Run, advice: Advice, found: Slots, steps: Steps, levels: Sequence[dict[str, Any]], facts: dict[str, Any]
+    run: RunData, advice: Advice, found: Slots, steps: Steps, levels: Sequence[dict[str, Any]], facts: dict[str, Any]
 ) -> Document | None:
     """Return the prediction that advice promises, for every load that was measured; None where it promises nothing.
 

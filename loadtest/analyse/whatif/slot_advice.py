@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.memory import MemoryBySlots
 from loadtest.analyse.server.prefill import uncached
 from loadtest.analyse.server.slots import Slots
@@ -136,7 +136,7 @@ class Advice:
         return load in self.measured and (slots == self.usual or plenty)
 
 
-def longest_series(run: Run) -> ClosedLoopSeries | None:
+def longest_series(run: RunData) -> ClosedLoopSeries | None:
     """Return the closed-loop levels of the lengths that were measured at most concurrencies; of equals the last."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for level in run.levels:
@@ -154,7 +154,7 @@ def longest_series(run: Run) -> ClosedLoopSeries | None:
     )
 
 
-def narrowed(model: ServerModel, run: Run, levels: Iterable[int]) -> ServerModel:
+def narrowed(model: ServerModel, run: RunData, levels: Iterable[int]) -> ServerModel:
     """Return the model with the lengths of these levels' requests alone; other levels may have other lengths."""
     levels = list(levels)
     if model.talks is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import cache_replay
 from loadtest.analyse.server.cache import CacheUse, talk_keys
 from loadtest.analyse.server.prefill import has_turns
@@ -17,7 +17,7 @@ from loadtest.analyse.server.slots import Slots
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.stream import Emission
-from loadtest.simulate.model.virtual import Conversation, PlayedTurn, Turn, people
+from loadtest.simulate.model.virtual import EngineConversation, EngineTurn, PlayedTurn, people
 
 NO_HOST_CACHE, HOST_CACHE = "no host cache", "a host cache that is never full"
 SIZED_HOST_CACHE = "a host cache of the size seen"
@@ -30,7 +30,7 @@ SHARED_SEEN = (
 class Talks:
     """Conversations to draw from, and what the server's prefix cache does with them."""
 
-    conversations: tuple[Conversation, ...]
+    conversations: tuple[EngineConversation, ...]
     joined_over_s: float  # time over which people come, one by one
     warm: bool  # whether each person's first conversation was warm-up
     shared: int = 0  # tokens that all conversations begin with
@@ -52,9 +52,9 @@ class Talks:
         """Return a host cache for an engine, None where the server has none."""
         return HostCache(self.host_tokens) if self.host else None
 
-    def draw(self, turns: int, users: int, draw: random.Random) -> list[Conversation]:
+    def draw(self, turns: int, users: int, draw: random.Random) -> list[EngineConversation]:
         """Draw conversations in random order until they hold so many turns, and at least one a person."""
-        drawn: list[Conversation] = []
+        drawn: list[EngineConversation] = []
         held = 0
         while held < turns or len(drawn) < users:
             for talk in draw.sample(self.conversations, len(self.conversations)):
@@ -65,7 +65,7 @@ class Talks:
         return drawn
 
     def play(
-        self, engine: Engine, plan: list[Conversation], users: int, see: Callable[[Emission], None]
+        self, engine: Engine, plan: list[EngineConversation], users: int, see: Callable[[Emission], None]
     ) -> list[PlayedTurn]:
         """Let so many people hold these conversations; what they thought holds what their client took, too."""
         return people(
@@ -80,17 +80,17 @@ class Talks:
         )
 
 
-def _scaled(talk: Conversation, said: float, answers: float) -> Iterator[Turn]:
-    before = Turn(0, 0)
+def _scaled(talk: EngineConversation, said: float, answers: float) -> Iterator[EngineTurn]:
+    before = EngineTurn(0, 0)
     held = 0
     for turn in talk:
         own = max(turn.prompt - before.prompt - before.answer, 1)
-        now = Turn(max(held + round(own * said), 1), max(round(turn.answer * answers), 1), turn.think_s)
+        now = EngineTurn(max(held + round(own * said), 1), max(round(turn.answer * answers), 1), turn.think_s)
         yield now
         before, held = turn, now.prompt + now.answer
 
 
-def talks_of(run: Run, use: CacheUse | None) -> Talks | None:
+def talks_of(run: RunData, use: CacheUse | None) -> Talks | None:
     """Read the whole conversations of a run; None where it has none."""
     if not has_turns(run):
         return None
@@ -108,13 +108,13 @@ def talks_of(run: Run, use: CacheUse | None) -> Talks | None:
     )
 
 
-def only_levels(talks: Talks, run: Run, levels: list[int]) -> Talks:
+def only_levels(talks: Talks, run: RunData, levels: list[int]) -> Talks:
     """Return the talks with the conversations of these levels alone."""
     found = tuple(_whole(run, levels))
     return replace(talks, conversations=found) if found else talks
 
 
-def _whole(run: Run, levels: list[int] | None = None) -> Iterator[Conversation]:
+def _whole(run: RunData, levels: list[int] | None = None) -> Iterator[EngineConversation]:
     """Yield the conversations of which every turn went well."""
     frame = talk_keys(run)
     frame["prompt"], frame["answer"] = run.column("prompt_tokens"), run.column("output_tokens")
@@ -128,10 +128,10 @@ def _whole(run: Run, levels: list[int] | None = None) -> Iterator[Conversation]:
         lengths = rows[["prompt", "answer", "think"]].to_numpy(dtype=np.float64)
         whole = (rows["turn"].to_numpy() == np.arange(len(rows))).all() and rows["ok"].all()
         if whole and len(rows) and np.isfinite(lengths).all() and (lengths[:, :2] >= 1).all():
-            yield tuple(Turn(int(prompt), int(answer), float(think)) for prompt, answer, think in lengths)
+            yield tuple(EngineTurn(int(prompt), int(answer), float(think)) for prompt, answer, think in lengths)
 
 
-def _thought(run: Run) -> FloatArray:
+def _thought(run: RunData) -> FloatArray:
     """Return how long each request's user had thought before: from the end of the same user's last answer; nan unknown."""
     frame = run.requests[["level", "user", "sched", "last", "end"]].reset_index(drop=True)
     frame["user"] = frame["user"].fillna(-1 - talk_keys(run)["talk"])  # of unknown users: since the turn before
@@ -147,7 +147,7 @@ def _shared(cached: FloatArray) -> int:
     return int(np.median(known)) if len(known) > SHARED_SEEN else 0
 
 
-def _answers_kept(run: Run, use: CacheUse) -> bool:
+def _answers_kept(run: RunData, use: CacheUse) -> bool:
     """Whether the answers of kept conversations were cached as well."""
     rows = (use.kept == 1) & (use.history > 0)
     if not rows.any():
@@ -161,7 +161,7 @@ def _answers_kept(run: Run, use: CacheUse) -> bool:
     return bool(np.nanmedian(lacking / np.maximum(answer, 1.0)) < 0.5)
 
 
-def likeliest(run: Run, slots: Slots, use: CacheUse | None) -> Talks | None:
+def likeliest(run: RunData, slots: Slots, use: CacheUse | None) -> Talks | None:
     """Return a run's talks with the host cache that it shows, and without any where it shows none; None without talks."""
     found = talks_of(run, use)
     if found is None:
@@ -169,7 +169,7 @@ def likeliest(run: Run, slots: Slots, use: CacheUse | None) -> Talks | None:
     return next(iter(cache_cases(found, run, slots.estimate if slots.limit else None, use).values()))
 
 
-def cache_cases(talks: Talks, run: Run, slots: int | None, use: CacheUse | None) -> dict[str, Talks]:
+def cache_cases(talks: Talks, run: RunData, slots: int | None, use: CacheUse | None) -> dict[str, Talks]:
     """Return what the server's host cache may be, by name: one case where the run shows it, else both."""
     if slots is None or cache_replay.is_paged(run):
         return {"": talks}

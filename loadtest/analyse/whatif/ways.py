@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import admission
 from loadtest.analyse.server.own_clocks import kv_budget, own_clocks
 from loadtest.analyse.server.slots import Slots
@@ -41,7 +41,7 @@ class NoWayError(PredictionError):
 
 
 def fitted_way(
-    run: Run, slots: Slots, steps: Steps, used: Sequence[Mapping[str, Any]], talks: Talks | None = None
+    run: RunData, slots: Slots, steps: Steps, used: Sequence[Mapping[str, Any]], talks: Talks | None = None
 ) -> ServerModel:
     """Return the model of the first way that gives back the levels used; raise NoWayError, or PredictionError where the run says too little.
 
@@ -69,7 +69,7 @@ def fitted_way(
     )
 
 
-def _ways(run: Run, slots: Slots, steps: Steps) -> Iterator[tuple[str, ServerModel]]:
+def _ways(run: RunData, slots: Slots, steps: Steps) -> Iterator[tuple[str, ServerModel]]:
     """Yield each way with its model, the usual one first; those of shared steps only where step times are known."""
     refused = None
     try:
@@ -99,7 +99,7 @@ def _worked(model: ServerModel, **how: Any) -> ServerModel:
     return replace(model, timing=replace(model.timing, **how), other_slots=replace(model.other_slots, **how))
 
 
-def _of_own_clocks(run: Run, slots: Slots) -> ServerModel | None:
+def _of_own_clocks(run: RunData, slots: Slots) -> ServerModel | None:
     """Return the model of a server whose streams have a clock each; None where too little was seen of them."""
     found = own_clocks(run)
     if found is None:

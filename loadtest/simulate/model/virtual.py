@@ -17,7 +17,7 @@ def cold_prompt(tokens: int, key: int) -> Prompt:
     return (TokenRun(key, tokens),)
 
 
-class Turn(NamedTuple):
+class EngineTurn(NamedTuple):
     """One turn of a conversation. Its prompt holds the turns before it, with their answers, unless it is too short for that."""
 
     prompt: int  # tokens, history included
@@ -25,7 +25,7 @@ class Turn(NamedTuple):
     think_s: float = 0.0  # from the end of the answer before it, of whichever conversation, to this turn
 
 
-Conversation = Sequence[Turn]
+EngineConversation = Sequence[EngineTurn]
 
 
 class PlayedTurn(NamedTuple):
@@ -92,7 +92,7 @@ def _play(
 
 def people(
     engine: EngineProtocol,
-    conversations: Iterable[Conversation],
+    conversations: Iterable[EngineConversation],
     *,
     starts_s: Sequence[float],
     num_ctx: int,
@@ -151,7 +151,7 @@ class Talk:
     """A conversation on its way: which turn is next, and all that was said."""
 
     def __init__(
-        self, user: int, session: int, turns: Conversation, key: Hashable, shared: int, answers_kept: bool
+        self, user: int, session: int, turns: EngineConversation, key: Hashable, shared: int, answers_kept: bool
     ) -> None:
         self.user, self.session, self.turns, self.turn = user, session, turns, 0
         self._key, self._kept = key, answers_kept

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.prefill import uncached
 from loadtest.analyse.server.step_law import well_seen
 from loadtest.analyse.server.steps import Steps
@@ -47,7 +47,7 @@ class Timeline:
     silent: BoolArray  # was at the server and ended without a token: cancelled, timed out or cut off
 
     @classmethod
-    def of(cls, run: Run, steps: Steps) -> Timeline:
+    def of(cls, run: RunData, steps: Steps) -> Timeline:
         send, first, end = run.column("send"), run.column("first_token"), run.column("end")
         load = np.nan_to_num(run.column("load_s"))
         arrived = np.fmin(send + load, np.fmin(first, end))
@@ -82,7 +82,7 @@ class Timeline:
         )
 
 
-class Window(NamedTuple):
+class WorkWindow(NamedTuple):
     """The request in `row` is at work from `start` to `end`; where windows overlap each gets time by its rate."""
 
     row: int
@@ -91,7 +91,7 @@ class Window(NamedTuple):
     rate: float = 1.0
 
 
-def shared_out(low: float, high: float, windows: Sequence[Window]) -> tuple[dict[int, float], float]:
+def shared_out(low: float, high: float, windows: Sequence[WorkWindow]) -> tuple[dict[int, float], float]:
     """Share the time from `low` to `high` out among the windows open at each moment; the second value is what nobody has."""
     found: dict[int, float] = {}
     free = 0.0
@@ -109,7 +109,7 @@ def shared_out(low: float, high: float, windows: Sequence[Window]) -> tuple[dict
     return found, free
 
 
-def pieces_without(low: float, high: float, windows: Iterable[Window]) -> list[tuple[float, float]]:
+def pieces_without(low: float, high: float, windows: Iterable[WorkWindow]) -> list[tuple[float, float]]:
     """Return the pieces of the time from `low` to `high` in which no window is open."""
     found, at = [], low
     for each in sorted(windows, key=lambda window: window.start):
@@ -123,7 +123,7 @@ def pieces_without(low: float, high: float, windows: Iterable[Window]) -> list[t
     return [(left, right) for left, right in found if right > left]
 
 
-def prompt_windows(line: Timeline, steps: Steps, rows: IntArray) -> list[Window]:
+def prompt_windows(line: Timeline, steps: Steps, rows: IntArray) -> list[WorkWindow]:
     """Return when the prompts of these rows were read, where reading one holds up the others; a rate is its tokens a second."""
     known, cost = steps.interference_s, steps.prefill.per_token_s if steps.prefill else math.nan
     if known is not None and known < HOLDS_UP * cost:
@@ -132,7 +132,7 @@ def prompt_windows(line: Timeline, steps: Steps, rows: IntArray) -> list[Window]
     for row in rows:
         start, end, tokens = float(line.read_from[row]), float(line.first[row]), float(line.tokens[row])
         if end > start and tokens > 0 and (line.told[row] or known is not None):
-            found.append(Window(int(row), start, end, tokens / (end - start)))
+            found.append(WorkWindow(int(row), start, end, tokens / (end - start)))
     return found
 
 
@@ -145,13 +145,13 @@ def step_time(steps: Steps, streams: float) -> float:
     return inside + max(streams - solid[-1].streams, 0.0) * (steps.slope_s or 0.0)
 
 
-def held_slots(line: Timeline, low: float, high: float, row: int) -> list[Window]:
+def held_slots(line: Timeline, low: float, high: float, row: int) -> list[WorkWindow]:
     """Return who held a slot between two instants, of the requests whose tokens show it."""
     rows = np.flatnonzero(np.isfinite(line.first) & (line.won < high) & (line.left > low))
-    return [Window(int(each), float(line.won[each]), float(line.left[each])) for each in rows if each != row]
+    return [WorkWindow(int(each), float(line.won[each]), float(line.left[each])) for each in rows if each != row]
 
 
-def silent_windows(line: Timeline, low: float, high: float, row: int) -> list[Window]:
+def silent_windows(line: Timeline, low: float, high: float, row: int) -> list[WorkWindow]:
     """Return who was at the server between two instants and never gave a token."""
     rows = np.flatnonzero(line.silent & (line.arrived < high) & (line.end > low))
-    return [Window(int(each), float(line.arrived[each]), float(line.end[each])) for each in rows if each != row]
+    return [WorkWindow(int(each), float(line.arrived[each]), float(line.end[each])) for each in rows if each != row]

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from loadtest.analyse.explain.timeline import Timeline
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.server.turns import LONG_LOAD_S
-from loadtest.analyse.whatif.explain_time import Timeline
 from loadtest.analyse.whatif.play import CONTEXT
 from loadtest.analyse.whatif.predict import ENGINE_ERROR, ServerModel
 from loadtest.analyse.whatif.self_check import GIVEN_BACK
@@ -61,7 +61,7 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Omission:
     """What is left out of a replay."""
 
     without: int | None = None  # a row
@@ -78,7 +78,7 @@ class WhatIf:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
+class LevelReplay:
     """A level for the engine to play, up to the first token of the request in `row`."""
 
     model: ServerModel
@@ -90,7 +90,7 @@ class Replay:
     base: list[dict[int, float]] = field(default_factory=list)  # TTFT by row of the level as it was, by seed
 
     @classmethod
-    def of(cls, run: Run, line: Timeline, model: ServerModel, row: int) -> Replay | str:
+    def of(cls, run: RunData, line: Timeline, model: ServerModel, row: int) -> LevelReplay | str:
         """Return the replay for a request that got a token, or why there can be none: a clause."""
         until = float(line.first[row])
         rows = np.flatnonzero((line.level == line.level[row]) & (line.send <= until) & np.isfinite(line.send))
@@ -129,7 +129,7 @@ class Replay:
             measured=measured,
             handled=bool(np.isfinite(run.column("load_s")).any()),
         )
-        found.base.extend(found._play(Change(), seed) for seed in range(SEEDS))
+        found.base.extend(found._play(Omission(), seed) for seed in range(SEEDS))
         return found
 
     @property
@@ -153,7 +153,7 @@ class Replay:
                 return f"replayed, TTFT {name} is {seconds(model)} and not {seconds(value)}"
         return None
 
-    def what_if(self, change: Change) -> WhatIf | None:
+    def what_if(self, change: Omission) -> WhatIf | None:
         """Return TTFT with the change: the measured one, by the share that it changes in the replay; None where unknown."""
         shares, misses = [], []
         for seed in range(SEEDS):
@@ -168,7 +168,7 @@ class Replay:
         half = math.hypot(half, ENGINE_ERROR * share, float(np.mean(misses)) * (1 - share))
         return WhatIf(self.ttft_s * share, (max(self.ttft_s * (share - half), 0.0), self.ttft_s * (share + half)))
 
-    def _play(self, change: Change, seed: int) -> dict[int, float]:
+    def _play(self, change: Omission, seed: int) -> dict[int, float]:
         """Play the level once; return TTFT by row, of those that had a first token by the time the request had."""
         draw = random.Random(seed)
         timing = self.model.drawn(self.model.slots, draw)
@@ -181,7 +181,7 @@ class Replay:
 class _Player:
     """Plays requests on an engine, each when it was sent or as long after the answer before it as it was."""
 
-    def __init__(self, engine: Engine, sent: dict[int, Sent], change: Change, until: int) -> None:
+    def __init__(self, engine: Engine, sent: dict[int, Sent], change: Omission, until: int) -> None:
         self.engine, self.sent, self.change, self.until = engine, sent, change, until
         warm = [each.load for each in sent.values() if each.load <= LONG_LOAD_S]
         self.warm = float(np.median(warm)) if warm else 0.0  # what a request takes whose model is there
@@ -266,7 +266,7 @@ def _as_read(line: Timeline, model: ServerModel) -> FloatArray:
     return np.where(long, np.clip(worth, tokens, MOST_WORTH * tokens), tokens)
 
 
-def _outputs(run: Run, line: Timeline, until: float) -> FloatArray:
+def _outputs(run: RunData, line: Timeline, until: float) -> FloatArray:
     """Return the tokens of each answer; of one that was cut off as many as would have gone on for ever."""
     known = run.column("output_tokens")
     whole = np.asarray(run.requests["outcome"] == Outcome.OK, dtype=np.bool_)
@@ -275,7 +275,7 @@ def _outputs(run: Run, line: Timeline, until: float) -> FloatArray:
     return np.where(np.isfinite(seen), seen, np.where(line.end > until, usual, 1e6))
 
 
-def _gone(run: Run, line: Timeline, row: int) -> float | None:
+def _gone(run: RunData, line: Timeline, row: int) -> float | None:
     """Return how long after its send the client of a request went away that did not end well; None for any other."""
     if run.requests["outcome"].to_numpy()[row] == Outcome.OK:
         return None
@@ -289,7 +289,7 @@ def _latest(line: Timeline, rows: IntArray, tokens: FloatArray) -> BoolArray:
     return np.asarray((np.arange(len(rows)) >= first) | (line.end[rows] > line.send[rows[first]]), dtype=np.bool_)
 
 
-def _turns(run: Run, rows: IntArray) -> dict[int, int]:
+def _turns(run: RunData, rows: IntArray) -> dict[int, int]:
     """Return, for each turn of a conversation, the turn before it."""
     if "session" not in run.requests:
         return {}
@@ -300,7 +300,7 @@ def _turns(run: Run, rows: IntArray) -> dict[int, int]:
     return {row: earlier for row, earlier in before.items() if earlier is not None}
 
 
-def _predecessors(run: Run, line: Timeline, rows: IntArray) -> dict[int, int]:
+def _predecessors(run: RunData, line: Timeline, rows: IntArray) -> dict[int, int]:
     """Return, for each request of a closed loop, the one whose answer its user waited for.
 
     Where the records do not name users it is the last answer before it that no other request followed: users are alike.

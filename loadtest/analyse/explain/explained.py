@@ -31,7 +31,7 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TimePart:
     """Some of a request's time, and whose doing it was, the greatest cause first."""
 
     name: str
@@ -48,9 +48,9 @@ class Parts:
     """The parts of a request's time; those to the first token add up to `total_s`, those after it to `decode_s`."""
 
     total_s: float  # from when it was due to its first token, or to its end where none came
-    first: tuple[Part, ...]
+    first: tuple[TimePart, ...]
     decode_s: float
-    decode: tuple[Part, ...]
+    decode: tuple[TimePart, ...]
     lost: LostCache | None = None
     notes: tuple[str, ...] = field(default=())
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from loadtest.analyse.explain import explained as parts_of
+from loadtest.analyse.explain.explained import Cause, Parts, TimePart
+from loadtest.analyse.explain.parts import Splitter
+from loadtest.analyse.explain.replay import LevelReplay, Omission, WhatIf
+from loadtest.analyse.explain.timeline import Timeline, silent_windows
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray, IntArray
-from loadtest.analyse.run.frames import Run
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import token_gaps
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif import explained as parts_of
-from loadtest.analyse.whatif.explain_parts import Splitter
-from loadtest.analyse.whatif.explain_replay import Change, Replay, WhatIf
-from loadtest.analyse.whatif.explain_time import Timeline, silent_windows
-from loadtest.analyse.whatif.explained import Cause, Part, Parts
 from loadtest.analyse.whatif.predict import ServerModel
 from loadtest.analyse.whatif.predict_loads import known_slots
 from loadtest.errors import PredictionError
@@ -155,7 +155,7 @@ def _plain(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _part_dict(part: Part) -> dict[str, Any]:
+def _part_dict(part: TimePart) -> dict[str, Any]:
     return {
         "part": part.name,
         "seconds": part.seconds,
@@ -174,7 +174,7 @@ def _part_dict(part: Part) -> dict[str, Any]:
 class Explainer:
     """Explains the requests of a run."""
 
-    run: Run  # whose requests carry their waits, as those of an Analysis do
+    run: RunData  # whose requests carry their waits, as those of an Analysis do
     levels: Sequence[dict[str, Any]]  # of summary.json
     splitter: Splitter
     model: ServerModel | str  # a clause says why there is none
@@ -183,7 +183,7 @@ class Explainer:
     @classmethod
     def of(
         cls,
-        run: Run,
+        run: RunData,
         slots: Slots,
         steps: Steps,
         levels: Sequence[dict[str, Any]],
@@ -278,7 +278,7 @@ class Explainer:
             return (), "it never got a token"
         if not math.isfinite(waited):
             return (), "how long it waited for a slot is not known"
-        replay = Replay.of(run, self.splitter.line, self.model, row)
+        replay = LevelReplay.of(run, self.splitter.line, self.model, row)
         if isinstance(replay, str):
             return (), replay
         if missed := replay.unmatched():
@@ -286,14 +286,14 @@ class Explainer:
         found = [
             Without(REQUEST, blamed[each], said)
             for each in tried
-            if (said := replay.what_if(Change(without=each))) is not None
+            if (said := replay.what_if(Omission(without=each))) is not None
         ]
         if parts.lost is not None:
             cause = parts.lost.newcomers[0] if len(parts.lost.newcomers) == 1 else None
             one = cause.row if cause else None
-            said = replay.what_if(Change(without=one, cached=self.splitter.lost_with(row, one)))
+            said = replay.what_if(Omission(without=one, cached=self.splitter.lost_with(row, one)))
             found += [Without(CACHE, cause, said)] if said is not None else []
-        if replay.loads and (said := replay.what_if(Change(loads=True))) is not None:
+        if replay.loads and (said := replay.what_if(Omission(loads=True))) is not None:
             found.append(Without(LOAD, None, said))
         return tuple(sorted(found, key=lambda each: each.found.seconds)), None
 
@@ -331,7 +331,7 @@ def blame(parts: Parts, slots: int) -> dict[int, Cause]:
 # -- which request --------------------------------------------------------------------------------------------------
 
 
-def row_of(run: Run, request: int) -> int:
+def row_of(run: RunData, request: int) -> int:
     """Return the row of the request with this id; raise PredictionError where the run holds none."""
     ids = run.requests["id"].to_numpy(dtype=np.int64)
     rows = np.flatnonzero(ids == request)
@@ -341,7 +341,7 @@ def row_of(run: Run, request: int) -> int:
     raise PredictionError(f"{run.path} has no record of a request {request}; {held}.")
 
 
-def rows_by_length(run: Run, levels: Iterable[int], by: str) -> IntArray:
+def rows_by_length(run: RunData, levels: Iterable[int], by: str) -> IntArray:
     """Return the rows of the measured requests of these levels that ended well, the slowest first."""
     values = run.column(BY[by])
     good = np.any([run.good(level) for level in levels], axis=0) & np.isfinite(values)

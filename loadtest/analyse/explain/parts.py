@@ -15,23 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import FloatArray, IntArray
-from loadtest.analyse.run.frames import Run
-from loadtest.analyse.server.slots import Slots
-from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.server.token_gaps import Decoding
-from loadtest.analyse.server.turns import LONG_LOAD_S
-from loadtest.analyse.whatif.explain_time import (
-    Timeline,
-    Window,
-    held_slots,
-    pieces_without,
-    prompt_windows,
-    shared_out,
-    silent_windows,
-    step_time,
-)
-from loadtest.analyse.whatif.explained import (
+from loadtest.analyse.explain.explained import (
     CLIENT,
     CONNECT,
     HANDLING,
@@ -53,9 +37,25 @@ from loadtest.analyse.whatif.explained import (
     WAIT,
     Cause,
     LostCache,
-    Part,
     Parts,
+    TimePart,
 )
+from loadtest.analyse.explain.timeline import (
+    Timeline,
+    WorkWindow,
+    held_slots,
+    pieces_without,
+    prompt_windows,
+    shared_out,
+    silent_windows,
+    step_time,
+)
+from loadtest.analyse.run.arrays import FloatArray, IntArray
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.token_gaps import Decoding
+from loadtest.analyse.server.turns import LONG_LOAD_S
 
 SLOWER = 1.25  # times what such a prompt takes, from which on the rest of its time has another cause
 LEAST_SLOWER_S = 0.02
@@ -69,7 +69,7 @@ BIG_PROMPT = 2.0  # times the median prompt, from which on a prompt that was rea
 class Splitter:
     """What splitting the time of any request of a run rests on."""
 
-    run: Run
+    run: RunData
     slots: Slots
     steps: Steps
     gaps: Decoding
@@ -91,7 +91,7 @@ class Splitter:
         rest = total - sum(part.seconds for part in parts)
         decode = self._decode(row)
         length = float(line.last[row] - line.first[row]) if math.isfinite(line.first[row]) else math.nan
-        return Parts(total, (*parts, Part(REST, rest)), length, decode, lost)
+        return Parts(total, (*parts, TimePart(REST, rest)), length, decode, lost)
 
     def _cause(self, row: int, seconds: float, how: str) -> Cause:
         line = self.line
@@ -111,30 +111,30 @@ class Splitter:
         ordered = sorted(found.items(), key=lambda item: -item[1])
         return tuple(self._cause(row, spent, how) for row, spent in ordered if spent >= LEAST_S)
 
-    def _before(self, row: int) -> list[Part]:
+    def _before(self, row: int) -> list[TimePart]:
         """Return what passed before the request was sent: connecting, and the client's own lag."""
         line = self.line
         late = float(line.send[row] - line.sched[row])
         ready = self.run.column("connect")[row] - line.sched[row]
         fresh = bool(self.run.requests["new_conn"].to_numpy()[row]) and math.isfinite(ready)
         connecting = min(max(float(ready), 0.0), late) if fresh else 0.0
-        found = [Part(CONNECT, connecting)] if connecting >= LEAST_S else []
-        return [*found, Part(CLIENT, late - (connecting if found else 0.0))]
+        found = [TimePart(CONNECT, connecting)] if connecting >= LEAST_S else []
+        return [*found, TimePart(CLIENT, late - (connecting if found else 0.0))]
 
-    def _load(self, row: int) -> list[Part]:
+    def _load(self, row: int) -> list[TimePart]:
         spent = self.run.column("load_s")[row]
         if not (math.isfinite(spent) and spent > 0):
             return []
         spent = float(self.line.arrived[row] - self.line.send[row])
         fast = float((self.run.simulated or {}).get("speed") or 1.0)
         if spent <= LONG_LOAD_S / fast:
-            return [Part(HANDLING, spent)]
+            return [TimePart(HANDLING, spent)]
         turn = "loaded_in_turn" in self.run.requests and bool(self.run.requests["loaded_in_turn"].to_numpy()[row])
         ends = float(self.line.arrived[row])
         loads = self.run.column("load_s") > LONG_LOAD_S / fast
         shared = np.flatnonzero(loads & (self.line.send < self.line.send[row]) & (self.line.arrived > ends - spent))
         first = [int(min(shared, key=lambda each: self.line.send[each]))] if len(shared) else []
-        return [Part(TURN if turn else LOAD, spent, tuple(self._cause(each, spent, LOAD) for each in first))]
+        return [TimePart(TURN if turn else LOAD, spent, tuple(self._cause(each, spent, LOAD) for each in first))]
 
     def _waited(self, row: int) -> float:
         """Return the slot wait; of a request without a token, how long all the slots were held from when it came."""
@@ -145,7 +145,7 @@ class Splitter:
         free = self._unheld(held_slots(self.line, low, high, row), low, high)
         return free[0][0] - low if free else high - low
 
-    def _slot_wait(self, row: int, waited: float) -> Part:
+    def _slot_wait(self, row: int, waited: float) -> TimePart:
         """Return the wait for a slot, with those who held the slots; a moment that no known one held goes to silent ones."""
         line = self.line
         low, high = float(line.arrived[row]), float(line.arrived[row]) + waited
@@ -163,9 +163,9 @@ class Splitter:
             np.isfinite(line.first), line.won > low, line.silent & (line.end > low)
         )
         ordered = tuple(sorted(causes, key=lambda cause: -cause.seconds))
-        return Part(SLOT, waited, ordered, inferred, ahead=int(before.sum()))
+        return TimePart(SLOT, waited, ordered, inferred, ahead=int(before.sum()))
 
-    def _unheld(self, holders: Sequence[Window], low: float, high: float) -> list[tuple[float, float]]:
+    def _unheld(self, holders: Sequence[WorkWindow], low: float, high: float) -> list[tuple[float, float]]:
         """Return the pieces of a wait in which fewer requests are known to hold a slot than there are slots."""
         edges = sorted({low, high, *(min(max(at, low), high) for each in holders for at in (each.start, each.end))})
         return [
@@ -191,57 +191,59 @@ class Splitter:
         near[row] = False
         return np.flatnonzero(near)
 
-    def _at_work(self, row: int, low: float, high: float, lost: LostCache | None) -> list[Part]:
+    def _at_work(self, row: int, low: float, high: float, lost: LostCache | None) -> list[TimePart]:
         """Return what the server did between giving the request a slot and its first token."""
         line = self.line
         start = float(line.read_from[row])
         known = math.isfinite(start)
         others = prompt_windows(line, self.steps, self._near(row, low, high))
         silent = self._reading_silently(row, low, high)
-        mine = [Window(row, start, high, max(float(line.tokens[row]), 1.0) / (high - start))] if high > start else []
+        mine = (
+            [WorkWindow(row, start, high, max(float(line.tokens[row]), 1.0) / (high - start))] if high > start else []
+        )
         shares, free = shared_out(low, high, [*others, *silent, *mine])
         own = shares.pop(row, 0.0)
         unseen = self._causes({each: shares.pop(each, 0.0) for each in {one.row for one in silent}}, SILENT)
         caused = self._causes(shares, PROMPTS)
         told = bool(line.told[row]) and all(line.told[cause.row] for cause in caused)
-        parts = [Part(PROMPTS, sum(shares.values()), caused, inferred=not told)] if caused else []
-        parts += [Part(SILENT, sum(each.seconds for each in unseen), unseen, inferred=True)] if unseen else []
+        parts = [TimePart(PROMPTS, sum(shares.values()), caused, inferred=not told)] if caused else []
+        parts += [TimePart(SILENT, sum(each.seconds for each in unseen), unseen, inferred=True)] if unseen else []
         if pieces := pieces_without(low, start if known else high, [*others, *silent]):
             parts += self._nobodys(row, pieces[0][0], free)
         return parts + self._own(row, own, lost)
 
-    def _reading_silently(self, row: int, low: float, high: float) -> list[Window]:
+    def _reading_silently(self, row: int, low: float, high: float) -> list[WorkWindow]:
         """Return when requests that ended without a token may have had their prompts read: while one of the slots was theirs."""
         line, law = self.line, self.steps.prefill
         pieces = [(low, high)]
         if self.slots.limit:
-            pieces = self._unheld([*held_slots(line, low, high, row), Window(row, low, high)], low, high)
+            pieces = self._unheld([*held_slots(line, low, high, row), WorkWindow(row, low, high)], low, high)
         fastest = 1 / law.per_token_s if law is not None and law.per_token_s > 0 else 1.0
         found = []
         for each in silent_windows(line, low, high, row):
             prompt = float(line.prompt[each.row])
             rate = min(prompt / (each.end - each.start), fastest) if math.isfinite(prompt) else fastest
             clipped = [(max(left, each.start), min(right, each.end)) for left, right in pieces]
-            found += [Window(each.row, left, right, rate) for left, right in clipped if right - left >= LEAST_S]
+            found += [WorkWindow(each.row, left, right, rate) for left, right in clipped if right - left >= LEAST_S]
         return found
 
-    def _nobodys(self, row: int, low: float, free: float) -> list[Part]:
+    def _nobodys(self, row: int, low: float, free: float) -> list[TimePart]:
         """Return what passed from `low` on while no prompt was read: the step in flight, and a wait that cannot be split."""
         if free < LEAST_S:
             return []
-        found: list[Part] = []
+        found: list[TimePart] = []
         decoding = int(self.gaps.decoding_at(np.array([low + 1e-9]))[0])
         step = step_time(self.steps, decoding) if decoding else 0.0
         step = min(free, step if math.isfinite(step) else 0.0)
         if step >= LEAST_S:
-            found.append(Part(STEP, step, streams=decoding))
+            found.append(TimePart(STEP, step, streams=decoding))
         waited = self.run.column("queue_wait_s")[row]
         unsplit = math.isfinite(waited) and not math.isfinite(self.run.column("slot_wait_s")[row])
         if unsplit and free - step >= LEAST_S:
-            found.append(Part(WAIT, free - step))
+            found.append(TimePart(WAIT, free - step))
         return found
 
-    def _own(self, row: int, spent: float, lost: LostCache | None) -> list[Part]:
+    def _own(self, row: int, spent: float, lost: LostCache | None) -> list[TimePart]:
         """Return the reading of its own prompt: what the cache had lost, the rest, and what was slower than usual."""
         if spent <= 0:
             return []
@@ -250,15 +252,15 @@ class Splitter:
         inferred = not bool(self.line.told[row])
         slower = spent - usual if spent > SLOWER * usual and spent - usual > LEAST_SLOWER_S else 0.0
         reading = spent - slower
-        parts: list[Part] = []
+        parts: list[TimePart] = []
         if lost is not None and tokens > 0:
             again = reading * min(lost.tokens / float(tokens), 1.0)
-            parts.append(Part(REREAD, again, lost.since, inferred, tokens=lost.tokens))
+            parts.append(TimePart(REREAD, again, lost.since, inferred, tokens=lost.tokens))
             reading -= again
         own = int(tokens) - (lost.tokens if lost is not None else 0) if math.isfinite(tokens) else None
         beside = int(self.gaps.decoding_at(self.line.first[row : row + 1] - 2 * self.gaps.requests.edge_s)[0])
-        parts.append(Part(OWN, reading, (), inferred, tokens=own, streams=max(beside, 0)))
-        return [*parts, Part(SLOW, slower)] if slower else parts
+        parts.append(TimePart(OWN, reading, (), inferred, tokens=own, streams=max(beside, 0)))
+        return [*parts, TimePart(SLOW, slower)] if slower else parts
 
     def _usual(self, row: int) -> float:
         """Return what reading such a prompt takes in this run; inf where neither its law nor prompts alike show that."""
@@ -344,7 +346,7 @@ class Splitter:
         largest = rows[np.argsort(-size[rows], kind="stable")][:most]
         return [self._cause(int(each), 0.0, QUEUE) for each in largest]
 
-    def _decode(self, row: int) -> tuple[Part, ...]:
+    def _decode(self, row: int) -> tuple[TimePart, ...]:
         """Return the parts of the time from the first token to the last."""
         line = self.line
         total = float(line.last[row] - line.first[row])
@@ -354,20 +356,23 @@ class Splitter:
         beside = np.where(gaps.streams > 0, gaps.streams, np.maximum(gaps.begun, 1))
         usual = np.array([step_time(self.steps, float(each)) for each in beside])
         if not np.isfinite(usual).all():
-            return (Part(REST, total),)
+            return (TimePart(REST, total),)
         gap = gaps.right - gaps.left
         held = gaps.held & (gap > usual)
         alone = step_time(self.steps, 1.0) if any(each.streams == 1 for each in self.steps.times) else math.nan
         stalled = self._stalls(row, gaps.left[held], gaps.right[held], (gap - usual)[held])
         plain = float(usual.sum())
-        parts = [Part(STEPS, plain, streams=int(beside.max()))]
+        parts = [TimePart(STEPS, plain, streams=int(beside.max()))]
         if math.isfinite(alone) and plain > alone * len(gap):
-            parts = [Part(STEPS, alone * len(gap)), Part(SHARED, plain - alone * len(gap), streams=int(beside.max()))]
+            parts = [
+                TimePart(STEPS, alone * len(gap)),
+                TimePart(SHARED, plain - alone * len(gap), streams=int(beside.max())),
+            ]
         if stalled.seconds >= LEAST_S:
             parts.append(stalled)
-        return (*parts, Part(REST, total - sum(part.seconds for part in parts)))
+        return (*parts, TimePart(REST, total - sum(part.seconds for part in parts)))
 
-    def _stalls(self, row: int, left: FloatArray, right: FloatArray, excess: FloatArray) -> Part:
+    def _stalls(self, row: int, left: FloatArray, right: FloatArray, excess: FloatArray) -> TimePart:
         """Return what the gaps of a stream lost to prompts that were read in them."""
         found: dict[int, float] = {}
         inferred = False
@@ -378,4 +383,4 @@ class Splitter:
             for other, spent in shares.items():
                 found[other] = found.get(other, 0.0) + float(lost) * spent / total
                 inferred |= not bool(self.line.told[other])
-        return Part(STALL, sum(found.values()), self._causes(found, PROMPTS), inferred)
+        return TimePart(STALL, sum(found.values()), self._causes(found, PROMPTS), inferred)
