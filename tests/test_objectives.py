@@ -11,6 +11,7 @@ import pytest
 from support.made_runs import Made, grid, unanswered, write
 from support.virtual_runs import Load, play
 
+from loadtest.analyse.figures.objectives import binomial_tail
 from loadtest.analyse.summary import analyse
 from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -186,3 +187,10 @@ def test_a_miss_by_far_is_sure_though_there_are_too_few_rounds_for_an_interval(t
         assert not judged.met
         assert judged.sure is sure
         assert all_met([judged]) is (False if sure else None)
+
+
+def test_a_tail_of_very_many_tries_is_a_number() -> None:
+    assert binomial_tail(2, 3, 0.5) == pytest.approx(0.5)
+    assert binomial_tail(0, 10, 0.05) == pytest.approx(1.0)
+    assert binomial_tail(100, 20_000, 0.05) == pytest.approx(1.0)  # a factorial of so many is beyond any float
+    assert 0 < binomial_tail(1100, 20_000, 0.05) < 0.01

@@ -64,21 +64,31 @@ def _judged_objective(
 def _far(run: RunData, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray) -> bool:
     """Whether chance hardly puts so many requests beyond a percentile's limit, if only whole rounds are independent.
 
-    A level of few rounds has no interval, and a miss by far must not be measured again for want of one.
+    A level of few rounds has no interval, and a miss by far must not be measured again for want of one. In an open loop
+    all requests share one queue, and no two of them are independent.
     """
     share = STATISTIC_SHARES.get(objective.statistic)
-    if share is None or objective.figure not in run.requests:
+    if share is None or objective.figure not in run.requests or not level.get("concurrency"):
         return False
     values = run.column(objective.figure)
     known = sent & (~answered | np.isfinite(values))
     beyond = known & (~answered | ((values > objective.limit) if objective.at_most else (values < objective.limit)))
-    rounds = int(known.sum()) // max(int(level.get("concurrency") or 1), 1)
+    rounds = int(known.sum()) // int(level["concurrency"])
     if rounds < FEWEST_ROUNDS:
         return False
     allowed = 1 - share if objective.at_most else share
     least = math.floor(float(beyond.sum()) / float(known.sum()) * rounds)
-    chance = sum(math.comb(rounds, k) * allowed**k * (1 - allowed) ** (rounds - k) for k in range(least, rounds + 1))
-    return least > 0 and chance < BY_CHANCE
+    return least > 0 and binomial_tail(least, rounds, allowed) < BY_CHANCE
+
+
+def binomial_tail(least: int, tries: int, share: float) -> float:
+    """Return the chance that `least` or more of `tries` come true, each with the chance `share`; by logarithms, for many tries."""
+    logs = (
+        math.lgamma(tries + 1) - math.lgamma(k + 1) - math.lgamma(tries - k + 1)
+        + k * math.log(share) + (tries - k) * math.log1p(-share)
+        for k in range(least, tries + 1)
+    )  # fmt: skip
+    return min(math.fsum(map(math.exp, logs)), 1.0)
 
 
 def _of_requests(
