@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,17 @@ def test_the_highest_number_that_holds(limit: int) -> None:
     assert _highest(holds, 32) == min(limit, 32)
     assert max(asked) <= 32
     assert _highest(lambda number: number <= limit, 6) == min(limit, 6)
+
+
+def test_at_80_columns_no_cell_is_cut_and_both_figures_of_one_thing_say_why_they_differ(
+    tmp_path: Path, loadtest: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = play(tmp_path / "run", [Load(users=users, requests=max(40, 8 * users)) for users in (1, 2, 4, 8)])
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = loadtest("advise", run, "--slo", "ttft_p95=3", "--gpu-memory", "80GB")
+    assert code == 0
+    rows = [line for line in out.splitlines() if line.startswith((" 1 ", " 2 ", " 16 "))]
+    assert len(rows) == 3
+    assert all(line.rstrip().endswith("GB") for line in rows)
+    told = " ".join(out.split())
+    assert "answers were all equally long" in told

@@ -163,9 +163,9 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
         console.print(Text(sentence, style="bold yellow"))
     if doubt := words.void_sentence(found):
         console.print(Text(f"! {doubt}", style="bold yellow"))
-    console.print(
-        words.console_grid(found).fitted(console.width, words.EXPENDABLE)[0].console(words.heading(found, analysis))
-    )
+    grid, left_out = words.console_grid(found).fitted(console.width, words.EXPENDABLE)
+    caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
+    console.print(grid.console(words.heading(found, analysis), caption=caption, within=console.width))
     for sentence in words.sentences(found):
         console.print(Text(f"• {sentence}"))
     for note in words.notes(found):

@@ -167,7 +167,9 @@ def _show_table(console: Console, found: list[Explanation]) -> None:
 
     table, left_out = words.grid(found).fitted(console.width, words.EXPENDABLE)
     caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
-    console.print(table.console(f"The {len(found)} slowest of {found[0].level['label']}", caption=caption))
+    console.print(
+        table.console(f"The {len(found)} slowest of {found[0].level['label']}", caption=caption, within=console.width)
+    )
     for reason in dict.fromkeys(each.no_replay for each in found if each.no_replay):
         who = [f"#{each.id}" for each in found if each.no_replay == reason]
         console.print(Text(f"What {', '.join(who)} would have been without is not said: {reason}.", style="dim"))

@@ -131,7 +131,7 @@ def _show(document: Document, analysis: Analysis, written: list[Path]) -> None:
         console.print(Text(f"! {sentence}", style="bold yellow"))
     table, left_out = words.grid(document).fitted(console.width, words.EXPENDABLE)
     caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
-    console.print(table.console(words.heading(document, analysis), caption=caption))
+    console.print(table.console(words.heading(document, analysis), caption=caption, within=console.width))
     for note in words.notes(document):
         console.print(Text(note, style="dim"))
     for path in written:

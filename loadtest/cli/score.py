@@ -48,7 +48,7 @@ def score(prediction: Path, run: Path, *, as_json: bool) -> int:
     if found.figures:
         table, left_out = words.grid(found.figures).fitted(console.width, words.EXPENDABLE)
         caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
-        console.print(table.console(words.heading(found), caption=caption))
+        console.print(table.console(words.heading(found), caption=caption, within=console.width))
         console.print(Text(f"• {words.sentence(found)}"))
     for note in found.said:
         console.print(Text(note, style="yellow"))

@@ -21,6 +21,7 @@ PREDICTED = (
     "varied by 10 % to either side."
 )
 EXPENDABLE = ("output tokens/s", "TTFT p50", "memory", "queue wait p50", "tokens/s a stream")  # on a narrow console
+TOLD_APART = 0.1  # a TTFT that differs by more than this share is told beside the other
 EXTRAPOLATED, TOO_MUCH = "*", " ✗"
 TABLE_FIGURES = (  # of the table: (head, figure, statistic)
     ("TTFT p50", "ttft_s", "p50"),
@@ -97,7 +98,22 @@ def _choice(advice: Advice) -> str:
         if other is None or load <= now:
             return text + ", and more slots would stay empty." if load <= now else text + "."
         return f"{text}; with {other} {_figures_text(advice.cells[other, load])} are predicted{_extrapolated_note(advice, other)}."
-    return f"{_set(advice, slots)}: {at} {_now_and_then(advice.as_now(load), advice.promised[load])}."
+    return f"{_set(advice, slots)}: {at} {_now_and_then(advice.as_now(load), advice.promised[load])}.{_with_varied_lengths(advice)}"
+
+
+def _with_varied_lengths(advice: Advice) -> str:
+    """Say why the table has another TTFT than the promise, where it has: equal lengths keep requests in step."""
+    if advice.trial is None or not advice.equal_answers:
+        return ""
+    promised, varied = (
+        each.figure("ttft_s", "p95") for each in (advice.promised[advice.load], advice.cells[advice.trial, advice.load])
+    )
+    if not abs(varied - promised) > TOLD_APART * promised:
+        return ""
+    return (
+        f" That is with the lengths of this run: answers were all equally long, so requests move in step; with lengths that vary by 10 %, as "
+        f"in the table, TTFT p95 is {seconds(varied)}."
+    )
 
 
 def _room(advice: Advice) -> str:

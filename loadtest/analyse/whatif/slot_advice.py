@@ -77,6 +77,9 @@ class Advice:
     capacities: tuple[SustainableLoad, ...]  # as measured, then with the best slots; empty without objectives
     predicted_now: Prediction  # at `load`: changes are compared with it, so that the model's error cancels
     promised: dict[int, Prediction] = dataclasses.field(default_factory=dict)  # by measured load, with `trial` slots
+    equal_answers: bool = (
+        False  # whether all answers of the run had one length; but in what is promised they are varied
+    )
     void: tuple[str, ...] = ()  # labels of the void levels, whose figures must not be quoted
 
     @property
@@ -210,6 +213,7 @@ def advise_slots(
         ranked_by=DEFAULT_OBJECTIVE,
         capacities=(),
         predicted_now=model.closed(group.concurrencies[-1]),
+        equal_answers=len(set(as_run.outputs)) == 1 < len(set(model.outputs)),
         void=tuple(level["label"] for level in known if level["verdict"] == VOID),
     )
     advice = dataclasses.replace(advice, best=_best(advice), ranked_by=_pressing(advice))
