@@ -175,6 +175,14 @@ def test_who_killed_a_request_is_told_apart(user: Mine, records: list[Record], s
     assert [(record.error or "")[: len(said)] for record in records] == [said]
 
 
+def test_a_user_that_is_started_after_the_end_ends_without_a_word(user: Mine) -> None:
+    recording.close_recorder()
+    starting = gevent.spawn(Mine, user.environment)
+    starting.join()
+    assert starting.successful()
+    assert isinstance(starting.value, gevent.GreenletExit)
+
+
 def test_a_user_whose_greenlet_is_killed_was_stopped_by_us(user: Mine, records: list[Record]) -> None:
     user._greenlet = gevent.spawn(user.client.ask, output_tokens=400)
     gevent.sleep(0.02)

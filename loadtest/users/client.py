@@ -59,6 +59,8 @@ class Client:
     def __init__(self, user: User) -> None:
         recorder = recording.recorder()
         if recorder is None:
+            if recording.is_over():  # Locust was still starting users when the test ended
+                raise recording.Stopped
             raise LocustError(
                 "no test has begun to record: call loadtest.users.connect(environment) before it starts, "
                 "where Locust is used as a library."

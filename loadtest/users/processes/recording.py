@@ -50,6 +50,7 @@ class _CurrentTest:
     """The test that this process has a part in."""
 
     recorder: Recorder | None = None
+    over: bool = False  # it has ended, and no other has begun
     folder: RunFolder | None = None
     facts: dict[str, Any]
     refusal: str | None = None
@@ -117,10 +118,15 @@ def recorder() -> Recorder | None:
     return _process.recorder
 
 
+def is_over() -> bool:
+    """Whether a test has ended in this process, and no other has begun."""
+    return _process.over
+
+
 def open_recorder(**parts: Any) -> Recorder:
     """Begin to record in this process (arguments of Recorder); ends what may still be open."""
     close_recorder()
-    _process.share = None
+    _process.share, _process.over = None, False
     _process.recorder = opened = Recorder(**parts)
     return opened
 
@@ -130,7 +136,7 @@ def close_recorder() -> Recorder | None:
     closed = _process.recorder
     if closed is not None:
         closed.close()
-        _process.recorder = None
+        _process.recorder, _process.over = None, True
     return closed
 
 
