@@ -52,6 +52,7 @@ ANALYSE = [
     "verdict",
     "whatif",
     "explain",
+    "level_summary",
     "summary",
     "findings",
     "comparison",

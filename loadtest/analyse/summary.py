@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from loadtest.analyse.figures import client_capacity, goodput, knee, objectives, rates, stats
-from loadtest.analyse.run import frames, groups, offered_load, samples
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.figures import knee
+from loadtest.analyse.level_summary import level_summary
+from loadtest.analyse.run import frames, groups, samples
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.server import (
     cache,
     cache_replay,
-    cold_load,
     energy,
-    leavers,
     prompt_length,
     slots,
     steps,
@@ -40,23 +37,6 @@ from loadtest.records import NO_FAILURES, SCHEMA
 from loadtest.slo import Objective
 from loadtest.text import UNKNOWN, seconds
 
-# Figures of a request each, in the order of summary.json; columns of Run.requests.
-PER_REQUEST = (
-    "ttft_s",
-    "ttft_sched_s",
-    "tpot_s",
-    "e2e_s",
-    "e2e_sched_s",
-    "stream_tokens_per_s",
-    "e2e_tokens_per_s",
-    "queue_wait_s",
-    "slot_wait_s",
-    "batch_wait_s",
-    "load_s",
-    "prefill_s",
-    "prefill_tokens_per_s",
-    "stall_s",
-)
 # Columns that are worked out for one model at one server.
 INFERRED = (
     "queue_wait_s",
@@ -67,23 +47,7 @@ INFERRED = (
     "prefill_tokens_per_s",
     "stall_s",
 )
-NO_DURATIONS = "this server does not say how long it loaded, waited or prefilled"
-NO_LIMIT = (
-    "more requests were in flight than were ever at work at once, and whether that is the slots' limit is not known"
-)
 SEVERAL = "requests went to several models or servers: `groups` has it for each"
-WHY_UNKNOWN = {
-    "queue_wait_s": NO_DURATIONS,
-    "slot_wait_s": NO_DURATIONS,
-    "batch_wait_s": NO_DURATIONS,
-    "load_s": NO_DURATIONS,
-    "prefill_s": NO_DURATIONS,
-    "prefill_tokens_per_s": prompt_length.NO_SPEED,
-    "delivery_delay_s": "this server does not stamp its chunks",
-    "server_itl_s": "this server does not stamp its chunks",
-    "stall_s": "too few gaps between tokens were seen to tell a stall from a step",
-}
-LENGTH_KEYS = ("input_lengths", "output_lengths", "system_tokens", "turns", "sessions")  # of a level that has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +202,7 @@ def summarise(
 
     A figure that is None has its reason beside it, under the same name with `_reason`.
     """
-    levels = [_level_summary(run, level, found, asked, cached) for level in run.levels]
+    levels = [level_summary(run, level, found, asked, cached) for level in run.levels]
     facts = run.facts
     return {
         "schema": SCHEMA,
@@ -265,144 +229,9 @@ def summarise(
     }
 
 
-def _level_summary(
-    run: RunData, level: dict[str, Any], found_slots: Slots, asked: Sequence[Objective], cached: CacheUse | None
-) -> dict[str, Any]:
-    index = level["index"]
-    rows, good = run.measured(index), run.good(index)
-    block = int(level.get("concurrency") or 1)
-    judged = verdict.judge(run, level)
-    described: dict[str, Any] = {}
-    for name in PER_REQUEST:
-        described |= _described_figure(name, run.column(name)[good], block)
-    if run.left(index).any():
-        described |= _waits_with_left(run, index, block)
-    if described["queue_wait_s"] is not None and described["slot_wait_s"] is None:
-        described |= dict.fromkeys(("slot_wait_s_reason", "batch_wait_s_reason"), NO_LIMIT)
-    for name, pooled in (("itl_s", run.itl), ("server_itl_s", run.server_itl), ("delivery_delay_s", run.delivery)):
-        described |= _figure_or_reason(name, stats.describe_pooled(pooled, good, block=block))
-    requests = run.requests[rows]
-    stamps = verdict.stamps_of(run.requests[good])
-    flow = rates.flow(run, level)
-    throughput = rates.summed_up(run, flow, good)
-    found: dict[str, Any] = {
-        "index": index,
-        "label": offered_load.label(level, run.column("prompt_tokens")[good]),
-        **{key: level[key] for key in ("model", "url", "beside") if key in level},
-        **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
-        **{key: level[key] for key in LENGTH_KEYS if level.get(key)},
-        **_offered(run, level),
-        "requests": int(rows.sum()),
-        "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
-        "outcomes": {str(name): int(count) for name, count in requests["outcome"].value_counts().items()},
-        **described,
-        **leavers.summed_up(run, index, found_slots),
-        **_little_of(run, index, flow),
-        **({"cold_load": cold_load.cold_load(run, index)} if cold_load.is_cold(run) else {}),
-        "wait_source": _commonest_source(run.requests["wait_source"][good]),
-        **throughput,
-        **_goodput_of(run, index, asked, throughput["requests_per_s"], flow),
-        "tokens": _token_totals(run, rows, good),
-        **(cache.level_cache(run, cached, good) if cached is not None else {}),
-        "peak_decoding": slots.peak_decoding(run, np.asarray(run.requests["level"] == index, dtype=np.bool_)),
-        "client": {
-            "lag_s": stats.describe_values(run.column("lag_s")[good], block=block),
-            "schedule_lag_s": stats.describe_values(run.column("schedule_lag_s")[good], block=block),
-            "cpu": verdict.client_cpu(run, index),
-            "stamps": stamps,
-            **client_capacity.used(run, index, stamps),
-        },
-        "verdict": judged.verdict,
-        "reasons": [doubt.reason for _, doubt in judged.doubts],
-        "causes": [{"cause": cause, "verdict": doubt.severity} for cause, doubt in judged.doubts],
-    }
-    if asked:
-        found["objectives"] = [each.to_dict() for each in objectives.held_against_requests(run, found, asked)]
-    return found
-
-
-def _described_figure(name: str, values: FloatArray, block: int) -> dict[str, Any]:
-    return _figure_or_reason(name, stats.describe_values(values, block=block))
-
-
-def _waits_with_left(run: RunData, index: int, block: int) -> dict[str, Any]:
-    """Return TTFT where users hung up: who left before the first token waited at least so long."""
-    left, seen = run.left(index), np.isfinite(run.column("first_token"))
-    rows = run.good(index) | left
-    found: dict[str, Any] = {}
-    for name, since in (("ttft_s", "send"), ("ttft_sched_s", "sched")):
-        waited = run.column("end") - run.column(since)
-        said = stats.describe_waits(run.column(name)[rows], (left & ~seen)[rows], waited[rows], block=block)
-        found |= _figure_or_reason(name, said)
-    return found
-
-
-def _figure_or_reason(name: str, described: Mapping[str, Any]) -> dict[str, Any]:
-    if described["n"]:
-        return {name: described}
-    return {name: None, f"{name}_reason": WHY_UNKNOWN.get(name, "no request of this level had one")}
-
-
-def _goodput_of(
-    run: RunData, index: int, asked: Sequence[Objective], rate: float | None, flow: rates.Flow | None
-) -> dict[str, Any]:
-    """Return a level's goodput where something is asked of it."""
-    if not asked:
-        return {}
-    found = goodput.goodput(run, index, asked, requests_per_s=rate, flow=flow)
-    if found is None:
-        return {"goodput": None, "goodput_reason": "no objective is one that a single request can meet or miss here"}
-    return {"goodput": found.to_dict()}
-
-
-def _offered(run: RunData, level: dict[str, Any]) -> dict[str, Any]:
-    """Return what an open-loop level adds: rate_to, trace, requests due a second, and how many were shed."""
-    if not offered_load.is_open(level):
-        return {}
-    index = level["index"]
-    return {
-        "rate_to": level.get("rate_to"),
-        "trace": level.get("trace"),
-        "offered_per_s": offered_load.per_second(run, index),
-        "shed": offered_load.shed_requests(run, index),
-    }
-
-
-def _little_of(run: RunData, index: int, flow: rates.Flow | None) -> dict[str, Any]:
-    found = knee.little(run, index, flow)
-    if found is None:
-        return {"little": None, "little_reason": "no request ended in the steady window"}
-    return {"little": found.to_dict()}
-
-
 def _knee_of(series: Series) -> dict[str, Any]:
     found, reason = knee.knee(series.levels)
     return {"label": series.label, **(found.to_dict() if found else {"concurrency": None, "reason": reason})}
-
-
-def _commonest_source(sources: pd.Series) -> str:
-    """Return where most of a level's waits were learnt: "server", "inferred" or "unknown"."""
-    return str(sources.mode().iloc[0]) if len(sources) else waits.UNKNOWN
-
-
-def _token_totals(run: RunData, rows: BoolArray, good: BoolArray) -> dict[str, Any]:
-    requests = run.requests[good]
-    rest = run.requests[rows & ~good]
-    asked = requests[["asked", "output_tokens"]].dropna()
-    sources = requests["token_source"].dropna().unique()
-    return {
-        "prompt": _total(requests["prompt_tokens"].to_numpy(dtype=np.float64)),
-        "output": _total(requests["output_tokens"].to_numpy(dtype=np.float64)),
-        "asked": _total(asked["asked"].to_numpy(dtype=np.float64)),
-        "achieved": float(asked["output_tokens"].sum() / asked["asked"].sum()) if asked["asked"].any() else None,
-        "partial": _total(rest["output_tokens"].to_numpy(dtype=np.float64)) or 0,
-        "source": ", ".join(sorted(str(source) for source in sources)) or None,
-    }
-
-
-def _total(values: FloatArray) -> int | None:
-    known = values[np.isfinite(values)]
-    return int(known.sum()) if len(known) else None
 
 
 def has_tokens(*levels: dict[str, Any]) -> bool:
