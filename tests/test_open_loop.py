@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
-from support.plans import SHORT, Run, counted, planned
+from support.plans import MADE_UP, Run, counted, planned
 
 from loadtest.asyncio_driver.driver import Driver
 from loadtest.asyncio_driver.worker import loop_factory
@@ -126,7 +126,7 @@ def test_a_ramp_grows_over_its_level(run: Run) -> None:
 
 def test_a_stop_keeps_what_was_due_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    options = [*SHORT, "--rate", "50", "--duration", "60", "--warmup", "0", "--out", str(out)]
+    options = [*MADE_UP, "--rate", "50", "--duration", "60", "--warmup", "0", "--out", str(out)]
     with simulated_server("--speed", "20", "--warm") as url:
         command = [sys.executable, "-m", "loadtest", "run", "--url", url, *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -11,7 +11,8 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 
 Run = Callable[..., Path]
-SHORT = ("--output-tokens", "5", "--input-tokens", "32", "--seed", "7")
+SHORT = ("--output-tokens", "5", "--seed", "7")
+MADE_UP = (*SHORT, "--input-tokens", "32")
 
 
 def counted(out: Path, level: int = 0) -> list[Record]:
