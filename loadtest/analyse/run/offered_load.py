@@ -61,10 +61,14 @@ def amount(level: dict[str, Any]) -> float:
 
 def axis(levels: Iterable[dict[str, Any]]) -> str:
     """Return the name of the axis that these levels lie on."""
-    kinds = {is_open(level) for level in levels}
+    known = list(levels)
+    kinds = {is_open(level) for level in known}
     if kinds == {True}:
         return "offered load (requests/s)"
-    return "concurrency (streams at once)" if kinds <= {False} else "streams at once, or requests/s"
+    people = any(level_of(level).sessions for level in known)
+    if kinds <= {False}:
+        return "concurrency (people)" if people else "concurrency (streams at once)"
+    return f"{'people' if people else 'streams at once'}, or requests/s"
 
 
 def per_second(run: RunData, index: int) -> float | None:
