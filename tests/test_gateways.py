@@ -156,7 +156,7 @@ def test_nginx_as_it_comes_buffers_and_the_verdict_names_it(loadtest: Call, tmp_
         with gateways.nginx(tmp_path, servers, port):
             run = measured(loadtest, tmp_path / "run", "--url", f"http://127.0.0.1:{port}")
     said = " ".join(run.reasons)
-    assert "all tokens of an answer came together although the server says that it wrote them over 0.24 s" in said
+    assert "all tokens of an answer came together although the server says that it wrote them over 240 ms" in said
     assert "a proxy on the way buffers answers" in said
     assert "proxy_buffering off" in said
 
