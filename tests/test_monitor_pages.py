@@ -203,6 +203,7 @@ def test_the_simulated_servers_pages_agree(simulated_url: str) -> None:
         assert seen == {
             'DCGM_FI_DEV_FB_USED{gpu="0"}': round(model["size_vram"] / 2**20),
             'DCGM_FI_DEV_GPU_UTIL{gpu="0"}': 0,
+            'DCGM_FI_DEV_POWER_USAGE{gpu="0"}': 60.0,
         }
         assert llamacpp.sample()["values"]["llamacpp:requests_processing"] == 0
 
