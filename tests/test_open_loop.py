@@ -162,7 +162,10 @@ def test_the_live_line_says_what_is_due_and_what_is_late() -> None:
         (("--rate", "4", "--concurrency", "2"), "both concurrency (closed loop) and rate or trace (open loop)"),
         (("--rate", "0"), "rate must be above 0, not 0."),
         (("--rate", "fast"), "is not a list of numbers"),
-        (("--rate", "4,8", "--find-max", "--slo", "ttft_p95=2"), "--find-max searches over concurrency, or over one rate"),
+        (
+            ("--rate", "4,8", "--find-max", "--slo", "ttft_p95=2"),
+            "--find-max searches over concurrency, or over one rate",
+        ),
         (("--trace", "/nowhere/x.csv"), "cannot read the trace /nowhere/x.csv"),
     ],
 )
