@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from loadtest.analyse.whatif import slot_advice as work
 from loadtest.analyse.whatif.sustainable_load import _highest
 from loadtest.errors import ScenarioError
 from loadtest.memory.loaded import kv_bytes, parse_memory
+
+Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +85,7 @@ def test_the_highest_number_that_holds(limit: int) -> None:
 
 
 def test_at_80_columns_no_cell_is_cut_and_both_figures_of_one_thing_say_why_they_differ(
-    tmp_path: Path, loadtest: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, loadtest: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = play(tmp_path / "run", [Load(users=users, requests=max(40, 8 * users)) for users in (1, 2, 4, 8)])
     monkeypatch.setenv("COLUMNS", "80")
@@ -93,3 +96,17 @@ def test_at_80_columns_no_cell_is_cut_and_both_figures_of_one_thing_say_why_they
     assert all(line.rstrip().endswith("GB") for line in rows)
     told = " ".join(out.split())
     assert "answers were all equally long" in told
+
+
+def test_a_load_whose_p95_took_too_few_requests_decides_nothing(tmp_path: Path, loadtest: Call) -> None:
+    loads = [
+        Load(users=1, requests=6),
+        Load(users=2, requests=12),
+        Load(users=4, requests=24),
+        Load(users=8, requests=48),
+    ]
+    run = play(tmp_path / "run", loads)
+    code, out, err = loadtest("advise", run, "--slo", "ttft_p95=8", "--json")
+    assert code == 0, err
+    advice = json.loads(out)
+    assert "Keep OLLAMA_NUM_PARALLEL at 4" in advice["sentences"][0]

@@ -37,6 +37,8 @@ def draw(path: Path, analysis: Analysis, advice: Advice, title: str) -> Path:
             advice.label,
             "outlined: slots as they are",
             f"grey: misses {asked}" if asked else "",
+            "–: measured on too few requests" if any(advice.untold(*pair) for pair in advice.cells) else "",
+            "answers varied by 10 % but in the title" if advice.equal_answers else "",
             "*: more streams at once than measured" if any(advice.extrapolated(*pair) for pair in advice.cells) else "",
         ]
         return style.save(figure, path, analysis, title.rstrip("."), " · ".join(part for part in parts if part))
@@ -58,10 +60,11 @@ def heat_table(axes: Axes, advice: Advice, key: str, statistic: str, colours: st
             value = values[row, column]
             at = norm(value) * 0.75 if np.isfinite(value) and value > 0 else 0.0
             at += 0.25 if colours.endswith("_r") else 0.0  # the darkest quarter hides what is written on it
-            missed = advice.met(slots, load) is False
-            face = shades(at) if not missed else "#EFEFEF"
+            missed = advice.met(slots, load) is False and not advice.untold(slots, load)
+            unknown = not np.isfinite(value)
+            face = "#EFEFEF" if missed else "white" if unknown else shades(at)
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=face, edgecolor="white", linewidth=1.2))
-            dark = not missed and sum(shades(at)[:3]) < 1.35
+            dark = not missed and not unknown and sum(shades(at)[:3]) < 1.35
             said = _cell_text(value, key) + ("*" if advice.extrapolated(slots, load) else "")
             axes.text(
                 column,

@@ -77,9 +77,7 @@ class Advice:
     capacities: tuple[SustainableLoad, ...]  # as measured, then with the best slots; empty without objectives
     predicted_now: Prediction  # at `load`: changes are compared with it, so that the model's error cancels
     promised: dict[int, Prediction] = dataclasses.field(default_factory=dict)  # by measured load, with `trial` slots
-    equal_answers: bool = (
-        False  # whether all answers of the run had one length; but in what is promised they are varied
-    )
+    equal_answers: bool = False  # whether all answers of the run had one length; cells then rest on varied ones
     void: tuple[str, ...] = ()  # labels of the void levels, whose figures must not be quoted
 
     @property
@@ -317,12 +315,16 @@ def _best(advice: Advice) -> int | None:
 
 
 def highest_met_load(advice: Advice, slots: int) -> int:
-    """Return the highest load shown up to which all loads meet the objectives; 0 where the lowest misses them."""
+    """Return the highest load shown that meets the objectives, with none below that misses them; 0 where there is none.
+
+    A load without a figure, as where p95 was measured on too few requests, decides nothing: a higher one that meets them does.
+    """
     reach = 0
     for load in advice.loads:
-        if not advice.met(slots, load):
+        if advice.met(slots, load):
+            reach = load
+        elif not advice.untold(slots, load):
             break
-        reach = load
     return reach
 
 
