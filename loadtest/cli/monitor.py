@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -137,61 +139,76 @@ def monitor(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    """What is sampled beside a run, and where it is served."""
+
+    sources: tuple[str, ...]
+    every: float
+    idle: float  # seconds of samples before the first request
+    metrics_port: int | None
+    metrics_address: str
+
+    def beside(self, keys: ConnectionKeys) -> Callable[[Path, Sequence[str]], AbstractContextManager[int]] | None:
+        """Return a context to enter for the time of a run; None without sources and metrics.
+
+        The metrics port is taken at once. Raises ScenarioError before anything is sent.
+        """
+        if self.idle and not self.sources:
+            raise ScenarioError(
+                "--monitor-idle samples before the first request: say what with --monitor, e.g. --monitor nvidia."
+            )
+        if self.sources:  # checked now, although the measured server's address is not known yet
+            process.parse_sources(self.sources, servers=("http://server",))
+        listener = _metrics_listener(self.metrics_address, self.metrics_port)
+        if not self.sources and listener is None:
+            return None
+
+        @contextmanager
+        def start(folder: Path, urls: Sequence[str]) -> Iterator[int]:
+            asked = process.parse_sources(self.sources, servers=urls) if self.sources else []
+            with process.child_monitor(
+                folder, asked, every=self.every, servers=urls, keys=keys, metrics=listener
+            ) as pid:
+                time.sleep(self.idle)
+                yield pid
+
+        return start
+
+
 def monitor_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --monitor, --monitor-every and the options of metrics."""
-    command = _metrics_options(command)
-    command = _every("--monitor-every", "Seconds between samples of --monitor.")(command)
-    command = click.option(
+    """Give a command --monitor, --monitor-every, --monitor-idle and the options of metrics, as `monitoring`."""
+
+    @functools.wraps(command)
+    def with_monitoring(
+        *given: Any,
+        monitor: tuple[str, ...],
+        monitor_every: float,
+        monitor_idle: float,
+        metrics_port: int | None,
+        metrics_address: str,
+        **others: Any,
+    ) -> Any:
+        asked = Monitoring(monitor, monitor_every, monitor_idle, metrics_port, metrics_address)
+        return command(*given, monitoring=asked, **others)
+
+    found = _metrics_options(with_monitoring)
+    found = _every("--monitor-every", "Seconds between samples of --monitor.")(found)
+    found = click.option(
         "--monitor-idle",
         type=NumberParam(0, MOST_IDLE_S),
         default=0.0,
         metavar="S",
         help="Sample for so many seconds before the first request, so that energy can be told apart from what the idle "
         "server takes; the first 2 s do not count.  [default: 0]",
-    )(command)
+    )(found)
     return click.option(
         "--monitor",
         multiple=True,
         metavar="SOURCE,…",
         help="Sample these beside the run, from a process of its own (`loadtest monitor --help`); ollama, vllm and "
         "llamacpp without a URL are every measured server.  [default: none]",
-    )(command)
-
-
-def beside_run(
-    sources: Sequence[str],
-    every: float,
-    *,
-    idle: float,
-    metrics_port: int | None,
-    metrics_address: str,
-    keys: ConnectionKeys,
-) -> Callable[[Path, Sequence[str]], AbstractContextManager[int]] | None:
-    """Return a context to enter for the time of a run; None without sources and metrics.
-
-    The metrics port is taken at once. `idle` is how many seconds of samples come before the first request. Raises
-    ScenarioError before anything is sent.
-    """
-    if idle and not sources:
-        raise ScenarioError(
-            "--monitor-idle samples before the first request: say what with --monitor, e.g. --monitor nvidia."
-        )
-    if sources:
-        process.parse_sources(
-            sources, servers=("http://server",)
-        )  # checked now, although the measured server's address is not known yet
-    listener = _metrics_listener(metrics_address, metrics_port)
-    if not sources and listener is None:
-        return None
-
-    @contextmanager
-    def start(folder: Path, urls: Sequence[str]) -> Iterator[int]:
-        asked = process.parse_sources(sources, servers=urls) if sources else []
-        with process.child_monitor(folder, asked, every=every, servers=urls, keys=keys, metrics=listener) as pid:
-            time.sleep(idle)
-            yield pid
-
-    return start
+    )(found)
 
 
 def _print_above_line(sentence: str) -> None:

@@ -70,12 +70,10 @@ def any_records_lost(reports: Sequence[Report]) -> bool:
 def report(
     runs: tuple[Path, ...],
     slo: str | None,
-    price_per_hour: str | None,
-    price_per_kwh: str | None,
     *,
     published: bool,
-    junit: Path | None,
-    github_summary: bool,
+    prices: Prices,
+    gates: GateFiles,
     as_json: bool,
 ) -> int:
     """Make summary.json, report.md, report.html and PNG charts in each run folder.
@@ -88,8 +86,6 @@ def report(
                 3 a level is void, or records are missing
     """
     objectives = () if slo is None else parse_objectives(slo)
-    prices = Prices.asked(price_per_hour, price_per_kwh)
-    gates = GateFiles.asked(junit, github_summary=github_summary)
     written: list[Report] = []
     for folder in runs:
         try:

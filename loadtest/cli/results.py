@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -82,18 +83,23 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def gate_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --junit and --github-summary; see `GateFiles.asked`."""
-    command = click.option(
+    """Give a command --junit and --github-summary, as `gates`."""
+
+    @functools.wraps(command)
+    def with_gates(*given: Any, junit: Path | None, github_summary: bool, **others: Any) -> Any:
+        return command(*given, gates=GateFiles.asked(junit, github_summary=github_summary), **others)
+
+    with_summary = click.option(
         "--github-summary",
         is_flag=True,
         help=f"Append tables of levels and objectives to the summary of the GitHub step (the file named by {STEP_SUMMARY}).",
-    )(command)
+    )(with_gates)
     return click.option(
         "--junit",
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="Write each level's verdict and objectives as JUnit XML, which CI systems show as tests.",
-    )(command)
+    )(with_summary)
 
 
 def print_json(body: Any) -> None:

@@ -16,7 +16,7 @@ from loadtest.cli.environment import is_from_environment, named_in_environment, 
 from loadtest.cli.expected import Expected, beforehand, enough, people
 from loadtest.cli.groups import RunCommand
 from loadtest.cli.keeping import kept_beforehand, with_question
-from loadtest.cli.monitor import beside_run, monitor_options
+from loadtest.cli.monitor import Monitoring, monitor_options
 from loadtest.cli.options import file_and_url, make_scenario, scenario_options
 from loadtest.cli.prices import price_options
 from loadtest.cli.progress import LiveLine, NoLine
@@ -120,19 +120,13 @@ def run(
     no_report: bool,
     quiet: bool,
     as_json: bool,
-    junit: Path | None,
-    github_summary: bool,
+    gates: GateFiles,
+    prices: Prices,
+    monitoring: Monitoring,
     slo: str | None,
     find_max: int | None,
     prediction: Path | None,
-    price_per_hour: str | None,
-    price_per_kwh: str | None,
     probe_slots: bool,
-    monitor: tuple[str, ...],
-    monitor_every: float,
-    monitor_idle: float,
-    metrics_port: int | None,
-    metrics_address: str,
     **values: Any,
 ) -> int:
     """Measure a server, level by level, into a run folder, and report on it.
@@ -166,31 +160,25 @@ def run(
     """
     beaten = is_from_environment("url") and file_and_url(given, None)[1] is not None
     say_what_is_taken(["url"] if beaten else [])
-    if report and no_report and not is_from_environment("no_report"):
-        raise ScenarioError("--report and --no-report exclude each other; a report is written without either.")
     scenario_file, values["url"] = file_and_url(given, None if beaten else values["url"])
     objectives = () if slo is None else parse_objectives(slo)
-    gates = GateFiles.asked(junit, github_summary=github_summary)
-    charts = report or not no_report
-    prices = Prices.asked(price_per_hour, price_per_kwh)
+    charts = _charts_wanted(report=report, no_report=no_report)
     showing = Showing(charts, text=not (quiet or as_json), quiet=quiet, as_json=as_json, gates=gates, prices=prices)
     if find_max is not None:
         _check_find_max(objectives, values)
     scenario = make_scenario(scenario_file, values)
-    keep = kept_beforehand(scenario, prediction, probe_slots=probe_slots)
-    beside = beside_run(
-        monitor,
-        monitor_every,
-        idle=monitor_idle,
-        metrics_port=metrics_port,
-        metrics_address=metrics_address,
-        keys=scenario,
-    )
-    keep = with_question(keep, slo, find_max, scenario)
+    keep = with_question(kept_beforehand(scenario, prediction, probe_slots=probe_slots), slo, find_max, scenario)
+    beside = monitoring.beside(scenario)
     if find_max is not None:
         return _find_max(scenario, out, objectives, find_max, showing=showing, beside=beside, keep=keep)
     scenario = enough(scenario, objectives, by_time=values.get("duration") is not None)
     return _measure_levels(scenario, out, objectives, showing=showing, beside=beside, keep=keep)
+
+
+def _charts_wanted(*, report: bool, no_report: bool) -> bool:
+    if report and no_report and not is_from_environment("no_report"):
+        raise ScenarioError("--report and --no-report exclude each other; a report is written without either.")
+    return report or not no_report
 
 
 def _measure_levels(
