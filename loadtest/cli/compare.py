@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
-import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,10 +27,9 @@ from loadtest.analyse.comparison.compare import (
     Comparison,
 )
 from loadtest.analyse.comparison.compare import compare as compare_runs
-from loadtest.analyse.report import write_whole
 from loadtest.analyse.summary import analyse
 from loadtest.cli.many import set_side_by_side
-from loadtest.cli.results import json_option, print_json
+from loadtest.cli.results import json_option, print_json, write_comparison
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder
@@ -211,13 +210,12 @@ def _distinct(runs: Sequence[Path]) -> Sequence[Path]:
 def _write_files(found: Comparison, out: Path) -> list[Path]:
     from loadtest.analyse.charts.compare import draw
 
-    out.mkdir(parents=True, exist_ok=True)
-    picture = draw(found, out / "compare.png")
-    bodies = {
-        "compare.md": compare_report.markdown(found, picture.name).encode(),
-        "compare.json": orjson.dumps(compare_report.to_dict(found), option=orjson.OPT_INDENT_2) + b"\n",
-    }
-    return [*(write_whole(out / name, body) for name, body in bodies.items()), picture]
+    return write_comparison(
+        out,
+        partial(draw, found),
+        lambda picture: compare_report.markdown(found, picture),
+        compare_report.to_dict(found),
+    )
 
 
 def _print_comparison(found: Comparison, written: list[Path], console: Console) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import orjson
 from rich.console import Console
 from rich.text import Text
 
 from loadtest.analyse.comparison import many_report
 from loadtest.analyse.comparison.many import Many, Pair, compare_many
-from loadtest.analyse.report import VERDICT_STYLES, write_whole
+from loadtest.analyse.report import VERDICT_STYLES
 from loadtest.analyse.summary import Analysis
-from loadtest.cli.results import print_json
+from loadtest.cli.results import print_json, write_comparison
 
 MOST_PAIRS = 6  # on the terminal; of more those with the first run
 # Columns that a narrow terminal loses, the first one first; level, run and verdict are never among them.
@@ -50,15 +50,11 @@ def set_side_by_side(
 
 
 def _write_files(many: Many, out: Path) -> list[Path]:
-    from loadtest.analyse.charts.overlay import draw
+    from loadtest.analyse.charts import overlay
 
-    out.mkdir(parents=True, exist_ok=True)
-    picture = draw(many, out / "compare.png")
-    bodies = {
-        "compare.md": many_report.markdown(many, picture.name).encode(),
-        "compare.json": orjson.dumps(many_report.to_dict(many), option=orjson.OPT_INDENT_2) + b"\n",
-    }
-    return [*(write_whole(out / name, body) for name, body in bodies.items()), picture]
+    return write_comparison(
+        out, partial(overlay.draw, many), lambda picture: many_report.markdown(many, picture), many_report.to_dict(many)
+    )
 
 
 def _print(many: Many, written: Sequence[Path], console: Console) -> None:

@@ -102,6 +102,18 @@ def gate_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(with_summary)
 
 
+def write_comparison(
+    out: Path, draw: Callable[[Path], Path], markdown: Callable[[str], str], body: dict[str, Any]
+) -> list[Path]:
+    """Write compare.png, compare.md (of the picture's name) and compare.json into a folder; return where they lie."""
+    from loadtest.analyse.report import write_whole
+
+    out.mkdir(parents=True, exist_ok=True)
+    picture = draw(out / "compare.png")
+    page = write_whole(out / "compare.md", markdown(picture.name).encode())
+    return [page, write_whole(out / "compare.json", orjson.dumps(body, option=orjson.OPT_INDENT_2) + b"\n"), picture]
+
+
 def print_json(body: Any) -> None:
     """Print one JSON document to stdout, without the secrets of the environment."""
     option = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
