@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import random
 import sys
-import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import orjson
+
+from support.in_thread import listening
 
 MODEL = "emulated"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -143,29 +144,8 @@ def _whole(writer: asyncio.StreamWriter, found: dict[str, object]) -> None:
 @contextlib.contextmanager
 def foreign_server(server: ForeignServer) -> Iterator[ForeignServer]:
     """Run the server in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    ready = threading.Event()
-
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        listener = loop.run_until_complete(server.listen())
-        ready.set()
-        loop.run_forever()
-        listener.close()
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        loop.close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    ready.wait(10)
-    try:
+    with listening(server.listen):
         yield server
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
 
 
 async def _forever(server: ForeignServer) -> None:

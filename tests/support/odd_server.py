@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from enum import Enum, auto
 from typing import Any
 
 import orjson
+
+from support.in_thread import listening
 
 
 class Then(Enum):
@@ -112,11 +113,12 @@ class OddServer:
             return [b"HTTP/1.1 404 Not Found\r\nContent-Length: 19\r\n\r\n404 page not found\n"]
         return found(request) if callable(found) else found
 
-    async def listen(self) -> None:
+    async def listen(self) -> asyncio.Server:
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._busy: set[int] = set()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=1024)
         self.port = self._server.sockets[0].getsockname()[1]
+        return self._server
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = self.connections
@@ -204,27 +206,6 @@ class OddServer:
 def odd_server(paths: Paths | None = None, otherwise: Answer | None = None, *, port: int = 0) -> Iterator[OddServer]:
     """Run a server in a thread of its own."""
     server = OddServer(paths or {}, otherwise, port=port)
-    loop = asyncio.new_event_loop()
-    ready = threading.Event()
-
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        loop.run_until_complete(server.listen())
-        ready.set()
-        loop.run_forever()
-        server._server.close()
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        loop.close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    ready.wait(10)
-    try:
+    with listening(server.listen):
         yield server
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
     assert not server.errors, server.errors
