@@ -15,7 +15,7 @@ from support.virtual_runs import Load
 from loadtest.analyse.charts import advice as chart
 from loadtest.analyse.charts import prediction
 from loadtest.analyse.reports import advice_report as words
-from loadtest.analyse.server.memory import MemoryBySlots, memory_by_slots
+from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots, memory_by_slots
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif import predict, self_check

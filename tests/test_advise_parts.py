@@ -10,7 +10,7 @@ import pytest
 from support.advised import LLAMA_70B, play
 from support.virtual_runs import Load
 
-from loadtest.analyse.server.memory import memory_by_slots
+from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif import slot_advice as work
 from loadtest.analyse.whatif.sustainable_load import _highest

@@ -11,7 +11,7 @@ from support import talkers
 from support.virtual_runs import Load, Played, Talks, play, play_talks
 
 from loadtest import metrics
-from loadtest.analyse.server.cache import INFERRED, SAID, UNKNOWN
+from loadtest.analyse.server.prompt_cache.cache import INFERRED, SAID, UNKNOWN
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.timing import StepLaw, Timing

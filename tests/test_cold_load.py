@@ -20,7 +20,7 @@ from test_machine import add
 
 from loadtest.analyse.charts import cold_load as chart
 from loadtest.analyse.findings import run_findings as findings
-from loadtest.analyse.server import cold_load
+from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict import verdict
 from loadtest.asyncio_driver import session

@@ -27,9 +27,9 @@ from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.scenario import Level, rotation
 from loadtest.targets.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, Posts, now
+from loadtest.workloads.conversations.thinking import think_time
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Session
-from loadtest.workloads.thinking import think_time
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
 AHEAD = 256  # requests that may be made ahead, whatever is in flight; an open loop begins with so many

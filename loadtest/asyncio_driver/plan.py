@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from loadtest.measure.schedule import PlanShare
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Level
+from loadtest.workloads.conversations.thinking import mean_think_time
 from loadtest.workloads.source import Session
-from loadtest.workloads.thinking import mean_think_time
 from loadtest.workloads.workload import Workload
 
 Planned = tuple[int, Session]  # the index of a target, and a session that is sent there

@@ -100,7 +100,7 @@ def _advice_dict(written: list[Path], analysis: Analysis, found: Advice) -> dict
 
 def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float | None) -> Advice:
     """Advise on what one model at one server showed; raise PredictionError where that does not say enough."""
-    from loadtest.analyse.server.memory import memory_by_slots
+    from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
     from loadtest.analyse.whatif import slot_advice as work
     from loadtest.analyse.whatif.predict import require_tokens
     from loadtest.analyse.whatif.predict_loads import known_slots

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from loadtest.measure.progress import Progress
 from loadtest.scenario import OPEN_LOOP_S, Level, Scenario, share_of_fewest
 from loadtest.slo import Objective, least_requests
-from loadtest.workloads.thinking import mean_think_time
+from loadtest.workloads.conversations.thinking import mean_think_time
 
 
 def enough(scenario: Scenario, objectives: Sequence[Objective], *, by_time: bool) -> Scenario:

@@ -29,7 +29,7 @@ from loadtest.measure.search import DEFAULT_MOST, SearchResult
 from loadtest.metrics import VOID
 from loadtest.scenario import MOST_STREAMS, Scenario
 from loadtest.slo import Objective, judge_objectives, parse_objectives
-from loadtest.workloads.sessions import mean_turns
+from loadtest.workloads.conversations.sessions import mean_turns
 from loadtest.workloads.workload import check_files, planned
 
 if TYPE_CHECKING:

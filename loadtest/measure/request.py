@@ -22,7 +22,7 @@ from loadtest.wire import Order, Posts
 from loadtest.wire.clock import LagLog, WallClock
 from loadtest.wire.reads import Reads
 from loadtest.wire.received import Received
-from loadtest.workloads.conversation import Conversation
+from loadtest.workloads.conversations.conversation import Conversation
 from loadtest.workloads.job import Job
 from loadtest.workloads.source import Answered, Session
 

@@ -22,14 +22,14 @@ from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.arguments import Messages
 from loadtest.users.processes.tryout import UserTarget
 from loadtest.wire import LagLog, Order, Origin, Posts, Received, SyncWire, Timeouts, Waiter, WallClock
-from loadtest.workloads.conversation import Conversation
+from loadtest.workloads.conversations.conversation import Conversation
+from loadtest.workloads.conversations.sessions import ConversationSource
 from loadtest.workloads.data import data_file
 from loadtest.workloads.job import Job
 from loadtest.workloads.lengths import DrawnLengths
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.messages import text_of
 from loadtest.workloads.prefix import behind_prefix
-from loadtest.workloads.sessions import ConversationSource
 from loadtest.workloads.source import Session, Source
 from loadtest.workloads.workload import Workload
 

@@ -38,8 +38,8 @@ from loadtest.users.processes import recording
 from loadtest.users.session import UserSession
 from loadtest.users.waiting import sleep_until
 from loadtest.wire import now
+from loadtest.workloads.conversations.thinking import think_time
 from loadtest.workloads.source import Answered
-from loadtest.workloads.thinking import think_time
 
 if TYPE_CHECKING:
     from locust import User

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.workloads.history import EncodedMessages
+from loadtest.workloads.conversations.history import EncodedMessages
 
 
 @dataclass(frozen=True, slots=True)

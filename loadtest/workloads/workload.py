@@ -10,6 +10,7 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.text import counted
 from loadtest.workloads.blocks import HashedBlocks
+from loadtest.workloads.conversations.sessions import ConversationSource
 from loadtest.workloads.data import DataRows, check_rows_fit, data_file, data_notes
 from loadtest.workloads.files.trace import Trace
 from loadtest.workloads.job import Job
@@ -17,7 +18,6 @@ from loadtest.workloads.lengths import DrawnLengths, check_lengths_files, cut_no
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.nonce import nonce_of, seed_from
 from loadtest.workloads.prefix import behind_prefix
-from loadtest.workloads.sessions import ConversationSource
 from loadtest.workloads.source import Session, Source
 from loadtest.workloads.synthetic import Synthetic, made_up
 from loadtest.workloads.tokens import Counter, TokenFit

@@ -195,7 +195,7 @@ def read_all(path: Path, sound: Analysis, *, charts: bool = False, advise: bool 
 def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
     from loadtest.analyse.charts import advice as chart
     from loadtest.analyse.reports import advice_report as words
-    from loadtest.analyse.server.memory import memory_by_slots
+    from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
     from loadtest.analyse.whatif import slot_advice as work
     from loadtest.analyse.whatif.predict import ServerModel
 

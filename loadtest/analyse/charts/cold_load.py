@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.run import samples
-from loadtest.analyse.server import cold_load
-from loadtest.analyse.server.cold_load import Sampled
+from loadtest.analyse.server.model_memory import cold_load
+from loadtest.analyse.server.model_memory.cold_load import Sampled
 from loadtest.analyse.summary import Analysis
 from loadtest.text import seconds, size
 

@@ -9,9 +9,9 @@ import numpy as np
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray
-from loadtest.analyse.server import cache_replay
-from loadtest.analyse.server.cache import UNKNOWN, CacheUse
-from loadtest.analyse.server.cache_replay import Replay
+from loadtest.analyse.server.prompt_cache import replay as cache_replay
+from loadtest.analyse.server.prompt_cache.cache import UNKNOWN, CacheUse
+from loadtest.analyse.server.prompt_cache.replay import Replay
 from loadtest.analyse.summary import Analysis
 from loadtest.metrics import VOID
 from loadtest.text import capitalised, counted, listed, percent, seconds

@@ -15,7 +15,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import SERVERS, Machine, Models, SamplingGap, read_machine
-from loadtest.analyse.server import cold_load
+from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.metrics import S_PER_NS
 from loadtest.text import counted, number, percent, seconds, size

@@ -15,7 +15,10 @@ from loadtest.analyse.findings import machine_findings as machine
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import groups, offered_load
 from loadtest.analyse.run.series import Series, series_of
-from loadtest.analyse.server import cold_load, memory, memory_parts, prompt_length
+from loadtest.analyse.server import prompt_length
+from loadtest.analyse.server.model_memory import by_slots as memory
+from loadtest.analyse.server.model_memory import cold_load
+from loadtest.analyse.server.model_memory import parts as memory_parts
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.summary import Analysis, figure, has_tokens, mean_ttft, wait_in_words
 from loadtest.analyse.verdict import endings

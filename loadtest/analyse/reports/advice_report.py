@@ -8,7 +8,7 @@ from typing import Any
 
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_mark
-from loadtest.analyse.server.memory import MemoryBySlots
+from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.predict import Prediction
 from loadtest.analyse.whatif.slot_advice import Advice, Lever, gain, highest_met_load

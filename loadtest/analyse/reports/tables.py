@@ -12,7 +12,7 @@ from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
 from loadtest.analyse.reports import energy_report
 from loadtest.analyse.reports.command import command
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.server import memory_parts
+from loadtest.analyse.server.model_memory import parts as memory_parts
 from loadtest.analyse.summary import Analysis, failed, figure, has_tokens, wait_in_words
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, VOID, needed

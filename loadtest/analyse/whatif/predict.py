@@ -22,8 +22,8 @@ from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import admission
 from loadtest.analyse.server.admission import LoadPattern
-from loadtest.analyse.server.cache import measure_cache
 from loadtest.analyse.server.prefill import Interval
+from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import SLOPE_CARRIED_STREAMS, Steps
 from loadtest.analyse.whatif import talks

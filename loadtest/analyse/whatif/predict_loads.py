@@ -11,7 +11,7 @@ import numpy as np
 
 from loadtest import __version__
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.cache import measure_cache
+from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif import self_check, talks

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.memory import MemoryBySlots
+from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.server.prefill import uncached
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.whatif import self_check

@@ -12,7 +12,7 @@ import numpy as np
 from loadtest.analyse.run import samples
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import Machine
-from loadtest.analyse.server import memory
+from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.slots import Slots
 from loadtest.errors import PredictionError
 from loadtest.memory import report

@@ -16,8 +16,8 @@ import pandas as pd
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server import cold_prefill
 from loadtest.analyse.server.prefill import has_turns
+from loadtest.analyse.server.prompt_cache import cold_prefill
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from loadtest.scenario import Level, Scenario, lengths_of
 from loadtest.text import percent
-from loadtest.workloads.conversation import MESSAGE_TOKENS, Conversation, Setting, Turn
+from loadtest.workloads.conversations.conversation import MESSAGE_TOKENS, Conversation, Setting, Turn
 from loadtest.workloads.data import DataRows
 from loadtest.workloads.lengths import DrawnLengths
 from loadtest.workloads.messages import Round, calls_a_tool, rounds, system_apart, text_of
