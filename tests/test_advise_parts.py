@@ -110,3 +110,5 @@ def test_a_load_whose_p95_took_too_few_requests_decides_nothing(tmp_path: Path, 
     assert code == 0, err
     advice = json.loads(out)
     assert "Keep OLLAMA_NUM_PARALLEL at 4" in advice["sentences"][0]
+    said = {(cell["slots"], cell["concurrency"]): cell["slo_met"] for cell in advice["predictions"]}
+    assert (said[4, 1], said[4, 8]) == (None, True)

@@ -368,7 +368,7 @@ def _predictions(advice: Advice) -> Iterator[dict[str, Any]]:
             "measured_load": load in advice.measured,
             "measured": advice.is_measured(slots, load),
             "extrapolated": advice.extrapolated(slots, load),
-            "slo_met": advice.met(slots, load),
+            "slo_met": None if advice.untold(slots, load) else advice.met(slots, load),
             "memory_bytes": memory,
             "fits": advice.fits(slots),
             **cell.to_dict(),
