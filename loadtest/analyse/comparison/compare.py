@@ -220,11 +220,11 @@ def _left(*sides: Sequence[Analysis]) -> list[str]:
         levels = [level for one in side for level in one.summary["levels"]]
         left = sum(level["outcomes"].get(Outcome.LEFT, 0) for level in levels)
         if left:
-            said.append(f"{left} of {sum(level['requests'] for level in levels)} in {name}")
+            said.append(f"{left} of {sum(level['requests'] for level in levels)} requests in {name}")
     if not said:
         return []
     return [
-        f"Users hung up, {listed(said)}: what is compared is of those who stayed, so waits look shorter than they were."
+        f"Users hung up ({listed(said)}): what is compared is of those who stayed, so waits look shorter than they were."
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import offered_load
 from loadtest.metrics import VOID
-from loadtest.text import counted, listed, number, percent, seconds
+from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
 LEAST_SHARE = 0.01  # of the slots' time: less is not worth a sentence
 
@@ -36,7 +36,7 @@ def _who_left(level: dict[str, Any], *, several: bool) -> Finding:
     if left["in_answer"]:
         parts.append(f"{left['in_answer']} in mid-answer")
     at = f"At {offered_load.load_name(level)} " if several else ""
-    said = f"{at}{percent(left['share'])} of the users hung up: {listed(parts)}."
+    said = f"{at}users hung up in {percent(left['share'])} of the requests: {listed(parts)}."
     how = [
         "TTFT percentiles count who left before the first token as slower than everybody who stayed, and a percentile that "
         "falls on one of them is marked with >"
@@ -48,7 +48,7 @@ def _who_left(level: dict[str, Any], *, several: bool) -> Finding:
     if cost is not None and cost >= LEAST_SHARE:
         got = number(left["output_tokens"])
         how.append(f"who left held the slots for {percent(cost)} of the time at work, and got {got} tokens")
-    return Finding(said, f"{'; '.join(filter(None, how))}.")
+    return Finding(capitalised(said), f"{'; '.join(filter(None, how))}.")
 
 
 def _worked_on(levels: Sequence[dict[str, Any]]) -> Finding:

@@ -155,8 +155,8 @@ def _most_left(e: Evidence) -> Iterator[Doubt]:
     if len(waiting) and len(waiting) >= metrics.FAILED_SHARE * len(ended):
         yield Doubt(
             SUSPECT,
-            f"{len(waiting)} of {len(ended)} users hung up before their first token: speeds and whole answers are of those "
-            "who stayed, fewer than half",
+            f"in {len(waiting)} of {len(ended)} requests users hung up before their first token: speeds and whole answers are "
+            "of the others, half of them or fewer",
         )
 
 

@@ -40,7 +40,7 @@ REMEDIES: dict[str, Remedy] = {
         "failures are normal for this server, allow them with --max-error-ratio.",
     ),
     "most_left": Remedy(
-        "Most users hung up before their first token.",
+        "In half of the requests or more users hung up before their first token.",
         "Send less load, or give users more --patience: this level shows what few patient users got.",
     ),
     "run_failed": Remedy(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loadtest.grid import Grid
-from loadtest.text import UNKNOWN, number
+from loadtest.text import UNKNOWN, counted, number
 
 Groups = tuple[tuple[str, tuple[tuple[str, str, int], ...]], ...]
 # The columns: a heading, then (part, key of Figures.row, factor) for each column; factor 1000 shows seconds as ms.
@@ -100,11 +100,11 @@ def notes(rows: BoardRows) -> Iterator[str]:
     if total.get("left"):
         waiting = total["left_waiting"]
         where = (
-            f", {waiting} of them before the first token: TTFT percentiles count those as the slowest"
+            f", in {waiting} of them before the first token: TTFT percentiles count those as the slowest"
             if waiting
             else ""
         )
-        yield f"{total['left']} of {total['requests']} users hung up{where}."
+        yield f"In {total['left']} of {counted(total['requests'], 'request')} users hung up{where}."
     left_out = [
         f"{total[key]} {said}" for key, said in (("cancelled", "cancelled"), ("warmup", "warm-up")) if total[key]
     ]
