@@ -10,6 +10,7 @@ from loadtest.analyse.run import offered_load
 from loadtest.metrics import VOID
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
+LEAST_S = 0.001  # less than this is no time
 LEAST_SHARE = 0.01  # of the slots' time: less is not worth a sentence
 
 
@@ -62,7 +63,8 @@ def _worked_on(levels: Sequence[dict[str, Any]]) -> Finding:
         f"usual handover ({seconds(left['handover_s'])}, the mean of {counted(left['handovers'], 'answer')} that ended)."
     )
     if not seen:
-        return Finding(f"The server stops working for a user who hangs up: others get the slot within {each}.", how)
+        soon = f"within {each}" if left["worked_on_each_s"] >= LEAST_S else "at once"
+        return Finding(f"The server stops working for a user who hangs up: others get the slot {soon}.", how)
     share = f", {percent(left['worked_on_share'])} of its slots' time" if left["worked_on_share"] else ""
     return Finding(
         f"The server works on for users who hung up: for {seconds(left['worked_on_each_s'])} each{share}, for which others "
