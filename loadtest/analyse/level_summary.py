@@ -52,7 +52,7 @@ WHY_UNKNOWN = {
     "server_itl_s": "this server does not stamp its chunks",
     "stall_s": "too few gaps between tokens were seen to tell a stall from a step",
 }
-LENGTH_KEYS = ("input_lengths", "output_lengths", "system_tokens", "turns", "sessions")  # of a level that has them
+LENGTHS_IF_SET = ("input_lengths", "output_lengths", "system_tokens", "turns", "sessions")  # of a level that has them
 
 
 def level_summary(
@@ -71,7 +71,7 @@ def level_summary(
         "label": offered_load.label(level, run.column("prompt_tokens")[good]),
         **{key: level[key] for key in ("model", "url", "beside") if key in level},
         **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
-        **{key: level[key] for key in LENGTH_KEYS if level.get(key)},
+        **{key: level[key] for key in LENGTHS_IF_SET if level.get(key)},
         **_offered(run, level),
         "requests": int(rows.sum()),
         "warmup_requests": int(((run.requests["level"] == index) & run.requests["warmup"]).sum()),
@@ -94,7 +94,7 @@ def level_summary(
             **client_capacity.used(run, index, stamps),
         },
         "verdict": judged.verdict,
-        "reasons": [doubt.reason for _, doubt in judged.doubts],
+        "reasons": judged.reasons,
         "causes": [{"cause": cause, "verdict": doubt.severity} for cause, doubt in judged.doubts],
     }
     if asked:

@@ -182,12 +182,12 @@ def _way_arguments(keys: ConnectionKeys) -> list[str]:
 
 def _serve_metrics(listener: socket.socket, folder: Path) -> None:
     """Serve Prometheus from now until this process ends."""
-    from loadtest.monitor.endpoint import Endpoint
+    from loadtest.monitor.endpoint import MetricsEndpoint
     from loadtest.monitor.export import families
     from loadtest.monitor.tail import Tail
 
     tail = Tail(folder)
-    Endpoint(listener, lambda: families(tail.seen()))
+    MetricsEndpoint(listener, lambda: families(tail.seen()))
 
 
 def _until_alone(stop: threading.Event) -> None:

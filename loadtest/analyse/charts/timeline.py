@@ -21,8 +21,9 @@ from loadtest.text import counted
 MOST_ROWS = 48
 LEAST_BAR = 0.001  # of the time shown: what is thinner has no visible colour, and no name in the legend
 
-FAILED: dict[str, Any] = {"marker": "x", "color": style.VERMILLION, "linestyle": "", "markeredgewidth": 2}
-HUNG_UP: dict[str, Any] = {"marker": "<", "color": style.VERMILLION, "linestyle": "", "fillstyle": "none"}
+FAILED, HUNG_UP = "failed or stopped", "the user hung up"
+FAILED_MARK: dict[str, Any] = {"marker": "x", "color": style.VERMILLION, "linestyle": "", "markeredgewidth": 2}
+HUNG_UP_MARK: dict[str, Any] = {"marker": "<", "color": style.VERMILLION, "linestyle": "", "fillstyle": "none"}
 
 
 def pick(analysis: Analysis) -> dict[str, Any] | None:
@@ -77,7 +78,7 @@ def request_rows(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
     handles: list[Artist] = [Patch(color=colour, label=label) for label, colour in used]
     if rows["warmup"].any():
         handles.append(Patch(color=style.PALE, alpha=0.5, label="pale: warm-up"))
-    for label, which, look in (("failed or stopped", bad, FAILED), ("the user hung up", rows["left"], HUNG_UP)):
+    for label, which, look in ((FAILED, bad, FAILED_MARK), (HUNG_UP, rows["left"], HUNG_UP_MARK)):
         marked = np.asarray(which, dtype=np.bool_)
         if marked.any():
             axes.plot(end[marked], y[marked], **look)

@@ -18,7 +18,6 @@ from loadtest.text import counted, size
 from loadtest.urls import origin
 
 Models = list[tuple[float, list[dict[str, Any]]]]  # instants, and what was loaded then
-Origin = tuple[str, str, int]  # scheme, host and port of a URL
 SERVERS = ("vllm", "llamacpp", "prometheus")
 SAME_BOOT_NS = 60_000_000_000  # by which the offset of a host's clocks may change; more means that it was rebooted
 MIB = 2.0**20
@@ -151,7 +150,7 @@ def known_values(frame: pd.DataFrame, column: str) -> tuple[FloatArray, FloatArr
     return np.asarray(t[there], dtype=np.float64), np.asarray(values[there], dtype=np.float64)
 
 
-def _other_servers(run: RunData) -> set[Origin]:
+def _other_servers(run: RunData) -> set[tuple[str, str, int]]:
     """Return the origins of the measured servers that a part of a run did not go to; none of a whole run."""
     if run.whole is None:
         return set()

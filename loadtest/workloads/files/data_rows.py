@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loadtest.scenario import TOKEN_COUNTS, parse_whole, short_repr
-from loadtest.workloads.files.trace import INPUTS, TIMES
+from loadtest.workloads.files.trace import INPUTS, INSTANT_COLUMNS
 from loadtest.workloads.messages import is_message, text_of
 
 PROMPTS = ("prompt", "text", "question", "instruction", "query", "input")
@@ -223,7 +223,7 @@ def _without_prompt(value: Mapping[str, Any], column: str | None) -> str:
     if column is not None:
         return f"has no column {short_repr(column)}; it has {_names(value)}"
     lower = {str(name).strip().lower() for name in value}
-    if lower & {*INPUTS, "hash_ids"} and lower & set(TIMES):
+    if lower & {*INPUTS, "hash_ids"} and lower & set(INSTANT_COLUMNS):
         return (
             "is a row of a trace, with an instant and lengths but no text; give the file with --trace, or its lengths alone "
             "with --input-tokens 'empirical(FILE)'"
