@@ -20,13 +20,13 @@ from loadtest.measure.ledger import Ledger
 from loadtest.measure.progress import LevelSpan, Progress, Tally
 from loadtest.measure.release import Alarm, Permits, back_off
 from loadtest.measure.request import Request
-from loadtest.measure.schedule import PlanShare, schedule_of
 from loadtest.records import NOT_SENT, Outcome, Record
 from loadtest.run_folder import RecordWriter, SampleWriter
 from loadtest.scenario import Level, rotation
 from loadtest.targets.prepare import ReadyTarget
 from loadtest.wire import AsyncWire, Posts, now
 from loadtest.workloads.conversations.thinking import think_time
+from loadtest.workloads.schedule import PlanShare, schedule_of
 
 TICKS_PER_SAMPLE = 4  # progress is shown four times a second, a sample written once
 CONNECTIONS = 64  # opened before an open loop begins: how many it will need is the server's doing

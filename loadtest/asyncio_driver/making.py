@@ -10,11 +10,11 @@ from loadtest.asyncio_driver.plan import Planned
 from loadtest.measure.leaving import STAYS, Leaving
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.request import Request
-from loadtest.measure.schedule import PlanShare
 from loadtest.records import Clock
 from loadtest.targets.prepare import ReadyTarget
 from loadtest.wire import LagLog, Posts, WallClock
 from loadtest.workloads.job import Job
+from loadtest.workloads.schedule import PlanShare
 from loadtest.workloads.source import Session
 
 AHEAD = 256  # requests that may be made ahead, whatever is in flight; an open loop begins with so many
