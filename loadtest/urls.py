@@ -15,9 +15,8 @@ from loadtest.errors import TargetError
 from loadtest.text import shown
 
 OLLAMA_PORT = 11434
-BLANKS_AND_QUOTES = (
-    " \t\r\n\"'\ufeff"  # blanks and quotes around a value, as Ollama drops them; a BOM from an .env file too
-)
+# blanks and quotes around a value, as Ollama drops them; a BOM from an .env file too
+BLANKS_AND_QUOTES = " \t\r\n\"'\ufeff"
 
 ENDPOINT_PATHS = {  # a URL that ends in one says what is measured: API and endpoint, as scenarios name them
     "/v1/chat/completions": ("openai", "chat"),

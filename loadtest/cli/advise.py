@@ -166,9 +166,8 @@ def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]
         analysis.run, found, analysis.slots, analysis.steps, analysis.summary["levels"], asked_facts(analysis.run)
     )
     if kept is not None:
-        name = (
-            OTHER_NAME if analysis.run.facts.get("prediction") else FILE_NAME
-        )  # the run keeps what was said before it
+        # prediction.json of this run is what was predicted of it before: it is not written over
+        name = OTHER_NAME if analysis.run.facts.get("prediction") else FILE_NAME
         written.append(write_whole(folder / name, kept.to_bytes()))
     return written
 

@@ -157,9 +157,8 @@ def run_monitor(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: stop.set())
     if with_parent:
-        os.nice(
-            NICENESS
-        )  # before the threads start: on Linux each has a niceness of its own, copied from the thread that starts it
+        # before the threads start: on Linux each has a niceness of its own, copied from the thread that starts it
+        os.nice(NICENESS)
     threads = watch_all(sources, folder, every=every, stop=stop, say=say)
     if metrics is not None:
         _serve_metrics(metrics, folder)

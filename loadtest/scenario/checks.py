@@ -26,10 +26,11 @@ MOST_WARMUPS = 100_000  # of a level, whose warm-up requests are all made before
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScenarioParts(
-    LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys
-):  # a dataclass has the fields of its last base first
-    """The keys of all parts, in one namespace: option, TOML key, key of run.json and attribute are one name each."""
+class ScenarioParts(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys):
+    """The keys of all parts, in one namespace: option, TOML key, key of run.json and attribute are one name each.
+
+    The last base comes first: a dataclass has the fields of its last base first.
+    """
 
     def grid(self) -> tuple[Sequence[Any], ...]:
         """Return the values that levels are made of: words, input lengths, output lengths, loads."""

@@ -220,9 +220,8 @@ def as_text(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
     if _SURROGATE.search(value):
-        value = value.encode("utf-16", "surrogatepass").decode(
-            "utf-16", "replace"
-        )  # a pair of surrogates becomes its character
+        # a pair of surrogates becomes its character
+        value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return value or None
 
 

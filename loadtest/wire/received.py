@@ -86,9 +86,8 @@ class Received:
         self.t_headers: int | None = None
         self.t_first_byte: int | None = None
         self.t_end: int | None = None  # the arrival of the end mark, else of the finish_reason, else of the last byte
-        self.t_over: int | None = (
-            None  # when the end was known: from then on the connection carries the next request, or it is closed
-        )
+        # when the end was known: from then on the connection carries the next request, or it is closed
+        self.t_over: int | None = None
         self.send_ns: int | None = None  # from before to after the last send(2): t_send is known this exactly
         self.early_ns = 0  # by how much the answer's first stamp lies before even the start of that send
         self.ended = False  # nothing more will come: complete, cut off, or given up

@@ -39,9 +39,8 @@ REQUESTS_A_USER = "requests_a_user"  # of a closed loop's level: how much of it 
 
 Levels = tuple[dict[str, Any], ...]  # of summary.json, one a run
 ModelAndUrl = tuple[str, str]  # a model and its URL
-PartOfRuns = tuple[
-    str, tuple[Analysis, ...], tuple[Analysis, ...]
-]  # the name of a model or server, and what each side has of it
+# the name of a model or server, and what each side has of it
+PartOfRuns = tuple[str, tuple[Analysis, ...], tuple[Analysis, ...]]
 
 
 def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:

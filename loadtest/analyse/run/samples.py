@@ -109,9 +109,8 @@ def read_machine(run: RunData) -> Machine:
     files = [file for file in _files(run) if origin(str(file.facts.get("url") or "")) not in elsewhere]
     hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
     gpu_files = [file for file in files if file.source == "nvidia" and file.samples]
-    gpu_files = gpu_files or [
-        file for file in files if any("DCGM_" in key for key in _metric_names(file))
-    ]  # the same GPUs again
+    # without samples of nvidia-smi, an exporter's of the same GPUs stand for them
+    gpu_files = gpu_files or [file for file in files if any("DCGM_" in key for key in _metric_names(file))]
     server = next(
         (file for file in files if file.source in SERVERS and _metric_names(file) & set(SERVER_METRICS)), None
     )

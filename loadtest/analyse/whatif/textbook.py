@@ -35,9 +35,8 @@ class Measured:
     """A level of a closed loop: its users and its figures."""
 
     users: int
-    figures: Mapping[
-        str, float
-    ]  # by "name.statistic"; also "e2e_s.mean", "ttft_s.mean" and "slot_wait_s.mean" where known
+    # by "name.statistic"; also "e2e_s.mean", "ttft_s.mean" and "slot_wait_s.mean" where known
+    figures: Mapping[str, float]
 
     def get(self, name: str) -> float:
         return self.figures.get(name, math.nan)

@@ -62,9 +62,8 @@ def read_row(value: Any, column: str | None) -> Row | None:
         return _batch_row(given, row_id)
     length = _length(value)
     if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
-        row = _text_row(
-            _said(given[0], name), output_tokens=length, id=row_id
-        )  # turns of a user's alone, as in MT-Bench
+        # a list of texts is what a user says turn by turn, without answers, as in MT-Bench
+        row = _text_row(_said(given[0], name), output_tokens=length, id=row_id)
         return replace(row, talk=tuple(_user(text) for text in given if text.strip()), questions=True)
     if isinstance(given, list) or name in CONVERSATIONS:
         return _conversation(given, name, length, row_id, value.get("system"), _extra(value))

@@ -117,9 +117,8 @@ class Trace:
         return notes
 
 
-@functools.lru_cache(
-    maxsize=1
-)  # it is asked for before anything is sent and again by the workload; a pipe is read once
+# it is asked for before anything is sent and again by the workload; a pipe is read once
+@functools.lru_cache(maxsize=1)
 def _read_trace(path: Path, _: tuple[int, ...]) -> Trace:
     lines = read_text(path, "trace", most=MOST_BYTES).split("\n")
     rows = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
