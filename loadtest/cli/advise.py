@@ -102,18 +102,14 @@ def _advise_groups(
 def _advise(
     folder: Path, analysis: Analysis, objectives: Sequence[Objective], room: float | None, *, as_json: bool
 ) -> dict[str, Any]:
-    """Advise on one model at one server, and write that into `folder`; return what --json prints, or print the rest."""
+    """Advise on one model at one server, and write the files into `folder`; print it, or return it for --json."""
+    from loadtest.analyse.reports.advice_report import to_dict
+
     found = _advice_of(analysis, objectives, room)
     folder.mkdir(exist_ok=True)
     written = _write_advice(folder, analysis, found)
     if not as_json:
         _print_advice(written, analysis, found)
-    return _advice_dict(written, analysis, found)
-
-
-def _advice_dict(written: list[Path], analysis: Analysis, found: Advice) -> dict[str, Any]:
-    from loadtest.analyse.reports.advice_report import to_dict
-
     return {**to_dict(found, analysis), "files": [str(path) for path in written]}
 
 
