@@ -85,7 +85,7 @@ def queue_wait_ollama(ttft_s: Any, load_s: Any, prefill_s: Any) -> Any:
 
 
 def queue_wait_llamacpp(t_headers: Any, t_send: Any) -> Any:
-    """Wait for a slot of llama.cpp's server, which sends headers when a slot takes the request: t_headers − t_send. Seconds."""
+    """Wait for a slot of llama.cpp's server, which sends headers when a slot takes the request: t_headers − t_send, s."""
     return (t_headers - t_send) * S_PER_NS
 
 

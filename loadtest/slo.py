@@ -208,7 +208,7 @@ class Judged:
 
 
 def failed_and_sent(level: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many requests of a summary's level failed, and how many were sent; cancelled ones are neither, left ones sent."""
+    """Return how many requests of a level failed, and how many were sent: cancelled ones are neither, left ones were sent."""
     outcomes: Mapping[str, int] = level.get("outcomes") or {}
     sent = sum(count for name, count in outcomes.items() if name != Outcome.CANCELLED)
     return sent - outcomes.get(Outcome.OK, 0) - outcomes.get(Outcome.LEFT, 0), sent

@@ -1,9 +1,9 @@
 """How numbers, units, counts and other people's text are written, once for sentences, tables, pages and charts.
 
 The rule of rounding: a measured number has three significant digits and at most two decimals, never an exponent, and
-commas from 10,000 on: 0.35, 1.91, 45.2, 1780, 12,345. A share is a whole percentage, below 10 % two significant digits: 86 %,
-9.1 %, 0.12 %. A size has no zeros at its end: 42 GB, 1.05 GB; one in GiB is computed, not measured, and has its hundredths. What a user gave (a limit, a rate) is
-`exact`: it keeps its digits and gains no zeros: 5 ms, 0.125 s.
+commas from 10,000 on: 0.35, 1.91, 45.2, 1780, 12,345. A share is a whole percentage, below 10 % two significant digits:
+86 %, 9.1 %, 0.12 %. A size has no zeros at its end: 42 GB, 1.05 GB; one in GiB is computed, not measured, and has its
+hundredths. What a user gave (a limit, a rate) is `exact`: it keeps its digits and gains no zeros: 5 ms, 0.125 s.
 """
 
 from __future__ import annotations

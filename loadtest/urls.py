@@ -122,7 +122,7 @@ def with_keys(url: str, env: Mapping[str, str] = os.environ) -> HttpUrl:
 
 
 def default_url(env: Mapping[str, str] = os.environ, *, api: str = "auto") -> str:
-    """Return the server that the environment names: OLLAMA_HOST, OPENAI_BASE_URL (first for api openai), else the local Ollama."""
+    """Return the server of OLLAMA_HOST or OPENAI_BASE_URL (that first for api openai), else the local Ollama."""
     names = ("OPENAI_BASE_URL", "OLLAMA_HOST") if api == "openai" else ("OLLAMA_HOST", "OPENAI_BASE_URL")
     given = (env.get(name, "").strip(BLANKS_AND_QUOTES) for name in names)
     return next(filter(None, given), f"http://127.0.0.1:{OLLAMA_PORT}")
@@ -134,7 +134,7 @@ def base_url(text: str) -> str:
 
 
 def parse_url(text: str) -> Address:
-    """Read a URL as Ollama reads OLLAMA_HOST ("host", ":11435", "::1", in quotes), or as people copy it: with /v1 or an endpoint.
+    """Read a URL as Ollama reads OLLAMA_HOST ("host", ":11435", "::1", in quotes), or with /v1 or an endpoint behind it.
 
     Raises TargetError for a text that is not a server's URL, or of which a part would be dropped. The error never quotes
     userinfo or a query.

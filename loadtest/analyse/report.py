@@ -107,7 +107,7 @@ def write_report(
 
 
 def plot(folders: list[Path], out: Path | None = None) -> list[Path]:
-    """Draw the PNGs alone; into `out`, or into the run folder. With several runs `out` gets all over each other and a folder a run."""
+    """Draw the PNGs alone, into `out` or the run folder. Of several runs `out` gets those of all together, and a folder a run."""
     from loadtest.analyse.charts import draw_all
 
     analyses = [analyse(folder) for folder in folders]

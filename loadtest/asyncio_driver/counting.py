@@ -25,7 +25,7 @@ class TurnCount:
     __slots__ = ("_in_step", "_left", "_owing", "counts")
 
     def __init__(self, users: Iterable[int], warmup: int, requests: int | None, in_step: InStep | None) -> None:
-        """`warmup` is how many sessions each user ends first; `requests` how many turns count, None where time ends the level."""
+        """Each user ends `warmup` sessions first; `requests` turns count, None where time ends the level."""
         self._owing = dict.fromkeys(users, warmup)
         self._left = requests
         self._in_step = in_step

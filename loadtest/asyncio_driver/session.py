@@ -188,7 +188,7 @@ class _Choosing:
 
 @dataclass(frozen=True, slots=True)
 class _Unloading:
-    """Has the model unloaded and waits until it is gone; in threads, so that Ctrl-C need not wait for the server's answers."""
+    """Has the model unloaded and waits until it is gone; in threads, so that Ctrl-C does not wait for the server."""
 
     control: httpx.Client
     target: Target
@@ -236,7 +236,10 @@ async def _drive(
     unloading: _Unloading | None,
     stopping: Callable[[Stoppable], Stopping],
 ) -> None:
-    """Run the levels, by `children` where there are any; `facts` is what run.json says from the start, `ended` is given what it says of the end."""
+    """Run the levels, by `children` where there are any.
+
+    `facts` is what run.json says from the start; what it says of the end is put into `ended`.
+    """
     folder = RunFolder(part.folder)
     opening: AbstractAsyncContextManager[_Driving] = opened(part, on_progress, before_each=unloading)
     if children:

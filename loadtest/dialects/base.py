@@ -64,7 +64,8 @@ class ContentEvents:
     def check_stamps(self, *, unknown: bool, sent: bool) -> str | None:
         """Drop the server's stamps unless every event has one and they are instants in order; say what is odd.
 
-        `unknown` says that some event has none, `sent` that the server sent some. Afterwards `created` holds integers only, as many as there are events, or nothing.
+        `unknown` says that some event has none, `sent` that the server sent some. Afterwards `created` is empty, or holds an
+        integer for each event.
         """
         stamps = self.created
         if not stamps:

@@ -72,7 +72,7 @@ class Request:
     The wire is given `order`, the bytes to send and `received` to fill; while the answer comes, `waiting` and `decoding`
     say how far it is. Once it is over, `finish` makes its record in a quiet moment: everything that costs time happens
     there. `count` counts tokens where the server does not (None unless it is the model's own tokenizer). Without `posts`
-    nothing can be sent. `stay` says when the user hangs up. `session` gives the job that follows, where the job is one turn of several.
+    nothing can be sent. `stay` says when the user hangs up. `session` gives the next job, where the job is one turn of several.
     """
 
     __slots__ = (

@@ -1,9 +1,10 @@
 """Find-max: which level to measure next, from the levels measured; pure, nothing is sent here.
 
 The load doubles until a level misses the objectives. Then the gap between the highest load that meets them and the lowest
-that misses them is halved. An unclear level is measured once more with twice the requests; where it stays unclear, its
-figures decide where the search goes on, and the answer says how far it is sure; where nothing surely met, half of the lowest load is measured. A void level is measured again with the
-same number of requests; where it stays void the search ends: this client cannot measure more either.
+that misses them is halved. An unclear level is measured once more with twice the requests. Where it stays unclear, its figures
+decide where the search goes on, and the answer says how sure it is. Where no level surely met the objectives, half of the
+lowest load is measured. A void level is measured again with the same number of requests; where it stays void, the search
+ends, because this client cannot measure more either.
 
 Loads are whole numbers: streams, people, or steps of a rate.
 """

@@ -126,7 +126,7 @@ class Plan:
 
     @property
     def loaded(self) -> int:
-        """Bytes that a server would report for the loaded model: without the driver, and without a GPU also without buffers."""
+        """Bytes that a server would report for the loaded model: without the driver's, and without buffers where no GPU is."""
         return self.facts.weights + (self.kv or 0) + (self.compute if self.gpu else 0)
 
     @property

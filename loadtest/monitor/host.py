@@ -22,7 +22,7 @@ LOOK_AGAIN_S = 10.0  # between two searches for the server's process: each reads
 
 
 class Family:
-    """The CPU and memory use of a process and its children: an Ollama's work is done by a child of the process that listens."""
+    """The CPU and memory use of a process and its children: a child of Ollama's listening process does the work."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid

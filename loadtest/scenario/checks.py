@@ -110,7 +110,7 @@ def check_sessions(scenario: ScenarioParts) -> None:
 
 
 def check_lengths_used(given: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> None:
-    """Raise ScenarioError where lengths of made-up prompts are given, and the whole scenario sends texts that have their own."""
+    """Raise ScenarioError where lengths of made-up prompts are given to a scenario that sends texts of their own length."""
     texts = next((name for name in ("prompt", "prompt_file", "data") if whole.get(name) is not None), None)
     if texts is not None and given.get("input_tokens") is not None:
         raise ScenarioError(

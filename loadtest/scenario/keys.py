@@ -1,4 +1,4 @@
-"""A scenario's key: one declaration from which the TOML key, the command-line option and the Locust user's attribute are made."""
+"""A scenario's key: one declaration makes the TOML key, the command-line option and the Locust user's attribute."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ class Declared:
 
     `table` names the TOML table that the key stands in; the keys of the first releases stand above all tables.
     `also_in` is a second table in which it may stand. `locust` says where Locust's users can set the key. A value of a
-    `share` may be written `5%`; that of a `length`, or of a `span` in seconds, may also be a distribution, as a text. A key with
-    `repeat` takes a list whose values all hold together: its option may be given again, each time with what `repeat` shows. A
-    text with `joined` may name several things, with that between: a list is taken too, and the option may be given again.
+    `share` may be written `5%`; that of a `length`, or of a `span` in seconds, may also be a distribution, as a text. A
+    key with `repeat` takes a list whose values all hold together: its option may be given again, each time with what
+    `repeat` shows. A text with `joined` may name several things, with that between: a list is taken too, and the option
+    may be given again.
     """
 
     help: str

@@ -83,7 +83,10 @@ class ServerOptions:
             raise ScenarioError(f"slots must be 0 (no limit) or more, not {self.slots}.")
 
     def resolved(self) -> Profile:
-        """Return the profile with these options applied and times divided by speed; raise ScenarioError where it makes no sense."""
+        """Return the profile with these options applied and its times divided by speed.
+
+        Raises ScenarioError where that makes no sense.
+        """
         profile = load_profile(self.profile)
         timing = profile.timing if self.jitter is None else replace(profile.timing, jitter=self.jitter)
         slots = profile.slots if self.slots is None else self.slots or None

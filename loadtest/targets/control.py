@@ -1,4 +1,4 @@
-"""What a server's control plane answers, in whatever shape: each reader returns a value of one type, or None, and never raises."""
+"""What a server's control plane answers, in any shape: each reader returns a value of one type or None, and never raises."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def as_items(value: Any) -> list[Any]:
 
 
 def as_plain(value: Any, depth: int = DEEPEST) -> Any:
-    """Return a server's own value, safe to write to run.json and to print: short, shallow, without escapes and absurd numbers."""
+    """Return a server's own value as run.json and a terminal can hold it: short, shallow, no escapes, no absurd numbers."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, str):

@@ -34,7 +34,8 @@ def fit_to_context(
     """Return the scenario with the prompt lengths that fit the model's context, and the target as it is once loaded.
 
     A short request is sent first: a server knows the context of loaded models only, and this request may load the model
-    with another context than it had. Raises TargetError where the server does not say the context, ScenarioError where no prompt fits.
+    with another context than it had. Raises TargetError where the server does not say the context, and ScenarioError where
+    no prompt fits.
     """
     seed = (scenario.seed or 0) + 1  # another text than the later jobs': a cached prompt may be counted short
     job, _ = Workload(scenario.replace(seed=seed), counter).fit_jobs()[0]

@@ -1,4 +1,4 @@
-"""How an answer came that was sent to find out what works: what the server counts and times, and whether tokens came one by one."""
+"""What the answer to a trial request shows: what the server counts and times, and whether tokens came one by one."""
 
 from __future__ import annotations
 

@@ -103,8 +103,8 @@ class Client:
         Args:
             prompt: a text (sent behind a nonce, so that no prefix cache answers, unless the user has warm_cache), or
                 messages, sent as they are. Default: the user's own prompt, else a made-up one of input_tokens.
-            input_tokens, output_tokens: lengths asked for, or distributions such as "lognormal(800, 0.6)". Default: --input-tokens and --output-tokens, else the
-                user's.
+            input_tokens, output_tokens: lengths asked for, or distributions such as "lognormal(800, 0.6)". Default:
+                --input-tokens and --output-tokens, else the user's.
             name: of the row in Locust's tables. Default: the request's path.
             catch_response: use the answer in a `with` block that judges it, as with Locust's own clients.
             t_sched: when the request was due, monotonic ns, in an open loop. Default: when this user was free.

@@ -71,7 +71,7 @@ class AsyncWire:
         self._loop = None
 
     async def prepare(self, url: str | httpx.URL, count: int) -> None:
-        """Open connections until `count` idle ones lead to the origin of `url`, so that a burst opens none; raises as fetch does."""
+        """Open connections until `count` idle ones lead to the origin of `url`, so that a burst need not; raises as fetch does."""
         self._start()
         origin = Origin.of(url)
         gate = asyncio.Semaphore(OPENING)

@@ -13,7 +13,7 @@ from loadtest.wire.order import HungUpError, Order, Timeouts
 
 
 class Call:
-    """One request on its connection. It is `over` once nothing more will come; `error` then says what spoilt it, if anything."""
+    """One request on its connection. Once it is `over`, nothing more will come, and `error` says what spoilt it, if anything."""
 
     def __init__(
         self,

@@ -21,7 +21,8 @@ from loadtest.wire.reads import Reads
 
 NO_STAMP = bytes(STAMP_SIZE)
 MARK_NS = 50_000_000  # how long to wait for the framing's end after an end mark; most often it comes within 0.2 ms
-FINISH_NS = 1_000_000_000  # after a finish_reason without an end mark, an answer is over when no data event has come for so long
+# after a finish_reason without an end mark, an answer is over when no data event has come for so long
+FINISH_NS = 1_000_000_000
 ORDINARY_END = 7  # bytes at the end of a read: `null}]}` or `false}` with newlines, but no text
 LOOK_NS = 250_000_000  # after so long without a read, what was not looked through is looked through, as far back as
 LOOK_BACK = 1 << 16  # bytes

@@ -101,7 +101,7 @@ def made_up(tokens: int, output_tokens: int | None, seed: int, counter: Counter,
 
 
 def made_up_document(tokens: int, seed: int, counter: Counter) -> str:
-    """Return a text of about `tokens` tokens by `counter` that asks for nothing: a nonce, which tells it from others, and sentences."""
+    """Return a text of about `tokens` tokens by `counter` that asks for nothing: a nonce of its own, then sentences."""
     nonce = nonce_of(seed)
     filler, text = tokens - counter.count(nonce), nonce
     for _ in range(6):

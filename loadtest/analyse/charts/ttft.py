@@ -22,7 +22,7 @@ TICKS, FEW_TICKS = 20, 8
 
 
 def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
-    """Draw mean TTFT by concurrency (or rate) as a stack of slot wait, batch wait, load and prefill, with p50 and p95 marks."""
+    """Draw mean TTFT by load as a stack of slot wait, batch wait, load and prefill, with marks for p50 and p95."""
     levels = [level for level in series.levels if figure(level, "ttft_s") is not None]
     if not levels:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")

@@ -195,7 +195,7 @@ def void_sides(base: Levels, new: Levels) -> str:
 
 
 def without_verdict(reasons: Sequence[tuple[Levels, Levels, str]]) -> list[str]:
-    """Say of levels that are not judged why: of a void one what makes it void. Each is named; of many alike the first ones."""
+    """Say why levels are not judged: of a void one, what makes it void. Of many alike the first ones are named."""
     said = []
     for ours, theirs, reason in reasons[:MOST_EXPLAINED]:
         whys = {
@@ -239,7 +239,7 @@ def _planned_each(run: RunData, level: dict[str, Any]) -> float | None:
 
 
 def other_lengths(base: Sequence[RunData], new: Sequence[RunData], level: Levels) -> tuple[str, float, str]:
-    """Return why a level's prompts or answers are other work, else by which factor prompts scatter (log), and how that is said.
+    """Return why a level's prompts or answers are other work; else by which factor prompts scatter (log), with its sentence.
 
     Prompts of a length asked for in tokens follow from each run's own calibration of the model's tokens: what that
     scatters is no other work, but its share of each figure is not the server's.

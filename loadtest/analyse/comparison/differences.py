@@ -1,8 +1,8 @@
 """How sure a figure of one or several runs is, and whether it differs from another's by more than runs do by themselves.
 
-A figure of a run gets its error from batches of requests (loadtest.analyse.figures.intervals), on a logarithmic scale, for times and
-rates change by factors. What a run cannot show of itself, how much runs of one server differ (clock rates, where pages lie,
-a neighbour), is seen between several runs, or taken from the user (`noise`).
+A figure of a run gets its error from batches of requests (loadtest.analyse.figures.intervals), on a logarithmic scale,
+for times and rates change by factors. What a run cannot show of itself, how much runs of one server differ (clock
+rates, where pages lie, a neighbour), is seen between several runs, or taken from the user (`noise`).
 """
 
 from __future__ import annotations

@@ -59,7 +59,10 @@ def level_names(many: Many) -> tuple[str, dict[str, str]]:
 
 
 def outcome(many: Many) -> list[str]:
-    """Say which run gives the most output, and which answers first, at the highest load that the most runs have; no void level counts."""
+    """Say which run gives the most output and which answers first, at the highest load that the most runs have.
+
+    Void levels do not count.
+    """
     believed_at = [[(entry, level) for entry, level in pairs if level["verdict"] != VOID] for _, pairs in loads(many)]
     most = max(map(len, believed_at), default=0)
     if most < 2:

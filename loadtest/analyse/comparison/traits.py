@@ -1,4 +1,4 @@
-"""What tells runs apart by their run.json: model, quantisation, server, GPU, slots, settings; and the shortest name of each."""
+"""What tells runs apart by their run.json (model, quantisation, server, GPU, slots, settings), and a short name of each."""
 
 from __future__ import annotations
 

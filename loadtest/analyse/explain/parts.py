@@ -213,7 +213,7 @@ class Splitter:
         return parts + self._own(row, own, lost)
 
     def _reading_silently(self, row: int, low: float, high: float) -> list[WorkWindow]:
-        """Return when requests that ended without a token may have had their prompts read: while one of the slots was theirs."""
+        """Return when prompts of requests that ended without a token may have been read: while they held a slot."""
         line, law = self.line, self.steps.prefill
         pieces = [(low, high)]
         if self.slots.limit:
@@ -329,7 +329,7 @@ class Splitter:
         }
 
     def earlier(self, row: int, most: int) -> list[Cause]:
-        """Return the largest requests since when, without a break, somebody has waited for a slot: they may be over by now."""
+        """Return the largest requests of the time in which, without a break, somebody has waited for a slot; some may be over."""
         line = self.line
         if not line.won[row] - line.arrived[row] > LEAST_S:
             return []

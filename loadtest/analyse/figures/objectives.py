@@ -82,7 +82,7 @@ def _far(run: RunData, level: dict[str, Any], objective: Objective, sent: BoolAr
 
 
 def binomial_tail(least: int, tries: int, share: float) -> float:
-    """Return the chance that `least` or more of `tries` come true, each with the chance `share`; by logarithms, for many tries."""
+    """Return the chance that `least` or more of `tries` come true, each with chance `share`; by logarithms, for large numbers."""
     logs = (
         math.lgamma(tries + 1) - math.lgamma(k + 1) - math.lgamma(tries - k + 1)
         + k * math.log(share) + (tries - k) * math.log1p(-share)

@@ -10,7 +10,8 @@ ALL, SOME = "SIMULATED SERVER", "PARTLY SIMULATED"
 def simulated_mark(summary: dict[str, Any]) -> str | None:
     """Return "simulated: profile X at N× speed", None for a real server.
 
-    Of several servers that are not all simulated alike each simulated one is named: "A alone is simulated: profile X at 1× speed".
+    Of several servers that are not all simulated alike each simulated one is named: "A alone is simulated: profile X at
+    1× speed".
     """
     profiles = _profiles(summary)
     said = {name: profile for name, profile in profiles.items() if profile}

@@ -134,7 +134,7 @@ LISTED = {
 }
 WORKER_DIED = {"why": TEXT, "level": COUNT, "t": INSTANT_NS, "time": TEXT}
 WORKER = {"worker": COUNT, "died": WORKER_DIED}
-# The keys of run.json that analysing reads, with the kinds of their values; null stands for absent. Other keys are kept as they are.
+# The keys of run.json that analysing reads, with the kinds of their values; null stands for absent. Other keys are kept.
 RUN: dict[str, Any] = {
     "name": TEXT,
     "driver": TEXT,

@@ -71,7 +71,7 @@ class RequestInstants:
 
     @property
     def in_flight(self) -> Depth:
-        """Requests between arrival and end."""
+        """How many requests were between arrival and end."""
         return Depth.of(self.arrived, np.maximum(self.gone, self.arrived))
 
     @property

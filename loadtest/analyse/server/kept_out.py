@@ -1,9 +1,10 @@
 """A witness for the slots that needs neither batches nor durations: how many requests were worked on while others waited.
 
-Work on a request begins at its first token less the TTFT that it would have had without a wait: that of an idle server for
-such a prompt, and what requests took longer that came while no more were in flight than were seen decoding at once. A server with S
-slots works on exactly S requests for as long as more than S are in flight, whatever lengths they have and whether its
-streams share steps or each has a clock of its own. A server without slots works on all of them.
+Work on a request begins at its first token less the TTFT that it would have had without a wait. That TTFT is an idle
+server's for such a prompt, and what those requests took longer that came while no more were in flight than were seen
+decoding at once. A server with S slots works on exactly S requests for as long as more than S are in flight, whatever
+lengths they have and whether its streams share steps or each has a clock of its own. A server without slots works on
+all of them.
 
 A prompt that was evaluated beside others takes longer than on an idle server, so work seems to begin late. The number at
 work is then too low, never too high: a result below the peak of streams that decoded at once does not count.

@@ -32,8 +32,9 @@ BLOCKS = 40  # of consecutive steps, at most, whose means give the error of the 
 SLOPE_CARRIED_STREAMS = 64  # how many streams past the last measured number the table of step times is extended
 ASSUMED_HANDOVER_S = 0.002  # from a free slot to the batch loop, where no request had the server to itself
 
-# Two kinds of step: the smaller one's share of the steps, the ratio of their medians and the distance of these in robust
-# standard deviations are at least so much, and between them lie at most so many of the steps that an even spread would put there.
+# Steps are of two kinds where the smaller kind's share of them, the ratio of the kinds' medians, and the distance of the
+# medians in robust standard deviations are at least so much; and where between the medians lie at most so many of the
+# steps (VALLEY) that an even spread would put there.
 LEAST_KIND_SHARE, LEAST_RATIO, LEAST_SEPARATION, VALLEY = 0.05, 1.2, 6.0, 0.3
 
 

@@ -62,7 +62,10 @@ class Turns:
 
 
 def mark_turns(run: RunData, groups: Sequence[Group]) -> list[Turns]:
-    """Return what each level lost to turns, and mark in column `loaded_in_turn`, of all requests and of each group's, those that waited."""
+    """Return what each level lost to turns of models on one server.
+
+    The requests that waited for it are marked in column `loaded_in_turn`, of the run and of each group.
+    """
     marked = np.zeros(len(run.requests), dtype=np.bool_)
     found: list[Turns] = []
     by_url: dict[str, list[Group]] = {}

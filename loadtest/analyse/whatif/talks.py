@@ -1,4 +1,4 @@
-"""People in conversations, as a prediction repeats them: what they said and how long they thought, and what the server keeps."""
+"""People in conversations, as a prediction repeats them: what they said, how long they thought, what the server keeps."""
 
 from __future__ import annotations
 

@@ -43,9 +43,9 @@ class NoWayError(PredictionError):
 def fitted_way(
     run: RunData, slots: Slots, steps: Steps, used: Sequence[Mapping[str, Any]], talks: Talks | None = None
 ) -> ServerModel:
-    """Return the model of the first way that gives back the levels used; raise NoWayError, or PredictionError where the run says too little.
+    """Return the model of the first way that gives back the levels used; with `talks` people hold these conversations.
 
-    With `talks` people hold these conversations with the server.
+    Raises NoWayError where no way gives them back, and PredictionError where the run says too little.
     """
     require_tokens(run)
     missed, refused = "", None

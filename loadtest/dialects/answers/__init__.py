@@ -1,1 +1,1 @@
-"""What every wire format is read with: lines, JSON, text, counts and ends of an answer, and the words of a server that errs."""
+"""What every wire format is read with: lines, JSON, text, counts and ends of an answer, and the server's error messages."""

@@ -37,7 +37,7 @@ class Rows(Protocol):
 
 
 class StreamDecoder:
-    """Decodes an answer in either API's format: `own` takes the rows of the API that was asked, `other` makes what takes the rest.
+    """Decodes an answer in either API's format: `own` takes the rows of the API that was asked, `other` all other rows.
 
     A data line that is a JSON object by itself is taken at once, without waiting for the blank line after it, which
     may come in a later read; any other is held until that blank line, joined with its neighbours as the standard says.

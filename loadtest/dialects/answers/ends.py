@@ -59,7 +59,7 @@ def end_said_by(line: bytes) -> End | None:
 
 
 def row_of_line(line: bytes) -> dict[str, Any] | None:
-    """Return the object in one line of an answer, whether it is an event's data or stands by itself; None where it has none."""
+    """Return the object in one line of an answer, as an event's data or by itself; None where the line has none."""
     name, data = _field(line)
     row = parse_json(data) if name == b"data" and data.startswith(b"{") else None
     return row if isinstance(row, dict) else None

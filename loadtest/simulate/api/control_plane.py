@@ -75,8 +75,8 @@ def metrics_page(
 
     The memory in use stays the same while a model is loaded, as with llama.cpp; the KV cache's use is what active streams
     hold of it. During a load (`loading`: context length, share done) the weights come in at a steady rate, then the cache
-    at once. Utilisation is 100 while a batch runs, else 0; power is made up likewise, more with more streams. No request is ever "deferred", as with Ollama, where requests
-    wait in front of the engine.
+    at once. Utilisation is 100 while a batch runs, else 0; power is made up likewise, more with more streams. No request is
+    ever "deferred", because requests wait in front of the engine, as with Ollama.
     """
     working = [stream for stream in streams if stream.stage in (Stage.PREFILL, Stage.DECODE)]
     lines = []

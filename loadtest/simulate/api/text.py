@@ -48,7 +48,7 @@ def pieces(text: str) -> list[str]:
 
 
 def chat_pieces(messages: list[tuple[str, str]]) -> list[str]:
-    """Return a chat as tokens: llama3's template adds a start, 4 tokens a message's header, its end, and the answer's header."""
+    """Return a chat as tokens: llama3's template adds a start, a header of 4 tokens and an end a message, the answer's header."""
     tokens = ["<|begin_of_text|>"]
     for role, content in messages:
         tokens += ["<|start_header_id|>", role, "<|end_header_id|>", "\n\n", *pieces(content), "<|eot_id|>"]

@@ -15,7 +15,7 @@ from loadtest.simulate.model.timing import NS_PER_S, Timing
 
 
 class Metronome:
-    """An engine without slots, whose streams are independent. Needs timing.first_token_s; a step takes timing.step of one stream."""
+    """An engine without slots, whose streams are independent. Needs timing.first_token_s; a step is timing.step of one stream."""
 
     def __init__(self, timing: Timing, *, seed: int = 0) -> None:
         if timing.first_token_s is None:

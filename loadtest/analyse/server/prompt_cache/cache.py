@@ -2,8 +2,8 @@
 
 Cached tokens are the server's own counts where it sends them (cached_tokens of OpenAI's usage, llama.cpp's cache_n,
 Ollama's prompt_eval_cached_count). Without such counts they are inferred from how long prefills took: first turns of
-made-up conversations, which share nothing with anything before, give the time a + b·n + c·n·context of n tokens, and a later turn
-that took as long as n tokens take had the rest cached. Only prefills that no other prompt shared are judged.
+made-up conversations, which share nothing with anything before, give the time a + b·n + c·n·context of n tokens, and a
+later turn that took as long as n tokens take had the rest cached. Only prefills that no other prompt shared are judged.
 """
 
 from __future__ import annotations

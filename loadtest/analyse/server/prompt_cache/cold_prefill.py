@@ -1,10 +1,10 @@
 """Cached prompt tokens of a server that does not count them, from how long its prefills took.
 
-What a token costs comes from prompts that are known to be cold, the first turns of made-up conversations:
-t = a + b·n + c·n·(context before them, n/2 on average), plus the steps that streams beside them took. c shows only where
-long and short prompts were read. A later turn that took t had all but n tokens cached. Where t is near that of the whole prompt,
-or of what its conversation had not brought before, it is taken to be just that: on a busy machine times of equal prompts
-differ by half, and those two by seven times.
+What a token costs comes from prompts that are known to be cold, the first turns of made-up conversations: t = a + b·n +
+c·n·(context before them, n/2 on average), plus the steps that streams beside them took. c shows only where long and
+short prompts were read. A later turn that took t had all but n tokens cached. Where t is near that of the whole prompt,
+or of what its conversation had not brought before, it is taken to be just that: on a busy machine times of equal
+prompts differ by half, and those two by seven times.
 """
 
 from __future__ import annotations

@@ -60,7 +60,10 @@ def slots_for_cache(run: RunData, slots: Slots) -> int | None:
 
 
 def replay(run: RunData, slots: Slots, use: CacheUse) -> Replay | None:
-    """Replay a run's conversations on its slots; None without any, where slots or cached tokens are unknown, or pages take their place."""
+    """Replay a run's conversations on its slots; None where that is not possible.
+
+    It takes conversations, a known number of slots that keep prompts (not pages), and known cached tokens.
+    """
     number = slots_for_cache(run, slots)
     if number is None or is_paged(run) or use.source == UNKNOWN or not has_turns(run):
         return None
@@ -86,7 +89,7 @@ def is_paged(run: RunData) -> bool:
 
 
 def host_size(run: RunData, number: int, use: CacheUse) -> tuple[float, bool]:
-    """Return the size of a host cache, in tokens, with which the replayed slots keep as much as was seen; and whether it filled.
+    """Return the tokens of a host cache with which the replayed slots keep as much as was seen; and whether it filled.
 
     Where it never filled that is the least size that keeps everything: it may be any larger.
     """
