@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from loadtest.analyse.summary import Analysis
     from loadtest.analyse.whatif.prediction_file import Document
 
-MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS = 1024, 1024, 10_000.0, 64
+MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS, MOST_REQUESTS = 1024, 1024, 10_000.0, 64, 5000
 
 
 @click.command()
@@ -33,6 +33,11 @@ MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS = 1024, 1024, 10_000.0, 64
     metavar=LIST_METAVARS[int],
     help="Parallel slots to predict for.  [default: the server's own]",
 )
+@click.option(
+    "--requests",
+    type=click.IntRange(min=1, max=MOST_REQUESTS),
+    help="Predict the very requests of a run that sends so many to each load; `loadtest run --prediction` sends these.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="File to write.  [default: prediction.json]")
 @json_option
 def predict(
@@ -40,6 +45,7 @@ def predict(
     concurrency: tuple[int, ...] | None,
     rate: tuple[float, ...] | None,
     slots: tuple[int, ...] | None,
+    requests: int | None,
     out: Path | None,
     *,
     as_json: bool,
@@ -54,12 +60,13 @@ def predict(
     \b
     Examples:
       loadtest predict runs/20260101-120000-run --concurrency 6,8,12
-      loadtest predict runs/20260101-120000-run --rate 0.5,1 --out before.json
+      loadtest predict runs/20260101-120000-run --rate 0.5,1 --requests 200 --out before.json
       loadtest predict runs/20260101-120000-run --concurrency 8 --slots 2,4,8
     """
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.run.groups import refuse
     from loadtest.analyse.summary import analyse
+    from loadtest.analyse.whatif.plan import Plan, new_seed
     from loadtest.analyse.whatif.predict_loads import predict_loads
 
     _check_loads(concurrency, rate, slots)
@@ -75,6 +82,7 @@ def predict(
         concurrencies=concurrency or (),
         rates=rate or (),
         slots=slots or (),
+        plan=Plan(requests, new_seed()) if requests else None,
     )
     written = _write(path, document, analysis)
     if as_json:

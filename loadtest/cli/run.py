@@ -16,7 +16,7 @@ from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, meas
 from loadtest.cli.environment import is_from_environment, named_in_environment, url_taken
 from loadtest.cli.expected import Expected, beforehand, enough, people
 from loadtest.cli.groups import RunCommand
-from loadtest.cli.keeping import kept_beforehand, with_question
+from loadtest.cli.keeping import as_predicted, kept_beforehand, with_question
 from loadtest.cli.monitor import Monitoring, monitor_options
 from loadtest.cli.options import file_and_url, make_scenario, scenario_options
 from loadtest.cli.prices import price_options
@@ -178,7 +178,7 @@ def run(
     """
     objectives = () if slo is None else parse_objectives(slo)
     _check_find_max(find_max, objectives, values)
-    scenario = _scenario_asked(given, values)
+    scenario = as_predicted(_scenario_asked(given, values), prediction)
     keep = with_question(kept_beforehand(scenario, prediction, probe_slots=probe_slots), slo, find_max, scenario)
     beside = monitoring.beside(scenario)
     if find_max is not None:

@@ -12,6 +12,7 @@ import numpy as np
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
+from loadtest.analyse.whatif.plan import Plan
 from loadtest.analyse.whatif.predict_loads import known_slots
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
@@ -66,6 +67,8 @@ def score(document: Document, analysis: Analysis, before: str | None = None) -> 
         loads = [each for each in document.loads if _same_load(each, level)]
         if not loads:
             said.append(f"{level['label']}: not predicted.")
+        elif document.plan is not None and (why := _other_requests(document, document.plan, analysis, level)):
+            said.append(f"{level['label']}: not scored: {why}.")
         elif level["verdict"] == VOID:
             said.append(f"{level['label']}: void, so not scored.")
         elif why := _other_load(document, analysis, level):
@@ -125,6 +128,22 @@ def _other_load(document: Document, analysis: Analysis, level: dict[str, Any]) -
         chance = CHANCE * known["deviation"] * math.sqrt(1 / len(values) + 1 / max(known["n"], 1))
         if abs(mean - known["mean"]) > max(share * known["mean"], least, chance):
             return f"its {name} have {mean:.0f} tokens on average, and the prediction is for {known['mean']:.0f}"
+    return ""
+
+
+def _other_requests(document: Document, plan: Plan, analysis: Analysis, level: Mapping[str, Any]) -> str:
+    """Say what a level sent in place of the very requests that were predicted; empty where it sent these."""
+    scenario = analysis.run.facts.get("scenario") or {}
+    sent = next(each for each in analysis.run.levels if each["index"] == level["index"]).get("requests")
+    if scenario.get("seed") != plan.seed or sent != plan.requests:
+        return (
+            f"it sent {UNKNOWN if sent is None else sent} requests of seed {scenario.get('seed')}, and the prediction is of "
+            f"{plan.requests} of seed {plan.seed}, as `loadtest run --prediction` sends them"
+        )
+    closed, rates = ([getattr(each, key) for each in document.loads] for key in ("concurrency", "rate"))
+    loads = [each for each in dict.fromkeys(rates if level["concurrency"] is None else closed) if each is not None]
+    if loads.index(level["rate"] if level["concurrency"] is None else level["concurrency"]) != level["index"]:
+        return f"its requests are drawn for level {level['index'] + 1} of a run; measure {listed(loads)} in this order"
     return ""
 
 

@@ -16,6 +16,7 @@ from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif import self_check, talks
 from loadtest.analyse.whatif.beyond import allowing_for_growth
+from loadtest.analyse.whatif.plan import Plan, PlannedRequests
 from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
@@ -92,6 +93,7 @@ def predict_loads(
     concurrencies: Sequence[int] = (),
     rates: Sequence[float] = (),
     slots: Sequence[int] = (),
+    plan: Plan | None = None,
 ) -> Document:
     """Predict every load with every number of slots asked for, each with its 95 % bands.
 
@@ -99,6 +101,7 @@ def predict_loads(
         levels: of summary.json.
         facts: what another run must share with this one to be held against the prediction.
         slots: to predict for, in place of the server's own.
+        plan: of the run to come, whose very requests are predicted.
 
     Raises PredictionError where the run says too little, or where the model does not give back the levels it rests on.
     """
@@ -114,8 +117,9 @@ def predict_loads(
     models, said = _models(run, known, steps, used)
     seen = known.slots.estimate or 0
     loads = [
-        _predicted_load(models, load, used, known.limit or max(seen, 1))
+        _predicted_load(models, load, used, known.limit or max(seen, 1), planned)
         for load in grid_of(concurrencies, rates, slots)
+        for planned in (None if plan is None else _planned(run, used, plan, concurrencies, rates, load),)
     ]
     said += _unknown_cache(models)
     if known.limit is None:
@@ -123,7 +127,7 @@ def predict_loads(
     if void := [level["label"] for level in used if level["verdict"] == VOID]:
         said.append(f"Void, and not used to check the model: {listed(void)}.")
     first = next(iter(models.values()))
-    return document_of(run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads))
+    return document_of(run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads), plan=plan)
 
 
 def document_of(
@@ -136,6 +140,7 @@ def document_of(
     facts: dict[str, Any],
     said: tuple[str, ...],
     loads: tuple[PredictedLoad, ...],
+    plan: Plan | None = None,
 ) -> Document:
     """Return prediction.json of loads that were predicted with a model of this run; `facts` as in predict_loads."""
     return Document(
@@ -165,6 +170,7 @@ def document_of(
         },
         said=said,
         loads=loads,
+        plan=plan,
     )
 
 
@@ -233,11 +239,12 @@ def _predicted_load(
     load: tuple[int | None, float | None, int | None],
     used: Sequence[dict[str, Any]],
     servers: int,
+    planned: PlannedRequests | None,
 ) -> PredictedLoad:
     users, rate, slots = load
     if slots is not None:
         models = {AS_ASKED: next(iter(models.values()))}
-    cases = [Case.of(name, _predict(model, users, rate, slots)) for name, model in models.items()]
+    cases = [Case.of(name, _predict(model, users, rate, slots, planned)) for name, model in models.items()]
     alike = len({model.talks for model in models.values()}) == 1
     if len(cases) > 1 and users is not None and users <= servers and alike:  # nobody has to wait in either case
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
@@ -256,9 +263,29 @@ def textbook_beside(
     return beside
 
 
-def _predict(model: ServerModel, users: int | None, rate: float | None, slots: int | None) -> Prediction:
-    said = model.open(rate or 0.0, slots=slots) if users is None else model.closed(users, slots=slots)
+def _predict(
+    model: ServerModel, users: int | None, rate: float | None, slots: int | None, planned: PlannedRequests | None
+) -> Prediction:
+    requests = None if planned is None else planned.plan.requests
+    if users is None:
+        said = model.open(rate or 0.0, slots=slots, requests=requests, planned=planned)
+    else:
+        said = model.closed(users, slots=slots, requests=requests, planned=planned)
     return allowing_for_growth(model, said)
+
+
+def _planned(
+    run: RunData,
+    used: Sequence[dict[str, Any]],
+    plan: Plan,
+    concurrencies: Sequence[int],
+    rates: Sequence[float],
+    load: tuple[int | None, float | None, int | None],
+) -> PlannedRequests:
+    """Return the requests that a run of these concurrencies, or of these rates, sends to one of them."""
+    users, rate, _ = load
+    place = list(concurrencies).index(users) if users is not None else list(rates).index(rate or 0.0)
+    return PlannedRequests.of(run, used[0], plan, place)
 
 
 def _measured(level: dict[str, Any]) -> Measured:

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from loadtest.analyse.server.prefill import Interval
+from loadtest.analyse.whatif.plan import Plan
 from loadtest.analyse.whatif.predict import Prediction
 from loadtest.analyse.whatif.textbook import FigureValues
 from loadtest.credentials import scrubber
@@ -78,6 +79,7 @@ class Document:
     rests_on: dict[str, Any]  # levels, slots and how they are known, step times, prefill, errors
     said: tuple[str, ...]  # sentences to be read before any figure
     loads: tuple[PredictedLoad, ...]
+    plan: Plan | None = None  # of the run whose very requests are predicted; None: any run of such loads
 
     @property
     def slots(self) -> int | None:
@@ -133,6 +135,7 @@ def parse_document(body: bytes, name: str) -> Document:
             rests_on={**found["rests_on"], "slots": {"limit": None, **found["rests_on"]["slots"]}},
             said=tuple(map(str, found["said"])),
             loads=tuple(map(_load, found["loads"])),
+            plan=None if (plan := found.get("plan")) is None else Plan(int(plan["requests"]), int(plan["seed"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise PredictionError(f"{name} lacks what a prediction holds; make it anew with `loadtest predict`.") from None
