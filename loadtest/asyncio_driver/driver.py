@@ -33,7 +33,7 @@ CONNECTIONS = 64  # opened before an open loop begins: how many it will need is 
 SCHEDULE_LEAD_NS = 20_000_000  # from the end of the warm-up to the first instant of a schedule
 
 
-# From the levels run so far: the next, None at the end.
+# given the levels run so far, returns the next one; None at the end
 Following = Callable[[Sequence[LevelSpan]], Awaitable[Level | None]]
 
 

@@ -16,7 +16,7 @@ from loadtest.workloads.synthetic import made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
 BETWEEN = "\n\n"  # system prompt and prompt, where an endpoint takes one text
-FIT_SYSTEM = 32  # tokens of the system prompt of a request that counts are fitted by
+FIT_SYSTEM = 32  # tokens of the system prompt in the requests from which the token counts are fitted
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ SOURCES: list[type[Source]] = [
     Synthetic,
 ]  # the first that a scenario asks for gives its sessions
 
-# tokens of ours: the server's counts of this and of a longer text give the template's overhead and the ratio
+# by our own count: what the server counts of so short a text and of a longer one gives the template's overhead and the ratio
 FIT_SHORT = 32
 FIT_LONGEST = 2048  # a longer text would cost the server more than it tells
 FIT_ENOUGH = 512  # tokens of long texts whose counts make a mean: unlike vocabularies scatter

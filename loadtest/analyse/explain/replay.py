@@ -36,9 +36,10 @@ from loadtest.text import seconds
 SEEDS = 6
 MOST_REPLAYED = 20_000  # of a level that are played again, the last before the request
 OWN_BACK = 0.25  # by which the replay may miss the request itself
-LONG, MOST_WORTH = 4.0, 4.0  # times the median prompt; times its own tokens
+LONG = 4.0  # times the median prompt: a longer one counts by the time that the server says it took, …
+MOST_WORTH = 4.0  # … but as no more than so many times its own tokens
 LEAST_MISS_S = 0.02  # closer than that is given back, whatever the share
-FOLLOWS_S = 0.001  # an end so little after a send may still be the answer that its user waited for
+FOLLOWS_S = 0.001  # an answer that seems to end so little after a send may be the one that the sender waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,7 @@ class _Player:
             self._at(at / NS_PER_S + each.pause + self._delay(each), each.row)
 
 
-_REFUSED = {Outcome.HTTP_ERROR, Outcome.CONNECT_ERROR}
+_REFUSED = {Outcome.HTTP_ERROR, Outcome.CONNECT_ERROR}  # these never reached the engine
 
 
 def _near(said: float, value: float, share: float) -> bool:

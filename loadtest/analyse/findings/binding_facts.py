@@ -105,9 +105,9 @@ def utilisation(run: RunData, level: dict[str, Any], slots: int | None) -> float
     if slots is None or flow is None:
         return None
     rows = np.asarray(run.requests["level"] == level["index"], dtype=np.bool_)
-    lives = RequestInstants.of(run, rows)
-    begun = np.where(np.isfinite(lives.begun), lives.begun, lives.first)
-    inside = np.minimum(lives.gone, flow.window.end) - np.maximum(begun, flow.window.start)
+    requests = RequestInstants.of(run, rows)
+    begun = np.where(np.isfinite(requests.begun), requests.begun, requests.first)
+    inside = np.minimum(requests.gone, flow.window.end) - np.maximum(begun, flow.window.start)
     return float(np.nansum(np.clip(inside, 0.0, None)) / (slots * flow.window.seconds))
 
 

@@ -34,7 +34,7 @@ MOST_ABOVE = 0.05  # of that time, in which more than S were
 LEAST_BUSY, MOST_BUSY = 0.75, 1.25  # with prompts, one at a time: then requests may have waited for a prefill, and …
 NEAR_FIRST = 0.3  # of a prefill: work that begins so soon after another's first token did
 SCATTER_S = 0.002  # by which instants of begin and end are off at least
-MOST_UNSETTLED = 0.9  # of that time may lie so near an end that it is left out
+MOST_UNSETTLED = 0.9  # of that time may be left out, because a request at work had just ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,29 +49,29 @@ class UnwaitedTtft:
     beside_s: float
 
 
-def unwaited_ttft(run: RunData, lives: RequestInstants, peak: int) -> UnwaitedTtft:
+def unwaited_ttft(run: RunData, requests: RequestInstants, peak: int) -> UnwaitedTtft:
     """Return what TTFT would have been without a wait, where `peak` streams were seen decoding at once."""
-    idle, scatter, line = _idle_ttft(run, lives)
-    longer, beside = _longer_beside_others(lives, idle, peak)
+    idle, scatter, line = _idle_ttft(run, requests)
+    longer, beside = _longer_beside_others(requests, idle, peak)
     return UnwaitedTtft(idle + longer, longer, scatter, *line, beside)
 
 
-def at_work_while_waiting(run: RunData, lives: RequestInstants, peak: int) -> tuple[int | None, str] | None:
+def at_work_while_waiting(run: RunData, requests: RequestInstants, peak: int) -> tuple[int | None, str] | None:
     """Return the slots and the result in words; the slots are None where the time does not agree on a number.
 
     None where hardly any request waited. `peak` streams were seen decoding at once. How much of what a TTFT is longer beside
     others counts as work is not known: a level's first prompts came all at once, and later ones do not. So several shares
     are tried, and the one by which the time agrees best is taken.
     """
-    ttft = unwaited_ttft(run, lives, peak)
-    seen = np.isfinite(lives.first) & np.isfinite(ttft.seconds)
+    ttft = unwaited_ttft(run, requests, peak)
+    seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
     if seen.sum() < FEWEST_WAITS:
         return None
     found = []
     for share in SHARES_TRIED if ttft.longer.any() else SHARES_TRIED[:1]:
         spent = (ttft.seconds - (1 - share) * ttft.longer)[seen]
-        begun = np.clip(lives.first[seen] - spent, lives.arrived[seen], lives.first[seen])
-        reading = _reading(lives, seen, begun, ttft.scatter_s, peak)
+        begun = np.clip(requests.first[seen] - spent, requests.arrived[seen], requests.first[seen])
+        reading = _reading(requests, seen, begun, ttft.scatter_s, peak)
         found += [(*reading, float(np.median(spent)))] if reading is not None else []
     if not found:
         return None
@@ -82,10 +82,10 @@ def at_work_while_waiting(run: RunData, lives: RequestInstants, peak: int) -> tu
 
 
 def _reading(
-    lives: RequestInstants, seen: BoolArray, begun: FloatArray, scatter: float, peak: int
+    requests: RequestInstants, seen: BoolArray, begun: FloatArray, scatter: float, peak: int
 ) -> tuple[float, float, int] | None:
     """Return the slots that most of the time names, after its shares at them and above; None where too few waited."""
-    gone, arrived = np.maximum(lives.last[seen], begun), lives.arrived[seen]
+    gone, arrived = np.maximum(requests.last[seen], begun), requests.arrived[seen]
     times, work, asked, seconds = _depths(begun, gone, arrived)
     seconds = _settled(times, seconds, gone, scatter)
     pressed = np.unique(work[(asked > work) & (work >= peak)])
@@ -94,18 +94,18 @@ def _reading(
         return None
     best = int(np.argmax([exact for exact, _ in shares]))
     slots = int(pressed[best])
-    return (*shares[best], slots) if _waited(begun, lives.first[seen], arrived, gone, slots, scatter) else None
+    return (*shares[best], slots) if _waited(begun, requests.first[seen], arrived, gone, slots, scatter) else None
 
 
-def _idle_ttft(run: RunData, lives: RequestInstants) -> tuple[FloatArray, float, tuple[float, float]]:
+def _idle_ttft(run: RunData, requests: RequestInstants) -> tuple[FloatArray, float, tuple[float, float]]:
     """Return each request's TTFT on an idle server, by how much such a TTFT scatters, and its parts: fixed, a token."""
     kept = np.isfinite(run.column("send"))
     tokens = (run.column("prompt_tokens") - np.nan_to_num(run.column("cached_tokens")))[kept]
-    ttft = lives.first - lives.arrived
+    ttft = requests.first - requests.arrived
     known = np.isfinite(ttft)
     if not known.any():
         return np.full(len(ttft), np.nan), SCATTER_S, (0.0, 0.0)
-    lone = known & _lone(lives)
+    lone = known & _lone(requests)
     taken = lone if lone.sum() >= FEWEST_LONE else known & (ttft <= np.min(ttft[known]))
     line = _line(tokens[taken], ttft[taken])
     if line is None:
@@ -116,15 +116,15 @@ def _idle_ttft(run: RunData, lives: RequestInstants) -> tuple[FloatArray, float,
     return np.maximum(idle, 0.0), max(2 * off, SCATTER_S), line
 
 
-def _longer_beside_others(lives: RequestInstants, idle: FloatArray, peak: int) -> tuple[FloatArray, float]:
+def _longer_beside_others(requests: RequestInstants, idle: FloatArray, peak: int) -> tuple[FloatArray, float]:
     """Return by how much each TTFT is longer for the requests at work, as those show that cannot have waited, and a request.
 
     Where never more were in flight than were seen decoding at once, each had a slot.
     """
-    asked = lives.in_flight
-    longer = lives.first - lives.arrived - idle
-    beside = np.minimum(asked.at(lives.arrived), peak)
-    most = _most_within(asked, lives.arrived, lives.first)
+    asked = requests.in_flight
+    longer = requests.first - requests.arrived - idle
+    beside = np.minimum(asked.at(requests.arrived), peak)
+    most = _most_within(asked, requests.arrived, requests.first)
     numbers, usual = [1.0], [0.0]
     for number in range(2, peak + 1):
         mine = (beside == number) & (most <= peak) & np.isfinite(longer)
@@ -132,7 +132,7 @@ def _longer_beside_others(lives: RequestInstants, idle: FloatArray, peak: int) -
             numbers.append(float(number))
             usual.append(max(float(np.median(longer[mine])), usual[-1]))
     each = usual[-1] / (numbers[-1] - 1) if len(numbers) > 1 else 0.0
-    found = np.interp(np.minimum(asked.at(lives.first), peak), numbers, usual)
+    found = np.interp(np.minimum(asked.at(requests.first), peak), numbers, usual)
     return np.asarray(found, dtype=np.float64), each
 
 
@@ -146,10 +146,10 @@ def _most_within(depth: Depth, left: FloatArray, right: FloatArray) -> FloatArra
     return found
 
 
-def _lone(lives: RequestInstants) -> BoolArray:
+def _lone(requests: RequestInstants) -> BoolArray:
     """Mark the requests that were alone in flight until their first token."""
-    before = np.searchsorted(np.sort(lives.arrived), lives.first, side="left")
-    over = np.searchsorted(np.sort(lives.gone), lives.arrived, side="right")
+    before = np.searchsorted(np.sort(requests.arrived), requests.first, side="left")
+    over = np.searchsorted(np.sort(requests.gone), requests.arrived, side="right")
     return np.asarray(before - over == 1, dtype=np.bool_)
 
 

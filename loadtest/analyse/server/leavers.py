@@ -95,22 +95,22 @@ def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
     limit = (run.facts.get("server") or {}).get("slots_said") or slots.estimate
     if not limit:
         return "the server's slots are not known"
-    lives = RequestInstants.of(run, rows)
+    requests = RequestInstants.of(run, rows)
     keep = rows & np.isfinite(run.column("send"))
     left = np.asarray(run.requests["left"], dtype=np.bool_)[keep]
-    gone = np.where(left, run.column("end")[keep], lives.gone)
-    begun = np.where(np.isfinite(lives.begun), lives.begun, lives.first)
+    gone = np.where(left, run.column("end")[keep], requests.gone)
+    begun = np.where(np.isfinite(requests.begun), requests.begun, requests.first)
     at_work = np.isfinite(begun) & np.isfinite(gone)
     if (at_work.sum()) == 0:
         return "no stream was seen at work"
     begun, gone_at = begun[at_work], np.maximum(gone[at_work], begun[at_work])
-    waits_until = np.where(at_work, np.where(np.isfinite(lives.begun), lives.begun, lives.first), gone)
+    waits_until = np.where(at_work, np.where(np.isfinite(requests.begun), requests.begun, requests.first), gone)
     empty = _Empty.of(
-        Depth.of(begun, gone_at), Depth.of(lives.arrived, np.maximum(waits_until, lives.arrived)), int(limit)
+        Depth.of(begun, gone_at), Depth.of(requests.arrived, np.maximum(waits_until, requests.arrived)), int(limit)
     )
     usual = empty.handovers(gone_at[~left[at_work]], gone_at[left[at_work]], begun, int(limit))
     if len(usual) and (left & ~at_work).any():  # the next in line may have left before its turn came
-        usual = usual[usual <= FAR * float(np.median(usual)) + lives.gap]
+        usual = usual[usual <= FAR * float(np.median(usual)) + requests.gap]
     if len(usual) < FEWEST_HANDOVERS:
         return "too few answers ended while requests waited to know what a handover takes"
     handover, spread = float(usual.mean()), float(usual.std(ddof=1))
@@ -124,7 +124,7 @@ def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
         at_work_s=float((gone_at - begun).sum() + empty.total),
         handovers=len(usual),
         handover_s=handover,
-        gap_s=lives.gap,
+        gap_s=requests.gap,
     )
 
 

@@ -1,7 +1,7 @@
 """What a run shows of a server that has no steps: how soon each stream's next token comes, and what prompts take beside it.
 
-Such servers are emulators, gateways that spread requests over machines, and servers that give each request a worker. A
-stream's next token comes as long after its last as so many requests at work make it, whatever the others do meanwhile.
+Such servers are emulators, gateways that spread requests over machines, and servers that give each request a worker. How
+long a stream waits for its next token depends on how many requests are at work, and not on when the others get theirs.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from loadtest.analyse.server.steps import step_table, step_times
 from loadtest.metrics import S_PER_US
 from loadtest.simulate.model.timing import BESIDE, StepLaw, Timing
 
-MOST_JITTER = 0.5
+MOST_JITTER = 0.5  # of a prompt's time, as a share of it
 KV_AGREES = 0.75  # of the time in which requests waited, that a budget of tokens must explain
 
 
 def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
-    """Return the timing of such a server and the time to the next token by requests at work; None where too few were seen."""
-    lives = RequestInstants.of(run)
-    peak = lives.peak()
+    """Return the timing of such a server, and the time to the next token by requests at work; None where these were too few."""
+    requests = RequestInstants.of(run)
+    peak = requests.peak()
     if not peak:
         return None
-    ttft = unwaited_ttft(run, lives, peak)
-    seen = np.isfinite(lives.first) & np.isfinite(ttft.seconds)
-    begun = np.clip(lives.first - ttft.seconds, lives.arrived, lives.first)[seen]
-    work = Depth.of(begun, np.maximum(lives.last[seen], begun))
+    ttft = unwaited_ttft(run, requests, peak)
+    seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
+    begun = np.clip(requests.first - ttft.seconds, requests.arrived, requests.first)[seen]
+    work = Depth.of(begun, np.maximum(requests.last[seen], begun))
     events = excerpts.events(run)
     right = events.at[1:][events.inside]
     gaps = np.asarray(np.diff(run.chunks.flat[events.place])[events.inside] * S_PER_US, dtype=np.float64)
@@ -61,26 +61,26 @@ def own_clocks(run: RunData) -> tuple[Timing, tuple[StepTimes, ...]] | None:
 
 
 def kv_budget(run: RunData) -> int | None:
-    """Return how many tokens the requests at work may hold, where that and not their number keeps others out; else None.
+    """Return how many tokens the requests at work may hold together; None where their number, not that, keeps others out.
 
-    While somebody waits, those at work hold no more than the budget, and with the one that waits longest they would.
+    While a request waits, those at work hold no more than the budget; with the one that waits they would hold more.
     """
-    lives = RequestInstants.of(run)
-    peak = lives.peak()
+    requests = RequestInstants.of(run)
+    peak = requests.peak()
     if not peak:
         return None
     kept = np.isfinite(run.column("send"))
     tokens = (run.column("prompt_tokens") + run.column("output_tokens"))[kept]
-    begun = lives.begun if lives.told else lives.first - unwaited_ttft(run, lives, peak).seconds
-    begun = np.clip(begun, lives.arrived, lives.first)
-    known = np.isfinite(begun) & np.isfinite(tokens) & np.isfinite(lives.last)
+    begun = requests.begun if requests.told else requests.first - unwaited_ttft(run, requests, peak).seconds
+    begun = np.clip(begun, requests.arrived, requests.first)
+    known = np.isfinite(begun) & np.isfinite(tokens) & np.isfinite(requests.last)
     begun, gone, arrived, tokens = (
         begun[known],
-        np.maximum(lives.last, begun)[known],
-        lives.arrived[known],
+        np.maximum(requests.last, begun)[known],
+        requests.arrived[known],
         tokens[known],
     )
-    found = at_work_while_waiting(run, lives, peak) if not lives.told else None
+    found = at_work_while_waiting(run, requests, peak) if not requests.told else None
     if len(begun) < 2 * FEWEST_STEPS or (found is not None and found[0] is not None):
         return None
     held, full, seconds = _held_while_waiting(begun, gone, arrived, tokens)

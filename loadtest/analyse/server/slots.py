@@ -86,9 +86,9 @@ class Slots:
 
 def peak_decoding(run: RunData, rows: BoolArray) -> int:
     """Return the most requests of `rows` that were between their first and last token at one instant."""
-    lives = RequestInstants.of(run, rows)
-    seen = np.isfinite(lives.first)
-    return int(Depth.of(lives.first[seen], lives.last[seen]).depth.max(initial=0))
+    requests = RequestInstants.of(run, rows)
+    seen = np.isfinite(requests.first)
+    return int(Depth.of(requests.first[seen], requests.last[seen]).depth.max(initial=0))
 
 
 def estimate_slots(run: RunData) -> Slots:
@@ -99,21 +99,21 @@ def estimate_slots(run: RunData) -> Slots:
     the smallest number is returned as a lower bound, and `method` says that the witnesses disagree. Of a server that
     reports no durations, the requests at work while others wait are a witness in place of the batches.
     """
-    lives = RequestInstants.of(run)
-    doing = "in prefill or decoding" if lives.told else "decoding"
-    peak = lives.peak()
+    requests = RequestInstants.of(run)
+    doing = "in prefill or decoding" if requests.told else "decoding"
+    peak = requests.peak()
     if peak == 0:
         return Slots(None, limit=False, method="no stream was seen decoding")
     most = Witness("peak", peak, f"at most {counted(peak, 'request')} {doing} at the same time")
-    asked = int(lives.in_flight.depth.max(initial=0))
+    asked = int(requests.in_flight.depth.max(initial=0))
     if asked <= peak:
         return Slots(peak, limit=False, method=f"{most.said}; never more were in flight than that", witnesses=(most,))
     events = excerpts.events(run)
-    passed = _passed_over(run, lives, events)
-    if lives.told:
-        full = _full_batches(lives, events)
+    passed = _passed_over(run, requests, events)
+    if requests.told:
+        full = _full_batches(requests, events)
     else:
-        passed, full = _without_durations(passed, _kept_out(run, lives, peak), peak)
+        passed, full = _without_durations(passed, _kept_out(run, requests, peak), peak)
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
     method = "; ".join((*(witness.said for witness in found), *filter(None, [events.said])))
     if len(found) == 1:
@@ -126,9 +126,9 @@ def estimate_slots(run: RunData) -> Slots:
     return Slots(least, limit=False, method=f"{method}; these disagree too much to name a limit", witnesses=found)
 
 
-def _kept_out(run: RunData, lives: RequestInstants, peak: int) -> Witness | None:
+def _kept_out(run: RunData, requests: RequestInstants, peak: int) -> Witness | None:
     """Return how many requests were at work while others waited; None where nobody waited, or where that is below the peak."""
-    found = at_work_while_waiting(run, lives, peak)
+    found = at_work_while_waiting(run, requests, peak)
     if found is None or found[0] is None or found[0] < peak:
         return None
     return Witness("kept_out", *found)
@@ -163,10 +163,10 @@ class _ObservedSteps:
     since: FloatArray  # seconds since the last first token, or since nobody waited, whichever was later
 
 
-def _passed_over(run: RunData, lives: RequestInstants, events: TimedEvents) -> Witness | None:
+def _passed_over(run: RunData, requests: RequestInstants, events: TimedEvents) -> Witness | None:
     """Return how many streams were at work in the steps that passed a request over; None where there are too few."""
-    steps = _observed_steps(run, lives, events)
-    counted = steps.passed if lives.told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
+    steps = _observed_steps(run, requests, events)
+    counted = steps.passed if requests.told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
     readings = _Readings(steps.at_work, steps.weight, steps.asked, counted, steps.settled)
     return _witness("passed_over", readings, "steps that passed a waiting request over")
 
@@ -210,40 +210,40 @@ def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
     return Witness(name, int(values[best]) if share >= LEAST_AGREEMENT else None, said)
 
 
-def _observed_steps(run: RunData, lives: RequestInstants, events: TimedEvents) -> _ObservedSteps:
+def _observed_steps(run: RunData, requests: RequestInstants, events: TimedEvents) -> _ObservedSteps:
     inside = events.inside
     right = events.at[1:][inside]
     seconds = np.asarray(np.diff(run.chunks.flat[events.place])[inside] * S_PER_US, dtype=np.float64)
     # tokens that came in one read have gaps near zero between them
-    real = (seconds > 0.05 * lives.gap) & np.isfinite(right)
+    real = (seconds > 0.05 * requests.gap) & np.isfinite(right)
     seconds, right = seconds[real], right[real]
     left, middle = right - seconds, right - seconds / 2
-    slack = lives.slack
-    seen = np.isfinite(lives.first)
-    begun, last = lives.begun, lives.last
-    decoding = Depth.of(lives.first[seen], last[seen]).at(middle)
-    at_work = Depth.of(begun[seen], np.maximum(last, begun)[seen]).at(middle) if lives.told else decoding
+    slack = requests.slack
+    seen = np.isfinite(requests.first)
+    begun, last = requests.begun, requests.last
+    decoding = Depth.of(requests.first[seen], last[seen]).at(middle)
+    at_work = Depth.of(begun[seen], np.maximum(last, begun)[seen]).at(middle) if requests.told else decoding
     quiet = (count_within(last[seen], left - slack, right - slack) == 0) & (
         count_within(begun[seen], left + slack, right + slack) == 0
     )
     # A request for which a reporting server gave no durations may be in prefill unseen: steps beside one do not count.
-    unsure = ~np.isfinite(lives.started) if lives.told else np.zeros(len(seen), dtype=np.bool_)
-    until = np.where(seen, begun, lives.gone)
+    unsure = ~np.isfinite(requests.started) if requests.told else np.zeros(len(seen), dtype=np.bool_)
+    until = np.where(seen, begun, requests.gone)
     if (unsure & seen).any():
-        quiet &= Depth.of(lives.arrived[unsure & seen], until[unsure & seen]).at(middle) == 0
-    ready = lives.arrived[~unsure] + lives.handover
+        quiet &= Depth.of(requests.arrived[unsure & seen], until[unsure & seen]).at(middle) == 0
+    ready = requests.arrived[~unsure] + requests.handover
     waiting_until = latest_end(ready, until[~unsure], left)
-    anybody = latest_end(lives.arrived, until, right)
+    anybody = latest_end(requests.arrived, until, right)
     return _ObservedSteps(
         seconds=seconds,
         at_work=at_work,
         weight=1 / np.maximum(decoding, 1),
-        asked=lives.in_flight.at(middle),
+        asked=requests.in_flight.at(middle),
         passed=quiet & (waiting_until > right + slack),
         settled=left - last_before(last[seen], left) > SETTLED_S,
         free=quiet & ~(anybody > left),
         since=left
-        - np.maximum(last_before(lives.first[seen], left), last_before(calm_starts(lives.arrived, until), left)),
+        - np.maximum(last_before(requests.first[seen], left), last_before(calm_starts(requests.arrived, until), left)),
     )
 
 
@@ -278,7 +278,7 @@ def _usual_step_s(steps: _ObservedSteps) -> tuple[FloatArray, FloatArray]:
     return depths, np.array(usual)
 
 
-def _full_batches(lives: RequestInstants, events: TimedEvents) -> Witness | None:
+def _full_batches(requests: RequestInstants, events: TimedEvents) -> Witness | None:
     """Return the slots held at the end of a batch that left out a request which had come before the batch began.
 
     A batch is seen as a cluster of token arrivals. This needs no gaps between tokens, so it also reads answers of one or
@@ -287,20 +287,24 @@ def _full_batches(lives: RequestInstants, events: TimedEvents) -> Witness | None
     """
     instants = np.sort(events.at)
     instants = instants[np.isfinite(instants)]
-    slack = lives.slack
+    slack = requests.slack
     fresh = np.diff(instants, prepend=-np.inf) > slack
     opens, closes = instants[fresh], instants[np.append(fresh[1:], True)[: len(instants)]]
     if len(opens) < 2:
         return None
-    known = np.isfinite(lives.started)
-    begun, last, arrived = lives.begun[np.isfinite(lives.first)], lives.last[np.isfinite(lives.last)], lives.arrived
+    known = np.isfinite(requests.started)
+    begun, last, arrived = (
+        requests.begun[np.isfinite(requests.first)],
+        requests.last[np.isfinite(requests.last)],
+        requests.arrived,
+    )
     held = np.searchsorted(np.sort(begun), closes + slack) - np.searchsorted(np.sort(last), opens - slack)
-    ready = arrived[known] + lives.handover
-    waited = latest_end(ready, lives.started[known], np.append(-np.inf, opens[:-1])) > closes + slack
-    unsure = ~known & np.isfinite(lives.first)
+    ready = arrived[known] + requests.handover
+    waited = latest_end(ready, requests.started[known], np.append(-np.inf, opens[:-1])) > closes + slack
+    unsure = ~known & np.isfinite(requests.first)
     if unsure.any():
-        waited &= Depth.of(arrived[unsure], lives.first[unsure]).at(opens) == 0
+        waited &= Depth.of(arrived[unsure], requests.first[unsure]).at(opens) == 0
     settled = opens - last_before(last, opens - slack) > SETTLED_S
-    asked = lives.in_flight.at(opens - slack)
+    asked = requests.in_flight.at(opens - slack)
     readings = _Readings(held.astype(np.float64), np.ones(len(held)), asked, waited, settled)
     return _witness("full_batches", readings, "batches that left a request waiting")

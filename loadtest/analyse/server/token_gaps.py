@@ -123,9 +123,9 @@ def decoding(run: RunData, slots: Slots) -> Decoding:
     seconds = np.diff(at)[inside]
     positive = seconds[seconds > 0]
     middle = float(np.median(positive)) if len(positive) else 0.0
-    lives = TokenInstants.of(run, slots, min(EDGE_SHARE * middle, EDGE_MOST_S))
-    found = _gaps_of(lives, seen.row, at, inside)
-    group = _number_merged(found.row, seconds, len(lives.first))
+    requests = TokenInstants.of(run, slots, min(EDGE_SHARE * middle, EDGE_MOST_S))
+    found = _gaps_of(requests, seen.row, at, inside)
+    group = _number_merged(found.row, seconds, len(requests.first))
     size = np.bincount(group)
     shared = (np.bincount(group, weights=seconds) / size)[group] if len(group) else seconds
     # Tokens that came together share one gap, and so what happened in it: a prefill, or a stream that began or ended.
@@ -136,23 +136,23 @@ def decoding(run: RunData, slots: Slots) -> Decoding:
     )
 
 
-def _block(lives: TokenInstants, run: RunData, low: int, high: int) -> Decoding:
+def _block(requests: TokenInstants, run: RunData, low: int, high: int) -> Decoding:
     """Read all gaps of the requests in rows `low` to `high` − 1."""
     starts = run.chunks.starts
     place = np.arange(starts[low], starts[high])
     row = np.repeat(np.arange(low, high), run.chunks.counts[low:high])
     at = run.column("send")[row] + run.chunks.flat[starts[low] : starts[high]] * S_PER_US
-    return _gaps_of(lives, row, at - run.delivery.at(row, place), np.diff(row) == 0)
+    return _gaps_of(requests, row, at - run.delivery.at(row, place), np.diff(row) == 0)
 
 
-def _gaps_of(lives: TokenInstants, row: IntArray, at: FloatArray, inside: BoolArray) -> Decoding:
+def _gaps_of(requests: TokenInstants, row: IntArray, at: FloatArray, inside: BoolArray) -> Decoding:
     """Describe the gaps between neighbouring tokens, of which `inside` marks those within one stream."""
-    edge = lives.edge_s
-    started = np.searchsorted(lives.firsts, at + edge, side="right")
-    ended = np.searchsorted(lives.lasts, at + edge, side="right")
-    before = np.searchsorted(lives.lasts, at - edge)
-    done = started if lives.ends is lives.firsts else np.searchsorted(lives.ends, at + edge, side="right")
-    opened = np.searchsorted(lives.starts, at - edge)
+    edge = requests.edge_s
+    started = np.searchsorted(requests.firsts, at + edge, side="right")
+    ended = np.searchsorted(requests.lasts, at + edge, side="right")
+    before = np.searchsorted(requests.lasts, at - edge)
+    done = started if requests.ends is requests.firsts else np.searchsorted(requests.ends, at + edge, side="right")
+    opened = np.searchsorted(requests.starts, at - edge)
     left, right = at[:-1][inside], at[1:][inside]
     began = started[:-1][inside]
     through = began - before[1:][inside]
@@ -166,7 +166,7 @@ def _gaps_of(lives: TokenInstants, row: IntArray, at: FloatArray, inside: BoolAr
         streams=np.where((through == at_left) & (through > 0), through, 0),
         begun=at_left,
         held=joined | (opened[1:][inside] > done[:-1][inside]),
-        requests=lives,
+        requests=requests,
         spans=None,
         said=None,
     )

@@ -1,9 +1,9 @@
 """Models that take turns: a server that has room for one of them at a time loads each anew whenever it is asked for.
 
-A load is told by the server (load_duration of Ollama's own API), from when the request came until its model was there; so
-it holds the wait for the other models' answers too. Loading is what is left: time in which no model of that server was
-worked on. That models took turns is said only where work on one never overlapped work on another: had both been loaded,
-it would have.
+The server tells of a load (load_duration of Ollama's own API) the time from when the request came until its model was
+there. That holds the wait for the other models' answers too, so only the time in which no model of that server was worked
+on counts as loading. Models are said to take turns only where work on one never overlapped work on another: had both been
+loaded, it would have.
 """
 
 from __future__ import annotations

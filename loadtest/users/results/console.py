@@ -21,7 +21,7 @@ def listen_to(events: Events) -> None:
     text: list[str] = []
 
     def quitting(environment: Environment, **_: Any) -> None:
-        # A worker shows no figures, and a web UI that is closed before any test has none.
+        # A worker has no figures to show; neither has a web UI that is closed before any test began.
         if isinstance(environment.runner, WorkerRunner) or board.generation is None:
             return
         rows, run, facts = board.rows(), recording.run_folder(), recording.run_facts()
