@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from urllib.parse import quote, unquote
 
 from loadtest.errors import ScenarioError, TargetError
-from loadtest.urls import AROUND, KEPT_APART, Address, deployment_of, loopback, origin, parse_url
+from loadtest.urls import BLANKS_AND_QUOTES, KEPT_APART, Address, deployment_of, loopback, origin, parse_url
 
 KEY_VARIABLES = {  # by API: the variables that a key is read from, the first one that is set
     "ollama": ("OLLAMA_API_KEY", "OPENAI_API_KEY"),
@@ -134,7 +134,7 @@ def read_key(name: str, env: Mapping[str, str] = os.environ, *, blanks: bool = F
 
     With `blanks` it may hold some, as the value of a header may.
     """
-    key = env.get(name, "").strip(AROUND)
+    key = env.get(name, "").strip(BLANKS_AND_QUOTES)
     if not all("!" <= char <= "~" or (blanks and char == " ") for char in key):
         raise ScenarioError(
             f"{name} holds a blank, a line end or a non-ASCII character, which no key contains; set it again."
@@ -261,10 +261,10 @@ def _secrets(env: Mapping[str, str], shortest: int) -> list[tuple[str, str]]:
     """Return every secret in the spellings that a server may quote it in, longest first, each with its name."""
     found: dict[str, str] = {}
     for name in env.get(FURTHER, "").split():
-        value = env.get(name, "").strip(AROUND)
+        value = env.get(name, "").strip(BLANKS_AND_QUOTES)
         found |= dict.fromkeys([*_WORDS_IN.split(value), value], name)  # "Bearer KEY", "session=KEY; …"
     for name in {name: None for names in KEY_VARIABLES.values() for name in names}:
-        found[env.get(name, "").strip(AROUND)] = name
+        found[env.get(name, "").strip(BLANKS_AND_QUOTES)] = name
     for name in env:
         if name.startswith(KEPT_APART):
             found |= dict.fromkeys((env[name], unquote(env[name])), "key of the URL")

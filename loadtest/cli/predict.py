@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from loadtest.cli.options import LIST_METAVARS, LISTS_OF
-from loadtest.cli.results import json_option, print_json
+from loadtest.cli.results import json_option, print_json, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
 
 if TYPE_CHECKING:
@@ -69,14 +69,7 @@ def predict(
     from loadtest.analyse.whatif.plan import Plan, new_seed
     from loadtest.analyse.whatif.predict_loads import predict_loads
 
-    _check("--concurrency", concurrency, 1, MOST_USERS)
-    _check("--rate", rate, 1e-4, MOST_RATE)
-    _check("--slots", slots, 1, MOST_SLOTS)
-    asked = (concurrency or (), rate or (), slots or ())
-    if not any(asked):
-        raise ScenarioError("say which load to predict: --concurrency 6,8, --rate 2 or --slots 4.")
-    if (len(asked[0]) + len(asked[1]) or 1) * (len(asked[2]) or 1) > MOST_LOADS:
-        raise ScenarioError(f"that is more than {MOST_LOADS} loads; predict fewer at a time.")
+    _check_loads(concurrency, rate, slots)
     path = _free(out)
     analysis = analyse(run)
     refuse(analysis.run, [each for each, _ in analysis.groups], "predict")
@@ -86,9 +79,9 @@ def predict(
         analysis.steps,
         analysis.summary["levels"],
         asked_facts(analysis.run),
-        concurrencies=asked[0],
-        rates=asked[1],
-        slots=asked[2],
+        concurrencies=concurrency or (),
+        rates=rate or (),
+        slots=slots or (),
         plan=Plan(requests, new_seed()) if requests else None,
     )
     written = _write(path, document, analysis)
@@ -96,6 +89,19 @@ def predict(
         print_json({**orjson.loads(document.to_bytes()), "files": [str(file) for file in written]})
         return
     _show(document, analysis, written)
+
+
+def _check_loads(
+    concurrency: tuple[int, ...] | None, rate: tuple[float, ...] | None, slots: tuple[int, ...] | None
+) -> None:
+    """Raise ScenarioError where these options name no load, too many of them, or one that is out of bounds."""
+    _check("--concurrency", concurrency, 1, MOST_USERS)
+    _check("--rate", rate, 1e-4, MOST_RATE)
+    _check("--slots", slots, 1, MOST_SLOTS)
+    if not (concurrency or rate or slots):
+        raise ScenarioError("say which load to predict: --concurrency 6,8, --rate 2 or --slots 4.")
+    if (len(concurrency or ()) + len(rate or ()) or 1) * len(slots or (None,)) > MOST_LOADS:
+        raise ScenarioError(f"that is more than {MOST_LOADS} loads; predict fewer at a time.")
 
 
 def _check(option: str, values: tuple[Any, ...] | None, low: float, high: float) -> None:
@@ -133,14 +139,10 @@ def _show(document: Document, analysis: Analysis, written: list[Path]) -> None:
     from loadtest.analyse.reports import prediction_report as words
 
     console = Console()
-    for sentence in analysis.run.trouble:
-        console.print(Text(sentence, style="bold yellow"))
+    print_trouble(console, analysis.run.trouble)
     for sentence in document.said:
         console.print(Text(f"! {sentence}", style="bold yellow"))
-    table, left_out = words.grid(document).fitted(console.width, words.EXPENDABLE)
-    caption = f"left out at {console.width} columns: {', '.join(left_out)}" if left_out else ""
-    console.print(table.console(words.heading(document, analysis), caption=caption, within=console.width))
+    console.print(words.grid(document).shown(console.width, words.EXPENDABLE, words.heading(document, analysis)))
     for note in words.notes(document):
         console.print(Text(note, style="dim"))
-    for path in written:
-        console.print(Text(f"wrote {path}", style="dim"), soft_wrap=True)
+    print_written(console, written)

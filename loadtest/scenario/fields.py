@@ -52,9 +52,8 @@ _SET_BY = {  # keys of a body that decide what is measured, and what sets them
 }
 _SET_IN_OPTIONS = {"num_predict": "--output-tokens", "num_ctx": "--num-ctx"}
 _QUERY = re.compile(r"[A-Za-z0-9\-._~!$'()*+,;:@/?%=&\[\]{}]+")
-_SAFE = (
-    "-._~!$'()*+,;:@/?%=[]"  # what a query's value may hold as it is; a variable's value is encoded where it must be
-)
+# what a query's value may hold as it is; a variable's value is encoded where it must be
+_SAFE = "-._~!$'()*+,;:@/?%=[]"
 _PATH = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;:@/%=]*")
 _EXAMPLE = '{"top_k": 20}'
 _DURATION = re.compile(r"-?\d+|-?(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+")

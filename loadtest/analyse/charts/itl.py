@@ -71,22 +71,18 @@ def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 def tail_title(analysis: Analysis) -> str:
     """Say how long the longest gaps are at the highest load."""
-    levels = [
-        level for level in findings.believed(analysis.summary["levels"]) if figure(level, "itl_s", "p99") is not None
-    ]
-    if not levels:
+    last = findings.heaviest(analysis.summary["levels"], "itl_s", "p99")
+    if last is None:
         return "The longest gaps between tokens"
-    last = max(reversed(levels), key=offered_load.amount)
     high, longest = figure(last, "itl_s", "p99"), figure(last, "itl_s", "max")
     return f"{last['label']}: one gap in a hundred is longer than {seconds(high)}, the longest is {seconds(longest)}"
 
 
 def title(analysis: Analysis) -> str:
     """Say how much longer the longest gaps are than the usual ones."""
-    levels = [level for level in findings.believed(analysis.summary["levels"]) if figure(level, "itl_s") is not None]
-    if not levels:
+    last = findings.heaviest(analysis.summary["levels"], "itl_s")
+    if last is None:
         return "Gaps between tokens"
-    last = max(reversed(levels), key=offered_load.amount)
     usual, high = figure(last, "itl_s", "p50"), figure(last, "itl_s", "p99")
     at = f"{last['label']}: the median gap between tokens is {seconds(usual)}"
     return f"{at}, one in a hundred is above {seconds(high)}" if high is not None else at

@@ -25,7 +25,7 @@ from loadtest.analyse.whatif.prediction_file import (
     file_digest,
     parse_document,
 )
-from loadtest.analyse.whatif.score import WORDS, ScoredFigure, median_error, score_case
+from loadtest.analyse.whatif.score import FIGURE_NAMES, ScoredFigure, median_error, score_case
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
@@ -170,7 +170,7 @@ def _scored(
         notes.append(
             f"{load.label}: both cases are scored. The run shows {limit} slots; the limit seen was {document.rests_on['slots']['seen']}."
         )
-    if found and len(found) < len({each for case in load.cases for each in case.figures if each in WORDS}):
+    if found and len(found) < len({each for case in load.cases for each in case.figures if each in FIGURE_NAMES}):
         notes.append(f"{level['label']}: percentiles that take more requests than it has are not scored.")
     return found, notes
 
@@ -180,7 +180,7 @@ def grid(figures: Sequence[ScoredFigure]) -> Grid:
     models = [name for name in MODELS if any(name in each.others for each in figures)]
     rows = tuple(
         (
-            f"{each.load}: {WORDS[each.figure]}",
+            f"{each.load}: {FIGURE_NAMES[each.figure]}",
             each.case,
             _value(each.figure, each.said),
             f"{_value(each.figure, each.band[0])} to {_value(each.figure, each.band[1])}",

@@ -135,9 +135,8 @@ class ServerModel:
     step_errors: dict[int, float]  # standard error of each step time, as a share of it
     prefill_error: float  # likewise
     in_flight: int  # the most users of a level
-    slope_known: (
-        bool  # False: growth of the step time past the streams measured is unknown, and drawn from 0 to MOST_SLOPE
-    )
+    # False: growth of the step time past the streams measured is unknown, and drawn from 0 to MOST_SLOPE
+    slope_known: bool
     guess: str | None  # what the timing for more slots than measured takes for granted
     talks: Talks | None = None  # where users hold conversations: `prompts` are then what of them was read
     way: str = SLICED_WAY  # how the server works by it

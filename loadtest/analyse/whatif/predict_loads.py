@@ -30,14 +30,12 @@ from loadtest.analyse.whatif.prediction_file import (
 )
 from loadtest.analyse.whatif.slot_advice import longest_series
 from loadtest.analyse.whatif.talks import Talks
-from loadtest.analyse.whatif.textbook import Figures, Measured, textbook
+from loadtest.analyse.whatif.textbook import FigureValues, Measured, textbook
 from loadtest.analyse.whatif.ways import NoWayError, fitted_way
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
 from loadtest.text import counted, listed
-
-Level = dict[str, Any]  # of summary.json
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ def known_slots(run: RunData, found: Slots) -> KnownSlots:
     return KnownSlots(found, found.method)
 
 
-def levels_used(run: RunData, levels: Sequence[Level]) -> list[Level]:
+def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the levels of summary.json that a prediction rests on: of one length, at most numbers of users or rates."""
     series = longest_series(run)
     if series is not None:
@@ -89,7 +87,7 @@ def predict_loads(
     run: RunData,
     found: Slots,
     steps: Steps,
-    levels: Sequence[Level],
+    levels: Sequence[dict[str, Any]],
     facts: dict[str, Any],
     *,
     concurrencies: Sequence[int] = (),
@@ -136,7 +134,7 @@ def document_of(
     run: RunData,
     known: KnownSlots,
     steps: Steps,
-    used: Sequence[Level],
+    used: Sequence[dict[str, Any]],
     model: ServerModel,
     *,
     facts: dict[str, Any],
@@ -177,7 +175,7 @@ def document_of(
 
 
 def _models(
-    run: RunData, known: KnownSlots, steps: Steps, used: Sequence[Level]
+    run: RunData, known: KnownSlots, steps: Steps, used: Sequence[dict[str, Any]]
 ) -> tuple[dict[str, ServerModel], list[str]]:
     """Return a model a case, and a sentence for each case that the run itself rules out."""
     slots = known.slots
@@ -239,7 +237,7 @@ def _unknown_limit(seen: int, run: RunData) -> str:
 def _predicted_load(
     models: dict[str, ServerModel],
     load: tuple[int | None, float | None, int | None],
-    used: Sequence[Level],
+    used: Sequence[dict[str, Any]],
     servers: int,
     planned: PlannedRequests | None,
 ) -> PredictedLoad:
@@ -255,8 +253,8 @@ def _predicted_load(
 
 
 def textbook_beside(
-    used: Sequence[Level], servers: int, users: int | None, rate: float | None, slots: int | None
-) -> dict[str, Figures]:
+    used: Sequence[dict[str, Any]], servers: int, users: int | None, rate: float | None, slots: int | None
+) -> dict[str, FigureValues]:
     """Return what the textbook's models, fitted to the same levels, say of a load; `servers` slots were measured."""
     measured = [_measured(level) for level in used if level["concurrency"] and level["verdict"] != VOID]
     beside = textbook(measured, slots or servers, users=users, rate=rate)
@@ -278,7 +276,7 @@ def _predict(
 
 def _planned(
     run: RunData,
-    used: Sequence[Level],
+    used: Sequence[dict[str, Any]],
     plan: Plan,
     concurrencies: Sequence[int],
     rates: Sequence[float],
@@ -290,13 +288,13 @@ def _planned(
     return PlannedRequests.of(run, used[0], plan, place)
 
 
-def _measured(level: Level) -> Measured:
+def _measured(level: dict[str, Any]) -> Measured:
     seen = self_check.as_measured(level, None)
     flat = {f"{name}.{key}": value for name, values in seen.figures.items() for key, value in values.items()}
     return Measured(level["concurrency"], flat)
 
 
-def _length(run: RunData, used: Sequence[Level], column: str) -> dict[str, float] | None:
+def _length(run: RunData, used: Sequence[dict[str, Any]], column: str) -> dict[str, float] | None:
     """Return mean, standard deviation and count of a length over the requests that a prediction rests on."""
     values = run.column(column)[np.any([run.good(level["index"]) for level in used], axis=0)]
     values = values[np.isfinite(values)]

@@ -18,7 +18,7 @@ import orjson
 from loadtest.analyse.server.prefill import Interval
 from loadtest.analyse.whatif.plan import Plan
 from loadtest.analyse.whatif.predict import Prediction
-from loadtest.analyse.whatif.textbook import Figures
+from loadtest.analyse.whatif.textbook import FigureValues
 from loadtest.credentials import scrubber
 from loadtest.errors import PredictionError
 from loadtest.records import newer
@@ -35,7 +35,7 @@ class Case:
 
     name: str  # AS_KNOWN, AS_ASKED, NO_LIMIT or LIMIT_SEEN
     slots: int | None  # None: no limit
-    figures: Figures  # by "name.statistic"
+    figures: FigureValues  # by "name.statistic"
     bands: dict[str, Interval]  # likewise: in 95 of 100 cases one more run lies there
     extrapolates: str | None = None
     grows: bool = False
@@ -56,7 +56,7 @@ class PredictedLoad:
     rate: float | None  # requests/s, Poisson
     slots_asked: int | None
     cases: tuple[Case, ...]
-    textbook: dict[str, Figures] = field(default_factory=dict)  # by model
+    textbook: dict[str, FigureValues] = field(default_factory=dict)  # by model
     people: bool = False  # whether its users hold conversations
 
     @property
@@ -166,7 +166,7 @@ def _case(found: Mapping[str, Any]) -> Case:
     )
 
 
-def _figures(found: Mapping[str, Any]) -> Figures:
+def _figures(found: Mapping[str, Any]) -> FigureValues:
     return {str(name): float(value) for name, value in found.items() if value is not None}
 
 
