@@ -56,7 +56,7 @@ class ModelUser(User):
     temperature: float | None
     max_tokens_key: str
     header: Sequence[str]  # "Name: value"; ${NAME} in a value is filled in from the environment
-    body: str | Mapping[str, Any] | None  # laid over every request's body; None inside takes a key out
+    body: str | Mapping[str, Any] | None  # laid over every body; ${NAME} as in a header
     query: Sequence[str]
     path: str | None
     top_p: float | None
