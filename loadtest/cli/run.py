@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loadtest.analyse.figures.cost import Prices
 from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.environment import is_from_environment, named_in_environment, say_what_is_taken
 from loadtest.cli.expected import Expected, beforehand, enough, people
@@ -18,7 +17,6 @@ from loadtest.cli.groups import RunCommand
 from loadtest.cli.keeping import kept_beforehand, with_question
 from loadtest.cli.monitor import Monitoring, monitor_options
 from loadtest.cli.options import file_and_url, make_scenario, scenario_options
-from loadtest.cli.prices import price_options
 from loadtest.cli.progress import LiveLine, NoLine
 from loadtest.cli.report import SLO_HELP, any_records_lost, exit_code, show_report
 from loadtest.cli.results import GateFiles, gate_options, json_option, print_json, report_dict
@@ -70,7 +68,6 @@ class Showing:
     quiet: bool = False  # no progress, no notes; of the results the folder alone
     as_json: bool = False
     gates: GateFiles = field(default_factory=GateFiles)
-    prices: Prices = field(default_factory=Prices)
 
     def line(self) -> LiveLine:
         return NoLine() if self.quiet else LiveLine()
@@ -89,7 +86,6 @@ class Showing:
 @click.option("-q", "--quiet", is_flag=True, help="Print the run folder alone, and what went wrong to stderr.")
 @json_option
 @gate_options
-@price_options
 @click.option("--slo", metavar="NAME=LIMIT,…", help=SLO_HELP)
 @click.option(
     "--find-max",
@@ -121,7 +117,6 @@ def run(
     quiet: bool,
     as_json: bool,
     gates: GateFiles,
-    prices: Prices,
     monitoring: Monitoring,
     slo: str | None,
     find_max: int | None,
@@ -163,7 +158,7 @@ def run(
     scenario_file, values["url"] = file_and_url(given, None if beaten else values["url"])
     objectives = () if slo is None else parse_objectives(slo)
     charts = _charts_wanted(report=report, no_report=no_report)
-    showing = Showing(charts, text=not (quiet or as_json), quiet=quiet, as_json=as_json, gates=gates, prices=prices)
+    showing = Showing(charts, text=not (quiet or as_json), quiet=quiet, as_json=as_json, gates=gates)
     if find_max is not None:
         _check_find_max(objectives, values)
     scenario = make_scenario(scenario_file, values)
@@ -257,7 +252,6 @@ def show_ended(
             charts=showing.charts and not failed,
             objectives=judged,
             text=showing.text,
-            prices=showing.prices,
         )
     except (LoadTestError, OSError):
         if not failed:
