@@ -12,7 +12,7 @@ from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.run_findings import queueing, range_of_ttft, telling
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
-from loadtest.analyse.summary import Analysis, figure, mean_ttft
+from loadtest.analyse.summary import Analysis, figure, mean_ttft, wait_in_words
 from loadtest.text import seconds
 
 LEAST_PART = 0.01  # of the highest bar: a thinner part would be a line without a visible colour
@@ -132,10 +132,17 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 
 def distribution_title(analysis: Analysis) -> str:
-    """Say how far apart the best and the worst first tokens are."""
+    """Say how far apart the best and the worst first tokens are, and where half of them lie."""
     levels = [level for level in findings.believed(analysis.summary["levels"]) if figure(level, "ttft_s") is not None]
     if not levels:
         return "Time to first token"
     last = max(reversed(levels), key=offered_load.amount)
-    low, high = figure(last, "ttft_s", "p50"), figure(last, "ttft_s", "max")
-    return f"{last['label']}: half of the first tokens come within {seconds(low)}, the last after {seconds(high)}"
+    half, end = (wait_in_words(last, "ttft_s", part) for part in ("p50", "max"))
+    values = analysis.run.column("ttft_s")[analysis.run.good(last["index"])]
+    if not np.isfinite(values).any():  # all users hung up
+        return f"{last['label']}: nobody waited for a first token"
+    first = seconds(float(np.nanmin(values)))
+    if first == end:
+        return f"{last['label']}: every first token comes after {end}"
+    where = f"half of them or more after {half}" if half == end else f"half of them within {half}"
+    return f"{last['label']}: first tokens come after {first} to {end}, {where}"

@@ -25,8 +25,20 @@ GLOSSARY = (
         "slots",
         "How many requests the server works on at once (Ollama: OLLAMA_NUM_PARALLEL; vLLM: max-num-seqs); others queue.",
     ),
-    ("slot wait", "Time in the queue while all slots are taken."),
-    ("batch wait", "Time until the batch in flight has ended, although a slot is free; it is no queueing."),
+    (
+        "queue wait",
+        "All the time before the server works on a request's prompt: slot wait and batch wait together, the model's load apart.",
+    ),
+    ("slot wait", "The part of queue wait while all slots are taken: the queue for a slot."),
+    (
+        "batch wait",
+        "The rest of queue wait: a slot is free, but the batch in flight must end first. It happens below the slots too.",
+    ),
+    (
+        "load",
+        "What the server takes to have the model ready for a request: some ms where it is loaded, seconds where it is not.",
+    ),
+    ("step", "One batch of the server that only decodes: each stream that decodes gets one token."),
     ("stall", "What a stream's decode lost while the server read other requests' prompts."),
     ("p50, p95, p99", "Half of the values, 95 % and 99 % of them are no larger; p95 takes 20 values, p99 takes 100."),
     (

@@ -10,12 +10,12 @@ from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import ALL as SIMULATED
 from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
 from loadtest.analyse.reports import energy_report
-from loadtest.analyse.reports.command import command
+from loadtest.analyse.reports.command import command, serve_command
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.server.model_memory import parts as memory_parts
 from loadtest.analyse.summary import Analysis, failed, figure, has_tokens, wait_in_words
 from loadtest.grid import Grid
-from loadtest.metrics import FORMULAS, VOID, needed
+from loadtest.metrics import FORMULAS, S_PER_NS, VOID, needed
 from loadtest.records import Outcome
 from loadtest.slo import judged_before
 from loadtest.text import UNKNOWN, number, percent, seconds
@@ -174,16 +174,35 @@ def level_table(level: dict[str, Any]) -> Grid:
 
 
 def step_time_table(analysis: Analysis) -> Grid:
-    """Return the measured step times, a row a number of streams decoding, beside the law's."""
-    law = analysis.steps.law
+    """Return the measured step times, a row a number of streams decoding, beside those of the line through them."""
+    law, times = analysis.steps.law, analysis.steps.times
+    two = any(len(entry.kinds) > 1 for entry in times)
     rows = []
-    for entry in analysis.steps.times:
+    for entry in times:
         kinds = [f"{_in_ms(kind.centre_s)} ({percent(kind.share)})" for kind in entry.kinds]
-        said = _in_ms(law.at(entry.streams)) if law else UNKNOWN
         measured = (entry.mean_s, entry.median_s, entry.p10_s, entry.p90_s)
-        cells = [_in_ms(value) for value in measured]
-        rows.append((str(entry.streams), str(entry.n), *cells, " and ".join(kinds) if len(kinds) > 1 else "one", said))
-    heads = ("streams decoding", "steps", "mean ms", "median", "p10", "p90", "kinds of step", "the law's")
+        rows.append(
+            (
+                str(entry.streams),
+                str(entry.n),
+                *(_in_ms(value) for value in measured),
+                *([" and ".join(kinds) if len(kinds) > 1 else "one kind"] if two else []),
+                *([_in_ms(law.at(entry.streams))] if law else []),
+            )
+        )
+    heads = (
+        "streams decoding",
+        "gaps between tokens",
+        *("step, mean ms", "median", "p10", "p90"),
+        *(["two kinds of step, median ms"] if two else []),
+        *(
+            [
+                f"by the line {_in_ms(law.base_s)} + {_in_ms(law.per_stream_s)} n{'' if law.fits else ', which does not fit'}"
+            ]
+            if law
+            else []
+        ),
+    )
     return Grid(heads, tuple(rows), names=0)
 
 
@@ -254,7 +273,8 @@ def facts_table(analysis: Analysis) -> Grid:
             f"{summary['name']} ({summary['state'] or 'state unknown'}, started {summary['started'] or 'at an unknown time'})",
         ),
         ("server", f"{findings.measured_on(summary)} at {_urls(analysis)}"),
-        *([("simulated", mark)] if (mark := simulated_mark(summary)) else []),
+        *([("took", took)] if (took := _took(run)) else []),
+        *([("simulated", mark.removeprefix("simulated: "))] if (mark := simulated_mark(summary)) else []),
         *([("reached", way)] if (way := _way(run.get("scenario") or {})) else []),
         ("wire", str(summary["target"].get("dialect") or UNKNOWN)),
         ("context", f"{server.get('context') or 'unknown'} tokens"),
@@ -263,10 +283,27 @@ def facts_table(analysis: Analysis) -> Grid:
         ("client", _client(machine)),
         ("hardware", _hardware(summary)),
         ("energy", energy_report.fact(summary)),
+        *([("its server", served)] if (served := _served(analysis)) else []),
         ("run it again", command(analysis.run) or UNKNOWN),
         ("versions", versions or UNKNOWN),
     )
     return Grid(("", ""), pairs, prose=True)
+
+
+def _served(analysis: Analysis) -> str:
+    """Return how the simulated server was started that a run measured; empty of real ones."""
+    if not (said := serve_command(analysis.run, analysis.slots)):
+        return ""
+    return f"{said} (a simulated one, as far as the run shows it: in another terminal, before the run)"
+
+
+def _took(facts: dict[str, Any]) -> str:
+    """Return how long it was from the begin of the first level to the end of the last one; empty where that is not known."""
+    ends = [(level.get("started_ns"), level.get("ended_ns")) for level in facts.get("levels") or []]
+    if not ends or not all(isinstance(at, int) for pair in ends for at in pair):
+        return ""
+    span = seconds((max(end for _, end in ends) - min(start for start, _ in ends)) * S_PER_NS)
+    return f"{span} from the begin of the first level to the end of the last"
 
 
 def _way(scenario: dict[str, Any]) -> str:
