@@ -16,7 +16,7 @@ from loadtest.analyse.charts import itl, percentiles, ttft
 from loadtest.analyse.figures import stats
 from loadtest.analyse.findings import prompt_findings
 from loadtest.analyse.findings.simulated import simulated_warning
-from loadtest.analyse.reports import tables
+from loadtest.analyse.reports import run_table
 from loadtest.analyse.reports.answers import verdict_in_words
 from loadtest.analyse.reports.command import command, serve_command
 from loadtest.analyse.run.frames import RunData
@@ -157,7 +157,7 @@ def test_a_run_of_a_simulated_server_says_how_to_bring_it_back(tmp_path: Path) -
     said = serve_command(found.run, found.slots)
     assert said is not None
     assert said.startswith("loadtest serve --profile quick --speed 2 --port 4242 --slots 4")
-    facts = tables.facts_table(found)
+    facts = run_table.facts_table(found)
     assert any(said in row[1] for row in facts.rows)
     make(tmp_path / "real", users=(1, 8))
     found = analyse(tmp_path / "real")

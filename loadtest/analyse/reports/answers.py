@@ -153,7 +153,7 @@ def to_do(levels: Sequence[dict[str, Any]]) -> list[ToDo]:
 
 
 def tiles(analysis: Analysis) -> list[Tile]:
-    """Return the four figures: the most output, where it levels off, slots, and TTFT p95 there; of embeddings their like."""
+    """Return the four figures: the most output, where it levels off, TTFT p95 there, and slots; of embeddings their like."""
     levels = analysis.summary["levels"]
     if levels and not has_tokens(*levels):
         return _without_tokens(levels)
@@ -172,7 +172,7 @@ def tiles(analysis: Analysis) -> list[Tile]:
     else:
         most = Tile("Most output tokens/s", number(best["output_tokens_per_s"]), f"at {best['label']}")
         off, at = _levels_off(_series_with(levels, best))
-    return [most, off, _slots(analysis), _ttft(at, best, missing)]
+    return [most, off, _ttft(at, best, missing), _slots(analysis)]
 
 
 def _without_tokens(levels: Sequence[dict[str, Any]]) -> list[Tile]:
