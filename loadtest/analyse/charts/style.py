@@ -42,7 +42,7 @@ REQUEST_STATES = (
     ("load_s", "load", PURPLE),
     ("prefill_s", "prefill", SKY),
 )
-WAITING = PALE  # TTFT that the server does not split
+WAITING = PALE  # before the first token, where it is not split
 DECODING = BLUE
 VERDICTS = {"valid": "#00775A", "suspect": "#9A6700", "void": "#B3400A"}
 
