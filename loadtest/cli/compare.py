@@ -16,17 +16,16 @@ from rich.text import Text
 from loadtest.analyse.comparison import compare_report
 from loadtest.analyse.comparison.comparable import ASKED
 from loadtest.analyse.comparison.compare import (
-    BETTER,
     NOT_COMPARABLE,
     RUN_NOISE,
     SAME,
     TOLERANCE,
     TOO_FEW,
-    WORSE,
     Change,
     Comparison,
 )
 from loadtest.analyse.comparison.compare import compare as compare_runs
+from loadtest.analyse.comparison.many_report import CHANGE_STYLES
 from loadtest.analyse.summary import analyse
 from loadtest.cli.many import set_side_by_side
 from loadtest.cli.results import json_option, print_json, print_written, write_comparison
@@ -55,7 +54,6 @@ ONE_RUN = (
     "name two runs, BASE and NEW, or several of each: compare BASE1 BASE2 --against NEW1 NEW2; three and more without "
     "--against stand side by side."
 )
-CHANGE_STYLES = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_COMPARABLE: "dim"}
 
 
 class ToleranceParam(click.ParamType[float]):

@@ -13,8 +13,19 @@ import click
 from click.core import ParameterSource
 
 PREFIX = "LOADTEST_"
-# Names in use for other things: LOADTEST_URL_KEY_… begins the names of variables that hold keys taken out of URLs.
-RESERVED = ("STAMPS", "CALIBRATION", "BASIC_AUTH", "SECRETS", "BENCH_HERE", "URL_KEY_")
+# Names in use for other things: those that end in _ begin the names of variables that hold what was written out.
+RESERVED = (
+    "STAMPS",
+    "CALIBRATION",
+    "BASIC_AUTH",
+    "SECRETS",
+    "SECRET_TEXTS",
+    "BENCH_HERE",
+    "URL_KEY_",
+    "BODY_",
+    "HEADER_",
+    "QUERY_",
+)
 SHOWING = (
     "report",
     "no_report",

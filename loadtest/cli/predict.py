@@ -13,6 +13,7 @@ from rich.text import Text
 from loadtest.cli.options import LIST_METAVARS, LISTS_OF
 from loadtest.cli.results import json_option, print_json, print_trouble, print_written
 from loadtest.errors import PredictionError, ScenarioError
+from loadtest.metrics import VOID
 
 if TYPE_CHECKING:
     from loadtest.analyse.summary import Analysis
@@ -65,7 +66,7 @@ def predict(
     """
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.run.groups import refuse
-    from loadtest.analyse.summary import analyse
+    from loadtest.analyse.summary import analyse, without_void
     from loadtest.analyse.whatif.plan import Plan, new_seed
     from loadtest.analyse.whatif.predict_loads import predict_loads
 
@@ -73,12 +74,14 @@ def predict(
     path = _free(out)
     analysis = analyse(run)
     refuse(analysis.run, [each for each, _ in analysis.groups], "predict")
+    good = without_void(analysis)
     document = predict_loads(
-        analysis.run,
-        analysis.slots,
-        analysis.steps,
-        analysis.summary["levels"],
+        good.run,
+        good.slots,
+        good.steps,
+        good.summary["levels"],
         asked_facts(analysis.run),
+        void=[level["label"] for level in analysis.summary["levels"] if level["verdict"] == VOID],
         concurrencies=concurrency or (),
         rates=rate or (),
         slots=slots or (),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loadtest.analyse.figures.cost import Prices
 from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.environment import is_from_environment, named_in_environment, url_taken
 from loadtest.cli.expected import Expected, beforehand, enough, people
@@ -19,7 +18,6 @@ from loadtest.cli.groups import RunCommand
 from loadtest.cli.keeping import as_predicted, kept_beforehand, with_question
 from loadtest.cli.monitor import Monitoring, monitor_options
 from loadtest.cli.options import file_and_url, make_scenario, scenario_options
-from loadtest.cli.prices import price_options
 from loadtest.cli.progress import LiveLine, NoLine
 from loadtest.cli.report import SLO_HELP, any_records_lost, exit_code, show_report
 from loadtest.cli.results import GateFiles, gate_options, json_option, print_json, report_dict
@@ -71,7 +69,6 @@ class Showing:
     quiet: bool = False  # no progress, no notes; of the results the folder alone
     as_json: bool = False
     gates: GateFiles = field(default_factory=GateFiles)
-    prices: Prices = field(default_factory=Prices)
 
     def line(self) -> LiveLine:
         return NoLine() if self.quiet else LiveLine()
@@ -88,15 +85,14 @@ def showing_options(command: Callable[..., Any]) -> Callable[..., Any]:
         quiet: bool,
         as_json: bool,
         gates: GateFiles,
-        prices: Prices,
         **others: Any,
     ) -> Any:
         charts = _charts_wanted(report=report, no_report=no_report)
         text = not (quiet or as_json)
-        showing = Showing(charts, text=text, quiet=quiet, as_json=as_json, gates=gates, prices=prices)
+        showing = Showing(charts, text=text, quiet=quiet, as_json=as_json, gates=gates)
         return command(*given, showing=showing, **others)
 
-    with_results = json_option(gate_options(price_options(with_showing)))
+    with_results = json_option(gate_options(with_showing))
     with_quiet = click.option(
         "-q", "--quiet", is_flag=True, help="Print the run folder alone, and what went wrong to stderr."
     )(with_results)
@@ -279,7 +275,6 @@ def show_ended(
             charts=showing.charts and not failed,
             objectives=judged,
             text=showing.text,
-            prices=showing.prices,
         )
     except (LoadTestError, OSError):
         if not failed:

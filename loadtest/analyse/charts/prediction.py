@@ -40,7 +40,8 @@ def draw(
         for axes, (name, key, statistic) in zip(panels, PANELS, strict=True):
             panel(axes, analysis, group, curve, key, statistic, objectives)
             axes.set_title(name)
-        subtitle = f"{group.label}; bars and band: 95 %" if group.label else "bars and band: 95 %"
+        said = "dots are measured, lines are predicted; bars and band: 95 %"
+        subtitle = f"{group.label}; {said}" if group.label else said
         return style.save(figure, path, analysis, title(analysis, group, curve), subtitle)
 
 
@@ -125,7 +126,10 @@ def panel(
     top = max(group.concurrencies)
     inside = [each for each in line if each[0] <= top]
     beyond = [each for each in line if each[0] >= top]
-    for part, dashes, label in ((inside, "-", "predicted"), (beyond, (0, (3, 2)), "predicted, not measured")):
+    for part, dashes, label in (
+        (inside, "-", "predicted, also between the measured loads"),
+        (beyond, (0, (3, 2)), "predicted past them"),
+    ):
         if len(part) < 2:
             continue
         at = [users for users, _, _ in part]

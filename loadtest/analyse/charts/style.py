@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ REQUEST_STATES = (
     ("load_s", "load", PURPLE),
     ("prefill_s", "prefill", SKY),
 )
-WAITING = PALE  # TTFT that the server does not split
+WAITING = PALE  # before the first token, where it is not split
 DECODING = BLUE
 VERDICTS = {"valid": "#00775A", "suspect": "#9A6700", "void": "#B3400A"}
 
@@ -89,8 +89,19 @@ def page(
     return figure, axes[:panels]
 
 
-def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: str = "") -> Path:
-    """Put title, simulated mark, legend and footer around a figure and write it as PNG."""
+def save(
+    figure: Figure,
+    path: Path,
+    analysis: Analysis,
+    title: str,
+    subtitle: str = "",
+    *,
+    at_last: Sequence[Callable[[], object]] = (),
+) -> Path:
+    """Put title, simulated mark, legend and footer around a figure and write it as PNG.
+
+    `at_last` is called when all has its place: what is written then moves nothing, and has characters that the font can draw.
+    """
     height = figure.get_figheight()
     subtitle = " · ".join(filter(None, (analysis.summary.get("group"), subtitle)))
     simulated = simulated_mark(analysis.summary)
@@ -111,6 +122,10 @@ def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: s
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=room, w_pad=0.08, h_pad=0.08))
     for each in figure.findobj(Text):
         each.set_text(drawable(each.get_text()))
+    if at_last:
+        figure.draw_without_rendering()
+    for write_last in at_last:
+        write_last()
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
     return path
 

@@ -46,7 +46,8 @@ def _at_once(level: dict[str, Any]) -> float:
 def request_rows(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
     """Draw the first requests of a level, a row each in the order sent; warm-up ones pale."""
     frame = analysis.run.requests
-    rows = frame[(frame["level"] == level["index"]) & np.isfinite(frame["send"])].head(MOST_ROWS)
+    sent = frame[(frame["level"] == level["index"]) & np.isfinite(frame["send"])]
+    count, rows = len(sent), sent.head(MOST_ROWS)
     if not len(rows):
         style.empty(axes, "No request of this level was sent.")
         return
@@ -90,7 +91,9 @@ def request_rows(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("time since the level began (s)")
-    axes.set_ylabel("requests, in the order sent")
+    axes.set_ylabel(
+        "requests, in the order sent" if len(rows) == count else f"the first {len(rows)} of {count} requests sent"
+    )
 
 
 def _bars(axes: Axes, place: tuple[Any, Any, Any], colour: str, fade: Any) -> None:

@@ -168,7 +168,7 @@ def _passed_over(run: RunData, requests: RequestInstants, events: TimedEvents) -
     steps = _observed_steps(run, requests, events)
     counted = steps.passed if requests.told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
     readings = _Readings(steps.at_work, steps.weight, steps.asked, counted, steps.settled)
-    return _witness("passed_over", readings, "steps that passed a waiting request over")
+    return _witness("passed_over", readings, "steps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,8 @@ def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
     if totals[best] < max(FEWEST_READINGS, LEAST_PRESSED_SHARE * pressed):
         return None
     share = float(totals[best]) / total
-    said = f"{values[best]:.0f} in {percent(share)} of {total:.0f} {what}"
+    at_work = f"{counted(int(values[best]), 'request')} {'was' if values[best] == 1 else 'were'} at work"
+    said = f"{at_work} in {percent(share)} of the {total:.0f} {what} that another one had to wait through"
     return Witness(name, int(values[best]) if share >= LEAST_AGREEMENT else None, said)
 
 
@@ -307,4 +308,4 @@ def _full_batches(requests: RequestInstants, events: TimedEvents) -> Witness | N
     settled = opens - last_before(last, opens - slack) > SETTLED_S
     asked = requests.in_flight.at(opens - slack)
     readings = _Readings(held.astype(np.float64), np.ones(len(held)), asked, waited, settled)
-    return _witness("full_batches", readings, "batches that left a request waiting")
+    return _witness("full_batches", readings, "batches")

@@ -90,6 +90,7 @@ def predict_loads(
     levels: Sequence[dict[str, Any]],
     facts: dict[str, Any],
     *,
+    void: Sequence[str] = (),
     concurrencies: Sequence[int] = (),
     rates: Sequence[float] = (),
     slots: Sequence[int] = (),
@@ -100,6 +101,7 @@ def predict_loads(
     Args:
         levels: of summary.json.
         facts: what another run must share with this one to be held against the prediction.
+        void: labels of levels that the run has and that are left out here.
         slots: to predict for, in place of the server's own.
         plan: of the run to come, whose very requests are predicted.
 
@@ -109,10 +111,6 @@ def predict_loads(
     if slots and not concurrencies and not rates:
         top = max((level["concurrency"] for level in used if level["concurrency"]), default=None)
         concurrencies, rates = ([top], rates) if top else (concurrencies, [max(level["rate"] for level in used)])
-    if all(level["verdict"] == VOID for level in used):
-        raise PredictionError(
-            f"No prediction: every level of {run.path} is void; measure again, and see the report for why."
-        )
     known = known_slots(run, found)
     models, said = _models(run, known, steps, used)
     seen = known.slots.estimate or 0
@@ -124,8 +122,8 @@ def predict_loads(
     said += _unknown_cache(models)
     if known.limit is None:
         said.insert(0, _unknown_limit(seen, run))
-    if void := [level["label"] for level in used if level["verdict"] == VOID]:
-        said.append(f"Void, and not used to check the model: {listed(void)}.")
+    if void:
+        said.append(f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {listed(void)}.")
     first = next(iter(models.values()))
     return document_of(run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads), plan=plan)
 

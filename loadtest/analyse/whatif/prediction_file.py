@@ -22,7 +22,7 @@ from loadtest.analyse.whatif.textbook import FigureValues
 from loadtest.credentials import scrubber
 from loadtest.errors import PredictionError
 from loadtest.records import newer
-from loadtest.text import counted
+from loadtest.text import counted, rated
 
 KIND, SCHEMA = "loadtest prediction", 1
 FILE_NAME = "prediction.json"
@@ -63,7 +63,7 @@ class PredictedLoad:
     def label(self) -> str:
         """Say the load, e.g. "8 streams", "8 people" or "2 requests/s on 4 slots"."""
         if self.concurrency is None:
-            load = f"{self.rate:g} request{'' if self.rate == 1 else 's'}/s"
+            load = rated(self.rate or 0.0)
         else:
             load = counted(self.concurrency, *(("person", "people") if self.people else ("stream",)))
         return f"{load} with {counted(self.slots_asked, 'slot')}" if self.slots_asked else load

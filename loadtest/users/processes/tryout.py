@@ -60,7 +60,7 @@ class UserTarget:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
         scenario = reached(Scenario.from_dict(row["scenario"], where="the master's message"))
-        templates_of(scenario.header, scenario.query)  # raises where this machine lacks a variable
+        templates_of(scenario.header, scenario.query, scenario.body)  # raises where this machine lacks a variable
         model = ServedModel(**row["model"])
         server = Server(**{**row["server"], "models": tuple(ServedModel(**one) for one in row["server"]["models"])})
         dialect = dialect_for(scenario, api=row["api"], model=model.name, kind=server.kind)
