@@ -116,6 +116,6 @@ def _prefills(run: RunData, level: dict[str, Any]) -> _Prefills:
     return _Prefills(took[rows][good], together[good], tokens[rows][good])
 
 
-def _apart(starts: FloatArray) -> FloatArray:
+def _apart(starts: FloatArray) -> BoolArray:
     """Mark the starts that are not near the one before."""
-    return np.asarray(np.abs(np.diff(starts, prepend=starts[0])) > NEAR_S)
+    return np.asarray(np.abs(np.diff(starts, prepend=starts[0])) > NEAR_S, dtype=np.bool_)
