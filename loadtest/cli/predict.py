@@ -16,6 +16,7 @@ from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import VOID
 
 if TYPE_CHECKING:
+    from loadtest.analyse.whatif.plan import Plan
     from loadtest.analyse.summary import Analysis
     from loadtest.analyse.whatif.prediction_file import Document
 
@@ -67,7 +68,6 @@ def predict(
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.run.groups import refuse
     from loadtest.analyse.summary import analyse, without_void
-    from loadtest.analyse.whatif.plan import Plan, new_seed
     from loadtest.analyse.whatif.predict_loads import predict_loads
 
     _check_loads(concurrency, rate, slots)
@@ -85,13 +85,20 @@ def predict(
         concurrencies=concurrency or (),
         rates=rate or (),
         slots=slots or (),
-        plan=Plan(requests, new_seed()) if requests else None,
+        plan=_planned(requests),
     )
     written = _write(path, document, analysis)
     if as_json:
         print_json({**orjson.loads(document.to_bytes()), "files": [str(file) for file in written]})
         return
     _show(document, analysis, written)
+
+
+def _planned(requests: int | None) -> Plan | None:
+    """Return the plan of a run that sends so many requests to each load, with a new seed."""
+    from loadtest.analyse.whatif.plan import Plan, new_seed
+
+    return Plan(requests, new_seed()) if requests else None
 
 
 def _check_loads(
