@@ -16,7 +16,6 @@ from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import VOID
 
 if TYPE_CHECKING:
-    from loadtest.analyse.whatif.plan import Plan
     from loadtest.analyse.summary import Analysis
     from loadtest.analyse.whatif.prediction_file import Document
 
@@ -68,6 +67,7 @@ def predict(
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.run.groups import refuse
     from loadtest.analyse.summary import analyse, without_void
+    from loadtest.analyse.whatif.plan import Plan, new_seed
     from loadtest.analyse.whatif.predict_loads import predict_loads
 
     _check_loads(concurrency, rate, slots)
@@ -85,20 +85,9 @@ def predict(
         concurrencies=concurrency or (),
         rates=rate or (),
         slots=slots or (),
-        plan=_planned(requests),
+        plan=Plan(requests, new_seed()) if requests else None,
     )
-    written = _write(path, document, analysis)
-    if as_json:
-        print_json({**orjson.loads(document.to_bytes()), "files": [str(file) for file in written]})
-        return
-    _show(document, analysis, written)
-
-
-def _planned(requests: int | None) -> Plan | None:
-    """Return the plan of a run that sends so many requests to each load, with a new seed."""
-    from loadtest.analyse.whatif.plan import Plan, new_seed
-
-    return Plan(requests, new_seed()) if requests else None
+    _show(document, analysis, _write(path, document, analysis), as_json=as_json)
 
 
 def _check_loads(
@@ -145,9 +134,12 @@ def _write(path: Path, document: Document, analysis: Analysis) -> list[Path]:
     return [write_whole(path, document.to_bytes()), picture]
 
 
-def _show(document: Document, analysis: Analysis, written: list[Path]) -> None:
+def _show(document: Document, analysis: Analysis, written: list[Path], *, as_json: bool) -> None:
     from loadtest.analyse.reports import prediction_report as words
 
+    if as_json:
+        print_json({**orjson.loads(document.to_bytes()), "files": [str(file) for file in written]})
+        return
     console = Console()
     print_trouble(console, analysis.run.trouble)
     for sentence in document.said:

@@ -54,9 +54,7 @@ def request_rows(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
     start = float(rows["send"].min())
     y = np.arange(1, len(rows) + 1)
     fade = np.where(rows["warmup"], 0.35, 1.0)
-    at = rows["send"].to_numpy(dtype=np.float64) - start
-    first = rows["first_token"].to_numpy(dtype=np.float64) - start
-    end = rows["end"].to_numpy(dtype=np.float64) - start
+    at, first, end = (rows[name].to_numpy(dtype=np.float64) - start for name in ("send", "first_token", "end"))
     seen = np.isfinite(first)
     used = []
     for name, label, colour in style.REQUEST_STATES:
@@ -85,18 +83,15 @@ def request_rows(axes: Axes, analysis: Analysis, level: dict[str, Any]) -> None:
             axes.plot(end[marked], y[marked], **look)
             handles.append(Line2D([], [], label=label, **look))
     axes.legend(handles=handles, ncols=7, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
-    _frame(axes, len(rows), count, float(end.max()))
-
-
-def _frame(axes: Axes, rows: int, count: int, longest: float) -> None:
-    """Name and limit the axes of the first `rows` of `count` requests."""
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylim(rows + 0.6, 0.4)
-    axes.set_xlim(0, longest * 1.01)
+    axes.set_ylim(len(rows) + 0.6, 0.4)
+    axes.set_xlim(0, float(end.max()) * 1.01)
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("time since the level began (s)")
-    axes.set_ylabel("requests, in the order sent" if rows == count else f"the first {rows} of {count} requests sent")
+    axes.set_ylabel(
+        "requests, in the order sent" if len(rows) == count else f"the first {len(rows)} of {count} requests sent"
+    )
 
 
 def _bars(axes: Axes, place: tuple[Any, Any, Any], colour: str, fade: Any) -> None:

@@ -70,10 +70,10 @@ class Advice:
     objectives: tuple[Objective, ...]
     memory: MemoryBySlots | str | None  # a text says why it is unknown; None: it was not asked for
     gpu_bytes: float | None
-    best: int | None  # None: no number of slots fits the memory, or the run never reached the slots' limit
-    levers: tuple[Lever, ...]  # the most helpful first
-    ranked_by: Objective
-    capacities: tuple[SustainableLoad, ...]  # as measured, then with the best slots; empty without objectives
+    best: int | None = None  # no number of slots fits the memory, or the run never reached the slots' limit
+    levers: tuple[Lever, ...] = ()  # the most helpful first
+    ranked_by: Objective = DEFAULT_OBJECTIVE
+    capacities: tuple[SustainableLoad, ...] = ()  # as measured, then with the best slots; empty without objectives
     predicted_now: Prediction  # at `load`: changes are compared with it, so that the model's error cancels
     promised: dict[int, Prediction] = dataclasses.field(default_factory=dict)  # by measured load, with `trial` slots
     equal_answers: bool = False  # whether all answers of the run had one length; cells then rest on varied ones
@@ -207,19 +207,10 @@ def advise_slots(
         objectives=tuple(objectives),
         memory=memory,
         gpu_bytes=gpu_bytes,
-        best=None,
-        levers=(),
-        ranked_by=DEFAULT_OBJECTIVE,
-        capacities=(),
         predicted_now=model.closed(group.concurrencies[-1]),
         equal_answers=len(set(as_run.outputs)) == 1 < len(set(model.outputs)),
         void=tuple(level["label"] for level in known if level["verdict"] == VOID),
     )
-    return _concluded(advice, as_run)
-
-
-def _concluded(advice: Advice, as_run: ServerModel) -> Advice:
-    """Return the advice with what follows from its table: the best slots, other settings, capacities and the promise."""
     advice = dataclasses.replace(advice, best=_best(advice), ranked_by=_pressing(advice))
     return dataclasses.replace(
         advice, levers=rank_levers(advice), capacities=_sustainable(advice), promised=_promised(advice, as_run)
