@@ -19,7 +19,7 @@ from support.made_memory import HF_CONFIGS, PUBLISHED_FILES, PUBLISHED_PARAMETER
 from loadtest.errors import ScenarioError
 from loadtest.memory import estimate, report, shapes, weights
 from loadtest.memory import gguf as header
-from loadtest.memory.estimate import Cache, Facts, Plan
+from loadtest.memory.estimate import Cache, Facts, MemoryPlan
 from loadtest.memory.loaded import kv_bytes, server_facts
 
 Call = Callable[..., tuple[int, str, str]]
@@ -33,9 +33,9 @@ def figures(loadtest: Call, *args: str) -> dict[str, Any]:
     return body
 
 
-def plan_of(name: str, quantization: str = "q4_0", **rest: Any) -> Plan:
+def plan_of(name: str, quantization: str = "q4_0", **rest: Any) -> MemoryPlan:
     known, shape, _ = shapes.find(name)
-    return Plan(facts=estimate.facts_of_shape(known, shape, quantization=quantization), **rest)
+    return MemoryPlan(facts=estimate.facts_of_shape(known, shape, quantization=quantization), **rest)
 
 
 # --- what is published ------------------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ def test_a_real_engine_takes_what_is_estimated(tmp_path: Path) -> None:
         name: max(map(float, re.findall(rf"CPU {name} buffer size = +([\d.]+) MiB", said)))
         for name in ("KV", "compute")
     }
-    plan = Plan(facts=estimate.facts_of_gguf("tiny", header.read_gguf(path)), context=4096, slots=4)
+    plan = MemoryPlan(facts=estimate.facts_of_gguf("tiny", header.read_gguf(path)), context=4096, slots=4)
     assert plan.kv == sizes["KV"] * 2**20
     assert 0.5 < plan.compute / (sizes["compute"] * 2**20) < 2  # an allowance, not a promise
 
@@ -336,7 +336,7 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
     from loadtest.memory.loaded import LoadedMemory
 
     facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=Cache(2**20), width=4096)
-    plan = Plan(facts=facts, context=1024)  # 2 GiB a slot
+    plan = MemoryPlan(facts=facts, context=1024)  # 2 GiB a slot
     assert report.estimate_sentences(plan, LoadedMemory(18 * GIB, 0), None)[2:] == [
         "The server reports 18.00 GiB for the loaded model; the estimate of weights and KV cache is 12.00 GiB.",
         "That is 6.00 GiB (50 %) more than estimated.",

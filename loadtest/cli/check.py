@@ -13,7 +13,7 @@ import httpx
 from loadtest.cli.environment import named_in_environment, url_taken
 from loadtest.cli.options import make_scenario, one_url, option_of
 from loadtest.cli.results import json_option, print_json
-from loadtest.cli.trial import try_out
+from loadtest.cli.trial import try_server
 from loadtest.credentials import withhold
 from loadtest.dialects import dialect_for
 from loadtest.errors import ScenarioError, TargetError
@@ -87,7 +87,7 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
         return 0
     if chosen is None:
         raise TargetError(f"nothing can be tried without a model: {trouble}")
-    return try_out(server, chosen, asked, scenario)
+    return try_server(server, chosen, asked, scenario)
 
 
 def _look(

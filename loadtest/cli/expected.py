@@ -54,7 +54,7 @@ def beforehand(scenario: Scenario, objectives: Sequence[Objective]) -> str | Non
     )
 
 
-def people(scenario: Scenario, turns: float) -> str | None:
+def people_sentence(scenario: Scenario, turns: float) -> str | None:
     """Say how levels of people begin, and what their thinking alone takes; None without conversations in a closed loop.
 
     Args:

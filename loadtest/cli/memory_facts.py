@@ -16,7 +16,7 @@ from loadtest.text import shown
 
 if TYPE_CHECKING:
     from loadtest.analyse.run.frames import RunData
-    from loadtest.memory.estimate import Facts, Plan
+    from loadtest.memory.estimate import Facts, MemoryPlan
     from loadtest.memory.loaded import LoadedMemory
 
 DEFAULT_QUANTIZATION = "q4_K_M"  # that of most tags in Ollama's library
@@ -55,7 +55,7 @@ class MemoryOptions:
 class MemoryEstimate:
     """An estimate, and what is shown beside it."""
 
-    plan: Plan
+    plan: MemoryPlan
     measured: LoadedMemory | None
     notes: tuple[str, ...]
     simulated: bool = False
@@ -64,7 +64,7 @@ class MemoryEstimate:
 
 def asked_estimates(asked: MemoryOptions) -> list[MemoryEstimate]:
     """Return the estimate asked for; of a run of several models or servers one for each."""
-    from loadtest.memory.estimate import CACHE_DTYPES, Plan
+    from loadtest.memory.estimate import CACHE_DTYPES, MemoryPlan
 
     cache = asked.cache_dtype.lower()
     if cache not in CACHE_DTYPES:
@@ -75,7 +75,7 @@ def asked_estimates(asked: MemoryOptions) -> list[MemoryEstimate]:
         every = [_estimate_of_server(asked, asked.url)]
     else:
         facts, notes = _asked_facts(asked)
-        every = [MemoryEstimate(Plan(facts=facts), None, notes)]
+        every = [MemoryEstimate(MemoryPlan(facts=facts), None, notes)]
     return [_with_options(asked, found) for found in every]
 
 
@@ -222,7 +222,7 @@ def _estimate_of_run(run: RunData) -> MemoryEstimate:
 
 def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
     from loadtest.credentials import withhold
-    from loadtest.memory.estimate import DEFAULT_CONTEXT, Plan
+    from loadtest.memory.estimate import DEFAULT_CONTEXT, MemoryPlan
     from loadtest.memory.loaded import LoadedMemory, server_facts
     from loadtest.targets.connect import control_client
     from loadtest.targets.probe import choose_model, probe, with_details
@@ -236,7 +236,7 @@ def _estimate_of_server(asked: MemoryOptions, url: str) -> MemoryEstimate:
             )
         model = with_details(client, server, choose_model(server, asked.model))
     facts = server_facts(shown(model.name), model.details, model.trained_context)
-    plan = Plan(facts=facts, context=model.context or DEFAULT_CONTEXT)
+    plan = MemoryPlan(facts=facts, context=model.context or DEFAULT_CONTEXT)
     notes = ["1 slot is assumed, because Ollama does not say how many it has; give more with --slots."]
     said = LoadedMemory(model.size, model.size_vram) if model.size else None
     if said is None:

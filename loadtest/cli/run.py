@@ -13,7 +13,7 @@ import click
 
 from loadtest.asyncio_driver.session import Beside, Choose, Finished, Keep, measure
 from loadtest.cli.environment import is_from_environment, named_in_environment, url_taken
-from loadtest.cli.expected import Expected, beforehand, enough, people
+from loadtest.cli.expected import Expected, beforehand, enough, people_sentence
 from loadtest.cli.groups import RunCommand
 from loadtest.cli.keeping import as_predicted, kept_beforehand, with_question
 from loadtest.cli.monitor import Monitoring, monitor_options
@@ -210,7 +210,7 @@ def _measure_levels(
     if (said := beforehand(plan, objectives)) is not None:
         line.say(said)
     turns = mean_turns(plan)
-    if (said := people(plan, turns)) is not None:
+    if (said := people_sentence(plan, turns)) is not None:
         line.say(said)
     watch = Expected(plan, line.say, turns) if objectives or plan.has_sessions else (lambda _: None)
     finished = run_scenario(scenario, out, line=line, beside=beside, keep=keep, watch=watch)

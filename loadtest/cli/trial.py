@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loadtest.credentials import KEY_VARIABLES
 from loadtest.scenario import Scenario
-from loadtest.targets.attempts import Attempt, changes, command
+from loadtest.targets.attempts import Attempt, changes, command_for
 from loadtest.targets.probe import ServedModel, Server
 from loadtest.targets.trial import OUTPUT_TOKENS, attempts, known_by
 from loadtest.targets.what_came import what_came
@@ -13,7 +13,7 @@ from loadtest.text import shown
 PATIENCE_S = 600.0  # for a first token: the model may have to be loaded
 
 
-def try_out(server: Server, model: ServedModel, asked: Scenario, scenario: Scenario) -> int:
+def try_server(server: Server, model: ServedModel, asked: Scenario, scenario: Scenario) -> int:
     """Send requests until one is answered, and print each; return the exit code.
 
     `asked` is what the command says, `scenario` the same with the API that was found out.
@@ -33,7 +33,7 @@ def try_out(server: Server, model: ServedModel, asked: Scenario, scenario: Scena
         return 1
     add = changes(asked, last.scenario)
     print(f"works      {f'only {add}' if add else 'as asked: nothing has to be added'}")
-    print(f"command    {command(last.scenario, server.url)}")
+    print(f"command    {command_for(last.scenario, server.url)}")
     for name, sentence in what_came(last):
         print(f"{name:10} {sentence}")
     for note in [*(last.record.doubts or []), *(last.record.notes or [])]:

@@ -72,7 +72,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class MemoryPlan:
     """A model served with a number of slots of a context each."""
 
     facts: Facts
@@ -84,7 +84,7 @@ class Plan:
     buffers_from: str = "as given with --buffers"  # … and why
     gpu: bool = True  # False: the model lies in host memory
 
-    def of_simulated(self) -> Plan:
+    def of_simulated(self) -> MemoryPlan:
         """Return the plan as a simulated server holds it, which has no engine, and so no buffers, unless they were given."""
         return replace(self, buffers=0, buffers_from="a simulated server has none") if self.buffers is None else self
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.memory.estimate import Facts, Plan, cache_of, facts_of_server
+from loadtest.memory.estimate import Facts, MemoryPlan, cache_of, facts_of_server
 from loadtest.memory.shapes import Shape, find
 
 KV_BYTES = 2  # per value: f16, the default of servers
@@ -53,7 +53,7 @@ class LoadedMemory:
     size: int
     size_vram: int | None
 
-    def beside(self, plan: Plan) -> dict[str, Any]:
+    def beside(self, plan: MemoryPlan) -> dict[str, Any]:
         """Return estimate, measurement and difference (measured − estimated; bytes, and share of the estimate)."""
         difference = self.size - plan.loaded
         return {

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from loadtest.memory import weights
-from loadtest.memory.estimate import BATCH, CACHE_DTYPES, MOST_SLOTS, Plan
+from loadtest.memory.estimate import BATCH, CACHE_DTYPES, MOST_SLOTS, MemoryPlan
 from loadtest.memory.loaded import LoadedMemory
 from loadtest.text import GIB, binary_size, counted, percent
 
@@ -14,7 +14,7 @@ SPARE_CACHE = "q8_0"  # the smaller cache that is worth naming: about half of f1
 NOT_COUNTED = "Activations are not counted: they grow with batch and sequence length, and may be the larger part."
 
 
-def estimate_rows(plan: Plan) -> list[tuple[str, str, str]]:
+def estimate_rows(plan: MemoryPlan) -> list[tuple[str, str, str]]:
     """Return (part, size, source) for each part of an estimate, the total last."""
     facts, found = plan.facts, [("weights", binary_size(plan.facts.weights), plan.facts.weights_from)]
     if plan.kv is not None:
@@ -30,7 +30,7 @@ def estimate_rows(plan: Plan) -> list[tuple[str, str, str]]:
     return [*found, ("total", binary_size(plan.total), f"{plan.total / 1e9:.2f} GB")]
 
 
-def _cache(plan: Plan) -> str:
+def _cache(plan: MemoryPlan) -> str:
     cache = plan.facts.cache
     assert cache is not None
     block, width = CACHE_DTYPES[plan.cache_dtype]
@@ -42,7 +42,7 @@ def _cache(plan: Plan) -> str:
 
 
 def estimate_sentences(
-    plan: Plan, measured: LoadedMemory | None, gpu: float | None, *, simulated: bool = False
+    plan: MemoryPlan, measured: LoadedMemory | None, gpu: float | None, *, simulated: bool = False
 ) -> list[str]:
     """Return what the estimate says: the file, the GPU's verdict, estimate beside measured."""
     besides = "; the file also holds a vocabulary of some MB" if plan.facts.tensors_only else ""
@@ -62,7 +62,7 @@ def _gpu_size(count: float) -> str:
     return f"{count / 1e9:.4g} GB ({binary_size(count)})"
 
 
-def _fit_sentences(plan: Plan, gpu: float) -> list[str]:
+def _fit_sentences(plan: MemoryPlan, gpu: float) -> list[str]:
     spare = gpu - plan.total
     if plan.kv is None:
         room = f"leaves {binary_size(spare)} for the KV cache" if spare >= 0 else f"is {binary_size(-spare)} too much"
@@ -75,7 +75,7 @@ def _fit_sentences(plan: Plan, gpu: float) -> list[str]:
     return [f"This {verdict}.", *_most_that_fits(plan, gpu)]
 
 
-def _most_that_fits(plan: Plan, gpu: float) -> list[str]:
+def _most_that_fits(plan: MemoryPlan, gpu: float) -> list[str]:
     most, context = plan.most_slots(gpu), plan.most_context(gpu)
     assert most is not None
     assert context is not None
@@ -97,7 +97,7 @@ def _most_that_fits(plan: Plan, gpu: float) -> list[str]:
     return said
 
 
-def _beside_measured(plan: Plan, measured: LoadedMemory, *, simulated: bool) -> list[str]:
+def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: bool) -> list[str]:
     plan = replace(plan, gpu=measured.size_vram != 0)
     difference = measured.size - plan.loaded
     more = "more" if difference >= 0 else "less"
@@ -129,7 +129,7 @@ def _beside_measured(plan: Plan, measured: LoadedMemory, *, simulated: bool) -> 
 
 
 def estimate_dict(
-    plan: Plan, measured: LoadedMemory | None, gpu: float | None, notes: tuple[str, ...], *, simulated: bool
+    plan: MemoryPlan, measured: LoadedMemory | None, gpu: float | None, notes: tuple[str, ...], *, simulated: bool
 ) -> dict[str, Any]:
     """Return plain JSON values; sizes in bytes."""
     facts = plan.facts

@@ -145,7 +145,7 @@ def changes(asked: Scenario, found: Scenario) -> str:
     )
 
 
-def command(scenario: Scenario, url: str) -> str:
+def command_for(scenario: Scenario, url: str) -> str:
     """Return the command that measures with such requests; of a secret its name alone is shown."""
     keys = [
         key

@@ -176,9 +176,8 @@ class Explainer:
     run: RunData  # whose requests carry their waits, as those of an Analysis do
     levels: Sequence[dict[str, Any]]  # of summary.json
     splitter: Splitter
-    models: (
-        tuple[ServerModel, ...] | str
-    )  # to replay a level with, the likeliest first; a clause says why there is none
+    # to replay a level with, the likeliest first; a clause says why there is none
+    models: tuple[ServerModel, ...] | str
     beside: tuple[str, ...]  # models of the run that loaded the same server: who asked for them is not named
 
     @classmethod

@@ -33,9 +33,8 @@ def command(run: RunData) -> str | None:
     asked = facts.get("asked") or {}
     if asked.get("find_max"):  # which chose both for its levels
         said |= {"concurrency": None, "duration": None, "requests": asked.get("requests")}
-    streams = not (
-        said.get("rate") or said.get("trace")
-    )  # a closed loop: what it asks of a server is not left to a default
+    # a closed loop: what it asks of a server is not left to a default
+    streams = not (said.get("rate") or said.get("trace"))
     words = [
         word
         for key in keys_of(Scenario)

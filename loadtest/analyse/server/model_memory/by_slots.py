@@ -8,7 +8,7 @@ from typing import Any
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.slots import Slots
 from loadtest.errors import PredictionError, ScenarioError
-from loadtest.memory.estimate import Plan
+from loadtest.memory.estimate import MemoryPlan
 from loadtest.memory.loaded import kv_bytes, server_facts
 
 
@@ -68,7 +68,7 @@ def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
     return MemoryBySlots(int(size), slots.estimate, int(context), kv)
 
 
-def plan_of_run(run: RunData, slots: Slots) -> Plan:
+def plan_of_run(run: RunData, slots: Slots) -> MemoryPlan:
     """Return the estimate for the run's model with its context and slots; raise PredictionError."""
     server, context = run.facts.get("server") or {}, granted(run)
     said = server.get("facts") or {}
@@ -81,4 +81,4 @@ def plan_of_run(run: RunData, slots: Slots) -> Plan:
         facts = server_facts(name, said.get("details") or {}, said.get("trained_context"))
     except ScenarioError as error:
         raise PredictionError(f"{run.path} is not enough to estimate from: {error}") from None
-    return Plan(facts=facts, context=int(context), slots=int(count))
+    return MemoryPlan(facts=facts, context=int(context), slots=int(count))

@@ -16,7 +16,7 @@ from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.slots import Slots
 from loadtest.errors import PredictionError
 from loadtest.memory import report
-from loadtest.memory.estimate import Plan
+from loadtest.memory.estimate import MemoryPlan
 from loadtest.memory.loaded import loaded_memory
 from loadtest.text import binary_size, counted, percent, signed
 
@@ -58,7 +58,7 @@ class MemoryReading:
 class MemoryComparison:
     """The estimate for the model of a run, and what was measured."""
 
-    plan: Plan
+    plan: MemoryPlan
     slots_from: str  # "server", "inferred", or "assumed" where the run saw no limit
     readings: tuple[MemoryReading, ...]  # the server's first
     vram: int | None  # bytes on a GPU, as the server reports
@@ -151,7 +151,7 @@ def same_machine(run: RunData, sampled: str) -> bool:
     return sampled != client or urlsplit(url).hostname in (*LOCAL, client)
 
 
-def _gpu_reading(machine: Machine, used: int, plan: Plan) -> MemoryReading:
+def _gpu_reading(machine: Machine, used: int, plan: MemoryPlan) -> MemoryReading:
     assert machine.gpus is not None
     source = str(machine.gpus.attrs["source"])
     many = f" of {machine.gpu_count} GPUs together" if machine.gpu_count > 1 else ""
@@ -199,7 +199,7 @@ def comparison_rows(found: MemoryComparison) -> list[tuple[str, str, str, str, s
     return lines
 
 
-def _what(plan: Plan) -> str:
+def _what(plan: MemoryPlan) -> str:
     return "all but the driver" if plan.gpu else "weights and KV cache"
 
 
@@ -248,7 +248,7 @@ def _other_plans(found: MemoryComparison, reading: MemoryReading) -> Iterator[tu
     plan = found.plan
     besides = reading.estimate - plan.loaded  # drivers
 
-    def taken(other: Plan) -> int:
+    def taken(other: MemoryPlan) -> int:
         return other.loaded + besides
 
     if not plan.gpu:
