@@ -25,10 +25,11 @@ from loadtest.errors import PredictionError
 from loadtest.text import listed
 
 MOST_TRIED = 3  # causes that are left out in turn
-MOST_EARLIER = 2  # of the time before it came
+MOST_EARLIER = 2  # requests of the time before it came that are tried as causes
 LEAST_SHARE = 0.02  # of the time to the first token, for a cause to be tried
-LEAST_SAVED = 0.05  # likewise, for it to be told
-ALIKE = 0.1  # likewise: of causes whose savings differ by less, the request that was at work longest is told
+LEAST_SAVED = 0.05  # of the time to the first token: a cause whose absence would save less is not told
+# of the time to the first token: of causes whose savings differ by less, the request that was at work longest is told
+ALIKE = 0.1
 MUCH_LONGER = 2.0
 USUAL = 1.25  # times the median of its level, up to which, and above the inverse, a request took as long as others do
 NOBODY = "no other request caused a part of it that counts"

@@ -59,7 +59,7 @@ from loadtest.analyse.server.turns import LONG_LOAD_S
 
 SLOWER = 1.25  # times what such a prompt takes, from which on the rest of its time has another cause
 LEAST_SLOWER_S = 0.02
-ALIKE = 0.5  # of its length, by which prompts may differ that show what it takes
+ALIKE = 0.5  # of a prompt's length: prompts that differ by less show how long it takes
 FEWEST_ALIKE = 3
 MOST_CHAINED = 4  # conversations that pushed one another out of the cache
 BIG_PROMPT = 2.0  # times the median prompt, from which on a prompt that was read during a slot wait is named

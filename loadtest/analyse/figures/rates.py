@@ -23,7 +23,7 @@ FEWEST_OPEN = 20  # answers that an interval of an open loop needs
 FEWEST_INDEPENDENT_ROUNDS = 4.0  # effective number of independent rounds that a closed loop's interval needs
 FEWEST_INDEPENDENT_ANSWERS = 10.0  # effective number of independent answers that an open loop's interval needs
 IN_STEP = 0.05  # of a round: answers that end within it count as ending together
-MOST_PARTS = 60  # into which a closed loop's window is cut for its error
+MOST_PARTS = 60  # into which a closed loop's window is cut, so that their differences give its error
 # The drain is reported where it holds this share of a level's requests and moves the mean decode speed by this share.
 DRAIN_SHARE, DRAIN_SHIFT = 0.1, 0.02
 

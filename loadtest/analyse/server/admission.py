@@ -18,7 +18,7 @@ from loadtest.errors import PredictionError
 TAKEN_UP_TOGETHER_S = 0.005  # prompts whose prefills began this close were admitted together
 TURNAROUND_S = 0.001  # assumed between an answer and the user's next request where the run shows none
 MOST_LENGTHS = 2000  # pairs kept for predictions to draw from
-FEWEST_RACES = 4  # from which odds are taken
+FEWEST_RACES = 4  # fewest prompts that could have been admitted together, for their odds to be taken from the run
 ASSUMED_CAUGHT = 0.5  # how often a freed slot's next stream makes the next batch, where the run shows no case
 LLAMA_SERVER_SINCE = (0, 30)  # from this version on Ollama runs llama.cpp's server, which splits passes by slots
 

@@ -21,9 +21,9 @@ from loadtest.text import counted, listed, percent, seconds
 SETTLE_S = 2.0  # after work: drivers average watts over a second, and clocks stay up a little
 BEFORE_S = 0.1  # a request's send, within which a reading may hold some of its work
 FEWEST_READINGS = 3  # of a level or an idle time
-LEAST_COVERED = 0.7  # of a level's window
+LEAST_COVERED = 0.7  # of a level's window that readings must cover, for its energy to be told
 MOST_BETWEEN = 2.5  # intervals of sampling between two readings of watts; more, and what lay between is unknown
-AT_LIMIT = 0.97  # of the driver's power limit
+AT_LIMIT = 0.97  # of the driver's power limit: a GPU that draws more is said to be at it
 IN_USE = 0.05  # utilisation of a GPU that should be idle
 NOT_SAMPLED = "watts were not sampled: loadtest run --monitor nvidia, dcgm=URL or rapl"
 SEVERAL = "requests to several models or servers ran beside each other, and watts cannot be told apart by them"

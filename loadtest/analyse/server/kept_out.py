@@ -25,15 +25,15 @@ from loadtest.text import seconds as seconds_text
 # with fewer requests that found the server idle, the shortest TTFT stands for that of an idle server
 FEWEST_LONE = 3
 FEWEST_FOR_LINE = 8  # of different lengths, from which on TTFT is a line in the prompt's length
-LEAST_LENGTH_RATIO = 1.5  # longest / shortest prompt, likewise
+LEAST_LENGTH_RATIO = 1.5  # longest / shortest prompt, from which on TTFT is a line in the prompt's length
 FEWEST_WAITS = 6  # requests that waited, and …
 WAITS_A_SLOT = 2  # … for each slot
 SHARES_TRIED = (0.0, 0.25, 0.5, 0.75, 1.0)
 LEAST_SHARE = 0.8  # of the time with more than S in flight, in which exactly S were at work
-MOST_ABOVE = 0.05  # of that time, in which more than S were
+MOST_ABOVE = 0.05  # of the time with more than S in flight, in which more than S were at work
 LEAST_BUSY, MOST_BUSY = 0.75, 1.25  # with prompts, one at a time: then requests may have waited for a prefill, and …
 NEAR_FIRST = 0.3  # of a prefill: work that begins so soon after another's first token did
-SCATTER_S = 0.002  # by which instants of begin and end are off at least
+SCATTER_S = 0.002  # instants at which work begins and ends are off by at least so much
 MOST_UNSETTLED = 0.9  # of that time may be left out, because a request at work had just ended
 
 

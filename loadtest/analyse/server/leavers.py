@@ -26,7 +26,7 @@ FEWEST_HANDOVERS = 5  # of answers that ended, for a usual handover
 LONG_S, LARGE_SHARE = 0.3, 0.1  # for each user who left, or of the slots' time: a server notices within 0.3 s
 LONG_STEPS = 4  # … or within so many steps, where these are long
 FAR = 5.0  # times the median, from there on a handover was somebody's who had left, where users left the queue
-SIGMAS = 2.0  # standard errors within which nothing was seen
+SIGMAS = 2.0  # standard errors by which work for those who left must differ from none
 
 
 @dataclass(frozen=True, slots=True)

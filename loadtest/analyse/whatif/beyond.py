@@ -18,10 +18,11 @@ import math
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 
 ARITHMETIC_FROM = 2.0  # times the most streams measured
-LEAST_GROWTH = 0.5  # of the growth carried on from the measured streams
-STANDARD_ERRORS = 2.0  # standard errors of the growth, for 95 of 100
-SPLIT = 0.4  # of a figure, with each doubling of streams, where slots are not the measured ones
-UNSEEN = 0.25  # likewise, where one number of streams was measured alone
+LEAST_GROWTH = 0.5  # share of the measured growth that is the least to expect past the streams measured
+STANDARD_ERRORS = 2.0  # of the growth, that make a band for 95 of 100 cases
+# share of a figure by which its band widens with each doubling of streams, where slots are not the measured ones
+SPLIT = 0.4
+UNSEEN = 0.25  # the same, where only one number of streams was measured
 SHARE = "cached_share"
 RATES = ("stream_tokens_per_s", "output_tokens_per_s", "requests_per_s")
 

@@ -16,7 +16,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.samples import Machine
 from loadtest.text import seconds, size
 
-ENOUGH_SAMPLES = 2  # during a load, for a growth to be computed
+ENOUGH_SAMPLES = 2  # fewest samples during a load that a growth is computed from
 # Growth of the page cache as a share of the file: up to the first the file came from the cache, from the second on from disk.
 FROM_CACHE, FROM_DISK = 0.1, 0.5
 UNLIKE_FIRST_LOAD = 0.5  # of the first load's growth; later ones that differ by less are not mentioned

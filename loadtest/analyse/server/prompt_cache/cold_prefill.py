@@ -25,15 +25,16 @@ from loadtest.analyse.server.token_gaps import Decoding
 from loadtest.simulate.model.timing import StepLaw
 
 FEWEST_COLD = 6
-LEAST_RATIO = 1.3  # longest / shortest cold prompt
-LONG_RATIO = 3.0  # … from which on c is fitted too
+LEAST_RATIO = 1.3  # longest / shortest cold prompt, below which no line is fitted
+LONG_RATIO = 3.0  # longest / shortest cold prompt, from which on c is fitted too
 WIDEST_SCATTER = 0.35  # of cold prompts about their line, beyond which nothing is told from a time
-LEAST_SCATTER = 0.15  # short prefills scatter by more than the long ones of first turns
-SNAP = 2.5  # times the scatter
-APART = 2.0  # times the scatter, by which the times with and without the history cached must differ
-VISIBLE = 1.1  # times a step
+# the scatter is never taken to be less: short prefills scatter more than the long ones of first turns
+LEAST_SCATTER = 0.15
+SNAP = 2.5  # times the scatter, within which a time counts as that of the whole prompt, or of its new part alone
+APART = 2.0  # times the scatter, by which a prompt's times with and without its history cached must differ
+VISIBLE = 1.1  # times a step: a shorter prefill is hidden behind the step, and shows nothing
 ROUNDS = 5  # in which later turns that found their history refine the line: they are the shortest prefills
-EARNED = 0.98  # of the loss: another term of the line must bring it below
+EARNED = 0.98  # a further term stays in the line only where it brings the loss below this share of what it was
 OUTLYING = 4.0  # times the scatter, beyond which a cold prompt is left out of the line
 
 
