@@ -14,11 +14,12 @@ from support.locust_runs import SCENARIOS, starting
 from test_energy import by_watts, read
 from test_machine import add
 
-from loadtest.analyse.figures.cost import Price, Prices, add_cost
+from loadtest.analyse.figures.cost import Prices, add_cost
 from loadtest.analyse.findings.energy_findings import energy_sentences
 from loadtest.analyse.reports import energy_report
 from loadtest.analyse.summary import analyse
 from loadtest.errors import ScenarioError
+from loadtest.scenario.price import Price
 
 Call = Callable[..., tuple[int, str, str]]
 

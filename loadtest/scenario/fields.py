@@ -105,7 +105,8 @@ def filled_body(patch: Mapping[str, Any]) -> dict[str, Any]:
     def fill(path: tuple[str, ...], text: str) -> str:
         return credentials.filled(text, f"body {'.'.join(path)}", any_text=True) if "${" in text else text
 
-    return _with_texts(patch, fill)
+    found: dict[str, Any] = _with_texts(patch, fill)
+    return found
 
 
 def _with_texts(value: Any, change: Callable[[tuple[str, ...], str], str], path: tuple[str, ...] = ()) -> Any:
@@ -192,7 +193,10 @@ def body_text(value: Any, beside: Path | None = None) -> Any:
         raise ScenarioError(f"{where} is not JSON: {error}{_likely(text)}; write it like '{_EXAMPLE}'.") from None
     if not isinstance(read, dict):
         raise ScenarioError(f'{where} must be a JSON object like {{"top_k": 20}}, not {short_repr(read)}.')
-    return orjson.dumps(read).decode()
+    try:
+        return orjson.dumps(read).decode()
+    except TypeError:  # its own limit, far below that of reading
+        raise ScenarioError(f"{where} holds tables or lists nested hundreds deep; make it flatter.") from None
 
 
 def check_body(text: str) -> None:

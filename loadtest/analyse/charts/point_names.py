@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -122,7 +123,7 @@ class PointNames:
                 self._annotate(i, found)
         if left:
             said = f"{left} of {len(places)} points are not named,\nfor want of room: the tables have all"
-            look = {"fontsize": 8, "color": style.GREY, "transform": self.axes.transAxes}
+            look: dict[str, Any] = {"fontsize": 8, "color": style.GREY, "transform": self.axes.transAxes}
             high = self.side < 0
             self.axes.text(0.015, 0.985 if high else 0.015, said, va="top" if high else "bottom", **look).set_in_layout(
                 False
