@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from urllib.parse import quote, unquote
 
 from loadtest.errors import ScenarioError, TargetError
-from loadtest.urls import AROUND, KEPT_APART, Address, deployment_of, loopback, origin, parse_url
+from loadtest.urls import BLANKS_AND_QUOTES, KEPT_APART, Address, deployment_of, loopback, origin, parse_url
 
 KEY_VARIABLES = {  # by API: the variables that a key is read from, the first one that is set
     "ollama": ("OLLAMA_API_KEY", "OPENAI_API_KEY"),
@@ -137,7 +137,7 @@ def read_key(name: str, env: Mapping[str, str] = os.environ, *, blanks: bool = F
 
     With `blanks` it may hold some, as the value of a header may.
     """
-    key = env.get(name, "").strip(AROUND)
+    key = env.get(name, "").strip(BLANKS_AND_QUOTES)
     if not all("!" <= char <= "~" or (blanks and char == " ") for char in key):
         raise ScenarioError(
             f"{name} holds a blank, a line end or a non-ASCII character, which no key contains; set it again."
@@ -216,7 +216,7 @@ def _text_of(name: str, env: Mapping[str, str]) -> str | None:
         text.encode()
     except UnicodeEncodeError:
         raise ScenarioError(f"{name} is not UTF-8 text, which JSON must be; set it again.") from None
-    return (text if name.startswith(WRITTEN_OUT) else text.strip(AROUND)) or None
+    return (text if name.startswith(WRITTEN_OUT) else text.strip(BLANKS_AND_QUOTES)) or None
 
 
 def withheld(name: str, value: str, kind: str, env: MutableMapping[str, str] = os.environ) -> str:
@@ -239,7 +239,7 @@ def withheld_field(path: tuple[str, ...], value: str, env: MutableMapping[str, s
     """Return a text of a body, which stands at `path`, as it may be stored and shown; see `withheld`."""
     name = next((name for name in reversed(path) if not name.isdecimal()), "")  # the places in lists are none
     rest = VARIABLE.sub("", value)
-    written_out = rest.strip(AROUND) and (rest == value or not _SCHEME.fullmatch(rest))
+    written_out = rest.strip(BLANKS_AND_QUOTES) and (rest == value or not _SCHEME.fullmatch(rest))
     if _SECRET_FIELD.search(name) and written_out:
         variable = WRITTEN_OUT + re.sub("[^A-Za-z0-9]", "_", "_".join(path)).upper()
         env[variable] = filled(value, f"body {'.'.join(path)}", env, any_text=True)
@@ -298,11 +298,11 @@ def _secrets(env: Mapping[str, str], shortest: int) -> list[tuple[str, str]]:
     """Return every secret in the spellings that a server may quote it in, longest first, each with its name."""
     found: dict[str, str] = {}
     for name in env.get(FURTHER, "").split():
-        value = env.get(name, "").strip(AROUND)
+        value = env.get(name, "").strip(BLANKS_AND_QUOTES)
         found |= dict.fromkeys([*_WORDS_IN.split(value), value], name)  # "Bearer KEY", "session=KEY; …"
-    found |= {env.get(name, "").strip(AROUND): name for name in env.get(TEXTS, "").split()}
+    found |= {env.get(name, "").strip(BLANKS_AND_QUOTES): name for name in env.get(TEXTS, "").split()}
     for name in {name: None for names in KEY_VARIABLES.values() for name in names}:
-        found[env.get(name, "").strip(AROUND)] = name
+        found[env.get(name, "").strip(BLANKS_AND_QUOTES)] = name
     for name in env:
         if name.startswith(KEPT_APART):
             found |= dict.fromkeys((env[name], unquote(env[name])), "key of the URL")

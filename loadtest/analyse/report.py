@@ -200,6 +200,4 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     ).without_unknown()
     if not any(map(offered_load.is_open, levels)):  # a closed loop sends when its user is free: both are the same there
         grid = grid.only([i for i, head in enumerate(grid.heads) if "t_sched" not in head])
-    grid, left_out = grid.fitted(width, EXPENDABLE_COLUMNS)
-    caption = f"left out at {width} columns: {', '.join(left_out)}" if left_out else ""
-    return grid.console(title, caption=caption, styles=VERDICT_STYLES, within=width)
+    return grid.shown(width, EXPENDABLE_COLUMNS, title, styles=VERDICT_STYLES)

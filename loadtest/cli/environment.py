@@ -83,6 +83,16 @@ def is_from_environment(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is ParameterSource.ENVIRONMENT
 
 
+def url_taken(url: str | None, *, argument: bool) -> str | None:
+    """Return --url, but not the environment's where an argument names a server.
+
+    What the running command takes from the environment is named on stderr.
+    """
+    beaten = argument and is_from_environment("url")
+    say_what_is_taken(["url"] if beaten else [])
+    return None if beaten else url
+
+
 def say_what_is_taken(beaten: Iterable[str] = ()) -> None:
     """Name on stderr the variables that the running command takes; not their values, which may be secrets.
 

@@ -24,12 +24,10 @@ class ContentEvents:
     """The content events of one answer in columns, an entry per event; an event is a piece of text, visible or hidden."""
 
     texts: list[str] = field(default_factory=list)
-    ends: list[int] = field(
-        default_factory=list
-    )  # per event the offset just behind it in the body, which tells its read
-    hidden: set[int] = field(
-        default_factory=set
-    )  # indices of events that are not answer text: reasoning, thinking, tool calls
+    # per event the offset just behind it in the body, which tells its read
+    ends: list[int] = field(default_factory=list)
+    # indices of events that are not answer text: reasoning, thinking, tool calls
+    hidden: set[int] = field(default_factory=set)
     created: list[int | None] = field(default_factory=list)  # the server's own stamps, wall clock, ns; OpenAI has none
 
     def add(self, text: str, end: int, *, hidden: bool = False) -> None:

@@ -52,9 +52,8 @@ _SET_BY = {  # keys of a body that decide what is measured, and what sets them
 }
 _SET_IN_OPTIONS = {"num_predict": "--output-tokens", "num_ctx": "--num-ctx"}
 _QUERY = re.compile(r"[A-Za-z0-9\-._~!$'()*+,;:@/?%=&\[\]{}]+")
-_SAFE = (
-    "-._~!$'()*+,;:@/?%=[]"  # what a query's value may hold as it is; a variable's value is encoded where it must be
-)
+# what a query's value may hold as it is; a variable's value is encoded where it must be
+_SAFE = "-._~!$'()*+,;:@/?%=[]"
 _PATH = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;:@/%=]*")
 _EXAMPLE = '{"top_k": 20}'
 _DURATION = re.compile(r"-?\d+|-?(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+")
@@ -105,8 +104,8 @@ def filled_body(patch: Mapping[str, Any]) -> dict[str, Any]:
     def fill(path: tuple[str, ...], text: str) -> str:
         return credentials.filled(text, f"body {'.'.join(path)}", any_text=True) if "${" in text else text
 
-    found: dict[str, Any] = _with_texts(patch, fill)
-    return found
+    filled: dict[str, Any] = _with_texts(patch, fill)
+    return filled
 
 
 def _with_texts(value: Any, change: Callable[[tuple[str, ...], str], str], path: tuple[str, ...] = ()) -> Any:

@@ -1,43 +1,38 @@
-"""The scenario: its parts put together, the grid they make, and how it is read from a file.
+"""The scenario: the levels that its keys make, and how it is read from a file.
 
 A scenario is a grid: every combination of concurrency (or rate, in an open loop), input length, output length and
 {words} is a level, and levels run one after another.
 
-The parts are base classes, not attributes: option, TOML key, key of run.json and attribute are one name each, so all
-parts share one namespace. What needs a part only asks for that part: a Scenario is LoadKeys, RequestKeys and so on.
+What needs a part only asks for that part: a Scenario is LoadKeys, RequestKeys and so on.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.checks import NO_OUTPUT, check_lengths_used, check_together
+from loadtest.scenario.checks import NO_OUTPUT, ScenarioParts, check_lengths_used, check_sessions, check_together
 from loadtest.scenario.fields import body_text
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, key, keys_of
 from loadtest.scenario.lengths import as_lengths, as_seconds
 from loadtest.scenario.level import Level
-from loadtest.scenario.parts.connection import ConnectionKeys, check_connection
-from loadtest.scenario.parts.data import DataKeys, check_data
-from loadtest.scenario.parts.limits import LimitKeys
-from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys, check_load
-from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, PromptKeys, check_prompts
-from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys, check_request
-from loadtest.scenario.parts.sessions import SessionKeys, check_sessions
+from loadtest.scenario.parts.connection import check_connection
+from loadtest.scenario.parts.data import check_data
+from loadtest.scenario.parts.load import OPEN_LOOP_S, check_load
+from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, check_prompts
+from loadtest.scenario.parts.request import EMBEDDINGS, check_request
 from loadtest.scenario.price import PRICE_KEYS, check_price, price_text
 from loadtest.scenario.tables import beside, flat, other_loop_left_out, read_toml, renamed
 from loadtest.scenario.values import Text, coerce
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario(
-    LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, ConnectionKeys, RequestKeys
-):  # a dataclass has the fields of its last base first
+class Scenario(ScenarioParts):
     """Everything that decides what is sent; immutable, and written whole into run.json."""
 
     name: str = key(
@@ -139,16 +134,6 @@ class Scenario(
     def replace(self, **changes: Any) -> Self:
         """Return a copy with `changes`, checked like any other."""
         return dataclasses.replace(self, **changes)
-
-    def grid(self) -> tuple[Sequence[Any], ...]:
-        """Return the values that levels are made of: words, input lengths, output lengths, loads."""
-        inputs = () if self.literal or self.data is not None else self.input_tokens
-        return (
-            self.words or (None,),
-            inputs or (None,),
-            self.output_tokens or (None,),
-            self.concurrency or self.rate or (None,),
-        )
 
     def levels(self) -> list[Level]:
         """Return the grid in the order it runs: concurrency (or rate) changes fastest."""

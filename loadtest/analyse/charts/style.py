@@ -23,6 +23,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark
 from loadtest.analyse.run import offered_load
+from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, percent, shown
 
@@ -41,7 +42,7 @@ REQUEST_STATES = (
     ("load_s", "load", PURPLE),
     ("prefill_s", "prefill", SKY),
 )
-WAITING = PALE  # TTFT that the server does not split
+WAITING = PALE  # before the first token, where it is not split
 DECODING = BLUE
 VERDICTS = {"valid": "#00775A", "suspect": "#9A6700", "void": "#B3400A"}
 
@@ -266,6 +267,23 @@ def level_tick(level: dict[str, Any]) -> str:
     """Name a level on an axis: the number where the axis says of what, else in words."""
     steady = not offered_load.is_open(level) or (level.get("rate") and level.get("rate_to") is None)
     return f"{offered_load.amount(level):g}" if steady else offered_load.load_name(level)
+
+
+def request_shares(axes: Axes, values: FloatArray, *, colour: Any, name: str, left: int = 0) -> None:
+    """Draw the cumulative distribution of a level's durations, sorted, in ms; few requests show as a point each.
+
+    So many users `left` before theirs was over: it would have been longer than all of these.
+    """
+    axes.plot(
+        values * 1e3,
+        np.arange(1, len(values) + 1) / (len(values) + left),
+        drawstyle="steps-post",
+        color=colour,
+        marker="o" if len(values) <= 200 else "",
+        markersize=3.5,
+        linewidth=1.6,
+        label=f"{name} (n = {len(values)}{f', {left} left' if left else ''})",
+    )
 
 
 def share_over_log(axes: Axes) -> None:

@@ -11,8 +11,9 @@ import heapq
 import itertools
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,14 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.prefill import Interval
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.server.turns import LONG_LOAD_S
+from loadtest.analyse.whatif.fit import fit_models, known_slots
 from loadtest.analyse.whatif.play import CONTEXT
-from loadtest.analyse.whatif.predict import ENGINE_ERROR, ServerModel
+from loadtest.analyse.whatif.predict import ENGINE_ERROR, SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.self_check import GIVEN_BACK
+from loadtest.errors import PredictionError
 from loadtest.metrics import NS_PER_S
 from loadtest.records import Outcome
 from loadtest.simulate.model.engine import Engine
@@ -34,7 +39,7 @@ from loadtest.simulate.model.virtual import cold_prompt
 from loadtest.text import seconds
 
 SEEDS = 6
-MOST_TOKENS = 20_000  # of a level that are played again, the last before the request
+MOST_REPLAYED = 20_000  # of a level that are played again, the last before the request
 OWN_BACK = 0.25  # by which the replay may miss the request itself
 LONG, MOST_WORTH = 4.0, 4.0  # times the median prompt; times its own tokens
 LEAST_MISS_S = 0.02  # closer than that is given back, whatever the share
@@ -178,6 +183,26 @@ class LevelReplay:
         return player.play()
 
 
+def replay_models(
+    run: RunData, slots: Slots, steps: Steps, levels: Sequence[dict[str, Any]]
+) -> tuple[ServerModel, ...] | str:
+    """Return the models that predictions of this run rest on, then that of the usual way; a clause says why there is none.
+
+    A level that is explained may have been disturbed, and nothing be predicted from its run. Its replay decides which
+    model gives it back as it was sent.
+    """
+    try:
+        fitted = tuple(fit_models(run, slots, steps, levels).models.values())
+    except PredictionError:
+        fitted = ()
+    if any(model.way == SLICED_WAY for model in fitted):
+        return fitted
+    try:
+        return (*fitted, ServerModel.of(run, known_slots(run, slots).slots, steps))
+    except PredictionError as error:
+        return fitted or str(error).removeprefix("No prediction: ").rstrip(".")
+
+
 class _Player:
     """Plays requests on an engine, each when it was sent or as long after the answer before it as it was."""
 
@@ -285,7 +310,7 @@ def _gone(run: RunData, line: Timeline, row: int) -> float | None:
 def _latest(line: Timeline, rows: IntArray, tokens: FloatArray) -> BoolArray:
     """Mark the last requests that are few enough to be played, and those at the server when the first of them came."""
     spent = np.cumsum(np.minimum(tokens, 4096)[::-1])[::-1]
-    first = int(np.argmax(spent <= MOST_TOKENS)) if (spent <= MOST_TOKENS).any() else len(rows) - 1
+    first = int(np.argmax(spent <= MOST_REPLAYED)) if (spent <= MOST_REPLAYED).any() else len(rows) - 1
     return np.asarray((np.arange(len(rows)) >= first) | (line.end[rows] > line.send[rows[first]]), dtype=np.bool_)
 
 

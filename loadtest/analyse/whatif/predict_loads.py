@@ -11,90 +11,41 @@ import numpy as np
 
 from loadtest import __version__
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif import self_check, talks
+from loadtest.analyse.whatif import self_check
 from loadtest.analyse.whatif.beyond import allowing_for_growth
+from loadtest.analyse.whatif.fit import KnownSlots, fit_models, levels_used
+from loadtest.analyse.whatif.plan import Plan, PlannedRequests
 from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
-    LIMIT_SEEN,
-    NO_LIMIT,
     Case,
     Document,
     PredictedLoad,
     grid_of,
 )
-from loadtest.analyse.whatif.slot_advice import longest_series
-from loadtest.analyse.whatif.talks import Talks
-from loadtest.analyse.whatif.textbook import Figures, Measured, textbook
-from loadtest.analyse.whatif.ways import NoWayError, fitted_way
+from loadtest.analyse.whatif.textbook import FigureValues, Measured, textbook
+from loadtest.analyse.whatif.ways import NoWayError
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
 from loadtest.text import counted, listed
-
-Level = dict[str, Any]  # of summary.json
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class KnownSlots:
-    """The limit of the slots, as far as it is known, and how."""
-
-    slots: Slots
-    how: str  # a clause
-
-    @property
-    def limit(self) -> int | None:
-        return self.slots.estimate if self.slots.limit else None
-
-
-def known_slots(run: RunData, found: Slots) -> KnownSlots:
-    """Return the slots as the run shows them, else as the server says, else as a probe before the run found them."""
-    if found.limit:
-        return KnownSlots(found, f"the run shows them: {found.method}")
-    least = found.estimate or 0
-    said = (run.facts.get("server") or {}).get("slots_said")
-    if said and said >= least:
-        return KnownSlots(Slots(int(said), limit=True, method="the server says so"), "the server says so")
-    probe = run.facts.get("slot_probe") or {}
-    limit, seen = probe.get("limit"), probe.get("seen") or 0
-    how = f"bursts before the run showed {'them' if limit else f'{seen} at work at once'}"
-    if limit and limit >= least:
-        return KnownSlots(Slots(int(limit), limit=True, method=how), how)
-    if not limit and seen > least:
-        return KnownSlots(Slots(int(seen), limit=False, method=how), how)
-    return KnownSlots(found, found.method)
-
-
-def levels_used(run: RunData, levels: Sequence[Level]) -> list[Level]:
-    """Return the levels of summary.json that a prediction rests on: of one length, at most numbers of users or rates."""
-    series = longest_series(run)
-    if series is not None:
-        return [level for level in levels if level["index"] in series.levels]
-    steady = [level for level in levels if level["rate"] and level.get("rate_to") is None and not level.get("trace")]
-    lengths = [(level["input_tokens"], level["output_tokens"], level["words"]) for level in steady]
-    if not lengths:
-        raise PredictionError(
-            f"{run.path} has neither a level of a closed loop nor one at a constant rate; measure with --concurrency 1,2,4."
-        )
-    most = max(dict.fromkeys(lengths), key=lengths.count)
-    return [level for level, each in zip(steady, lengths, strict=True) if each == most]
 
 
 def predict_loads(
     run: RunData,
     found: Slots,
     steps: Steps,
-    levels: Sequence[Level],
+    levels: Sequence[dict[str, Any]],
     facts: dict[str, Any],
     *,
     void: Sequence[str] = (),
     concurrencies: Sequence[int] = (),
     rates: Sequence[float] = (),
     slots: Sequence[int] = (),
+    plan: Plan | None = None,
 ) -> Document:
     """Predict every load with every number of slots asked for, each with its 95 % bands.
 
@@ -103,6 +54,7 @@ def predict_loads(
         facts: what another run must share with this one to be held against the prediction.
         void: labels of levels that the run has and that are left out here.
         slots: to predict for, in place of the server's own.
+        plan: of the run to come, whose very requests are predicted.
 
     Raises PredictionError where the run says too little, or where the model does not give back the levels it rests on.
     """
@@ -110,12 +62,16 @@ def predict_loads(
     if slots and not concurrencies and not rates:
         top = max((level["concurrency"] for level in used if level["concurrency"]), default=None)
         concurrencies, rates = ([top], rates) if top else (concurrencies, [max(level["rate"] for level in used)])
-    known = known_slots(run, found)
-    models, said = _models(run, known, steps, used)
+    try:
+        fitted = fit_models(run, found, steps, levels)
+    except NoWayError as error:
+        raise PredictionError(f"No prediction: {error}.") from None
+    known, models, said = fitted.known, fitted.models, list(fitted.ruled_out)
     seen = known.slots.estimate or 0
     loads = [
-        _predicted_load(models, load, used, known.limit or max(seen, 1))
+        _predicted_load(models, load, used, known.limit or max(seen, 1), planned)
         for load in grid_of(concurrencies, rates, slots)
+        for planned in (None if plan is None else _planned(run, used, plan, concurrencies, rates, load),)
     ]
     said += _unknown_cache(models)
     if known.limit is None:
@@ -123,19 +79,20 @@ def predict_loads(
     if void:
         said.append(f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {listed(void)}.")
     first = next(iter(models.values()))
-    return document_of(run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads))
+    return document_of(run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads), plan=plan)
 
 
 def document_of(
     run: RunData,
     known: KnownSlots,
     steps: Steps,
-    used: Sequence[Level],
+    used: Sequence[dict[str, Any]],
     model: ServerModel,
     *,
     facts: dict[str, Any],
     said: tuple[str, ...],
     loads: tuple[PredictedLoad, ...],
+    plan: Plan | None = None,
 ) -> Document:
     """Return prediction.json of loads that were predicted with a model of this run; `facts` as in predict_loads."""
     return Document(
@@ -165,44 +122,8 @@ def document_of(
         },
         said=said,
         loads=loads,
+        plan=plan,
     )
-
-
-def _models(
-    run: RunData, known: KnownSlots, steps: Steps, used: Sequence[Level]
-) -> tuple[dict[str, ServerModel], list[str]]:
-    """Return a model a case, and a sentence for each case that the run itself rules out."""
-    slots = known.slots
-    if slots.limit or not slots.estimate:
-        cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}
-    else:
-        cases = {NO_LIMIT: slots, LIMIT_SEEN: dataclasses.replace(slots, limit=True)}
-    models: dict[str, ServerModel] = {}
-    missed: dict[str, NoWayError] = {}
-    for name, each in cases.items():
-        for named, talking in _by_cache(name, run, each, steps).items():
-            try:
-                models[named] = fitted_way(run, each, steps, used, talking)
-            except NoWayError as error:
-                missed[named] = error
-    if not models:
-        raise PredictionError(f"No prediction: {next(iter(missed.values()))}.")
-    return models, [f"Ruled out by the run, and not shown: {name} ({wrong.missed})." for name, wrong in missed.items()]
-
-
-def _by_cache(name: str, run: RunData, slots: Slots, steps: Steps) -> dict[str, Talks | None]:
-    """Return the conversations of a run, in a case for each host cache that the server may have; None of single requests."""
-    try:
-        model = ServerModel.of(run, slots, steps)
-    except PredictionError:  # what is fitted next says so, unless streams have a clock each
-        return {name: None}
-    if model.talks is None:
-        return {name: None}
-    found = talks.cache_cases(model.talks, run, model.slots, measure_cache(run, slots, steps))
-    return {
-        named if name == AS_KNOWN and named else " and ".join(filter(None, (name, named))): each
-        for named, each in found.items()
-    }
 
 
 def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:
@@ -231,13 +152,14 @@ def _unknown_limit(seen: int, run: RunData) -> str:
 def _predicted_load(
     models: dict[str, ServerModel],
     load: tuple[int | None, float | None, int | None],
-    used: Sequence[Level],
+    used: Sequence[dict[str, Any]],
     servers: int,
+    planned: PlannedRequests | None,
 ) -> PredictedLoad:
     users, rate, slots = load
     if slots is not None:
         models = {AS_ASKED: next(iter(models.values()))}
-    cases = [Case.of(name, _predict(model, users, rate, slots)) for name, model in models.items()]
+    cases = [Case.of(name, _predict(model, users, rate, slots, planned)) for name, model in models.items()]
     alike = len({model.talks for model in models.values()}) == 1
     if len(cases) > 1 and users is not None and users <= servers and alike:  # nobody has to wait in either case
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
@@ -246,8 +168,8 @@ def _predicted_load(
 
 
 def textbook_beside(
-    used: Sequence[Level], servers: int, users: int | None, rate: float | None, slots: int | None
-) -> dict[str, Figures]:
+    used: Sequence[dict[str, Any]], servers: int, users: int | None, rate: float | None, slots: int | None
+) -> dict[str, FigureValues]:
     """Return what the textbook's models, fitted to the same levels, say of a load; `servers` slots were measured."""
     measured = [_measured(level) for level in used if level["concurrency"] and level["verdict"] != VOID]
     beside = textbook(measured, slots or servers, users=users, rate=rate)
@@ -256,18 +178,38 @@ def textbook_beside(
     return beside
 
 
-def _predict(model: ServerModel, users: int | None, rate: float | None, slots: int | None) -> Prediction:
-    said = model.open(rate or 0.0, slots=slots) if users is None else model.closed(users, slots=slots)
+def _predict(
+    model: ServerModel, users: int | None, rate: float | None, slots: int | None, planned: PlannedRequests | None
+) -> Prediction:
+    requests = None if planned is None else planned.plan.requests
+    if users is None:
+        said = model.open(rate or 0.0, slots=slots, requests=requests, planned=planned)
+    else:
+        said = model.closed(users, slots=slots, requests=requests, planned=planned)
     return allowing_for_growth(model, said)
 
 
-def _measured(level: Level) -> Measured:
+def _planned(
+    run: RunData,
+    used: Sequence[dict[str, Any]],
+    plan: Plan,
+    concurrencies: Sequence[int],
+    rates: Sequence[float],
+    load: tuple[int | None, float | None, int | None],
+) -> PlannedRequests:
+    """Return the requests that a run of these concurrencies, or of these rates, sends to one of them."""
+    users, rate, _ = load
+    place = list(concurrencies).index(users) if users is not None else list(rates).index(rate or 0.0)
+    return PlannedRequests.of(run, used[0], plan, place)
+
+
+def _measured(level: dict[str, Any]) -> Measured:
     seen = self_check.as_measured(level, None)
     flat = {f"{name}.{key}": value for name, values in seen.figures.items() for key, value in values.items()}
     return Measured(level["concurrency"], flat)
 
 
-def _length(run: RunData, used: Sequence[Level], column: str) -> dict[str, float] | None:
+def _length(run: RunData, used: Sequence[dict[str, Any]], column: str) -> dict[str, float] | None:
     """Return mean, standard deviation and count of a length over the requests that a prediction rests on."""
     values = run.column(column)[np.any([run.good(level["index"]) for level in used], axis=0)]
     values = values[np.isfinite(values)]

@@ -29,9 +29,8 @@ NEAR_BEST_SHARE = 0.95  # of the best throughput; without objectives the fewest 
 TRUSTED_MULTIPLE = 2  # times the streams measured; a prediction beyond it is to be tried first
 AT_WORK_SHARE = 0.9  # of the users; if so many were at work at once, nobody is taken to have waited for a slot
 KNOBS = {"ollama": "OLLAMA_NUM_PARALLEL", "llama.cpp": "--parallel", "vllm": "--max-num-seqs"}
-DEFAULT_OBJECTIVE = Objective(
-    "ttft_p95", "ttft_s", "p95", math.inf, at_most=True, words="TTFT p95"
-)  # what levers are ranked by
+# by which settings are ranked where the user names no objective
+DEFAULT_OBJECTIVE = Objective("ttft_p95", "ttft_s", "p95", math.inf, at_most=True, words="TTFT p95")
 
 
 LENGTH_KEYS = ("system_tokens", "input_tokens", "input_lengths", "output_tokens", "output_lengths", "words")
@@ -177,6 +176,7 @@ def advise_slots(
     objectives: Sequence[Objective] = (),
     memory: MemoryBySlots | str | None = None,
     gpu_bytes: float | None = None,
+    fits: bool = False,
 ) -> Advice:
     """Predict figures for several numbers of slots at the measured concurrencies and a few others, and choose slots.
 
@@ -186,9 +186,10 @@ def advise_slots(
         kind: the kind of server as in run.json, which decides the name of its slots' setting.
         memory: memory by slots, or why it is unknown.
         gpu_bytes: what the loaded model may take.
+        fits: whether the model is known to reproduce the levels.
     """
     known = [level for level in levels if level["index"] in group.levels]
-    if missed := self_check.unmatched_figure(model.closed, known):
+    if not fits and (missed := self_check.unmatched_figure(model.closed, known)):
         raise PredictionError(f"No advice: the model fitted to this run does not give back what it measured: {missed}.")
     as_run = model  # a run of the same command has the same lengths: what is promised is for those
     model = self_check.with_spread_lengths(model)
@@ -347,9 +348,10 @@ def rank_levers(advice: Advice) -> tuple[Lever, ...]:
     halved = tuple(max(1, tokens // 2) for tokens in model.prompts)
     shorter = tuple(max(1, tokens // 2) for tokens in model.outputs)
     timing, usual = model.timing, float(np.mean(model.prompts))
+    # the prompt's time stays in TTFT but stalls no other stream
     elsewhere = dataclasses.replace(
         timing, prefill_s=0.0, prompt_s=0.0, handling_s=timing.handling_s + timing.prompt_s + usual * timing.prefill_s
-    )  # the prompt's time stays in TTFT but stalls no other stream
+    )
     changes = (
         (
             "prompts half as long",
@@ -392,4 +394,5 @@ def curve(model: ServerModel, measured: Sequence[int]) -> tuple[Prediction, ...]
     """Predict the concurrencies of the prediction chart: measured ones, those between, and up to twice the highest."""
     top = 2 * max(measured)
     between = {round(2 ** (step / 2)) for step in range(2 * math.ceil(math.log2(top)) + 1)}
-    return tuple(model.closed(load) for load in sorted({*measured, *between, top}) if load <= top)
+    loads = [load for load in sorted({*measured, *between, top}) if load <= top]
+    return tuple(allowing_for_growth(model, model.closed(load)) for load in loads)

@@ -31,9 +31,8 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
         yield f"The run is not complete: {failure}"
     verdict, reasons, said_of_cost = verdict_reasons_and_cost(run)
     total = board.total()
-    if (
-        not reasons and not total.requests + total.warmup + total.cancelled
-    ):  # there was no user, or no worker that could record
+    if not reasons and not total.requests + total.warmup + total.cancelled:
+        # there was no user, or no worker that could record
         verdict, reasons = VOID, ["nothing was sent"]
     if verdict is not None:
         yield f"Verdict: {verdict}"

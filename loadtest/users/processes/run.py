@@ -26,7 +26,7 @@ from loadtest.targets.run_facts import at_end, initial_facts, target_entry
 from loadtest.urls import without_secrets
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.options import Settings
-from loadtest.users.processes.levels import LevelRequests, Levels
+from loadtest.users.processes.levels import LevelRequests, ReachedLevels
 from loadtest.users.processes.tryout import UserTarget, try_out
 from loadtest.users.user import ModelUser
 
@@ -119,7 +119,7 @@ class LocustRun:
     def __init__(self, environment: Environment, prepared: Prepared, path: Path | None) -> None:
         """Make the folder at `path` and write run.json; with None nothing is written. Raises RunFolderError."""
         self.settled = prepared.settled
-        self.levels = Levels(**_drawn_lengths(prepared.settled))
+        self.levels = ReachedLevels(**_drawn_lengths(prepared.settled))
         self.clock = Clock.now()
         self.interrupted = False
         self.failure: str | None = None  # one sentence: why not all records could be kept

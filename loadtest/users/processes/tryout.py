@@ -69,9 +69,8 @@ class UserTarget:
 
 def try_out(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
     """Choose server and model of a scenario and make its workload ready; raises what prepare_target raises."""
-    for note in check_files(
-        scenario.replace(duration=scenario.duration or 1.0)
-    ):  # a test ends when its users are told to
+    for note in check_files(scenario.replace(duration=scenario.duration or 1.0)):
+        # a test ends when its users are told to
         say(note)
     with control_client(scenario, scenario.connect_timeout, scenario.header) as control:
         target, workload = prepare_target(control, scenario, say)
