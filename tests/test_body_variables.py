@@ -127,6 +127,7 @@ def test_locust(tmp_path: Path, where: str) -> None:
             '{"a": {"b": ["x", "${NOT_SET_1}"]}}',
             "body a.b.1 needs the environment variable NOT_SET_1, which is not set",
         ),
+        ('{"a": ' + "[" * 900 + '"${A_TENANT}"' + "]" * 900 + "}", "nested hundreds deep"),
         ('{"a": "${A B}"}', "body a has a ${ that names no variable; write it like ${MY_KEY}, or $${ for a plain ${."),
         ('{"a": ${A_TENANT}}', "(a variable stands for a text, in quotes); write it like '{\"top_k\": 20}'."),
     ],

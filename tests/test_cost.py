@@ -41,7 +41,7 @@ def test_prices_are_read_with_their_currency(text: str, amount: float, currency:
 
 @pytest.mark.parametrize("text", ["", "free", "0", "-1", "1e3", "2,49", "$1$", "1 2", "nan", "EUROS 3"])
 def test_a_price_that_is_none_is_a_sentence(text: str) -> None:
-    with pytest.raises(ScenarioError, match="--price-per-kwh is a price above 0"):
+    with pytest.raises(ScenarioError, match="--price-per-kwh must be a price above 0"):
         Prices.asked(None, text)
 
 
@@ -98,7 +98,7 @@ def test_a_price_of_the_run_is_kept_and_a_price_of_the_report_wins(
         assert hours_price(path) == price
     code, _, err = loadtest("run", file, simulated_url, "--price-per-kwh", "x", "--out", tmp_path / "none")
     assert code == 2
-    assert err.endswith("price_per_kwh is a price above 0 like 2.49, 2.49EUR or $2.49, not 'x'.\n")
+    assert err.endswith("price_per_kwh must be a price above 0 like 2.49, 2.49EUR or $2.49, not 'x'.\n")
 
 
 def hours_price(path: Path) -> tuple[float, str]:
@@ -145,4 +145,4 @@ def test_the_report_says_it_everywhere(tmp_path: Path, loadtest: Call) -> None:
     assert kept["energy"]["by"] == "samples of watts"
     code, _, err = loadtest("report", path, "--price-per-hour", "cheap")
     assert code == 2
-    assert err == "loadtest: --price-per-hour is a price above 0 like 2.49, 2.49EUR or $2.49, not 'cheap'.\n"
+    assert err == "loadtest: --price-per-hour must be a price above 0 like 2.49, 2.49EUR or $2.49, not 'cheap'.\n"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from loadtest.scenario import Scenario
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
     from loadtest.users import ModelUser, OpenLoopUser, user
-    from loadtest.users.options import Settings, metrics_of
+    from loadtest.users.options import PROCESS_OPTIONS, TEST_OPTIONS, Settings, metrics_of
 
 
 def asked(attributes: dict[str, Any], base: type[ModelUser] = ModelUser, **options: Any) -> Scenario:
@@ -135,6 +137,12 @@ def test_lengths_beside_texts_of_the_class_are_refused_as_loadtest_run_refuses_t
     )
     # An answer has a length whatever the prompt is, and sessions of such a class are made up.
     assert asked({"prompt": "x", "input_tokens": 64}, output_tokens="5").output_tokens == (5,)
+
+
+def test_the_docs_name_what_the_help_of_locust_lacks() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "locust-headless.md").read_text()
+    named = {(option.flag, option.metavar) for option in (*TEST_OPTIONS, *PROCESS_OPTIONS)}
+    assert set(re.findall(r"^\| `(--\S+) (\S+)` \|", page, re.MULTILINE)) == named
 
 
 def test_a_metrics_port_that_is_none_is_a_sentence() -> None:

@@ -27,6 +27,7 @@ from loadtest.scenario import (
     key,
     keys_of,
 )
+from loadtest.scenario.price import PRICE_KEYS
 
 HERE = Path(__file__).parent
 
@@ -170,7 +171,7 @@ def test_no_two_parts_have_a_key_of_the_same_name() -> None:
         for each in keys_of(part)
     )
     assert names.most_common(1)[0][1] == 1
-    assert {*names} | {"name", "save_text"} == {each.name for each in keys_of(Scenario)}
+    assert {*names} | {"name", "save_text", *PRICE_KEYS} == {each.name for each in keys_of(Scenario)}
 
 
 def test_a_key_of_a_table_is_read_there_in_a_file_and_flat_everywhere_else(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ class Dialect(ABC):
             fields = merged(merged(self.fixed(job.output_tokens), self.options), filled_body(self.patch))
             sent = {"model": self.model, **fields}
             head = self._heads[job.output_tokens] = orjson.dumps(sent)[:-1] + b","
-        return head + orjson.dumps(self.said(job))[1:]
+        return head + memoryview(orjson.dumps(self.said(job)))[1:]  # no copy more of a long history than must be
 
     @abstractmethod
     def decoder(self) -> Decoder:

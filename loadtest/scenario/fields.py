@@ -192,7 +192,10 @@ def body_text(value: Any, beside: Path | None = None) -> Any:
         raise ScenarioError(f"{where} is not JSON: {error}{_likely(text)}; write it like '{_EXAMPLE}'.") from None
     if not isinstance(read, dict):
         raise ScenarioError(f'{where} must be a JSON object like {{"top_k": 20}}, not {short_repr(read)}.')
-    return orjson.dumps(read).decode()
+    try:
+        return orjson.dumps(read).decode()
+    except TypeError:  # its own limit, far below that of reading
+        raise ScenarioError(f"{where} holds tables or lists nested hundreds deep; make it flatter.") from None
 
 
 def check_body(text: str) -> None:

@@ -26,7 +26,7 @@ class Price:
         """Read "2.49", "2.49 EUR" or "$2.49"; raise ScenarioError for anything else."""
         found = _PRICE.fullmatch(text)
         if not found or (found["before"] and found["after"]) or not 0 < (amount := float(found["amount"])) < 1e9:
-            raise ScenarioError(f"{option} is a price above 0 like 2.49, 2.49EUR or $2.49, not {text!r}.")
+            raise ScenarioError(f"{option} must be a price above 0 like 2.49, 2.49EUR or $2.49, not {text!r}.")
         return cls(amount, found["before"] or found["after"])
 
     def of(self, amount: float | None) -> str:
