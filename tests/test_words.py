@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from support.made_runs import Made, make
 from support.virtual_runs import Load, play
 
@@ -18,6 +19,7 @@ from loadtest.analyse.findings import prompt_findings
 from loadtest.analyse.findings.simulated import simulated_warning
 from loadtest.analyse.reports import run_table
 from loadtest.analyse.reports.answers import verdict_in_words
+from loadtest.analyse.reports.captions import title_in
 from loadtest.analyse.reports.command import command, serve_command
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series, series_of
@@ -169,3 +171,12 @@ def test_the_streams_of_a_closed_loop_are_spelt_out(tmp_path: Path, more: dict[s
     scenario = {"url": "http://gpu:11434", "concurrency": [1, 2, 4, 8], **more}
     make(tmp_path / "run", users=(1,), scenario=scenario)
     assert ("--concurrency 1,2,4,8" in str(command(analyse(tmp_path / "run").run))) is said
+
+
+@pytest.mark.parametrize("title", ["Queueing (plain)", "8 streams · ≥ 1 %: “late”"])
+def test_a_chart_keeps_its_title_as_text(tmp_path: Path, title: str) -> None:
+    figure = Figure()
+    figure.savefig(tmp_path / "a.png", metadata={"Title": title, "Software": None})
+    assert title_in((tmp_path / "a.png").read_bytes()) == title
+    figure.savefig(tmp_path / "b.png")
+    assert title_in((tmp_path / "b.png").read_bytes()) == title_in(b"no png") == ""

@@ -48,6 +48,7 @@ VERDICTS = {"valid": "#00775A", "suspect": "#9A6700", "void": "#B3400A"}
 WIDTH, DPI = 10.0, 150
 EDGE = 0.017  # margin left and right, of the width
 MOST_PANELS, COLUMNS = 6, 3
+WIDEST_LINE, THINNEST_LINE = 4.0, 1.4  # of the lines of one chart, from the first to the last
 MOST_LINES = 9  # levels that a chart of one line a level draws
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -89,7 +90,7 @@ def page(
 
 
 def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: str = "") -> Path:
-    """Put title, simulated mark, legend and footer around a figure and write it as PNG."""
+    """Put title, simulated mark, legend and footer around a figure and write it as PNG, which keeps the title as text too."""
     height = figure.get_figheight()
     subtitle = " · ".join(filter(None, (analysis.summary.get("group"), subtitle)))
     simulated = simulated_mark(analysis.summary)
@@ -110,7 +111,7 @@ def save(figure: Figure, path: Path, analysis: Analysis, title: str, subtitle: s
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=room, w_pad=0.08, h_pad=0.08))
     for each in figure.findobj(Text):
         each.set_text(drawable(each.get_text()))
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    figure.savefig(path, dpi=DPI, metadata={"Software": None, "Title": drawable(title)})
     return path
 
 
@@ -212,6 +213,11 @@ def spread(count: int, most: int) -> list[int]:
 def drawn_levels(levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the levels that a chart of one line a level draws; `left_out` says how many it does not."""
     return [levels[place] for place in spread(len(levels), MOST_LINES)]
+
+
+def nested(levels: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], float]]:
+    """Return levels with the width of each one's line: a line that the next one covers shows beside it."""
+    return list(zip(levels, np.linspace(WIDEST_LINE, THINNEST_LINE, len(levels)), strict=True))
 
 
 def left_out(levels: Sequence[dict[str, Any]]) -> str:

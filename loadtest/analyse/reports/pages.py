@@ -8,6 +8,7 @@ from pathlib import Path
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark, simulated_warning
 from loadtest.analyse.reports import answers, energy_report, run_table, score_report, tables
+from loadtest.analyse.reports.captions import title_in
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import groups
 from loadtest.analyse.summary import Analysis
@@ -107,7 +108,7 @@ def _markdown_answers(analysis: Analysis) -> Iterator[str]:
 
 
 def _markdown_picture(picture: Path, path: str, named: str = "") -> str:
-    return f"![{CAPTIONS.get(picture.name, picture.stem)}{escaped(named)}]({path})"
+    return f"![{escaped(_captioned(picture, named)[0])}]({path})"
 
 
 def html(analysis: Analysis, pictures: list[Path]) -> str:
@@ -162,4 +163,7 @@ def _run_tables(analysis: Analysis) -> list[tuple[str, Grid]]:
 
 
 def _captioned(path: Path, named: str = "") -> tuple[str, bytes]:
-    return f"{CAPTIONS.get(path.name, path.stem)}{named}", path.read_bytes()
+    """Return what a chart says, what kind of chart it is, and its bytes."""
+    data, kind = path.read_bytes(), f"{CAPTIONS.get(path.name, path.stem)}{named}"
+    said = title_in(data)
+    return (f"{said}. {kind}" if said and said not in kind else kind), data
