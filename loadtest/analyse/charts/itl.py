@@ -111,11 +111,9 @@ class _Gaps:
 
     @classmethod
     def at_most_load(cls, analysis: Analysis) -> _Gaps | None:
-        levels = findings.believed(analysis.summary["levels"])
-        levels = [level for level in levels if figure(level, "itl_s", "p50") is not None]
-        if not levels:
+        level = findings.heaviest(analysis.summary["levels"], "itl_s", "p50")
+        if level is None:
             return None
-        level = max(reversed(levels), key=offered_load.amount)
         gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
         n, usual = len(gaps), figure(level, "itl_s", "p50") or 0.0
         long = n - bisect_right(gaps, 2 * usual)

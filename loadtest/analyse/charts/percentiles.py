@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings.run_findings import believed
+from loadtest.analyse.findings.run_findings import heaviest
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, figure, wait_in_words
@@ -58,10 +58,9 @@ def _draw(axes: Axes, series: Series, name: str, called: str) -> None:
 
 def title(analysis: Analysis) -> str:
     """Say how far the tail is from the median at the highest load."""
-    known = [level for level in believed(analysis.summary["levels"]) if figure(level, "ttft_s", "p95") is not None]
-    if not known:
+    last = heaviest(analysis.summary["levels"], "ttft_s", "p95")
+    if last is None:
         return "Percentiles of TTFT against load"
-    last = max(reversed(known), key=offered_load.amount)
     told = [part for part in ("p50", "p95", "p99") if figure(last, "ttft_s", part) is not None]
     said = [wait_in_words(last, "ttft_s", part) for part in told]
     if len(set(said)) == 1:

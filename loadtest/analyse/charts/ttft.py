@@ -112,18 +112,8 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
             continue
         drawn = True
         left = int((run.left(level["index"]) & np.isnan(run.column("first_token"))).sum())
-        share = np.arange(1, len(values) + 1) / (len(values) + left)  # who left would have waited longer
-        few = len(values) <= 200
-        axes.plot(
-            values * 1e3,
-            share,
-            drawstyle="steps-post",
-            color=colours[offered_load.load_name(level)],
-            marker="o" if few else "",
-            markersize=3.5,
-            linewidth=1.6,
-            label=f"{offered_load.load_name(level)} (n = {len(values)}{f', {left} left' if left else ''})",
-        )
+        name = offered_load.load_name(level)
+        style.request_shares(axes, values, colour=colours[name], name=name, left=left)
     if not drawn:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")
         return
@@ -136,10 +126,9 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 def distribution_title(analysis: Analysis) -> str:
     """Say how far apart the best and the worst first tokens are, and where half of them lie."""
-    levels = [level for level in findings.believed(analysis.summary["levels"]) if figure(level, "ttft_s") is not None]
-    if not levels:
+    last = findings.heaviest(analysis.summary["levels"], "ttft_s")
+    if last is None:
         return "Time to first token"
-    last = max(reversed(levels), key=offered_load.amount)
     half, end = (wait_in_words(last, "ttft_s", part) for part in ("p50", "max"))
     values = analysis.run.column("ttft_s")[analysis.run.good(last["index"])]
     if not np.isfinite(values).any():  # all users hung up

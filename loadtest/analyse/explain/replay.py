@@ -34,7 +34,7 @@ from loadtest.simulate.model.virtual import cold_prompt
 from loadtest.text import seconds
 
 SEEDS = 6
-MOST_TOKENS = 20_000  # of a level that are played again, the last before the request
+MOST_REPLAYED = 20_000  # of a level that are played again, the last before the request
 OWN_BACK = 0.25  # by which the replay may miss the request itself
 LONG, MOST_WORTH = 4.0, 4.0  # times the median prompt; times its own tokens
 LEAST_MISS_S = 0.02  # closer than that is given back, whatever the share
@@ -285,7 +285,7 @@ def _gone(run: RunData, line: Timeline, row: int) -> float | None:
 def _latest(line: Timeline, rows: IntArray, tokens: FloatArray) -> BoolArray:
     """Mark the last requests that are few enough to be played, and those at the server when the first of them came."""
     spent = np.cumsum(np.minimum(tokens, 4096)[::-1])[::-1]
-    first = int(np.argmax(spent <= MOST_TOKENS)) if (spent <= MOST_TOKENS).any() else len(rows) - 1
+    first = int(np.argmax(spent <= MOST_REPLAYED)) if (spent <= MOST_REPLAYED).any() else len(rows) - 1
     return np.asarray((np.arange(len(rows)) >= first) | (line.end[rows] > line.send[rows[first]]), dtype=np.bool_)
 
 

@@ -227,6 +227,12 @@ def believed(levels: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [level for level in levels if level.get("verdict") != VOID]
 
 
+def heaviest(levels: Iterable[dict[str, Any]], name: str, part: str = "mean") -> dict[str, Any] | None:
+    """Return the level of the highest load among those that are not void and have this figure."""
+    known = [level for level in believed(levels) if figure(level, name, part) is not None]
+    return max(reversed(known), key=offered_load.amount, default=None)
+
+
 def queueing(analysis: Analysis, series: Series) -> Finding | None:
     """Say what share of TTFT waiting is at the highest concurrency; None where waits are unknown."""
     told = [

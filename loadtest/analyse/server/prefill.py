@@ -383,9 +383,8 @@ class _Work:
         at = at[order]
         rate = np.cumsum(np.concatenate((slope, -slope))[order])
         done = np.concatenate(([0.0], np.cumsum(rate[:-1] * np.diff(at)))) if len(at) else at
-        return cls(
-            at, done, 0.5 * gaps.requests.edge_s
-        )  # half an edge later, so that first tokens lie inside the gap that they end
+        # read half an edge later, so that a first token lies inside the gap that it ends
+        return cls(at, done, 0.5 * gaps.requests.edge_s)
 
     def between(self, left: FloatArray, right: FloatArray) -> FloatArray:
         """Return the tokens evaluated between `left` and `right`."""

@@ -215,9 +215,8 @@ def _observed_steps(run: RunData, lives: RequestInstants, events: TimedEvents) -
     inside = events.inside
     right = events.at[1:][inside]
     seconds = np.asarray(np.diff(run.chunks.flat[events.place])[inside] * S_PER_US, dtype=np.float64)
-    real = (seconds > 0.05 * lives.gap) & np.isfinite(
-        right
-    )  # tokens that came in one read have gaps near zero between them
+    # tokens that came in one read have gaps near zero between them
+    real = (seconds > 0.05 * lives.gap) & np.isfinite(right)
     seconds, right = seconds[real], right[real]
     left, middle = right - seconds, right - seconds / 2
     slack = lives.slack

@@ -27,13 +27,15 @@ from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import SLOPE_CARRIED_STREAMS, Steps
 from loadtest.analyse.whatif import talks
+from loadtest.analyse.whatif.plan import PlannedRequests
 from loadtest.analyse.whatif.play import (
     CONTEXT,
     Played,
     See,
     TokenLog,
+    cold_requests,
     counted_turns,
-    draw_requests,
+    draw_lengths,
     figures_of_play,
     queue_grows,
 )
@@ -107,6 +109,7 @@ class Load:
     requests: int  # measured ones
     warmups: int
     talks: Talks | None = None  # people in conversations, in place of `send`
+    planned: PlannedRequests | None = None  # the very requests; None: any of such lengths, at any instants
 
 
 def require_tokens(run: RunData) -> None:
@@ -132,9 +135,8 @@ class ServerModel:
     step_errors: dict[int, float]  # standard error of each step time, as a share of it
     prefill_error: float  # likewise
     in_flight: int  # the most users of a level
-    slope_known: (
-        bool  # False: growth of the step time past the streams measured is unknown, and drawn from 0 to MOST_SLOPE
-    )
+    # False: growth of the step time past the streams measured is unknown, and drawn from 0 to MOST_SLOPE
+    slope_known: bool
     guess: str | None  # what the timing for more slots than measured takes for granted
     talks: Talks | None = None  # where users hold conversations: `prompts` are then what of them was read
     way: str = SLICED_WAY  # how the server works by it
@@ -178,6 +180,7 @@ class ServerModel:
         prompt: int | None = None,
         output: int | None = None,
         requests: int | None = None,
+        planned: PlannedRequests | None = None,
         seeds: int | None = None,
     ) -> Prediction:
         """Predict a closed loop of `concurrency` users.
@@ -186,6 +189,7 @@ class ServerModel:
             slots: parallel slots in place of the measured ones.
             prompt: prompt tokens of every request in place of the lengths observed; likewise `output`.
             requests: how many are measured, warm-up apart; as the run did it when not given.
+            planned: the very requests, in place of any of such lengths.
             seeds: how many repetitions are simulated; as many as a quarter of a second allows when not given.
         """
         pattern, limit = self.pattern, slots or self.slots
@@ -206,6 +210,7 @@ class ServerModel:
             requests=max(requests or pattern.requests or round(pattern.each * concurrency), concurrency),
             warmups=concurrency if pattern.warmup else 0,
             talks=self.talks,
+            planned=planned,
         )
         return self._predict(load, seeds)
 
@@ -217,13 +222,14 @@ class ServerModel:
         prompt: int | None = None,
         output: int | None = None,
         requests: int | None = None,
+        planned: PlannedRequests | None = None,
         seeds: int | None = None,
     ) -> Prediction:
         """Predict an open loop of `rate` requests a second with Poisson arrivals; arguments as in closed."""
 
         def send(engine: Engine, plan: list[EngineRequest], draw: random.Random, see: See) -> list[Stream]:
-            instants = list(accumulate(draw.expovariate(rate) for _ in plan))
-            return open_loop(engine, plan, instants, see=see)
+            drawn = accumulate(draw.expovariate(rate) for _ in plan)
+            return open_loop(engine, plan, list(planned.instants_s(rate) if planned else drawn), see=see)
 
         load = Load(
             send=send,
@@ -233,6 +239,7 @@ class ServerModel:
             lengths=self._lengths(prompt, output),
             requests=requests or OPEN_REQUESTS,
             warmups=0,
+            planned=planned,
         )
         return self._predict(load, seeds)
 
@@ -245,8 +252,10 @@ class ServerModel:
             plan = talks.draw(requests + round((2 if talks.warm else 1) * users * turns), users, draw)
             played = talks.play(engine, plan, users, log.see)
             return counted_turns(played, log, requests, users, warm=talks.warm)
-        plan_of = draw_requests(load.lengths, requests + load.warmups, draw)
-        streams = load.send(engine, plan_of, draw, log.see)
+        lengths = draw_lengths(load.lengths, requests + load.warmups, draw)
+        if load.planned is not None:
+            lengths = load.planned.lengths(lengths, warmups=load.warmups)
+        streams = load.send(engine, cold_requests(lengths), draw, log.see)
         return Played(streams, log, np.arange(len(streams)) >= load.warmups)
 
     def _lengths(self, prompt: int | None, output: int | None) -> list[tuple[int, int]]:
@@ -298,7 +307,7 @@ class ServerModel:
         tokens = sum(output for _, output in load.lengths) / len(load.lengths)
         at_once = min(load.concurrency or self.streams, load.slots or self.streams, self.streams)
         tokens *= 1 + 2 / at_once  # a step takes time to simulate as well, however few streams share it
-        fewest = max(FEWEST_REQUESTS, 2 * (load.concurrency or 1))
+        fewest = load.requests if load.planned else max(FEWEST_REQUESTS, 2 * (load.concurrency or 1))
         requests = min(load.requests, max(int(TOKENS_SIMULATED / FEWEST_SEEDS / tokens) - load.warmups, fewest))
         seeds = int(TOKENS_SIMULATED / tokens / (requests + load.warmups))
         return requests, max(FEWEST_SEEDS, min(MOST_SEEDS, seeds))

@@ -11,7 +11,7 @@ from typing import Any
 from loadtest import metrics
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
 from loadtest.metrics import VOID
-from loadtest.text import counted, number, seconds
+from loadtest.text import counted, number, rated, seconds
 
 GIVEN_BACK = 0.15  # by which a prediction may miss a measured figure, where its band is narrower
 FITTED = (  # figures that a model must reproduce: (words, figure, statistic, share of the percentile)
@@ -76,7 +76,7 @@ def unmatched_rate(predict: Callable[[float], Prediction], levels: Iterable[Mapp
         if level["verdict"] != VOID and level["concurrency"] is None and level["rate"]:
             predicted = predict(level["rate"])
             if not predicted.grows:  # of a queue that grows each figure is a matter of how long it did
-                found += _misses(predicted, as_measured(level, None), f"at {level['rate']:g} requests/s")
+                found += _misses(predicted, as_measured(level, None), f"at {rated(level['rate'])}")
     return max(found)[1] if found else None
 
 
