@@ -8,7 +8,7 @@ import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import offered_load
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.arrays import BoolArray, FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series
 from loadtest.analyse.server.prefill import NEAR_S, uncached
@@ -115,6 +115,6 @@ def _prefills(run: RunData, level: dict[str, Any]) -> _Prefills:
     return _Prefills(took[rows][good], together[good], tokens[rows][good])
 
 
-def _apart(starts: FloatArray) -> FloatArray:
+def _apart(starts: FloatArray) -> BoolArray:
     """Mark the starts that are not near the one before."""
-    return np.asarray(np.abs(np.diff(starts, prepend=starts[0])) > NEAR_S)
+    return np.asarray(np.abs(np.diff(starts, prepend=starts[0])) > NEAR_S, dtype=np.bool_)

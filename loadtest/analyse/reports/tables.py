@@ -64,7 +64,8 @@ def _told_or_needed(level: dict[str, Any], *, tokens: bool) -> list[str]:
     name = "ttft" if tokens else "e2e"
     for place, (kind, part) in enumerate((("", "p50"), ("", "p95"), ("", "p99"), ("_sched", "p95"))):
         key = f"{name}{kind}_s"
-        if _untold(described := level.get(key), part):
+        described = level.get(key)
+        if described and _untold(described, part):
             cells[place] = f"too few ({described['n']} of {needed(PERCENTILES[part])})"
     return cells
 
