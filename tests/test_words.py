@@ -17,13 +17,14 @@ from loadtest.analyse.charts import itl, percentiles, ttft
 from loadtest.analyse.figures import stats
 from loadtest.analyse.findings import prompt_findings
 from loadtest.analyse.findings.simulated import simulated_warning
-from loadtest.analyse.reports import run_table
+from loadtest.analyse.reports import prediction_report, run_table
 from loadtest.analyse.reports.answers import verdict_in_words
 from loadtest.analyse.reports.captions import title_in
 from loadtest.analyse.reports.command import command, serve_command
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.whatif.prediction_chart import CurveAhead
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005)
@@ -180,3 +181,17 @@ def test_a_chart_keeps_its_title_as_text(tmp_path: Path, title: str) -> None:
     assert title_in((tmp_path / "a.png").read_bytes()) == title
     figure.savefig(tmp_path / "b.png")
     assert title_in((tmp_path / "b.png").read_bytes()) == title_in(b"no png") == ""
+
+
+def test_what_is_predicted_is_in_a_table_where_it_gives_back_what_was_measured(tmp_path: Path) -> None:
+    play(TIMING, [Load(users=1, requests=20), Load(users=4, requests=80)], slots=4).write(tmp_path / "run")
+    found = analyse(tmp_path / "run")
+    curve = CurveAhead(found.run, found.slots, found.steps).result()
+    assert curve is not None
+    grid = prediction_report.curve_grid(found, curve)
+    assert grid is not None
+    assert [row[0] for row in grid.rows if row[1] == "yes"] == ["1", "4"]
+    assert grid.rows[-1][-1], "what was not measured is said"
+    p95 = found.summary["levels"][1]["ttft_s"]["p95"]
+    found.summary["levels"][1]["ttft_s"] |= {"p95": 3 * p95, "ci95_p95": [2.9 * p95, 3.1 * p95]}
+    assert prediction_report.curve_grid(found, curve) is None

@@ -51,8 +51,8 @@ def tile_rows(analysis: Analysis) -> list[tuple[str, list[answers.Tile]]]:
     return every[:MOST_GROUPS]
 
 
-def markdown(analysis: Analysis, pictures: list[Path]) -> str:
-    """Return report.md; it names the PNGs beside it."""
+def markdown(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None) -> str:
+    """Return report.md; it names the PNGs beside it. `predicted` has the figures of the prediction chart."""
     summary = analysis.summary
     mark = simulated_mark(summary)
     lines = [f"# {escaped(summary['name'])}: {escaped(findings.measured_on(summary))}", ""]
@@ -80,7 +80,7 @@ def markdown(analysis: Analysis, pictures: list[Path]) -> str:
             lines += [f"## {escaped(level['label'])}", "", *tables.level_table(level, one.summary).markdown(), ""]
         for heading, grid in _server_tables(named, one):
             lines += [f"## {escaped(heading)}", "", *grid.markdown(), ""]
-    for heading, grid in _run_tables(analysis):
+    for heading, grid in _run_tables(analysis, predicted):
         lines += [f"## {heading}", "", *grid.markdown(), ""]
     lines += ["## Words", "", *(f"- **{word}**: {escaped(said)}" for word, said in GLOSSARY), ""]
     return "\n".join(lines)
@@ -111,7 +111,7 @@ def _markdown_picture(picture: Path, path: str, named: str = "") -> str:
     return f"![{escaped(_captioned(picture, named)[0])}]({path})"
 
 
-def html(analysis: Analysis, pictures: list[Path]) -> str:
+def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None) -> str:
     """Return report.html: one file, pictures inside, nothing fetched."""
     summary = analysis.summary
     shared, own = _sorted_pictures(analysis, pictures)
@@ -139,7 +139,7 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
             }
             for (named, one), drawn in zip(tables.sections(analysis), own, strict=True)
         ],
-        tables=_run_tables(analysis),
+        tables=_run_tables(analysis, predicted),
         glossary=GLOSSARY,
     )
 
@@ -152,9 +152,10 @@ def _server_tables(named: str, one: Analysis) -> Iterator[tuple[str, Grid]]:
         yield f"Memory{named}", tables.memory_table(one.memory)
 
 
-def _run_tables(analysis: Analysis) -> list[tuple[str, Grid]]:
+def _run_tables(analysis: Analysis, predicted: Grid | None) -> list[tuple[str, Grid]]:
     scored = score_report.table(analysis.summary)
     return [
+        *([("Predicted", predicted)] if predicted else []),
         *([("Prediction, scored", scored)] if scored else []),
         *([("Energy and cost", energy)] if (energy := energy_report.table(analysis.summary)) else []),
         ("Client and tokens", tables.client_table(analysis.summary)),

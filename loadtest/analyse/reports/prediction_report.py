@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.server.prefill import has_turns
 from loadtest.analyse.summary import Analysis
+from loadtest.analyse.whatif import self_check
+from loadtest.analyse.whatif.predict import Prediction
 from loadtest.analyse.whatif.predict_loads import describe_basis
+from loadtest.analyse.whatif.prediction_chart import PredictedCurve
 from loadtest.analyse.whatif.prediction_file import AS_KNOWN, Case, Document
 from loadtest.analyse.whatif.talks import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE
 from loadtest.grid import Grid
@@ -43,6 +48,34 @@ def grid(document: Document) -> Grid:
         for case in load.cases
     )
     return Grid(("load", "slots", *(name for name, _ in shown)), rows, names=2)
+
+
+def curve_grid(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
+    """Return the figures of the prediction chart, a row a number of streams.
+
+    None where they miss what was measured, and of conversations, whose figures depend on what the chart's title says.
+    """
+    by_load = {each.concurrency: each for each in curve.predictions}
+    levels = [level for level in analysis.summary["levels"] if level["index"] in curve.series.levels]
+    if has_turns(analysis.run) or self_check.unmatched_figure(by_load.__getitem__, levels):
+        return None
+    beyond = any(each.extrapolates for each in curve.predictions)
+    rows = []
+    for each in curve.predictions:
+        measured = "yes" if each.concurrency in curve.series.concurrencies else "no"
+        figures = [_with_band(each, figure) for _, figure in SHOWN[:4]]
+        rows.append((str(each.concurrency), measured, *figures, *([each.extrapolates or ""] if beyond else [])))
+    heads = ["streams", "measured too", *(f"{name} (95 % band)" for name, _ in SHOWN[:4])]
+    heads += ["rests on what was not measured"] if beyond else []
+    return Grid(tuple(heads), tuple(rows), names=2, prose=beyond)
+
+
+def _with_band(each: Prediction, figure: str) -> str:
+    value, write = each.figure(*figure.split(".")), number if "per_s" in figure else seconds
+    if not math.isfinite(value):
+        return UNKNOWN
+    band = each.bands.get(figure)
+    return write(value) + (f" ({write(band[0])} to {write(band[1])})" if band else "")
 
 
 def _slots_text(document: Document, case: Case) -> str:

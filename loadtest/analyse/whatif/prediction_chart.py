@@ -39,6 +39,7 @@ class CurveAhead:
         self._series = slot_advice.longest_series(run)
         self._model: ServerModel | None = None
         self._begun: Future[tuple[Prediction, ...]] | None = None
+        self._known: PredictedCurve | None = None
         if self._series is None or len(self._series.concurrencies) < 2:
             return
         try:
@@ -57,9 +58,14 @@ class CurveAhead:
         """Return the curve; None where the run holds no closed loop of two concurrencies or says too little to predict."""
         if self._series is None or self._model is None:
             return None
+        if self._known is None:
+            self._known = PredictedCurve(self._series, self._predictions(self._model, self._series))
+        return self._known
+
+    def _predictions(self, model: ServerModel, series: ClosedLoopSeries) -> tuple[Prediction, ...]:
         try:
             if self._begun is not None:
-                return PredictedCurve(self._series, self._begun.result())
+                return self._begun.result()
         except BrokenProcessPool:  # the other process was killed: predict here
             pass
-        return PredictedCurve(self._series, slot_advice.curve(self._model, self._series.concurrencies))
+        return slot_advice.curve(model, series.concurrencies)
