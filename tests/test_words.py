@@ -44,6 +44,9 @@ def test_figures_of_a_simulated_server_are_quoted_as_a_simulation() -> None:
     assert verdict_in_words(summary(2.0)).endswith("the server was simulated, so quote these figures as a simulation.")
     some = verdict_in_words(summary(2.0, groups=[group("a", 2.0), group("b", None)]))
     assert some.endswith("quote the figures of what was simulated as a simulation.")
+    assert verdict_in_words(summary(2.0, "suspect")).startswith(
+        "Quote these figures as a simulation, with their reasons"
+    )
     assert verdict_in_words(summary(2.0, "void")) == "Do not quote the figures of void levels. Of 1 level 1 is void."
 
 
