@@ -21,6 +21,7 @@ from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif import predict, self_check
 from loadtest.analyse.whatif import slot_advice as work
 from loadtest.analyse.whatif.predict import ServerModel
+from loadtest.analyse.whatif.prediction_chart import PredictedCurve
 from loadtest.analyse.whatif.slot_advice import Advice, ClosedLoopSeries
 from loadtest.analyse.whatif.sustainable_load import SustainableLoad, meets, sustainable_load
 from loadtest.cli import cli
@@ -125,7 +126,7 @@ def test_a_model_that_misses_what_was_measured_advises_and_predicts_nothing(anal
     assert said is not None
     assert "tokens/s a stream at" in said
     assert "by the model and" in said
-    assert prediction.title(analysis, group, slow) == f"No prediction: {said}"
+    assert prediction.title(analysis, PredictedCurve(group, (), said)) == f"No prediction: {said}"
     levels = [
         {**level, "stream_tokens_per_s": {**level["stream_tokens_per_s"], "p50": 999.0, "ci95_p50": None}}
         for level in analysis.summary["levels"]
@@ -324,8 +325,9 @@ def test_the_prediction_chart_shows_measured_beside_predicted(analysis: Analysis
     assert {1, 2, 4, 8, 16} <= {each.concurrency for each in curve}
     points = prediction.measured(analysis, group, "ttft_s", "p50")
     assert [users for users, _, _ in points] == [1, 2, 4, 8]
-    assert "where measured it is off by at most" in prediction.title(analysis, group, curve)
-    picture = prediction.draw(tmp_path / "prediction.png", analysis, group, curve, parse_objectives("ttft_p95=2"))
+    found = PredictedCurve(group, curve, model=model)
+    assert "where measured it is off by at most" in prediction.title(analysis, found)
+    picture = prediction.draw(tmp_path / "prediction.png", analysis, found, parse_objectives("ttft_p95=2"))
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

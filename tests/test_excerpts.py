@@ -18,6 +18,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import prefill, slots, steps, token_gaps
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif import slot_advice
 from loadtest.analyse.whatif.prediction_chart import CurveAhead
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -131,25 +132,27 @@ def stats_values(found: object) -> list[float]:
 
 def test_a_curve_predicted_in_another_process_is_the_same(tmp_path: Path) -> None:
     loads = [Load(users=users, requests=12, prompt=(20, 20), output=(8, 8)) for users in (1, 2)]
-    run = frames.load(play(TIMING, loads, slots=2).write(tmp_path / "run"))
-    found, whole = measured(run)
-    there = CurveAhead(run, found, whole, apart=True)
-    here = CurveAhead(run, found, whole, apart=False).result()
+    analysis = analyse(play(TIMING, loads, slots=2).write(tmp_path / "run"))
+    levels = analysis.summary["levels"]
+    there = CurveAhead(analysis.run, analysis.slots, analysis.steps, apart=True)
+    here = CurveAhead(analysis.run, analysis.slots, analysis.steps, apart=False).result(levels)
     assert here is not None
-    assert there.result() == here
+    assert here.predictions
+    assert there.result(levels) == here
 
 
 def test_a_curve_is_predicted_here_where_the_other_process_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = [Load(users=users, requests=12, prompt=(20, 20), output=(8, 8)) for users in (1, 2)]
-    run = frames.load(play(TIMING, loads, slots=2).write(tmp_path / "run"))
-    found, whole = measured(run)
+    analysis = analyse(play(TIMING, loads, slots=2).write(tmp_path / "run"))
     here, curve = os.getpid(), slot_advice.curve
     monkeypatch.setattr(slot_advice, "curve", Elsewhere(here))
-    there = CurveAhead(run, found, whole, apart=True)
+    there = CurveAhead(analysis.run, analysis.slots, analysis.steps, apart=True)
     monkeypatch.setattr(slot_advice, "curve", curve)
-    assert there.result() is not None
+    found = there.result(analysis.summary["levels"])
+    assert found is not None
+    assert found.predictions
 
 
 class Elsewhere:

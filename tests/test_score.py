@@ -21,7 +21,8 @@ from loadtest.analyse.report import write_report
 from loadtest.analyse.reports import score_report
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif import score, textbook
-from loadtest.analyse.whatif.predict_loads import known_slots, predict_loads
+from loadtest.analyse.whatif.fit import known_slots
+from loadtest.analyse.whatif.predict_loads import predict_loads
 from loadtest.analyse.whatif.prediction_file import (
     AS_KNOWN,
     LIMIT_SEEN,

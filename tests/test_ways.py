@@ -9,10 +9,15 @@ import pytest
 from support.made_runs import write
 from support.virtual_runs import Load, play
 
+from loadtest.analyse.charts import prediction
+from loadtest.analyse.explain.explanation import Explainer, at_percentile, rows_by_length
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif import ways
+from loadtest.analyse.whatif.fit import known_slots, levels_used
 from loadtest.analyse.whatif.predict import SLICED_WAY, ServerModel
-from loadtest.analyse.whatif.predict_loads import known_slots, levels_used
+from loadtest.analyse.whatif.predict_loads import predict_loads
+from loadtest.analyse.whatif.prediction_chart import CurveAhead
+from loadtest.analyse.whatif.prediction_file import AS_KNOWN, Case
 from loadtest.analyse.whatif.ways import NoWayError, fitted_way
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
 
@@ -68,6 +73,30 @@ def test_a_budget_of_tokens_is_found_where_the_number_at_work_says_nothing(tmp_p
     assert found.timing.kv_tokens == pytest.approx(2500, rel=0.05)
 
 
+def test_chart_and_explanation_rest_on_the_way_that_predict_does(tmp_path: Path) -> None:
+    """A server that evaluates prompts beside its steps: by the usual way each prompt would stall the others."""
+    folder = play(shared(BESIDE), loads(1, 2, 4, 8), slots=4, says=None).write(tmp_path / "run")
+    analysis = analyse(folder)
+    levels = analysis.summary["levels"]
+    curve = CurveAhead(analysis.run, analysis.slots, analysis.steps).result(levels)
+    assert curve is not None
+    assert curve.model is not None
+    assert curve.model.way != SLICED_WAY
+    drawn = next(each for each in curve.predictions if each.concurrency == 16)
+    document = predict_loads(analysis.run, analysis.slots, analysis.steps, levels, {}, concurrencies=(16,))
+    assert Case.of(AS_KNOWN, drawn) == document.loads[0].cases[0]
+    assert document.rests_on["way"] == curve.model.way
+    assert prediction.draw(tmp_path / "prediction.png", analysis, curve).exists()
+    explainer = Explainer.of(analysis.run, analysis.slots, analysis.steps, levels)
+    assert explainer.models[0] == curve.model
+    row = at_percentile(rows_by_length(analysis.run, [3], "ttft"), 0.5)
+    found = explainer.explain(row)
+    assert found.no_replay is None
+    assert found.without
+    usual = dataclasses.replace(explainer, models=(ServerModel.of(analysis.run, analysis.slots, analysis.steps),))
+    assert "does not give it back" in (usual.explain(row).no_replay or "")
+
+
 def test_no_way_is_an_answer(tmp_path: Path) -> None:
     """Four streams at once wait three times as long as they should, and two do not."""
     played = play(CLOCKS, loads(1, 2, 4), slots=None, says=None)
@@ -86,3 +115,10 @@ def test_no_way_is_an_answer(tmp_path: Path) -> None:
     analysis = analyse(write(tmp_path / "run", late, played.levels))
     with pytest.raises(NoWayError, match="none of the other ways in which servers are known to work does"):
         fitted(analysis)
+    levels = analysis.summary["levels"]
+    curve = CurveAhead(analysis.run, analysis.slots, analysis.steps).result(levels)
+    assert curve is not None
+    assert not curve.predictions
+    assert prediction.title(analysis, curve) == f"No prediction: {curve.missed}"
+    assert curve.missed
+    assert prediction.draw(tmp_path / "prediction.png", analysis, curve).exists()

@@ -111,7 +111,7 @@ def write_report(
 
 def _predicted(one: Analysis, ahead: CurveAhead | None) -> Grid | None:
     """Return the figures of the prediction chart."""
-    curve = ahead.result() if ahead else None
+    curve = ahead.result(one.summary["levels"]) if ahead else None
     return prediction_report.curve_grid(one, curve) if curve else None
 
 

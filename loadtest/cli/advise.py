@@ -117,8 +117,8 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
     """Advise on what one model at one server showed; raise PredictionError where that does not say enough."""
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
     from loadtest.analyse.whatif import slot_advice as work
+    from loadtest.analyse.whatif.fit import known_slots
     from loadtest.analyse.whatif.predict import require_tokens
-    from loadtest.analyse.whatif.predict_loads import known_slots
     from loadtest.analyse.whatif.ways import NoWayError, fitted_way
 
     series = work.longest_series(analysis.run)
@@ -142,6 +142,7 @@ def _advice_of(analysis: Analysis, objectives: Sequence[Objective], room: float 
         objectives=objectives,
         memory=memory_by_slots(analysis.run, slots),
         gpu_bytes=room,
+        fits=True,
     )
 
 

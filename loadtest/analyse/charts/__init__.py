@@ -166,8 +166,8 @@ def _prediction(path: Path, analysis: Analysis, ahead: CurveAhead) -> list[Path]
     """Draw measured beside predicted, where there is a prediction."""
     if any(level.get("beside") for level in analysis.summary["levels"]):
         return []  # the model knows no load of others beside its own
-    found = ahead.result()
-    return [] if found is None else [prediction.draw(path, analysis, found.series, found.predictions)]
+    found = ahead.result(analysis.summary["levels"])
+    return [] if found is None else [prediction.draw(path, analysis, found)]
 
 
 def _depth(path: Path, analysis: Analysis) -> Path:

@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.server.prefill import Interval, has_turns
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif import self_check
-from loadtest.analyse.whatif.predict import Prediction
-from loadtest.analyse.whatif.prediction_file import Document
+from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction
+from loadtest.analyse.whatif.prediction_chart import PredictedCurve
+from loadtest.analyse.whatif.prediction_file import NO_LIMIT, Document
 from loadtest.analyse.whatif.slot_advice import ClosedLoopSeries
+from loadtest.analyse.whatif.talks import NO_HOST_CACHE
 from loadtest.slo import Objective
 from loadtest.text import counted, percent, seconds
 
@@ -30,19 +31,19 @@ PANELS = (  # (title, figure, statistic)
 def draw(
     path: Path,
     analysis: Analysis,
-    group: ClosedLoopSeries,
-    curve: Sequence[Prediction],
+    found: PredictedCurve,
     objectives: Sequence[Objective] = (),
 ) -> Path:
-    """Draw all four panels on one page; `curve` in order of concurrency, as slot_advice.curve makes it."""
+    """Draw all four panels on one page."""
     with mpl.rc_context(style.RC):
         figure, panels = style.page(len(PANELS), columns=2, height=4.9, share_y=False)
         for axes, (name, key, statistic) in zip(panels, PANELS, strict=True):
-            panel(axes, analysis, group, curve, key, statistic, objectives)
+            panel(axes, analysis, found.series, found.predictions, key, statistic, objectives)
             axes.set_title(name)
-        said = "dots are measured, lines are predicted; bars and band: 95 %"
-        subtitle = f"{group.label}; {said}" if group.label else said
-        return style.save(figure, path, analysis, title(analysis, group, curve), subtitle)
+        said = [found.series.label, "dots are measured, lines are predicted; bars and band: 95 %"]
+        if found.model is not None and found.model.way != SLICED_WAY:
+            said.append(found.model.way)
+        return style.save(figure, path, analysis, title(analysis, found), "; ".join(filter(None, said)))
 
 
 def draw_loads(path: Path, analysis: Analysis, document: Document) -> Path:
@@ -119,7 +120,6 @@ def panel(
 ) -> None:
     """Draw one figure: the predicted line and its band, dashed past what was measured; measured points with intervals."""
     points = measured(analysis, group, key, statistic)
-    curve = () if misfit(analysis, group, curve) else curve
     line = [(each.concurrency or 0, each.figure(key, statistic), each) for each in curve]
     tallest = max([value for _, value, _ in points] + [value for _, value, _ in line], default=0.0)
     factor, unit = (1.0, "tokens/s") if key.endswith("per_s") else style.scale(tallest)
@@ -193,18 +193,12 @@ def _value(level: dict[str, Any], key: str, statistic: str) -> float | None:
     return value
 
 
-def misfit(analysis: Analysis, group: ClosedLoopSeries, curve: Sequence[Prediction]) -> str | None:
-    """Say which measured figure the curve misses; None where it meets all of them."""
-    by_load = {each.concurrency: each for each in curve}
-    levels = [level for level in analysis.summary["levels"] if level["index"] in group.levels]
-    return self_check.unmatched_figure(by_load.__getitem__, levels)
-
-
-def title(analysis: Analysis, group: ClosedLoopSeries, curve: Sequence[Prediction]) -> str:
+def title(analysis: Analysis, found: PredictedCurve) -> str:
     """Say what is predicted where nothing was measured, and how close the same model comes to what was."""
+    if found.missed:
+        return f"No prediction: {found.missed}"
+    group, curve = found.series, found.predictions
     by_load = {each.concurrency: each for each in curve}
-    if missed := misfit(analysis, group, curve):
-        return f"No prediction: {missed}"
     last = curve[-1]
     off = [
         (abs(by_load[users].figure(key, statistic) / value - 1), name, users)
@@ -217,9 +211,9 @@ def title(analysis: Analysis, group: ClosedLoopSeries, curve: Sequence[Predictio
         f"Predicted for {counted(last.concurrency or 0, *noun)}: TTFT p95 {seconds(last.figure('ttft_s', 'p95'))}, "
         f"{last.figure('stream_tokens_per_s', 'p50'):.1f} tokens/s a stream"
     )
-    if has_turns(analysis.run) and (analysis.replayed is None or analysis.replayed.host_cache is None):
+    if NO_HOST_CACHE in found.case:
         text += ", if the server keeps conversations in its slots alone"
-    if analysis.slots.limit is False and (last.concurrency or 0) > (analysis.slots.estimate or 0):
+    if NO_LIMIT in found.case and (last.concurrency or 0) > (analysis.slots.estimate or 0):
         text += ", if the server has slots for as many"
     if not off:
         return text

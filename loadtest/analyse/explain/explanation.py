@@ -12,7 +12,7 @@ import numpy as np
 from loadtest.analyse.explain import explained as parts_of
 from loadtest.analyse.explain.explained import Cause, Parts, TimePart
 from loadtest.analyse.explain.parts import Splitter
-from loadtest.analyse.explain.replay import LevelReplay, Omission, WhatIf
+from loadtest.analyse.explain.replay import LevelReplay, Omission, WhatIf, replay_models
 from loadtest.analyse.explain.timeline import Timeline, silent_windows
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import FloatArray, IntArray
@@ -21,7 +21,6 @@ from loadtest.analyse.server import token_gaps
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif.predict import ServerModel
-from loadtest.analyse.whatif.predict_loads import known_slots
 from loadtest.errors import PredictionError
 from loadtest.text import listed
 
@@ -177,7 +176,9 @@ class Explainer:
     run: RunData  # whose requests carry their waits, as those of an Analysis do
     levels: Sequence[dict[str, Any]]  # of summary.json
     splitter: Splitter
-    model: ServerModel | str  # a clause says why there is none
+    models: (
+        tuple[ServerModel, ...] | str
+    )  # to replay a level with, the likeliest first; a clause says why there is none
     beside: tuple[str, ...]  # models of the run that loaded the same server: who asked for them is not named
 
     @classmethod
@@ -191,11 +192,7 @@ class Explainer:
     ) -> Explainer:
         gaps = token_gaps.decoding(run, slots)
         splitter = Splitter(run, slots, steps, gaps, Timeline.of(run, steps))
-        try:
-            model: ServerModel | str = ServerModel.of(run, known_slots(run, slots).slots, steps)
-        except PredictionError as error:
-            model = str(error).removeprefix("No prediction: ").rstrip(".")
-        return cls(run, levels, splitter, model, tuple(beside))
+        return cls(run, levels, splitter, replay_models(run, slots, steps, levels), tuple(beside))
 
     def explain(self, row: int) -> Explanation:
         """Explain the request in this row of the run's requests."""
@@ -270,19 +267,17 @@ class Explainer:
             return (), NOBODY
         if self.beside:
             return (), f"{listed(self.beside)} loaded the same server meanwhile"
-        if isinstance(self.model, str):
-            return (), self.model
+        if isinstance(self.models, str):
+            return (), self.models
         run = self.run
         waited = run.column("slot_wait_s")[row]
         if not math.isfinite(self.splitter.line.first[row]):
             return (), "it never got a token"
         if not math.isfinite(waited):
             return (), "how long it waited for a slot is not known"
-        replay = LevelReplay.of(run, self.splitter.line, self.model, row)
+        replay = self._replay(self.models, row)
         if isinstance(replay, str):
             return (), replay
-        if missed := replay.unmatched():
-            return (), f"the model fitted to this run does not give it back: {missed}"
         found = [
             Without(REQUEST, blamed[each], said)
             for each in tried
@@ -296,6 +291,19 @@ class Explainer:
         if replay.loads and (said := replay.what_if(Omission(loads=True))) is not None:
             found.append(Without(LOAD, None, said))
         return tuple(sorted(found, key=lambda each: each.found.seconds)), None
+
+    def _replay(self, models: Iterable[ServerModel], row: int) -> LevelReplay | str:
+        """Return the replay by the first model that gives back the level as it was; a clause says why there is none."""
+        missed = ""
+        for model in models:
+            replay = LevelReplay.of(self.run, self.splitter.line, model, row)
+            if isinstance(replay, str):
+                return replay
+            wrong = replay.unmatched()
+            if wrong is None:
+                return replay
+            missed = missed or wrong
+        return f"the model fitted to this run does not give it back: {missed}"
 
 
 def _median(values: FloatArray) -> float:

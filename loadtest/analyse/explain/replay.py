@@ -11,8 +11,9 @@ import heapq
 import itertools
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,14 @@ from loadtest.analyse.run import offered_load
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.prefill import Interval
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.server.turns import LONG_LOAD_S
+from loadtest.analyse.whatif.fit import fit_models, known_slots
 from loadtest.analyse.whatif.play import CONTEXT
-from loadtest.analyse.whatif.predict import ENGINE_ERROR, ServerModel
+from loadtest.analyse.whatif.predict import ENGINE_ERROR, SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.self_check import GIVEN_BACK
+from loadtest.errors import PredictionError
 from loadtest.metrics import NS_PER_S
 from loadtest.records import Outcome
 from loadtest.simulate.model.engine import Engine
@@ -176,6 +181,26 @@ class LevelReplay:
         engine = Engine(timing, slots=self.model.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours)
         player = _Player(engine, {each.row: each for each in self.sent}, change, self.row)
         return player.play()
+
+
+def replay_models(
+    run: RunData, slots: Slots, steps: Steps, levels: Sequence[dict[str, Any]]
+) -> tuple[ServerModel, ...] | str:
+    """Return the models that predictions of this run rest on, then that of the usual way; a clause says why there is none.
+
+    A level that is explained may have been disturbed, and nothing be predicted from its run. Its replay decides which
+    model gives it back as it was sent.
+    """
+    try:
+        fitted = tuple(fit_models(run, slots, steps, levels).models.values())
+    except PredictionError:
+        fitted = ()
+    if any(model.way == SLICED_WAY for model in fitted):
+        return fitted
+    try:
+        return (*fitted, ServerModel.of(run, known_slots(run, slots).slots, steps))
+    except PredictionError as error:
+        return fitted or str(error).removeprefix("No prediction: ").rstrip(".")
 
 
 class _Player:

@@ -15,7 +15,7 @@ from loadtest.analyse.server.at_work import RequestInstants
 from loadtest.analyse.server.prefill import uncached
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.binding import LoadFacts
-from loadtest.analyse.whatif.predict_loads import known_slots
+from loadtest.analyse.whatif.fit import known_slots
 from loadtest.records import Outcome
 from loadtest.slo import ERRORS, Objective, judge_objectives
 

@@ -9,7 +9,6 @@ from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_mark
 from loadtest.analyse.server.prefill import has_turns
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif import self_check
 from loadtest.analyse.whatif.predict import Prediction
 from loadtest.analyse.whatif.predict_loads import describe_basis
 from loadtest.analyse.whatif.prediction_chart import PredictedCurve
@@ -53,11 +52,9 @@ def grid(document: Document) -> Grid:
 def curve_grid(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
     """Return the figures of the prediction chart, a row a number of streams.
 
-    None where they miss what was measured, and of conversations, whose figures depend on what the chart's title says.
+    None where none gives back what was measured, and of conversations, whose figures depend on what the chart's title says.
     """
-    by_load = {each.concurrency: each for each in curve.predictions}
-    levels = [level for level in analysis.summary["levels"] if level["index"] in curve.series.levels]
-    if has_turns(analysis.run) or self_check.unmatched_figure(by_load.__getitem__, levels):
+    if curve.missed or has_turns(analysis.run):
         return None
     beyond = any(each.extrapolates for each in curve.predictions)
     rows = []

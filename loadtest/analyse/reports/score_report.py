@@ -12,8 +12,8 @@ import numpy as np
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis
+from loadtest.analyse.whatif.fit import known_slots
 from loadtest.analyse.whatif.plan import Plan
-from loadtest.analyse.whatif.predict_loads import known_slots
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
     AS_KNOWN,

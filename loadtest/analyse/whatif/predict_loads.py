@@ -11,76 +11,27 @@ import numpy as np
 
 from loadtest import __version__
 from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif import self_check, talks
+from loadtest.analyse.whatif import self_check
 from loadtest.analyse.whatif.beyond import allowing_for_growth
+from loadtest.analyse.whatif.fit import KnownSlots, fit_models, levels_used
 from loadtest.analyse.whatif.plan import Plan, PlannedRequests
 from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel
 from loadtest.analyse.whatif.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
-    LIMIT_SEEN,
-    NO_LIMIT,
     Case,
     Document,
     PredictedLoad,
     grid_of,
 )
-from loadtest.analyse.whatif.slot_advice import longest_series
-from loadtest.analyse.whatif.talks import Talks
 from loadtest.analyse.whatif.textbook import FigureValues, Measured, textbook
-from loadtest.analyse.whatif.ways import NoWayError, fitted_way
+from loadtest.analyse.whatif.ways import NoWayError
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
 from loadtest.text import counted, listed
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class KnownSlots:
-    """The limit of the slots, as far as it is known, and how."""
-
-    slots: Slots
-    how: str  # a clause
-
-    @property
-    def limit(self) -> int | None:
-        return self.slots.estimate if self.slots.limit else None
-
-
-def known_slots(run: RunData, found: Slots) -> KnownSlots:
-    """Return the slots as the run shows them, else as the server says, else as a probe before the run found them."""
-    if found.limit:
-        return KnownSlots(found, f"the run shows them: {found.method}")
-    least = found.estimate or 0
-    said = (run.facts.get("server") or {}).get("slots_said")
-    if said and said >= least:
-        return KnownSlots(Slots(int(said), limit=True, method="the server says so"), "the server says so")
-    probe = run.facts.get("slot_probe") or {}
-    limit, seen = probe.get("limit"), probe.get("seen") or 0
-    how = f"bursts before the run showed {'them' if limit else f'{seen} at work at once'}"
-    if limit and limit >= least:
-        return KnownSlots(Slots(int(limit), limit=True, method=how), how)
-    if not limit and seen > least:
-        return KnownSlots(Slots(int(seen), limit=False, method=how), how)
-    return KnownSlots(found, found.method)
-
-
-def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the levels of summary.json that a prediction rests on: of one length, at most numbers of users or rates."""
-    series = longest_series(run)
-    if series is not None:
-        return [level for level in levels if level["index"] in series.levels]
-    steady = [level for level in levels if level["rate"] and level.get("rate_to") is None and not level.get("trace")]
-    lengths = [(level["input_tokens"], level["output_tokens"], level["words"]) for level in steady]
-    if not lengths:
-        raise PredictionError(
-            f"{run.path} has neither a level of a closed loop nor one at a constant rate; measure with --concurrency 1,2,4."
-        )
-    most = max(dict.fromkeys(lengths), key=lengths.count)
-    return [level for level, each in zip(steady, lengths, strict=True) if each == most]
 
 
 def predict_loads(
@@ -111,8 +62,11 @@ def predict_loads(
     if slots and not concurrencies and not rates:
         top = max((level["concurrency"] for level in used if level["concurrency"]), default=None)
         concurrencies, rates = ([top], rates) if top else (concurrencies, [max(level["rate"] for level in used)])
-    known = known_slots(run, found)
-    models, said = _models(run, known, steps, used)
+    try:
+        fitted = fit_models(run, found, steps, levels)
+    except NoWayError as error:
+        raise PredictionError(f"No prediction: {error}.") from None
+    known, models, said = fitted.known, fitted.models, list(fitted.ruled_out)
     seen = known.slots.estimate or 0
     loads = [
         _predicted_load(models, load, used, known.limit or max(seen, 1), planned)
@@ -170,43 +124,6 @@ def document_of(
         loads=loads,
         plan=plan,
     )
-
-
-def _models(
-    run: RunData, known: KnownSlots, steps: Steps, used: Sequence[dict[str, Any]]
-) -> tuple[dict[str, ServerModel], list[str]]:
-    """Return a model a case, and a sentence for each case that the run itself rules out."""
-    slots = known.slots
-    if slots.limit or not slots.estimate:
-        cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}
-    else:
-        cases = {NO_LIMIT: slots, LIMIT_SEEN: dataclasses.replace(slots, limit=True)}
-    models: dict[str, ServerModel] = {}
-    missed: dict[str, NoWayError] = {}
-    for name, each in cases.items():
-        for named, talking in _by_cache(name, run, each, steps).items():
-            try:
-                models[named] = fitted_way(run, each, steps, used, talking)
-            except NoWayError as error:
-                missed[named] = error
-    if not models:
-        raise PredictionError(f"No prediction: {next(iter(missed.values()))}.")
-    return models, [f"Ruled out by the run, and not shown: {name} ({wrong.missed})." for name, wrong in missed.items()]
-
-
-def _by_cache(name: str, run: RunData, slots: Slots, steps: Steps) -> dict[str, Talks | None]:
-    """Return the conversations of a run, in a case for each host cache that the server may have; None of single requests."""
-    try:
-        model = ServerModel.of(run, slots, steps)
-    except PredictionError:  # what is fitted next says so, unless streams have a clock each
-        return {name: None}
-    if model.talks is None:
-        return {name: None}
-    found = talks.cache_cases(model.talks, run, model.slots, measure_cache(run, slots, steps))
-    return {
-        named if name == AS_KNOWN and named else " and ".join(filter(None, (name, named))): each
-        for named, each in found.items()
-    }
 
 
 def _unknown_cache(models: dict[str, ServerModel]) -> list[str]:

@@ -9,17 +9,22 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Any
 
 from loadtest.analyse.run import excerpts
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif import slot_advice
+from loadtest.analyse.whatif.fit import fit_models, known_slots
 from loadtest.analyse.whatif.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.prediction_file import AS_KNOWN
 from loadtest.analyse.whatif.slot_advice import ClosedLoopSeries
+from loadtest.analyse.whatif.ways import NoWayError, own_level
 from loadtest.errors import PredictionError
 
 
@@ -28,44 +33,79 @@ class PredictedCurve:
     """Levels of a closed loop, and what the model predicts for their concurrencies, those between and twice the highest."""
 
     series: ClosedLoopSeries
-    predictions: tuple[Prediction, ...]
+    predictions: tuple[Prediction, ...]  # none where no way of working gives back the run
+    missed: str | None = None  # then, what the usual one misses
+    model: ServerModel | None = None
+    case: str = AS_KNOWN  # of prediction.json, where the run leaves several open: the one that is drawn
+
+
+@dataclass(frozen=True, slots=True)
+class _Foretold:
+    """What the usual way's model says, before it is known whether it gives back the run."""
+
+    levels: dict[int, Prediction]  # by index
+    curve: tuple[Prediction, ...]
+
+
+def _foretell(model: ServerModel, run: RunData, series: ClosedLoopSeries) -> _Foretold:
+    mine = [level for level in run.levels if level["index"] in series.levels]
+    levels = {int(level["index"]): own_level(model, run, level) for level in mine}
+    return _Foretold(levels, slot_advice.curve(model, series.concurrencies))
 
 
 class CurveAhead:
     """A predicted curve: begun when slots and steps are known, asked for when the chart is drawn."""
 
     def __init__(self, run: RunData, slots: Slots, steps: Steps, *, apart: bool | None = None) -> None:
-        """Fit the model; `apart`: predict in another process, by default for runs of more than two million chunks."""
+        """Begin with the usual way; `apart`: in another process, by default for runs of more than two million chunks."""
+        self._run, self._slots, self._steps = run, slots, steps
         self._series = slot_advice.longest_series(run)
         self._model: ServerModel | None = None
-        self._begun: Future[tuple[Prediction, ...]] | None = None
-        self._known: PredictedCurve | None = None
-        if self._series is None or len(self._series.concurrencies) < 2:
+        self._begun: Future[_Foretold] | None = None
+        self._found: list[PredictedCurve | None] = []  # once it was asked for: chart and table show one curve
+        apart = len(run.chunks.flat) > excerpts.MOST_READ_EVENTS if apart is None else apart
+        if self._series is None or len(self._series.concurrencies) < 2 or not apart or sys.platform != "linux":
             return
         try:
-            self._model = slot_advice.narrowed(ServerModel.of(run, slots, steps), run, self._series.levels)
+            usual = ServerModel.of(run, known_slots(run, slots).slots, steps)
         except PredictionError:
             return
-        apart = len(run.chunks.flat) > excerpts.MOST_READ_EVENTS if apart is None else apart
-        if apart and sys.platform == "linux":  # a fork: a new interpreter would run a script without a main guard again
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of threads: NumPy's, which the fork does not use
-                pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
-                self._begun = pool.submit(slot_advice.curve, self._model, self._series.concurrencies)
-            pool.shutdown(wait=False)
+        self._model = slot_advice.narrowed(usual, run, self._series.levels)
+        with warnings.catch_warnings():  # a fork: a new interpreter would run a script without a main guard again
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads: NumPy's, which the fork does not use
+            pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+            self._begun = pool.submit(_foretell, self._model, run, self._series)
+        pool.shutdown(wait=False)
 
-    def result(self) -> PredictedCurve | None:
-        """Return the curve; None where the run holds no closed loop of two concurrencies or says too little to predict."""
-        if self._series is None or self._model is None:
+    def result(self, levels: Sequence[dict[str, Any]]) -> PredictedCurve | None:
+        """Return the curve; None where the run holds no closed loop of two concurrencies or says too little to predict.
+
+        `levels` are those of summary.json, which the model must give back.
+        """
+        if not self._found:
+            self._found.append(self._fitted(levels))
+        return self._found[0]
+
+    def _fitted(self, levels: Sequence[dict[str, Any]]) -> PredictedCurve | None:
+        if self._series is None or len(self._series.concurrencies) < 2:
             return None
-        if self._known is None:
-            self._known = PredictedCurve(self._series, self._predictions(self._model, self._series))
-        return self._known
-
-    def _predictions(self, model: ServerModel, series: ClosedLoopSeries) -> tuple[Prediction, ...]:
+        foretold = self._foretold()
+        known = None if foretold is None else foretold.levels
         try:
-            if self._begun is not None:
-                return self._begun.result()
+            fitted = fit_models(self._run, self._slots, self._steps, levels, known)
+        except NoWayError as error:
+            return PredictedCurve(self._series, (), error.missed)
+        except PredictionError:
+            return None
+        case, model = fitted.likeliest
+        if foretold is not None and model == self._model:
+            curve = foretold.curve
+        else:
+            curve = slot_advice.curve(model, self._series.concurrencies)
+        return PredictedCurve(self._series, curve, model=model, case=case)
+
+    def _foretold(self) -> _Foretold | None:
+        try:
+            return None if self._begun is None else self._begun.result()
         except BrokenProcessPool:  # the other process was killed: predict here
-            pass
-        return slot_advice.curve(model, series.concurrencies)
+            return None

@@ -8,7 +8,8 @@ from typing import Any
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
-from loadtest.analyse.whatif.predict_loads import document_of, known_slots, textbook_beside
+from loadtest.analyse.whatif.fit import known_slots
+from loadtest.analyse.whatif.predict_loads import document_of, textbook_beside
 from loadtest.analyse.whatif.prediction_file import AS_ASKED, Case, Document, PredictedLoad
 from loadtest.analyse.whatif.slot_advice import Advice, longest_series
 

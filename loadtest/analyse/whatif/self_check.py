@@ -54,30 +54,28 @@ def _or_nan(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def unmatched_figure(predict: Callable[[int], Prediction], levels: Iterable[Mapping[str, Any]]) -> str | None:
+def unmatched(predict: Callable[[Mapping[str, Any]], Prediction], levels: Iterable[Mapping[str, Any]]) -> str | None:
     """Return a clause on the measured figure that the model misses by most; None where it reproduces all of them.
 
     A figure is reproduced where the measured one's interval overlaps the prediction's band, or 15 % about the prediction if
-    that is wider. Void levels are left out.
+    that is wider. Void levels are left out, and so are those that are neither a closed loop nor one of a constant rate.
     """
     found: list[tuple[float, str]] = []
     for level in levels:
-        if level["verdict"] == VOID or not level["concurrency"]:
+        if level["verdict"] == VOID or not (level["concurrency"] or level["rate"]):
             continue
-        load = int(level["concurrency"])
-        found += _misses(predict(load), as_measured(level, None), f"at {counted(load, 'stream')}")
+        predicted = predict(level)
+        if predicted.grows:  # of a queue that grows each figure is a matter of how long it did
+            continue
+        at = counted(int(level["concurrency"]), "stream") if level["concurrency"] else rated(level["rate"])
+        found += _misses(predicted, as_measured(level, None), f"at {at}")
     return max(found)[1] if found else None
 
 
-def unmatched_rate(predict: Callable[[float], Prediction], levels: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return what unmatched_figure does, of levels of an open loop with a constant rate of Poisson arrivals."""
-    found: list[tuple[float, str]] = []
-    for level in levels:
-        if level["verdict"] != VOID and level["concurrency"] is None and level["rate"]:
-            predicted = predict(level["rate"])
-            if not predicted.grows:  # of a queue that grows each figure is a matter of how long it did
-                found += _misses(predicted, as_measured(level, None), f"at {rated(level['rate'])}")
-    return max(found)[1] if found else None
+def unmatched_figure(predict: Callable[[int], Prediction], levels: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return what `unmatched` does, of a model that is asked for numbers of users."""
+    closed = [level for level in levels if level["concurrency"]]
+    return unmatched(lambda level: predict(int(level["concurrency"])), closed)
 
 
 def _misses(model: Prediction, seen: Prediction, at: str) -> Iterator[tuple[float, str]]:

@@ -176,6 +176,7 @@ def advise_slots(
     objectives: Sequence[Objective] = (),
     memory: MemoryBySlots | str | None = None,
     gpu_bytes: float | None = None,
+    fits: bool = False,
 ) -> Advice:
     """Predict figures for several numbers of slots at the measured concurrencies and a few others, and choose slots.
 
@@ -185,9 +186,10 @@ def advise_slots(
         kind: the kind of server as in run.json, which decides the name of its slots' setting.
         memory: memory by slots, or why it is unknown.
         gpu_bytes: what the loaded model may take.
+        fits: whether the model is known to reproduce the levels.
     """
     known = [level for level in levels if level["index"] in group.levels]
-    if missed := self_check.unmatched_figure(model.closed, known):
+    if not fits and (missed := self_check.unmatched_figure(model.closed, known)):
         raise PredictionError(f"No advice: the model fitted to this run does not give back what it measured: {missed}.")
     as_run = model  # a run of the same command has the same lengths: what is promised is for those
     model = self_check.with_spread_lengths(model)
@@ -392,4 +394,5 @@ def curve(model: ServerModel, measured: Sequence[int]) -> tuple[Prediction, ...]
     """Predict the concurrencies of the prediction chart: measured ones, those between, and up to twice the highest."""
     top = 2 * max(measured)
     between = {round(2 ** (step / 2)) for step in range(2 * math.ceil(math.log2(top)) + 1)}
-    return tuple(model.closed(load) for load in sorted({*measured, *between, top}) if load <= top)
+    loads = [load for load in sorted({*measured, *between, top}) if load <= top]
+    return tuple(allowing_for_growth(model, model.closed(load)) for load in loads)

@@ -7,6 +7,7 @@ steps behind slots, is tried first and kept where it gives back the run. Where n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from loadtest.analyse.server.own_clocks import kv_budget, own_clocks
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
 from loadtest.analyse.whatif import self_check
-from loadtest.analyse.whatif.predict import SLICED_WAY, ServerModel, require_tokens
+from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel, require_tokens
 from loadtest.analyse.whatif.slot_advice import narrowed
 from loadtest.analyse.whatif.talks import Talks
 from loadtest.errors import PredictionError
@@ -41,11 +42,17 @@ class NoWayError(PredictionError):
 
 
 def fitted_way(
-    run: RunData, slots: Slots, steps: Steps, used: Sequence[Mapping[str, Any]], talks: Talks | None = None
+    run: RunData,
+    slots: Slots,
+    steps: Steps,
+    used: Sequence[Mapping[str, Any]],
+    talks: Talks | None = None,
+    foretold: Mapping[int, Prediction] | None = None,
 ) -> ServerModel:
     """Return the model of the first way that gives back the levels used; raise NoWayError, or PredictionError where the run says too little.
 
-    With `talks` people hold these conversations with the server.
+    With `talks` people hold these conversations with the server. `foretold`, by index of a level, is what the usual way's
+    model says of it, where that was asked before.
     """
     require_tokens(run)
     missed, refused = "", None
@@ -56,7 +63,8 @@ def fitted_way(
             mine = narrowed(
                 model if talks is None else replace(model, talks=talks), run, [level["index"] for level in used]
             )
-            wrong = self_check.unmatched_figure(mine.closed, used) or self_check.unmatched_rate(mine.open, used)
+            known = foretold if foretold and way == SLICED_WAY else {}
+            wrong = self_check.unmatched(functools.partial(_said, mine, run, known), used)
             if wrong is None:
                 return replace(mine, way=way)
             missed = missed or wrong
@@ -67,6 +75,18 @@ def fitted_way(
     raise refused or PredictionError(
         "No prediction: no steps between tokens were seen; measure answers of more tokens."
     )
+
+
+def _said(model: ServerModel, run: RunData, known: Mapping[int, Prediction], level: Mapping[str, Any]) -> Prediction:
+    return known.get(level["index"]) or own_level(model, run, level)
+
+
+def own_level(model: ServerModel, run: RunData, level: Mapping[str, Any]) -> Prediction:
+    """Return what a model says of a level of its run, for the lengths that this level had."""
+    mine = narrowed(model, run, [level["index"]])
+    if level["concurrency"]:
+        return mine.closed(int(level["concurrency"]))
+    return mine.open(level["rate"], requests=int(level["requests"]))
 
 
 def _ways(run: RunData, slots: Slots, steps: Steps) -> Iterator[tuple[str, ServerModel]]:

@@ -1,0 +1,139 @@
+"""The models that predictions of a run rest on: one function, which `predict`, the report's chart, `advise` and `explain` share.
+
+Slots are taken as the run shows them, else as they are known otherwise; where their limit is not known there is a model for
+each case. Every model is the first way of working that gives back the levels of the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.prompt_cache.cache import measure_cache
+from loadtest.analyse.server.slots import Slots
+from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.whatif import talks
+from loadtest.analyse.whatif.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
+from loadtest.analyse.whatif.slot_advice import longest_series
+from loadtest.analyse.whatif.talks import Talks
+from loadtest.analyse.whatif.ways import NoWayError, fitted_way
+from loadtest.errors import PredictionError
+from loadtest.metrics import VOID
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KnownSlots:
+    """The limit of the slots, as far as it is known, and how."""
+
+    slots: Slots
+    how: str  # a clause
+
+    @property
+    def limit(self) -> int | None:
+        return self.slots.estimate if self.slots.limit else None
+
+
+def known_slots(run: RunData, found: Slots) -> KnownSlots:
+    """Return the slots as the run shows them, else as the server says, else as a probe before the run found them."""
+    if found.limit:
+        return KnownSlots(found, f"the run shows them: {found.method}")
+    least = found.estimate or 0
+    said = (run.facts.get("server") or {}).get("slots_said")
+    if said and said >= least:
+        return KnownSlots(Slots(int(said), limit=True, method="the server says so"), "the server says so")
+    probe = run.facts.get("slot_probe") or {}
+    limit, seen = probe.get("limit"), probe.get("seen") or 0
+    how = f"bursts before the run showed {'them' if limit else f'{seen} at work at once'}"
+    if limit and limit >= least:
+        return KnownSlots(Slots(int(limit), limit=True, method=how), how)
+    if not limit and seen > least:
+        return KnownSlots(Slots(int(seen), limit=False, method=how), how)
+    return KnownSlots(found, found.method)
+
+
+def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the levels of summary.json that a prediction rests on: of one length, at most numbers of users or rates."""
+    series = longest_series(run)
+    if series is not None:
+        return [level for level in levels if level["index"] in series.levels]
+    steady = [level for level in levels if level["rate"] and level.get("rate_to") is None and not level.get("trace")]
+    lengths = [(level["input_tokens"], level["output_tokens"], level["words"]) for level in steady]
+    if not lengths:
+        raise PredictionError(
+            f"{run.path} has neither a level of a closed loop nor one at a constant rate; measure with --concurrency 1,2,4."
+        )
+    most = max(dict.fromkeys(lengths), key=lengths.count)
+    return [level for level, each in zip(steady, lengths, strict=True) if each == most]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fitted:
+    """The models of a run that give its levels back."""
+
+    known: KnownSlots
+    used: tuple[dict[str, Any], ...]  # that predictions rest on
+    models: dict[str, ServerModel]  # by case, AS_KNOWN alone where the limit is known; the first is the likeliest
+    ruled_out: tuple[str, ...]  # a sentence for each case that the run itself rules out
+
+    @property
+    def likeliest(self) -> tuple[str, ServerModel]:
+        return next(iter(self.models.items()))
+
+
+def fit_models(
+    run: RunData,
+    found: Slots,
+    steps: Steps,
+    levels: Sequence[dict[str, Any]],
+    foretold: Mapping[int, Prediction] | None = None,
+) -> Fitted:
+    """Return a model for each case that the run leaves open.
+
+    Args:
+        levels: of summary.json.
+        foretold: what the likeliest model of the usual way says of each level, by index, where that is known already.
+
+    Raises NoWayError where no way of working gives back the run, and PredictionError where the run says too little.
+    """
+    used = levels_used(run, levels)
+    if all(level["verdict"] == VOID for level in used):
+        raise PredictionError(
+            f"No prediction: every level of {run.path} is void; measure again, and see the report for why."
+        )
+    known = known_slots(run, found)
+    slots = known.slots
+    if slots.limit or not slots.estimate:
+        cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}
+    else:
+        cases = {NO_LIMIT: slots, LIMIT_SEEN: dataclasses.replace(slots, limit=True)}
+    models: dict[str, ServerModel] = {}
+    missed: dict[str, NoWayError] = {}
+    for name, each in cases.items():
+        for named, talking in _by_cache(name, run, each, steps).items():
+            try:
+                models[named] = fitted_way(run, each, steps, used, talking, foretold)
+            except NoWayError as error:
+                missed[named] = error
+            foretold = None
+    if not models:
+        raise next(iter(missed.values()))
+    ruled_out = [f"Ruled out by the run, and not shown: {name} ({wrong.missed})." for name, wrong in missed.items()]
+    return Fitted(known, tuple(used), models, tuple(ruled_out))
+
+
+def _by_cache(name: str, run: RunData, slots: Slots, steps: Steps) -> dict[str, Talks | None]:
+    """Return the conversations of a run, in a case for each host cache that the server may have; None of single requests."""
+    try:
+        model = ServerModel.of(run, slots, steps)
+    except PredictionError:  # what is fitted next says so, unless streams have a clock each
+        return {name: None}
+    if model.talks is None:
+        return {name: None}
+    found = talks.cache_cases(model.talks, run, model.slots, measure_cache(run, slots, steps))
+    return {
+        named if name == AS_KNOWN and named else " and ".join(filter(None, (name, named))): each
+        for named, each in found.items()
+    }
