@@ -118,7 +118,9 @@ def test_a_chart_is_in_both_reports(folder: Path, monkeypatch: pytest.MonkeyPatc
     files = write_report([folder]).files
     assert folder / "toy.png" in files
     assert (folder / "toy.png").read_bytes().startswith(b"\x89PNG")
-    assert "![How large answers were](toy.png)" in (folder / "report.md").read_text(encoding="utf-8")
+    assert "![Answers are of one size. How large answers were](toy.png)" in (folder / "report.md").read_text(
+        encoding="utf-8"
+    )
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "How large answers were" in page
     assert page.count("data:image/png;base64,") == len([path for path in files if path.suffix == ".png"])

@@ -87,7 +87,7 @@ def test_what_agrees_is_a_table_and_no_sentence(tmp_path: Path) -> None:
     assert rows["all but the driver"][2:4] == ("6.84 GiB", "+1.0 MiB (0.0 %)")
     assert rows["all"][4] == "GPU memory in use, the most (the NVIDIA driver)"
     assert "## Memory" in pages.markdown(one, [])
-    assert "<h2>Memory</h2>" in pages.html(one, [])
+    assert ">Memory</h2>" in pages.html(one, [])
 
 
 @pytest.mark.parametrize(

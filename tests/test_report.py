@@ -193,8 +193,9 @@ def test_a_percentile_that_is_not_told_says_how_many_requests_it_needs(reported:
     """64 requests at 8 streams and 8 at one: p99 takes 100, p95 takes 20."""
     run, _ = reported
     page = (run / "report.md").read_text()
-    assert "needs 100" in page
-    assert "needs 20" in page
+    assert "too few (64 of 100)" in page
+    assert "too few (8 of 20)" in page
+    assert "needs 20" in page  # in the tables of every figure, beside n
 
 
 def shapes(made: Made) -> dict[str, tuple[list[dict[str, Any]], list[Record]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from support.made_runs import Made, make
 from support.virtual_runs import Load, play
 
@@ -16,12 +18,14 @@ from loadtest.analyse.charts import itl, percentiles, ttft
 from loadtest.analyse.figures import stats
 from loadtest.analyse.findings import prompt_findings
 from loadtest.analyse.findings.simulated import simulated_warning
-from loadtest.analyse.reports import run_table
+from loadtest.analyse.reports import prediction_report, run_table
 from loadtest.analyse.reports.answers import verdict_in_words
+from loadtest.analyse.reports.captions import title_in
 from loadtest.analyse.reports.command import command, serve_command
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.series import Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.whatif.prediction_chart import CurveAhead
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005)
@@ -41,6 +45,9 @@ def test_figures_of_a_simulated_server_are_quoted_as_a_simulation() -> None:
     assert verdict_in_words(summary(2.0)).endswith("the server was simulated, so quote these figures as a simulation.")
     some = verdict_in_words(summary(2.0, groups=[group("a", 2.0), group("b", None)]))
     assert some.endswith("quote the figures of what was simulated as a simulation.")
+    assert verdict_in_words(summary(2.0, "suspect")).startswith(
+        "Quote these figures as a simulation, with their reasons"
+    )
     assert verdict_in_words(summary(2.0, "void")) == "Do not quote the figures of void levels. Of 1 level 1 is void."
 
 
@@ -169,3 +176,25 @@ def test_the_streams_of_a_closed_loop_are_spelt_out(tmp_path: Path, more: dict[s
     scenario = {"url": "http://gpu:11434", "concurrency": [1, 2, 4, 8], **more}
     make(tmp_path / "run", users=(1,), scenario=scenario)
     assert ("--concurrency 1,2,4,8" in str(command(analyse(tmp_path / "run").run))) is said
+
+
+@pytest.mark.parametrize("title", ["Queueing (plain)", "8 streams · ≥ 1 %: “late”"])
+def test_a_chart_keeps_its_title_as_text(tmp_path: Path, title: str) -> None:
+    figure = Figure()
+    figure.savefig(tmp_path / "a.png", metadata={"Title": title, "Software": None})
+    assert title_in((tmp_path / "a.png").read_bytes()) == title
+    figure.savefig(tmp_path / "b.png")
+    assert title_in((tmp_path / "b.png").read_bytes()) == title_in(b"no png") == ""
+
+
+def test_what_is_predicted_is_in_a_table_where_it_gives_back_what_was_measured(tmp_path: Path) -> None:
+    play(TIMING, [Load(users=1, requests=20), Load(users=4, requests=80)], slots=4).write(tmp_path / "run")
+    found = analyse(tmp_path / "run")
+    curve = CurveAhead(found.run, found.slots, found.steps).result(found.summary["levels"])
+    assert curve is not None
+    grid = prediction_report.curve_grid(found, curve)
+    assert grid is not None
+    assert [row[0] for row in grid.rows if row[1] == "yes"] == ["1", "4"]
+    assert [row[-1].startswith("the server has slots for as many; up to") for row in grid.rows[-2:]] == [True, True]
+    assert {row[-1] for row in grid.rows[:4]} == {""}
+    assert prediction_report.curve_grid(found, dataclasses.replace(curve, predictions=(), missed="it misses")) is None

@@ -18,7 +18,7 @@ from loadtest.analyse.figures import cost
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_mark
-from loadtest.analyse.reports import answers, pages, score_report, tables
+from loadtest.analyse.reports import answers, pages, prediction_report, score_report, tables
 from loadtest.analyse.run import offered_load
 from loadtest.analyse.summary import Analysis, analyse, failed, has_tokens
 from loadtest.analyse.verdict.verdict import worst
@@ -99,11 +99,20 @@ def write_report(
         if charts:
             from loadtest.analyse.charts import draw_all
 
-            pictures = draw_all(one, place, begun[0] if begun else None)
+            several = bool(one.groups) or not has_tokens(*one.summary["levels"])  # the chart of a prediction is of one
+            ahead = begun[0] if begun else None if several else CurveAhead(one.run, one.slots, one.steps)
+            pictures = draw_all(one, place, ahead)
+            predicted = _predicted(one, ahead) if place / "prediction.png" in pictures else None
             files += pictures
-            files.append(write_whole(place / "report.md", pages.markdown(one, pictures).encode()))
-            files.append(write_whole(place / "report.html", pages.html(one, pictures).encode()))
+            files.append(write_whole(place / "report.md", pages.markdown(one, pictures, predicted).encode()))
+            files.append(write_whole(place / "report.html", pages.html(one, pictures, predicted).encode()))
     return Report(tuple(analyses), tuple(files))
+
+
+def _predicted(one: Analysis, ahead: CurveAhead | None) -> Grid | None:
+    """Return the figures of the prediction chart."""
+    curve = ahead.result(one.summary["levels"]) if ahead else None
+    return prediction_report.curve_grid(one, curve) if curve else None
 
 
 def plot(folders: list[Path], out: Path | None = None) -> list[Path]:

@@ -27,7 +27,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw the cumulative distribution of ITL, a line a level."""
     drawn = False
     colours = style.shades(analysis)
-    for level in style.drawn_levels(series.levels):
+    for level, width in style.nested(style.drawn_levels(series.levels)):
         gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
         if not len(gaps):
             continue
@@ -36,7 +36,7 @@ def distribution(axes: Axes, analysis: Analysis, series: Series) -> None:
         together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
         label = offered_load.load_name(level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
         x, y = np.maximum(np.array([gaps[rank] for rank in at]) * 1e3, SHORTEST_MS), (at + 1) / len(gaps)
-        axes.plot(x, y, color=colours[offered_load.load_name(level)], linewidth=1.8, label=label)
+        axes.plot(x, y, color=colours[offered_load.load_name(level)], linewidth=width, label=label)
     if not drawn:
         style.empty(axes, "No answer had two chunks, so there are no gaps to show.")
         return
@@ -49,7 +49,7 @@ def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
     """Draw what share of the gaps is longer, on two logarithmic axes, a line a level: the tail that a median hides."""
     most = 0  # gaps of one level
     colours = style.shades(analysis)
-    for level in style.drawn_levels(series.levels):
+    for level, width in style.nested(style.drawn_levels(series.levels)):
         gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
         if len(gaps) < FEWEST_GAPS:
             continue
@@ -58,7 +58,7 @@ def tail(axes: Axes, analysis: Analysis, series: Series) -> None:
         beyond = np.unique(np.geomspace(1, len(gaps), min(MOST_POINTS, len(gaps))).astype(np.int64))[::-1]
         x = np.maximum(np.array([gaps[len(gaps) - count] for count in beyond]) * 1e3, SHORTEST_MS)
         name = offered_load.load_name(level)
-        axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", color=colours[name], linewidth=1.8, label=name)
+        axes.plot(x, beyond / len(gaps), drawstyle="steps-pre", color=colours[name], linewidth=width, label=name)
     if not most:
         style.empty(axes, f"No level has {FEWEST_GAPS} gaps between tokens.")
         return

@@ -12,7 +12,12 @@ from loadtest.analyse.run.series import Series
 from loadtest.analyse.summary import Analysis, figure, wait_in_words
 from loadtest.text import listed, seconds
 
-SHOWN = (("p50", style.SKY, "o"), ("p90", style.BLUE, "s"), ("p95", style.ORANGE, "D"), ("p99", style.VERMILLION, "^"))
+SHOWN = (  # (percentile, colour, marker, its size, width of the line): a line that another one covers shows beside it
+    ("p50", style.SKY, "o", 9.0, 5.0),
+    ("p90", style.BLUE, "s", 7.0, 3.4),
+    ("p95", style.ORANGE, "D", 5.0, 2.0),
+    ("p99", style.VERMILLION, "^", 3.5, 1.0),
+)
 
 
 def ttft(axes: Axes, _: Analysis, series: Series) -> None:
@@ -30,14 +35,16 @@ def _draw(axes: Axes, series: Series, name: str, called: str) -> None:
     if not levels:
         style.empty(axes, f"No level has enough requests for a median of {called.partition(' ')[0]}.")
         return
-    for part, colour, marker in SHOWN:
+    for part, colour, marker, size, width in SHOWN:
         known = [
             (offered_load.amount(level), value * 1e3)
             for level in levels
             if (value := figure(level, name, part)) is not None and value > 0
         ]
         if known:
-            axes.plot(*zip(*known, strict=True), color=colour, marker=marker, markersize=5, label=part)
+            axes.plot(
+                *zip(*known, strict=True), color=colour, marker=marker, markersize=size, linewidth=width, label=part
+            )
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     if high < 12 * low:

@@ -49,6 +49,7 @@ VERDICTS = {"valid": "#00775A", "suspect": "#9A6700", "void": "#B3400A"}
 WIDTH, DPI = 10.0, 150
 EDGE = 0.017  # margin left and right, of the width
 MOST_PANELS, COLUMNS = 6, 3
+WIDEST_LINE, THINNEST_LINE = 4.0, 1.4  # of the lines of one chart, from the first to the last
 MOST_LINES = 9  # levels that a chart of one line a level draws
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -98,7 +99,7 @@ def save(
     *,
     at_last: Sequence[Callable[[], object]] = (),
 ) -> Path:
-    """Put title, simulated mark, legend and footer around a figure and write it as PNG.
+    """Put title, simulated mark, legend and footer around a figure and write it as PNG, which keeps the title as text too.
 
     `at_last` is called when all has its place: what is written then moves nothing, and has characters that the font can draw.
     """
@@ -126,7 +127,7 @@ def save(
         figure.draw_without_rendering()
     for write_last in at_last:
         write_last()
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    figure.savefig(path, dpi=DPI, metadata={"Software": None, "Title": drawable(title)})
     return path
 
 
@@ -228,6 +229,11 @@ def spread(count: int, most: int) -> list[int]:
 def drawn_levels(levels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the levels that a chart of one line a level draws; `left_out` says how many it does not."""
     return [levels[place] for place in spread(len(levels), MOST_LINES)]
+
+
+def nested(levels: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], float]]:
+    """Return levels with the width of each one's line: a line that the next one covers shows beside it."""
+    return list(zip(levels, np.linspace(WIDEST_LINE, THINNEST_LINE, len(levels)), strict=True))
 
 
 def left_out(levels: Sequence[dict[str, Any]]) -> str:

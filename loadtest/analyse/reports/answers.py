@@ -28,9 +28,17 @@ IN_WORDS = {
     VOID: "Do not quote the figures of void levels.",
 }
 # … of simulated servers, and of those of whom some are: nothing was measured of a server, however well the client kept up.
-VALID_OF_SIMULATED = {
-    ALL: "The client kept up with every level; the server was simulated, so quote these figures as a simulation.",
-    SOME: "The client kept up with every level; quote the figures of what was simulated as a simulation.",
+OF_SIMULATED = {
+    (
+        VALID,
+        ALL,
+    ): "The client kept up with every level; the server was simulated, so quote these figures as a simulation.",
+    (VALID, SOME): "The client kept up with every level; quote the figures of what was simulated as a simulation.",
+    (SUSPECT, ALL): "Quote these figures as a simulation, with their reasons for doubt.",
+    (
+        SUSPECT,
+        SOME,
+    ): "Quote these figures with their reasons for doubt, and those of what was simulated as a simulation.",
 }
 
 
@@ -126,9 +134,7 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
         for word in (VOID, SUSPECT)
         if (count := sum(level["verdict"] == word for level in levels))
     ]
-    words = IN_WORDS[summary["verdict"]]
-    if summary["verdict"] == VALID:
-        words = VALID_OF_SIMULATED.get(simulated_badge(summary) or "", words)
+    words = OF_SIMULATED.get((summary["verdict"], simulated_badge(summary) or ""), IN_WORDS[summary["verdict"]])
     words += f" Of {counted(len(levels), 'level')} {listed(said)}." if said else ""
     if summary["verdict"] not in [level["verdict"] for level in levels]:
         words += f" The run did not end as planned, which makes it {summary['verdict']} as a whole."

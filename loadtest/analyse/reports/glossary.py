@@ -41,7 +41,10 @@ GLOSSARY = (
     ),
     ("step", "One batch of the server that only decodes: each stream that decodes gets one token."),
     ("stall", "What a stream's decode lost while the server read other requests' prompts."),
-    ("p50, p95, p99", "Half of the values, 95 % and 99 % of them are no larger; p95 takes 20 values, p99 takes 100."),
+    (
+        "p50, p95, p99",
+        "Half of the values, 95 % and 99 % of them are no larger; p95 takes 20 values, p99 100. One between two values is interpolated.",
+    ),
     (
         "95 % interval",
         "Where the true figure lies, given how few requests there were: two figures whose intervals overlap may be the same.",

@@ -8,6 +8,7 @@ from pathlib import Path
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_badge, simulated_mark, simulated_warning
 from loadtest.analyse.reports import answers, energy_report, run_table, score_report, tables
+from loadtest.analyse.reports.captions import title_in
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import groups
 from loadtest.analyse.summary import Analysis
@@ -50,8 +51,8 @@ def tile_rows(analysis: Analysis) -> list[tuple[str, list[answers.Tile]]]:
     return every[:MOST_GROUPS]
 
 
-def markdown(analysis: Analysis, pictures: list[Path]) -> str:
-    """Return report.md; it names the PNGs beside it."""
+def markdown(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None) -> str:
+    """Return report.md; it names the PNGs beside it. `predicted` has the figures of the prediction chart."""
     summary = analysis.summary
     mark = simulated_mark(summary)
     lines = [f"# {escaped(summary['name'])}: {escaped(findings.measured_on(summary))}", ""]
@@ -79,7 +80,7 @@ def markdown(analysis: Analysis, pictures: list[Path]) -> str:
             lines += [f"## {escaped(level['label'])}", "", *tables.level_table(level, one.summary).markdown(), ""]
         for heading, grid in _server_tables(named, one):
             lines += [f"## {escaped(heading)}", "", *grid.markdown(), ""]
-    for heading, grid in _run_tables(analysis):
+    for heading, grid in _run_tables(analysis, predicted):
         lines += [f"## {heading}", "", *grid.markdown(), ""]
     lines += ["## Words", "", *(f"- **{word}**: {escaped(said)}" for word, said in GLOSSARY), ""]
     return "\n".join(lines)
@@ -107,10 +108,10 @@ def _markdown_answers(analysis: Analysis) -> Iterator[str]:
 
 
 def _markdown_picture(picture: Path, path: str, named: str = "") -> str:
-    return f"![{CAPTIONS.get(picture.name, picture.stem)}{escaped(named)}]({path})"
+    return f"![{escaped(_captioned(picture, named)[0])}]({path})"
 
 
-def html(analysis: Analysis, pictures: list[Path]) -> str:
+def html(analysis: Analysis, pictures: list[Path], predicted: Grid | None = None) -> str:
     """Return report.html: one file, pictures inside, nothing fetched."""
     summary = analysis.summary
     shared, own = _sorted_pictures(analysis, pictures)
@@ -138,7 +139,7 @@ def html(analysis: Analysis, pictures: list[Path]) -> str:
             }
             for (named, one), drawn in zip(tables.sections(analysis), own, strict=True)
         ],
-        tables=_run_tables(analysis),
+        tables=_run_tables(analysis, predicted),
         glossary=GLOSSARY,
     )
 
@@ -151,9 +152,10 @@ def _server_tables(named: str, one: Analysis) -> Iterator[tuple[str, Grid]]:
         yield f"Memory{named}", tables.memory_table(one.memory)
 
 
-def _run_tables(analysis: Analysis) -> list[tuple[str, Grid]]:
+def _run_tables(analysis: Analysis, predicted: Grid | None) -> list[tuple[str, Grid]]:
     scored = score_report.table(analysis.summary)
     return [
+        *([("Predicted", predicted)] if predicted else []),
         *([("Prediction, scored", scored)] if scored else []),
         *([("Energy and cost", energy)] if (energy := energy_report.table(analysis.summary)) else []),
         ("Client and tokens", tables.client_table(analysis.summary)),
@@ -162,4 +164,7 @@ def _run_tables(analysis: Analysis) -> list[tuple[str, Grid]]:
 
 
 def _captioned(path: Path, named: str = "") -> tuple[str, bytes]:
-    return f"{CAPTIONS.get(path.name, path.stem)}{named}", path.read_bytes()
+    """Return what a chart says, what kind of chart it is, and its bytes."""
+    data, kind = path.read_bytes(), f"{CAPTIONS.get(path.name, path.stem)}{named}"
+    said = title_in(data)
+    return (f"{said}. {kind}" if said and said not in kind else kind), data

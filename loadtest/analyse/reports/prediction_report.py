@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.simulated import simulated_mark
+from loadtest.analyse.server.prefill import has_turns
 from loadtest.analyse.summary import Analysis
+from loadtest.analyse.whatif.predict import Prediction
 from loadtest.analyse.whatif.predict_loads import describe_basis
-from loadtest.analyse.whatif.prediction_file import AS_KNOWN, Case, Document
+from loadtest.analyse.whatif.prediction_chart import PredictedCurve
+from loadtest.analyse.whatif.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document
 from loadtest.analyse.whatif.talks import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE
 from loadtest.grid import Grid
 from loadtest.text import UNKNOWN, number, percent, seconds
@@ -43,6 +47,39 @@ def grid(document: Document) -> Grid:
         for case in load.cases
     )
     return Grid(("load", "slots", *(name for name, _ in shown)), rows, names=2)
+
+
+def curve_grid(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
+    """Return the figures of the prediction chart, a row a number of streams.
+
+    None where none gives back what was measured, and of conversations, whose figures depend on what the chart's title says.
+    """
+    if curve.missed or has_turns(analysis.run):
+        return None
+    rests = [_rests_on(each, analysis, curve) for each in curve.predictions]
+    beyond = any(rests)
+    rows = []
+    for each, clause in zip(curve.predictions, rests, strict=True):
+        measured = "yes" if each.concurrency in curve.series.concurrencies else "no"
+        figures = [_with_band(each, figure) for _, figure in SHOWN[:4]]
+        rows.append((str(each.concurrency), measured, *figures, *([clause] if beyond else [])))
+    heads = ["streams", "measured too", *(f"{name} (95 % band)" for name, _ in SHOWN[:4])]
+    heads += ["rests on what was not measured"] if beyond else []
+    return Grid(tuple(heads), tuple(rows), names=2, prose=beyond)
+
+
+def _rests_on(each: Prediction, analysis: Analysis, curve: PredictedCurve) -> str:
+    """Return what a prediction takes for granted that was not measured; empty where that is nothing."""
+    past = NO_LIMIT in curve.case and (each.concurrency or 0) > (analysis.slots.estimate or 0)
+    return "; ".join(filter(None, ("the server has slots for as many" if past else "", each.extrapolates)))
+
+
+def _with_band(each: Prediction, figure: str) -> str:
+    value, write = each.figure(*figure.split(".")), number if "per_s" in figure else seconds
+    if not math.isfinite(value):
+        return UNKNOWN
+    band = each.bands.get(figure)
+    return write(value) + (f" ({write(band[0])} to {write(band[1])})" if band else "")
 
 
 def _slots_text(document: Document, case: Case) -> str:

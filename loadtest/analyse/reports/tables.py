@@ -59,12 +59,14 @@ def headline(level: dict[str, Any], *, tokens: bool = True) -> list[str]:
 
 
 def _told_or_needed(level: dict[str, Any], *, tokens: bool) -> list[str]:
-    """Return headline(), with how many requests it would take where one of its percentiles is not told."""
+    """Return headline(), with how many requests there are and it would take where one of its percentiles is not told."""
     cells = headline(level, tokens=tokens)
     name = "ttft" if tokens else "e2e"
     for place, (kind, part) in enumerate((("", "p50"), ("", "p95"), ("", "p99"), ("_sched", "p95"))):
         key = f"{name}{kind}_s"
-        cells[place] = _untold(level.get(key), part) or cells[place]
+        described = level.get(key)
+        if described and _untold(described, part):
+            cells[place] = f"too few ({described['n']} of {needed(PERCENTILES[part])})"
     return cells
 
 
