@@ -45,6 +45,8 @@ MOST_FITTED = 1500  # prompts; more do not change the fit
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
 LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken to be below
 MOST_JITTER = 0.3
+FARTHEST = 1.1  # a prompt's time as a share of what the model says, as a logarithm: a third to three times
+MOST_FACTORS = 400
 OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
 
 
@@ -59,10 +61,11 @@ class Prefill:
     method: str
     jitter: float = 0.0  # standard deviation of prompts' times as a share of them
     n_batch: int | None = 512  # prompt tokens that a batch takes; None: no limit
+    factors: tuple[float, ...] = ()  # prompts' times as shares of what the model says, where enough were seen
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON values."""
-        found = {name: value for name, value in asdict(self).items() if name != "jitter"}
+        found = {name: value for name, value in asdict(self).items() if name not in ("jitter", "factors")}
         return {**found, "ci95": list(self.ci95)}
 
 
@@ -325,7 +328,21 @@ def fit_prefill(
     error = max(spread, 1e-4) / math.sqrt(float((weight**2).sum())) * slope
     error = math.hypot(error * (2.0 if fixed else 1.0), LEAST_PREFILL_ERROR * slope)
     half = t_quantile(n - 1) * error
-    return Prefill(slope, (max(slope - half, 0.0), slope + half), fixed, n, method, jitter=jitter, n_batch=n_batch)
+    interval = max(slope - half, 0.0), slope + half
+    factors = _factors(off[visible])
+    return Prefill(slope, interval, fixed, n, method, jitter=jitter, n_batch=n_batch, factors=factors)
+
+
+def _factors(off: FloatArray) -> tuple[float, ...]:
+    """Return spent / model of prompts, given as logarithms; () where they are few.
+
+    What a normal distribution with their spread leaves out is the slow ones, which make p95.
+    """
+    if len(off) < FEWEST_TO_SPLIT:
+        return ()
+    kept = np.sort(np.clip(off, -FARTHEST, FARTHEST))
+    ranks = np.linspace(0, len(kept) - 1, min(MOST_FACTORS, len(kept))).round().astype(np.int64)
+    return tuple(float(value) for value in np.exp(kept[ranks]))
 
 
 def stalls(run: RunData, gaps: Decoding, step: StepTime | None) -> tuple[FloatArray, float | None, str | None]:
