@@ -14,9 +14,10 @@ from typing import Any
 
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server import admission
-from loadtest.analyse.server.own_clocks import kv_budget, own_clocks
+from loadtest.analyse.server.own_clocks import own_clocks
 from loadtest.analyse.server.slots import Slots
 from loadtest.analyse.server.steps import Steps
+from loadtest.analyse.server.token_budget import kv_budget
 from loadtest.analyse.whatif import self_check
 from loadtest.analyse.whatif.lengths import with_asked_lengths
 from loadtest.analyse.whatif.predict import SLICED_WAY, Prediction, ServerModel, require_tokens
